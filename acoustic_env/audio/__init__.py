@@ -1,0 +1,1 @@
+"""Bytes to waveforms: fetch, decode, level, separate."""

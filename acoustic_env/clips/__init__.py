@@ -1,0 +1,1 @@
+"""What to process: the clip list, its sources, recipes, splits and checks."""

@@ -1,0 +1,1 @@
+"""What a classifier relies on, and what differs between classes."""

@@ -1,0 +1,1 @@
+"""Waveforms to numbers: one file per feature block, one contract for all."""

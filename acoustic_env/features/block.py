@@ -1,0 +1,171 @@
+"""The contract of a feature block: waveforms in, named columns out, always batched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Signal = Literal["raw", "fg", "bg"]
+SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
+Engine = Literal["fast", "reference"]
+ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
+
+Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
+Waveforms = npt.NDArray[np.float32] | npt.NDArray[np.float64]  # [clips, samples]
+Columns = dict[str, npt.NDArray[Any]]
+
+METADATA_PREFIX: Final = "acoustic_env."
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a block's table.
+
+    Attributes:
+        name: column name in the table.
+        type: `pa.float64()` for a scalar, `pa.list_(pa.float32(), n)` for a vector of n.
+        unit: SI unit or "1" when dimensionless.
+        description: one line for a person.
+    """
+
+    name: str
+    type: pa.DataType
+    unit: str
+    description: str
+
+    @property
+    def size(self) -> int:
+        """Length of the vector; 1 for a scalar."""
+        return int(self.type.list_size) if pa.types.is_fixed_size_list(self.type) else 1
+
+
+class FeatureBlock(ABC):
+    """One family of features of one signal.
+
+    Subclasses are built as `Block(engine, **options)`, raise `UsageError` for options they do not know, and do no heavy
+    work before `load`. Adding a block is one file and one line in `features/registry.py`.
+
+    Attributes:
+        name: the block's name and its folder in the store.
+        version: raised whenever the block's numbers change for the same input and parameters.
+        sample_rate: the rate in Hz the block's waveforms must have.
+        columns: the table's columns after `clip_id` and `signal`.
+        frame_hop_s: None for one row per (clip, signal); else the block is a per-frame table, every array of
+            `compute` has a frame axis after the clip axis, and rows gain `frame` and `start_s`.
+        uses_gpu: whether the pipeline should place the block on a GPU where there is one.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    engine: Engine
+    sample_rate: int
+    columns: tuple[Column, ...]
+    frame_hop_s: float | None = None
+    uses_gpu: ClassVar[bool] = False
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Json]:
+        """Everything besides name, version and audio that can change a number (weights' sha256 included)."""
+
+    def metadata(self) -> dict[str, str]:
+        """What a reader of the table needs beyond the columns: axes, library versions, weights' origin."""
+        return {}
+
+    def load(self, device: str) -> None:  # noqa: B027  most blocks have nothing to load
+        """Load models once per worker. `device` is "cpu" or "cuda"."""
+
+    @abstractmethod
+    def compute(self, waveforms: Waveforms) -> Columns:
+        """Features of a batch.
+
+        Args:
+            waveforms: float32 (or float64, for parity tests) [clips, samples] at `sample_rate`, all of one length.
+
+        Returns:
+            For each column name an array [clips] or [clips, size]. NaN or inf marks an undefined number; it is stored
+            as null. One clip's numbers do not depend on the other clips of the batch.
+
+        Raises:
+            ClipError: never for one clip of many; a clip with undefined features gets NaN.
+        """
+
+
+def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:
+    """16 hex digits over exactly what can change a number of the block.
+
+    Args:
+        block: the block with its parameters.
+        audio: what decoding, levelling and separation contribute (`audio.prepare.parameters`).
+    """
+    settings = {"block": block.name, "version": block.version, "engine": block.engine}
+    payload = {**settings, "parameters": block.parameters(), "audio": dict(audio)}
+    canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def table_schema(block: FeatureBlock, audio: Mapping[str, Json]) -> pa.Schema:
+    """Arrow schema of the block's table, with block, version, fingerprint, settings and units in its metadata."""
+    fields = [pa.field("clip_id", pa.string(), nullable=False), pa.field("signal", pa.string(), nullable=False)]
+    if block.frame_hop_s is not None:
+        fields.append(pa.field("frame", pa.int32(), nullable=False))
+        fields.append(pa.field("start_s", pa.float64(), nullable=False))
+    fields += [
+        pa.field(column.name, column.type, metadata={"unit": column.unit, "description": column.description})
+        for column in block.columns
+    ]
+    described = {
+        "block": block.name,
+        "version": str(block.version),
+        "engine": block.engine,
+        "fingerprint": fingerprint(block, audio),
+        "sample_rate": str(block.sample_rate),
+        "parameters": json.dumps(block.parameters(), sort_keys=True),
+        "audio": json.dumps(dict(audio), sort_keys=True),
+        **block.metadata(),
+    }
+    if block.frame_hop_s is not None:
+        described["frame_hop_s"] = repr(block.frame_hop_s)
+    return pa.schema(fields, metadata={METADATA_PREFIX + key: value for key, value in described.items()})
+
+
+def to_table(schema: pa.Schema, clip_ids: Sequence[str], signals: Sequence[str], columns: Columns) -> pa.Table:
+    """Rows of a block's table for one batch; non-finite scalars and vectors with a non-finite cell become null.
+
+    Args:
+        schema: from `table_schema`.
+        clip_ids: [clips].
+        signals: [clips].
+        columns: from `FeatureBlock.compute`; with a frame axis when the schema has a `frame` column.
+    """
+    arrays = {"clip_id": pa.array(clip_ids, pa.string()), "signal": pa.array(signals, pa.string())}
+    if "frame" in schema.names:
+        frames = next(iter(columns.values())).shape[1]
+        hop = float(schema.metadata[(METADATA_PREFIX + "frame_hop_s").encode()])
+        index = np.tile(np.arange(frames, dtype=np.int32), len(clip_ids))
+        repeat = pa.array(np.repeat(np.arange(len(clip_ids)), frames))
+        arrays = {name: array.take(repeat) for name, array in arrays.items()}
+        arrays |= {"frame": pa.array(index), "start_s": pa.array(index * hop)}
+        columns = {name: values.reshape(-1, *values.shape[2:]) for name, values in columns.items()}
+    for field in schema:
+        if field.name not in arrays:
+            arrays[field.name] = _column_array(columns[field.name], field.type)
+    return pa.table([arrays[name] for name in schema.names], schema=schema)
+
+
+def _column_array(values: npt.NDArray[Any], arrow_type: pa.DataType) -> pa.Array:
+    if not pa.types.is_fixed_size_list(arrow_type):
+        scalars = np.asarray(values)
+        mask = ~np.isfinite(scalars) if np.issubdtype(scalars.dtype, np.floating) else None
+        return pa.array(scalars, arrow_type, mask=mask)
+    vectors = np.ascontiguousarray(values).reshape(len(values), arrow_type.list_size)
+    flat = pa.array(vectors.ravel(), arrow_type.value_type)
+    mask = pa.array(~np.isfinite(vectors).all(axis=1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=arrow_type, mask=mask)

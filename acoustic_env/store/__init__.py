@@ -1,0 +1,1 @@
+"""Feature tables on any filesystem: the table is the checkpoint."""

@@ -1,0 +1,34 @@
+"""Fixtures every room's tests share: the real data, one Ray cluster, generated sounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# One thread a process: two cores serve pytest, Ray and its workers.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real clips, lists and weights; tests that need it skip without it."""
+    folder = os.environ.get("ACOUSTIC_ENV_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("ACOUSTIC_ENV_TEST_DATA does not name the folder of real data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray cluster of two CPUs for the whole session."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
+    yield
+    ray.shutdown()
