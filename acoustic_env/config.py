@@ -151,6 +151,39 @@ class Recipe:
     audit: AuditSettings = field(default_factory=AuditSettings)
 
 
+@dataclass(frozen=True)
+class ExtractSettings:
+    """One run of the extraction job.
+
+    Attributes:
+        clips: URL of the clip list.
+        store: URL of the feature store.
+        recipe: recipe whose signals and blocks (with their options) are the defaults; None for the two below.
+        signals: signals of each clip; empty takes the recipe's.
+        blocks: feature blocks; empty takes the recipe's.
+        engine: fast or reference.
+        device: where embedders run; auto takes a GPU where there is one.
+        limit: only the first so many clips of the list; None for all.
+        retry_errors: try again clips whose error was permanent.
+        max_error_rate: share of the list's clips that may fail before the run ends with exit code 3, 0 to 1.
+        address: Ray cluster to join; None joins the one of RAY_ADDRESS or starts a local one.
+        dry_run: print the plan and stop.
+    """
+
+    clips: str
+    store: str
+    recipe: str | None = None
+    signals: tuple[Literal["raw", "fg", "bg"], ...] = ()
+    blocks: tuple[str, ...] = ()
+    engine: Literal["fast", "reference"] = "fast"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    limit: int | None = None
+    retry_errors: bool = False
+    max_error_rate: float = 0.05
+    address: str | None = None
+    dry_run: bool = False
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """A recipe of the package by name, or from a YAML file.
 
