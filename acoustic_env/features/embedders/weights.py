@@ -1,0 +1,147 @@
+"""Weights for those who load them: a verified local file, its sha256, its class names, and how to read it safely.
+
+Nothing here touches the network: weights come from the cache that `acoustic-env weights fetch` filled, so a hundred
+workers never race for a download.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.errors import UsageError
+from acoustic_env.features.embedders.weights_cache import WeightsCache
+from acoustic_env.features.embedders.weights_registry import weights_source
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays = dict[str, npt.NDArray[Any]]
+# Raised whenever a converter gives other numbers or names for the same source.
+CONVERSION_VERSION = 1
+
+
+def weights_sha256(name: str) -> str:
+    """sha256 of the weights in the cache, 64 hex digits; reads a small record, not the file.
+
+    Raises:
+        UsageError: they are not there; the message has the command and the file to place by hand.
+    """
+    return WeightsCache().record(weights_source(name)).sha256
+
+
+def local_weights(name: str) -> Path:
+    """A local file with the named weights, its sha256 just checked. From a remote cache it is copied once per node.
+
+    Raises:
+        UsageError: not in the cache, damaged, or no space for the node's copy.
+    """
+    return WeightsCache().local(weights_source(name))
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Names of the classes of the named weights, in the order of their scores; empty when it has none.
+
+    Raises:
+        UsageError: the list of classes is not in the cache.
+    """
+    class_list = weights_source(name).class_list
+    if class_list is None:
+        return ()
+    with local_weights(class_list).open(newline="", encoding="utf-8") as rows:
+        return tuple(row["display_name"] for row in csv.DictReader(rows))
+
+
+def read_checkpoint(name: str) -> dict[str, Any]:
+    """A PyTorch checkpoint of the cache as the dictionary it holds, read with weights_only (no code can run).
+
+    Raises:
+        UsageError: not in the cache, or not such a checkpoint.
+    """
+    import torch
+
+    path = local_weights(name)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        msg = f"{path}: not a checkpoint that PyTorch can read safely ({type(error).__name__}: {_first_line(error)})"
+        raise UsageError(msg) from error
+    if not isinstance(checkpoint, dict):
+        msg = f"{path}: a checkpoint is a dictionary of tensors, not {type(checkpoint).__name__}"
+        raise UsageError(msg)
+    return checkpoint
+
+
+def fit_state(network: torch.nn.Module, state: Mapping[str, Any], name: str) -> None:
+    """Load tensors into a network; every key must fit.
+
+    Raises:
+        UsageError: the tensors are of another architecture; names the first keys that are missing, left over or of
+            another shape.
+    """
+    import torch
+
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, torch.Tensor)}
+    faults = [f"{key} missing" for key in wanted if key not in given]
+    faults += [f"{key} not of this network" for key in given if key not in wanted]
+    faults += [
+        f"{key} of shape {given[key]}, expected {wanted[key]}"
+        for key in wanted
+        if key in given and given[key] != wanted[key]
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        msg = f"weights {name!r} are of another architecture: {'; '.join(faults[:3])}{more}"
+        raise UsageError(msg)
+    network.load_state_dict(dict(state))
+
+
+def converted(name: str, convert: Callable[[Path], tuple[Arrays, dict[str, Any]]]) -> tuple[Path, dict[str, Any]]:
+    """The named weights as safetensors, converted once and kept in the cache under the source's checksum.
+
+    Args:
+        name: in the weights registry.
+        convert: from the source's local file to arrays and to plain data kept beside them.
+
+    Returns:
+        The verified local safetensors file, and the plain data.
+
+    Raises:
+        UsageError: neither the converted file nor the source is in the cache, or it cannot be converted here.
+    """
+    cache, source = WeightsCache(), weights_source(name)
+    sha256 = cache.record(source).sha256
+    file_name = f"converted/{name}-{sha256}-v{CONVERSION_VERSION}.safetensors"
+
+    def build(target: Path) -> dict[str, Any]:
+        from safetensors.numpy import save_file
+
+        arrays, details = convert(cache.local(source))
+        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, target)
+        return details
+
+    return cache.derived(file_name, build)
+
+
+def converted_details(name: str) -> dict[str, Any] | None:
+    """The plain data kept with converted weights, without loading anything; None when they are not converted yet."""
+    cache, source = WeightsCache(), weights_source(name)
+    file_name = f"converted/{name}-{cache.record(source).sha256}-v{CONVERSION_VERSION}.safetensors"
+    return cache.derived_details(file_name)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of a safetensors file."""
+    from safetensors.numpy import load_file
+
+    return dict(load_file(path))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]
