@@ -1,0 +1,138 @@
+"""Calibration: what a probability of 0.8 is worth, measured and repaired on validation rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special
+
+from acoustic_env.config import Task
+from acoustic_env.models.decide import share_interval
+from acoustic_env.models.evaluate import Bools, Floats, Integers
+
+BINS: Final = 10
+SMALLEST: Final = 1e-7
+# Below this many rows of the rarer kind a fitted calibration adds more noise than it removes.
+MIN_ROWS: Final = 10
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Observed share of positives per bin of predicted probability, bins of equal numbers of rows.
+
+    Attributes:
+        predicted, observed: mean probability and share of positives [bins].
+        low, high: Wilson's interval of `observed` [bins].
+        count: rows [bins].
+    """
+
+    predicted: Floats
+    observed: Floats
+    low: Floats
+    high: Floats
+    count: Integers
+
+    @property
+    def expected_error(self) -> float:
+        """Expected calibration error: mean distance of observed from predicted, weighted by rows."""
+        return float(np.abs(self.observed - self.predicted) @ self.count / max(int(self.count.sum()), 1))
+
+
+def reliability(truth: Bools, probabilities: Floats, bins: int = BINS) -> Reliability:
+    """The reliability diagram of bool [n] and probabilities [n]; rows of one probability stay in one bin."""
+    order = np.argsort(probabilities, kind="stable")
+    ranked = probabilities[order]
+    edges = (
+        np.searchsorted(ranked, ranked[np.linspace(0, len(ranked), bins + 1)[1:-1].astype(int)]) if len(order) else []
+    )
+    parts = [part for part in np.split(order, edges) if len(part)]
+    shares = [share_interval(truth[part]) for part in parts]
+    return Reliability(
+        predicted=np.array([probabilities[part].mean() for part in parts]),
+        observed=np.array([share.value for share in shares]),
+        low=np.array([share.low for share in shares]),
+        high=np.array([share.high for share in shares]),
+        count=np.array([len(part) for part in parts], np.int64),
+    )
+
+
+def brier(truth: npt.NDArray[Any], probabilities: Floats) -> float:
+    """Mean squared distance of probability from outcome."""
+    return float(np.mean((probabilities - truth) ** 2))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A monotone map of probabilities that leaves ranks, and so AUC, as they are.
+
+    Attributes:
+        kind: platt (binary: slope and shift of the positive class's logit), platt_each (multilabel: the same of every
+            class's logit), temperature (multiclass: one factor of all log probabilities), or none.
+        slope: of the logit, > 0.
+        shift: of the logit.
+    """
+
+    kind: Literal["none", "platt", "platt_each", "temperature"] = "none"
+    slope: float = 1.0
+    shift: float = 0.0
+
+    def apply(self, probabilities: Floats) -> Floats:
+        """Calibrated probabilities of the same shape [n, classes]; rows of two or more classes still sum to one."""
+        if self.kind == "none":
+            return probabilities
+        if self.kind == "temperature":
+            return np.asarray(special.softmax(self.slope * _log(probabilities), axis=1))
+        if self.kind == "platt":
+            positive = special.expit(self.slope * _logit(probabilities[:, 1]) + self.shift)
+            return np.stack([1 - positive, positive], axis=1)
+        return np.asarray(special.expit(self.slope * _logit(probabilities) + self.shift))
+
+
+def fit_calibration(task: Task, y: npt.NDArray[Any], probabilities: Floats) -> Calibration:
+    """The calibration with the least log loss on validation rows.
+
+    Platt scaling (1999) for binary and multilabel (one slope and shift for all classes: rare classes have too few rows
+    for their own), temperature (Guo et al. 2017) for multiclass. None where there are under 10 rows of one kind.
+
+    Args:
+        task: of the study.
+        y: int64 [n] class index, or bool [n, classes] for multilabel.
+        probabilities: [n, classes] of the uncalibrated model on the same rows, which were not trained on.
+    """
+    if task == "multiclass":
+        if len(y) < MIN_ROWS:
+            return Calibration()
+        logits, rows = _log(probabilities), np.arange(len(y))
+
+        def loss(log_slope: float) -> float:
+            scaled = special.log_softmax(np.exp(log_slope) * logits, axis=1)
+            return float(-scaled[rows, y].mean())
+
+        best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded")
+        return Calibration("temperature", float(np.exp(best.x)))
+    truth = (y if y.ndim == 2 else y == 1).ravel()
+    if min(truth.sum(), (~truth).sum()) < MIN_ROWS:
+        return Calibration()
+    logit = _logit(probabilities if y.ndim == 2 else probabilities[:, 1]).ravel()
+
+    def loss_and_gradient(parameters: Floats) -> tuple[float, Floats]:
+        slope = np.exp(parameters[0])
+        z = slope * logit + parameters[1]
+        residual = special.expit(z) - truth
+        value = float(np.mean(np.logaddexp(0, z) - truth * z))
+        return value, np.array([np.mean(residual * logit) * slope, residual.mean()])
+
+    found = optimize.minimize(loss_and_gradient, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-4, 4), (-20, 20)])
+    kind: Literal["platt", "platt_each"] = "platt_each" if task == "multilabel" else "platt"
+    return Calibration(kind, float(np.exp(found.x[0])), float(found.x[1]))
+
+
+def _logit(probabilities: Floats) -> Floats:
+    return np.asarray(special.logit(np.clip(probabilities, SMALLEST, 1 - SMALLEST)))
+
+
+def _log(probabilities: Floats) -> Floats:
+    return np.asarray(np.log(np.clip(probabilities, SMALLEST, 1.0)))

@@ -1,0 +1,308 @@
+"""How good a classifier is, and how sure one can be: curves, AUC, mAP, their intervals and paired differences.
+
+Pure functions on arrays. `truth` is bool [n], `scores` float [n] (higher = more likely positive), `groups` any labels
+[n] of rows that belong together (clips of one recording) and are resampled together. Statistics take `weights` [n], so
+that a bootstrap is one pass of counts over ranks sorted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+LEVEL: Final = 0.95
+REPEATS: Final = 1000
+SEED: Final = 23
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval.
+
+    Attributes:
+        value: the figure on the data at hand.
+        low, high: the interval's ends.
+        method: how the interval was made.
+        level: its nominal coverage.
+    """
+
+    value: float
+    low: float
+    high: float
+    method: str
+    level: float = LEVEL
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+    def within_noise(self) -> bool:
+        """For a difference: whether the interval contains zero."""
+        return self.low <= 0.0 <= self.high
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a curve, one per distinct score, from the strictest threshold to the loosest.
+
+    Attributes:
+        x, y: false and true positive rate (ROC) or recall and precision (PR), float64 [points].
+        thresholds: a row is called positive at or above it; inf for the first point of the ROC curve.
+    """
+
+    x: Floats
+    y: Floats
+    thresholds: Floats
+
+
+class Ranking:
+    """The rows of one class sorted once by score, so that weighted AUC and average precision are a pass of sums.
+
+    Args:
+        truth: bool [n].
+        scores: float [n], finite.
+    """
+
+    def __init__(self, truth: Bools, scores: npt.NDArray[Any]) -> None:
+        order = np.argsort(-scores, kind="stable")
+        ranked, positive = scores[order], truth[order]
+        starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(order) else np.empty(0, np.int64)
+        ends = np.r_[starts[1:], len(order)]
+        tie = np.searchsorted(starts, np.flatnonzero(positive), side="right") - 1
+        self._order: npt.NDArray[np.int32] = order.astype(np.int32)
+        self._positives = np.flatnonzero(positive)
+        # For each positive in rank order: how many rows, and how many positives, come before and up to its tie's end.
+        self._before, self._upto = starts[tie], ends[tie]
+        self._positives_before = np.searchsorted(self._positives, self._before)
+        self._positives_upto = np.searchsorted(self._positives, self._upto)
+
+    def _sums(self, weights: npt.NDArray[Any] | None) -> tuple[Floats, Floats, Floats]:
+        ordered = np.ones(len(self._order)) if weights is None else np.asarray(weights, np.float64)[self._order]
+        of_positives = ordered[self._positives]
+        return of_positives, np.r_[0.0, np.cumsum(ordered)], np.r_[0.0, np.cumsum(of_positives)]
+
+    def auc(self, weights: npt.NDArray[Any] | None = None) -> float:
+        """Area under the ROC curve, ties counted half; NaN without rows of both kinds."""
+        own, rows, positives = self._sums(weights)
+        negatives = rows[-1] - positives[-1]
+        if positives[-1] <= 0 or negatives <= 0:
+            return float("nan")
+        upto = rows[self._upto] - positives[self._positives_upto]
+        before = rows[self._before] - positives[self._positives_before]
+        return float(own @ (negatives - (upto + before) / 2) / (positives[-1] * negatives))
+
+    def average_precision(self, weights: npt.NDArray[Any] | None = None) -> float:
+        """Mean precision over the positives (not interpolated); NaN without positives."""
+        own, rows, positives = self._sums(weights)
+        if positives[-1] <= 0:
+            return float("nan")
+        upto = rows[self._upto]
+        precision = np.divide(positives[self._positives_upto], upto, out=np.zeros_like(own), where=upto > 0)
+        return float(own @ precision / positives[-1])
+
+
+def roc_auc(truth: Bools, scores: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
+    """Area under the ROC curve; NaN without rows of both kinds."""
+    return Ranking(truth, scores).auc(weights)
+
+
+def average_precision(truth: Bools, scores: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
+    """Average precision; NaN without positives."""
+    return Ranking(truth, scores).average_precision(weights)
+
+
+def roc_curve(truth: Bools, scores: npt.NDArray[Any]) -> Curve:
+    """ROC curve: x false positive rate, y true positive rate, from (0, 0) to (1, 1)."""
+    hits, calls, thresholds = _cumulated(truth, scores)
+    positives, negatives = max(int(truth.sum()), 1), max(int((~truth).sum()), 1)
+    return Curve(np.r_[0.0, (calls - hits) / negatives], np.r_[0.0, hits / positives], np.r_[np.inf, thresholds])
+
+
+def precision_recall_curve(truth: Bools, scores: npt.NDArray[Any]) -> Curve:
+    """Precision-recall curve: x recall, y precision, from few calls to all."""
+    hits, calls, thresholds = _cumulated(truth, scores)
+    return Curve(hits / max(int(truth.sum()), 1), hits / calls, thresholds)
+
+
+def _cumulated(truth: Bools, scores: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order].astype(np.float64)
+    last = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])
+    hits: Floats = np.cumsum(truth[order])[last].astype(np.float64)
+    return hits, (last + 1).astype(np.float64), ranked[last]
+
+
+def auc_delong(truth: Bools, scores: npt.NDArray[Any], level: float = LEVEL) -> Estimate:
+    """AUC with DeLong's variance (Biometrics 44, 1988) and a logit interval, for rows that are independent.
+
+    The interval is made on the logit scale, so it stays inside 0 to 1 and keeps its coverage near 1; see
+    `bounded_interval` for an AUC of exactly 0 or 1.
+    """
+    aucs, covariance = _delong(truth, np.asarray(scores, np.float64)[None])
+    smaller = int(min(truth.sum(), (~truth).sum()))
+    low, high = bounded_interval(float(aucs[0]), float(np.sqrt(covariance[0, 0])), smaller, level)
+    return Estimate(float(aucs[0]), low, high, "DeLong, logit", level)
+
+
+def auc_difference_delong(
+    truth: Bools, first: npt.NDArray[Any], second: npt.NDArray[Any], level: float = LEVEL
+) -> Estimate:
+    """AUC of `first` minus AUC of `second` on the same rows, with DeLong's covariance of the two."""
+    aucs, covariance = _delong(truth, np.stack([first, second]).astype(np.float64))
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    half = _quantile(level) * float(np.sqrt(max(variance, 0.0)))
+    difference = float(aucs[0] - aucs[1])
+    return Estimate(difference, difference - half, difference + half, "DeLong, paired", level)
+
+
+def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
+    """AUCs [m] of scores [m, n] and their covariance [m, m], by mid-ranks (Sun and Xu, IEEE SPL 21, 2014)."""
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        return np.full(len(scores), np.nan), np.full((len(scores), len(scores)), np.nan)
+    ranks = stats.rankdata(scores, axis=1)
+    among_positives = stats.rankdata(scores[:, truth], axis=1)
+    among_negatives = stats.rankdata(scores[:, ~truth], axis=1)
+    of_positives = (ranks[:, truth] - among_positives) / negatives
+    of_negatives = 1.0 - (ranks[:, ~truth] - among_negatives) / positives
+    covariance = _covariance(of_positives) / positives + _covariance(of_negatives) / negatives
+    return of_positives.mean(axis=1), covariance
+
+
+def _covariance(rows: Floats) -> Floats:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(centred @ centred.T / max(rows.shape[1] - 1, 1))
+
+
+def bounded_interval(value: float, error: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of a figure between 0 and 1 from its standard error, symmetric on the logit scale.
+
+    At exactly 0 or 1 the error is 0 and says nothing: the open end is then that of n successes in n trials
+    (Clopper-Pearson, one-sided), n being the number of independent rows that could have shown otherwise.
+    """
+    if not np.isfinite(value):
+        return float("nan"), float("nan")
+    if value <= 0.0 or value >= 1.0:
+        reach = ((1 - level) / 2) ** (1 / max(n, 1))
+        return (0.0, 1.0 - reach) if value <= 0.0 else (reach, 1.0)
+    centre = np.log(value / (1 - value))
+    half = _quantile(level) * error / (value * (1 - value))
+    return float(1 / (1 + np.exp(-(centre - half)))), float(1 / (1 + np.exp(-(centre + half))))
+
+
+def _quantile(level: float) -> float:
+    return float(stats.norm.ppf(0.5 + level / 2))
+
+
+def group_weights(groups: Sequence[Any] | npt.NDArray[Any], repeats: int, seed: int) -> Iterator[Floats]:
+    """Weights [n] of each bootstrap resample: how often each row's group was drawn with replacement."""
+    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(codes.max()) + 1 if len(codes) else 0
+    random = np.random.default_rng(seed)
+    for _ in range(repeats):
+        yield random.multinomial(count, np.full(count, 1 / count)).astype(np.float64)[codes]
+
+
+def bootstrap(
+    statistic: Callable[[npt.NDArray[Any] | None], float],
+    groups: Sequence[Any] | npt.NDArray[Any],
+    *,
+    difference: bool = False,
+    repeats: int = REPEATS,
+    level: float = LEVEL,
+    seed: int = SEED,
+) -> Estimate:
+    """A statistic with an interval from its standard error over resampled groups.
+
+    The interval is centred on the statistic of the data, on the logit scale unless it is a `difference`: percentiles of
+    resamples would sit too high for average precision, which repeated rows push up.
+
+    Args:
+        statistic: of the weights of the rows; None for weights of one. Between 0 and 1 unless `difference`.
+        groups: [n]; every row its own group for independent rows.
+        difference: whether the statistic is a difference of two, on the same rows.
+        repeats: resamples; those where the statistic is not defined are left out.
+        level: nominal coverage.
+        seed: of the resamples.
+    """
+    value = statistic(None)
+    with np.errstate(all="ignore"):
+        drawn = np.array([statistic(weights) for weights in group_weights(groups, repeats, seed)])
+    drawn = drawn[np.isfinite(drawn)]
+    error = float(drawn.std(ddof=1)) if len(drawn) > 1 else float("nan")
+    if difference:
+        half = _quantile(level) * error
+        low, high = value - half, value + half
+    else:
+        low, high = bounded_interval(value, error, len(set(np.asarray(groups).tolist())), level)
+    return Estimate(value, low, high, f"bootstrap over groups, {repeats} repeats", level)
+
+
+def auc_with_interval(
+    truth: Bools,
+    scores: npt.NDArray[Any],
+    groups: Sequence[Any] | npt.NDArray[Any] | None = None,
+    *,
+    level: float = LEVEL,
+    repeats: int = REPEATS,
+    seed: int = SEED,
+) -> Estimate:
+    """AUC with its interval: DeLong's for independent rows, bootstrap over groups where rows share a group."""
+    if groups is None or len(set(np.asarray(groups).tolist())) == len(truth):
+        return auc_delong(truth, scores, level)
+    return bootstrap(Ranking(truth, scores).auc, groups, repeats=repeats, level=level, seed=seed)
+
+
+def auc_difference(
+    truth: Bools,
+    first: npt.NDArray[Any],
+    second: npt.NDArray[Any],
+    groups: Sequence[Any] | npt.NDArray[Any] | None = None,
+    *,
+    level: float = LEVEL,
+    repeats: int = REPEATS,
+    seed: int = SEED,
+) -> Estimate:
+    """AUC of `first` minus AUC of `second` on the same rows: paired DeLong, or paired bootstrap over groups."""
+    if groups is None or len(set(np.asarray(groups).tolist())) == len(truth):
+        return auc_difference_delong(truth, first, second, level)
+    one, two = Ranking(truth, first), Ranking(truth, second)
+    return bootstrap(
+        lambda weights: one.auc(weights) - two.auc(weights),
+        groups,
+        difference=True,
+        repeats=repeats,
+        level=level,
+        seed=seed,
+    )
+
+
+def mean_over_classes(
+    truth: Bools,
+    scores: npt.NDArray[Any],
+    measure: Callable[[Ranking, npt.NDArray[Any] | None], float],
+) -> Callable[[npt.NDArray[Any] | None], float]:
+    """The mean of a ranking measure over classes, as a statistic of weights for `bootstrap`.
+
+    Args:
+        truth: bool [n, classes].
+        scores: float [n, classes].
+        measure: `Ranking.average_precision` (gives mAP) or `Ranking.auc`. A class where it is not defined (no positive
+            row, or no negative one) cannot enter the mean; `performance` names such classes.
+    """
+    rankings = [Ranking(truth[:, c], scores[:, c]) for c in range(truth.shape[1])]
+
+    def statistic(weights: npt.NDArray[Any] | None) -> float:
+        values = np.array([measure(ranking, weights) for ranking in rankings])
+        defined = np.isfinite(values)
+        return float(values[defined].mean()) if defined.any() else float("nan")
+
+    return statistic
