@@ -1,0 +1,57 @@
+"""A clip's audio file from wherever it is.
+
+The forms of a clip's `uri`:
+
+    /data/a b#1.wav, file:///data/a.wav       a local file, the path taken literally
+    s3://bucket/a.wav, https://..., gs://...  any URL fsspec opens
+    tar://MEMBER::URL                         a member of an uncompressed tar file (WebDataset shard) at such a URL
+    parquet://COLUMN/ROW::URL                 row ROW (from 0) of a Parquet column of bytes or struct<bytes, path>
+"""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO, Final
+
+from acoustic_env.audio.transport import open_url
+from acoustic_env.errors import ClipError
+
+TAR_FORM: Final = "tar://MEMBER::URL"
+PARQUET_FORM: Final = "parquet://COLUMN/ROW::URL"
+
+
+def open_source(uri: str) -> BinaryIO:
+    """Open a clip's audio file for reading.
+
+    Args:
+        uri: one of the forms above.
+
+    Returns:
+        A seekable binary file, to be closed by the caller. A remote file of up to 8 MiB is in memory already; a longer
+        one is read as it is needed, and its `raw.failure` (`transport.RemoteFile`) says why a later read failed.
+
+    Raises:
+        ClipError: not_found, access_denied, download_failed (after three tries), or decode_failed when the tar or
+            Parquet file around the clip is damaged.
+    """
+    from acoustic_env.audio.shards import member_bytes, row_bytes
+
+    if uri.startswith("tar://"):
+        member, shard = _split(uri, TAR_FORM)
+        return io.BytesIO(member_bytes(member, shard))
+    if uri.startswith("parquet://"):
+        place, url = _split(uri, PARQUET_FORM)
+        column, _, row = place.rpartition("/")
+        if not column or not row.isdecimal():
+            msg = f"{uri}: not of the form {PARQUET_FORM}"
+            raise ClipError("not_found", msg)
+        return io.BytesIO(row_bytes(column, int(row), url))
+    return open_url(uri)
+
+
+def _split(uri: str, form: str) -> tuple[str, str]:
+    inner, _, url = uri.partition("://")[2].partition("::")
+    if not inner or not url:
+        msg = f"{uri}: not of the form {form}"
+        raise ClipError("not_found", msg)
+    return inner, url

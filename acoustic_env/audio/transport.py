@@ -1,0 +1,176 @@
+"""Bytes from any filesystem, with the few ways this fails told apart: gone, forbidden, or worth another try."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final, TypeVar, cast
+
+from acoustic_env.clips.location import local_path
+from acoustic_env.errors import ClipError, ErrorCode
+
+T = TypeVar("T")
+
+TRIES: Final = 3
+BACKOFF_S: Final = 0.2
+# One request brings a whole 10 s clip; what is longer is read piece by piece.
+PIECE_BYTES: Final = 8 * 2**20
+PIECES_KEPT: Final = 4
+# s3fs and botocore would otherwise try 25 times inside each of our tries.
+S3_OPTIONS: Final = {"config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 5, "read_timeout": 30}}
+
+FORBIDDEN_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file read in pieces of `PIECE_BYTES`, each tried `TRIES` times.
+
+    Attributes:
+        failure: why a piece could not be had; a decoder that swallows the exceptions of its input leaves it here.
+    """
+
+    def __init__(self, filesystem: Any, path: str, size: int, first: bytes) -> None:
+        self._filesystem, self._path, self._size = filesystem, path, size
+        self._pieces: dict[int, bytes] = {0: first}
+        self._position = 0
+        self.failure: ClipError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if self._position >= self._size:
+            return 0
+        index, offset = divmod(self._position, PIECE_BYTES)
+        data = self._piece(index)[offset : offset + len(buffer)]
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _piece(self, index: int) -> bytes:
+        if index not in self._pieces:
+            start = index * PIECE_BYTES
+            end = min(start + PIECE_BYTES, self._size)
+            try:
+                piece = cat_range(self._filesystem, self._path, start, end)
+            except ClipError as error:
+                self.failure = error
+                raise
+            if len(self._pieces) == PIECES_KEPT:  # the first holds the header and stays
+                del self._pieces[list(self._pieces)[1]]
+            self._pieces[index] = piece
+        return self._pieces[index]
+
+
+def open_url(url: str) -> BinaryIO:
+    """Open a local path or any fsspec URL for reading, seekable.
+
+    A remote file of up to `PIECE_BYTES` is fetched by one request; a longer one becomes a buffered `RemoteFile`.
+
+    Raises:
+        ClipError: not_found, access_denied, or download_failed after `TRIES` tries.
+    """
+    path = local_path(url)
+    if path is not None:
+        return with_retries(url, lambda: path.open("rb"))
+    filesystem, remote = with_retries(url, lambda: _filesystem(url))
+    first = with_retries(url, lambda: _first_piece(filesystem, remote))
+    if len(first) != PIECE_BYTES:
+        return io.BytesIO(first)
+    size = int(with_retries(url, lambda: filesystem.size(remote)))
+    return cast(BinaryIO, io.BufferedReader(RemoteFile(filesystem, remote, size, first)))
+
+
+def read_range(url: str, start: int, end: int) -> bytes:
+    """Bytes [start, end) of a file; fewer when it ends before.
+
+    Raises:
+        ClipError: as `open_url`.
+    """
+    path = local_path(url)
+    if path is None:
+        filesystem, remote = with_retries(url, lambda: _filesystem(url))
+        return cat_range(filesystem, remote, start, end)
+    with with_retries(url, lambda: path.open("rb")) as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
+def cat_range(filesystem: Any, path: str, start: int, end: int) -> bytes:
+    """Bytes [start, end) of a remote file by one request; an answer cut short counts as a broken transfer."""
+
+    def fetch() -> bytes:
+        data = cast(bytes, filesystem.cat_file(path, start=start, end=end))
+        if len(data) < end - start < PIECE_BYTES and len(data) + start < filesystem.size(path):
+            msg = f"{len(data):,} of {end - start:,} bytes came"
+            raise ConnectionError(msg)
+        return data
+
+    return with_retries(path, fetch)
+
+
+def with_retries(where: str, action: Callable[[], T]) -> T:
+    """The action's result, tried `TRIES` times while it fails in a way that may pass.
+
+    Raises:
+        ClipError: not_found, access_denied or download_failed, naming `where`.
+    """
+    for attempt in range(TRIES):
+        try:
+            return action()
+        except Exception as error:  # every filesystem raises its own kinds; each becomes a code
+            code = failure_code(error)
+            if code != "download_failed" or attempt == TRIES - 1:
+                msg = f"{where}: {type(error).__name__}: {error}" if str(error) else f"{where}: {type(error).__name__}"
+                raise ClipError(code, msg) from error
+        time.sleep(BACKOFF_S * 4**attempt * random.uniform(0.5, 1.5))
+    raise AssertionError
+
+
+def failure_code(error: Exception) -> ErrorCode:
+    """What a filesystem's exception means for the clip; whatever is not clearly final counts as a failed transfer."""
+    status = getattr(error, "status", None)  # aiohttp
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | ValueError) or status in (
+        404,
+        410,
+    ):
+        return "not_found"
+    # A missing driver (`pip install gcsfs`) is curable as missing rights are: both are tried again by the next run.
+    if isinstance(error, PermissionError | ImportError) or status in (401, 403) or names & FORBIDDEN_CLASSES:
+        return "access_denied"
+    return "download_failed"
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    if not url.startswith(("s3://", "s3a://")):
+        filesystem, path = fsspec.core.url_to_fs(url)
+        return filesystem, path
+    filesystem, path = fsspec.core.url_to_fs(url, **S3_OPTIONS)
+    filesystem.retries = 1
+    return filesystem, path
+
+
+def _first_piece(filesystem: Any, path: str) -> bytes:
+    try:
+        return cast(bytes, filesystem.cat_file(path, start=0, end=PIECE_BYTES))
+    except OSError as error:
+        if "range" in str(error).lower() and filesystem.size(path) == 0:  # S3's answer to any range of an empty object
+            return b""
+        raise

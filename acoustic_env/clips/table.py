@@ -1,0 +1,315 @@
+"""The clip list: what to process, one row a clip, as CSV or Parquet at any fsspec URL."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.clips.location import read_bytes, write_bytes
+from acoustic_env.errors import UsageError
+
+CLIP_SCHEMA: Final = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),  # unique, stable
+        pa.field("uri", pa.string(), nullable=False),  # where the audio is; see audio/fetch.py for the forms
+        pa.field("start_s", pa.float64()),  # null: from the beginning
+        pa.field("end_s", pa.float64()),  # null: to the end
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("group", pa.string(), nullable=False),  # what must not be split: video, recording
+        pa.field("fold", pa.int32()),
+        pa.field("source", pa.string()),
+    ]
+)
+REQUIRED: Final = ("clip_id", "uri")
+MAX_SHOWN_FAULTS: Final = 20
+PARQUET_MAGIC: Final = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a clip list.
+
+    Attributes:
+        row: counted from 1, a CSV header not counted; None for a fault of the whole file.
+        column: the column, None when the fault is of the row or of the file.
+        message: what is wrong.
+    """
+
+    row: int | None
+    column: str | None
+    message: str
+
+    def __str__(self) -> str:
+        place = [f"row {self.row:,}"] if self.row is not None else []
+        if self.column is not None:
+            place.append(f"column {self.column}")
+        return f"{', '.join(place)}: {self.message}" if place else self.message
+
+
+def raise_faults(url: str, faults: Sequence[Fault]) -> None:
+    """UsageError with the first faults and their number; nothing when there is none."""
+    if faults:
+        raise UsageError(describe_faults(url, faults))
+
+
+def describe_faults(url: str, faults: Sequence[Fault]) -> str:
+    """The faults of a file, at most `MAX_SHOWN_FAULTS` of them, one a line, each with file, row and column."""
+    ordered = sorted(faults, key=lambda fault: (fault.row or 0, fault.column or ""))
+    lines = [f"{url}: {fault}" for fault in ordered[:MAX_SHOWN_FAULTS]]
+    if len(ordered) > MAX_SHOWN_FAULTS:
+        lines.append(f"{url}: and {len(ordered) - MAX_SHOWN_FAULTS:,} more faults")
+    return "\n".join(lines)
+
+
+def read_clips(url: str) -> pa.Table:
+    """A validated clip list.
+
+    Args:
+        url: CSV or Parquet, told apart by content. `clip_id` and `uri` must be there; a missing `labels`, `start_s`,
+            `end_s`, `fold` or `source` column is filled with empty values, a missing or empty `group` with the clip's
+            id. In CSV the labels of a clip stand comma-separated in one quoted cell; a label that itself holds a
+            comma is quoted once more inside the cell.
+
+    Returns:
+        A table of `CLIP_SCHEMA`, rows in the file's order.
+
+    Raises:
+        UsageError: the file is missing or damaged, or rows are wrong; lists the faults with file, row and column.
+    """
+    table, faults = load_clips(url)
+    raise_faults(url, faults)
+    return table
+
+
+def load_clips(url: str) -> tuple[pa.Table, list[Fault]]:
+    """As `read_clips`, but faults of columns and rows are returned; rows with faults hold nulls where the value is bad.
+
+    Raises:
+        UsageError: the file is missing, empty or damaged.
+    """
+    data = read_bytes(url)
+    if not data.strip():
+        msg = f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}"
+        raise UsageError(msg)
+    if data[:4] == PARQUET_MAGIC:
+        raw, faults = _parse_parquet(data, url), list[Fault]()
+    else:
+        raw, faults = _parse_csv(data, url)
+    faults += _column_faults(raw)
+    if any(fault.row is None for fault in faults):
+        return CLIP_SCHEMA.empty_table(), faults
+    table, bad_values = _to_schema(raw)
+    skipped = sorted(fault.row for fault in faults if fault.row is not None)
+    return table, faults + [_in_file(fault, skipped) for fault in bad_values + row_faults(table)]
+
+
+def write_clips(table: pa.Table, url: str) -> None:
+    """Write a clip list: CSV when the URL ends in .csv, else Parquet; whole or not at all.
+
+    Raises:
+        UsageError: rows are wrong (as in `read_clips`), or the place cannot be written.
+    """
+    table = table.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
+    raise_faults(url, row_faults(table))
+    if url.lower().endswith(".csv"):
+        write_bytes(url, _csv_bytes(table))
+        return
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_bytes(url, buffer.getvalue())
+
+
+def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """A table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, an absent `group` is the clip's id."""
+    filled = [{"labels": [], "group": row["clip_id"], **row} for row in rows]
+    return pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
+
+
+def row_faults(table: pa.Table) -> list[Fault]:
+    """What is wrong with the rows of a table of `CLIP_SCHEMA`: empty ids and places, duplicates, impossible times."""
+    if table.num_rows == 0:
+        return [Fault(None, None, "the list holds no clips")]
+    faults = []
+    for name in REQUIRED:
+        empty = pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name], ""))
+        faults += _faults_where(empty, name, lambda _row: "is empty")
+    faults += _duplicate_faults(table["clip_id"])
+    for name in ("start_s", "end_s"):
+        values = table[name]
+        wrong = pc.invert(pc.and_(pc.is_finite(values), pc.greater_equal(values, 0.0)))
+        faults += _faults_where(wrong, name, lambda row: f"{table[name][row].as_py()!r} is not a time in s (>= 0)")  # noqa: B023  called at once
+    ends = table["end_s"]
+    backwards = pc.less_equal(ends, pc.fill_null(table["start_s"], 0.0))
+    faults += _faults_where(
+        backwards, "end_s", lambda row: f"end {ends[row].as_py():g} s is not after start {table['start_s'][row]} s"
+    )
+    folds = table["fold"]
+    faults += _faults_where(pc.less(folds, 0), "fold", lambda row: f"{folds[row].as_py()} is not a fold (0, 1, ...)")
+    return faults + _label_faults(table["labels"])
+
+
+def _in_file(fault: Fault, skipped: Sequence[int]) -> Fault:
+    """The fault with its row counted in the file, where the `skipped` rows stand as well."""
+    row = fault.row
+    for missing in skipped:
+        if row is not None and missing <= row:
+            row += 1
+    return replace(fault, row=row)
+
+
+def _label_faults(labels: pa.ChunkedArray) -> list[Fault]:
+    flat = pc.list_flatten(labels)
+    empty = pc.or_kleene(pc.is_null(flat), pc.equal(pc.utf8_trim_whitespace(flat), ""))
+    rows = pc.unique(pc.list_parent_indices(labels).filter(empty)).to_pylist()
+    faults = [Fault(row + 1, "labels", "holds an empty label") for row in rows]
+    return faults + _faults_where(pc.is_null(labels), "labels", lambda _row: "is null; a clip without labels has []")
+
+
+def _faults_where(wrong: pa.ChunkedArray, column: str, message: Callable[[int], str]) -> list[Fault]:
+    if not pc.any(wrong).as_py():
+        return []
+    rows = pc.indices_nonzero(pc.fill_null(wrong, False)).to_pylist()
+    return [Fault(row + 1, column, message(row) if i < MAX_SHOWN_FAULTS else "") for i, row in enumerate(rows)]
+
+
+def _duplicate_faults(clip_ids: pa.ChunkedArray) -> list[Fault]:
+    if pc.count_distinct(clip_ids).as_py() == len(clip_ids):
+        return []
+    first: dict[str, int] = {}
+    faults = []
+    for row, clip_id in enumerate(clip_ids.to_pylist(), start=1):
+        if clip_id and first.setdefault(clip_id, row) != row:
+            faults.append(Fault(row, "clip_id", f"{clip_id!r} stands already in row {first[clip_id]:,}"))
+    return faults
+
+
+def _parse_parquet(data: bytes, url: str) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        msg = f"{url}: a damaged Parquet file: {str(error).splitlines()[0]}"
+        raise UsageError(msg) from error
+
+
+def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[Fault]]:
+    """Every cell a string (null when empty); rows with a wrong number of cells are faults and left out."""
+    from pyarrow import csv as arrow_csv
+
+    faults: list[Fault] = []
+
+    def ragged(row: Any) -> str:
+        faults.append(Fault(row.number - 1, None, f"has {row.actual_columns} cells, the header {row.expected_columns}"))
+        return "skip"
+
+    try:
+        text = data.decode("utf-8-sig")
+        header = [name.strip() for name in next(csv.reader(io.StringIO(text)))]
+        table = arrow_csv.read_csv(
+            io.BytesIO(text.encode()),
+            read_options=arrow_csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=ragged),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
+            ),
+        )
+    except UnicodeDecodeError as error:
+        msg = f"{url}: neither a Parquet file nor UTF-8 text (byte {error.start:,}); a clip list is CSV or Parquet"
+        raise UsageError(msg) from error
+    except (pa.ArrowException, csv.Error, StopIteration) as error:
+        msg = f"{url}: not a readable CSV file: {error}"
+        raise UsageError(msg) from error
+    return table, faults
+
+
+def _column_faults(raw: pa.Table) -> list[Fault]:
+    names = raw.schema.names
+    known = ", ".join(CLIP_SCHEMA.names)
+    faults = [
+        Fault(None, name, f"unknown column; a clip list has {known}") for name in names if name not in CLIP_SCHEMA.names
+    ]
+    faults += [Fault(None, name, "appears twice") for name in sorted({name for name in names if names.count(name) > 1})]
+    faults += [Fault(None, name, "the column is missing") for name in REQUIRED if name not in names]
+    if raw.num_rows == 0:
+        faults.append(Fault(None, None, "the list holds no clips"))
+    return faults
+
+
+def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[Fault]]:
+    faults: list[Fault] = []
+    columns = {}
+    for field in CLIP_SCHEMA:
+        if field.name not in raw.schema.names:
+            empty: Any = [] if field.name == "labels" else None
+            columns[field.name] = pa.chunked_array([pa.array([empty] * raw.num_rows, field.type)])
+        elif field.name == "labels":
+            columns["labels"] = _labels(raw["labels"], faults)
+        else:
+            columns[field.name] = _cast(raw[field.name], field, faults)
+    columns["group"] = pc.if_else(pc.equal(columns["group"], ""), pa.scalar(None, pa.string()), columns["group"])
+    columns["group"] = pc.coalesce(columns["group"], columns["clip_id"])
+    return pa.table(columns, schema=CLIP_SCHEMA), faults
+
+
+def _cast(values: pa.ChunkedArray, field: pa.Field, faults: list[Fault]) -> pa.ChunkedArray:
+    kind = "a number" if pa.types.is_floating(field.type) else "a whole number"
+    try:
+        return values.cast(field.type)
+    except pa.ArrowException:
+        pass  # at least one cell is bad: find which
+    cells: list[Any] = []
+    for row, value in enumerate(values.to_pylist(), start=1):
+        try:
+            cells.append(pa.scalar(value).cast(field.type).as_py())
+        except pa.ArrowException:
+            described = kind if not pa.types.is_string(field.type) else "text"
+            faults.append(Fault(row, field.name, f"{value!r} is not {described}"))
+            cells.append(None)
+    return pa.chunked_array([pa.array(cells, field.type)])
+
+
+def _labels(values: pa.ChunkedArray, faults: list[Fault]) -> pa.ChunkedArray:
+    wanted = CLIP_SCHEMA.field("labels").type
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        return values.cast(wanted)
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        faults.append(Fault(1, "labels", f"is {values.type}, not a list of strings"))
+        return pa.chunked_array([pa.array([[]] * len(values), wanted)])
+    return pa.chunked_array([pa.array([split_labels(cell) for cell in values.to_pylist()], wanted)])
+
+
+def split_labels(cell: str | None) -> list[str]:
+    """The labels of a CSV cell: comma-separated, a label with a comma in double quotes."""
+    if not cell or not cell.strip():
+        return []
+    if '"' not in cell:
+        return [label.strip() for label in cell.split(",")]
+    return [label.strip() for label in next(csv.reader([cell], skipinitialspace=True))]
+
+
+def join_labels(labels: Sequence[str]) -> str:
+    """The CSV cell of a clip's labels; the inverse of `split_labels`."""
+    if not any(mark in label for label in labels for mark in ',"\n\r'):
+        return ",".join(labels)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(labels)
+    return buffer.getvalue()
+
+
+def _csv_bytes(table: pa.Table) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CLIP_SCHEMA.names)
+    columns = [table[name].to_pylist() for name in CLIP_SCHEMA.names]
+    columns[CLIP_SCHEMA.names.index("labels")] = [join_labels(labels) for labels in table["labels"].to_pylist()]
+    writer.writerows(zip(*columns, strict=True))
+    return buffer.getvalue().encode()
