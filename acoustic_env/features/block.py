@@ -60,7 +60,7 @@ class FeatureBlock(ABC):
         columns: the table's columns after `clip_id` and `signal`.
         frame_hop_s: None for one row per (clip, signal); else the block is a per-frame table, every array of
             `compute` has a frame axis after the clip axis, and rows gain `frame` and `start_s`.
-        uses_gpu: whether the pipeline should place the block on a GPU where there is one.
+        architecture: the network the block runs, if any; blocks of one network share their workers and its output.
     """
 
     name: ClassVar[str]
@@ -69,7 +69,7 @@ class FeatureBlock(ABC):
     sample_rate: int
     columns: tuple[Column, ...]
     frame_hop_s: float | None = None
-    uses_gpu: ClassVar[bool] = False
+    architecture: ClassVar[str | None] = None
 
     @abstractmethod
     def parameters(self) -> dict[str, Json]:

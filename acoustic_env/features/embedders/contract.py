@@ -146,7 +146,6 @@ class EmbedderBlock(FeatureBlock):
         keeps_frames: whether the table has a row per frame instead of the mean.
     """
 
-    uses_gpu = True
     version = 1
     architecture: ClassVar[str]
     default_weights: ClassVar[Mapping[Engine, str]]
