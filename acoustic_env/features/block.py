@@ -7,16 +7,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, get_args
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Signal = Literal["raw", "fg", "bg"]
-SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
-Engine = Literal["fast", "reference"]
-ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
+from acoustic_env.audio.signals import ENGINES as ENGINES
+from acoustic_env.audio.signals import SIGNALS as SIGNALS
+from acoustic_env.audio.signals import Engine as Engine
+from acoustic_env.audio.signals import Signal as Signal
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 Waveforms = npt.NDArray[np.float32] | npt.NDArray[np.float64]  # [clips, samples]
