@@ -1,0 +1,331 @@
+"""Bytes to a mono waveform: soundfile first, PyAV (ffmpeg) for what it cannot read, one error that says what both said.
+
+Rules:
+
+* Only the wanted segment is decoded. Sample `i` is sample `i` of the whole decode: `start_s` and `end_s` are rounded to
+  the nearest sample. WAV, AIFF, FLAC, Ogg and MP3 (libsndfile) hit it exactly; through PyAV, MP4/M4A does too, while
+  WebM/Matroska stores times in milliseconds, so a segment may lie up to 0.5 ms off.
+* Encoder delay (MP3 with a LAME header, M4A with an edit list, Opus) is removed as the decoders do; a stream without
+  that information keeps its priming samples, some 20 to 50 ms of near silence.
+* A segment that ends beyond the recording's end is what exists of it (many AudioSet clips are 9.98 s).
+* Mono is the mean of the channels; a stereo pair in antiphase is therefore silence.
+* A file that ends before its header says it should fails with `decode_failed`, but only for a segment that reaches into
+  the missing part. Formats without a length (raw ADTS, an MP3 without a Xing header) cannot be checked.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, cast
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from acoustic_env.audio.truncation import ogg_ends_early, sample_data
+from acoustic_env.errors import ClipError
+
+VERSION: Final = 1  # raised whenever the samples of the same bytes change
+
+Mono = npt.NDArray[np.float32]  # [samples]
+
+_BLOCK_FRAMES: Final = 1 << 20
+# Codecs with memory (AAC 2 frames, Opus 80 ms, MP3's bit reservoir) settle well within this.
+_PREROLL_S: Final = 0.5
+# How much shorter than announced a stream may be: padding of the last codec frame; a container's length is that of its
+# longest stream, which may be the picture.
+_STREAM_SLACK_S: Final = 0.25
+_CONTAINER_SLACK_S: Final = 1.0
+# Only demuxers that hold audio: no playlist or concat format, with which a text file makes ffmpeg open other addresses.
+_FORMATS: Final = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,"
+    "tta,w64,wav,wv"
+)
+_FULL_SCALE: Final = {"i1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
+_MAGIC: Final = (
+    b"RIFF",
+    b"RIFX",
+    b"RF64",
+    b"riff",
+    b"FORM",
+    b".snd",
+    b"OggS",
+    b"fLaC",
+    b"caff",
+    b"ID3",
+    b"\x1aE\xdf\xa3",
+)
+
+
+class _NoAudioError(Exception):
+    """A decoder recognises the file, and it holds no audio stream."""
+
+
+class _GaveUpError(Exception):
+    """A decoder cannot go on."""
+
+
+class _UnseekableError(Exception):
+    """The stream's times do not say where a seek has led; decode from the start instead."""
+
+
+class _Watched(io.RawIOBase):
+    """A source that remembers the error of a failed read: both C libraries swallow what their callbacks raise."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        super().__init__()
+        self._source = source
+        self.failure: OSError | ClipError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._source.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._source.tell()
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            data = self._source.read(len(buffer))
+        except (OSError, ClipError) as error:
+            self.failure = error
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """What is wanted, in seconds; None is the recording's start or end."""
+
+    start_s: float | None
+    end_s: float | None
+    name: str
+
+    def samples(self, rate: int) -> tuple[int, int | None]:
+        start = 0 if self.start_s is None else max(0, round(self.start_s * rate))
+        return start, None if self.end_s is None else round(self.end_s * rate)
+
+    def beyond(self, length_s: float) -> ClipError:
+        message = f"{self.name}: the segment starts at {self.start_s} s, the recording ends at {length_s:.3f} s"
+        return ClipError("no_such_segment", message)
+
+    def truncated(self, present_s: float, announced_s: float | None) -> ClipError:
+        announced = "its last part is missing" if announced_s is None else f"its header announces {announced_s:.3f} s"
+        return ClipError("decode_failed", f"{self.name}: truncated file: {present_s:.3f} s are there, {announced}")
+
+
+def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: str) -> tuple[Mono, int]:
+    """The wanted segment of a recording as a mono waveform.
+
+    Args:
+        source: seekable, opened for reading; not closed.
+        start_s: seconds from the recording's start, None for 0.
+        end_s: seconds, None for the recording's end.
+        name: what to call the recording in messages.
+
+    Returns:
+        float32 [samples], full scale at 1.0 (float files may exceed it), and the recording's own rate in Hz.
+
+    Raises:
+        ClipError: empty, not_audio, decode_failed, no_such_segment, not_finite; download_failed when reading the source
+            broke off.
+    """
+    segment = _Segment(start_s, end_s, name)
+    watched = _Watched(source)
+    try:
+        waveform, rate = _decode(watched, segment)
+    except ClipError as error:
+        if isinstance(watched.failure, ClipError):
+            raise watched.failure from error
+        if watched.failure is not None:
+            raise ClipError("download_failed", f"{name}: {watched.failure}") from error
+        raise
+    if not waveform.size:
+        raise ClipError("empty", f"{name}: no samples between {start_s} s and {end_s} s")
+    if not np.isfinite(waveform).all():
+        raise ClipError("not_finite", f"{name}: NaN or infinite samples")
+    return waveform, rate
+
+
+def resample(waveform: Mono, rate_in: int, rate_out: int) -> Mono:
+    """The waveform at another rate, by soxr at its HQ setting.
+
+    Args:
+        waveform: [samples]; float64 stays float64.
+        rate_in: Hz.
+        rate_out: Hz; equal rates return the waveform itself.
+
+    Returns:
+        [round(samples * rate_out / rate_in)].
+    """
+    if rate_in == rate_out:
+        return waveform
+    return cast(Mono, soxr.resample(waveform, rate_in, rate_out, quality="HQ"))
+
+
+def _decode(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
+    if source.seek(0, 2) == 0:
+        raise ClipError("empty", f"{segment.name}: no bytes")
+    source.seek(0)
+    head = source.read(12) or b""
+    recognised = head.startswith(_MAGIC) or head[4:8] == b"ftyp"
+    said = []
+    try:
+        return _by_soundfile(source, segment)
+    except (soundfile.SoundFileError, _GaveUpError) as error:
+        recognised = recognised or isinstance(error, _GaveUpError)
+        said.append(f"soundfile: {str(error).rpartition('>: ')[2]}")
+    try:
+        return _by_pyav(source, segment)
+    except _NoAudioError as error:
+        recognised = False
+        said.append(f"PyAV: {error}")
+    except (av.FFmpegError, _GaveUpError) as error:
+        recognised = recognised or isinstance(error, _GaveUpError)
+        said.append(f"PyAV: {getattr(error, 'strerror', None) or error}")
+    raise ClipError("decode_failed" if recognised else "not_audio", f"{segment.name}: {'; '.join(said)}")
+
+
+def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
+    # Before the library opens the source: from then on the read position is its own.
+    data, open_end = sample_data(cast(BinaryIO, source)), ogg_ends_early(cast(BinaryIO, source))
+    source.seek(0)
+    with soundfile.SoundFile(source) as file:
+        rate, frames = int(file.samplerate), int(file.frames)
+        start, stop = segment.samples(rate)
+        announced = frames
+        if data is not None and data.cut:
+            announced = frames * data.announced // data.present if data.present else frames + 1
+        if open_end and (stop is None or stop > frames):
+            raise segment.truncated(frames / rate, None)
+        if start >= announced > 0:
+            raise segment.beyond(announced / rate)
+        stop = announced if stop is None else min(stop, announced)
+        if stop > frames:
+            raise segment.truncated(frames / rate, announced / rate)
+        file.seek(start)
+        blocks = list(_mono_blocks(file, max(0, stop - start)))
+    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if waveform.size < stop - start:  # cut short, or a variant that only ffmpeg reads to its end
+        msg = f"{waveform.size} samples from sample {start} on, where its length of {frames} promises {stop - start}"
+        raise _GaveUpError(msg)
+    return waveform, rate
+
+
+def _mono_blocks(file: soundfile.SoundFile, wanted: int) -> Iterator[Mono]:
+    while wanted:
+        block = file.read(min(wanted, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        wanted -= len(block)
+        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+
+
+def _by_pyav(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
+    try:
+        return _read_stream(source, segment, seek=(segment.start_s or 0.0) > _PREROLL_S)
+    except _UnseekableError:
+        return _read_stream(source, segment, seek=False)
+
+
+def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mono, int]:
+    source.seek(0)
+    with av.open(source, metadata_errors="ignore", options={"format_whitelist": _FORMATS}) as container:
+        if not container.streams.audio:
+            msg = f"a {container.format.long_name} file without an audio stream"
+            raise _NoAudioError(msg)
+        stream = container.streams.audio[0]
+        if seek:
+            _seek(container, stream, cast(float, segment.start_s) - _PREROLL_S)
+        kept: list[Mono] = []
+        rate, position = 0, 0  # position: of the next frame's first sample, from the stream's start
+        start, stop = 0, None
+        for frame in _frames(container, stream):
+            if not rate:
+                rate = frame.sample_rate
+                start, stop = segment.samples(rate)
+                position = _position(frame, stream, rate) if seek else 0
+                if position > start:
+                    raise _UnseekableError
+            elif frame.sample_rate != rate:
+                msg = f"the sample rate changes from {rate} to {frame.sample_rate} Hz"
+                raise _GaveUpError(msg)
+            last = None if stop is None else max(0, stop - position)
+            kept.append(_mono(frame)[max(0, start - position) : last])
+            position += frame.samples
+            if stop is not None and position >= stop:
+                break
+        else:
+            _check_end(container, stream, segment, rate, position)
+    return np.concatenate(kept) if kept else np.zeros(0, np.float32), rate
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames; an error in a stream whose rate is known is the file's, not a sign that it is no audio."""
+    count = 0
+    try:
+        for frame in container.decode(stream):
+            yield frame
+            count += 1
+    except av.FFmpegError as error:
+        if not stream.codec_context.sample_rate:
+            raise
+        msg = f"{error.strerror} after {count} frames of {stream.codec_context.name}"
+        raise _GaveUpError(msg) from error
+
+
+def _seek(container: Any, stream: Any, to_s: float) -> None:
+    try:
+        container.seek(int(to_s / stream.time_base) + (stream.start_time or 0), stream=stream)
+    except av.FFmpegError as error:
+        raise _UnseekableError from error
+
+
+def _position(frame: Any, stream: Any, rate: int) -> int:
+    if frame.pts is None:
+        raise _UnseekableError
+    position: int = round((frame.pts - (stream.start_time or 0)) * frame.time_base * rate)
+    return position
+
+
+def _mono(frame: Any) -> Mono:
+    """The frame's mean over channels at a full scale of 1.0, float32 [samples]."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(frame.samples, -1).T
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128.0) / 128.0
+    elif samples.dtype.kind == "i":
+        samples = (samples / _FULL_SCALE[samples.dtype.str[1:]]).astype(np.float32)
+    return cast(Mono, samples.astype(np.float32, copy=False).mean(axis=0))
+
+
+def _check_end(container: Any, stream: Any, segment: _Segment, rate: int, position: int) -> None:
+    """The stream has ended before the segment's end: rightly so?"""
+    if stream.duration is not None:
+        announced_s, slack = float(stream.duration * stream.time_base), _STREAM_SLACK_S
+    elif container.duration is not None:
+        announced_s, slack = container.duration / av.time_base, _CONTAINER_SLACK_S
+    else:
+        announced_s, slack = 0.0, 0.0
+    start_s = segment.start_s or 0.0
+    if not rate:
+        if start_s >= announced_s > 0.0:
+            raise segment.beyond(announced_s)
+        msg = f"no frames of its {stream.codec_context.name} stream can be read from {start_s} s on"
+        raise _GaveUpError(msg)
+    present_s = position / rate
+    if present_s < announced_s - slack and (segment.end_s is None or segment.end_s > present_s):
+        raise segment.truncated(present_s, announced_s)
+    if segment.samples(rate)[0] >= position:
+        raise segment.beyond(present_s)

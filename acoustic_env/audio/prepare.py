@@ -1,0 +1,126 @@
+"""From the bytes of a clip to the signals its features are computed on: raw, foreground and background at one level.
+
+Rules:
+
+* A clip is decoded once and resampled to every rate its blocks want; levelling and separation happen at that rate.
+* Level: the mean is removed and the whole clip scaled to an RMS of 0.1. Foreground and background are not levelled
+  again, so their level says how much of the clip they are; `raw == fg + bg`.
+* A clip whose RMS after removing the mean is below -160 dBFS (half a bit of a 28-bit file), or is mere rounding of its
+  offset, is silence and becomes zeros. Silence is a valid clip: its undefined features are null.
+* A clip shorter than 0.1 s is refused (`too_short`): below 0.06 s scikit-maad has no spectrogram to work on. Nothing is
+  padded here; a block that needs a longer clip pads for itself (see `features.modulation`), so the same clip gives
+  the other blocks its true length. A clip longer than 10 s is used whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from importlib.metadata import version
+from typing import Any, BinaryIO, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.audio import decode as decoding
+from acoustic_env.audio.separate import GATE, separate_reference
+from acoustic_env.audio.signals import Engine, Signal
+from acoustic_env.errors import ClipError
+
+VERSION: Final = 1  # raised whenever the signals of the same samples change
+
+MIN_DURATION_S: Final = 0.1
+RMS: Final = 0.1
+SILENCE_RMS: Final = 1e-8
+_FLOAT32_RESOLUTION: Final = 1.2e-7
+
+Batch = TypeVar("Batch", npt.NDArray[np.float32], npt.NDArray[np.float64])  # [clips, samples]
+
+
+def standardise(
+    source: BinaryIO, start_s: float | None, end_s: float | None, name: str, rates: Iterable[int]
+) -> dict[int, npt.NDArray[np.float32]]:
+    """The wanted segment of a recording at every wanted rate, decoded once; not levelled yet.
+
+    Args:
+        source: seekable; not closed.
+        start_s: seconds, None for the recording's start.
+        end_s: seconds, None for the recording's end.
+        name: what to call the recording in messages.
+        rates: Hz.
+
+    Returns:
+        For each rate float32 mono [samples].
+
+    Raises:
+        ClipError: as `decode`; too_short below `MIN_DURATION_S`.
+    """
+    waveform, rate = decoding.decode(source, start_s, end_s, name)
+    if waveform.size < MIN_DURATION_S * rate:
+        msg = f"{name}: {waveform.size / rate:.4f} s of audio, the shortest clip accepted is {MIN_DURATION_S} s"
+        raise ClipError("too_short", msg)
+    return {wanted: decoding.resample(waveform, rate, wanted) for wanted in rates}
+
+
+def level(waveforms: Batch) -> Batch:
+    """Each clip without its mean and at an RMS of 0.1; silence becomes zeros.
+
+    Args:
+        waveforms: [clips, samples], finite; one clip's result does not depend on the others.
+
+    Returns:
+        Same shape and dtype; sums are taken in float64.
+    """
+    samples = np.ascontiguousarray(waveforms, np.float64)
+    offset = samples.mean(axis=1, keepdims=True)
+    samples = samples - offset
+    rms = np.sqrt(np.square(samples).mean(axis=1, keepdims=True))
+    audible = rms > np.maximum(SILENCE_RMS, _FLOAT32_RESOLUTION * np.abs(offset))
+    gain = np.divide(RMS, rms, out=np.zeros_like(rms), where=audible)
+    levelled: Batch = (samples * gain).astype(waveforms.dtype)
+    return levelled
+
+
+def prepare(waveforms: Batch, sample_rate: int, engine: Engine, signals: Collection[Signal]) -> dict[Signal, Batch]:
+    """The wanted signals of a batch of clips.
+
+    Args:
+        waveforms: [clips, samples] at `sample_rate`, all of one length.
+        sample_rate: Hz.
+        engine: reference gates clip by clip with noisereduce, fast the whole batch with array code.
+        signals: raw (levelled), fg (its foreground), bg (raw - fg); separation is skipped when only raw is wanted.
+
+    Returns:
+        For each wanted signal [clips, samples], dtype of the input.
+    """
+    raw = level(waveforms)
+    prepared: dict[Signal, Batch] = {"raw": raw}
+    if set(signals) - {"raw"}:
+        prepared["fg"] = _foreground(raw, sample_rate, engine)
+        prepared["bg"] = raw - prepared["fg"]
+    return {signal: prepared[signal] for signal in signals}
+
+
+def parameters(sample_rate: int, engine: Engine) -> dict[str, Any]:
+    """What of decoding, levelling and separation can change a block's numbers: part of the block's fingerprint."""
+    separation: dict[str, Any] = {name: value for name, value in GATE.items() if name not in ("n_jobs", "use_tqdm")}
+    if engine == "reference":
+        separation["noisereduce"] = version("noisereduce")
+    return {
+        "decode": decoding.VERSION,
+        "prepare": VERSION,
+        "sample_rate": sample_rate,
+        "resampler": "soxr HQ",
+        "rms": RMS,
+        "separation": separation,
+    }
+
+
+def _foreground(raw: Batch, sample_rate: int, engine: Engine) -> Batch:
+    if engine == "fast":
+        from acoustic_env.audio.separate_fast import separate_fast
+
+        return separate_fast(raw, sample_rate)
+    foreground = np.empty_like(raw)
+    for clip, waveform in zip(foreground, raw, strict=True):
+        clip[:] = separate_reference(waveform, sample_rate)
+    return foreground
