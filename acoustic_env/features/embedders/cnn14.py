@@ -1,0 +1,155 @@
+"""CNN14 of PANNs in PyTorch: the published front end and network, arranged for speed, from the published tensors.
+
+Kong et al. 2020, "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern Recognition"
+(arXiv:1912.10211); checkpoints and model class by its authors (panns-inference, `models.Cnn14`). Differences from that
+class, none of which changes what is computed: a real FFT in place of two convolutions with DFT matrices, batch
+normalisation folded into the convolutions, channels last, and on CPUs minimal filtering (`winograd`).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from acoustic_env.features.embedders.winograd import conv3x3_relu, transform_kernel
+
+SAMPLE_RATE: Final = 32000
+WINDOW: Final = 1024
+HOP: Final = 320
+MEL_BANDS: Final = 64
+CHANNELS: Final = (1, 64, 128, 256, 512, 1024, 2048)
+EMBEDDING: Final = 2048
+CLASSES: Final = 527
+# Five halvings of the time axis leave one step of 32 frames.
+MIN_FRAMES: Final = 32
+MIN_SAMPLES: Final = (MIN_FRAMES - 1) * HOP
+
+
+class PublishedCnn14(nn.Module):
+    """The tensors of a published CNN14 checkpoint under their published names and in their shapes; computes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrogram_extractor = nn.Module()
+        self.spectrogram_extractor.stft = nn.Module()
+        for name in ("conv_real", "conv_imag"):
+            self.spectrogram_extractor.stft.add_module(name, nn.Conv1d(1, WINDOW // 2 + 1, WINDOW, bias=False))
+        self.logmel_extractor = nn.Module()
+        self.logmel_extractor.melW = nn.Parameter(torch.empty(WINDOW // 2 + 1, MEL_BANDS))
+        self.bn0 = nn.BatchNorm2d(MEL_BANDS)
+        for block, (inputs, outputs) in enumerate(pairwise(CHANNELS), start=1):
+            self.add_module(f"conv_block{block}", _PublishedBlock(inputs, outputs))
+        self.fc1 = nn.Linear(CHANNELS[-1], EMBEDDING)
+        self.fc_audioset = nn.Linear(EMBEDDING, CLASSES)
+
+    @classmethod
+    def empty(cls) -> PublishedCnn14:
+        """Room for the tensors, without the time that initialising 80 million numbers takes."""
+        with torch.device("meta"):
+            module = cls()
+        return module.to_empty(device="cpu").eval()
+
+    def blocks(self) -> list[_PublishedBlock]:
+        """The six blocks of two convolutions."""
+        return [block for block in self.children() if isinstance(block, _PublishedBlock)]
+
+
+class _PublishedBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+
+
+class Cnn14FrontEnd(nn.Module):
+    """Log mel spectrogram as torchlibrosa computes it: waveforms[clips, samples] -> decibels[clips, frames, 64].
+
+    Window and mel weights are the checkpoint's.
+    """
+
+    def __init__(self, published: PublishedCnn14) -> None:
+        super().__init__()
+        real = published.spectrogram_extractor.get_parameter("stft.conv_real.weight")
+        self.register_buffer("window", real[0, 0].detach().clone())  # the DFT's first row is the window itself
+        self.register_buffer("mel", published.logmel_extractor.get_parameter("melW").detach().clone())
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        padded = functional.pad(waveforms[:, None], (WINDOW // 2, WINDOW // 2), mode="reflect")[:, 0]
+        frames = padded.unfold(1, WINDOW, HOP) * self.get_buffer("window")
+        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
+        return 10 * torch.log10((power @ self.get_buffer("mel")).clamp_min(1e-10))
+
+
+class Cnn14(nn.Module):
+    """The network: decibels[clips, frames, 64] -> (embeddings[clips, 1, 2048], probabilities[clips, 1, 527]).
+
+    CNN14 pools over time before its embedding layer, so a clip has one embedding.
+
+    Args:
+        published: with the weights loaded.
+        minimal_filtering: for a CPU in float32.
+        dtype: of the convolutions' weights.
+    """
+
+    def __init__(
+        self, published: PublishedCnn14, *, minimal_filtering: bool = False, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        norm = published.bn0
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach())
+        layers: list[nn.Module] = []
+        blocks = published.blocks()
+        for block in blocks:
+            # One input channel has nothing to save.
+            layer = _FilteredConvolution if minimal_filtering and block is not blocks[0] else _Convolution
+            first, second = (block.conv1, block.bn1), (block.conv2, block.bn2)
+            layers.append(layer(fuse_conv_bn_eval(*first).to(dtype), halve=False))
+            layers.append(layer(fuse_conv_bn_eval(*second).to(dtype), halve=block is not blocks[-1]))
+        self.layers = nn.Sequential(*layers)
+        self.fc1, self.fc_audioset = published.fc1, published.fc_audioset
+
+    def forward(self, decibels: Tensor) -> tuple[Tensor, Tensor]:
+        x = decibels * self.get_buffer("scale") + self.get_buffer("shift")
+        x = self.layers(x[..., None]).float().mean(2)
+        with torch.autocast(x.device.type, enabled=False):
+            embeddings = functional.relu_(self.fc1(x.amax(1) + x.mean(1)))
+            probabilities = torch.sigmoid(self.fc_audioset(embeddings))
+        return embeddings[:, None], probabilities[:, None]
+
+
+class _Convolution(nn.Module):
+    """relu(convolution), then 2x2 averages if `halve`: [clips, time, mel, channels] both ways."""
+
+    def __init__(self, conv: nn.Conv2d, halve: bool) -> None:
+        super().__init__()
+        self.conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.halve = halve
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu_(self.conv(x.permute(0, 3, 1, 2)))
+        return (functional.avg_pool2d(y, 2) if self.halve else y).permute(0, 2, 3, 1)
+
+
+class _FilteredConvolution(nn.Module):
+    """As `_Convolution`, by minimal filtering."""
+
+    def __init__(self, conv: nn.Conv2d, halve: bool) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.register_buffer("kernel", transform_kernel(conv.weight.detach()))
+        self.register_buffer("bias", conv.bias.detach())
+        self.halve = halve
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv3x3_relu(x.contiguous(), self.get_buffer("kernel"), self.get_buffer("bias"), halve=self.halve)
