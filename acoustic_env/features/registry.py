@@ -17,6 +17,10 @@ BLOCKS: Final[dict[str, str]] = {
     "yamnet": "acoustic_env.features.embedders.yamnet:YamnetBlock",
     "panns": "acoustic_env.features.embedders.panns:PannsBlock",
     "mn04": "acoustic_env.features.embedders.mn04:Mn04Block",
+    "vggish_frames": "acoustic_env.features.embedders.vggish:VggishFramesBlock",
+    "yamnet_frames": "acoustic_env.features.embedders.yamnet:YamnetFramesBlock",
+    "placeholder": "acoustic_env.features.embedders.placeholder:PlaceholderBlock",
+    "placeholder_frames": "acoustic_env.features.embedders.placeholder:PlaceholderFramesBlock",
 }
 
 

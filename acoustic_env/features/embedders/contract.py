@@ -142,7 +142,7 @@ class EmbedderBlock(FeatureBlock):
 
     Attributes:
         architecture: the network, as the weights registry calls it.
-        default_weights: of the engine "fast" and "reference".
+        default_weights: by engine; empty for a network without weights.
         keeps_frames: whether the table has a row per frame instead of the mean.
     """
 
@@ -170,9 +170,10 @@ class EmbedderBlock(FeatureBlock):
             msg = f"block {self.name}: frames is true or false, not {frames!r}"
             raise UsageError(msg)
         self.engine = engine
-        source = weights_source(weights or self.default_weights[engine], self.architecture)
-        embedder = self.make_embedder(engine, source.name, precision, **options)
-        if embedder.front_end is not None:
+        wanted = weights or self.default_weights.get(engine)
+        source = None if wanted is None else weights_source(wanted, self.architecture)
+        embedder = self.make_embedder(engine, "" if source is None else source.name, precision, **options)
+        if source is not None and embedder.front_end is not None:
             check_front_end(source, embedder.front_end)
         self.embedder = _shared(embedder)
         self.embedder.readers += 1
@@ -182,7 +183,7 @@ class EmbedderBlock(FeatureBlock):
 
     @abstractmethod
     def make_embedder(self, engine: Engine, weights: str, precision: Precision, **options: Json) -> Embedder:
-        """The embedder, not loaded.
+        """The embedder, not loaded; `weights` is "" for a network without any.
 
         Raises:
             TypeError: an option it does not know (the registry turns this into a UsageError).

@@ -1,9 +1,4 @@
-"""Front ends: from waveform to the log-mel patches a network was trained on.
-
-`FrontEnd` says in numbers what weights were trained with, for every embedder. `LogMelPatches` computes the front end
-that VGGish and YAMNet share (tensorflow/models, research/audioset/yamnet/features.py) and TF-Hub's models carry inside:
-periodic Hann window, magnitude of the FFT, HTK mel weights, log(x + offset), patches of 96 frames.
-"""
+"""What weights were trained with, in numbers: a wrong front end is refused by comparing two of these."""
 
 from __future__ import annotations
 

@@ -82,6 +82,13 @@ class WeightsCache:
         """Where a file of the cache is, for people."""
         return f"{self.url.rstrip('/')}/{file_name}"
 
+    def by_hand(self, source: WeightsSource) -> str:
+        """How to bring a file where there is no network, for people."""
+        return (
+            f"Without a network: bring {source.url} from another machine as {source.file_name} and run acoustic-env "
+            f"weights fetch {source.name} --from {source.file_name}, or place it as {self.place(source.file_name)}"
+        )
+
     def record(self, source: WeightsSource) -> Record:
         """The record of weights that are in the cache.
 
@@ -109,6 +116,23 @@ class WeightsCache:
         with self._lock(source.file_name):
             record = self._read_record(source.file_name) or self._adopt(source)
             return self._verified(source.file_name, record, f"acoustic-env weights fetch {source.name} --force")
+
+    def verify(self, source: WeightsSource) -> None:
+        """Read the cache's own file again, not only the node's copy of it.
+
+        Raises:
+            UsageError: absent, or not what its record says.
+        """
+        record = self.record(source)
+        with temporary_file(self.node, record.size) as copy:
+            self._download(self._path(source.file_name), copy)
+            sha256, _ = _digest(copy)
+        if sha256 != record.sha256:
+            msg = (
+                f"{self.place(source.file_name)}: damaged since it was fetched: sha256 is {sha256}, its record says "
+                f"{record.sha256}. Remedy: acoustic-env weights fetch {source.name} --force"
+            )
+            raise UsageError(msg)
 
     def derived(self, file_name: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
         """A file made from weights, made once: here under the lock if the cache does not hold it yet.
@@ -266,20 +290,24 @@ class WeightsCache:
     def _absent(self, source: WeightsSource) -> str:
         return (
             f"weights {source.name!r} are not in the cache {self.url}. With a network: acoustic-env weights fetch "
-            f"{source.name}. Without: bring {source.url} from another machine as {source.file_name} and run "
-            f"acoustic-env weights fetch {source.name} --from {source.file_name}, or place it as "
-            f"{self.place(source.file_name)}"
+            f"{source.name}. {self.by_hand(source)}"
         )
 
     @contextlib.contextmanager
     def _lock(self, file_name: str) -> Iterator[None]:
         """One process of the node at a time for one file; the operating system frees it when a process dies."""
-        name = hashlib.sha256(file_name.encode()).hexdigest()[:16]
-        with no_space(self.node, None):
-            self.node.mkdir(parents=True, exist_ok=True)
-            lock = (self.node / f".lock-{name}").open("w")
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = self.node / f".lock-{hashlib.sha256(file_name.encode()).hexdigest()[:16]}"
+        with contextlib.ExitStack() as held:
+            try:
+                with no_space(self.node, None):
+                    self.node.mkdir(parents=True, exist_ok=True)
+                    stream = held.enter_context(lock.open("w"))
+            except UsageError:
+                if not (self.is_local and os.access(self.node, os.R_OK)):
+                    raise
+                # A cache mounted read-only can be read without a lock; whoever has to write in it fails there.
+            else:
+                fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
 
@@ -311,6 +339,7 @@ def temporary_file(folder: Path, needed: int | None = None) -> Iterator[Path]:
         if needed is not None and needed > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         handle, name = tempfile.mkstemp(prefix=".partial-", dir=folder)
+    os.fchmod(handle, 0o644)  # a cache is shared
     os.close(handle)
     path = Path(name)
     try:

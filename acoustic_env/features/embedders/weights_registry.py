@@ -190,15 +190,17 @@ def weights_source(name: str, architecture: str | None = None) -> WeightsSource:
     """The named weights.
 
     Args:
-        name: as in `weights ls`.
+        name: as in `weights ls`; the network's name may be left out by one that asks for its own (tflite for
+            yamnet-tflite).
         architecture: the network that asks for them; None for any.
 
     Raises:
         UsageError: no such weights, or made for another network.
     """
     fitting = [s.name for s in _SOURCES if architecture in (None, s.architecture)]
+    asked, name = name, name if name in WEIGHTS else f"{architecture}-{name}"
     if name not in WEIGHTS:
-        msg = f"no weights named {name!r}; there are {', '.join(fitting)}"
+        msg = f"no weights named {asked!r}; there are {', '.join(fitting)}"
         raise UsageError(msg)
     source = WEIGHTS[name]
     if architecture is not None and source.architecture != architecture:

@@ -1,0 +1,144 @@
+"""`acoustic-env weights`: which weights there are, fetching them once, checking them again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acoustic_env.errors import UsageError
+
+if TYPE_CHECKING:
+    from acoustic_env.features.embedders.weights_cache import WeightsCache
+    from acoustic_env.features.embedders.weights_registry import WeightsSource
+
+
+def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `weights ls|fetch|verify`."""
+    weights = subparsers.add_parser("weights", help="list, fetch and verify the weights of the embedders")
+    actions = weights.add_subparsers(metavar="ACTION", required=True)
+
+    listing = actions.add_parser("ls", help="the weights there are, and which of them are in the cache")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    listing.set_defaults(run=_ls)
+
+    fetching = actions.add_parser("fetch", help="download weights into the cache that ACOUSTIC_ENV_WEIGHTS names")
+    fetching.add_argument("names", nargs="*", metavar="NAME", help="as `weights ls` calls them; all if none is named")
+    fetching.add_argument(
+        "--from", dest="origin", metavar="FILE", help="a file, or a folder with files, instead of the network"
+    )
+    fetching.add_argument("--sha256", help="what the file is known to be, instead of the published checksum (one NAME)")
+    fetching.add_argument("--force", action="store_true", help="fetch again what is in the cache already")
+    fetching.set_defaults(run=_fetch)
+
+    verifying = actions.add_parser("verify", help="compute the checksums of what is in the cache")
+    verifying.add_argument("names", nargs="*", metavar="NAME", help="all in the cache if none is named")
+    verifying.set_defaults(run=_verify)
+
+
+def _ls(options: argparse.Namespace) -> None:
+    from acoustic_env.features.embedders.weights_cache import WeightsCache
+    from acoustic_env.features.embedders.weights_registry import WEIGHTS
+
+    cache = WeightsCache()
+    records = {name: cache.holds(source) for name, source in WEIGHTS.items()}
+    if options.json:
+        rows = [_row(source, cache) for source in WEIGHTS.values()]
+        print(json.dumps({"cache": cache.url, "weights": rows}, indent=1))
+        return
+    print(f"cache: {cache.url}")
+    for name, source in WEIGHTS.items():
+        record = records[name]
+        size = source.size if record is None else record.size
+        held = "not fetched" if record is None else f"sha256 {record.sha256[:12]} ({record.trust})"
+        print(f"{name:<17} {_megabytes(size):>9}  {source.licence:<11} {held:<41} {source.url}")
+
+
+def _row(source: WeightsSource, cache: WeightsCache) -> dict[str, object]:
+    record = cache.holds(source)
+    return {
+        "name": source.name,
+        "origin": source.url,
+        "licence": source.licence,
+        "file": source.file_name,
+        "published_sha256": source.sha256,
+        "note": source.note,
+        "in_cache": record is not None,
+        "sha256": None if record is None else record.sha256,
+        "size": source.size if record is None else record.size,
+        "trust": None if record is None else record.trust,
+    }
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from acoustic_env.features.embedders.weights_cache import WeightsCache
+    from acoustic_env.features.embedders.weights_fetch import fetch, prepare
+    from acoustic_env.features.embedders.weights_registry import weights_source
+
+    cache = WeightsCache()
+    if options.sha256 and len(options.names) != 1:
+        msg = "--sha256 says what one file is: name exactly one NAME with it"
+        raise UsageError(msg)
+    for name in _wanted(options.names, options.origin):
+        source = weights_source(name)
+        if cache.holds(source) is not None and not options.force and options.sha256 is None:
+            cache.local(source)
+            print(f"{name}: in the cache already, checksum right: {cache.place(source.file_name)}", file=sys.stderr)
+        else:
+            print(f"{name}: from {options.origin or source.url}", file=sys.stderr)
+            record = fetch(source, cache, options.origin, options.sha256)
+            print(f"{name}: sha256 {record.sha256} ({record.trust}), {_megabytes(record.size)}", file=sys.stderr)
+            if record.trust == "first fetch":
+                print(f"{name}: no checksum is published; this first fetch is trusted and recorded", file=sys.stderr)
+        print(cache.place(source.file_name))
+    for name in _wanted(options.names, options.origin):
+        message = prepare(name)
+        if message:
+            print(f"{name}: {message}", file=sys.stderr)
+
+
+def _wanted(names: list[str], origin: str | None) -> list[str]:
+    """The named weights and the lists of classes they need; without names all, or all that the folder has."""
+    from acoustic_env.features.embedders.weights_registry import WEIGHTS, weights_source
+
+    folder = Path(origin) if origin is not None and Path(origin).is_dir() else None
+    if origin is not None and folder is None:
+        if len(names) != 1:
+            msg = f"--from {origin} is one file: name exactly one NAME with it"
+            raise UsageError(msg)
+        return names
+    wanted = list(names) or [n for n, s in WEIGHTS.items() if folder is None or (folder / s.file_name).is_file()]
+    if not wanted:
+        files = ", ".join(source.file_name for source in WEIGHTS.values())
+        msg = f"--from {origin}: none of {files} is in it"
+        raise UsageError(msg)
+    lists = [weights_source(name).class_list for name in wanted]
+    needed = [name for name in lists if name and (folder is None or (folder / WEIGHTS[name].file_name).is_file())]
+    return sorted({*wanted, *needed}, key=list(WEIGHTS).index)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from acoustic_env.features.embedders.weights_cache import WeightsCache
+    from acoustic_env.features.embedders.weights_registry import WEIGHTS, weights_source
+
+    cache = WeightsCache()
+    names = options.names or [name for name, source in WEIGHTS.items() if cache.holds(source) is not None]
+    if not names:
+        print(f"no weights in {cache.url}", file=sys.stderr)
+    faults = []
+    for name in names:
+        try:
+            cache.verify(weights_source(name))
+        except UsageError as error:
+            faults.append(str(error))
+            print(f"{name}: wrong")
+        else:
+            print(f"{name}: right")
+    if faults:
+        raise UsageError("\n".join(faults))
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,87 @@
+"""The front end that VGGish and YAMNet share: waveform to log-mel patches.
+
+The computation of tensorflow/models, research/audioset/yamnet/features.py, which TF-Hub's models carry inside: periodic
+Hann window, zeros up to the FFT length, magnitude, HTK mel weights, log(x + offset), patches of frames. TensorFlow
+makes the window and the mel weights in float32, and so does this: in float64 the weights near the edges of a band would
+differ by up to 1e-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from acoustic_env.features.embedders.front_end import FrontEnd
+
+
+def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
+    """Triangles on the HTK mel scale, mel = 1127 ln(1 + Hz / 700), float32[fft // 2 + 1, mel_bands]; the bin at 0 Hz is
+    left out (tf.signal.linear_to_mel_weight_matrix)."""
+    single = np.float32
+
+    def mel(hertz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        scaled: npt.NDArray[np.float32] = single(1127.0) * np.log(single(1.0) + hertz / single(700.0))
+        return scaled
+
+    bins = np.linspace(0.0, front_end.sample_rate / 2, front_end.fft // 2 + 1, dtype=np.float32)[1:]
+    low, high = mel(np.array([front_end.low_hz, front_end.high_hz], np.float32))
+    edges = np.linspace(low, high, front_end.mel_bands + 2, dtype=np.float32)
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
+    bins_mel = mel(bins)[:, None]
+    rising, falling = (bins_mel - lower) / (center - lower), (upper - bins_mel) / (upper - center)
+    triangles = np.maximum(single(0.0), np.minimum(rising, falling))
+    return np.pad(triangles, ((1, 0), (0, 0)))
+
+
+class LogMelPatches(nn.Module):
+    """Waveforms[clips, samples] to log-mel patches[clips, patches, patch_frames, mel_bands], float32.
+
+    Args:
+        front_end: its settings; has patches.
+        log_offset: added before the logarithm.
+        pads: zeros at the end complete the last patch (`pad_waveform` of YAMNet); otherwise the rest is left out.
+    """
+
+    window: Tensor
+    mel: Tensor
+
+    def __init__(self, front_end: FrontEnd, log_offset: float, *, pads: bool) -> None:
+        super().__init__()
+        if front_end.patch_frames is None or front_end.patch_hop is None:
+            msg = "a front end with patches is needed"
+            raise ValueError(msg)
+        self.settings, self.log_offset, self.pads = front_end, log_offset, pads
+        self.patch_frames, self.patch_hop = front_end.patch_frames, front_end.patch_hop
+        self.register_buffer("window", torch.hann_window(front_end.window, periodic=True))
+        self.register_buffer("mel", torch.from_numpy(htk_mel_weights(front_end)))
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        first = patch_samples(self.settings)
+        hop = self.patch_hop * self.settings.hop
+        rest = (waveforms.shape[1] - first) % hop if self.pads else 0
+        if rest:
+            waveforms = nn.functional.pad(waveforms, (0, hop - rest))
+        return self.log_mel(waveforms).unfold(1, self.patch_frames, self.patch_hop).transpose(2, 3)
+
+    def log_mel(self, waveforms: Tensor) -> Tensor:
+        """Log-mel spectrogram [clips, frames, mel_bands]."""
+        frames = waveforms.unfold(1, self.settings.window, self.settings.hop)
+        magnitude = torch.fft.rfft(frames * self.window, self.settings.fft).abs()
+        return torch.log(magnitude @ self.mel + self.log_offset)
+
+
+def by_steps(embed: Callable[[Tensor], Tensor], patches: Tensor, step: int) -> Tensor:
+    """A network's embeddings[clips, patches, size] of patches[clips, patches, frames, bands], `step` at a time."""
+    clips, count = patches.shape[:2]
+    flat = patches.flatten(0, 1)
+    outputs = [embed(flat[first : first + step]) for first in range(0, len(flat), step)]
+    return torch.cat(outputs).reshape(clips, count, -1)
+
+
+def patch_samples(front_end: FrontEnd) -> int:
+    """Samples that fill exactly one patch."""
+    return ((front_end.patch_frames or 1) - 1) * front_end.hop + front_end.window

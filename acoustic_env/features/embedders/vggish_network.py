@@ -1,0 +1,79 @@
+"""VGGish's network (tensorflow/models, research/audioset/vggish/vggish_slim.py), up to the embedding layer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F  # noqa: N812  PyTorch's own name for it
+from torch import Tensor, nn
+
+from acoustic_env.features.embedders.log_mel import by_steps
+from acoustic_env.features.embedders.winograd import conv3x3_relu, transform_kernel
+
+EMBEDDING: Final = 128
+# (name, inputs, outputs, whether 2x2 maxima follow) of the 3x3 convolutions.
+CONVOLUTIONS: Final = (
+    ("conv1", 1, 64, True),
+    ("conv2", 64, 128, True),
+    ("conv3_1", 128, 256, False),
+    ("conv3_2", 256, 256, True),
+    ("conv4_1", 256, 512, False),
+    ("conv4_2", 512, 512, True),
+)
+# (name, inputs, outputs) of the dense layers; the first reads [6, 4, 512] row by row.
+DENSE: Final = (("fc1_1", 6 * 4 * 512, 4096), ("fc1_2", 4096, 4096), ("fc2", 4096, EMBEDDING))
+STEP_PATCHES: Final = {"cpu": 40, "cuda": 1024}
+
+
+class VggishNetwork(nn.Module):
+    """Patches[clips, patches, 96, 64] to embeddings[clips, patches, 128], before any activation.
+
+    Args:
+        final_relu: the first edition of the published network ended in a ReLU; later ones do not.
+    """
+
+    def __init__(self, *, final_relu: bool = False) -> None:
+        super().__init__()
+        self.final_relu = final_relu
+        self.convolutions = nn.ModuleDict({name: nn.Conv2d(i, o, 3, padding=1) for name, i, o, _ in CONVOLUTIONS})
+        self.dense = nn.ModuleDict({name: nn.Linear(i, o) for name, i, o in DENSE})
+        self._kernels: dict[str, Tensor] = {}
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, None]:
+        return by_steps(self.embed, patches, STEP_PATCHES[patches.device.type]), None
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Patches[n, 96, 64] to embeddings[n, 128]."""
+        minimal = patches.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        x = self._minimal(patches[:, None]) if minimal else self._direct(patches[:, None])
+        x = x.flatten(1)
+        x = self.dense["fc1_1"](x).relu_()
+        x = self.dense["fc1_2"](x).relu_()
+        embedding: Tensor = self.dense["fc2"](x)
+        return embedding.relu_() if self.final_relu else embedding
+
+    def _direct(self, x: Tensor) -> Tensor:
+        """[n, 1, 96, 64] to [n, 6, 4, 512] with the library's convolutions."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        for name, _, _, pooled in CONVOLUTIONS:
+            x = self.convolutions[name](x).relu_()
+            x = F.max_pool2d(x, 2) if pooled else x
+        return x.permute(0, 2, 3, 1)
+
+    def _minimal(self, x: Tensor) -> Tensor:
+        """As `_direct`, with minimal filtering for all but the first convolution."""
+        x = F.max_pool2d(self.convolutions["conv1"](x).relu_(), 2).permute(0, 2, 3, 1).contiguous()
+        for name, _, _, pooled in CONVOLUTIONS[1:]:
+            weight = self.get_parameter(f"convolutions.{name}.weight")
+            if name not in self._kernels:
+                self._kernels[name] = transform_kernel(weight)
+            x = conv3x3_relu(x, self._kernels[name], self.get_parameter(f"convolutions.{name}.bias"), halve=False)
+            x = _maxima(x) if pooled else x
+        return x
+
+
+def _maxima(x: Tensor) -> Tensor:
+    """2x2 maxima of [n, height, width, channels] with even height and width."""
+    rows = torch.maximum(x[:, ::2], x[:, 1::2])
+    return torch.maximum(rows[:, :, ::2], rows[:, :, 1::2])

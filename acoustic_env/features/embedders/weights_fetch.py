@@ -1,0 +1,91 @@
+"""Bringing weights into the cache: the only place that uses the network, and only when a person asks for it."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import fsspec
+
+from acoustic_env.errors import UsageError
+from acoustic_env.features.embedders.weights_cache import Record, WeightsCache, copy_digest, no_space, temporary_file
+from acoustic_env.features.embedders.weights_registry import WeightsSource, weights_source
+
+TIMEOUT_S: Final = 60
+# Networks whose weights are converted, and the embedder that knows how.
+CONVERTED: Final = {
+    "yamnet": "acoustic_env.features.embedders.yamnet:YamnetEmbedder",
+    "vggish": "acoustic_env.features.embedders.vggish:VggishEmbedder",
+}
+
+
+def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None, sha256: str | None = None) -> Record:
+    """Fetch one file, verify it and place it in the cache, whole or not at all.
+
+    Args:
+        source: what to fetch.
+        cache: where to.
+        origin: a file, a folder that holds it under its own name, or any fsspec URL; None for the published origin.
+        sha256: what the file is known to be, instead of the published checksum.
+
+    Raises:
+        UsageError: no network, not found, broken off, not the published file, or no space.
+    """
+    if origin is not None and Path(origin).is_dir():
+        origin = str(Path(origin) / source.file_name)
+    with temporary_file(cache.node, source.size) as partial:
+        if origin is None:
+            _download(source, cache, partial)
+        else:
+            _copy(origin, partial)
+        return cache.put(source, partial, origin or source.url, sha256)
+
+
+def prepare(name: str) -> str | None:
+    """Convert freshly fetched weights, so that workers need not; returns what kept it from happening, if anything."""
+    source = weights_source(name)
+    if source.architecture not in CONVERTED:
+        return None
+    module, _, attribute = CONVERTED[source.architecture].partition(":")
+    try:
+        getattr(import_module(module), attribute)(name).build()
+    except UsageError as error:
+        return f"fetched, but not converted yet: {error}"
+    return None
+
+
+def _download(source: WeightsSource, cache: WeightsCache, target: Path) -> None:
+    request = urllib.request.Request(source.url, headers={"User-Agent": "acoustic-env"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response, target.open("wb") as file:
+            with no_space(target.parent, source.size):
+                _, size = copy_digest(response, file)
+                file.flush()
+            promised = response.headers.get("Content-Length")
+    except urllib.error.HTTPError as error:
+        msg = f"{source.url}: the server answers {error.code} {error.reason}. {cache.by_hand(source)}"
+        raise UsageError(msg) from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        msg = f"{source.url}: cannot be reached: {reason}. {cache.by_hand(source)}"
+        raise UsageError(msg) from error
+    if promised is not None and size != int(promised):
+        msg = f"{source.url}: broken off after {size:,} of {int(promised):,} bytes; run the command again"
+        raise UsageError(msg)
+
+
+def _copy(origin: str, target: Path) -> None:
+    try:
+        with fsspec.open(origin, "rb") as stream, target.open("wb") as file, no_space(target.parent, None):
+            copy_digest(stream, file)
+            file.flush()
+    except FileNotFoundError as error:
+        msg = f"{origin}: not found"
+        raise UsageError(msg) from error
+    except (OSError, ValueError, ImportError) as error:
+        msg = f"{origin}: cannot be read: {error}"
+        raise UsageError(msg) from error

@@ -1,0 +1,85 @@
+"""YAMNet's network: MobileNet v1 on log-mel patches (tensorflow/models, research/audioset/yamnet/yamnet.py).
+
+Batch normalisation is folded into the convolutions, so weights read from a SavedModel and from a tflite file have one
+form: layer1.weight, layer1.bias, layerN.depthwise.weight ..., layerN.pointwise.weight ..., classifier.weight, .bias.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F  # noqa: N812  PyTorch's own name for it
+from torch import Tensor, nn
+
+from acoustic_env.features.embedders.log_mel import by_steps
+
+CLASSES: Final = 521
+EMBEDDING: Final = 1024
+# (stride, output channels) of layer1, a convolution, and of layer2 to layer14, each depthwise and then pointwise.
+LAYERS: Final = (
+    (2, 32),
+    (1, 64),
+    (2, 128),
+    (1, 128),
+    (2, 256),
+    (1, 256),
+    (2, 512),
+    *((1, 512),) * 5,
+    (2, 1024),
+    (1, 1024),
+)
+# Patches at a time: memory stays bounded for recordings of any length.
+STEP_PATCHES: Final = {"cpu": 48, "cuda": 2048}
+
+
+class _Convolution(nn.Module):
+    """3x3 with TensorFlow's SAME padding, which for a stride of 2 and an even size adds its zeros at the end; ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, 3, 3))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.stride, self.groups = stride, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride == 1:
+            return F.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups).relu_()
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, stride=2, groups=self.groups).relu_()
+
+
+class _Separable(nn.Module):
+    """A depthwise 3x3 and a pointwise 1x1 convolution; the second is a matrix product over channels."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise = _Convolution(inputs, inputs, stride, groups=inputs)
+        self.pointwise = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels_last: Tensor = self.pointwise(self.depthwise(x).permute(0, 2, 3, 1)).relu_()
+        return channels_last.permute(0, 3, 1, 2)
+
+
+class YamnetNetwork(nn.Module):
+    """Patches[clips, patches, 96, 64] to embeddings[clips, patches, 1024] and scores[clips, patches, 521] in [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = LAYERS[0][1]
+        self.layer1 = _Convolution(1, channels, LAYERS[0][0], groups=1)
+        for number, (stride, outputs) in enumerate(LAYERS[1:], start=2):
+            self.add_module(f"layer{number}", _Separable(channels, outputs, stride))
+            channels = outputs
+        self.classifier = nn.Linear(EMBEDDING, CLASSES)
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = by_steps(self.embed, patches, STEP_PATCHES[patches.device.type])
+        return embeddings, torch.sigmoid(self.classifier(embeddings).float())
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Patches[n, 96, 64] to embeddings[n, 1024]."""
+        x = patches[:, None].contiguous(memory_format=torch.channels_last)
+        for number in range(1, len(LAYERS) + 1):
+            x = self.get_submodule(f"layer{number}")(x)
+        return x.mean((2, 3))
