@@ -1,0 +1,164 @@
+"""Estimators of a share (or mean) of a finite frame from a probability sample of it.
+
+A frame is all N clip-label rows; `proxy` f is a guess for every row (the ranking's quality: the probability that the
+label is right), which may be as wrong as it likes: it can cost precision, never validity. Functions that return
+`(estimate, variance)` let callers combine; `Interval` versions are made with `intervals.from_variance`.
+
+Sources: Cassel et al. 1976 and Sarndal (difference and GREG); Angelopoulos et al. 2023 (PPI, PPI++); Hajek 1964
+(variance for fixed-size unequal-probability samples); Zrnic & Candes 2024 (active inference).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StratumCounts:
+    """What was heard of one stratum.
+
+    Attributes:
+        size: rows of the stratum in the frame.
+        n: answers; may be less than drawn (unsure answers are missing).
+        right: right answers, fractional where several votes were weighed.
+    """
+
+    size: int
+    n: int
+    right: float
+
+
+def stratified(strata: list[StratumCounts]) -> tuple[float, float]:
+    """Estimate sum W_h p_h and variance sum W_h^2 (1 - n_h/N_h) p~_h (1 - p~_h) / n_h, p~ = (k + 1/2) / (n + 1).
+
+    A stratum without answers adds the widest it can: share 1/2, variance W_h^2 / 4.
+    """
+    total = sum(stratum.size for stratum in strata)
+    estimate = variance = 0.0
+    for stratum in strata:
+        weight = stratum.size / total
+        if stratum.n == 0:
+            estimate += weight / 2.0
+            variance += weight**2 / 4.0
+            continue
+        smoothed = (stratum.right + 0.5) / (stratum.n + 1.0)
+        estimate += weight * stratum.right / stratum.n
+        variance += weight**2 * (1.0 - stratum.n / stratum.size) * smoothed * (1.0 - smoothed) / stratum.n
+    return estimate, variance
+
+
+def difference(values: Floats, proxy: Floats, frame_mean: float, size: int) -> tuple[float, float]:
+    """Regression (difference) estimator of the frame's mean from a simple random sample.
+
+    lambda f_frame + mean(y - lambda f), lambda = Cov(y, f) / Var(f), variance (1 - n/N) Var(y - lambda f) / n.
+
+    Args:
+        values: [n] answers y.
+        proxy: [n] proxy f of the same rows.
+        frame_mean: mean of f over the frame.
+        size: rows N of the frame.
+    """
+    n = len(values)
+    spread = float(proxy.var(ddof=1)) if n > 2 else 0.0
+    slope = float(np.cov(values, proxy)[0, 1]) / spread if spread > 0.0 else 0.0
+    residuals = values - slope * proxy
+    freedom = n - 2 if spread > 0.0 else n - 1
+    variance = float(((residuals - residuals.mean()) ** 2).sum()) / max(freedom, 1) / n
+    return slope * frame_mean + float(residuals.mean()), (1.0 - n / size) * variance
+
+
+def ppi_plus_plus(
+    values: Floats, proxy: Floats, unlabelled_mean: float, unlabelled_variance: float, unlabelled: int
+) -> tuple[float, float]:
+    """Prediction-powered estimate of a population mean from n answers and N further rows with a proxy only.
+
+    lambda f_N + mean(y - lambda f), lambda = Cov(y, f) / ((1 + n/N) Var f),
+    variance lambda^2 Var(f)/N + Var(y - lambda f)/n.
+
+    Args:
+        values: [n] answers y.
+        proxy: [n] proxy f of the same rows.
+        unlabelled_mean: mean of f over the N rows.
+        unlabelled_variance: variance of f over the N rows.
+        unlabelled: N.
+    """
+    n = len(values)
+    pooled = (n * float(proxy.var()) + unlabelled * unlabelled_variance) / (n + unlabelled)
+    covariance = float(np.cov(values, proxy)[0, 1]) if n > 1 else 0.0
+    weight = covariance / ((1.0 + n / unlabelled) * pooled) if pooled > 0.0 else 0.0
+    residuals = values - weight * proxy
+    variance = weight**2 * unlabelled_variance / unlabelled + float(residuals.var(ddof=1)) / n
+    return weight * unlabelled_mean + float(residuals.mean()), variance
+
+
+def inverse_probability(
+    values: Floats, inclusion: Floats, size: int, proxy: Floats | None = None, frame_mean: float = 0.0
+) -> tuple[float, float]:
+    """Horvitz-Thompson difference estimator: f_frame + sum (y - f) / pi / N, for samples of a fixed size.
+
+    Variance by Hajek's approximation N^-2 n/(n-1) sum (1 - pi)(e/pi - B)^2, B the (1 - pi)-weighted mean of e/pi.
+
+    Args:
+        values: [n] answers y.
+        inclusion: [n] inclusion probability pi of each row, in (0, 1].
+        size: rows N of the frame.
+        proxy: [n] proxy f of the sampled rows; None for the plain Horvitz-Thompson estimator.
+        frame_mean: mean of f over the frame.
+    """
+    residuals = values if proxy is None else values - proxy
+    expanded = residuals / inclusion
+    estimate = (0.0 if proxy is None else frame_mean) + float(expanded.sum()) / size
+    return estimate, hajek_variance(expanded, inclusion) / size**2
+
+
+def ratio(numerator: Floats, denominator: Floats, inclusion: Floats) -> tuple[float, float]:
+    """Ratio of two frame totals, sum(a/pi) / sum(b/pi), with the linearised Hajek variance.
+
+    A share within a part of the frame is a ratio: a = y 1[part], b = 1[part]; so are recall and precision.
+
+    Args:
+        numerator: [n] a.
+        denominator: [n] b.
+        inclusion: [n] inclusion probabilities.
+
+    Returns:
+        Estimate and variance; NaN and 0 when the denominator's total is 0.
+    """
+    total = float((denominator / inclusion).sum())
+    if total == 0.0:
+        return float("nan"), 0.0
+    estimate = float((numerator / inclusion).sum()) / total
+    return estimate, hajek_variance((numerator - estimate * denominator) / inclusion, inclusion) / total**2
+
+
+def hajek_variance(expanded: Floats, inclusion: Floats) -> float:
+    """Variance of the total sum(expanded) under a fixed-size unequal-probability design (Hajek's approximation)."""
+    n = len(expanded)
+    slack = 1.0 - inclusion
+    if n < 2 or slack.sum() <= 0.0:
+        return 0.0
+    centre = float((slack * expanded).sum() / slack.sum())
+    return float((slack * (expanded - centre) ** 2).sum()) * n / (n - 1)
+
+
+def lure(values: Floats, probabilities: Floats, size: int) -> float:
+    """Unbiased mean from rows chosen one after another without replacement (Farquhar 2021).
+
+    Weights v_m = 1 + (N - M)/(N - m) (1 / ((N - m + 1) q_m) - 1), mean of v_m y_m.
+
+    Args:
+        values: [M] answers in the order of choosing.
+        probabilities: [M] q_m, the probability of choosing that row at that step among those left.
+        size: rows N of the frame.
+    """
+    chosen = len(values)
+    step = np.arange(1, chosen + 1)
+    remaining = np.maximum(size - step, 1)
+    weights = 1.0 + (size - chosen) / remaining * (1.0 / ((size - step + 1) * probabilities) - 1.0)
+    return float((weights * values).mean())

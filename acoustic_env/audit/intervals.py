@@ -1,0 +1,175 @@
+"""Intervals of a proportion from independent answers: Wilson, Clopper-Pearson, Jeffreys, and their clustered form.
+
+What goes in is k right answers of n listened; what comes out says how well that pins down the share of right labels.
+Estimators for designed samples are in `designs`; intervals that may be looked at every week in `sequential`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval.
+
+    Attributes:
+        estimate: point estimate; NaN where nothing was observed.
+        low, high: bounds of the interval.
+        method: how it was made.
+        n: answers it rests on.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    method: str
+    n: int
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's length."""
+        return (self.high - self.low) / 2.0
+
+    def as_dict(self) -> dict[str, float | str | int | None]:
+        """Plain values for JSON; NaN becomes None."""
+        numbers = {"estimate": self.estimate, "low": self.low, "high": self.high}
+        plain: dict[str, float | str | int | None] = {k: None if math.isnan(v) else v for k, v in numbers.items()}
+        return plain | {"method": self.method, "n": self.n}
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n}, {self.method})"
+
+
+def z_value(level: float) -> float:
+    """Two-sided standard normal quantile: 1.96 for level 0.95."""
+    from scipy.special import ndtri
+
+    return float(ndtri(0.5 + level / 2.0))
+
+
+def nothing_observed(method: str) -> Interval:
+    """The interval that no answer at all supports: 0 to 1."""
+    return Interval(math.nan, 0.0, 1.0, method, 0)
+
+
+def wilson(right: float, n: float, level: float = 0.95) -> Interval:
+    """Wilson 1927: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+
+    Args:
+        right: right answers k; need not be whole (effective counts of weighted or clustered samples).
+        n: answers, or the effective sample size.
+        level: coverage.
+    """
+    if n <= 0:
+        return nothing_observed("wilson")
+    _check_counts(right, n)
+    z, p = z_value(level), right / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), "wilson", round(n))
+
+
+def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
+    """Clopper & Pearson 1934: Beta quantiles B(a/2; k, n-k+1) and B(1-a/2; k+1, n-k). Never covers less than level."""
+    if n <= 0:
+        return nothing_observed("clopper-pearson")
+    _check_counts(right, n)
+    from scipy.special import betaincinv
+
+    tail = (1.0 - level) / 2.0
+    low = 0.0 if right == 0 else float(betaincinv(right, n - right + 1, tail))
+    high = 1.0 if right == n else float(betaincinv(right + 1, n - right, 1.0 - tail))
+    return Interval(right / n, low, high, "clopper-pearson", n)
+
+
+def jeffreys(right: int, n: int, level: float = 0.95) -> Interval:
+    """Quantiles of Beta(k + 1/2, n - k + 1/2); covers the level on average over the proportion."""
+    if n <= 0:
+        return nothing_observed("jeffreys")
+    _check_counts(right, n)
+    from scipy.special import betaincinv
+
+    tail = (1.0 - level) / 2.0
+    low = 0.0 if right == 0 else float(betaincinv(right + 0.5, n - right + 0.5, tail))
+    high = 1.0 if right == n else float(betaincinv(right + 0.5, n - right + 0.5, 1.0 - tail))
+    return Interval(right / n, low, high, "jeffreys", n)
+
+
+def from_variance(estimate: float, variance: float, n: int, method: str, level: float = 0.95) -> Interval:
+    """Interval of a share whose estimator has a known variance: Wilson on the effective size p(1-p)/variance.
+
+    Near 0 and 1 this keeps its coverage where the symmetric normal interval loses it (Korn & Graubard's idea with
+    Wilson in place of Clopper-Pearson). Where the estimated variance is 0 the answers themselves (n) are the size.
+
+    Args:
+        estimate: the estimated share; clipped to [0, 1].
+        variance: of the estimator.
+        n: answers it rests on.
+        method: name of the estimator.
+        level: coverage.
+    """
+    if n == 0 or math.isnan(estimate):
+        return nothing_observed(method)
+    p = min(1.0, max(0.0, estimate))
+    spread = p * (1.0 - p)
+    effective = spread / variance if variance > 0.0 and spread > 0.0 else float(n)
+    core = wilson(p * effective, effective, level)
+    return Interval(p, core.low, core.high, method, n)
+
+
+def design_effect(values: Floats, groups: npt.NDArray[np.int64]) -> float:
+    """Variance of the mean with clips clustered in groups over its variance with independent clips, at least 1.
+
+    For equal groups of m with intra-class correlation r it is 1 + (m - 1) r.
+
+    Args:
+        values: [n] answers.
+        groups: [n] group of each answer (video, recording).
+    """
+    n = len(values)
+    groups_present, index = np.unique(groups, return_inverse=True)
+    simple = float(values.var(ddof=1)) / n if n > 1 else 0.0
+    if simple == 0.0 or len(groups_present) < 2:
+        return 1.0
+    totals = np.bincount(index, weights=values - values.mean())
+    m = len(groups_present)
+    clustered = float((totals**2).sum()) * m / (m - 1) / n**2
+    return max(1.0, clustered / simple)
+
+
+def clustered(values: Floats, groups: npt.NDArray[np.int64], level: float = 0.95) -> Interval:
+    """Wilson interval of a share whose answers come in groups: the sample counts as n / design effect answers.
+
+    Args:
+        values: [n] 0 or 1.
+        groups: [n] group of each answer.
+        level: coverage.
+    """
+    n = len(values)
+    if n == 0:
+        return nothing_observed("clustered")
+    effective = n / design_effect(values, groups)
+    core = wilson(float(values.mean()) * effective, effective, level)
+    return Interval(float(values.mean()), core.low, core.high, "clustered", n)
+
+
+def percentile(draws: Floats, estimate: float, n: int, method: str, level: float = 0.95) -> Interval:
+    """Percentile interval of bootstrap or posterior draws; NaN draws are left out."""
+    finite = draws[np.isfinite(draws)]
+    if n == 0 or finite.size == 0:
+        return nothing_observed(method)
+    low, high = np.quantile(finite, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return Interval(estimate, float(low), float(high), method, n)
+
+
+def _check_counts(right: float, n: float) -> None:
+    if not 0 <= right <= n * (1 + 1e-12):
+        msg = f"{right:g} right answers of {n:g}: the count must lie between 0 and n"
+        raise ValueError(msg)

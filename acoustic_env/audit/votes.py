@@ -1,0 +1,153 @@
+"""From several fallible answers to one belief: Dawid-Skene, and the Rogan-Gladen correction for a single listener."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.audit.intervals import Floats, Interval, nothing_observed, percentile
+
+Ints = npt.NDArray[np.int64]
+
+# Pseudo-counts of a listener's confusion matrix: three right answers to one wrong keep EM on the side where
+# listeners are better than chance, and vanish beside a few dozen real answers.
+PRIOR_RIGHT = 3.0
+PRIOR_WRONG = 1.0
+
+
+@dataclass(frozen=True)
+class VoteModel:
+    """What Dawid-Skene believes.
+
+    Attributes:
+        posterior: [clips, K] P(truth = k | votes).
+        confusion: [listeners, K, K] P(listener says j | truth k), rows k.
+        prior: [K] share of each truth.
+    """
+
+    posterior: Floats
+    confusion: Floats
+    prior: Floats
+
+
+def dawid_skene(votes: Ints, categories: int, known: Ints | None = None, rounds: int = 200) -> VoteModel:
+    """Maximum a posteriori Dawid-Skene by EM.
+
+    Two listeners alone do not identify it; three do, or clips whose truth is known.
+
+    Args:
+        votes: [clips, listeners] category or -1.
+        categories: K.
+        known: [clips] truth of gold clips, -1 elsewhere.
+        rounds: most EM rounds.
+    """
+    known = np.full(len(votes), -1, dtype=np.int64) if known is None else known
+    patterns, index, counts = _patterns(votes, known)
+    posterior, confusion, prior = _em(patterns, counts[None, :].astype(np.float64), categories, rounds)
+    return VoteModel(posterior[0][index], confusion[0], prior[0])
+
+
+def dawid_skene_share(
+    votes: Ints, categories: int, category: int, seed: int, draws: int = 500, level: float = 0.95
+) -> Interval:
+    """Share of clips whose truth is `category`, interval from resampling clips and fitting again.
+
+    Args:
+        votes: [clips, listeners] category or -1, a simple random sample of clips.
+        categories: K.
+        category: whose share.
+        seed: of the bootstrap.
+        draws: bootstrap samples.
+        level: coverage.
+    """
+    votes = votes[(votes >= 0).any(axis=1)]
+    clips = len(votes)
+    if clips == 0:
+        return nothing_observed("dawid-skene")
+    patterns, _, counts = _patterns(votes, np.full(clips, -1, dtype=np.int64))
+    resampled = np.random.default_rng(seed).multinomial(clips, counts / clips, size=draws)
+    weights = np.vstack([counts, resampled]).astype(np.float64)
+    _, _, prior = _em(patterns, weights, categories, rounds=100)
+    return percentile(prior[1:, category], float(prior[0, category]), clips, "dawid-skene", level)
+
+
+def fallible_listener(
+    positive: float,
+    n: float,
+    gold_right: tuple[int, int],
+    gold_wrong: tuple[int, int],
+    seed: int,
+    draws: int = 20_000,
+    level: float = 0.95,
+) -> Interval:
+    """Rogan & Gladen 1978: share = (p + Sp - 1) / (Se + Sp - 1), the uncertainty of all three propagated.
+
+    Args:
+        positive: "right" answers among n (an effective count for a designed sample).
+        n: answers, or effective size.
+        gold_right: (said right, heard) among gold clips whose label is right: sensitivity Se.
+        gold_wrong: (said wrong, heard) among gold clips whose label is wrong: specificity Sp.
+        seed: of the draws.
+        draws: from the Beta posteriors.
+        level: coverage.
+
+    Returns:
+        The corrected share; 0 to 1 when gold clips of either kind are missing or the listener is no better than
+        chance within the uncertainty, so that the correction says nothing.
+    """
+    method = "rogan-gladen"
+    if n <= 0 or gold_right[1] == 0 or gold_wrong[1] == 0:
+        return nothing_observed(method)
+    rng = np.random.default_rng(seed)
+    share = rng.beta(positive + 0.5, n - positive + 0.5, draws)
+    sensitivity = rng.beta(gold_right[0] + 0.5, gold_right[1] - gold_right[0] + 0.5, draws)
+    specificity = rng.beta(gold_wrong[0] + 0.5, gold_wrong[1] - gold_wrong[0] + 0.5, draws)
+    skill = sensitivity + specificity - 1.0
+    if (skill <= 0.0).mean() > (1.0 - level) / 2.0:
+        return nothing_observed(method)
+    corrected = np.clip((share + specificity - 1.0) / np.where(skill > 0, skill, np.nan), 0.0, 1.0)
+    observed_skill = gold_right[0] / gold_right[1] + gold_wrong[0] / gold_wrong[1] - 1.0
+    point = (positive / n + gold_wrong[0] / gold_wrong[1] - 1.0) / observed_skill if observed_skill > 0 else np.nan
+    return percentile(corrected, float(np.clip(point, 0.0, 1.0)), round(n), method, level)
+
+
+def _patterns(votes: Ints, known: Ints) -> tuple[Ints, Ints, Ints]:
+    """Distinct rows of (votes, known truth), each clip's row, and how often each occurs: EM works on these alone."""
+    rows = np.column_stack([votes, known])
+    patterns, index, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    return patterns, index.reshape(-1), counts
+
+
+def _em(patterns: Ints, weights: Floats, categories: int, rounds: int) -> tuple[Floats, Floats, Floats]:
+    """EM for several weightings [draws, patterns] at once; posterior [draws, patterns, K], confusion, prior."""
+    votes, known = patterns[:, :-1], patterns[:, -1]
+    said = (votes[:, :, None] == np.arange(categories)).astype(np.float64)
+    shares = said.sum(axis=1) + 0.1
+    start = shares / shares.sum(axis=1, keepdims=True)
+    fixed = known >= 0
+    truth = np.eye(categories)[np.maximum(known, 0)]
+    start[fixed] = truth[fixed]
+    posterior: Floats = np.repeat(start[None], len(weights), axis=0)
+    pseudo = np.full((categories, categories), PRIOR_WRONG) + np.eye(categories) * (PRIOR_RIGHT - PRIOR_WRONG)
+    flat = said.reshape(len(said), -1)
+    sampled = weights * ~fixed
+    for _ in range(rounds):
+        weighted = weights[:, :, None] * posterior
+        confusion = np.einsum("bpk,pm->bmk", weighted, flat).reshape(len(weights), votes.shape[1], categories, -1)
+        confusion = confusion.transpose(0, 1, 3, 2) + pseudo
+        confusion /= confusion.sum(axis=3, keepdims=True)
+        belief = (sampled[:, :, None] * posterior).sum(axis=1) + 0.5
+        prior = belief / belief.sum(axis=1, keepdims=True)
+        by_answer = np.log(confusion).transpose(0, 1, 3, 2).reshape(len(weights), -1, categories)
+        log = np.einsum("pm,bmk->bpk", flat, by_answer) + np.log(prior)[:, None, :]
+        log -= log.max(axis=2, keepdims=True)
+        updated = np.exp(log)
+        updated /= updated.sum(axis=2, keepdims=True)
+        updated[:, fixed] = truth[fixed]
+        change = float(np.abs(updated - posterior).max())
+        posterior = updated
+        if change < 1e-6:
+            break
+    return posterior, confusion, prior
