@@ -1,0 +1,82 @@
+"""The 60 acoustic indices of scikit-maad 1.5.2 at its defaults, computed for many clips at once.
+
+Definitions are the library's, down to what it does with silence; each module says which functions it reproduces. The
+work goes through small batches: one spectrogram, and from it, once, what several indices need.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.features.indices_fast.activity import activity_indices
+from acoustic_env.features.indices_fast.entropy import equalised_entropies, rao_quadratic_entropy, spectrum_entropies
+from acoustic_env.features.indices_fast.measures import Array, FloatArray
+from acoustic_env.features.indices_fast.regions import region_indices
+from acoustic_env.features.indices_fast.spectral import (
+    bioacoustic_index,
+    coarse_bins,
+    diversity_indices,
+    gradient_indices,
+    soundscape_indices,
+    spectrum_indices,
+    time_frequency_derivation,
+)
+from acoustic_env.features.indices_fast.spectrogram import Spectrogram, spectrogram
+from acoustic_env.features.indices_fast.temporal import temporal_indices
+
+TEMPORAL_INDICES: Final = (
+    *("ZCR", "MEANt", "VARt", "SKEWt", "KURTt", "LEQt", "BGNt", "SNRt", "MED", "Ht", "ACTtFraction", "ACTtCount"),
+    *("ACTtMean", "EVNtFraction", "EVNtMean", "EVNtCount"),
+)
+SPECTRAL_INDICES: Final = (
+    *("MEANf", "VARf", "SKEWf", "KURTf", "NBPEAKS", "LEQf", "ENRf", "BGNf", "SNRf", "Hf", "EAS", "ECU", "ECV", "EPS"),
+    *("EPS_KURT", "EPS_SKEW", "ACI", "NDSI", "rBA", "AnthroEnergy", "BioEnergy", "BI", "ROU", "ADI", "AEI", "LFC"),
+    *("MFC", "HFC", "ACTspFract", "ACTspCount", "ACTspMean", "EVNspFract", "EVNspMean", "EVNspCount", "TFSD"),
+    *("H_Havrda", "H_Renyi", "H_pairedShannon", "H_gamma", "H_GiniSimpson", "RAOQ", "AGI", "nROI", "aROI"),
+)
+_SAMPLES_AT_ONCE: Final = 1 << 18
+
+
+def compute_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, npt.NDArray[np.float64]]:
+    """All indices of [clips, samples], by name in the library's order; undefined ones (NaN, infinite) are NaN.
+
+    Args:
+        waveforms: float32 or float64; the precision of the arithmetic follows, as in the library.
+        sample_rate: in Hz.
+
+    Raises:
+        ValueError: clips too short for two frames of the spectrogram.
+    """
+    clips, samples = waveforms.shape
+    indices = {name: np.empty(clips) for name in TEMPORAL_INDICES + SPECTRAL_INDICES}
+    step = max(1, _SAMPLES_AT_ONCE // max(samples, 1))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for first in range(0, clips, step):
+            batch = waveforms[first : first + step]
+            values = temporal_indices(batch, sample_rate) | spectral_indices(spectrogram(batch, sample_rate))
+            for name, column in indices.items():
+                column[first : first + step] = values[name]
+    for column in indices.values():
+        column[~np.isfinite(column)] = np.nan
+    return indices
+
+
+def spectral_indices(of: Spectrogram) -> dict[str, Array]:
+    """The 44 spectral indices (`all_spectral_alpha_indices`, defaults); each [clips]."""
+    binned, bins = coarse_bins(of)
+    return {
+        **spectrum_indices(of),
+        **equalised_entropies(of),
+        **gradient_indices(of),
+        **soundscape_indices(binned, bins, of.power.shape[-1]),
+        "BI": bioacoustic_index(of),
+        **diversity_indices(of),
+        **activity_indices(of),
+        "TFSD": time_frequency_derivation(of),
+        **spectrum_entropies(of.mean_power),
+        "RAOQ": rao_quadratic_entropy(binned, bins),
+        **region_indices(of),
+    }

@@ -1,0 +1,106 @@
+"""Measures the indices share, as scikit-maad 1.5.2 defines them (`maad.util`), along the last axis of any array."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+FloatArray = TypeVar("FloatArray", npt.NDArray[np.float32], npt.NDArray[np.float64])
+
+_TINY: Final = float(np.finfo(np.float64).tiny)  # what scikit-maad puts for zero before a logarithm
+
+
+def without_zero(x: Array) -> Array:
+    """x with its zeros replaced by the smallest normal double (which is zero again in float32, as in the library)."""
+    return np.where(x == 0, np.asarray(_TINY, x.dtype), x)
+
+
+def power_to_db(x: Array) -> Array:
+    """10 log10 |x|, finite for zero in float64."""
+    return 10 * np.log10(without_zero(np.abs(x)))
+
+
+def amplitude_to_db(x: Array) -> Array:
+    """20 log10 |x|, finite for zero in float64."""
+    return 20 * np.log10(without_zero(np.abs(x)))
+
+
+def median(x: Array) -> Array:
+    """Median along the last axis of finite values."""
+    middle = x.shape[-1] // 2
+    ordered = np.partition(x, middle, axis=-1)
+    if x.shape[-1] % 2:
+        return ordered[..., middle]
+    return (ordered[..., :middle].max(axis=-1) + ordered[..., middle]) / 2
+
+
+def variance(x: Array) -> tuple[Array, Array]:
+    """Mean and population variance along the last axis."""
+    mean = x.mean(axis=-1)
+    centred = x - mean[..., None]
+    return mean, mean_product(centred, centred)
+
+
+def moments(x: Array) -> tuple[Array, Array, Array, Array]:
+    """Mean, variance, skewness and kurtosis; the last two are sums over n - 1 by powers of the population deviation."""
+    mean = x.mean(axis=-1)
+    centred = x - mean[..., None]
+    square = centred * centred
+    count = x.shape[-1]
+    var = square.mean(axis=-1)
+    std = np.sqrt(var)
+    skewness = mean_product(square, centred) * count / (count - 1) / std**3
+    kurtosis = mean_product(square, square) * count / (count - 1) / std**4
+    return mean, var, skewness, kurtosis
+
+
+def mean_product(x: Array, y: Array) -> Array:
+    """Mean of x * y along the last axis."""
+    product: Array = np.einsum("...i,...i->...", x, y) / x.shape[-1]
+    return product
+
+
+def entropy(x: Array) -> Array:
+    """Shannon entropy of x >= 0 as a distribution over n, in units of log n; 1 where all is zero."""
+    if x.shape[-1] == 1:
+        return np.zeros(x.shape[:-1], x.dtype)
+    p = without_zero(x / x.sum(axis=-1, keepdims=True))
+    h = -(p * np.log(p)).sum(axis=-1) / np.log(x.shape[-1])
+    return np.where(x.any(axis=-1), h, np.ones_like(h))
+
+
+def gini(x: Array) -> Array:
+    """Gini coefficient without correction; 0 where all is zero."""
+    n = x.shape[-1]
+    total = x.sum(axis=-1)
+    weighted = (np.sort(x, axis=-1) * np.arange(1, n + 1)).sum(axis=-1)
+    coefficient = (2 * weighted / total - (n + 1)) / n
+    return np.where(total == 0, np.zeros_like(coefficient), coefficient)
+
+
+def runs(active: npt.NDArray[np.bool_], shortest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Runs of True along the last axis that last `shortest` or longer: how many, and how long together.
+
+    The opening of each row by a bar of that length. The starts at which a bar fits form one run per run that is kept,
+    shorter by one less than the bar.
+    """
+    starts = active
+    fits = 1
+    while fits < shortest:
+        more = min(fits, shortest - fits)
+        starts = starts[..., :-more] & starts[..., more:]
+        fits += more
+    if starts.shape[-1] == 0:
+        none = np.zeros(active.shape[:-1], np.int64)
+        return none, none
+    rising = starts[..., 1:] > starts[..., :-1]
+    count = count_true(rising) + starts[..., 0]
+    return count, count_true(starts) + (shortest - 1) * count
+
+
+def count_true(x: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """How many are True along the last axis."""
+    return np.count_nonzero(x, axis=-1).astype(np.int64)

@@ -1,0 +1,82 @@
+"""Regions of interest of a spectrogram: connected components above two thresholds, filtered by their bounding boxes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.ndimage
+
+from acoustic_env.features.indices_fast import measures
+from acoustic_env.features.indices_fast.measures import Array
+from acoustic_env.features.indices_fast.spectrogram import Spectrogram
+
+RANGE_DB: Final = 96.0
+SEED_DB: Final = 13.0
+LOW_DB: Final = 6.0
+MIN_DURATION_S: Final = 0.025
+MIN_BANDWIDTH_HZ: Final = 50.0
+LOWEST_HZ: Final = 50.0
+MAX_RATIO: Final = 10.0  # bins by frames of the bounding box
+_EIGHT_NEIGHBOURS: Final = np.ones((3, 3), np.int8)
+
+
+def region_indices(spectrogram: Spectrogram) -> dict[str, Array]:
+    """nROI (regions per minute) and aROI (per cent of the spectrogram's cells); `region_of_interest_index`."""
+    level = _without_background(spectrogram.log_power)
+    found = [_regions(clip, spectrogram.dt, spectrogram.df) for clip in level]
+    count, cells = np.array(found, np.float64).reshape(-1, 2).T
+    return {
+        "nROI": count / (spectrogram.times[-1] / 60),
+        "aROI": cells / (level.shape[1] * level.shape[2]) * 100,
+    }
+
+
+def _without_background(log_power: Array) -> Array:
+    """Level in dB above rain (each frame's mean over bins), then above each bin's median; negative below."""
+    level = np.clip(10 * log_power, -RANGE_DB, 0)
+    level += RANGE_DB
+    level -= level.mean(axis=-2, keepdims=True)
+    np.maximum(level, 0, out=level)
+    level -= measures.median(level)[..., None]
+    return level
+
+
+def _regions(level: Array, dt: float, df: float) -> tuple[int, int]:
+    """Regions that pass every test, and cells of the regions that count for the cover.
+
+    A region is a component of eight-connected cells above LOW_DB that has one above SEED_DB and two cells or more. The
+    cover keeps regions that fail a test, except those of good size that reach down to the lowest bins.
+
+    Args:
+        level: dB, [bins, frames].
+        dt: seconds a frame.
+        df: Hz a bin.
+    """
+    labels, components = scipy.ndimage.label(level > LOW_DB, _EIGHT_NEIGHBOURS)
+    area = np.bincount(labels.ravel(), minlength=components + 1)
+    keep = np.zeros(components + 1, bool)
+    keep[labels[level > SEED_DB]] = True
+    keep &= area > MIN_DURATION_S * MIN_BANDWIDTH_HZ
+    row, column = np.nonzero(keep[labels])
+    if len(row) == 0:
+        return 0, 0
+    label = labels[row, column]
+    low, high = _extent(label, row, components)
+    begin, end = _extent(label, column, components)
+    sized = keep & ((end - begin) * dt >= MIN_DURATION_S) & ((high - low) * df >= MIN_BANDWIDTH_HZ)
+    at_bottom = sized & (low <= max(1, round(LOWEST_HZ / df)))
+    slender = (high - low) < MAX_RATIO * (end - begin)
+    return int((sized & ~at_bottom & slender).sum()), int(area[keep & ~at_bottom].sum())
+
+
+def _extent(
+    label: npt.NDArray[np.int32], position: npt.NDArray[np.int64], components: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Smallest and largest position of each label's cells; of labels without cells, arbitrary."""
+    smallest = np.full(components + 1, np.iinfo(np.int64).max >> 1)
+    largest = np.full(components + 1, -1)
+    np.minimum.at(smallest, label, position)
+    np.maximum.at(largest, label, position)
+    return smallest, largest

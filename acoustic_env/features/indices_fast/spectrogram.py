@@ -1,0 +1,123 @@
+"""The spectrogram all spectral indices start from, and what several of them derive from it, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from acoustic_env.features.indices_fast import measures
+from acoustic_env.features.indices_fast.measures import Array, FloatArray
+
+WINDOW: Final = 1024
+HOP: Final = 512
+SHORTEST: Final = WINDOW + HOP  # samples of the shortest clip with a second frame, which scikit-maad needs
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrogram:
+    """Hann spectrogram without its Nyquist bin (`maad.sound.spectrogram`, mode psd) and shared intermediates.
+
+    Attributes:
+        power: [clips, bins, frames], the squared amplitude of a sine of that power.
+        frequencies: Hz, [bins].
+        times: seconds of the middle of each frame, [frames].
+    """
+
+    power: Array
+    frequencies: npt.NDArray[np.float64]
+    times: npt.NDArray[np.float64]
+
+    @property
+    def dt(self) -> float:
+        """Seconds from frame to frame."""
+        return float(self.times[1] - self.times[0])
+
+    @property
+    def df(self) -> float:
+        """Hz from bin to bin."""
+        return float(self.frequencies[1] - self.frequencies[0])
+
+    @cached_property
+    def amplitude(self) -> Array:
+        """[clips, bins, frames]."""
+        return np.sqrt(self.power)
+
+    @cached_property
+    def log_power(self) -> Array:
+        """log10 of the power, -inf for none; [clips, bins, frames]."""
+        return np.log10(self.power)
+
+    @cached_property
+    def mean_power(self) -> Array:
+        """Over frames, [clips, bins]."""
+        return self.power.mean(axis=-1)
+
+    @cached_property
+    def median_power(self) -> Array:
+        """Over frames, [clips, bins]."""
+        return measures.median(self.power)
+
+    @cached_property
+    def equalised(self) -> Array:
+        """Power above the bin's median in units of the median's height above the minimum, at least 1.
+
+        `maad.sound.median_equalizer`; [clips, bins, frames]. NaN throughout for silence.
+        """
+        norm = self.median_power - self.power.min(axis=-1)
+        norm = np.where(norm <= 0, self.power.max(axis=(1, 2))[:, None], norm)
+        equalised = self.power - self.median_power[..., None]
+        equalised /= norm[..., None]
+        return np.maximum(equalised, 1, out=equalised)
+
+    def band(self, low_hz: float, high_hz: float) -> slice:
+        """Bins from the one nearest to `low_hz` to the one nearest to `high_hz`, both included."""
+        return nearest_band(self.frequencies, low_hz, high_hz)
+
+
+def nearest_band(frequencies: npt.NDArray[np.float64], low_hz: float, high_hz: float) -> slice:
+    """Indices from the frequency nearest to `low_hz` to the one nearest to `high_hz`, both included."""
+    first, last = (int(np.abs(frequencies - hz).argmin()) for hz in (low_hz, high_hz))
+    return slice(first, last + 1)
+
+
+def spectrogram(waveforms: FloatArray, sample_rate: int) -> Spectrogram:
+    """Spectrogram of [clips, samples].
+
+    As in the library, the transform runs in the precision of the samples and everything after it in double.
+
+    Raises:
+        ValueError: clips shorter than two frames.
+    """
+    samples = waveforms.shape[1]
+    if samples < SHORTEST:
+        msg = f"the spectral indices need {SHORTEST} samples, not {samples}"
+        raise ValueError(msg)
+    frames = np.lib.stride_tricks.sliding_window_view(waveforms, WINDOW, axis=1)[:, ::HOP]
+    window = _window(waveforms.dtype)
+    windowed = frames - frames.mean(axis=-1, keepdims=True)
+    windowed *= window
+    spectrum = scipy.fft.rfft(windowed, axis=-1, workers=1)[..., :-1]
+    power = np.square(spectrum.real, dtype=np.float64)
+    power += np.square(spectrum.imag, dtype=np.float64)
+    # density scaling of the transform, times the bin's width, times two for the negative frequencies
+    scale = 2 / WINDOW / float(np.square(_window(np.dtype(np.float64))).sum())
+    power *= scale
+    times = np.arange(WINDOW / 2, samples - WINDOW / 2 + 1, HOP) / float(sample_rate)
+    return Spectrogram(
+        power=np.ascontiguousarray(power.transpose(0, 2, 1)),
+        frequencies=scipy.fft.rfftfreq(WINDOW, 1 / sample_rate)[:-1],
+        times=times,
+    )
+
+
+@lru_cache
+def _window(dtype: np.dtype[Any]) -> Array:
+    import scipy.signal
+
+    window: Array = scipy.signal.get_window("hann", WINDOW).astype(dtype)
+    return window
