@@ -128,6 +128,22 @@ class Cnn14(nn.Module):
         return embeddings[:, None], probabilities[:, None]
 
 
+class AudioTagging(nn.Module):
+    """panns-inference's model class, called as that library's AudioTagging does, with the outputs of `Cnn14`.
+
+    Args:
+        model: an instance of `panns_inference.models.Cnn14`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.model(waveforms, None)
+        return output["embedding"][:, None], output["clipwise_output"][:, None]
+
+
 class _Convolution(nn.Module):
     """relu(convolution), then 2x2 averages if `halve`: [clips, time, mel, channels] both ways."""
 
