@@ -36,8 +36,8 @@ Mono = npt.NDArray[np.float32]  # [samples]
 _BLOCK_FRAMES: Final = 1 << 20
 # Codecs with memory (AAC 2 frames, Opus 80 ms, MP3's bit reservoir) settle well within this.
 _PREROLL_S: Final = 0.5
-# How much shorter than announced a stream may be: padding of the last codec frame; a container's length is that of its
-# longest stream, which may be the picture.
+# How much shorter than announced a stream may be: the padding of its last codec frame, or, where only the container
+# has a length, that of the picture beside it.
 _STREAM_SLACK_S: Final = 0.25
 _CONTAINER_SLACK_S: Final = 1.0
 # Only demuxers that hold audio: no playlist or concat format, with which a text file makes ffmpeg open other addresses.
@@ -80,6 +80,7 @@ class _Watched(io.RawIOBase):
         super().__init__()
         self._source = source
         self.failure: OSError | ClipError | None = None
+        self.ends_early = ogg_ends_early(source)
 
     def readable(self) -> bool:
         return True
@@ -120,7 +121,7 @@ class _Segment:
         return ClipError("no_such_segment", message)
 
     def truncated(self, present_s: float, announced_s: float | None) -> ClipError:
-        announced = "its last part is missing" if announced_s is None else f"its header announces {announced_s:.3f} s"
+        announced = "the rest is missing" if announced_s is None else f"its header announces {announced_s:.3f} s"
         return ClipError("decode_failed", f"{self.name}: truncated file: {present_s:.3f} s are there, {announced}")
 
 
@@ -141,17 +142,19 @@ def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: s
             broke off.
     """
     segment = _Segment(start_s, end_s, name)
-    watched = _Watched(source)
     try:
-        waveform, rate = _decode(watched, segment)
-    except ClipError as error:
-        if isinstance(watched.failure, ClipError):
-            raise watched.failure from error
-        if watched.failure is not None:
-            raise ClipError("download_failed", f"{name}: {watched.failure}") from error
-        raise
+        watched = _Watched(source)
+        try:
+            waveform, rate = _decode(watched, segment)
+        except ClipError as error:
+            if watched.failure is not None:
+                raise watched.failure from error
+            raise
+    except OSError as error:
+        raise ClipError("download_failed", f"{name}: {error}") from error
     if not waveform.size:
-        raise ClipError("empty", f"{name}: no samples between {start_s} s and {end_s} s")
+        wanted = "" if start_s is None and end_s is None else f" between {start_s} s and {end_s} s"
+        raise ClipError("empty", f"{name}: no samples{wanted}")
     if not np.isfinite(waveform).all():
         raise ClipError("not_finite", f"{name}: NaN or infinite samples")
     return waveform, rate
@@ -184,7 +187,7 @@ def _decode(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
         return _by_soundfile(source, segment)
     except (soundfile.SoundFileError, _GaveUpError) as error:
         recognised = recognised or isinstance(error, _GaveUpError)
-        said.append(f"soundfile: {str(error).rpartition('>: ')[2]}")
+        said.append(f"soundfile: {str(error).rpartition('>: ')[2].rstrip('.')}")
     try:
         return _by_pyav(source, segment)
     except _NoAudioError as error:
@@ -197,17 +200,19 @@ def _decode(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
 
 
 def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
-    # Before the library opens the source: from then on the read position is its own.
-    data, open_end = sample_data(cast(BinaryIO, source)), ogg_ends_early(cast(BinaryIO, source))
+    data = sample_data(cast(BinaryIO, source))  # before the library opens it: then the read position is its own
     source.seek(0)
     with soundfile.SoundFile(source) as file:
         rate, frames = int(file.samplerate), int(file.frames)
         start, stop = segment.samples(rate)
         announced = frames
         if data is not None and data.cut:
-            announced = frames * data.announced // data.present if data.present else frames + 1
-        if open_end and (stop is None or stop > frames):
-            raise segment.truncated(frames / rate, None)
+            if not data.present:
+                raise segment.truncated(0.0, None)
+            announced = frames * data.announced // data.present
+        if source.ends_early and (stop is None or stop > frames):
+            msg = f"{frames} samples found in an Ogg file without an end"
+            raise _GaveUpError(msg)
         if start >= announced > 0:
             raise segment.beyond(announced / rate)
         stop = announced if stop is None else min(stop, announced)
@@ -267,6 +272,8 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
                 break
         else:
             _check_end(container, stream, segment, rate, position)
+            if source.ends_early:
+                raise segment.truncated(position / rate, None)
     return np.concatenate(kept) if kept else np.zeros(0, np.float32), rate
 
 
@@ -315,7 +322,8 @@ def _check_end(container: Any, stream: Any, segment: _Segment, rate: int, positi
     if stream.duration is not None:
         announced_s, slack = float(stream.duration * stream.time_base), _STREAM_SLACK_S
     elif container.duration is not None:
-        announced_s, slack = container.duration / av.time_base, _CONTAINER_SLACK_S
+        announced_s = container.duration / av.time_base
+        slack = _CONTAINER_SLACK_S if len(container.streams) > 1 else _STREAM_SLACK_S
     else:
         announced_s, slack = 0.0, 0.0
     start_s = segment.start_s or 0.0
