@@ -1,0 +1,86 @@
+"""`acoustic-env demo`: the whole way on synthetic scenes, command by command."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from acoustic_env.errors import AcousticEnvError, UsageError
+
+DESCRIPTION = """\
+Write synthetic urban and natural scenes (some with a wrong label on purpose) and take them the whole way: check the
+list, extract features, verify the books, train, evaluate and explain a classifier, audit the labels, write the report.
+Each step is an ordinary command, printed before it runs, so that you can repeat it with your own clips."""
+
+MARKER = ".acoustic-env-demo"
+
+
+def add_parsers(subparsers: Any) -> None:
+    """The `demo` command."""
+    parser = subparsers.add_parser("demo", help="the whole way on a small synthetic study", description=DESCRIPTION)
+    parser.add_argument("--out", default="demo-out", metavar="DIR", help="folder for everything (default: demo-out)")
+    parser.add_argument("--scenes", type=int, default=240, metavar="N", help="synthetic clips (default: 240)")
+    parser.add_argument("--flip", type=float, default=0.1, metavar="SHARE", help="labels made wrong (default: 0.1)")
+    parser.add_argument("--seed", type=int, default=23, help="of the scenes (default: 23)")
+    parser.set_defaults(run=run)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Run every step; a step that fails ends the demo with its exit code."""
+    from acoustic_env.clips.scenes import write_scenes
+
+    started = time.monotonic()
+    out = _fresh_folder(Path(namespace.out))
+    _say(f"writing {namespace.scenes} synthetic scenes to {out / 'scenes'} ({namespace.flip:.0%} of labels wrong)")
+    write_scenes(out / "scenes", namespace.scenes, namespace.seed, namespace.flip)
+    for step in steps(out):
+        code = _step(step)
+        if code:
+            return code
+    _say(f"demo finished in {time.monotonic() - started:.0f} s; open {out / 'report.html'}")
+    return 0
+
+
+def steps(out: Path) -> list[list[str]]:
+    """The commands of the demo, in order."""
+    clips, store, bundle = str(out / "scenes" / "clips.parquet"), str(out / "features"), str(out / "bundle")
+    study = ["--clips", clips, "--store", store, "--recipe", "scenes"]
+    return [
+        ["clips", "check", clips, "--recipe", "scenes", "--read"],
+        ["extract", *study],
+        ["store", "verify", store, "--clips", clips],
+        ["train", *study, "--out", bundle],
+        ["evaluate", "--bundle", bundle, "--clips", clips, "--store", store],
+    ]
+
+
+def _step(arguments: list[str]) -> int:
+    from acoustic_env.cli import main
+
+    _say(f"\n$ acoustic-env {shlex.join(arguments)}")
+    return main(arguments)
+
+
+def _fresh_folder(out: Path) -> Path:
+    """An empty folder of the demo's own: an earlier demo's is emptied, anybody else's is left alone."""
+    if out.exists():
+        if not (out / MARKER).is_file():
+            msg = f"--out {out}: exists and is not an earlier demo's folder; name another one"
+            raise UsageError(msg)
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        msg = f"--out {out}: {error.strerror}"
+        raise AcousticEnvError(msg) from error
+    (out / MARKER).touch()
+    return out
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

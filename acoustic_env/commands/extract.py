@@ -1,0 +1,169 @@
+"""`acoustic-env extract`: the extraction job."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from acoustic_env.config import ExtractSettings, from_mapping
+from acoustic_env.errors import LeaseHeld, UsageError
+
+DESCRIPTION = """\
+Compute feature blocks for every clip of a list, into a feature store.
+
+What is in the store already is not computed again: run the same command after a crash, a Ctrl-C or with a longer list,
+and only what is missing is done. A clip that cannot be read becomes a row of the store's errors table, never a stopped
+job. Without --address (and without RAY_ADDRESS) Ray starts on this machine and uses what it has."""
+
+EXAMPLES = """\
+examples:
+  acoustic-env extract --clips clips.parquet --store features --dry-run
+  acoustic-env extract --clips clips.parquet --store features --blocks indices,mps --signals raw,fg,bg
+  acoustic-env extract --clips s3://bucket/clips.parquet --store s3://bucket/features --recipe urban-nature"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of an extraction run, for the command and for the job script."""
+    parser.add_argument("--settings", metavar="FILE.yaml", help="settings file; options given here as well win over it")
+    parser.add_argument("--clips", metavar="LIST", help="clip list, Parquet or CSV, at any fsspec URL")
+    parser.add_argument("--store", metavar="URL", help="feature store: a folder or s3://bucket/prefix")
+    parser.add_argument(
+        "--recipe", metavar="R", help="recipe (name or YAML file) whose signals and blocks are the defaults"
+    )
+    parser.add_argument("--signals", type=_names, metavar="raw,fg,bg", help="signals of each clip (default: all three)")
+    parser.add_argument("--blocks", type=_names, metavar="B,B,...", help="feature blocks (default: indices,mps)")
+    parser.add_argument(
+        "--engine", choices=("fast", "reference"), help="fast, or the published libraries (default: fast)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where embedders run (default: auto)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N clips of the list")
+    parser.add_argument("--dry-run", action="store_true", default=None, help="print the plan and stop")
+    parser.add_argument("--retry-errors", action="store_true", default=None, help="try permanent errors again")
+    parser.add_argument("--max-error-rate", type=float, metavar="SHARE", help="failed clips allowed (default: 0.05)")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="Ray cluster to join (default: RAY_ADDRESS, else this machine)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the run record as JSON on stdout")
+
+
+def add_parsers(subparsers: Any) -> None:
+    """The `extract` command."""
+    parser = subparsers.add_parser(
+        "extract",
+        help="compute feature tables for a clip list",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Run the job the options describe."""
+    from acoustic_env.pipeline.extract import RunRecord, extract
+
+    settings = read_settings(namespace)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        record: RunRecord = extract(settings, say=_say)
+    except (UsageError, LeaseHeld, KeyboardInterrupt):
+        raise
+    except Exception:
+        _say(f"stopped by an error; what is finished is kept. To resume: {resume_command(settings)}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if namespace.json:
+        print(json.dumps(dataclasses.asdict(record), sort_keys=True))
+    elif not settings.dry_run:
+        print(summary(record.finished, record.failed, record.left, record.clips_per_second, settings.store))
+    return 0
+
+
+def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
+    """Settings from the file and the options; an option wins over the file.
+
+    Raises:
+        UsageError: the file cannot be read, or a setting is missing or wrong.
+    """
+    values: dict[str, Any] = {}
+    where = "command line"
+    if namespace.settings:
+        where = namespace.settings
+        try:
+            document = yaml.safe_load(Path(namespace.settings).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            msg = f"--settings {namespace.settings}: {error}"
+            raise UsageError(msg) from error
+        if not isinstance(document, dict):
+            msg = f"--settings {namespace.settings}: not a mapping of settings"
+            raise UsageError(msg)
+        values |= document
+    names = [field.name for field in dataclasses.fields(ExtractSettings)]
+    values |= {name: given for name in names if (given := getattr(namespace, name, None)) is not None}
+    for name in ("clips", "store"):
+        if not values.get(name):
+            msg = f"--{name} is missing (give it, or {name}: in the --settings file)"
+            raise UsageError(msg)
+    settings = from_mapping(ExtractSettings, values, where)
+    if not 0 <= settings.max_error_rate <= 1:
+        msg = f"--max-error-rate {settings.max_error_rate}: a share between 0 and 1"
+        raise UsageError(msg)
+    if settings.limit is not None and settings.limit < 1:
+        msg = f"--limit {settings.limit}: at least 1"
+        raise UsageError(msg)
+    return settings
+
+
+def resume_command(settings: ExtractSettings) -> str:
+    """The command line that does the same run again (and so resumes it)."""
+    words = ["acoustic-env", "extract"]
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value == field.default:
+            continue
+        option = "--" + field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [option]
+        elif isinstance(value, tuple):
+            words += [option, ",".join(value)]
+        else:
+            words += [option, str(value)]
+    return shlex.join(words)
+
+
+def summary(finished: int, failed: int, left: int, rate: float, store: str) -> str:
+    """The last line of a run."""
+    if not finished:
+        return f"nothing to do: {store} holds everything already" + (f" ({left} clips pending)" if left else "")
+    failures = f", {failed} failed (see: acoustic-env store errors {store})" if failed else ""
+    rest = f"; {left} clips are still pending, run again to retry them" if left else ""
+    return f"{finished} clips done at {rate:.2f} clips/s{failures}{rest}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names: Sequence[str] = [name.strip() for name in text.split(",")]
+    if not all(names):
+        msg = f"{text!r} is not a comma-separated list"
+        raise argparse.ArgumentTypeError(msg)
+    return tuple(names)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM (a stopped job) ends like Ctrl-C: the lease is given back and the way to resume is printed."""
+    raise KeyboardInterrupt

@@ -1,0 +1,107 @@
+"""The Ray cluster a run uses: the one it is told to join, or one of its own on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from acoustic_env.errors import UsageError
+from acoustic_env.pipeline.plan import GIB, Resources
+
+OBJECT_STORE_SHARE: Final = 0.25
+OBJECT_STORE_MOST: Final = 8 * GIB
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def local_resources() -> Resources:
+    """What this machine offers: CPUs this process may use and memory free now, within the container's limits."""
+    cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota = _cgroup("cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        cpus = min(cpus, max(1.0, int(quota[0]) / int(quota[1])))
+    memory = psutil.virtual_memory().available
+    limit = _cgroup("memory.max")
+    if limit.isdigit():
+        memory = min(memory, int(limit))
+    return Resources(cpus, 0.0, memory)
+
+
+def _cgroup(name: str) -> str:
+    try:
+        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def joins(address: str | None) -> bool:
+    """Whether a run with this --address uses a cluster that exists already."""
+    return address is not None or "RAY_ADDRESS" in os.environ
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[Resources]:
+    """Connected to Ray for the length of the block; a cluster of our own is shut down after it.
+
+    Args:
+        address: of a cluster to join; None takes RAY_ADDRESS (set by `ray job submit`), else starts a local one.
+
+    Raises:
+        UsageError: no cluster answers at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield cluster_resources()
+        return
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")  # a worker is one thread; the plan gives every core a worker
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if joins(address):
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        else:
+            _start_local()
+    except (ConnectionError, ValueError) as error:
+        msg = f"no Ray cluster answers at {address or os.environ.get('RAY_ADDRESS')!r}: {error}"
+        raise UsageError(msg) from error
+    try:
+        yield cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _start_local() -> None:
+    import ray
+
+    local = local_resources()
+    store = int(min(OBJECT_STORE_MOST, local.memory * OBJECT_STORE_SHARE, _shared_memory() * 0.9))
+    ray.init(
+        address="local",
+        num_cpus=int(local.cpus),
+        object_store_memory=max(store, 100 << 20),
+        _memory=local.memory - store,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _shared_memory() -> int:
+    try:
+        return psutil.disk_usage("/dev/shm").free
+    except OSError:
+        return OBJECT_STORE_MOST
+
+
+def cluster_resources() -> Resources:
+    """What the connected cluster offers in all."""
+    import ray
+
+    total = ray.cluster_resources()
+    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), int(total.get("memory", 0)))

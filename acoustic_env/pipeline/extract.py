@@ -1,0 +1,292 @@
+"""The extraction job: clip list in, feature tables out, the books closed."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env import __version__
+from acoustic_env.clips.table import read_clips
+from acoustic_env.config import ExtractSettings, Recipe, load_recipe
+from acoustic_env.errors import TooManyFailures, UsageError
+from acoustic_env.features.block import SIGNALS, Json, Signal
+from acoustic_env.pipeline import graph
+from acoustic_env.pipeline.cluster import cluster, joins, local_resources
+from acoustic_env.pipeline.plan import Plan, Resources, describe, make_plan
+from acoustic_env.pipeline.progress import Progress
+from acoustic_env.pipeline.rows import WORK_SCHEMA, rows_column
+from acoustic_env.pipeline.sink import SECONDS
+from acoustic_env.pipeline.work import MAX_BLOCKS, BlockSpec, BlockWork, block_work
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.lease import acquire_lease
+
+LIBRARIES: Final = (
+    "ray",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "soundfile",
+    "soxr",
+    "av",
+    "noisereduce",
+    "scikit-maad",
+    "soundsig",
+    "torch",
+)
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class RunRecord:
+    """What a run did; stored as STORE/runs/<run_id>.json.
+
+    Attributes:
+        run_id: unique, sortable by start.
+        settings: as given.
+        fingerprints: block -> fingerprint.
+        clips: on the list (after --limit).
+        pending: clips with something missing at the start.
+        finished: clips that went through, failed ones included.
+        failed: clips of this run with an error.
+        failed_on_list: clips of the list that lack rows because of an error, of this run or an earlier one.
+        left: clips still with something missing, transient errors included.
+        rows: block -> rows written.
+        seconds: stage -> worker seconds; `wall` is the whole streaming part.
+        clips_per_second: finished / wall.
+        throughput: stage -> clips per worker-second.
+        versions: of this package, Python and the libraries.
+    """
+
+    run_id: str
+    settings: dict[str, Any]
+    fingerprints: dict[str, str]
+    clips: int
+    pending: int
+    finished: int = 0
+    failed: int = 0
+    failed_on_list: int = 0
+    left: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    clips_per_second: float = 0.0
+    throughput: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def extract(settings: ExtractSettings, say: Say = _silent, clips: pa.Table | None = None) -> RunRecord:
+    """Compute what is missing of the wanted blocks for every clip of the list.
+
+    Args:
+        settings: of the run.
+        say: takes each line meant for the person who started it.
+        clips: the clip list, where the caller has it at hand; else it is read from `settings.clips`.
+
+    Returns:
+        The record of the run (for a dry run: of what would be done).
+
+    Raises:
+        UsageError: settings, list or machines are wrong; nothing was started.
+        LeaseHeld: another run writes to the store.
+        TooManyFailures: done, but the share of failed clips is above `max_error_rate`.
+    """
+    works = resolve_blocks(settings)
+    table = read_clips(settings.clips) if clips is None else clips
+    table = table if settings.limit is None else table.slice(0, settings.limit)
+    store = FeatureStore(settings.store)
+    record = RunRecord(
+        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
+        settings=dataclasses.asdict(settings),
+        fingerprints={work.spec.name: work.fingerprint for work in works},
+        clips=table.num_rows,
+        pending=0,
+        versions=_versions(),
+    )
+    if settings.dry_run:
+        return _dry_run(settings, works, table, store, record, say)
+    with acquire_lease(settings.store, f"extract {record.run_id}") as lease:
+        pending = pending_work(table, works, store, settings.retry_errors)
+        record.pending = pending.num_rows
+        for line in _describe_work(pending, works, table.num_rows):
+            say(line)
+        if pending.num_rows:
+            _run(settings, works, pending, record, lease.token, say)
+        _close(settings, works, table, store, record)
+        if pending.num_rows:
+            store.write_run(record.run_id, dataclasses.asdict(record))
+    _judge(settings, record)
+    return record
+
+
+def resolve_blocks(settings: ExtractSettings) -> list[BlockWork]:
+    """The blocks of a run with their fingerprints: those named, else the recipe's, else indices and mps.
+
+    Raises:
+        UsageError: unknown block or signal, or options a block does not know.
+    """
+    recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
+    signals: tuple[Signal, ...] = settings.signals or recipe.signals
+    unknown = [signal for signal in signals if signal not in SIGNALS]
+    if unknown:
+        msg = f"--signals: {unknown[0]!r} is not one of {', '.join(SIGNALS)}"
+        raise UsageError(msg)
+    names = settings.blocks or tuple(recipe.blocks)
+    if not names or len(names) > MAX_BLOCKS:
+        msg = f"--blocks: name 1 to {MAX_BLOCKS} feature blocks"
+        raise UsageError(msg)
+    ordered = tuple(signal for signal in SIGNALS if signal in signals)
+    chosen: dict[str, Mapping[str, Json]] = {}
+    for name in names:
+        options = recipe.blocks.get(name, {})
+        chosen[name] = options
+        if options.get("frames"):
+            chosen[f"{name}_frames"] = options
+    return [
+        block_work(BlockSpec(name, settings.engine, position, ordered, options))
+        for position, (name, options) in enumerate(chosen.items())
+    ]
+
+
+def pending_work(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore, retry_errors: bool) -> pa.Table:
+    """Clip list minus committed keys, taken before any audio is fetched.
+
+    Returns:
+        Rows of `rows.WORK_SCHEMA`, in the order of the clip list: clips that owe at least one (block, signal).
+    """
+    errors = store.errors()
+    need = np.zeros(clips.num_rows, np.int64)
+    for work in works:
+        missing = store.missing(
+            clips["clip_id"], work.spec.signals, work.spec.name, work.fingerprint, errors, retry_errors=retry_errors
+        )
+        for signal in work.spec.signals:
+            ids = missing.filter(pc.equal(missing["signal"], signal))["clip_id"]
+            owing = pc.is_in(clips["clip_id"], value_set=ids.combine_chunks()).to_numpy()
+            need[owing] |= work.spec.bit(signal)
+    rows = clips.select(["clip_id", "uri", "start_s", "end_s"])
+    rows = rows.append_column("need", pa.array(need)).append_column("attempt", _attempts(clips["clip_id"], errors))
+    return rows.filter(pa.array(need != 0)).combine_chunks().cast(WORK_SCHEMA)
+
+
+def _attempts(clip_ids: pa.ChunkedArray, errors: pa.Table) -> pa.Array:
+    """int32[clips]: one more than the attempts that failed before."""
+    before = errors.group_by("clip_id").aggregate([("attempt", "max")])
+    position = pc.index_in(clip_ids, value_set=before["clip_id"].combine_chunks())
+    attempts = pc.fill_null(before["attempt_max"].combine_chunks().take(position.combine_chunks()), 0)
+    return pc.cast(pc.add(attempts, 1), pa.int32())
+
+
+def _run(
+    settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, record: RunRecord, token: int, say: Say
+) -> None:
+    owed = np.bitwise_or.reduce(pending["need"].to_numpy())
+    active = [work for work in works if owed & work.spec.mask]
+    with cluster(settings.address) as resources:
+        plan = make_plan(active, pending.num_rows, resources, settings.device)
+        for line in describe(plan, resources):
+            say(line)
+        started = time.perf_counter()
+        with Progress(pending.num_rows, sys.stderr) as progress:
+            for summary in graph.run(pending, plan, active, settings.store, token, record.run_id):
+                _count(record, summary, active)
+                progress.add(int(pc.sum(summary["clips"]).as_py()), int(pc.sum(summary["failed"]).as_py()))
+        record.seconds["wall"] = time.perf_counter() - started
+    record.clips_per_second = record.finished / record.seconds["wall"]
+    record.throughput = {
+        stage: record.finished / seconds for stage, seconds in record.seconds.items() if stage != "wall" and seconds > 0
+    }
+
+
+def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> None:
+    total = {name: pc.sum(summary[name]).as_py() for name in summary.column_names}
+    record.finished += int(total["clips"])
+    record.failed += int(total["failed"])
+    for work in works:
+        name = work.spec.name
+        record.rows[name] = record.rows.get(name, 0) + int(total[rows_column(name)])
+    for name, value in total.items():
+        if name.startswith(SECONDS):
+            stage = name.removeprefix(SECONDS)
+            record.seconds[stage] = record.seconds.get(stage, 0.0) + float(value)
+
+
+def _close(
+    settings: ExtractSettings, works: Sequence[BlockWork], clips: pa.Table, store: FeatureStore, record: RunRecord
+) -> None:
+    """Read back what is there now: the store's answer, not the run's own count."""
+    record.left = pending_work(clips, works, store, retry_errors=False).num_rows
+    record.failed_on_list = pending_work(clips, works, store, retry_errors=True).num_rows
+
+
+def _judge(settings: ExtractSettings, record: RunRecord) -> None:
+    rate = record.failed_on_list / max(1, record.clips)
+    if rate > settings.max_error_rate:
+        msg = (
+            f"done, but {record.failed_on_list} of {record.clips} clips ({rate:.1%}) have no features, more than "
+            f"--max-error-rate {settings.max_error_rate:g} allows; see: acoustic-env store errors {settings.store}"
+        )
+        raise TooManyFailures(msg)
+
+
+def _dry_run(
+    settings: ExtractSettings,
+    works: Sequence[BlockWork],
+    clips: pa.Table,
+    store: FeatureStore,
+    record: RunRecord,
+    say: Say,
+) -> RunRecord:
+    pending = pending_work(clips, works, store, settings.retry_errors)
+    record.pending = pending.num_rows
+    for line in _describe_work(pending, works, clips.num_rows):
+        say(line)
+    if pending.num_rows:
+        plan, resources = _planned(settings, works, pending)
+        for line in describe(plan, resources):
+            say(line)
+    return record
+
+
+def _planned(settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table) -> tuple[Plan, Resources]:
+    if not joins(settings.address):
+        resources = local_resources()
+        return make_plan(works, pending.num_rows, resources, settings.device), resources
+    with cluster(settings.address) as resources:
+        return make_plan(works, pending.num_rows, resources, settings.device), resources
+
+
+def _describe_work(pending: pa.Table, works: Sequence[BlockWork], clips: int) -> list[str]:
+    lines = [f"clips     {clips} on the list, {pending.num_rows} with something missing"]
+    need = pending["need"].to_numpy()
+    for work in works:
+        owing = int(np.count_nonzero(need & work.spec.mask))
+        rows = sum(int(np.count_nonzero(need & work.spec.bit(signal))) for signal in work.spec.signals)
+        lines.append(
+            f"block     {work.spec.name:<8} {work.fingerprint} ({work.spec.engine}): {owing} clips, {rows} rows pending"
+        )
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    found = {"acoustic-env": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

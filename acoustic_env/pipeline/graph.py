@@ -1,0 +1,93 @@
+"""The Ray Data graph of a planned run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from acoustic_env.errors import AcousticEnvError
+from acoustic_env.pipeline.plan import Plan, Pool
+from acoustic_env.pipeline.sink import Write
+from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
+from acoustic_env.pipeline.work import BlockWork
+
+
+def run(
+    pending: pa.Table, plan: Plan, works: Sequence[BlockWork], store_url: str, token: int, run_id: str
+) -> Iterator[pa.Table]:
+    """Stream the pending clips through the plan's pools into the store.
+
+    Args:
+        pending: rows of `rows.WORK_SCHEMA`.
+        plan: from `plan.make_plan`.
+        works: the blocks, as planned.
+        store_url: the store.
+        token: fencing id of the lease this run holds.
+        run_id: goes into the errors table.
+
+    Yields:
+        A summary of one row for each batch written: clips, failed, rows:<block>, seconds:<stage>.
+
+    Raises:
+        AcousticEnvError: what a worker refused with (a lost lease, a full disk, a golden clip that differs).
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    pieces = [pending.slice(i, plan.task_clips) for i in range(0, pending.num_rows, plan.task_clips)]
+    decode, *_, write = plan.pools
+    data = ray.data.from_arrow(pieces).map_batches(
+        Decode(sorted({work.sample_rate for work in works})),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=TaskPoolStrategy(decode.workers),
+        num_cpus=decode.cpus,
+        memory=decode.memory,
+    )
+    for position, pool in enumerate(plan.compute):
+        later = tuple(work for after in plan.compute[position + 1 :] for work in after.blocks)
+        data = data.map_batches(
+            Compute,
+            fn_constructor_args=(_settings(pool, later, plan, prepares=position == 0),),
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=ActorPoolStrategy(size=pool.workers),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus or None,
+            memory=pool.memory,
+        )
+    data = data.map_batches(
+        Write(store_url, token, works, run_id),
+        batch_format="pyarrow",
+        batch_size=plan.part_clips,
+        compute=TaskPoolStrategy(write.workers),
+        num_cpus=write.cpus,
+        memory=write.memory,
+    )
+    try:
+        yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except ray.exceptions.RayError as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _settings(pool: Pool, later: tuple[BlockWork, ...], plan: Plan, *, prepares: bool) -> ComputeSettings:
+    return ComputeSettings(pool.blocks, prepares, later, plan.device)
+
+
+def _refusal(error: BaseException) -> AcousticEnvError | None:
+    """The error of ours that a worker raised, out of what Ray wrapped around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, AcousticEnvError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None

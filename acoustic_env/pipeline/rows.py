@@ -1,0 +1,123 @@
+"""The table that travels through the graph: one row per clip, waveforms and finished rows as list columns.
+
+clip_id, uri, start_s, end_s     from the clip list
+need                             int64, one bit per (block, signal) still owed (`pipeline.work`)
+attempt                          int32, 1 for a clip that never failed before
+wave:<rate>[:<signal>]           list<float32>, dropped once nothing needs it
+rows:<block>                     list<struct of the block's table row>
+errors                           list<struct<stage, code, message, permanent>>
+seconds:<stage>                  float64, time spent on the clip
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from acoustic_env.errors import ClipError, ErrorCode
+
+ERROR_TYPE: Final = pa.struct(
+    [("stage", pa.string()), ("code", pa.string()), ("message", pa.string()), ("permanent", pa.bool_())]
+)
+ERRORS_TYPE: Final = pa.list_(ERROR_TYPE)
+WAVE_TYPE: Final = pa.large_list(pa.float32())
+MAX_MESSAGE: Final = 1000
+
+WORK_SCHEMA: Final = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("need", pa.int64()),
+        ("attempt", pa.int32()),
+    ]
+)
+
+
+class RowError(NamedTuple):
+    """What went wrong with one clip in one stage."""
+
+    stage: str
+    code: ErrorCode
+    message: str
+    permanent: bool
+
+
+def row_error(stage: str, error: Exception) -> RowError:
+    """Any failure as a row of the errors table; what is not a `ClipError` is the stage's own failure."""
+    if isinstance(error, ClipError):
+        return RowError(stage, error.code, error.message[:MAX_MESSAGE], error.permanent)
+    if isinstance(error, MemoryError):
+        return RowError(stage, "out_of_memory", "the worker ran out of memory", permanent=False)
+    code: ErrorCode = "decode_failed" if stage == "decode" else "compute_failed"
+    return RowError(stage, code, f"{type(error).__name__}: {error}"[:MAX_MESSAGE], permanent=True)
+
+
+def wave_column(rate: int, signal: str | None = None) -> str:
+    """Name of the column that holds waveforms at a rate, decoded (no signal) or prepared."""
+    return f"wave:{rate}" if signal is None else f"wave:{rate}:{signal}"
+
+
+def rows_column(block: str) -> str:
+    """Name of the column that holds a block's finished rows."""
+    return f"rows:{block}"
+
+
+def pack_waves(waves: Sequence[npt.NDArray[np.float32] | None]) -> pa.Array:
+    """list<float32>[clips]; None becomes null."""
+    sizes = [0 if wave is None else len(wave) for wave in waves]
+    offsets = np.zeros(len(waves) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    present = [wave for wave in waves if wave is not None]
+    values = np.concatenate(present) if present else np.empty(0, np.float32)
+    mask = pa.array([wave is None for wave in waves], pa.bool_())
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=mask)
+
+
+def unpack_waves(column: pa.ChunkedArray) -> list[npt.NDArray[np.float32] | None]:
+    """The waveforms without copying; null becomes None."""
+    waves: list[npt.NDArray[np.float32] | None] = []
+    for chunk in column.chunks:
+        offsets = chunk.offsets.to_numpy()
+        values = chunk.values.to_numpy()
+        valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+        waves += [values[offsets[i] : offsets[i + 1]] if valid[i] else None for i in range(len(chunk))]
+    return waves
+
+
+def pack_errors(errors: Sequence[Sequence[RowError]]) -> pa.Array:
+    """list<struct>[clips] from each clip's errors."""
+    return pa.array([[error._asdict() for error in clip] for clip in errors], ERRORS_TYPE)
+
+
+def pack_rows(
+    tables: Sequence[pa.Table], owners: Sequence[npt.NDArray[np.int64]], clips: int, schema: pa.Schema
+) -> pa.Array:
+    """Finished rows of a block as list<struct>[clips].
+
+    Args:
+        tables: pieces of the block's table.
+        owners: for each piece, int64[rows]: the clip's position in the batch.
+        clips: clips in the batch.
+        schema: the block's table schema.
+    """
+    table = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+    owner = np.concatenate([np.empty(0, np.int64), *owners])
+    order = np.argsort(owner, kind="stable")
+    structs = table.to_struct_array()
+    struct = structs.combine_chunks() if structs.num_chunks else pa.array([], structs.type)
+    offsets = np.zeros(clips + 1, np.int32)
+    np.cumsum(np.bincount(owner, minlength=clips), out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), struct.take(pa.array(order)))
+
+
+def unpack_rows(column: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
+    """The finished rows of all clips as the block's own table."""
+    pieces = [pa.Table.from_struct_array(chunk.flatten()) for chunk in column.chunks if len(chunk)]
+    filled = [piece.cast(schema) for piece in pieces if piece.num_rows]
+    return pa.concat_tables([schema.empty_table(), *filled]).combine_chunks()

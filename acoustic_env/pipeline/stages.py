@@ -1,0 +1,255 @@
+"""The stages of the extraction job as plain callables, table in, table out: no Ray here.
+
+A clip that fails in one stage carries its error to the sink and passes the later stages by; its neighbours never
+notice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from acoustic_env.audio import prepare
+from acoustic_env.audio.fetch import open_source
+from acoustic_env.features.block import Engine, FeatureBlock, Signal, to_table
+from acoustic_env.features.golden import check_golden
+from acoustic_env.pipeline.rows import (
+    RowError,
+    pack_errors,
+    pack_rows,
+    pack_waves,
+    row_error,
+    rows_column,
+    unpack_waves,
+    wave_column,
+)
+from acoustic_env.pipeline.work import BlockSpec, BlockWork, needed, signals_owed
+
+Wave = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+# Remote reads wait on the network, so several clips are fetched at once; local ones wait on the decoder.
+REMOTE_READERS: Final = 8
+
+
+class Decode:
+    """Clips to waveforms: fetched, decoded once, resampled to each wanted rate."""
+
+    def __init__(self, rates: Sequence[int]) -> None:
+        self.rates = tuple(rates)
+
+    def __call__(self, clips: pa.Table) -> pa.Table:
+        rows = clips.select(["uri", "start_s", "end_s"]).to_pylist()
+        remote = any("://" in row["uri"] and not row["uri"].startswith("file://") for row in rows)
+        if remote:
+            with ThreadPoolExecutor(REMOTE_READERS) as readers:
+                decoded = list(readers.map(self._decode, rows))
+        else:
+            decoded = [self._decode(row) for row in rows]
+        for rate in self.rates:
+            waves = [waveforms.get(rate) for waveforms, _, _ in decoded]
+            clips = clips.append_column(wave_column(rate), pack_waves(waves))
+        clips = clips.append_column("errors", pack_errors([errors for _, errors, _ in decoded]))
+        return clips.append_column("seconds:decode", pa.array([seconds for _, _, seconds in decoded], pa.float64()))
+
+    def _decode(self, row: dict[str, object]) -> tuple[dict[int, Wave], list[RowError], float]:
+        started = time.perf_counter()
+        uri, start_s, end_s = str(row["uri"]), row["start_s"], row["end_s"]
+        try:
+            with open_source(uri) as source:
+                waves = prepare.standardise(source, start_s, end_s, uri, self.rates)  # type: ignore[arg-type]
+        except Exception as error:  # noqa: BLE001  whatever a decoder does to one clip stays with that clip
+            return {}, [row_error("decode", error)], time.perf_counter() - started
+        return waves, [], time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """What one pool of compute workers does.
+
+    Attributes:
+        blocks: the blocks it computes.
+        prepares: whether waveforms arrive decoded (the pool levels and separates) or as prepared signals.
+        passes_on: blocks of later pools, for which the prepared signals are kept.
+        device: where the blocks' models run, "cpu" or "cuda".
+    """
+
+    blocks: tuple[BlockWork, ...]
+    prepares: bool
+    passes_on: tuple[BlockWork, ...]
+    device: str
+
+
+class Compute:
+    """Waveforms to the rows of one or more blocks; models are loaded once, at construction."""
+
+    def __init__(self, settings: ComputeSettings) -> None:
+        self.settings = settings
+        self.blocks: list[tuple[BlockWork, FeatureBlock]] = []
+        for work in settings.blocks:
+            block = work.spec.make()
+            block.load(settings.device)
+            check_golden(block)
+            self.blocks.append((work, block))
+
+    def __call__(self, clips: pa.Table) -> pa.Table:
+        batch = _Batch(clips)
+        for rate in sorted({work.sample_rate for work in (*self.settings.blocks, *self.settings.passes_on)}):
+            for signals in self._signals(batch, rate):
+                for work, block in self.blocks:
+                    if work.sample_rate == rate:
+                        batch.compute(work, block, signals)
+            if self.settings.prepares:
+                batch.keep(rate, [work for work in self.settings.passes_on if work.sample_rate == rate])
+        return batch.table(self.settings)
+
+    def _signals(self, batch: _Batch, rate: int) -> list[_Signals]:
+        if not self.settings.prepares:
+            return batch.prepared(rate)
+        works = [work for work in (*self.settings.blocks, *self.settings.passes_on) if work.sample_rate == rate]
+        return batch.prepare(rate, [work.spec for work in works])
+
+
+@dataclass
+class _Signals:
+    """Clips of one length: their positions in the batch and, for each signal, float32[clips, samples]."""
+
+    clips: npt.NDArray[np.int64]
+    waves: dict[Signal, Wave]
+
+
+class _Batch:
+    """One batch on its way through a compute stage."""
+
+    def __init__(self, clips: pa.Table) -> None:
+        self.clips = clips
+        self.need: npt.NDArray[np.int64] = clips["need"].to_numpy()
+        self.errors: list[list[RowError]] = [[RowError(**e) for e in errors] for errors in clips["errors"].to_pylist()]
+        self.pieces: dict[str, tuple[list[pa.Table], list[npt.NDArray[np.int64]]]] = {}
+        self.seconds: dict[str, npt.NDArray[np.float64]] = {}
+        self.kept: dict[str, list[Wave | None]] = {}
+        self._prepared: dict[int, list[_Signals]] = {}
+
+    def prepare(self, rate: int, specs: Sequence[BlockSpec]) -> list[_Signals]:
+        """Level and separate what the specs owe, in groups of equal length and equal signals."""
+        waves = unpack_waves(self.clips[wave_column(rate)])
+        groups: dict[tuple[int, tuple[Signal, ...]], list[int]] = {}
+        for i, wave in enumerate(waves):
+            owed = signals_owed(int(self.need[i]), specs)
+            if wave is not None and owed:
+                groups.setdefault((len(wave), owed), []).append(i)
+        self._prepared[rate] = []
+        engine = specs[0].engine if specs else "fast"
+        for (_, signals), members in groups.items():
+            self._prepared[rate] += self._prepare_group(members, waves, rate, engine, signals)
+        return self._prepared[rate]
+
+    def _prepare_group(
+        self, members: list[int], waves: list[Wave | None], rate: int, engine: Engine, signals: tuple[Signal, ...]
+    ) -> list[_Signals]:
+        def run(positions: list[int]) -> _Signals:
+            stack = np.stack([wave for i in positions if (wave := waves[i]) is not None])
+            return _Signals(np.array(positions, np.int64), prepare.prepare(stack, rate, engine, signals))
+
+        return self._guarded("prepare", members, run)
+
+    def prepared(self, rate: int) -> list[_Signals]:
+        """Signals that an earlier pool prepared, in groups of equal length and equal signals."""
+        columns: dict[Signal, list[Wave | None]] = {
+            signal: unpack_waves(self.clips[wave_column(rate, signal)])
+            for signal in ("raw", "fg", "bg")
+            if wave_column(rate, signal) in self.clips.column_names
+        }
+        groups: dict[tuple[tuple[Signal, int], ...], list[int]] = {}
+        for i in range(self.clips.num_rows):
+            present = {s: wave for s, waves in columns.items() if (wave := waves[i]) is not None}
+            if present:
+                groups.setdefault(tuple((s, len(wave)) for s, wave in present.items()), []).append(i)
+        return [
+            _Signals(
+                np.array(members, np.int64),
+                {s: np.stack([wave for i in members if (wave := columns[s][i]) is not None]) for s, _ in key},
+            )
+            for key, members in groups.items()
+        ]
+
+    def compute(self, work: BlockWork, block: FeatureBlock, signals: _Signals) -> None:
+        """Add the block's rows for the clips of a group that owe them."""
+        tables, owners = self.pieces.setdefault(work.spec.name, ([], []))
+        clip_ids = self.clips["clip_id"]
+        stacks = []
+        for signal in work.spec.signals:
+            if signal in signals.waves:
+                chosen = np.flatnonzero(needed(self.need[signals.clips], work.spec, signal))
+                stacks.append((signal, signals.clips[chosen], signals.waves[signal][chosen]))
+        owed = [(signal, int(i), wave) for signal, clips, waves in stacks for i, wave in zip(clips, waves, strict=True)]
+        if not owed:
+            return
+
+        def run(positions: list[int]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+            picked = [owed[p] for p in positions]
+            columns = block.compute(np.stack([wave for _, _, wave in picked]))
+            ids = [clip_ids[i].as_py() for _, i, _ in picked]
+            table = to_table(work.schema, ids, [signal for signal, _, _ in picked], columns)
+            clips = np.array([i for _, i, _ in picked], np.int64)
+            return table, np.repeat(clips, table.num_rows // len(picked))
+
+        results = self._guarded(work.spec.name, list(range(len(owed))), run, [i for _, i, _ in owed])
+        for table, owner in results:
+            tables.append(table)
+            owners.append(owner)
+
+    def _guarded(
+        self, stage: str, members: list[int], run: Callable[[list[int]], T], clip_of: Sequence[int] | None = None
+    ) -> list[T]:
+        """Run all members at once; if that fails, one by one, so that a failure stays with its clip."""
+        started = time.perf_counter()
+        owner = members if clip_of is None else [clip_of[m] for m in members]
+        results: list[T] = []
+        try:
+            results.append(run(members))
+        except Exception:  # noqa: BLE001  which clip it was is found below
+            for member, clip in zip(members, owner, strict=True):
+                try:
+                    results.append(run([member]))
+                except Exception as error:  # noqa: BLE001  a clip's failure is a row of the errors table
+                    self.errors[clip].append(row_error(stage, error))
+        spent = self.seconds.setdefault(stage, np.zeros(self.clips.num_rows))
+        np.add.at(spent, np.array(owner), (time.perf_counter() - started) / len(members))
+        return results
+
+    def keep(self, rate: int, works: Sequence[BlockWork]) -> None:
+        """Hold on to the prepared signals that later pools owe rows for."""
+        for signal in sorted({signal for work in works for signal in work.spec.signals}):
+            column: list[Wave | None] = [None] * self.clips.num_rows
+            for group in self._prepared.get(rate, ()):
+                for k, i in enumerate(group.clips):
+                    if signal in group.waves and any(
+                        self.need[i] & work.spec.bit(signal) for work in works if signal in work.spec.signals
+                    ):
+                        column[i] = group.waves[signal][k]
+            self.kept[wave_column(rate, signal)] = column
+
+    def table(self, settings: ComputeSettings) -> pa.Table:
+        """The batch as a table for the next stage: waveforms nothing needs are gone."""
+        later = {wave_column(w.sample_rate, s) for w in settings.passes_on for s in w.spec.signals}
+        names = [n for n in self.clips.column_names if not n.startswith("wave:") or n in later]
+        table = self.clips.select([name for name in names if name != "errors"])
+        for name, waves in self.kept.items():
+            table = table.append_column(name, pack_waves(waves))
+        for work in settings.blocks:
+            tables, owners = self.pieces.get(work.spec.name, ([], []))
+            packed = pack_rows(tables, owners, self.clips.num_rows, work.schema)
+            table = table.append_column(rows_column(work.spec.name), packed)
+        stages = [*(["prepare"] if settings.prepares else []), *(work.spec.name for work in settings.blocks)]
+        for stage in stages:
+            spent = self.seconds.get(stage, np.zeros(self.clips.num_rows))
+            table = table.append_column(f"seconds:{stage}", pa.array(spent, pa.float64()))
+        return table.append_column("errors", pack_errors(self.errors))

@@ -1,0 +1,89 @@
+"""What there is to do: the blocks of a run, and which (clip, block, signal) a table row still owes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.audio import prepare
+from acoustic_env.features.block import Engine, FeatureBlock, Json, Signal, fingerprint, table_schema
+from acoustic_env.features.registry import make_block
+
+MAX_BLOCKS: Final = 20  # three signals each, one bit a (block, signal), in an int64
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block of a run, as plain data that travels to every worker.
+
+    Attributes:
+        name: in the registry.
+        engine: fast or reference.
+        options: of the recipe.
+        position: which three bits of `need` are the block's.
+        signals: wanted ones; the n-th has bit `3 * position + n`.
+    """
+
+    name: str
+    engine: Engine
+    position: int
+    signals: tuple[Signal, ...]
+    options: Mapping[str, Json] = field(default_factory=dict)
+
+    def make(self) -> FeatureBlock:
+        """The block, not yet loaded."""
+        return make_block(self.name, self.engine, self.options)
+
+    def bit(self, signal: Signal) -> int:
+        """The mask in `need` of one signal of this block."""
+        return 1 << (3 * self.position + self.signals.index(signal))
+
+    @property
+    def mask(self) -> int:
+        """All bits of the block."""
+        return sum(self.bit(signal) for signal in self.signals)
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """A block of the run with its table's schema: what the plan shows and the sink writes.
+
+    Attributes:
+        spec: the block.
+        schema: of its table.
+        fingerprint: of its numbers.
+        sample_rate: Hz its waveforms must have.
+        architecture: the network it runs, None for one without; blocks of one network share a pool.
+    """
+
+    spec: BlockSpec
+    schema: pa.Schema
+    fingerprint: str
+    sample_rate: int
+    architecture: str | None
+
+
+def block_work(spec: BlockSpec) -> BlockWork:
+    """Fingerprint and schema of a block under the audio settings of its rate and engine."""
+    block = spec.make()
+    audio = prepare.parameters(block.sample_rate, spec.engine)
+    return BlockWork(spec, table_schema(block, audio), fingerprint(block, audio), block.sample_rate, block.architecture)
+
+
+def needed(need: np.ndarray, spec: BlockSpec, signal: Signal) -> np.ndarray:
+    """bool[rows]: which rows owe this block for this signal.
+
+    Args:
+        need: int64[rows] bit masks.
+    """
+    return (need & spec.bit(signal)) != 0
+
+
+def signals_owed(need: int, specs: Sequence[BlockSpec]) -> tuple[Signal, ...]:
+    """The signals one row owes to any of the blocks."""
+    owed = {signal for spec in specs for signal in spec.signals if need & spec.bit(signal)}
+    return tuple(signal for signal in ("raw", "fg", "bg") if signal in owed)

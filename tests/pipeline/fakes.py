@@ -1,0 +1,45 @@
+"""A cheap block whose failures the waveform itself asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, Json, Waveforms
+
+POISON_SAMPLES = 4321
+
+
+class LevelBlock(FeatureBlock):
+    """RMS and length; raises for a batch that holds a clip of `POISON_SAMPLES` samples."""
+
+    name = "level"
+    version = 1
+    sample_rate = 16_000
+    columns = (Column("rms", pa.float64(), "1", "RMS"), Column("samples", pa.float64(), "1", "length"))
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def parameters(self) -> dict[str, Json]:
+        return {}
+
+    def compute(self, waveforms: Waveforms) -> Columns:
+        if waveforms.shape[1] == POISON_SAMPLES:
+            msg = "poison"
+            raise ValueError(msg)
+        rms = np.sqrt(np.square(waveforms, dtype=np.float64).mean(axis=1))
+        return {"rms": rms, "samples": np.full(len(waveforms), float(waveforms.shape[1]))}
+
+
+class SignalBlock(LevelBlock):
+    """Fails for one signal alone: the raw one, whose RMS is 0.1."""
+
+    name = "signal"
+
+    def compute(self, waveforms: Waveforms) -> Columns:
+        columns = super().compute(waveforms)
+        if np.isclose(columns["rms"], 0.1, atol=1e-4).any():
+            msg = "raw signal"
+            raise ValueError(msg)
+        return columns

@@ -1,0 +1,105 @@
+"""The plan never starves the readers, and says by how much a machine is too small."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acoustic_env.errors import UsageError
+from acoustic_env.pipeline.plan import GIB, Plan, Resources, describe, make_plan
+from acoustic_env.pipeline.work import BlockSpec, BlockWork
+
+
+def work(name: str, architecture: str | None = None, position: int = 0) -> BlockWork:
+    spec = BlockSpec(name, "fast", position, ("raw", "fg", "bg"))
+    return BlockWork(spec, pa.schema([("clip_id", pa.string())]), "0" * 16, 16_000, architecture)
+
+
+DSP = [work("indices"), work("mps", position=1)]
+NETWORKS = [work("yamnet", "yamnet", 2), work("vggish", "vggish", 3), work("panns", "cnn14", 4)]
+
+
+def cpus_used(plan: Plan) -> float:
+    return sum(pool.workers * pool.cpus for pool in plan.pools)
+
+
+@given(
+    cpus=st.integers(1, 512),
+    gpus=st.integers(0, 16),
+    memory=st.integers(16, 4096),
+    networks=st.integers(0, 3),
+    clips=st.integers(1, 2_000_000),
+)
+def test_all_pools_fit_on_any_cluster_and_every_pool_gets_a_worker(
+    cpus: int, gpus: int, memory: int, networks: int, clips: int
+) -> None:
+    resources = Resources(cpus, gpus, memory * GIB)
+    try:
+        plan = make_plan([*DSP, *NETWORKS[:networks]], clips, resources, "auto")
+    except UsageError as error:
+        assert "GiB short" in str(error)
+        return
+    assert cpus_used(plan) <= cpus + 1e-9
+    assert all(pool.workers >= 1 for pool in plan.pools)
+    assert all(pool.cpus > 0 or pool.gpus > 0 for pool in plan.pools)
+    assert sum(pool.workers * pool.gpus for pool in plan.pools) <= gpus + 1e-9
+    assert plan.memory <= memory * GIB
+    assert plan.pools[0].name == "decode"
+    assert plan.pools[-1].name == "write"
+
+
+def test_a_machine_with_one_cpu_gets_a_plan_of_fractions() -> None:
+    plan = make_plan([*DSP, *NETWORKS], 100, Resources(1, 0, 24 * GIB), "auto")
+    assert cpus_used(plan) <= 1
+    assert [pool.workers for pool in plan.pools] == [1] * len(plan.pools)
+
+
+def test_a_machine_with_too_little_memory_is_refused_with_what_is_missing() -> None:
+    with pytest.raises(UsageError, match=r"GiB short"):
+        make_plan(DSP, 100, Resources(2, 0, 2 * GIB), "auto")
+
+
+def test_little_memory_shrinks_the_pools_before_it_refuses() -> None:
+    roomy = make_plan(DSP, 100, Resources(16, 0, 128 * GIB), "auto")
+    tight = make_plan(DSP, 100, Resources(16, 0, 16 * GIB), "auto")
+    assert tight.compute[0].workers < roomy.compute[0].workers == 16
+
+
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(UsageError, match="no GPU"):
+        make_plan(NETWORKS, 100, Resources(8, 0, 64 * GIB), "cuda")
+
+
+def test_networks_share_each_gpu_and_cpu_blocks_stay_on_cpus() -> None:
+    plan = make_plan([*DSP, *NETWORKS], 100, Resources(16, 2, 128 * GIB), "auto")
+    dsp, *networks = plan.compute
+    assert dsp.gpus == 0
+    assert [pool.workers for pool in networks] == [2, 2, 2]
+    assert all(pool.gpus == pytest.approx(1 / 3, abs=1e-3) for pool in networks)
+    assert plan.device == "cuda"
+
+
+def test_networks_stay_on_the_cpu_when_told_to() -> None:
+    plan = make_plan(NETWORKS, 100, Resources(16, 2, 128 * GIB), "cpu")
+    assert plan.device == "cpu"
+    assert all(pool.gpus == 0 for pool in plan.pools)
+
+
+def test_a_block_and_its_per_frame_table_share_one_pool() -> None:
+    plan = make_plan([NETWORKS[0], work("yamnet_frames", "yamnet", 1)], 10, Resources(2, 0, 24 * GIB), "auto")
+    pool = plan.compute[1]
+    assert [block.spec.name for block in pool.blocks] == ["yamnet", "yamnet_frames"]
+
+
+def test_a_few_clips_are_still_spread_over_all_workers() -> None:
+    plan = make_plan(DSP, 16, Resources(2, 0, 24 * GIB), "auto")
+    assert plan.task_clips <= 8
+
+
+def test_the_plan_reads_as_one_line_a_pool() -> None:
+    resources = Resources(2, 0, 24 * GIB)
+    lines = describe(make_plan(DSP, 100, resources, "auto"), resources)
+    assert sum(line.startswith("pool") for line in lines) == 3
+    assert any("indices, mps" in line for line in lines)
