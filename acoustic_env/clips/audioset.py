@@ -1,0 +1,141 @@
+"""Official AudioSet segment lists, joined with where the audio is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from string import Formatter
+from typing import Final
+
+import pyarrow as pa
+
+from acoustic_env.clips.location import read_bytes
+from acoustic_env.clips.table import CLIP_SCHEMA, Fault, raise_faults
+from acoustic_env.errors import UsageError
+
+PLACEHOLDERS: Final = ("ytid", "start_ms", "end_ms", "start_s", "end_s")
+NO_AUDIO: Final = "audioset://{ytid}/{start_ms}"  # a name without a place: only the released embeddings are at hand
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One line of a segment list: `labels` of the video `ytid` between two times in s."""
+
+    ytid: str
+    start_s: float
+    end_s: float
+    labels: tuple[str, ...]
+
+    @property
+    def clip_id(self) -> str:
+        """`<ytid>_<start in ms>`."""
+        return f"{self.ytid}_{round(self.start_s * 1000)}"
+
+
+def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = None) -> pa.Table:
+    """The clips of a segment list.
+
+    Args:
+        url: a list such as balanced_train_segments.csv.
+        audio: URL of a clip's audio with the placeholders {ytid} {start_ms} {end_ms} {start_s} {end_s}; Python's format
+            rules apply, `{start_s:.0f}` for example.
+        whole_videos: whether that is the whole video, from which the segment is cut; None takes it as whole when the
+            template mentions no time.
+
+    Returns:
+        A table of `CLIP_SCHEMA`; group is the video.
+
+    Raises:
+        UsageError: a faulty line (named), or a template with an unknown placeholder or none.
+    """
+    timed = _check_template(audio)
+    cut = not timed if whole_videos is None else whole_videos
+    segments = list(read_segments(url))
+    return pa.table(
+        {
+            "clip_id": [segment.clip_id for segment in segments],
+            "uri": [_fill(audio, segment) for segment in segments],
+            "start_s": pa.array([segment.start_s if cut else None for segment in segments], pa.float64()),
+            "end_s": pa.array([segment.end_s if cut else None for segment in segments], pa.float64()),
+            "labels": [list(segment.labels) for segment in segments],
+            "group": [segment.ytid for segment in segments],
+            "fold": pa.nulls(len(segments), pa.int32()),
+            "source": ["audioset"] * len(segments),
+        },
+        schema=CLIP_SCHEMA,
+    )
+
+
+def read_segments(url: str) -> Iterator[Segment]:
+    """The lines of a segment list: comment lines, then `YTID, start_seconds, end_seconds, "label,label"`.
+
+    Raises:
+        UsageError: the file cannot be read, holds no segments, or has faulty lines; names them.
+    """
+    try:
+        text = read_bytes(url).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"{url}: not a segment list: not UTF-8 text"
+        raise UsageError(msg) from error
+    faults: list[Fault] = []
+    count = 0
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
+    for cells in reader:
+        if not cells or cells[0].startswith("#"):
+            continue
+        segment = _segment(cells, reader.line_num, faults)
+        if segment is not None:
+            count += 1
+            yield segment
+    raise_faults(url, faults)
+    if count == 0:
+        msg = f'{url}: no segments; a line is YTID, start_seconds, end_seconds, "label,label"'
+        raise UsageError(msg)
+
+
+def _segment(cells: list[str], line: int, faults: list[Fault]) -> Segment | None:
+    if len(cells) != 4:
+        faults.append(Fault(line, None, f"{len(cells)} cells, not YTID, start_seconds, end_seconds, positive_labels"))
+        return None
+    ytid, start, end, labels = (cell.strip() for cell in cells)
+    try:
+        segment = Segment(ytid, float(start), float(end), tuple(label.strip() for label in labels.split(",")))
+    except ValueError:
+        faults.append(Fault(line, "start_seconds, end_seconds", f"{start!r}, {end!r} are not numbers"))
+        return None
+    if not ytid or not 0 <= segment.start_s < segment.end_s < float("inf"):
+        faults.append(Fault(line, "start_seconds, end_seconds", f"{ytid!r} from {start} to {end} s is no segment"))
+        return None
+    return segment
+
+
+def _check_template(template: str) -> bool:
+    """Whether the template mentions a time."""
+    allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+    try:
+        names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        unknown = sorted(names - set(PLACEHOLDERS))
+        if not unknown:
+            _fill(template, Segment("x", 0.0, 10.0, ()))
+    except (ValueError, IndexError) as error:
+        msg = f"audio template {template!r}: {error}; placeholders are {allowed}"
+        raise UsageError(msg) from error
+    if unknown:
+        msg = f"audio template {template!r}: unknown placeholder {{{unknown[0]}}}; there are {allowed}"
+        raise UsageError(msg)
+    if "ytid" not in names:
+        msg = f"audio template {template!r}: without {{ytid}} every clip would have the same audio; there are {allowed}"
+        raise UsageError(msg)
+    return len(names) > 1
+
+
+def _fill(template: str, segment: Segment) -> str:
+    return template.format(
+        ytid=segment.ytid,
+        start_s=segment.start_s,
+        end_s=segment.end_s,
+        start_ms=round(segment.start_s * 1000),
+        end_ms=round(segment.end_s * 1000),
+    )

@@ -1,0 +1,205 @@
+"""Apply a recipe to a clip list: which clips take part, and of which class each is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.clips.ontology import Ontology, audioset
+from acoustic_env.config import Recipe
+from acoustic_env.errors import UsageError
+
+CLASS_COLUMN: Final = "class"
+
+EXCLUDED: Final = "carry an excluded label"
+NO_CLASS: Final = "carry no label of a class"
+SEVERAL_CLASSES: Final = "carry labels of more than one class"
+CONTRADICTING: Final = "the same audio is listed with contradicting classes"
+REPEATED: Final = "the same audio is listed again"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The clips of a study.
+
+    Attributes:
+        clips: the rows kept, in their order, with a column `class` (list of class names).
+        classes: in the order of the targets.
+        left_out: reason -> ids of the clips left out for it.
+    """
+
+    clips: pa.Table
+    classes: tuple[str, ...]
+    left_out: dict[str, list[str]]
+
+    def summary(self) -> list[str]:
+        """For a person: how many clips of each class, how many left out and why, with examples."""
+        counts = Counter(pc.list_flatten(self.clips[CLASS_COLUMN]).to_pylist())
+        shown = [f"{name} {counts[name]:,}" for name in self.classes[:12]]
+        more = f" and {len(self.classes) - 12} more classes" if len(self.classes) > 12 else ""
+        lines = [f"{self.clips.num_rows:,} clips: {', '.join(shown)}{more}"]
+        for reason, ids in self.left_out.items():
+            examples = f" ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+            lines.append(f"left out: {len(ids):,} {reason}{examples}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a classifier is to learn.
+
+    Attributes:
+        clip_ids: [n].
+        classes: class names; of a binary task the first is the negative.
+        y: int64 [n], index into classes (binary, multiclass), or bool [n, classes] (multilabel).
+    """
+
+    clip_ids: list[str]
+    classes: tuple[str, ...]
+    y: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+
+
+def select(clips: pa.Table, recipe: Recipe, ontology: Ontology | None = None) -> Selection:
+    """The clips that take part in a study.
+
+    Args:
+        clips: of `CLIP_SCHEMA`; ids may repeat (a raw list with contradictions in it).
+        recipe: its classes and exclusions; labels may be ids or display names.
+        ontology: for descendants and for the order of classes; None is AudioSet's.
+
+    Raises:
+        UsageError: a label whose descendants are wanted is unknown, or no clip is left.
+    """
+    known = ontology or audioset()
+    labels = clips["labels"].combine_chunks()
+    excluded = _carries(labels, _excluded_labels(recipe, known))
+    classes, assigned = _assign(labels, recipe, known)
+    per_clip = pc.list_value_length(assigned).to_numpy(zero_copy_only=False)
+    reasons = np.zeros(len(clips), dtype=np.int8)
+    order = ("", CONTRADICTING, REPEATED, EXCLUDED, NO_CLASS, SEVERAL_CLASSES)
+    contradicting, repeated = _duplicates(clips, assigned)
+    reasons[repeated] = 2
+    reasons[contradicting] = 1
+    if recipe.task != "multilabel":
+        reasons[per_clip > 1] = 5
+    reasons[per_clip == 0] = 4
+    reasons[excluded] = 3
+    ids = clips["clip_id"]
+    left_out = {}
+    for number in np.unique(reasons[reasons > 0]):
+        left_out[order[number]] = ids.filter(pa.array(reasons == number)).to_pylist()
+    kept = clips.append_column(CLASS_COLUMN, assigned).filter(pa.array(reasons == 0))
+    if kept.num_rows == 0:
+        why = "; ".join(f"{len(out):,} {reason}" for reason, out in left_out.items())
+        msg = (
+            f"recipe {recipe.name}: no clip is left of {len(clips):,}: {why}. Are the labels of the list the recipe's?"
+        )
+        raise UsageError(msg)
+    return Selection(kept, classes, left_out)
+
+
+def class_targets(clips: pa.Table, recipe: Recipe, classes: Sequence[str] | None = None) -> Targets:
+    """The targets of a study's clips.
+
+    Args:
+        clips: a clip list (the recipe is applied, what it leaves out is left out) or a selection's clips.
+        recipe: the study.
+        classes: the classes of an existing model, None for those of the clips.
+
+    Raises:
+        UsageError: a clip is of a class outside `classes`, or with `classes` None fewer than two classes have clips.
+    """
+    chosen = tuple(classes or recipe.classes)
+    if CLASS_COLUMN not in clips.schema.names:
+        selection = select(clips, recipe)
+        clips, chosen = selection.clips, chosen or selection.classes
+    column = clips[CLASS_COLUMN].combine_chunks()
+    names = pc.list_flatten(column)
+    present = pc.unique(names).to_pylist()
+    chosen = chosen or _ordered(present, audioset())
+    outside = sorted(set(present) - set(chosen))
+    if outside:
+        msg = (
+            f"recipe {recipe.name}: clips of class {', '.join(map(repr, outside[:5]))}, unknown to the model's classes"
+        )
+        raise UsageError(msg)
+    if classes is None and len(present) < 2:
+        msg = f"recipe {recipe.name}: every clip is of one class, {present[0]!r}; two are needed to learn a difference"
+        raise UsageError(msg)
+    index = pc.index_in(names, value_set=pa.array(chosen)).to_numpy(zero_copy_only=False).astype(np.int64)
+    clip_ids = clips["clip_id"].to_pylist()
+    if recipe.task != "multilabel":
+        return Targets(clip_ids, chosen, index)
+    y = np.zeros((len(clips), len(chosen)), dtype=np.bool_)
+    y[pc.list_parent_indices(column).to_numpy(zero_copy_only=False), index] = True
+    return Targets(clip_ids, chosen, y)
+
+
+def recipe_labels(recipe: Recipe, ontology: Ontology) -> dict[str, frozenset[str]]:
+    """Class name -> every label that makes it, as ids and display names."""
+    return {
+        name: ontology.spellings(settings.labels)
+        | ontology.spellings(label for root in settings.descendants_of for label in ontology.descendants(root))
+        for name, settings in recipe.classes.items()
+    }
+
+
+def _excluded_labels(recipe: Recipe, ontology: Ontology) -> frozenset[str]:
+    labels = set(recipe.exclude.labels)
+    if recipe.exclude.descendants:
+        labels |= {kind for label in recipe.exclude.labels if label in ontology for kind in ontology.descendants(label)}
+    return ontology.spellings(labels)
+
+
+def _carries(labels: pa.ListArray, wanted: frozenset[str]) -> npt.NDArray[np.bool_]:
+    """Which clips carry one of the labels; bool [clips]."""
+    carries = np.zeros(len(labels), dtype=np.bool_)
+    hits = pc.is_in(pc.list_flatten(labels), value_set=pa.array(sorted(wanted), pa.string()))
+    carries[pc.list_parent_indices(labels).filter(hits).to_numpy(zero_copy_only=False)] = True
+    return carries
+
+
+def _assign(labels: pa.ListArray, recipe: Recipe, ontology: Ontology) -> tuple[tuple[str, ...], pa.ListArray]:
+    if not recipe.classes:
+        return _ordered(pc.unique(pc.list_flatten(labels)).to_pylist(), ontology), labels
+    wanted = recipe_labels(recipe, ontology)
+    member = np.stack([_carries(labels, wanted[name]) for name in recipe.classes], axis=1)
+    offsets = np.concatenate([[0], np.cumsum(member.sum(axis=1))]).astype(np.int32)
+    names = pa.array(list(recipe.classes)).take(pa.array(np.nonzero(member)[1]))
+    return tuple(recipe.classes), pa.ListArray.from_arrays(pa.array(offsets), names)
+
+
+def _ordered(classes: Sequence[str], ontology: Ontology) -> tuple[str, ...]:
+    """AudioSet's classes in AudioSet's order, others after them by name."""
+    rank = {name: number for number, name in enumerate(ontology.class_order)}
+    return tuple(sorted(classes, key=lambda name: (rank.get(name, len(rank)), name)))
+
+
+def _duplicates(clips: pa.Table, assigned: pa.ListArray) -> tuple[list[int], list[int]]:
+    """Rows of audio listed with contradicting classes, and repetitions of a row that agree with the first."""
+    place = pa.table({name: clips[name] for name in ("uri", "start_s", "end_s")})
+    same_id = pc.count_distinct(clips["clip_id"]).as_py() < len(clips)
+    same_place = place.group_by(place.column_names).aggregate([]).num_rows < len(clips)
+    contradicting: set[int] = set()
+    repeated: set[int] = set()
+    keys = [clips["clip_id"].to_pylist()] if same_id else []
+    if same_place:
+        keys.append(list(zip(*(place[name].to_pylist() for name in place.column_names), strict=True)))
+    classes = [tuple(sorted(names)) for names in assigned.to_pylist()] if keys else []
+    for values in keys:
+        rows: dict[object, list[int]] = {}
+        for row, value in enumerate(values):
+            rows.setdefault(value, []).append(row)
+        for several in rows.values():
+            if len({classes[row] for row in several}) > 1:
+                contradicting.update(several)
+            else:
+                repeated.update(several[1:])
+    return sorted(contradicting), sorted(repeated)
