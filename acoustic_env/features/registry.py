@@ -19,6 +19,7 @@ BLOCKS: Final[dict[str, str]] = {
     "mn04": "acoustic_env.features.embedders.mn04:Mn04Block",
     "vggish_frames": "acoustic_env.features.embedders.vggish:VggishFramesBlock",
     "yamnet_frames": "acoustic_env.features.embedders.yamnet:YamnetFramesBlock",
+    "mn04_frames": "acoustic_env.features.embedders.mn04:Mn04FramesBlock",
     "placeholder": "acoustic_env.features.embedders.placeholder:PlaceholderBlock",
     "placeholder_frames": "acoustic_env.features.embedders.placeholder:PlaceholderFramesBlock",
 }
