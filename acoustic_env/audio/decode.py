@@ -146,10 +146,9 @@ def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: s
         watched = _Watched(source)
         try:
             waveform, rate = _decode(watched, segment)
-        except ClipError as error:
+        finally:  # a decode that takes the break for the end may even succeed
             if watched.failure is not None:
-                raise watched.failure from error
-            raise
+                raise watched.failure
     except OSError as error:
         raise ClipError("download_failed", f"{name}: {error}") from error
     if not waveform.size:
@@ -271,9 +270,9 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
             if stop is not None and position >= stop:
                 break
         else:
-            _check_end(container, stream, segment, rate, position)
             if source.ends_early:
-                raise segment.truncated(position / rate, None)
+                raise segment.truncated(position / (rate or 1), None)
+            _check_end(container, stream, segment, rate, position)
     return np.concatenate(kept) if kept else np.zeros(0, np.float32), rate
 
 
