@@ -1,0 +1,459 @@
+"""The feature store: what is done is what can be read back from its parts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.errors import UsageError
+from acoustic_env.store import layout
+from acoustic_env.store.filesystem import Entry, open_filesystem
+from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
+from acoustic_env.store.schema import (
+    AUDIO_STAGES,
+    ERROR_SCHEMA,
+    KEY_SCHEMA,
+    Described,
+    describe,
+    digest,
+    repeats,
+    row_keys,
+    sort_by_key,
+)
+
+STALE_S: Final = 24 * 3600.0
+ERROR_KEYS: Final = ("clip_id", "stage", "code", "attempt", "run_id")
+
+Ids: TypeAlias = pa.ChunkedArray | pa.Array | Sequence[str]
+log = logging.getLogger("acoustic_env.store")
+
+
+@dataclass(frozen=True)
+class ScannedPart:
+    """A part that reads back.
+
+    Attributes:
+        entry: the file.
+        described: what its metadata say.
+        schema: of its rows.
+        table: the columns asked for, rows in the file's order (by key).
+    """
+
+    entry: Entry
+    described: Described
+    schema: pa.Schema
+    table: pa.Table
+
+
+class FeatureStore:
+    """Feature tables, errors and run records below one URL.
+
+    Readers need no lease and see whole parts only. A writer holds the lease (`store.lease`).
+
+    Args:
+        url: a folder, `s3://bucket/prefix`, or another fsspec URL. Nothing is created before the first write.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.filesystem = open_filesystem(url)
+        self._unreadable: dict[str, UnreadablePart] = {}
+
+    # ---- writing
+
+    def write_part(self, table: pa.Table) -> str:
+        """Write rows of one block as one part, whole or not at all.
+
+        Args:
+            table: at least one row, schema from `features.block.table_schema`; any order.
+
+        Returns:
+            The part's path in the store. It follows from the rows' keys and the fingerprint alone, so the same rows
+            written again replace themselves by the same bytes.
+
+        Raises:
+            ValueError: no block in the schema's metadata, a null or repeated key, or no rows.
+            StoreError: it cannot be written.
+        """
+        described = describe(table.schema.metadata)
+        if described is None or not table.num_rows:
+            msg = "a part needs rows, and a schema whose metadata name block and fingerprint (table_schema)"
+            raise ValueError(msg)
+        keys = row_keys(table.schema)
+        empty = [name for name in keys if table[name].null_count]
+        if empty or "signal" not in keys:
+            msg = f"{described.block}: {empty[0] if empty else 'signal'} has nulls or is missing; keys are {keys}"
+            raise ValueError(msg)
+        table = sort_by_key(table)
+        again = pc.indices_nonzero(repeats(table))
+        if len(again):
+            row = table.select(keys).slice(again[0].as_py(), 1).to_pylist()[0]
+            msg = f"{described.block}: the key {row} stands twice in one part"
+            raise ValueError(msg)
+        folder = layout.block_folder(described.block, described.fingerprint)
+        name = digest(table, keys, f"{described.block}/{described.fingerprint}")
+        path = layout.part_path(folder, name)
+        self.filesystem.write(path, part_bytes(table))
+        return path
+
+    def write_errors(self, table: pa.Table) -> str:
+        """Write rows of `ERROR_SCHEMA` as one part of the errors table; returns its path.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        table = table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+        table = table.sort_by([(name, "ascending") for name in (*ERROR_KEYS, "message")]).combine_chunks()
+        path = layout.part_path(layout.ERRORS, digest(table, list(ERROR_KEYS), layout.ERRORS))
+        self.filesystem.write(path, part_bytes(table))
+        return path
+
+    def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
+        """Write (or replace) the record of a run as `runs/<run_id>.json`."""
+        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False, default=str)
+        self.filesystem.write(layout.run_path(run_id), text.encode())
+
+    def tidy(self) -> list[str]:
+        """What a writer does once, under its lease, after it has looked at what is missing.
+
+        Moves parts that this object found unreadable (and that still are) to `set-aside/`, where they count for
+        nothing and can be looked at, and removes temporary files older than a day.
+
+        Returns:
+            A line for each file moved or removed.
+        """
+        done = []
+        for path, part in sorted(self._unreadable.items()):
+            if isinstance(self._scan_one(part.entry, ["clip_id"]), UnreadablePart):
+                self.filesystem.move(path, f"{layout.SET_ASIDE}/{path}")
+                done.append(f"{self.filesystem.place(path)}: {part.reason}; moved to {layout.SET_ASIDE}/")
+        self._unreadable.clear()
+        return done + [f"{path}: stale temporary file, removed" for path in self.filesystem.remove_stale(STALE_S)]
+
+    # ---- what is there
+
+    def blocks(self) -> dict[str, list[str]]:
+        """block -> fingerprints that have parts, both sorted."""
+        found: dict[str, set[str]] = {}
+        for entry in self.filesystem.entries(layout.FEATURES):
+            place = layout.block_and_fingerprint(entry.path)
+            if place is not None:
+                found.setdefault(place[0], set()).add(place[1])
+        return {block: sorted(found[block]) for block in sorted(found)}
+
+    def parts(self, block: str, fingerprint: str) -> list[Entry]:
+        """Files with a part's name of one version of a block."""
+        folder = layout.block_folder(block, fingerprint)
+        return [entry for entry in self.filesystem.entries(folder) if layout.is_part(entry.path)]
+
+    def fingerprints(self, block: str) -> list[Described]:
+        """The versions of a block that are in the store, each described by its first readable part."""
+        versions = []
+        for fingerprint in self.blocks().get(block, []):
+            for entry in self.parts(block, fingerprint):
+                part = self._scan_one(entry, [])
+                if isinstance(part, ScannedPart):
+                    versions.append(part.described)
+                    break
+            else:
+                versions.append(Described(block, fingerprint))
+        return versions
+
+    def scan(
+        self, block: str, fingerprint: str, columns: Sequence[str], checksums: bool = False
+    ) -> Iterator[ScannedPart | UnreadablePart]:
+        """Every part of a version with the columns asked for, in order of name, several read at once.
+
+        Args:
+            columns: read from each part; an empty list reads the footers alone.
+            checksums: verify each page's checksum.
+
+        Raises:
+            StoreError: the filesystem failed (a damaged part is an `UnreadablePart`, no error).
+        """
+        entries = self.parts(block, fingerprint)
+        for part in in_threads(self.filesystem, entries, lambda entry: self._scan_one(entry, columns, checksums)):
+            if isinstance(part, UnreadablePart) and part.entry.path not in self._unreadable:
+                self._unreadable[part.entry.path] = part
+                log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)
+            yield part
+
+    def _scan_one(
+        self, entry: Entry, columns: Sequence[str] | None, checksums: bool = False
+    ) -> ScannedPart | UnreadablePart:
+        try:
+            with open_part(self.filesystem, entry, checksums) as file:
+                described = describe(file.metadata.metadata)
+                place = layout.block_and_fingerprint(entry.path)
+                if described is None or (described.block, described.fingerprint) != place:
+                    said = "nothing" if described is None else f"{described.block}/{described.fingerprint}"
+                    return UnreadablePart(entry, f"its metadata name {said}, its folder {'/'.join(place or ())}")
+                table = read_part(self.filesystem, entry, file, columns) if columns != [] else KEY_SCHEMA.empty_table()
+                return ScannedPart(entry, described, file.schema_arrow, table)
+        except NotAPart as error:
+            return UnreadablePart(entry, str(error))
+
+    def committed_keys(self, block: str, fingerprint: str) -> pa.Table:
+        """Unique (clip_id, signal) of one version of a block that can be read back: `KEY_SCHEMA`."""
+        keys = self._keys(block, fingerprint)
+        return keys.group_by(KEY_SCHEMA.names).aggregate([]).select(KEY_SCHEMA.names)
+
+    def _keys(self, block: str, fingerprint: str) -> pa.Table:
+        """(clip_id, signal) of every row, repeated where rows are."""
+        tables = [
+            part.table.replace_schema_metadata(None).cast(KEY_SCHEMA)
+            for part in self.scan(block, fingerprint, KEY_SCHEMA.names)
+            if isinstance(part, ScannedPart)
+        ]
+        return pa.concat_tables([KEY_SCHEMA.empty_table(), *tables])
+
+    def missing(
+        self,
+        clip_ids: Ids,
+        signals: Sequence[str],
+        block: str,
+        fingerprint: str,
+        errors: pa.Table | None = None,
+        *,
+        retry_errors: bool = False,
+    ) -> pa.Table:
+        """The work left: keys of the list without a row and without a permanent error.
+
+        Args:
+            clip_ids: the clip list's ids.
+            signals: wanted of each clip.
+            errors: from `errors()`, where the caller has it.
+            retry_errors: count permanent errors as work, too.
+
+        Returns:
+            `KEY_SCHEMA`: signal after signal, each in the order of the list.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        ids = _string_array(clip_ids)
+        keys = self._keys(block, fingerprint)
+        barred = pa.array([], pa.string())
+        if not retry_errors:
+            barred = self.barred(block, fingerprint, self.errors() if errors is None else errors)
+        open_ids = pc.invert(pc.is_in(ids, value_set=barred))
+        owed = []
+        for signal in signals:
+            done = keys.filter(pc.equal(keys["signal"], signal))["clip_id"]
+            pending = ids.filter(pc.and_(open_ids, pc.invert(pc.is_in(ids, value_set=done))))
+            names = pa.array([signal]).take(pa.array(np.zeros(len(pending), np.int8)))
+            owed.append(pa.table({"clip_id": pending, "signal": names}, schema=KEY_SCHEMA))
+        return pa.concat_tables([KEY_SCHEMA.empty_table(), *owed])
+
+    def barred(self, block: str, fingerprint: str, errors: pa.Table) -> pa.Array:
+        """Clips with a permanent error in force for a version of a block.
+
+        In force is the last attempt at a stage. A failure of the audio (`AUDIO_STAGES`) counts for every block, unless
+        a later attempt at the clip got as far as a block. A failure of the block counts for the version the run
+        computed; where the run left no record, for every version.
+        """
+        if not errors.num_rows:
+            return pa.array([], pa.string())
+        last = errors.group_by("clip_id").aggregate([("attempt", "max")])
+        position = pc.index_in(errors["clip_id"], value_set=last["clip_id"])
+        is_last = pc.equal(errors["attempt"], last["attempt_max"].take(position))
+        audio = pc.and_(pc.is_in(errors["stage"], value_set=pa.array(AUDIO_STAGES)), is_last)
+        of_audio = errors.filter(pc.and_(audio, errors["permanent"]))["clip_id"]
+        of_block = errors.filter(pc.equal(errors["stage"], block))
+        of_block = of_block.filter(pc.is_in(of_block["run_id"], value_set=self._runs_of(block, fingerprint, of_block)))
+        of_block = of_block.sort_by("attempt").group_by("clip_id", use_threads=False).aggregate([("permanent", "last")])
+        failed = of_block.filter(of_block["permanent_last"])["clip_id"]
+        return pc.unique(pa.chunked_array([*of_audio.chunks, *failed.chunks], pa.string()))
+
+    def _runs_of(self, block: str, fingerprint: str, errors: pa.Table) -> pa.Array:
+        """Those runs of the errors that did not, by their own record, compute another version of the block."""
+        kept = []
+        for run_id in pc.unique(errors["run_id"]).to_pylist():
+            record = self._run(run_id)
+            computed = record.get("fingerprints", {}).get(block) if record else None
+            if computed in (None, fingerprint):
+                kept.append(run_id)
+        return pa.array(kept, pa.string())
+
+    # ---- reading
+
+    def errors(self) -> pa.Table:
+        """Every recorded error, `ERROR_SCHEMA`, by clip, stage and attempt; a repeated one stands once."""
+        tables = []
+        entries = [entry for entry in self.filesystem.entries(layout.ERRORS) if layout.is_part(entry.path)]
+        for part in in_threads(self.filesystem, entries, self.read_errors_part):
+            if isinstance(part, UnreadablePart):
+                log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)
+            else:
+                tables.append(part)
+        table = pa.concat_tables([ERROR_SCHEMA.empty_table(), *tables])
+        table = table.group_by(ERROR_SCHEMA.names).aggregate([]).select(ERROR_SCHEMA.names)
+        order = [(name, "ascending") for name in ("clip_id", "stage", "attempt", "run_id", "code", "message")]
+        return table.sort_by(order).cast(ERROR_SCHEMA)
+
+    def read_errors_part(self, entry: Entry) -> pa.Table | UnreadablePart:
+        """One part of the errors table."""
+        try:
+            with open_part(self.filesystem, entry) as file:
+                return read_part(self.filesystem, entry, file, ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+        except NotAPart as error:
+            return UnreadablePart(entry, str(error))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The records of all runs, oldest first; one that is not JSON is left out with a warning."""
+        names = [entry.path for entry in self.filesystem.entries(layout.RUNS) if entry.path.endswith(".json")]
+        records = (self._run(path.removeprefix(f"{layout.RUNS}/").removesuffix(".json")) for path in names)
+        return [record for record in records if record is not None]
+
+    def _run(self, run_id: str) -> dict[str, Any] | None:
+        path = layout.run_path(run_id)
+        try:
+            record = json.loads(self.filesystem.read(path))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            log.warning("%s: not a run record: %s", self.filesystem.place(path), error)
+            return None
+        return record if isinstance(record, dict) else None
+
+    def resolve(self, block: str, fingerprint: str | None = None) -> str:
+        """The fingerprint meant: the one given (a unique beginning will do), or the only one there is.
+
+        Raises:
+            UsageError: no such block or fingerprint, or several to choose from; lists them.
+        """
+        blocks = self.blocks()
+        if block not in blocks:
+            there = ", ".join(blocks) or "none"
+            msg = f"{self.url}: holds no block {block!r} (there: {there}); compute it with acoustic-env extract"
+            raise UsageError(msg)
+        matching = [known for known in blocks[block] if known.startswith(fingerprint or "")]
+        if len(matching) == 1:
+            return matching[0]
+        versions = "\n".join(
+            f"  {version.fingerprint}  version {version.version}, engine {version.engine}"
+            for version in self.fingerprints(block)
+        )
+        if not matching:
+            msg = f"{self.url}: block {block} has no fingerprint {fingerprint!r}; there are\n{versions}"
+        else:
+            msg = f"{self.url}: block {block} is there in several versions; name a fingerprint:\n{versions}"
+        raise UsageError(msg)
+
+    def schema(self, block: str, fingerprint: str) -> pa.Schema:
+        """Schema of a version's rows, metadata included.
+
+        Raises:
+            UsageError: no part of it can be read.
+        """
+        for entry in self.parts(block, fingerprint):
+            part = self._scan_one(entry, [])
+            if isinstance(part, ScannedPart):
+                return part.schema
+        msg = f"{self.url}: no part of {block}/{fingerprint} can be read; see acoustic-env store verify {self.url}"
+        raise UsageError(msg)
+
+    def read(
+        self,
+        block: str,
+        fingerprint: str | None = None,
+        signals: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        clip_ids: Ids | None = None,
+    ) -> pa.Table:
+        """Rows of a block, each key once, in the order of the keys.
+
+        Args:
+            fingerprint: which version; None for the only one.
+            signals: only these; None for all.
+            columns: besides the keys (clip_id, signal, frame); None for all.
+            clip_ids: only these; None for all. Ids that are not there are left out without a word.
+
+        Returns:
+            The table with the block's schema metadata.
+
+        Raises:
+            UsageError: no such block, fingerprint or column, or several fingerprints.
+            StoreError: the store cannot be read.
+        """
+        version = self.resolve(block, fingerprint)
+        schema = self.schema(block, version)
+        wanted = wanted_schema(schema, columns, self.url)
+        pieces = [wanted.empty_table(), *self.pieces(block, version, wanted, signals, clip_ids)]
+        table = sort_by_key(pa.concat_tables(pieces))
+        return table.filter(pc.invert(repeats(table))).combine_chunks().cast(wanted)
+
+    def pieces(
+        self,
+        block: str,
+        fingerprint: str,
+        wanted: pa.Schema,
+        signals: Sequence[str] | None = None,
+        clip_ids: Ids | None = None,
+    ) -> Iterator[pa.Table]:
+        """As `read`, part by part: rows of one part in key order; a key that stands in two parts comes twice."""
+        entries = self.parts(block, fingerprint)
+        masks: dict[str, pa.Array] = {}
+        if clip_ids is not None:
+            masks = self._masks(block, fingerprint, _string_array(clip_ids))
+            entries = [entry for entry in entries if entry.path in masks]
+
+        def load(entry: Entry) -> pa.Table | None:
+            part = self._scan_one(entry, wanted.names)
+            if isinstance(part, UnreadablePart):
+                log.warning("%s: left out: %s", self.filesystem.place(entry.path), part.reason)
+                return None
+            table = part.table
+            keep = masks.get(entry.path)
+            if signals is not None:
+                of_signals = pc.is_in(table["signal"], value_set=pa.array(signals, pa.string()))
+                keep = of_signals if keep is None else pc.and_(keep, of_signals)
+            return (table if keep is None else table.filter(keep)).select(wanted.names).cast(wanted)
+
+        for table in in_threads(self.filesystem, entries, load):
+            if table is not None and table.num_rows:
+                yield table
+
+    def _masks(self, block: str, fingerprint: str, clip_ids: pa.Array) -> dict[str, pa.Array]:
+        """path -> bool[rows] of the parts that hold any of the clips; one hash table for all parts."""
+        paths, ids = [], []
+        for part in self.scan(block, fingerprint, ["clip_id"]):
+            if isinstance(part, ScannedPart):
+                paths.append(part.entry.path)
+                ids.append(part.table["clip_id"].combine_chunks())
+        found = pc.is_in(pa.chunked_array(ids, pa.string()), value_set=clip_ids).combine_chunks()
+        masks, start = {}, 0
+        for path, of_part in zip(paths, ids, strict=True):
+            masks[path] = found.slice(start, len(of_part))
+            start += len(of_part)
+        return {path: mask for path, mask in masks.items() if pc.any(mask).as_py()}
+
+
+def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) -> pa.Schema:
+    """The keys and the columns asked for, with the schema's metadata.
+
+    Raises:
+        UsageError: no such column.
+    """
+    if columns is None:
+        return schema
+    unknown = [name for name in columns if name not in schema.names]
+    if unknown:
+        known = ", ".join(schema.names)
+        msg = f"{url}: no column {unknown[0]!r}; there are {known}"
+        raise UsageError(msg)
+    names = [*row_keys(schema), *(name for name in columns if name not in row_keys(schema))]
+    return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
+
+
+def _string_array(values: Ids) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.cast(pa.string()) if isinstance(values, pa.Array) else pa.array(values, pa.string())

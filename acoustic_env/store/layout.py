@@ -1,0 +1,64 @@
+"""Where things are in a store, relative to its root.
+
+features/<block>/<fingerprint>/part-<keys>.parquet   rows of one block under one fingerprint
+errors/part-<keys>.parquet                           what went wrong with which clip
+runs/<run_id>.json                                   what each run did
+lease.json                                           who may write
+set-aside/...                                        parts that cannot be read, moved out of the way by a writer
+.tmp/                                                files on their way to their names (local stores)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from acoustic_env.errors import UsageError
+
+FEATURES: Final = "features"
+ERRORS: Final = "errors"
+RUNS: Final = "runs"
+LEASE: Final = "lease.json"
+SET_ASIDE: Final = "set-aside"
+
+_PART = re.compile(r"part-[0-9a-f]+\.parquet")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def block_folder(block: str, fingerprint: str | None = None) -> str:
+    """Folder of a block, or of one fingerprint of it.
+
+    Raises:
+        UsageError: a name that is not one path component.
+    """
+    for name in (block, fingerprint):
+        if name is not None and not _NAME.fullmatch(name):
+            msg = f"{name!r} is not a block or fingerprint: letters, digits, '_', '.' and '-' only"
+            raise UsageError(msg)
+    return f"{FEATURES}/{block}" if fingerprint is None else f"{FEATURES}/{block}/{fingerprint}"
+
+
+def part_path(folder: str, digest: str) -> str:
+    """Path of a part."""
+    return f"{folder}/part-{digest}.parquet"
+
+
+def is_part(path: str) -> bool:
+    """Whether a path has a part's name."""
+    return _PART.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def run_path(run_id: str) -> str:
+    """Path of a run's record."""
+    if not _NAME.fullmatch(run_id):
+        msg = f"{run_id!r} is not a run id: letters, digits, '_', '.' and '-' only"
+        raise UsageError(msg)
+    return f"{RUNS}/{run_id}.json"
+
+
+def block_and_fingerprint(path: str) -> tuple[str, str] | None:
+    """What a part's folder says it holds; None for a path that is not a part of a block."""
+    pieces = path.split("/")
+    if len(pieces) != 4 or pieces[0] != FEATURES or not is_part(path):
+        return None
+    return pieces[1], pieces[2]

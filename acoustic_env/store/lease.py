@@ -1,0 +1,272 @@
+"""One writer at a time: a lease with a holder, an expiry that a heartbeat moves on, and a fencing id that only grows.
+
+The lease is `lease.json` in the store. It is changed by compare and swap alone (`store.exclusive`), so of two that
+want it at once one gets it. It is never removed: a lease given back keeps its fencing id, and the next one is larger.
+
+A lease may be taken over
+
+- at once, when it was given back, or when its holder ran on this machine (same host, boot and process namespace) and
+  its process is gone;
+- `SKEW_S` after its expiry otherwise. Machines' clocks may differ by that much; if they differ by more, a lease can be
+  taken from a living holder, who then finds out at its next heartbeat or `check` and stops.
+
+What a writer that lost its lease had already sent may still arrive. That does no harm: parts are whole, named by their
+keys, and equal to what the new holder computes; readers give each key once.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from acoustic_env.errors import AcousticEnvError, LeaseHeld
+from acoustic_env.store.exclusive import ExclusiveFile, Seen, exclusive_file
+from acoustic_env.store.filesystem import Filesystem, StoreError, open_filesystem
+from acoustic_env.store.layout import LEASE
+
+TTL_S: Final = 60.0
+SKEW_S: Final = 10.0
+HEARTBEATS: Final = 4  # in one time to live
+
+log = logging.getLogger("acoustic_env.store")
+
+
+class LeaseLost(AcousticEnvError):  # noqa: N818
+    """This writer's lease is another's now; it must not write on."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class LeaseRecord:
+    """The content of `lease.json`.
+
+    Attributes:
+        fencing_id: grows by one with every holder.
+        nonce: unique to the holder.
+        holder: what it is doing (command and run).
+        user, host, pid: who and where.
+        process_started: Unix time, tells the process from a later one with its pid.
+        machine: boot id and process namespace: where `pid` means something.
+        since: Unix time of the acquisition.
+        expires: Unix time after which others may take it.
+        released: given back.
+    """
+
+    fencing_id: int
+    nonce: str
+    holder: str
+    user: str
+    host: str
+    pid: int
+    process_started: float
+    machine: str
+    since: float
+    expires: float
+    released: bool = False
+
+    def describe(self) -> str:
+        """Who holds it, for a person."""
+        return (
+            f"'{self.holder}' (user {self.user}, host {self.host}, process {self.pid}), since {_time(self.since)}, "
+            f"until {_time(self.expires)} unless renewed"
+        )
+
+
+class Lease:
+    """A lease held; made by `acquire_lease`.
+
+    Attributes:
+        token: its fencing id.
+    """
+
+    def __init__(self, file: ExclusiveFile, store_url: str, record: LeaseRecord, ttl_s: float) -> None:
+        self.token = record.fencing_id
+        self._file, self._url, self._record, self._ttl = file, store_url, record, ttl_s
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._lost: str | None = None
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether a heartbeat found that another holds the lease now."""
+        return self._lost is not None
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease is another's now; asks the store."""
+        check(self._url, self.token)
+
+    def release(self) -> None:
+        """Give the lease back; nothing when that was done, or when it is another's."""
+        self._stop.set()
+        self._thread.join()
+        with self._lock:
+            if self._record.released or self.lost:
+                return
+            self._renew(replace(self._record, expires=time.time(), released=True))
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._ttl / HEARTBEATS):
+            try:
+                with self._lock:
+                    self._renew(replace(self._record, expires=time.time() + self._ttl))
+            except StoreError as error:
+                log.warning("the lease could not be renewed, trying again: %s", error)
+            if self.lost:
+                log.warning("%s", self._lost)
+                return
+
+    def _renew(self, record: LeaseRecord) -> None:
+        seen = self._file.load()
+        now = _parse(seen)
+        if now is not None and now.nonce != record.nonce:
+            self._lost = f"{self._url}: the lease was lost to {now.describe()}"
+        elif self._file.swap(seen, _bytes(record)):
+            self._record = record
+
+
+@contextmanager
+def acquire_lease(store_url: str, holder: str, ttl_s: float = TTL_S) -> Iterator[Lease]:
+    """Hold the store's lease for the body of a `with`; renewed in the background, given back at the end.
+
+    Args:
+        store_url: the store.
+        holder: what it is for, shown to a second writer.
+        ttl_s: time after the last heartbeat when others may take it (plus `SKEW_S`).
+
+    Raises:
+        LeaseHeld: another writer has it; says who, since when and until when.
+        StoreError: the store cannot be written.
+    """
+    filesystem = open_filesystem(store_url)
+    file = exclusive_file(filesystem, LEASE)
+    lease = Lease(file, store_url, _acquire(file, filesystem, store_url, holder, ttl_s), ttl_s)
+    try:
+        yield lease
+    finally:
+        try:
+            lease.release()
+        except StoreError as error:  # it expires by itself; the body's own error matters more
+            log.warning("the lease could not be given back and ends by itself in %.0f s: %s", ttl_s + SKEW_S, error)
+
+
+def check(store_url: str, token: int) -> None:
+    """Before a commit: raise unless the lease with this fencing id still holds.
+
+    Raises:
+        LeaseLost: another writer has taken the lease, or it was given back.
+        StoreError: the store cannot be read.
+    """
+    now = _parse(exclusive_file(open_filesystem(store_url), LEASE).load())
+    if now is not None and now.fencing_id == token and not now.released:
+        return
+    found = "its lease file is gone" if now is None else f"it is now held by {now.describe()}"
+    if now is not None and now.released:
+        found = f"it was given back by {now.describe()}"
+    msg = f"{store_url}: this writer's lease ({token}) is lost: {found}; nothing more is written by this run"
+    raise LeaseLost(msg)
+
+
+def read_lease(store_url: str) -> LeaseRecord | None:
+    """The lease as it stands; None when no writer ever was there."""
+    return _parse(exclusive_file(open_filesystem(store_url), LEASE).load())
+
+
+def _acquire(file: ExclusiveFile, filesystem: Filesystem, url: str, holder: str, ttl_s: float) -> LeaseRecord:
+    while True:
+        seen = file.load()
+        now = _parse(seen)
+        if now is not None and not _may_be_taken(now):
+            msg = (
+                f"{url}: another writer holds the store's lease: {now.describe()}. Wait for it to end; if it was "
+                f"killed on another machine, the lease can be taken from {_time(now.expires + SKEW_S)} on"
+            )
+            raise LeaseHeld(msg)
+        record = _record(holder, 1 + (now.fencing_id if now else 0), ttl_s)
+        if file.swap(seen, _bytes(record)):
+            return record
+        time.sleep(0.05)  # another one was quicker: look again who
+
+
+def _may_be_taken(record: LeaseRecord) -> bool:
+    if record.released or time.time() > record.expires + SKEW_S:
+        return True
+    return record.host == socket.gethostname() and record.machine == _machine() and not _alive(record)
+
+
+def _alive(record: LeaseRecord) -> bool:
+    try:
+        process = psutil.Process(record.pid)
+        same = abs(process.create_time() - record.process_started) < 2.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _record(holder: str, fencing_id: int, ttl_s: float) -> LeaseRecord:
+    now = time.time()
+    return LeaseRecord(
+        fencing_id=fencing_id,
+        nonce=uuid.uuid4().hex,
+        holder=holder,
+        user=_user(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        process_started=psutil.Process().create_time(),
+        machine=_machine(),
+        since=now,
+        expires=now + ttl_s,
+    )
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Boot id and process namespace; two containers of one machine differ."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"boot {psutil.boot_time():.0f}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _bytes(record: LeaseRecord) -> bytes:
+    return json.dumps(asdict(record), indent=1).encode()
+
+
+def _parse(seen: Seen | None) -> LeaseRecord | None:
+    if seen is None:
+        return None
+    try:
+        return LeaseRecord(**json.loads(seen.data))
+    except (ValueError, TypeError) as error:
+        msg = f"{LEASE}: not a lease ({error}); if no writer runs, remove the file and run the same command again"
+        raise StoreError(msg) from error
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

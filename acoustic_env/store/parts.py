@@ -1,0 +1,166 @@
+"""Part files: rows in the order of their keys to Parquet bytes, always the same ones, and back."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from acoustic_env.store.filesystem import Entry, Filesystem, LocalFilesystem, StoreError
+
+T = TypeVar("T")
+
+DICTIONARY_COLUMNS: Final = ("clip_id", "signal", "stage", "code", "run_id")
+TAIL_BYTES: Final = 64 * 2**10  # one request brings the footer, and a small part whole
+LOCAL_THREADS: Final = 4
+REMOTE_THREADS: Final = 16
+IO_ERRNOS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
+
+
+@dataclass(frozen=True)
+class UnreadablePart:
+    """A file with a part's name whose rows cannot be had.
+
+    Attributes:
+        entry: the file.
+        reason: why, for a person.
+    """
+
+    entry: Entry
+    reason: str
+
+
+class NotAPart(Exception):  # noqa: N818
+    """Internal to the room: the file's content is no part."""
+
+
+def part_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file: zstd, one row group, page checksums; the same table gives the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=max(1, table.num_rows),
+        compression="zstd",
+        use_dictionary=[name for name in DICTIONARY_COLUMNS if name in table.schema.names],
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> pq.ParquetFile:
+    """A part whose footer reads back; a context manager.
+
+    Raises:
+        NotAPart: truncated, empty or no Parquet file.
+        StoreError: the filesystem failed.
+    """
+
+    def opened() -> pq.ParquetFile:
+        if isinstance(filesystem, LocalFilesystem):
+            return pq.ParquetFile(filesystem.root / entry.path, page_checksum_verification=checksums)
+        source = _RangeFile(filesystem, entry)
+        return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=checksums)
+
+    return _reading(filesystem, entry, opened)
+
+
+def read_part(
+    filesystem: Filesystem, entry: Entry, part: pq.ParquetFile, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Columns of an open part (all without `columns`), in the file's order.
+
+    Raises:
+        NotAPart: the data are damaged, or a column is missing.
+        StoreError: the filesystem failed.
+    """
+    if columns is not None:
+        missing = [name for name in columns if name not in part.schema_arrow.names]
+        if missing:
+            msg = f"it has no column {missing[0]!r}"
+            raise NotAPart(msg)
+    return _reading(filesystem, entry, lambda: part.read(columns=columns, use_threads=False))
+
+
+def _reading(filesystem: Filesystem, entry: Entry, call: Callable[[], T]) -> T:
+    """Tell damaged content (pyarrow's errors, an unreadable disk block) from a filesystem that does not answer."""
+    place = filesystem.place(entry.path)
+    try:
+        return call()
+    except FileNotFoundError as error:
+        msg = "it vanished while the store was read"
+        raise NotAPart(msg) from error
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno in IO_ERRNOS:
+            msg = f"{place}: cannot be read: {error}"
+            raise StoreError(msg) from error
+        raise NotAPart(_first_line(error)) from error
+    except pa.ArrowException as error:
+        raise NotAPart(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+class _RangeFile(io.RawIOBase):
+    """A remote part read by ranges; its end, where the footer is, comes with the first request."""
+
+    def __init__(self, filesystem: Filesystem, entry: Entry) -> None:
+        self._filesystem, self._path, self._size = filesystem, entry.path, entry.size
+        self._tail_start = max(0, entry.size - TAIL_BYTES)
+        self._tail = filesystem.read_range(entry.path, self._tail_start, entry.size) if entry.size else b""
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        start = min(self._position, self._size)
+        end = self._size if size < 0 else min(self._size, start + size)
+        self._position = end
+        if start >= self._tail_start:
+            return self._tail[start - self._tail_start : end - self._tail_start]
+        return self._filesystem.read_range(self._path, start, end) if end > start else b""
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def in_threads(filesystem: Filesystem, items: Iterable[Entry], call: Callable[[Entry], T]) -> Iterator[T]:
+    """`call` of every item, in order, several at once, with only a few results waiting at any time."""
+    threads = LOCAL_THREADS if isinstance(filesystem, LocalFilesystem) else REMOTE_THREADS
+    waiting = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
+        futures: list[Future[T]] = [pool.submit(call, item) for item in islice(waiting, 2 * threads)]
+        try:
+            while futures:
+                result = futures.pop(0).result()
+                futures += [pool.submit(call, item) for item in islice(waiting, 1)]
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()

@@ -1,0 +1,132 @@
+"""The tables' schemas, their keys, and what a part says about itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.features.block import METADATA_PREFIX
+
+ERROR_SCHEMA: Final = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),  # fetch, decode, prepare, or the block's name
+        pa.field("code", pa.string(), nullable=False),  # one of errors.ERROR_CODES
+        pa.field("message", pa.string()),
+        pa.field("permanent", pa.bool_(), nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),  # 1 for the first
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+KEY_SCHEMA: Final = pa.schema([("clip_id", pa.string()), ("signal", pa.string())])
+AUDIO_STAGES: Final = ("fetch", "decode", "prepare")  # a failure here is one of every block
+ROW_KEYS: Final = ("clip_id", "signal", "frame")
+DIGEST_DIGITS: Final = 32
+
+
+@dataclass(frozen=True)
+class Described:
+    """One version of a block in a store, as its parts' metadata describe it.
+
+    Attributes:
+        block: name.
+        fingerprint: 16 hex digits over what can change a number.
+        version: of the block's code.
+        engine: fast or reference.
+        sample_rate: Hz.
+        parameters: the block's.
+        audio: the audio room's (levelling, separation).
+        made_with: everything else: library versions, axes, weights' sha256 and origin.
+    """
+
+    block: str
+    fingerprint: str
+    version: str = ""
+    engine: str = ""
+    sample_rate: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    audio: Mapping[str, Any] = field(default_factory=dict)
+    made_with: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, str]:
+        """What the fingerprint covers as flat `name: value`, to compare two versions."""
+        flat = {"version": self.version, "engine": self.engine, "sample_rate": self.sample_rate}
+        for group, values in (("parameters", self.parameters), ("audio", self.audio)):
+            flat |= {f"{group}.{name}": json.dumps(value, sort_keys=True) for name, value in values.items()}
+        return flat
+
+
+def describe(metadata: Mapping[bytes, bytes] | None) -> Described | None:
+    """What a schema's or a Parquet footer's metadata say; None when they name no block and fingerprint."""
+    prefix = METADATA_PREFIX.encode()
+    said = {
+        key[len(prefix) :].decode(): value.decode() for key, value in (metadata or {}).items() if key.startswith(prefix)
+    }
+    if "block" not in said or "fingerprint" not in said:
+        return None
+    known = {name: said.pop(name, "") for name in ("block", "fingerprint", "version", "engine", "sample_rate")}
+    return Described(
+        **known,
+        parameters=_mapping(said.pop("parameters", "")),
+        audio=_mapping(said.pop("audio", "")),
+        made_with=said,
+    )
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError:
+        return {"unreadable": text}
+    return value if isinstance(value, dict) else {"value": value}
+
+
+def row_keys(schema: pa.Schema) -> list[str]:
+    """The columns that make a row unique: clip_id and signal, for a per-frame table frame as well."""
+    return [name for name in ROW_KEYS if name in schema.names]
+
+
+def sort_by_key(table: pa.Table) -> pa.Table:
+    """Rows in the order of their keys."""
+    return table.sort_by([(name, "ascending") for name in row_keys(table.schema)]).combine_chunks()
+
+
+def repeats(table: pa.Table) -> pa.Array:
+    """bool[rows] of a table sorted by key: whether the row has the key of the one before."""
+    if table.num_rows == 0:
+        return pa.array([], pa.bool_())
+    same = np.zeros(table.num_rows, bool)
+    same[1:] = True
+    for name in row_keys(table.schema):
+        codes = table[name].combine_chunks()
+        if not pa.types.is_integer(codes.type):
+            codes = codes.dictionary_encode().indices
+        values = codes.to_numpy(zero_copy_only=False)
+        same[1:] &= values[1:] == values[:-1]
+    return pa.array(same)
+
+
+def digest(table: pa.Table, columns: list[str], extra: str) -> str:
+    """Hex digest of columns of a table in row order, and of a text: the same keys give the same name.
+
+    Args:
+        table: sorted.
+        columns: strings, integers or booleans, without nulls.
+        extra: what else tells two tables apart.
+    """
+    found = hashlib.sha256(f"{extra}\n{table.num_rows}\n{','.join(columns)}\n".encode())
+    for name in columns:
+        values = table[name].combine_chunks()
+        if pa.types.is_string(values.type):
+            lengths = np.diff(np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, values.offset * 4))
+            found.update(lengths.astype("<i4").tobytes())
+            found.update("".join(values.to_pylist()).encode())
+        else:
+            found.update(values.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+    return found.hexdigest()[:DIGEST_DIGITS]
