@@ -31,18 +31,16 @@ MOST_SINGLE_OUTPUTS: Final = 32
 class BoostedClassifier:
     """XGBoost on the reduced features."""
 
-    def __init__(self, settings: ModelSettings, task: Task, classes: int, member: int) -> None:
-        self._settings, self._task, self._classes, self._member = settings, task, classes, member
+    def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
+        self._settings, self._task, self._classes = settings, task, classes
         self._booster: Any = None
         self._rounds = 0
 
-    def fit(self, train: Examples, validation: Examples | None) -> None:
+    def fit(self, train: Examples, validation: Examples) -> None:
         """Boost until the held-out log loss has not improved for 40 rounds; at most 600."""
         import xgboost
 
-        if validation is None:
-            train, validation = train.split(self._member, self._settings.seed)
-        parameters = PARAMETERS | self._objective() | {"seed": self._settings.seed + self._member}
+        parameters = PARAMETERS | self._objective() | {"seed": self._settings.seed}
         held = xgboost.DMatrix(validation.x, label=validation.y.astype(np.float32))
         self._booster = xgboost.train(
             parameters,
@@ -83,7 +81,7 @@ class BoostedClassifier:
         import xgboost
 
         facts: Any = state.facts
-        made = cls(ModelSettings(kind="xgboost"), facts["task"], facts["classes"], 0)
+        made = cls(ModelSettings(kind="xgboost"), facts["task"], facts["classes"])
         made._booster = xgboost.Booster(model_file=bytearray(np.asarray(state.arrays["ubj"]).tobytes()))
         made._rounds = facts["rounds"]
         return made

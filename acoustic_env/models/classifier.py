@@ -18,8 +18,7 @@ import numpy.typing as npt
 from acoustic_env.config import ModelKind, ModelSettings, Task
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
-from acoustic_env.models.evaluate import Floats
-from acoustic_env.models.folds import grouped_folds
+from acoustic_env.models.evaluate import Floats, Integers
 
 # Named, not imported: torch and xgboost take seconds to load.
 CLASSIFIERS: Final[dict[ModelKind, str]] = {
@@ -27,8 +26,6 @@ CLASSIFIERS: Final[dict[ModelKind, str]] = {
     "xgboost": "acoustic_env.models.boosted:BoostedClassifier",
     "logistic": "acoustic_env.models.logistic:LogisticClassifier",
 }
-# Each member of an ensemble is stopped on its own fold of this many when no validation rows are given.
-INNER_FOLDS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,6 @@ class Examples:
         """The chosen rows (index or mask)."""
         return Examples(self.x[rows], self.y[rows], self.groups[rows])
 
-    def split(self, member: int, seed: int) -> tuple[Examples, Examples]:
-        """Training rows and a held-out inner fold, another one for each member of an ensemble."""
-        folds = min(INNER_FOLDS, len(np.unique(self.groups)))
-        held = grouped_folds(self.y, self.groups, folds, seed) == member % folds
-        return self.take(~held), self.take(held)
-
 
 @dataclass(frozen=True)
 class State:
@@ -73,10 +64,7 @@ class State:
 
 
 class Classifier(Protocol):
-    """One model. Built by `make_classifier`, trained by `fit`, or rebuilt by `restore_classifier`."""
-
-    def fit(self, train: Examples, validation: Examples | None) -> None:
-        """Train; `validation` is for stopping and choosing, and without it an inner fold of `train` is held out."""
+    """A trained model: one of `CLASSIFIERS`, or an `Ensemble` of them."""
 
     def predict_proba(self, x: npt.NDArray[np.float32]) -> Floats:
         """Probabilities [n, classes]."""
@@ -85,17 +73,52 @@ class Classifier(Protocol):
         """What `restore_classifier` needs."""
 
 
-def make_classifier(settings: ModelSettings, task: Task, classes: int) -> Classifier:
-    """An untrained classifier, an ensemble when `settings.ensemble` is above one."""
-    if settings.ensemble > 1:
-        return Ensemble(settings, task, classes)
-    return make_member(settings, task, classes, 0)
+class Trainable(Classifier, Protocol):
+    """One model that can be trained."""
+
+    def fit(self, train: Examples, validation: Examples) -> None:
+        """Train on `train`; `validation` is for stopping."""
 
 
-def make_member(settings: ModelSettings, task: Task, classes: int, member: int) -> Classifier:
-    """One model; `member` moves its seed and its inner fold."""
-    made: Classifier = _kind(settings.kind)(settings, task, classes, member)
+def make_classifier(settings: ModelSettings, task: Task, classes: int, member: int = 0) -> Trainable:
+    """One untrained model; `member` is added to its seed."""
+    made: Trainable = _kind(settings.kind)(replace(settings, seed=settings.seed + member), task, classes)
     return made
+
+
+def fit_ensemble(
+    settings: ModelSettings, task: Task, classes: int, data: Examples, folds: Integers, first: Sequence[int]
+) -> tuple[Ensemble, Floats]:
+    """Models of successive seeds, each with another fold held out to stop on, and what they said of the held-out rows.
+
+    With `settings.ensemble` of 1 this is one model trained without the `first` folds. With more, the next members hold
+    out the other folds in turn, so every row trains most members and is judged by one that has not seen it.
+
+    Args:
+        settings: of the model; `ensemble` says how many.
+        task: of the study.
+        classes: how many.
+        data: all rows but the test's.
+        folds: fold of each row [n].
+        first: the folds the first member holds out: the study's validation folds.
+
+    Returns:
+        The ensemble, and the probabilities [n, classes] of each row by the members that held it out (their mean); NaN
+        where none did.
+    """
+    others = [[int(fold)] for fold in np.unique(folds) if fold not in first]
+    held_out = [list(first), *others]
+    members: list[Classifier] = []
+    total, count = np.zeros((len(data), classes)), np.zeros(len(data))
+    for member in range(settings.ensemble):
+        held = np.isin(folds, held_out[member % len(held_out)])
+        model = make_classifier(settings, task, classes, member)
+        validation = data.take(held)
+        model.fit(data.take(~held), validation)
+        total[held] += model.predict_proba(validation.x)
+        count[held] += 1
+        members.append(model)
+    return Ensemble(members), np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], np.nan)
 
 
 def restore_classifier(state: State) -> Classifier:
@@ -120,41 +143,26 @@ def _kind(kind: str) -> Any:
 
 
 class Ensemble:
-    """Models of successive seeds whose probabilities are averaged."""
+    """Models whose probabilities are averaged."""
 
-    def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
-        alone = replace(settings, ensemble=1)
-        self._members: Sequence[Classifier] = [
-            make_member(alone, task, classes, member) for member in range(settings.ensemble)
-        ]
-
-    def fit(self, train: Examples, validation: Examples | None) -> None:
-        """Train every member on the same rows, or without `validation` each with its own inner fold held out."""
-        for member in self._members:
-            member.fit(train, validation)
+    def __init__(self, members: Sequence[Classifier]) -> None:
+        self.members = members
 
     def predict_proba(self, x: npt.NDArray[np.float32]) -> Floats:
         """Mean probabilities [n, classes]."""
-        total = self._members[0].predict_proba(x)
-        for member in self._members[1:]:
-            total = total + member.predict_proba(x)
-        return total / len(self._members)
+        return np.asarray(sum(member.predict_proba(x) for member in self.members) / len(self.members))
 
     def state(self) -> State:
         """Every member's state, array names prefixed by the member's number."""
-        states = [member.state() for member in self._members]
+        states = [member.state() for member in self.members]
         arrays = {f"{i}.{name}": array for i, state in enumerate(states) for name, array in state.arrays.items()}
         return State(arrays, {"kind": "ensemble", "members": [state.facts for state in states]})
 
     @classmethod
     def restore(cls, state: State) -> Ensemble:
         """The ensemble whose state this is."""
-        made = cls.__new__(cls)
         facts: Any = state.facts["members"]
-        made._members = [
-            restore_classifier(State(_of_member(state.arrays, i), member)) for i, member in enumerate(facts)
-        ]
-        return made
+        return cls([restore_classifier(State(_of_member(state.arrays, i), own)) for i, own in enumerate(facts)])
 
 
 def _of_member(arrays: Mapping[str, npt.NDArray[Any]], member: int) -> dict[str, npt.NDArray[Any]]:

@@ -27,22 +27,18 @@ PATIENCE: Final = 2
 class LogisticClassifier:
     """Ridge logistic regression: one sigmoid (binary), one softmax (multiclass) or a sigmoid per class (multilabel)."""
 
-    def __init__(self, settings: ModelSettings, task: Task, classes: int, member: int) -> None:
+    def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
         self._task, self._classes = task, classes
-        self._seed = settings.seed + member
+        self._seed = settings.seed
         self.penalty_ = float("nan")
         self.weights_: Floats = np.empty((0, 0))
 
-    def fit(self, train: Examples, validation: Examples | None) -> None:
-        """Choose the penalty by log loss over inner grouped folds of `train` (or on `validation`), then fit `train`."""
-        if validation is not None:
-            parts = [(train, validation)]
-        else:
-            outputs = self._classes if self._task != "binary" else 1
-            large = train.x.size * outputs > LARGE
-            folds = min(FOLDS, len(np.unique(train.groups)))
-            fold = grouped_folds(train.y, train.groups, folds, self._seed)
-            parts = [(train.take(fold != f), train.take(fold == f)) for f in range(1 if large else folds)]
+    def fit(self, train: Examples, validation: Examples) -> None:
+        """Choose the penalty by log loss over inner grouped folds of `train`; `validation` stays unseen."""
+        large = train.x.size * (self._classes if self._task != "binary" else 1) > LARGE
+        folds = min(FOLDS, len(np.unique(train.groups)))
+        fold = grouped_folds(train.y, train.groups, folds, self._seed)
+        parts = [(train.take(fold != f), train.take(fold == f)) for f in range(1 if large else folds)]
         losses = np.mean([self._held_out_losses(*part) for part in parts], axis=0)
         self.penalty_ = PENALTIES[int(np.nanargmin(losses))]
         self.weights_ = fit_weights(train.x, self._outcomes(train.y), self._task, self.penalty_)
@@ -79,7 +75,7 @@ class LogisticClassifier:
     def restore(cls, state: State) -> LogisticClassifier:
         """The classifier whose state this is."""
         facts: Any = state.facts
-        made = cls(ModelSettings(kind="logistic"), facts["task"], facts["classes"], 0)
+        made = cls(ModelSettings(kind="logistic"), facts["task"], facts["classes"])
         made.penalty_, made.weights_ = facts["penalty"], np.asarray(state.arrays["weights"])
         return made
 

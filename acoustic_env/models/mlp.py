@@ -94,13 +94,11 @@ class Job:
         settings: of the model.
         task: of the study.
         classes: how many.
-        seed: of weights, dropout and order.
     """
 
     settings: ModelSettings
     task: Task
     classes: int
-    seed: int
 
     @property
     def outputs(self) -> int:
@@ -141,7 +139,7 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
     import torch
 
     settings = job.settings
-    torch.manual_seed(job.seed)
+    torch.manual_seed(settings.seed)
     network = build_network(train.x.shape[1], job.outputs, settings)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = session.resume()
@@ -157,8 +155,8 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
     for epoch in range(state.epoch + 1, settings.max_epochs + 1):
         if epoch - 1 - best_epoch >= settings.patience:
             break
-        order = torch.from_numpy(np.random.default_rng([job.seed, epoch]).permutation(len(train)))
-        torch.manual_seed((job.seed * 100_003 + epoch) * 1_009 + session.rank)
+        order = torch.from_numpy(np.random.default_rng([settings.seed, epoch]).permutation(len(train)))
+        torch.manual_seed((settings.seed * 100_003 + epoch) * 1_009 + session.rank)
         network.train()
         loss = _run_epoch(wrapped, optimizer, inputs, targets, order, settings.batch_size, session, job.task)
         score, held_loss = validation_score(forward(network, validation.x), validation.y, job.task)
@@ -281,15 +279,12 @@ def train_here(job: Job, train: Examples, validation: Examples) -> Arrays:
 class MlpClassifier:
     """The MLP behind the classifier contract; predicts with numpy alone."""
 
-    def __init__(self, settings: ModelSettings, task: Task, classes: int, member: int) -> None:
-        self._job = Job(settings, task, classes, settings.seed + member)
-        self._member = member
+    def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
+        self._job = Job(settings, task, classes)
         self.weights_: Arrays = {}
 
-    def fit(self, train: Examples, validation: Examples | None) -> None:
-        """Train here (`workers` 0) or on Ray workers, stopped on `validation` or on a held-out inner fold."""
-        if validation is None:
-            train, validation = train.split(self._member, self._job.settings.seed)
+    def fit(self, train: Examples, validation: Examples) -> None:
+        """Train here (`workers` 0) or on Ray workers, stopped on `validation`."""
         trainer: Trainer = train_here
         if self._job.settings.workers:
             from acoustic_env.models.train import train_on_ray
@@ -335,6 +330,6 @@ class MlpClassifier:
         settings = ModelSettings(
             layers=tuple(facts["layers"]), activation=facts["activation"], dropout=facts["dropout"]
         )
-        made = cls(settings, facts["task"], facts["classes"], 0)
+        made = cls(settings, facts["task"], facts["classes"])
         made.weights_ = {name: np.asarray(array) for name, array in state.arrays.items()}
         return made

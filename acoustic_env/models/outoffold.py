@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.config import ModelKind, ModelSettings, Task
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples, make_classifier
+from acoustic_env.models.classifier import Examples, fit_ensemble
 from acoustic_env.models.evaluate import Floats, Integers
 from acoustic_env.models.folds import grouped_folds
+
+# Of each training part, one of so many inner folds is held out to stop training on.
+INNER_FOLDS: Final = 8
 
 
 class Reduction(Protocol):
@@ -87,8 +90,9 @@ def out_of_fold(
         rows = fold == held
         fitted = reduction()
         fitted.fit(X[~rows])
-        model = make_classifier(chosen, task, count)
-        model.fit(Examples(fitted.transform(X[~rows]), y[~rows], groups[~rows]), None)
+        seen = Examples(fitted.transform(X[~rows]), y[~rows], groups[~rows])
+        inner = grouped_folds(seen.y, seen.groups, min(INNER_FOLDS, len(np.unique(seen.groups))), seed)
+        model, _ = fit_ensemble(chosen, task, count, seen, inner, (0,))
         found[rows] = model.predict_proba(fitted.transform(X[rows]))
     return found
 

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from acoustic_env.config import ModelKind, ModelSettings, Task
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples, make_classifier, restore_classifier
+from acoustic_env.models.classifier import Examples, fit_ensemble, make_classifier, restore_classifier
 from acoustic_env.models.logistic import LogisticClassifier, fit_weights
 from acoustic_env.models.mlp import MlpClassifier, build_network, forward
 from acoustic_env.models.outoffold import out_of_fold
@@ -34,7 +34,7 @@ def rows(task: Task, n: int = 240, seed: int = 0) -> Examples:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_model_learns_every_task_and_survives_being_stored(kind: ModelKind, task: Task, classes: int) -> None:
     model = make_classifier(replace(SMALL, kind=kind), task, classes)
-    model.fit(rows(task), None)
+    model.fit(rows(task), rows(task, seed=2))
     new = rows(task, seed=1)
     found = model.predict_proba(new.x)
     assert found.shape == (len(new), classes)
@@ -52,22 +52,24 @@ def test_the_same_seed_gives_the_same_probabilities(kind: ModelKind) -> None:
     found = []
     for _ in range(2):
         model = make_classifier(settings, "binary", 2)
-        model.fit(data, None)
+        model.fit(data, data)
         found.append(model.predict_proba(data.x))
     np.testing.assert_array_equal(found[0], found[1])
 
 
-def test_an_ensemble_is_the_mean_of_models_of_successive_seeds() -> None:
+def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successive_folds() -> None:
     data, new = rows("binary"), rows("binary", seed=1)
-    members = []
-    for seed in (23, 24):
-        member = make_classifier(replace(SMALL, seed=seed), "binary", 2)
-        member.fit(data, data)
-        members.append(member.predict_proba(new.x))
-    ensemble = make_classifier(replace(SMALL, ensemble=2), "binary", 2)
-    ensemble.fit(data, data)
+    folds = np.arange(len(data)) // 2 % 4
+    members, said = [], np.full(len(data), np.nan)
+    for member, fold in enumerate((3, 0, 1)):
+        model = make_classifier(SMALL, "binary", 2, member)
+        model.fit(data.take(folds != fold), data.take(folds == fold))
+        members.append(model.predict_proba(new.x))
+        said[folds == fold] = model.predict_proba(data.x[folds == fold])[:, 1]
+    ensemble, held_out = fit_ensemble(replace(SMALL, ensemble=3), "binary", 2, data, folds, (3,))
     np.testing.assert_allclose(ensemble.predict_proba(new.x), np.mean(members, axis=0))
     np.testing.assert_allclose(restore_classifier(ensemble.state()).predict_proba(new.x), np.mean(members, axis=0))
+    np.testing.assert_allclose(held_out[:, 1], said)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -86,8 +88,9 @@ def test_the_penalty_is_strong_for_noise_and_weak_for_clean_signal() -> None:
     x = random.normal(size=(300, 30)).astype(np.float32)
     penalties = []
     for y in (random.integers(0, 2, 300), (x[:, 0] > 0).astype(np.int64)):
-        model = LogisticClassifier(ModelSettings(kind="logistic"), "binary", 2, 0)
-        model.fit(Examples(x, y, np.arange(300)), None)
+        model = LogisticClassifier(ModelSettings(kind="logistic"), "binary", 2)
+        data = Examples(x, y, np.arange(300))
+        model.fit(data, data)
         penalties.append(model.penalty_)
     assert penalties[0] > 100 * penalties[1]
 
@@ -97,7 +100,7 @@ def test_prediction_with_numpy_is_the_forward_pass_of_the_network(activation: An
     import torch
 
     settings = replace(SMALL, layers=(8, 5), activation=activation, max_epochs=2)
-    model = MlpClassifier(settings, "multiclass", 3, 0)
+    model = MlpClassifier(settings, "multiclass", 3)
     data = rows("multiclass")
     model.fit(data, data)
     network = build_network(6, 3, settings)
