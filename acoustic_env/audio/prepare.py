@@ -119,7 +119,9 @@ def _foreground(raw: Batch, sample_rate: int, engine: Engine) -> Batch:
     if engine == "fast":
         from acoustic_env.audio.separate_fast import separate_fast
 
-        return separate_fast(raw, sample_rate)
+        foreground = separate_fast(raw, sample_rate)
+        foreground[~np.isfinite(foreground)] = 0  # as `separate_reference` does
+        return foreground
     foreground = np.empty_like(raw)
     for clip, waveform in zip(foreground, raw, strict=True):
         clip[:] = separate_reference(waveform, sample_rate)

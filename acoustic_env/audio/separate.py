@@ -37,16 +37,13 @@ def separate_reference(waveform: npt.NDArray[Any], sample_rate: int) -> npt.NDAr
         sample_rate: Hz.
 
     Returns:
-        The foreground, same shape and dtype (the gate itself works in float64). Silence stays silence. Where the gate
-        divides zero by zero (a stretch of digital silence longer than one chunk of 600,000 samples) silent samples stay
-        zero.
+        The foreground, same shape and dtype (the gate itself works in float64). Where the gate is undefined, zero over
+        zero in a chunk of digital silence, nothing stands above the floor and the foreground is zero.
     """
     import noisereduce
 
-    if not waveform.any():
-        return np.zeros_like(waveform)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         foreground: npt.NDArray[Any] = noisereduce.reduce_noise(waveform, sample_rate, **GATE)
-    foreground[(waveform == 0) & ~np.isfinite(foreground)] = 0
+    foreground[~np.isfinite(foreground)] = 0
     return foreground
