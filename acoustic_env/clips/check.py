@@ -1,0 +1,146 @@
+"""What is wrong with a clip list: cheaply, or by reading every clip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.clips.location import local_path
+from acoustic_env.clips.ontology import Ontology, audioset
+from acoustic_env.clips.select import recipe_labels, select
+from acoustic_env.clips.table import Fault, load_clips
+from acoustic_env.config import Recipe
+from acoustic_env.errors import ClipError, UsageError
+
+# Opens and decodes a clip: (uri, start_s, end_s, clip_id); raises ClipError.
+ReadClip = Callable[[str, float | None, float | None, str], object]
+Progress = Callable[[int, int], None]
+
+AUDIOSET_ID: Final = re.compile(r"/[mgt]/\w+")
+READERS: Final = 4
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Outcome of a check.
+
+    Attributes:
+        clips: rows of the list.
+        faults: everything wrong.
+        notes: what the recipe makes of the list, and what is worth knowing.
+    """
+
+    clips: int
+    faults: list[Fault]
+    notes: list[str]
+
+
+def check_clips(
+    url: str, recipe: Recipe | None = None, read: ReadClip | None = None, progress: Progress | None = None
+) -> Checked:
+    """Check a clip list: columns, ids, times, labels, that local files exist, and with `read` every clip.
+
+    Args:
+        url: the list.
+        recipe: labels that neither it nor the AudioSet ontology knows are faults; None: only labels that look like
+            AudioSet ids and are none.
+        read: opens and decodes one clip.
+        progress: called with clips read and clips in all.
+
+    Raises:
+        UsageError: the list itself cannot be read.
+    """
+    clips, faults = load_clips(url)
+    if clips.num_rows == 0:
+        return Checked(0, faults, [])
+    faults += _label_faults(clips, recipe, audioset())
+    bad_places = _place_faults(clips)
+    faults += bad_places
+    notes = _notes(clips)
+    if recipe is not None and not faults:
+        try:
+            notes += [f"recipe {recipe.name}: {line}" for line in select(clips, recipe).summary()]
+        except UsageError as error:
+            faults.append(Fault(None, "labels", str(error)))
+    if read is not None:
+        skipped = {fault.row for fault in faults}
+        faults += _read_faults(clips, read, skipped, progress)
+    return Checked(clips.num_rows, faults, notes)
+
+
+def _label_faults(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) -> list[Fault]:
+    labels = pc.unique(pc.list_flatten(clips["labels"])).to_pylist()
+    known = set(ontology.names) | set(ontology.names.values())
+    if recipe is not None and recipe.classes:
+        known |= {label for of in recipe_labels(recipe, ontology).values() for label in of} | set(recipe.exclude.labels)
+        unknown = {label for label in labels if label and label not in known}
+        where = f"neither of recipe {recipe.name} nor of the AudioSet ontology"
+    else:
+        unknown = {label for label in labels if label and AUDIOSET_ID.fullmatch(label) and label not in known}
+        where = "looks like an AudioSet id and is none"
+    if not unknown:
+        return []
+    return [
+        Fault(row, "labels", f"unknown label {label!r}: {where}")
+        for row, of in enumerate(clips["labels"].to_pylist(), start=1)
+        for label in dict.fromkeys(of or [])
+        if label in unknown
+    ]
+
+
+def _place_faults(clips: pa.Table) -> list[Fault]:
+    """Local files that are not there; places behind a protocol are left to `read`."""
+    missing: dict[str, str | None] = {}
+    faults = []
+    for row, uri in enumerate(clips["uri"].to_pylist(), start=1):
+        if not uri:
+            continue
+        outer = uri.partition("::")[2] if uri.startswith(("tar://", "parquet://")) else uri
+        if outer not in missing:
+            missing[outer] = _missing(outer)
+        if missing[outer] is not None:
+            faults.append(Fault(row, "uri", f"{outer}: {missing[outer]}"))
+    return faults
+
+
+def _missing(location: str) -> str | None:
+    path = local_path(location)
+    if path is None or path.is_file():
+        return None
+    return "a folder, not a file" if path.is_dir() else "no such file"
+
+
+def _read_faults(
+    clips: pa.Table, read: ReadClip, skipped: set[int | None], progress: Progress | None
+) -> Iterator[Fault]:
+    def attempt(row: dict[str, object]) -> tuple[str, str] | None:
+        try:
+            read(row["uri"], row["start_s"], row["end_s"], row["clip_id"])  # type: ignore[arg-type]
+        except ClipError as error:
+            return ("start_s" if error.code == "no_such_segment" else "uri"), str(error)
+        return None
+
+    numbered = [(number, row) for number, row in enumerate(clips.to_pylist(), start=1) if number not in skipped]
+    with ThreadPoolExecutor(READERS) as pool:
+        outcomes = pool.map(attempt, (row for _, row in numbered))
+        for done, ((number, _), outcome) in enumerate(zip(numbered, outcomes, strict=True), start=1):
+            if outcome is not None:
+                yield Fault(number, *outcome)
+            if progress is not None:
+                progress(done, len(numbered))
+
+
+def _notes(clips: pa.Table) -> list[str]:
+    labels = pc.list_flatten(clips["labels"])
+    groups = pc.count_distinct(clips["group"]).as_py()
+    unlabelled = pc.sum(pc.equal(pc.list_value_length(clips["labels"]), 0)).as_py() or 0
+    notes = [f"{clips.num_rows:,} clips in {groups:,} groups, {pc.count_distinct(labels).as_py():,} labels"]
+    if unlabelled:
+        notes.append(f"{unlabelled:,} clips without labels")
+    return notes

@@ -1,0 +1,201 @@
+"""Folds that do not leak: given ones honoured, others stratified by class with groups kept whole.
+
+The method is greedy: groups, the largest and those of rare classes first, each go to the fold that lacks most of theirs
+(Sechidis, Tsoumakas and Vlahavas 2011, with a fixed order instead of a recomputed one), so it serves one label a clip
+and many alike. Ties are broken by a hash of seed and group: the order of rows does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.config import SplitSettings
+from acoustic_env.errors import UsageError
+
+Folds = npt.NDArray[np.int32]  # [clips]
+Rows = npt.NDArray[np.int64]
+
+SHOWN_GROUPS: Final = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which clips train, validate and test.
+
+    Attributes:
+        folds: int32 [clips], the fold of each row.
+        train, validation, test: row numbers, together every row once.
+    """
+
+    folds: Folds
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
+def split(clips: pa.Table, settings: SplitSettings) -> Split:
+    """The folds of a study's clips and their roles, checked for leaks.
+
+    Args:
+        clips: a selection's clips: `clip_id`, `uri`, `start_s`, `end_s`, `group`, `fold`, `class`.
+        settings: number of folds, which of them validate and test, seed.
+
+    Raises:
+        UsageError: a fold that validates and tests, a group in two folds, too few groups, or a role without clips.
+    """
+    both = sorted(set(settings.validation_folds) & set(settings.test_folds))
+    if both:
+        msg = f"split: fold {both[0]} is named for validation and for test; validation is never test"
+        raise UsageError(msg)
+    folds = assign_folds(clips, settings.folds, settings.seed)
+    leak_check(clips, folds)
+    validates = np.isin(folds, settings.validation_folds)
+    tests = np.isin(folds, settings.test_folds)
+    roles = {"validation": validates, "test": tests, "training": ~validates & ~tests}
+    wanted = {"validation": settings.validation_folds, "test": settings.test_folds, "training": (0,)}
+    for role, rows in roles.items():
+        if wanted[role] and not rows.any():
+            there = ", ".join(map(str, np.unique(folds)))
+            msg = f"split: no clip for {role} (the recipe's folds {wanted[role]}); the clips are in folds {there}"
+            raise UsageError(msg)
+    made = Split(folds, *(np.flatnonzero(roles[role]) for role in ("training", "validation", "test")))
+    assert not set(folds[made.validation]) & set(folds[made.test])
+    return made
+
+
+def assign_folds(clips: pa.Table, folds: int, seed: int) -> Folds:
+    """A fold for every clip.
+
+    Args:
+        clips: `clip_id`, `group`, `fold` and `class`. A clip's given fold is kept, and its group follows it.
+        folds: how many the other groups are spread over, numbered from 0.
+        seed: of the ties.
+
+    Raises:
+        UsageError: fewer groups than folds, or a group given two folds.
+    """
+    given = clips["fold"].to_pylist()
+    assigned = np.array([-1 if fold is None else fold for fold in given], dtype=np.int32)
+    if (assigned >= 0).all():
+        return assigned
+    codes = pc.dictionary_encode(clips["group"].combine_chunks())
+    group_of = codes.indices.to_numpy(zero_copy_only=False)
+    names = codes.dictionary.to_pylist()
+    fold_of_group = _given_folds(group_of, assigned, names)
+    if len(names) < folds:
+        msg = (
+            f"split: {clips.num_rows:,} clips in {len(names):,} groups cannot fill {folds} folds; lower `split: folds`"
+        )
+        raise UsageError(msg)
+    _spread(fold_of_group, _group_counts(clips, group_of, len(names)), _tie_breaks(names, seed), folds)
+    return np.asarray(fold_of_group[group_of], dtype=np.int32)
+
+
+def leak_check(clips: pa.Table, folds: Folds) -> None:
+    """Run before every training.
+
+    Raises:
+        UsageError: a group, a clip id or the same audio stands in more than one fold; names them.
+    """
+    places = zip(*(clips[name].to_pylist() for name in ("uri", "start_s", "end_s")), strict=True)
+    keys: dict[str, Sequence[object]] = {
+        "group": clips["group"].to_pylist(),
+        "clip": clips["clip_id"].to_pylist(),
+        "audio": [f"{uri} {start}-{end}" if start is not None else uri for uri, start, end in places],
+    }
+    for kind, values in keys.items():
+        first: dict[object, int] = {}
+        torn: defaultdict[object, set[int]] = defaultdict(set)
+        for value, fold in zip(values, folds.tolist(), strict=True):
+            if first.setdefault(value, fold) != fold:
+                torn[value] |= {first[value], fold}
+        if torn:
+            shown = [f"{value!r} in folds {sorted(of)}" for value, of in sorted(torn.items(), key=str)[:SHOWN_GROUPS]]
+            more = f" and {len(torn) - SHOWN_GROUPS:,} more" if len(torn) > SHOWN_GROUPS else ""
+            msg = f"split: {len(torn):,} {kind}s stand in more than one fold: {'; '.join(shown)}{more}"
+            raise UsageError(msg)
+
+
+def contradicting_clips(clip_ids: Sequence[str], labels: Sequence[object]) -> list[str]:
+    """Ids listed with different labels, sorted; they belong in no fold at all.
+
+    Args:
+        clip_ids: [n], repeats allowed.
+        labels: [n], anything hashable.
+    """
+    first: dict[str, object] = {}
+    return sorted(
+        {clip_id for clip_id, label in zip(clip_ids, labels, strict=True) if first.setdefault(clip_id, label) != label}
+    )
+
+
+def _given_folds(group_of: npt.NDArray[np.int32], assigned: Folds, names: Sequence[str]) -> Folds:
+    fold_of_group = np.full(len(names), -1, dtype=np.int32)
+    for row in np.flatnonzero(assigned >= 0):
+        group, fold = group_of[row], assigned[row]
+        if fold_of_group[group] not in (-1, fold):
+            msg = (
+                f"split: group {names[group]!r} is given folds {fold_of_group[group]} and {fold}; a group has one fold"
+            )
+            raise UsageError(msg)
+        fold_of_group[group] = fold
+    return fold_of_group
+
+
+def _group_counts(
+    clips: pa.Table, group_of: npt.NDArray[np.int32], groups: int
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Per group the classes it carries and how many clips of each."""
+    column = clips["class"].combine_chunks()
+    classes = pc.dictionary_encode(pc.list_flatten(column))
+    parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+    pairs = np.stack([group_of[parents].astype(np.int64), classes.indices.to_numpy(zero_copy_only=False)], axis=1)
+    unique, counts = np.unique(pairs, axis=0, return_counts=True)
+    bounds = np.searchsorted(unique[:, 0], np.arange(groups + 1))
+    return [(unique[a:b, 1], counts[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def _tie_breaks(names: Sequence[str], seed: int) -> list[bytes]:
+    return [hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest() for name in names]
+
+
+def _spread(
+    fold_of_group: Folds,
+    counts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
+    ties: list[bytes],
+    folds: int,
+) -> None:
+    """Give every group without a fold (-1) one, in place."""
+    size = 1 + max((int(classes.max()) for classes, _ in counts if len(classes)), default=0)
+    totals = np.zeros(size)
+    for classes, number in counts:
+        totals[classes] += number
+    filled = np.zeros((folds, size))
+    clips_in = np.zeros(folds)
+    for group, fold in enumerate(fold_of_group):
+        if 0 <= fold < folds:
+            filled[fold, counts[group][0]] += counts[group][1]
+            clips_in[fold] += counts[group][1].sum()
+    rarest = [totals[classes].min() if len(classes) else np.inf for classes, _ in counts]
+    waiting = sorted(
+        np.flatnonzero(fold_of_group < 0).tolist(), key=lambda g: (-counts[g][1].max(initial=0), rarest[g], ties[g])
+    )
+    for group in waiting:
+        classes, number = counts[group]
+        # What the fold still lacks of the group's classes, rare classes weighing more.
+        lacking = ((totals[classes] / folds - filled[:, classes]) * (number / totals[classes])).sum(axis=1)
+        best = np.flatnonzero(lacking >= lacking.max() - 1e-9)
+        chosen = int(best[np.lexsort(((best + ties[group][0]) % folds, clips_in[best]))[0]])
+        fold_of_group[group] = chosen
+        filled[chosen, classes] += number
+        clips_in[chosen] += number.sum()
