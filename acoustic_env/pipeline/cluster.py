@@ -103,5 +103,5 @@ def cluster_resources() -> Resources:
     """What the connected cluster offers in all."""
     import ray
 
-    total = ray.cluster_resources()
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), int(total.get("memory", 0)))

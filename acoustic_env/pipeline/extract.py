@@ -8,11 +8,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,7 +25,7 @@ from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.block import SIGNALS, Json, Signal
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.cluster import cluster, joins, local_resources
-from acoustic_env.pipeline.plan import Plan, Resources, describe, make_plan
+from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.rows import WORK_SCHEMA, rows_column
 from acoustic_env.pipeline.sink import SECONDS
@@ -118,16 +120,17 @@ def extract(settings: ExtractSettings, say: Say = _silent, clips: pa.Table | Non
         versions=_versions(),
     )
     if settings.dry_run:
-        return _dry_run(settings, works, table, store, record, say)
+        pending = _plan_work(settings, works, table, store, record, say)
+        if pending.num_rows:
+            _show_plan(settings, works, pending, say)
+        return record
     with acquire_lease(settings.store, f"extract {record.run_id}") as lease:
-        pending = pending_work(table, works, store, settings.retry_errors)
-        record.pending = pending.num_rows
-        for line in _describe_work(pending, works, table.num_rows):
+        pending = _plan_work(settings, works, table, store, record, say)
+        for line in store.tidy():
             say(line)
         if pending.num_rows:
             _run(settings, works, pending, record, lease.token, say)
-        _close(settings, works, table, store, record)
-        if pending.num_rows:
+            _close(record, read_books(table, works, store, store.errors()))
             store.write_run(record.run_id, dataclasses.asdict(record))
     _judge(settings, record)
     return record
@@ -162,40 +165,65 @@ def resolve_blocks(settings: ExtractSettings) -> list[BlockWork]:
     ]
 
 
-def pending_work(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore, retry_errors: bool) -> pa.Table:
+@dataclass(frozen=True)
+class Books:
+    """What the store has and has not of a clip list, per clip as bits of `need` (`pipeline.work`).
+
+    Attributes:
+        owed: int64[clips], (block, signal) without a row.
+        barred: int64[clips], those of `owed` that a permanent error rules out.
+    """
+
+    owed: npt.NDArray[np.int64]
+    barred: npt.NDArray[np.int64]
+
+    @property
+    def pending(self) -> npt.NDArray[np.int64]:
+        """int64[clips], what a run without --retry-errors does."""
+        return self.owed & ~self.barred
+
+
+def read_books(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> Books:
     """Clip list minus committed keys, taken before any audio is fetched.
 
-    Returns:
-        Rows of `rows.WORK_SCHEMA`, in the order of the clip list: clips that owe at least one (block, signal).
+    Args:
+        clips: the clip list.
+        works: the blocks.
+        store: the store.
+        errors: of the store.
     """
-    errors = store.errors()
-    need = np.zeros(clips.num_rows, np.int64)
+    ids = clips["clip_id"].combine_chunks()
+    owed, barred = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
     for work in works:
-        missing = store.missing(
-            clips["clip_id"], work.spec.signals, work.spec.name, work.fingerprint, errors, retry_errors=retry_errors
-        )
+        name, fingerprint = work.spec.name, work.fingerprint
+        missing = store.missing(ids, work.spec.signals, name, fingerprint, errors, retry_errors=True)
         for signal in work.spec.signals:
-            ids = missing.filter(pc.equal(missing["signal"], signal))["clip_id"]
-            owing = pc.is_in(clips["clip_id"], value_set=ids.combine_chunks()).to_numpy()
-            need[owing] |= work.spec.bit(signal)
-    rows = clips.select(["clip_id", "uri", "start_s", "end_s"])
-    rows = rows.append_column("need", pa.array(need)).append_column("attempt", _attempts(clips["clip_id"], errors))
-    return rows.filter(pa.array(need != 0)).combine_chunks().cast(WORK_SCHEMA)
+            without = missing.filter(pc.equal(missing["signal"], signal))["clip_id"].combine_chunks()
+            owed[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
+        ruled_out = pc.is_in(ids, value_set=store.barred(name, fingerprint, errors)).to_numpy(zero_copy_only=False)
+        barred[ruled_out] |= work.spec.mask
+    return Books(owed, owed & barred)
 
 
-def _attempts(clip_ids: pa.ChunkedArray, errors: pa.Table) -> pa.Array:
+def _pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
+    """Rows of `rows.WORK_SCHEMA` for the clips that owe something, in the order of the list."""
+    owing = clips.select(["clip_id", "uri", "start_s", "end_s"]).filter(pa.array(need != 0)).combine_chunks()
+    owing = owing.append_column("need", pa.array(need[need != 0]))
+    return owing.append_column("attempt", _attempts(owing["clip_id"], errors)).cast(WORK_SCHEMA)
+
+
+def _attempts(clip_ids: pa.ChunkedArray, errors: pa.Table) -> pa.ChunkedArray:
     """int32[clips]: one more than the attempts that failed before."""
     before = errors.group_by("clip_id").aggregate([("attempt", "max")])
     position = pc.index_in(clip_ids, value_set=before["clip_id"].combine_chunks())
-    attempts = pc.fill_null(before["attempt_max"].combine_chunks().take(position.combine_chunks()), 0)
+    attempts = pc.fill_null(before["attempt_max"].combine_chunks().take(position), 0)
     return pc.cast(pc.add(attempts, 1), pa.int32())
 
 
 def _run(
     settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, record: RunRecord, token: int, say: Say
 ) -> None:
-    owed = np.bitwise_or.reduce(pending["need"].to_numpy())
-    active = [work for work in works if owed & work.spec.mask]
+    active = _active(works, pending)
     with cluster(settings.address) as resources:
         plan = make_plan(active, pending.num_rows, resources, settings.device)
         for line in describe(plan, resources):
@@ -225,12 +253,10 @@ def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> 
             record.seconds[stage] = record.seconds.get(stage, 0.0) + float(value)
 
 
-def _close(
-    settings: ExtractSettings, works: Sequence[BlockWork], clips: pa.Table, store: FeatureStore, record: RunRecord
-) -> None:
-    """Read back what is there now: the store's answer, not the run's own count."""
-    record.left = pending_work(clips, works, store, retry_errors=False).num_rows
-    record.failed_on_list = pending_work(clips, works, store, retry_errors=True).num_rows
+def _close(record: RunRecord, books: Books) -> None:
+    """What the store answers now; not the run's own count."""
+    record.left = int(np.count_nonzero(books.pending))
+    record.failed_on_list = int(np.count_nonzero(books.owed))
 
 
 def _judge(settings: ExtractSettings, record: RunRecord) -> None:
@@ -243,31 +269,38 @@ def _judge(settings: ExtractSettings, record: RunRecord) -> None:
         raise TooManyFailures(msg)
 
 
-def _dry_run(
+def _plan_work(
     settings: ExtractSettings,
     works: Sequence[BlockWork],
     clips: pa.Table,
     store: FeatureStore,
     record: RunRecord,
     say: Say,
-) -> RunRecord:
-    pending = pending_work(clips, works, store, settings.retry_errors)
+) -> pa.Table:
+    """The rows to do, shown and noted in the record."""
+    errors = store.errors()
+    books = read_books(clips, works, store, errors)
+    need = books.owed if settings.retry_errors else books.pending
+    _close(record, books)
+    pending = _pending_rows(clips, need, errors)
     record.pending = pending.num_rows
     for line in _describe_work(pending, works, clips.num_rows):
         say(line)
-    if pending.num_rows:
-        plan, resources = _planned(settings, works, pending)
-        for line in describe(plan, resources):
+    return pending
+
+
+def _show_plan(settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, say: Say) -> None:
+    with cluster(settings.address) if joins(settings.address) else nullcontext(local_resources()) as resources:
+        for line in describe(
+            make_plan(_active(works, pending), pending.num_rows, resources, settings.device), resources
+        ):
             say(line)
-    return record
 
 
-def _planned(settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table) -> tuple[Plan, Resources]:
-    if not joins(settings.address):
-        resources = local_resources()
-        return make_plan(works, pending.num_rows, resources, settings.device), resources
-    with cluster(settings.address) as resources:
-        return make_plan(works, pending.num_rows, resources, settings.device), resources
+def _active(works: Sequence[BlockWork], pending: pa.Table) -> list[BlockWork]:
+    """The blocks that any pending clip owes."""
+    owed = np.bitwise_or.reduce(pending["need"].to_numpy())
+    return [work for work in works if owed & work.spec.mask]
 
 
 def _describe_work(pending: pa.Table, works: Sequence[BlockWork], clips: int) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
@@ -74,13 +75,14 @@ def block_work(spec: BlockSpec) -> BlockWork:
     return BlockWork(spec, table_schema(block, audio), fingerprint(block, audio), block.sample_rate, block.architecture)
 
 
-def needed(need: np.ndarray, spec: BlockSpec, signal: Signal) -> np.ndarray:
+def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: Signal) -> npt.NDArray[np.bool_]:
     """bool[rows]: which rows owe this block for this signal.
 
     Args:
         need: int64[rows] bit masks.
     """
-    return (need & spec.bit(signal)) != 0
+    owing: npt.NDArray[np.bool_] = (need & spec.bit(signal)) != 0
+    return owing
 
 
 def signals_owed(need: int, specs: Sequence[BlockSpec]) -> tuple[Signal, ...]:
