@@ -1,0 +1,219 @@
+"""The feature matrix of a study: blocks of the store joined by clip, one named column per feature and signal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.errors import UsageError
+from acoustic_env.features.block import Signal
+
+KEYS: Final = ("clip_id", "signal")
+# Clips read from the store at once: bounds the Arrow memory beside the matrix without reading the parts often.
+CHUNK: Final = 16_384
+SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """Where a column of the matrix comes from.
+
+    Attributes:
+        block, signal: of the store.
+        name: the block's column, with its cell in brackets for a vector, as in `embedding[17]`.
+    """
+
+    block: str
+    signal: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.block}.{self.signal}.{self.name}"
+
+
+@dataclass(frozen=True)
+class FeatureMatrix:
+    """Features of clips.
+
+    Attributes:
+        clip_ids: [n], the order of the rows.
+        values: float32 [n, d]; NaN where a feature is undefined or the block has no row for the clip.
+        columns: [d].
+        fingerprints: block -> the version its columns come from.
+        absent: (block, signal) -> ids of the clips without a row.
+    """
+
+    clip_ids: list[str]
+    values: npt.NDArray[np.float32]
+    columns: list[FeatureColumn]
+    fingerprints: dict[str, str]
+    absent: dict[tuple[str, str], list[str]]
+
+    def parts(self) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
+        """(block, signal) -> its column numbers, in order."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for number, column in enumerate(self.columns):
+            found.setdefault((column.block, column.signal), []).append(number)
+        return {key: np.array(numbers, np.int64) for key, numbers in found.items()}
+
+    def restrict(self, parts: Sequence[tuple[str, str]]) -> FeatureMatrix:
+        """The matrix of some (block, signal) parts only, in the order given."""
+        there = self.parts()
+        numbers = np.concatenate([there[part] for part in parts])
+        return FeatureMatrix(
+            clip_ids=self.clip_ids,
+            values=self.values[:, numbers],
+            columns=[self.columns[number] for number in numbers],
+            fingerprints={block: self.fingerprints[block] for block, _ in parts},
+            absent={part: ids for part, ids in self.absent.items() if part in parts},
+        )
+
+    def complete(self) -> npt.NDArray[np.bool_]:
+        """Clips that have a row in every block and signal; bool [n]."""
+        lacking = {clip_id for ids in self.absent.values() for clip_id in ids}
+        return np.array([clip_id not in lacking for clip_id in self.clip_ids], np.bool_)
+
+    def take(self, rows: npt.NDArray[Any]) -> FeatureMatrix:
+        """Some rows (index or mask)."""
+        numbers = np.arange(len(self.clip_ids))[rows]
+        clip_ids = [self.clip_ids[number] for number in numbers]
+        kept = set(clip_ids)
+        absent = {part: [i for i in ids if i in kept] for part, ids in self.absent.items()}
+        return FeatureMatrix(clip_ids, self.values[numbers], self.columns, self.fingerprints, absent)
+
+    def summary(self) -> list[str]:
+        """For a person: what lacks rows, and for how many clips, with examples."""
+        return [
+            f"block {block}, signal {signal}: no row for {len(ids):,} of {len(self.clip_ids):,} clips "
+            f"({', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''})"
+            for (block, signal), ids in self.absent.items()
+            if ids
+        ]
+
+
+class Store(Protocol):
+    """What is needed of `store.FeatureStore`."""
+
+    def resolve(self, block: str, fingerprint: str | None = None) -> str:
+        """The fingerprint meant."""
+
+    def read(
+        self,
+        block: str,
+        fingerprint: str | None = None,
+        signals: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        clip_ids: Any = None,
+    ) -> pa.Table:
+        """Rows of a block."""
+
+
+def load_matrix(
+    store: Store,
+    clip_ids: Sequence[str],
+    blocks: Sequence[str],
+    signals: Sequence[Signal],
+    fingerprints: Mapping[str, str] | None = None,
+) -> FeatureMatrix:
+    """Features of clips from the store, blocks side by side, signals side by side within a block.
+
+    Args:
+        store: to read.
+        clip_ids: the rows wanted, in order, each once.
+        blocks: in the order of the columns.
+        signals: the same. A signal that a block has for none of the clips is an error.
+        fingerprints: block -> version, for blocks that are there in several; the only one otherwise.
+
+    Raises:
+        UsageError: no such block or version, a per-frame block, or no row of a (block, signal) for any clip.
+    """
+    ids = list(clip_ids)
+    versions = {block: store.resolve(block, (fingerprints or {}).get(block)) for block in blocks}
+    columns: list[FeatureColumn] = []
+    parts: list[npt.NDArray[np.float32]] = []
+    absent: dict[tuple[str, str], list[str]] = {}
+    for block in blocks:
+        loaded = _load_block(store, block, versions[block], ids, signals)
+        for signal in signals:
+            names, values, found = loaded[signal]
+            lacking = np.flatnonzero(~found)
+            if len(lacking) == len(ids):
+                msg = f"block {block} has no row of signal {signal} for any of the {len(ids):,} clips"
+                raise UsageError(f"{msg}; extract it, or leave it out with --blocks or --signals")
+            columns += [FeatureColumn(block, signal, name) for name in names]
+            parts.append(values)
+            absent[block, signal] = [ids[row] for row in lacking]
+    # Joined part by part, each freed at once: two copies of one part, never of the whole matrix.
+    values = np.empty((len(ids), len(columns)), np.float32)
+    start = 0
+    while parts:
+        part = parts.pop(0)
+        values[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return FeatureMatrix(ids, values, columns, versions, absent)
+
+
+Loaded = tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+
+
+def _load_block(
+    store: Store, block: str, version: str, ids: list[str], signals: Sequence[Signal]
+) -> dict[Signal, Loaded]:
+    loaded: dict[Signal, Loaded] = {}
+    for start in range(0, max(len(ids), 1), CHUNK):
+        chunk = pa.array(ids[start : start + CHUNK], pa.string())
+        table = store.read(block, version, signals=signals, clip_ids=chunk)
+        if "frame" in table.schema.names:
+            msg = f"block {block} is a table per frame; a classifier of clips takes blocks with one row a clip"
+            raise UsageError(msg)
+        names = _column_names(table.schema)
+        for signal in signals:
+            if signal not in loaded:
+                empty = np.full((len(ids), len(names)), np.nan, np.float32)
+                loaded[signal] = (names, empty, np.zeros(len(ids), np.bool_))
+            _, values, found = loaded[signal]
+            rows = table.filter(pc.equal(table["signal"], signal))
+            place = pc.index_in(rows["clip_id"], value_set=chunk).to_numpy() + start
+            values[place] = _row_values(rows)
+            found[place] = True
+    return loaded
+
+
+def _column_names(schema: pa.Schema) -> list[str]:
+    names: list[str] = []
+    for column in schema:
+        if column.name in KEYS:
+            continue
+        size = _vector_size(column.type)
+        names += [column.name] if size is None else [f"{column.name}[{cell}]" for cell in range(size)]
+    return names
+
+
+def _vector_size(kind: pa.DataType) -> int | None:
+    return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
+
+
+def _row_values(rows: pa.Table) -> npt.NDArray[np.float32]:
+    """Columns of a table as float32 [rows, cells]; null becomes NaN."""
+    parts = []
+    for column in rows.schema:
+        if column.name in KEYS:
+            continue
+        data = rows[column.name].combine_chunks()
+        data = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
+        size = _vector_size(column.type)
+        if size is None:
+            parts.append(data.cast(pa.float32()).to_numpy(zero_copy_only=False)[:, None])
+            continue
+        cells = np.full((len(rows), size), np.nan, np.float32)
+        known = np.flatnonzero(data.is_valid().to_numpy(zero_copy_only=False))
+        flat = data.drop_null().flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+        cells[known] = flat.reshape(len(known), size)
+        parts.append(cells)
+    return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)
