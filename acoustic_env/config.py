@@ -63,8 +63,8 @@ class ReductionSettings:
 
     Attributes:
         scale_first: standardise features before PCA (the source system did not).
-        components: per block, a number of components (int) or a share of variance in (0, 1); blocks not named keep
-            `default_components`.
+        components: per block, a number of components (int), a share of variance in (0, 1), or 0 for the scaled features
+            themselves; blocks not named keep `default_components`.
         default_components: for blocks not named.
         seed: of the randomised solver.
     """
