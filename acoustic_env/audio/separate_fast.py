@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.memory import reuse_freed_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,7 +34,7 @@ SMOOTH_MS: Final = 50
 THRESHOLD: Final = 2.0  # multiples of the floor above it at which the mask is one half
 SLOPE: Final = 10.0
 _OVERLAP_GAIN: Final = 1.5  # sum of the squared Hann windows that overlap at a sample
-_BLOCK: Final = 32  # frames the recursive filter takes at once
+_BLOCK: Final = 32  # frames taken at once: the recursive filter within a block is one matrix product
 _SAMPLES_AT_ONCE: Final = {"cpu": 1 << 18, "cuda": 1 << 23}
 
 
@@ -54,6 +56,7 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
     import torch
 
     clips, samples = waveforms.shape
+    reuse_freed_memory()
     foreground = np.zeros_like(waveforms)
     step = max(1, _SAMPLES_AT_ONCE[torch.device(device).type] // max(samples, 1))
     for first in range(0, clips, step):
@@ -81,67 +84,128 @@ def _gate_chunk(batch: torch.Tensor, start: int, end: int, sample_rate: int) -> 
     length = (last - first) * HOP + N_FFT
     heard = pad(batch[:, left:right], (left - base, max(0, base + length - right)))[:, :length]
 
-    window = torch.hann_window(N_FFT, dtype=torch.float64, device=batch.device)
-    spectrum = torch.fft.rfft(heard.unfold(1, N_FFT, HOP) * window)  # [clips, frames, bins]
-    magnitude = spectrum.abs()
-    floor = _noise_floor(magnitude, first, frames - 1 - last, sample_rate)
-    mask = torch.sigmoid((magnitude / floor - (1 + THRESHOLD)) * SLOPE)
-    mask[~(floor > 0).flatten(1).all(dim=1)] = math.nan
-    spectrum *= _smooth_mask(mask, sample_rate)
-    gated = _overlap_add(torch.fft.irfft(spectrum, n=N_FFT) * window) / _OVERLAP_GAIN
-    stop = min(end, samples)
-    return gated[:, start - base : stop - base]
+    smoothing = _NoiseFloor(sample_rate, batch.device)
+    spectrum, magnitude, forward = _analyse(heard, smoothing, silent_before=first)
+    mask = _mask(magnitude, forward, smoothing, silent_after=frames - 1 - last, sample_rate=sample_rate)
+    gated = _synthesise(spectrum, mask, sample_rate)
+    gated[~torch.isfinite(mask).flatten(1).all(dim=1)] = math.nan
+    return gated[:, start - base : min(end, samples) - base]
 
 
-def _noise_floor(magnitude: torch.Tensor, silent_before: int, silent_after: int, sample_rate: int) -> torch.Tensor:
-    """Magnitude [clips, frames, bins] smoothed forwards and backwards in time.
+class _NoiseFloor:
+    """The filter y[m] = b x[m] + (1 - b) y[m-1] over a block of frames at a time.
 
-    What `scipy.signal.filtfilt` gives for the whole padded chunk, which has so many frames of silence before and after
-    these: it starts each pass in the steady state of the first frame it meets.
+    Attributes:
+        b: from the time constant, as noisereduce has it.
     """
-    import torch
 
-    t_frames = TIME_CONSTANT_S * sample_rate / HOP
-    b = (math.sqrt(1 + 4 * t_frames**2) - 1) / (2 * t_frames**2)
-    at_rest = magnitude[:, :1] if silent_before == 0 else torch.zeros_like(magnitude[:, :1])
-    forward = _one_pole(magnitude, b, at_rest)
-    gain = (1 - b) ** silent_after  # of the filter's state where the chunk ends, going backwards from there
-    for frame in range(silent_after - 1, 0, -1):
-        gain = b * (1 - b) ** frame + (1 - b) * gain
-    return _one_pole(forward.flip(1), b, state=gain * forward[:, -1:]).flip(1)
+    def __init__(self, sample_rate: int, device: torch.device) -> None:
+        import torch
 
+        t_frames = TIME_CONSTANT_S * sample_rate / HOP
+        self.b = (math.sqrt(1 + 4 * t_frames**2) - 1) / (2 * t_frames**2)
+        lag = torch.arange(_BLOCK, dtype=torch.float64, device=device)[:, None]
+        self._response = self.b * torch.tril((1 - self.b) ** (lag - lag.T).clamp(min=0))
+        self._decay = (1 - self.b) ** (lag + 1)
 
-def _one_pole(x: torch.Tensor, b: float, state: torch.Tensor) -> torch.Tensor:
-    """y[m] = b x[m] + (1 - b) y[m-1] along frames of [clips, frames, bins]; state is y[-1], [clips, 1, bins]."""
-    import torch
-
-    lag = torch.arange(_BLOCK, dtype=x.dtype, device=x.device)
-    response = b * torch.tril((1 - b) ** (lag[:, None] - lag).clamp(min=0))
-    decay = (1 - b) ** (lag[:, None] + 1)
-    y = torch.empty_like(x)
-    for begin in range(0, x.shape[1], _BLOCK):
-        block = x[:, begin : begin + _BLOCK]
+    def forward(self, block: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """y of a block [clips, up to _BLOCK, bins] after the frame `state` [clips, 1, bins]."""
         size = block.shape[1]
-        y[:, begin : begin + size] = response[:size, :size] @ block + decay[:size] * state
-        state = y[:, begin + size - 1 : begin + size]
-    return y
+        return self._response[:size, :size] @ block + self._decay[:size] * state
+
+    def backward(self, block: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """The same against time: `state` is the frame after the block."""
+        size = block.shape[1]
+        return self._response[:size, :size].T @ block + self._decay[:size].flip(0) * state
+
+    def turn(self, silent_after: int) -> float:
+        """Gain from the last frame of the forward pass to the state in which the backward pass reaches it.
+
+        `scipy.signal.filtfilt` turns round at the end of the chunk, after `silent_after` frames of silence, in the
+        steady state of the frame it finds there.
+        """
+        gain = (1 - self.b) ** silent_after
+        for frame in range(silent_after, 0, -1):
+            gain = self.b * (1 - self.b) ** frame + (1 - self.b) * gain
+        return gain
 
 
-def _smooth_mask(mask: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """The mask [clips, frames, bins] smoothed by a triangle of SMOOTH_HZ by SMOOTH_MS to each side, zero outside.
+def _analyse(
+    heard: torch.Tensor, smoothing: _NoiseFloor, silent_before: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Spectrum, its magnitude and that smoothed forwards in time; each [clips, frames, bins].
 
-    A frame of padding alone has a mask of 1e-13; it counts as zero here.
+    `silent_before` frames of silence leave the filter at rest; without them it starts in the steady state of its first
+    frame, as `filtfilt` does.
     """
-    by_frequency, by_time = _smoothing_reach(sample_rate)
-    if by_frequency == 1 and by_time == 1:
-        return mask
-    mask = _triangle(mask, by_frequency)
-    return _triangle(mask.transpose(1, 2), by_time).transpose(1, 2)
+    import torch
+
+    window = torch.hann_window(N_FFT, dtype=heard.dtype, device=heard.device)
+    framed = heard.unfold(1, N_FFT, HOP)
+    shape = (len(heard), framed.shape[1], N_FFT // 2 + 1)
+    spectrum = torch.empty(shape, dtype=torch.complex128, device=heard.device)
+    magnitude = torch.empty(shape, dtype=torch.float64, device=heard.device)
+    forward = torch.empty_like(magnitude)
+    state = torch.zeros_like(magnitude[:, :1])
+    for begin in range(0, shape[1], _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        spectrum[:, block] = torch.fft.rfft(framed[:, block] * window)
+        power = spectrum[:, block].real.square() + spectrum[:, block].imag.square()
+        magnitude[:, block] = power.sqrt_()
+        if begin == 0 and silent_before == 0:
+            state = magnitude[:, :1]
+        forward[:, block] = smoothing.forward(magnitude[:, block], state)
+        state = forward[:, block][:, -1:]
+    return spectrum, magnitude, forward
+
+
+def _mask(
+    magnitude: torch.Tensor, forward: torch.Tensor, smoothing: _NoiseFloor, silent_after: int, sample_rate: int
+) -> torch.Tensor:
+    """How far each cell stands above the floor, 0 to 1, smoothed over frequency; overwrites and returns `forward`."""
+    import torch
+
+    reach, _ = smoothing_reach(sample_rate)
+    count = magnitude.shape[1]
+    state = smoothing.turn(silent_after) * forward[:, -1:]
+    for begin in reversed(range(0, count, _BLOCK)):
+        block = slice(begin, begin + _BLOCK)
+        floor = smoothing.backward(forward[:, block], state)
+        state = floor[:, :1].clone()
+        above = torch.div(magnitude[:, block], floor, out=floor).sub_(1 + THRESHOLD).mul_(SLOPE)
+        forward[:, block] = _triangle(above.sigmoid_(), reach)
+    return forward
+
+
+def _synthesise(spectrum: torch.Tensor, mask: torch.Tensor, sample_rate: int) -> torch.Tensor:
+    """Samples [clips, samples] of the spectrum times the mask smoothed over time.
+
+    Frames of padding alone have a mask of 1e-13; beyond the first and last frame it counts as zero.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    window = torch.hann_window(N_FFT, dtype=mask.dtype, device=mask.device) / _OVERLAP_GAIN
+    _, reach = smoothing_reach(sample_rate)
+    offset = torch.arange(_BLOCK + 2 * reach, device=mask.device) - torch.arange(_BLOCK, device=mask.device)[:, None]
+    weights = (1 + reach - (offset - reach).abs()).clamp(min=0).to(mask.dtype) / (1 + reach) ** 2
+    clips, count, _ = mask.shape
+    padded = pad(mask, (0, 0, reach, reach))
+    parts = N_FFT // HOP
+    samples = mask.new_zeros((clips, count + parts - 1, HOP))
+    for begin in range(0, count, _BLOCK):
+        size = min(_BLOCK, count - begin)
+        smooth = weights[:size, : size + 2 * reach] @ padded[:, begin : begin + size + 2 * reach]
+        frames = torch.fft.irfft(spectrum[:, begin : begin + size] * smooth, n=N_FFT).mul_(window)
+        pieces = frames.view(clips, size, parts, HOP)
+        for part in range(parts):
+            samples[:, begin + part : begin + part + size] += pieces[:, :, part]
+    return samples.view(clips, -1)
 
 
 @lru_cache
-def _smoothing_reach(sample_rate: int) -> tuple[int, int]:
-    """Bins and frames the triangle reaches to each side.
+def smoothing_reach(sample_rate: int) -> tuple[int, int]:
+    """Bins and frames the triangle that smooths the mask reaches to each side.
 
     Raises:
         ValueError: less than one of either.
@@ -149,28 +213,18 @@ def _smoothing_reach(sample_rate: int) -> tuple[int, int]:
     bins = int(SMOOTH_HZ / (sample_rate / (N_FFT / 2)))
     frames = int(SMOOTH_MS / ((HOP / sample_rate) * 1000))
     if bins < 1 or frames < 1:
-        msg = f"separation needs a sample rate from {1000 * HOP // SMOOTH_MS} to {SMOOTH_HZ * N_FFT // 2} Hz, not {sample_rate}"
+        lowest, highest = 1000 * HOP // SMOOTH_MS, SMOOTH_HZ * N_FFT // 2
+        msg = f"separation needs a sample rate from {lowest} to {highest} Hz, not {sample_rate}"
         raise ValueError(msg)
-    return bins, frames
+    return (0, 0) if bins == frames == 1 else (bins, frames)
 
 
 def _triangle(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """Weighted mean along the last axis, weights falling linearly to zero beyond `reach`: a running mean of a running mean."""
+    """Mean along the last axis, weights falling linearly to zero beyond `reach`: a running mean of a running mean."""
     from torch.nn.functional import pad
 
     width = reach + 1
     sums = pad(x, (width, reach)).cumsum(-1)
     once = sums[..., width:] - sums[..., :-width]
     sums = pad(once, (1, 0)).cumsum(-1)
-    return (sums[..., width:] - sums[..., :-width]) / width**2
-
-
-def _overlap_add(frames: torch.Tensor) -> torch.Tensor:
-    """Sum of frames [clips, frames, N_FFT] laid HOP samples apart; [clips, samples]."""
-    clips, count, size = frames.shape
-    parts = size // HOP
-    pieces = frames.view(clips, count, parts, HOP)
-    out = frames.new_zeros((clips, count + parts - 1, HOP))
-    for part in range(parts):
-        out[:, part : part + count] += pieces[:, :, part]
-    return out.view(clips, -1)
+    return (sums[..., width:] - sums[..., :-width]).div_(width**2)

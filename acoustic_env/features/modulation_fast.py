@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.memory import reuse_freed_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,7 +43,10 @@ WINDOW_S: Final = 1.0
 MAX_TEMPORAL_HZ: Final = 100.0
 _BLOCKS: Final = 3  # blocks on each side of a window's middle
 _BASIS_ERROR: Final = 1e-9  # largest singular value left out, relative to the largest
-_SAMPLES_AT_ONCE: Final = {"cpu": 1, "cuda": 1 << 21}
+# What is worked on at once stays in a processor's cache; a GPU takes all it can get.
+_CLIPS_AT_ONCE: Final = {"cpu": 1, "cuda": 16}
+_FRAMES_AT_ONCE: Final = {"cpu": 512, "cuda": 1 << 20}
+_WINDOWS_AT_ONCE: Final = {"cpu": 12, "cuda": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,8 @@ def modulation_axes(sample_rate: int) -> Axes:
     hop = round(sample_rate / FRAME_RATE)
     seconds = np.arange(2 * FRAME_RATE) * float(hop) / sample_rate
     length = int(np.flatnonzero(seconds >= WINDOW_S)[0]) | 1
-    spectral = np.fft.fftfreq(bands, sample_rate / n_fft) * 1000
-    temporal = np.fft.fftfreq(length, seconds[1])
+    spectral: Matrix = np.asarray(np.fft.fftfreq(bands, sample_rate / n_fft / 1000), np.float64)
+    temporal = np.fft.fftfreq(length, seconds[1])[: length // 2 + 1]
     return Axes(
         hop=hop,
         window=window,
@@ -94,7 +99,7 @@ def modulation_axes(sample_rate: int) -> Axes:
         half=length // 2,
         shift=length // 2 // 3,
         spectral=spectral[: (bands + 1) // 2],
-        temporal=temporal[: length // 2 + 1][temporal[: length // 2 + 1] <= MAX_TEMPORAL_HZ],
+        temporal=temporal[temporal <= MAX_TEMPORAL_HZ],
     )
 
 
@@ -120,91 +125,120 @@ def modulation_spectrum(waveforms: FloatArray, sample_rate: int, device: str = "
     if (samples - 1) // axes.hop + 1 <= 2 * axes.half:
         msg = f"a modulation spectrum needs more than {2 * axes.half * axes.hop} samples, not {samples}; pad the clips"
         raise ValueError(msg)
+    reuse_freed_memory()
     spectra = np.empty((clips, len(axes.spectral), len(axes.temporal)), waveforms.dtype)
-    step = max(1, _SAMPLES_AT_ONCE[torch.device(device).type] // samples)
+    step = _CLIPS_AT_ONCE[torch.device(device).type]
     for first in range(0, clips, step):
         batch = torch.from_numpy(waveforms[first : first + step]).to(device)
-        rows, minimum = _spectral_transform(_normalise(_gaussian_spectrogram(batch, axes)))
-        spectra[first : first + step] = _temporal_power(rows, minimum, axes).cpu().numpy()
+        rows = _spectral_rows(_gaussian_spectrogram(batch, axes), axes)
+        spectra[first : first + step] = _temporal_power(rows, axes).cpu().numpy()
     return spectra
 
 
 def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """Level in dB of each frame and band, up to a constant; [clips, frames, bands]."""
+    """Level of each frame and band in bel (powers of ten), up to a constant; [clips, frames, bands]."""
     import torch
     from torch.nn.functional import pad
 
-    lag = torch.arange(axes.window, device=waveforms.device) - axes.window // 2
-    window = torch.exp(-(lag.double() ** 2) / (2 * (axes.window / WINDOW_STDS) ** 2))
+    lag = torch.arange(axes.window, dtype=torch.float64, device=waveforms.device) - axes.window // 2
+    window = torch.exp(-(lag**2) / (2 * (axes.window / WINDOW_STDS) ** 2))
     window = pad(window, (0, axes.n_fft - axes.window)).to(waveforms.dtype)
     side = axes.window // 2
     padded = pad(waveforms, (side, side + axes.n_fft - axes.window))
-    spectrum = torch.fft.rfft(padded.unfold(1, axes.n_fft, axes.hop) * window)[..., : axes.bands]
-    power = spectrum.real**2 + spectrum.imag**2
-    return 10 * torch.log10(power)
+    frames = padded.unfold(1, axes.n_fft, axes.hop)
+    level = waveforms.new_empty((len(waveforms), frames.shape[1], axes.bands))
+    for some in _slices(frames.shape[1], _FRAMES_AT_ONCE[waveforms.device.type]):
+        spectrum = torch.fft.rfft(frames[:, some] * window)[..., : axes.bands]
+        power = spectrum.real.square().add_(spectrum.imag.square())
+        level[:, some] = _log10_(power)
+    return level
 
 
-def _normalise(level: torch.Tensor) -> torch.Tensor:
-    """Clipped DYNAMIC_RANGE_DB below the maximum, mean 0, standard deviation 1, over all of a clip."""
-    flat = level.flatten(1)
-    floor = flat.amax(dim=1) - DYNAMIC_RANGE_DB
-    flat = flat.maximum(floor[:, None])
-    flat -= flat.mean(dim=1, keepdim=True)
-    flat /= flat.square().mean(dim=1, keepdim=True).sqrt()
-    return flat.view(level.shape)
+def _spectral_rows(level: torch.Tensor, axes: Axes) -> torch.Tensor:
+    """Fourier transform over bands of the normalised level, edges padded with the transform of its minimum.
 
+    Normalised: clipped DYNAMIC_RANGE_DB below the maximum, mean 0, standard deviation 1 over all of a clip. The mean
+    matters to the transform's first bin alone, and the deviation is a factor: both follow from sums taken on the way.
 
-def _spectral_transform(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fourier transform over bands: rows [clips, frames, 2 * spectral] (real, imaginary), and the minimum [clips]."""
+    Returns:
+        [clips, frames + 2 * half, 2 * spectral]: of each bin the real part, then the imaginary part.
+    """
     import torch
 
-    bands = level.shape[2]
-    kept = torch.view_as_real(torch.fft.rfft(level))[:, :, : (bands + 1) // 2]
-    return kept.flatten(2), level.flatten(1).amin(dim=1)
+    clips, frames, bands = level.shape
+    count = len(axes.spectral)
+    rows = level.new_zeros((clips, frames + 2 * axes.half, count, 2))
+    floor = level.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE_DB / 10
+    total, square = level.new_zeros((2, clips), dtype=torch.float64)
+    lowest = level.new_full((clips,), torch.inf)
+    for some in _slices(frames, _FRAMES_AT_ONCE[level.device.type]):
+        above = torch.maximum(level[:, some], floor).sub_(floor)
+        lowest = torch.minimum(lowest, above.amin(dim=(1, 2)))
+        total += above.sum(dim=(1, 2))
+        square += above.square().sum(dim=(1, 2))
+        rows[:, axes.half + some.start : axes.half + some.stop] = torch.view_as_real(torch.fft.rfft(above))[
+            :, :, :count
+        ]
+    mean = total / (frames * bands)
+    std = (square / (frames * bands) - mean**2).sqrt()
+    edge = (bands * lowest)[:, None]
+    rows[:, : axes.half, 0, 0] = edge
+    rows[:, axes.half + frames :, 0, 0] = edge
+    rows[:, :, 0, 0] -= (bands * mean)[:, None]
+    rows /= std[:, None, None, None]
+    return rows.flatten(2)
 
 
-def _temporal_power(rows: torch.Tensor, minimum: torch.Tensor, axes: Axes) -> torch.Tensor:
+def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
     """Mean over windows of the power of each row's windowed Fourier transform; [clips, spectral, temporal]."""
     import torch
 
-    clips, frames, count = rows.shape
-    padded = rows.new_zeros((clips, frames + 2 * axes.half, count))
-    padded[:, :, 0] = axes.bands * minimum[:, None]  # the transform of a frame that is all minimum
-    padded[:, axes.half : axes.half + frames] = rows
-    windows = (frames - 1) // axes.shift
+    clips, padded, count = rows.shape
+    windows = (padded - 2 * axes.half - 1) // axes.shift
     basis = _basis(axes.half, axes.shift, len(axes.temporal))
+    span, cosine, sine = (
+        torch.from_numpy(matrix).to(rows.device, rows.dtype) for matrix in (basis.span, basis.cosine, basis.sine)
+    )
     total = rows.new_zeros((clips, len(axes.temporal), count))
-    to = {"dtype": rows.dtype, "device": rows.device}
-    span = torch.from_numpy(basis.span).to(**to)
+    first = axes.half - (_BLOCKS - 1) * axes.shift - 1  # where the first window's first block starts
     for clip in range(clips):
-        begin = axes.half - 2 * axes.shift - 1
-        blocks = padded[clip, begin:].unfold(0, axes.shift + 1, axes.shift)[: windows + 2 * _BLOCKS - 1]
+        blocks = rows[clip, first:].unfold(0, axes.shift + 1, axes.shift)[: windows + 2 * _BLOCKS - 1]
         coefficients = _product(span, blocks.transpose(1, 2))  # [blocks, dimensions, rows]
-        for sign, weights in ((1, basis.cosine), (-1, basis.sine)):
-            mirrored = _mirror(coefficients, padded[clip], basis, axes, windows, sign)
-            transform = _product(torch.from_numpy(weights).to(**to), mirrored)
-            total[clip] += transform.square_().sum(dim=0)
+        for some in _slices(windows, _WINDOWS_AT_ONCE[rows.device.type]):
+            for sign, weights in ((1, cosine), (-1, sine)):
+                features = _features(coefficients, rows[clip], basis, axes, some, sign)
+                total[clip] += _product(weights, features).square_().sum(dim=0)
     power = total.view(clips, len(axes.temporal), count // 2, 2).sum(dim=3) / windows
     return power.transpose(1, 2)
 
 
-def _mirror(
-    coefficients: torch.Tensor, padded: torch.Tensor, basis: Basis, axes: Axes, windows: int, sign: int
+def _features(
+    coefficients: torch.Tensor, rows: torch.Tensor, basis: Basis, axes: Axes, some: slice, sign: int
 ) -> torch.Tensor:
-    """What a window's cosines (sign 1) or sines (-1) are made of; [windows, features, rows]."""
+    """What the cosines (sign 1) or sines (-1) of some windows are made of; [windows, features, rows].
+
+    Of each pair of blocks at the same distance before and after the middle, the even coefficients' sum and the odd
+    ones' difference (for sines the reverse), and the like of the samples at the window's ends.
+    """
     import torch
 
-    even, odd = coefficients[:, : basis.even], coefficients[:, basis.even :]
+    count = some.stop - some.start
+    even, odd = coefficients[some.start :, : basis.even], coefficients[some.start :, basis.even :]
     parts = []
     for block in range(_BLOCKS):
-        after, before = _BLOCKS + block, _BLOCKS - 1 - block
-        parts.append(even[after : after + windows] + sign * even[before : before + windows])
-        parts.append(odd[after : after + windows] - sign * odd[before : before + windows])
-    middles = axes.half + axes.shift - 1
-    for offset in basis.ends:
-        after, before = (padded[middles + side * offset :: axes.shift][:windows, None] for side in (1, -1))
-        parts.append(after + sign * before)
+        after, before = slice(_BLOCKS + block, None), slice(_BLOCKS - 1 - block, None)
+        parts.append(torch.add(even[after][:count], even[before][:count], alpha=sign))
+        parts.append(torch.sub(odd[after][:count], odd[before][:count], alpha=sign))
+    middle = axes.half + axes.shift * (some.start + 1) - 1
+    for distance in basis.ends:
+        later = rows[middle + distance :: axes.shift][:count, None]
+        earlier = rows[middle - distance :: axes.shift][:count, None]
+        parts.append(torch.add(later, earlier, alpha=sign))
     return torch.cat(parts, dim=1)
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(begin, min(begin + size, length)) for begin in range(0, length, size)]
 
 
 @dataclass(frozen=True)
@@ -215,7 +249,7 @@ class Basis:
         span: [dimensions, shift + 1], orthonormal rows: first `even` that are even about the block's middle, then odd.
         even: how many are even.
         ends: distances from the middle of the samples beyond the blocks (the first is shared with the last block).
-        cosine, sine: [temporal, features], weights of the features of `_mirror`.
+        cosine, sine: [temporal, features], weights of the features of a window.
     """
 
     span: Matrix
@@ -242,8 +276,8 @@ def _basis(half: int, shift: int, columns: int) -> Basis:
     functions = np.concatenate([block for name in waves for block in blocks[name]])
     spans = []
     for sign in (1, -1):
-        singular = np.linalg.svd((functions + sign * functions[:, ::-1]) / 2, full_matrices=False)
-        spans.append(singular.Vh[singular.S > _BASIS_ERROR * singular.S[0]])
+        _, size, rows = np.linalg.svd((functions + sign * functions[:, ::-1]) / 2, full_matrices=False)
+        spans.append(rows[size / size[0] > _BASIS_ERROR])
     even, odd = spans
     ends = tuple(range(_BLOCKS * shift, half + 1))
     end_share = np.where(np.array(ends) == _BLOCKS * shift, 0.5, 1.0)
@@ -257,10 +291,20 @@ def _basis(half: int, shift: int, columns: int) -> Basis:
     return Basis(np.concatenate(spans), len(even), ends, weights["cosine"], weights["sine"])
 
 
+# On a CPU NumPy does the next two: its BLAS is the faster one on AMD processors, and so is its logarithm.
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Matrix product [m, k] @ [batch, k, n]. On a CPU by NumPy, whose BLAS is the faster one on AMD processors."""
+    """Matrix product [m, k] @ [batch, k, n]."""
     import torch
 
     if right.device.type == "cpu":
         return torch.from_numpy(np.matmul(left.numpy(), right.numpy()))
     return left @ right
+
+
+def _log10_(x: torch.Tensor) -> torch.Tensor:
+    """log10 in place; -inf for zero."""
+    if x.device.type == "cpu":
+        with np.errstate(divide="ignore"):
+            np.log10(x.numpy(), out=x.numpy())
+        return x
+    return x.log10_()

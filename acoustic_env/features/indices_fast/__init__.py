@@ -26,6 +26,7 @@ from acoustic_env.features.indices_fast.spectral import (
 )
 from acoustic_env.features.indices_fast.spectrogram import Spectrogram, spectrogram
 from acoustic_env.features.indices_fast.temporal import temporal_indices
+from acoustic_env.memory import reuse_freed_memory
 
 TEMPORAL_INDICES: Final = (
     *("ZCR", "MEANt", "VARt", "SKEWt", "KURTt", "LEQt", "BGNt", "SNRt", "MED", "Ht", "ACTtFraction", "ACTtCount"),
@@ -51,6 +52,7 @@ def compute_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, npt.ND
         ValueError: clips too short for two frames of the spectrogram.
     """
     clips, samples = waveforms.shape
+    reuse_freed_memory()
     indices = {name: np.empty(clips) for name in TEMPORAL_INDICES + SPECTRAL_INDICES}
     step = max(1, _SAMPLES_AT_ONCE // max(samples, 1))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

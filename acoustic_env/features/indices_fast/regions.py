@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,9 @@ def region_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 def _without_background(log_power: Array) -> Array:
     """Level in dB above rain (each frame's mean over bins), then above each bin's median; negative below."""
-    level = np.clip(10 * log_power, -RANGE_DB, 0)
+    level = 10 * log_power
+    np.maximum(level, -RANGE_DB, out=level)
+    np.minimum(level, 0, out=level)
     level += RANGE_DB
     level -= level.mean(axis=-2, keepdims=True)
     np.maximum(level, 0, out=level)
@@ -54,29 +56,35 @@ def _regions(level: Array, dt: float, df: float) -> tuple[int, int]:
         dt: seconds a frame.
         df: Hz a bin.
     """
-    labels, components = scipy.ndimage.label(level > LOW_DB, _EIGHT_NEIGHBOURS)
-    area = np.bincount(labels.ravel(), minlength=components + 1)
+    low = level > LOW_DB
+    labels, components = scipy.ndimage.label(low, _EIGHT_NEIGHBOURS)
+    cell = np.flatnonzero(low)
+    label = labels.ravel()[cell]
+    area = np.bincount(label, minlength=components + 1)
     keep = np.zeros(components + 1, bool)
-    keep[labels[level > SEED_DB]] = True
+    keep[label[level.ravel()[cell] > SEED_DB]] = True
     keep &= area > MIN_DURATION_S * MIN_BANDWIDTH_HZ
-    row, column = np.nonzero(keep[labels])
-    if len(row) == 0:
-        return 0, 0
-    label = labels[row, column]
-    low, high = _extent(label, row, components)
-    begin, end = _extent(label, column, components)
-    sized = keep & ((end - begin) * dt >= MIN_DURATION_S) & ((high - low) * df >= MIN_BANDWIDTH_HZ)
-    at_bottom = sized & (low <= max(1, round(LOWEST_HZ / df)))
-    slender = (high - low) < MAX_RATIO * (end - begin)
+    kept = keep[label]
+    label, (row, column) = label[kept], np.divmod(cell[kept], level.shape[1])
+
+    bandwidth = _extent(label, row, components)
+    duration = _extent(label, column, components)
+    sized = keep & (duration.size * dt >= MIN_DURATION_S) & (bandwidth.size * df >= MIN_BANDWIDTH_HZ)
+    at_bottom = sized & (bandwidth.first <= max(1, round(LOWEST_HZ / df)))
+    slender = bandwidth.size < MAX_RATIO * duration.size
     return int((sized & ~at_bottom & slender).sum()), int(area[keep & ~at_bottom].sum())
 
 
-def _extent(
-    label: npt.NDArray[np.int32], position: npt.NDArray[np.int64], components: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Smallest and largest position of each label's cells; of labels without cells, arbitrary."""
-    smallest = np.full(components + 1, np.iinfo(np.int64).max >> 1)
-    largest = np.full(components + 1, -1)
-    np.minimum.at(smallest, label, position)
-    np.maximum.at(largest, label, position)
-    return smallest, largest
+class _Extent(NamedTuple):
+    """First position of each label's cells and how far the last is from it; [labels], arbitrary without cells."""
+
+    first: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+
+
+def _extent(label: npt.NDArray[np.integer[Any]], position: npt.NDArray[np.int64], labels: int) -> _Extent:
+    first = np.full(labels + 1, np.iinfo(np.int32).max, np.int64)
+    last = np.zeros(labels + 1, np.int64)
+    np.minimum.at(first, label, position)
+    np.maximum.at(last, label, position)
+    return _Extent(first, last - first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 import numpy as np
@@ -25,8 +26,10 @@ SENSITIVITY_DB: Final = -35.0
 REFERENCE_PRESSURE: Final = 2e-5
 NOISE_BINS: Final = (25, 5)  # of the running means over the noise profile, one after the other
 _THIRD_OCTAVES: Final = np.array(
-    [16, 20, 25, 31.5, 40, 50, 63, 80, 100, 125, 160, 200, 250, 315, 400, 500, 630, 800]
-    + [1000, 1250, 1600, 2000, 2500, 3150, 4000, 5000, 6300, 8000, 10000, 12500, 16000, 20000]
+    (
+        *(16, 20, 25, 31.5, 40, 50, 63, 80, 100, 125, 160, 200, 250, 315, 400, 500, 630, 800, 1000, 1250, 1600, 2000),
+        *(2500, 3150, 4000, 5000, 6300, 8000, 10_000, 12_500, 16_000, 20_000),
+    )
 )
 
 
@@ -99,7 +102,7 @@ def coarse_bins(spectrogram: Spectrogram) -> tuple[Array, npt.NDArray[np.float64
     edges = np.arange(frequencies[0], frequencies[-1] + BIN_HZ, BIN_HZ)
     place = np.searchsorted(frequencies, edges)
     sizes = np.diff(place)
-    means = [spectrogram.mean_power[:, a:b].mean(axis=-1) for a, b in zip(place, place[1:], strict=False)]
+    means = [spectrogram.mean_power[:, a:b].mean(axis=-1) for a, b in itertools.pairwise(place)]
     return np.stack(means, axis=-1) * sizes.mean(), edges[:-1]
 
 
@@ -108,7 +111,8 @@ def bioacoustic_index(spectrogram: Spectrogram) -> Array:
     amplitude = spectrogram.amplitude
     mean = amplitude.mean(axis=-1) / amplitude.max(axis=(1, 2))[:, None]
     level = measures.amplitude_to_db(mean)[:, spectrogram.band(*MID_HZ)]
-    return (level - level.min(axis=-1, keepdims=True)).sum(axis=-1) / spectrogram.df
+    area: Array = (level - level.min(axis=-1, keepdims=True)).sum(axis=-1) / spectrogram.df
+    return area
 
 
 def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
@@ -131,11 +135,12 @@ def time_frequency_derivation(spectrogram: Spectrogram) -> Array:
     octaves = weights[:, rows].astype(spectrogram.power.dtype) @ spectrogram.log_power[:, rows]
     change = np.abs(np.diff(np.diff(octaves, axis=2), axis=1)).sum(axis=-1)
     share = change[:, nearest_band(centres[:-1], *MID_HZ)].sum(axis=-1) / change.sum(axis=-1)
-    return np.nan_to_num(share, nan=0.0)
+    defined: Array = np.where(np.isnan(share), 0, share)
+    return defined
 
 
 def _third_octave_weights(frequencies: npt.NDArray[np.float64]) -> tuple[Array, npt.NDArray[np.float64]]:
     """Which bin belongs to which band [bands, bins], and the bands' centres (`linear_to_octave`)."""
-    centres = _THIRD_OCTAVES[(_THIRD_OCTAVES >= frequencies.min()) & (_THIRD_OCTAVES <= frequencies.max())]
+    centres = np.array([hz for hz in _THIRD_OCTAVES if frequencies[0] <= hz <= frequencies[-1]])
     low, high = centres / 2**0.1666666, centres * 2**0.1666666
     return ((frequencies >= low[:, None]) & (frequencies <= high[:, None])).astype(np.float64), centres

@@ -55,7 +55,8 @@ class Spectrogram:
     @cached_property
     def mean_power(self) -> Array:
         """Over frames, [clips, bins]."""
-        return self.power.mean(axis=-1)
+        mean: Array = self.power.mean(axis=-1)
+        return mean
 
     @cached_property
     def median_power(self) -> Array:
