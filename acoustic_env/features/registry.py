@@ -24,6 +24,11 @@ BLOCKS: Final[dict[str, str]] = {
     "placeholder_frames": "acoustic_env.features.embedders.placeholder:PlaceholderFramesBlock",
 }
 
+# Read from files others made, never from waveforms.
+IMPORTED: Final[dict[str, str]] = {
+    "vggish_released": "acoustic-env clips from-audioset-embeddings writes it to the store",
+}
+
 
 def make_block(name: str, engine: Engine, options: Mapping[str, Json] | None = None) -> FeatureBlock:
     """The named block, not yet loaded.
@@ -31,6 +36,9 @@ def make_block(name: str, engine: Engine, options: Mapping[str, Json] | None = N
     Raises:
         UsageError: no such block, or an option it does not know.
     """
+    if name in IMPORTED:
+        msg = f"block {name} is not computed from audio: {IMPORTED[name]}"
+        raise UsageError(msg)
     if name not in BLOCKS:
         msg = f"no feature block named {name!r}; there are {', '.join(BLOCKS)}"
         raise UsageError(msg)
