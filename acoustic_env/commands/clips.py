@@ -218,12 +218,15 @@ def _from_parquet(arguments: argparse.Namespace) -> int:
 
 
 def _from_embeddings(arguments: argparse.Namespace) -> int:
+    from acoustic_env.clips.table import write_clips
     from acoustic_env.store.released import import_released
 
-    clips, lines = import_released(arguments.folder, arguments.segments, _recipe(arguments), arguments.store)
-    for line in lines:
-        print(line, file=sys.stderr)
-    return _write(clips, argparse.Namespace(recipe=None, out=arguments.out))
+    imported = import_released(arguments.folder, arguments.segments, _recipe(arguments), arguments.store)
+    print(*imported.notes, sep="\n", file=sys.stderr)
+    print(f"{arguments.store}: block vggish_released, {imported.written:,} rows written, {imported.there:,} were there")
+    write_clips(imported.clips, arguments.out)
+    print(f"{arguments.out}: {imported.clips.num_rows:,} clips")
+    return 0
 
 
 def _write(clips: pa.Table, arguments: argparse.Namespace) -> int:

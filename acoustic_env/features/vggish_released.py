@@ -1,0 +1,89 @@
+"""Block `vggish_released`: the embeddings AudioSet publishes, one VGGish vector a second, already quantised.
+
+It is not computed from waveforms, so it is only a schema and what makes a clip's row of its frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from acoustic_env.features.block import METADATA_PREFIX, Column
+
+NAME: Final = "vggish_released"
+VERSION: Final = 1
+SIZE: Final = 128
+SIGNAL: Final = "raw"
+SOURCE: Final = "AudioSet released embeddings (TFRecord SequenceExample, audio_embedding): VGGish, PCA, 8 bit"
+# The release's quantisation: [-2, 2] to 0..255 (tensorflow/models, audioset/vggish/vggish_postprocess.py).
+LOWEST: Final = -2.0
+STEP: Final = 4.0 / 255.0
+
+COLUMNS: Final = (
+    Column("frames", pa.list_(pa.list_(pa.uint8(), SIZE)), "1", "1 to 10 frames of about 1 s as released, 0 to 255"),
+    Column("mean", pa.list_(pa.float32(), SIZE), "1", "mean over frames of the dequantised embedding, -2 to 2"),
+    Column("std", pa.list_(pa.float32(), SIZE), "1", "standard deviation over frames (population), 0 to 2"),
+)
+
+
+def schema() -> pa.Schema:
+    """Arrow schema of the block's table, metadata as `features.block.table_schema` writes it."""
+    parameters = {"source": SOURCE, "lowest": LOWEST, "step": STEP}
+    covered = {"block": NAME, "version": VERSION, "parameters": parameters}
+    canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"))
+    described = {
+        "block": NAME,
+        "version": str(VERSION),
+        "engine": "reference",
+        "fingerprint": hashlib.sha256(canonical.encode()).hexdigest()[:16],
+        "sample_rate": "16000",
+        "parameters": json.dumps(parameters, sort_keys=True),
+        "audio": "{}",
+        "origin": "https://research.google.com/audioset/download.html",
+        "licence": "CC BY 4.0",
+    }
+    fields = [pa.field("clip_id", pa.string(), nullable=False), pa.field("signal", pa.string(), nullable=False)]
+    fields += [
+        pa.field(column.name, column.type, metadata={"unit": column.unit, "description": column.description})
+        for column in COLUMNS
+    ]
+    return pa.schema(fields, metadata={METADATA_PREFIX + key: value for key, value in described.items()})
+
+
+def rows(clip_ids: list[str], frames: list[npt.NDArray[np.uint8]]) -> pa.Table:
+    """Rows of the block.
+
+    Args:
+        clip_ids: [clips].
+        frames: per clip uint8 [frames, 128], at least one frame.
+    """
+    lengths = np.array([len(of) for of in frames])
+    joined = np.concatenate(frames) if frames else np.empty((0, SIZE), np.uint8)
+    starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.intp)
+    # Sums of bytes are whole numbers: mean and deviation do not depend on the order or the machine.
+    counts = lengths[:, None].astype(np.float64)
+    totals = np.add.reduceat(joined.astype(np.int64), starts) if frames else np.empty((0, SIZE), np.int64)
+    squares = np.add.reduceat(joined.astype(np.int64) ** 2, starts) if frames else totals
+    means = totals / counts
+    deviations = np.sqrt(np.maximum(counts * squares - totals**2, 0)) / counts
+    arrow_frames = pa.FixedSizeListArray.from_arrays(pa.array(joined.ravel()), SIZE)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    return pa.table(
+        [
+            pa.array(clip_ids, pa.string()),
+            pa.array([SIGNAL] * len(clip_ids), pa.string()),
+            pa.ListArray.from_arrays(offsets, arrow_frames),
+            _vectors(means * STEP + LOWEST),
+            _vectors(deviations * STEP),
+        ],
+        schema=schema(),
+    )
+
+
+def _vectors(values: npt.NDArray[np.float64]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), SIZE)

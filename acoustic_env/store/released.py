@@ -1,0 +1,111 @@
+"""AudioSet's released embeddings into the feature store, as the block `vggish_released`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.clips.audioset import read_audioset
+from acoustic_env.clips.ontology import audioset
+from acoustic_env.clips.select import select
+from acoustic_env.clips.table import CLIP_SCHEMA
+from acoustic_env.clips.tfrecord import read_embeddings
+from acoustic_env.config import Recipe
+from acoustic_env.errors import UsageError
+from acoustic_env.features import vggish_released
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.schema import describe
+
+ROWS_A_PART: Final = 5000
+SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        clips: the clip list: those wanted that have a record.
+        written: rows written now.
+        there: rows that stood in the store already.
+        notes: for a person: what the recipe left out, what has no record, labels that differ from the list's.
+    """
+
+    clips: pa.Table
+    written: int
+    there: int
+    notes: list[str]
+
+
+def import_released(folder: str, segments: str, recipe: Recipe | None, store_url: str) -> Imported:
+    """Write the released embeddings of a segment list's clips to a store.
+
+    Rows that stand there already are not written again, so an import that was broken off goes on where it was.
+
+    Args:
+        folder: with the .tfrecord files of the list.
+        segments: the official segment list; its labels are the clips'.
+        recipe: only the clips of this study; None for all.
+        store_url: the feature store.
+
+    Raises:
+        UsageError: a file is missing or damaged, or no clip of the list has a record.
+        LeaseHeld: another writer holds the store.
+    """
+    clips = read_audioset(segments)
+    notes: list[str] = []
+    if recipe is not None:
+        selection = select(clips, recipe)
+        clips = selection.clips.select(CLIP_SCHEMA.names)
+        notes += selection.summary()
+    store = FeatureStore(store_url)
+    described = describe(vggish_released.schema().metadata)
+    assert described is not None
+    with acquire_lease(store_url, f"clips from-audioset-embeddings {folder}") as lease:
+        committed = store.committed_keys(described.block, described.fingerprint)["clip_id"].to_pylist()
+        labels = dict(zip(clips["clip_id"].to_pylist(), clips["labels"].to_pylist(), strict=True))
+        found: set[str] = set()
+        done = set(committed)
+        other_labels: list[str] = []
+        pending: dict[str, npt.NDArray[np.uint8]] = {}
+        written = 0
+        for record in read_embeddings(folder, audioset()):
+            clip_id = record.segment.clip_id
+            if clip_id not in labels or clip_id in found:
+                continue
+            found.add(clip_id)
+            if set(record.segment.labels) != set(labels[clip_id]):
+                other_labels.append(clip_id)
+            if clip_id not in done:
+                pending[clip_id] = record.frames
+            if len(pending) == ROWS_A_PART:
+                lease.check()
+                written += _write(store, pending)
+                pending = {}
+        lease.check()
+        written += _write(store, pending)
+    missing = [clip_id for clip_id in labels if clip_id not in found]
+    if len(missing) == len(labels):
+        msg = f"{folder}: no record of any of the {len(labels):,} clips of {segments}; is it the folder of that list?"
+        raise UsageError(msg)
+    notes += _note(missing, f"have no record in {folder} and are left out")
+    notes += _note(other_labels, "have other labels in their record; the segment list's count")
+    kept = clips.filter(pc.invert(pc.is_in(clips["clip_id"], value_set=pa.array(missing, pa.string()))))
+    return Imported(kept, written, len(found & done), notes)
+
+
+def _write(store: FeatureStore, pending: dict[str, npt.NDArray[np.uint8]]) -> int:
+    if pending:
+        store.write_part(vggish_released.rows(list(pending), list(pending.values())))
+    return len(pending)
+
+
+def _note(clip_ids: list[str], what: str) -> list[str]:
+    shown = f"{', '.join(clip_ids[:SHOWN])}{', ...' if len(clip_ids) > SHOWN else ''}"
+    return [f"{len(clip_ids):,} clips {what} ({shown})"] if clip_ids else []
