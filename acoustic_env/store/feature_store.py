@@ -131,7 +131,7 @@ class FeatureStore:
         """
         done = []
         for path, part in sorted(self._unreadable.items()):
-            if isinstance(self._scan_one(part.entry, ["clip_id"]), UnreadablePart):
+            if isinstance(self.scan_one(part.entry, ["clip_id"]), UnreadablePart):
                 self.filesystem.move(path, f"{layout.SET_ASIDE}/{path}")
                 done.append(f"{self.filesystem.place(path)}: {part.reason}; moved to {layout.SET_ASIDE}/")
         self._unreadable.clear()
@@ -158,7 +158,7 @@ class FeatureStore:
         versions = []
         for fingerprint in self.blocks().get(block, []):
             for entry in self.parts(block, fingerprint):
-                part = self._scan_one(entry, [])
+                part = self.scan_one(entry, [])
                 if isinstance(part, ScannedPart):
                     versions.append(part.described)
                     break
@@ -167,27 +167,28 @@ class FeatureStore:
         return versions
 
     def scan(
-        self, block: str, fingerprint: str, columns: Sequence[str], checksums: bool = False
+        self, block: str, fingerprint: str, columns: Sequence[str] | None, checksums: bool = False
     ) -> Iterator[ScannedPart | UnreadablePart]:
         """Every part of a version with the columns asked for, in order of name, several read at once.
 
         Args:
-            columns: read from each part; an empty list reads the footers alone.
+            columns: read from each part; an empty list reads the footers alone, None all columns.
             checksums: verify each page's checksum.
 
         Raises:
             StoreError: the filesystem failed (a damaged part is an `UnreadablePart`, no error).
         """
         entries = self.parts(block, fingerprint)
-        for part in in_threads(self.filesystem, entries, lambda entry: self._scan_one(entry, columns, checksums)):
+        for part in in_threads(self.filesystem, entries, lambda entry: self.scan_one(entry, columns, checksums)):
             if isinstance(part, UnreadablePart) and part.entry.path not in self._unreadable:
                 self._unreadable[part.entry.path] = part
                 log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)
             yield part
 
-    def _scan_one(
+    def scan_one(
         self, entry: Entry, columns: Sequence[str] | None, checksums: bool = False
     ) -> ScannedPart | UnreadablePart:
+        """One part, as `scan` gives it."""
         try:
             with open_part(self.filesystem, entry, checksums) as file:
                 described = describe(file.metadata.metadata)
@@ -354,7 +355,7 @@ class FeatureStore:
             UsageError: no part of it can be read.
         """
         for entry in self.parts(block, fingerprint):
-            part = self._scan_one(entry, [])
+            part = self.scan_one(entry, [])
             if isinstance(part, ScannedPart):
                 return part.schema
         msg = f"{self.url}: no part of {block}/{fingerprint} can be read; see acoustic-env store verify {self.url}"
@@ -406,7 +407,7 @@ class FeatureStore:
             entries = [entry for entry in entries if entry.path in masks]
 
         def load(entry: Entry) -> pa.Table | None:
-            part = self._scan_one(entry, wanted.names)
+            part = self.scan_one(entry, wanted.names)
             if isinstance(part, UnreadablePart):
                 log.warning("%s: left out: %s", self.filesystem.place(entry.path), part.reason)
                 return None

@@ -129,11 +129,12 @@ def open_filesystem(url: str) -> Filesystem:
     path = local_path(url)
     if path is not None:
         return LocalFilesystem(path)
-    return _remote(url.rstrip("/"))
+    return remote_filesystem(url.rstrip("/"))
 
 
 @lru_cache(maxsize=32)
-def _remote(url: str) -> RemoteFilesystem:
+def remote_filesystem(url: str) -> RemoteFilesystem:
+    """The filesystem behind a URL with a protocol; raises as `open_filesystem`."""
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -296,6 +297,17 @@ class RemoteFilesystem(Filesystem):
     def write(self, path: str, data: bytes) -> None:
         def put() -> None:
             self.filesystem.pipe_file(self.full(path), data)
+
+        try:
+            retrying(put, self.place(path), "written")
+        except FileNotFoundError as error:
+            raise store_error(self.place(path), "written", error) from error
+
+    def upload(self, file: Path, path: str) -> None:
+        """Write a local file's content, piece by piece, visible when complete; raises as `write`."""
+
+        def put() -> None:
+            self.filesystem.put_file(str(file), self.full(path))
 
         try:
             retrying(put, self.place(path), "written")

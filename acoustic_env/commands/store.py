@@ -1,0 +1,273 @@
+"""`acoustic-env store`: what is in a feature store, whether the books close, what failed, and a block as one file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from acoustic_env.store.feature_store import FeatureStore
+    from acoustic_env.store.schema import Described
+    from acoustic_env.store.verify import Report
+
+SHOWN_ERRORS: Final = 20
+
+LS = """\
+What a store holds: each version (fingerprint) of each block with its rows, clips, signals and size, what it was made
+with, and where two versions of a block differ. Then the last runs, and who may write now."""
+
+VERIFY = """\
+Prove from the parts alone that nothing was lost: every part can be read and is what its folder says, and no key stands
+in two parts with different values. With --clips the books must close for every block and signal, by id:
+
+    clips on the list = clips with rows + clips with a permanent error + pending clips
+
+Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicates (readers give them once) and
+temporary files are reported; --strict lets them fail, too. --read decodes every column and checks page checksums."""
+
+ERRORS = """\
+What failed and has not been cured since: counts by stage and code, then the clips. Permanent errors are final until
+acoustic-env extract --retry-errors; the others are tried again by the next run."""
+
+EXPORT = """\
+A block as one file for other programs, rows in the order of clip and signal, the same file however the work was cut.
+--wide gives a row for each clip with columns <signal>.<column>. In CSV and npz a null is an empty cell or NaN."""
+
+EXAMPLES: Final[Mapping[str, str]] = {
+    "ls": "  acoustic-env store ls features\n  acoustic-env store ls s3://bucket/features --json",
+    "verify": "  acoustic-env store verify features --clips clips.parquet\n"
+    "  acoustic-env store verify s3://bucket/features --read --json",
+    "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
+    "export": "  acoustic-env store export features --block indices --wide --out indices.csv\n"
+    "  acoustic-env store export features --block mps --signals raw --out mps.npz",
+}
+
+
+def add_parsers(subparsers: Any) -> None:
+    """The `store` commands."""
+    group = subparsers.add_parser("store", help="list, verify and export a feature store")
+    commands = group.add_subparsers(metavar="COMMAND", required=True)
+    _add(commands, "ls", "what a store holds", LS, list_store)
+    parser = _add(commands, "verify", "prove that nothing was lost", VERIFY, verify_store)
+    parser.add_argument("--clips", metavar="LIST", help="clip list (Parquet or CSV) to account for")
+    parser.add_argument(
+        "--signals", type=_names, metavar="raw,fg,bg", help="each clip should have (default: those found)"
+    )
+    parser.add_argument("--read", action="store_true", help="decode every column of every part")
+    parser.add_argument("--strict", action="store_true", help="pending clips and other notes fail as well")
+    parser = _add(commands, "errors", "which clips failed, and why", ERRORS, list_errors)
+    parser.add_argument("--code", metavar="CODE", help="only this code (not_found, decode_failed, ...)")
+    parser.add_argument("--stage", metavar="STAGE", help="only this stage (fetch, decode, prepare, or a block)")
+    parser.add_argument("--all", action="store_true", help="every attempt, cured ones included; print every clip")
+    parser = _add(commands, "export", "a block as one file", EXPORT, export_block)
+    parser.add_argument("--block", required=True, metavar="B", help="which block")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .npz, at any URL")
+    parser.add_argument("--fingerprint", metavar="F", help="which version, or its first digits (default: the only one)")
+    parser.add_argument("--signals", type=_names, metavar="raw,fg,bg", help="only these (default: all)")
+    parser.add_argument("--columns", type=_names, metavar="C,C,...", help="only these (default: all)")
+    parser.add_argument("--wide", action="store_true", help="a row for each clip instead of each clip and signal")
+
+
+def _add(
+    commands: Any, name: str, line: str, description: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=line,
+        description=description,
+        epilog=f"examples:\n{EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("store", metavar="URL", help="the store: a folder or s3://bucket/prefix")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def list_store(namespace: argparse.Namespace) -> int:
+    """`store ls`."""
+    from acoustic_env.store.lease import read_lease
+    from acoustic_env.store.verify import verify
+
+    store = _open(namespace.store)
+    report = verify(store)
+    blocks = []
+    for block in sorted({books.block for books in report.blocks}):
+        versions = store.fingerprints(block)
+        differing = _differing(versions)
+        for version in versions:
+            books = next(b for b in report.blocks if (b.block, b.fingerprint) == (block, version.fingerprint))
+            size = sum(entry.size for entry in store.parts(block, version.fingerprint))
+            blocks.append(
+                {
+                    **{name: getattr(version, name) for name in ("block", "fingerprint", "version", "engine")},
+                    **{name: getattr(books, name) for name in ("rows", "clips", "signals", "parts")},
+                    "bytes": size,
+                    "made_with": dict(version.made_with),
+                    "settings": version.settings(),
+                    "differs": {name: version.settings().get(name, "") for name in differing},
+                }
+            )
+    runs = store.runs()
+    lease = read_lease(namespace.store)
+    held = lease.describe() if lease is not None and not lease.released else None
+    if namespace.json:
+        print(json.dumps({"store": store.url, "blocks": blocks, "runs": runs, "lease": held, "faults": report.faults}))
+        return 0
+    _print_blocks(store.url, blocks)
+    _print_runs(runs)
+    print(f"lease: {held or 'free'}")
+    for fault in report.faults:
+        print(f"fault: {fault}")
+    return 0
+
+
+def _differing(versions: Sequence[Described]) -> list[str]:
+    """Settings in which the versions of a block are not all alike."""
+    settings = [version.settings() for version in versions]
+    names = sorted({name for found in settings for name in found})
+    return [name for name in names if len({found.get(name) for found in settings}) > 1]
+
+
+def _print_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> None:
+    if not blocks:
+        print(f"{url}: no feature tables")
+        return
+    rows = [("block", "fingerprint", "engine", "rows", "clips", "signals", "parts", "size")]
+    rows += [
+        (
+            b["block"], b["fingerprint"], f"{b['engine']} v{b['version']}", f"{b['rows']:,}", f"{b['clips']:,}",
+            ",".join(b["signals"]), f"{b['parts']:,}", _size(b["bytes"]),
+        )
+        for b in blocks
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for b in blocks:
+        if b["differs"]:
+            print(f"{b['block']}/{b['fingerprint']} has " + ", ".join(f"{k} = {v}" for k, v in b["differs"].items()))
+    for b in blocks:
+        short = {name: text for name, text in b["made_with"].items() if len(text) <= 80}
+        if short:
+            print(f"{b['block']}/{b['fingerprint']} made with " + ", ".join(f"{k} {v}" for k, v in short.items()))
+
+
+def _print_runs(runs: Sequence[Mapping[str, Any]], shown: int = 3) -> None:
+    for record in runs[-shown:]:
+        counts = ", ".join(f"{record[name]:,} {name}" for name in ("finished", "failed", "left") if name in record)
+        print(f"run {record.get('run_id', '?')}: {counts} at {record.get('clips_per_second', 0.0):.2f} clips/s")
+
+
+def verify_store(namespace: argparse.Namespace) -> int:
+    """`store verify`."""
+    from acoustic_env.clips.table import read_clips
+    from acoustic_env.store.verify import verify
+
+    clips = read_clips(namespace.clips) if namespace.clips else None
+    report = verify(_open(namespace.store), clips, namespace.signals, read_all=namespace.read)
+    if namespace.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        _print_report(report)
+    report.require_closed(namespace.strict)
+    return 0
+
+
+def _print_report(report: Report) -> None:
+    for block in report.blocks:
+        print(
+            f"{block.block}/{block.fingerprint}: {block.rows:,} rows of {block.clips:,} clips "
+            f"({', '.join(block.signals)}) in {block.parts:,} parts"
+        )
+        for books in block.books:
+            retried = f" ({books.failed_before:,} failed before)" if books.failed_before else ""
+            print(
+                f"  {books.signal:<4} {report.listed:,} listed = {books.rows:,} with rows + {books.permanent:,} "
+                f"permanent errors + {books.pending:,} pending{retried}"
+            )
+    for note in report.notes:
+        print(f"note: {note}")
+    if not report.faults:
+        print(f"{report.store}: the books close" if report.listed is not None else f"{report.store}: consistent")
+
+
+def list_errors(namespace: argparse.Namespace) -> int:
+    """`store errors`."""
+    import pyarrow.compute as pc
+
+    from acoustic_env.store.failures import count_failures, open_errors
+
+    store = _open(namespace.store)
+    errors = store.errors() if namespace.all else open_errors(store)
+    for column in ("code", "stage"):
+        wanted = getattr(namespace, column)
+        if wanted is not None:
+            errors = errors.filter(pc.equal(errors[column], wanted))
+    counts = count_failures(errors)
+    if namespace.json:
+        counted = [dataclasses.asdict(count) for count in counts]
+        print(json.dumps({"store": store.url, "counts": counted, "errors": errors.to_pylist()}))
+        return 0
+    if not counts:
+        print(f"{store.url}: no open errors")
+        return 0
+    for count in counts:
+        kind = "permanent" if count.permanent == count.clips else f"{count.permanent:,} permanent"
+        print(f"{count.stage:<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
+    shown = errors if namespace.all else errors.slice(0, SHOWN_ERRORS)
+    for row in shown.to_pylist():
+        print(f"{row['clip_id']}  {row['stage']}  {row['code']}  attempt {row['attempt']}: {row['message']}")
+    if shown.num_rows < errors.num_rows:
+        print(f"and {errors.num_rows - shown.num_rows:,} more; all of them: --json", file=sys.stderr)
+    return 0
+
+
+def export_block(namespace: argparse.Namespace) -> int:
+    """`store export`."""
+    from acoustic_env.store.export import export
+
+    rows = export(
+        _open(namespace.store),
+        namespace.block,
+        namespace.out,
+        namespace.fingerprint,
+        namespace.signals,
+        namespace.columns,
+        "wide" if namespace.wide else "long",
+    )
+    print(json.dumps({"out": namespace.out, "rows": rows}) if namespace.json else f"{namespace.out}: {rows:,} rows")
+    return 0
+
+
+def _open(url: str) -> FeatureStore:
+    """A store to read from; one that is not there is a mistake in the URL."""
+    from acoustic_env.errors import UsageError
+    from acoustic_env.store.feature_store import FeatureStore
+
+    store = FeatureStore(url)
+    if not store.filesystem.entries(""):
+        msg = f"{url}: there is no store; check the URL, or make one with acoustic-env extract --store {url}"
+        raise UsageError(msg)
+    return store
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        msg = f"{text!r} is not a comma-separated list"
+        raise argparse.ArgumentTypeError(msg)
+    return names

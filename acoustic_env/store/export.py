@@ -1,0 +1,246 @@
+"""A block as one file for other programs: Parquet, CSV or NumPy's npz, rows in the order of their keys.
+
+However the parts were cut (one run or ten, killed or not), the same rows give the same file. Memory holds one range of
+clips at a time: rows are first sorted into ranges of clip ids on the local disk, then each range is sorted and written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+
+from acoustic_env.clips.location import local_path
+from acoustic_env.errors import UsageError
+from acoustic_env.features.block import SIGNALS
+from acoustic_env.store.feature_store import FeatureStore, ScannedPart, wanted_schema
+from acoustic_env.store.filesystem import remote_filesystem, store_error
+from acoustic_env.store.schema import repeats, row_keys, sort_by_key
+
+Shape = Literal["long", "wide"]
+FORMATS: Final = (".parquet", ".csv", ".npz")
+RANGE_BYTES: Final = 128 * 2**20  # of rows in memory, before sorting copies them
+
+
+def export(
+    store: FeatureStore,
+    block: str,
+    out: str,
+    fingerprint: str | None = None,
+    signals: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    shape: Shape = "long",
+) -> int:
+    """Write a block's rows to one file.
+
+    Args:
+        store: the store.
+        block: which.
+        out: a .parquet, .csv or .npz file, at any URL; written whole or not at all.
+        fingerprint: which version; None for the only one.
+        signals: only these; None for all.
+        columns: only these (and the keys); None for all.
+        shape: long, a row for each (clip, signal); wide, a row for each clip and columns `<signal>.<column>`, null
+            where a clip lacks a signal.
+
+    In CSV and npz a null is an empty cell or NaN, and in CSV a vector column becomes `<column>_<position>` columns.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UsageError: the file's ending or name, no such block, column or signal, or wide for a per-frame table.
+        StoreError: the store cannot be read, or the file not be written.
+    """
+    suffix = next((suffix for suffix in FORMATS if out.lower().endswith(suffix)), None)
+    if suffix is None:
+        msg = f"--out {out}: the ending says the format, one of {', '.join(FORMATS)}"
+        raise UsageError(msg)
+    version = store.resolve(block, fingerprint)
+    schema = wanted_schema(store.schema(block, version), columns, store.url)
+    if shape == "wide" and "frame" in schema.names:
+        msg = f"block {block} has several rows (frames) for each clip and signal; export it in the long shape"
+        raise UsageError(msg)
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as name:
+        work = Path(name)
+        present = _signals(store, block, version, signals)
+        ranges = _ranges(store, block, version, schema, present, work)
+        if shape == "wide":
+            ranges = (_widen(table, schema, present) for table in ranges)
+            schema = _wide_schema(schema, present)
+        finished = work / f"finished{suffix}"
+        writers = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}
+        rows = writers[suffix](ranges, schema, finished)
+        _deliver(finished, out)
+    return rows
+
+
+def _signals(store: FeatureStore, block: str, fingerprint: str, wanted: Sequence[str] | None) -> list[str]:
+    """The signals to write, in the order raw, fg, bg."""
+    there: set[str] = set()
+    for part in store.scan(block, fingerprint, ["signal"]):
+        if isinstance(part, ScannedPart):
+            there |= set(pc.unique(part.table["signal"]).to_pylist())
+    unknown = sorted(set(wanted or ()) - there)
+    if unknown:
+        msg = f"{store.url}: block {block} holds no signal {unknown[0]!r}; there are {', '.join(sorted(there))}"
+        raise UsageError(msg)
+    chosen = set(wanted) if wanted else there
+    return [signal for signal in SIGNALS if signal in chosen] + sorted(chosen - set(SIGNALS))
+
+
+def _ranges(
+    store: FeatureStore, block: str, fingerprint: str, schema: pa.Schema, signals: Sequence[str], work: Path
+) -> Iterator[pa.Table]:
+    """Rows in key order, each key once, a range of clips after the other."""
+    bounds = _bounds(store, block, fingerprint, schema)
+    files = [work / f"range-{i}.arrow" for i in range(len(bounds) + 1)]
+    sinks = [pa.ipc.new_file(str(file), schema) for file in files]
+    try:
+        for table in store.pieces(block, fingerprint, schema, signals):
+            ids = table["clip_id"].to_numpy(zero_copy_only=False)
+            cuts = [0, *np.searchsorted(ids, bounds, side="right").tolist(), table.num_rows]
+            for sink, start, stop in zip(sinks, cuts[:-1], cuts[1:], strict=True):
+                if stop > start:
+                    sink.write_table(table.slice(start, stop - start))
+    finally:
+        for sink in sinks:
+            sink.close()
+    for file in files:
+        with pa.memory_map(str(file)) as source:
+            table = sort_by_key(pa.ipc.open_file(source).read_all())
+        yield table.filter(pc.invert(repeats(table))).combine_chunks()
+        file.unlink()
+
+
+def _bounds(store: FeatureStore, block: str, fingerprint: str, schema: pa.Schema) -> list[str]:
+    """Clip ids that part the rows into ranges of about `RANGE_BYTES`: a range ends with its bound."""
+    ids = [
+        part.table["clip_id"]
+        for part in store.scan(block, fingerprint, ["clip_id"])
+        if isinstance(part, ScannedPart)
+    ]  # fmt: skip
+    ordered = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()).combine_chunks()
+    row_bytes = 32 + sum(_width(field.type) for field in schema)
+    ranges = -(-len(ordered) * row_bytes // RANGE_BYTES)
+    if ranges < 2:
+        return []
+    ordered = ordered.take(pc.sort_indices(ordered))
+    return sorted({ordered[len(ordered) * i // ranges].as_py() for i in range(1, ranges)})
+
+
+def _width(kind: pa.DataType) -> int:
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * int(kind.value_type.bit_width) // 8
+    return int(kind.bit_width) // 8 if pa.types.is_primitive(kind) else 16
+
+
+def _wide_schema(schema: pa.Schema, signals: Sequence[str]) -> pa.Schema:
+    values = [field for field in schema if field.name not in row_keys(schema)]
+    named = [field.with_name(f"{signal}.{field.name}").with_nullable(True) for signal in signals for field in values]
+    return pa.schema([schema.field("clip_id"), *named], metadata=schema.metadata)
+
+
+def _widen(table: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Table:
+    """One row a clip out of one row for each (clip, signal)."""
+    ids = pc.unique(table["clip_id"])
+    columns: list[Any] = [ids]
+    for signal in signals:
+        rows = table.filter(pc.equal(table["signal"], signal)).combine_chunks()
+        position = pc.index_in(ids, value_set=rows["clip_id"])
+        columns += [rows[name].take(position) for name in schema.names if name not in row_keys(schema)]
+    return pa.table(columns, schema=_wide_schema(schema, signals))
+
+
+def _write_parquet(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
+    rows = 0
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in ranges:
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def _write_csv(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
+    rows = 0
+    with pcsv.CSVWriter(file, _flat(schema.empty_table()).schema) as writer:
+        for table in ranges:
+            writer.write_table(_flat(table))
+            rows += table.num_rows
+    return rows
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """Vector columns as one column for each position."""
+    columns: dict[str, Any] = {}
+    for field in table.schema:
+        if not pa.types.is_fixed_size_list(field.type):
+            columns[field.name] = table[field.name]
+            continue
+        for position in range(field.type.list_size):
+            columns[f"{field.name}_{position}"] = pc.list_element(table[field.name], position)
+    return pa.table(columns)
+
+
+def _write_npz(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
+    """Each column as one array, in `.npy` files made range by range and zipped at the end; no pickles."""
+    pieces: dict[str, list[Path]] = {name: [] for name in schema.names}
+    rows = 0
+    for number, table in enumerate(ranges):
+        rows += table.num_rows
+        for column, name in enumerate(schema.names):
+            piece = file.parent / f"column-{column}-{number}.npy"
+            np.save(piece, _array(table[name]), allow_pickle=False)
+            pieces[name].append(piece)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, parts in pieces.items():
+            arrays = [np.load(part, mmap_mode="r", allow_pickle=False) for part in parts]
+            kind = np.result_type(*arrays)
+            shape = (rows, *arrays[0].shape[1:])
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_2_0(member, header)
+                for array in arrays:
+                    member.write(np.ascontiguousarray(array, kind).tobytes())
+    return rows
+
+
+def _array(column: pa.ChunkedArray) -> Any:
+    """A column as an array [rows] or [rows, size]; text as fixed-width Unicode."""
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), dtype=np.str_)
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    rows = column.combine_chunks()
+    kind = rows.type.value_type.to_pandas_dtype()
+    found = np.full((len(rows), rows.type.list_size), np.nan, kind)
+    found[np.asarray(rows.is_valid())] = rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, rows.type.list_size)
+    return found
+
+
+def _deliver(finished: Path, out: str) -> None:
+    """The finished file to its place, which until then holds what it held."""
+    path = local_path(out)
+    if path is None:
+        folder, _, name = out.rpartition("/")
+        remote_filesystem(folder).upload(finished, name)
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(finished, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise store_error(out, "written", error) from error

@@ -1,0 +1,317 @@
+"""Closing the books: clip list = rows + permanent errors + pending, by id, for every block and signal.
+
+Found from the parts alone. What opens the books:
+
+- a part that cannot be read, or whose metadata or columns are not those of its folder (its rows count for nothing);
+- a key that stands in two parts with different values;
+- an errors part that cannot be read;
+- with a clip list: an id listed twice, or counts that do not add up.
+
+Only reported, unless `strict`: a key that stands in two parts with equal values (readers give it once; left by a writer
+that lost its lease), rows of clips that are not on the list, temporary files, pending clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.errors import BooksOpen
+from acoustic_env.store import layout
+from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.filesystem import TMP
+from acoustic_env.store.parts import UnreadablePart
+from acoustic_env.store.schema import KEY_SCHEMA, row_keys, sort_by_key
+
+# Two computations of one clip may differ in the last digits (another batch size, another machine), not by more.
+RELATIVE_TOLERANCE: Final = 1e-3
+ABSOLUTE_TOLERANCE: Final = 1e-5
+MAX_NAMED: Final = 10
+
+
+@dataclass
+class SignalBooks:
+    """The clip list's account for one signal of one version of a block; rows + permanent + pending = listed.
+
+    Attributes:
+        signal: which.
+        rows: listed clips that have rows.
+        permanent: listed clips without rows whose error is permanent.
+        pending: the other listed clips.
+        failed_before: pending clips with a recorded error that may pass.
+        first_pending: ids of the first few pending clips.
+    """
+
+    signal: str
+    rows: int
+    permanent: int
+    pending: int
+    failed_before: int
+    first_pending: list[str]
+
+
+@dataclass
+class BlockBooks:
+    """One version of a block.
+
+    Attributes:
+        block, fingerprint: which.
+        parts: readable ones.
+        rows: in them, each key once.
+        clips: with at least one row.
+        signals: found.
+        duplicates: keys that stand in more than one part, with equal values.
+        unlisted: clips with rows that are not on the list.
+        books: per signal, with a clip list.
+    """
+
+    block: str
+    fingerprint: str
+    parts: int = 0
+    rows: int = 0
+    clips: int = 0
+    signals: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    unlisted: int = 0
+    books: list[SignalBooks] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        store: its URL.
+        listed: clips on the list, None without one.
+        blocks: each version of each block.
+        faults: what opens the books, a line each.
+        notes: what is reported only, a line each.
+    """
+
+    store: str
+    listed: int | None
+    blocks: list[BlockBooks] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def require_closed(self, strict: bool = False) -> None:
+        """Raise unless the books close.
+
+        Args:
+            strict: what is only noted opens them as well, pending clips included.
+
+        Raises:
+            BooksOpen: they do not; lists why.
+        """
+        reasons = self.faults + (self.notes if strict else [])
+        if reasons:
+            lines = "\n".join(f"  {reason}" for reason in reasons[:MAX_NAMED])
+            more = f"\n  and {len(reasons) - MAX_NAMED} more" if len(reasons) > MAX_NAMED else ""
+            msg = (
+                f"{self.store}: the books do not close:\n{lines}{more}\n"
+                "acoustic-env extract computes again what cannot be read, and moves unreadable parts aside"
+            )
+            raise BooksOpen(msg)
+
+
+def verify(
+    store: FeatureStore,
+    clips: pa.Table | None = None,
+    signals: Sequence[str] | None = None,
+    read_all: bool = False,
+) -> Report:
+    """Go through every part of a store and, with a clip list, account for each clip of it.
+
+    Args:
+        store: the store.
+        clips: clip list; without one the parts' own consistency is checked.
+        signals: each clip should have; None for those a block has any row of.
+        read_all: decode every column and verify page checksums; otherwise footers and keys are read.
+
+    Returns:
+        The report; `require_closed` turns it into an error.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    report = Report(store.url, None if clips is None else clips.num_rows)
+    listed = None if clips is None else clips["clip_id"]
+    if listed is not None:
+        twice = len(listed) - pc.count_distinct(listed).as_py()
+        if twice:
+            report.faults.append(f"the clip list holds {twice:,} ids more than once")
+    errors = _errors(store, report)
+    for block, fingerprints in store.blocks().items():
+        for fingerprint in fingerprints:
+            report.blocks.append(
+                _verify_block(store, block, fingerprint, listed, signals, errors, report, read_all=read_all)
+            )
+    report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
+    report.notes += [f"{entry.path}: set aside" for entry in store.filesystem.entries(layout.SET_ASIDE)]
+    return report
+
+
+def _errors(store: FeatureStore, report: Report) -> pa.Table:
+    for entry in store.filesystem.entries(layout.ERRORS):
+        part = store.read_errors_part(entry) if layout.is_part(entry.path) else None
+        if isinstance(part, UnreadablePart):
+            report.faults.append(f"{entry.path}: {part.reason}")
+    return store.errors()
+
+
+def _verify_block(
+    store: FeatureStore,
+    block: str,
+    fingerprint: str,
+    listed: pa.ChunkedArray | None,
+    signals: Sequence[str] | None,
+    errors: pa.Table,
+    report: Report,
+    *,
+    read_all: bool,
+) -> BlockBooks:
+    found = BlockBooks(block, fingerprint)
+    keys = _keys(store, found, report, read_all=read_all)
+    unique = keys.group_by(row_keys(keys.schema)).aggregate([("part", "count")])
+    repeated = unique.filter(pc.greater(unique["part_count"], 1))
+    found.rows = unique.num_rows
+    found.clips = pc.count_distinct(unique["clip_id"]).as_py()
+    found.signals = sorted(pc.unique(unique["signal"]).to_pylist())
+    if repeated.num_rows:
+        _compare_duplicates(store, found, repeated, report)
+    if listed is not None:
+        ids = pc.unique(unique["clip_id"])
+        found.unlisted = pc.sum(pc.invert(pc.is_in(ids, value_set=listed))).as_py() or 0
+        if found.unlisted:
+            report.notes.append(f"{block}/{fingerprint}: {found.unlisted:,} clips with rows are not on the list")
+        barred = store.barred(block, fingerprint, errors)
+        for signal in signals or found.signals:
+            done = unique.filter(pc.equal(unique["signal"], signal))["clip_id"]
+            books = _signal_books(signal, listed, done, barred, errors["clip_id"])
+            found.books.append(books)
+            _judge(found, books, report)
+    return found
+
+
+def _keys(store: FeatureStore, found: BlockBooks, report: Report, *, read_all: bool) -> pa.Table:
+    """Key columns of all parts and the part's number; faults of parts go to the report."""
+    first: ScannedPart | None = None
+    tables = []
+    schema = store_key_schema(store, found.block, found.fingerprint)
+    columns = None if read_all else schema.names
+    for part in store.scan(found.block, found.fingerprint, columns, checksums=read_all):
+        if isinstance(part, UnreadablePart):
+            report.faults.append(f"{part.entry.path}: {part.reason}")
+            continue
+        first = first or part
+        difference = _difference(first, part)
+        if difference:
+            report.faults.append(f"{part.entry.path}: {difference} as in {first.entry.path}")
+        part_number = pa.array(np.full(part.table.num_rows, found.parts, np.int32))
+        keys = part.table.select(schema.names).replace_schema_metadata(None).cast(schema)
+        tables.append(keys.append_column("part", part_number))
+        found.parts += 1
+    empty = schema.append(pa.field("part", pa.int32())).empty_table()
+    return pa.concat_tables([empty, *tables])
+
+
+def store_key_schema(store: FeatureStore, block: str, fingerprint: str) -> pa.Schema:
+    """The key columns of a version, `frame` included for a per-frame table; without a readable part, the usual two."""
+    for entry in store.parts(block, fingerprint):
+        part = store.scan_one(entry, [])
+        if isinstance(part, ScannedPart) and "frame" in part.schema.names:
+            return KEY_SCHEMA.append(pa.field("frame", pa.int32()))
+        if isinstance(part, ScannedPart):
+            break
+    return KEY_SCHEMA
+
+
+def _difference(first: ScannedPart, part: ScannedPart) -> str | None:
+    if not part.schema.equals(first.schema):
+        return "its columns are not the same"
+    one, other = first.described.settings(), part.described.settings()
+    if one != other:
+        name = next(name for name in one | other if one.get(name) != other.get(name))
+        return f"its setting {name} ({other.get(name)}) is not the same"
+    return None
+
+
+def _compare_duplicates(store: FeatureStore, found: BlockBooks, repeated: pa.Table, report: Report) -> None:
+    """Equal duplicates are counted and noted, different ones are a fault."""
+    schema = store.schema(found.block, found.fingerprint)
+    ids = pc.unique(repeated["clip_id"])
+    table = sort_by_key(pa.concat_tables(store.pieces(found.block, found.fingerprint, schema, clip_ids=ids)))
+    names = row_keys(schema)
+    start = table.num_rows
+    codes = table.select(names).group_by(names, use_threads=False).aggregate([([], "count_all")])
+    sizes = codes["count_all"].to_numpy()
+    start = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    one, other = table.take(pa.array(start[group])), table
+    unequal = np.zeros(table.num_rows, bool)
+    for column in schema.names:
+        if column not in names:
+            unequal |= _unequal(one[column], other[column])
+    found.duplicates = int((sizes > 1).sum())
+    note = f"{found.block}/{found.fingerprint}: {found.duplicates:,} keys stand in more than one part"
+    if unequal.any():
+        row = table.select(names).slice(int(np.flatnonzero(unequal)[0]), 1).to_pylist()[0]
+        report.faults.append(f"{note}, {len(np.unique(group[unequal])):,} of them with different values, such as {row}")
+    else:
+        report.notes.append(f"{note}, with equal values; readers give them once")
+
+
+def _unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """bool[rows]: values that differ by more than the tolerance, or null in one only."""
+    unequal: npt.NDArray[np.bool_] = np.asarray(one.is_null()) != np.asarray(other.is_null())
+    if pa.types.is_fixed_size_list(one.type) or pa.types.is_floating(one.type):
+        left, right = _matrix(one), _matrix(other)
+        close = np.isclose(left, right, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
+        unequal |= ~close.all(axis=1)
+    else:
+        unequal |= np.asarray(pc.fill_null(pc.not_equal(one, other), False))
+    return unequal
+
+
+def _matrix(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """[rows, size] of a fixed-size list or [rows, 1] of a scalar column, NaN for null."""
+    if not pa.types.is_fixed_size_list(values.type):
+        return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)[:, None]
+    rows = values.combine_chunks()
+    size = rows.type.list_size
+    found = np.full((len(rows), size), np.nan)
+    found[np.asarray(rows.is_valid())] = rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+    return found
+
+
+def _signal_books(
+    signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, barred: pa.Array, failed: pa.ChunkedArray
+) -> SignalBooks:
+    has_row = pc.is_in(listed, value_set=done)
+    without = listed.filter(pc.invert(has_row))
+    is_barred = pc.is_in(without, value_set=barred)
+    pending = without.filter(pc.invert(is_barred))
+    return SignalBooks(
+        signal=signal,
+        rows=pc.sum(has_row).as_py() or 0,
+        permanent=pc.sum(is_barred).as_py() or 0,
+        pending=len(pending),
+        failed_before=pc.sum(pc.is_in(pending, value_set=failed)).as_py() or 0,
+        first_pending=pending.slice(0, MAX_NAMED).to_pylist(),
+    )
+
+
+def _judge(found: BlockBooks, books: SignalBooks, report: Report) -> None:
+    name = f"{found.block}/{found.fingerprint} {books.signal}"
+    total = books.rows + books.permanent + books.pending
+    if total != report.listed:
+        report.faults.append(f"{name}: {total:,} clips accounted for, {report.listed:,} listed")
+    if books.pending:
+        shown = ", ".join(books.first_pending[:3])
+        report.notes.append(f"{name}: {books.pending:,} clips pending, such as {shown}")
