@@ -76,8 +76,11 @@ def wilson(right: float, n: float, level: float = 0.95) -> Interval:
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half), "wilson", round(n))
 
 
-def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
-    """Clopper & Pearson 1934: Beta quantiles B(a/2; k, n-k+1) and B(1-a/2; k+1, n-k). Never covers less than level."""
+def clopper_pearson(right: float, n: float, level: float = 0.95) -> Interval:
+    """Clopper & Pearson 1934: Beta quantiles B(a/2; k, n-k+1) and B(1-a/2; k+1, n-k). Never covers less than level.
+
+    With effective counts of a clustered or weighted sample it is the interval of Korn & Graubard 1998.
+    """
     if n <= 0:
         return nothing_observed("clopper-pearson")
     _check_counts(right, n)
@@ -86,10 +89,10 @@ def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
     tail = (1.0 - level) / 2.0
     low = 0.0 if right == 0 else float(betaincinv(right, n - right + 1, tail))
     high = 1.0 if right == n else float(betaincinv(right + 1, n - right, 1.0 - tail))
-    return Interval(right / n, low, high, "clopper-pearson", n)
+    return Interval(right / n, low, high, "clopper-pearson", round(n))
 
 
-def jeffreys(right: int, n: int, level: float = 0.95) -> Interval:
+def jeffreys(right: float, n: float, level: float = 0.95) -> Interval:
     """Quantiles of Beta(k + 1/2, n - k + 1/2); covers the level on average over the proportion."""
     if n <= 0:
         return nothing_observed("jeffreys")
@@ -99,7 +102,7 @@ def jeffreys(right: int, n: int, level: float = 0.95) -> Interval:
     tail = (1.0 - level) / 2.0
     low = 0.0 if right == 0 else float(betaincinv(right + 0.5, n - right + 0.5, tail))
     high = 1.0 if right == n else float(betaincinv(right + 0.5, n - right + 0.5, 1.0 - tail))
-    return Interval(right / n, low, high, "jeffreys", n)
+    return Interval(right / n, low, high, "jeffreys", round(n))
 
 
 def from_variance(estimate: float, variance: float, n: int, method: str, level: float = 0.95) -> Interval:

@@ -172,7 +172,8 @@ def adjusted_joint(noisy_joint: Floats, transition: Floats) -> tuple[Floats, flo
     if not np.isfinite(condition) or condition > 1e12:
         msg = f"the transition matrix is singular (condition number {condition:g}): some classes cannot be told apart"
         raise ValueError(msg)
-    return np.linalg.solve(transition.T, noisy_joint.T).T, condition
+    solved: Floats = np.linalg.solve(transition.T, noisy_joint.T).T.astype(np.float64)
+    return solved, condition
 
 
 def transition_from_contamination(contamination: Floats, priors_given: Floats) -> tuple[Floats, Floats]:

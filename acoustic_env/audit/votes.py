@@ -15,6 +15,7 @@ Ints = npt.NDArray[np.int64]
 # listeners are better than chance, and vanish beside a few dozen real answers.
 PRIOR_RIGHT = 3.0
 PRIOR_WRONG = 1.0
+CONVERGED = 1e-4  # largest change of a belief at which EM stops
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def dawid_skene(votes: Ints, categories: int, known: Ints | None = None, rounds:
     """
     known = np.full(len(votes), -1, dtype=np.int64) if known is None else known
     patterns, index, counts = _patterns(votes, known)
-    posterior, confusion, prior = _em(patterns, counts[None, :].astype(np.float64), categories, rounds)
+    weights = counts[None, :].astype(np.float64)
+    posterior, confusion, prior = _em(patterns, weights, categories, rounds, _start(patterns, categories))
     return VoteModel(posterior[0][index], confusion[0], prior[0])
 
 
@@ -67,10 +69,11 @@ def dawid_skene_share(
     if clips == 0:
         return nothing_observed("dawid-skene")
     patterns, _, counts = _patterns(votes, np.full(clips, -1, dtype=np.int64))
-    resampled = np.random.default_rng(seed).multinomial(clips, counts / clips, size=draws)
-    weights = np.vstack([counts, resampled]).astype(np.float64)
-    _, _, prior = _em(patterns, weights, categories, rounds=100)
-    return percentile(prior[1:, category], float(prior[0, category]), clips, "dawid-skene", level)
+    weights = counts[None, :].astype(np.float64)
+    posterior, _, prior = _em(patterns, weights, categories, 200, _start(patterns, categories))
+    resampled = np.random.default_rng(seed).multinomial(clips, counts / clips, size=draws).astype(np.float64)
+    _, _, again = _em(patterns, resampled, categories, 40, posterior[0])  # warm: near the end already
+    return percentile(again[:, category], float(prior[0, category]), clips, "dawid-skene", level)
 
 
 def fallible_listener(
@@ -120,34 +123,39 @@ def _patterns(votes: Ints, known: Ints) -> tuple[Ints, Ints, Ints]:
     return patterns, index.reshape(-1), counts
 
 
-def _em(patterns: Ints, weights: Floats, categories: int, rounds: int) -> tuple[Floats, Floats, Floats]:
+def _start(patterns: Ints, categories: int) -> Floats:
+    """[patterns, K] each pattern's share of votes."""
+    shares = (patterns[:, :-1, None] == np.arange(categories)).sum(axis=1) + 0.1
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _em(
+    patterns: Ints, weights: Floats, categories: int, rounds: int, start: Floats
+) -> tuple[Floats, Floats, Floats]:
     """EM for several weightings [draws, patterns] at once; posterior [draws, patterns, K], confusion, prior."""
     votes, known = patterns[:, :-1], patterns[:, -1]
     said = (votes[:, :, None] == np.arange(categories)).astype(np.float64)
-    shares = said.sum(axis=1) + 0.1
-    start = shares / shares.sum(axis=1, keepdims=True)
     fixed = known >= 0
     truth = np.eye(categories)[np.maximum(known, 0)]
-    start[fixed] = truth[fixed]
-    posterior: Floats = np.repeat(start[None], len(weights), axis=0)
+    posterior: Floats = np.repeat(np.where(fixed[:, None], truth, start)[None], len(weights), axis=0)
     pseudo = np.full((categories, categories), PRIOR_WRONG) + np.eye(categories) * (PRIOR_RIGHT - PRIOR_WRONG)
     flat = said.reshape(len(said), -1)
     sampled = weights * ~fixed
     for _ in range(rounds):
         weighted = weights[:, :, None] * posterior
-        confusion = np.einsum("bpk,pm->bmk", weighted, flat).reshape(len(weights), votes.shape[1], categories, -1)
+        confusion = (flat.T @ weighted).reshape(len(weights), votes.shape[1], categories, -1)
         confusion = confusion.transpose(0, 1, 3, 2) + pseudo
         confusion /= confusion.sum(axis=3, keepdims=True)
         belief = (sampled[:, :, None] * posterior).sum(axis=1) + 0.5
         prior = belief / belief.sum(axis=1, keepdims=True)
         by_answer = np.log(confusion).transpose(0, 1, 3, 2).reshape(len(weights), -1, categories)
-        log = np.einsum("pm,bmk->bpk", flat, by_answer) + np.log(prior)[:, None, :]
+        log = flat @ by_answer + np.log(prior)[:, None, :]
         log -= log.max(axis=2, keepdims=True)
         updated = np.exp(log)
         updated /= updated.sum(axis=2, keepdims=True)
         updated[:, fixed] = truth[fixed]
         change = float(np.abs(updated - posterior).max())
         posterior = updated
-        if change < 1e-6:
+        if change < CONVERGED:
             break
     return posterior, confusion, prior

@@ -1,0 +1,304 @@
+"""From a listened probability sample to label accuracy, per class and overall, and to the ranking's own quality.
+
+Only estimators that are valid for the sample's design are given. `values` are 1 where the list is right about a row
+(for rows of labels not given: right not to give it), 0 where it is wrong, in between where several votes were weighed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.audit import designs, intervals
+from acoustic_env.audit.agreement import agreement
+from acoustic_env.audit.designs import StratumCounts
+from acoustic_env.audit.intervals import Floats, Interval, from_variance
+from acoustic_env.audit.sample import frame_of
+from acoustic_env.audit.verdicts import VoteTable, latest, vote_table
+from acoustic_env.audit.votes import dawid_skene, dawid_skene_share, fallible_listener
+from acoustic_env.errors import UsageError
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+PREFERRED: Final = {"simple": "difference", "stratified": "stratified", "unequal": "difference"}
+FEW: Final = 50  # below, a slope of answers on the score is not worth estimating
+TOPS: Final = (50, 100, 200, 500, 1000)
+FEWEST_IN_TOP: Final = 5
+SIDES: Final = (("right", 1), ("wrong", 0))
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The sampled rows with answers.
+
+    Attributes:
+        design: simple, stratified or unequal.
+        frame: what the sample's metadata says of its frame.
+        values: [rows] whether the list is right, in [0, 1]; NaN where nobody could tell.
+        inclusion, quality: [rows] of the sample table.
+        rank: [rows] place in the ranking, 1 = most suspect.
+        flagged: [rows].
+        stratum, label: [rows].
+        effect: design effect of groups, by which variances are multiplied.
+    """
+
+    design: str
+    frame: Mapping[str, Any]
+    values: Floats
+    inclusion: Floats
+    quality: Floats
+    rank: Ints
+    flagged: Bools
+    stratum: npt.NDArray[Any]
+    label: npt.NDArray[Any]
+    effect: float = 1.0
+
+
+def estimate(
+    sample: pa.Table,
+    verdicts: pa.Table,
+    where: str,
+    groups: Mapping[str, str] | None = None,
+    seed: int = 23,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Everything a listened sample says.
+
+    Args:
+        sample: from `audit sample`.
+        verdicts: from `check_verdicts`.
+        where: name of the sample's file, for messages.
+        groups: clip_id -> group (video, recording); None treats clips as independent.
+        seed: of bootstraps.
+        level: coverage of every interval.
+
+    Returns:
+        Plain values and `Interval`s: `design`, `frame`, `answered`, `unsure`, `overall`, `labels`, `preferred`,
+        `listeners`, `ranking`.
+
+    Raises:
+        UsageError: not a sample, or no verdict on any of its rows.
+    """
+    frame = frame_of(sample, where)
+    answers = latest(verdicts)
+    drawn = sample.filter(pc.equal(sample.column("role"), "sample"))
+    votes = _votes(drawn, answers, "sample")
+    gold = _gold(sample, answers, votes.listeners)
+    values = _values(votes, gold, np.asarray(drawn.column("given")))
+    if np.isnan(values).all():
+        msg = f"{where}: none of the {len(values)} sampled rows has a verdict; listen first: audit listen"
+        raise UsageError(msg)
+    heard = _heard(drawn, frame, values, groups)
+    names = sorted(frame["labels"])
+    chosen = preferred(heard)
+    overall = estimators(heard, None, level)
+    return {
+        "design": heard.design,
+        "frame": {"rows": frame["size"], "flagged": frame["flagged"], "hash": sample.column("frame_hash")[0].as_py()},
+        "drawn": len(values),
+        "answered": int(np.isfinite(values).sum()),
+        "unsure": _unsure(heard, level),
+        "design_effect": heard.effect,
+        "preferred": chosen,
+        "overall": overall,
+        "labels": {name: estimators(heard, name, level) for name in names},
+        "listeners": _listeners(sample, answers, votes, gold, overall[chosen], seed, level),
+        "ranking": ranking_quality(heard, level),
+    }
+
+
+def preferred(heard: Heard) -> str:
+    """Name of the estimator to quote for this design and number of answers."""
+    few = heard.design == "simple" and np.isfinite(heard.values).sum() < FEW
+    return "wilson" if few else PREFERRED[heard.design]
+
+
+def estimators(heard: Heard, label: str | None, level: float) -> dict[str, Interval]:
+    """Every estimator that is valid for the design, for one label or (None) for the whole frame."""
+    known = np.isfinite(heard.values) & (
+        np.ones(len(heard.values), dtype=bool) if label is None else heard.label == label
+    )
+    part = heard.frame if label is None else heard.frame["labels"][label]
+    y, f, n = heard.values[known], heard.quality[known], int(known.sum())
+    if n == 0:
+        return {preferred(heard): intervals.nothing_observed(preferred(heard))}
+
+    def made(pair: tuple[float, float], method: str) -> Interval:
+        return from_variance(pair[0], pair[1] * heard.effect, n, method, level)
+
+    if heard.design == "simple":
+        effective = n / heard.effect
+        right = float(y.mean()) * effective
+        found = {
+            "wilson": intervals.wilson(right, effective, level),
+            "clopper-pearson": intervals.clopper_pearson(right, effective, level),
+            "jeffreys": intervals.jeffreys(right, effective, level),
+        }
+        if n > 2:
+            rest = max(part["size"] - n, 1)
+            found["difference"] = made(designs.difference(y, f, part["quality"], part["size"]), "difference")
+            found["ppi++"] = made(designs.ppi_plus_plus(y, f, part["quality"], part["variance"], rest), "ppi++")
+        else:
+            found["difference"] = found["wilson"]
+        return found
+    if heard.design == "stratified":
+        return {"stratified": made(designs.stratified(_strata(heard, label, known)), "stratified")}
+    everyone = np.ones(n)
+    inclusion = heard.inclusion[known]
+    shift, variance = designs.ratio(y - f, everyone, inclusion)
+    return {
+        "difference": made((part["quality"] + shift, variance), "difference"),
+        "inverse-probability": made(designs.ratio(y, everyone, inclusion), "inverse-probability"),
+    }
+
+
+def ranking_quality(heard: Heard, level: float = 0.95) -> dict[str, dict[str, Interval]]:
+    """How good the ranking is: precision (share wrong) and recall (share of all wrong) of the flags and of top ks.
+
+    Each is a ratio of two totals of the frame, weighted by inclusion probabilities; a top-k that holds fewer than
+    five sampled rows is left out.
+    """
+    known = np.isfinite(heard.values)
+    wrong, inclusion = 1.0 - heard.values[known], heard.inclusion[known]
+    parts: dict[str, Bools] = {"flagged": heard.flagged[known]}
+    for k in TOPS:
+        within = heard.rank[known] <= k
+        if within.sum() >= FEWEST_IN_TOP and k < heard.frame["size"]:
+            parts[f"top {k}"] = within
+    found = {}
+    for name, part in parts.items():
+        inside = part.astype(np.float64)
+        precision = designs.ratio(wrong * inside, inside, inclusion)
+        recall = designs.ratio(wrong * inside, wrong, inclusion)
+        found[name] = {
+            "precision": from_variance(precision[0], precision[1] * heard.effect, int(part.sum()), "ratio", level),
+            "recall": from_variance(recall[0], recall[1] * heard.effect, int((wrong > 0.5).sum()), "ratio", level),
+        }
+    return found
+
+
+def _heard(drawn: pa.Table, frame: dict[str, Any], values: Floats, groups: Mapping[str, str] | None) -> Heard:
+    effect = 1.0
+    known = np.isfinite(values)
+    if groups is not None:
+        clip_ids = drawn.column("clip_id").to_pylist()
+        _, index = np.unique([groups.get(clip_id, clip_id) for clip_id in clip_ids], return_inverse=True)
+        effect = intervals.design_effect(values[known], index[known])
+    return Heard(
+        drawn.column("design")[0].as_py(),
+        frame,
+        values,
+        drawn.column("inclusion_probability").to_numpy(),
+        drawn.column("quality").to_numpy(),
+        drawn.column("rank").to_numpy(),
+        np.asarray(drawn.column("flagged")),
+        np.asarray(drawn.column("stratum").to_pylist()),
+        np.asarray(drawn.column("label").to_pylist()),
+        effect,
+    )
+
+
+def _strata(heard: Heard, label: str | None, known: Bools) -> list[StratumCounts]:
+    counts = []
+    for name, described in heard.frame["strata"].items():
+        if label is None or name.rpartition(" q")[0] == label:
+            rows = known & (heard.stratum == name)
+            counts.append(StratumCounts(described["size"], int(rows.sum()), float(heard.values[rows].sum())))
+    return counts
+
+
+def _unsure(heard: Heard, level: float) -> dict[str, Any]:
+    """How many answers are missing, and what the estimate would be had they all been wrong or all right."""
+    missing = np.isnan(heard.values)
+    if not missing.any():
+        return {"rows": 0}
+    bounds = {}
+    for name, value in (("if all wrong", 0.0), ("if all right", 1.0)):
+        filled = Heard(**{**vars(heard), "values": np.where(missing, value, heard.values)})
+        bounds[name] = estimators(filled, None, level)[preferred(filled)]
+    return {"rows": int(missing.sum()), **bounds}
+
+
+def _votes(rows: pa.Table, answers: pa.Table, role: str) -> VoteTable:
+    keys = list(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
+    return vote_table(answers.filter(pc.equal(answers.column("role"), role)), keys)
+
+
+def _gold(sample: pa.Table, answers: pa.Table, listeners: list[str]) -> tuple[Ints, Ints]:
+    """Truths [gold rows] (1 the label applies) and the same listeners' votes on them."""
+    rows = sample.filter(pc.equal(sample.column("role"), "gold"))
+    keys = list(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
+    truth = np.array([value == "right" for value in rows.column("truth").to_pylist()], dtype=np.int64)
+    of_gold = answers.filter(pc.equal(answers.column("role"), "gold"))
+    return truth, vote_table(of_gold, keys, listeners).votes
+
+
+def _values(votes: VoteTable, gold: tuple[Ints, Ints], given: Bools) -> Floats:
+    """[rows] probability that the list is right, by the only listener's word or by Dawid-Skene; NaN without votes."""
+    answered = votes.votes >= 0
+    if (answered.sum(axis=1) >= 2).any():
+        known = np.concatenate([np.full(len(votes.votes), -1), gold[0]])
+        applies = dawid_skene(np.vstack([votes.votes, gold[1]]), 2, known).posterior[: len(votes.votes), 1]
+    else:
+        applies = votes.votes.max(axis=1, initial=-1).astype(np.float64)
+    return np.where(answered.any(axis=1), np.where(given, applies, 1.0 - applies), np.nan)
+
+
+def _listeners(
+    sample: pa.Table,
+    answers: pa.Table,
+    votes: VoteTable,
+    gold: tuple[Ints, Ints],
+    headline: Interval,
+    seed: int,
+    level: float,
+) -> dict[str, Any]:
+    """Who answered how much, agreement, skill on gold rows, and what a fallible listener's figure corrects to."""
+    truth, said = gold
+    skill = {}
+    for column, name in enumerate(votes.listeners):
+        heard = said[:, column]
+        hits = {label: (int((heard[truth == k] == k).sum()), int((heard[truth == k] >= 0).sum())) for label, k in SIDES}
+        skill[name] = hits
+    found: dict[str, Any] = {
+        "answers": {name: int((votes.votes[:, c] >= 0).sum()) for c, name in enumerate(votes.listeners)},
+        "agreement": agreement(votes.votes, 2, seed, level=level),
+        "with_themselves": _repeats(sample, answers, level),
+        "gold": {
+            name: {label: intervals.wilson(*hits, level) for label, hits in sides.items()}
+            for name, sides in skill.items()
+        },
+    }
+    given = bool(sample.column("given")[0].as_py())
+    if len(votes.listeners) == 1:
+        spread = headline.estimate * (1.0 - headline.estimate)
+        effective = spread / _variance(headline, level) if spread > 0 else headline.n
+        sides = skill[votes.listeners[0]]
+        right, wrong = (sides["right"], sides["wrong"]) if given else (sides["wrong"], sides["right"])
+        positive = headline.estimate * effective
+        found["corrected"] = fallible_listener(positive, effective, right, wrong, seed, level=level)
+    elif sample.column("design")[0].as_py() == "simple":
+        found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given), seed, level=level)
+    return found
+
+
+def _variance(interval: Interval, level: float) -> float:
+    return max((interval.half_width / intervals.z_value(level)) ** 2, 1e-9)
+
+
+def _repeats(sample: pa.Table, answers: pa.Table, level: float) -> Interval:
+    """Share of repeated rows on which a listener gave the same answer as before."""
+    again = sample.filter(pc.equal(sample.column("role"), "repeat"))
+    first, second = _votes(again, answers, "sample"), _votes(again, answers, "repeat")
+    both = sorted(set(first.listeners) & set(second.listeners))
+    one = first.votes[:, [first.listeners.index(name) for name in both]]
+    two = second.votes[:, [second.listeners.index(name) for name in both]]
+    pairs = (one >= 0) & (two >= 0)
+    return intervals.wilson(int((one == two)[pairs].sum()), int(pairs.sum()), level)

@@ -1,0 +1,81 @@
+"""The audit's tables as files: Parquet or CSV at any fsspec URL, told apart by content when read."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+
+from acoustic_env.clips.location import read_bytes, write_bytes
+from acoustic_env.errors import UsageError
+
+
+def read_table(url: str) -> pa.Table:
+    """The table at `url`.
+
+    Raises:
+        UsageError: missing, unreadable, empty or damaged.
+    """
+    data = read_bytes(url)
+    if not data.strip():
+        msg = f"{url}: the file is empty"
+        raise UsageError(msg)
+    try:
+        if data[:4] == b"PAR1":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(io.BytesIO(data))
+        from pyarrow import csv
+
+        return csv.read_csv(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        msg = f"{url}: neither a whole Parquet file nor a CSV table: {error}"
+        raise UsageError(msg) from error
+
+
+def write_table(table: pa.Table, url: str) -> None:
+    """Write the table, CSV when the URL ends in .csv, else Parquet; whole or not at all.
+
+    Raises:
+        UsageError: the place cannot be written.
+    """
+    buffer = io.BytesIO()
+    if url.lower().endswith(".csv"):
+        from pyarrow import csv
+
+        csv.write_csv(table, buffer)
+    else:
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, buffer, compression="zstd")
+    write_bytes(url, buffer.getvalue())
+
+
+def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) -> pa.Table:
+    """The table's columns of `schema`, cast to its types; columns that may be null and are absent become null.
+
+    Raises:
+        UsageError: a column is missing, of the wrong type, or null where it must not be; names file, row and column.
+    """
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            if field.nullable:
+                columns.append(pa.nulls(table.num_rows, field.type))
+                continue
+            msg = f"{url}: no column {field.name!r}; {made_by} has {', '.join(schema.names)}"
+            raise UsageError(msg)
+        column = table.column(field.name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        try:
+            column = column.cast(field.type)
+        except pa.ArrowException as error:
+            msg = f"{url}: column {field.name!r} does not hold {field.type}: {error}"
+            raise UsageError(msg) from error
+        if column.null_count and not field.nullable:
+            row = column.is_null().to_pylist().index(True) + 1
+            msg = f"{url}: row {row:,}, column {field.name!r}: empty"
+            raise UsageError(msg)
+        columns.append(column)
+    return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))

@@ -1,0 +1,140 @@
+"""From sample and verdicts to label accuracy: right on planted truth, where the most suspicious clips are wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from acoustic_env.audit.estimate import estimate
+from acoustic_env.audit.intervals import Interval, wilson
+from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.audit.verdicts import check_verdicts, latest
+from acoustic_env.errors import UsageError
+from tests.audit.coverage import coverage
+from tests.audit.generated import listen, ranked_with_truth
+
+RANKED, RIGHT = ranked_with_truth()
+LABELS = np.asarray(RANKED.column("label"))
+GOLD = pa.table(
+    {
+        "clip_id": [f"clip{i:05d}" for i in range(80)],
+        "label": LABELS[:80],
+        "truth": np.where(RIGHT[:80], "right", "wrong"),
+    }
+)
+
+
+def audit(design: str, seed: int, n: int = 240, skill: float = 1.0, **more):
+    sample = draw_sample(RANKED, SampleSettings(n, design, seed=seed, repeat=0.0))  # type: ignore[arg-type]
+    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": skill}, seed), "verdicts")
+    return estimate(sample, verdicts, "sample.parquet", **more)
+
+
+@pytest.mark.parametrize("design", ["simple", "stratified", "unequal"])
+def test_the_preferred_estimate_covers_overall_per_label_and_for_the_ranking(design: str) -> None:
+    truths = {
+        "overall": RIGHT.mean(),
+        "urban": RIGHT[LABELS == "urban"].mean(),
+        "precision": (~RIGHT)[np.asarray(RANKED.column("flagged"))].mean(),
+        "recall": np.asarray(RANKED.column("flagged"))[~RIGHT].mean(),
+    }
+    held = dict.fromkeys(truths, 0)
+    repeats = 100
+    for seed in range(1000, 1000 + repeats):
+        found = audit(design, seed)
+        intervals: dict[str, Interval] = {
+            "overall": found["overall"][found["preferred"]],
+            "urban": found["labels"]["urban"][found["preferred"]],
+            **found["ranking"]["flagged"],
+        }
+        for name, interval in intervals.items():
+            held[name] += interval.low <= truths[name] <= interval.high
+    # 100 repeats: a true 95 % lies within 90 to 100 with probability 0.98; the slow tier is tighter
+    assert all(0.90 <= count / repeats for count in held.values()), held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", ["simple", "stratified", "unequal"])
+def test_the_preferred_estimate_covers_thoroughly(design: str) -> None:
+    def draw(rng: np.random.Generator) -> tuple[Interval, float]:
+        found = audit(design, int(rng.integers(2**31)))
+        return found["overall"][found["preferred"]], float(RIGHT.mean())
+
+    assert 0.93 <= coverage(draw, 1000, seed=1) <= 0.97
+
+
+def test_the_most_suspicious_clips_estimate_nothing_but_themselves() -> None:
+    quality = np.asarray(RANKED.column("quality"))
+    suspicious = np.argsort(quality)[:200]
+    naive = wilson(float((~RIGHT)[suspicious].sum()), 200)
+    sampled = audit("stratified", 3)["overall"]["stratified"]
+    truth = 1 - RIGHT.mean()
+    assert naive.low > truth + 0.2
+    assert 1 - sampled.high <= truth <= 1 - sampled.low
+
+
+def test_a_fallible_listener_is_corrected_by_gold_clips() -> None:
+    sample = draw_sample(RANKED, SampleSettings(600, "simple", seed=2), GOLD)
+    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": 0.85}, 5), "v")
+    found = estimate(sample, verdicts, "s")
+    apparent, corrected = found["overall"]["difference"], found["listeners"]["corrected"]
+    assert apparent.high < RIGHT.mean()
+    assert corrected.low <= RIGHT.mean() <= corrected.high
+    assert found["listeners"]["with_themselves"].n == 60
+
+
+def test_several_listeners_are_weighed_and_their_agreement_reported() -> None:
+    sample = draw_sample(RANKED, SampleSettings(300, "simple", seed=2), GOLD)
+    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": 0.95, "bob": 0.9, "cy": 0.6}, 5), "v")
+    found = estimate(sample, verdicts, "s")
+    assert found["overall"]["wilson"].low <= RIGHT.mean() <= found["overall"]["wilson"].high
+    assert 0.1 < found["listeners"]["agreement"]["krippendorff_alpha"].estimate < 0.7
+    assert found["listeners"]["gold"]["cy"]["right"].estimate < found["listeners"]["gold"]["ada"]["right"].estimate
+    assert "dawid_skene" in found["listeners"]
+
+
+def test_unsure_answers_are_counted_and_bounded() -> None:
+    sample = draw_sample(RANKED, SampleSettings(200, "unequal"))
+    found = estimate(sample, check_verdicts(listen(sample, RIGHT, {"ada": 1.0}, 1, unsure=0.15), "v"), "s")
+    assert found["answered"] + found["unsure"]["rows"] == 200
+    low, high = found["unsure"]["if all wrong"].estimate, found["unsure"]["if all right"].estimate
+    assert low < found["overall"]["difference"].estimate < high
+
+
+def test_clips_of_one_recording_widen_the_interval() -> None:
+    sample = draw_sample(RANKED, SampleSettings(200, "simple"))
+    everywhere = np.zeros(len(RIGHT), dtype=bool)
+    order = np.argsort(sample.column("clip_id").to_pylist())
+    ids = np.array(sample.column("clip_id").to_pylist())[order]
+    groups = {clip: f"video{i // 5}" for i, clip in enumerate(ids)}
+    for i, clip in enumerate(ids):
+        everywhere[int(clip[4:])] = (i // 5) % 3 > 0
+    verdicts = check_verdicts(listen(sample, everywhere, {"ada": 1.0}, 0), "v")
+    plain, grouped = estimate(sample, verdicts, "s"), estimate(sample, verdicts, "s", groups)
+    assert grouped["design_effect"] > 3
+    assert grouped["overall"]["wilson"].half_width > 1.5 * plain["overall"]["wilson"].half_width
+
+
+def test_the_latest_answer_of_a_listener_counts() -> None:
+    sample = draw_sample(RANKED, SampleSettings(50, "simple", repeat=0.0))
+    verdicts = listen(sample, np.ones(3000, dtype=bool), {"ada": 1.0}, 0)
+    changed = listen(sample, np.zeros(3000, dtype=bool), {"ada": 1.0}, 0)
+    import datetime as dt
+
+    times = [t + dt.timedelta(days=1) for t in changed.column("time_utc").to_pylist()]
+    changed = changed.set_column(changed.column_names.index("time_utc"), "time_utc", pa.array(times))
+    both = latest(check_verdicts(pa.concat_tables([changed, verdicts], promote_options="permissive"), "v"))
+    assert set(both.column("verdict").to_pylist()) == {"wrong"}
+
+
+def test_a_sample_nobody_listened_to_and_broken_verdicts_are_refused() -> None:
+    sample = draw_sample(RANKED, SampleSettings(50, "simple"))
+    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": 1.0}, 0), "v")
+    with pytest.raises(UsageError, match="listen first"):
+        estimate(sample, verdicts.slice(0, 0), "sample.parquet")
+    wrong = verdicts.set_column(3, "verdict", pa.array(["perhaps"] * verdicts.num_rows))
+    with pytest.raises(UsageError, match="v.csv: row 1, column 'verdict': 'perhaps'"):
+        check_verdicts(wrong, "v.csv")
+    with pytest.raises(UsageError, match="no column 'listener'"):
+        check_verdicts(verdicts.drop_columns(["listener"]), "v.csv")
