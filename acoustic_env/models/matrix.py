@@ -169,6 +169,8 @@ def _load_block(
     for start in range(0, max(len(ids), 1), CHUNK):
         chunk = pa.array(ids[start : start + CHUNK], pa.string())
         table = store.read(block, version, signals=signals, clip_ids=chunk)
+        # Frames of varying number (vggish_released) are no features of a clip; their mean and deviation are.
+        table = table.select([column.name for column in table.schema if not pa.types.is_list(column.type)])
         if "frame" in table.schema.names:
             msg = f"block {block} is a table per frame; a classifier of clips takes blocks with one row a clip"
             raise UsageError(msg)
