@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from acoustic_env.features.embedders.spectrogram import power_spectrogram
 from acoustic_env.features.embedders.winograd import conv3x3_relu, transform_kernel
 
 SAMPLE_RATE: Final = 32000
@@ -74,6 +75,9 @@ class Cnn14FrontEnd(nn.Module):
     Window and mel weights are the checkpoint's.
     """
 
+    window: Tensor
+    mel: Tensor
+
     def __init__(self, published: PublishedCnn14) -> None:
         super().__init__()
         real = published.spectrogram_extractor.get_parameter("stft.conv_real.weight")
@@ -81,10 +85,8 @@ class Cnn14FrontEnd(nn.Module):
         self.register_buffer("mel", published.logmel_extractor.get_parameter("melW").detach().clone())
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        padded = functional.pad(waveforms[:, None], (WINDOW // 2, WINDOW // 2), mode="reflect")[:, 0]
-        frames = padded.unfold(1, WINDOW, HOP) * self.get_buffer("window")
-        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
-        return 10 * torch.log10((power @ self.get_buffer("mel")).clamp_min(1e-10))
+        mel = power_spectrogram(waveforms, self.window, HOP) @ self.mel
+        return mel.clamp_min_(1e-10).log10_().mul_(10.0)
 
 
 class Cnn14(nn.Module):
@@ -97,6 +99,9 @@ class Cnn14(nn.Module):
         minimal_filtering: for a CPU in float32.
         dtype: of the convolutions' weights.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self, published: PublishedCnn14, *, minimal_filtering: bool = False, dtype: torch.dtype = torch.float32
@@ -120,7 +125,7 @@ class Cnn14(nn.Module):
         self.fc1, self.fc_audioset = published.fc1, published.fc_audioset
 
     def forward(self, decibels: Tensor) -> tuple[Tensor, Tensor]:
-        x = decibels * self.get_buffer("scale") + self.get_buffer("shift")
+        x = decibels * self.scale + self.shift
         x = self.layers(x[..., None]).float().mean(2)
         with torch.autocast(x.device.type, enabled=False):
             embeddings = functional.relu_(self.fc1(x.amax(1) + x.mean(1)))
@@ -160,6 +165,9 @@ class _Convolution(nn.Module):
 class _FilteredConvolution(nn.Module):
     """As `_Convolution`, by minimal filtering."""
 
+    kernel: Tensor
+    bias: Tensor
+
     def __init__(self, conv: nn.Conv2d, halve: bool) -> None:
         super().__init__()
         assert conv.bias is not None
@@ -168,4 +176,4 @@ class _FilteredConvolution(nn.Module):
         self.halve = halve
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv3x3_relu(x.contiguous(), self.get_buffer("kernel"), self.get_buffer("bias"), halve=self.halve)
+        return conv3x3_relu(x.contiguous(), self.kernel, self.bias, halve=self.halve)

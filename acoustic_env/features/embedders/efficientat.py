@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from acoustic_env.features.embedders.spectrogram import power_spectrogram
+
 SAMPLE_RATE: Final = 32000
 WINDOW: Final = 800
 FFT: Final = 1024
@@ -83,20 +85,20 @@ def kaldi_mel_weights(bands: int, fft: int, sample_rate: int, low_hz: float, hig
 class Mn04FrontEnd(nn.Module):
     """Normalised log mel spectrogram: waveforms[clips, samples] -> [clips, 1, 128 mel bands, frames]."""
 
+    window: Tensor
+    mel: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         edge = (FFT - WINDOW) // 2
         window = functional.pad(torch.hann_window(WINDOW, periodic=False), (edge, edge))
         self.register_buffer("window", window)
-        self.register_buffer("mel", kaldi_mel_weights(MEL_BANDS, FFT, SAMPLE_RATE, LOW_HZ, HIGH_HZ))
+        self.register_buffer("mel", kaldi_mel_weights(MEL_BANDS, FFT, SAMPLE_RATE, LOW_HZ, HIGH_HZ).T.contiguous())
 
     def forward(self, waveforms: Tensor) -> Tensor:
         emphasised = waveforms[:, 1:] - PREEMPHASIS * waveforms[:, :-1]
-        padded = functional.pad(emphasised[:, None], (FFT // 2, FFT // 2), mode="reflect")[:, 0]
-        frames = padded.unfold(1, FFT, HOP) * self.get_buffer("window")
-        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
-        mel = self.get_buffer("mel") @ power.transpose(1, 2)
-        return (((mel + 1e-5).log() + 4.5) / 5.0)[:, None]
+        mel = power_spectrogram(emphasised, self.window, HOP) @ self.mel
+        return mel.add_(1e-5).log_().add_(4.5).div_(5.0).transpose(1, 2)[:, None]
 
 
 class Mn04(nn.Module):
@@ -150,10 +152,12 @@ class _NormedConvolution(nn.Sequential):
         *,
         stride: int = 1,
         groups: int = 1,
-        activation: type[nn.Module] = nn.Identity,
+        activation: type[nn.ReLU] | type[nn.Hardswish] | None = None,
     ) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(outputs, eps=0.001), activation())
+        super().__init__(conv, nn.BatchNorm2d(outputs, eps=0.001))
+        if activation is not None:
+            self.append(activation(inplace=True))
 
     def fold(self) -> None:
         """Make one of convolution and normalisation; once, after the weights are loaded."""

@@ -30,7 +30,7 @@ class Mn04Embedder(TorchEmbedder):
     """
 
     weights: str
-    step_samples: ClassVar[dict[str, int]] = {"cpu": 4 * 320_000, "cuda": 128 * 320_000}
+    step_samples: ClassVar[dict[str, int]] = {"cpu": 320_000, "cuda": 128 * 320_000}
 
     def __init__(self, weights: str, precision: Precision = "float32", *, per_frame: bool = False) -> None:
         super().__init__()

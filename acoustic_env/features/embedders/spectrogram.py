@@ -1,0 +1,23 @@
+"""The power spectrogram that CNN14 and mn04 share: frames centred on their place, the ends reflected."""
+
+from __future__ import annotations
+
+from torch import Tensor, fft
+from torch.nn import functional
+
+
+def power_spectrogram(waveforms: Tensor, window: Tensor, hop: int) -> Tensor:
+    """|STFT|² as torch.stft(center=True) and torchlibrosa's Spectrogram define it.
+
+    Args:
+        waveforms: float32[clips, samples], more samples than half a window.
+        window: float32[n], n the FFT's length too.
+        hop: samples from frame to frame.
+
+    Returns:
+        float32[clips, 1 + samples // hop, n // 2 + 1].
+    """
+    half = len(window) // 2
+    padded = functional.pad(waveforms[:, None], (half, half), mode="reflect")[:, 0]
+    spectrum: Tensor = fft.rfft(padded.unfold(1, len(window), hop) * window)
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
