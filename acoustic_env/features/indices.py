@@ -1,12 +1,13 @@
 """The 60 acoustic indices of scikit-maad: 16 of the waveform, 44 of the power spectrogram, at the library's defaults.
 
-Names, order and defaults are those of scikit-maad 1.5.2. Against 1.3.12, which the studied system used:
+Names, order and defaults are those of scikit-maad 1.5.2. Run beside 1.3.12, which the studied system used, on the same
+waveforms, 55 of the 60 are equal; the others are
 
-* `nROI`, `aROI` (regions per minute, share of the spectrogram in percent) take the place of `ROItotal`, `ROIcover`: the
-  regions are found anew (13 dB seed and 6 dB flood level above a median background, rain removed, at least 25 ms x
-  50 Hz), so the numbers are not comparable.
-* BGNt, SNRt and what builds on the background level take the median of the envelope in dB; other indices keep their
-  definition.
+* `nROI` and `aROI` (regions of interest per minute, their share of the spectrogram in percent) in place of `ROItotal`
+  and `ROIcover`: regions are found in another way (13 dB seed and 6 dB flood level above the median background, rain
+  removed, at least 25 ms x 50 Hz), so the numbers are not comparable;
+* LEQt and LEQf: 6.02 dB lower (half the peak-to-peak voltage of the nominal converter);
+* TFSD: now from the logarithm of the spectrogram, as its authors define it.
 
 At 16 kHz the band of 10 to 20 kHz holds only the topmost bin (7,984 Hz): HFC is that one bin's cover, and the two
 highest of the ten bands of ADI and AEI are that bin as well. MEANt, VARt and LEQt of the raw signal are constants,
@@ -42,8 +43,8 @@ from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, J
 
 SAMPLE_RATE: Final = 16_000
 
-# name, unit, description. dB are as the library has them: LEQt, LEQf dB SPL for its nominal microphone (35 dB/V
-# below, gain 42 dB), the others relative to full scale; FS is full scale of the waveform.
+# name, unit, description. FS is full scale of the waveform; the spectrogram is power per bin in FS^2. dB are relative to
+# full scale, except LEQt and LEQf: dB SPL for the library's nominal microphone (-35 dB/V, gain 42 dB).
 _TEMPORAL: Final[tuple[tuple[str, str, str], ...]] = (
     ("ZCR", "1/s", "zero crossings per second"),
     ("MEANt", "FS", "mean of the waveform"),
@@ -63,8 +64,8 @@ _TEMPORAL: Final[tuple[tuple[str, str, str], ...]] = (
     ("EVNtCount", "1/s", "events per second"),
 )
 _SPECTRAL: Final[tuple[tuple[str, str, str], ...]] = (
-    ("MEANf", "FS/Hz^0.5", "mean of the mean amplitude spectrum"),
-    ("VARf", "FS^2/Hz", "variance of the mean amplitude spectrum"),
+    ("MEANf", "FS", "mean of the mean amplitude spectrum"),
+    ("VARf", "FS^2", "variance of the mean amplitude spectrum"),
     ("SKEWf", "1", "skewness of the mean amplitude spectrum"),
     ("KURTf", "1", "kurtosis of the mean amplitude spectrum"),
     ("NBPEAKS", "1", "peaks of the mean spectrum in dB, at least 200 Hz apart"),
@@ -82,10 +83,10 @@ _SPECTRAL: Final[tuple[tuple[str, str, str], ...]] = (
     ("ACI", "1", "acoustic complexity: amplitude change between frames over amplitude, summed over bins"),
     ("NDSI", "1", "(biophony - anthrophony) / (biophony + anthrophony), -1 to 1"),
     ("rBA", "1", "biophony (1 to 10 kHz) over anthrophony (below 1 kHz)"),
-    ("AnthroEnergy", "FS^2/Hz", "power below 1 kHz, in steps of 1 kHz"),
-    ("BioEnergy", "FS^2/Hz", "power from 1 to 10 kHz, in steps of 1 kHz"),
+    ("AnthroEnergy", "FS^2", "power below 1 kHz, summed over frames: grows with the clip's length"),
+    ("BioEnergy", "FS^2", "power from 1 to 10 kHz, summed over frames"),
     ("BI", "dB/Hz", "bioacoustics index: mean spectrum in dB above its minimum, 1 to 10 kHz, over the bin width"),
-    ("ROU", "FS^2/Hz", "roughness: squared second difference in time, summed over the spectrogram"),
+    ("ROU", "FS^2", "roughness: squared second difference in time, summed over the spectrogram"),
     ("ADI", "1", "acoustic diversity: Shannon entropy of the cover of ten bands of 1 kHz, -50 dB re maximum"),
     ("AEI", "1", "acoustic evenness: Gini index of the same covers"),
     ("LFC", "1", "cover below 1 kHz: share of cells 3 dB above the background"),
