@@ -148,9 +148,8 @@ def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> torch.Tensor:
     frames = padded.unfold(1, axes.n_fft, axes.hop)
     level = waveforms.new_empty((len(waveforms), frames.shape[1], axes.bands))
     for some in _slices(frames.shape[1], _FRAMES_AT_ONCE[waveforms.device.type]):
-        spectrum = torch.fft.rfft(frames[:, some] * window)[..., : axes.bands]
-        power = spectrum.real.square().add_(spectrum.imag.square())
-        level[:, some] = _log10_(power)
+        squares = torch.view_as_real(torch.fft.rfft(frames[:, some] * window)).square_()[:, :, : axes.bands]
+        level[:, some] = _log10_(squares[..., 0] + squares[..., 1])
     return level
 
 
@@ -180,12 +179,12 @@ def _spectral_rows(level: torch.Tensor, axes: Axes) -> torch.Tensor:
             :, :, :count
         ]
     mean = total / (frames * bands)
-    std = (square / (frames * bands) - mean**2).sqrt()
+    variance = square / (frames * bands) - mean**2
     edge = (bands * lowest)[:, None]
     rows[:, : axes.half, 0, 0] = edge
     rows[:, axes.half + frames :, 0, 0] = edge
     rows[:, :, 0, 0] -= (bands * mean)[:, None]
-    rows /= std[:, None, None, None]
+    rows /= variance.sqrt().to(rows.dtype)[:, None, None, None]
     return rows.flatten(2)
 
 
@@ -223,18 +222,21 @@ def _features(
     import torch
 
     count = some.stop - some.start
-    even, odd = coefficients[some.start :, : basis.even], coefficients[some.start :, basis.even :]
-    parts = []
+    dimensions = coefficients.shape[1]
+    features = rows.new_empty((count, _BLOCKS * dimensions + len(basis.ends), rows.shape[1]))
     for block in range(_BLOCKS):
-        after, before = slice(_BLOCKS + block, None), slice(_BLOCKS - 1 - block, None)
-        parts.append(torch.add(even[after][:count], even[before][:count], alpha=sign))
-        parts.append(torch.sub(odd[after][:count], odd[before][:count], alpha=sign))
+        after = coefficients[some.start + _BLOCKS + block :][:count]
+        before = coefficients[some.start + _BLOCKS - 1 - block :][:count]
+        even = slice(block * dimensions, block * dimensions + basis.even)
+        odd = slice(even.stop, even.start + dimensions)
+        torch.add(after[:, : basis.even], before[:, : basis.even], alpha=sign, out=features[:, even])
+        torch.sub(after[:, basis.even :], before[:, basis.even :], alpha=sign, out=features[:, odd])
     middle = axes.half + axes.shift * (some.start + 1) - 1
-    for distance in basis.ends:
-        later = rows[middle + distance :: axes.shift][:count, None]
-        earlier = rows[middle - distance :: axes.shift][:count, None]
-        parts.append(torch.add(later, earlier, alpha=sign))
-    return torch.cat(parts, dim=1)
+    for end, distance in enumerate(basis.ends, start=_BLOCKS * dimensions):
+        later = rows[middle + distance :: axes.shift][:count]
+        earlier = rows[middle - distance :: axes.shift][:count]
+        torch.add(later, earlier, alpha=sign, out=features[:, end])
+    return features
 
 
 def _slices(length: int, size: int) -> list[slice]:
