@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -82,15 +83,30 @@ def _start_local() -> None:
 
     local = local_resources()
     store = int(min(OBJECT_STORE_MOST, local.memory * OBJECT_STORE_SHARE, _shared_memory() * 0.9))
-    ray.init(
-        address="local",
-        num_cpus=int(local.cpus),
-        object_store_memory=max(store, 100 << 20),
-        _memory=local.memory - store,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _silent_stderr():
+        ray.init(
+            address="local",
+            num_cpus=int(local.cpus),
+            object_store_memory=max(store, 100 << 20),
+            _memory=local.memory - store,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ side announces its own log level on stderr, below Python's reach; failures still raise."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  a descriptor is wanted, not a path
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _shared_memory() -> int:

@@ -29,6 +29,7 @@ WRITE_BYTES: Final = GIB
 CPU_POOL_BYTES: Final = int(1.5 * GIB)
 MODEL_POOL_BYTES: Final = 2 * GIB
 MAX_TASK_CLIPS: Final = 64
+MIN_PART_CLIPS: Final = 16
 MAX_PART_CLIPS: Final = 512
 
 
@@ -129,7 +130,7 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
             pools.append(Pool(name, blocks, workers, _floor(share), 0.0, MODEL_POOL_BYTES))
     pools.append(Pool("write", (), 1, _floor(resources.cpus * WRITE_SHARE), 0.0, WRITE_BYTES))
     task_clips = max(1, min(MAX_TASK_CLIPS, math.ceil(clips / (8 * workers))))
-    part_clips = max(task_clips, min(MAX_PART_CLIPS, math.ceil(clips / 8)))
+    part_clips = max(task_clips, min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 8))))
     return Plan(tuple(pools), task_clips, part_clips, "cuda" if on_gpu else "cpu")
 
 
