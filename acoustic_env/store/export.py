@@ -75,7 +75,7 @@ def export(
         present = _signals(store, block, version, signals)
         ranges = _ranges(store, block, version, schema, present, work)
         if shape == "wide":
-            ranges = (_widen(table, schema, present) for table in ranges)
+            ranges = _widened(ranges, schema, present)
             schema = _wide_schema(schema, present)
         finished = work / f"finished{suffix}"
         writers = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}
@@ -148,6 +148,11 @@ def _wide_schema(schema: pa.Schema, signals: Sequence[str]) -> pa.Schema:
     values = [field for field in schema if field.name not in row_keys(schema)]
     named = [field.with_name(f"{signal}.{field.name}").with_nullable(True) for signal in signals for field in values]
     return pa.schema([schema.field("clip_id"), *named], metadata=schema.metadata)
+
+
+def _widened(ranges: Iterator[pa.Table], schema: pa.Schema, signals: Sequence[str]) -> Iterator[pa.Table]:
+    for table in ranges:
+        yield _widen(table, schema, signals)
 
 
 def _widen(table: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Table:

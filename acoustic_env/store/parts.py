@@ -52,6 +52,7 @@ def part_bytes(table: pa.Table) -> bytes:
         compression="zstd",
         use_dictionary=[name for name in DICTIONARY_COLUMNS if name in table.schema.names],
         write_page_checksum=True,
+        use_compliant_nested_type=False,  # reads back with the very schema it was written with
     )
     return buffer.getvalue()
 

@@ -1,0 +1,210 @@
+"""One writer at a time, found out by real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from acoustic_env.errors import LeaseHeld
+from acoustic_env.store import lease as lease_module
+from acoustic_env.store.filesystem import StoreError
+from acoustic_env.store.lease import Lease, LeaseLost, LeaseRecord, acquire_lease, check, read_lease
+
+# Waits for the file "go", tries to get the lease once, says what it got, keeps it until its input ends.
+CONTENDER = """
+import sys, time
+from pathlib import Path
+from acoustic_env.errors import LeaseHeld
+from acoustic_env.store.lease import acquire_lease
+url, go, name = sys.argv[1:4]
+print("ready", flush=True)
+while not Path(go).exists():
+    time.sleep(0.002)
+try:
+    with acquire_lease(url, name) as lease:
+        print("got", lease.token, flush=True)
+        sys.stdin.read()
+except LeaseHeld as error:
+    print("held", error, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def contender(url: str, go: Path, name: str = "contender") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CONTENDER, url, str(go), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def race(url: str, go: Path, count: int) -> list[str]:
+    processes = [contender(url, go, f"number {i}") for i in range(count)]
+    for process in processes:
+        assert said(process) == "ready"
+    go.touch()
+    answers = [said(process) for process in processes]
+    for process in processes:
+        process.communicate("", timeout=20)
+    return answers
+
+
+def elsewhere(url: str, **changes: object) -> LeaseRecord:
+    """A lease of a writer on another machine."""
+    with acquire_lease(url, "over there"):
+        record = read_lease(url)
+    assert record is not None
+    values: dict[str, object] = {"released": False, "host": "far-away", "machine": "another boot"}
+    record = replace(record, **{**values, "expires": time.time() + 60, "nonce": "other", **changes})  # type: ignore[arg-type]
+    (Path(url) / "lease.json").write_bytes(json.dumps(record.__dict__).encode())
+    return record
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+def test_of_writers_that_start_together_one_gets_the_lease(url: str, tmp_path: Path) -> None:
+    answers = race(url, tmp_path / "go", 4)
+    assert sum(answer.startswith("got") for answer in answers) == 1
+    (winner,) = [f"number {i}" for i, answer in enumerate(answers) if answer.startswith("got")]
+    assert all(f"'{winner}'" in answer for answer in answers if answer.startswith("held"))
+
+
+def test_the_second_writer_is_told_who_holds_it_and_until_when(url: str) -> None:
+    with (
+        acquire_lease(url, "extract run-7"),
+        pytest.raises(LeaseHeld) as raised,
+        acquire_lease(url, "second"),
+    ):
+        pass
+    message = str(raised.value)
+    assert raised.value.exit_code == 4
+    for part in ("'extract run-7'", f"process {os.getpid()}", "host ", "since 20", "until 20"):
+        assert part in message
+
+
+def test_fencing_ids_only_grow_and_an_old_one_is_refused(url: str) -> None:
+    with acquire_lease(url, "first") as first:
+        check(url, first.token)
+        first.check()
+    with pytest.raises(LeaseLost, match="was given back"):
+        check(url, first.token)
+    with acquire_lease(url, "second") as second:
+        assert second.token == first.token + 1
+        with pytest.raises(LeaseLost, match="held by 'second'"):
+            check(url, first.token)
+    first.release()
+    second.release()
+    with pytest.raises(LeaseLost):
+        check(url, second.token)
+
+
+def test_a_killed_holder_on_this_machine_is_followed_at_once(url: str, tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    process = contender(url, tmp_path / "go")
+    assert said(process) == "ready"
+    assert said(process) == "got 1"
+    with pytest.raises(LeaseHeld), acquire_lease(url, "too early"):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=10)
+    with acquire_lease(url, "heir") as lease:
+        assert lease.token == 2
+
+
+def test_ctrl_c_gives_the_lease_back(url: str, tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    process = contender(url, tmp_path / "go")
+    assert [said(process), said(process)] == ["ready", "got 1"]
+    process.send_signal(signal.SIGINT)
+    assert said(process) == "interrupted"
+    process.wait(timeout=10)
+    record = read_lease(url)
+    assert record is not None
+    assert record.released
+
+
+def test_a_holder_elsewhere_is_waited_for_until_expiry_and_the_margin_of_clocks(url: str) -> None:
+    margin = lease_module.SKEW_S
+    elsewhere(url)
+    with pytest.raises(LeaseHeld, match="far-away"), acquire_lease(url, "second"):
+        pass
+    elsewhere_url = f"{url}-2"
+    elsewhere(elsewhere_url, expires=time.time() - margin + 5)
+    with pytest.raises(LeaseHeld), acquire_lease(elsewhere_url, "second"):
+        pass
+    third_url = f"{url}-3"
+    record = elsewhere(third_url, expires=time.time() - margin - 1)
+    with acquire_lease(third_url, "second") as lease:
+        assert lease.token == record.fencing_id + 1
+
+
+def test_another_process_with_the_dead_holders_number_does_not_keep_the_lease(url: str) -> None:
+    with acquire_lease(url, "old"):
+        record = read_lease(url)
+    assert record is not None
+    stale = replace(record, released=False, expires=time.time() + 60, process_started=record.process_started - 1000)
+    (Path(url) / "lease.json").write_text(json.dumps(stale.__dict__))
+    with acquire_lease(url, "new") as lease:
+        assert lease.token == record.fencing_id + 1
+
+
+def test_the_heartbeat_moves_the_expiry_on(url: str) -> None:
+    with acquire_lease(url, "long", ttl_s=0.4) as lease:
+        first = read_lease(url)
+        time.sleep(0.9)
+        later = read_lease(url)
+        assert first is not None
+        assert later is not None
+        assert later.expires > first.expires + 0.3
+        assert (later.fencing_id, later.nonce) == (lease.token, first.nonce)
+
+
+def test_a_holder_whose_lease_was_taken_finds_out_and_leaves_it_alone(url: str) -> None:
+    with acquire_lease(url, "sleeper", ttl_s=0.4) as lease:
+        taken = read_lease(url)
+        assert taken is not None
+        new = replace(taken, fencing_id=taken.fencing_id + 1, nonce="new", holder="taker", expires=time.time() + 60)
+        (Path(url) / "lease.json").write_text(json.dumps(new.__dict__))
+        wait_until_lost(lease)
+        with pytest.raises(LeaseLost, match="'taker'"):
+            lease.check()
+    assert read_lease(url) == new
+
+
+def wait_until_lost(lease: Lease) -> None:
+    deadline = time.monotonic() + 5
+    while not lease.lost:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_lease_file_that_is_none_says_what_to_do(url: str) -> None:
+    Path(url).mkdir()
+    (Path(url) / "lease.json").write_text("{}")
+    with pytest.raises(StoreError, match="if no writer runs, remove the file"), acquire_lease(url, "x"):
+        pass
+
+
+def test_threads_and_a_memory_store_keep_to_the_lease(request: pytest.FixtureRequest) -> None:
+    url = f"memory://{request.node.name}"
+    with acquire_lease(url, "one"), pytest.raises(LeaseHeld), acquire_lease(url, "two"):
+        pass
