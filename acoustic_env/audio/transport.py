@@ -19,8 +19,8 @@ BACKOFF_S: Final = 0.2
 # One request brings a whole 10 s clip; what is longer is read piece by piece.
 PIECE_BYTES: Final = 8 * 2**20
 PIECES_KEPT: Final = 4
-# s3fs and botocore would otherwise try 25 times inside each of our tries.
-S3_OPTIONS: Final = {"config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 5, "read_timeout": 30}}
+CONNECT_TIMEOUT_S: Final = 5.0
+READ_TIMEOUT_S: Final = 15.0  # without a byte
 
 FORBIDDEN_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
 
@@ -115,7 +115,7 @@ def cat_range(filesystem: Any, path: str, start: int, end: int) -> bytes:
 
     def fetch() -> bytes:
         data = cast(bytes, filesystem.cat_file(path, start=start, end=end))
-        if len(data) < end - start < PIECE_BYTES and len(data) + start < filesystem.size(path):
+        if len(data) < end - start and start + len(data) < filesystem.size(path):
             msg = f"{len(data):,} of {end - start:,} bytes came"
             raise ConnectionError(msg)
         return data
@@ -159,11 +159,20 @@ def failure_code(error: Exception) -> ErrorCode:
 def _filesystem(url: str) -> tuple[Any, str]:
     import fsspec
 
-    if not url.startswith(("s3://", "s3a://")):
-        filesystem, path = fsspec.core.url_to_fs(url)
-        return filesystem, path
-    filesystem, path = fsspec.core.url_to_fs(url, **S3_OPTIONS)
-    filesystem.retries = 1
+    scheme = url.partition("://")[0]
+    options: dict[str, Any] = {}
+    if scheme in ("s3", "s3a"):
+        # botocore and s3fs would otherwise try 25 times inside each of our tries.
+        timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}
+        options = {"config_kwargs": {"retries": {"max_attempts": 0}, **timeouts}}
+    elif scheme in ("http", "https"):
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+        options = {"client_kwargs": {"timeout": timeout}}
+    filesystem, path = fsspec.core.url_to_fs(url, **options)
+    if scheme in ("s3", "s3a"):
+        filesystem.retries = 1
     return filesystem, path
 
 

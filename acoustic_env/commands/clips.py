@@ -49,7 +49,7 @@ examples:
   acoustic-env clips from-folder esc10/ --fold-from '/(\\d)-' --group-from '/\\d-(\\d+)-' --out clips.parquet
 
   # UrbanSound8K: fold1/7061-6-0-0.wav is recording-class-take-slice
-  acoustic-env clips from-folder audio/ --fold-from '^fold(\\d+)/' --group-from '/(\\d+)-' --label-from '-(\\d+)-' \\
+  acoustic-env clips from-folder audio/ --fold-from '^fold(\\d+)/' --group-from '/(\\d+)-' --label-from='-(\\d+)-' \\
       --out clips.parquet
 """
 FROM_TAR: Final = """\
