@@ -47,8 +47,8 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
         device: "cpu" or "cuda".
 
     Returns:
-        Foreground, the same shape and dtype. A silent clip's is silent; as in the library, a clip with a frequency
-        bin that is zero throughout has an undefined noise floor and comes back as NaN.
+        Foreground, the same shape and dtype. Where the gate is undefined, zero over zero in a chunk of digital silence,
+        nothing stands above the floor and the foreground is zero.
 
     Raises:
         ValueError: a sample rate too low or too high for the mask's smoothing, as in the library.
@@ -65,7 +65,6 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
             end = start + CHUNK if samples > CHUNK else samples
             gated = _gate_chunk(batch, start, end, sample_rate)
             foreground[first : first + step, start:end] = gated.cpu().numpy()
-    foreground[~waveforms.any(axis=1)] = 0
     return foreground
 
 
@@ -88,7 +87,7 @@ def _gate_chunk(batch: torch.Tensor, start: int, end: int, sample_rate: int) -> 
     spectrum, magnitude, forward = _analyse(heard, smoothing, silent_before=first)
     mask = _mask(magnitude, forward, smoothing, silent_after=frames - 1 - last, sample_rate=sample_rate)
     gated = _synthesise(spectrum, mask, sample_rate)
-    gated[~torch.isfinite(mask).flatten(1).all(dim=1)] = math.nan
+    gated[~torch.isfinite(mask).flatten(1).all(dim=1)] = 0
     return gated[:, start - base : min(end, samples) - base]
 
 

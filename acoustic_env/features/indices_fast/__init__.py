@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from acoustic_env.features.indices_fast.activity import activity_indices
 from acoustic_env.features.indices_fast.entropy import equalised_entropies, rao_quadratic_entropy, spectrum_entropies
-from acoustic_env.features.indices_fast.measures import Array, FloatArray
+from acoustic_env.features.indices_fast.measures import Array
 from acoustic_env.features.indices_fast.regions import region_indices
 from acoustic_env.features.indices_fast.spectral import (
     bioacoustic_index,
@@ -41,11 +41,13 @@ SPECTRAL_INDICES: Final = (
 _SAMPLES_AT_ONCE: Final = 1 << 18
 
 
-def compute_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, npt.NDArray[np.float64]]:
+def compute_indices(
+    waveforms: npt.NDArray[np.float32] | npt.NDArray[np.float64], sample_rate: int
+) -> dict[str, npt.NDArray[np.float64]]:
     """All indices of [clips, samples], by name in the library's order; undefined ones (NaN, infinite) are NaN.
 
     Args:
-        waveforms: float32 or float64; the precision of the arithmetic follows, as in the library.
+        waveforms: float32 or float64; the arithmetic is in double precision.
         sample_rate: in Hz.
 
     Raises:
@@ -57,7 +59,7 @@ def compute_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, npt.ND
     step = max(1, _SAMPLES_AT_ONCE // max(samples, 1))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for first in range(0, clips, step):
-            batch = waveforms[first : first + step]
+            batch = np.ascontiguousarray(waveforms[first : first + step], np.float64)
             values = temporal_indices(batch, sample_rate) | spectral_indices(spectrogram(batch, sample_rate))
             for name, column in indices.items():
                 column[first : first + step] = values[name]

@@ -67,5 +67,5 @@ def rao_quadratic_entropy(binned: Array, bins: npt.NDArray[np.float64]) -> Array
     p = binned / binned.sum(axis=-1, keepdims=True)
     position = bins / (bins.max() - bins.min())
     distance = np.abs(position[:, None] - position)
-    quadratic: Array = np.einsum("ci,ij,cj->c", p, distance.astype(p.dtype), p) * 2 * np.sqrt(2)
+    quadratic: Array = np.einsum("ci,ij,cj->c", p, distance, p) * 2 * np.sqrt(2)
     return quadratic

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.floating[Any]]
-FloatArray = TypeVar("FloatArray", npt.NDArray[np.float32], npt.NDArray[np.float64])
+Array = npt.NDArray[np.float64]
 
-_TINY: Final = float(np.finfo(np.float64).tiny)  # what scikit-maad puts for zero before a logarithm
+_TINY: Final = float(np.finfo(np.float64).tiny)
 
 
 def without_zero(x: Array) -> Array:
-    """x with its zeros replaced by the smallest normal double (which is zero again in float32, as in the library)."""
-    return np.where(x == 0, np.asarray(_TINY, x.dtype), x)
+    """x with its zeros replaced by the smallest normal double, so that logarithms and ratios stay finite."""
+    return np.where(x == 0, _TINY, x)
 
 
 def power_to_db(x: Array) -> Array:
-    """10 log10 |x|, finite for zero in float64."""
+    """10 log10 |x|, finite for zero."""
     return 10 * np.log10(without_zero(np.abs(x)))
 
 
 def amplitude_to_db(x: Array) -> Array:
-    """20 log10 |x|, finite for zero in float64."""
+    """20 log10 |x|, finite for zero."""
     return 20 * np.log10(without_zero(np.abs(x)))
 
 
@@ -70,7 +69,7 @@ def mean_product(x: Array, y: Array) -> Array:
 def entropy(x: Array) -> Array:
     """Shannon entropy of x >= 0 as a distribution over n, in units of log n; 1 where all is zero."""
     if x.shape[-1] == 1:
-        return np.zeros(x.shape[:-1], x.dtype)
+        return np.zeros(x.shape[:-1])
     p = without_zero(x / x.sum(axis=-1, keepdims=True))
     h = -(p * np.log(p)).sum(axis=-1) / np.log(x.shape[-1])
     defined: Array = np.where(x.any(axis=-1), h, np.ones_like(h))

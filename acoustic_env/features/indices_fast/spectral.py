@@ -44,8 +44,8 @@ def spectrum_indices(spectrogram: Spectrogram) -> dict[str, Array]:
     noise = spectrogram.median_power
     for bins in NOISE_BINS:
         noise = scipy.ndimage.uniform_filter1d(noise, bins, axis=-1, mode="nearest")
-    total = measures.power_to_db(power.sum(axis=-1).astype(np.float64))
-    background = measures.power_to_db(noise.sum(axis=-1).astype(np.float64))
+    total = measures.power_to_db(power.sum(axis=-1))
+    background = measures.power_to_db(noise.sum(axis=-1))
     return {
         "MEANf": mean,
         "VARf": variance,
@@ -119,7 +119,7 @@ def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
     """ADI and AEI: how evenly cells above DIVERSITY_DB of the maximum spread over bands of BIN_HZ."""
     amplitude = spectrogram.amplitude
     loudest = amplitude.max(axis=(1, 2))
-    threshold = np.where(loudest > 0, loudest * 10 ** (DIVERSITY_DB / 20), np.inf).astype(amplitude.dtype)
+    threshold = np.where(loudest > 0, loudest * 10 ** (DIVERSITY_DB / 20), np.inf)
     loud = measures.count_true(amplitude >= threshold[:, None, None]) / amplitude.shape[-1]
     low, high = DIVERSITY_HZ
     bands = [spectrogram.band(start, start + BIN_HZ) for start in range(low, high, int(BIN_HZ))]
@@ -132,7 +132,7 @@ def time_frequency_derivation(spectrogram: Spectrogram) -> Array:
     weights, centres = _third_octave_weights(spectrogram.frequencies)
     used = np.flatnonzero(weights.any(axis=0))
     rows = slice(used[0], used[-1] + 1)
-    octaves = weights[:, rows].astype(spectrogram.power.dtype) @ spectrogram.log_power[:, rows]
+    octaves = weights[:, rows] @ spectrogram.log_power[:, rows]
     change = np.abs(np.diff(np.diff(octaves, axis=2), axis=1)).sum(axis=-1)
     share = change[:, nearest_band(centres[:-1], *MID_HZ)].sum(axis=-1) / change.sum(axis=-1)
     defined: Array = np.where(np.isnan(share), 0, share)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Final
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+import scipy.signal
 
 from acoustic_env.features.indices_fast import measures
-from acoustic_env.features.indices_fast.measures import Array, FloatArray
+from acoustic_env.features.indices_fast.measures import Array
 
 WINDOW: Final = 1024
 HOP: Final = 512
@@ -86,10 +87,8 @@ def nearest_band(frequencies: npt.NDArray[np.float64], low_hz: float, high_hz: f
     return slice(first, last + 1)
 
 
-def spectrogram(waveforms: FloatArray, sample_rate: int) -> Spectrogram:
+def spectrogram(waveforms: Array, sample_rate: int) -> Spectrogram:
     """Spectrogram of [clips, samples].
-
-    As in the library, the transform runs in the precision of the samples and everything after it in double.
 
     Raises:
         ValueError: clips shorter than two frames.
@@ -99,26 +98,17 @@ def spectrogram(waveforms: FloatArray, sample_rate: int) -> Spectrogram:
         msg = f"the spectral indices need {SHORTEST} samples, not {samples}"
         raise ValueError(msg)
     frames = np.lib.stride_tricks.sliding_window_view(waveforms, WINDOW, axis=1)[:, ::HOP]
-    window = _window(waveforms.dtype)
+    window = scipy.signal.get_window("hann", WINDOW)
     windowed = frames - frames.mean(axis=-1, keepdims=True)
     windowed *= window
     spectrum = scipy.fft.rfft(windowed, axis=-1, workers=1)[..., :-1]
-    power = np.square(spectrum.real, dtype=np.float64)
-    power += np.square(spectrum.imag, dtype=np.float64)
+    power = np.square(spectrum.real)
+    power += np.square(spectrum.imag)
     # density scaling of the transform, times the bin's width, times two for the negative frequencies
-    scale = 2 / WINDOW / float(np.square(_window(np.dtype(np.float64))).sum())
-    power *= scale
+    power *= 2 / WINDOW / np.square(window).sum()
     times = np.arange(WINDOW / 2, samples - WINDOW / 2 + 1, HOP) / float(sample_rate)
     return Spectrogram(
         power=np.ascontiguousarray(power.transpose(0, 2, 1)),
         frequencies=scipy.fft.rfftfreq(WINDOW, 1 / sample_rate)[:-1],
         times=times,
     )
-
-
-@lru_cache
-def _window(dtype: np.dtype[Any]) -> Array:
-    import scipy.signal
-
-    window: Array = scipy.signal.get_window("hann", WINDOW).astype(dtype)
-    return window

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from acoustic_env.features.indices_fast import measures
-from acoustic_env.features.indices_fast.measures import Array, FloatArray
+from acoustic_env.features.indices_fast.measures import Array
 
 FRAME: Final = 512  # samples of an envelope frame
 GAIN_DB: Final = 42.0
@@ -17,7 +17,7 @@ THRESHOLD_DB: Final = 3.0
 REJECT_S: Final = 0.01  # events of this duration or shorter, in frames rounded, are not counted
 
 
-def temporal_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, Array]:
+def temporal_indices(waveforms: Array, sample_rate: int) -> dict[str, Array]:
     """ZCR to EVNtCount of [clips, samples]; each [clips]."""
     samples = waveforms.shape[1]
     positive = waveforms > 0
@@ -34,7 +34,7 @@ def temporal_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, Array
     return indices | _envelope_indices(waveforms, sample_rate)
 
 
-def _equivalent_level(waveforms: FloatArray, sample_rate: int) -> Array:
+def _equivalent_level(waveforms: Array, sample_rate: int) -> Array:
     """Mean level of whole seconds in dB; NaN for less than one."""
     seconds = waveforms.shape[1] // sample_rate
     if seconds == 0:
@@ -42,10 +42,10 @@ def _equivalent_level(waveforms: FloatArray, sample_rate: int) -> Array:
     whole = waveforms[:, : seconds * sample_rate].reshape(len(waveforms), seconds, sample_rate)
     rms = measures.without_zero(np.sqrt(measures.mean_product(whole, whole)))
     level = 20 * np.log10(rms) - SENSITIVITY_DB - GAIN_DB + REFERENCE_DB
-    return measures.power_to_db((10 ** (level / 10)).mean(axis=-1).astype(np.float64))
+    return measures.power_to_db((10 ** (level / 10)).mean(axis=-1))
 
 
-def _envelope_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, Array]:
+def _envelope_indices(waveforms: Array, sample_rate: int) -> dict[str, Array]:
     """The indices of the envelope, the largest magnitude of each frame."""
     frames = waveforms.shape[1] // FRAME
     framed = waveforms[:, : frames * FRAME].reshape(len(waveforms), frames, FRAME)
@@ -53,7 +53,7 @@ def _envelope_indices(waveforms: FloatArray, sample_rate: int) -> dict[str, Arra
     power = envelope**2
     level = measures.power_to_db(power)
     background = measures.median(level)
-    mean_level = measures.power_to_db((10 ** (level / 10)).mean(axis=-1).astype(np.float64))
+    mean_level = measures.power_to_db((10 ** (level / 10)).mean(axis=-1))
 
     above = measures.amplitude_to_db(envelope) - background[:, None]
     active = measures.count_true(above >= THRESHOLD_DB)
