@@ -22,6 +22,8 @@ Undefined numbers are NaN (null in the table), infinite ones too:
 * silence: SKEWt, KURTt, SKEWf, KURTf, EAS, ECU, ECV, ACI, NDSI, rBA, BI, RAOQ and the five H_ entropies; the levels
   (BGNf and so on) are the library's floor of -3,076 dB, also where over half of a clip is digital silence;
 * less than 1 s: LEQt, which averages steps of 1 s;
+* less than 0.128 s, two frames of the spectrogram: ECU, ECV, EPS, EPS_KURT and EPS_SKEW. Each bin then lies as far above
+  its median as below, and the library returns the entropy of rounding errors;
 * a frequency bin without energy in any frame (a lone click on a frame's edge, a tone at half the sample rate): ACI;
 * a bin whose median gradient is zero (a lone click or step in silence): AGI.
 """
@@ -43,8 +45,8 @@ from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, J
 
 SAMPLE_RATE: Final = 16_000
 
-# name, unit, description. FS is full scale of the waveform; the spectrogram is power per bin in FS^2. dB are relative to
-# full scale, except LEQt and LEQf: dB SPL for the library's nominal microphone (-35 dB/V, gain 42 dB).
+# name, unit, description. FS is full scale of the waveform, the spectrogram is power per bin in FS^2. dB are relative
+# to full scale, except LEQt and LEQf: dB SPL for the library's nominal microphone (-35 dB/V, gain 42 dB).
 _TEMPORAL: Final[tuple[tuple[str, str, str], ...]] = (
     ("ZCR", "1/s", "zero crossings per second"),
     ("MEANt", "FS", "mean of the waveform"),
@@ -113,6 +115,9 @@ TEMPORAL: Final = tuple(name for name, _, _ in _TEMPORAL)
 SPECTRAL: Final = tuple(name for name, _, _ in _SPECTRAL)
 NAMES: Final = TEMPORAL + SPECTRAL
 
+_THREE_FRAMES: Final = 2_048  # samples
+_OF_THREE_FRAMES: Final = ("ECU", "ECV", "EPS", "EPS_KURT", "EPS_SKEW")
+
 
 class IndicesBlock(FeatureBlock):
     """60 float64 columns, one per acoustic index."""
@@ -139,6 +144,8 @@ class IndicesBlock(FeatureBlock):
         else:
             rows = np.stack([reference_indices(waveform, self.sample_rate) for waveform in waveforms])
             columns = dict(zip(NAMES, rows.T, strict=True))
+        if waveforms.shape[1] < _THREE_FRAMES:
+            columns |= {name: np.full(len(waveforms), np.nan) for name in _OF_THREE_FRAMES}
         return {name: np.where(np.isfinite(columns[name]), columns[name], np.nan) for name in NAMES}
 
 

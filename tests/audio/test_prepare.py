@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from acoustic_env.audio.prepare import MIN_DURATION_S, RMS, level, parameters, prepare, standardise
 from acoustic_env.audio.separate import separate_reference
-from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.errors import ClipError
 from tests import sounds
 
@@ -77,7 +77,7 @@ def test_levelling_is_finite_and_forgets_gain_and_offset(clips: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("engine", ["reference", "fast"])
-def test_foreground_and_background_add_up_to_the_raw_signal(engine: str) -> None:
+def test_foreground_and_background_add_up_to_the_raw_signal(engine: Engine) -> None:
     clips = np.stack([sounds.sweep(1.0) + sounds.noise(1.0, amplitude=0.01), sounds.noise(1.0), sounds.silence(1.0)])
     signals = prepare(clips, 16_000, engine, SIGNALS)
     assert list(signals) == list(SIGNALS)
@@ -93,7 +93,7 @@ def test_only_the_wanted_signals_are_computed(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("engine", ["reference", "fast"])
-def test_a_clip_does_not_depend_on_its_batch(engine: str) -> None:
+def test_a_clip_does_not_depend_on_its_batch(engine: Engine) -> None:
     clips = np.stack([sounds.noise(1.0), sounds.sweep(1.0), sounds.click(1.0), sounds.silence(1.0), sounds.tone(1.0)])
     together = prepare(clips, 16_000, engine, SIGNALS)
     for i, clip in enumerate(clips):
@@ -125,7 +125,7 @@ def test_the_written_out_gate_is_the_library_default(test_data: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["reference", "fast"])
-def test_a_silent_chunk_of_a_long_recording_has_no_foreground(engine: str) -> None:
+def test_a_silent_chunk_of_a_long_recording_has_no_foreground(engine: Engine) -> None:
     rate = 16_000
     ends = np.round(sounds.noise(2.0) * 2.0**15) / np.float32(2.0**15)
     recording = np.concatenate([ends, sounds.silence(80.0), -ends])  # of mean zero, so that silence stays zero

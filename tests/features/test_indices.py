@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from acoustic_env.audio.prepare import level, parameters, prepare, standardise
-from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.indices import NAMES, SPECTRAL, TEMPORAL, IndicesBlock
@@ -24,9 +24,9 @@ UNDEFINED_IN_SILENCE = {
 }
 
 
-def undefined(sound: sounds.Sound) -> set[str]:
+def undefined(sound: sounds.Sound, engine: Engine = "reference") -> set[str]:
     """Names of the raw signal's nulls."""
-    columns = IndicesBlock("reference").compute(level(sound[None]))
+    columns = IndicesBlock(engine).compute(level(sound[None]))
     return {name for name, values in columns.items() if not np.isfinite(values[0])}
 
 
@@ -75,11 +75,12 @@ def test_a_clip_does_not_depend_on_its_batch() -> None:
             np.testing.assert_array_equal(alone[name][0], together[name][i], err_msg=name)
 
 
+@pytest.mark.parametrize("engine", ["reference", "fast"])
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 1.0])
-def test_no_sound_raises_or_yields_an_infinite_number(seconds: float) -> None:
+def test_no_sound_raises_or_yields_an_infinite_number(seconds: float, engine: Engine) -> None:
     clips = np.stack(list(sounds.sounds(seconds).values()))
-    for signal in prepare(clips, 16_000, "reference", SIGNALS).values():
-        columns = IndicesBlock("reference").compute(signal)
+    for signal in prepare(clips, 16_000, engine, SIGNALS).values():
+        columns = IndicesBlock(engine).compute(signal)
         assert list(columns) == list(NAMES)
         for values in columns.values():
             assert values.shape == (len(clips),)
@@ -87,15 +88,21 @@ def test_no_sound_raises_or_yields_an_infinite_number(seconds: float) -> None:
             assert not np.isinf(values).any()
 
 
+@pytest.mark.parametrize("engine", ["reference", "fast"])
 @pytest.mark.parametrize("sound", [sounds.silence(1.0), sounds.offset(1.0), sounds.antiphase(1.0).mean(axis=1)])
-def test_silence_an_offset_and_cancelling_channels_leave_the_documented_nulls(sound: sounds.Sound) -> None:
-    assert undefined(sound) == UNDEFINED_IN_SILENCE
+def test_silence_an_offset_and_cancelling_channels_leave_the_documented_nulls(
+    sound: sounds.Sound, engine: Engine
+) -> None:
+    assert undefined(sound, engine) == UNDEFINED_IN_SILENCE
 
 
-def test_a_click_has_no_gradient_index_and_a_short_clip_no_leq() -> None:
-    assert undefined(sounds.click(1.0)) == {"AGI"}
-    assert undefined(sounds.noise(0.9)) == {"LEQt"}
-    assert undefined(sounds.noise(1.0)) == set()
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+def test_a_click_and_short_clips_leave_the_documented_nulls(engine: Engine) -> None:
+    assert undefined(sounds.click(1.0), engine) == {"AGI"}
+    assert undefined(sounds.noise(1.0), engine) == set()
+    assert undefined(sounds.noise(0.9), engine) == {"LEQt"}
+    assert undefined(sounds.noise(0.128), engine) == {"LEQt"}
+    assert undefined(sounds.noise(0.127), engine) == {"LEQt", "ECU", "ECV", "EPS", "EPS_KURT", "EPS_SKEW"}
 
 
 def test_digital_silence_within_a_clip_is_a_background_of_nothing_not_of_rounding_noise() -> None:

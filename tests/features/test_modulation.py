@@ -11,15 +11,15 @@ import pytest
 from soundsig.sound import BioSound
 
 from acoustic_env.audio.prepare import level, parameters, prepare, standardise
-from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.features.block import METADATA_PREFIX, table_schema, to_table
 from acoustic_env.features.modulation import MIN_SAMPLES, SHAPE, ModulationBlock, as_maps, axes
 from acoustic_env.features.registry import make_block
 from tests import sounds
 
 
-def spectra(clips: np.ndarray) -> np.ndarray:
-    return ModulationBlock("reference").compute(level(clips))["mps"]
+def spectra(clips: np.ndarray, engine: Engine = "reference") -> np.ndarray:
+    return ModulationBlock(engine).compute(level(clips))["mps"]
 
 
 def test_every_number_of_a_real_clip_is_the_direct_library_call(test_data: Path) -> None:
@@ -45,10 +45,11 @@ def test_the_current_release_has_80_rows_and_101_columns() -> None:
     assert temporal[-1] == pytest.approx(99.9001, abs=1e-4)
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.999, 1.0, 1.001, 2.5])
-def test_the_shape_is_the_same_for_every_length(seconds: float) -> None:
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+@pytest.mark.parametrize("seconds", [0.1, 0.999, 1.0, 1.001, 2.5])
+def test_the_shape_is_the_same_for_every_length(seconds: float, engine: Engine) -> None:
     clips = np.stack([sounds.noise(seconds), sounds.sweep(seconds)])
-    vectors = spectra(clips)
+    vectors = spectra(clips, engine)
     assert vectors.shape == (2, SHAPE[0] * SHAPE[1])
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
@@ -68,10 +69,11 @@ def test_a_clip_does_not_depend_on_its_batch() -> None:
         np.testing.assert_array_equal(spectra(clip[None])[0], together[i])
 
 
+@pytest.mark.parametrize("engine", ["reference", "fast"])
 @pytest.mark.parametrize("seconds", [0.2, 1.2])
-def test_only_silent_sounds_have_no_spectrum(seconds: float) -> None:
+def test_only_silent_sounds_have_no_spectrum(seconds: float, engine: Engine) -> None:
     named = sounds.sounds(seconds)
-    vectors = spectra(np.stack(list(named.values())))
+    vectors = spectra(np.stack(list(named.values())), engine)
     assert not np.isinf(vectors).any()
     finite = np.isfinite(vectors)
     assert {name for name, row in zip(named, finite, strict=True) if not row.any()} == {"silence", "offset"}
