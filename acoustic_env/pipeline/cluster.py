@@ -63,7 +63,6 @@ def cluster(address: str | None) -> Iterator[Resources]:
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")  # a worker is one thread; the plan gives every core a worker
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray's own internals
     try:
         if joins(address):
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
@@ -81,6 +80,7 @@ def cluster(address: str | None) -> Iterator[Resources]:
 def _start_local() -> None:
     import ray
 
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray's own internals
     local = local_resources()
     store = int(min(OBJECT_STORE_MOST, local.memory * OBJECT_STORE_SHARE, _shared_memory() * 0.9))
     with _silent_stderr():
