@@ -32,7 +32,7 @@ class Evidence:
         features: float32 [clips, features], scaled, finite.
         given: [clips] class each clip is given, 0..classes-1.
         classes: how many.
-        folds: [clips] grouped folds.
+        folds, folds_again: [clips] grouped folds of the first and of the second round.
         neighbourhood: nearest clips of other folds.
         seed: of models.
         models: witnesses by name.
@@ -44,6 +44,7 @@ class Evidence:
     given: Ints
     classes: int
     folds: Ints
+    folds_again: Ints
     neighbourhood: Neighbourhood
     seed: int
     models: Mapping[str, Witness]

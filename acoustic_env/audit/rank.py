@@ -1,8 +1,9 @@
 """Rank the labels of a study from suspect to supported, by several witnesses that learn twice.
 
 First round: every witness is judged out of fold on the given labels, and their probabilities are combined with learned
-weights. Second round: each label is softened halfway towards what the first round believes, the witnesses learn again,
-and both rounds are averaged. Labels that the first round already disbelieves thus stop teaching the second.
+weights. Second round: each label is softened halfway towards what the first round believes, and the witnesses learn
+again on other folds; labels that the first round disbelieves thus hardly teach the second. The more labels the first
+round disbelieves, the more the second counts.
 
 The result orders labels for listening and repair. It is not an error rate, whatever the share of flagged labels.
 """
@@ -87,7 +88,7 @@ class Clips:
     Attributes:
         clip_ids: [clips].
         features: float32 [clips, features], scaled and reduced (`prepare`).
-        folds: [clips].
+        folds, folds_again: [clips] grouped folds of the first and of the second round.
         neighbourhood: nearest clips of other folds.
         duplicates: [clips] group of duplicates, -1 for none; None when nobody looked.
         tags: scores of taggers by name, [clips, classes of the study]; NaN where absent.
@@ -96,6 +97,7 @@ class Clips:
     clip_ids: npt.NDArray[Any]
     features: Features
     folds: Ints
+    folds_again: Ints
     neighbourhood: Neighbourhood
     duplicates: Ints | None = None
     tags: Mapping[str, Floats] = field(default_factory=dict)
@@ -132,9 +134,9 @@ def prepare(
         msg = f"no witness {(unknown or ['?'])[0]!r}; there are {', '.join(sorted(known))}"
         raise UsageError(msg)
     scaled = _reduce(features, settings.seed)
-    folds = grouped_folds(y, groups, settings.folds, settings.seed)
+    folds, again = (grouped_folds(y, groups, settings.folds, settings.seed + deal) for deal in (0, 1))
     neighbourhood = find_neighbours(scaled, folds, settings.neighbours, settings.seed)
-    return Clips(np.asarray(clip_ids), scaled, folds, neighbourhood, duplicates, tags or {})
+    return Clips(np.asarray(clip_ids), scaled, folds, again, neighbourhood, duplicates, tags or {})
 
 
 def believe(evidence: Evidence, settings: RankSettings) -> Belief:
@@ -154,7 +156,9 @@ def believe(evidence: Evidence, settings: RankSettings) -> Belief:
     log_first = combination.log_posterior(first)
     softened = SOFTENING * np.exp(log_first) + (1.0 - SOFTENING) * evidence.one_hot
     second = np.stack([_again(evidence, check, softened) for check in checks])
-    mean = (log_first + combination.log_posterior(second)) / 2.0
+    doubted = float((log_first.argmax(axis=1) != evidence.given).mean())
+    share = min(1.0, 2.0 * doubted)
+    mean = (1.0 - share) * log_first + share * combination.log_posterior(second)
     posterior = np.exp(mean - np.logaddexp.reduce(mean, axis=1, keepdims=True))
     flagged = confident_flags(evidence.given, posterior)
     if evidence.duplicates is not None:
@@ -228,6 +232,7 @@ def _evidence(clips: Clips, given: Ints, classes: int, settings: RankSettings, t
         given,
         classes,
         clips.folds,
+        clips.folds_again,
         clips.neighbourhood,
         settings.seed,
         settings.models,
@@ -242,7 +247,7 @@ def _again(evidence: Evidence, check: CheckResult, softened: Floats) -> Floats:
         return evidence.neighbourhood.vote(softened)
     if check.name in evidence.models:
         model = evidence.models[check.name]
-        return out_of_fold(model, evidence.features, softened, evidence.folds, evidence.seed + 1)
+        return out_of_fold(model, evidence.features, softened, evidence.folds_again, evidence.seed + 1)
     return class_probabilities(check.score, evidence.given)
 
 

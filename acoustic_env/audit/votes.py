@@ -129,9 +129,7 @@ def _start(patterns: Ints, categories: int) -> Floats:
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def _em(
-    patterns: Ints, weights: Floats, categories: int, rounds: int, start: Floats
-) -> tuple[Floats, Floats, Floats]:
+def _em(patterns: Ints, weights: Floats, categories: int, rounds: int, start: Floats) -> tuple[Floats, Floats, Floats]:
     """EM for several weightings [draws, patterns] at once; posterior [draws, patterns, K], confusion, prior."""
     votes, known = patterns[:, :-1], patterns[:, -1]
     said = (votes[:, :, None] == np.arange(categories)).astype(np.float64)

@@ -1,0 +1,255 @@
+"""Noise-adjusted AUC and accuracy, shown only when nothing speaks against the assumption they rest on.
+
+The corrections of `noise` need predictions and label errors to be independent given the truth, and a closed
+vocabulary. Real label errors fall on ambiguous clips, where both fail together, and the corrected value overshoots.
+So each corrected value comes with its interval (the sampling error of the metric and of the audit propagated), the
+probability that it is impossible, the bounds that need no assumption, and, where there is gold, a direct test of the
+assumption and the direct estimate that makes the correction unnecessary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.audit import noise
+from acoustic_env.audit.designs import difference
+from acoustic_env.audit.intervals import Floats, Interval, from_variance, nothing_observed, percentile
+from acoustic_env.audit.noise import Contamination
+
+Ints = npt.NDArray[np.int64]
+Status = Literal["refused", "not refuted"]
+
+MOST_IMPOSSIBLE: Final = 0.05  # a corrected value is refused when it is impossible with more than this probability
+LEAST_P: Final = 0.05  # the assumption is rejected below this p-value on gold clips
+DRAWS: Final = 40_000
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Right answers among the clips of one given class that were listened to (a simple random sample of them)."""
+
+    right: int
+    heard: int
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """A noise-adjusted metric and everything one must know before believing it.
+
+    Attributes:
+        metric: its name.
+        observed: its value against the given labels.
+        corrected: the value the identity gives; may be impossible.
+        interval: of the corrected value, not clipped to what is possible.
+        impossible: P(corrected value outside 0 to 1, or labels without information).
+        bounds: what accuracy can be whatever the dependence (accuracy only).
+        independence_p: p-value of the test of the assumption on gold clips; None when there are none.
+        status: "refused", or "not refuted" (which is not "confirmed").
+        reason: why.
+        gold: the direct estimate on gold clips; None when there are none.
+    """
+
+    metric: str
+    observed: float
+    corrected: float
+    interval: tuple[float, float]
+    impossible: float
+    bounds: tuple[float, float] | None
+    independence_p: float | None
+    status: Status
+    reason: str
+    gold: Interval | None
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        shown = f"{self.metric} against given labels {self.observed:.3f}: corrected {self.corrected:.3f} "
+        shown += f"({low:.2f} to {high:.2f}), P(impossible) {self.impossible:.2f}; {self.status.upper()}: {self.reason}"
+        if self.bounds is not None:
+            shown += f"; without any assumption {self.bounds[0]:.2f} to {self.bounds[1]:.2f}"
+        return shown + (f"; on gold clips {self.gold}" if self.gold is not None else "")
+
+
+def adjusted_auc(
+    auc: float,
+    clips: tuple[int, int],
+    positive: Heard,
+    negative: Heard,
+    seed: int = 23,
+    independence_p: float | None = None,
+    gold: Interval | None = None,
+) -> Adjusted:
+    """AUC against true labels, or the reason why it cannot be had from these numbers.
+
+    Args:
+        auc: against given labels.
+        clips: given positives and negatives of the test list.
+        positive: of the clips given positive, how many are.
+        negative: of the clips given negative, how many are.
+        seed: of the draws.
+        independence_p: from `independence_test`, where there are gold clips.
+        gold: from `gold_auc`.
+    """
+    rng = np.random.default_rng(seed)
+    observed = rng.normal(auc, hanley_mcneil(auc, *clips), DRAWS)
+    corrected = _at(lambda contamination: noise.adjusted_auc(auc, contamination), positive, negative)
+    alpha, beta = _contaminations(positive, negative, rng)
+    with np.errstate(divide="ignore"):
+        draws = 0.5 + (observed - 0.5) / (1.0 - alpha - beta)
+    return _judged("AUC", auc, corrected, draws, 1.0 - alpha - beta, None, independence_p, gold)
+
+
+def adjusted_balanced_accuracy(
+    rates: tuple[float, float],
+    clips: tuple[int, int],
+    positive: Heard,
+    negative: Heard,
+    seed: int = 23,
+    independence_p: float | None = None,
+    gold: Interval | None = None,
+) -> Adjusted:
+    """Balanced accuracy against true labels, or the reason why not.
+
+    Args:
+        rates: true positive and true negative rate against given labels.
+        clips, positive, negative, seed, independence_p, gold: as for `adjusted_auc`.
+    """
+    rng = np.random.default_rng(seed)
+    balanced = (rates[0] + rates[1]) / 2.0
+    spread = math.sqrt(sum(rate * (1.0 - rate) / n for rate, n in zip(rates, clips, strict=True))) / 2.0
+    alpha, beta = _contaminations(positive, negative, rng)
+    with np.errstate(divide="ignore"):
+        draws = 0.5 + (rng.normal(balanced, spread, DRAWS) - 0.5) / (1.0 - alpha - beta)
+    corrected = _at(lambda contamination: noise.adjusted_auc(balanced, contamination), positive, negative)
+    share = clips[0] / sum(clips)
+    agreement = share * rates[0] + (1.0 - share) * rates[1]
+    accuracy = noise.label_accuracy(_contamination(positive, negative), share)
+    bounds = noise.frechet_bounds(agreement, accuracy)
+    name = "balanced accuracy"
+    return _judged(name, balanced, corrected, draws, 1.0 - alpha - beta, bounds, independence_p, gold)
+
+
+def hanley_mcneil(auc: float, positives: int, negatives: int) -> float:
+    """Standard error of an AUC from its value and the class sizes (Hanley & McNeil 1982)."""
+    both_positive, both_negative = auc / (2.0 - auc), 2.0 * auc**2 / (1.0 + auc)
+    variance = (
+        auc * (1.0 - auc) + (positives - 1) * (both_positive - auc**2) + (negatives - 1) * (both_negative - auc**2)
+    )
+    return math.sqrt(max(variance, 0.0) / (positives * negatives))
+
+
+def independence_test(predicted: Ints, given: Ints, truth: Ints) -> float:
+    """p-value of "predictions and given labels are independent given the truth", on gold clips.
+
+    Fisher's exact test within each true class, the smaller p-value doubled (Bonferroni).
+
+    Args:
+        predicted, given, truth: [gold clips] 0 or 1.
+    """
+    from scipy.stats import fisher_exact
+
+    values = []
+    for k in (0, 1):
+        here = truth == k
+        table = np.array([[((predicted == j) & (given == i))[here].sum() for j in (0, 1)] for i in (0, 1)])
+        values.append(float(fisher_exact(table).pvalue))
+    return min(1.0, 2.0 * min(values))
+
+
+def gold_accuracy(correct: Floats, proxy: Floats, frame_mean: float, size: int, level: float = 0.95) -> Interval:
+    """Accuracy against true labels, directly: the difference estimator on gold clips, no independence assumed.
+
+    Args:
+        correct: [gold clips] whether the prediction is the truth, a simple random sample of the test list.
+        proxy: [gold clips] a guess of that from given label and score, such as P(prediction right | given, score).
+        frame_mean: mean of the proxy over the test list.
+        size: clips of the test list.
+        level: coverage.
+    """
+    estimate, variance = difference(correct, proxy, frame_mean, size)
+    return from_variance(estimate, variance, len(correct), "gold, difference estimator", level)
+
+
+def gold_auc(
+    score: Floats, truth: Ints, inclusion: Floats, groups: Ints, seed: int, draws: int = 1000, level: float = 0.95
+) -> Interval:
+    """AUC against true labels, directly: pairs weighted 1 / (pi_i pi_j), interval from resampling groups.
+
+    Args:
+        score: [gold clips].
+        truth: [gold clips] 0 or 1.
+        inclusion: [gold clips] inclusion probabilities.
+        groups: [gold clips] video or recording.
+        seed: of the bootstrap.
+        draws: bootstrap samples.
+        level: coverage.
+    """
+    if len(np.unique(truth)) < 2:
+        return nothing_observed("gold, weighted AUC")
+    rng = np.random.default_rng(seed)
+    _, index = np.unique(groups, return_inverse=True)
+    count = int(index.max()) + 1
+    wins = (score[truth == 1][:, None] > score[truth == 0][None, :]) + 0.5 * (
+        score[truth == 1][:, None] == score[truth == 0][None, :]
+    )
+    again = rng.multinomial(count, np.full(count, 1.0 / count), size=draws)[:, index]
+    weights = np.vstack([np.ones(len(score)), again]) / inclusion
+    up, down = weights[:, truth == 1], weights[:, truth == 0]
+    with np.errstate(invalid="ignore"):
+        values = np.einsum("bi,ij,bj->b", up, wins, down, optimize=True) / (up.sum(axis=1) * down.sum(axis=1))
+    return percentile(values[1:], float(values[0]), len(score), "gold, weighted AUC", level)
+
+
+def _judged(
+    metric: str,
+    observed: float,
+    corrected: float,
+    draws: Floats,
+    information: Floats,
+    bounds: tuple[float, float] | None,
+    independence_p: float | None,
+    gold: Interval | None,
+) -> Adjusted:
+    bad = (draws < 0.0) | (draws > 1.0) | (information <= 0.0)
+    impossible = float(bad.mean())
+    low, high = np.quantile(draws, [0.025, 0.975])
+    status: Status = "refused"
+    if not 0.0 <= corrected <= 1.0:
+        reason = (
+            f"the corrected value {corrected:.3f} is impossible, so label errors are not independent of the "
+            "predictions (or are out of vocabulary, or the audited list is not the tested one)"
+        )
+    elif independence_p is not None and independence_p < LEAST_P:
+        reason = f"on gold clips predictions and label errors are not independent (p = {independence_p:.3g})"
+    elif impossible > MOST_IMPOSSIBLE:
+        reason = f"with probability {impossible:.2f} the corrected value is impossible: too little is known to correct"
+    else:
+        status = "not refuted"
+        tested = "not tested on gold clips" if independence_p is None else f"p = {independence_p:.2f} on gold clips"
+        reason = f"the value is possible and independence is {tested}; errors on ambiguous clips would still inflate it"
+    interval = (float(low), float(high))
+    return Adjusted(metric, observed, corrected, interval, impossible, bounds, independence_p, status, reason, gold)
+
+
+def _contamination(positive: Heard, negative: Heard) -> Contamination:
+    return Contamination(1.0 - positive.right / positive.heard, 1.0 - negative.right / negative.heard)
+
+
+def _contaminations(positive: Heard, negative: Heard, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Draws of alpha and beta from their Jeffreys posteriors."""
+    return (
+        rng.beta(positive.heard - positive.right + 0.5, positive.right + 0.5, DRAWS),
+        rng.beta(negative.heard - negative.right + 0.5, negative.right + 0.5, DRAWS),
+    )
+
+
+def _at(identity: Callable[[Contamination], float], positive: Heard, negative: Heard) -> float:
+    try:
+        return identity(_contamination(positive, negative))
+    except ValueError:
+        return math.inf

@@ -1,0 +1,231 @@
+"""LABELS: a folder of versions of the labels table, on any filesystem.
+
+    LABELS/v0001/labels.parquet
+    LABELS/v0001/manifest.json     written last: a version without it does not exist
+
+A version is never changed. The manifest holds its predecessor, the SHA-256 of the table file, the hash of its decisions
+(equal decisions are not written again), counts by action, and where it came from. The original labels are the `given`
+column of every version.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.audit.relabel import DECISION_FIELDS, LABEL_FIELDS, applies
+from acoustic_env.errors import UsageError
+from acoustic_env.features.block import Json
+from acoustic_env.store.filesystem import Filesystem, open_filesystem
+
+VERSION: Final = re.compile(r"^v\d{4,}$")
+TABLE: Final = "labels.parquet"
+MANIFEST: Final = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_version` did.
+
+    Attributes:
+        version: the latest version now; None when there is none.
+        previous: the one before it, None for the first.
+        new: whether a version was written; False when the decisions equal those of the latest one.
+    """
+
+    version: str
+    previous: str | None
+    new: bool
+
+
+def versions(url: str) -> list[str]:
+    """Versions there are, oldest first."""
+    entries = open_filesystem(url).entries("")
+    found = {path.split("/")[0] for entry in entries if (path := entry.path).endswith(f"/{MANIFEST}")}
+    return sorted((name for name in found if VERSION.match(name)), key=lambda name: int(name[1:]))
+
+
+def read_manifest(url: str, version: str) -> dict[str, Any]:
+    """The manifest of a version.
+
+    Raises:
+        UsageError: there is no such version.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(open_filesystem(url).read(f"{version}/{MANIFEST}"))
+    except FileNotFoundError as error:
+        there = ", ".join(versions(url)) or "none; make one: audit relabel"
+        msg = f"{url}: no version {version!r} of the labels; there are {there}"
+        raise UsageError(msg) from error
+    return manifest
+
+
+def read_version(url: str, version: str | None = None) -> pa.Table:
+    """The labels table of a version, the latest by default, checked against its manifest.
+
+    Raises:
+        UsageError: no such version, or the file is not the one that was written.
+    """
+    there = versions(url)
+    if version is None and not there:
+        msg = f"{url}: no version of a labels table; make one: audit relabel --ranked ... --labels {url}"
+        raise UsageError(msg)
+    chosen = version or there[-1]
+    manifest = read_manifest(url, chosen)
+    filesystem = open_filesystem(url)
+    data = filesystem.read(f"{chosen}/{TABLE}")
+    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+        msg = f"{filesystem.place(chosen + '/' + TABLE)}: not the file that was written (its SHA-256 differs)"
+        raise UsageError(msg)
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(data))
+
+
+def write_version(url: str, labels: pa.Table, origin: Mapping[str, Json]) -> Written:
+    """Write the next version, or nothing when its decisions are those of the latest one.
+
+    The caller holds the lease of `url` (`store.lease.acquire_lease`).
+
+    Args:
+        url: LABELS.
+        labels: from `relabel`.
+        origin: what it was made from, for the manifest.
+    """
+    there = versions(url)
+    previous = there[-1] if there else None
+    decisions = decision_hash(labels)
+    if previous is not None:
+        manifest = read_manifest(url, previous)
+        if manifest["decisions"] == decisions:
+            return Written(previous, manifest["previous_version"], False)
+    version = f"v{int(previous[1:]) + 1:04d}" if previous else "v0001"
+    table = _versioned(labels, version, previous)
+    data = _parquet(table)
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(table.column("action")).to_pylist()}
+    manifest = {
+        "version": version,
+        "previous_version": previous,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "decisions": decisions,
+        "rows": table.num_rows,
+        "clips": pc.count_distinct(table.column("clip_id")).as_py(),
+        "actions": dict(sorted(counts.items())),
+        "origin": dict(origin),
+        "written_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    filesystem: Filesystem = open_filesystem(url)
+    filesystem.write(f"{version}/{TABLE}", data)
+    filesystem.write(f"{version}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+    return Written(version, previous, True)
+
+
+def decision_hash(labels: pa.Table) -> str:
+    """16 hex digits over what the table decides, not over the scores that led there."""
+    digest = hashlib.sha256()
+    for batch in labels.select(["clip_id", "label", "given", "votes", "action"]).to_batches(max_chunksize=100_000):
+        digest.update(json.dumps(list(batch.to_pydict().values())).encode())
+    return digest.hexdigest()[:16]
+
+
+def diff(old: pa.Table, new: pa.Table) -> pa.Table:
+    """Rows in which two versions differ in what applies or in the action, and rows only one of them has.
+
+    Columns: clip_id, label, applied (bool, null: not in the old table), applies, action_before, action, reason.
+    """
+
+    def states(table: pa.Table) -> dict[tuple[str, str], tuple[bool, str, str]]:
+        columns = [table.column(name).to_pylist() for name in ("clip_id", "label", "action", "reason")]
+        now = applies(table).tolist()
+        return {
+            (clip_id, label): (is_, action, reason)
+            for clip_id, label, action, reason, is_ in zip(*columns, now, strict=True)
+        }
+
+    before, after = states(old), states(new)
+    nothing: tuple[None, None, None] = (None, None, None)
+    rows = []
+    for key in sorted(before.keys() | after.keys()):
+        was, is_ = before.get(key, nothing), after.get(key, nothing)
+        if was[:2] != is_[:2]:
+            rows.append((*key, was[0], is_[0], was[1], is_[1], is_[2]))
+    names = ("clip_id", "label", "applied", "applies", "action_before", "action", "reason")
+    types = (pa.string(), pa.string(), pa.bool_(), pa.bool_(), pa.string(), pa.string(), pa.string())
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[] for _ in names]
+    return pa.table({name: pa.array(c, t) for name, c, t in zip(names, columns, types, strict=True)})
+
+
+def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str, str]) -> tuple[str, int]:
+    """The labels as an AudioSet segments list, and how many clips were left out because no label is left to them.
+
+    Args:
+        labels: a version.
+        clips: the clip list, for start and end; without it ids must be `<ytid>_<start in ms>`, segments last 10 s.
+        spelling: label -> what to write for it (its id in the ontology); others are written as they are.
+
+    Raises:
+        UsageError: an id from which the segment cannot be told.
+    """
+    now = labels.filter(pa.array(applies(labels)))
+    of_clip: dict[str, list[str]] = {}
+    for clip_id, label in zip(now.column("clip_id").to_pylist(), now.column("label").to_pylist(), strict=True):
+        of_clip.setdefault(clip_id, []).append(spelling.get(label, label))
+    times = {} if clips is None else _times(clips)
+    lines = []
+    for clip_id, names in sorted(of_clip.items()):
+        video, start, end = _segment(clip_id, times)
+        lines.append(f'{video}, {start:.3f}, {end:.3f}, "{",".join(sorted(names))}"')
+    unique = {name for names in of_clip.values() for name in names}
+    positive = sum(map(len, of_clip.values()))
+    head = [
+        "# Segments csv written by acoustic-env",
+        f"# num_ytids={len(of_clip)}, num_segs={len(of_clip)}, num_unique_labels={len(unique)}, "
+        f"num_positive_labels={positive}",
+        "# YTID, start_seconds, end_seconds, positive_labels",
+    ]
+    left_out = pc.count_distinct(labels.column("clip_id")).as_py() - len(of_clip)
+    return "\n".join([*head, *lines]) + "\n", left_out
+
+
+def _times(clips: pa.Table) -> dict[str, tuple[float | None, float | None]]:
+    columns = (clips.column(name).to_pylist() for name in ("clip_id", "start_s", "end_s"))
+    return {clip_id: (start, end) for clip_id, start, end in zip(*columns, strict=True)}
+
+
+def _segment(clip_id: str, times: Mapping[str, tuple[float | None, float | None]]) -> tuple[str, float, float]:
+    video, _, start_ms = clip_id.rpartition("_")
+    start, end = times.get(clip_id, (None, None))
+    if video and start_ms.isdigit():
+        start = int(start_ms) / 1000 if start is None else start
+    elif start is None:
+        msg = f"clip {clip_id!r}: neither <video>_<start in ms> nor a clip with start_s; give the list with --clips"
+        raise UsageError(msg)
+    else:
+        video = clip_id
+    return video, start, start + 10.0 if end is None else end
+
+
+def _versioned(labels: pa.Table, version: str, previous: str | None) -> pa.Table:
+    rows = labels.num_rows
+    labels = labels.append_column("version", pa.array([version] * rows, pa.string()))
+    labels = labels.append_column("previous_version", pa.array([previous] * rows, pa.string()))
+    fixed = {field.name: field for field in (*LABEL_FIELDS, *DECISION_FIELDS)}
+    fields = [fixed.get(name, pa.field(name, labels.column(name).type)) for name in labels.column_names]
+    return labels.cast(pa.schema(fields))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
