@@ -24,6 +24,7 @@ from acoustic_env.store.filesystem import (
     Filesystem,
     LocalFilesystem,
     RemoteFilesystem,
+    S3Filesystem,
     StoreError,
     retrying,
     s3_code,
@@ -73,8 +74,9 @@ def exclusive_file(filesystem: Filesystem, path: str) -> ExclusiveFile:
     """The file at a path of the store, by what the store can do."""
     if isinstance(filesystem, LocalFilesystem):
         return _LockedFile(filesystem, path)
-    remote = cast(RemoteFilesystem, filesystem)
-    return _ConditionalFile(remote, path) if hasattr(remote.filesystem, "call_s3") else _SettlingFile(remote, path)
+    if isinstance(filesystem, S3Filesystem):
+        return _ConditionalFile(filesystem, path)
+    return _SettlingFile(cast(RemoteFilesystem, filesystem), path)
 
 
 class _LockedFile(ExclusiveFile):
@@ -127,7 +129,7 @@ class _LockedFile(ExclusiveFile):
 
 
 class _ConditionalFile(ExclusiveFile):
-    def __init__(self, filesystem: RemoteFilesystem, path: str) -> None:
+    def __init__(self, filesystem: S3Filesystem, path: str) -> None:
         self.filesystem = filesystem
         self.place = filesystem.place(path)
         self.bucket, _, self.key = filesystem.full(path).partition("/")

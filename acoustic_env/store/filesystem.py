@@ -151,7 +151,8 @@ def remote_filesystem(url: str) -> RemoteFilesystem:
         raise StoreError(msg) from error
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # s3fs's own tries inside each of ours would take minutes to give up
-    return RemoteFilesystem(url, filesystem, root.rstrip("/"))
+    kind = S3Filesystem if hasattr(filesystem, "call_s3") else RemoteFilesystem
+    return kind(url, filesystem, root.rstrip("/"))
 
 
 class LocalFilesystem(Filesystem):
@@ -260,29 +261,12 @@ class RemoteFilesystem(Filesystem):
         try:
             found = retrying(find, self.place(folder), "listed")
         except FileNotFoundError:
-            self._require_bucket()
             return []
-        if not found:
-            self._require_bucket()
         skip = len(self.root) + 1
         return sorted(
             (Entry(name[skip:], int(info.get("size") or 0), _modified(info)) for name, info in found.items()),
             key=lambda entry: entry.path,
         )
-
-    def _require_bucket(self) -> None:
-        """An empty answer may mean that there is no bucket."""
-        if "s3" not in self.filesystem.protocol:
-            return
-        bucket = self.root.partition("/")[0]
-
-        def ask() -> None:
-            self.filesystem.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
-
-        try:
-            retrying(ask, self.url, "listed")
-        except FileNotFoundError as error:
-            raise store_error(self.url, "opened", error) from error
 
     def read(self, path: str) -> bytes:
         return retrying(lambda: cast(bytes, self.filesystem.cat_file(self.full(path))), self.place(path), "read")
@@ -327,6 +311,39 @@ class RemoteFilesystem(Filesystem):
 
     def remove_stale(self, older_than_s: float) -> list[str]:
         return []  # an upload that was not completed leaves no file
+
+
+class S3Filesystem(RemoteFilesystem):
+    """S3 and what speaks its protocol."""
+
+    def entries(self, folder: str) -> list[Entry]:
+        bucket, _, prefix = self.root.partition("/")
+        below = "".join(f"{name}/" for name in (prefix, folder) if name)
+        skip = len(prefix) + 1 if prefix else 0
+        found: list[Entry] = []
+        token: dict[str, str] = {}
+        while True:
+            page = self._page(bucket, below, token, folder)
+            found += [
+                Entry(item["Key"][skip:], int(item["Size"]), item["LastModified"].timestamp())
+                for item in page.get("Contents", [])
+                if not item["Key"].endswith("/")
+            ]
+            if not page.get("IsTruncated"):
+                return sorted(found, key=lambda entry: entry.path)
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, bucket: str, below: str, token: dict[str, str], folder: str) -> dict[str, Any]:
+        """One request, tried again by itself: a long listing does not start over."""
+
+        def ask() -> dict[str, Any]:
+            answer = self.filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=below, **token)
+            return cast(dict[str, Any], answer)
+
+        try:
+            return retrying(ask, self.place(folder), "listed")
+        except FileNotFoundError as error:
+            raise store_error(self.url, "opened", error) from error
 
 
 def retrying(call: Callable[[], T], place: str, done: str) -> T:

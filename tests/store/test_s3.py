@@ -1,0 +1,159 @@
+"""The store on S3, through a server that throttles, stalls, drops connections and fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acoustic_env.errors import LeaseHeld
+from acoustic_env.store import exclusive, filesystem
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.filesystem import StoreError
+from acoustic_env.store.lease import LeaseLost, acquire_lease, check, read_lease
+from acoustic_env.store.verify import verify
+from tests.s3 import Fault, S3Server
+from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table
+from tests.store.test_lease import race
+
+FP = fake_fingerprint()
+
+
+def test_parts_errors_and_runs_live_on_s3_as_on_a_disk(s3: S3Server) -> None:
+    store = FeatureStore(s3.url)
+    assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
+    many = [f"clip {i}" for i in range(3000)]  # more than one request's worth
+    path = store.write_part(fake_table(many))
+    assert store.write_part(fake_table(many[::-1])) == path
+    store.write_errors(fake_errors(("bad", "decode", "not_audio", True, 1)))
+    store.write_run("run-1", {"run_id": "run-1"})
+    assert store.read("fake", clip_ids=["clip 7"]).num_rows == 2
+    assert store.read("fake").equals(FeatureStore(s3.url).read("fake", FP))
+    assert store.missing([*many, "bad", "new"], SIGNALS, "fake", FP)["clip_id"].to_pylist() == ["new", "new"]
+    assert [run["run_id"] for run in store.runs()] == ["run-1"]
+    assert not verify(store).faults
+
+
+@pytest.mark.parametrize("fault", ["throttle", "fail", "drop", "drop_answer", "stall"])
+def test_what_passes_is_tried_again_and_nothing_is_lost(s3: S3Server, fault: Fault) -> None:
+    every = 11 if fault == "stall" else 3
+    s3.choose = lambda _method, _path, number: fault if number % every == 0 else None
+    store = FeatureStore(s3.url)
+    with acquire_lease(s3.url, "writer") as lease:
+        for ids in (["a", "b"], ["c"], ["d"]):
+            store.write_part(fake_table(ids))
+            check(s3.url, lease.token)
+    assert store.read("fake")["clip_id"].to_pylist() == [c for c in "abcd" for _ in SIGNALS]
+    assert not verify(store).faults
+    assert fault in s3.done
+
+
+def test_a_service_that_stays_away_is_given_up_with_a_message(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "TRIES", 3)
+    store = FeatureStore(s3.url)
+    s3.choose = lambda method, _path, _number: "throttle" if method == "PUT" else None
+    with pytest.raises(StoreError, match=r"SlowDown.*after 3 tries.*run the same command again"):
+        store.write_part(fake_table(["a"]))
+    s3.choose = lambda _method, _path, _number: None
+    assert store.blocks() == {}
+
+
+def test_a_failing_service_is_no_damaged_part(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "TRIES", 2)
+    store = FeatureStore(s3.url)
+    store.write_part(fake_table(["a"]))
+    s3.choose = lambda method, path, _number: "fail" if method == "GET" and ".parquet" in path else None
+    with pytest.raises(StoreError, match="InternalError"):
+        store.missing(["a"], ["raw"], "fake", FP)
+
+
+def test_a_truncated_object_is_a_damaged_part(s3: S3Server) -> None:
+    store = FeatureStore(s3.url)
+    path = store.write_part(fake_table(["a"]))
+    store.filesystem.write(path, store.filesystem.read(path)[:-9])
+    assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
+    assert [path in line for line in store.tidy()] == [True]
+    assert verify(store).faults == []
+
+
+def test_of_writers_on_s3_that_start_together_one_gets_the_lease(s3: S3Server, tmp_path: Path) -> None:
+    answers = race(s3.url, tmp_path / "go", 3)
+    assert sorted(answer.split()[0] for answer in answers) == ["got", "held", "held"]
+
+
+def test_a_lease_on_s3_is_fenced_and_given_back(s3: S3Server) -> None:
+    with acquire_lease(s3.url, "first") as first:
+        with pytest.raises(LeaseHeld, match="'first'"), acquire_lease(s3.url, "second"):
+            pass
+        check(s3.url, first.token)
+    with acquire_lease(s3.url, "second") as second:
+        assert second.token == first.token + 1
+        with pytest.raises(LeaseLost):
+            check(s3.url, first.token)
+
+
+def test_a_lease_whose_answer_was_lost_is_still_ours(s3: S3Server) -> None:
+    s3.choose = lambda method, _path, _number: "drop_answer" if method == "PUT" and not s3.done else None
+    with acquire_lease(s3.url, "first") as lease:
+        assert s3.done == ["drop_answer"]
+        check(s3.url, lease.token)
+
+
+def test_a_stale_view_of_the_lease_cannot_be_swapped(s3: S3Server) -> None:
+    file = exclusive.exclusive_file(FeatureStore(s3.url).filesystem, "lease.json")
+    assert file.swap(None, b"1")
+    assert not file.swap(None, b"2")
+    seen = file.load()
+    assert file.swap(seen, b"3")
+    assert not file.swap(seen, b"4")
+    now = file.load()
+    assert now is not None
+    assert now.data == b"3"
+
+
+def test_a_server_without_conditions_still_has_one_holder(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exclusive, "SETTLE_S", 0.1)
+    s3.ignore_conditions = True
+    file = exclusive.exclusive_file(FeatureStore(s3.url).filesystem, "lease.json")
+    real = exclusive.time.sleep
+
+    def another_puts_meanwhile(seconds: float) -> None:
+        real(seconds)
+        s3_file.filesystem.write("lease.json", b"the other's")
+
+    s3_file = FeatureStore(s3.url)
+    monkeypatch.setattr(exclusive.time, "sleep", another_puts_meanwhile)
+    assert not file.swap(None, b"ours")
+    monkeypatch.undo()
+    record = json.dumps({"not": "a lease"})
+    s3_file.filesystem.write("lease.json", record.encode())
+    s3_file.filesystem.remove("lease.json")
+    monkeypatch.setattr(exclusive, "SETTLE_S", 0.1)
+    with acquire_lease(s3.url, "first") as lease, pytest.raises(LeaseHeld), acquire_lease(s3.url, "second"):
+        pass
+    found = read_lease(s3.url)
+    assert found is not None
+    assert (found.fencing_id, found.released) == (lease.token, True)
+
+
+def test_no_bucket_and_no_credentials_say_what_to_do(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = FeatureStore("s3://bucket-that-is-not-there/store")
+    for call in (
+        lambda: nowhere.blocks(),
+        lambda: nowhere.write_part(fake_table(["a"])),
+        lambda: read_lease(nowhere.url),
+    ):
+        with pytest.raises(StoreError, match="no such bucket or folder; create it, or check the URL"):
+            call()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    import fsspec
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    filesystem.remote_filesystem.cache_clear()
+    with pytest.raises(StoreError, match=r"no credentials .*set AWS_ACCESS_KEY_ID"):
+        FeatureStore(s3.url).write_part(fake_table(["a"]))
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    filesystem.remote_filesystem.cache_clear()
