@@ -1,0 +1,116 @@
+"""`clips check`: every fault with file, row and column; cheap unless asked to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from acoustic_env.clips.check import check_clips
+from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.config import load_recipe
+from acoustic_env.errors import ClipError
+
+RECIPE = load_recipe("scenes")
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / f"{name}.wav" for name in ("one", "two", "three")]
+    for path in paths:
+        soundfile.write(path, np.sin(np.arange(8000) / 3), 8000)
+    return [str(path) for path in paths]
+
+
+def make_list(tmp_path: Path, rows: list[dict[str, object]]) -> str:
+    write_clips(clip_table(rows), str(tmp_path / "clips.csv"))
+    return str(tmp_path / "clips.csv")
+
+
+def test_a_good_list_has_no_faults_and_says_what_is_in_it(tmp_path: Path, sounds: list[str]) -> None:
+    labels = ["urban", "natural", "natural"]
+    url = make_list(
+        tmp_path,
+        [
+            {"clip_id": str(i), "uri": uri, "labels": [label]}
+            for i, (uri, label) in enumerate(zip(sounds, labels, strict=True))
+        ],
+    )
+    checked = check_clips(url, RECIPE)
+    assert checked.faults == []
+    assert checked.notes == ["3 clips in 3 groups, 2 labels", "recipe scenes: 3 clips: natural 2, urban 1"]
+
+
+def test_missing_local_files_and_shards_are_named(tmp_path: Path, sounds: list[str]) -> None:
+    places = [sounds[0], "/no/a b.wav", str(tmp_path), "tar://1.wav::/no/s.tar", "parquet://audio/3::/no/p.parquet"]
+    places += ["s3://bucket/not-asked.wav"]
+    url = make_list(tmp_path, [{"clip_id": f"c{i}", "uri": uri} for i, uri in enumerate(places)])
+    assert [str(fault) for fault in check_clips(url).faults] == [
+        "row 2, column uri: /no/a b.wav: no such file",
+        f"row 3, column uri: {tmp_path}: a folder, not a file",
+        "row 4, column uri: /no/s.tar: no such file",
+        "row 5, column uri: /no/p.parquet: no such file",
+    ]
+
+
+def test_labels_unknown_to_recipe_and_ontology_are_faults(tmp_path: Path, sounds: list[str]) -> None:
+    kinds = [["natural"], ["/m/09x0r", "urban"], ["forest", "natural"]]
+    rows = [{"clip_id": str(i), "uri": sounds[i], "labels": labels} for i, labels in enumerate(kinds)]
+    url = make_list(tmp_path, rows)
+    assert check_clips(url).faults == []
+    faults = [str(fault) for fault in check_clips(url, RECIPE).faults]
+    assert faults == [
+        "row 3, column labels: unknown label 'forest': neither of recipe scenes nor of the AudioSet ontology"
+    ]
+
+
+def test_an_audioset_id_that_is_none_is_a_fault_without_a_recipe(tmp_path: Path, sounds: list[str]) -> None:
+    url = make_list(tmp_path, [{"clip_id": "a", "uri": sounds[0], "labels": ["/m/09x0r", "/m/typo", "/my/own"]}])
+    assert [str(fault) for fault in check_clips(url).faults] == [
+        "row 1, column labels: unknown label '/m/typo': looks like an AudioSet id and is none"
+    ]
+
+
+def test_faults_of_every_kind_come_together(tmp_path: Path, sounds: list[str]) -> None:
+    lines = [
+        "clip_id,uri,start_s,end_s,labels",
+        f"a,{sounds[0]},0,1,urban",
+        f"a,{sounds[1]},2,1,natural",
+        "b,/no.wav,x,,urban",
+    ]
+    (tmp_path / "bad.csv").write_text("\n".join(lines))
+    faults = sorted((fault.row, fault.column) for fault in check_clips(str(tmp_path / "bad.csv"), RECIPE).faults)
+    assert faults == [(2, "clip_id"), (2, "end_s"), (3, "start_s"), (3, "uri")]
+
+
+def test_a_recipe_that_takes_no_clip_is_a_fault(tmp_path: Path, sounds: list[str]) -> None:
+    url = make_list(tmp_path, [{"clip_id": "a", "uri": sounds[0], "labels": ["/m/09x0r"]}])
+    assert "no clip is left of 1" in str(check_clips(url, RECIPE).faults[0])
+
+
+def test_reading_names_the_row_of_every_clip_that_fails_and_skips_known_faults(
+    tmp_path: Path, sounds: list[str]
+) -> None:
+    rows = [{"clip_id": str(i), "uri": uri} for i, uri in enumerate([*sounds, "/no.wav"])]
+    rows[1]["start_s"] = 5.0
+    url = make_list(tmp_path, rows)
+    asked = []
+
+    def read(uri: str, start_s: float | None, end_s: float | None, name: str) -> None:
+        asked.append(name)
+        if start_s is not None:
+            raise ClipError("no_such_segment", "beyond the end")
+        if name == "2":
+            raise ClipError("decode_failed", "no decoder")
+
+    seen = []
+    checked = check_clips(url, read=read, progress=lambda done, total: seen.append((done, total)))
+    assert sorted(asked) == ["0", "1", "2"]
+    assert seen[-1] == (3, 3)
+    assert sorted(str(fault) for fault in checked.faults) == [
+        "row 2, column start_s: no_such_segment: beyond the end",
+        "row 3, column uri: decode_failed: no decoder",
+        "row 4, column uri: /no.wav: no such file",
+    ]

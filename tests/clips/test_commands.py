@@ -1,0 +1,95 @@
+"""The clips commands as they are typed: results on stdout, the rest on stderr, exit codes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from acoustic_env.cli import main
+from acoustic_env.clips.table import read_clips
+from acoustic_env.commands import clips as command
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for label in ("natural", "urban"):
+        for number in range(3):
+            path = tmp_path / "tree" / label / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.sin(np.arange(4000) / 3), 8000)
+    return tmp_path / "tree"
+
+
+def test_a_folder_becomes_a_list_that_checks_and_reads(tree: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "clips.parquet"
+    assert main(["clips", "from-folder", str(tree), "--recipe", "scenes", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out}: 6 clips\n"
+    assert "6 clips: natural 3, urban 3" in said.err
+    assert read_clips(str(out)).num_rows == 6
+    assert main(["clips", "check", str(out), "--recipe", "scenes", "--read"]) == 0
+    assert f"{out}: no faults" in capsys.readouterr().out
+
+
+def test_check_decodes_and_names_a_clip_that_is_no_audio(tree: Path, tmp_path: Path, capsys: Captured) -> None:
+    (tree / "urban" / "1.wav").write_text("this is no sound")
+    out = tmp_path / "clips.csv"
+    assert main(["clips", "from-folder", str(tree), "--out", str(out)]) == 0
+    assert main(["clips", "check", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["clips", "check", str(out), "--read"]) == 2
+    assert re.search(rf"{out}: row 5, column uri: not_audio: ", capsys.readouterr().err)
+
+
+def test_a_faulty_list_ends_with_exit_code_2_and_its_faults(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "c.csv").write_text("clip_id,uri,end_s\na,s3://b/a.wav,zero\n")
+    assert main(["clips", "check", str(tmp_path / "c.csv")]) == 2
+    assert f"{tmp_path}/c.csv: row 1, column end_s: 'zero' is not a number" in capsys.readouterr().err
+
+
+def test_a_recipe_at_work_says_what_it_left_out(tmp_path: Path, capsys: Captured) -> None:
+    lines = ['a, 0, 10, "/t/dd00128"', 'b, 0, 10, "/t/dd00129"', 'c, 0, 10, "/t/dd00129,/m/0342h"']
+    (tmp_path / "s.csv").write_text("# c\n" + "\n".join(lines))
+    arguments = ["--audio", "/x/{ytid}.wav", "--recipe", "urban-nature", "--out", str(tmp_path / "o.csv")]
+    assert main(["clips", "from-audioset", str(tmp_path / "s.csv"), *arguments]) == 0
+    assert "left out: 1 carry an excluded label (c_0)" in capsys.readouterr().err
+    assert read_clips(str(tmp_path / "o.csv"))["start_s"].to_pylist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["from-folder", "/no/such", "--out", "x"],
+        ["from-tar", "/no/such.tar", "--out", "x"],
+        ["from-parquet", "/no/such.parquet", "--out", "x"],
+        ["from-audioset", "/no/such.csv", "--audio", "{ytid}", "--out", "x"],
+        ["from-audioset-embeddings", "/no", "--segments", "/no.csv", "--store", "/tmp/no-store", "--out", "x"],
+        ["check", "/no/such.csv"],
+        ["check", "/no/such.csv", "--recipe", "no-such-recipe"],
+    ],
+)
+def test_bad_input_ends_with_a_message_and_exit_code_2(arguments: list[str], capsys: Captured) -> None:
+    assert main(["clips", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("acoustic-env: ")
+    assert "Traceback" not in said.err
+
+
+def test_every_example_in_the_help_is_a_command_the_parser_takes() -> None:
+    from acoustic_env.cli import build_parser
+
+    texts = [value for value in vars(command).values() if isinstance(value, str) and "acoustic-env clips" in value]
+    joined = "\n".join(texts).replace("\\\n", " ")
+    examples = re.findall(r"^ +acoustic-env (clips .*)$", joined, re.MULTILINE)
+    assert len(examples) >= 10
+    for example in examples:
+        build_parser().parse_args(
+            shlex.split(re.split(r"\s{4,}(?=\w)(?![^']*')", example.replace("      --", " --"))[0])
+        )

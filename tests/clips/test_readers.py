@@ -1,0 +1,283 @@
+"""Readers of other people's data: AudioSet lists, folders, tar shards, Parquet files."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from acoustic_env.audio.fetch import open_source
+from acoustic_env.clips.audioset import read_audioset
+from acoustic_env.clips.containers import read_parquet, read_tar
+from acoustic_env.clips.folder import Naming, read_folder
+from acoustic_env.clips.table import write_clips
+from acoustic_env.errors import UsageError
+
+SEGMENTS = """\
+# Segments csv created Sun Mar  5 10:54:31 2017
+# num_ytids=2, num_segs=2, num_unique_labels=3, num_positive_labels=3
+# YTID, start_seconds, end_seconds, positive_labels
+--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"
+-0xzrMun0Rs, 0.500, 7.250, "/m/03l9g"
+"""
+
+
+@pytest.fixture
+def segments(tmp_path: Path) -> str:
+    (tmp_path / "s.csv").write_text(SEGMENTS)
+    return str(tmp_path / "s.csv")
+
+
+def tone(path: Path, seconds: float, rate: int = 8000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.sin(np.arange(round(seconds * rate)) / 3), rate)
+    return path
+
+
+# ---- AudioSet
+
+
+def test_segments_become_clips_named_by_video_and_start(segments: str) -> None:
+    clips = read_audioset(segments, "s3://b/{ytid}_{start_ms}-{end_ms}_{start_s:.1f}.flac").to_pylist()
+    assert [clip["clip_id"] for clip in clips] == ["--PJHxphWEs_30000", "-0xzrMun0Rs_500"]
+    assert clips[1]["uri"] == "s3://b/-0xzrMun0Rs_500-7250_0.5.flac"
+    assert clips[0]["labels"] == ["/m/09x0r", "/t/dd00088"]
+    assert clips[0]["group"] == "--PJHxphWEs"
+    assert clips[0]["start_s"] is None
+
+
+def test_a_template_without_a_time_means_whole_videos_unless_said_otherwise(segments: str) -> None:
+    spans = [(clip["start_s"], clip["end_s"]) for clip in read_audioset(segments, "/v/{ytid}.m4a").to_pylist()]
+    assert spans == [(30.0, 40.0), (0.5, 7.25)]
+    cut = read_audioset(segments, "/v/Y{ytid}.wav", whole_videos=False)
+    assert cut["start_s"].null_count == cut["end_s"].null_count == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("/v/{ytID}.wav", r"unknown placeholder \{ytID\}; there are \{ytid\}"),
+        ("/v/{}.wav", r"unknown placeholder \{\}"),
+        ("/v/{ytid.wav", "placeholders are"),
+        ("/v/clip.wav", r"without \{ytid\} every clip"),
+        ("/v/{ytid:d}.wav", "placeholders are"),
+    ],
+)
+def test_a_wrong_template_is_explained(segments: str, template: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        read_audioset(segments, template)
+
+
+def test_faulty_segment_lines_are_named(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(SEGMENTS + 'x, one, 2, "/m/a"\ny, 5, 4, "/m/a"\nz, 1\n')
+    with pytest.raises(UsageError) as raised:
+        read_audioset(str(tmp_path / "s.csv"))
+    lines = str(raised.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "row 6, column start_seconds, end_seconds",
+        "row 7, column start_seconds, end_seconds",
+        "row 8",
+    ]
+
+
+def test_a_list_of_comments_alone_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("# nothing\n")
+    with pytest.raises(UsageError, match="no segments"):
+        read_audioset(str(tmp_path / "s.csv"))
+
+
+def test_the_official_lists_are_read_whole(test_data: Path) -> None:
+    for name, count in (("balanced_train", 22160), ("eval", 20371)):
+        clips = read_audioset(str(test_data / "audioset" / f"{name}_segments.csv"))
+        assert clips.num_rows == count
+        assert len(set(clips["clip_id"].to_pylist())) == count
+
+
+# ---- folders
+
+
+def test_the_label_is_the_first_folder_and_the_recording_the_group(tmp_path: Path) -> None:
+    for name in ("dog bark/a#1.wav", "dog bark/deep/b.WAV", "rain/ü.flac", "loose.ogg"):
+        tone(tmp_path / "tree" / name, 0.2)
+    (tmp_path / "tree" / "rain" / "notes.txt").write_text("no audio")
+    clips = read_folder(str(tmp_path / "tree")).clips
+    assert clips["clip_id"].to_pylist() == ["dog bark/a#1.wav", "dog bark/deep/b.WAV", "loose.ogg", "rain/ü.flac"]
+    assert clips["labels"].to_pylist() == [["dog bark"], ["dog bark"], [], ["rain"]]
+    assert clips["group"].to_pylist() == clips["clip_id"].to_pylist()
+    for uri in clips["uri"].to_pylist():
+        open_source(uri).close()
+
+
+def test_long_recordings_are_cut_into_whole_windows(tmp_path: Path) -> None:
+    tone(tmp_path / "a" / "long.wav", 25.3)
+    tone(tmp_path / "a" / "short.wav", 4.0)
+    (tmp_path / "a" / "broken.wav").write_text("no audio at all")
+    found = read_folder(str(tmp_path), window_s=10, hop_s=5)
+    rows = [(clip["clip_id"], clip["start_s"], clip["end_s"], clip["group"]) for clip in found.clips.to_pylist()]
+    assert rows == [
+        ("a/broken.wav", None, None, "a/broken.wav"),
+        *((f"a/long.wav_{start * 1000}", float(start), start + 10.0, "a/long.wav") for start in (0, 5, 10, 15)),
+        ("a/short.wav", None, None, "a/short.wav"),
+    ]
+    assert found.leftover_s == pytest.approx(0.3)
+    assert found.unreadable == [str(tmp_path / "a" / "broken.wav")]
+
+
+def test_an_exact_multiple_of_the_window_fills_the_recording(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav", 0.9, rate=44100)
+    found = read_folder(str(tmp_path), window_s=0.3)
+    assert found.clips["start_s"].to_pylist() == [0.0, 0.3, 0.6]
+    assert found.leftover_s == pytest.approx(0.0, abs=1e-9)
+
+
+def test_patterns_give_label_group_and_fold(tmp_path: Path) -> None:
+    tone(tmp_path / "fold3" / "7061-6-0-0.wav", 0.1)
+    naming = Naming(label=r"-(\d+)-", group=r"/(\d+)-", fold=r"^fold(\d+)/")
+    clip = read_folder(str(tmp_path), naming).clips.to_pylist()[0]
+    assert (clip["labels"], clip["group"], clip["fold"]) == (["6"], "7061", 3)
+
+
+@pytest.mark.parametrize(
+    ("naming", "expected"),
+    [
+        (Naming(fold="/(x)-"), "a/b.wav: the fold pattern '/[(]x[)]-' finds nothing"),
+        (Naming(fold="(a)"), "finds 'a', not a whole number"),
+        (Naming(label="("), "no regular expression"),
+        (Naming(group="a"), "finds nothing"),
+    ],
+)
+def test_a_pattern_that_does_not_fit_names_the_file(tmp_path: Path, naming: Naming, expected: str) -> None:
+    tone(tmp_path / "a" / "b.wav", 0.1)
+    with pytest.raises(UsageError, match=expected):
+        read_folder(str(tmp_path), naming)
+
+
+def test_impossible_folders_and_windows_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        read_folder(str(tmp_path / "no"))
+    with pytest.raises(UsageError, match="no audio files below"):
+        read_folder(str(tmp_path))
+    with pytest.raises(UsageError, match="--hop needs --window"):
+        read_folder(str(tmp_path), hop_s=1)
+    with pytest.raises(UsageError, match="above 0"):
+        read_folder(str(tmp_path), window_s=-1)
+
+
+def test_a_folder_on_any_filesystem_is_read(tmp_path: Path) -> None:
+    data = tone(tmp_path / "x.wav", 2.0).read_bytes()
+    with fsspec.open("memory://tree/rain/x.wav", "wb") as file:
+        file.write(data)
+    found = read_folder("memory://tree", window_s=1.0)
+    assert found.clips["clip_id"].to_pylist() == ["rain/x.wav_0", "rain/x.wav_1000"]
+    with open_source(found.clips["uri"][0].as_py()) as source:
+        assert source.read() == data
+
+
+# ---- tar shards
+
+
+def shard(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def test_samples_of_a_shard_become_clips_that_open(tmp_path: Path) -> None:
+    members = {
+        "a/0001.flac": b"one", "a/0001.json": json.dumps({"labels": ["rain", "wind"]}).encode(),
+        "a/0002.wav": b"two", "a/0002.cls": b"7\n",
+        "0003.mp3": b"three", "0003.txt": b"ein Hund, nah",
+        "0004.ogg": b"four", "readme.md": b"-",
+    }  # fmt: skip
+    clips = read_tar([shard(tmp_path / "train 0.tar", members)])
+    assert clips["clip_id"].to_pylist() == ["train 0/a/0001", "train 0/a/0002", "train 0/0003", "train 0/0004"]
+    assert clips["labels"].to_pylist() == [["rain", "wind"], ["7"], ["ein Hund, nah"], []]
+    contents = []
+    for uri in clips["uri"].to_pylist():
+        with open_source(uri) as source:
+            contents.append(source.read())
+    assert contents == [b"one", b"two", b"three", b"four"]
+    write_clips(clips, str(tmp_path / "clips.parquet"))
+
+
+def test_several_shards_are_expanded_and_keep_their_samples_apart(tmp_path: Path) -> None:
+    for number in range(3):
+        shard(tmp_path / f"s{number}.tar", {"1.wav": b"x"})
+    assert read_tar([str(tmp_path / "s*.tar")])["clip_id"].to_pylist() == ["s0/1", "s1/1", "s2/1"]
+
+
+def test_a_wanted_key_that_is_missing_names_the_sample(tmp_path: Path) -> None:
+    url = shard(tmp_path / "s.tar", {"1.wav": b"x", "1.json": b'{"tags": ["a"]}'})
+    assert read_tar([url])["labels"].to_pylist() == [["a"]]
+    with pytest.raises(UsageError, match=r"s\.tar: sample 1: no labels in its \.json file: .*no key 'sound'"):
+        read_tar([url], json_key="sound")
+
+
+def test_shards_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "z.tar.gz", "w:gz"):
+        pass
+    for url, expected in ((tmp_path / "z.tar.gz", "uncompressed tar"), (tmp_path / "no.tar", "cannot be read")):
+        with pytest.raises(UsageError, match=expected):
+            read_tar([str(url)])
+    with pytest.raises(UsageError, match="no audio in the shards"):
+        read_tar([shard(tmp_path / "s.tar", {"a.txt": b"x"})])
+    with pytest.raises(UsageError, match="no such file"):
+        read_tar([str(tmp_path / "x*.tar")])
+
+
+# ---- Parquet files
+
+
+def hugging_face(path: Path) -> str:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({
+        "audio": pa.array([{"bytes": b"a", "path": "1.wav"}, {"bytes": b"b", "path": "2.wav"}], kind),
+        "label": pa.array([1, 0], pa.int64()),
+        "tags": [["x", "y"], None],
+        "speaker": ["s1", "s1"],
+        "id": [11, 12],
+    })  # fmt: skip
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), path)
+    return str(path)
+
+
+def test_rows_of_a_hugging_face_file_become_clips_with_class_names(tmp_path: Path) -> None:
+    url = hugging_face(tmp_path / "train-0.parquet")
+    clips = read_parquet([url])
+    assert clips["clip_id"].to_pylist() == ["train-0/0", "train-0/1"]
+    assert clips["labels"].to_pylist() == [["dog"], ["cat"]]
+    with open_source(clips["uri"][1].as_py()) as source:
+        assert source.read() == b"b"
+
+
+def test_other_columns_give_ids_groups_and_lists_of_labels(tmp_path: Path) -> None:
+    url = hugging_face(tmp_path / "f.parquet")
+    clips = read_parquet([url], label_column="tags", id_column="id", group_column="speaker")
+    assert clips["clip_id"].to_pylist() == ["11", "12"]
+    assert clips["labels"].to_pylist() == [["x", "y"], []]
+    assert clips["group"].to_pylist() == ["s1", "s1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"audio_column": "sound"}, "no column 'sound' .--audio-column.; there are audio, label"),
+        ({"audio_column": "speaker"}, "column 'speaker' is string, neither bytes nor struct"),
+        ({"label_column": "class"}, "no column 'class' .--label-column."),
+    ],
+)
+def test_a_wrong_column_is_explained(tmp_path: Path, options: dict[str, str], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        read_parquet([hugging_face(tmp_path / "f.parquet")], **options)
