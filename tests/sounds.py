@@ -176,6 +176,7 @@ def bad_files() -> dict[str, tuple[bytes, ErrorCode]]:
         "truncated.mp3": (cut(encode(sound, 44_100, "MP3", "MPEG_LAYER_III")), "decode_failed"),
         "truncated.m4a": (cut(encode_by_ffmpeg(sound, 44_100, "ipod", "aac")), "decode_failed"),
         "truncated.webm": (cut(encode_by_ffmpeg(sweep(2.0, 48_000), 48_000, "webm", "libopus")), "decode_failed"),
+        "absurd rate.wav": (encode(noise(2.0), 7), "decode_failed"),
         "not a number.wav": (encode(tainted, subtype="FLOAT"), "not_finite"),
         "infinite.wav": (encode(infinite, subtype="FLOAT"), "not_finite"),
         "one sample.wav": (encode(noise(2.0)[:1]), "too_short"),

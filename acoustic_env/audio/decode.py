@@ -45,7 +45,8 @@ _FORMATS: Final = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,"
     "tta,w64,wav,wv"
 )
-_FULL_SCALE: Final = {"i1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
+_FULL_SCALE: Final = {"i2": 2.0**15, "i4": 2.0**31}
+_LOWEST_RATE: Final = 1_000  # Hz; below it a damaged header would blow a small file up to gigabytes
 _MAGIC: Final = (
     b"RIFF",
     b"RIFX",
@@ -151,6 +152,8 @@ def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: s
                 raise watched.failure
     except OSError as error:
         raise ClipError("download_failed", f"{name}: {error}") from error
+    if rate < _LOWEST_RATE:
+        raise ClipError("decode_failed", f"{name}: a sample rate of {rate} Hz")
     if not waveform.size:
         wanted = "" if start_s is None and end_s is None else f" between {start_s} s and {end_s} s"
         raise ClipError("empty", f"{name}: no samples{wanted}")
@@ -249,6 +252,9 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
             msg = f"a {container.format.long_name} file without an audio stream"
             raise _NoAudioError(msg)
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            msg = f"no decoder for the audio stream of a {container.format.long_name} file"
+            raise _GaveUpError(msg)
         if seek:
             _seek(container, stream, cast(float, segment.start_s) - _PREROLL_S)
         kept: list[Mono] = []
@@ -306,7 +312,10 @@ def _position(frame: Any, stream: Any, rate: int) -> int:
 
 def _mono(frame: Any) -> Mono:
     """The frame's mean over channels at a full scale of 1.0, float32 [samples]."""
-    samples = frame.to_ndarray()
+    try:
+        samples = frame.to_ndarray()
+    except ValueError as error:
+        raise _GaveUpError(str(error)) from error
     if not frame.format.is_planar:
         samples = samples.reshape(frame.samples, -1).T
     if samples.dtype == np.uint8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -187,6 +188,30 @@ def test_a_transfer_that_breaks_off_is_not_blamed_on_the_file(name: str, error: 
         decode(_BrokenTransfer(padded, error), None, None, name)
     assert caught.value.code == "download_failed"
     assert not caught.value.permanent
+
+
+@pytest.mark.parametrize("name", sounds.good_files())
+def test_damaged_bytes_decode_or_become_an_error_and_nothing_else(name: str) -> None:
+    generator = np.random.default_rng(23)
+    for _ in range(10):
+        damaged = bytearray(sounds.good_files()[name])
+        for reach in (200, len(damaged)):  # the header, then anywhere
+            for position in generator.integers(0, reach, 5):
+                damaged[position] = generator.integers(256)
+        start = int(generator.integers(len(damaged)))
+        del damaged[start : start + int(generator.integers(2_000))]
+        for segment in ((None, None), (0.7, 1.5)):
+            with contextlib.suppress(ClipError):
+                decode(io.BytesIO(bytes(damaged)), *segment, name)
+
+
+def test_a_fragmented_m4a_as_video_sites_serve_it_decodes() -> None:
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "500000"}
+    data = sounds.encode_by_ffmpeg(sounds.sweep(5.0, 44_100), 44_100, "mp4", "aac", options)
+    whole = decoded(data)
+    assert whole.size == pytest.approx(5 * 44_100, abs=2_048)
+    assert decoded(data, 3.0, 4.0).size == 44_100
+    assert code_of(sounds.cut(data), 1.0, 4.5) == "decode_failed"
 
 
 def test_real_clips_decode_as_librosa_reads_them(test_data: Path) -> None:
