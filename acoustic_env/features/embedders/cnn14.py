@@ -17,18 +17,17 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from acoustic_env.features.embedders.spectrogram import power_spectrogram
+from acoustic_env.features.embedders.weights_registry import CNN14_FRONT_END
 from acoustic_env.features.embedders.winograd import conv3x3_relu, transform_kernel
 
-SAMPLE_RATE: Final = 32000
-WINDOW: Final = 1024
-HOP: Final = 320
-MEL_BANDS: Final = 64
+WINDOW: Final = CNN14_FRONT_END.window
+HOP: Final = CNN14_FRONT_END.hop
+MEL_BANDS: Final = CNN14_FRONT_END.mel_bands
 CHANNELS: Final = (1, 64, 128, 256, 512, 1024, 2048)
 EMBEDDING: Final = 2048
 CLASSES: Final = 527
-# Five halvings of the time axis leave one step of 32 frames.
-MIN_FRAMES: Final = 32
-MIN_SAMPLES: Final = (MIN_FRAMES - 1) * HOP
+# The first two blocks' maps are larger than a CPU's caches: there, one clip at a time is faster.
+EARLY: Final = 4
 
 
 class PublishedCnn14(nn.Module):
@@ -121,12 +120,14 @@ class Cnn14(nn.Module):
             first, second = (block.conv1, block.bn1), (block.conv2, block.bn2)
             layers.append(layer(fuse_conv_bn_eval(*first).to(dtype), halve=False))
             layers.append(layer(fuse_conv_bn_eval(*second).to(dtype), halve=block is not blocks[-1]))
-        self.layers = nn.Sequential(*layers)
+        self.early, self.late = nn.Sequential(*layers[:EARLY]), nn.Sequential(*layers[EARLY:])
+        self.early_by_clip = minimal_filtering
         self.fc1, self.fc_audioset = published.fc1, published.fc_audioset
 
     def forward(self, decibels: Tensor) -> tuple[Tensor, Tensor]:
         x = decibels * self.scale + self.shift
-        x = self.layers(x[..., None]).float().mean(2)
+        pieces: tuple[Tensor, ...] = torch.split(x[..., None], 1 if self.early_by_clip else len(x))
+        x = self.late(torch.cat([self.early(piece) for piece in pieces])).float().mean(2)
         with torch.autocast(x.device.type, enabled=False):
             embeddings = functional.relu_(self.fc1(x.amax(1) + x.mean(1)))
             probabilities = torch.sigmoid(self.fc_audioset(embeddings))

@@ -17,19 +17,12 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from acoustic_env.features.embedders.spectrogram import power_spectrogram
+from acoustic_env.features.embedders.weights_registry import MN04_FRONT_END
 
-SAMPLE_RATE: Final = 32000
-WINDOW: Final = 800
-FFT: Final = 1024
-HOP: Final = 320
-MEL_BANDS: Final = 128
-LOW_HZ: Final = 0.0
-HIGH_HZ: Final = 15000.0
 PREEMPHASIS: Final = 0.97
 EMBEDDING: Final = 384
+HIDDEN: Final = 512
 CLASSES: Final = 527
-# Pre-emphasis takes one sample, and reflection at the ends needs more samples than half an FFT.
-MIN_SAMPLES: Final = FFT // 2 + 2
 
 
 class _Bottleneck(NamedTuple):
@@ -90,14 +83,15 @@ class Mn04FrontEnd(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        edge = (FFT - WINDOW) // 2
-        window = functional.pad(torch.hann_window(WINDOW, periodic=False), (edge, edge))
-        self.register_buffer("window", window)
-        self.register_buffer("mel", kaldi_mel_weights(MEL_BANDS, FFT, SAMPLE_RATE, LOW_HZ, HIGH_HZ).T.contiguous())
+        end = MN04_FRONT_END
+        edge = (end.fft - end.window) // 2
+        self.register_buffer("window", functional.pad(torch.hann_window(end.window, periodic=False), (edge, edge)))
+        mel = kaldi_mel_weights(end.mel_bands, end.fft, end.sample_rate, end.low_hz, end.high_hz)
+        self.register_buffer("mel", mel.T.contiguous())
 
     def forward(self, waveforms: Tensor) -> Tensor:
         emphasised = waveforms[:, 1:] - PREEMPHASIS * waveforms[:, :-1]
-        mel = power_spectrogram(emphasised, self.window, HOP) @ self.mel
+        mel = power_spectrogram(emphasised, self.window, MN04_FRONT_END.hop) @ self.mel
         return mel.add_(1e-5).log_().add_(4.5).div_(5.0).transpose(1, 2)[:, None]
 
 
@@ -120,8 +114,7 @@ class Mn04(nn.Module):
             inputs = setting.outputs
         layers.append(_NormedConvolution(inputs, EMBEDDING, 1, activation=nn.Hardswish))
         self.features = nn.Sequential(*layers)
-        hidden = 512
-        self.classifier = nn.ModuleDict({"2": nn.Linear(EMBEDDING, hidden), "5": nn.Linear(hidden, CLASSES)})
+        self.classifier = nn.ModuleDict({"2": nn.Linear(EMBEDDING, HIDDEN), "5": nn.Linear(HIDDEN, CLASSES)})
         self.per_frame = per_frame
 
     def fold(self) -> Mn04:

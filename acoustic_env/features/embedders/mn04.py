@@ -37,7 +37,7 @@ class Mn04Embedder(TorchEmbedder):
         self.weights, self.precision, self.per_frame = weights, precision, per_frame
         self.front_end = MN04_FRONT_END
         self.sample_rate = self.front_end.sample_rate
-        self.min_samples = self.front_end.fft // 2 + 2  # reflection at the ends needs more than half an FFT
+        self.min_samples = self.front_end.fft // 2 + 2  # pre-emphasis takes one, reflection half an FFT and one
         self.frame_hop_s = 32 * self.front_end.hop / self.sample_rate
         self.embedding_size, self.score_size = 384, 527
 
