@@ -127,7 +127,7 @@ def _hear(verdicts: pa.Table) -> dict[Key, Heard]:
         spoken[entry["clip_id"], entry["label"]].append(f"{entry['listener']}: {entry['verdict']}")
     several = len(table.listeners) > 1 and bool(((table.votes >= 0).sum(axis=1) >= 2).any())
     belief = dawid_skene(table.votes, 2).posterior[:, 1] if several else table.votes.max(axis=1, initial=-1)
-    sure = (table.votes >= 0).any(axis=1).tolist()
+    sure = table.votes.max(axis=1, initial=-1) >= 0
     return {key: Heard(float(belief[i]) if sure[i] else None, spoken[key]) for i, key in enumerate(keys)}
 
 

@@ -1,0 +1,53 @@
+"""What the `audit` commands share: how a subcommand is declared, how results become JSON."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def add_command(
+    commands: Any, name: str, line: str, description: str, examples: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """A subcommand with its examples and `--json`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=line,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+def ranked_table(url: str) -> pa.Table:
+    """The ranked table at `url`, checked."""
+    from acoustic_env.audit.ranking import check_ranked
+    from acoustic_env.audit.table import read_table
+
+    return check_ranked(read_table(url), url)
+
+
+def plain(value: Any) -> Any:
+    """Intervals as dictionaries, NaN and infinity as null."""
+    from acoustic_env.audit.intervals import Interval
+
+    if isinstance(value, Interval):
+        return value.as_dict()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def names(text: str) -> list[str]:
+    """The items of a comma-separated argument."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,189 @@
+"""`acoustic-env audit relabel | diff | export | scorecard`: versions of the labels, and how good a relabelling is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from acoustic_env.commands.audit_form import add_command, plain, ranked_table
+
+RELABEL = """\
+Write the next version of the labels table: listeners decide first; the ranking decides alone only where the listened
+sample bounds its errors; the rest abstains. Nothing is written when no decision changed. The original labels stay in
+the column `given`."""
+
+DIFF = """\
+What changed between two versions: rows whose action, or whether the label applies, differs. OLD may be `original`."""
+
+EXPORT = """\
+A version of the labels as an AudioSet segments list (YTID, start_seconds, end_seconds, positive_labels)."""
+
+SCORECARD = """\
+Does a relabelling keep, add and remove what people would? Discrimination against human votes with intervals. The votes
+file is a table with columns clip_id, label, yes, no and, if the labels do not know it, given."""
+
+EXAMPLES: Final[Mapping[str, str]] = {
+    "relabel": "  acoustic-env audit relabel --ranked ranked.parquet --labels labels\n"
+    "  acoustic-env audit relabel --ranked ranked.parquet --verdicts verdicts.parquet --sample sample.parquet "
+    "--labels labels",
+    "diff": "  acoustic-env audit diff --labels labels v0001 v0002 --json",
+    "export": "  acoustic-env audit export --labels labels --out segments.csv",
+    "scorecard": "  acoustic-env audit scorecard --labels AudioSet-R_eval.json --votes votes.csv",
+}
+
+
+def add_parsers(commands: Any) -> None:
+    """`audit relabel`, `diff`, `export` and `scorecard`."""
+    parser = add_command(
+        commands, "relabel", "write the next version of the labels", RELABEL, EXAMPLES["relabel"], relabel_clips
+    )
+    parser.add_argument("--ranked", required=True, metavar="FILE")
+    parser.add_argument("--verdicts", metavar="FILE", help="what listeners said")
+    parser.add_argument(
+        "--sample", metavar="FILE", help="the sample they heard: lets the ranking decide within --delta"
+    )
+    parser.add_argument("--labels", required=True, metavar="LABELS", help="folder of versions, at any URL")
+    parser.add_argument("--delta", type=float, default=0.1, help="share of lone decisions that may be wrong (0.1)")
+    line = "what changed between two versions"
+    parser = add_command(commands, "diff", line, DIFF, EXAMPLES["diff"], diff_labels)
+    parser.add_argument("--labels", required=True, metavar="LABELS")
+    parser.add_argument("old", metavar="OLD", help="version, or `original` for the labels as given")
+    parser.add_argument("new", metavar="NEW", help="version")
+    parser = add_command(
+        commands,
+        "export",
+        "labels as a segments list",
+        "A version as an AudioSet segments list.",
+        EXAMPLES["export"],
+        export,
+    )
+    parser.add_argument("--labels", required=True, metavar="LABELS")
+    parser.add_argument("--version", metavar="V", help="version (default: the latest)")
+    parser.add_argument("--clips", metavar="LIST", help="clip list, for start and end of the clips")
+    parser.add_argument("--out", required=True, metavar="FILE", help="segments CSV to write")
+    parser = add_command(
+        commands, "scorecard", "a relabelling against human votes", SCORECARD, EXAMPLES["scorecard"], score_relabelling
+    )
+    parser.add_argument(
+        "--labels", required=True, metavar="FILE", help="labels.parquet, LABELS folder, or AudioSet-R JSON"
+    )
+    parser.add_argument("--votes", required=True, metavar="FILE")
+
+
+def relabel_clips(arguments: argparse.Namespace) -> int:
+    """Write the next version of the labels; see RELABEL."""
+    from acoustic_env.audit.labels import read_manifest, write_version
+    from acoustic_env.audit.relabel import RelabelSettings, relabel
+    from acoustic_env.audit.table import read_table
+    from acoustic_env.audit.verdicts import check_verdicts
+    from acoustic_env.errors import UsageError
+    from acoustic_env.store.lease import acquire_lease
+
+    if not 0.0 < arguments.delta < 0.5:
+        msg = f"--delta {arguments.delta:g}: it must lie between 0 and 0.5"
+        raise UsageError(msg)
+    ranked = ranked_table(arguments.ranked)
+    verdicts = check_verdicts(read_table(arguments.verdicts), arguments.verdicts) if arguments.verdicts else None
+    sample = read_table(arguments.sample) if arguments.sample else None
+    labels = relabel(ranked, verdicts, sample, RelabelSettings(arguments.delta))
+    origin = {name: getattr(arguments, name) for name in ("ranked", "verdicts", "sample", "delta")}
+    with acquire_lease(arguments.labels, "audit relabel"):
+        written = write_version(arguments.labels, labels, origin)
+    manifest = read_manifest(arguments.labels, written.version)
+    if arguments.json:
+        print(json.dumps(asdict(written) | {"actions": manifest["actions"], "rows": manifest["rows"]}))
+        return 0
+    counts = ", ".join(f"{action} {n:,}" for action, n in manifest["actions"].items())
+    state = "written" if written.new else "stands: no decision changed"
+    print(f"{arguments.labels}/{written.version} {state}; {manifest['rows']:,} rows: {counts}")
+    return 0
+
+
+def diff_labels(arguments: argparse.Namespace) -> int:
+    """What changed between two versions."""
+    from acoustic_env.audit.labels import diff, original, read_version
+
+    new = read_version(arguments.labels, arguments.new)
+    old = original(new) if arguments.old == "original" else read_version(arguments.labels, arguments.old)
+    changed = diff(old, new).to_pylist()
+    if arguments.json:
+        print(json.dumps(changed))
+        return 0
+    print(f"{arguments.old} -> {arguments.new}: {len(changed):,} rows differ")
+    for row in changed:
+        print(f"  {row['clip_id']}  {row['label']}: {row['action_before']} -> {row['action']} ({row['reason']})")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """A version as an AudioSet segments list."""
+    from acoustic_env.audit.labels import read_version, segments_csv
+    from acoustic_env.clips.location import write_bytes
+    from acoustic_env.clips.table import read_clips
+
+    labels = read_version(arguments.labels, arguments.version)
+    clips = read_clips(arguments.clips) if arguments.clips else None
+    text, left_out = segments_csv(labels, clips, _spelling())
+    write_bytes(arguments.out, text.encode())
+    segments = text.count("\n") - 3
+    if arguments.json:
+        print(json.dumps({"out": arguments.out, "segments": segments, "without_label": left_out}))
+        return 0
+    print(f"{arguments.out}: {segments:,} segments; {left_out:,} clips left out because no label applies")
+    return 0
+
+
+def score_relabelling(arguments: argparse.Namespace) -> int:
+    """A relabelling against human votes; see SCORECARD."""
+    from acoustic_env.audit.scorecard import pair_up, scorecard
+    from acoustic_env.audit.table import read_table
+
+    spelling = _spelling()
+    now, given = _relabelling(arguments.labels, spelling)
+    pairs = pair_up(read_table(arguments.votes), arguments.votes, now, given, spelling)
+    found = scorecard(pairs)
+    counts = {"pairs": len(pairs.clip), "tied": pairs.tied, "uncovered": pairs.uncovered}
+    if arguments.json:
+        print(json.dumps(counts | plain(found)))
+        return 0
+    print(f"{counts['pairs']:,} pairs; {pairs.tied:,} tied and {pairs.uncovered:,} uncovered left out")
+    for name, interval in found.items():
+        print(f"  {name:<29} {interval}")
+    return 0
+
+
+def _relabelling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[str]], dict[str, set[str]] | None]:
+    """Labels by clip now and, where the file knows them, originally."""
+    import numpy as np
+
+    from acoustic_env.audit.labels import read_version
+    from acoustic_env.audit.relabel import applies
+    from acoustic_env.audit.scorecard import audioset_r, by_clip
+    from acoustic_env.audit.table import read_table
+    from acoustic_env.clips.location import read_bytes
+    from acoustic_env.errors import UsageError
+
+    if url.lower().endswith(".json"):
+        try:
+            return audioset_r(json.loads(read_bytes(url)), url), None
+        except ValueError as error:
+            msg = f"{url}: not a JSON file: {error}"
+            raise UsageError(msg) from error
+    table = read_table(url) if url.lower().endswith(".parquet") else read_version(url)
+    missing = {"clip_id", "label", "given", "action"} - set(table.column_names)
+    if missing:
+        msg = f"{url}: no column {min(missing)!r}; give labels.parquet of `audit relabel`, or AudioSet-R's JSON"
+        raise UsageError(msg)
+    ids, labels = table.column("clip_id").to_pylist(), table.column("label").to_pylist()
+    given = np.asarray(table.column("given"))
+    return by_clip(ids, labels, applies(table), spelling), by_clip(ids, labels, given, spelling)
+
+
+def _spelling() -> dict[str, str]:
+    """Display name -> id of every AudioSet label."""
+    from acoustic_env.clips.ontology import audioset
+
+    return {name: identifier for identifier, name in audioset().names.items()}

@@ -1,0 +1,148 @@
+"""`acoustic-env audit rank`: from clip list, store and recipe to the ranked table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from acoustic_env.commands.audit_form import add_command, names
+
+if TYPE_CHECKING:
+    from acoustic_env.audit.rank import Clips
+    from acoustic_env.config import Recipe
+
+SHOWN: Final = 10
+
+RANK = """\
+Rank every label of a study from most suspect to best supported: models that never saw the clip, its neighbours, tag
+scores of embedders where the store has them, and duplicates with contradicting labels. It is a ranking, not an error
+rate: listen to a sample for that."""
+
+EXAMPLES: Final[Mapping[str, str]] = {
+    "rank": "  acoustic-env audit rank --clips clips.parquet --store features --recipe urban-nature "
+    "--out ranked.parquet",
+}
+
+
+def add_parser(commands: Any) -> None:
+    """`audit rank`."""
+    parser = add_command(commands, "rank", "rank labels from suspect to supported", RANK, EXAMPLES["rank"], rank_labels)
+    parser.add_argument("--clips", required=True, metavar="LIST", help="clip list (Parquet or CSV)")
+    parser.add_argument("--store", required=True, metavar="URL", help="feature store")
+    parser.add_argument("--recipe", required=True, metavar="R", help="recipe of the study, by name or file")
+    parser.add_argument("--out", required=True, metavar="FILE", help="ranked table to write (Parquet)")
+    parser.add_argument("--blocks", type=names, metavar="B,B,...", help="blocks to learn from (default: the recipe's)")
+    parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="signals (default: the recipe's)")
+    parser.add_argument("--witnesses", type=names, metavar="W,W,...", help="witnesses (default: the recipe's)")
+    parser.add_argument("--duplicates", metavar="FILE", help="groups of duplicates, from clips duplicates")
+
+
+def rank_labels(arguments: argparse.Namespace) -> int:
+    """Rank the labels of a study; see RANK."""
+    from acoustic_env.audit.rank import NOT_A_RATE, RankSettings, rank_exclusive, rank_multilabel
+    from acoustic_env.audit.table import streamed
+    from acoustic_env.config import load_recipe
+
+    recipe = load_recipe(arguments.recipe)
+    names = tuple(arguments.witnesses or recipe.audit.witnesses)
+    settings = RankSettings(names, recipe.audit.folds, recipe.audit.neighbours, recipe.audit.seed)
+    clips, y, classes = _ranking_input(arguments, recipe, settings)
+    if recipe.task == "multilabel":
+        tables = rank_multilabel(clips, y, classes, settings)
+    else:
+        tables = iter([rank_exclusive(clips, y, classes, settings)])
+    summaries, flagged, rows, top = [], 0, 0, list[dict[str, Any]]()
+    first, summary = next(tables)
+    with streamed(first.schema, arguments.out) as writer:
+        for number, (table, described) in enumerate(_chain((first, summary), tables), start=1):
+            writer.write_table(table)
+            summaries.append(described)
+            rows += table.num_rows
+            given = table.filter(table.column("given"))
+            flagged += sum(given.column("flagged").to_pylist())
+            top = sorted([*top, *given.slice(0, SHOWN).to_pylist()], key=lambda row: row["quality"])[:SHOWN]
+            if recipe.task == "multilabel":
+                print(f"class {number:,} of {len(classes):,}: {described['label']}", file=sys.stderr)
+    if arguments.json:
+        print(
+            json.dumps(
+                {"out": arguments.out, "rows": rows, "flagged": flagged, "note": NOT_A_RATE, "classes": summaries}
+            )
+        )
+        return 0
+    print(f"{arguments.out}: {rows:,} rows of {len(clips.clip_ids):,} clips, {flagged:,} given labels flagged")
+    print(f"note: {NOT_A_RATE}")
+    for row in top:
+        print(f"  {row['quality']:.4f}  {row['clip_id']}  {row['label']}")
+    return 0
+
+
+def _ranking_input(arguments: argparse.Namespace, recipe: Recipe, settings: Any) -> tuple[Clips, Any, Sequence[str]]:
+    """Prepared clips, targets and class names from clip list, store and recipe."""
+    import numpy as np
+
+    from acoustic_env.audit.rank import prepare
+    from acoustic_env.clips.select import class_targets, select
+    from acoustic_env.clips.table import read_clips
+    from acoustic_env.models.matrix import load_matrix
+    from acoustic_env.store.feature_store import FeatureStore
+
+    selection = select(read_clips(arguments.clips), recipe)
+    targets = class_targets(selection.clips, recipe)
+    store = FeatureStore(arguments.store)
+    matrix = load_matrix(
+        store, targets.clip_ids, arguments.blocks or list(recipe.blocks), arguments.signals or recipe.signals
+    )
+    for line in [*selection.summary(), *matrix.summary()]:
+        print(line, file=sys.stderr)
+    complete = matrix.complete()
+    clip_ids = [clip_id for clip_id, there in zip(targets.clip_ids, complete, strict=True) if there]
+    groups = np.asarray(selection.clips.column("group").to_pylist())[complete]
+    y = targets.y[complete]
+    duplicates = _duplicates(arguments.duplicates, clip_ids) if arguments.duplicates else None
+    tags = _tags(store, recipe, clip_ids, targets.classes)
+    clips = prepare(clip_ids, matrix.values[complete], y, groups, settings, duplicates, tags)
+    return clips, y, targets.classes
+
+
+def _tags(store: Any, recipe: Recipe, clip_ids: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """Tag scores of every embedder of the store that has them, as witnesses named tags_<block>."""
+    from acoustic_env.audit.tags import tag_scores
+    from acoustic_env.clips.ontology import audioset
+    from acoustic_env.clips.select import recipe_labels
+    from acoustic_env.errors import UsageError
+
+    labels = recipe_labels(recipe, audioset()) if recipe.classes else {}
+    wanted = [labels.get(name) or audioset().spellings([name]) for name in classes]
+    found = {}
+    for block in ("panns", "yamnet", "mn04"):
+        try:
+            rows = store.read(block, signals=["raw"], columns=["scores"], clip_ids=clip_ids)
+        except UsageError:  # the store has no such block, or several versions of it: no witness
+            continue
+        names = json.loads((rows.schema.metadata or {}).get(b"acoustic_env.class_names", b"[]"))
+        scores = tag_scores(rows, names, clip_ids, wanted)
+        if scores is not None:
+            found[f"tags_{block}"] = scores
+    return found
+
+
+def _duplicates(url: str, clip_ids: Sequence[str]) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    from acoustic_env.audit.table import read_table, require_columns
+
+    schema = pa.schema([pa.field("clip_id", pa.string(), False), pa.field("group", pa.string(), False)])
+    table = require_columns(read_table(url), schema, url, "a table of duplicate groups")
+    _, number = np.unique(table.column("group").to_pylist(), return_inverse=True)
+    group_of = dict(zip(table.column("clip_id").to_pylist(), number.tolist(), strict=True))
+    return np.array([group_of.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
