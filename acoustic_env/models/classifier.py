@@ -7,7 +7,7 @@ for binary (negative, positive) and multiclass; for multilabel each column is it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Final, Protocol
@@ -80,14 +80,25 @@ class Trainable(Classifier, Protocol):
         """Train on `train`; `validation` is for stopping."""
 
 
-def make_classifier(settings: ModelSettings, task: Task, classes: int, member: int = 0) -> Trainable:
-    """One untrained model; `member` is added to its seed."""
-    made: Trainable = _kind(settings.kind)(replace(settings, seed=settings.seed + member), task, classes)
-    return made
+def make_classifier(
+    settings: ModelSettings, task: Task, classes: int, member: int = 0, trainer: Callable[..., Any] | None = None
+) -> Trainable:
+    """One untrained model; `member` is added to its seed; an MLP trains where `trainer` does, None for here."""
+    made: Any = _kind(settings.kind)(replace(settings, seed=settings.seed + member), task, classes)
+    if trainer is not None and settings.kind == "mlp":
+        made.trainer = trainer
+    trainable: Trainable = made
+    return trainable
 
 
 def fit_ensemble(
-    settings: ModelSettings, task: Task, classes: int, data: Examples, folds: Integers, first: Sequence[int]
+    settings: ModelSettings,
+    task: Task,
+    classes: int,
+    data: Examples,
+    folds: Integers,
+    first: Sequence[int],
+    trainer: Callable[..., Any] | None = None,
 ) -> tuple[Ensemble, Floats]:
     """Models of successive seeds, each with another fold held out to stop on, and what they said of the held-out rows.
 
@@ -101,6 +112,7 @@ def fit_ensemble(
         data: all rows but the test's.
         folds: fold of each row [n].
         first: the folds the first member holds out: the study's validation folds.
+        trainer: where an MLP trains; None for this process.
 
     Returns:
         The ensemble, and the probabilities [n, classes] of each row by the members that held it out (their mean); NaN
@@ -112,7 +124,7 @@ def fit_ensemble(
     total, count = np.zeros((len(data), classes)), np.zeros(len(data))
     for member in range(settings.ensemble):
         held = np.isin(folds, held_out[member % len(held_out)])
-        model = make_classifier(settings, task, classes, member)
+        model = make_classifier(settings, task, classes, member, trainer)
         validation = data.take(held)
         model.fit(data.take(~held), validation)
         total[held] += model.predict_proba(validation.x)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -47,6 +48,11 @@ class Progress:
     best_loss: float
     arrays: Arrays
 
+    @property
+    def best_weights(self) -> Arrays:
+        """The best epoch's weights, by the names of `build_network`'s layers."""
+        return {name.removeprefix("best."): array for name, array in self.arrays.items() if name.startswith("best.")}
+
 
 class Session(Protocol):
     """The surroundings of a training loop.
@@ -64,8 +70,8 @@ class Session(Protocol):
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network with its gradients averaged over the workers."""
 
-    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress]) -> None:
-        """Called after each epoch; `progress` is made only when it is kept."""
+    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
+        """Called after each epoch; `progress` is made only when it is kept, which the last one should be."""
 
 
 class Alone:
@@ -82,7 +88,7 @@ class Alone:
         """The network itself."""
         return network
 
-    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress]) -> None:
+    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
         """Nobody listens."""
 
 
@@ -147,14 +153,15 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
         state = Progress(0, 0, -math.inf, math.inf, {})
     else:
         _load(network, optimizer, state.arrays)
-    best = {name.removeprefix("best."): a for name, a in state.arrays.items() if name.startswith("best.")}
+    best = state.best_weights
     wrapped = session.wrap(network)
     inputs, targets = torch.from_numpy(train.x), _targets(train.y, job.task)
     best_epoch, best_score, best_loss = state.best_epoch, state.best_score, state.best_loss
 
-    for epoch in range(state.epoch + 1, settings.max_epochs + 1):
-        if epoch - 1 - best_epoch >= settings.patience:
-            break
+    last = state.epoch >= settings.max_epochs or state.epoch - best_epoch >= settings.patience
+    epoch = state.epoch
+    while not last:
+        epoch += 1
         order = torch.from_numpy(np.random.default_rng([settings.seed, epoch]).permutation(len(train)))
         torch.manual_seed((settings.seed * 100_003 + epoch) * 1_009 + session.rank)
         network.train()
@@ -163,6 +170,7 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
         if (score, -held_loss) > (best_score, -best_loss):
             best_epoch, best_score, best_loss = epoch, score, held_loss
             best = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+        last = epoch >= settings.max_epochs or epoch - best_epoch >= settings.patience
         reached = Progress(epoch, best_epoch, best_score, best_loss, {})
         metrics = {
             "epoch": float(epoch),
@@ -171,7 +179,7 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
             "validation_loss": held_loss,
             "best_score": best_score,
         }
-        session.report(metrics, lambda r=reached, b=best: _snapshot(r, b, network, optimizer))  # type: ignore[misc]
+        session.report(metrics, partial(_snapshot, reached, best, network, optimizer), last=last)
     return best
 
 
@@ -277,20 +285,20 @@ def train_here(job: Job, train: Examples, validation: Examples) -> Arrays:
 
 
 class MlpClassifier:
-    """The MLP behind the classifier contract; predicts with numpy alone."""
+    """The MLP behind the classifier contract; predicts with numpy alone.
+
+    Attributes:
+        trainer: where it trains: in this process, unless set to `train.train_on_ray`.
+    """
 
     def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
         self._job = Job(settings, task, classes)
+        self.trainer: Trainer = train_here
         self.weights_: Arrays = {}
 
     def fit(self, train: Examples, validation: Examples) -> None:
-        """Train here (`workers` 0) or on Ray workers, stopped on `validation`."""
-        trainer: Trainer = train_here
-        if self._job.settings.workers:
-            from acoustic_env.models.train import train_on_ray
-
-            trainer = train_on_ray
-        self.weights_ = trainer(self._job, train, validation)
+        """Train where `trainer` does, stopped on `validation`."""
+        self.weights_ = self.trainer(self._job, train, validation)
 
     def predict_proba(self, x: npt.NDArray[np.float32]) -> Floats:
         """Probabilities [n, classes]."""

@@ -1,0 +1,244 @@
+"""A trained classifier as a folder: everything prediction needs, in safetensors and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.config import Recipe, from_mapping
+from acoustic_env.errors import UsageError
+from acoustic_env.models.calibrate import Calibration
+from acoustic_env.models.classifier import Classifier, State, restore_classifier
+from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.matrix import FeatureMatrix
+from acoustic_env.models.reduce import Reducer
+
+FORMAT: Final = 1
+FACTS: Final = "bundle.json"
+WEIGHTS: Final = "weights.safetensors"
+LIBRARIES: Final = ("acoustic-env", "numpy", "scipy", "torch", "xgboost", "safetensors", "pyarrow")
+SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class Look:
+    """One evaluation of a bundle on clips it was not trained on.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        clips_hash: `clips_hash` of the clips.
+        clips: how many.
+        figures: name -> [value, low, high].
+    """
+
+    time: str
+    clips_hash: str
+    clips: int
+    figures: Mapping[str, Sequence[float]]
+
+
+@dataclass
+class Bundle:
+    """A trained classifier with what it takes to use it and to know where it comes from.
+
+    Attributes:
+        recipe: of the study: task, classes, exclusions, split, reduction and model settings.
+        classes: names, the order of the probabilities.
+        reducer: fitted.
+        classifier: fitted.
+        calibration: fitted on held-out rows.
+        thresholds: [classes] on calibrated probabilities; of a multiclass study not used.
+        fingerprints: block -> the version trained on.
+        metrics: of the held-out rows (`performance.Performance.as_json`).
+        training_hash: `clips_hash` of the training and validation clips.
+        trained_on: `key` of every clip id and group it has seen, uint64 sorted.
+        versions: library -> version it was trained with.
+        looks: evaluations so far, oldest first.
+    """
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    reducer: Reducer
+    classifier: Classifier
+    calibration: Calibration
+    thresholds: Floats
+    fingerprints: dict[str, str]
+    metrics: dict[str, Any]
+    training_hash: str
+    trained_on: npt.NDArray[np.uint64]
+    versions: dict[str, str] = field(default_factory=dict)
+    looks: list[Look] = field(default_factory=list)
+
+    def check(self, matrix: FeatureMatrix) -> FeatureMatrix:
+        """The matrix's columns that the bundle was trained on, in its order.
+
+        Raises:
+            UsageError: a block of another version, or a column that is missing; says which.
+        """
+        differences = [
+            f"block {block}: trained on version {trained}, offered {matrix.fingerprints[block]}"
+            for block, trained in self.fingerprints.items()
+            if matrix.fingerprints.get(block, trained) != trained
+        ]
+        offered = {str(column): number for number, column in enumerate(matrix.columns)}
+        missing = [str(column) for column in self.reducer.columns if str(column) not in offered]
+        if missing:
+            more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+            differences.append(f"features missing: {', '.join(missing[:SHOWN])}{more}")
+        if differences:
+            msg = (
+                f"the features offered are not those the bundle was trained on: {'; '.join(differences)}. "
+                "Extract the version trained on, or train a new bundle"
+            )
+            raise UsageError(msg)
+        numbers = [offered[str(column)] for column in self.reducer.columns]
+        if numbers == list(range(len(matrix.columns))):
+            return matrix
+        return dataclasses.replace(matrix, values=matrix.values[:, numbers], columns=self.reducer.columns)
+
+    def raw_proba(self, matrix: FeatureMatrix) -> Floats:
+        """Probabilities [n, classes] before calibration.
+
+        Raises:
+            UsageError: the features are not those trained on.
+        """
+        return self.classifier.predict_proba(self.reducer.transform(self.check(matrix).values))
+
+    def predict_proba(self, matrix: FeatureMatrix) -> Floats:
+        """Calibrated probabilities [n, classes].
+
+        Raises:
+            UsageError: the features are not those trained on.
+        """
+        return self.calibration.apply(self.raw_proba(matrix))
+
+    def seen(self, clip_ids: Sequence[str], groups: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Clips that the bundle was trained on, or whose group it has seen; bool [n]."""
+        return np.isin(keys(clip_ids), self.trained_on) | np.isin(keys(groups), self.trained_on)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the bundle; an interrupted save leaves the one that was there, or none that loads."""
+        from safetensors.numpy import save
+
+        state = self.classifier.state()
+        arrays = {f"reducer.{name}": array for name, array in self.reducer.arrays().items()}
+        arrays |= {f"classifier.{name}": array for name, array in state.arrays.items()}
+        arrays |= {"thresholds": self.thresholds, "trained_on": self.trained_on}
+        weights = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        facts = {
+            "format": FORMAT,
+            "recipe": dataclasses.asdict(self.recipe),
+            "classes": self.classes,
+            "reducer": self.reducer.facts(),
+            "classifier": state.facts,
+            "calibration": dataclasses.asdict(self.calibration),
+            "fingerprints": self.fingerprints,
+            "metrics": self.metrics,
+            "training_hash": self.training_hash,
+            "versions": self.versions or library_versions(),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "looks": [dataclasses.asdict(look) for look in self.looks],
+        }
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        # The weights first: facts that name other weights than those there do not load.
+        _replace(place / WEIGHTS, weights)
+        _replace(place / FACTS, json.dumps(facts, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """A saved bundle.
+
+        Raises:
+            UsageError: no bundle there, one of a newer format, or damaged.
+        """
+        from safetensors.numpy import load
+
+        facts, weights = _read(Path(folder))
+        arrays = load(weights)
+
+        def of(prefix: str) -> dict[str, npt.NDArray[Any]]:
+            return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+        return cls(
+            recipe=from_mapping(Recipe, facts["recipe"], str(Path(folder, FACTS))),
+            classes=tuple(facts["classes"]),
+            reducer=Reducer.restore(facts["reducer"], of("reducer.")),
+            classifier=restore_classifier(State(of("classifier."), facts["classifier"])),
+            calibration=Calibration(**facts["calibration"]),
+            thresholds=arrays["thresholds"],
+            fingerprints=facts["fingerprints"],
+            metrics=facts["metrics"],
+            training_hash=facts["training_hash"],
+            trained_on=arrays["trained_on"],
+            versions=facts["versions"],
+            looks=[Look(**look) for look in facts["looks"]],
+        )
+
+    def record_look(self, folder: str | Path, hash_of_clips: str, clips: int, figures: Mapping[str, Any]) -> Look:
+        """Note in the saved bundle that it was evaluated."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        look = Look(now, hash_of_clips, clips, {name: [e.value, e.low, e.high] for name, e in figures.items()})
+        self.looks.append(look)
+        place = Path(folder, FACTS)
+        facts = json.loads(place.read_text(encoding="utf-8"))
+        facts["looks"].append(dataclasses.asdict(look))
+        _replace(place, json.dumps(facts, indent=1).encode())
+        return look
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        weights = (folder / WEIGHTS).read_bytes()
+    except FileNotFoundError as error:
+        msg = f"{folder}: no bundle: {Path(error.filename).name} is not there; make one with acoustic-env train"
+        raise UsageError(msg) from error
+    except (ValueError, UnicodeDecodeError) as error:
+        msg = f"{folder / FACTS}: not readable: {error}; train the bundle again"
+        raise UsageError(msg) from error
+    if facts.get("format") != FORMAT:
+        msg = f"{folder}: bundle of format {facts.get('format')!r}, this version reads {FORMAT}; train it again"
+        raise UsageError(msg)
+    if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
+        msg = f"{folder / WEIGHTS}: not the weights {FACTS} was written with; train the bundle again"
+        raise UsageError(msg)
+    return facts, weights
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def keys(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """64-bit hashes of names."""
+    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+
+
+def clips_hash(clip_ids: Sequence[str], y: npt.NDArray[Any]) -> str:
+    """16 hex digits of clips with their targets, whatever their order."""
+    rows = sorted(zip(clip_ids, (np.atleast_1d(row).tobytes() for row in y), strict=True))
+    digest = hashlib.sha256()
+    for clip_id, row in rows:
+        digest.update(clip_id.encode() + b"\0" + row + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a result may depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}

@@ -1,0 +1,265 @@
+"""Everything said of a model on one set of clips: figures with intervals, per class, curves, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.config import Task
+from acoustic_env.models.calibrate import Calibration, Reliability, brier, reliability
+from acoustic_env.models.decide import balanced_accuracy, binary_scores, class_scores, confusion, share_interval
+from acoustic_env.models.evaluate import (
+    SEED,
+    Curve,
+    Estimate,
+    Floats,
+    Ranking,
+    auc_with_interval,
+    bootstrap,
+    mean_over_classes,
+    precision_recall_curve,
+    roc_curve,
+)
+
+REPEATS: Final = 1000
+# mAP over hundreds of classes and tens of thousands of clips costs a tenth of a second a resample.
+LARGE_REPEATS: Final = 200
+LARGE: Final = 10**6
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class against the rest.
+
+    Attributes:
+        name: of the class.
+        support: clips of it; predicted: clips called it.
+        precision, recall, f1: 0 where there is nothing to divide by.
+        auc, average_precision: NaN where the clips are all of it or none is.
+    """
+
+    name: str
+    support: int
+    predicted: int
+    precision: float
+    recall: float
+    f1: float
+    auc: float
+    average_precision: float
+
+
+@dataclass(frozen=True)
+class Performance:
+    """A model on one set of clips.
+
+    Attributes:
+        task, classes: of the study.
+        clips, groups: how many.
+        figures: name -> figure with interval: `auc`, `average_precision`, `accuracy`, `balanced_accuracy`, `f1`
+            (binary); `accuracy`, `balanced_accuracy`, `macro_f1`, `mean_auc` (multiclass); `map`, `mean_auc`,
+            `macro_f1`, `micro_f1` (multilabel).
+        per_class: every class of the study, whether it has clips or not.
+        undefined: classes without clips, or with all of them, which no mean AUC or mAP can contain.
+        confusion: [classes, classes], rows given, columns predicted; None for multilabel.
+        threshold: the decision's (binary); NaN otherwise.
+        calibration: name -> figure: log loss's cheap companions `ece` and `brier`, before and after calibration.
+        reliability_before, reliability_after: the diagrams.
+        roc, precision_recall: the curves (binary), of calibrated probabilities; None otherwise.
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    clips: int
+    groups: int
+    figures: dict[str, Estimate]
+    per_class: list[ClassFigures]
+    undefined: list[str]
+    confusion: Floats | None
+    threshold: float
+    calibration: dict[str, float]
+    reliability_before: Reliability
+    reliability_after: Reliability
+    roc: Curve | None
+    precision_recall: Curve | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data: arrays as lists, NaN and infinity as None."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    def lines(self) -> list[str]:
+        """For a person: the figures, one a line."""
+        found = [f"{self.clips:,} clips in {self.groups:,} groups"]
+        found += [f"{name.replace('_', ' '):<20} {figure}" for name, figure in self.figures.items()]
+        found += [f"{name.replace('_', ' '):<20} {value:.4f}" for name, value in self.calibration.items()]
+        if self.undefined:
+            shown = ", ".join(self.undefined[:5]) + (", ..." if len(self.undefined) > 5 else "")
+            found.append(f"without a ranking (no clip of the class, or no other): {len(self.undefined)} ({shown})")
+        return found
+
+
+def performance(
+    task: Task,
+    classes: Sequence[str],
+    y: npt.NDArray[Any],
+    probabilities: Floats,
+    groups: npt.NDArray[Any],
+    thresholds: Floats,
+    calibration: Calibration,
+    seed: int = SEED,
+) -> Performance:
+    """Judge uncalibrated probabilities with a threshold and a calibration that were fitted elsewhere.
+
+    Args:
+        task, classes: of the study.
+        y: int64 [n] class index, or bool [n, classes].
+        probabilities: [n, classes], before calibration.
+        groups: [n].
+        thresholds: [classes] on calibrated probabilities; a binary study uses the last, a multiclass one none.
+        calibration: fitted on validation rows.
+        seed: of the bootstraps.
+    """
+    calibrated = calibration.apply(probabilities)
+    truth = y if task == "multilabel" else np.eye(len(classes), dtype=bool)[y]
+    threshold = float(thresholds[-1]) if task == "binary" else float("nan")
+    if task == "multilabel":
+        called = calibrated >= thresholds
+    elif task == "binary":
+        called = np.eye(2, dtype=bool)[(calibrated[:, 1] >= threshold).astype(int)]
+    else:
+        called = np.eye(len(classes), dtype=bool)[calibrated.argmax(axis=1)]
+    rankings = [Ranking(truth[:, c], calibrated[:, c]) for c in range(len(classes))]
+    per_class = _per_class(classes, truth, called, rankings)
+    before, after = _judged(task, truth, probabilities), _judged(task, truth, calibrated)
+    diagrams = reliability(*before), reliability(*after)
+    positive = truth[:, -1]
+    return Performance(
+        task=task,
+        classes=tuple(classes),
+        clips=len(y),
+        groups=len(np.unique(groups)),
+        figures=_figures(task, truth, called, calibrated, groups, seed),
+        per_class=per_class,
+        undefined=[figures.name for figures in per_class if not np.isfinite(figures.auc)],
+        confusion=None if task == "multilabel" else confusion(y, called.argmax(axis=1), len(classes)),
+        threshold=threshold,
+        calibration={
+            "ece_before": diagrams[0].expected_error,
+            "ece_after": diagrams[1].expected_error,
+            "brier_before": brier(*before),
+            "brier_after": brier(*after),
+        },
+        reliability_before=diagrams[0],
+        reliability_after=diagrams[1],
+        roc=roc_curve(positive, calibrated[:, 1]) if task == "binary" else None,
+        precision_recall=precision_recall_curve(positive, calibrated[:, 1]) if task == "binary" else None,
+    )
+
+
+def _judged(task: Task, truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """What a probability is held against: the positive class, every class, or being right about the top class."""
+    if task == "binary":
+        return truth[:, 1], probabilities[:, 1]
+    if task == "multilabel":
+        return truth.ravel(), probabilities.ravel()
+    top = probabilities.argmax(axis=1)
+    rows = np.arange(len(top))
+    return truth[rows, top], probabilities[rows, top]
+
+
+def _per_class(
+    classes: Sequence[str],
+    truth: npt.NDArray[np.bool_],
+    called: npt.NDArray[np.bool_],
+    rankings: Sequence[Ranking],
+) -> list[ClassFigures]:
+    support, calls = truth.sum(axis=0), called.sum(axis=0)
+    scores = binary_scores((truth & called).sum(axis=0).astype(float), calls.astype(float), support.astype(float))
+    return [
+        ClassFigures(
+            name=name,
+            support=int(support[c]),
+            predicted=int(calls[c]),
+            precision=float(scores[0][c]),
+            recall=float(scores[1][c]),
+            f1=float(scores[2][c]),
+            auc=ranking.auc(),
+            average_precision=ranking.average_precision(),
+        )
+        for c, (name, ranking) in enumerate(zip(classes, rankings, strict=True))
+    ]
+
+
+def _figures(
+    task: Task,
+    truth: npt.NDArray[np.bool_],
+    called: npt.NDArray[np.bool_],
+    calibrated: Floats,
+    groups: npt.NDArray[Any],
+    seed: int,
+) -> dict[str, Estimate]:
+    repeats = LARGE_REPEATS if truth.size > LARGE else REPEATS
+
+    def resampled(statistic: Any) -> Estimate:
+        return bootstrap(statistic, groups, repeats=repeats, seed=seed)
+
+    if task == "multilabel":
+        return {
+            "map": resampled(mean_over_classes(truth, calibrated, Ranking.average_precision)),
+            "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
+            "macro_f1": resampled(lambda weights: float(_multilabel_f1(truth, called, weights).mean())),
+            "micro_f1": resampled(lambda weights: _micro_f1(truth, called, weights)),
+        }
+    y, predicted, classes = truth.argmax(axis=1), called.argmax(axis=1), truth.shape[1]
+
+    def of_confusion(measure: Any) -> Estimate:
+        return resampled(lambda weights: measure(confusion(y, predicted, classes, weights)))
+
+    shared = {
+        "accuracy": share_interval(y == predicted, groups),
+        "balanced_accuracy": of_confusion(balanced_accuracy),
+    }
+    if task == "multiclass":
+        return shared | {
+            "macro_f1": of_confusion(lambda matrix: float(class_scores(matrix)[2].mean())),
+            "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
+        }
+    ranked = calibrated[:, 1]
+    return {
+        "auc": auc_with_interval(truth[:, 1], ranked, groups, seed=seed),
+        "average_precision": resampled(Ranking(truth[:, 1], ranked).average_precision),
+        **shared,
+        "f1": of_confusion(lambda matrix: float(class_scores(matrix)[2][1])),
+    }
+
+
+def _multilabel_f1(
+    truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], weights: npt.NDArray[Any] | None
+) -> Floats:
+    own = (np.ones(len(truth)) if weights is None else weights).astype(np.float32)
+    hits, calls, positives = (
+        (own @ mask.astype(np.float32)).astype(np.float64) for mask in (truth & called, called, truth)
+    )
+    return binary_scores(hits, calls, positives)[2]
+
+
+def _micro_f1(truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], weights: npt.NDArray[Any] | None) -> float:
+    own = np.ones(len(truth)) if weights is None else weights
+    hits, calls, positives = (float(own @ mask.sum(axis=1)) for mask in (truth & called, called, truth))
+    return 2 * hits / (calls + positives) if calls + positives else float("nan")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,191 @@
+"""The MLP's training loop on Ray Train: several workers, checkpoints, resumed after a killed worker or driver."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from acoustic_env.config import ModelSettings, from_mapping
+from acoustic_env.errors import AcousticEnvError, UsageError
+from acoustic_env.models.classifier import Examples
+from acoustic_env.models.mlp import Arrays, Job, Progress, train_network
+from acoustic_env.pipeline.cluster import cluster_resources
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("acoustic_env.models.train")
+
+# A report waits for the controller to look: at most this many seconds of training are done twice after a death.
+CHECKPOINT_S: Final = 5.0
+# How often the controller looks; its own 2 s would make a second of training take a minute of reports.
+HEALTH_CHECK_S: Final = "0.25"
+MAX_FAILURES: Final = 3
+ARRAYS: Final = "progress.safetensors"
+FACTS: Final = "progress.json"
+
+
+class TrainingFailed(AcousticEnvError):  # noqa: N818  the outcome's own name
+    """Workers failed more often than they may; the message is the last one's."""
+
+    exit_code = 3
+
+
+class RaySession:
+    """One Ray Train worker's surroundings.
+
+    Args:
+        checkpoint_s: seconds between checkpoints; the first epoch and the last have one in any case.
+    """
+
+    def __init__(self, checkpoint_s: float) -> None:
+        from ray import train
+
+        context = train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.workers: int = context.get_world_size()
+        self._checkpoint_s = checkpoint_s
+        self._due = 0.0
+
+    def resume(self) -> Progress | None:
+        """The last checkpoint of the run."""
+        from ray import train
+
+        checkpoint = train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            return read_progress(Path(folder))
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        """The network with its gradients averaged over the workers."""
+        from ray.train.torch import prepare_model
+
+        wrapped: torch.nn.Module = prepare_model(network)
+        return wrapped
+
+    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
+        """Report to the run, with a checkpoint that the first worker writes, when one is due."""
+        from ray import train
+
+        if not self._agree(last or time.monotonic() >= self._due):
+            return
+        if self.rank:
+            train.report(dict(metrics))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                write_progress(Path(folder), progress())
+                train.report(dict(metrics), checkpoint=train.Checkpoint.from_directory(folder))
+        self._due = time.monotonic() + self._checkpoint_s
+
+    def _agree(self, due: bool) -> bool:
+        """What the first worker says: a report waits for all workers, so all must make the same ones."""
+        import torch
+
+        said = torch.tensor(int(due))
+        if self.workers > 1:
+            torch.distributed.broadcast(said, src=0)
+        return bool(said)
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """A checkpoint: arrays as safetensors, the rest as JSON."""
+    from safetensors.numpy import save_file
+
+    facts = {name: value for name, value in vars(progress).items() if name != "arrays"}
+    save_file(progress.arrays, folder / ARRAYS)
+    (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def read_progress(folder: Path) -> Progress:
+    """What `write_progress` wrote."""
+    from safetensors.numpy import load_file
+
+    return Progress(**json.loads((folder / FACTS).read_text(encoding="utf-8")), arrays=load_file(folder / ARRAYS))
+
+
+def train_on_ray(
+    job: Job, train: Examples, validation: Examples, storage: str, checkpoint_s: float = CHECKPOINT_S
+) -> Arrays:
+    """Train on `job.settings.workers` Ray workers of one CPU each, joined to the cluster at hand.
+
+    A worker that dies is replaced and the run goes on from its last checkpoint; the same call after a killed driver
+    does so, too, because the run's name follows from what is trained.
+
+    Args:
+        job: what to train.
+        train, validation: rows; placed once in the object store, shared by the workers of a node.
+        storage: where checkpoints go, a folder or URL every node sees.
+        checkpoint_s: seconds between checkpoints.
+
+    Returns:
+        The best epoch's weights.
+
+    Raises:
+        UsageError: the cluster has fewer CPUs than workers.
+        TrainingFailed: workers died more than three times.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
+    workers = job.settings.workers
+    cpus = int(cluster_resources().cpus)
+    if workers > cpus:
+        msg = f"{workers} training workers need {workers} CPUs and the cluster has {cpus}; set fewer `model: workers`"
+        raise UsageError(msg)
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={"job": _plain(job), "data": ray.put((train, validation)), "checkpoint_s": checkpoint_s},
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(
+            name=f"mlp-{_digest(job, train, validation)}",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        msg = f"training failed more than {MAX_FAILURES} times; checkpoints are in {storage}: {error}"
+        raise TrainingFailed(msg) from error
+    assert result.checkpoint is not None  # the last epoch has one
+    with result.checkpoint.as_directory() as folder:
+        progress = read_progress(Path(folder))
+    log.info("trained %d epochs, best %d (%.4f)", progress.epoch, progress.best_epoch, progress.best_score)
+    return progress.best_weights
+
+
+def _run_worker(config: Mapping[str, Any]) -> None:
+    import ray
+
+    described = config["job"]
+    settings = from_mapping(ModelSettings, described["settings"], "train_loop_config")
+    train, validation = ray.get(config["data"])
+    # Arrays in the object store are read-only, and training does not write to them.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    session = RaySession(config["checkpoint_s"])
+    train_network(Job(settings, described["task"], described["classes"]), train, validation, session)
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    return {"settings": asdict(job.settings), "task": job.task, "classes": job.classes}
+
+
+def _digest(job: Job, *data: Examples) -> str:
+    digest = hashlib.sha256(json.dumps(_plain(job), sort_keys=True).encode())
+    for examples in data:
+        digest.update(examples.x.tobytes())
+        digest.update(examples.y.tobytes())
+    return digest.hexdigest()[:16]
