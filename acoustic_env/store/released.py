@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -64,44 +65,52 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
         selection = select(clips, recipe)
         clips = selection.clips.select(CLIP_SCHEMA.names)
         notes += selection.summary()
-    store = FeatureStore(store_url)
-    described = describe(vggish_released.schema().metadata)
-    assert described is not None
+    labels = dict(zip(clips["clip_id"].to_pylist(), clips["labels"].to_pylist(), strict=True))
     with acquire_lease(store_url, f"clips from-audioset-embeddings {folder}") as lease:
-        committed = store.committed_keys(described.block, described.fingerprint)["clip_id"].to_pylist()
-        labels = dict(zip(clips["clip_id"].to_pylist(), clips["labels"].to_pylist(), strict=True))
-        found: set[str] = set()
-        done = set(committed)
-        other_labels: list[str] = []
-        pending: dict[str, npt.NDArray[np.uint8]] = {}
-        written = 0
-        for record in read_embeddings(folder, audioset()):
-            clip_id = record.segment.clip_id
-            if clip_id not in labels or clip_id in found:
-                continue
-            found.add(clip_id)
-            if set(record.segment.labels) != set(labels[clip_id]):
-                other_labels.append(clip_id)
-            if clip_id not in done:
-                pending[clip_id] = record.frames
-            if len(pending) == ROWS_A_PART:
-                lease.check()
-                written += _write(store, pending)
-                pending = {}
-        lease.check()
-        written += _write(store, pending)
-    missing = [clip_id for clip_id in labels if clip_id not in found]
+        found = _copy(folder, labels, FeatureStore(store_url), lease.check)
+    missing = [clip_id for clip_id in labels if clip_id not in found.clip_ids]
     if len(missing) == len(labels):
         msg = f"{folder}: no record of any of the {len(labels):,} clips of {segments}; is it the folder of that list?"
         raise UsageError(msg)
     notes += _note(missing, f"have no record in {folder} and are left out")
-    notes += _note(other_labels, "have other labels in their record; the segment list's count")
+    notes += _note(found.other_labels, "have other labels in their record; the segment list's count")
     kept = clips.filter(pc.invert(pc.is_in(clips["clip_id"], value_set=pa.array(missing, pa.string()))))
-    return Imported(kept, written, len(found & done), notes)
+    return Imported(kept, found.written, len(found.clip_ids) - found.written, notes)
 
 
-def _write(store: FeatureStore, pending: dict[str, npt.NDArray[np.uint8]]) -> int:
+@dataclass
+class _Found:
+    clip_ids: set[str] = field(default_factory=set)
+    other_labels: list[str] = field(default_factory=list)
+    written: int = 0
+
+
+def _copy(folder: str, labels: dict[str, list[str]], store: FeatureStore, check: Callable[[], None]) -> _Found:
+    """Records of the wanted clips into the store, those that are not there; `check` is called before each write."""
+    described = describe(vggish_released.schema().metadata)
+    assert described is not None
+    done = set(store.committed_keys(described.block, described.fingerprint)["clip_id"].to_pylist())
+    found = _Found()
+    pending: dict[str, npt.NDArray[np.uint8]] = {}
+    for record in read_embeddings(folder, audioset()):
+        clip_id = record.segment.clip_id
+        if clip_id not in labels or clip_id in found.clip_ids:
+            continue
+        found.clip_ids.add(clip_id)
+        if set(record.segment.labels) != set(labels[clip_id]):
+            found.other_labels.append(clip_id)
+        if clip_id not in done:
+            pending[clip_id] = record.frames
+        if len(pending) == ROWS_A_PART:
+            found.written += _write(store, pending, check)
+            pending = {}
+    found.written += _write(store, pending, check)
+    return found
+
+
+def _write(store: FeatureStore, pending: dict[str, npt.NDArray[np.uint8]], check: Callable[[], None]) -> int:
     if pending:
+        check()
         store.write_part(vggish_released.rows(list(pending), list(pending.values())))
     return len(pending)
 
