@@ -24,7 +24,8 @@ Undefined numbers are NaN (null in the table), infinite ones too:
 * less than 1 s: LEQt, which averages steps of 1 s;
 * less than 0.128 s, two frames of the spectrogram: ECU, ECV, EPS, EPS_KURT and EPS_SKEW. Each bin then lies as far
   above its median as below, and the library returns the entropy of rounding errors;
-* a frequency bin without energy in any frame (a click on a frame's edge, a tone at half the rate): ACI, H_pairedShannon;
+* a frequency bin without energy in any frame (a click on a frame's edge, a tone at half the rate): ACI,
+  H_pairedShannon;
 * a bin whose median gradient is zero (a lone click or step in silence): AGI.
 """
 

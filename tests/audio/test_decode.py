@@ -53,11 +53,11 @@ def test_the_error_lists_what_each_decoder_said() -> None:
     assert "None" not in caught.value.message
 
 
-def test_a_playlist_cannot_make_the_decoder_open_other_files(tmp_path: Path) -> None:
-    recording = tmp_path / "secret.wav"
-    recording.write_bytes(sounds.encode(sounds.tone(1.0)))
-    playlists = [f"#EXTM3U\n#EXTINF:1,\nfile:{recording}\n", f"ffconcat version 1.0\nfile '{recording}'\n"]
-    assert [code_of(text.encode()) for text in playlists] == ["not_audio", "not_audio"]
+def test_a_list_of_files_cannot_make_the_decoder_open_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret.wav").write_bytes(sounds.encode(sounds.tone(1.0)))
+    monkeypatch.chdir(tmp_path)
+    lists = ["ffconcat version 1.0\nfile secret.wav\n", "#EXTM3U\n#EXTINF:1,\nsecret.wav\n"]
+    assert [code_of(text.encode()) for text in lists] == ["not_audio", "not_audio"]
 
 
 @pytest.mark.parametrize(
