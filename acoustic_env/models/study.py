@@ -1,0 +1,195 @@
+"""The study: which features tell the classes apart, and which differences are more than noise.
+
+Every variant is judged on out-of-fold predictions of the training and validation clips, so that all of them count and
+the test clips are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.config import ModelKind
+from acoustic_env.models.decide import class_scores, confusion, share_interval
+from acoustic_env.models.evaluate import (
+    Estimate,
+    Floats,
+    Ranking,
+    auc_difference,
+    auc_with_interval,
+    bootstrap,
+    mean_over_classes,
+)
+from acoustic_env.models.learn import Say, Study
+from acoustic_env.models.outoffold import out_of_fold
+from acoustic_env.models.reduce import Reducer
+
+# Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
+HANDMADE: Final = ("mps", "indices")
+REPEATS: Final = 300
+ALL: Final = "all"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the study before the models.
+
+    Attributes:
+        features: blocks joined by `+`.
+        signals: a signal, or `all`.
+        parts: the (block, signal) pairs side by side.
+    """
+
+    features: str
+    signals: str
+    parts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the study.
+
+    Attributes:
+        features, signals, model: what was judged.
+        inputs: features before reduction.
+        score: the study's figure: AUC (binary), macro F1 (multiclass), mAP (multilabel).
+        accuracy: share of clips called right (argmax); None for multilabel.
+        behind: the best row's score minus this one's, paired on the same clips; None for the best.
+    """
+
+    features: str
+    signals: str
+    model: str
+    inputs: int
+    score: Estimate
+    accuracy: Estimate | None
+    behind: Estimate | None
+
+
+def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
+    """Every block alone and, where there are handmade blocks, every embedder beside them; each signal, then all."""
+    handmade = [block for block in HANDMADE if block in blocks]
+    embedders = [block for block in blocks if block not in HANDMADE]
+    combinations: list[tuple[str, ...]] = [(block,) for block in blocks]
+    combinations += [(*handmade, embedder) for embedder in embedders if handmade]
+    choices: list[tuple[str, tuple[str, ...]]] = [(signal, (signal,)) for signal in signals]
+    if len(signals) > 1:
+        choices.append((ALL, tuple(signals)))
+    return [
+        Variant("+".join(chosen), name, tuple((block, signal) for block in chosen for signal in several))
+        for chosen in combinations
+        for name, several in choices
+    ]
+
+
+def run_study(study: Study, models: Sequence[ModelKind], say: Say = print) -> list[Row]:
+    """Out-of-fold figures of every variant and model, best first.
+
+    Args:
+        study: prepared with every block and signal.
+        models: kinds.
+        say: told each row as it is done.
+    """
+    rows = study.learning
+    y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
+    found: list[tuple[Variant, ModelKind, int, Floats]] = []
+    for variant in variants(list(study.matrix.fingerprints), _signals(study)):
+        matrix = study.matrix.restrict(variant.parts)
+        for kind in models:
+            probabilities = out_of_fold(
+                matrix.values[rows],
+                y,
+                groups,
+                kind,
+                study.recipe.model,
+                folds,
+                study.recipe.model.seed,
+                classes=len(study.targets.classes),
+                reduction=lambda columns=matrix.columns: Reducer(columns, study.recipe.reduction),  # type: ignore[misc]
+            )
+            found.append((variant, kind, len(matrix.columns), probabilities))
+            say(f"{variant.features} {variant.signals} {kind}: {_value(y, probabilities):.4f}")
+    best = max(range(len(found)), key=lambda i: _value(y, found[i][3]))
+    done = [
+        Row(
+            variant.features,
+            variant.signals,
+            kind,
+            inputs,
+            _score(y, probabilities, groups),
+            None if y.ndim == 2 else share_interval(probabilities.argmax(axis=1) == y, groups),
+            None if i == best else _behind(y, found[best][3], probabilities, groups),
+        )
+        for i, (variant, kind, inputs, probabilities) in enumerate(found)
+    ]
+    return sorted(done, key=lambda row: -row.score.value)
+
+
+def _signals(study: Study) -> list[str]:
+    return list(dict.fromkeys(column.signal for column in study.matrix.columns))
+
+
+def _statistic(y: Any, probabilities: Floats) -> Callable[[Any], float]:
+    if y.ndim == 2:
+        return mean_over_classes(y, probabilities, Ranking.average_precision)
+    if probabilities.shape[1] == 2:
+        return Ranking(y == 1, probabilities[:, 1]).auc
+    predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    return lambda weights: float(class_scores(confusion(y, predicted, classes, weights))[2].mean())
+
+
+def _value(y: Any, probabilities: Floats) -> float:
+    return _statistic(y, probabilities)(None)
+
+
+def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:
+    if y.ndim == 1 and probabilities.shape[1] == 2:
+        return auc_with_interval(y == 1, probabilities[:, 1], groups)
+    return bootstrap(_statistic(y, probabilities), groups, repeats=REPEATS)
+
+
+def _behind(y: Any, best: Floats, other: Floats, groups: Any) -> Estimate:
+    if y.ndim == 1 and best.shape[1] == 2:
+        return auc_difference(y == 1, best[:, 1], other[:, 1], groups)
+    one, two = _statistic(y, best), _statistic(y, other)
+    return bootstrap(lambda weights: one(weights) - two(weights), groups, difference=True, repeats=REPEATS)
+
+
+def score_name(study: Study) -> str:
+    """What `Row.score` is in this study."""
+    return {"binary": "AUC", "multiclass": "macro F1", "multilabel": "mAP"}[study.recipe.task]
+
+
+def study_table(rows: Sequence[Row]) -> pa.Table:
+    """The study as a table, figures with their intervals in columns of their own."""
+
+    def column(take: Callable[[Row], Estimate | None], part: str) -> list[float | None]:
+        return [getattr(estimate, part) if (estimate := take(row)) else None for row in rows]
+
+    figures = {"score": lambda r: r.score, "accuracy": lambda r: r.accuracy, "behind": lambda r: r.behind}
+    return pa.table(
+        {name: [getattr(row, name) for row in rows] for name in ("features", "signals", "model", "inputs")}
+        | {
+            name if part == "value" else f"{name}_{part}": pa.array(column(take, part), pa.float64())
+            for name, take in figures.items()
+            for part in ("value", "low", "high")
+        }
+        | {"within_noise": [row.behind is None or row.behind.within_noise() for row in rows]}
+    )
+
+
+def study_lines(rows: Sequence[Row], name: str) -> list[str]:
+    """The study for a person, a line a row."""
+    wide = max(len(row.features) for row in rows)
+    lines = [f"{'features':<{wide}}  signal  model     {name:<21}  behind the best"]
+    for row in rows:
+        behind = "best"
+        if row.behind is not None:
+            noise = ", within noise" if row.behind.within_noise() else ""
+            behind = f"{row.behind.value:.3f} ({row.behind.low:.3f}–{row.behind.high:.3f}){noise}"
+        lines.append(f"{row.features:<{wide}}  {row.signals:<6}  {row.model:<8}  {row.score!s:<21}  {behind}")
+    return lines

@@ -1,0 +1,243 @@
+"""Search of the MLP's settings with Ray Tune and Optuna: the source system's space, parallel, resumable.
+
+The data are reduced once and put once into Ray's object store; every trial is the training loop of `mlp` in a process
+of one CPU, and reports the validation score after each epoch. Test rows are not there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from acoustic_env.config import ModelSettings, Task, from_mapping
+from acoustic_env.errors import UsageError
+from acoustic_env.models.classifier import Examples
+from acoustic_env.models.mlp import Alone, Job, Progress, train_network
+
+log = logging.getLogger("acoustic_env.models.tune")
+
+NAME: Final = "tune"
+METRIC: Final = "best_score"
+MAX_LAYERS: Final = 5
+# Above this many inputs the source system allowed wider layers (its three signals side by side).
+WIDE_INPUTS: Final = 600
+# Random trials before the searcher models anything: the source system's 25 of 100.
+RANDOM_SHARE: Final = 0.25
+MAX_EPOCHS: Final = 50
+PATIENCE: Final = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        number: in the order of the suggestions, from 0.
+        settings: of the model.
+        score: best validation score; None when the trial failed.
+        epochs: run.
+        seconds: taken.
+        error: what failed, or an empty string.
+    """
+
+    number: int
+    settings: ModelSettings
+    score: float | None
+    epochs: int
+    seconds: float
+    error: str
+
+
+class _Reporting(Alone):
+    """A session that tells Ray Tune each epoch's score."""
+
+    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
+        """The epoch's figures, without a checkpoint: a trial takes seconds and is run again instead."""
+        from ray import tune
+
+        tune.report(dict(metrics))
+
+
+def search(
+    task: Task,
+    classes: int,
+    base: ModelSettings,
+    train: Examples,
+    validation: Examples,
+    trials: int,
+    folder: Path,
+    *,
+    at_once: int | None = None,
+) -> list[Trial]:
+    """Run trials until there are `trials`, going on with those that an interrupted search left in `folder`.
+
+    Args:
+        task, classes: of the study.
+        base: settings that are not searched (weight decay, batch size, seed).
+        train, validation: reduced rows.
+        trials: how many in all.
+        folder: where Ray Tune keeps the state of the search.
+        at_once: trials running together; None for one a CPU.
+
+    Returns:
+        Every trial, best first.
+
+    Raises:
+        UsageError: `trials` is not positive, or the folder holds a search over other data or settings.
+    """
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    if trials < 1:
+        msg = f"--trials {trials}: at least one trial is needed"
+        raise UsageError(msg)
+    data = ray.put((train, validation))
+    base = replace(base, max_epochs=MAX_EPOCHS, patience=PATIENCE, ensemble=1, workers=0)
+    trainable = tune.with_resources(
+        tune.with_parameters(_run_trial, data=data, job={"base": asdict(base), "task": task, "classes": classes}),
+        {"cpu": 1},
+    )
+    searcher = OptunaSearch(
+        space=_Space(train.x.shape[1]), metric=METRIC, mode="max", sampler=_sampler(base.seed, trials)
+    )
+    config = tune.TuneConfig(
+        num_samples=trials,
+        metric=METRIC,
+        mode="max",
+        search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
+    )
+    place = folder.resolve()
+    if tune.Tuner.can_restore(str(place / NAME)):
+        log.info("going on with the search in %s", place)
+        tuner = tune.Tuner.restore(str(place / NAME), trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        run = tune.RunConfig(name=NAME, storage_path=str(place), verbose=0)
+        tuner = tune.Tuner(trainable, tune_config=config, run_config=run)
+    results = tuner.fit()
+    found = [_trial(number, results[number], base) for number in range(len(results))]
+    return sorted(found, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
+
+
+def _cpus() -> int:
+    from acoustic_env.pipeline.cluster import cluster_resources
+
+    return max(1, int(cluster_resources().cpus))
+
+
+def _sampler(seed: int, trials: int) -> Any:
+    import optuna
+
+    return optuna.samplers.TPESampler(n_startup_trials=max(1, round(RANDOM_SHARE * trials)), seed=seed)
+
+
+class _Space:
+    """The source system's space: 1 to 5 layers of 16 to 256 (or 512) units in steps of 16, relu or tanh, one dropout of
+    0 to 0.5, learning rate 1e-4 to 1e-2 on a logarithmic scale."""
+
+    def __init__(self, inputs: int) -> None:
+        self.widest = 512 if inputs > WIDE_INPUTS else 256
+
+    def __call__(self, trial: Any) -> None:
+        layers = trial.suggest_int("layers", 1, MAX_LAYERS)
+        for layer in range(layers):
+            trial.suggest_int(f"units_{layer}", 16, self.widest, step=16)
+        trial.suggest_categorical("activation", ["relu", "tanh"])
+        trial.suggest_float("dropout", 0.0, 0.5)
+        trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+
+
+def settings_of(base: ModelSettings, chosen: Mapping[str, Any]) -> ModelSettings:
+    """Model settings of a point of the space."""
+    units = tuple(int(chosen[f"units_{layer}"]) for layer in range(int(chosen["layers"])))
+    return replace(
+        base,
+        kind="mlp",
+        layers=units,
+        activation=chosen["activation"],
+        dropout=float(chosen["dropout"]),
+        learning_rate=float(chosen["learning_rate"]),
+    )
+
+
+def _run_trial(config: Mapping[str, Any], data: Any, job: Mapping[str, Any]) -> None:
+    import warnings
+
+    import ray
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    train, validation = ray.get(data) if isinstance(data, ray.ObjectRef) else data
+    settings = settings_of(from_mapping(ModelSettings, job["base"], "tune"), config)
+    train_network(Job(settings, job["task"], job["classes"]), train, validation, _Reporting())
+
+
+def _trial(number: int, result: Any, base: ModelSettings) -> Trial:
+    metrics = result.metrics or {}
+    return Trial(
+        number=number,
+        settings=settings_of(base, result.config),
+        score=None if result.error or METRIC not in metrics else float(metrics[METRIC]),
+        epochs=int(metrics.get("epoch", 0)),
+        seconds=float(metrics.get("time_total_s", 0.0)),
+        error=str(result.error).splitlines()[-1] if result.error else "",
+    )
+
+
+def trial_table(trials: list[Trial]) -> pa.Table:
+    """Trials as a table, in the order given."""
+    return pa.table(
+        {
+            "trial": [trial.number for trial in trials],
+            "score": pa.array([trial.score for trial in trials], pa.float64()),
+            "layers": ["-".join(map(str, trial.settings.layers)) for trial in trials],
+            "activation": [trial.settings.activation for trial in trials],
+            "dropout": [trial.settings.dropout for trial in trials],
+            "learning_rate": [trial.settings.learning_rate for trial in trials],
+            "epochs": [trial.epochs for trial in trials],
+            "seconds": [trial.seconds for trial in trials],
+            "error": [trial.error for trial in trials],
+        }
+    )
+
+
+def plot_trials(trials: list[Trial], path: Path) -> None:
+    """PNG: validation score of each trial in order, with the best so far, and against each setting."""
+    from matplotlib.figure import Figure
+
+    done = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.number)
+    scores = [trial.score or 0.0 for trial in done]
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    panels = figure.subplots(2, 2)
+    axes = panels[0, 0]
+    axes.plot(range(1, len(done) + 1), scores, "o", color="#0072B2", ms=4, label="trial")
+    best = [max(scores[: i + 1]) for i in range(len(scores))]
+    axes.step(range(1, len(done) + 1), best, where="post", color="#D55E00", label="best so far")
+    axes.set(xlabel="trial", ylabel="validation score", title="Search")
+    axes.legend(frameon=False)
+    views: list[tuple[Any, str, Callable[[ModelSettings], float], str]] = [
+        (panels[0, 1], "learning rate", lambda s: s.learning_rate, "log"),
+        (panels[1, 0], "dropout", lambda s: s.dropout, "linear"),
+        (panels[1, 1], "hidden units in all", lambda s: float(sum(s.layers)), "log"),
+    ]
+    for axes, label, value, scale in views:
+        for activation, marker, colour in (("relu", "o", "#0072B2"), ("tanh", "^", "#D55E00")):
+            own = [trial for trial in done if trial.settings.activation == activation]
+            axes.plot(
+                [value(trial.settings) for trial in own],
+                [trial.score for trial in own],
+                marker,
+                color=colour,
+                ms=4,
+                ls="",
+                label=activation,
+            )
+        axes.set(xlabel=label, ylabel="validation score", xscale=scale)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
