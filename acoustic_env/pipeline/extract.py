@@ -91,13 +91,16 @@ def _silent(_: str) -> None:
     pass
 
 
-def extract(settings: ExtractSettings, say: Say = _silent, clips: pa.Table | None = None) -> RunRecord:
+def extract(
+    settings: ExtractSettings, say: Say = _silent, clips: pa.Table | None = None, recipe: Recipe | None = None
+) -> RunRecord:
     """Compute what is missing of the wanted blocks for every clip of the list.
 
     Args:
         settings: of the run.
         say: takes each line meant for the person who started it.
         clips: the clip list, where the caller has it at hand; else it is read from `settings.clips`.
+        recipe: in place of `settings.recipe`, where the caller has it at hand (a bundle's).
 
     Returns:
         The record of the run (for a dry run: of what would be done).
@@ -107,7 +110,7 @@ def extract(settings: ExtractSettings, say: Say = _silent, clips: pa.Table | Non
         LeaseHeld: another run writes to the store.
         TooManyFailures: done, but the share of failed clips is above `max_error_rate`.
     """
-    works = resolve_blocks(settings)
+    works = resolve_blocks(settings, recipe)
     table = read_clips(settings.clips) if clips is None else clips
     table = table if settings.limit is None else table.slice(0, settings.limit)
     store = FeatureStore(settings.store)
@@ -136,13 +139,14 @@ def extract(settings: ExtractSettings, say: Say = _silent, clips: pa.Table | Non
     return record
 
 
-def resolve_blocks(settings: ExtractSettings) -> list[BlockWork]:
+def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> list[BlockWork]:
     """The blocks of a run with their fingerprints: those named, else the recipe's, else indices and mps.
 
     Raises:
         UsageError: unknown block or signal, or options a block does not know.
     """
-    recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
+    if recipe is None:
+        recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
     signals: tuple[Signal, ...] = settings.signals or recipe.signals
     unknown = [signal for signal in signals if signal not in SIGNALS]
     if unknown:
