@@ -311,7 +311,7 @@ def run_evaluate(namespace: argparse.Namespace) -> int:
         same = sum(look.clips_hash == hash_of_clips for look in earlier)
         _say(
             f"look {number} at test clips with this bundle, {same} before at these (first {earlier[0].time}): a model "
-            " chosen by these figures needs other clips for an honest one"
+            "chosen by these figures needs other clips for an honest one"
         )
     if namespace.json:
         print(json.dumps({"look": number, "clips_hash": hash_of_clips, **judged.as_json()}))
