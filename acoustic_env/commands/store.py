@@ -97,7 +97,7 @@ def list_store(namespace: argparse.Namespace) -> int:
     report = verify(store)
     blocks = []
     for block in sorted({books.block for books in report.blocks}):
-        versions = store.fingerprints(block)
+        versions = store.fingerprints(block)  # none where every clip of the last run failed
         differing = _differing(versions)
         for version in versions:
             books = next(b for b in report.blocks if (b.block, b.fingerprint) == (block, version.fingerprint))
@@ -182,7 +182,7 @@ def _print_report(report: Report) -> None:
     for block in report.blocks:
         print(
             f"{block.block}/{block.fingerprint}: {block.rows:,} rows of {block.clips:,} clips "
-            f"({', '.join(block.signals)}) in {block.parts:,} parts"
+            f"({', '.join(block.signals) or 'no signal'}) in {block.parts:,} parts"
         )
         for books in block.books:
             retried = f" ({books.failed_before:,} failed before)" if books.failed_before else ""
@@ -190,6 +190,8 @@ def _print_report(report: Report) -> None:
                 f"  {books.signal:<4} {report.listed:,} listed = {books.rows:,} with rows + {books.permanent:,} "
                 f"permanent errors + {books.pending:,} pending{retried}"
             )
+    if not report.blocks:
+        print("no feature tables, and no run recorded")
     for note in report.notes:
         print(f"note: {note}")
     if not report.faults:

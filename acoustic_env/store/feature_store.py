@@ -224,7 +224,6 @@ class FeatureStore:
         errors: pa.Table | None = None,
         *,
         retry_errors: bool = False,
-        keys: pa.Table | None = None,
     ) -> pa.Table:
         """The work left: keys of the list without a row and without a permanent error.
 
@@ -233,7 +232,6 @@ class FeatureStore:
             signals: wanted of each clip.
             errors: from `errors()`, where the caller has it.
             retry_errors: count permanent errors as work, too.
-            keys: from `committed_keys`, where the caller asks twice of the same state.
 
         Returns:
             `KEY_SCHEMA`: signal after signal, each in the order of the list.
@@ -242,7 +240,7 @@ class FeatureStore:
             StoreError: the store cannot be read.
         """
         ids = _string_array(clip_ids)
-        keys = self._keys(block, fingerprint) if keys is None else keys
+        keys = self._keys(block, fingerprint)
         barred = pa.array([], pa.string())
         if not retry_errors:
             barred = self.barred(block, fingerprint, self.errors() if errors is None else errors)

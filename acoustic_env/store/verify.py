@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import BooksOpen
 from acoustic_env.store import layout
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart
@@ -131,7 +132,7 @@ def verify(
     Args:
         store: the store.
         clips: clip list; without one the parts' own consistency is checked.
-        signals: each clip should have; None for those a block has any row of.
+        signals: each clip should have; None for those a block has any row of (all, where it has none).
         read_all: decode every column and verify page checksums; otherwise footers and keys are read.
 
     Returns:
@@ -147,14 +148,21 @@ def verify(
         if twice:
             report.faults.append(f"the clip list holds {twice:,} ids more than once")
     errors = _errors(store, report)
-    for block, fingerprints in store.blocks().items():
-        for fingerprint in fingerprints:
-            report.blocks.append(
-                _verify_block(store, block, fingerprint, listed, signals, errors, report, read_all=read_all)
-            )
+    for block, fingerprint in _versions(store):
+        report.blocks.append(
+            _verify_block(store, block, fingerprint, listed, signals, errors, report, read_all=read_all)
+        )
     report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
     report.notes += [f"{entry.path}: set aside" for entry in store.filesystem.entries(layout.SET_ASIDE)]
     return report
+
+
+def _versions(store: FeatureStore) -> list[tuple[str, str]]:
+    """Versions of blocks with parts, and those of the last run, of whose clips every one may have failed."""
+    found = {(block, fingerprint) for block, versions in store.blocks().items() for fingerprint in versions}
+    runs = store.runs()
+    found |= set((runs[-1].get("fingerprints") or {}).items()) if runs else set()
+    return sorted(found)
 
 
 def _errors(store: FeatureStore, report: Report) -> pa.Table:
@@ -191,7 +199,7 @@ def _verify_block(
         if found.unlisted:
             report.notes.append(f"{block}/{fingerprint}: {found.unlisted:,} clips with rows are not on the list")
         barred = store.barred(block, fingerprint, errors)
-        for signal in signals or found.signals:
+        for signal in signals or found.signals or SIGNALS:
             done = unique.filter(pc.equal(unique["signal"], signal))["clip_id"]
             books = _signal_books(signal, listed, done, barred, errors["clip_id"])
             found.books.append(books)

@@ -88,6 +88,18 @@ def test_verify_ends_with_5_when_a_part_is_damaged(url: str, listed: str, capsys
     assert part.path in err
 
 
+def test_a_block_of_which_every_clip_failed_is_accounted_for(
+    tmp_path: Path, listed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FeatureStore(str(tmp_path / "failed"))
+    store.write_errors(fake_errors(*((c, "decode", "not_audio", True, 1) for c in ("a", "b", "silent", "broken"))))
+    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": FP}})
+    code, out, _ = run(capsys, "verify", store.url, "--clips", listed)
+    assert code == 0
+    assert "raw  5 listed = 0 with rows + 4 permanent errors + 1 pending" in out
+    assert run(capsys, "ls", store.url)[0] == 0
+
+
 def test_rows_of_clips_not_on_the_list_are_noted(url: str, listed: str, capsys: pytest.CaptureFixture[str]) -> None:
     FeatureStore(url).write_part(fake_table(["stranger"]))
     code, out, _ = run(capsys, "verify", url, "--clips", listed)

@@ -145,8 +145,6 @@ def test_missing_is_the_list_without_rows_and_permanent_errors(store: FeatureSto
     ]
     again = store.missing(listed, ["raw"], "fake", FP, retry_errors=True)
     assert keys(again) == [(c, "raw") for c in ("slow", "broken", "refused", "elsewhere", "new")]
-    committed = store.committed_keys("fake", FP)
-    assert store.missing(listed, ["raw"], "fake", FP, retry_errors=True, keys=committed).equals(again)
 
 
 def test_the_last_attempt_says_whether_an_error_is_final(store: FeatureStore) -> None:
