@@ -23,7 +23,8 @@ from acoustic_env.clips.location import local_path
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import SIGNALS
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart, wanted_schema
-from acoustic_env.store.filesystem import remote_filesystem, store_error
+from acoustic_env.store.filesystem import remote_filesystem
+from acoustic_env.store.retry import store_error
 from acoustic_env.store.schema import repeats, row_keys, sort_by_key
 
 Shape = Literal["long", "wide"]

@@ -7,51 +7,23 @@ growing pauses; what cannot becomes a `StoreError` that says what to do.
 
 from __future__ import annotations
 
-import errno
 import os
-import random
 import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from acoustic_env.clips.location import local_path
-from acoustic_env.errors import AcousticEnvError
-
-T = TypeVar("T")
+from acoustic_env.store.retry import StoreError, retrying, store_error
 
 TMP: Final = ".tmp"
-TRIES: Final = 7
-FIRST_PAUSE_S: Final = 0.1  # doubled after every try, up to MAX_PAUSE_S
-MAX_PAUSE_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 20
-
-# s3fs raises these for throttling, a server's own failures and overlapping operations.
-TRANSIENT_ERRNOS: Final = frozenset(
-    {errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.EAGAIN, errno.ETIMEDOUT}
-)
-TRANSIENT_S3: Final = frozenset(
-    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException",
-     "TooManyRequests", "OperationAborted", "RequestTimeTooSkewed", "IncompleteBody", "XAmzContentSHA256Mismatch",
-     "429", "500", "502", "503", "504"}
-)  # fmt: skip
-# Classes of botocore, aiohttp, urllib3 and fsspec, by name: none of them is imported for a local store.
-TRANSIENT_CLASSES: Final = frozenset(
-    {"HTTPClientError", "ResponseParserError", "ClientPayloadError", "ClientConnectionError", "IncompleteRead",
-     "FSTimeoutError", "TimeoutError", "ConnectionError"}
-)  # fmt: skip
-CREDENTIAL_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
-
-
-class StoreError(AcousticEnvError):
-    """The store cannot be read or written; the message says which file, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -344,91 +316,6 @@ class S3Filesystem(RemoteFilesystem):
             return retrying(ask, self.place(folder), "listed")
         except FileNotFoundError as error:
             raise store_error(self.url, "opened", error) from error
-
-
-def retrying(call: Callable[[], T], place: str, done: str) -> T:
-    """Call until it succeeds, with growing pauses while the failure is one that passes.
-
-    Args:
-        call: without side effects that a second call would double.
-        place: URL for the message.
-        done: what was to be done to it, as a participle.
-
-    Raises:
-        FileNotFoundError: as it came, for the caller knows whether that is an answer.
-        StoreError: the failure stays, or does not pass.
-    """
-    for attempt in range(TRIES):
-        try:
-            return call()
-        except (FileNotFoundError, AcousticEnvError):
-            raise
-        except Exception as error:  # every filesystem has its own exceptions
-            if not transient(error):
-                raise store_error(place, done, error) from error
-            if attempt == TRIES - 1:
-                raise store_error(place, done, error, tries=TRIES) from error
-        time.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * (0.5 + random.random()))
-    raise AssertionError  # the loop returns or raises
-
-
-def transient(error: BaseException) -> bool:
-    """Whether the same call may succeed a moment later."""
-    if s3_code(error) in TRANSIENT_S3:
-        return True
-    if isinstance(error, TimeoutError | ConnectionError):
-        return True
-    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
-        return True
-    return bool(TRANSIENT_CLASSES & {kind.__name__ for kind in type(error).__mro__})
-
-
-def s3_code(error: BaseException | None) -> str | None:
-    """The S3 error code ("SlowDown", "PreconditionFailed", ...) behind an exception, if there is one."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-        error = error.__cause__
-    return None
-
-
-def store_error(
-    place: str, done: str, error: BaseException, tries: int | None = None, free: int | None = None
-) -> StoreError:
-    """What happened to a file of the store, for a person, with the remedy.
-
-    Args:
-        place: the file's URL.
-        done: what was to be done to it, as a participle.
-        error: what came.
-        tries: how often it was tried.
-        free: bytes free on the disk, where known.
-    """
-    number = error.errno if isinstance(error, OSError) else None
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & CREDENTIAL_CLASSES:
-        reason = f"no credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws"
-    elif number in (errno.ENOSPC, errno.EDQUOT):
-        left = "" if free is None else f" ({free / 2**20:.0f} MiB free)"
-        reason = f"the disk or quota is full{left}; free some space, then run the same command again"
-    elif number == errno.EROFS:
-        reason = "the filesystem is mounted read-only; use a place that can be written"
-    elif isinstance(error, PermissionError):
-        reason = f"permission denied ({s3_code(error) or error.strerror or error}); check the rights of this user"
-    elif isinstance(error, FileNotFoundError):
-        reason = "there is no such bucket or folder; create it, or check the URL and AWS_ENDPOINT_URL"
-    elif tries is not None:
-        reason = f"{_said(error)}, after {tries} tries; when the service answers again, run the same command again"
-    else:
-        reason = _said(error)
-    return StoreError(f"{place}: cannot be {done}: {reason}")
-
-
-def _said(error: BaseException) -> str:
-    code = s3_code(error)
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"{code or type(error).__name__}: {text}"
 
 
 def sync_folder(folder: Path) -> None:

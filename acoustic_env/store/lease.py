@@ -35,8 +35,9 @@ import psutil
 
 from acoustic_env.errors import AcousticEnvError, LeaseHeld
 from acoustic_env.store.exclusive import ExclusiveFile, Seen, exclusive_file
-from acoustic_env.store.filesystem import Filesystem, StoreError, open_filesystem
+from acoustic_env.store.filesystem import Filesystem, open_filesystem
 from acoustic_env.store.layout import LEASE
+from acoustic_env.store.retry import StoreError
 
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0

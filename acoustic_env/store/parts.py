@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from acoustic_env.store.filesystem import Entry, Filesystem, LocalFilesystem, StoreError
+from acoustic_env.store.filesystem import Entry, Filesystem, LocalFilesystem
+from acoustic_env.store.retry import StoreError
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ import pytest
 
 from acoustic_env.errors import UsageError
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.filesystem import LocalFilesystem, StoreError
+from acoustic_env.store.filesystem import LocalFilesystem
+from acoustic_env.store.retry import StoreError
 from acoustic_env.store.verify import verify
 from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_fingerprint, fake_table
 

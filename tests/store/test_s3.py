@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from acoustic_env.errors import LeaseHeld
-from acoustic_env.store import exclusive, filesystem
+from acoustic_env.store import exclusive, filesystem, retry
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.filesystem import StoreError
 from acoustic_env.store.lease import LeaseLost, acquire_lease, check, read_lease
+from acoustic_env.store.retry import StoreError
 from acoustic_env.store.verify import verify
 from tests.s3 import Fault, S3Server
 from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table
@@ -50,7 +50,7 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(s3: S3Server, fault: Fau
 
 
 def test_a_service_that_stays_away_is_given_up_with_a_message(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystem, "TRIES", 3)
+    monkeypatch.setattr(retry, "TRIES", 3)
     store = FeatureStore(s3.url)
     s3.choose = lambda method, _path, _number: "throttle" if method == "PUT" else None
     with pytest.raises(StoreError, match=r"SlowDown.*after 3 tries.*run the same command again"):
@@ -60,7 +60,7 @@ def test_a_service_that_stays_away_is_given_up_with_a_message(s3: S3Server, monk
 
 
 def test_a_failing_service_is_no_damaged_part(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystem, "TRIES", 2)
+    monkeypatch.setattr(retry, "TRIES", 2)
     store = FeatureStore(s3.url)
     store.write_part(fake_table(["a"]))
     s3.choose = lambda method, path, _number: "fail" if method == "GET" and ".parquet" in path else None
