@@ -29,7 +29,7 @@ from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.confident import confident_flags, confident_joint
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.neighbours import Neighbourhood, find_neighbours
-from acoustic_env.audit.witnesses import WITNESSES, Features, Witness, out_of_fold
+from acoustic_env.audit.witnesses import LARGE, WITNESSES, Features, Witness, out_of_fold
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 
@@ -134,7 +134,12 @@ def prepare(
         msg = f"no witness {(unknown or ['?'])[0]!r}; there are {', '.join(sorted(known))}"
         raise UsageError(msg)
     scaled = _reduce(features, settings.seed)
-    folds, again = (grouped_folds(y, groups, settings.folds, settings.seed + deal) for deal in (0, 1))
+    folds = grouped_folds(y, groups, settings.folds, settings.seed)
+    # Where it is cheap, the second round learns from more of the clips.
+    finer = (
+        2 * settings.folds if len(scaled) <= LARGE and len(np.unique(groups)) >= 2 * settings.folds else settings.folds
+    )
+    again = grouped_folds(y, groups, finer, settings.seed + 1)
     neighbourhood = find_neighbours(scaled, folds, settings.neighbours, settings.seed)
     return Clips(np.asarray(clip_ids), scaled, folds, again, neighbourhood, duplicates, tags or {})
 

@@ -13,14 +13,17 @@ from acoustic_env.audit.votes import dawid_skene, dawid_skene_share, fallible_li
 from tests.audit.coverage import coverage
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", example C: nominal data with missing values, 0.743.
-KRIPPENDORFF = np.array(
-    [
-        [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
-        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
-        [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
-        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
-    ]
-).T - 1
+KRIPPENDORFF = (
+    np.array(
+        [
+            [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
+            [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
+            [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
+            [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
+        ]
+    ).T
+    - 1
+)
 
 
 def test_alpha_equals_krippendorffs_own_example() -> None:

@@ -1,0 +1,267 @@
+"""Checks keep one contract; the ranking finds planted errors and is never a rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import average_precision_score
+
+from acoustic_env.audit import confident
+from acoustic_env.audit.check import CHECKS, CheckResult, Evidence, class_probabilities, statement_score
+from acoustic_env.audit.combine import fit_combination
+from acoustic_env.audit.neighbours import find_neighbours
+from acoustic_env.audit.noise import plant_errors
+from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
+from acoustic_env.audit.ranking import check_ranked, witness_names
+from acoustic_env.audit.tags import tag_scores
+from acoustic_env.audit.witnesses import logistic, out_of_fold
+from acoustic_env.errors import UsageError
+
+QUICK = RankSettings(("logistic", "neighbours"), folds=4, neighbours=15)
+
+
+def clouds(clips: int = 600, classes: int = 2, seed: int = 0, apart: float = 2.0):
+    """Gaussian classes of known truth, 10 % of the labels wrong."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, clips)
+    centres = rng.normal(0, apart / 3, (classes, 12))
+    x = (centres[truth] * 3 + rng.normal(0, 1.5, (clips, 12))).astype(np.float32)
+    given, wrong = plant_errors(truth, 0.1, rng)
+    return x, truth, given, wrong
+
+
+def ids(n: int) -> list[str]:
+    return [f"clip{i:04d}" for i in range(n)]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_planted_errors_come_first(classes: int) -> None:
+    x, _, given, wrong = clouds(classes=classes)
+    names = [f"class {k}" for k in range(classes)]
+    clips = prepare(ids(600), x, given, np.arange(600), QUICK)
+    table, summary = rank_exclusive(clips, given, names, QUICK)
+    check_ranked(table, "ranked")
+    assert table.num_rows == 600 * classes
+    assert witness_names(table) == ["logistic", "neighbours"]
+    own = table.filter(table.column("given")).sort_by("clip_id")
+    assert own.num_rows == 600
+    quality = own.column("quality").to_numpy()
+    assert average_precision_score(wrong, -quality) > 0.75
+    assert wrong[np.argsort(quality)[:40]].mean() > 0.85
+    assert "ranking" in str(summary["note"])
+
+
+def test_a_missing_label_is_suspect_on_its_own_row() -> None:
+    x, _, given, wrong = clouds()
+    clips = prepare(ids(600), x, given, np.arange(600), QUICK)
+    table, _ = rank_exclusive(clips, given, ["a", "b"], QUICK)
+    absent = table.filter(pa.compute.invert(table.column("given"))).sort_by("clip_id")
+    assert average_precision_score(wrong, -absent.column("quality").to_numpy()) > 0.75
+
+
+def test_multi_label_classes_are_ranked_one_at_a_time() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.random((500, 3)) < [0.3, 0.5, 0.004]
+    truth[:2, 2] = True
+    x = (truth @ rng.normal(0, 3, (3, 10)) + rng.normal(0, 1, (500, 10))).astype(np.float32)
+    given = truth.copy()
+    missing = np.flatnonzero(truth[:, 0])[:15]
+    given[missing, 0] = False
+    clips = prepare(ids(500), x, given, np.arange(500), QUICK)
+    tables = list(rank_multilabel(clips, given, ["rain", "wind", "rare"], QUICK))
+    assert [summary["label"] for _, summary in tables] == ["rain", "wind", "rare"]
+    rain = tables[0][0].filter(pa.compute.invert(tables[0][0].column("given")))
+    first = set(rain.column("clip_id").to_pylist()[:20])
+    assert len(first & {f"clip{i:04d}" for i in missing}) >= 13
+    rare, summary = tables[2]
+    assert set(rare.column("quality").to_pylist()) == {0.5}
+    assert "not judged" in str(summary["note"])
+
+
+def test_the_same_seed_gives_the_same_ranking_and_groups_stay_together() -> None:
+    x, _, given, _ = clouds(300)
+    groups = np.arange(300) // 3
+    one, two = (prepare(ids(300), x, given, groups, QUICK) for _ in range(2))
+    assert rank_exclusive(one, given, ["a", "b"], QUICK)[0].equals(rank_exclusive(two, given, ["a", "b"], QUICK)[0])
+    assert all(len(set(one.folds[groups == g])) == 1 for g in range(100))
+    neighbour_groups = groups[one.neighbourhood.index]
+    assert (neighbour_groups != groups[:, None]).all()
+
+
+def test_the_witnesses_never_see_the_clip_they_judge() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5)).astype(np.float32)
+    target = np.eye(2)[rng.integers(0, 2, 200)]
+    folds = np.arange(200) % 4
+    seen = []
+
+    def remembering(train, labels, judged, seed):  # noqa: ARG001
+        seen.append({tuple(row) for row in train} & {tuple(row) for row in judged})
+        return np.full((len(judged), 2), 0.5)
+
+    out_of_fold(remembering, x, target, folds, 0)
+    assert seen == [set()] * 4
+
+
+def test_a_witness_can_be_injected_and_all_built_in_ones_run() -> None:
+    x, _, given, wrong = clouds(240)
+    everyone = RankSettings(("mlp", "xgboost", "logistic", "neighbours"), folds=2)
+    clips = prepare(ids(240), x, given, np.arange(240), everyone)
+    table, summary = rank_exclusive(clips, given, ["a", "b"], everyone)
+    own = table.filter(table.column("given")).sort_by("clip_id")
+    for name in witness_names(table):
+        assert average_precision_score(wrong, -own.column(name).to_numpy()) > 0.5, name
+    assert set(summary["weights"]) == set(everyone.witnesses)  # type: ignore[arg-type]
+    injected = RankSettings(("mine",), folds=2, models={"mine": logistic})
+    assert witness_names(rank_exclusive(clips, given, ["a", "b"], injected)[0]) == ["mine"]
+    with pytest.raises(UsageError, match="no witness 'oracle'; there are logistic, mlp, neighbours, xgboost"):
+        prepare(ids(240), x, given, np.arange(240), RankSettings(("oracle",)))
+
+
+def test_one_class_only_is_refused() -> None:
+    x, _, _, _ = clouds(60)
+    given = np.zeros(60, dtype=np.int64)
+    clips = prepare(ids(60), x, given, np.arange(60), QUICK)
+    with pytest.raises(UsageError, match="two classes"):
+        rank_exclusive(clips, given, ["a", "b"], QUICK)
+
+
+def test_duplicates_with_contradicting_labels_are_flagged_and_sink() -> None:
+    x, _, given, _ = clouds(200)
+    given[0], given[1] = 0, 1
+    duplicates = np.full(200, -1)
+    duplicates[[0, 1]] = 7
+    with_, without = (
+        prepare(ids(200), x, given, np.arange(200), QUICK, found) for found in (duplicates, np.full(200, -1))
+    )
+    one, two = (rank_exclusive(clips, given, ["a", "b"], QUICK)[0] for clips in (with_, without))
+    for clip in ("clip0000", "clip0001"):
+        row, before = (
+            next(r for r in table.to_pylist() if r["clip_id"] == clip and r["given"]) for table in (one, two)
+        )
+        assert row["flagged"]
+        assert row["duplicates"] == 0.5
+        assert row["quality"] == pytest.approx(before["quality"] / 2)
+
+
+def test_tag_scores_are_a_witness_where_present() -> None:
+    x, truth, given, wrong = clouds(300, apart=0.3)
+    tags = np.eye(2)[truth] * 0.8 + 0.1
+    tags[:20] = np.nan
+    clips = prepare(ids(300), x, given, np.arange(300), QUICK, tags={"tags_yamnet": tags})
+    own = rank_exclusive(clips, given, ["a", "b"], QUICK)[0]
+    own = own.filter(own.column("given")).sort_by("clip_id")
+    assert average_precision_score(wrong, -own.column("quality").to_numpy()) > 0.8
+    assert set(own.column("tags_yamnet").to_pylist()[:20]) == {0.5}
+
+
+def test_tag_scores_take_the_largest_tag_of_a_class_and_leave_gaps() -> None:
+    rows = pa.table({"clip_id": ["b", "a"], "scores": pa.array([[0.1, 0.2, 0.9], None], pa.list_(pa.float32(), 3))})
+    wanted = [frozenset({"Wind", "Rain"}), frozenset({"Car"})]
+    found = tag_scores(rows, ["Wind", "Rain", "Car"], ["a", "b", "c"], wanted)
+    np.testing.assert_allclose(found[1], [0.2, 0.9], rtol=1e-6)
+    assert np.isnan(found[[0, 2]]).all()
+    assert tag_scores(rows, ["Wind", "Rain", "Car"], ["a"], [frozenset({"Owl"}), frozenset({"Car"})]) is None
+
+
+def random_probabilities(clips: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    given = np.concatenate([np.arange(classes), rng.integers(0, classes, clips - classes)])
+    scores = rng.normal(0, 1, (clips, classes)) + 1.5 * np.eye(classes)[given]
+    probabilities = np.exp(scores)
+    return given, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_confident_joint_and_flags_equal_cleanlabs(classes: int, seed: int) -> None:
+    from cleanlab.count import compute_confident_joint, estimate_joint
+    from cleanlab.filter import find_label_issues
+
+    given, probabilities = random_probabilities(400, classes, seed)
+    joint = estimate_joint(
+        given, probabilities, confident_joint=compute_confident_joint(given, probabilities, calibrate=False)
+    )
+    # cleanlab rounds the calibrated counts to whole clips
+    np.testing.assert_allclose(confident.confident_joint(given, probabilities), joint, atol=1.01 / 400)
+    flags = find_label_issues(given, probabilities, filter_by="confident_learning", n_jobs=1)
+    np.testing.assert_array_equal(confident.confident_flags(given, probabilities), flags)
+
+
+def test_every_check_keeps_the_contract() -> None:
+    x, _, given, _ = clouds(150, classes=3)
+    folds = np.arange(150) % 3
+    evidence = Evidence(
+        x,
+        given,
+        3,
+        folds,
+        folds,
+        find_neighbours(x, folds, 10, 0),
+        0,
+        RankSettings().models,
+        {"tags": np.random.default_rng(0).random((150, 3))},
+        np.arange(150) // 2,
+    )
+    for name, check in CHECKS.items():
+        result = check(evidence, name)
+        assert result.name == name
+        assert result.score.shape == (150, 3)
+        assert result.flagged.dtype == bool
+        assert "summary" in result.information
+    with pytest.raises(ValueError, match="outside 0 to 1"):
+        CheckResult("bad", np.full((2, 2), 1.5), np.zeros(2, dtype=bool), 0.0, {})
+
+
+def test_statement_scores_and_probabilities_are_inverse() -> None:
+    given, probabilities = random_probabilities(50, 4, 3)
+    score = statement_score(probabilities, given)
+    np.testing.assert_allclose(class_probabilities(score, given), probabilities)
+    assert score[0, given[0]] == pytest.approx(probabilities[0, given[0]])
+
+
+def test_the_combination_believes_the_better_witness_and_equals_logistic_regression() -> None:
+    rng = np.random.default_rng(1)
+    given = rng.integers(0, 2, 4000)
+    good, bad = (np.where(given == 1, 1, -1) * strength + rng.normal(0, 1, 4000) for strength in (1.2, 0.2))
+    both = np.stack([[1 - p, p] for p in (1 / (1 + np.exp(-good)), 1 / (1 + np.exp(-bad)))]).transpose(0, 2, 1)
+    combination = fit_combination(both, given)
+    assert combination.weights[0] > 3 * combination.weights[1]
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1e6).fit(np.stack([good, bad], axis=1), given)
+    expected = model.predict_proba(np.stack([good, bad], axis=1))[:, 1]
+    np.testing.assert_allclose(np.exp(combination.log_posterior(both))[:, 1], expected, atol=0.02)
+
+
+def test_a_broken_ranked_table_is_refused_by_file_and_column() -> None:
+    table = pa.table({"clip_id": ["a"], "label": ["x"], "given": [True], "quality": [1.5], "flagged": [False]})
+    with pytest.raises(UsageError, match=r"r\.parquet: column 'quality' runs from 1\.5 to 1\.5"):
+        check_ranked(table, "r.parquet")
+    with pytest.raises(UsageError, match="no column 'flagged'"):
+        check_ranked(table.drop_columns(["flagged"]), "r.parquet")
+
+
+@pytest.mark.slow
+def test_100_000_clips_of_512_features_are_ranked_within_5_minutes_and_4_gib() -> None:
+    import resource
+    import time
+
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 100_000)
+    x = rng.standard_normal((100_000, 512), dtype=np.float32)
+    x[:, :20] += 0.35 * (truth[:, None] * 2 - 1)
+    given, wrong = plant_errors(truth, 0.1, rng)
+    settings = RankSettings()
+    started = time.monotonic()
+    clips = prepare([str(i) for i in range(100_000)], x, given, np.arange(100_000), settings)
+    table, _ = rank_exclusive(clips, given, ["a", "b"], settings)
+    taken = time.monotonic() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    own = table.filter(table.column("given"))
+    order = np.argsort(own.column("clip_id").cast(pa.int64()).to_numpy())
+    assert average_precision_score(wrong, -own.column("quality").to_numpy()[order]) > 0.6
+    print(f"{taken:.0f} s, {peak:.2f} GiB")
+    assert taken < 300
+    assert peak < 4
