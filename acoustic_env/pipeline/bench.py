@@ -49,6 +49,8 @@ STAGES: Final[dict[str, str]] = {
     "indices": "acoustic_env.pipeline.bench_dsp:indices",
     "modulation": "acoustic_env.pipeline.bench_dsp:modulation",
     "dsp": "acoustic_env.pipeline.bench_dsp:dsp",
+    "panns": "acoustic_env.pipeline.bench_tagging:panns",
+    "mn04": "acoustic_env.pipeline.bench_tagging:mn04",
 }
 
 
