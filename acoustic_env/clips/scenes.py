@@ -32,8 +32,8 @@ TRUTH_SCHEMA: Final = pa.schema(
 RATES_HZ: Final = {16_000: 0.82, 22_050: 0.06, 32_000: 0.06, 44_100: 0.06}
 SHORT_SHARE: Final = 0.06
 # Level of a source over the bed of noise, in dB. The overlap of the two ranges sets how hard the task is.
-OWN_LEVEL_DB: Final = (-4.0, 13.0)
-OTHER_LEVEL_DB: Final = (-16.0, -1.0)
+OWN_LEVEL_DB: Final = (-1.0, 15.0)
+OTHER_LEVEL_DB: Final = (-18.0, -3.0)
 OTHER_SHARE: Final = 0.5
 
 

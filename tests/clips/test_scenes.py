@@ -95,4 +95,4 @@ def test_plain_statistics_tell_the_classes_apart_well_but_not_perfectly() -> Non
         groups.append(index // CLIPS_PER_RECORDING)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     scores = cross_val_predict(model, features, labels, groups=groups, cv=GroupKFold(5), method="predict_proba")[:, 1]
-    assert 0.88 <= roc_auc_score(labels, scores) <= 0.98
+    assert 0.9 <= roc_auc_score(labels, scores) <= 0.985
