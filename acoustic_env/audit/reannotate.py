@@ -1,0 +1,354 @@
+"""A new clip list into the labels table: extract what is missing, score, look for drift, decide, sample, publish.
+
+Made for a schedule: the same list twice changes nothing the second time, and a run that was killed is completed by the
+next one. Versions of the labels are written freely; which of them counts is LABELS/published.json, and that moves only
+when the lower bound of the new version's accuracy beats the published one, or a person approves.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
+from acoustic_env.audit.intervals import Interval
+from acoustic_env.audit.labels import diff, read_version, versions, write_version
+from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
+from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.audit.sequential import confidence_sequence, may_publish
+from acoustic_env.audit.table import read_table, write_table
+from acoustic_env.audit.verdicts import APPLIES, check_verdicts, latest
+from acoustic_env.clips.select import CLASS_COLUMN, select
+from acoustic_env.clips.table import read_clips
+from acoustic_env.config import ExtractSettings
+from acoustic_env.errors import TooManyFailures, UsageError
+from acoustic_env.features.registry import BLOCKS
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.learn import bundle_matrix
+from acoustic_env.models.predict import predict
+from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.filesystem import open_filesystem
+from acoustic_env.store.lease import acquire_lease
+
+PUBLISHED: Final = "published.json"
+FEWEST_TO_SAMPLE: Final = 10
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ReannotateSettings:
+    """One run.
+
+    Attributes:
+        clips: URL of the clip list.
+        store: URL of the feature store.
+        bundle: folder of the classifier.
+        labels: LABELS, the folder of versions.
+        verdicts: what listeners have said of the samples so far; None when nobody has.
+        budget: label rows in the sample of a list's new clips.
+        approved_by: name of the person who publishes whatever the numbers say.
+        max_error_rate: as of the extraction job.
+        address: Ray cluster to join for the extraction.
+        seed: of samples and of the drift test.
+    """
+
+    clips: str
+    store: str
+    bundle: str
+    labels: str
+    verdicts: str | None = None
+    budget: int = 100
+    approved_by: str | None = None
+    max_error_rate: float = 0.05
+    address: str | None = None
+    seed: int = 23
+
+
+def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
+    """Run once; returns the summary (plain data).
+
+    Args:
+        settings: of the run.
+        say: takes each line meant for a person.
+
+    Raises:
+        UsageError: a wrong list, bundle or verdicts, or features that this installation computes otherwise than those
+            the bundle was trained on.
+        LeaseHeld: another run writes to LABELS or to the store.
+        TooManyFailures: everything is done, but more clips failed in extraction than allowed.
+    """
+    bundle = Bundle.load(settings.bundle)
+    clips = select(read_clips(settings.clips), bundle.recipe).clips
+    with acquire_lease(settings.labels, f"reannotate {settings.clips}"):
+        failure, extracted = _extract(settings, bundle, clips, say)
+        ranked = score(bundle, clips, FeatureStore(settings.store), say)
+        before = read_version(settings.labels) if versions(settings.labels) else None
+        fresh = _fresh(ranked, before)
+        sample = _sample(settings, fresh)
+        verdicts, heard = _heard(settings)
+        table = merge(before, relabel(ranked, verdicts, heard, RelabelSettings()))
+        written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
+        changed = 0
+        if written.new:
+            changed = _write_diff(settings.labels, written.version, before, table)
+        accuracy = None if verdicts is None or heard is None else cross_fitted(ranked, verdicts, heard, settings.seed)
+        published = _publish(settings, written.version, accuracy)
+        drift = _drift(settings, bundle, clips, fresh)
+    summary: dict[str, Any] = {
+        "clips": clips.num_rows,
+        "extracted": extracted,
+        "scored": pc.count_distinct(ranked["clip_id"]).as_py(),
+        "new_clips": pc.count_distinct(fresh["clip_id"]).as_py(),
+        "version": written.version,
+        "previous_version": written.previous,
+        "new_version": written.new,
+        "changed": changed,
+        "drift": None if drift is None else _drift_summary(drift),
+        "sample": sample,
+        "accuracy": None if accuracy is None else {**accuracy.version.as_dict(), "as_given": accuracy.as_given},
+        "published": published,
+    }
+    if failure is not None:
+        raise TooManyFailures(f"{failure}\n{json.dumps(summary, sort_keys=True)}") from failure
+    return summary
+
+
+def _extract(
+    settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, say: Say
+) -> tuple[TooManyFailures | None, int]:
+    """Compute the bundle's blocks for clips that lack them; returns a failure to report at the end, clips computed."""
+    blocks = tuple(block for block in bundle.fingerprints if block in BLOCKS)
+    if not blocks:
+        return None, 0
+    signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.reducer.columns))
+    extraction = ExtractSettings(
+        settings.clips,
+        settings.store,
+        signals=signals,
+        blocks=blocks,
+        max_error_rate=settings.max_error_rate,
+        address=settings.address,
+    )
+    _check_fingerprints(bundle, extraction)
+    try:
+        record = extract(extraction, say, clips, bundle.recipe)
+    except TooManyFailures as failure:
+        return failure, 0
+    return None, record.finished
+
+
+def _check_fingerprints(bundle: Bundle, extraction: ExtractSettings) -> None:
+    for work in resolve_blocks(extraction, bundle.recipe):
+        trained = bundle.fingerprints[work.spec.name]
+        if work.fingerprint != trained:
+            msg = (
+                f"block {work.spec.name}: the bundle was trained on version {trained}, this installation computes "
+                f"{work.fingerprint}; use the installation and weights it was trained with, or train a new bundle"
+            )
+            raise UsageError(msg)
+
+
+def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> pa.Table:
+    """A ranked table (`audit.ranking`) with the bundle as its witness.
+
+    Args:
+        bundle: trained.
+        clips: a selection's clips, with `class`.
+        store: with their features.
+        say: told which clips have none.
+    """
+    predicted = predict(bundle, clips["clip_id"].to_pylist(), store, say)
+    classes = dict(zip(clips["clip_id"].to_pylist(), clips[CLASS_COLUMN].to_pylist(), strict=True))
+    pairs = zip(predicted["clip_id"].to_pylist(), predicted["label"].to_pylist(), strict=True)
+    given = np.array([label in classes[clip_id] for clip_id, label in pairs], dtype=np.bool_)
+    posterior = predicted["posterior"].to_numpy().astype(np.float64)
+    quality = np.where(given, posterior, 1.0 - posterior)
+    return pa.table(
+        {
+            "clip_id": predicted["clip_id"],
+            "label": predicted["label"],
+            "given": pa.array(given),
+            "quality": pa.array(quality),
+            "flagged": pa.array(quality < 0.5),
+            "bundle": pa.array(quality),
+        }
+    )
+
+
+def _fresh(ranked: pa.Table, before: pa.Table | None) -> pa.Table:
+    """The ranked rows of clips that no version has yet."""
+    if before is None:
+        return ranked
+    known = pc.is_in(ranked["clip_id"], value_set=pc.unique(before["clip_id"]))
+    return ranked.filter(pc.invert(known))
+
+
+def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
+    """The whole labels table: rows of this list as decided now, all others as they were.
+
+    A row somebody has listened to keeps that decision unless it was listened to again now.
+    """
+    if before is None:
+        return now
+    before = before.drop_columns(["version", "previous_version"])
+    listened = pc.and_(pc.is_valid(before["votes"]), pc.invert(_among(before, now.filter(pc.is_valid(now["votes"])))))
+    stays = before.filter(pc.or_(pc.invert(_among(before, now)), listened))
+    decided = now.filter(pc.invert(_among(now, stays)))
+    whole = pa.concat_tables([stays, decided], promote_options="default")
+    witnesses = sorted(set(whole.column_names) - {*now.column_names[:4], *now.column_names[-3:]})
+    names = [*now.column_names[:4], *witnesses, *now.column_names[-3:]]
+    return whole.select(names).sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
+
+
+def _among(rows: pa.Table, others: pa.Table) -> pa.Array:
+    """bool[rows]: the (clip, label) is one of the others'."""
+
+    def keys(table: pa.Table) -> pa.Array:
+        clip_ids, labels = table["clip_id"].combine_chunks(), table["label"].combine_chunks()
+        return pc.binary_join_element_wise(clip_ids, labels, "\x00")
+
+    return pc.is_in(keys(rows), value_set=keys(others))
+
+
+def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table) -> int:
+    """LABELS/diffs/<version>.parquet: what the version changed; returns the number of rows."""
+    old = table.slice(0, 0) if before is None else before
+    changes = diff(old, table)
+    write_table(changes, f"{url.rstrip('/')}/diffs/{version}.parquet")
+    return int(changes.num_rows)
+
+
+def _sample(settings: ReannotateSettings, fresh: pa.Table) -> str | None:
+    """A simple random sample of the labels given to clips never listed before, kept under its frame's hash.
+
+    A simple one, so that the confidence sequence over all samples needs no weights.
+    """
+    given = int(pc.sum(fresh["given"]).as_py() or 0)
+    if given < FEWEST_TO_SAMPLE:
+        return None
+    drawn = draw_sample(fresh, SampleSettings(min(settings.budget, given), "simple", settings.seed, repeat=0.0))
+    url = f"{settings.labels.rstrip('/')}/samples/{drawn['frame_hash'][0].as_py()}.parquet"
+    write_table(drawn, url)
+    return url
+
+
+def _heard(settings: ReannotateSettings) -> tuple[pa.Table | None, pa.Table | None]:
+    """The verdicts, and all samples drawn so far as one."""
+    if settings.verdicts is None:
+        return None, None
+    verdicts = check_verdicts(read_table(settings.verdicts), settings.verdicts)
+    entries = open_filesystem(settings.labels).entries("samples")
+    drawn = [read_table(f"{settings.labels.rstrip('/')}/{entry.path}") for entry in entries]
+    if not drawn:
+        msg = f"--verdicts {settings.verdicts}: no sample has been drawn yet; listen to the one a first run names"
+        raise UsageError(msg)
+    return verdicts, pa.concat_tables([table.replace_schema_metadata(None) for table in drawn])
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of the sampled labels are right.
+
+    Attributes:
+        version: of what the version says, decided without the verdict on the row itself; valid at every look.
+        as_given: share of the given labels that are right.
+    """
+
+    version: Interval
+    as_given: float
+
+
+def cross_fitted(ranked: pa.Table, verdicts: pa.Table, sample: pa.Table, seed: int) -> Accuracy | None:
+    """Accuracy of the decisions on the listened sample, each half decided with the verdicts on the other half.
+
+    A version follows its listeners, so rows they heard say nothing about rows they did not: hence the two halves.
+
+    Returns:
+        None when no row of the sample has a sure answer.
+    """
+    answers = latest(verdicts.filter(pc.equal(verdicts["role"], "sample")))
+    truth: dict[tuple[str, str], int] = {}
+    for entry in answers.select(["clip_id", "label", "verdict"]).to_pylist():
+        if APPLIES[entry["verdict"]] >= 0:
+            truth[entry["clip_id"], entry["label"]] = APPLIES[entry["verdict"]]
+    drawn = set(zip(sample["clip_id"].to_pylist(), sample["label"].to_pylist(), strict=True))
+    keys = sorted(truth.keys() & drawn & set(_keys(ranked)))
+    if not keys:
+        return None
+    half = np.random.default_rng(seed).permutation(len(keys)) % 2
+    right = 0
+    for side in (0, 1):
+        judged = {key for key, which in zip(keys, half, strict=True) if which == side}
+        others = pa.array([key not in judged for key in _keys(verdicts)])
+        decided = relabel(ranked, verdicts.filter(others), sample, RelabelSettings())
+        state = dict(zip(_keys(decided), applies(decided).tolist(), strict=True))
+        right += sum(state[key] == bool(truth[key]) for key in judged)
+    given = sum(truth[key] for key in keys) / len(keys)
+    return Accuracy(confidence_sequence(float(right), len(keys)), given)
+
+
+def _keys(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def _publish(settings: ReannotateSettings, version: str, accuracy: Accuracy | None) -> dict[str, Any]:
+    """Move LABELS/published.json to the version if it may; returns what is published now and why."""
+    filesystem = open_filesystem(settings.labels)
+    try:
+        current: dict[str, Any] = json.loads(filesystem.read(PUBLISHED))
+    except FileNotFoundError:
+        current = {"version": None, "accuracy": None}
+    if current["version"] == version:
+        return {"version": version, "reason": "published already"}
+    candidate = accuracy.version if accuracy is not None else Interval(float("nan"), 0.0, 1.0, "none", 0)
+    previous = current["accuracy"] if current["accuracy"] is not None else accuracy.as_given if accuracy else None
+    decision = may_publish(candidate, previous, settings.approved_by)
+    if not decision.publish:
+        return {"version": current["version"], "reason": decision.reason}
+    record = {
+        "version": version,
+        "accuracy": candidate.estimate if candidate.n else None,
+        "reason": decision.reason,
+        "time_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    filesystem.write(PUBLISHED, json.dumps(record, indent=1).encode())
+    return {"version": version, "reason": decision.reason}
+
+
+def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh: pa.Table) -> Drift | None:
+    """New clips against the clips trained on, in the bundle's reduced features; None when either is not at hand."""
+    store = FeatureStore(settings.store)
+    block, trained_version = next(iter(bundle.fingerprints.items()))
+    stored = pc.unique(store.committed_keys(block, trained_version)["clip_id"]).to_pylist()
+    trained = np.array(stored, dtype=object)[bundle.seen(stored, [""] * len(stored))]
+    ids, groups = clips["clip_id"].to_pylist(), clips["group"].to_pylist()
+    unseen = ~bundle.seen(ids, [group or "" for group in groups])
+    listed = pc.is_in(clips["clip_id"], value_set=pc.unique(fresh["clip_id"])).to_numpy(zero_copy_only=False)
+    one_each = {group or clip: clip for clip, group, new in zip(ids, groups, unseen & listed, strict=True) if new}
+    if len(trained) < 2 or len(one_each) < 2:
+        return None
+    new = _reduced(bundle, sorted(one_each.values()), store, settings.seed)
+    old = _reduced(bundle, sorted(trained.tolist()), store, settings.seed)
+    return None if min(len(new), len(old)) < 2 else drift_test(new, old, settings.seed)
+
+
+def _reduced(bundle: Bundle, clip_ids: list[str], store: FeatureStore, seed: int) -> npt.NDArray[np.float32]:
+    """Reduced features of at most `MOST_CLIPS` of the clips; those that lack a block are left out."""
+    chosen = np.random.default_rng(seed).permutation(len(clip_ids))[:MOST_CLIPS]
+    matrix = bundle_matrix(bundle, [clip_ids[i] for i in sorted(chosen)], store)
+    kept = matrix.take(matrix.complete())
+    reduced: npt.NDArray[np.float32] = bundle.reducer.transform(kept.values).astype(np.float32)
+    return reduced
+
+
+def _drift_summary(drift: Drift) -> dict[str, Any]:
+    return {"p_value": drift.p_value, "drifted": drift.drifted(), "far": drift.far.as_dict(), "clips": drift.clips}

@@ -1,0 +1,88 @@
+"""`acoustic-env reannotate`: a new clip list into the labels table, for a schedule."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+DESCRIPTION = """\
+Take a new clip list into a labels table: extract the features that are missing, score the clips with a classifier,
+test for drift against its training, write a new version of the labels and what changed (or nothing when nothing did),
+draw a sample for listeners, and publish only what is shown to be better or is approved.
+
+Run it again and nothing happens; kill it and run it again, and it completes. One run at a time (exit 4)."""
+
+EXAMPLES = """\
+examples:
+  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels --json
+  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels \\
+      --verdicts verdicts.parquet
+  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels --approve "A. Person\""""
+
+
+def add_parsers(subparsers: Any) -> None:
+    """The `reannotate` command."""
+    parser = subparsers.add_parser(
+        "reannotate",
+        help="take a new clip list into the labels table (for a schedule)",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--clips", required=True, metavar="LIST", help="the new clip list")
+    parser.add_argument("--store", required=True, metavar="URL", help="feature store")
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="trained classifier")
+    parser.add_argument("--labels", required=True, metavar="LABELS", help="folder of versions of the labels")
+    parser.add_argument("--verdicts", metavar="FILE", help="what listeners said of the samples so far")
+    parser.add_argument("--budget", type=int, default=100, metavar="N", help="labels to listen to per list (100)")
+    parser.add_argument("--approve", dest="approved_by", metavar="NAME", help="publish, on this person's word")
+    parser.add_argument(
+        "--max-error-rate", type=float, default=0.05, metavar="SHARE", help="failed clips allowed (0.05)"
+    )
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="Ray cluster to join (default: RAY_ADDRESS, else this machine)"
+    )
+    parser.add_argument("--seed", type=int, default=23, help="of the sample and the drift test (23)")
+    parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Run once and print the summary."""
+    from acoustic_env.audit.reannotate import ReannotateSettings, reannotate
+
+    names = [field.name for field in dataclasses.fields(ReannotateSettings)]
+    settings = ReannotateSettings(**{name: getattr(namespace, name) for name in names})
+    summary = reannotate(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    if namespace.json:
+        print(json.dumps(summary, sort_keys=True))
+        return 0
+    for line in describe(summary):
+        print(line)
+    return 0
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """The summary for a person."""
+    version, changed = summary["version"], summary["changed"]
+    lines = [f"{summary['clips']} clips, {summary['extracted']} extracted, {summary['scored']} scored"]
+    lines.append(
+        f"labels {version}: {changed} rows changed" if summary["new_version"] else f"labels {version}: unchanged"
+    )
+    if summary["drift"] is not None:
+        verdict = "drifted: listen to more of them" if summary["drift"]["drifted"] else "no drift seen"
+        lines.append(f"new clips against training: p = {summary['drift']['p_value']:.3f}, {verdict}")
+    if summary["sample"] is not None:
+        lines.append(f"to listen to: acoustic-env audit listen --sample {summary['sample']} --clips ...")
+    if summary["accuracy"] is not None:
+        accuracy = summary["accuracy"]
+        bounds = f"{accuracy['low']:.3f} to {accuracy['high']:.3f}"
+        lines.append(
+            f"accuracy of the version {accuracy['estimate']:.3f} ({bounds}), as given {accuracy['as_given']:.3f}"
+        )
+    published = summary["published"]
+    lines.append(f"published: {published['version'] or 'nothing yet'} ({published['reason']})")
+    return lines
