@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from acoustic_env.features.embedders.front_end import FrontEnd
+from acoustic_env.features.embedders.int8_activations import rounded
 
 
 def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
@@ -44,12 +45,16 @@ class LogMelPatches(nn.Module):
         front_end: its settings; has patches.
         log_offset: added before the logarithm.
         pads: zeros at the end complete the last patch (`pad_waveform` of YAMNet); otherwise the rest is left out.
+        int8_mel: mel weights [fft // 2 + 1, mel_bands] as de-quantised from a tflite file; the spectrum is then rounded
+            to 8 bits too, as its interpreter does.
     """
 
     window: Tensor
     mel: Tensor
 
-    def __init__(self, front_end: FrontEnd, log_offset: float, *, pads: bool) -> None:
+    def __init__(
+        self, front_end: FrontEnd, log_offset: float, *, pads: bool, int8_mel: npt.NDArray[np.float32] | None = None
+    ) -> None:
         super().__init__()
         if front_end.patch_frames is None or front_end.patch_hop is None:
             msg = "a front end with patches is needed"
@@ -57,7 +62,8 @@ class LogMelPatches(nn.Module):
         self.settings, self.log_offset, self.pads = front_end, log_offset, pads
         self.patch_frames, self.patch_hop = front_end.patch_frames, front_end.patch_hop
         self.register_buffer("window", torch.hann_window(front_end.window, periodic=True))
-        self.register_buffer("mel", torch.from_numpy(htk_mel_weights(front_end)))
+        self.register_buffer("mel", torch.from_numpy(htk_mel_weights(front_end) if int8_mel is None else int8_mel))
+        self.int8 = int8_mel is not None
 
     def forward(self, waveforms: Tensor) -> Tensor:
         first = patch_samples(self.settings)
@@ -71,6 +77,7 @@ class LogMelPatches(nn.Module):
         """Log-mel spectrogram [clips, frames, mel_bands]."""
         frames = waveforms.unfold(1, self.settings.window, self.settings.hop)
         magnitude = torch.fft.rfft(frames * self.window, self.settings.fft).abs()
+        magnitude = rounded(magnitude, (2,)) if self.int8 else magnitude
         return torch.log(magnitude @ self.mel + self.log_offset)
 
 

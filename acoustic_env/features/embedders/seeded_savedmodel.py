@@ -21,8 +21,8 @@ from acoustic_env.features.embedders.front_end import FrontEnd
 from acoustic_env.features.embedders.vggish import LOG_OFFSET as VGGISH_LOG_OFFSET
 from acoustic_env.features.embedders.vggish import SCOPES
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END, YAMNET_FRONT_END
-from acoustic_env.features.embedders.yamnet import BATCH_NORM_EPSILON
-from acoustic_env.features.embedders.yamnet import LOG_OFFSET as YAMNET_LOG_OFFSET
+from acoustic_env.features.embedders.yamnet_weights import BATCH_NORM_EPSILON
+from acoustic_env.features.embedders.yamnet_weights import LOG_OFFSET as YAMNET_LOG_OFFSET
 
 # (stride, output channels) of layer1 to layer14.
 YAMNET_LAYERS: Final = (
