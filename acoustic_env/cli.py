@@ -14,7 +14,17 @@ from acoustic_env import __version__
 from acoustic_env.errors import AcousticEnvError
 
 # Each module has add_parsers(subparsers): a subparser per command, with set_defaults(run=function of the namespace).
-COMMANDS: Final[tuple[str, ...]] = ("audit", "bench", "clips", "demo", "extract", "learn", "reannotate", "store", "weights")
+COMMANDS: Final[tuple[str, ...]] = (
+    "demo",
+    "clips",
+    "extract",
+    "store",
+    "weights",
+    "learn",
+    "audit",
+    "reannotate",
+    "bench",
+)
 
 EXIT_CODES: Final = """\
 exit codes: 0 done; 2 wrong usage, settings or input list; 3 done, but more clips failed than allowed;

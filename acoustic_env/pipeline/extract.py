@@ -132,6 +132,7 @@ def extract(
         for line in store.tidy():
             say(line)
         if pending.num_rows:
+            store.write_run(record.run_id, dataclasses.asdict(record))  # so that errors of a killed run have a version
             _run(settings, works, pending, record, lease.token, say)
             _close(record, read_books(table, works, store, store.errors()))
             store.write_run(record.run_id, dataclasses.asdict(record))

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from acoustic_env.audio import prepare
 from acoustic_env.audio.fetch import open_source
+from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features.block import Engine, FeatureBlock, Signal, to_table
 from acoustic_env.features.golden import check_golden
 from acoustic_env.pipeline.rows import (
@@ -88,18 +89,28 @@ class ComputeSettings:
 
 
 class Compute:
-    """Waveforms to the rows of one or more blocks; models are loaded once, at construction."""
+    """Waveforms to the rows of one or more blocks; models are loaded once, at construction.
+
+    What stops the worker from being built (weights absent, a golden clip that differs) is raised by the first call:
+    of an error in a constructor Ray passes on nothing but the text.
+    """
 
     def __init__(self, settings: ComputeSettings) -> None:
         self.settings = settings
         self.blocks: list[tuple[BlockWork, FeatureBlock]] = []
-        for work in settings.blocks:
-            block = work.spec.make()
-            block.load(settings.device)
-            check_golden(block)
-            self.blocks.append((work, block))
+        self.refusal: AcousticEnvError | None = None
+        try:
+            for work in settings.blocks:
+                block = work.spec.make()
+                block.load(settings.device)
+                check_golden(block)
+                self.blocks.append((work, block))
+        except AcousticEnvError as error:
+            self.refusal = error
 
     def __call__(self, clips: pa.Table) -> pa.Table:
+        if self.refusal is not None:
+            raise self.refusal
         batch = _Batch(clips)
         for rate in sorted({work.sample_rate for work in (*self.settings.blocks, *self.settings.passes_on)}):
             for signals in self._signals(batch, rate):
