@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -77,14 +78,15 @@ def read_clips(url: str) -> pa.Table:
             comma is quoted once more inside the cell.
 
     Returns:
-        A table of `CLIP_SCHEMA`, rows in the file's order.
+        A table of `CLIP_SCHEMA`, rows in the file's order. Relative local paths are made absolute, from the current
+        folder: the processes that open them may run elsewhere.
 
     Raises:
         UsageError: the file is missing or damaged, or rows are wrong; lists the faults with file, row and column.
     """
     table, faults = load_clips(url)
     raise_faults(url, faults)
-    return table
+    return absolute_uris(table)
 
 
 def load_clips(url: str) -> tuple[pa.Table, list[Fault]]:
@@ -131,6 +133,19 @@ def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """A table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, an absent `group` is the clip's id."""
     filled = [{"labels": [], "group": row["clip_id"], **row} for row in rows]
     return pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
+
+
+def absolute_uris(table: pa.Table) -> pa.Table:
+    """The table with relative local paths, also those of tar shards and Parquet files, made absolute."""
+    places = pa.array([_absolute(uri) for uri in table["uri"].to_pylist()], pa.string())
+    return table.set_column(table.schema.get_field_index("uri"), CLIP_SCHEMA.field("uri"), places)
+
+
+def _absolute(uri: str) -> str:
+    inner, separator, outer = uri.partition("::") if uri.startswith(("tar://", "parquet://")) else ("", "", uri)
+    if "://" in outer or outer.startswith("/") or not outer:
+        return uri
+    return f"{inner}{separator}{Path(outer).absolute()}"
 
 
 def row_faults(table: pa.Table) -> list[Fault]:

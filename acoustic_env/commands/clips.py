@@ -16,8 +16,8 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 TABLE: Final = """\
 A clip list is a table (CSV or Parquet) with a row for each clip:
   clip_id   unique and stable
-  uri       the audio: a path, any fsspec URL (s3://, https://, ...), tar://MEMBER::URL for a member of a tar shard,
-            parquet://COLUMN/ROW::URL for a row of a Parquet file
+  uri       the audio: a path (a relative one counts from the current folder), any fsspec URL (s3://, https://, ...),
+            tar://MEMBER::URL for a member of a tar shard, parquet://COLUMN/ROW::URL for a row of a Parquet file
   start_s, end_s   the segment in s; empty for the whole file
   labels    a list; in CSV comma-separated in one quoted cell
   group     what must not be split between training and test: a video, a recording (empty: the clip itself)
@@ -222,7 +222,8 @@ def _from_embeddings(arguments: argparse.Namespace) -> int:
     from acoustic_env.store.released import import_released
 
     imported = import_released(arguments.folder, arguments.segments, _recipe(arguments), arguments.store)
-    print(*imported.notes, sep="\n", file=sys.stderr)
+    for note in imported.notes:
+        print(note, file=sys.stderr)
     print(f"{arguments.store}: block vggish_released, {imported.written:,} rows written, {imported.there:,} were there")
     write_clips(imported.clips, arguments.out)
     print(f"{arguments.out}: {imported.clips.num_rows:,} clips")
@@ -232,16 +233,16 @@ def _from_embeddings(arguments: argparse.Namespace) -> int:
 def _write(clips: pa.Table, arguments: argparse.Namespace) -> int:
     """Apply the recipe if one is given, write the list, say what is in it."""
     from acoustic_env.clips.select import select
-    from acoustic_env.clips.table import write_clips
+    from acoustic_env.clips.table import CLIP_SCHEMA, absolute_uris, write_clips
 
     recipe = _recipe(arguments)
     if recipe is not None:
         selection = select(clips, recipe)
-        clips = selection.clips
+        clips = selection.clips.select(CLIP_SCHEMA.names)
         print(*selection.summary(), sep="\n", file=sys.stderr)
     else:
         print(*label_summary(clips), sep="\n", file=sys.stderr)
-    write_clips(clips, arguments.out)
+    write_clips(absolute_uris(clips), arguments.out)
     print(f"{arguments.out}: {clips.num_rows:,} clips")
     return 0
 

@@ -60,6 +60,18 @@ def test_only_clip_id_and_uri_are_needed(tmp_path: Path) -> None:
     assert table["fold"].null_count == table["start_s"].null_count == 2
 
 
+def test_relative_paths_count_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = ["a b/x.wav", "tar://1.wav::s.tar", "parquet://audio/3::s3://b/p.parquet", "s3://b/x.wav", "/abs/x.wav"]
+    rows = "\n".join(f"{number},{place}" for number, place in enumerate(places))
+    Path("c.csv").write_text(f"clip_id,uri\n{rows}\n")
+    assert read_clips("c.csv")["uri"].to_pylist() == [
+        f"{tmp_path}/a b/x.wav",
+        f"tar://1.wav::{tmp_path}/s.tar",
+        *places[2:],
+    ]
+
+
 def test_a_spreadsheets_byte_order_mark_and_line_ends_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_bytes('\ufeffclip_id,uri,labels\r\na,/a.wav,"x, y"\r\n'.encode())
     assert read_clips(str(tmp_path / "c.csv"))["labels"].to_pylist() == [["x", "y"]]
