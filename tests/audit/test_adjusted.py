@@ -75,7 +75,7 @@ def test_the_assumption_is_tested_on_gold_clips() -> None:
 
 def test_dependent_noise_inflates_the_correction_and_gold_does_not() -> None:
     rng = np.random.default_rng(6)
-    truth, predicted, given, score = simulated(20_000, True, rng)
+    truth, predicted, given, _ = simulated(20_000, True, rng)
     heard = [Heard(int((truth == k)[given == k].sum()), int((given == k).sum())) for k in (1, 0)]
     tpr, tnr = predicted[given == 1].mean(), 1 - predicted[given == 0].mean()
     accuracy = (predicted == truth).mean()

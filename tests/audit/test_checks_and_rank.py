@@ -96,7 +96,7 @@ def test_the_witnesses_never_see_the_clip_they_judge() -> None:
     folds = np.arange(200) % 4
     seen = []
 
-    def remembering(train, labels, judged, seed):  # noqa: ARG001
+    def remembering(train, labels, judged, seed):
         seen.append({tuple(row) for row in train} & {tuple(row) for row in judged})
         return np.full((len(judged), 2), 0.5)
 

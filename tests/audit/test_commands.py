@@ -1,0 +1,117 @@
+"""The audit commands as a person runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from acoustic_env.cli import main
+from tests.audit.generated import listen, ranked_with_truth
+
+RANKED, RIGHT = ranked_with_truth(1200)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(RANKED, "ranked.parquet")
+    return tmp_path
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> object:
+    assert main(["audit", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_from_plan_to_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = answer(capsys, "plan", "--half-width", "0.05", "--ranked", "ranked.parquet")
+    assert {plan["design"] for plan in plans} == {"simple", "stratified", "unequal"}  # type: ignore[union-attr]
+    drawn = answer(capsys, "sample", "--ranked", "ranked.parquet", "--n", "200", "--out", "sample.parquet")
+    assert (drawn["sample"], drawn["repeat"]) == (200, 20)  # type: ignore[index]
+    pq.write_table(listen(pq.read_table("sample.parquet"), RIGHT, {"ada": 1.0}, 0), "verdicts.parquet")
+    found = answer(capsys, "estimate", "--sample", "sample.parquet", "--verdicts", "verdicts.parquet")
+    overall = found["overall"]["stratified"]  # type: ignore[index]
+    assert overall["low"] <= RIGHT.mean() <= overall["high"]
+    assert main(["audit", "estimate", "--sample", "sample.parquet", "--verdicts", "verdicts.parquet"]) == 0
+    assert "label accuracy" in capsys.readouterr().out
+    relabel = ("relabel", "--ranked", "ranked.parquet", "--verdicts", "verdicts.parquet", "--sample", "sample.parquet")
+    first = answer(capsys, *relabel, "--labels", "labels")
+    assert (first["version"], first["new"]) == ("v0001", True)  # type: ignore[index]
+    second = answer(capsys, *relabel, "--labels", "labels")
+    assert (second["version"], second["new"]) == ("v0001", False)  # type: ignore[index]
+    changed = answer(capsys, "diff", "--labels", "labels", "original", "v0001")
+    assert {row["action"] for row in changed} <= {"drop", "abstain"}  # type: ignore[union-attr]
+    clips = {"clip_id": RANKED.column("clip_id"), "uri": RANKED.column("clip_id"), "start_s": pa.array([1.5] * 1200)}
+    pq.write_table(pa.table(clips), "clips.parquet")
+    exported = answer(capsys, "export", "--labels", "labels", "--clips", "clips.parquet", "--out", "s.csv")
+    assert exported["segments"] + exported["without_label"] == 1200  # type: ignore[index]
+
+
+def test_the_verdicts_may_be_a_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pyarrow import csv
+
+    main(["audit", "sample", "--ranked", "ranked.parquet", "--n", "100", "--design", "simple", "--out", "s.parquet"])
+    csv.write_csv(listen(pq.read_table("s.parquet"), RIGHT, {"ada": 1.0}, 0).drop_columns(["note"]), "v.csv")
+    capsys.readouterr()
+    found = answer(capsys, "estimate", "--sample", "s.parquet", "--verdicts", "v.csv")
+    assert found["answered"] == 100  # type: ignore[index]
+
+
+def test_the_source_systems_numbers_are_refused_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--auc", "0.766", "--rates", "0.721,0.721", "--clips", "122,121"]
+    (auc, balanced) = answer(capsys, "adjust", *arguments, "--positive", "42/50", "--negative", "32/50")  # type: ignore[misc]
+    assert (auc["status"], balanced["status"]) == ("refused", "refused")
+    assert auc["corrected"] == pytest.approx(1.054, abs=5e-4)
+
+
+def test_a_scorecard_of_votes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    main(["audit", "relabel", "--ranked", "ranked.parquet", "--labels", "labels"])
+    rows = [
+        f"clip{i:05d},{RANKED.column('label')[i].as_py()},{rng.integers(3, 6)},{rng.integers(0, 3)}" for i in range(50)
+    ]
+    Path("votes.csv").write_text("clip_id,label,yes,no\n" + "\n".join(rows) + "\n")
+    capsys.readouterr()
+    found = answer(capsys, "scorecard", "--labels", "labels", "--votes", "votes.csv")
+    assert found["pairs"] == 50  # type: ignore[index]
+    assert found["keep of confirmed"]["estimate"] == 1.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "--half-width", "0.9"], "--half-width 0.9"),
+        (["sample", "--ranked", "nothing.parquet", "--n", "5", "--out", "s"], "nothing.parquet: no such file"),
+        (["sample", "--ranked", "ranked.parquet", "--n", "5000", "--out", "s"], "there are 1200 rows"),
+        (["estimate", "--sample", "ranked.parquet", "--verdicts", "ranked.parquet"], "no column 'listener'"),
+        (["diff", "--labels", "empty", "v0001", "v0002"], "no version 'v0002'"),
+        (["adjust", "--clips", "1,1", "--positive", "1/2", "--negative", "1/2"], "give --auc or --rates"),
+    ],
+)
+def test_wrong_use_is_named_without_a_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["audit", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_labels_of_released_embeddings_are_ranked(
+    folder: Path, test_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released = [str(test_data / "audioset/embeddings/bal_train"), "--segments"]
+    listed = str(test_data / "audioset/balanced_train_segments.csv")
+    made = ["--recipe", "urban-nature", "--out", "clips.parquet", "--store", "store"]
+    assert main(["clips", "from-audioset-embeddings", *released, listed, *made]) == 0
+    capsys.readouterr()
+    ranked = ["--clips", "clips.parquet", "--store", "store", "--recipe", "urban-nature", "--out", "r.parquet"]
+    quick = ["--blocks", "vggish_released", "--signals", "raw", "--witnesses", "logistic,neighbours"]
+    found = answer(capsys, "rank", *ranked, *quick)
+    assert "not an error rate" in found["note"] or "Neither" in found["note"]  # type: ignore[index]
+    table = pq.read_table("r.parquet")
+    assert table.column_names == ["clip_id", "label", "given", "quality", "flagged", "logistic", "neighbours"]
+    assert table.num_rows == found["rows"] == 2 * 414  # type: ignore[index]
