@@ -1,0 +1,104 @@
+"""The golden clip: numbers every node must compute before it may write any.
+
+A sound made by integer arithmetic, the same to the bit on every machine, goes through levelling, separation and the
+block; the result is compared with the numbers kept in `golden.json`. A node whose processor, libraries or compiler give
+something else refuses, so that a fleet of different machines cannot write differing numbers into one table.
+
+There are golden numbers for blocks whose numbers follow from code alone. A block with weights has none: its weights'
+sha256 is in its fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.audio.prepare import prepare
+from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.errors import AcousticEnvError
+from acoustic_env.features.block import FeatureBlock
+from acoustic_env.features.registry import make_block
+from acoustic_env.features.tolerances import within
+
+GOLDEN_FILE: Final = Path(__file__).with_name("golden.json")
+GOLDEN_BLOCKS: Final = ("indices", "mps")
+SECONDS: Final = 2
+_VECTOR_STRIDE: Final = 131  # of a vector column every so manieth number is kept
+
+
+def golden_clip(sample_rate: int) -> npt.NDArray[np.float32]:
+    """SECONDS of a falling tone, bursts of noise and a bed of it: float32 [1, samples] of 16-bit values."""
+    n = np.arange(SECONDS * sample_rate, dtype=np.int64)
+    noise = _scramble(n) % 65_536 - 32_768
+    phase = n * (3_000 * 65_536 // sample_rate) - n * n * (1_000 * 65_536 // sample_rate**2 + 1) // SECONDS
+    tone = np.abs(phase % 65_536 - 32_768) - 16_384  # a triangle
+    beat = np.abs(n * 7 * 1_024 // sample_rate % 1_024 - 512)  # 7 swells a second, 0 to 512
+    burst = np.where(n * 3 // sample_rate % 2 == 1, 512 - n * 3 * 512 // sample_rate % 512, 0)
+    mixed = 8 * beat * tone + 5 * burst * noise + 60 * noise
+    clip: npt.NDArray[np.float32] = (mixed // 16_384).astype(np.float32)[None] / np.float32(32_768)
+    return clip
+
+
+def golden_numbers(block: FeatureBlock) -> dict[str, dict[str, list[float | None]]]:
+    """Signal -> column -> numbers of the golden clip; null for undefined."""
+    numbers: dict[str, dict[str, list[float | None]]] = {}
+    for signal, waveforms in prepare(golden_clip(block.sample_rate), block.sample_rate, block.engine, SIGNALS).items():
+        computed = block.compute(waveforms)
+        numbers[signal] = {
+            column.name: [_plain(number) for number in _kept(computed[column.name][0])] for column in block.columns
+        }
+    return numbers
+
+
+def check_golden(block: FeatureBlock) -> None:
+    """Compare what this node computes with the golden numbers of the block's version; nothing for blocks without.
+
+    Raises:
+        AcousticEnvError: a number lies further off than its column's tolerance, or the version has no golden numbers.
+    """
+    if block.name not in GOLDEN_BLOCKS:
+        return
+    kept = json.loads(GOLDEN_FILE.read_text(encoding="utf-8")).get(f"{block.name} {block.version}")
+    if kept is None:
+        msg = f"{GOLDEN_FILE.name} has no numbers for version {block.version} of block {block.name}; run write_golden()"
+        raise AcousticEnvError(msg)
+    for signal, columns in golden_numbers(block).items():
+        for column, numbers in columns.items():
+            expected, found = (np.array(values, np.float64) for values in (kept[signal][column], numbers))
+            wrong = np.flatnonzero(~within(column, expected, found, own_separation=signal != "raw"))
+            if wrong.size:
+                place = f"{signal}.{column}" + (f" (number {wrong[0]} of those kept)" if expected.size > 1 else "")
+                msg = (
+                    f"node {platform.node()} computes block {block.name} differently: {place} of the golden clip is "
+                    f"{found[wrong[0]]!r} here and must be {expected[wrong[0]]!r}; its rows would not fit the others'. "
+                    "Give it the library versions and the kind of processor of the other nodes, or leave it out"
+                )
+                raise AcousticEnvError(msg)
+
+
+def write_golden() -> None:
+    """Write golden.json anew with the reference engine's numbers: after raising a block's version, and then only."""
+    blocks = [make_block(name, "reference") for name in GOLDEN_BLOCKS]
+    numbers = {f"{block.name} {block.version}": golden_numbers(block) for block in blocks}
+    GOLDEN_FILE.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
+def _scramble(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Numbers without pattern below 2^31 (the finaliser of MurmurHash3)."""
+    h = n.astype(np.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
+    return (h >> np.uint32(1)).astype(np.int64)
+
+
+def _kept(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.atleast_1d(values)[::_VECTOR_STRIDE] if np.ndim(values) else np.atleast_1d(values)
+
+
+def _plain(number: Any) -> float | None:
+    return float(number) if np.isfinite(number) else None
