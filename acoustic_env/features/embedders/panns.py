@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
 import types
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
@@ -90,6 +92,9 @@ class PannsEmbedder(TorchEmbedder):
 class PannsReference(PannsEmbedder):
     """panns-inference's model class, in evaluation mode, called with (waveforms, None) as AudioTagging calls it."""
 
+    def parameters(self) -> dict[str, Json]:
+        return {**super().parameters(), **_library_versions()}
+
     def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         import torch
 
@@ -130,7 +135,14 @@ class PannsBlock(EmbedderBlock):
         return kind(weights, precision, source)
 
     def metadata(self) -> dict[str, str]:
-        return {**super().metadata(), "pooling": "the network's own, maximum plus mean over time"}
+        described = {**super().metadata(), "pooling": "the network's own, maximum plus mean over time"}
+        if self.engine == "reference":
+            described["libraries"] = json.dumps({"torch": version("torch"), **_library_versions()})
+        return described
+
+
+def _library_versions() -> dict[str, str]:
+    return {name: version(name) for name in ("panns-inference", "torchlibrosa")}
 
 
 def pad_with_mean(waveforms: Waveforms, samples: int) -> Waveforms:

@@ -68,6 +68,14 @@ def place(cache: Path, name: str, checkpoint: Any, **how: Any) -> Path:
     return cache / source.file_name
 
 
+def place_classes(cache: Path) -> None:
+    """A list of 527 classes, as the registry's entry for them has it."""
+    file = cache / "classes"
+    file.write_text("index,mid,display_name\n" + "".join(f"{i},/m/{i},class {i}\n" for i in range(527)))
+    known = hashlib.sha256(file.read_bytes()).hexdigest()
+    WeightsCache(str(cache)).put(weights_source("audioset-classes"), file, "a test", sha256=known)
+
+
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache with seeded CNN14 weights, in the old file format and with a trainer's state, as published."""
@@ -186,6 +194,14 @@ def test_input_and_weights_are_in_the_fingerprint(seeded: Path, tmp_path: Path, 
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
     place(tmp_path, "panns-cnn14", {"model": {}})
     assert of() != standard
+
+
+def test_the_reference_engines_rows_name_the_library_that_made_them(seeded: Path) -> None:
+    made = make_block("panns", "reference")
+    assert made.parameters()["panns-inference"] == "0.1.1"
+    place_classes(seeded)
+    assert "panns-inference" in made.metadata()["libraries"]
+    assert "tensorflow" not in made.metadata()["libraries"]
 
 
 def test_the_native_input_asks_for_32_khz_and_the_other_for_16_khz(seeded: Path) -> None:
