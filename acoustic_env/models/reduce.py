@@ -76,7 +76,8 @@ class PartReduction:
     def summary(self) -> str:
         """For a person: what came of the part."""
         kind = "features, no PCA" if self.components is None else "components"
-        text = f"{self.block}.{self.signal}: {len(self.columns)} columns -> {self.size} {kind}"
+        there = len(self.columns) + len(self.empty) + len(self.constant)
+        text = f"{self.block}.{self.signal}: {there} columns -> {self.size} {kind}"
         if self.components is not None:
             text += f" ({self.explained.sum():.1%} of variance)"
         for reason, names in (("without any value", self.empty), ("constant", self.constant)):

@@ -1,12 +1,13 @@
 """Search of the MLP's settings with Ray Tune and Optuna: the source system's space, parallel, resumable.
 
 The data are reduced once and put once into Ray's object store; every trial is the training loop of `mlp` in a process
-of one CPU, and reports the validation score after each epoch. Test rows are not there.
+of one CPU, and reports its validation score. Test rows are not there.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ WIDE_INPUTS: Final = 600
 RANDOM_SHARE: Final = 0.25
 MAX_EPOCHS: Final = 50
 PATIENCE: Final = 5
+# A report waits for the driver, longer than an epoch on small data takes.
+REPORT_S: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,18 @@ class Trial:
 
 
 class _Reporting(Alone):
-    """A session that tells Ray Tune each epoch's score."""
+    """A session that tells Ray Tune how a trial stands."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + REPORT_S
 
     def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
         """The epoch's figures, without a checkpoint: a trial takes seconds and is run again instead."""
         from ray import tune
 
-        tune.report(dict(metrics))
+        if last or time.monotonic() >= self._due:
+            tune.report(dict(metrics))
+            self._due = time.monotonic() + REPORT_S
 
 
 def search(
@@ -110,6 +118,7 @@ def search(
         num_samples=trials,
         metric=METRIC,
         mode="max",
+        reuse_actors=True,  # or every trial would load torch anew
         search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
     )
     place = folder.resolve()

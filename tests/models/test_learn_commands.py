@@ -1,0 +1,258 @@
+"""train, evaluate, predict and study on a small study, and what they say to bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+
+from acoustic_env.cli import main
+from acoustic_env.clips.table import write_clips
+from acoustic_env.config import load_recipe
+from acoustic_env.errors import UsageError
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.learn import prepare, train
+from acoustic_env.models.predict import predict, predict_files
+from tests.models.conftest import CLIPS, Disk, Generated, write_block
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def study_options(disk: Disk, recipe: str | None = None) -> list[str]:
+    return ["--clips", disk.clips, "--store", disk.store, "--recipe", recipe or disk.recipe]
+
+
+def trained(disk: Disk, *options: str, recipe: str | None = None) -> str:
+    bundle = str(disk.folder / "bundle")
+    assert main(["train", *study_options(disk, recipe), *options, "--out", bundle]) == 0
+    return bundle
+
+
+@pytest.mark.parametrize("model", ["mlp", "xgboost", "logistic"])
+def test_a_bundle_predicts_the_same_after_it_was_stored_and_holds_no_pickle(disk: Disk, model: Any) -> None:
+    recipe = load_recipe(disk.recipe)
+    study = prepare(
+        disk.table(), disk.feature_store(), replace(recipe, model=replace(recipe.model, kind=model)), say=silent
+    )
+    bundle, judged = train(study, silent)
+    assert judged.figures["auc"].value > 0.85
+    assert judged.clips == len(study.split.validation)
+    bundle.save(disk.folder / "bundle")
+    assert sorted(path.name for path in (disk.folder / "bundle").iterdir()) == ["bundle.json", "weights.safetensors"]
+    again = Bundle.load(disk.folder / "bundle")
+    np.testing.assert_array_equal(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix))
+    assert again.training_hash == bundle.training_hash
+    assert set(again.fingerprints) == {"indices", "yamnet"}
+
+
+def test_training_does_not_look_at_test_clips(disk: Disk) -> None:
+    recipe, store, clips = load_recipe(disk.recipe), disk.feature_store(), disk.table()
+    study = prepare(clips, store, recipe, say=silent)
+    spoiled = replace(study, matrix=replace(study.matrix, values=study.matrix.values.copy()))
+    spoiled.matrix.values[study.split.test] = 1e6
+    spoiled.targets.y[study.split.test] = 0
+    first, second = train(study, silent)[0], train(spoiled, silent)[0]
+    np.testing.assert_array_equal(first.predict_proba(study.matrix), second.predict_proba(study.matrix))
+    np.testing.assert_array_equal(first.thresholds, second.thresholds)
+
+
+def test_with_an_ensemble_every_clip_but_the_tests_is_judged_by_a_model_that_held_it_out(disk: Disk) -> None:
+    recipe = load_recipe(disk.recipe)
+    recipe = replace(recipe, model=replace(recipe.model, ensemble=4))
+    study = prepare(disk.table(), disk.feature_store(), recipe, say=silent)
+    _, judged = train(study, silent)
+    assert judged.clips == len(study.learning) == CLIPS - len(study.split.test)
+
+
+def test_evaluate_leaves_out_what_was_trained_on_and_counts_its_looks(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = trained(disk)
+    capsys.readouterr()
+    evaluate = ["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store]
+    assert main([*evaluate, "--json"]) == 0
+    shown = capsys.readouterr()
+    first = json.loads(shown.out)
+    assert first["clips"] == 60
+    assert first["look"] == 1
+    assert "left out: 240 clips the bundle was trained on" in shown.err
+    assert first["figures"]["auc"]["low"] < first["figures"]["auc"]["value"] < first["figures"]["auc"]["high"]
+    assert len(first["roc"]["x"]) == len(first["roc"]["y"])
+    assert main(evaluate) == 0
+    shown = capsys.readouterr()
+    assert "look 2 at test clips with this bundle, 1 before at these" in shown.err
+    looks = json.loads(Path(bundle, "bundle.json").read_text())["looks"]
+    assert [look["clips"] for look in looks] == [60, 60]
+
+
+def test_predict_writes_a_row_per_clip_and_class(disk: Disk) -> None:
+    bundle = trained(disk, "--model", "logistic")
+    out = str(disk.folder / "predictions.parquet")
+    assert main(["predict", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store, "--out", out]) == 0
+    table = pq.read_table(out)
+    assert table.column_names == ["clip_id", "label", "posterior"]
+    assert table.num_rows == 2 * CLIPS
+    pairs = table["posterior"].to_numpy().reshape(CLIPS, 2)
+    np.testing.assert_allclose(pairs.sum(axis=1), 1.0)
+    assert table["label"].to_pylist()[:2] == ["natural", "urban"]
+
+
+def test_files_are_predicted_with_features_extracted_for_them(disk: Disk) -> None:
+    bundle = Bundle.load(trained(disk, "--model", "logistic"))
+    asked: list[list[str]] = []
+
+    def extract(clips: pa.Table, of: Bundle) -> Any:
+        asked.append(clips["uri"].to_pylist())
+        scratch = str(disk.folder / "scratch")
+        for block, size in (("indices", 4), ("yamnet", 6)):
+            write_block(scratch, Generated(block, size), asked[0], np.array([0, 1]))
+        return replace(disk, store=scratch).feature_store()
+
+    table = predict_files(bundle, ["a.wav", "b.wav"], extract, silent)
+    assert asked == [["a.wav", "b.wav"]]
+    assert table["clip_id"].to_pylist() == ["a.wav", "a.wav", "b.wav", "b.wav"]
+    with pytest.raises(UsageError, match=r"a\.wav: given twice"):
+        predict_files(bundle, ["a.wav", "a.wav"], extract, silent)
+
+
+def test_the_study_ranks_every_block_and_signal_with_paired_differences(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = disk.folder / "study"
+    assert main(["study", *study_options(disk), "--model", "logistic", "--out", str(out)]) == 0
+    table = pa_csv.read_csv(out / "study.csv")
+    shown = {(row["features"], row["signals"]) for row in table.to_pylist()}
+    assert shown == {(f, s) for f in ("indices", "yamnet", "indices+yamnet") for s in ("raw", "fg", "all")}
+    assert table["features"][0].as_py() == "indices+yamnet"
+    rows = table.to_pylist()
+    assert rows[0]["behind"] is None
+    assert all(row["behind_low"] <= row["behind"] <= row["behind_high"] for row in rows[1:])
+    assert [row["within_noise"] for row in rows[1:]] == [row["behind_low"] <= 0 for row in rows[1:]]
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
+
+
+@pytest.mark.parametrize(("task", "figure"), [("multiclass", "macro_f1"), ("multilabel", "map")])
+def test_more_than_two_classes_are_trained_and_judged_with_every_class(
+    disk: Disk, task: str, figure: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = disk.table()
+    labels = [["natural", "urban", "indoor"][i // 2 % 2 + (i % 10 == 0 and i // 2 % 2)] for i in range(CLIPS)]
+    own = [[label, "sound"] if task == "multilabel" and i % 3 == 0 else [label] for i, label in enumerate(labels)]
+    column = clips.schema.get_field_index("labels")
+    write_clips(clips.set_column(column, clips.schema.field("labels"), pa.array(own)), disk.clips)
+    recipe = disk.write_recipe(task=task, classes={}, blocks={"indices": {}})
+    bundle = trained(disk, recipe=recipe)
+    capsys.readouterr()
+    assert main(["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"][figure]["low"] <= found["figures"][figure]["value"] <= found["figures"][figure]["high"]
+    assert len(found["per_class"]) == (4 if task == "multilabel" else 3)
+
+
+# ---- what is said to bad input
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    return shown.splitlines()[-1]
+
+
+def test_one_class_only_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = disk.table()
+    write_clips(clips.filter(pa.array([labels == ["urban"] for labels in clips["labels"].to_pylist()])), disk.clips)
+    message = refused(capsys, "train", *study_options(disk), "--out", str(disk.folder / "b"))
+    assert "all 90 training clips are 'urban'; each part needs two classes" in message
+
+
+def test_fewer_groups_than_folds_are_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clips(disk.table().slice(0, 8), disk.clips)
+    message = refused(capsys, "train", *study_options(disk), "--out", str(disk.folder / "b"))
+    assert "8 clips in 4 groups cannot fill 5 folds" in message
+
+
+def test_a_block_missing_for_many_clips_is_refused_and_for_few_left_out(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    y = np.arange(CLIPS) // 2 % 2
+    ids = disk.table()["clip_id"].to_pylist()
+    write_block(disk.store, Generated("mps", 2), ids[:100], y[:100])
+    recipe = disk.write_recipe(blocks={"indices": {}, "mps": {}})
+    message = refused(capsys, "train", *study_options(disk, recipe), "--out", str(disk.folder / "b"))
+    assert "200 of 300 clips lack a block: block mps, signal raw: no row for 200 of 300 clips" in message
+    write_block(disk.store, Generated("mps", 2), ids[:-4], y[:-4])
+    trained(disk, "--model", "logistic", recipe=recipe)
+    assert "left out: 4 clips that lack a block" in capsys.readouterr().err
+
+
+def test_a_block_the_store_does_not_have_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = disk.write_recipe(blocks={"panns": {}})
+    message = refused(capsys, "train", *study_options(disk, recipe), "--out", str(disk.folder / "b"))
+    assert "holds no block 'panns' (there: indices, yamnet)" in message
+
+
+def test_labels_outside_the_recipe_are_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = disk.write_recipe(classes={"sea": {"labels": ["sea"]}, "wood": {"labels": ["wood"]}})
+    message = refused(capsys, "train", *study_options(disk, recipe), "--out", str(disk.folder / "b"))
+    assert "no clip is left of 300" in message
+
+
+def test_a_bundle_from_another_version_of_a_block_is_refused_by_name(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = trained(disk, "--model", "logistic")
+    other = replace(disk, store=str(disk.folder / "other"))
+    ids, y = disk.table()["clip_id"].to_pylist(), np.arange(CLIPS) // 2 % 2
+    write_block(other.store, Generated("indices", 4, setting=9), ids, y)
+    write_block(other.store, Generated("yamnet", 6), ids, y)
+    message = refused(capsys, "evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", other.store)
+    assert "block indices: trained on version" in message
+    assert "yamnet" not in message
+
+
+def test_a_bundle_that_is_not_there_or_damaged_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate = ["evaluate", "--clips", disk.clips, "--store", disk.store, "--bundle"]
+    assert "no bundle: bundle.json is not there" in refused(capsys, *evaluate, str(disk.folder / "none"))
+    bundle = trained(disk, "--model", "logistic")
+    weights = Path(bundle, "weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert "not the weights bundle.json was written with" in refused(capsys, *evaluate, bundle)
+
+
+def test_a_list_the_bundle_was_trained_on_is_no_test(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = disk.write_recipe(split={"folds": 5, "validation_folds": [3], "test_folds": []})
+    bundle = trained(disk, "--model", "logistic", recipe=recipe)
+    message = refused(capsys, "evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store)
+    assert "the bundle was trained on all 300 clips of the list" in message
+
+
+def test_predict_wants_a_list_or_files(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = trained(disk, "--model", "logistic")
+    message = refused(capsys, "predict", "--bundle", bundle, "--out", "x.parquet")
+    assert "either --clips with --store, or audio files" in message
+    with pytest.raises(UsageError, match="no clip has all the features"):
+        predict(Bundle.load(bundle), [], disk.feature_store(), silent)
+
+
+def test_columns_that_say_nothing_are_named_in_training(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = disk.table()["clip_id"].to_pylist()
+    block = Generated("mps", 2)
+    write_block(disk.store, block, clips, np.zeros(CLIPS))
+    store = disk.feature_store()
+    table = store.read("mps")
+    flat = table.set_column(table.schema.get_field_index("f1"), "f1", pa.array(np.full(len(table), 2.0)))
+    other = replace(disk, store=str(disk.folder / "flat"))
+    other.feature_store().write_part(flat.cast(table.schema))
+    recipe = disk.write_recipe(blocks={"mps": {}})
+    main(["train", *study_options(other, recipe), "--model", "logistic", "--out", str(disk.folder / "b")])
+    assert "mps.raw: 5 columns -> 4 components (100.0% of variance); 1 constant left out: f1" in capsys.readouterr().err

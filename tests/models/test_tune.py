@@ -1,0 +1,99 @@
+"""The search: parallel trials over the source system's space, resumed after its driver was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acoustic_env.config import ModelSettings
+from acoustic_env.errors import UsageError
+from acoustic_env.models.classifier import Examples
+from acoustic_env.models.tune import Trial, plot_trials, search, settings_of, trial_table
+
+BASE = ModelSettings(batch_size=64)
+
+
+def rows(n: int, seed: int) -> Examples:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(n, 6)).astype(np.float32)
+    return Examples(x, (x[:, 0] + random.normal(size=n) > 0).astype(np.int64), np.arange(n))
+
+
+def run(trials: int, folder: Path) -> list[Trial]:
+    return search("binary", 2, BASE, rows(200, 0), rows(150, 1), trials, folder)
+
+
+def test_a_point_of_the_space_becomes_model_settings() -> None:
+    chosen = {"layers": 2, "units_0": 64, "units_1": 16, "activation": "tanh", "dropout": 0.25, "learning_rate": 3e-4}
+    made = settings_of(BASE, chosen)
+    assert (made.layers, made.activation, made.dropout, made.learning_rate) == ((64, 16), "tanh", 0.25, 3e-4)
+    assert made.batch_size == 64
+
+
+def test_the_table_and_the_plot_show_every_trial(tmp_path: Path) -> None:
+    other = replace(BASE, layers=(16,), activation="tanh", dropout=0.0)
+    trials = [
+        Trial(0, BASE, 0.7, 5, 1.0, ""),
+        Trial(1, other, 0.8, 9, 1.0, ""),
+        Trial(2, BASE, None, 0, 0.1, "RuntimeError"),
+    ]
+    table = trial_table(trials)
+    assert table["score"].to_pylist() == [0.7, 0.8, None]
+    assert table["layers"].to_pylist() == ["240", "16", "240"]
+    plot_trials(trials, tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_trials_stay_inside_the_source_systems_space_and_the_best_comes_first(tmp_path: Path) -> None:
+    trials = run(4, tmp_path)
+    assert [trial.number for trial in sorted(trials, key=lambda t: t.number)] == [0, 1, 2, 3]
+    scores = [trial.score for trial in trials]
+    assert all(score is not None and score > 0.6 for score in scores)
+    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
+    for trial in trials:
+        assert 1 <= len(trial.settings.layers) <= 5
+        assert all(16 <= units <= 256 and units % 16 == 0 for units in trial.settings.layers)
+        assert 0 <= trial.settings.dropout <= 0.5
+        assert 1e-4 <= trial.settings.learning_rate <= 1e-2
+        assert trial.epochs >= 1
+
+
+def test_no_trials_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least one trial is needed"):
+        run(0, tmp_path)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import ray
+from tests.models.test_tune import run
+ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+print(len(run(int(sys.argv[1]), Path(sys.argv[2]))))
+"""
+
+
+@pytest.mark.slow
+def test_a_search_whose_driver_is_killed_goes_on_with_the_trials_it_had(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, "12", str(tmp_path)]
+    first = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(tmp_path.glob("tune/*/result.json"))) < 4:
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    finished = {path: path.stat().st_mtime for path in tmp_path.glob("tune/*/result.json") if path.stat().st_size}
+    assert finished
+    second = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert second.stdout.split()[-1] == "12"
+    kept = [path for path, changed in finished.items() if path.stat().st_mtime == changed]
+    assert len(kept) >= len(finished) - 2  # those running when it was killed run again
