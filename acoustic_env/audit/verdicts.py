@@ -69,7 +69,7 @@ def check_verdicts(table: pa.Table, where: str) -> pa.Table:
     table = require_columns(table, VERDICT_SCHEMA, where, "a verdict table")
     for column, allowed in (("verdict", VERDICTS), ("role", ROLES)):
         known = pc.is_in(table.column(column), pa.array(allowed))
-        if not pc.all(known).as_py():
+        if not pc.all(known, min_count=0).as_py():
             row = known.to_pylist().index(False)
             value = table.column(column)[row].as_py()
             msg = f"{where}: row {row + 1:,}, column {column!r}: {value!r} is not one of {', '.join(allowed)}"
