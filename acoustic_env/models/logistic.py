@@ -124,7 +124,7 @@ def fit_weights(
         return loss + penalty / 2 * float((free**2).sum()), gradient.ravel()
 
     first = np.zeros(shape) if start is None else start
-    found = optimize.minimize(
-        loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6}
-    )
+    # In single precision the last digits of the loss are rounding, and a search for them never ends.
+    limits = {"maxiter": 500, "gtol": 1e-6} if inputs.dtype == np.float64 else {"maxiter": 150, "ftol": 1e-6}
+    found = optimize.minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=limits)
     return np.asarray(found.x, np.float64).reshape(shape)
