@@ -40,6 +40,7 @@ from acoustic_env.store.filesystem import open_filesystem
 from acoustic_env.store.lease import acquire_lease
 
 PUBLISHED: Final = "published.json"
+VERDICTS: Final = "verdicts.parquet"
 FEWEST_TO_SAMPLE: Final = 10
 Say = Callable[[str], None]
 
@@ -53,7 +54,7 @@ class ReannotateSettings:
         store: URL of the feature store.
         bundle: folder of the classifier.
         labels: LABELS, the folder of versions.
-        verdicts: what listeners have said of the samples so far; None when nobody has.
+        verdicts: all that listeners have said of the samples so far; None for what an earlier run was given.
         budget: label rows in the sample of a list's new clips.
         approved_by: name of the person who publishes whatever the numbers say.
         max_error_rate: as of the extraction job.
@@ -242,15 +243,22 @@ def _sample(settings: ReannotateSettings, fresh: pa.Table) -> str | None:
 
 
 def _heard(settings: ReannotateSettings) -> tuple[pa.Table | None, pa.Table | None]:
-    """The verdicts, and all samples drawn so far as one."""
-    if settings.verdicts is None:
-        return None, None
-    verdicts = check_verdicts(read_table(settings.verdicts), settings.verdicts)
-    entries = open_filesystem(settings.labels).entries("samples")
-    drawn = [read_table(f"{settings.labels.rstrip('/')}/{entry.path}") for entry in entries]
+    """The verdicts and all samples drawn so far as one; verdicts once given are kept and count in every later run."""
+    root = settings.labels.rstrip("/")
+    filesystem = open_filesystem(settings.labels)
+    kept = f"{root}/{VERDICTS}"
+    given = settings.verdicts
+    if given is None:
+        if not any(entry.path == VERDICTS for entry in filesystem.entries("")):
+            return None, None
+        given = kept
+    verdicts = check_verdicts(read_table(given), given)
+    drawn = [read_table(f"{root}/{entry.path}") for entry in filesystem.entries("samples")]
     if not drawn:
-        msg = f"--verdicts {settings.verdicts}: no sample has been drawn yet; listen to the one a first run names"
+        msg = f"--verdicts {given}: no sample has been drawn yet; listen to the one a first run names"
         raise UsageError(msg)
+    if given != kept:
+        write_table(verdicts, kept)
     return verdicts, pa.concat_tables([table.replace_schema_metadata(None) for table in drawn])
 
 

@@ -36,7 +36,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
     parser.add_argument("--bundle", required=True, metavar="DIR", help="trained classifier")
     parser.add_argument("--labels", required=True, metavar="LABELS", help="folder of versions of the labels")
-    parser.add_argument("--verdicts", metavar="FILE", help="what listeners said of the samples so far")
+    parser.add_argument("--verdicts", metavar="FILE", help="all that listeners said of the samples so far")
     parser.add_argument("--budget", type=int, default=100, metavar="N", help="labels to listen to per list (100)")
     parser.add_argument("--approve", dest="approved_by", metavar="NAME", help="publish, on this person's word")
     parser.add_argument(

@@ -2,10 +2,9 @@
 
     python -m tests.pipeline.bench_efficiency --clips clips.parquet [--engine fast] [--processes 2] [--pairs 3]
 
-The plain loop runs the pipeline's own stages (decode, prepare, blocks) in as many processes as the job has CPUs, without
-Ray, without a store. Both sides start with warm workers: the loop's pool is created before its clock starts, the job's
-clock is the run record's streaming time, which begins when the graph is handed to Ray and so includes the start of its
-actors.
+The plain loop runs the pipeline's own stages (decode, prepare, blocks) in as many processes as the job has CPUs,
+without Ray, without a store. The loop's pool is warm before its clock starts; the job's clock is the run record's
+streaming time, which begins when the graph is handed to Ray and so includes the start of its actors.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _stages: tuple[Decode, Compute] | None = None
 
 
 def _load(settings: ExtractSettings) -> None:
-    global _stages  # noqa: PLW0603  a worker process holds one pair of stages
+    global _stages
     works = tuple(resolve_blocks(settings))
     rates = sorted({work.sample_rate for work in works})
     _stages = (Decode(rates), Compute(ComputeSettings(works, prepares=True, passes_on=(), device="cpu")))

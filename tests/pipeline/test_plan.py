@@ -38,8 +38,8 @@ def test_all_pools_fit_on_any_cluster_and_every_pool_gets_a_worker(
     resources = Resources(cpus, gpus, memory * GIB)
     try:
         plan = make_plan([*DSP, *NETWORKS[:networks]], clips, resources, "auto")
-    except UsageError as error:
-        assert "GiB short" in str(error)
+    except UsageError:
+        assert memory < 16 + 2 * cpus + 6 * gpus, "only a machine with little memory for its pools may be refused"
         return
     assert cpus_used(plan) <= cpus + 1e-9
     assert all(pool.workers >= 1 for pool in plan.pools)

@@ -1,0 +1,66 @@
+"""`acoustic-env bench`: pairs of both engines, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from acoustic_env.cli import main
+from acoustic_env.pipeline import bench
+from acoustic_env.pipeline.bench import STAGES, BenchClip, Pair, run_bench
+
+
+def test_the_json_is_one_object_with_seconds_and_ratio_of_each_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
+    assert main(["bench", "--json", "--clips", "1", "--stages", "separation,indices temporal"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [stage["stage"] for stage in result["stages"]] == ["separation", "indices temporal"]
+    for stage in result["stages"]:
+        assert stage["reference_s_per_clip"] > 0
+        assert stage["fast_s_per_clip"] > 0
+        assert stage["ratio"] == pytest.approx(stage["reference_s_per_clip"] / stage["fast_s_per_clip"])
+    assert result["clips"] == 1
+    assert result["source"] == "generated scenes"
+    assert result["machine"]
+
+
+def test_every_stage_runs_on_both_engines_and_the_whole_is_faster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
+    monkeypatch.setattr(bench, "CLIP_SECONDS", 4.0)
+    assert main(["bench", "--clips", "1"]) == 0
+    output = capsys.readouterr()
+    for stage in STAGES:
+        assert f"\n{stage} " in output.out
+    ratio = float(output.out.strip().rpartition("dsp")[2].split()[-1].removesuffix("x"))
+    assert ratio > 4  # shared machines are noisy; the README's figure is measured on quiet ones
+
+
+def test_an_unknown_stage_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--stages", "dps"]) == 2
+    assert "'dps'; there are decode, separation" in capsys.readouterr().err
+
+
+def test_a_stages_ratio_is_the_median_of_pairs_on_the_same_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
+    seen: list[tuple[str, int]] = []
+    pair = Pair(lambda clip: seen.append(("reference", id(clip))), lambda clip: seen.append(("fast", id(clip))))
+    monkeypatch.setitem(STAGES, "fake", f"{__name__}:fake")
+    monkeypatch.setattr(f"{__name__}.fake", lambda: pair)
+    result = run_bench(["fake"], 3, lambda _: None)
+    assert [side for side, _ in seen] == ["reference", "fast"] * 4  # once to warm up
+    assert all(seen[i][1] == seen[i + 1][1] for i in range(0, len(seen), 2))
+    assert result.stages[0].stage == "fake"
+
+
+def fake() -> Pair:
+    """Stands in the registry for a stage of another room."""
+
+    def nothing(_: BenchClip) -> None:
+        """No work."""
+
+    return Pair(nothing, nothing)
