@@ -25,17 +25,33 @@ def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
     single = np.float32
 
     def mel(hertz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        scaled: npt.NDArray[np.float32] = single(1127.0) * np.log(single(1.0) + hertz / single(700.0))
+        # The logarithm rounded from float64: nearest to TensorFlow's, whose last digit depends on the processor.
+        logarithm = np.log((single(1.0) + hertz / single(700.0)).astype(np.float64)).astype(np.float32)
+        scaled: npt.NDArray[np.float32] = single(1127.0) * logarithm
         return scaled
 
-    bins = np.linspace(0.0, front_end.sample_rate / 2, front_end.fft // 2 + 1, dtype=np.float32)[1:]
+    bins_mel = mel(_linspace(0.0, front_end.sample_rate / 2, front_end.fft // 2 + 1)[1:])[:, None]
     low, high = mel(np.array([front_end.low_hz, front_end.high_hz], np.float32))
-    edges = np.linspace(low, high, front_end.mel_bands + 2, dtype=np.float32)
+    edges = _linspace(low, high, front_end.mel_bands + 2)
     lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
-    bins_mel = mel(bins)[:, None]
     rising, falling = (bins_mel - lower) / (center - lower), (upper - bins_mel) / (upper - center)
     triangles = np.maximum(single(0.0), np.minimum(rising, falling))
     return np.pad(triangles, ((1, 0), (0, 0)))
+
+
+def hann_window(samples: int) -> npt.NDArray[np.float32]:
+    """Periodic Hann window of an even number of samples, in float32 throughout (tf.signal.hann_window)."""
+    phase = np.float32(2.0 * np.pi) * np.arange(samples, dtype=np.float32) / np.float32(samples)
+    window: npt.NDArray[np.float32] = np.float32(0.5) - np.float32(0.5) * np.cos(phase)
+    return window
+
+
+def _linspace(start: float, stop: float, count: int) -> npt.NDArray[np.float32]:
+    """Evenly spaced in float32 throughout, as tf.linspace."""
+    step = (np.float32(stop) - np.float32(start)) / np.float32(count - 1)
+    values = np.float32(start) + step * np.arange(count, dtype=np.float32)
+    values[-1] = stop
+    return values
 
 
 class LogMelPatches(nn.Module):
@@ -61,7 +77,7 @@ class LogMelPatches(nn.Module):
             raise ValueError(msg)
         self.settings, self.log_offset, self.pads = front_end, log_offset, pads
         self.patch_frames, self.patch_hop = front_end.patch_frames, front_end.patch_hop
-        self.register_buffer("window", torch.hann_window(front_end.window, periodic=True))
+        self.register_buffer("window", torch.from_numpy(hann_window(front_end.window)))
         self.register_buffer("mel", torch.from_numpy(htk_mel_weights(front_end) if int8_mel is None else int8_mel))
         self.int8 = int8_mel is not None
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import tarfile
 import tempfile
+import warnings
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -134,7 +135,9 @@ class SavedModelEmbedder(Embedder):
 def _tensorflow_hub() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        import tensorflow_hub
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # tensorflow-hub still imports pkg_resources
+            import tensorflow_hub
     except ImportError as error:
         msg = f"TF-Hub's models need TensorFlow ({error}): {INSTALL}"
         raise UsageError(msg) from error
