@@ -10,12 +10,12 @@ def power_spectrogram(waveforms: Tensor, window: Tensor, hop: int) -> Tensor:
     """|STFT|² as torch.stft(center=True) and torchlibrosa's Spectrogram define it.
 
     Args:
-        waveforms: float32[clips, samples], more samples than half a window.
-        window: float32[n], n the FFT's length too.
+        waveforms: float32 or float64 [clips, samples], more samples than half a window.
+        window: of the same dtype [n], n the FFT's length too.
         hop: samples from frame to frame.
 
     Returns:
-        float32[clips, 1 + samples // hop, n // 2 + 1].
+        [clips, 1 + samples // hop, n // 2 + 1].
     """
     half = len(window) // 2
     padded = functional.pad(waveforms[:, None], (half, half), mode="reflect")[:, 0]
