@@ -49,6 +49,8 @@ STAGES: Final[dict[str, str]] = {
     "indices": "acoustic_env.pipeline.bench_dsp:indices",
     "modulation": "acoustic_env.pipeline.bench_dsp:modulation",
     "dsp": "acoustic_env.pipeline.bench_dsp:dsp",
+    "vggish": "acoustic_env.pipeline.bench_tfhub:vggish_pair",
+    "yamnet": "acoustic_env.pipeline.bench_tfhub:yamnet_pair",
     "panns": "acoustic_env.pipeline.bench_tagging:panns",
     "mn04": "acoustic_env.pipeline.bench_tagging:mn04",
 }

@@ -67,7 +67,7 @@ class VggishEmbedder(_Vggish, TorchEmbedder):
         from acoustic_env.features.embedders.log_mel import LogMelPatches
 
         path, details = converted(self.weights, convert_savedmodel)
-        network = _network(read_arrays(path), self.weights, final_relu=bool(details["final_relu"]))
+        network = filled(read_arrays(path), self.weights, final_relu=bool(details["final_relu"]))
         return LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False), network
 
 
@@ -109,7 +109,7 @@ def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
     arrays = map_variables(variables, archive.name)
     expected = model(probe()).numpy()
     final_relu = bool((expected >= 0).all())
-    network = _network(arrays, archive.name, final_relu=final_relu)
+    network = filled(arrays, archive.name, final_relu=final_relu)
     with torch.inference_mode():
         embeddings, _ = network(
             LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False)(torch.from_numpy(probe())[None])
@@ -142,7 +142,12 @@ def map_variables(variables: Arrays, source: str) -> Arrays:
     return arrays
 
 
-def _network(arrays: Arrays, source: str, *, final_relu: bool) -> torch.nn.Module:
+def filled(arrays: Arrays, source: str, *, final_relu: bool) -> torch.nn.Module:
+    """The network with the arrays loaded.
+
+    Raises:
+        UsageError: they do not fit.
+    """
     import torch
 
     from acoustic_env.features.embedders.vggish_network import VggishNetwork
