@@ -13,7 +13,7 @@ from acoustic_env.audit.intervals import Floats
 Ints = npt.NDArray[np.int64]
 
 # Beyond this many clips, neighbours are sought among a random subset: a vote needs near clips, not the nearest.
-MOST_REFERENCES: Final = 20_000
+MOST_REFERENCES: Final = 10_000
 QUERIES: Final = 1024  # rows of the similarity matrix held at once
 SHARPNESS: Final = 3.0  # weight of a neighbour at cosine similarity s is exp(SHARPNESS (s - 1))
 

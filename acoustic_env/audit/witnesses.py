@@ -24,7 +24,11 @@ Witness = Callable[[Features, Floats, Features, int], Floats]
 """(train [n, d], target [n, classes], judged [m, d], seed) -> probabilities [m, classes], rows sum to 1."""
 
 PENALTY: Final = 0.03  # of the logistic regression, per row: scikit-learn's 1 / (C n)
-LARGE: Final = 20_000  # rows beyond which one member and fewer passes are enough
+LARGE: Final = 20_000  # rows beyond which one quick model is enough
+
+# Up to so many rows: MLP members, passes over the rows, rows a step. More rows need fewer passes.
+MLP_EFFORT: Final = ((5_000, 2, 25, 128), (LARGE, 1, 12, 256))
+MLP_LEAST_EFFORT: Final = (1, 4, 512)
 
 TREES: Final[dict[str, Any]] = {
     "eta": 0.06,
@@ -67,10 +71,11 @@ def xgboost(train: Features, target: Floats, judged: Features, seed: int) -> Flo
 
 
 def mlp(train: Features, target: Floats, judged: Features, seed: int) -> Floats:
-    """One hidden layer of 128 with half of inputs and units dropped; two members, or one on large sets."""
+    """One hidden layer of 128 with half of inputs and units dropped; two members on small sets."""
     import torch
 
-    members, passes, batch = (2, 25, 128) if len(train) <= LARGE else (1, 6, 512)
+    efforts = (effort for most, *effort in MLP_EFFORT if len(train) <= most)
+    members, passes, batch = next(efforts, MLP_LEAST_EFFORT)
     inputs, wanted = torch.from_numpy(train), torch.from_numpy(target.astype(np.float32))
     scores = np.zeros((len(judged), target.shape[1]))
     for member in range(members):
