@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from acoustic_env.cli import main
-from acoustic_env.clips.table import CLIP_SCHEMA, write_clips
+from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import LeaseHeld, TooManyFailures
 from acoustic_env.pipeline.extract import extract
@@ -37,7 +37,7 @@ def write_noise(folder: Path, clips: int, seconds: float = 2.0) -> Path:
         path = folder / f"clip {i}.wav"
         soundfile.write(path, np.random.default_rng(i).normal(0, 0.1, shape), rate)
         rows.append({"clip_id": f"c{i:04d}", "uri": str(path), "labels": ["noise"], "group": f"g{i}", "source": "test"})
-    write_clips(pa.Table.from_pylist(rows, CLIP_SCHEMA), str(folder / "clips.parquet"))
+    write_clips(clip_table(rows), str(folder / "clips.parquet"))
     return folder / "clips.parquet"
 
 
@@ -74,9 +74,7 @@ class TestOnOneCluster:
         table.append({"clip_id": "short", "uri": str(tmp_path / "short.wav")})
         table.append({"clip_id": "silent", "uri": str(tmp_path / "silent.wav")})
         table.append({"clip_id": "beyond", "uri": str(tmp_path / "silent.wav"), "start_s": 9.0, "end_s": 10.0})
-        from acoustic_env.clips.table import read_clips
-
-        whole = pa.concat_tables([read_clips(str(clips)), pa.Table.from_pylist(table, CLIP_SCHEMA)])
+        whole = pa.concat_tables([read_clips(str(clips)), clip_table(table)])
         write_clips(whole, str(tmp_path / "all.csv"))
         store = tmp_path / "store"
         settings = ExtractSettings(str(tmp_path / "all.csv"), str(store), blocks=BLOCKS, max_error_rate=1.0)
@@ -91,7 +89,7 @@ class TestOnOneCluster:
             "missing": "not_found",
             "empty": "empty",
             "text": "not_audio",
-            "cut": "not_audio",
+            "cut": "decode_failed",
             "short": "too_short",
             "beyond": "no_such_segment",
         }
