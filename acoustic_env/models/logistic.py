@@ -125,6 +125,6 @@ def fit_weights(
 
     first = np.zeros(shape) if start is None else start
     # In single precision the last digits of the loss are rounding, and a search for them never ends.
-    limits = {"maxiter": 500, "gtol": 1e-6} if inputs.dtype == np.float64 else {"maxiter": 150, "ftol": 1e-6}
+    limits: Any = {"maxiter": 500, "gtol": 1e-6} if inputs.dtype == np.float64 else {"maxiter": 150, "ftol": 1e-6}
     found = optimize.minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=limits)
     return np.asarray(found.x, np.float64).reshape(shape)

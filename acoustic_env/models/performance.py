@@ -27,7 +27,7 @@ from acoustic_env.models.evaluate import (
 
 REPEATS: Final = 1000
 # mAP over hundreds of classes and tens of thousands of clips costs a tenth of a second a resample.
-LARGE_REPEATS: Final = 200
+LARGE_REPEATS: Final = 100
 LARGE: Final = 10**6
 
 
