@@ -238,19 +238,6 @@ def _cosine(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 
 
-def test_real_clips_get_the_classes_they_are(real_yamnet: Path, test_data: Path) -> None:
-    block = make_block("yamnet", "fast", {"weights": "tflite"})
-    block.load("cpu")
-    names = json.loads(block.metadata()["class_names"])
-    expected = {"002 - Rain": "Rain", "008 - Chainsaw": "Chainsaw", "009 - Rooster": "Crowing, cock-a-doodle-doo"}
-    for folder, name in expected.items():
-        path = sorted((test_data / "clips" / "esc10" / folder).glob("*.ogg"))[0]
-        with path.open("rb") as stream:
-            waveform, rate = decode(stream, None, None, path.name)
-        scores = block.compute(resample(waveform, rate, 16_000)[None])["scores"][0]
-        assert name in {names[i] for i in np.argsort(scores)[-5:]}
-
-
 def test_bf16_is_near_float32_on_real_clips(real_yamnet: Path, test_data: Path) -> None:
     exact = make_block("yamnet", "fast", {"weights": "tflite"})
     rounded = make_block("yamnet", "fast", {"weights": "tflite", "precision": "bf16"})
