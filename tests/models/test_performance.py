@@ -1,0 +1,68 @@
+"""What is said of a model: scikit-learn's figures, every class, plain JSON."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import special
+from sklearn import metrics
+
+from acoustic_env.models import performance as module
+from acoustic_env.models.calibrate import Calibration
+from acoustic_env.models.performance import performance
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPEATS", 50)
+
+
+def test_multilabel_figures_are_scikit_learns_and_an_empty_class_is_named_and_counts_as_zero() -> None:
+    random = np.random.default_rng(0)
+    y = random.random((200, 4)) < 0.3
+    y[:, 3] = False
+    probabilities = special.expit(random.normal(size=(200, 4)) + 2 * y - 1)
+    found = performance("multilabel", "abcd", y, probabilities, np.arange(200), np.full(4, 0.5), Calibration())
+    expected = metrics.average_precision_score(y[:, :3], probabilities[:, :3], average="macro")
+    assert found.figures["map"].value == pytest.approx(expected)
+    assert found.figures["mean_auc"].value == pytest.approx(metrics.roc_auc_score(y[:, :3], probabilities[:, :3]))
+    called = probabilities >= 0.5
+    for average in ("macro", "micro"):
+        f1 = metrics.f1_score(y, called, average=average, zero_division=0)
+        assert found.figures[f"{average}_f1"].value == pytest.approx(f1)
+    assert found.undefined == ["d"]
+    assert [one.name for one in found.per_class] == ["a", "b", "c", "d"]
+    assert (found.per_class[3].f1, found.per_class[3].support) == (0.0, 0)
+
+
+def test_binary_figures_use_the_threshold_given_and_the_calibration_given() -> None:
+    random = np.random.default_rng(1)
+    y = random.integers(0, 2, 300)
+    positive = special.expit(random.normal(size=300) + 1.5 * y)
+    calibration = Calibration("platt", slope=0.5, shift=-0.3)
+    both, thresholds = np.stack([1 - positive, positive], axis=1), np.array([0.7, 0.3])
+    found = performance("binary", ("no", "yes"), y, both, np.arange(300), thresholds, calibration)
+    calibrated = special.expit(0.5 * special.logit(positive) - 0.3)
+    called = calibrated >= 0.3
+    assert found.threshold == 0.3
+    assert found.figures["auc"].value == pytest.approx(metrics.roc_auc_score(y, positive))
+    assert found.figures["average_precision"].value == pytest.approx(metrics.average_precision_score(y, positive))
+    assert found.figures["accuracy"].value == pytest.approx(metrics.accuracy_score(y, called))
+    assert found.figures["balanced_accuracy"].value == pytest.approx(metrics.balanced_accuracy_score(y, called))
+    assert found.figures["f1"].value == pytest.approx(metrics.f1_score(y, called))
+    assert found.calibration["brier_after"] == pytest.approx(metrics.brier_score_loss(y, calibrated))
+    assert found.confusion is not None
+    np.testing.assert_array_equal(found.confusion, metrics.confusion_matrix(y, called))
+    for figure in found.figures.values():
+        assert figure.low <= figure.value <= figure.high
+
+
+def test_a_performance_is_plain_json_without_nan() -> None:
+    y = np.array([0, 1, 0, 1, 2, 2])
+    probabilities = np.full((6, 4), 0.25)
+    found = performance("multiclass", "abcd", y, probabilities, np.arange(6), np.zeros(4), Calibration())
+    text = json.dumps(found.as_json(), allow_nan=False)
+    assert json.loads(text)["per_class"][3]["auc"] is None
+    assert "without a ranking" in "\n".join(found.lines())
