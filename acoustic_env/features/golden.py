@@ -72,11 +72,12 @@ def check_golden(block: FeatureBlock) -> None:
             expected, found = (np.array(values, np.float64) for values in (kept[signal][column], numbers))
             wrong = np.flatnonzero(~within(column, expected, found, own_separation=signal != "raw"))
             if wrong.size:
+                here, there = float(found[wrong[0]]), float(expected[wrong[0]])
                 place = f"{signal}.{column}" + (f" (number {wrong[0]} of those kept)" if expected.size > 1 else "")
                 msg = (
                     f"node {platform.node()} computes block {block.name} differently: {place} of the golden clip is "
-                    f"{found[wrong[0]]!r} here and must be {expected[wrong[0]]!r}; its rows would not fit the others'. "
-                    "Give it the library versions and the kind of processor of the other nodes, or leave it out"
+                    f"{here!r} here and must be {there!r}; its rows would not fit the others'. Give it the library "
+                    "versions and the kind of processor of the other nodes, or leave it out"
                 )
                 raise AcousticEnvError(msg)
 

@@ -52,6 +52,8 @@ TOLERANCES: Final[dict[str, Tolerance]] = {
     "ECU": Tolerance(absolute=1e-9, reason=_DIFFERENCE),
     "ECV": Tolerance(absolute=1e-9, reason=_DIFFERENCE),
     "EPS": Tolerance(absolute=1e-9, reason=_DIFFERENCE),
+    "BI": Tolerance(absolute=1e-9, reason="levels above the lowest: zero for a flat spectrum"),
+    "AEI": Tolerance(absolute=1e-9, reason="inequality: zero where all bands are alike"),
     "mps": Tolerance(
         relative=1e-4,
         of_largest=1e-10,
