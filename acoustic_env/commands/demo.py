@@ -38,25 +38,69 @@ def run(namespace: argparse.Namespace) -> int:
     out = _fresh_folder(Path(namespace.out))
     _say(f"writing {namespace.scenes} synthetic scenes to {out / 'scenes'} ({namespace.flip:.0%} of labels wrong)")
     write_scenes(out / "scenes", namespace.scenes, namespace.seed, namespace.flip)
-    for step in steps(out):
-        code = _step(step)
-        if code:
+    for step in learning(out):
+        if code := _step(step):
             return code
-    _say(f"demo finished in {time.monotonic() - started:.0f} s; open {out / 'report.html'}")
+    _say("\n(in place of people at `acoustic-env audit listen`: verdicts of a listener who knows the truth)")
+    _listen(out)
+    for step in auditing(out):
+        if code := _step(step):
+            return code
+    _say(f"\ndemo finished in {time.monotonic() - started:.0f} s; open {out / 'report.html'}")
     return 0
 
 
-def steps(out: Path) -> list[list[str]]:
-    """The commands of the demo, in order."""
+def learning(out: Path) -> list[list[str]]:
+    """The commands up to the sample for the listeners."""
     clips, store, bundle = str(out / "scenes" / "clips.parquet"), str(out / "features"), str(out / "bundle")
     study = ["--clips", clips, "--store", store, "--recipe", "scenes"]
+    ranked = str(out / "ranked.parquet")
     return [
         ["clips", "check", clips, "--recipe", "scenes", "--read"],
         ["extract", *study],
         ["store", "verify", store, "--clips", clips],
         ["train", *study, "--out", bundle],
         ["evaluate", "--bundle", bundle, "--clips", clips, "--store", store],
+        ["explain", "--bundle", bundle, "--clips", clips, "--store", store, "--out", str(out / "explain")],
+        ["audit", "rank", *study, "--out", ranked],
+        ["audit", "sample", "--ranked", ranked, "--n", "60", "--out", str(out / "sample.parquet")],
     ]
+
+
+def auditing(out: Path) -> list[list[str]]:
+    """The commands from the verdicts to the report."""
+    clips, store, bundle = str(out / "scenes" / "clips.parquet"), str(out / "features"), str(out / "bundle")
+    heard = ["--sample", str(out / "sample.parquet"), "--verdicts", str(out / "verdicts.parquet")]
+    ranked, labels = ["--ranked", str(out / "ranked.parquet")], ["--labels", str(out / "labels")]
+    report = ["--clips", clips, "--store", store, "--bundle", bundle, "--explain", str(out / "explain")]
+    return [
+        ["audit", "estimate", *heard],
+        ["audit", "relabel", *ranked, *heard, *labels],
+        ["report", *report, *ranked, *heard, *labels, "--out", str(out / "report.html")],
+    ]
+
+
+def _listen(out: Path) -> None:
+    """Answer every row of the sample from the scenes' truth."""
+    import pyarrow as pa
+
+    from acoustic_env.audit.table import read_table, write_table
+    from acoustic_env.audit.verdicts import VERDICT_SCHEMA
+
+    truth = read_table(str(out / "scenes" / "truth.parquet"))
+    labels = dict(zip(truth["clip_id"].to_pylist(), truth["label"].to_pylist(), strict=True))
+    rows = [
+        {
+            "clip_id": row["clip_id"],
+            "label": row["label"],
+            "listener": "truth",
+            "verdict": "right" if labels[row["clip_id"]] == row["label"] else "wrong",
+            "time_utc": row["order"],
+            "role": row["role"],
+        }
+        for row in read_table(str(out / "sample.parquet")).to_pylist()
+    ]
+    write_table(pa.Table.from_pylist(rows, VERDICT_SCHEMA), str(out / "verdicts.parquet"))
 
 
 def _step(arguments: list[str]) -> int:
