@@ -1,0 +1,67 @@
+"""Audio and store on an S3 server that throttles, fails and drops connections: nothing is lost, the books close."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from acoustic_env.cli import main
+from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.filesystem import open_filesystem
+from tests.s3 import Fault, S3Server
+
+CLIPS = 16
+
+
+def upload(server: S3Server, folder: Path) -> str:
+    """Noise files in the bucket, one of them missing; returns the URL of their list."""
+    files = open_filesystem(f"s3://{server.bucket}")
+    rows = []
+    for i in range(CLIPS):
+        path = folder / "clip.wav"
+        soundfile.write(path, np.random.default_rng(i).normal(0, 0.1, 16_000), 16_000)
+        if i != 5:
+            files.write(f"audio/a clip {i}.wav", path.read_bytes())
+        rows.append({"clip_id": f"c{i:02d}", "uri": f"s3://{server.bucket}/audio/a clip {i}.wav"})
+    write_clips(clip_table(rows), f"s3://{server.bucket}/clips.parquet")
+    return f"s3://{server.bucket}/clips.parquet"
+
+
+def every_fifth_request_goes_wrong(_method: str, _path: str, number: int) -> Fault | None:
+    faults: tuple[Fault, ...] = ("throttle", "drop", "fail")
+    return faults[number // 5 % 3] if number % 5 == 0 else None
+
+
+def test_a_server_that_throttles_and_drops_costs_no_clip(s3: S3Server, tmp_path: Path) -> None:
+    clips = upload(s3, tmp_path)
+    s3.choose = every_fifth_request_goes_wrong
+    arguments = [
+        "extract",
+        "--clips",
+        clips,
+        "--store",
+        s3.url,
+        "--blocks",
+        "placeholder",
+        "--signals",
+        "raw",
+        "--json",
+    ]
+    command = [sys.executable, "-m", "acoustic_env.cli", *arguments, "--max-error-rate", "0.1"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=dict(os.environ))
+    assert run.returncode == 0, run.stderr
+    assert len(s3.done) > 5, "the server was not faulty enough to test anything"
+    record = json.loads(run.stdout)
+    assert (record["finished"], record["failed"], record["left"]) == (CLIPS, 1, 0)
+    s3.choose = lambda _method, _path, _number: None
+    store = FeatureStore(s3.url)
+    assert store.read("placeholder").num_rows == CLIPS - 1
+    assert store.errors()["code"].to_pylist() == ["not_found"]
+    assert main(["store", "verify", s3.url, "--clips", clips]) == 0
