@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.confident import confident_flags, confident_joint
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.neighbours import Neighbourhood
@@ -32,7 +33,7 @@ class Evidence:
         features: float32 [clips, features], scaled, finite.
         given: [clips] class each clip is given, 0..classes-1.
         classes: how many.
-        folds, folds_again: [clips] grouped folds of the first and of the second round.
+        folds: [clips] grouped folds.
         neighbourhood: nearest clips of other folds.
         seed: of models.
         models: witnesses by name.
@@ -44,7 +45,6 @@ class Evidence:
     given: Ints
     classes: int
     folds: Ints
-    folds_again: Ints
     neighbourhood: Neighbourhood
     seed: int
     models: Mapping[str, Witness]
@@ -129,13 +129,16 @@ def neighbours_check(evidence: Evidence, name: str) -> CheckResult:
 def tags_check(evidence: Evidence, name: str) -> CheckResult:
     """Scores of a tagger trained on other data; clips without a score count as undecided.
 
-    A tagger's scores are independent per class and not calibrated: shares of their sum stand for probabilities, and
-    the combination learns how far to believe them.
+    A tagger's scores are independent per class and not calibrated: their shares are calibrated to the given labels,
+    by one slope and one bias a class.
     """
     scores = evidence.tags[name]
     known = np.isfinite(scores).all(axis=1, keepdims=True)
     shares = np.where(known, np.nan_to_num(scores), 0.0) + 1e-3
-    return from_probabilities(name, shares / shares.sum(axis=1, keepdims=True), evidence.given)
+    shares /= shares.sum(axis=1, keepdims=True)
+    calibrated = np.exp(fit_combination(shares[None], evidence.given).log_posterior(shares[None]))
+    undecided = np.full_like(calibrated, 1.0 / evidence.classes)
+    return from_probabilities(name, np.where(known, calibrated, undecided), evidence.given)
 
 
 def duplicates_check(evidence: Evidence, name: str) -> CheckResult:

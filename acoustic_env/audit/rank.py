@@ -1,9 +1,9 @@
 """Rank the labels of a study from suspect to supported, by several witnesses that learn twice.
 
-First round: every witness is judged out of fold on the given labels, and their probabilities are combined with learned
+First round: every witness is judged out of fold on the given labels, and their probabilities are pooled with learned
 weights. Second round: each label is softened halfway towards what the first round believes, and the witnesses learn
-again on other folds; labels that the first round disbelieves thus hardly teach the second. The more labels the first
-round disbelieves, the more the second counts.
+again; labels that the first round disbelieves thus hardly teach the second. The more labels the first round
+disbelieves, the more the second counts.
 
 The result orders labels for listening and repair. It is not an error rate, whatever the share of flagged labels.
 """
@@ -29,7 +29,7 @@ from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.confident import confident_flags, confident_joint
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.neighbours import Neighbourhood, find_neighbours
-from acoustic_env.audit.witnesses import LARGE, WITNESSES, Features, Witness, out_of_fold
+from acoustic_env.audit.witnesses import WITNESSES, Features, Witness, out_of_fold
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 
@@ -88,7 +88,7 @@ class Clips:
     Attributes:
         clip_ids: [clips].
         features: float32 [clips, features], scaled and reduced (`prepare`).
-        folds, folds_again: [clips] grouped folds of the first and of the second round.
+        folds: [clips] grouped folds.
         neighbourhood: nearest clips of other folds.
         duplicates: [clips] group of duplicates, -1 for none; None when nobody looked.
         tags: scores of taggers by name, [clips, classes of the study]; NaN where absent.
@@ -97,7 +97,6 @@ class Clips:
     clip_ids: npt.NDArray[Any]
     features: Features
     folds: Ints
-    folds_again: Ints
     neighbourhood: Neighbourhood
     duplicates: Ints | None = None
     tags: Mapping[str, Floats] = field(default_factory=dict)
@@ -135,13 +134,8 @@ def prepare(
         raise UsageError(msg)
     scaled = _reduce(features, settings.seed)
     folds = grouped_folds(y, groups, settings.folds, settings.seed)
-    # Where it is cheap, the second round learns from more of the clips.
-    finer = (
-        2 * settings.folds if len(scaled) <= LARGE and len(np.unique(groups)) >= 2 * settings.folds else settings.folds
-    )
-    again = grouped_folds(y, groups, finer, settings.seed + 1)
     neighbourhood = find_neighbours(scaled, folds, settings.neighbours, settings.seed)
-    return Clips(np.asarray(clip_ids), scaled, folds, again, neighbourhood, duplicates, tags or {})
+    return Clips(np.asarray(clip_ids), scaled, folds, neighbourhood, duplicates, tags or {})
 
 
 def believe(evidence: Evidence, settings: RankSettings) -> Belief:
@@ -158,18 +152,17 @@ def believe(evidence: Evidence, settings: RankSettings) -> Belief:
     checks += [CHECKS["tags"](evidence, name) for name in evidence.tags]
     first = np.stack([class_probabilities(check.score, evidence.given) for check in checks])
     combination = fit_combination(first, evidence.given)
-    log_first = combination.log_posterior(first)
-    softened = SOFTENING * np.exp(log_first) + (1.0 - SOFTENING) * evidence.one_hot
+    believed = combination.pool(first)
+    softened = SOFTENING * believed + (1.0 - SOFTENING) * evidence.one_hot
     second = np.stack([_again(evidence, check, softened) for check in checks])
-    doubted = float((log_first.argmax(axis=1) != evidence.given).mean())
+    doubted = float((believed.argmax(axis=1) != evidence.given).mean())
     share = min(1.0, 2.0 * doubted)
-    mean = (1.0 - share) * log_first + share * combination.log_posterior(second)
-    posterior = np.exp(mean - np.logaddexp.reduce(mean, axis=1, keepdims=True))
+    posterior = (1.0 - share) * believed + share * combination.pool(second)
     flagged = confident_flags(evidence.given, posterior)
     if evidence.duplicates is not None:
         checks.append(CHECKS["duplicates"](evidence, "duplicates"))
         flagged = flagged | checks[-1].flagged
-    weights = dict(zip((c.name for c in checks), combination.weights.round(4).tolist(), strict=False))
+    weights = dict(zip((c.name for c in checks), combination.shares.round(4).tolist(), strict=False))
     information: dict[str, Json] = {
         "clips": len(evidence.given),
         "flagged": int(flagged.sum()),
@@ -237,7 +230,6 @@ def _evidence(clips: Clips, given: Ints, classes: int, settings: RankSettings, t
         given,
         classes,
         clips.folds,
-        clips.folds_again,
         clips.neighbourhood,
         settings.seed,
         settings.models,
@@ -252,7 +244,7 @@ def _again(evidence: Evidence, check: CheckResult, softened: Floats) -> Floats:
         return evidence.neighbourhood.vote(softened)
     if check.name in evidence.models:
         model = evidence.models[check.name]
-        return out_of_fold(model, evidence.features, softened, evidence.folds_again, evidence.seed + 1)
+        return out_of_fold(model, evidence.features, softened, evidence.folds, evidence.seed + 1)
     return class_probabilities(check.score, evidence.given)
 
 

@@ -72,9 +72,7 @@ def load(data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def evidence(x: np.ndarray, given: np.ndarray, groups: np.ndarray, settings: ranking.RankSettings) -> Evidence:
     clips = ranking.prepare([str(i) for i in range(len(x))], x, given, groups, settings)
-    return Evidence(
-        clips.features, given, 2, clips.folds, clips.folds_again, clips.neighbourhood, settings.seed, settings.models
-    )
+    return Evidence(clips.features, given, 2, clips.folds, clips.neighbourhood, settings.seed, settings.models)
 
 
 def judge(x: np.ndarray, truth: np.ndarray, groups: np.ndarray, given: np.ndarray, clean: np.ndarray) -> Result:

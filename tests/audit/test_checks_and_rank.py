@@ -197,7 +197,6 @@ def test_every_check_keeps_the_contract() -> None:
         given,
         3,
         folds,
-        folds,
         find_neighbours(x, folds, 10, 0),
         0,
         RankSettings().models,
@@ -228,6 +227,8 @@ def test_the_combination_believes_the_better_witness_and_equals_logistic_regress
     both = np.stack([[1 - p, p] for p in (1 / (1 + np.exp(-good)), 1 / (1 + np.exp(-bad)))]).transpose(0, 2, 1)
     combination = fit_combination(both, given)
     assert combination.weights[0] > 3 * combination.weights[1]
+    assert combination.shares[0] > combination.shares[1] > 0.2
+    np.testing.assert_allclose(combination.pool(both).sum(axis=1), 1.0)
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=1e6).fit(np.stack([good, bad], axis=1), given)
