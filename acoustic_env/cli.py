@@ -21,8 +21,10 @@ COMMANDS: Final[tuple[str, ...]] = (
     "store",
     "weights",
     "learn",
+    "explain",
     "audit",
     "reannotate",
+    "report",
     "bench",
 )
 

@@ -1,0 +1,327 @@
+"""Figures of what the model relies on: SHAP over backgrounds, the components behind it, permutation importance."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.explain.attribution import Attribution, attribute
+from acoustic_env.explain.contrast_figures import MAPS
+from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.importance import Importance, feature_groups, permutation_importance
+from acoustic_env.explain.material import Material
+from acoustic_env.explain.style import (
+    FAINT,
+    GREY,
+    OKABE_ITO,
+    SEQUENTIAL,
+    draw_modulation,
+    drawn,
+    modulation_axes,
+    new_figure,
+    shortened,
+    signal_name,
+)
+from acoustic_env.features.modulation import SHAPE, as_maps, axes
+from acoustic_env.models.evaluate import Floats
+
+SECTION: Final = "What the model relies on"
+SHOWN: Final = 20
+SWARMED: Final = 12
+COMPONENTS: Final = 6
+WEIGHTS: Final = 12
+COLOURS: Final = {"part": OKABE_ITO[0], "column": OKABE_ITO[1], "region": OKABE_ITO[2]}
+KINDS: Final = {"part": "a whole block", "column": "one index", "region": "a region of the modulation spectrum"}
+
+
+def attribution_illustrations(material: Material) -> list[Illustration]:
+    """SHAP figures of each class explained, the leading components in terms of the original features."""
+    x = material.bundle.reducer.transform(material.matrix.values)
+    label = material.truth.argmax(axis=1)
+    candidates = np.unique(np.concatenate([judge.rows for judge in material.judges]))
+    found = []
+    for chosen in material.explained_classes():
+        values = attribute(material.bundle.classifier, chosen, x, label, candidates)
+        found += [_draw_ranks(material, chosen, values), _draw_swarm(material, chosen, values)]
+        found += _draw_components(material, chosen, values)
+    return found
+
+
+def _name(material: Material, feature: int) -> str:
+    return material.bundle.reducer.names[feature]
+
+
+@drawn
+def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Illustration:
+    names, name = material.bundle.reducer.names, material.targets.classes[chosen]
+    middle, low, high = found.rank_interval()
+    mean = found.importance.mean(axis=0)
+    ends = np.quantile(found.importance, [0.025, 0.975], axis=0)
+    order = np.argsort(-mean, kind="stable")
+    top = order[:SHOWN][::-1]
+    figure = new_figure(9, 1.3 + 0.27 * len(top))
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    places = np.arange(len(top))
+    panels[0].hlines(places, ends[0, top], ends[1, top], color=OKABE_ITO[0], lw=2)
+    panels[0].plot(mean[top], places, "o", color=OKABE_ITO[0], ms=6)
+    panels[0].set_yticks(places, [shortened(names[i]) for i in top])
+    panels[0].set(xlabel=f"mean |SHAP value| ({found.output})", xlim=(0, None), title="importance")
+    panels[1].hlines(places, low[top], high[top], color=OKABE_ITO[1], lw=2)
+    panels[1].plot(middle[top], places, "s", color=OKABE_ITO[1], ms=5)
+    panels[1].set(xlabel="rank, 1 = most important", xlim=(0, None), title="rank over backgrounds")
+    for panel in panels:
+        panel.grid(axis="x", color=FAINT, lw=0.6)
+    residual = np.abs(found.residual)
+    first = order[0]
+    title = f"SHAP values of the reduced features: {name}"
+    sentence = (
+        f"{names[first]} moves the {found.output} of {name} most; over {len(found.ranks)} stratified backgrounds its "
+        f"rank lies between {low[first]:.0f} and {high[first]:.0f} (bars: 95 % of the backgrounds, "
+        f"{len(found.rows)} {material.judged}). Additivity: f(x) − E f and the sum of the values differ by "
+        f"{residual.mean():.1e} on average, {residual.max():.1e} at most, where f(x) has a standard deviation of "
+        f"{found.spread:.2f}."
+    )
+    listed = ", ".join(f"{names[i]} rank {low[i]:.0f} to {high[i]:.0f}" for i in order[:5])
+    alt = f"Dots with intervals of importance and rank of the {len(top)} leading reduced features: {listed}."
+    parts = [tuple(feature.split(".")[:2]) for feature in names]
+    data = pa.table(
+        {
+            "class": [name] * len(names),
+            "feature": names,
+            "block": [part[0] for part in parts],
+            "signal": [part[1] for part in parts],
+            "importance": mean,
+            "importance_low": ends[0],
+            "importance_high": ends[1],
+            "rank": middle,
+            "rank_low": low,
+            "rank_high": high,
+            "direction": found.direction(),
+        }
+    ).take(pa.array(order))
+    return Illustration(f"shap-ranks-{chosen}", SECTION, title, sentence, alt, figure, data)
+
+
+@drawn
+def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Illustration:
+    names, name = material.bundle.reducer.names, material.targets.classes[chosen]
+    top = np.argsort(-np.abs(found.phi).mean(axis=0), kind="stable")[:SWARMED][::-1]
+    figure = new_figure(9, 1.5 + 0.38 * len(top))
+    panel = figure.subplots()
+    random = np.random.default_rng(0)
+    for place, feature in enumerate(top):
+        values = found.values[:, feature]
+        points = panel.scatter(
+            found.phi[:, feature],
+            place + random.uniform(-0.28, 0.28, len(values)),
+            c=np.clip(values, -2, 2),
+            cmap=SEQUENTIAL,
+            vmin=-2,
+            vmax=2,
+            s=14,
+            linewidths=0,
+        )
+    panel.axvline(0, color=GREY, lw=0.8)
+    panel.grid(axis="x", color=FAINT, lw=0.6)
+    panel.set_yticks(range(len(top)), [shortened(names[i]) for i in top])
+    panel.set_xlabel(f"SHAP value for {name} ({found.output})")
+    figure.colorbar(points, ax=panel, label="value of the feature (standard deviations)", shrink=0.8, extend="both")
+    first = int(top[-1])
+    way = "towards" if found.direction()[first] > 0 else "away from"
+    title = f"SHAP values clip by clip: {name}"
+    sentence = (
+        f"Each point is one clip: high values (yellow) of {names[first]} push {way} {name}; points right of the line "
+        f"speak for {name}, left of it against."
+    )
+    listed = ", ".join(f"{names[i]} {'for' if found.direction()[i] > 0 else 'against'}" for i in top[::-1][:5])
+    alt = f"Strips of points, a row a feature, coloured by the feature's value. High values speak: {listed}."
+    data = pa.table(
+        {
+            "clip_id": [material.targets.clip_ids[row] for row in found.rows for _ in top],
+            "feature": [names[i] for i in top] * len(found.rows),
+            "value": found.values[:, top].ravel(),
+            "shap": found.phi[:, top].ravel(),
+        }
+    )
+    return Illustration(f"shap-values-{chosen}", SECTION, title, sentence, alt, figure, data)
+
+
+def _draw_components(material: Material, chosen: int, found: Attribution) -> list[Illustration]:
+    """The leading components of named columns as weights, those of the modulation spectrum as maps."""
+    order = np.argsort(-found.importance.mean(axis=0), kind="stable")
+    named, mapped = [], []
+    for feature in order:
+        loading = material.bundle.reducer.back_project(int(feature))
+        if loading.columns[0].block == MAPS:
+            mapped.append(int(feature))
+        elif "[" not in loading.columns[0].name and len(loading.columns) > 1:
+            named.append(int(feature))
+    drawn_: list[Illustration] = []
+    if named:
+        drawn_.append(_draw_weights(material, chosen, found, named[:COMPONENTS]))
+    if mapped:
+        drawn_.append(_draw_component_maps(material, chosen, found, mapped[:COMPONENTS]))
+    return drawn_
+
+
+def _heading(material: Material, found: Attribution, feature: int) -> str:
+    _, low, high = found.rank_interval()
+    sign = "+" if found.direction()[feature] > 0 else "−"
+    return f"{_name(material, feature)}\nrank {low[feature]:.0f}–{high[feature]:.0f}, {sign}"
+
+
+@drawn
+def _draw_weights(material: Material, chosen: int, found: Attribution, features: list[int]) -> Illustration:
+    name = material.targets.classes[chosen]
+    columns = min(3, len(features))
+    rows = -(-len(features) // columns)
+    figure = new_figure(3.4 * columns, 3.5 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    table: dict[str, list[Any]] = {key: [] for key in ("feature", "column", "weight", "per_deviation")}
+    for panel, feature in zip(panels, features, strict=False):
+        loading = material.bundle.reducer.back_project(feature)
+        top = np.argsort(-np.abs(loading.per_deviation), kind="stable")[:WEIGHTS][::-1]
+        colours = [OKABE_ITO[0] if loading.per_deviation[i] > 0 else OKABE_ITO[1] for i in top]
+        panel.barh(range(len(top)), loading.per_deviation[top], color=colours, height=0.75)
+        panel.set_yticks(range(len(top)), [loading.columns[i].name for i in top])
+        panel.axvline(0, color=GREY, lw=0.8)
+        panel.set_title(_heading(material, found, feature), fontsize=10)
+        for i, column in enumerate(loading.columns):
+            row = (_name(material, feature), column.name, loading.component[i], loading.per_deviation[i])
+            for key, value in zip(table, row, strict=True):
+                table[key].append(value)
+    for panel in panels[len(features) :]:
+        panel.set_visible(False)
+    figure.supxlabel("change of the component when the index rises by one standard deviation", fontsize=10)
+    first = material.bundle.reducer.back_project(features[0])
+    strongest = first.columns[int(np.abs(first.per_deviation).argmax())].name
+    title = f"The leading components of the indices: {name}"
+    sentence = (
+        f"What the components that matter most are made of: {_name(material, features[0])} follows {strongest} above "
+        f"all (+ in the heading: high values speak for {name}; ranks as in the SHAP figure)."
+    )
+    alt = f"Bars of the {WEIGHTS} largest weights of {len(features)} components, blue positive, orange negative."
+    return Illustration(
+        f"components-indices-{chosen}",
+        SECTION,
+        title,
+        sentence,
+        alt,
+        figure,
+        pa.table({"class": [name] * len(table["feature"]), **table}),
+    )
+
+
+@drawn
+def _draw_component_maps(material: Material, chosen: int, found: Attribution, features: list[int]) -> Illustration:
+    name = material.targets.classes[chosen]
+    columns = min(3, len(features))
+    rows = -(-len(features) // columns)
+    figure = new_figure(3.4 * columns + 1.0, 3.4 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    maps = [_component_map(material, feature) for feature in features]
+    limit = max(float(np.nanmax(np.abs(values))) for values in maps)
+    for number, (panel, feature, values) in enumerate(zip(panels.ravel(), features, maps, strict=False)):
+        mesh = draw_modulation(panel, values, limit)
+        modulation_axes(panel, label_y=number % columns == 0)
+        if number // columns < rows - 1:
+            panel.set_xlabel("")
+        panel.set_title(_heading(material, found, feature), fontsize=10)
+    for panel in panels.ravel()[len(features) :]:
+        panel.set_visible(False)
+    figure.colorbar(
+        mesh, ax=panels.ravel().tolist(), label="change of the component per standard deviation", shrink=0.8
+    )
+    title = f"The leading components of the modulation spectrum: {name}"
+    sentence = (
+        f"Where in the modulation spectrum the components that matter most lie: {_peak(material, features[0], maps[0])} "
+        f"(+ in the heading: high values speak for {name})."
+    )
+    said = "; ".join(_peak(material, feature, values) for feature, values in zip(features, maps, strict=True))
+    alt = f"Maps of component weights over temporal modulation in Hz and spectral modulation in cycles per kHz: {said}."
+    spectral, temporal = axes()
+    cells = SHAPE[0] * SHAPE[1]
+    data = pa.table(
+        {
+            "feature": np.repeat([_name(material, feature) for feature in features], cells),
+            "spectral_cycles_per_kHz": np.tile(np.repeat(spectral, SHAPE[1]), len(maps)),
+            "temporal_Hz": np.tile(np.tile(temporal, SHAPE[0]), len(maps)),
+            "per_deviation": np.concatenate([values.ravel() for values in maps]),
+        }
+    )
+    return Illustration(f"components-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
+
+
+def _component_map(material: Material, feature: int) -> Floats:
+    """Effect of each cell on a component, [spectral, temporal]; NaN for cells left out of the reduction."""
+    loading = material.bundle.reducer.back_project(feature)
+    vector = np.full(SHAPE[0] * SHAPE[1], np.nan)
+    cells = [int(column.name.partition("[")[2].rstrip("]")) for column in loading.columns]
+    vector[cells] = loading.per_deviation
+    return np.asarray(as_maps(vector))
+
+
+def _peak(material: Material, feature: int, values: Floats) -> str:
+    spectral, temporal = axes()
+    row, column = np.unravel_index(int(np.nanargmax(np.abs(values))), values.shape)
+    return f"{_name(material, feature)} weighs {temporal[column]:.0f} Hz, {spectral[row]:.1f} cycles/kHz most"
+
+
+def importance_illustrations(material: Material) -> list[Illustration]:
+    """Permutation importance of blocks, indices and regions of the modulation spectrum."""
+    groups = feature_groups(material)
+    found, base, clips = permutation_importance(material, groups)
+    return [_draw_importance(material, found, base, clips)]
+
+
+@drawn
+def _draw_importance(material: Material, found: list[Importance], base: float, clips: int) -> Illustration:
+    ordered = sorted(found, key=lambda one: -one.drop)
+    parts = [one for one in ordered if one.group.kind == "part"]
+    finer = [one for one in ordered if one.group.kind != "part"][: SHOWN - 2]
+    shown = (parts + finer)[::-1]
+    figure = new_figure(9, 1.4 + 0.27 * len(shown))
+    panel = figure.subplots()
+    for place, one in enumerate(shown):
+        colour = COLOURS[one.group.kind]
+        panel.barh(place, one.drop, color=colour, height=0.7)
+        panel.plot([one.low, one.high], [place, place], color="#333333", lw=1.2)
+    panel.set_yticks(range(len(shown)), [one.group.name for one in shown])
+    panel.axvline(0, color=GREY, lw=0.8)
+    panel.grid(axis="x", color=FAINT, lw=0.6)
+    panel.set_xlabel("drop in AUC when shuffled, 95 % interval")
+    kinds = dict.fromkeys(one.group.kind for one in parts + finer)
+    for kind in kinds:
+        panel.barh([0], [0], color=COLOURS[kind], label=KINDS[kind])
+    figure.legend(loc="outside lower center", ncols=len(kinds))
+    best = ordered[0]
+    clear = sum(one.low > 0 for one in ordered)
+    sentence = (
+        f"Shuffling {_spoken(best)} costs most, {best.drop:.3f} of an AUC of {base:.3f} ({best.low:.3f} to "
+        f"{best.high:.3f}); {clear} of {len(ordered)} groups cost more than noise ({clips:,} {material.judged}). "
+        "Features that say the same can stand in for each other, so a small drop does not mean useless."
+    )
+    listed = ", ".join(f"{one.group.name} {one.drop:.3f}" for one in ordered[:5])
+    alt = f"Bars of the drop in AUC with intervals, whole blocks above, their finer groups below: {listed}."
+    data = pa.table(
+        {
+            "group": [one.group.name for one in ordered],
+            "kind": [one.group.kind for one in ordered],
+            "block": [one.group.block for one in ordered],
+            "signal": [one.group.signal for one in ordered],
+            "features": [len(one.group.columns) for one in ordered],
+            "drop": [one.drop for one in ordered],
+            "low": [one.low for one in ordered],
+            "high": [one.high for one in ordered],
+        }
+    )
+    title = "Permutation importance of the original features"
+    return Illustration("permutation-importance", SECTION, title, sentence, alt, figure, data)
+
+
+def _spoken(one: Importance) -> str:
+    if one.group.kind == "part":
+        return f"all {one.group.block} of the {signal_name(one.group.signal)}"
+    return one.group.name

@@ -1,0 +1,219 @@
+"""Figures of what differs between classes: indices, the modulation spectrum, and how the indices hang together."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from acoustic_env.explain.contrasts import Contrast, cluster_order, contrast, false_discovery, rank_correlation
+from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.material import Material
+from acoustic_env.explain.style import (
+    DIVERGING,
+    FAINT,
+    GREY,
+    MARKERS,
+    OKABE_ITO,
+    draw_modulation,
+    drawn,
+    modulation_axes,
+    new_figure,
+    signal_name,
+)
+from acoustic_env.features.modulation import SHAPE, axes
+from acoustic_env.models.evaluate import Floats
+
+SECTION: Final = "What differs between the classes"
+CALLED: Final = 0.05  # false-discovery rate at which a difference is called
+SHOWN: Final = 20
+MAPS: Final = "mps"
+
+
+def contrast_illustrations(material: Material) -> list[Illustration]:
+    """A bar figure of indices and a t-map of the modulation spectrum for each class explained, where there are any."""
+    found: list[Illustration] = []
+    scalars, maps = scalar_columns(material), map_parts(material)
+    for chosen in material.explained_classes():
+        if len(scalars):
+            found.append(_draw_indices(material, chosen, scalars))
+        if maps:
+            found.append(_draw_maps(material, chosen, maps))
+    return found
+
+
+def scalar_columns(material: Material) -> npt.NDArray[np.int64]:
+    """Numbers of the columns that are one number with a name (indices), not a cell of a vector."""
+    return np.array([i for i, column in enumerate(material.matrix.columns) if "[" not in column.name], np.int64)
+
+
+def map_parts(material: Material) -> dict[str, npt.NDArray[np.int64]]:
+    """Signal -> column numbers of its modulation spectrum."""
+    cells = SHAPE[0] * SHAPE[1]
+    return {
+        signal: numbers
+        for (block, signal), numbers in material.parts().items()
+        if block == MAPS and len(numbers) == cells
+    }
+
+
+def _compare(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) -> tuple[Contrast, Floats]:
+    found = contrast(material.matrix.values[:, numbers], material.truth[:, chosen], material.groups)
+    return found, false_discovery(found.p)
+
+
+def _counted(found: Contrast) -> str:
+    """How many recordings were compared."""
+    return f"{int(found.n.max(initial=0)):,} against {int(found.rest_n.max(initial=0)):,} recordings"
+
+
+@drawn
+def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) -> Illustration:
+    found, q = _compare(material, chosen, numbers)
+    columns = [material.matrix.columns[number] for number in numbers]
+    name, rest = material.targets.classes[chosen], material.against(chosen)
+    order = np.argsort(-np.nan_to_num(np.abs(found.t), nan=-1.0), kind="stable")
+    top = order[:SHOWN][::-1]
+    figure = new_figure(9, 1.4 + 0.27 * len(top))
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    signals = list(dict.fromkeys(column.signal for column in columns))
+    for place, row in enumerate(top):
+        number = signals.index(columns[row].signal)
+        colour = OKABE_ITO[number] if q[row] <= CALLED else FAINT
+        panels[0].barh(place, found.t[row], color=colour, height=0.7)
+        low, high = found.g_low[row], found.g_high[row]
+        panels[1].plot([low, high], [place, place], color=OKABE_ITO[number], lw=2)
+        panels[1].plot(found.g[row], place, MARKERS[number], color=OKABE_ITO[number], ms=6)
+    panels[0].set_yticks(range(len(top)), [f"{columns[row].name}  ({columns[row].signal})" for row in top])
+    for panel in panels:
+        panel.axvline(0, color=GREY, lw=0.8)
+        panel.grid(axis="x", color=FAINT, lw=0.6)
+    panels[0].set(xlabel="Welch's t", title=f"{name} minus {rest}")
+    panels[1].set(xlabel="Hedges' g, 95 % interval (standard deviations)", title="effect size")
+    for number, signal in enumerate(signals):
+        panels[1].plot([], [], MARKERS[number], color=OKABE_ITO[number], label=signal_name(signal))
+    figure.legend(loc="outside lower center", ncols=len(signals))
+    called = int((q <= CALLED).sum())
+    strongest = columns[order[0]]
+    title = f"Acoustic indices: {name} against {rest}"
+    sentence = (
+        f"{called:,} of {len(numbers):,} indices differ between {name} and {rest} at a false-discovery rate of "
+        f"{CALLED:.0%} ({_counted(found)}, {material.clips}); {strongest.name} of the "
+        f"{signal_name(strongest.signal)} differs most (t = {found.t[order[0]]:.1f}, g = {found.g[order[0]]:.2f})."
+    )
+    listed = ", ".join(f"{columns[row].name} ({columns[row].signal}) {found.t[row]:.1f}" for row in order[:5])
+    alt = f"Bars of Welch's t and effect sizes with intervals of the {len(top)} indices that differ most: {listed}."
+    data = pa.table(
+        {
+            "class": [name] * len(numbers),
+            "against": [rest] * len(numbers),
+            "block": [column.block for column in columns],
+            "signal": [column.signal for column in columns],
+            "index": [column.name for column in columns],
+            "unit": [material.units.get((column.block, column.name), "1") for column in columns],
+            **{part: getattr(found, part) for part in Contrast.__dataclass_fields__},
+            "q": q,
+        }
+    )
+    return Illustration(f"contrast-indices-{chosen}", SECTION, title, sentence, alt, figure, data.take(pa.array(order)))
+
+
+@drawn
+def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.int64]]) -> Illustration:
+    found, q = _compare(material, chosen, np.concatenate(list(maps.values())))
+    name, rest = material.targets.classes[chosen], material.against(chosen)
+    t = found.t.reshape(len(maps), *SHAPE)
+    called = (q <= CALLED).reshape(t.shape)
+    limit = float(np.nanmax(np.abs(t), initial=1.0))
+    figure = new_figure(3.6 * len(maps) + 1.2, 3.9)
+    panels = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
+    for panel, signal, values, kept in zip(panels, maps, t, called, strict=True):
+        mesh = draw_modulation(panel, np.where(kept, values, np.nan), limit)
+        modulation_axes(panel, label_y=panel is panels[0])
+        panel.set_title(f"{signal_name(signal)}: {kept.mean():.0%} called")
+    figure.colorbar(mesh, ax=list(panels), label=f"t, {name} minus {rest}", shrink=0.9)
+    where = _strongest(t, called, list(maps))
+    title = f"Modulation spectrum: {name} against {rest}"
+    sentence = (
+        f"Welch's t of each modulation, {name} minus {rest} ({_counted(found)}); grey cells do not differ at a "
+        f"false-discovery rate of {CALLED:.0%}. {where}"
+    )
+    alt = f"Maps of t over temporal modulation in Hz and spectral modulation in cycles per kHz, one a signal. {where}"
+    spectral, temporal = axes()
+    cells = SHAPE[0] * SHAPE[1]
+    data = pa.table(
+        {
+            "class": [name] * (cells * len(maps)),
+            "signal": np.repeat(list(maps), cells),
+            "spectral_cycles_per_kHz": np.tile(np.repeat(spectral, SHAPE[1]), len(maps)),
+            "temporal_Hz": np.tile(np.tile(temporal, SHAPE[0]), len(maps)),
+            "t": found.t,
+            "p": found.p,
+            "q": q,
+            "g": found.g,
+        }
+    )
+    return Illustration(f"contrast-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
+
+
+def _strongest(t: Floats, called: npt.NDArray[np.bool_], signals: list[str]) -> str:
+    """The two ends of the called cells in words."""
+    if not called.any():
+        return "No cell differs."
+    spectral, temporal = axes()
+    said = []
+    for word, extreme in (("highest", np.nanargmax), ("lowest", np.nanargmin)):
+        masked = np.where(called, t, np.nan)
+        signal, row, column = np.unravel_index(int(extreme(masked)), t.shape)
+        said.append(
+            f"{word} t {t[signal, row, column]:.1f} at {temporal[column]:.0f} Hz and {spectral[row]:.1f} cycles/kHz "
+            f"({signal_name(signals[int(signal)])})"
+        )
+    return f"The {' and the '.join(said)}."
+
+
+def correlation_illustrations(material: Material) -> list[Illustration]:
+    """A heat map of the rank correlations of a block's named columns, for each signal that has several."""
+    found = []
+    for (block, signal), numbers in material.parts().items():
+        own = np.intersect1d(numbers, scalar_columns(material))
+        if len(own) > 2:
+            names = [material.matrix.columns[number].name for number in own]
+            found.append(_draw_correlation(block, signal, names, material.matrix.values[:, own], material.clips))
+    return found
+
+
+@drawn
+def _draw_correlation(block: str, signal: str, names: list[str], values: Any, clips: str) -> Illustration:
+    correlation = rank_correlation(values)
+    known = np.flatnonzero(np.isfinite(np.diag(correlation)))
+    kept = known[cluster_order(correlation[np.ix_(known, known)])]
+    ordered, labels = correlation[np.ix_(kept, kept)], [names[i] for i in kept]
+    size = 3.2 + 0.165 * len(kept)
+    figure = new_figure(size + 0.8, size)
+    axes_ = figure.subplots()
+    image = axes_.imshow(ordered, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+    axes_.set_xticks(range(len(kept)), labels, rotation=90, fontsize=8)
+    axes_.set_yticks(range(len(kept)), labels, fontsize=8)
+    axes_.tick_params(length=2)
+    figure.colorbar(image, ax=axes_, label="Spearman correlation", shrink=0.6)
+    strong = int((np.abs(ordered[np.triu_indices(len(kept), 1)]) > 0.9).sum())
+    pairs = len(kept) * (len(kept) - 1) // 2
+    title = f"How the {block} of the {signal_name(signal)} hang together"
+    sentence = (
+        f"{strong:,} of {pairs:,} pairs of {block} ({signal_name(signal)}) order the clips almost alike (Spearman "
+        f"correlation beyond ±0.9), so few of them say something of their own; columns that are alike stand side by "
+        f"side ({clips})."
+    )
+    alt = f"Square heat map of the correlations of {len(kept)} columns, ordered by similarity: {', '.join(labels)}."
+    first, second = np.meshgrid(np.arange(len(kept)), np.arange(len(kept)), indexing="ij")
+    data = pa.table(
+        {
+            "first": [labels[i] for i in first.ravel()],
+            "second": [labels[i] for i in second.ravel()],
+            "spearman": ordered.ravel(),
+        }
+    )
+    return Illustration(f"correlation-{block}-{signal}", SECTION, title, sentence, alt, figure, data)

@@ -1,0 +1,152 @@
+"""How features differ between classes: Welch's t, false-discovery control, effect sizes.
+
+Columns are compared one by one, missing values omitted. Clips of one recording (group) are no independent witnesses:
+they are averaged first, class by class, so a recording counts once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from acoustic_env.models.evaluate import Floats
+
+Bools = npt.NDArray[np.bool_]
+
+# Columns compared at once: bounds the float64 copy of a matrix of thousands of clips.
+CHUNK: Final = 512
+LEVEL: Final = 0.95
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A class against the other clips, column by column; arrays [d].
+
+    Attributes:
+        n, rest_n: recordings with a value, of the class and of the rest.
+        mean, rest_mean: of the column, in its unit.
+        t: Welch's, positive where the class is higher; NaN where a side has fewer than two values.
+        degrees: of freedom (Welch and Satterthwaite).
+        p: two-sided.
+        g: Hedges' g, the difference in pooled standard deviations, corrected for few recordings.
+        g_low, g_high: its 95 % interval.
+    """
+
+    n: Floats
+    rest_n: Floats
+    mean: Floats
+    rest_mean: Floats
+    t: Floats
+    degrees: Floats
+    p: Floats
+    g: Floats
+    g_low: Floats
+    g_high: Floats
+
+
+def contrast(values: npt.NDArray[Any], member: Bools, groups: npt.NDArray[Any]) -> Contrast:
+    """Compare the clips of a class with the others.
+
+    Args:
+        values: [n, d], NaN where undefined.
+        member: bool [n], the clips of the class.
+        groups: [n], recording of each clip.
+    """
+    keys = np.stack([np.unique(groups, return_inverse=True)[1], member], axis=1)
+    units, unit = np.unique(keys, axis=0, return_inverse=True)
+    of_class = units[:, 1].astype(bool)
+    parts = []
+    for start in range(0, values.shape[1], CHUNK):
+        means = _unit_means(values[:, start : start + CHUNK].astype(np.float64), unit.ravel(), len(units))
+        parts.append(_welch(means[of_class], means[~of_class]))
+    return Contrast(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _unit_means(values: Floats, unit: npt.NDArray[Any], units: int) -> Floats:
+    """Mean of each unit's rows without NaN [units, d]; the rows themselves where each is a unit."""
+    values[~np.isfinite(values)] = np.nan
+    if units == len(values):
+        return values[np.argsort(unit, kind="stable")]
+    known = np.isfinite(values)
+    total, count = np.zeros((units, values.shape[1])), np.zeros((units, values.shape[1]))
+    np.add.at(total, unit, np.where(known, values, 0.0))
+    np.add.at(count, unit, known)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / np.where(count > 0, count, np.nan))
+
+
+def _welch(one: Floats, other: Floats) -> tuple[Floats, ...]:
+    (n, mean, variance), (rest_n, rest_mean, rest_variance) = _moments(one), _moments(other)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square, rest_square = variance / n, rest_variance / rest_n
+        t = (mean - rest_mean) / np.sqrt(square + rest_square)
+        degrees = (square + rest_square) ** 2 / (square**2 / (n - 1) + rest_square**2 / (rest_n - 1))
+        # As scipy has it: two constant samples have no degrees of freedom, but they do differ or not.
+        degrees = np.where(np.isnan(degrees) & ~np.isnan(t), 1.0, degrees)
+        p = 2 * stats.t.sf(np.abs(t), degrees)
+        pooled = np.sqrt(((n - 1) * variance + (rest_n - 1) * rest_variance) / (n + rest_n - 2))
+        few = 1 - 3 / (4 * (n + rest_n - 2) - 1)
+        g = np.where(pooled > 0, few * (mean - rest_mean) / pooled, np.nan)
+        # Hedges and Olkin 1985, chapter 5: large-sample variance.
+        error = np.sqrt((n + rest_n) / (n * rest_n) + g**2 / (2 * (n + rest_n)))
+    half = float(stats.norm.ppf(0.5 + LEVEL / 2)) * error
+    return n, rest_n, mean, rest_mean, t, degrees, p, g, g - half, g + half
+
+
+def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
+    known = np.isfinite(values)
+    n = known.sum(axis=0).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(known, values, 0.0).sum(axis=0) / n
+        variance = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0) / (n - 1)
+    return n, mean, np.where(n > 1, variance, np.nan)
+
+
+def false_discovery(p: npt.NDArray[Any]) -> Floats:
+    """Benjamini and Hochberg 1995: the smallest false-discovery rate at which each test is called; NaN stays NaN.
+
+    Args:
+        p: p-values of one family, any shape.
+    """
+    flat = np.asarray(p, np.float64).ravel()
+    known = np.flatnonzero(np.isfinite(flat))
+    order = known[np.argsort(flat[known], kind="stable")]
+    scaled = flat[order] * len(order) / np.arange(1, len(order) + 1)
+    found = np.full(flat.shape, np.nan)
+    found[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return found.reshape(np.shape(p))
+
+
+def rank_correlation(values: npt.NDArray[Any]) -> Floats:
+    """Spearman's correlation of columns [d, d]: how alike two columns order the clips, whatever their units.
+
+    Missing values take the column's median; columns that are constant or empty have NaN.
+    """
+    columns = np.asarray(values, np.float64).copy()
+    columns[~np.isfinite(columns)] = np.nan
+    empty = np.isnan(columns).all(axis=0)
+    columns[:, empty] = 0.0
+    columns = np.where(np.isnan(columns), np.nanmedian(columns, axis=0), columns)
+    ranks = stats.rankdata(columns, axis=0)
+    ranks -= ranks.mean(axis=0)
+    length = np.sqrt((ranks**2).sum(axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ranks = np.where(length > 0, ranks / length, np.nan)
+    return np.asarray(np.clip(ranks.T @ ranks, -1.0, 1.0))
+
+
+def cluster_order(correlation: Floats) -> npt.NDArray[np.int64]:
+    """An order of columns that puts those alike beside each other: average linkage on 1 - |correlation|."""
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
+    if len(correlation) < 3:
+        return np.arange(len(correlation))
+    distance = 1.0 - np.abs(correlation)
+    np.fill_diagonal(distance, 0.0)
+    tree = hierarchy.linkage(squareform((distance + distance.T) / 2, checks=False), "average", optimal_ordering=True)
+    return np.asarray(hierarchy.leaves_list(tree), np.int64)

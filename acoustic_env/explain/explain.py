@@ -1,0 +1,58 @@
+"""Everything that is drawn of a trained classifier, in the order in which it is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from acoustic_env.errors import UsageError
+from acoustic_env.explain.attribution_figures import attribution_illustrations, importance_illustrations
+from acoustic_env.explain.contrast_figures import contrast_illustrations, correlation_illustrations
+from acoustic_env.explain.illustration import Entry, Illustration, write_index
+from acoustic_env.explain.maps import map_illustrations
+from acoustic_env.explain.material import Material
+from acoustic_env.models.learn import Say
+
+CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Illustration]]], ...]] = (
+    ("differences between the classes", contrast_illustrations),
+    ("correlation of the indices", correlation_illustrations),
+    ("maps of the clips", map_illustrations),
+    ("SHAP values", attribution_illustrations),
+    ("permutation importance", importance_illustrations),
+)
+
+
+def explain(material: Material, folder: Path, say: Say) -> list[Entry]:
+    """Draw and write every figure, then the index.
+
+    Args:
+        material: from `material.gather`.
+        folder: where PNG, SVG, CSV and explain.json go.
+        say: told each chapter and how long it took, and what could not be had.
+    """
+    entries = [illustration.save(folder) for illustration in _drawn(material, say)]
+    facts = {
+        "recipe": material.bundle.recipe.name,
+        "classes": list(material.targets.classes),
+        "clips": len(material.groups),
+        "which_clips": material.clips,
+        "training_hash": material.bundle.training_hash,
+        "fingerprints": material.bundle.fingerprints,
+    }
+    write_index(folder, entries, facts)
+    return entries
+
+
+def _drawn(material: Material, say: Say) -> Iterator[Illustration]:
+    for title, illustrate in CHAPTERS:
+        started = time.monotonic()
+        try:
+            found = illustrate(material)
+        except UsageError as error:
+            say(f"{title}: left out: {error}")
+            continue
+        yield from found
+        if found:
+            say(f"{title}: {len(found)} figures, {time.monotonic() - started:.1f} s")

@@ -1,0 +1,100 @@
+"""A figure with everything a reader needs of it: a title, one sentence, a text for those who cannot see it, its data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from acoustic_env.errors import UsageError
+from acoustic_env.explain.style import DPI, drawn
+
+INDEX: Final = "explain.json"
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A figure before it is written.
+
+    Attributes:
+        name: stem of its files: letters, digits, hyphens.
+        section: heading it belongs under.
+        title: of the figure.
+        sentence: what it shows.
+        alt: the figure in words, for those who cannot see it.
+        figure: `matplotlib.figure.Figure`.
+        data: what is drawn.
+    """
+
+    name: str
+    section: str
+    title: str
+    sentence: str
+    alt: str
+    figure: Any
+    data: pa.Table
+
+    def save(self, folder: Path) -> Entry:
+        """Write NAME.png, NAME.svg and NAME.csv."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_figure(self.figure, folder / self.name)
+        pa_csv.write_csv(self.data, folder / f"{self.name}.csv")
+        files = {kind: f"{self.name}.{kind}" for kind in ("png", "svg", "csv")}
+        return Entry(self.name, self.section, self.title, self.sentence, self.alt, files)
+
+
+@drawn
+def _save_figure(figure: Any, stem: Path) -> None:
+    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=DPI)
+    figure.savefig(stem.with_name(f"{stem.name}.svg"), dpi=DPI, metadata={"Date": None})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A written figure, as the index lists it.
+
+    Attributes:
+        name, section, title, sentence, alt: of the illustration.
+        files: png, svg, csv -> file name in the folder.
+    """
+
+    name: str
+    section: str
+    title: str
+    sentence: str
+    alt: str
+    files: dict[str, str]
+
+
+def write_index(folder: Path, entries: Sequence[Entry], facts: dict[str, Any]) -> None:
+    """`explain.json`: what was explained, and every figure with its sentence, alternative text and files."""
+    document = {"format": FORMAT, **facts, "figures": [asdict(entry) for entry in entries]}
+    (folder / INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def read_index(folder: Path) -> tuple[list[Entry], dict[str, Any]]:
+    """The figures of a folder and the other facts of its index.
+
+    Raises:
+        UsageError: there is no index, or it is damaged or of another version.
+    """
+    path = folder / INDEX
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            msg = f"{path}: format {document['format']!r}, this version reads {FORMAT}; run acoustic-env explain again"
+            raise UsageError(msg)
+        entries = [Entry(**entry) for entry in document["figures"]]
+    except FileNotFoundError as error:
+        msg = f"{folder}: no {INDEX} there; make one with acoustic-env explain --out {folder}"
+        raise UsageError(msg) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path}: not readable: {error}; run acoustic-env explain again"
+        raise UsageError(msg) from error
+    return entries, {key: value for key, value in document.items() if key not in ("format", "figures")}

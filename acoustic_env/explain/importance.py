@@ -1,0 +1,201 @@
+"""Grouped permutation importance: how much worse the whole chain gets when original features are shuffled among clips.
+
+Shuffled are features as they come from the store, before reduction, so units and principal components cannot make one
+look important. Columns of a group are shuffled together, among clips of the same fold, and every clip is judged by a
+model that held it out. One resample of recordings per repeat puts the sampling of the clips into the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.explain.contrast_figures import map_parts
+from acoustic_env.explain.maps import stratified_rows
+from acoustic_env.explain.material import Judge, Material
+from acoustic_env.features.modulation import axes
+from acoustic_env.models.evaluate import Floats, Ranking, group_weights, mean_over_classes
+from acoustic_env.models.reduce import PartReduction
+
+REPEATS: Final = 20
+MOST_ROWS: Final = 1000
+SEED: Final = 23
+Z: Final = 1.959963984540054
+# Edges of the regions of a modulation map. Below 2 Hz level drifts, 2 to 16 Hz calls and speech, above 32 Hz roughness.
+TEMPORAL_HZ: Final = (0.0, 2.0, 8.0, 32.0, 101.0)
+SPECTRAL_CYCLES_PER_KHZ: Final = (0.0, 0.5, 2.0, 10.0)
+
+Columns = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Original features that are shuffled together.
+
+    Attributes:
+        name: for a person.
+        kind: `part` (a whole block of a signal), `column` (one index), `region` (of a modulation map).
+        block, signal: where they come from.
+        columns: numbers in the matrix.
+    """
+
+    name: str
+    kind: str
+    block: str
+    signal: str
+    columns: Columns
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What shuffling a group costs.
+
+    Attributes:
+        group: which.
+        drop: in AUC (mean over classes where there are several), mean over the repeats.
+        low, high: 95 % interval over shuffles and resampled recordings.
+    """
+
+    group: Group
+    drop: float
+    low: float
+    high: float
+
+
+def feature_groups(material: Material) -> list[Group]:
+    """Every block of a signal; within it every named column, and the regions of a modulation map."""
+    maps = map_parts(material)
+    found: list[Group] = []
+    for (block, signal), numbers in material.parts().items():
+        found.append(Group(f"{block}, {signal}", "part", block, signal, numbers))
+        if block == "mps" and signal in maps:
+            found += _regions(block, signal, numbers)
+            continue
+        named = [number for number in numbers if "[" not in material.matrix.columns[number].name]
+        found += [
+            Group(f"{material.matrix.columns[number].name} ({signal})", "column", block, signal, np.array([number]))
+            for number in named
+        ]
+    return found
+
+
+def _regions(block: str, signal: str, numbers: Columns) -> list[Group]:
+    spectral, temporal = axes()
+    rows = np.digitize(spectral, SPECTRAL_CYCLES_PER_KHZ) - 1
+    columns = np.digitize(temporal, TEMPORAL_HZ) - 1
+    found = []
+    for row, column in np.ndindex(len(SPECTRAL_CYCLES_PER_KHZ) - 1, len(TEMPORAL_HZ) - 1):
+        cells = ((rows == row)[:, None] & (columns == column)[None]).ravel()
+        low, high = SPECTRAL_CYCLES_PER_KHZ[row : row + 2]
+        slow, fast = TEMPORAL_HZ[column : column + 2]
+        name = f"{slow:g}–{min(fast, 100):g} Hz, {low:g}–{high:g} cyc/kHz ({signal})"
+        found.append(Group(name, "region", block, signal, numbers[cells]))
+    return found
+
+
+def permutation_importance(
+    material: Material, groups: Sequence[Group], repeats: int = REPEATS, seed: int = SEED
+) -> tuple[list[Importance], float, int]:
+    """Shuffle each group.
+
+    Args:
+        material: with its judges.
+        groups: from `feature_groups`.
+        repeats: shuffles of each group.
+        seed: of shuffles and resamples; the same shuffles for every group.
+
+    Returns:
+        Every group in order, the AUC without shuffling, and the number of clips judged.
+    """
+    jury = _Jury.of(material, seed)
+    values = material.matrix.values[jury.rows]
+    weights = list(group_weights(material.groups[jury.rows], repeats, seed))
+    orders = [jury.shuffled(seed + repeat) for repeat in range(repeats)]
+    parts = material.bundle.reducer.parts_
+    whole = material.bundle.reducer.transform(values)
+    base = jury.score(whole, [None, *weights])
+    measured: dict[str, Importance] = {}
+    start = 0
+    for part in parts:
+        centred = part.centre(values)
+        own = [group for group in groups if (group.block, group.signal) == (part.block, part.signal)]
+        for group in own:
+            columns = np.flatnonzero(np.isin(part.columns, group.columns))
+            drops, resampled = np.zeros(repeats), np.zeros(repeats)
+            for repeat, order in enumerate(orders if len(columns) else []):
+                moved = whole.copy()
+                moved[:, start : start + part.size] += _change(part, centred, columns, order)
+                found = jury.score(moved, [None, weights[repeat]])
+                drops[repeat], resampled[repeat] = base[0] - found[0], base[repeat + 1] - found[1]
+            half = Z * float(np.nanstd(resampled, ddof=1))
+            measured[group.name] = Importance(group, float(np.nanmean(drops)), *_around(float(np.nanmean(drops)), half))
+        start += part.size
+    nothing = [Importance(group, 0.0, 0.0, 0.0) for group in groups if group.name not in measured]
+    return [measured[group.name] for group in groups if group.name in measured] + nothing, base[0], len(jury.rows)
+
+
+def _around(value: float, half: float) -> tuple[float, float]:
+    return value - half, value + half
+
+
+def _change(part: PartReduction, centred: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
+    """What shuffling some columns of a part does to its reduced features [n, size]; reduction is linear."""
+    moved = centred[np.ix_(order, columns)] - centred[:, columns]
+    if part.components is not None:
+        return np.asarray(moved @ part.components[:, columns].T / part.spread, np.float32)
+    change = np.zeros((len(centred), part.size), np.float32)
+    change[:, columns] = moved / part.spread[columns]
+    return change
+
+
+@dataclass(frozen=True)
+class _Jury:
+    """The judges and the clips they judge.
+
+    Attributes:
+        rows: of the material, sorted.
+        judges: their rows count within `rows`.
+        truth: bool [n, classes].
+        folds: [n].
+        binary: whether the study is.
+    """
+
+    rows: Columns
+    judges: list[Judge]
+    truth: npt.NDArray[np.bool_]
+    folds: npt.NDArray[np.int64]
+    binary: bool
+
+    @classmethod
+    def of(cls, material: Material, seed: int) -> _Jury:
+        """At most 1,000 of the judged clips, classes with their shares."""
+        judged = np.unique(np.concatenate([judge.rows for judge in material.judges]))
+        truth = material.truth
+        rows = judged[stratified_rows(truth[judged].argmax(axis=1), MOST_ROWS, seed)]
+        judges = [Judge(np.flatnonzero(np.isin(rows, judge.rows)), judge.model) for judge in material.judges]
+        return cls(rows, judges, truth[rows], material.folds[rows], material.bundle.recipe.task == "binary")
+
+    def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Floats | None]) -> list[float]:
+        """AUC of reduced features [n, reduced], for each weighting of the clips."""
+        found = np.full(self.truth.shape, np.nan)
+        for judge in self.judges:
+            if len(judge.rows):
+                found[judge.rows] = judge.model.predict_proba(x[judge.rows])
+        if self.binary:
+            statistic = Ranking(self.truth[:, 1], found[:, 1]).auc
+        else:
+            statistic = mean_over_classes(self.truth, found, Ranking.auc)
+        return [statistic(weights) for weights in weightings]
+
+    def shuffled(self, seed: int) -> Columns:
+        """An order of the clips in which every one keeps its fold."""
+        random = np.random.default_rng(seed)
+        order = np.arange(len(self.rows))
+        for fold in np.unique(self.folds):
+            own = np.flatnonzero(self.folds == fold)
+            order[own] = random.permutation(own)
+        return order

@@ -1,0 +1,200 @@
+"""Two-dimensional maps of the clips: which features put clips of a class together. PCA first, then t-SNE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.material import Material
+from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, drawn, new_figure, shortened, signal_name
+from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.principal import principal_components
+from acoustic_env.models.reduce import PartReduction
+
+SECTION: Final = "How the clips lie"
+CLIPS: Final = 500  # t-SNE of more takes minutes and shows no more
+PERPLEXITY: Final = 30.0
+COMPONENTS: Final = 50
+NEIGHBOURS: Final = 10
+COLOURED: Final = 6
+OTHERS: Final = "other"
+SEED: Final = 23
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClipMap:
+    """The clips of one (block, signal) in the plane.
+
+    Attributes:
+        block, signal: which.
+        pca: [n, 2] scores of the first two components of the standardised features.
+        explained: their shares of the variance [2].
+        tsne: [n, 2], no unit: only nearness means something.
+        agreement: share of the 10 nearest neighbours (other recordings, all components) that share the class.
+        chance: that share had the neighbours been any clips.
+    """
+
+    block: str
+    signal: str
+    pca: Floats
+    explained: Floats
+    tsne: Floats
+    agreement: float
+    chance: float
+
+
+def stratified_rows(label: npt.NDArray[np.int64], most: int, seed: int = SEED) -> Rows:
+    """At most `most` rows, each label with its share (at least one), in row order."""
+    if len(label) <= most:
+        return np.arange(len(label))
+    random = np.random.default_rng(seed)
+    shuffled = random.permutation(len(label))
+    ordered = shuffled[np.argsort(label[shuffled], kind="stable")]
+    # Every k-th row of the rows sorted by label: shares are kept to within one row.
+    return np.sort(ordered[np.linspace(0, len(ordered) - 1, most).round().astype(int)])
+
+
+def clip_map(
+    features: npt.NDArray[np.float64], label: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], seed: int = SEED
+) -> tuple[Floats, Floats, Floats, float, float]:
+    """Map clips.
+
+    Args:
+        features: [n, d], centred; distances between rows count.
+        label: [n] class of each clip.
+        groups: [n] recording of each clip.
+        seed: of t-SNE.
+
+    Returns:
+        PCA scores [n, 2], their shares of variance [2], t-SNE [n, 2], agreement of neighbours and chance.
+    """
+    from sklearn.manifold import TSNE
+
+    components, variances, total = principal_components(
+        lambda start, stop: features[start:stop], len(features), features.shape[1], COMPONENTS, seed
+    )
+    scores = features @ components.T
+    agreement, chance = neighbour_agreement(scores, label, groups)
+    perplexity = min(PERPLEXITY, max(2.0, (len(features) - 1) / 3))
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed, max_iter=750).fit_transform(scores)
+    shown = np.zeros((len(scores), 2))
+    shown[:, : min(2, scores.shape[1])] = scores[:, :2]
+    shares = np.zeros(2)
+    shares[: min(2, len(variances))] = variances[:2] / total
+    return shown, shares, plane.astype(np.float64), agreement, chance
+
+
+def neighbour_agreement(
+    scores: Floats, label: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """Share of each clip's nearest neighbours from other recordings that have its label, and the share by chance."""
+    squares = (scores**2).sum(axis=1)
+    distance = squares[:, None] + squares[None] - 2 * scores @ scores.T
+    foreign = groups[:, None] != groups[None]
+    distance = np.where(foreign, distance, np.inf)
+    same = label[:, None] == label[None]
+    count = min(NEIGHBOURS, int(foreign.sum(axis=1).min()))
+    if count < 1:
+        return float("nan"), float("nan")
+    nearest = np.argpartition(distance, count - 1, axis=1)[:, :count]
+    agreement = float(np.take_along_axis(same, nearest, axis=1).mean())
+    return agreement, float((same & foreign).sum() / foreign.sum())
+
+
+def map_illustrations(material: Material) -> list[Illustration]:
+    """A figure of PCA and t-SNE maps for each block, a column a signal."""
+    label, names = _labels(material)
+    rows = stratified_rows(label, CLIPS)
+    centred: dict[str, list[ClipMap]] = {}
+    for part in material.bundle.reducer.parts_:
+        features = _features(part, material.matrix.values[rows])
+        found = clip_map(features, label[rows], material.groups[rows])
+        centred.setdefault(part.block, []).append(ClipMap(part.block, part.signal, *found))
+    taken = [material.targets.clip_ids[row] for row in rows]
+    of = f"{len(rows):,} of the {len(label):,}" if len(rows) < len(label) else f"all {len(label):,}"
+    return [_draw(block, maps, label[rows], names, taken, of) for block, maps in centred.items()]
+
+
+def _features(part: PartReduction, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Standardised features, or their component scores in the units of the features: distances stay what they are."""
+    reduced = part.transform(values).astype(np.float64)
+    scores = reduced * part.spread if part.components is not None else reduced
+    return scores - scores.mean(axis=0)
+
+
+def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """A colour number for each clip and the names: the classes with most clips, all else as `other`."""
+    truth, classes = material.truth, material.targets.classes
+    support = truth.sum(axis=0)
+    chosen = [int(c) for c in np.argsort(-support, kind="stable")[:COLOURED] if support[c]]
+    chosen.sort()
+    own = truth[:, chosen]
+    label = np.where(own.sum(axis=1) == 1, own.argmax(axis=1), len(chosen))
+    names = [classes[c] for c in chosen]
+    return label.astype(np.int64), names if (label < len(chosen)).all() else [*names, OTHERS]
+
+
+@drawn
+def _draw(
+    block: str, maps: list[ClipMap], label: npt.NDArray[np.int64], names: list[str], clip_ids: list[str], of: str
+) -> Illustration:
+    figure = new_figure(max(6.0, 3.5 * len(maps)), 6.9)
+    panels = figure.subplots(2, len(maps), squeeze=False)
+    for column, found in enumerate(maps):
+        shares = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(found.explained)]
+        for row, (kind, plane) in enumerate((("PCA", found.pca), ("t-SNE", found.tsne))):
+            panel = panels[row, column]
+            for number in range(len(names)):
+                own = label == number
+                colour = "#9a9a9a" if names[number] == OTHERS else OKABE_ITO[number]
+                panel.plot(
+                    *plane[own].T,
+                    MARKERS[number],
+                    color=colour,
+                    ms=4.5,
+                    alpha=0.75,
+                    mew=0,
+                    label=shortened(names[number]),
+                )
+            panel.set_title(f"{kind}, {signal_name(found.signal)}")
+            panel.grid(color=FAINT, lw=0.5)
+            panel.tick_params(labelleft=False, labelbottom=False, length=0)
+            if kind == "PCA":
+                panel.set(xlabel=shares[0], ylabel=shares[1])
+            else:
+                panel.set(xlabel="no unit: only nearness counts")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 4), markerscale=1.6)
+    best = max(maps, key=lambda found: found.agreement)
+    perplexity = min(PERPLEXITY, max(2.0, (len(label) - 1) / 3))
+    sentence = (
+        f"Each point is a clip ({of} clips, t-SNE with perplexity {perplexity:.0f}): in the {block} of the "
+        f"{signal_name(best.signal)}, {best.agreement:.0%} of a clip's {NEIGHBOURS} nearest neighbours from other "
+        f"recordings share its class, by chance {best.chance:.0%}."
+    )
+    said = "; ".join(f"{signal_name(found.signal)} {found.agreement:.0%}" for found in maps)
+    alt = f"Scatter plots of clips by {block}, PCA above and t-SNE below. Neighbours that share the class: {said}."
+    data = pa.table(
+        {
+            "clip_id": clip_ids * len(maps),
+            "class": [names[number] for number in label] * len(maps),
+            "signal": [found.signal for found in maps for _ in clip_ids],
+            **{
+                name: np.concatenate([getattr(found, kind)[:, axis] for found in maps])
+                for name, kind, axis in (
+                    ("pca_1", "pca", 0),
+                    ("pca_2", "pca", 1),
+                    ("tsne_1", "tsne", 0),
+                    ("tsne_2", "tsne", 1),
+                )
+            },
+        }
+    )
+    return Illustration(f"map-{block}", SECTION, f"Clips by {block}", sentence, alt, figure, data)

@@ -1,0 +1,187 @@
+"""What is explained: a bundle, the clips it learned from, their features, and who may judge which clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from acoustic_env.clips.select import Targets, class_targets, select
+from acoustic_env.clips.splits import Split, split
+from acoustic_env.errors import UsageError
+from acoustic_env.models.bundle import Bundle, clips_hash
+from acoustic_env.models.classifier import Classifier, Ensemble
+from acoustic_env.models.learn import Say, bundle_matrix, without_absent
+from acoustic_env.models.matrix import FeatureMatrix
+from acoustic_env.store.feature_store import FeatureStore
+
+# Classes explained one by one where a study has many.
+MOST_CLASSES: Final = 4
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model and the clips that it did not learn from.
+
+    Attributes:
+        rows: of the material.
+        model: to judge them with.
+    """
+
+    rows: Rows
+    model: Classifier
+
+
+@dataclass(frozen=True)
+class Material:
+    """Clips with features and targets, rows aligned.
+
+    Attributes:
+        bundle: trained.
+        matrix: features [n, d] in the bundle's order of columns.
+        targets: given labels [n].
+        groups: int64 [n], recording of each clip.
+        folds: int64 [n], fold of each clip; zeros where the list is not the one trained on.
+        judges: models with the clips each held out.
+        units: (block, column) -> unit.
+        clips: which clips these are, for a sentence.
+        judged: which clips the judges judge, for a sentence.
+    """
+
+    bundle: Bundle
+    matrix: FeatureMatrix
+    targets: Targets
+    groups: npt.NDArray[np.int64]
+    folds: npt.NDArray[np.int64]
+    judges: list[Judge]
+    units: Mapping[tuple[str, str], str]
+    clips: str
+    judged: str
+
+    @property
+    def truth(self) -> npt.NDArray[np.bool_]:
+        """Given labels, bool [n, classes]."""
+        y: npt.NDArray[Any] = self.targets.y
+        return y.astype(bool) if y.ndim == 2 else np.eye(len(self.targets.classes), dtype=bool)[y]
+
+    def explained_classes(self) -> list[int]:
+        """The positive class of a binary study, else the classes with most clips."""
+        if self.bundle.recipe.task == "binary":
+            return [1]
+        support = self.truth.sum(axis=0)
+        return [int(c) for c in np.argsort(-support, kind="stable")[:MOST_CLASSES] if 0 < support[c] < len(self.truth)]
+
+    def parts(self) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
+        """(block, signal) -> column numbers."""
+        return self.matrix.parts()
+
+    def against(self, chosen: int) -> str:
+        """What a class is compared with, for a person."""
+        classes = self.targets.classes
+        return classes[0] if self.bundle.recipe.task == "binary" else "the other classes"
+
+
+def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Material:
+    """The clips of a list that the bundle learned from (training and validation), with their features.
+
+    Test clips are left alone: looking at them here would be a look at the test. Of a list the bundle does not know,
+    every clip is taken, and the sentences say so.
+
+    Raises:
+        UsageError: no clip of the bundle's classes, or features of another version.
+    """
+    selection = select(clips, bundle.recipe)
+    for line in selection.summary():
+        say(line)
+    matrix = bundle_matrix(bundle, selection.clips["clip_id"].to_pylist(), store)
+    kept, matrix = without_absent(selection.clips, matrix, say)
+    targets = class_targets(kept, bundle.recipe, bundle.classes)
+    _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
+    whole = Material(
+        bundle=bundle,
+        matrix=matrix,
+        targets=targets,
+        groups=groups.astype(np.int64),
+        folds=np.zeros(len(groups), np.int64),
+        judges=[Judge(np.arange(len(groups)), bundle.classifier)],
+        units=_units(bundle, store),
+        clips=f"{len(groups):,} clips of a list the model was not trained on",
+        judged="clips of a list the model was not trained on",
+    )
+    parts = _known_split(bundle, kept, targets)
+    if parts is not None:
+        return _learned(whole, parts)
+    seen = bundle.seen(targets.clip_ids, kept["group"].to_pylist())
+    if not seen.any():
+        return whole
+    say(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
+    known = f"{seen.sum():,} clips the model learned from"
+    return _take(replace(whole, clips=known, judged="clips the model learned from, which flatters it"), seen)
+
+
+def _known_split(bundle: Bundle, clips: pa.Table, targets: Targets) -> Split | None:
+    """The split the bundle was trained with, if these are the clips it was trained with."""
+    try:
+        parts = split(clips, bundle.recipe.split)
+    except UsageError:
+        return None
+    rows = np.sort(np.concatenate([parts.train, parts.validation]))
+    learned = clips_hash([targets.clip_ids[row] for row in rows], targets.y[rows])
+    return parts if learned == bundle.training_hash else None
+
+
+def _learned(whole: Material, parts: Split) -> Material:
+    rows = np.sort(np.concatenate([parts.train, parts.validation]))
+    mask = np.zeros(len(whole.groups), bool)
+    mask[rows] = True
+    folds = parts.folds.astype(np.int64)
+    learned = _take(replace(whole, folds=folds, clips=f"{len(rows):,} training and validation clips"), mask)
+    return replace(
+        learned,
+        judges=_judges(whole.bundle, learned.folds),
+        judged="clips held out from the model that judges them",
+    )
+
+
+def _judges(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[Judge]:
+    """As `classifier.fit_ensemble` held folds out: the validation folds first, then each other fold in turn."""
+    first = bundle.recipe.split.validation_folds
+    members = bundle.classifier.members if isinstance(bundle.classifier, Ensemble) else [bundle.classifier]
+    others = [(int(fold),) for fold in np.unique(folds) if fold not in first]
+    held_out: list[tuple[int, ...]] = [tuple(first), *others]
+    judges = []
+    for number, held in enumerate(held_out):
+        own = list(members[number :: len(held_out)])
+        rows = np.flatnonzero(np.isin(folds, held))
+        if own and len(rows):
+            judges.append(Judge(rows, Ensemble(own)))
+    return judges
+
+
+def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
+    """Some rows, judged by the whole model."""
+    rows = np.flatnonzero(mask)
+    targets = material.targets
+    return replace(
+        material,
+        matrix=material.matrix.take(rows),
+        targets=replace(targets, clip_ids=[targets.clip_ids[row] for row in rows], y=targets.y[rows]),
+        groups=material.groups[rows],
+        folds=material.folds[rows],
+        judges=[Judge(np.arange(len(rows)), material.bundle.classifier)],
+    )
+
+
+def _units(bundle: Bundle, store: FeatureStore) -> dict[tuple[str, str], str]:
+    found = {}
+    for block, trained in bundle.fingerprints.items():
+        for field in store.schema(block, trained):
+            unit = (field.metadata or {}).get(b"unit", b"1").decode()
+            found[block, field.name] = unit
+    return found

@@ -1,0 +1,101 @@
+"""How every figure looks: palettes that colour-blind readers can tell apart, sizes one can read, units on the axes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Okabe and Ito 2008, darkest contrasts first; yellow last but one, since it is faint on white.
+OKABE_ITO: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS: Final = ("o", "^", "s", "D", "v", "P", "X")
+GREY: Final = "#767676"
+FAINT: Final = "#d9d9d9"
+# Two sides of zero: purple and orange differ for every kind of colour vision.
+DIVERGING: Final = "PuOr_r"
+SEQUENTIAL: Final = "cividis"
+DPI: Final = 130
+
+STYLE: Final[dict[str, Any]] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "acoustic-env",
+}
+
+SIGNAL_NAMES: Final = {"raw": "raw sound", "fg": "foreground", "bg": "background"}
+
+
+def drawn(make: Callable[P, T]) -> Callable[P, T]:
+    """A function whose figures have the project's style."""
+
+    @functools.wraps(make)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return make(*args, **kwargs)
+
+    return inside
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty `matplotlib.figure.Figure` in inches; no display, no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def signal_name(signal: str) -> str:
+    """A signal for a person."""
+    return SIGNAL_NAMES.get(signal, signal)
+
+
+def shortened(name: str, most: int = 34) -> str:
+    """A name that fits a tick label."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def modulation_axes(axes: Any, *, label_y: bool = True) -> None:
+    """Axes of a modulation map: Hz and cycles/kHz, wide where most of the sound is, marked in round numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("symlog", linthresh=4)
+    axes.set_yscale("symlog", linthresh=1)
+    for axis, ticks in ((axes.xaxis, (0, 2, 4, 8, 16, 32, 64)), (axes.yaxis, (0, 0.5, 1, 2, 4, 8))):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("temporal modulation (Hz)")
+    if label_y:
+        axes.set_ylabel("spectral modulation (cycles/kHz)")
+
+
+def draw_modulation(axes: Any, values: Any, limit: float) -> Any:
+    """A map [spectral, temporal] around zero; NaN cells are grey. Returns the mesh, for a colour bar."""
+    import matplotlib
+
+    from acoustic_env.features.modulation import axes as modulation
+
+    spectral, temporal = modulation()
+    colours = matplotlib.colormaps[DIVERGING].with_extremes(bad="#e4e4e4")
+    mesh = axes.pcolormesh(
+        temporal, spectral, values, cmap=colours, vmin=-limit, vmax=limit, shading="nearest", rasterized=True
+    )
+    axes.set_xlim(0, temporal[-1])
+    axes.set_ylim(0, spectral[-1])
+    return mesh

@@ -1,0 +1,310 @@
+"""Figures of how good a classifier is, of the study and of the search, drawn from what was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.style import FAINT, GREY, MARKERS, OKABE_ITO, SEQUENTIAL, drawn, new_figure, shortened
+
+SECTION: Final = "The classifier"
+NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
+SHOWN_CLASSES: Final = 30
+SHOWN_ROWS: Final = 30
+FIGURE_NAMES: Final = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "map": "mAP",
+    "mean_auc": "mean AUC",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "ece": "expected calibration error",
+    "brier": "Brier score",
+}
+
+Metrics = Mapping[str, Any]
+
+
+def spoken(name: str) -> str:
+    """A figure's name for a person."""
+    return FIGURE_NAMES.get(name, name.replace("_", " "))
+
+
+def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
+    """value (low–high)."""
+    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "not defined"
+    shown = f"{value:.{digits}f}"
+    return shown if low is None or high is None else f"{shown} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def performance_illustrations(metrics: Metrics) -> list[Illustration]:
+    """Curves, confusion, calibration and classes, as far as the task has them."""
+    found = []
+    if metrics.get("roc") and metrics.get("precision_recall"):
+        found.append(_draw_curves(metrics))
+    if metrics.get("confusion"):
+        found.append(_draw_confusion(metrics))
+    found.append(_draw_calibration(metrics))
+    if len(metrics["classes"]) > 2:
+        found.append(_draw_classes(metrics))
+    return found
+
+
+@drawn
+def _draw_curves(metrics: Metrics) -> Illustration:
+    name = metrics["classes"][-1]
+    figure = new_figure(9, 4.4)
+    left, right = figure.subplots(1, 2)
+    roc, pr = metrics["roc"], metrics["precision_recall"]
+    left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
+    left.plot(roc["x"], roc["y"], color=OKABE_ITO[0], lw=2, label="classifier")
+    share = metrics["per_class"][-1]["support"] / metrics["clips"]
+    right.axhline(share, color=GREY, lw=1, ls="--", label="chance")
+    right.step(pr["x"], pr["y"], where="post", color=OKABE_ITO[0], lw=2, label="classifier")
+    cut = metrics.get("threshold")
+    for panel, curve in ((left, roc), (right, pr)):
+        at = _at_threshold(curve["thresholds"], cut)
+        if at is not None:
+            panel.plot(curve["x"][at], curve["y"][at], "D", color=OKABE_ITO[1], ms=8, label=f"threshold {cut:.2f}")
+        panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        panel.grid(color=FAINT, lw=0.6)
+        panel.legend(loc="lower right")
+    left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curve")
+    right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
+    auc, precision = (interval_text(metrics["figures"][key]) for key in ("auc", "average_precision"))
+    sentence = (
+        f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} held-out clips: AUC "
+        f"{auc}, average precision {precision}; the diamond is the threshold chosen on these clips."
+    )
+    alt = f"ROC curve with AUC {auc} and precision-recall curve with average precision {precision}."
+    data = pa.table(
+        {
+            "curve": ["roc"] * len(roc["x"]) + ["precision_recall"] * len(pr["x"]),
+            "x": [*roc["x"], *pr["x"]],
+            "y": [*roc["y"], *pr["y"]],
+            "threshold": pa.array([*roc["thresholds"], *pr["thresholds"]], pa.float64()),
+        }
+    )
+    return Illustration("curves", SECTION, "ROC and precision-recall curves", sentence, alt, figure, data)
+
+
+def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int | None:
+    """Last point of a curve at or above the threshold."""
+    if cut is None:
+        return None
+    above = [i for i, value in enumerate(thresholds) if value is None or value >= cut]
+    return above[-1] if above else None
+
+
+@drawn
+def _draw_confusion(metrics: Metrics) -> Illustration:
+    counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2.6 + 0.55 * min(len(classes), 20) if len(classes) <= 20 else 12.0
+    figure = new_figure(size + 1.6, size)
+    panel = figure.subplots()
+    image = panel.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
+    if len(classes) <= NUMBERED:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] < 0.55 else "black"
+            panel.text(column, row, f"{count:,.0f}", ha="center", va="center", color=colour)
+    names = [shortened(name, 24) for name in classes]
+    panel.set_xticks(
+        range(len(classes)), names, rotation=45 if len(classes) > 3 else 0, ha="right" if len(classes) > 3 else "center"
+    )
+    panel.set_yticks(range(len(classes)), names)
+    panel.set(xlabel="predicted", ylabel="given label")
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+    figure.colorbar(image, ax=panel, label="share of the given class", shrink=0.8)
+    right = np.trace(counts) / counts.sum()
+    off = shares - np.diag(np.diag(shares))
+    row, column = np.unravel_index(int(off.argmax()), off.shape)
+    sentence = (
+        f"{right:.0%} of {counts.sum():,.0f} held-out clips are called what the list says; most often confused is "
+        f"{classes[row]}, called {classes[column]} in {off[row, column]:.0%} of its clips."
+    )
+    alt = "Confusion matrix: " + "; ".join(
+        f"{classes[i]} called right {shares[i, i]:.0%} of {counts[i].sum():,.0f}" for i in range(min(len(classes), 20))
+    )
+    first, second = np.indices(counts.shape)
+    data = pa.table(
+        {
+            "given": [classes[i] for i in first.ravel()],
+            "predicted": [classes[i] for i in second.ravel()],
+            "clips": counts.ravel(),
+            "share": shares.ravel(),
+        }
+    )
+    return Illustration("confusion", SECTION, "Confusion of the classes", sentence, alt, figure, data)
+
+
+@drawn
+def _draw_calibration(metrics: Metrics) -> Illustration:
+    figure = new_figure(5.6, 5.0)
+    panel = figure.subplots()
+    panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
+    columns: dict[str, list[Any]] = {key: [] for key in ("when", "predicted", "observed", "low", "high", "clips")}
+    for number, when in enumerate(("before", "after")):
+        diagram = metrics[f"reliability_{when}"]
+        kept = [i for i, count in enumerate(diagram["count"]) if count and diagram["observed"][i] is not None]
+        predicted, observed = ([diagram[key][i] for i in kept] for key in ("predicted", "observed"))
+        lows, highs = ([diagram[key][i] for i in kept] for key in ("low", "high"))
+        error = [
+            [max(o - low, 0) for o, low in zip(observed, lows, strict=True)],
+            [max(h - o, 0) for o, h in zip(observed, highs, strict=True)],
+        ]
+        ece = metrics["calibration"][f"ece_{when}"]
+        panel.errorbar(
+            predicted,
+            observed,
+            yerr=error,
+            fmt=MARKERS[number],
+            color=OKABE_ITO[number],
+            ms=6,
+            capsize=3,
+            lw=1.3,
+            label=f"{when} calibration, mean error {ece:.3f}",
+        )
+        rows = zip(
+            [when] * len(kept), predicted, observed, lows, highs, [diagram["count"][i] for i in kept], strict=True
+        )
+        for row in rows:
+            for key, value in zip(columns, row, strict=True):
+                columns[key].append(value)
+    panel.set(
+        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="predicted probability", ylabel="observed share"
+    )
+    panel.grid(color=FAINT, lw=0.6)
+    figure.legend(loc="outside lower center", ncols=1)
+    before, after = (metrics["calibration"][f"ece_{when}"] for when in ("before", "after"))
+    sentence = (
+        f"Whether a probability means what it says: the predicted probability misses the observed share by {before:.3f} "
+        f"on average before calibration and by {after:.3f} after it (fitted on the same {metrics['clips']:,} held-out "
+        "clips, so expect a little more on others)."
+    )
+    alt = f"Observed share against predicted probability with 95 % intervals; mean error {before:.3f} before, {after:.3f} after."
+    return Illustration("calibration", SECTION, "Calibration", sentence, alt, figure, pa.table(columns))
+
+
+@drawn
+def _draw_classes(metrics: Metrics) -> Illustration:
+    rows = sorted(
+        (row for row in metrics["per_class"] if row["auc"] is not None),
+        key=lambda row: -(row["average_precision"] or 0),
+    )
+    half = SHOWN_CLASSES // 2
+    shown = rows if len(rows) <= SHOWN_CLASSES else [*rows[:half], *rows[-half:]]
+    shown = shown[::-1]
+    figure = new_figure(9, 1.5 + 0.27 * max(len(shown), 2))
+    panel = figure.subplots()
+    places = range(len(shown))
+    for number, (key, label) in enumerate((("average_precision", "average precision"), ("f1", "F1"), ("auc", "AUC"))):
+        panel.plot(
+            [row[key] for row in shown], places, MARKERS[number], color=OKABE_ITO[number], ms=6, ls="", label=label
+        )
+    panel.set_yticks(places, [f"{shortened(row['name'])} ({row['support']:,})" for row in shown])
+    panel.set(xlim=(-0.02, 1.02), xlabel="score on held-out clips (number of clips of the class in brackets)")
+    panel.grid(color=FAINT, lw=0.6)
+    figure.legend(loc="outside lower center", ncols=3)
+    best, worst = (rows[0]["name"], rows[-1]["name"]) if rows else ("none", "none")
+    which = "all classes" if len(shown) == len(rows) else f"the best and the worst {half} of {len(rows)} classes"
+    sentence = f"How well each class is found ({which}): best is {best}, hardest is {worst}."
+    alt = "Dots of average precision, F1 and AUC of each class: " + ", ".join(
+        f"{row['name']} {row['average_precision']:.2f}" for row in shown[::-1][:10]
+    )
+    data = pa.Table.from_pylist(list(metrics["per_class"]))
+    return Illustration("classes", SECTION, "Each class", sentence, alt, figure, data)
+
+
+@drawn
+def study_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
+    """The study's rows (of study.csv), best first: scores with intervals, those within noise of the best marked."""
+    shown = list(rows[:SHOWN_ROWS])[::-1]
+    figure = new_figure(9, 1.5 + 0.28 * max(len(shown), 2))
+    panel = figure.subplots()
+    for place, row in enumerate(shown):
+        colour, marker = (OKABE_ITO[0], "o") if row["within_noise"] else (OKABE_ITO[1], "^")
+        panel.plot([row["score_low"], row["score_high"]], [place, place], color=colour, lw=2)
+        panel.plot(row["score"], place, marker, color=colour, ms=7)
+    panel.plot([], [], "o", color=OKABE_ITO[0], label="best, or within noise of it")
+    panel.plot([], [], "^", color=OKABE_ITO[1], label="behind the best by more than noise")
+    several = len({row["model"] for row in rows}) > 1
+    labels = [f"{row['features']}, {row['signals']}" + (f", {row['model']}" if several else "") for row in shown]
+    panel.set_yticks(range(len(shown)), [shortened(label, 44) for label in labels])
+    panel.set_xlabel("out-of-fold score (AUC, macro F1 or mAP) with 95 % interval")
+    panel.grid(axis="x", color=FAINT, lw=0.6)
+    figure.legend(loc="outside lower center", ncols=2)
+    best = rows[0]
+    near = sum(bool(row["within_noise"]) for row in rows) - 1
+    sentence = (
+        f"{best['features']} ({best['signals']}, {best['model']}) scores best, {best['score']:.3f} "
+        f"({best['score_low']:.3f}–{best['score_high']:.3f}); {near} of the other {len(rows) - 1} variants are within "
+        "noise of it (paired on the same clips)."
+    )
+    alt = "Scores with intervals, best first: " + "; ".join(
+        f"{label} {row['score']:.3f}" for label, row in list(zip(labels, shown, strict=True))[::-1][:8]
+    )
+    return Illustration(
+        "study",
+        "The study",
+        "Which features tell the classes apart",
+        sentence,
+        alt,
+        figure,
+        pa.Table.from_pylist([dict(row) for row in rows]),
+    )
+
+
+@drawn
+def trials_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
+    """The search's trials (of trials.csv): score in order with the best so far, and against the learning rate."""
+    done = sorted((row for row in rows if row["score"] is not None), key=lambda row: row["trial"])
+    scores = [row["score"] for row in done]
+    figure = new_figure(9, 4.0)
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.plot([row["trial"] + 1 for row in done], scores, "o", color=OKABE_ITO[0], ms=5, label="trial")
+    best = list(np.maximum.accumulate(scores)) if scores else []
+    left.step([row["trial"] + 1 for row in done], best, where="post", color=OKABE_ITO[1], lw=2, label="best so far")
+    left.set(xlabel="trial", ylabel="validation score", title="The search")
+    for number, activation in enumerate(("relu", "tanh")):
+        own = [row for row in done if row["activation"] == activation]
+        right.plot(
+            [row["learning_rate"] for row in own],
+            [row["score"] for row in own],
+            MARKERS[number],
+            color=OKABE_ITO[number],
+            ms=5,
+            ls="",
+            label=activation,
+        )
+    right.set(xlabel="learning rate", xscale="log", title="Against the learning rate")
+    for panel in (left, right):
+        panel.grid(color=FAINT, lw=0.6)
+        panel.legend(loc="lower right")
+    top = max(done, key=lambda row: row["score"]) if done else None
+    found = (
+        "no trial ended well"
+        if top is None
+        else (
+            f"the best of {len(done)} trials reached {top['score']:.3f} with layers {top['layers']}, {top['activation']}, "
+            f"dropout {top['dropout']:.2f} and learning rate {top['learning_rate']:.1e}"
+        )
+    )
+    sentence = f"Search of the MLP's settings: {found}; the best of many tries is too good by chance, so judge it on test clips."
+    return Illustration(
+        "trials",
+        "The search",
+        "Trials of the search",
+        sentence,
+        f"Validation scores of the trials: {found}.",
+        figure,
+        pa.Table.from_pylist([dict(row) for row in rows]),
+    )

@@ -1,0 +1,235 @@
+"""The page's sections on the classifier: how good it is, the study, the search, and what it relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from acoustic_env.explain.illustration import read_index
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.report.figures import (
+    interval_text,
+    performance_illustrations,
+    spoken,
+    study_illustration,
+    trials_illustration,
+)
+from acoustic_env.report.markup import facts, paragraph, table
+from acoustic_env.report.page import FigureFolder, Section
+
+CLASSES: Final = 30
+ROWS: Final = 40
+TRIALS: Final = 10
+
+
+def classifier_section(bundle: Bundle, folder: FigureFolder) -> Section:
+    """Settings, figures on held-out and on test clips, thresholds, calibration, confusion, curves."""
+    section = Section("The classifier")
+    metrics, model = bundle.metrics, bundle.recipe.model
+    section.add(
+        facts(
+            [
+                ("model", f"{model.kind}, {model.ensemble} averaged" if model.ensemble > 1 else model.kind),
+                ("task", f"{bundle.recipe.task}, {len(bundle.classes):,} classes"),
+                ("features", f"{len(bundle.reducer.columns):,}, reduced to {len(bundle.reducer.names):,}"),
+                ("scaled before PCA", bundle.recipe.reduction.scale_first),
+                ("held-out clips", f"{metrics['clips']:,} in {metrics['groups']:,} recordings"),
+            ]
+        ),
+        table(
+            "Figures with 95 % intervals",
+            ("figure", "held-out clips of training and validation", "interval by"),
+            [
+                (spoken(name), interval_text(estimate), estimate.get("method", ""))
+                for name, estimate in metrics["figures"].items()
+            ],
+        ),
+        paragraph(
+            "Stopping, threshold and calibration were chosen on these held-out clips, so they flatter the model a "
+            "little; the test below does not.",
+            "quiet",
+        ),
+    )
+    section.add(*_test(bundle))
+    section.add(*_decisions(bundle))
+    section.add(*(folder.draw(illustration) for illustration in performance_illustrations(metrics)))
+    section.add(
+        table(
+            "Reduction: original columns to components",
+            ("block", "signal", "columns", "components", "variance kept", "left out"),
+            [
+                (
+                    part.block,
+                    part.signal,
+                    len(part.columns),
+                    part.size,
+                    f"{part.explained.sum():.1%}" if part.components is not None else "all, no PCA",
+                    ", ".join((*part.empty, *part.constant)) or None,
+                )
+                for part in bundle.reducer.parts_
+            ],
+        )
+    )
+    return section
+
+
+def _test(bundle: Bundle) -> list[Any]:
+    if not bundle.looks:
+        text = "The bundle was not judged on test clips yet: acoustic-env evaluate."
+        return [paragraph(text, "note")]
+    names = list(bundle.looks[-1].figures)
+    rows = [
+        (number, look.time, f"{look.clips:,}", look.clips_hash, *(_look(look.figures.get(name)) for name in names))
+        for number, look in enumerate(bundle.looks, start=1)
+    ]
+    found = [table("Looks at test clips", ("look", "time", "clips", "list", *map(spoken, names)), rows)]
+    if len(bundle.looks) > 1:
+        text = (
+            f"The test clips were looked at {len(bundle.looks)} times. Only the first look is honest if anything was "
+            "chosen by the figures since."
+        )
+        found.append(paragraph(text, "note"))
+    return found
+
+
+def _look(figure: Sequence[float] | None) -> str | None:
+    if figure is None:
+        return None
+    return interval_text(dict(zip(("value", "low", "high"), figure, strict=True)))
+
+
+def _decisions(bundle: Bundle) -> list[Any]:
+    metrics = bundle.metrics
+    found = []
+    shown = metrics["per_class"][:CLASSES]
+    more = f", the first {len(shown)} of {len(metrics['per_class'])}" if len(shown) < len(metrics["per_class"]) else ""
+    thresholds: Mapping[str, float] = (
+        {} if bundle.recipe.task == "multiclass" else dict(zip(bundle.classes, bundle.thresholds.tolist(), strict=True))
+    )
+    found.append(
+        table(
+            f"Each class on held-out clips{more}",
+            ("class", "clips", "called", "precision", "recall", "F1", "AUC", "average precision", "threshold"),
+            [
+                (
+                    row["name"],
+                    row["support"],
+                    row["predicted"],
+                    *(None if row[key] is None else f"{row[key]:.3f}" for key in CLASS_FIGURES),
+                    f"{thresholds[row['name']]:.3f}" if row["name"] in thresholds else "highest",
+                )
+                for row in shown
+            ],
+        )
+    )
+    if metrics["undefined"]:
+        names = ", ".join(metrics["undefined"][:10])
+        found.append(
+            paragraph(f"Without a ranking, since no held-out clip is of the class (or all are): {names}.", "note")
+        )
+    if metrics.get("confusion") and len(bundle.classes) <= CLASSES:
+        found.append(
+            table(
+                "Confusion: rows are given labels, columns what the classifier calls them",
+                ("given", *bundle.classes),
+                [
+                    (name, *(int(count) for count in row))
+                    for name, row in zip(bundle.classes, metrics["confusion"], strict=True)
+                ],
+            )
+        )
+    found.append(
+        table(
+            f"Calibration ({bundle.calibration.kind}), held-out clips",
+            ("figure", "before", "after"),
+            [
+                (spoken(name), *(f"{metrics['calibration'][f'{name}_{when}']:.4f}" for when in ("before", "after")))
+                for name in ("ece", "brier")
+            ],
+        )
+    )
+    return found
+
+
+CLASS_FIGURES: Final = ("precision", "recall", "f1", "auc", "average_precision")
+
+
+def study_section(rows: pa.Table, folder: FigureFolder) -> Section:
+    """The study's table and figure."""
+    section = Section("The study")
+    listed = rows.to_pylist()
+    section.add(
+        paragraph(
+            "Every block alone and every embedder beside the indices and the modulation spectrum, judged out of fold on "
+            "training and validation clips. Differences are paired: the same clips, the same folds."
+        ),
+        folder.draw(study_illustration(listed)),
+        table(
+            "Variants, best first",
+            ("features", "signals", "model", "inputs", "score", "behind the best", "within noise"),
+            [
+                (
+                    row["features"],
+                    row["signals"],
+                    row["model"],
+                    row["inputs"],
+                    _of(row, "score"),
+                    _of(row, "behind") if row["behind"] is not None else "best",
+                    row["within_noise"],
+                )
+                for row in listed[:ROWS]
+            ],
+        ),
+    )
+    return section
+
+
+def _of(row: Mapping[str, Any], name: str) -> str:
+    return interval_text({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
+
+
+def search_section(rows: pa.Table, folder: FigureFolder) -> Section:
+    """The search's figure and its best trials."""
+    section = Section("The search")
+    listed = sorted(rows.to_pylist(), key=lambda row: -(row["score"] if row["score"] is not None else -1.0))
+    section.add(
+        folder.draw(trials_illustration(listed)),
+        table(
+            f"The best {min(TRIALS, len(listed))} of {len(listed)} trials",
+            ("trial", "score", "layers", "activation", "dropout", "learning rate", "epochs"),
+            [
+                (
+                    row["trial"],
+                    "failed" if row["score"] is None else f"{row['score']:.4f}",
+                    str(row["layers"]),
+                    row["activation"],
+                    f"{row['dropout']:.2f}",
+                    f"{row['learning_rate']:.1e}",
+                    row["epochs"],
+                )
+                for row in listed[:TRIALS]
+            ],
+        ),
+    )
+    return section
+
+
+def explanation_sections(source: Path, folder: FigureFolder) -> list[Section]:
+    """The figures of `acoustic-env explain`, under their headings.
+
+    Raises:
+        UsageError: no such figures.
+    """
+    entries, about = read_index(source)
+    sections: dict[str, Section] = {}
+    for entry in entries:
+        if entry.section not in sections:
+            sections[entry.section] = Section(entry.section)
+            if "which_clips" in about and len(sections) == 1:
+                text = f"Drawn from {about['which_clips']}; test clips were not looked at."
+                sections[entry.section].add(paragraph(text, "quiet"))
+        sections[entry.section].add(folder.copy(entry, source))
+    return list(sections.values())
