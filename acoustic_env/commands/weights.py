@@ -133,7 +133,7 @@ def _verify(options: argparse.Namespace) -> None:
             cache.verify(weights_source(name))
         except UsageError as error:
             faults.append(str(error))
-            print(f"{name}: wrong")
+            print(f"{name}: {'absent' if cache.holds(weights_source(name)) is None else 'wrong'}")
         else:
             print(f"{name}: right")
     if faults:

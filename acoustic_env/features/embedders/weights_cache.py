@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -234,12 +234,9 @@ class WeightsCache:
                     shutil.copyfile(file, copy)
                 copy.replace(path)
         else:
-            try:
+            with _reached(self.place(file_name), "written"):
                 self._fs.makedirs(str(PurePosixPath(self._path(file_name)).parent), exist_ok=True)
                 self._fs.put_file(str(file), self._path(file_name))
-            except OSError as error:
-                msg = f"{self.place(file_name)}: cannot be written: {error}"
-                raise UsageError(msg) from error
         self._write_record(file_name, record)
 
     def _write_record(self, file_name: str, record: Record) -> None:
@@ -250,16 +247,15 @@ class WeightsCache:
                 made.write_text(text, encoding="utf-8")
                 made.replace(path)
         else:
-            self._fs.pipe_file(self._path(f"{file_name}.json"), text.encode())
+            with _reached(self.place(f"{file_name}.json"), "written"):
+                self._fs.pipe_file(self._path(f"{file_name}.json"), text.encode())
 
     def _read_record(self, file_name: str) -> Record | None:
         try:
-            text = self._fs.cat_file(self._path(f"{file_name}.json"))
+            with _reached(self.place(f"{file_name}.json"), "read"):
+                text = self._fs.cat_file(self._path(f"{file_name}.json"))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            msg = f"{self.place(file_name)}.json: cannot be read: {error}"
-            raise UsageError(msg) from error
         try:
             return Record(**json.loads(text))
         except (ValueError, TypeError) as error:
@@ -267,21 +263,16 @@ class WeightsCache:
             raise UsageError(msg) from error
 
     def _exists(self, path: str) -> bool:
-        try:
+        with _reached(self.url, "read"):
             return bool(self._fs.exists(path))
-        except OSError as error:
-            msg = f"{self.url}: cannot be read: {error}"
-            raise UsageError(msg) from error
 
     def _download(self, path: str, target: Path) -> None:
         with no_space(target.parent, None):
             try:
-                self._fs.get_file(path, str(target))
+                with _reached(path, "read"):
+                    self._fs.get_file(path, str(target))
             except FileNotFoundError as error:
                 msg = f"{path}: gone, only its record is in the cache; fetch the weights again"
-                raise UsageError(msg) from error
-            except PermissionError as error:
-                msg = f"{path}: access denied: {error}"
                 raise UsageError(msg) from error
 
     def _path(self, file_name: str) -> str:
@@ -309,6 +300,25 @@ class WeightsCache:
             else:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+@contextlib.contextmanager
+def _reached(place: str, verb: str) -> Iterator[None]:
+    """Turn whatever a filesystem raises into one clear error, but for a missing file and a full disk.
+
+    Args:
+        place: what was read or written.
+        verb: "read" or "written".
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        msg = f"{place}: cannot be {verb} ({type(error).__name__}: {error}); check {ENVIRONMENT} and your credentials"
+        raise UsageError(msg) from error
 
 
 @contextlib.contextmanager
@@ -353,7 +363,13 @@ def _digest(path: Path) -> tuple[str, int]:
         return copy_digest(stream, None)
 
 
-def copy_digest(source: BinaryIO, target: BinaryIO | None) -> tuple[str, int]:
+class Readable(Protocol):
+    """Anything with `read`."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def copy_digest(source: Readable, target: BinaryIO | None) -> tuple[str, int]:
     """sha256 and size of a stream, copied on the way when there is a target."""
     digest, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK):

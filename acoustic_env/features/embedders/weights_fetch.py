@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import fsspec
+from tqdm import tqdm
 
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.weights_cache import Record, WeightsCache, copy_digest, no_space, temporary_file
@@ -62,10 +63,12 @@ def _download(source: WeightsSource, cache: WeightsCache, target: Path) -> None:
     request = urllib.request.Request(source.url, headers={"User-Agent": "acoustic-env"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response, target.open("wb") as file:
-            with no_space(target.parent, source.size):
-                _, size = copy_digest(response, file)
-                file.flush()
             promised = response.headers.get("Content-Length")
+            total = None if promised is None else int(promised)
+            bar = tqdm.wrapattr(response, "read", total=total, desc=source.name, disable=None)  # only on a terminal
+            with bar as watched, no_space(target.parent, source.size):
+                _, size = copy_digest(watched, file)
+                file.flush()
     except urllib.error.HTTPError as error:
         msg = f"{source.url}: the server answers {error.code} {error.reason}. {cache.by_hand(source)}"
         raise UsageError(msg) from error
@@ -73,8 +76,8 @@ def _download(source: WeightsSource, cache: WeightsCache, target: Path) -> None:
         reason = getattr(error, "reason", error)
         msg = f"{source.url}: cannot be reached: {reason}. {cache.by_hand(source)}"
         raise UsageError(msg) from error
-    if promised is not None and size != int(promised):
-        msg = f"{source.url}: broken off after {size:,} of {int(promised):,} bytes; run the command again"
+    if total is not None and size != total:
+        msg = f"{source.url}: broken off after {size:,} of {total:,} bytes; run the command again"
         raise UsageError(msg)
 
 
@@ -86,6 +89,8 @@ def _copy(origin: str, target: Path) -> None:
     except FileNotFoundError as error:
         msg = f"{origin}: not found"
         raise UsageError(msg) from error
-    except (OSError, ValueError, ImportError) as error:
-        msg = f"{origin}: cannot be read: {error}"
+    except UsageError:
+        raise
+    except Exception as error:
+        msg = f"{origin}: cannot be read ({type(error).__name__}: {error})"
         raise UsageError(msg) from error

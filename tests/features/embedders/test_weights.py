@@ -18,6 +18,7 @@ import torch
 
 from acoustic_env.cli import main
 from acoustic_env.errors import UsageError
+from acoustic_env.features.block import fingerprint
 from acoustic_env.features.embedders import weights_cache, weights_fetch
 from acoustic_env.features.embedders.weights import (
     class_names,
@@ -31,6 +32,7 @@ from acoustic_env.features.embedders.weights import (
 from acoustic_env.features.embedders.weights_cache import ENVIRONMENT, WeightsCache
 from acoustic_env.features.embedders.weights_fetch import fetch
 from acoustic_env.features.embedders.weights_registry import WEIGHTS, weights_source
+from acoustic_env.features.registry import make_block
 
 VGGISH = weights_source("vggish-tfhub")  # no published checksum
 TFLITE = weights_source("yamnet-tflite")  # a published one
@@ -326,6 +328,26 @@ def test_fetched_weights_that_cannot_be_converted_say_why(
 )
 def test_wrong_use_ends_with_exit_code_2(cache: Path, arguments: list[str]) -> None:
     assert main(["weights", *arguments]) == 2
+
+
+def test_a_bucket_that_cannot_be_reached_is_a_clear_error(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        msg = "Forbidden"
+        raise PermissionError(msg)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", denied)
+    with pytest.raises(UsageError, match=r"cannot be read.*Forbidden.*credentials"):
+        weights_sha256("vggish-tfhub")
+
+
+def test_weights_fetched_anew_change_the_fingerprint(cache: Path, archive: Path) -> None:
+    block = make_block("vggish", "fast")
+    prints = []
+    for content in (b"one edition", b"another"):
+        archive.write_bytes(content)
+        fetch(VGGISH, WeightsCache(), str(archive))
+        prints.append(fingerprint(block, {}))
+    assert len(set(prints)) == 2
 
 
 def test_a_cache_of_an_unknown_kind_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
