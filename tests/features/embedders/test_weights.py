@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -189,6 +190,7 @@ def test_a_remote_cache_is_copied_once_per_node(bucket: str, archive: Path, monk
 
     def counted(*arguments: object, **options: object) -> object:
         downloads.append(arguments)
+        time.sleep(0.05)  # long enough for the others to come by
         return get_file(*arguments, **options)
 
     monkeypatch.setattr(type(memory), "get_file", lambda self, *a, **o: counted(*a, **o))
