@@ -6,7 +6,9 @@ of one CPU, and reports its validation score. Test rows are not there.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -128,7 +130,8 @@ def search(
     else:
         run = tune.RunConfig(name=NAME, storage_path=str(place), verbose=0)
         tuner = tune.Tuner(trainable, tune_config=config, run_config=run)
-    results = tuner.fit()
+    with contextlib.redirect_stdout(sys.stderr):  # Ray's tables are no result
+        results = tuner.fit()
     found = [_trial(number, results[number], base) for number in range(len(results))]
     return sorted(found, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
 
