@@ -236,7 +236,7 @@ def plot_trials(trials: list[Trial], path: Path) -> None:
     views: list[tuple[Any, str, Callable[[ModelSettings], float], str]] = [
         (panels[0, 1], "learning rate", lambda s: s.learning_rate, "log"),
         (panels[1, 0], "dropout", lambda s: s.dropout, "linear"),
-        (panels[1, 1], "hidden units in all", lambda s: float(sum(s.layers)), "log"),
+        (panels[1, 1], "hidden units in all", lambda s: float(sum(s.layers)), "linear"),
     ]
     for axes, label, value, scale in views:
         for activation, marker, colour in (("relu", "o", "#0072B2"), ("tanh", "^", "#D55E00")):
