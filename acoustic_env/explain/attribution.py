@@ -1,11 +1,11 @@
 """What the model makes its decision of: SHAP values of the reduced features, over many backgrounds.
 
-A SHAP value is a difference from a background, and changes with it. So the background is stratified (k-means within each
-class, one clip from each cluster, weighted by the cluster's size) and drawn anew many times; what is reported is how the
-ranks of the features vary over these draws, and whether the values add up to f(x) - E f.
+A SHAP value is a difference from a background, and changes with it. So the background is stratified (k-means within
+each class, one clip from each cluster, weighted by the cluster's size) and drawn anew many times; what is reported is
+how the ranks of the features vary over these draws, and whether the values add up to f(x) - E f.
 
-Models that can be differentiated (MLP, logistic) get expected gradients: the gradient integrated along the straight line
-from each background clip to the explained one (Sundararajan, Taly and Yan 2017; Erion et al. 2021), what
+Models that can be differentiated (MLP, logistic) get expected gradients: the gradient integrated along the straight
+line from each background clip to the explained one (Sundararajan, Taly and Yan 2017; Erion et al. 2021), what
 `shap.GradientExplainer` estimates by sampling, here by Gauss-Legendre quadrature. Trees get interventional SHAP values
 of `shap.TreeExplainer`, exact. Both are computed once for each pair of explained clip and background clip; every
 background is a weighted mean over pairs, so many backgrounds cost no more than one.
@@ -153,13 +153,16 @@ def attribute(
     else:
         pairs, values, base = _tree_values(members, chosen, explained, pool)
         output = "margin of the trees"
-    importance, residual, total = [], [], np.zeros(explained.shape)
+    importance: list[Floats] = []
+    residual: list[Floats] = []
+    total = np.zeros(explained.shape)
     for draw in grounds.draws:
         phi = np.tensordot(pairs[:, draw], grounds.weights, axes=(1, 0))
         importance.append(np.abs(phi).mean(axis=0))
         residual.append(values - grounds.weights @ base[draw] - phi.sum(axis=1))
         total += phi
-    ranks = (-np.array(importance)).argsort(axis=1, kind="stable").argsort(axis=1) + 1.0
+    order = np.argsort(-np.array(importance), axis=1, kind="stable")
+    ranks = np.argsort(order, axis=1).astype(np.float64) + 1
     return Attribution(
         rows, total / count, explained, np.array(importance), ranks, np.array(residual), float(values.std()), output
     )

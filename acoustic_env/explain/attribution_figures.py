@@ -78,12 +78,12 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Illustra
     title = f"SHAP values of the reduced features: {name}"
     sentence = (
         f"{names[first]} moves the {found.output} of {name} most; over {len(found.ranks)} stratified backgrounds its "
-        f"rank lies between {low[first]:.0f} and {high[first]:.0f} (bars: 95 % of the backgrounds, "
+        f"rank is {_ranks(low[first], high[first])} (bars: 95 % of the backgrounds, "
         f"{len(found.rows)} {material.judged}). Additivity: f(x) − E f and the sum of the values differ by "
         f"{residual.mean():.1e} on average, {residual.max():.1e} at most, where f(x) has a standard deviation of "
         f"{found.spread:.2f}."
     )
-    listed = ", ".join(f"{names[i]} rank {low[i]:.0f} to {high[i]:.0f}" for i in order[:5])
+    listed = ", ".join(f"{names[i]} rank {_ranks(low[i], high[i])}" for i in order[:5])
     alt = f"Dots with intervals of importance and rank of the {len(top)} leading reduced features: {listed}."
     parts = [tuple(feature.split(".")[:2]) for feature in names]
     data = pa.table(
@@ -169,7 +169,11 @@ def _draw_components(material: Material, chosen: int, found: Attribution) -> lis
 def _heading(material: Material, found: Attribution, feature: int) -> str:
     _, low, high = found.rank_interval()
     sign = "+" if found.direction()[feature] > 0 else "−"
-    return f"{_name(material, feature)}\nrank {low[feature]:.0f}–{high[feature]:.0f}, {sign}"
+    return f"{_name(material, feature)}\nrank {_ranks(low[feature], high[feature])}, {sign}"
+
+
+def _ranks(low: float, high: float) -> str:
+    return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
 @drawn
@@ -222,9 +226,8 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
     figure = new_figure(3.4 * columns + 1.0, 3.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     maps = [_component_map(material, feature) for feature in features]
-    limit = max(float(np.nanmax(np.abs(values))) for values in maps)
     for number, (panel, feature, values) in enumerate(zip(panels.ravel(), features, maps, strict=False)):
-        mesh = draw_modulation(panel, values, limit)
+        mesh = draw_modulation(panel, values / np.nanmax(np.abs(values)), 1.0)
         modulation_axes(panel, label_y=number % columns == 0)
         if number // columns < rows - 1:
             panel.set_xlabel("")
@@ -232,12 +235,12 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
     for panel in panels.ravel()[len(features) :]:
         panel.set_visible(False)
     figure.colorbar(
-        mesh, ax=panels.ravel().tolist(), label="change of the component per standard deviation", shrink=0.8
+        mesh, ax=panels.ravel().tolist(), label="effect of a cell, 1 = the strongest of the map", shrink=0.8
     )
     title = f"The leading components of the modulation spectrum: {name}"
     sentence = (
-        f"Where in the modulation spectrum the components that matter most lie: {_peak(material, features[0], maps[0])} "
-        f"(+ in the heading: high values speak for {name})."
+        f"Where in the modulation spectrum the components that matter most lie: "
+        f"{_peak(material, features[0], maps[0])} (+ in the heading: high values speak for {name})."
     )
     said = "; ".join(_peak(material, feature, values) for feature, values in zip(features, maps, strict=True))
     alt = f"Maps of component weights over temporal modulation in Hz and spectral modulation in cycles per kHz: {said}."
@@ -300,7 +303,8 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     clear = sum(one.low > 0 for one in ordered)
     sentence = (
         f"Shuffling {_spoken(best)} costs most, {best.drop:.3f} of an AUC of {base:.3f} ({best.low:.3f} to "
-        f"{best.high:.3f}); {clear} of {len(ordered)} groups cost more than noise ({clips:,} {material.judged}). "
+        f"{best.high:.3f}); for {clear} of {len(ordered)} groups the interval lies above 0 "
+        f"(if none mattered, about {0.025 * len(ordered):.0f} would by chance; {clips:,} {material.judged}). "
         "Features that say the same can stand in for each other, so a small drop does not mean useless."
     )
     listed = ", ".join(f"{one.group.name} {one.drop:.3f}" for one in ordered[:5])

@@ -91,7 +91,7 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
         panel.axvline(0, color=GREY, lw=0.8)
         panel.grid(axis="x", color=FAINT, lw=0.6)
     panels[0].set(xlabel="Welch's t", title=f"{name} minus {rest}")
-    panels[1].set(xlabel="Hedges' g, 95 % interval (standard deviations)", title="effect size")
+    panels[1].set(xlabel="Hedges' g, 95 % interval", title="effect size")
     for number, signal in enumerate(signals):
         panels[1].plot([], [], MARKERS[number], color=OKABE_ITO[number], label=signal_name(signal))
     figure.legend(loc="outside lower center", ncols=len(signals))
@@ -126,19 +126,21 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
     name, rest = material.targets.classes[chosen], material.against(chosen)
     t = found.t.reshape(len(maps), *SHAPE)
     called = (q <= CALLED).reshape(t.shape)
+    nothing = not called.any()
     limit = float(np.nanmax(np.abs(t), initial=1.0))
     figure = new_figure(3.6 * len(maps) + 1.2, 3.9)
     panels = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
     for panel, signal, values, kept in zip(panels, maps, t, called, strict=True):
-        mesh = draw_modulation(panel, np.where(kept, values, np.nan), limit)
+        mesh = draw_modulation(panel, np.where(kept | nothing, values, np.nan), limit)
         modulation_axes(panel, label_y=panel is panels[0])
         panel.set_title(f"{signal_name(signal)}: {kept.mean():.0%} called")
     figure.colorbar(mesh, ax=list(panels), label=f"t, {name} minus {rest}", shrink=0.9)
     where = _strongest(t, called, list(maps))
     title = f"Modulation spectrum: {name} against {rest}"
+    said = "no cell differs, so all are drawn," if nothing else "grey cells do not differ"
     sentence = (
-        f"Welch's t of each modulation, {name} minus {rest} ({_counted(found)}); grey cells do not differ at a "
-        f"false-discovery rate of {CALLED:.0%}. {where}"
+        f"Welch's t of each modulation, {name} minus {rest} ({_counted(found)}); {said} at a false-discovery rate of "
+        f"{CALLED:.0%}. {where}"
     )
     alt = f"Maps of t over temporal modulation in Hz and spectral modulation in cycles per kHz, one a signal. {where}"
     spectral, temporal = axes()
@@ -159,9 +161,9 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
 
 
 def _strongest(t: Floats, called: npt.NDArray[np.bool_], signals: list[str]) -> str:
-    """The two ends of the called cells in words."""
+    """The two ends of the called cells in words, of all cells where none is called."""
     if not called.any():
-        return "No cell differs."
+        called = np.isfinite(t)
     spectral, temporal = axes()
     said = []
     for word, extreme in (("highest", np.nanargmax), ("lowest", np.nanargmin)):

@@ -94,7 +94,7 @@ def _welch(one: Floats, other: Floats) -> tuple[Floats, ...]:
         # Hedges and Olkin 1985, chapter 5: large-sample variance.
         error = np.sqrt((n + rest_n) / (n * rest_n) + g**2 / (2 * (n + rest_n)))
     half = float(stats.norm.ppf(0.5 + LEVEL / 2)) * error
-    return n, rest_n, mean, rest_mean, t, degrees, p, g, g - half, g + half
+    return n, rest_n, mean, rest_mean, t, degrees, np.asarray(p, np.float64), g, g - half, g + half
 
 
 def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:

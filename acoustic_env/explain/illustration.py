@@ -1,4 +1,4 @@
-"""A figure with everything a reader needs of it: a title, one sentence, a text for those who cannot see it, its data."""
+"""A figure with what a reader needs of it: a title, one sentence, a text for those who cannot see it, its data."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ model that held it out. One resample of recordings per repeat puts the sampling 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -185,10 +185,11 @@ class _Jury:
         for judge in self.judges:
             if len(judge.rows):
                 found[judge.rows] = judge.model.predict_proba(x[judge.rows])
-        if self.binary:
-            statistic = Ranking(self.truth[:, 1], found[:, 1]).auc
-        else:
-            statistic = mean_over_classes(self.truth, found, Ranking.auc)
+        statistic: Callable[[npt.NDArray[np.float64] | None], float] = (
+            Ranking(self.truth[:, 1], found[:, 1]).auc
+            if self.binary
+            else mean_over_classes(self.truth, found, Ranking.auc)
+        )
         return [statistic(weights) for weights in weightings]
 
     def shuffled(self, seed: int) -> Columns:

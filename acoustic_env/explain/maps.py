@@ -126,7 +126,7 @@ def _features(part: PartReduction, values: npt.NDArray[np.float32]) -> npt.NDArr
     """Standardised features, or their component scores in the units of the features: distances stay what they are."""
     reduced = part.transform(values).astype(np.float64)
     scores = reduced * part.spread if part.components is not None else reduced
-    return scores - scores.mean(axis=0)
+    return np.asarray(scores - scores.mean(axis=0))
 
 
 def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:

@@ -40,8 +40,8 @@ def quality_illustration(labels: Sequence[str], quality: Floats, flagged: npt.ND
     panel.grid(axis="y", color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=min(3, len(shown)))
     sentence = (
-        f"How well the witnesses support the {len(quality):,} given labels; the {int(flagged.sum()):,} flagged ones are "
-        "where to listen first. It is a ranking: neither the flags nor the mean quality say how many labels are wrong."
+        f"How well the witnesses support the {len(quality):,} given labels; the {int(flagged.sum()):,} flagged ones "
+        "are where to listen first. It is a ranking: neither flags nor mean quality say how many labels are wrong."
     )
     low = float(np.mean(quality < 0.5))
     alt = f"Histogram of label quality by class; {low:.0%} of the labels have a quality below 0.5."

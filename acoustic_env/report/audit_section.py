@@ -124,7 +124,8 @@ def _wrong(given: pa.Table, truth: Mapping[str, frozenset[str]] | None) -> tuple
 
 
 def _estimates(tables: AuditTables, bundle: Bundle | None, folder: FigureFolder) -> list[Html]:
-    assert tables.sample is not None and tables.verdicts is not None
+    assert tables.sample is not None
+    assert tables.verdicts is not None
     found = estimate(tables.sample, tables.verdicts, tables.sample_name, tables.groups)
     chosen = found["preferred"]
     labels = {name: estimators[chosen] for name, estimators in found["labels"].items() if chosen in estimators}
@@ -135,7 +136,7 @@ def _estimates(tables: AuditTables, bundle: Bundle | None, folder: FigureFolder)
         tag("h3", "What listening says"),
         folder.draw(estimate_illustration(overall, labels, _true_accuracy(tables))),
         table(
-            f"Label accuracy: {found['answered']:,} of {found['drawn']:,} sampled rows answered, design {found['design']}",
+            f"Label accuracy by {found['answered']:,} answers to {found['drawn']:,} rows, {found['design']} design",
             ("labels", "estimator", "estimate", "95 % interval", "answers"),
             rows,
         ),
@@ -221,8 +222,8 @@ def _refusals(adjusted: Adjusted) -> list[Html]:
         tag(
             "p",
             tag("strong", f"{word}: "),
-            f"{adjusted.reason}.{value} Against the given labels it is {adjusted.observed:.3f}; the probability that the "
-            f"correction is impossible is {adjusted.impossible:.2f}. Dividing by a label accuracy is never right.",
+            f"{adjusted.reason}.{value} Against the given labels it is {adjusted.observed:.3f}; the probability that "
+            f"the correction is impossible is {adjusted.impossible:.2f}. Dividing by a label accuracy is never right.",
             class_="note",
         ),
     ]

@@ -33,8 +33,8 @@ def runs_section(store: FeatureStore) -> Section | None:
     earlier = f" The {len(runs) - len(shown):,} earlier runs are left out." if len(runs) > len(shown) else ""
     section.add(
         paragraph(
-            f"{len(runs):,} run{'s' if len(runs) > 1 else ''} wrote to this store. A run computes only what is missing, "
-            f"so a later one may have little to do.{earlier}"
+            f"{len(runs):,} run{'s' if len(runs) > 1 else ''} wrote to this store. A run computes only what is "
+            f"missing, so a later one may have little to do.{earlier}"
         ),
         table(
             "Runs, oldest first",
@@ -151,8 +151,8 @@ def errors_section(store: FeatureStore) -> Section:
     clips = pc.count_distinct(errors["clip_id"]).as_py()
     section.add(
         paragraph(
-            f"{clips:,} clip{'s' if clips > 1 else ''} could not be used. A bad clip is a row here and never stops a run; "
-            "errors that may pass (a network, a busy server) are tried again by the next run."
+            f"{clips:,} clip{'s' if clips > 1 else ''} could not be used. A bad clip is a row here and never stops a "
+            "run; errors that may pass (a network, a busy server) are tried again by the next run."
         ),
         table(
             "Errors by stage and code",

@@ -80,8 +80,8 @@ def _draw_curves(metrics: Metrics) -> Illustration:
     right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
     auc, precision = (interval_text(metrics["figures"][key]) for key in ("auc", "average_precision"))
     sentence = (
-        f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} held-out clips: AUC "
-        f"{auc}, average precision {precision}; the diamond is the threshold chosen on these clips."
+        f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} held-out clips: "
+        f"AUC {auc}, average precision {precision}; the diamond is the threshold chosen on these clips."
     )
     alt = f"ROC curve with AUC {auc} and precision-recall curve with average precision {precision}."
     data = pa.table(
@@ -168,7 +168,8 @@ def _draw_calibration(metrics: Metrics) -> Illustration:
             yerr=error,
             fmt=MARKERS[number],
             color=OKABE_ITO[number],
-            ms=6,
+            ms=9 - 4 * number,
+            mfc="white" if when == "before" else None,
             capsize=3,
             lw=1.3,
             label=f"{when} calibration, mean error {ece:.3f}",
@@ -186,11 +187,14 @@ def _draw_calibration(metrics: Metrics) -> Illustration:
     figure.legend(loc="outside lower center", ncols=1)
     before, after = (metrics["calibration"][f"ece_{when}"] for when in ("before", "after"))
     sentence = (
-        f"Whether a probability means what it says: the predicted probability misses the observed share by {before:.3f} "
-        f"on average before calibration and by {after:.3f} after it (fitted on the same {metrics['clips']:,} held-out "
-        "clips, so expect a little more on others)."
+        f"Whether a probability means what it says: the predicted probability misses the observed share by "
+        f"{before:.3f} on average before calibration and by {after:.3f} after it (fitted on the same {metrics['clips']:,} "
+        "held-out clips, so expect a little more on others)."
     )
-    alt = f"Observed share against predicted probability with 95 % intervals; mean error {before:.3f} before, {after:.3f} after."
+    alt = (
+        "Observed share against predicted probability with 95 % intervals; mean error "
+        f"{before:.3f} before calibration, {after:.3f} after."
+    )
     return Illustration("calibration", SECTION, "Calibration", sentence, alt, figure, pa.table(columns))
 
 
@@ -288,17 +292,20 @@ def trials_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
     right.set(xlabel="learning rate", xscale="log", title="Against the learning rate")
     for panel in (left, right):
         panel.grid(color=FAINT, lw=0.6)
-        panel.legend(loc="lower right")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     top = max(done, key=lambda row: row["score"]) if done else None
     found = (
         "no trial ended well"
         if top is None
         else (
-            f"the best of {len(done)} trials reached {top['score']:.3f} with layers {top['layers']}, {top['activation']}, "
-            f"dropout {top['dropout']:.2f} and learning rate {top['learning_rate']:.1e}"
+            f"the best of {len(done)} trials reached {top['score']:.3f} with layers {top['layers']}, "
+            f"{top['activation']}, dropout {top['dropout']:.2f} and learning rate {top['learning_rate']:.1e}"
         )
     )
-    sentence = f"Search of the MLP's settings: {found}; the best of many tries is too good by chance, so judge it on test clips."
+    sentence = (
+        f"Search of the MLP's settings: {found}; the best of many tries is too good by chance, so judge it on test "
+        "clips."
+    )
     return Illustration(
         "trials",
         "The search",

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from acoustic_env.explain.style import DPI
+
+# Pixels of the page to an inch of a figure: a little under the 96 of paper, for 10 pt to be 12.5 px.
+CSS_INCH: Final = 90
+NUMERIC: Final = re.compile(r"[-−+]?[\d,.]+(e[-+]?\d+)?%?( \(.*\))?")
 VOID: Final = frozenset({"img", "meta", "link", "br", "hr", "col"})
 
 
@@ -65,7 +71,7 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]])
 
 def _is_numeric(value: object) -> bool:
     if isinstance(value, str):
-        return not isinstance(value, Html) and value[:1].lstrip("−-+").isdigit()
+        return not isinstance(value, Html) and NUMERIC.fullmatch(value) is not None
     return value is None or isinstance(value, int | float)
 
 
@@ -91,12 +97,12 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Html:
 
 
 def image(path: Path, alt: str) -> Html:
-    """A PNG inside the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    width, height = png_size(path.read_bytes())
-    return tag(
-        "img", src=f"data:image/png;base64,{data}", alt=alt, width=str(width), height=str(height), decoding="async"
-    )
+    """A PNG inside the page, at the size at which its text is as large as the page's small text."""
+    content = path.read_bytes()
+    width, height = (str(round(size * CSS_INCH / DPI)) for size in png_size(content))
+    data = base64.b64encode(content).decode()
+    natural = f"--natural: {width}px"
+    return tag("img", src=f"data:image/png;base64,{data}", alt=alt, width=width, height=height, style=natural)
 
 
 def png_size(data: bytes) -> tuple[int, int]:

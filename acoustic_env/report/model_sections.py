@@ -17,7 +17,7 @@ from acoustic_env.report.figures import (
     study_illustration,
     trials_illustration,
 )
-from acoustic_env.report.markup import facts, paragraph, table
+from acoustic_env.report.markup import facts, paragraph, table, tag
 from acoustic_env.report.page import FigureFolder, Section
 
 CLASSES: Final = 30
@@ -82,7 +82,13 @@ def _test(bundle: Bundle) -> list[Any]:
         return [paragraph(text, "note")]
     names = list(bundle.looks[-1].figures)
     rows = [
-        (number, look.time, f"{look.clips:,}", look.clips_hash, *(_look(look.figures.get(name)) for name in names))
+        (
+            number,
+            look.time,
+            f"{look.clips:,}",
+            tag("code", look.clips_hash),
+            *(_look(look.figures.get(name)) for name in names),
+        )
         for number, look in enumerate(bundle.looks, start=1)
     ]
     found = [table("Looks at test clips", ("look", "time", "clips", "list", *map(spoken, names)), rows)]
@@ -163,8 +169,8 @@ def study_section(rows: pa.Table, folder: FigureFolder) -> Section:
     listed = rows.to_pylist()
     section.add(
         paragraph(
-            "Every block alone and every embedder beside the indices and the modulation spectrum, judged out of fold on "
-            "training and validation clips. Differences are paired: the same clips, the same folds."
+            "Every block alone and every embedder beside the indices and the modulation spectrum, judged out of fold "
+            "on training and validation clips. Differences are paired: the same clips, the same folds."
         ),
         folder.draw(study_illustration(listed)),
         table(

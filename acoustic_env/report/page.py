@@ -75,6 +75,7 @@ class FigureFolder:
         ]
         return tag(
             "figure",
+            tag("h3", entry.title),
             tag(
                 "div",
                 image(self.path / Path(entry.files["png"]).name, entry.alt),
@@ -83,12 +84,7 @@ class FigureFolder:
                 role="region",
                 aria_label=entry.title,
             ),
-            tag(
-                "figcaption",
-                tag("h3", entry.title),
-                paragraph(entry.sentence),
-                tag("p", "Files: ", *links, class_="quiet files"),
-            ),
+            tag("figcaption", paragraph(entry.sentence), tag("p", "Files: ", *links, class_="quiet files")),
         )
 
 
