@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from acoustic_env.commands import audit_labels, audit_rank
+from acoustic_env.commands import audit_labels, audit_listen, audit_rank
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
 
 PLAN = """\
@@ -70,6 +70,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--clips", type=_pair, required=True, metavar="P,N", help="test clips given positive, negative")
     parser.add_argument("--positive", type=_heard, required=True, metavar="K/N", help="right of heard, given positive")
     parser.add_argument("--negative", type=_heard, required=True, metavar="K/N", help="right of heard, given negative")
+    audit_listen.add_parser(commands)
     audit_labels.add_parsers(commands)
 
 

@@ -1,0 +1,366 @@
+"""A listening session: whose turn is which row, and every answer on the disk before it is acknowledged.
+
+The journal (JSON lines beside the verdict table, `<out>.journal.jsonl`) is the record; the verdict table is written
+from it. An answer is one appended line, flushed to the disk. Nothing in it is ever changed: a later answer of the same
+listener to the same row counts instead of the earlier one, and taking one back is a line, too. What is found after a
+crash:
+
+    before the line is whole    the answer was not acknowledged; the page still has it and sends it again
+    after it                    the answer is there; sent again, it is known by its id and not counted twice
+    before the table is written the next start writes it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, BinaryIO, Final, Self
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.audit.sample import SAMPLE_SCHEMA
+from acoustic_env.audit.table import require_columns, write_table
+from acoustic_env.audit.verdicts import VERDICT_SCHEMA, VERDICTS
+from acoustic_env.clips.location import local_path
+from acoustic_env.errors import UsageError
+
+LONGEST_NAME: Final = 60
+LONGEST_NOTE: Final = 2_000
+LONGEST_S: Final = 24 * 3600.0
+JOURNAL_SUFFIX: Final = ".journal.jsonl"
+_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
+
+# What a session needs of the sample; the rest stays where no page can see it.
+_NEEDED: Final = pa.schema([SAMPLE_SCHEMA.field(name) for name in ("clip_id", "label", "order", "role", "frame_hash")])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip-label row to listen to.
+
+    Attributes:
+        clip_id: of the clip list.
+        label: the label in question.
+        role: sample, gold or repeat; never told to the listener.
+    """
+
+    clip_id: str
+    label: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, as the journal has it.
+
+    Attributes:
+        id: the page's own, the same when it sends an answer again.
+        listener: name.
+        row: number of the row in the sample.
+        verdict: one of `VERDICTS`, or None where the listener took the last answer back.
+        note: free text, None when empty.
+        seconds: from the row's appearance to the answer.
+        time_utc: ISO 8601.
+    """
+
+    id: str
+    listener: str
+    row: int
+    verdict: str | None
+    note: str | None
+    seconds: float | None
+    time_utc: str
+
+
+class RefusedAnswer(Exception):  # noqa: N818  the outcome's own name
+    """An answer that cannot be kept; the message says why."""
+
+
+def read_rows(sample: pa.Table, where: str) -> tuple[list[Row], str]:
+    """The sample's rows in their order, and what identifies the sample: a hash of rows and frame.
+
+    Raises:
+        UsageError: a column is missing or the sample is empty.
+    """
+    table = require_columns(sample, _NEEDED, where, "a sample of `audit sample`").sort_by("order")
+    if not table.num_rows:
+        msg = f"{where}: the sample is empty"
+        raise UsageError(msg)
+    rows = [Row(**row) for row in table.select(["clip_id", "label", "role"]).to_pylist()]
+    described = json.dumps([table.column("frame_hash")[0].as_py(), [asdict(row) for row in rows]])
+    return rows, hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def order_for(rows: list[Row], sample_id: str, listener: str) -> list[int]:
+    """Row numbers in the order this listener hears them: random, their own, repeats after their originals.
+
+    The same listener and sample give the same order in every session.
+    """
+    seed = hashlib.sha256(f"{sample_id}\0{listener.casefold()}".encode()).digest()
+    rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
+    when = rng.random(len(rows))
+    again = rng.random(len(rows))
+    first = {(row.clip_id, row.label): number for number, row in enumerate(rows) if row.role != "repeat"}
+    for number, row in enumerate(rows):
+        original = first.get((row.clip_id, row.label))
+        if row.role == "repeat" and original is not None:
+            when[number] = when[original] + (1.3 - when[original]) * (0.2 + 0.8 * again[number])
+    order: list[int] = np.argsort(when, kind="stable").tolist()
+    return order
+
+
+def clean_name(name: object) -> str:
+    """A listener's name in one spelling: NFC, single spaces.
+
+    Raises:
+        RefusedAnswer: empty, too long, or not text.
+    """
+    if not isinstance(name, str):
+        raise RefusedAnswer("the listener's name is not text")
+    cleaned = " ".join(unicodedata.normalize("NFC", name).split())
+    if not cleaned or len(cleaned) > LONGEST_NAME or any(unicodedata.category(mark)[0] == "C" for mark in cleaned):
+        raise RefusedAnswer(f"a listener's name has 1 to {LONGEST_NAME} printable characters")
+    return cleaned
+
+
+class Session:
+    """The answers of all listeners to one sample; safe for several threads, one process at a time.
+
+    Args:
+        rows: of the sample, from `read_rows`.
+        sample_id: from `read_rows`.
+        out: the verdict table to write, a local .parquet or .csv.
+
+    Raises:
+        UsageError: the journal is of another sample, damaged or in use; or a table is there without its journal.
+    """
+
+    def __init__(self, rows: list[Row], sample_id: str, out: str) -> None:
+        path = local_path(out)
+        if path is None:
+            msg = f"--out {out}: answers are kept in a local file, synced one by one; copy it when the session is over"
+            raise UsageError(msg)
+        self.rows = rows
+        self.sample_id = sample_id
+        self.out = path
+        self.journal_path = path.with_name(path.name + JOURNAL_SUFFIX)
+        self._lock = threading.RLock()
+        self._answers: dict[str, Answer] = {}
+        self._last = datetime.min.replace(tzinfo=UTC)
+        self._journal = self._open()
+        try:
+            self._replay()
+            self.write_verdicts()
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the journal; every answer is in it already."""
+        with self._lock:
+            self._journal.close()
+
+    def listeners(self) -> list[str]:
+        """Names with answers, sorted."""
+        with self._lock:
+            return sorted({answer.listener for answer in self._answers.values()})
+
+    def known_as(self, name: object) -> str:
+        """The listener's name, in the spelling it has in the journal if only its case differs."""
+        cleaned = clean_name(name)
+        same = [known for known in self.listeners() if known.casefold() == cleaned.casefold()]
+        return same[0] if same else cleaned
+
+    def counted(self, listener: str | None = None) -> dict[tuple[str, int], Answer]:
+        """(listener, row) -> the answer that counts: the latest that was not taken back."""
+        return {key: given[-1] for key, given in self._standing().items() if given and listener in (None, key[0])}
+
+    def kept(self) -> int:
+        """How many rows have an answer that counts, over all listeners."""
+        return len(self.counted())
+
+    def record(self, entry: dict[str, Any]) -> Answer:
+        """Keep one answer (or, with the verdict None, take the last one of this row back).
+
+        Args:
+            entry: `id`, `listener`, `row`, `verdict`, and maybe `note`, `seconds`.
+
+        Returns:
+            The answer as kept; the one already there when its id is known.
+
+        Raises:
+            RefusedAnswer: something in it is not as it must be; nothing is kept.
+            OSError: the disk refused it.
+        """
+        answer = self._checked(entry)
+        with self._lock:
+            known = self._answers.get(answer.id)
+            if known is not None:
+                return known
+            self._append({"event": "answer", **asdict(answer)})
+            self._answers[answer.id] = answer
+            return answer
+
+    def write_verdicts(self) -> None:
+        """Write the verdict table from the journal, whole or not at all.
+
+        Every answer not taken back is a row, earlier answers to the same row included.
+        """
+        with self._lock:
+            table = self.verdicts()
+            write_table(table, str(self.out))
+
+    def verdicts(self) -> pa.Table:
+        """The verdict table, rows in the order they were answered."""
+        standing = [answer for given in self._standing().values() for answer in given]
+        ordered = sorted(standing, key=lambda answer: answer.time_utc)
+        entries = [
+            {
+                "clip_id": self.rows[answer.row].clip_id,
+                "label": self.rows[answer.row].label,
+                "listener": answer.listener,
+                "verdict": answer.verdict,
+                "note": answer.note,
+                "time_utc": datetime.fromisoformat(answer.time_utc),
+                "role": self.rows[answer.row].role,
+                "seconds": answer.seconds,
+            }
+            for answer in ordered
+        ]
+        return pa.Table.from_pylist(entries, schema=VERDICT_SCHEMA)
+
+    def _standing(self) -> dict[tuple[str, int], list[Answer]]:
+        """(listener, row) -> its answers in order, without those taken back."""
+        with self._lock:
+            answers = list(self._answers.values())
+        standing: dict[tuple[str, int], list[Answer]] = {}
+        for answer in answers:
+            given = standing.setdefault((answer.listener, answer.row), [])
+            if answer.verdict is not None:
+                given.append(answer)
+            elif given:
+                given.pop()
+        return standing
+
+    def _now(self) -> str:
+        """The time, later than every answer's before: a clock set back must not reorder them."""
+        now = datetime.now(UTC)
+        with self._lock:
+            self._last = max(now, self._last + timedelta(microseconds=1))
+            return self._last.isoformat(timespec="microseconds")
+
+    def _checked(self, entry: dict[str, Any]) -> Answer:
+        row, verdict, note, identifier = (entry.get(name) for name in ("row", "verdict", "note", "id"))
+        if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
+            raise RefusedAnswer("the answer has no id")
+        if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(self.rows):
+            raise RefusedAnswer("no such row")
+        if verdict is not None and verdict not in VERDICTS:
+            raise RefusedAnswer(f"{verdict!r} is not one of {', '.join(VERDICTS)}")
+        if note is not None and (not isinstance(note, str) or len(note) > LONGEST_NOTE):
+            raise RefusedAnswer(f"a note is text of at most {LONGEST_NOTE:,} characters")
+        cleaned = note.strip().encode("utf-8", "replace").decode() if note else ""
+        seconds = entry.get("seconds")
+        timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST_S
+        return Answer(
+            id=identifier,
+            listener=self.known_as(entry.get("listener")),
+            row=row,
+            verdict=verdict,
+            note=cleaned or None,
+            seconds=round(float(seconds), 3) if timed and seconds is not None else None,
+            time_utc=self._now(),
+        )
+
+    def _open(self) -> BinaryIO:
+        """The journal, opened for appending and locked for this process."""
+        if self.out.exists() and not self.journal_path.exists():
+            msg = (
+                f"{self.out} is there, its journal {self.journal_path.name} is not; the table would be lost. "
+                "Put the journal beside it, or choose another --out"
+            )
+            raise UsageError(msg)
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            journal = self.journal_path.open("a+b", buffering=0)
+        except OSError as error:
+            msg = f"{self.journal_path}: cannot be written: {error.strerror}"
+            raise UsageError(msg) from error
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            journal.close()
+            msg = (
+                f"{self.journal_path}: another `audit listen` keeps its answers here; open the address it printed "
+                "(several listeners share one session), or choose another --out"
+            )
+            raise UsageError(msg) from error
+        return journal
+
+    def _replay(self) -> None:
+        self._journal.seek(0)
+        data = self._journal.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):  # a line cut by a crash was never acknowledged
+            os.ftruncate(self._journal.fileno(), whole)
+        lines = data[:whole].splitlines()
+        if not lines:
+            self._append({"event": "session", "sample": self.sample_id, "rows": len(self.rows)})
+            return
+        for number, line in enumerate(lines, start=1):
+            with self._named(number):
+                self._take(json.loads(line), first=number == 1)
+
+    def _take(self, event: dict[str, Any], *, first: bool) -> None:
+        if first:
+            if event["event"] != "session" or event["sample"] != self.sample_id:
+                msg = (
+                    f"{self.journal_path} holds answers to another sample ({event.get('sample')}, this one is "
+                    f"{self.sample_id}); choose another --out"
+                )
+                raise UsageError(msg)
+            return
+        fields = {name: event[name] for name in Answer.__dataclass_fields__}
+        answer = Answer(**fields)
+        if not 0 <= answer.row < len(self.rows):
+            msg = f"row {answer.row} is not in the sample"
+            raise ValueError(msg)
+        self._last = max(self._last, datetime.fromisoformat(answer.time_utc))
+        self._answers[answer.id] = answer
+
+    @contextmanager
+    def _named(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            msg = f"{self.journal_path}: line {number:,} is damaged ({error}); restore it or remove that line"
+            raise UsageError(msg) from error
+
+    def _append(self, event: dict[str, Any]) -> None:
+        line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
+        end = os.fstat(self._journal.fileno()).st_size
+        try:
+            written = self._journal.write(line)
+            if written != len(line):
+                msg = f"{self.journal_path}: the disk took {written} of {len(line)} bytes"
+                raise OSError(msg)
+            os.fsync(self._journal.fileno())
+        except OSError:
+            os.ftruncate(self._journal.fileno(), end)  # half a line would spoil the next one
+            raise

@@ -1,0 +1,253 @@
+"""A clip of the sample as a page can play and draw it: a WAV at a comfortable level and its spectrogram."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import soundfile
+
+from acoustic_env.audio.decode import Mono, decode
+from acoustic_env.audio.fetch import open_source
+from acoustic_env.audit.listen import Row
+from acoustic_env.errors import ClipError, UsageError
+
+CACHE_BYTES: Final = 64 << 20
+TARGET_RMS: Final = (
+    0.1  # loudness differs by 60 dB between recordings; a listener should not have to reach for the knob
+)
+PEAK: Final = 0.9
+LARGEST_GAIN: Final = 1_000.0
+
+SPECTROGRAM_BANDS: Final = 160
+SPECTROGRAM_FRAMES: Final = 800
+LOWEST_HZ: Final = 50.0
+RANGE_DB: Final = 80.0
+_WINDOW_S: Final = 0.046
+
+_AUDIOSET_ID: Final = re.compile(r"([A-Za-z0-9_-]{11})_(\d+)")
+_VIDEO_ID: Final = re.compile(r"[A-Za-z0-9_-]{11}")
+_VIDEO_HOSTS: Final = frozenset({"youtube.com", "www.youtube.com", "m.youtube.com", "youtu.be"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a clip's audio is.
+
+    Attributes:
+        uri, start_s, end_s: of the clip list.
+        video: address of the video at the second for an AudioSet clip, else None.
+    """
+
+    uri: str
+    start_s: float | None
+    end_s: float | None
+    video: str | None
+
+    @property
+    def length_s(self) -> float | None:
+        """Seconds of the segment, None when the list does not say."""
+        return None if self.end_s is None else self.end_s - (self.start_s or 0.0)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A clip that can be played.
+
+    Attributes:
+        wav: 16-bit mono WAV file.
+        seconds: its length.
+        spectrogram: what the page draws, from `describe`.
+    """
+
+    wav: bytes
+    seconds: float
+    spectrogram: dict[str, Any]
+
+
+def places(rows: list[Row], clips: pa.Table, where: str) -> list[Place]:
+    """The place of every row's clip.
+
+    Args:
+        rows: of the sample.
+        clips: clip list.
+        where: its name, for the message.
+
+    Raises:
+        UsageError: a clip of the sample is not in the list.
+    """
+    wanted = clips.select(["clip_id", "uri", "start_s", "end_s"])
+    of = {entry["clip_id"]: entry for entry in wanted.to_pylist()}
+    lacking = [row.clip_id for row in rows if row.clip_id not in of]
+    if lacking:
+        msg = f"{where}: {len(lacking):,} of {len(rows):,} clips of the sample are not in this list ({lacking[0]}, ...)"
+        raise UsageError(msg)
+    found = [of[row.clip_id] for row in rows]
+    return [Place(e["uri"], e["start_s"], e["end_s"], video_at(e["clip_id"], e["uri"], e["start_s"])) for e in found]
+
+
+def video_at(clip_id: str, uri: str, start_s: float | None) -> str | None:
+    """Address of an AudioSet clip's video at the clip's first second; None when the clip is not of a video."""
+    found = _AUDIOSET_ID.fullmatch(clip_id)
+    named = (found[1], int(found[2]) / 1000) if found else None
+    named = _video_of(uri, start_s) or named
+    return f"https://www.youtube.com/watch?v={named[0]}&t={int(named[1])}s" if named else None
+
+
+def _video_of(uri: str, start_s: float | None) -> tuple[str, float] | None:
+    parts = urlsplit(uri) if uri.startswith(("http://", "https://")) else None
+    if parts is None or parts.hostname not in _VIDEO_HOSTS:
+        return None
+    last = parts.path.rstrip("/").rpartition("/")[2]
+    video = parse_qs(parts.query).get("v", [last])[0]
+    return (video, start_s or 0.0) if _VIDEO_ID.fullmatch(video) else None
+
+
+class Listenable:
+    """The clips of a sample by row number, the last ones kept in memory; safe for several threads.
+
+    Args:
+        wanted: place of each row's clip.
+    """
+
+    def __init__(self, wanted: list[Place]) -> None:
+        self.wanted = wanted
+        self._lock = threading.Lock()
+        self._decoding = [threading.Lock() for _ in range(16)]
+        self._kept: OrderedDict[int, Heard] = OrderedDict()
+
+    def __getitem__(self, row: int) -> Heard:
+        """The clip of a row.
+
+        Raises:
+            ClipError: its audio cannot be had; says why.
+        """
+        with self._decoding[row % len(self._decoding)]:
+            with self._lock:
+                if row in self._kept:
+                    self._kept.move_to_end(row)
+                    return self._kept[row]
+            heard = hear(self.wanted[row])
+            with self._lock:
+                self._kept[row] = heard
+                while len(self._kept) > 1 and sum(len(kept.wav) for kept in self._kept.values()) > CACHE_BYTES:
+                    self._kept.popitem(last=False)
+            return heard
+
+
+def hear(place: Place) -> Heard:
+    """Fetch and decode a clip.
+
+    Raises:
+        ClipError: why it cannot be heard. The message never holds the place: a folder's name often is the label.
+    """
+    if _video_of(place.uri, None):
+        raise ClipError("not_found", "the clip list has no audio file for it, only its video")
+    try:
+        with open_source(place.uri) as source:
+            waveform, rate = decode(source, place.start_s, place.end_s, "the clip")
+    except ClipError as error:
+        raise ClipError(error.code, _blind(error, place.uri)) from None
+    levelled = comfortable(waveform)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, levelled, rate, format="WAV", subtype="PCM_16")
+    return Heard(buffer.getvalue(), len(levelled) / rate, describe(levelled, rate))
+
+
+def _blind(error: ClipError, uri: str) -> str:
+    said = {
+        "not_found": "its file is not where the clip list says",
+        "access_denied": "its file may not be read",
+        "download_failed": "its file could not be fetched",
+    }
+    return said.get(error.code, error.message.replace(uri, "the clip"))
+
+
+def comfortable(waveform: Mono) -> Mono:
+    """The waveform without its mean at an RMS of `TARGET_RMS`, its peak at most `PEAK`; silence stays silence.
+
+    Args:
+        waveform: float32 [samples].
+    """
+    centred = waveform - waveform.mean(dtype=np.float64)
+    rms, peak = float(np.sqrt(np.square(centred).mean())), float(np.abs(centred).max())
+    if rms < 1e-8:
+        return np.zeros_like(waveform)
+    levelled: Mono = (centred * min(TARGET_RMS / rms, PEAK / peak, LARGEST_GAIN)).astype(np.float32)
+    return levelled
+
+
+def mel(hertz: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
+    """Frequency in mel, 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
+    return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0))
+
+
+def spectrogram(waveform: Mono, rate: int) -> npt.NDArray[np.uint8]:
+    """Level in dB over frequency (mel-spaced from `LOWEST_HZ` to half the rate) and time.
+
+    Args:
+        waveform: float32 [samples].
+        rate: Hz.
+
+    Returns:
+        uint8 [SPECTROGRAM_BANDS, frames]: 255 is the loudest point of the clip, 0 is `RANGE_DB` below it or less; band
+        0 is the lowest, frames at most `SPECTROGRAM_FRAMES`, spread evenly from the clip's start to its end.
+    """
+    window = 1 << max(5, round(np.log2(_WINDOW_S * rate)))
+    padded = np.pad(waveform, window // 2)
+    frames = int(np.clip(len(waveform) * 4 // window, 1, SPECTROGRAM_FRAMES))
+    starts = np.linspace(0, len(waveform), frames, endpoint=False).astype(np.int64)
+    starts += (len(waveform) // frames) // 2
+    shape = np.hanning(window).astype(np.float32)
+    edges = np.linspace(mel(LOWEST_HZ), mel(rate / 2), SPECTROGRAM_BANDS + 1)
+    edge_bins = 700.0 * (10.0 ** (edges / 2595.0) - 1.0) * window / rate
+    weights = _band_weights(edge_bins, window // 2 + 1)
+    power = np.empty((SPECTROGRAM_BANDS, frames), np.float32)
+    for first in range(0, frames, 128):  # a bounded piece of a long clip at a time
+        taken = starts[first : first + 128]
+        pieces = padded[taken[:, None] + np.arange(window)] * shape
+        power[:, first : first + 128] = weights @ (np.abs(np.fft.rfft(pieces, axis=1)) ** 2).T
+    top = float(power.max())
+    if top <= 0.0:
+        return np.zeros(power.shape, np.uint8)
+    decibels = 10.0 * np.log10(np.maximum(power / top, 10.0 ** (-RANGE_DB / 10.0)))
+    levels: npt.NDArray[np.uint8] = np.round(255.0 * (1.0 + decibels / RANGE_DB)).astype(np.uint8)
+    return levels
+
+
+def _band_weights(edges: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float32]:
+    """[bands, bins] mean of the bins inside a band; a band narrower than a bin takes its interpolated value."""
+    weights = np.zeros((len(edges) - 1, bins), np.float32)
+    for band, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = np.arange(np.ceil(low), min(np.ceil(high), bins)).astype(np.int64)
+        if len(inside) >= 2:
+            weights[band, inside] = 1.0 / len(inside)
+            continue
+        centre = min((low + high) / 2, bins - 1.0)
+        below = int(centre)
+        weights[band, below] += 1.0 - (centre - below)
+        weights[band, min(below + 1, bins - 1)] += centre - below
+    return weights
+
+
+def describe(waveform: Mono, rate: int) -> dict[str, Any]:
+    """The spectrogram as JSON: `bands`, `frames`, `low_hz`, `high_hz`, `scale` and base64 `levels`, row by row."""
+    levels = spectrogram(waveform, rate)
+    return {
+        "bands": levels.shape[0],
+        "frames": levels.shape[1],
+        "low_hz": LOWEST_HZ,
+        "high_hz": rate / 2,
+        "scale": "mel",
+        "levels": base64.b64encode(levels.tobytes()).decode(),
+    }

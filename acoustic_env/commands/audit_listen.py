@@ -1,0 +1,98 @@
+"""`acoustic-env audit listen`: the listening page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from types import FrameType
+from typing import Any, Final
+
+from acoustic_env.commands.audit_form import add_command
+
+LISTEN: Final = """\
+A local web page that plays the clips of a sample and asks whether the label applies. It hides scores, strata and
+whether the label is a given one. Each listener hears the clips in an order of their own; every answer is on the disk
+before the page goes on, and the same command resumes. Ctrl-C ends it.
+
+Only this machine can open the page. For listeners elsewhere forward the port (ssh -L 8765:127.0.0.1:8765 HOST) or
+give --host: the traffic is then not encrypted, and whoever has the address with its token can answer."""
+
+EXAMPLES: Final = """\
+  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out verdicts.parquet
+  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out v.csv --port 8765 --listener Ada"""
+
+
+def add_parser(commands: Any) -> None:
+    """The `listen` command."""
+    parser = add_command(commands, "listen", "listen to a sample in the browser", LISTEN, EXAMPLES, listen)
+    parser.add_argument("--sample", required=True, metavar="FILE", help="sample of `audit sample`")
+    parser.add_argument("--clips", required=True, metavar="LIST", help="clip list the sample was drawn from")
+    parser.add_argument("--out", required=True, metavar="FILE", help="verdicts, .parquet or .csv; a journal beside it")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port (a free one)")
+    parser.add_argument("--listener", metavar="NAME", help="name proposed on the first visit")
+    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+
+
+def listen(arguments: argparse.Namespace) -> int:
+    """Serve the listening page until interrupted; see LISTEN."""
+    from acoustic_env.audit.listen import RefusedAnswer, Session, clean_name, read_rows
+    from acoustic_env.audit.listen_audio import Listenable, places
+    from acoustic_env.audit.listen_server import ListenServer
+    from acoustic_env.audit.table import read_table
+    from acoustic_env.clips.table import read_clips
+    from acoustic_env.errors import UsageError
+
+    try:
+        listener = clean_name(arguments.listener) if arguments.listener is not None else None
+    except RefusedAnswer as error:
+        msg = f"--listener: {error}"
+        raise UsageError(msg) from error
+    rows, sample_id = read_rows(read_table(arguments.sample), arguments.sample)
+    wanted = places(rows, read_clips(arguments.clips), arguments.clips)
+    with Session(rows, sample_id, arguments.out) as session:
+        try:
+            with ListenServer(arguments.host, arguments.port, session, Listenable(wanted), listener) as server:
+                _serve(server, arguments)
+                port = server.port
+        finally:
+            session.write_verdicts()
+        kept, listeners = session.kept(), session.listeners()
+    if arguments.json:
+        print(json.dumps({"out": arguments.out, "answers": kept, "listeners": listeners, "rows": len(rows)}))
+        return 0
+    by = f" by {', '.join(listeners)}" if listeners else ""
+    print(f"{arguments.out}: {kept:,} answers{by} to {len(rows):,} rows")
+    print(f"to go on: acoustic-env {shlex.join(_resume(arguments, port))}")
+    return 0
+
+
+def _serve(server: Any, arguments: argparse.Namespace) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    print(f"listening page: {server.url}\nCtrl-C ends it; no answer is lost", file=sys.stderr, flush=True)
+    if not server.loopback:
+        print(f"{arguments.host} can be reached from other machines, unencrypted", file=sys.stderr, flush=True)
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(server.url)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _resume(arguments: argparse.Namespace, port: int) -> list[str]:
+    """The command that goes on at the same port, so that open pages find the session again."""
+    command = ["audit", "listen", "--sample", arguments.sample, "--clips", arguments.clips, "--out", arguments.out]
+    if arguments.host != "127.0.0.1":
+        command += ["--host", arguments.host]
+    return [*command, "--port", str(port)]
