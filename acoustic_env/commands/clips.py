@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Final
 
+from acoustic_env.commands import clips_duplicates
 from acoustic_env.config import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     _add_parquet(commands)
     _add_embeddings(commands)
     _add_check(commands)
+    clips_duplicates.add_parser(commands, _progress)
 
 
 def _parser(

@@ -1,0 +1,171 @@
+"""`acoustic-env clips duplicates`: the same recording listed more than once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from acoustic_env.pipeline.duplicates import Found
+
+SHOWN: Final = 10
+
+DUPLICATES: Final = """\
+Find clips that are the same recording: the same samples (exact), the same up to gain and silence around them (scaled),
+or the same sound shifted, trimmed, coded or louder, sharing at least one audible second (near). Writes, for every clip:
+  clip_id, group    the list's groups, joined where duplicates link them
+  duplicate_of      the clip it was confirmed against; empty for the first of its set
+  kind              exact, scaled, near
+  lag_s             second of duplicate_of at which this clip starts
+  correlation       of the two spectrograms at that lag, band and frame means removed
+Lists on standard output the sets that stand in several folds or sources, and those whose labels differ. Silent clips
+are nobody's duplicates."""
+
+EXAMPLES: Final = """\
+examples:
+  acoustic-env clips duplicates --clips clips.parquet --out groups.parquet
+
+  # and the list with the joined groups, so that no splitter tears duplicates apart
+  acoustic-env clips duplicates --clips clips.parquet --out groups.parquet --apply grouped.parquet
+
+  # neighbours by embedding are looked at, too
+  acoustic-env clips duplicates --clips clips.parquet --out groups.parquet --store s3://bucket/store
+"""
+
+
+def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
+    """The `duplicates` command.
+
+    Args:
+        commands: of the `clips` group.
+        progress: shows how many clips are read.
+    """
+    parser = commands.add_parser(
+        "duplicates",
+        help="find the same recording listed more than once",
+        description=DUPLICATES,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--clips", required=True, metavar="LIST")
+    parser.add_argument("--out", required=True, metavar="FILE", help="groups to write: .parquet or .csv, any URL")
+    parser.add_argument("--apply", metavar="LIST", help="also write the clip list with these groups, each in one fold")
+    parser.add_argument("--store", metavar="URL", help="feature store: embedding neighbours are candidates, too")
+    parser.add_argument("--block", metavar="NAME", help="embedding block (the first there is)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.set_defaults(run=lambda arguments: find(arguments, progress))
+
+
+def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> int:
+    """Find duplicates; see DUPLICATES."""
+    from acoustic_env.clips.table import read_clips, write_clips
+    from acoustic_env.errors import UsageError
+    from acoustic_env.pipeline.duplicates import apply_groups, find_duplicates
+    from acoustic_env.store.feature_store import FeatureStore
+
+    if arguments.block and not arguments.store:
+        msg = "--block names a block of a store: give --store"
+        raise UsageError(msg)
+    clips = read_clips(arguments.clips)
+    store = FeatureStore(arguments.store) if arguments.store else None
+    found = find_duplicates(clips, store, arguments.block, progress)
+    _write(found.table, arguments.out)
+    moved: list[str] = []
+    if arguments.apply:
+        applied, moved = apply_groups(clips, found)
+        write_clips(applied, arguments.apply)
+    for clip_id, why in list(found.failed.items())[:SHOWN]:
+        print(f"not read: {clip_id}: {why}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(_document(clips, found, moved)))
+        return 0
+    _describe(clips, found, arguments)
+    if arguments.apply:
+        print(f"{arguments.apply}: {clips.num_rows:,} clips with their joined groups")
+        if moved:
+            print(f"  {len(moved):,} clips are now in the fold of most of their group: {_names(moved)}")
+    return 0
+
+
+def _write(table: pa.Table, url: str) -> None:
+    import io
+
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from acoustic_env.clips.location import write_bytes
+
+    buffer = io.BytesIO()
+    if url.lower().endswith(".csv"):
+        pyarrow.csv.write_csv(table, buffer)
+    else:
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    write_bytes(url, buffer.getvalue())
+
+
+def _conflicts(clips: pa.Table, found: Found) -> dict[str, list[Sequence[int]]]:
+    from acoustic_env.clips.duplicates import disagreeing
+
+    labels = [frozenset(names) or None for names in clips["labels"].to_pylist()]
+    return {
+        "folds": disagreeing(found.sets, clips["fold"].to_pylist()),
+        "sources": disagreeing(found.sets, clips["source"].to_pylist()),
+        "labels": disagreeing(found.sets, labels),
+    }
+
+
+def _document(clips: pa.Table, found: Found, moved: list[str]) -> dict[str, Any]:
+    ids = clips["clip_id"].to_pylist()
+    conflicts = _conflicts(clips, found)
+    return {
+        "clips": len(ids),
+        "sets": len(found.sets),
+        "duplicates": sum(len(some) - 1 for some in found.sets),
+        "links": dict(Counter(one.kind for one in found.links)),
+        "candidates": found.candidates,
+        "silent": len(found.silent),
+        "failed": found.failed,
+        **{f"across_{name}": [[ids[n] for n in some] for some in conflicts[name]] for name in ("folds", "sources")},
+        "contradicting_labels": [[ids[n] for n in some] for some in conflicts["labels"]],
+        "moved": moved,
+    }
+
+
+def _describe(clips: pa.Table, found: Found, arguments: argparse.Namespace) -> None:
+    kinds = Counter(one.kind for one in found.links)
+    links = ", ".join(f"{kind} {kinds[kind]:,}" for kind in ("exact", "scaled", "near"))
+    members = sum(len(some) for some in found.sets)
+    print(f"{arguments.out}: {members:,} of {clips.num_rows:,} clips in {len(found.sets):,} sets of duplicates")
+    print(f"  pairs confirmed: {links}; {found.candidates:,} candidates")
+    if found.silent:
+        print(f"  {len(found.silent):,} silent clips, nobody's duplicates: {_names(found.silent)}")
+    if found.failed:
+        print(f"  {len(found.failed):,} clips could not be read and keep their group")
+    ids, values = (
+        clips["clip_id"].to_pylist(),
+        {
+            "folds": clips["fold"].to_pylist(),
+            "sources": clips["source"].to_pylist(),
+            "labels": [", ".join(sorted(names)) for names in clips["labels"].to_pylist()],
+        },
+    )
+    titles = {"folds": "in several folds", "sources": "from several sources", "labels": "with contradicting labels"}
+    for name, sets in _conflicts(clips, found).items():
+        if not sets:
+            continue
+        print(f"duplicates {titles[name]}: {len(sets):,} sets")
+        for some in sets[:SHOWN]:
+            shown = "; ".join(f"{ids[n]} ({values[name][n]})" for n in some[:4])
+            print(f"  {shown}{f'; and {len(some) - 4:,} more' if len(some) > 4 else ''}")
+        if len(sets) > SHOWN:
+            print(f"  and {len(sets) - SHOWN:,} more sets; all of them with --json")
+
+
+def _names(ids: Sequence[str]) -> str:
+    return f"{', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}"
