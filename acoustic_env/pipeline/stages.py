@@ -6,6 +6,7 @@ notice.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from acoustic_env.pipeline.rows import (
     unpack_waves,
     wave_column,
 )
-from acoustic_env.pipeline.work import BlockSpec, BlockWork, needed, signals_owed
+from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, needed, signals_owed
 
 Wave = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class Compute:
         self.refusal: AcousticEnvError | None = None
         try:
             for work in settings.blocks:
-                block = work.spec.make()
+                block = _planned_block(work)
                 block.load(settings.device)
                 check_golden(block)
                 self.blocks.append((work, block))
@@ -126,6 +127,18 @@ class Compute:
             return batch.prepared(rate)
         works = [work for work in (*self.settings.blocks, *self.settings.passes_on) if work.sample_rate == rate]
         return batch.prepare(rate, [work.spec for work in works])
+
+
+def _planned_block(work: BlockWork) -> FeatureBlock:
+    """The block as this worker would compute it, which must be the version that was planned."""
+    here = block_work(work.spec)
+    if here.fingerprint != work.fingerprint:
+        msg = (
+            f"block {work.spec.name}: this worker ({platform.node()}) computes version {here.fingerprint}, the run was "
+            f"planned for {work.fingerprint}; give every node the same weights (ACOUSTIC_ENV_WEIGHTS) and installation"
+        )
+        raise AcousticEnvError(msg)
+    return work.spec.make()
 
 
 @dataclass

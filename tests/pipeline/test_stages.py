@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features import registry
 from acoustic_env.pipeline.rows import WORK_SCHEMA, unpack_rows
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
@@ -111,3 +113,12 @@ def test_the_numbers_do_not_depend_on_how_clips_are_batched(tmp_path: Path) -> N
     whole = unpack_rows(run(table, blocks)["rows:level"], blocks[0].schema)
     single = [unpack_rows(run(table.slice(i, 1), blocks)["rows:level"], blocks[0].schema) for i in range(5)]
     assert whole.equals(pa.concat_tables(single).combine_chunks())
+
+
+def test_a_worker_that_would_compute_another_version_refuses_before_it_writes(tmp_path: Path) -> None:
+    (planned,) = works("level")
+    other = replace(planned, fingerprint="0123456789abcdef")
+    decoded = Decode([16_000])(clips(tmp_path, {"a": 16_000}, (planned,)))
+    worker = Compute(ComputeSettings((other,), prepares=True, passes_on=(), device="cpu"))
+    with pytest.raises(AcousticEnvError, match="planned for 0123456789abcdef"):
+        worker(decoded)
