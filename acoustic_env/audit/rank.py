@@ -186,10 +186,10 @@ def rank_exclusive(
     """
     evidence = _evidence(clips, given, len(classes), settings, clips.tags)
     belief = believe(evidence, settings)
+    # A label that is not given is suspect when the given one is and it is the likeliest in its place.
+    others = np.where(np.eye(len(classes), dtype=bool)[given], -1.0, belief.posterior).argmax(axis=1)
     tables = []
     for k, label in enumerate(classes):
-        # A label that is not given is suspect when the given one is and it is the likeliest in its place.
-        others = np.where(np.eye(len(classes), dtype=bool)[given], -1.0, belief.posterior).argmax(axis=1)
         flagged = belief.flagged & ((given == k) | (others == k))
         tables.append(_table(clips.clip_ids, label, given == k, k, belief, flagged, given))
     table = pa.concat_tables(tables).sort_by([("quality", "ascending"), ("clip_id", "ascending")])
