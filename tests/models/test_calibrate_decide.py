@@ -37,8 +37,8 @@ def test_confusion_and_its_figures_are_scikit_learns_with_every_class_counted() 
 
 def test_the_threshold_is_the_best_of_all_and_lies_between_two_rows() -> None:
     random = np.random.default_rng(1)
-    truth = random.random(300) < 0.3
-    probabilities = special.expit(random.normal(size=300) + 2 * truth)
+    truth = random.random(80) < 0.3
+    probabilities = special.expit(random.normal(size=80) + 2 * truth)
     found = choose_threshold(truth, probabilities)
     cuts = np.r_[0.0, np.unique(probabilities), 1.0]
     best = max(metrics.balanced_accuracy_score(truth, probabilities >= cut) for cut in cuts)
