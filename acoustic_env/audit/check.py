@@ -7,7 +7,7 @@ function with this signature and one line in `CHECKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -158,6 +158,23 @@ def duplicates_check(evidence: Evidence, name: str) -> CheckResult:
         "flagged": int(contradicted.sum()),
     }
     return CheckResult(name, score, contradicted, float(contradicted.sum()), information)
+
+
+def duplicate_sets(original: Mapping[str, str], clip_ids: Sequence[str]) -> Ints:
+    """[clips] number of each clip's set of duplicates, -1 for a clip without any among these.
+
+    Args:
+        original: clip id -> the clip it is a duplicate of, which may itself be one of another; no cycles.
+        clip_ids: [clips].
+    """
+    roots = []
+    for clip_id in clip_ids:
+        root = clip_id
+        while root in original:
+            root = original[root]
+        roots.append(root)
+    _, number, members = np.unique(np.asarray(roots), return_inverse=True, return_counts=True)
+    return np.where(members[number] > 1, number, -1).astype(np.int64)
 
 
 CHECKS: Final[dict[str, Check]] = {

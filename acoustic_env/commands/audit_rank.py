@@ -100,9 +100,12 @@ def _ranking_input(arguments: argparse.Namespace, recipe: Recipe, settings: Any)
         print(line, file=sys.stderr)
     complete = matrix.complete()
     clip_ids = [clip_id for clip_id, there in zip(targets.clip_ids, complete, strict=True) if there]
-    groups = np.asarray(selection.clips.column("group").to_pylist())[complete]
-    y = targets.y[complete]
-    duplicates = _duplicates(arguments.duplicates, clip_ids) if arguments.duplicates else None
+    named = selection.clips.column("group").to_pylist()
+    y, duplicates = targets.y[complete], None
+    if arguments.duplicates:
+        duplicates, joined = _duplicates(arguments.duplicates, clip_ids)
+        named = [joined.get(clip_id, group) for clip_id, group in zip(targets.clip_ids, named, strict=True)]
+    groups = np.asarray(named)[complete]
     tags = _tags(store, recipe, clip_ids, targets.classes)
     clips = prepare(clip_ids, matrix.values[complete], y, groups, settings, duplicates, tags)
     return clips, y, targets.classes
@@ -130,17 +133,19 @@ def _tags(store: Any, recipe: Recipe, clip_ids: Sequence[str], classes: Sequence
     return found
 
 
-def _duplicates(url: str, clip_ids: Sequence[str]) -> Any:
-    import numpy as np
+def _duplicates(url: str, clip_ids: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """Number of each clip's set of duplicates (-1: none), and clip -> group joined over duplicates, for the folds."""
     import pyarrow as pa
 
+    from acoustic_env.audit.check import duplicate_sets
     from acoustic_env.audit.table import read_table, require_columns
 
-    schema = pa.schema([pa.field("clip_id", pa.string(), False), pa.field("group", pa.string(), False)])
-    table = require_columns(read_table(url), schema, url, "a table of duplicate groups")
-    _, number = np.unique(table.column("group").to_pylist(), return_inverse=True)
-    group_of = dict(zip(table.column("clip_id").to_pylist(), number.tolist(), strict=True))
-    return np.array([group_of.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
+    names = (("clip_id", False), ("group", False), ("duplicate_of", True))
+    schema = pa.schema([pa.field(name, pa.string(), nullable) for name, nullable in names])
+    table = require_columns(read_table(url), schema, url, "a table of clips duplicates")
+    columns = [table.column(name).to_pylist() for name, _ in names]
+    original = {clip_id: first for clip_id, _, first in zip(*columns, strict=True) if first}
+    return duplicate_sets(original, clip_ids), dict(zip(columns[0], columns[1], strict=True))
 
 
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from acoustic_env.audit import confident
-from acoustic_env.audit.check import CHECKS, CheckResult, Evidence, class_probabilities, statement_score
+from acoustic_env.audit.check import CHECKS, CheckResult, Evidence, class_probabilities, duplicate_sets, statement_score
 from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.neighbours import find_neighbours
 from acoustic_env.audit.noise import plant_errors
@@ -143,6 +143,12 @@ def test_duplicates_with_contradicting_labels_are_flagged_and_sink() -> None:
         assert row["flagged"]
         assert row["duplicates"] == 0.5
         assert row["quality"] == pytest.approx(before["quality"] / 2)
+
+
+def test_sets_of_duplicates_follow_chains_and_leave_single_clips_out() -> None:
+    sets = duplicate_sets({"b": "a", "c": "b", "x": "elsewhere"}, ["a", "b", "c", "d", "x"])
+    assert sets[0] == sets[1] == sets[2] >= 0
+    assert list(sets[3:]) == [-1, -1]
 
 
 def test_tag_scores_are_a_witness_where_present() -> None:

@@ -109,9 +109,26 @@ def test_labels_of_released_embeddings_are_ranked(
     assert main(["clips", "from-audioset-embeddings", *released, listed, *made]) == 0
     capsys.readouterr()
     ranked = ["--clips", "clips.parquet", "--store", "store", "--recipe", "urban-nature", "--out", "r.parquet"]
+    first, second = (
+        next(row for row in pq.read_table("clips.parquet").to_pylist() if row["labels"][-1:] == [label])
+        for label in ("/t/dd00128", "/t/dd00129")
+    )
+    rows = [f"{first['clip_id']},g,", f"{second['clip_id']},g,{first['clip_id']}"]
+    Path("groups.csv").write_text("clip_id,group,duplicate_of\n" + "\n".join(rows) + "\n")
     quick = ["--blocks", "vggish_released", "--signals", "raw", "--witnesses", "logistic,neighbours"]
+    quick += ["--duplicates", "groups.csv"]
     found = answer(capsys, "rank", *ranked, *quick)
     assert "not an error rate" in found["note"] or "Neither" in found["note"]  # type: ignore[index]
     table = pq.read_table("r.parquet")
-    assert table.column_names == ["clip_id", "label", "given", "quality", "flagged", "logistic", "neighbours"]
+    assert table.column_names == [
+        "clip_id",
+        "label",
+        "given",
+        "quality",
+        "flagged",
+        "logistic",
+        "neighbours",
+        "duplicates",
+    ]
+    assert sorted(set(table.column("duplicates").to_pylist())) == [0.5, 1.0]
     assert table.num_rows == found["rows"] == 2 * 414  # type: ignore[index]
