@@ -79,7 +79,7 @@ def fingerprint(waveform: Waveform) -> Fingerprint:
     Args:
         waveform: float32 mono [samples] at `RATE`, of any length; too short for a frame gives no frames.
     """
-    levelled = level(waveform[None])[0]
+    levelled = level(waveform[None])[0] if waveform.size else waveform
     silent = not levelled.any()
     energies, total = _log_energies(levelled, _BIT_WINDOW, BITS + 1, _BIT_RANGE_HZ)
     levels, _ = _log_energies(levelled, _LEVEL_WINDOW, LEVELS, _LEVEL_RANGE_HZ)

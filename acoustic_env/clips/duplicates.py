@@ -3,7 +3,8 @@
 Everything here works on arrays that hold all clips end to end, and its cost grows with their number:
 
 1. candidates: a clip looks its landmark frames up, with their least certain bits flipped both ways, in a table of all
-   frames addressed by their 24 bits. Of a crowded entry (noise, hum) only `CROWD` frames are read;
+   frames addressed by their 24 bits. Of a crowded entry (noise, hum) only `CROWD` frames are read, and of a clip that
+   meets many others only the nearest are looked at;
 2. bits: a candidate pair keeps the lag at which the fewest bits differ, if that is less than `MOST_BITS_APART`;
 3. confirmation: the log band energies at that lag, band means and frame means removed, correlate by `CORRELATION` or
    more. Two clips of one class and one loudness curve do not; the same noise does, because its every ripple repeats;
@@ -31,6 +32,8 @@ LEAST_OVERLAP: Final = 31  # audible frames both clips must share: 1 s
 MOST_BITS_APART: Final = 0.40  # share of differing bits; 0.5 is chance
 CORRELATION: Final = 0.40
 CROWD: Final = 32
+MOST_MET: Final = 64  # lags kept for each clip: bounds what a hum that thousands of clips share may cost
+MOST_CONFIRMED: Final = 24  # pairs of each clip, the nearest first; a larger set hangs together through others
 NEIGHBOURS: Final = 3  # candidates by embedding, for each clip
 LEAST_COSINE: Final = 0.8
 
@@ -122,11 +125,10 @@ def candidates(prints: Prints) -> Pairs:
     for low, high in itertools.pairwise([*bounds.tolist(), len(prints.landmarks)]):
         query, met = table.hits(low, high)
         near = _alike_around(prints, query, met)
-        query, met = query[near], met[near]
-        found.append(np.unique(_keys(prints, query, met), axis=0))
+        found.append(_met_most(prints, query[near], met[near]))
     keys = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 3), np.int64)
     pairs = Pairs(keys[:, 0], keys[:, 1], keys[:, 2], np.zeros(len(keys), np.float32))
-    return _best(_at_best_lag(prints, pairs), MOST_BITS_APART)
+    return _nearest(_best(_at_best_lag(prints, pairs), MOST_BITS_APART))
 
 
 def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
@@ -188,6 +190,8 @@ def confirm(prints: Prints, pairs: Pairs, threshold: float = CORRELATION) -> Pai
     for row, (one, other, at) in enumerate(
         zip(pairs.first.tolist(), pairs.second.tolist(), pairs.lag.tolist(), strict=True)
     ):
+        if correlation(prints, one, other, at) < threshold / 2.0:
+            continue
         near = [correlation(prints, one, other, at + step) for step in (-2, -1, 0, 1, 2)]
         best = max((1, 2, 3), key=lambda place: near[place])
         left, middle, right = near[best - 1 : best + 2]
@@ -341,14 +345,31 @@ def _alike_around(prints: Prints, query: Ints, met: Ints) -> Bools:
     return (compared > 0) & (apart <= _MOST_APART_NEAR * BITS * compared)
 
 
-def _keys(prints: Prints, query: Ints, met: Ints) -> Ints:
-    """[n, 3] (first, second, lag) of hits between different clips, first < second."""
+def _met_most(prints: Prints, query: Ints, met: Ints) -> Ints:
+    """[n, 3] (first, second, lag), first < second, of the `MOST_MET` places each clip's landmarks met most often."""
     a, b = prints.clip_of(query), prints.clip_of(met)
     other = a != b
     a, b, query, met = a[other], b[other], query[other], met[other]
     lag = (query - prints.starts[a]) - (met - prints.starts[b])
+    keys, times = np.unique(np.stack([a, b, lag], axis=1), axis=0, return_counts=True)
+    keys = keys[np.lexsort((-times, keys[:, 0]))]
+    a, b, lag = keys[_place_within(keys[:, 0]) < MOST_MET].T
     swap = a > b
     return np.stack([np.where(swap, b, a), np.where(swap, a, b), np.where(swap, -lag, lag)], axis=1)
+
+
+def _nearest(pairs: Pairs) -> Pairs:
+    """The pairs that are among the `MOST_CONFIRMED` nearest of either clip."""
+    kept = np.zeros(len(pairs), np.bool_)
+    for side in (pairs.first, pairs.second):
+        order = np.lexsort((pairs.value, side))
+        kept[order[_place_within(side[order]) < MOST_CONFIRMED]] = True
+    return pairs.take(kept)
+
+
+def _place_within(ordered: Ints) -> Ints:
+    """0, 1, 2, ... within each run of equal values."""
+    return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
 
 
 def _overlap(prints: Prints, first: int, second: int, lag: int) -> tuple[slice, slice]:
