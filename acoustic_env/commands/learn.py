@@ -352,8 +352,15 @@ def _extract(clips: pa.Table, bundle: Bundle, *, store: str) -> FeatureStore:
     from acoustic_env.pipeline.extract import extract
 
     signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.reducer.columns))
+    recipe = Path(store, "recipe.yaml")  # the blocks' options are in it; JSON is YAML
+    recipe.write_text(json.dumps(asdict(bundle.recipe)), encoding="utf-8")
     settings = ExtractSettings(
-        clips="command line", store=store, signals=signals, blocks=tuple(bundle.fingerprints), max_error_rate=1.0
+        clips="command line",
+        store=store,
+        recipe=str(recipe),
+        signals=signals,
+        blocks=tuple(bundle.fingerprints),
+        max_error_rate=1.0,
     )
     extract(settings, _say, clips)
     found = _store(store)
