@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audit.intervals import Floats, Interval, nothing_observed, percentile
+from acoustic_env.audit.intervals import Floats, Interval, from_variance, nothing_observed, percentile
 from acoustic_env.audit.table import require_columns
 from acoustic_env.errors import UsageError
 
@@ -120,7 +120,9 @@ def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000, level: float = 0.
         all_ = np.bincount(pairs.clip, weights=among, minlength=clips)
         with np.errstate(invalid="ignore", divide="ignore"):
             values: Floats = (weights @ hits) / (weights @ all_)
-        found[name] = _interval(values, int(among.sum()), level)
+        # A percentile interval of a share near 0 or 1 covers too rarely: Wilson with the bootstrap's variance.
+        estimate, spread = float(values[0]), float(np.nanvar(values[1:]))
+        found[name] = from_variance(estimate, spread, int(among.sum()), "clip bootstrap", level)
         return values
 
     for action, among in (("keep", pairs.given), ("add", ~pairs.given)):
