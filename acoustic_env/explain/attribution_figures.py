@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.explain.attribution import Attribution, attribute
+from acoustic_env.explain.attribution import BUDGET, Attribution, attribute
 from acoustic_env.explain.contrast_figures import MAPS
 from acoustic_env.explain.illustration import Illustration
 from acoustic_env.explain.importance import Importance, feature_groups, permutation_importance
@@ -33,7 +33,11 @@ SWARMED: Final = 12
 COMPONENTS: Final = 6
 WEIGHTS: Final = 12
 COLOURS: Final = {"part": OKABE_ITO[0], "column": OKABE_ITO[1], "region": OKABE_ITO[2]}
-KINDS: Final = {"part": "a whole block", "column": "one index", "region": "a region of the modulation spectrum"}
+KINDS: Final = {
+    "part": "a whole block",
+    "column": "one index or vector",
+    "region": "a region of the modulation spectrum",
+}
 
 
 def attribution_illustrations(material: Material) -> list[Illustration]:
@@ -41,9 +45,10 @@ def attribution_illustrations(material: Material) -> list[Illustration]:
     x = material.bundle.reducer.transform(material.matrix.values)
     label = material.truth.argmax(axis=1)
     candidates = np.unique(np.concatenate([judge.rows for judge in material.judges]))
-    found = []
-    for chosen in material.explained_classes():
-        values = attribute(material.bundle.classifier, chosen, x, label, candidates)
+    found: list[Illustration] = []
+    classes = material.explained_classes()
+    for chosen in classes:
+        values = attribute(material.bundle.classifier, chosen, x, label, candidates, budget=BUDGET / len(classes))
         found += [_draw_ranks(material, chosen, values), _draw_swarm(material, chosen, values)]
         found += _draw_components(material, chosen, values)
     return found

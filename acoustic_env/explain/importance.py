@@ -38,7 +38,7 @@ class Group:
 
     Attributes:
         name: for a person.
-        kind: `part` (a whole block of a signal), `column` (one index), `region` (of a modulation map).
+        kind: `part` (a whole block of a signal), `column` (one index or vector), `region` (of a modulation map).
         block, signal: where they come from.
         columns: numbers in the matrix.
     """
@@ -67,7 +67,7 @@ class Importance:
 
 
 def feature_groups(material: Material) -> list[Group]:
-    """Every block of a signal; within it every named column, and the regions of a modulation map."""
+    """Every block of a signal; within it every index or vector, and the regions of a modulation map."""
     maps = map_parts(material)
     found: list[Group] = []
     for (block, signal), numbers in material.parts().items():
@@ -75,11 +75,14 @@ def feature_groups(material: Material) -> list[Group]:
         if block == "mps" and signal in maps:
             found += _regions(block, signal, numbers)
             continue
-        named = [number for number in numbers if "[" not in material.matrix.columns[number].name]
-        found += [
-            Group(f"{material.matrix.columns[number].name} ({signal})", "column", block, signal, np.array([number]))
-            for number in named
-        ]
+        columns: dict[str, list[int]] = {}
+        for number in numbers:
+            columns.setdefault(material.matrix.columns[number].name.partition("[")[0], []).append(int(number))
+        if len(columns) > 1:
+            found += [
+                Group(f"{name} ({signal})", "column", block, signal, np.array(own, np.int64))
+                for name, own in columns.items()
+            ]
     return found
 
 

@@ -68,6 +68,7 @@ def estimate_illustration(
         if known is not None:
             panel.plot(known, place, "X", color="black", ms=8)
     panel.set_yticks(range(len(rows)), [f"{name} (n = {interval.n})" for name, interval, _ in rows])
+    panel.set_ylim(-0.6, len(rows) - 0.4)
     panel.set(xlim=(-0.02, 1.02), xlabel="share of given labels that are right, 95 % interval")
     panel.grid(axis="x", color=FAINT, lw=0.6)
     panel.plot([], [], "o", color=GREY, label="estimate from the listened sample")

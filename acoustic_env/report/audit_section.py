@@ -26,6 +26,7 @@ from acoustic_env.report.page import FigureFolder, Section
 
 SUSPECTS: Final = 15
 REASONS: Final = 12
+AGREEMENT: Final = {"krippendorff_alpha": "Krippendorff's alpha", "gwet_ac1": "Gwet's AC1"}
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,7 @@ def _ranking(ranked: pa.Table, tables: AuditTables, folder: FigureFolder) -> lis
     witnesses = witness_names(ranked)
     found = [
         tag("h3", "The ranking"),
-        tag(
-            "p", tag("strong", "A ranking is not a rate."), f" {NOT_A_RATE[:1].upper()}{NOT_A_RATE[1:]}.", class_="note"
-        ),
+        tag("p", tag("strong", "A ranking is not a rate: "), f"{NOT_A_RATE.replace('`', '')}.", class_="note"),
         folder.draw(quality_illustration(names, quality, flagged)),
         table(
             f"The {min(SUSPECTS, given.num_rows)} most suspect of {given.num_rows:,} given labels",
@@ -142,7 +141,7 @@ def _estimates(tables: AuditTables, bundle: Bundle | None, folder: FigureFolder)
         ),
     ]
     agreement = found["listeners"]["agreement"]
-    listeners = [(name.replace("_", " "), *_interval(agreement[name])) for name in ("krippendorff_alpha", "gwet_ac1")]
+    listeners = [(said, *_interval(agreement[name])) for name, said in AGREEMENT.items()]
     listeners.append(("same answer when asked again", *_interval(found["listeners"]["with_themselves"])))
     parts.append(table("Listeners", ("agreement", "estimate", "95 % interval", "answers"), listeners))
     ranking = [

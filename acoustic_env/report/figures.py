@@ -187,9 +187,9 @@ def _draw_calibration(metrics: Metrics) -> Illustration:
     figure.legend(loc="outside lower center", ncols=1)
     before, after = (metrics["calibration"][f"ece_{when}"] for when in ("before", "after"))
     sentence = (
-        f"Whether a probability means what it says: the predicted probability misses the observed share by "
-        f"{before:.3f} on average before calibration and by {after:.3f} after it (fitted on the same {metrics['clips']:,} "
-        "held-out clips, so expect a little more on others)."
+        "Whether a probability means what it says: the predicted probability misses the observed share by "
+        f"{before:.3f} on average before calibration and by {after:.3f} after it (fitted on the same "
+        f"{metrics['clips']:,} held-out clips, so expect a little more on others)."
     )
     alt = (
         "Observed share against predicted probability with 95 % intervals; mean error "

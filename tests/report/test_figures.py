@@ -1,0 +1,77 @@
+"""Figures of performance for every task, drawn from recorded numbers alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acoustic_env.config import Task
+from acoustic_env.explain.illustration import Illustration
+from acoustic_env.models.calibrate import Calibration
+from acoustic_env.models.performance import performance
+from acoustic_env.report.figures import performance_illustrations, study_illustration, trials_illustration
+
+N = 150
+
+
+def recorded(task: Task, classes: int) -> dict[str, Any]:
+    random = np.random.default_rng(classes)
+    names = [f"class {c}" for c in range(classes)]
+    y: Any = random.integers(0, classes, N)
+    scores = random.normal(size=(N, classes)) + 1.5 * np.eye(classes)[y]
+    if task == "multilabel":
+        y = np.eye(classes, dtype=bool)[y]
+        y[:, -1] = False
+        probabilities = 1 / (1 + np.exp(-scores))
+    else:
+        probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    judged = performance(task, names, y, probabilities, np.arange(N), np.full(classes, 0.5), Calibration())
+    text = json.dumps(judged.as_json())
+    return dict(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "names"),
+    [
+        ("binary", 2, ["curves", "confusion", "calibration"]),
+        ("multiclass", 4, ["confusion", "calibration", "classes"]),
+        ("multiclass", 40, ["confusion", "calibration", "classes"]),
+        ("multilabel", 5, ["calibration", "classes"]),
+    ],
+)
+def test_every_task_has_its_figures_with_words_and_data(
+    task: Task, classes: int, names: list[str], tmp_path: Any
+) -> None:
+    found = performance_illustrations(recorded(task, classes))
+    assert [illustration.name for illustration in found] == names
+    for illustration in found:
+        entry = illustration.save(tmp_path)
+        assert entry.sentence.endswith(".")
+        assert len(entry.alt) > 30
+        assert illustration.data.num_rows > 0
+
+
+def test_the_curve_is_marked_where_the_threshold_cuts_it() -> None:
+    metrics = recorded("binary", 2)
+    curves: Illustration = performance_illustrations(metrics)[0]
+    panel = curves.figure.axes[0]
+    marked = next(line for line in panel.lines if "threshold" in str(line.get_label()))
+    called = np.array(metrics["confusion"])
+    rates = called[0, 1] / called[0].sum(), called[1, 1] / called[1].sum()
+    assert (marked.get_xdata()[0], marked.get_ydata()[0]) == pytest.approx(rates)
+
+
+def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_trials() -> None:
+    row = {"signals": "raw", "model": "mlp", "inputs": 60, "score_low": 0.7, "score_high": 0.9}
+    rows = [
+        {**row, "features": "a", "score": 0.8, "within_noise": True, "behind": None},
+        {**row, "features": "b", "score": 0.79, "within_noise": True, "behind": 0.01},
+        {**row, "features": "c", "score": 0.7, "within_noise": False, "behind": 0.1},
+    ]
+    assert "1 of the other 2 variants" in study_illustration(rows).sentence
+    failed = {"trial": 0, "score": None, "layers": "16", "activation": "relu", "dropout": 0.1, "learning_rate": 1e-3}
+    assert "no trial ended well" in trials_illustration([failed]).sentence
+    assert "reached 0.810" in trials_illustration([failed, {**failed, "trial": 1, "score": 0.81}]).sentence
