@@ -130,7 +130,7 @@ EDITS: dict[str, Edit] = {
     "MP3 32 kbit/s": coded("mp3", "mp3", 32_000),
     "Vorbis, quality 0.2": vorbis(0.2),
     "Opus 24 kbit/s": coded("libopus", "ogg", 24_000),
-    "AAC 48 kbit/s": coded("aac", "adts", 48_000),
+    "AAC 48 kbit/s": coded("aac", "mp4", 48_000),
     "noise, SNR 30 dB": noisy(30),
     "noise, SNR 20 dB": noisy(20),
     "noise, SNR 10 dB": noisy(10),
