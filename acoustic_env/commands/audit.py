@@ -145,11 +145,11 @@ def estimate_accuracy(arguments: argparse.Namespace) -> int:
         low, high = found["unsure"]["if all wrong"].estimate, found["unsure"]["if all right"].estimate
         print(f"unsure: {found['unsure']['rows']:,} rows; had they all been wrong {low:.3f}, all right {high:.3f}")
     print("listeners: " + ", ".join(f"{name} {n:,}" for name, n in found["listeners"]["answers"].items()))
-    for name in ("krippendorff_alpha", "gwet_ac1"):
-        print(f"  {name}: {found['listeners']['agreement'][name]}")
-    for name in ("with_themselves", "corrected", "dawid_skene"):
-        if name in found["listeners"]:
-            print(f"  {name}: {found['listeners'][name]}")
+    measured = {**found["listeners"]["agreement"], **found["listeners"]}
+    for name in ("krippendorff_alpha", "gwet_ac1", "with_themselves", "corrected", "dawid_skene"):
+        value = measured.get(name)
+        if value is not None and getattr(value, "n", True):  # agreement needs two listeners, a correction gold rows
+            print(f"  {name}: {value}")
     for part, quality in found["ranking"].items():
         print(f"ranking, {part}: precision {quality['precision']}; recall {quality['recall']}")
     return 0
