@@ -186,10 +186,14 @@ def _draw_calibration(metrics: Metrics) -> Illustration:
     panel.grid(color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=1)
     before, after = (metrics["calibration"][f"ece_{when}"] for when in ("before", "after"))
+    fitted = (
+        "none was fitted, since it would not have helped"
+        if before == after
+        else f"fitted on the same {metrics['clips']:,} held-out clips, so expect a little more on others"
+    )
     sentence = (
         "Whether a probability means what it says: the predicted probability misses the observed share by "
-        f"{before:.3f} on average before calibration and by {after:.3f} after it (fitted on the same "
-        f"{metrics['clips']:,} held-out clips, so expect a little more on others)."
+        f"{before:.3f} on average before calibration and by {after:.3f} after it ({fitted})."
     )
     alt = (
         "Observed share against predicted probability with 95 % intervals; mean error "
