@@ -193,9 +193,7 @@ def edits(folder: Path, count: int) -> None:
     print(f"{len(clips)} recordings, {len(owner):,} clips with their edits, {len(candidates):,} candidate pairs")
     print(f"{'recall by correlation of':<34} " + "  ".join(f"{threshold:^19}" for threshold in THRESHOLDS))
     for name in EDITS:
-        shown = [f"{wilson(int(k), total[name])}" for k in recalled[name]]
         cells = [f"{k / total[name]:.3f} {_interval(int(k), total[name])}" for k in recalled[name]]
-        assert len(shown) == len(cells)
         print(f"{name:<28} n={total[name]:<4} " + "  ".join(cells))
     cells = [
         f"{r / (r + sum(w.values())):.3f} {_interval(int(r), int(r + sum(w.values())))}"

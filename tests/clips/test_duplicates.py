@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -68,6 +69,25 @@ def test_clips_of_one_kind_are_no_duplicates() -> None:
     envelope = np.tile(np.exp(-np.arange(RATE) / 3_000), 6).astype(np.float32)
     barks = [noise(6.0, RATE, seed) * envelope for seed in range(6)]
     assert pairs_of(prints_of(*barks, *(noise(6.0, RATE, seed + 50) for seed in range(6)))) == {}
+
+
+def test_one_loudness_curve_does_not_correlate() -> None:
+    envelope = np.tile(np.exp(-np.arange(RATE) / 3_000), 6).astype(np.float32)
+    barks = [noise(6.0, RATE, seed) * envelope for seed in range(4)]
+    prints = prints_of(*barks)
+    for one, other in itertools.combinations(range(4), 2):
+        assert duplicates.correlation(prints, one, other, 0) < 0.2
+    assert duplicates.correlation(prints, 2, 2, 0) == pytest.approx(1.0)
+    assert duplicates.correlation(prints, 0, 1, 6 * 31) == 0.0  # too little of them coincides
+
+
+def test_either_clip_finds_the_other_at_the_same_lag() -> None:
+    sound = varied(8.0, 1)
+    prints = prints_of(sound, sound[2 * RATE :])
+    later = prints.landmarks >= prints.starts[1]
+    for marked in (later, ~later):
+        half = dataclasses.replace(prints, landmarks=prints.landmarks[marked], weakest=prints.weakest[marked])
+        assert pairs_of(half) == {(0, 1): pytest.approx(2.0, abs=0.01)}
 
 
 def test_silence_and_silent_ends_link_nothing() -> None:
