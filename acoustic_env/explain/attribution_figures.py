@@ -60,7 +60,7 @@ def _name(material: Material, feature: int) -> str:
 
 @drawn
 def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Illustration:
-    names, name = material.bundle.reducer.names, material.targets.classes[chosen]
+    names, name = material.bundle.reducer.names, material.name(chosen)
     middle, low, high = found.rank_interval()
     mean = found.importance.mean(axis=0)
     ends = np.quantile(found.importance, [0.025, 0.975], axis=0)
@@ -111,7 +111,7 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Illustra
 
 @drawn
 def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Illustration:
-    names, name = material.bundle.reducer.names, material.targets.classes[chosen]
+    names, name = material.bundle.reducer.names, material.name(chosen)
     top = np.argsort(-np.abs(found.phi).mean(axis=0), kind="stable")[:SWARMED][::-1]
     figure = new_figure(9, 1.5 + 0.38 * len(top))
     panel = figure.subplots()
@@ -183,7 +183,7 @@ def _ranks(low: float, high: float) -> str:
 
 @drawn
 def _draw_weights(material: Material, chosen: int, found: Attribution, features: list[int]) -> Illustration:
-    name = material.targets.classes[chosen]
+    name = material.name(chosen)
     columns = min(3, len(features))
     rows = -(-len(features) // columns)
     figure = new_figure(3.4 * columns, 3.5 * rows)
@@ -225,7 +225,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
 
 @drawn
 def _draw_component_maps(material: Material, chosen: int, found: Attribution, features: list[int]) -> Illustration:
-    name = material.targets.classes[chosen]
+    name = material.name(chosen)
     columns = min(3, len(features))
     rows = -(-len(features) // columns)
     figure = new_figure(3.4 * columns + 1.0, 3.4 * rows)

@@ -73,7 +73,7 @@ def _counted(found: Contrast) -> str:
 def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) -> Illustration:
     found, q = _compare(material, chosen, numbers)
     columns = [material.matrix.columns[number] for number in numbers]
-    name, rest = material.targets.classes[chosen], material.against(chosen)
+    name, rest = material.name(chosen), material.against(chosen)
     order = np.argsort(-np.nan_to_num(np.abs(found.t), nan=-1.0), kind="stable")
     top = order[:SHOWN][::-1]
     figure = new_figure(9, 1.4 + 0.27 * len(top))
@@ -123,7 +123,7 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
 @drawn
 def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.int64]]) -> Illustration:
     found, q = _compare(material, chosen, np.concatenate(list(maps.values())))
-    name, rest = material.targets.classes[chosen], material.against(chosen)
+    name, rest = material.name(chosen), material.against(chosen)
     t = found.t.reshape(len(maps), *SHAPE)
     called = (q <= CALLED).reshape(t.shape)
     nothing = not called.any()

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from acoustic_env.explain.illustration import Illustration
 from acoustic_env.explain.material import Material
-from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, drawn, new_figure, shortened, signal_name
+from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, class_name, drawn, new_figure, shortened, signal_name
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.principal import principal_components
 from acoustic_env.models.reduce import PartReduction
@@ -137,7 +137,7 @@ def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
     chosen.sort()
     own = truth[:, chosen]
     label = np.where(own.sum(axis=1) == 1, own.argmax(axis=1), len(chosen))
-    names = [classes[c] for c in chosen]
+    names = [class_name(classes[c]) for c in chosen]
     return label.astype(np.int64), names if (label < len(chosen)).all() else [*names, OTHERS]
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from acoustic_env.clips.select import Targets, class_targets, select
 from acoustic_env.clips.splits import Split, split
 from acoustic_env.errors import UsageError
+from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle, clips_hash
 from acoustic_env.models.classifier import Classifier, Ensemble
 from acoustic_env.models.learn import Say, bundle_matrix, without_absent
@@ -77,6 +78,10 @@ class Material:
         support = self.truth.sum(axis=0)
         return [int(c) for c in np.argsort(-support, kind="stable")[:MOST_CLASSES] if 0 < support[c] < len(self.truth)]
 
+    def name(self, chosen: int) -> str:
+        """A class for a person."""
+        return class_name(self.targets.classes[chosen])
+
     def parts(self) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
         """(block, signal) -> column numbers."""
         return self.matrix.parts()
@@ -84,7 +89,7 @@ class Material:
     def against(self, chosen: int) -> str:
         """What a class is compared with, for a person."""
         classes = self.targets.classes
-        return classes[0] if self.bundle.recipe.task == "binary" else "the other classes"
+        return class_name(classes[0]) if self.bundle.recipe.task == "binary" else "the other classes"
 
 
 def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Material:

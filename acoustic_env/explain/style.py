@@ -65,6 +65,15 @@ def signal_name(signal: str) -> str:
     return SIGNAL_NAMES.get(signal, signal)
 
 
+def class_name(name: str) -> str:
+    """A class for a person: AudioSet's display name for one of its ids, else as it is."""
+    if not name.startswith("/"):
+        return name
+    from acoustic_env.clips.ontology import audioset
+
+    return audioset().names.get(name, name)
+
+
 def shortened(name: str, most: int = 34) -> str:
     """A name that fits a tick label."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

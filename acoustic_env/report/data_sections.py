@@ -13,6 +13,7 @@ from acoustic_env.clips.select import Selection, select
 from acoustic_env.clips.splits import split
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
+from acoustic_env.explain.style import class_name
 from acoustic_env.report.markup import facts, paragraph, table, tag
 from acoustic_env.report.page import Section
 from acoustic_env.store.failures import count_failures, open_errors
@@ -106,7 +107,13 @@ def clips_section(clips: pa.Table, recipe: Recipe | None) -> Section:
     )
     if recipe is None:
         counts = Counter(pc.list_flatten(clips["labels"]).to_pylist())
-        section.add(table("Labels, most frequent first", ("label", "clips"), counts.most_common(LABELS)))
+        section.add(
+            table(
+                "Labels, most frequent first",
+                ("label", "clips"),
+                [(class_name(name), count) for name, count in counts.most_common(LABELS)],
+            )
+        )
         return section
     selection = select(clips, recipe)
     section.add(_classes(selection, recipe))
@@ -136,7 +143,7 @@ def _classes(selection: Selection, recipe: Recipe) -> Any:
     return table(
         f"Clips of each class{more}",
         ("class", *(role for role, _ in roles)),
-        [(name, *(count[name] for count in counted)) for name in order],
+        [(class_name(name), *(count[name] for count in counted)) for name in order],
     )
 
 

@@ -9,7 +9,17 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.explain.illustration import Illustration
-from acoustic_env.explain.style import FAINT, GREY, MARKERS, OKABE_ITO, SEQUENTIAL, drawn, new_figure, shortened
+from acoustic_env.explain.style import (
+    FAINT,
+    GREY,
+    MARKERS,
+    OKABE_ITO,
+    SEQUENTIAL,
+    class_name,
+    drawn,
+    new_figure,
+    shortened,
+)
 
 SECTION: Final = "The classifier"
 NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
@@ -47,6 +57,8 @@ def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
 def performance_illustrations(metrics: Metrics) -> list[Illustration]:
     """Curves, confusion, calibration and classes, as far as the task has them."""
     found = []
+    named = [{**row, "name": class_name(row["name"])} for row in metrics["per_class"]]
+    metrics = {**metrics, "classes": [class_name(name) for name in metrics["classes"]], "per_class": named}
     if metrics.get("roc") and metrics.get("precision_recall"):
         found.append(_draw_curves(metrics))
     if metrics.get("confusion"):

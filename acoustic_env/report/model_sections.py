@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.explain.illustration import read_index
+from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.figures import (
     interval_text,
@@ -121,7 +122,7 @@ def _decisions(bundle: Bundle) -> list[Any]:
             ("class", "clips", "called", "precision", "recall", "F1", "AUC", "average precision", "threshold"),
             [
                 (
-                    row["name"],
+                    class_name(row["name"]),
                     row["support"],
                     row["predicted"],
                     *(None if row[key] is None else f"{row[key]:.3f}" for key in CLASS_FIGURES),
@@ -132,7 +133,7 @@ def _decisions(bundle: Bundle) -> list[Any]:
         )
     )
     if metrics["undefined"]:
-        names = ", ".join(metrics["undefined"][:10])
+        names = ", ".join(map(class_name, metrics["undefined"][:10]))
         found.append(
             paragraph(f"Without a ranking, since no held-out clip is of the class (or all are): {names}.", "note")
         )
@@ -140,9 +141,9 @@ def _decisions(bundle: Bundle) -> list[Any]:
         found.append(
             table(
                 "Confusion: rows are given labels, columns what the classifier calls them",
-                ("given", *bundle.classes),
+                ("given", *map(class_name, bundle.classes)),
                 [
-                    (name, *(int(count) for count in row))
+                    (class_name(name), *(int(count) for count in row))
                     for name, row in zip(bundle.classes, metrics["confusion"], strict=True)
                 ],
             )
