@@ -75,3 +75,11 @@ def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_tri
     failed = {"trial": 0, "score": None, "layers": "16", "activation": "relu", "dropout": 0.1, "learning_rate": 1e-3}
     assert "no trial ended well" in trials_illustration([failed]).sentence
     assert "reached 0.810" in trials_illustration([failed, {**failed, "trial": 1, "score": 0.81}]).sentence
+
+
+def test_classes_of_audioset_go_by_their_names() -> None:
+    metrics = recorded("multiclass", 4)
+    metrics["classes"][0] = metrics["per_class"][0]["name"] = "/m/09x0r"
+    confusion = performance_illustrations(metrics)[0]
+    assert "Speech" in confusion.alt
+    assert "/m/09x0r" not in confusion.alt
