@@ -22,14 +22,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio.fingerprint import BITS, HOP_S, LEVELS, PROBES, RATE, Fingerprint, fingerprint
-from acoustic_env.clips import duplicates
-from acoustic_env.clips.duplicates import GAP, Link, Pairs, Prints
+from acoustic_env.clips import duplicates, matching
+from acoustic_env.clips.duplicates import Link
+from acoustic_env.clips.matching import GAP, Pairs, Prints
 from acoustic_env.errors import AcousticEnvError, ClipError, UsageError
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
 
-assert BITS == duplicates.BITS
+assert BITS == matching.BITS
 
 BATCH: Final = 16  # clips a process decodes at a time
 FEWEST_PER_PROCESS: Final = 64  # below this a process costs more than it decodes
@@ -162,13 +163,13 @@ def find_duplicates(
             if progress is not None:
                 progress(done, len(ids))
         prints = collected.prints()
-        alike = duplicates.candidates(prints)
+        alike = matching.candidates(prints)
         if neighbours is not None:
             known = set(zip(alike.first.tolist(), alike.second.tolist(), strict=True))
             new = np.array(
                 [pair not in known for pair in zip(*(side.tolist() for side in neighbours), strict=True)], bool
             )
-            alike = duplicates.joined([alike, duplicates.align(prints, neighbours[0][new], neighbours[1][new])])
+            alike = matching.joined([alike, matching.align(prints, neighbours[0][new], neighbours[1][new])])
         links = link(prints, collected, alike)
     return _found(clips, links, collected, len(alike))
 
@@ -178,7 +179,7 @@ def link(prints: Prints, collected: Collected, alike: Pairs) -> list[Link]:
     links: dict[tuple[int, int], Link] = {}
     for pair in duplicates.same_digest(collected.exact):
         links[pair] = Link(*pair, "exact", 0.0, 1.0)
-    confirmed = duplicates.confirm(prints, alike)
+    confirmed = matching.confirm(prints, alike)
     columns = (confirmed.first.tolist(), confirmed.second.tolist(), confirmed.lag.tolist(), confirmed.value.tolist())
     near = {(a, b): Link(a, b, "near", lag * HOP_S, value) for a, b, lag, value in zip(*columns, strict=True)}
     for pair in duplicates.same_digest(collected.scaled):
@@ -299,4 +300,4 @@ def _neighbours(
     valid = np.asarray(vectors.is_valid())
     filled = np.asarray(vectors.drop_null().flatten(), np.float32).reshape(-1, size)
     values[np.array(rows, np.int64)[valid]] = filled
-    return duplicates.embedding_pairs(values)
+    return matching.embedding_pairs(values)

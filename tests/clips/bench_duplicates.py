@@ -23,8 +23,8 @@ import soundfile
 from acoustic_env.audio.decode import decode, resample
 from acoustic_env.audio.fingerprint import LEVELS, PROBES, RATE, fingerprint
 from acoustic_env.audit.intervals import wilson
-from acoustic_env.clips import duplicates
-from acoustic_env.clips.duplicates import GAP, Pairs, Prints
+from acoustic_env.clips import matching
+from acoustic_env.clips.matching import GAP, Pairs, Prints
 from acoustic_env.pipeline.duplicates import Collected
 from tests.sounds import Sound
 
@@ -174,8 +174,8 @@ def edits(folder: Path, count: int) -> None:
                 owner.append(number)
                 made_by.append(name)
         prints = collected.prints()
-        candidates = duplicates.candidates(prints)
-        pairs = duplicates.confirm(prints, candidates, threshold=0.0)
+        candidates = matching.candidates(prints)
+        pairs = matching.confirm(prints, candidates, threshold=0.0)
     total = Counter(made_by)
     originals = {n: row for row, (n, name) in enumerate(zip(owner, made_by, strict=True)) if not name}
     recalled = {name: np.zeros(len(THRESHOLDS), int) for name in EDITS}
@@ -218,8 +218,8 @@ def generated(count: int, folder: str, seed: int = 23) -> tuple[Prints, list[tup
     audible = np.zeros(count * width, np.bool_)
     levels = np.memmap(f"{folder}/levels", np.uint8, "w+", shape=(count * width, LEVELS))
     landmarks, weakest, planted = [], [], []
-    weights = np.uint32(1) << np.arange(duplicates.BITS, dtype=np.uint32)
-    hum = rng.integers(0, 1 << duplicates.BITS, 8, dtype=np.uint32)
+    weights = np.uint32(1) << np.arange(matching.BITS, dtype=np.uint32)
+    hum = rng.integers(0, 1 << matching.BITS, 8, dtype=np.uint32)
     for clip in range(count):
         at = clip * width
         if clip >= 100 and clip % 100 == 0:
@@ -227,24 +227,24 @@ def generated(count: int, folder: str, seed: int = 23) -> tuple[Prints, list[tup
             lag = int(rng.integers(0, 156))
             planted.append((source, clip))
             kept = FRAMES - lag
-            own = rng.integers(0, 1 << duplicates.BITS, FRAMES, dtype=np.uint32)
-            errors = ((rng.random((kept, duplicates.BITS)) < 0.15) * weights).sum(axis=1, dtype=np.uint32)
+            own = rng.integers(0, 1 << matching.BITS, FRAMES, dtype=np.uint32)
+            errors = ((rng.random((kept, matching.BITS)) < 0.15) * weights).sum(axis=1, dtype=np.uint32)
             own[:kept] = bits[source * width + lag : source * width + FRAMES] ^ errors
             level = rng.integers(0, 256, (FRAMES, LEVELS), dtype=np.uint8)
             level[:kept] = levels[source * width + lag : source * width + FRAMES]
         elif clip % 20 == 7:
-            errors = ((rng.random((FRAMES, duplicates.BITS)) < 0.02) * weights).sum(axis=1, dtype=np.uint32)
+            errors = ((rng.random((FRAMES, matching.BITS)) < 0.02) * weights).sum(axis=1, dtype=np.uint32)
             own = hum[np.arange(FRAMES) // 40 % 8] ^ errors
             level = rng.integers(0, 256, (FRAMES, LEVELS), dtype=np.uint8)
         else:
-            noise = rng.standard_normal((FRAMES + 7, duplicates.BITS), np.float32).cumsum(axis=0)
+            noise = rng.standard_normal((FRAMES + 7, matching.BITS), np.float32).cumsum(axis=0)
             own = (((noise[7:] - noise[:-7]) > 0) * weights).sum(axis=1, dtype=np.uint32)
             level = rng.integers(0, 256, (FRAMES, LEVELS), dtype=np.uint8)
         bits[at : at + FRAMES] = own
         audible[at : at + FRAMES] = True
         levels[at : at + FRAMES] = level
         landmarks.append(at + np.arange(2, FRAMES, 5))
-        weakest.append(rng.permuted(np.tile(np.arange(duplicates.BITS, dtype=np.uint8), (60, 1)), axis=1)[:, :PROBES])
+        weakest.append(rng.permuted(np.tile(np.arange(matching.BITS, dtype=np.uint8), (60, 1)), axis=1)[:, :PROBES])
     starts = np.arange(count, dtype=np.int64) * width
     lengths = np.full(count, FRAMES, np.int64)
     marks = np.concatenate(landmarks)
@@ -258,9 +258,9 @@ def scale(counts: list[int]) -> None:
             prints, planted = generated(count, folder)
             base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             began, cpu = time.perf_counter(), time.process_time()
-            candidates = duplicates.candidates(prints)
+            candidates = matching.candidates(prints)
             looked_up = time.perf_counter() - began
-            confirmed: Pairs = duplicates.confirm(prints, candidates)
+            confirmed: Pairs = matching.confirm(prints, candidates)
             wall, used = time.perf_counter() - began, time.process_time() - cpu
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pairs = set(zip(confirmed.first.tolist(), confirmed.second.tolist(), strict=True))

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from acoustic_env.audio.fingerprint import HOP_S, RATE, fingerprint
 from acoustic_env.cli import main
-from acoustic_env.clips import duplicates
-from acoustic_env.clips.duplicates import Link, Prints
+from acoustic_env.clips import duplicates, matching
+from acoustic_env.clips.duplicates import Link
+from acoustic_env.clips.matching import Prints
 from acoustic_env.clips.splits import assign_folds
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.pipeline import duplicates as search
@@ -45,7 +46,7 @@ def prints_of(*sounds: Sound) -> Prints:
 
 def pairs_of(prints: Prints) -> dict[tuple[int, int], float]:
     """Confirmed pairs and their lag in s."""
-    found = duplicates.confirm(prints, duplicates.candidates(prints))
+    found = matching.confirm(prints, matching.candidates(prints))
     return {(a, b): lag * HOP_S for a, b, lag in zip(found.first, found.second, found.lag, strict=True)}
 
 
@@ -76,9 +77,9 @@ def test_one_loudness_curve_does_not_correlate() -> None:
     barks = [noise(6.0, RATE, seed) * envelope for seed in range(4)]
     prints = prints_of(*barks)
     for one, other in itertools.combinations(range(4), 2):
-        assert duplicates.correlation(prints, one, other, 0) < 0.2
-    assert duplicates.correlation(prints, 2, 2, 0) == pytest.approx(1.0)
-    assert duplicates.correlation(prints, 0, 1, 6 * 31) == 0.0  # too little of them coincides
+        assert matching.correlation(prints, one, other, 0) < 0.2
+    assert matching.correlation(prints, 2, 2, 0) == pytest.approx(1.0)
+    assert matching.correlation(prints, 0, 1, 6 * 31) == 0.0  # too little of them coincides
 
 
 def test_either_clip_finds_the_other_at_the_same_lag() -> None:
@@ -93,21 +94,21 @@ def test_either_clip_finds_the_other_at_the_same_lag() -> None:
 def test_silence_and_silent_ends_link_nothing() -> None:
     ends = [np.concatenate([varied(2.0, seed), silence(6.0)]) for seed in range(3)]
     prints = prints_of(silence(8.0), silence(8.0), *ends)
-    assert len(duplicates.candidates(prints)) == 0
+    assert len(matching.candidates(prints)) == 0
 
 
 def test_a_hum_in_many_clips_costs_no_more_than_the_crowd() -> None:
     count = 300
     frames = 100
-    bits = np.full(count * (frames + duplicates.GAP), 0xABCDEF, np.uint32)
-    audible = np.tile(np.arange(frames + duplicates.GAP) < frames, count)
-    starts = np.arange(count, dtype=np.int64) * (frames + duplicates.GAP)
+    bits = np.full(count * (frames + matching.GAP), 0xABCDEF, np.uint32)
+    audible = np.tile(np.arange(frames + matching.GAP) < frames, count)
+    starts = np.arange(count, dtype=np.int64) * (frames + matching.GAP)
     landmarks = (starts[:, None] + np.arange(0, frames, 5)).ravel()
     weakest = np.zeros((len(landmarks), 1), np.uint8)
     levels = np.zeros((len(bits), 2), np.uint8)
     prints = Prints(starts, np.full(count, frames, np.int64), bits, audible, levels, landmarks, weakest)
-    query, _ = duplicates._Table(prints).hits(0, len(landmarks))
-    assert len(query) == len(landmarks) * duplicates.CROWD
+    query, _ = matching._Table(prints).hits(0, len(landmarks))
+    assert len(query) == len(landmarks) * matching.CROWD
 
 
 def test_many_copies_become_one_set_although_an_entry_is_crowded() -> None:
@@ -139,7 +140,7 @@ def test_pairs_of_unknown_lag_are_aligned() -> None:
     sound = varied(8.0, 1)
     prints = prints_of(sound, sound[3 * RATE :], varied(8.0, 2), varied(0.3, 4))
     first, second = np.array([0, 0, 0, 1]), np.array([1, 2, 3, 2])
-    aligned = duplicates.confirm(prints, duplicates.align(prints, first, second))
+    aligned = matching.confirm(prints, matching.align(prints, first, second))
     assert (aligned.first.tolist(), aligned.second.tolist()) == ([0], [1])
     assert aligned.lag[0] * HOP_S == pytest.approx(3.0, abs=0.01)
 
@@ -149,13 +150,13 @@ def test_neighbours_by_embedding_are_candidates() -> None:
     values = rng.standard_normal((400, 32)).astype(np.float32)
     values[300:320] = values[:20] + 0.05 * rng.standard_normal((20, 32)).astype(np.float32)
     values[7] = np.nan
-    first, second = duplicates.embedding_pairs(values)
+    first, second = matching.embedding_pairs(values)
     pairs = set(zip(first.tolist(), second.tolist(), strict=True))
     wanted = {(n, n + 300) for n in range(20) if n != 7}
     assert wanted <= pairs
     assert len(pairs) < 60
     assert all(a < b for a, b in pairs)
-    assert len(duplicates.embedding_pairs(values[:1])[0]) == 0
+    assert len(matching.embedding_pairs(values[:1])[0]) == 0
 
 
 # ---- groups
@@ -314,8 +315,8 @@ def test_embedding_candidates_come_from_a_store(listed: Path, monkeypatch: pytes
     store = FeatureStore(str(listed / "store"))
     monkeypatch.setattr(FeatureStore, "blocks", lambda _self: {"yamnet": ["0"]})
     monkeypatch.setattr(FeatureStore, "read", lambda _self, *_args, **_named: table)
-    nothing = duplicates.Pairs(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.float32))
-    monkeypatch.setattr(duplicates, "candidates", lambda _prints: nothing)
+    nothing = matching.Pairs(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.float32))
+    monkeypatch.setattr(matching, "candidates", lambda _prints: nothing)
     found = find_duplicates(clips, store)
     assert ("original", "shifted") in {
         tuple(clips["clip_id"][n].as_py() for n in (link.first, link.second)) for link in found.links

@@ -1,0 +1,362 @@
+"""Which clips share a stretch of sound, from their fingerprints: candidates and their confirmation.
+
+Everything here works on arrays that hold all clips end to end, and its cost grows with their number:
+
+1. candidates: a clip looks its landmark frames up, with their least certain bits flipped both ways, in a table of all
+   frames addressed by their 24 bits. Of a crowded entry (noise, hum) only `CROWD` frames are read, and of a clip that
+   meets many others only the nearest are looked at;
+2. bits: a candidate pair keeps the lag at which the fewest bits differ, if that is less than `MOST_BITS_APART`;
+3. confirmation: the log band energies at that lag, band means and frame means removed, correlate by `CORRELATION` or
+   more. Two clips of one class and one loudness curve do not; the same noise does, because its every ripple repeats.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+BITS: Final = 24
+GAP: Final = 16  # silent frames after each clip, so that a look `GAP` frames away never meets another clip
+LEAST_OVERLAP: Final = 31  # audible frames both clips must share: 1 s
+MOST_BITS_APART: Final = 0.40  # share of differing bits; 0.5 is chance
+CORRELATION: Final = 0.40
+CROWD: Final = 32
+MOST_MET: Final = 64  # lags kept for each clip: bounds what a hum that thousands of clips share may cost
+MOST_CONFIRMED: Final = 24  # pairs of each clip, the nearest first; a larger set hangs together through others
+NEIGHBOURS: Final = 3  # candidates by embedding, for each clip
+LEAST_COSINE: Final = 0.8
+
+_MOST_APART_NEAR: Final = 15 / 48  # share of differing bits half a second before and after a hit
+_QUERY_CLIPS: Final = 128  # clips looked up at once
+_CHUNK_FRAMES: Final = 1 << 20  # frames compared at once
+
+
+@dataclass(frozen=True)
+class Prints:
+    """Fingerprints of all clips, end to end with `GAP` silent frames after each.
+
+    Attributes:
+        starts: int64 [clips], first frame of each clip.
+        lengths: int64 [clips], frames.
+        bits: uint32 [all frames].
+        audible: bool [all frames].
+        levels: uint8 [all frames, bands], log band energies; may lie on the disk (numpy.memmap).
+        landmarks: int64 [landmarks], frames worth looking up, ascending.
+        weakest: uint8 [landmarks, probes], positions of their least certain bits.
+    """
+
+    starts: Ints
+    lengths: Ints
+    bits: npt.NDArray[np.uint32]
+    audible: Bools
+    levels: npt.NDArray[np.uint8]
+    landmarks: Ints
+    weakest: npt.NDArray[np.uint8]
+
+    def clip_of(self, frames: Ints) -> Ints:
+        """The clip of each frame number."""
+        return np.searchsorted(self.starts, frames, side="right") - 1
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of clips, [n] each.
+
+    Attributes:
+        first, second: clip numbers, first < second.
+        lag: frame of the first at which the second's frame 0 lies; between frames once confirmed.
+        value: share of differing bits of candidates, correlation of confirmed pairs.
+    """
+
+    first: Ints
+    second: Ints
+    lag: Ints | npt.NDArray[np.float64]
+    value: Floats
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def take(self, rows: Ints | Bools) -> Pairs:
+        """Some of them."""
+        return Pairs(self.first[rows], self.second[rows], self.lag[rows], self.value[rows])
+
+
+def joined(pairs: Sequence[Pairs]) -> Pairs:
+    """All of them, one after the other."""
+    columns = ([getattr(some, name) for some in pairs] for name in ("first", "second", "lag", "value"))
+    first, second, lag, value = (np.concatenate(parts) for parts in columns)
+    return Pairs(first, second, lag, value)
+
+
+def candidates(prints: Prints) -> Pairs:
+    """Pairs whose frames meet in the table, each at its best lag, fewer than `MOST_BITS_APART` of the bits apart."""
+    table = _Table(prints)
+    bounds = np.searchsorted(prints.landmarks, prints.starts[::_QUERY_CLIPS])
+    found = []
+    for low, high in itertools.pairwise([*bounds.tolist(), len(prints.landmarks)]):
+        query, met = table.hits(low, high)
+        near = _alike_around(prints, query, met)
+        found.append(_met_most(prints, query[near], met[near]))
+    keys = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 3), np.int64)
+    pairs = Pairs(keys[:, 0], keys[:, 1], keys[:, 2], np.zeros(len(keys), np.float32))
+    return _nearest(_best(_at_best_lag(prints, pairs), MOST_BITS_APART))
+
+
+def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
+    """Pairs of clips whose embeddings are neighbours, to be confirmed like all others.
+
+    The clips are divided among some sqrt(n) of them drawn as pivots, and each looks for its `NEIGHBOURS` nearest among
+    the clips of its two nearest pivots: n sqrt(n) instead of n^2 comparisons.
+
+    Args:
+        values: float32 [clips, dimensions]; rows with NaN take no part.
+        seed: of the pivots.
+
+    Returns:
+        first, second: int64 [pairs], first < second, each pair once.
+    """
+    rows = np.flatnonzero(np.isfinite(values).all(axis=1))
+    if len(rows) < 2:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    unit = values[rows] - values[rows].mean(axis=0)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    pivots = unit[np.random.default_rng(seed).choice(len(rows), max(1, round(len(rows) ** 0.5)), replace=False)]
+    nearest = np.concatenate([_highest(unit[at : at + 4096] @ pivots.T, 2) for at in range(0, len(rows), 4096)])
+    keys = []
+    for pivot in range(len(pivots)):
+        members = np.flatnonzero((nearest == pivot).any(axis=1))
+        for at in range(0, len(members), 2048):
+            some = members[at : at + 2048]
+            cosine = unit[some] @ unit[members].T
+            cosine[some[:, None] == members[None, :]] = -1.0
+            best = _highest(cosine, NEIGHBOURS)
+            close = np.take_along_axis(cosine, best, 1) >= LEAST_COSINE
+            mates = members[best][close]
+            own = np.repeat(some, close.sum(axis=1))
+            keys.append(np.stack([np.minimum(own, mates), np.maximum(own, mates)], axis=1))
+    unique = rows[np.unique(np.concatenate(keys), axis=0)]
+    return unique[:, 0], unique[:, 1]
+
+
+def align(prints: Prints, first: Ints, second: Ints) -> Pairs:
+    """Pairs of unknown lag, each at the lag where the fewest bits differ; those too far apart are left out."""
+    lags = np.zeros(len(first), np.int64)
+    apart = np.ones(len(first), np.float32)
+    for row, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        lags[row], apart[row] = _lag_of(prints, one, other)
+    return Pairs(first, second, lags, apart).take(apart <= MOST_BITS_APART)
+
+
+def confirm(prints: Prints, pairs: Pairs, threshold: float = CORRELATION) -> Pairs:
+    """The pairs whose log band energies correlate by `threshold` or more.
+
+    Band means are removed (any two clips of rain have one spectrum) and frame means (any two barks rise and fall).
+
+    Returns:
+        Pairs whose `value` is the correlation at the better of the lag and its neighbours, and whose `lag` is the
+        place of its maximum between frames, by a parabola through three lags (float64 in place of whole frames).
+    """
+    lag = pairs.lag.astype(np.float64)
+    value = np.zeros(len(pairs), np.float32)
+    for row, (one, other, at) in enumerate(
+        zip(pairs.first.tolist(), pairs.second.tolist(), pairs.lag.tolist(), strict=True)
+    ):
+        if correlation(prints, one, other, at) < threshold / 2.0:
+            continue
+        near = [correlation(prints, one, other, at + step) for step in (-2, -1, 0, 1, 2)]
+        best = max((1, 2, 3), key=lambda place: near[place])
+        left, middle, right = near[best - 1 : best + 2]
+        bend = left - 2.0 * middle + right
+        value[row] = middle
+        lag[row] += best - 2 + (0.5 * (left - right) / bend if bend < 0.0 else 0.0)
+    return Pairs(pairs.first, pairs.second, lag, value).take(value >= threshold)
+
+
+def correlation(prints: Prints, first: int, second: int, lag: int) -> float:
+    """Of the doubly centred log band energies of two clips at a lag, over frames audible in both; 0 without any."""
+    a, b = _overlap(prints, first, second, lag)
+    both = prints.audible[a] & prints.audible[b]
+    if both.sum() < LEAST_OVERLAP:
+        return 0.0
+    one, other = (_centred(prints.levels[part][both]) for part in (a, b))
+    norm = float(np.sqrt(np.square(one).sum() * np.square(other).sum()))
+    return float((one * other).sum()) / norm if norm > 0.0 else 0.0
+
+
+class _Table:
+    """Audible frames by their bits."""
+
+    def __init__(self, prints: Prints) -> None:
+        self.prints = prints
+        frames = np.flatnonzero(prints.audible)
+        bits = prints.bits[frames]
+        number = np.int32 if len(prints.bits) < 1 << 31 else np.int64
+        self.frames = frames[np.argsort(bits, kind="stable")].astype(number)
+        self.begins = np.zeros((1 << BITS) + 1, np.int64)
+        np.cumsum(np.bincount(bits, minlength=1 << BITS), out=self.begins[1:])
+
+    def hits(self, low: int, high: int) -> tuple[Ints, Ints]:
+        """Frames (query, met) of the landmarks low to high with every frame their probes meet."""
+        queries = self.prints.landmarks[low:high]
+        probes = _probes(self.prints.bits[queries], self.prints.weakest[low:high])
+        begin, end = self.begins[probes], self.begins[probes + 1]
+        size = end - begin
+        taken = np.minimum(size, CROWD)
+        # Of a crowded entry each query reads another stretch, so that chains still link a large set of duplicates.
+        crowded = size > CROWD
+        spread = (probes.astype(np.uint64) * np.uint64(2654435761) + queries[:, None].astype(np.uint64)) % (
+            np.maximum(size - taken, 1).astype(np.uint64)
+        )
+        begin = begin + np.where(crowded, spread.astype(np.int64), 0)
+        total = taken.ravel()
+        within = np.arange(total.sum()) - np.repeat(np.cumsum(total) - total, total)
+        met = self.frames[np.repeat(begin.ravel(), total) + within].astype(np.int64)
+        query = np.repeat(np.repeat(queries, probes.shape[1]), total)
+        return query, met
+
+
+def _probes(bits: npt.NDArray[np.uint32], weakest: npt.NDArray[np.uint8]) -> Ints:
+    """[n, 2^probes] the bits with every combination of their weakest ones flipped."""
+    count = weakest.shape[1]
+    flips = np.zeros((len(bits), 1 << count), np.uint32)
+    for probe in range(count):
+        mask = np.uint32(1) << weakest[:, probe].astype(np.uint32)
+        flips[:, 1 << probe : 2 << probe] = flips[:, : 1 << probe] ^ mask[:, None]
+    return (bits[:, None] ^ flips).astype(np.int64)
+
+
+def _alike_around(prints: Prints, query: Ints, met: Ints) -> Bools:
+    """Whether the frames half a second before and after a hit are alike, too: a chance hit stands alone."""
+    compared = np.zeros(len(query), np.int64)
+    apart = np.zeros(len(query), np.int64)
+    last = len(prints.bits) - 1
+    for step in (-GAP, GAP):
+        one, other = np.clip(query + step, 0, last), np.clip(met + step, 0, last)
+        both = prints.audible[one] & prints.audible[other]
+        compared += both
+        apart += np.where(both, np.bitwise_count(prints.bits[one] ^ prints.bits[other]), 0)
+    return (compared > 0) & (apart <= _MOST_APART_NEAR * BITS * compared)
+
+
+def _met_most(prints: Prints, query: Ints, met: Ints) -> Ints:
+    """[n, 3] (first, second, lag), first < second, of the `MOST_MET` places each clip's landmarks met most often."""
+    a, b = prints.clip_of(query), prints.clip_of(met)
+    other = a != b
+    a, b, query, met = a[other], b[other], query[other], met[other]
+    lag = (query - prints.starts[a]) - (met - prints.starts[b])
+    keys, times = np.unique(np.stack([a, b, lag], axis=1), axis=0, return_counts=True)
+    keys = keys[np.lexsort((-times, keys[:, 0]))]
+    a, b, lag = keys[_place_within(keys[:, 0]) < MOST_MET].T
+    swap = a > b
+    return np.stack([np.where(swap, b, a), np.where(swap, a, b), np.where(swap, -lag, lag)], axis=1)
+
+
+def _nearest(pairs: Pairs) -> Pairs:
+    """The pairs that are among the `MOST_CONFIRMED` nearest of either clip."""
+    kept = np.zeros(len(pairs), np.bool_)
+    for side in (pairs.first, pairs.second):
+        order = np.lexsort((pairs.value, side))
+        kept[order[_place_within(side[order]) < MOST_CONFIRMED]] = True
+    return pairs.take(kept)
+
+
+def _place_within(ordered: Ints) -> Ints:
+    """0, 1, 2, ... within each run of equal values."""
+    return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+
+
+def _overlap(prints: Prints, first: int, second: int, lag: int) -> tuple[slice, slice]:
+    """The frames of two clips that coincide when the second starts at frame `lag` of the first."""
+    begin_a, begin_b = max(0, lag), max(0, -lag)
+    length = max(0, min(int(prints.lengths[first]) - begin_a, int(prints.lengths[second]) - begin_b))
+    a, b = int(prints.starts[first]) + begin_a, int(prints.starts[second]) + begin_b
+    return slice(a, a + length), slice(b, b + length)
+
+
+def _at_best_lag(prints: Prints, pairs: Pairs) -> Pairs:
+    """Each pair at its lag or the one beside it where fewer bits differ; `value` is their share."""
+    value = np.ones(len(pairs), np.float32)
+    lag = pairs.lag.copy()
+    for step in (0, -1, 1):
+        apart = np.concatenate(
+            [_bits_apart(prints, some, step) for some in _chunks(prints, pairs)] or [np.zeros(0, np.float32)]
+        )
+        better = apart < value
+        value[better] = apart[better]
+        lag[better] = pairs.lag[better] + step
+    return Pairs(pairs.first, pairs.second, lag, value)
+
+
+def _bits_apart(prints: Prints, pairs: Pairs, step: int) -> Floats:
+    """Share of differing bits over the audible overlap at lag + step, 1 where the overlap is too short."""
+    lag = pairs.lag + step
+    begin_a, begin_b = np.maximum(0, lag), np.maximum(0, -lag)
+    length = np.minimum(prints.lengths[pairs.first] - begin_a, prints.lengths[pairs.second] - begin_b)
+    within = np.arange(max(int(length.max(initial=0)), 1))
+    inside = within[None, :] < length[:, None]
+    a = np.where(inside, (prints.starts[pairs.first] + begin_a)[:, None] + within, 0)
+    b = np.where(inside, (prints.starts[pairs.second] + begin_b)[:, None] + within, 0)
+    both = inside & prints.audible[a] & prints.audible[b]
+    apart = np.where(both, np.bitwise_count(prints.bits[a] ^ prints.bits[b]), 0).sum(axis=1)
+    frames = both.sum(axis=1)
+    return np.where(frames >= LEAST_OVERLAP, apart / np.maximum(frames * BITS, 1), 1.0).astype(np.float32)
+
+
+def _best(pairs: Pairs, most: float) -> Pairs:
+    """The lag of each pair with the lowest value, if that is at most `most`."""
+    kept = pairs.take(pairs.value <= most)
+    order = np.lexsort((kept.lag, kept.value, kept.second, kept.first))
+    kept = kept.take(order)
+    new = np.ones(len(kept), np.bool_)
+    new[1:] = (kept.first[1:] != kept.first[:-1]) | (kept.second[1:] != kept.second[:-1])
+    return kept.take(new)
+
+
+def _chunks(prints: Prints, pairs: Pairs) -> Iterator[Pairs]:
+    longest = int(prints.lengths.max(initial=1))
+    size = max(1, _CHUNK_FRAMES // longest)
+    for at in range(0, len(pairs), size):
+        yield pairs.take(np.arange(at, min(at + size, len(pairs))))
+
+
+def _lag_of(prints: Prints, first: int, second: int) -> tuple[int, float]:
+    """The lag of a pair with the smallest share of differing bits, and the share, over all lags at once by FFT."""
+    spans = [_overlap(prints, clip, clip, 0)[0] for clip in (first, second)]
+    lengths = [span.stop - span.start for span in spans]
+    if min(lengths) < LEAST_OVERLAP:
+        return 0, 1.0
+    size = 1 << (sum(lengths) - 1).bit_length()
+    shifts = np.arange(BITS, dtype=np.uint32)
+    signs, masks = [], []
+    for span in spans:
+        audible = prints.audible[span].astype(np.float32)
+        sign = 2.0 * ((prints.bits[span] >> shifts[:, None]) & 1).astype(np.float32) - 1.0
+        signs.append(np.fft.rfft(sign * audible, size))
+        masks.append(np.fft.rfft(audible, size))
+    agreement = np.fft.irfft((signs[0] * signs[1].conj()).sum(axis=0), size)
+    frames = np.round(np.fft.irfft(masks[0] * masks[1].conj(), size))
+    apart = np.where(frames >= LEAST_OVERLAP, 0.5 - 0.5 * agreement / np.maximum(frames * BITS, 1), 1.0)
+    lag = int(np.argmin(apart))
+    return (lag if lag < lengths[0] else lag - size), float(apart[lag])
+
+
+def _highest(values: Floats, count: int) -> Ints:
+    """[rows, min(count, columns)] columns of the highest values."""
+    taken = min(count, values.shape[1])
+    return np.argpartition(-values, taken - 1, axis=1)[:, :taken]
+
+
+def _centred(levels: npt.NDArray[np.uint8]) -> Floats:
+    values = levels.astype(np.float32)
+    values -= values.mean(axis=0)
+    values -= values.mean(axis=1, keepdims=True)
+    return values
