@@ -57,6 +57,8 @@ def _linspace(start: float, stop: float, count: int) -> npt.NDArray[np.float32]:
 class LogMelPatches(nn.Module):
     """Waveforms[clips, samples] to log-mel patches[clips, patches, patch_frames, mel_bands], float32.
 
+    On a CPU clip by clip, which stays in its caches.
+
     Args:
         front_end: its settings; has patches.
         log_offset: added before the logarithm.
@@ -91,8 +93,13 @@ class LogMelPatches(nn.Module):
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """Log-mel spectrogram [clips, frames, mel_bands]."""
+        pieces: tuple[Tensor, ...] = torch.split(waveforms, 1 if waveforms.device.type == "cpu" else len(waveforms))
+        return torch.cat([self._log_mel(piece) for piece in pieces])
+
+    def _log_mel(self, waveforms: Tensor) -> Tensor:
         frames = waveforms.unfold(1, self.settings.window, self.settings.hop)
-        magnitude = torch.fft.rfft(frames * self.window, self.settings.fft).abs()
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window, self.settings.fft)).square_()
+        magnitude = (spectrum[..., 0] + spectrum[..., 1]).sqrt_()  # several times faster than abs
         magnitude = rounded(magnitude, (2,)) if self.int8 else magnitude
         return torch.log(magnitude @ self.mel + self.log_offset)
 
@@ -103,6 +110,11 @@ def by_steps(embed: Callable[[Tensor], Tensor], patches: Tensor, step: int) -> T
     flat = patches.flatten(0, 1)
     outputs = [embed(flat[first : first + step]) for first in range(0, len(flat), step)]
     return torch.cat(outputs).reshape(clips, count, -1)
+
+
+def on_cpu_in_float32(x: Tensor) -> bool:
+    """Whether a network's layer computes on a CPU and is not lowered to bf16: where it takes its own CPU kernels."""
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def patch_samples(front_end: FrontEnd) -> int:

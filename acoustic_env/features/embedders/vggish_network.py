@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  PyTorch's own name for it
 from torch import Tensor, nn
 
-from acoustic_env.features.embedders.log_mel import by_steps
-from acoustic_env.features.embedders.winograd import conv3x3_relu, transform_kernel
+from acoustic_env.features.embedders.log_mel import by_steps, on_cpu_in_float32
+from acoustic_env.features.embedders.onednn import linear, packed
+from acoustic_env.features.embedders.winograd_4x4 import conv3x3_relu, transform_kernel
 
 EMBEDDING: Final = 128
 # (name, inputs, outputs, whether 2x2 maxima follow) of the 3x3 convolutions.
@@ -23,6 +24,8 @@ CONVOLUTIONS: Final = (
 )
 # (name, inputs, outputs) of the dense layers; the first reads [6, 4, 512] row by row.
 DENSE: Final = (("fc1_1", 6 * 4 * 512, 4096), ("fc1_2", 4096, 4096), ("fc2", 4096, EMBEDDING))
+# The maps of the first two convolutions are the largest: few patches at a time, and they stay in a CPU's caches.
+EARLY_PATCHES: Final = 4
 STEP_PATCHES: Final = {"cpu": 40, "cuda": 1024}
 
 
@@ -39,19 +42,23 @@ class VggishNetwork(nn.Module):
         self.convolutions = nn.ModuleDict({name: nn.Conv2d(i, o, 3, padding=1) for name, i, o, _ in CONVOLUTIONS})
         self.dense = nn.ModuleDict({name: nn.Linear(i, o) for name, i, o in DENSE})
         self._kernels: dict[str, Tensor] = {}
+        self._packed: dict[str, Tensor] = {}
 
     def forward(self, patches: Tensor) -> tuple[Tensor, None]:
         return by_steps(self.embed, patches, STEP_PATCHES[patches.device.type]), None
 
     def embed(self, patches: Tensor) -> Tensor:
         """Patches[n, 96, 64] to embeddings[n, 128]."""
-        minimal = patches.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        x = self._minimal(patches[:, None]) if minimal else self._direct(patches[:, None])
-        x = x.flatten(1)
-        x = self.dense["fc1_1"](x).relu_()
-        x = self.dense["fc1_2"](x).relu_()
-        embedding: Tensor = self.dense["fc2"](x)
-        return embedding.relu_() if self.final_relu else embedding
+        minimal = on_cpu_in_float32(patches)
+        x = (self._minimal(patches[:, None]) if minimal else self._direct(patches[:, None])).flatten(1)
+        for name, _, outputs in DENSE:
+            relu = outputs != EMBEDDING or self.final_relu
+            if minimal:
+                x = linear(x, self._packed_weight(name), self.get_parameter(f"dense.{name}.bias"), relu=relu)
+            else:
+                x = self.dense[name](x)
+                x = x.relu_() if relu else x
+        return x
 
     def _direct(self, x: Tensor) -> Tensor:
         """[n, 1, 96, 64] to [n, 6, 4, 512] with the library's convolutions."""
@@ -63,17 +70,23 @@ class VggishNetwork(nn.Module):
 
     def _minimal(self, x: Tensor) -> Tensor:
         """As `_direct`, with minimal filtering for all but the first convolution."""
-        x = F.max_pool2d(self.convolutions["conv1"](x).relu_(), 2).permute(0, 2, 3, 1).contiguous()
-        for name, _, _, pooled in CONVOLUTIONS[1:]:
-            weight = self.get_parameter(f"convolutions.{name}.weight")
-            if name not in self._kernels:
-                self._kernels[name] = transform_kernel(weight)
-            x = conv3x3_relu(x, self._kernels[name], self.get_parameter(f"convolutions.{name}.bias"), halve=False)
-            x = _maxima(x) if pooled else x
+        weight = self.get_parameter("convolutions.conv1.weight").to(memory_format=torch.channels_last)
+        bias = self.get_parameter("convolutions.conv1.bias")
+        early: list[Tensor] = []
+        for piece in torch.split(x, EARLY_PATCHES):
+            y = F.max_pool2d(F.conv2d(piece, weight, bias, padding=1).relu_(), 2)
+            early.append(self._filtered("conv2", y.permute(0, 2, 3, 1), pooled=True))
+        x = torch.cat(early)
+        for name, _, _, pooled in CONVOLUTIONS[2:]:
+            x = self._filtered(name, x, pooled=pooled)
         return x
 
+    def _filtered(self, name: str, x: Tensor, *, pooled: bool) -> Tensor:
+        if name not in self._kernels:
+            self._kernels[name] = transform_kernel(self.get_parameter(f"convolutions.{name}.weight"))
+        return conv3x3_relu(x, self._kernels[name], self.get_parameter(f"convolutions.{name}.bias"), halve=pooled)
 
-def _maxima(x: Tensor) -> Tensor:
-    """2x2 maxima of [n, height, width, channels] with even height and width."""
-    rows = torch.maximum(x[:, ::2], x[:, 1::2])
-    return torch.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+    def _packed_weight(self, name: str) -> Tensor:
+        if name not in self._packed:
+            self._packed[name] = packed(self.get_parameter(f"dense.{name}.weight"))
+        return self._packed[name]

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  PyTorch's own name for it
 from torch import Tensor, nn
 
+from acoustic_env.features.embedders import onednn
 from acoustic_env.features.embedders.int8_activations import rounded
-from acoustic_env.features.embedders.log_mel import by_steps
+from acoustic_env.features.embedders.log_mel import by_steps, on_cpu_in_float32
 
 CLASSES: Final = 521
 EMBEDDING: Final = 1024
@@ -46,9 +47,14 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = rounded(x, (1, 2, 3)) if self.int8 else x
-        if self.stride == 1:
-            return F.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups).relu_()
-        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, stride=2, groups=self.groups).relu_()
+        padding = 1
+        if self.stride == 2:
+            x, padding = F.pad(x, (0, 1, 0, 1)), 0
+        if on_cpu_in_float32(x):
+            return onednn.conv3x3_relu(
+                x, self.weight, self.bias, stride=self.stride, padding=padding, groups=self.groups
+            )
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups).relu_()
 
 
 class _Separable(nn.Module):
@@ -59,12 +65,17 @@ class _Separable(nn.Module):
         self.depthwise = _Convolution(inputs, inputs, stride, groups=inputs, int8=int8[0])
         self.pointwise = nn.Linear(inputs, outputs)
         self.int8 = int8[1]
+        self._packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         channels_last = self.depthwise(x).permute(0, 2, 3, 1)
         channels_last = rounded(channels_last, (3,)) if self.int8 else channels_last
-        mixed: Tensor = self.pointwise(channels_last).relu_()
-        return mixed.permute(0, 3, 1, 2)
+        if not on_cpu_in_float32(channels_last):
+            mixed: Tensor = self.pointwise(channels_last).relu_()
+            return mixed.permute(0, 3, 1, 2)
+        if self._packed is None:
+            self._packed = onednn.packed(self.pointwise.weight)
+        return onednn.linear(channels_last, self._packed, self.pointwise.bias, relu=True).permute(0, 3, 1, 2)
 
 
 class YamnetNetwork(nn.Module):

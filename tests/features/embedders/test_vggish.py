@@ -8,16 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch.nn import functional
 
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import ENGINES
 from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.embedders.log_mel import LogMelPatches
+from acoustic_env.features.embedders.onednn import linear, packed
 from acoustic_env.features.embedders.savedmodel import check_conversion
 from acoustic_env.features.embedders.vggish import LOG_OFFSET, map_variables
 from acoustic_env.features.embedders.vggish_network import VggishNetwork
 from acoustic_env.features.embedders.weights_cache import ENVIRONMENT
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END
+from acoustic_env.features.embedders.winograd_4x4 import conv3x3_relu, transform_kernel
 from acoustic_env.features.registry import make_block
 
 
@@ -74,6 +77,32 @@ def test_minimal_filtering_gives_what_the_library_convolves() -> None:
     direct, minimal = network._direct(patches), network._minimal(patches)
     assert direct.shape == minimal.shape == (3, 6, 4, 512)
     assert float((direct - minimal).abs().max() / direct.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("halve", [False, True])
+def test_filtering_of_4x4_tiles_gives_what_the_library_convolves(halve: bool) -> None:
+    torch.manual_seed(4)
+    x, kernel, bias = torch.randn(41, 7, 12, 8).relu(), torch.randn(10, 7, 3, 3), torch.randn(10)
+    expected = functional.conv2d(x.double(), kernel.double(), bias.double(), padding=1).relu()
+    expected = functional.max_pool2d(expected, 2) if halve else expected
+    given = conv3x3_relu(x.permute(0, 2, 3, 1), transform_kernel(kernel), bias, halve=halve).permute(0, 3, 1, 2)
+    assert given.shape == expected.shape
+    assert float((given - expected).abs().max() / expected.max()) < 1e-5
+
+
+def test_filtering_of_4x4_tiles_refuses_maps_of_other_sizes() -> None:
+    with pytest.raises(ValueError, match="maps of 6x8 are not made of whole 4x4 tiles"):
+        conv3x3_relu(torch.zeros(1, 6, 8, 1), transform_kernel(torch.zeros(1, 1, 3, 3)), torch.zeros(1), halve=False)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_packed_dense_layer_gives_what_the_library_gives(relu: bool) -> None:
+    torch.manual_seed(5)
+    x, weight, bias = torch.randn(3, 5, 70), torch.randn(33, 70), torch.randn(33)
+    expected = functional.linear(x, weight, bias)
+    expected = expected.relu() if relu else expected
+    for form in (weight, packed(weight)):
+        torch.testing.assert_close(linear(x, form, bias, relu=relu), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_variables_of_another_network_are_refused() -> None:
