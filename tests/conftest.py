@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# One server for the session: fsspec keeps its connections by bucket, not by endpoint.
+from tests.s3 import s3 as s3
+from tests.s3 import s3_server as s3_server
+
 # One thread a process: two cores serve pytest, Ray and its workers.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")

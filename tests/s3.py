@@ -1,6 +1,6 @@
 """A real S3 protocol on loopback: moto's server behind a proxy that can throttle, stall, drop and forget conditions.
 
-Import the fixtures where they are used:  from tests.s3 import s3, s3_server  # noqa: F401
+The fixtures are made known in `tests/conftest.py`: one server for the session.
 """
 
 from __future__ import annotations
