@@ -45,6 +45,7 @@ _FORMATS: Final = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,"
     "tta,w64,wav,wv"
 )
+_NO_LENGTH: Final = ("aac",)  # raw ADTS: ffmpeg guesses its length from the bit rate
 _FULL_SCALE: Final = {"i2": 2.0**15, "i4": 2.0**31}
 _LOWEST_RATE: Final = 1_000  # Hz; below it a damaged header would blow a small file up to gigabytes
 _MAGIC: Final = (
@@ -327,7 +328,9 @@ def _mono(frame: Any) -> Mono:
 
 def _check_end(container: Any, stream: Any, segment: _Segment, rate: int, position: int) -> None:
     """The stream has ended before the segment's end: rightly so?"""
-    if stream.duration is not None:
+    if container.format.name in _NO_LENGTH:
+        announced_s, slack = 0.0, 0.0
+    elif stream.duration is not None:
         announced_s, slack = float(stream.duration * stream.time_base), _STREAM_SLACK_S
     elif container.duration is not None:
         announced_s = container.duration / av.time_base
