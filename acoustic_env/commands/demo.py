@@ -72,11 +72,12 @@ def auditing(out: Path) -> list[list[str]]:
     clips, store, bundle = str(out / "scenes" / "clips.parquet"), str(out / "features"), str(out / "bundle")
     heard = ["--sample", str(out / "sample.parquet"), "--verdicts", str(out / "verdicts.parquet")]
     ranked, labels = ["--ranked", str(out / "ranked.parquet")], ["--labels", str(out / "labels")]
+    truth = ["--truth", str(out / "scenes" / "truth.parquet")]
     report = ["--clips", clips, "--store", store, "--bundle", bundle, "--explain", str(out / "explain")]
     return [
         ["audit", "estimate", *heard],
         ["audit", "relabel", *ranked, *heard, *labels],
-        ["report", *report, *ranked, *heard, *labels, "--out", str(out / "report.html")],
+        ["report", *report, *ranked, *heard, *labels, *truth, "--out", str(out / "report.html")],
     ]
 
 
