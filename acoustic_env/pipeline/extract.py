@@ -154,9 +154,6 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
         msg = f"--signals: {unknown[0]!r} is not one of {', '.join(SIGNALS)}"
         raise UsageError(msg)
     names = settings.blocks or tuple(recipe.blocks)
-    if not names or len(names) > MAX_BLOCKS:
-        msg = f"--blocks: name 1 to {MAX_BLOCKS} feature blocks"
-        raise UsageError(msg)
     ordered = tuple(signal for signal in SIGNALS if signal in signals)
     chosen: dict[str, Mapping[str, Json]] = {}
     for name in names:
@@ -164,6 +161,9 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
         chosen[name] = options
         if options.get("frames"):
             chosen[f"{name}_frames"] = options
+    if not 1 <= len(chosen) <= MAX_BLOCKS:
+        msg = f"--blocks: 1 to {MAX_BLOCKS} feature blocks in one run, per-frame ones included, not {len(chosen)}"
+        raise UsageError(msg)
     return [
         block_work(BlockSpec(name, settings.engine, position, ordered, options))
         for position, (name, options) in enumerate(chosen.items())
