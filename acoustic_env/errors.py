@@ -16,6 +16,7 @@ ErrorCode = Literal[
     "not_finite",  # NaN or infinite samples
     "compute_failed",  # a feature block raised
     "out_of_memory",  # a feature block ran out of memory on a batch of one clip
+    "worker_died",  # the worker process crashed on this clip, again and alone
 ]
 ERROR_CODES: Final[tuple[str, ...]] = get_args(ErrorCode)
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 import io
 from typing import BinaryIO, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from acoustic_env.audio.transport import open_url
 from acoustic_env.errors import ClipError
 
@@ -47,6 +50,17 @@ def open_source(uri: str) -> BinaryIO:
             raise ClipError("not_found", msg)
         return io.BytesIO(row_bytes(column, int(row), url))
     return open_url(uri)
+
+
+def any_remote(uris: pa.ChunkedArray) -> bool:
+    """Whether any of the clips' audio comes over a network.
+
+    Args:
+        uris: string[clips], of the forms above.
+    """
+    places = pc.replace_substring_regex(uris, "^(tar|parquet)://.*?::", "")
+    distant = pc.and_not(pc.match_substring(places, "://"), pc.starts_with(places, "file://"))
+    return bool(pc.any(distant).as_py())
 
 
 def _split(uri: str, form: str) -> tuple[str, str]:

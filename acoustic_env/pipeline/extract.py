@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env import __version__
+from acoustic_env.audio.fetch import any_remote
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings, Recipe, load_recipe
 from acoustic_env.errors import TooManyFailures, UsageError
@@ -63,7 +64,7 @@ class RunRecord:
         finished: clips that went through, failed ones included.
         failed: clips of this run with an error.
         failed_on_list: clips of the list that lack rows because of an error, of this run or an earlier one.
-        left: clips still with something missing, transient errors included.
+        left: clips still with something missing that a run without --retry-errors would do.
         rows: block -> rows written.
         seconds: stage -> worker seconds; `wall` is the whole streaming part.
         clips_per_second: finished / wall.
@@ -230,7 +231,7 @@ def _run(
 ) -> None:
     active = _active(works, pending)
     with cluster(settings.address) as resources:
-        plan = make_plan(active, pending.num_rows, resources, settings.device)
+        plan = make_plan(active, pending.num_rows, resources, settings.device, remote=any_remote(pending["uri"]))
         for line in describe(plan, resources):
             say(line)
         started = time.perf_counter()
@@ -259,7 +260,7 @@ def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> 
 
 
 def _close(record: RunRecord, books: Books) -> None:
-    """What the store answers now; not the run's own count."""
+    """What the store answers after the run; not the run's own count."""
     record.left = int(np.count_nonzero(books.pending))
     record.failed_on_list = int(np.count_nonzero(books.owed))
 
@@ -286,7 +287,8 @@ def _plan_work(
     errors = store.errors()
     books = read_books(clips, works, store, errors)
     need = books.owed if settings.retry_errors else books.pending
-    _close(record, books)
+    record.left = int(np.count_nonzero(books.pending))
+    record.failed_on_list = int(np.count_nonzero(books.barred))
     pending = _pending_rows(clips, need, errors)
     record.pending = pending.num_rows
     for line in _describe_work(pending, works, clips.num_rows):
@@ -296,9 +298,9 @@ def _plan_work(
 
 def _show_plan(settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, say: Say) -> None:
     with cluster(settings.address) if joins(settings.address) else nullcontext(local_resources()) as resources:
-        for line in describe(
-            make_plan(_active(works, pending), pending.num_rows, resources, settings.device), resources
-        ):
+        active = _active(works, pending)
+        plan = make_plan(active, pending.num_rows, resources, settings.device, remote=any_remote(pending["uri"]))
+        for line in describe(plan, resources):
             say(line)
 
 

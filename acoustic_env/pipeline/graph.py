@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from acoustic_env.errors import AcousticEnvError
+from acoustic_env.pipeline.guard import Guarded
 from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
@@ -34,42 +36,35 @@ def run(
         AcousticEnvError: what a worker refused with (a lost lease, a full disk, a golden clip that differs).
     """
     import ray
-    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     pieces = [pending.slice(i, plan.task_clips) for i in range(0, pending.num_rows, plan.task_clips)]
-    decode, *_, write = plan.pools
-    data = ray.data.from_arrow(pieces).map_batches(
-        Decode(sorted({work.sample_rate for work in works})),
-        batch_format="pyarrow",
-        batch_size=None,
-        compute=TaskPoolStrategy(decode.workers),
-        num_cpus=decode.cpus,
-        memory=decode.memory,
-    )
+    rates = tuple(sorted({work.sample_rate for work in works}))
+    data = ray.data.from_blocks(pieces)
+    stages: list[tuple[type, tuple[Any, ...], Pool, int | None]] = []
+    if plan.decode is not None:
+        stages.append((Guarded, (Decode, (rates,), run_id), plan.decode, None))
     for position, pool in enumerate(plan.compute):
         later = tuple(work for after in plan.compute[position + 1 :] for work in after.blocks)
+        decodes = rates if position == 0 and plan.decode is None else ()
+        settings = ComputeSettings(pool.blocks, decodes, position == 0, later, plan.device)
+        stages.append((Guarded, (Compute, (settings,), run_id), pool, None))
+    stages.append((Write, (store_url, token, works, run_id), plan.write, plan.part_clips))
+    for stage, arguments, pool, batch_size in stages:
         data = data.map_batches(
-            Compute,
-            fn_constructor_args=(_settings(pool, later, plan, prepares=position == 0),),
+            stage,
+            fn_constructor_args=arguments,
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=batch_size,
             compute=ActorPoolStrategy(size=pool.workers),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
             memory=pool.memory,
         )
-    data = data.map_batches(
-        Write(store_url, token, works, run_id),
-        batch_format="pyarrow",
-        batch_size=plan.part_clips,
-        compute=TaskPoolStrategy(write.workers),
-        num_cpus=write.cpus,
-        memory=write.memory,
-    )
     try:
         yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
@@ -77,10 +72,6 @@ def run(
         if refusal is None:
             raise
         raise refusal from error
-
-
-def _settings(pool: Pool, later: tuple[BlockWork, ...], plan: Plan, *, prepares: bool) -> ComputeSettings:
-    return ComputeSettings(pool.blocks, prepares, later, plan.device)
 
 
 def _refusal(error: BaseException) -> AcousticEnvError | None:

@@ -1,9 +1,10 @@
 """The plan of a run against the machines there are: pools that leave room for the readers, or a refusal with numbers.
 
-Ray Data hangs without a word when actor pools together want every CPU, since the readers then never get one. So the
-plan divides the CPUs before anything starts: a share for reading and writing, the rest among the pools as fractions. A
-pool may have as many actors as there are CPUs, each a fraction of one, because the operating system shares the cores
-better than a fixed split would: the slowest pool takes what the others leave. Memory bounds the number of actors.
+Ray Data hangs without a word when actor pools together want every CPU and something else needs one. So the plan divides
+the CPUs before anything starts and leaves a share unasked for. There is one pool for all that runs on CPUs, a worker a
+CPU: more processes than cores thrash the caches (three on two cores did 25 clips/s where two did 30). So its workers
+also decode where audio is local; remote audio waits on the network and gets readers of its own. Memory bounds the
+number of workers.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from acoustic_env.pipeline.work import BlockWork
 Device = Literal["auto", "cpu", "cuda"]
 
 GIB: Final = 1 << 30
-DECODE_SHARE: Final = 0.15  # of all CPUs, for fetching and decoding
+DECODE_SHARE: Final = 0.15  # of all CPUs, for fetching and decoding remote audio
 WRITE_SHARE: Final = 0.05  # of all CPUs, for the sink
+SPARE_SHARE: Final = 0.05  # of all CPUs, for nobody
+CPUS_PER_WRITER: Final = 32
 MEMORY_SHARE: Final = (
     0.8  # of the machines' memory that workers may count on; the rest is the system's and the driver's
 )
@@ -28,9 +31,11 @@ DECODE_BYTES: Final = GIB // 2
 WRITE_BYTES: Final = GIB
 CPU_POOL_BYTES: Final = int(1.5 * GIB)
 MODEL_POOL_BYTES: Final = 2 * GIB
+MIN_TASK_CLIPS: Final = 4
 MAX_TASK_CLIPS: Final = 64
+TASKS_PER_WORKER: Final = 24  # so that the last tasks keep one worker waiting for another only briefly
 MIN_PART_CLIPS: Final = 16
-MAX_PART_CLIPS: Final = 512
+MAX_PART_CLIPS: Final = 256  # what a killed run loses at most, and what the sink holds in memory
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Pool:
     """Workers of one stage.
 
     Attributes:
-        name: the stage's name: decode, dsp, an embedder's block, or write.
+        name: the stage's name: decode, cpu, an embedder's network (on GPUs), or write.
         blocks: blocks it computes (none for decode and write).
         workers: how many.
         cpus: logical CPUs each, a fraction.
@@ -65,24 +70,28 @@ class Pool:
 
 @dataclass(frozen=True)
 class Plan:
-    """Pools in the order of the graph, and how clips are cut into tasks and parts.
+    """Pools, and how clips are cut into tasks and parts.
 
     Attributes:
-        pools: decode, the compute pools, write.
+        decode: readers of remote audio; None where the first compute pool decodes.
+        compute: in the order of the graph; the first levels and separates.
+        write: the sink.
         task_clips: clips a task.
         part_clips: clips a part file, at most.
         device: where embedders run.
     """
 
-    pools: tuple[Pool, ...]
+    decode: Pool | None
+    compute: tuple[Pool, ...]
+    write: Pool
     task_clips: int
     part_clips: int
     device: str
 
     @property
-    def compute(self) -> tuple[Pool, ...]:
-        """The pools between decode and write."""
-        return self.pools[1:-1]
+    def pools(self) -> tuple[Pool, ...]:
+        """All pools in the order of the graph."""
+        return (*((self.decode,) if self.decode else ()), *self.compute, self.write)
 
     @property
     def memory(self) -> int:
@@ -90,7 +99,7 @@ class Plan:
         return sum(pool.workers * pool.memory for pool in self.pools)
 
 
-def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, device: Device) -> Plan:
+def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, device: Device, *, remote: bool) -> Plan:
     """Pools for a run.
 
     Args:
@@ -98,40 +107,45 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
         clips: pending clips.
         resources: of the cluster, as it is now.
         device: auto puts embedders on a GPU where there is one.
+        remote: whether any audio comes over a network.
 
     Raises:
         UsageError: the machines cannot hold one worker of every pool, or there is no GPU although one is demanded;
             says how much is missing.
     """
-    dsp = tuple(work for work in works if work.architecture is None)
-    models: dict[str, tuple[BlockWork, ...]] = {}
+    networks: dict[str, tuple[BlockWork, ...]] = {}
     for work in works:
         if work.architecture is not None:
-            models[work.architecture] = (*models.get(work.architecture, ()), work)
-    on_gpu = _on_gpu(device, resources, bool(models))
-    cpu_pools = 1 + (0 if on_gpu else len(models))
-    workers = _workers(resources, cpu_pools, len(models), on_gpu)
-    share = resources.cpus * (1 - DECODE_SHARE - WRITE_SHARE) / (cpu_pools * workers)
-    pools = [
-        Pool(
-            "decode",
-            (),
-            max(1, math.ceil(resources.cpus / 2)),
-            *_split(resources.cpus * DECODE_SHARE, resources.cpus / 2),
-            DECODE_BYTES,
-        ),
-        Pool("dsp", dsp, workers, _floor(share), 0.0, CPU_POOL_BYTES),
+            networks[work.architecture] = (*networks.get(work.architecture, ()), work)
+    on_gpu = _on_gpu(device, resources, bool(networks))
+    decode = _decode_pool(resources) if remote else None
+    write = _write_pool(resources)
+    share = 1 / len(networks) if networks else 0.0
+    gpu_pools = [
+        Pool(name, blocks, max(1, int(resources.gpus)), 0.0, _floor(share), MODEL_POOL_BYTES)
+        for name, blocks in (networks.items() if on_gpu else ())
     ]
-    for name, blocks in models.items():
-        if on_gpu:
-            actors = max(1, int(resources.gpus))
-            pools.append(Pool(name, blocks, actors, 0.0, _floor(1 / len(models)), MODEL_POOL_BYTES))
-        else:
-            pools.append(Pool(name, blocks, workers, _floor(share), 0.0, MODEL_POOL_BYTES))
-    pools.append(Pool("write", (), 1, _floor(resources.cpus * WRITE_SHARE), 0.0, WRITE_BYTES))
-    task_clips = max(1, min(MAX_TASK_CLIPS, math.ceil(clips / (8 * workers))))
-    part_clips = max(task_clips, min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 8))))
-    return Plan(tuple(pools), task_clips, part_clips, "cuda" if on_gpu else "cpu")
+    memory = CPU_POOL_BYTES + (0 if on_gpu else len(networks)) * MODEL_POOL_BYTES
+    others = [pool for pool in (decode, write, *gpu_pools) if pool is not None]
+    workers = _workers(resources, memory, sum(pool.workers * pool.memory for pool in others))
+    left = resources.cpus * (1 - SPARE_SHARE) - sum(pool.workers * pool.cpus for pool in others)
+    blocks = tuple(work for work in works if work.architecture is None or not on_gpu)
+    cpu = Pool("cpu", blocks, workers, _floor(min(1.0, left / workers)), 0.0, memory)
+    task_clips = max(math.ceil(clips / (TASKS_PER_WORKER * workers)), min(MIN_TASK_CLIPS, math.ceil(clips / workers)))
+    task_clips = min(MAX_TASK_CLIPS, task_clips)
+    part_clips = min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 4)))
+    part_clips = max(1, part_clips // task_clips) * task_clips  # Ray Data hands on whole tasks: no small remainders
+    return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, "cuda" if on_gpu else "cpu")
+
+
+def _decode_pool(resources: Resources) -> Pool:
+    workers = max(1, math.ceil(resources.cpus / 2))
+    return Pool("decode", (), workers, _floor(resources.cpus * DECODE_SHARE / workers), 0.0, DECODE_BYTES)
+
+
+def _write_pool(resources: Resources) -> Pool:
+    workers = max(1, round(resources.cpus / CPUS_PER_WRITER))
+    return Pool("write", (), workers, _floor(resources.cpus * WRITE_SHARE / workers), 0.0, WRITE_BYTES)
 
 
 def _on_gpu(device: Device, resources: Resources, wanted: bool) -> bool:
@@ -141,27 +155,19 @@ def _on_gpu(device: Device, resources: Resources, wanted: bool) -> bool:
     return wanted and device != "cpu" and resources.gpus >= 1
 
 
-def _workers(resources: Resources, cpu_pools: int, models: int, on_gpu: bool) -> int:
-    """Actors of each CPU pool: one a CPU, fewer where memory is short."""
+def _workers(resources: Resources, each: int, others: int) -> int:
+    """Workers of the CPU pool, of `each` bytes beside `others` bytes: one a CPU, fewer where memory is short."""
     usable = int(resources.memory * MEMORY_SHARE)
-    gpu_actors = models * max(1, int(resources.gpus)) if on_gpu else 0
-    fixed = max(1, math.ceil(resources.cpus / 2)) * DECODE_BYTES + WRITE_BYTES + gpu_actors * MODEL_POOL_BYTES
-    each = CPU_POOL_BYTES + (cpu_pools - 1) * MODEL_POOL_BYTES
-    fitting = (usable - fixed) // each
+    fitting = (usable - others) // each
     if fitting < 1:
-        short = (fixed + each - usable) / GIB
+        short = (others + each - usable) / GIB
         msg = (
-            f"not enough memory: one worker of each pool needs {(fixed + each) / GIB:.1f} GiB, "
+            f"not enough memory: one worker of each pool needs {(others + each) / GIB:.1f} GiB, "
             f"{MEMORY_SHARE:.0%} of the cluster's {resources.memory / GIB:.1f} GiB is {short:.1f} GiB short; "
             "compute fewer --blocks in one run, or use a larger machine"
         )
         raise UsageError(msg)
     return max(1, min(int(resources.cpus), fitting))
-
-
-def _split(total: float, workers: float) -> tuple[float, float]:
-    """(CPUs each, GPUs each) of a pool that shares `total` CPUs."""
-    return _floor(total / max(1, math.ceil(workers))), 0.0
 
 
 def _floor(share: float) -> float:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
-from acoustic_env.audio.fetch import open_source
+from acoustic_env.audio.fetch import any_remote, open_source
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features.block import Engine, FeatureBlock, Signal, to_table
 from acoustic_env.features.golden import check_golden
@@ -35,6 +35,7 @@ from acoustic_env.pipeline.rows import (
 from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, needed, signals_owed
 
 Wave = npt.NDArray[np.float32]
+Decoded = tuple[dict[int, Wave], list[RowError], float]  # waveforms at each rate, errors, seconds
 T = TypeVar("T")
 
 # Remote reads wait on the network, so several clips are fetched at once; local ones wait on the decoder.
@@ -49,19 +50,25 @@ class Decode:
 
     def __call__(self, clips: pa.Table) -> pa.Table:
         rows = clips.select(["uri", "start_s", "end_s"]).to_pylist()
-        remote = any("://" in row["uri"] and not row["uri"].startswith("file://") for row in rows)
-        if remote:
+        if any_remote(clips["uri"]):
             with ThreadPoolExecutor(REMOTE_READERS) as readers:
                 decoded = list(readers.map(self._decode, rows))
         else:
             decoded = [self._decode(row) for row in rows]
+        return self._with_results(clips, decoded)
+
+    def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
+        """Clips without waveforms, with this error."""
+        return self._with_results(clips, [({}, [error], 0.0)] * clips.num_rows)
+
+    def _with_results(self, clips: pa.Table, decoded: Sequence[Decoded]) -> pa.Table:
         for rate in self.rates:
             waves = [waveforms.get(rate) for waveforms, _, _ in decoded]
             clips = clips.append_column(wave_column(rate), pack_waves(waves))
         clips = clips.append_column("errors", pack_errors([errors for _, errors, _ in decoded]))
         return clips.append_column("seconds:decode", pa.array([seconds for _, _, seconds in decoded], pa.float64()))
 
-    def _decode(self, row: dict[str, object]) -> tuple[dict[int, Wave], list[RowError], float]:
+    def _decode(self, row: dict[str, object]) -> Decoded:
         started = time.perf_counter()
         uri, start_s, end_s = str(row["uri"]), row["start_s"], row["end_s"]
         try:
@@ -78,12 +85,14 @@ class ComputeSettings:
 
     Attributes:
         blocks: the blocks it computes.
+        decodes: sample rates the pool decodes the clips to, Hz; none where an earlier pool did.
         prepares: whether waveforms arrive decoded (the pool levels and separates) or as prepared signals.
         passes_on: blocks of later pools, for which the prepared signals are kept.
         device: where the blocks' models run, "cpu" or "cuda".
     """
 
     blocks: tuple[BlockWork, ...]
+    decodes: tuple[int, ...]
     prepares: bool
     passes_on: tuple[BlockWork, ...]
     device: str
@@ -112,6 +121,20 @@ class Compute:
     def __call__(self, clips: pa.Table) -> pa.Table:
         if self.refusal is not None:
             raise self.refusal
+        return self._compute(Decode(self.settings.decodes)(clips) if self.settings.decodes else clips)
+
+    def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
+        """Clips that owe nothing any more, with this error."""
+        if self.settings.decodes:
+            return self._compute(Decode(self.settings.decodes).skip(clips, error))
+        earlier = [[RowError(**e) for e in errors] for errors in clips["errors"].to_pylist()]
+        errors = pack_errors([[*errors, error] for errors in earlier])
+        nothing = pa.array(np.zeros(clips.num_rows, np.int64))
+        for name, column in (("errors", errors), ("need", nothing)):
+            clips = clips.set_column(clips.schema.get_field_index(name), name, column)
+        return self._compute(clips)
+
+    def _compute(self, clips: pa.Table) -> pa.Table:
         batch = _Batch(clips)
         for rate in sorted({work.sample_rate for work in (*self.settings.blocks, *self.settings.passes_on)}):
             for signals in self._signals(batch, rate):

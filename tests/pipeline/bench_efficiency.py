@@ -32,7 +32,7 @@ def _load(settings: ExtractSettings) -> None:
     global _stages
     works = tuple(resolve_blocks(settings))
     rates = sorted({work.sample_rate for work in works})
-    _stages = (Decode(rates), Compute(ComputeSettings(works, prepares=True, passes_on=(), device="cpu")))
+    _stages = (Decode(rates), Compute(ComputeSettings(works, decodes=(), prepares=True, passes_on=(), device="cpu")))
 
 
 def _work(piece: pa.Table) -> int:

@@ -115,7 +115,7 @@ class TestOnOneCluster:
                 for process in psutil.process_iter(["cmdline", "ppid"]):
                     line = " ".join(process.info["cmdline"] or [])
                     parents = {parent.pid for parent in process.parents()}
-                    if "ray::" in line and "Compute" in line and os.getpid() in parents:
+                    if "ray::" in line and "Guarded" in line and os.getpid() in parents:
                         process.send_signal(signal.SIGKILL)
                         killed.append(process.pid)
                         return
@@ -167,8 +167,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     ]
     assert main([*arguments, "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["pending"] == 3
-    assert "pool      decode" in captured.err
+    record = json.loads(captured.out)
+    assert (record["pending"], record["left"], record["failed_on_list"]) == (3, 3, 0)
+    assert "pool      cpu" in captured.err
     assert "block     indices" in captured.err
     assert not store.exists()
 

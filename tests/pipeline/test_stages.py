@@ -42,7 +42,7 @@ def clips(folder: Path, samples: dict[str, int], blocks: tuple[BlockWork, ...]) 
 
 def run(table: pa.Table, blocks: tuple[BlockWork, ...]) -> pa.Table:
     decoded = Decode(sorted({work.sample_rate for work in blocks}))(table)
-    return Compute(ComputeSettings(blocks, prepares=True, passes_on=(), device="cpu"))(decoded)
+    return Compute(ComputeSettings(blocks, decodes=(), prepares=True, passes_on=(), device="cpu"))(decoded)
 
 
 def keys(result: pa.Table, work: BlockWork) -> set[tuple[str, str]]:
@@ -97,9 +97,9 @@ def test_signals_handed_to_a_later_pool_are_those_the_first_pool_would_have_used
     first, second = works("level", "signal")
     table = clips(tmp_path, {"a": 16_000, "b": 9_000, "gone": 0}, (first, second))
     decoded = Decode([16_000])(table)
-    passed = Compute(ComputeSettings((first,), prepares=True, passes_on=(second,), device="cpu"))(decoded)
+    passed = Compute(ComputeSettings((first,), decodes=(), prepares=True, passes_on=(second,), device="cpu"))(decoded)
     assert any(name.startswith("wave:16000:") for name in passed.column_names)
-    apart = Compute(ComputeSettings((second,), prepares=False, passes_on=(), device="cpu"))(passed)
+    apart = Compute(ComputeSettings((second,), decodes=(), prepares=False, passes_on=(), device="cpu"))(passed)
     together = run(table, (first, second))
     for work in (first, second):
         name = f"rows:{work.spec.name}"
@@ -119,6 +119,6 @@ def test_a_worker_that_would_compute_another_version_refuses_before_it_writes(tm
     (planned,) = works("level")
     other = replace(planned, fingerprint="0123456789abcdef")
     decoded = Decode([16_000])(clips(tmp_path, {"a": 16_000}, (planned,)))
-    worker = Compute(ComputeSettings((other,), prepares=True, passes_on=(), device="cpu"))
+    worker = Compute(ComputeSettings((other,), decodes=(), prepares=True, passes_on=(), device="cpu"))
     with pytest.raises(AcousticEnvError, match="planned for 0123456789abcdef"):
         worker(decoded)

@@ -1,0 +1,90 @@
+"""A clip that kills its worker, in real Ray: the job ends, the clip is named, its neighbours have their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from acoustic_env.pipeline.cluster import cluster
+from acoustic_env.pipeline.guard import DEATHS, Guarded
+from acoustic_env.pipeline.rows import RowError
+from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
+from tests.pipeline.fakes import DeadlyStage
+from tests.pipeline.test_stages import clips as work_table
+from tests.pipeline.test_stages import fake_blocks, works
+
+__all__ = ["fake_blocks"]
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the marks of this test lie."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    yield folder
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+
+def names(*clip_ids: str) -> pa.Table:
+    return pa.table({"clip_id": list(clip_ids)})
+
+
+def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbours_are_done() -> None:
+    from ray.data import ActorPoolStrategy
+
+    with cluster(None):
+        data = ray.data.from_blocks([names("a", "SIGSEGV-1", "b", "SIGSEGV-2"), names("c", "d")])
+        done = data.map_batches(
+            Guarded,
+            fn_constructor_args=(DeadlyStage, (), "run"),
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=0.5,
+        )
+        result = {row["clip_id"]: row["errors"] for row in done.take_all()}
+    assert {clip: text for clip, text in result.items() if clip in "abcd"} == dict.fromkeys("abcd", "")
+    for clip in ("SIGSEGV-1", "SIGSEGV-2"):
+        assert result[clip].startswith("worker_died True: the worker process ended by SIGSEGV on this clip")
+
+
+def test_a_clip_killed_for_memory_may_be_tried_again(marks: Path) -> None:
+    guarded = Guarded(DeadlyStage, (), "run")
+    clips = names("SIGKILL-1", "a")
+    guarded._mark(clips).write_bytes(b"x" * DEATHS)
+    assert guarded(clips)["errors"].to_pylist()[0].startswith("out_of_memory False")
+    assert not list(marks.iterdir())
+
+
+def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path) -> None:
+    guarded = Guarded(DeadlyStage, (), "run")
+    guarded(names("a"))
+    with pytest.raises(AttributeError):
+        guarded(names("SIGNONE-1"))
+    assert not list(marks.iterdir())
+
+
+def test_an_error_in_the_child_is_the_runs_error(marks: Path) -> None:
+    guarded = Guarded(DeadlyStage, (), "run")
+    clips = names("a", "SIGNONE-1")
+    guarded._mark(clips).write_bytes(b"x" * DEATHS)
+    with pytest.raises(AttributeError):
+        guarded(clips)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_skipped_clip_has_the_columns_of_its_neighbours_and_no_rows(tmp_path: Path, fused: bool) -> None:
+    blocks = works("level")
+    table = work_table(tmp_path, {"a": 16_000, "b": 16_000}, blocks)
+    compute = Compute(ComputeSettings(blocks, (16_000,) if fused else (), prepares=True, passes_on=(), device="cpu"))
+    arriving = table if fused else Decode([16_000])(table)
+    error = RowError("compute", "worker_died", "it did", permanent=True)
+    both = pa.concat_tables([compute(arriving.slice(0, 1)), compute.skip(arriving.slice(1, 1), error)])
+    assert [len(rows) for rows in both["rows:level"].to_pylist()] == [3, 0]
+    assert both["errors"].to_pylist() == [[], [error._asdict()]]
