@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 import ray
 
-from acoustic_env.pipeline.cluster import cluster
 from acoustic_env.pipeline.guard import DEATHS, Guarded
 from acoustic_env.pipeline.rows import RowError
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
@@ -35,20 +34,20 @@ def names(*clip_ids: str) -> pa.Table:
     return pa.table({"clip_id": list(clip_ids)})
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbours_are_done() -> None:
     from ray.data import ActorPoolStrategy
 
-    with cluster(None):
-        data = ray.data.from_blocks([names("a", "SIGSEGV-1", "b", "SIGSEGV-2"), names("c", "d")])
-        done = data.map_batches(
-            Guarded,
-            fn_constructor_args=(DeadlyStage, (), "run"),
-            batch_format="pyarrow",
-            batch_size=None,
-            compute=ActorPoolStrategy(size=1),
-            num_cpus=0.5,
-        )
-        result = {row["clip_id"]: row["errors"] for row in done.take_all()}
+    data = ray.data.from_blocks([names("a", "SIGSEGV-1", "b", "SIGSEGV-2"), names("c", "d")])
+    done = data.map_batches(
+        Guarded,
+        fn_constructor_args=(DeadlyStage, (), "run"),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=0.5,
+    )
+    result = {row["clip_id"]: row["errors"] for row in done.take_all()}
     assert {clip: text for clip, text in result.items() if clip in "abcd"} == dict.fromkeys("abcd", "")
     for clip in ("SIGSEGV-1", "SIGSEGV-2"):
         assert result[clip].startswith("worker_died True: the worker process ended by SIGSEGV on this clip")
