@@ -42,8 +42,9 @@ Search the MLP's settings (layers, units, activation, dropout, learning rate) fo
 Trials run in parallel, one a CPU, suggested by Optuna. Run the same command again to go on after an interruption, or
 with more --trials. Writes OUT/trials.csv, OUT/trials.png and OUT/best.json, which `train --settings` takes."""
 STUDY: Final = """\
-Which features tell the classes apart: every block alone and every embedder beside indices and mps, for each signal
-and all signals together, judged out of fold on training and validation clips (test clips are not looked at).
+Which features tell the classes apart: every block alone, every embedder beside indices and mps, and all blocks, for
+each signal and all signals together, judged out of fold on training and validation clips. Test clips are not looked at,
+unless --every-fold asks for them: the protocol of data sets that were published with folds.
 
 Prints the table, best first, with 95 % intervals and the paired difference from the best; writes OUT/study.csv."""
 EVALUATE: Final = """\
@@ -88,6 +89,9 @@ def add_parsers(subparsers: Any) -> None:
     study = _command(subparsers, "study", "compare blocks and signals: the AUC table", STUDY, "", run_study_command)
     _add_study_options(study)
     study.add_argument("--model", type=_names, default=("mlp",), metavar="M,M", help="kinds to compare (default: mlp)")
+    study.add_argument(
+        "--every-fold", action="store_true", help="judge test folds too; nothing chosen by it has a test any more"
+    )
     study.add_argument("--json", action="store_true", help="print the table as JSON")
     study.add_argument("--out", metavar="DIR", required=True, help="folder of the table")
 
@@ -286,7 +290,7 @@ def run_study_command(namespace: argparse.Namespace) -> int:
         msg = f"--model: no model {unknown[0]!r}; there are {', '.join(MODELS)}"
         raise UsageError(msg)
     study = _study(namespace, load_recipe(namespace.recipe))
-    rows = run_study(study, namespace.model, _say)
+    rows = run_study(study, namespace.model, _say, every_fold=namespace.every_fold)
     folder = Path(namespace.out)
     folder.mkdir(parents=True, exist_ok=True)
     table = study_table(rows)
@@ -305,7 +309,7 @@ def run_evaluate(namespace: argparse.Namespace) -> int:
     bundle = Bundle.load(namespace.bundle)
     judged, hash_of_clips = evaluate_bundle(bundle, read_clips(namespace.clips), _store(namespace.store), _say)
     earlier = list(bundle.looks)
-    bundle.record_look(namespace.bundle, hash_of_clips, judged.clips, judged.figures)
+    bundle.record_look(namespace.bundle, hash_of_clips, judged)
     number = len(earlier) + 1
     if earlier:
         same = sum(look.clips_hash == hash_of_clips for look in earlier)

@@ -23,6 +23,7 @@ from acoustic_env.models.calibrate import Calibration
 from acoustic_env.models.classifier import Classifier, State, restore_classifier
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureMatrix
+from acoustic_env.models.performance import Performance
 from acoustic_env.models.reduce import Reducer
 
 FORMAT: Final = 1
@@ -66,6 +67,7 @@ class Bundle:
         trained_on: `key` of every clip id and group it has seen, uint64 sorted.
         versions: library -> version it was trained with.
         looks: evaluations so far, oldest first.
+        test: everything the last look found (`performance.Performance.as_json`); None before it.
     """
 
     recipe: Recipe
@@ -80,6 +82,7 @@ class Bundle:
     trained_on: npt.NDArray[np.uint64]
     versions: dict[str, str] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
+    test: dict[str, Any] | None = None
 
     def check(self, matrix: FeatureMatrix) -> FeatureMatrix:
         """The matrix's columns that the bundle was trained on, in its order.
@@ -150,6 +153,7 @@ class Bundle:
             "versions": self.versions or library_versions(),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "looks": [dataclasses.asdict(look) for look in self.looks],
+            "test": self.test,
         }
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -185,16 +189,20 @@ class Bundle:
             trained_on=arrays["trained_on"],
             versions=facts["versions"],
             looks=[Look(**look) for look in facts["looks"]],
+            test=facts.get("test"),
         )
 
-    def record_look(self, folder: str | Path, hash_of_clips: str, clips: int, figures: Mapping[str, Any]) -> Look:
-        """Note in the saved bundle that it was evaluated."""
+    def record_look(self, folder: str | Path, hash_of_clips: str, judged: Performance) -> Look:
+        """Note in the saved bundle that it was evaluated, and what was found."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        look = Look(now, hash_of_clips, clips, {name: [e.value, e.low, e.high] for name, e in figures.items()})
+        figures = {name: [e.value, e.low, e.high] for name, e in judged.figures.items()}
+        look = Look(now, hash_of_clips, judged.clips, figures)
         self.looks.append(look)
+        self.test = judged.as_json()
         place = Path(folder, FACTS)
         facts = json.loads(place.read_text(encoding="utf-8"))
         facts["looks"].append(dataclasses.asdict(look))
+        facts["test"] = self.test
         _replace(place, json.dumps(facts, indent=1).encode())
         return look
 

@@ -51,7 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a curve, one per distinct score, from the strictest threshold to the loosest.
+    """Points of a curve, from the strictest threshold to the loosest.
 
     Attributes:
         x, y: false and true positive rate (ROC) or recall and precision (PR), float64 [points].
@@ -119,25 +119,40 @@ def average_precision(truth: Bools, scores: npt.NDArray[Any], weights: npt.NDArr
     return Ranking(truth, scores).average_precision(weights)
 
 
-def roc_curve(truth: Bools, scores: npt.NDArray[Any]) -> Curve:
-    """ROC curve: x false positive rate, y true positive rate, from (0, 0) to (1, 1)."""
-    hits, calls, thresholds = _cumulated(truth, scores)
+def roc_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -> Curve:
+    """ROC curve: x false positive rate, y true positive rate, from (0, 0) to (1, 1).
+
+    One point per distinct score, or of more rows than `most` about so many of these points, even in both rates.
+    """
+    hits, calls, thresholds = _cumulated(truth, scores, most)
     positives, negatives = max(int(truth.sum()), 1), max(int((~truth).sum()), 1)
     return Curve(np.r_[0.0, (calls - hits) / negatives], np.r_[0.0, hits / positives], np.r_[np.inf, thresholds])
 
 
-def precision_recall_curve(truth: Bools, scores: npt.NDArray[Any]) -> Curve:
-    """Precision-recall curve: x recall, y precision, from few calls to all."""
-    hits, calls, thresholds = _cumulated(truth, scores)
+def precision_recall_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -> Curve:
+    """Precision-recall curve: x recall, y precision, from few calls to all; points as in `roc_curve`."""
+    hits, calls, thresholds = _cumulated(truth, scores, most)
     return Curve(hits / max(int(truth.sum()), 1), hits / calls, thresholds)
 
 
-def _cumulated(truth: Bools, scores: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order].astype(np.float64)
-    last = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])
-    hits: Floats = np.cumsum(truth[order])[last].astype(np.float64)
-    return hits, (last + 1).astype(np.float64), ranked[last]
+def _cumulated(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> tuple[Floats, Floats, Floats]:
+    """Positive rows and all rows at or above each threshold, and the thresholds, strictest first."""
+    thresholds = _thresholds(truth, scores, most)
+    reached = np.searchsorted(thresholds, scores, side="right")
+    size = len(thresholds) + 1
+    hits, calls = (
+        np.cumsum(np.bincount(rows, minlength=size)[:0:-1]).astype(np.float64) for rows in (reached[truth], reached)
+    )
+    return hits, calls, thresholds[::-1].astype(np.float64)
+
+
+def _thresholds(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> npt.NDArray[Any]:
+    """Ascending: every score, or so many of the positive and the negative rows' at even ranks, the ends kept."""
+    if most is None or len(scores) <= most:
+        return np.unique(scores)
+    even = np.linspace(0.0, 1.0, max(most // 2, 2))
+    kinds = [part for part in (scores[truth], scores[~truth]) if len(part)]
+    return np.unique(np.concatenate([np.quantile(part, even, method="nearest") for part in kinds]))
 
 
 def auc_delong(truth: Bools, scores: npt.NDArray[Any], level: float = LEVEL) -> Estimate:

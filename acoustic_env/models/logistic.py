@@ -20,6 +20,8 @@ FOLDS: Final = 5
 LARGE: Final = 10**9
 # Up to here double precision costs nothing worth saving.
 DOUBLE: Final = 2 * 10**7
+# Scores worked on at once: what a processor's cache holds.
+CACHED: Final = 2**19
 # The path ends after this many penalties without a better held-out loss.
 PATIENCE: Final = 2
 
@@ -39,19 +41,21 @@ class LogisticClassifier:
         folds = min(FOLDS, len(np.unique(train.groups)))
         fold = grouped_folds(train.y, train.groups, folds, self._seed)
         parts = [(train.take(fold != f), train.take(fold == f)) for f in range(1 if large else folds)]
-        losses = np.mean([self._held_out_losses(*part) for part in parts], axis=0)
-        self.penalty_ = PENALTIES[int(np.nanargmin(losses))]
-        self.weights_ = fit_weights(train.x, self._outcomes(train.y), self._task, self.penalty_)
+        paths = [self._path(*part) for part in parts]
+        best = int(np.argmin(np.mean([losses for losses, _ in paths], axis=0)))
+        self.penalty_ = PENALTIES[best]
+        self.weights_ = fit_weights(train.x, self._outcomes(train.y), self._task, self.penalty_, paths[0][1][best])
 
-    def _held_out_losses(self, train: Examples, held: Examples) -> Floats:
-        losses, weights = np.full(len(PENALTIES), np.inf), None
+    def _path(self, train: Examples, held: Examples) -> tuple[Floats, list[Floats]]:
+        """Held-out loss of every penalty, infinite where the path ended before, and the weights as far as it went."""
+        losses, weights = np.full(len(PENALTIES), np.inf), list[Floats]()
         outcomes, held_outcomes = self._outcomes(train.y), self._outcomes(held.y)
         for i, penalty in enumerate(PENALTIES):
-            weights = fit_weights(train.x, outcomes, self._task, penalty, weights)
-            losses[i] = log_loss(_scores(held.x, weights), held_outcomes, self._task)
+            weights.append(fit_weights(train.x, outcomes, self._task, penalty, weights[-1] if weights else None))
+            losses[i] = log_loss(_scores(held.x, weights[-1]), held_outcomes, self._task)
             if i - int(np.argmin(losses)) >= PATIENCE:
                 break
-        return losses
+        return losses, weights
 
     def _outcomes(self, y: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if self._task == "multiclass":
@@ -86,9 +90,22 @@ def _scores(x: npt.NDArray[np.float32], weights: npt.NDArray[Any]) -> npt.NDArra
 
 def log_loss(scores: npt.NDArray[Any], outcomes: npt.NDArray[Any], task: Task) -> float:
     """Mean over rows of the log loss of scores [n, outputs], summed over outputs."""
+    return _loss_and_residual(scores, outcomes, task)[0] / len(scores)
+
+
+def _loss_and_residual(
+    scores: npt.NDArray[Any], outcomes: npt.NDArray[Any], task: Task
+) -> tuple[float, npt.NDArray[Any]]:
+    """Log loss, summed over all of [n, outputs], and expected minus true outcomes [n, outputs]."""
     if task == "multiclass":
-        return float(np.mean(special.logsumexp(scores, axis=1) - (scores * outcomes).sum(axis=1)))
-    return float(np.mean((np.logaddexp(0, scores) - scores * outcomes).sum(axis=1)))
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        shares = np.exp(shifted)
+        total = shares.sum(axis=1, keepdims=True)
+        return float(np.log(total).sum() - (shifted * outcomes).sum()), shares / total - outcomes
+    # By exp and log alone, which numpy computes several at a time; 1 + small loses what the sum would lose anyway.
+    small = np.exp(-np.abs(scores))
+    loss = (np.maximum(scores, 0) + np.log(1 + small) - scores * outcomes).sum()
+    return float(loss), np.where(scores >= 0, 1, small) / (1 + small) - outcomes
 
 
 def fit_weights(
@@ -110,16 +127,20 @@ def fit_weights(
     n, features = x.shape
     shape = (features + 1, outcomes.shape[1])
     inputs: npt.NDArray[Any] = x.astype(np.float64) if x.size * shape[1] <= DOUBLE else x
-    targets: npt.NDArray[Any] = outcomes.astype(inputs.dtype)
+    targets: npt.NDArray[Any] = outcomes.astype(inputs.dtype, copy=False)
+    chunk = max(1, CACHED // shape[1])
 
     def loss_and_gradient(flat: Floats) -> tuple[float, Floats]:
         weights = flat.reshape(shape).astype(inputs.dtype, copy=False)
-        scores = inputs @ weights[:-1] + weights[-1]
-        loss = log_loss(scores, targets, task)
-        expected = special.softmax(scores, axis=1) if task == "multiclass" else special.expit(scores)
-        residual = (expected - targets) / n
-        gradient = np.vstack([inputs.T @ residual, residual.sum(axis=0)]).astype(np.float64)
+        loss, gradient = 0.0, np.zeros(shape)
+        for start in range(0, n, chunk):
+            rows = inputs[start : start + chunk]
+            own, residual = _loss_and_residual(_scores(rows, weights), targets[start : start + chunk], task)
+            loss += own / n
+            gradient[:-1] += rows.T @ residual
+            gradient[-1] += residual.sum(axis=0)
         free = flat.reshape(shape)[:-1]
+        gradient /= n
         gradient[:-1] += penalty * free
         return loss + penalty / 2 * float((free**2).sum()), gradient.ravel()
 

@@ -29,6 +29,10 @@ REPEATS: Final = 1000
 # mAP over hundreds of classes and tens of thousands of clips costs a tenth of a second a resample.
 LARGE_REPEATS: Final = 100
 LARGE: Final = 10**6
+# What is kept of a curve: enough for a figure, whatever the number of clips.
+CURVE_POINTS: Final = 400
+CLASS_POINTS: Final = 60
+CURVE_CLASSES: Final = 30
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,20 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
+class ClassCurves:
+    """The curves of one class against the rest.
+
+    Attributes:
+        name: of the class.
+        roc, precision_recall: of calibrated probabilities, thinned to about 60 points.
+    """
+
+    name: str
+    roc: Curve
+    precision_recall: Curve
+
+
+@dataclass(frozen=True)
 class Performance:
     """A model on one set of clips.
 
@@ -68,7 +86,9 @@ class Performance:
         threshold: the decision's (binary); NaN otherwise.
         calibration: name -> figure: log loss's cheap companions `ece` and `brier`, before and after calibration.
         reliability_before, reliability_after: the diagrams.
-        roc, precision_recall: the curves (binary), of calibrated probabilities; None otherwise.
+        roc, precision_recall: the curves of calibrated probabilities, thinned to about 400 points: of the positive
+            class (binary), or of all pairs of a clip and a class pooled (multiclass, multilabel).
+        class_curves: of each class with a ranking, for multiclass and multilabel studies of up to 30 classes.
     """
 
     task: Task
@@ -83,8 +103,9 @@ class Performance:
     calibration: dict[str, float]
     reliability_before: Reliability
     reliability_after: Reliability
-    roc: Curve | None
-    precision_recall: Curve | None
+    roc: Curve
+    precision_recall: Curve
+    class_curves: list[ClassCurves]
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: arrays as lists, NaN and infinity as None."""
@@ -136,7 +157,7 @@ def performance(
     per_class = _per_class(classes, truth, called, rankings)
     before, after = _judged(task, truth, probabilities), _judged(task, truth, calibrated)
     diagrams = reliability(*before), reliability(*after)
-    positive = truth[:, -1]
+    judged = (truth[:, 1], calibrated[:, 1]) if task == "binary" else (truth.ravel(), calibrated.ravel())
     return Performance(
         task=task,
         classes=tuple(classes),
@@ -155,9 +176,26 @@ def performance(
         },
         reliability_before=diagrams[0],
         reliability_after=diagrams[1],
-        roc=roc_curve(positive, calibrated[:, 1]) if task == "binary" else None,
-        precision_recall=precision_recall_curve(positive, calibrated[:, 1]) if task == "binary" else None,
+        roc=roc_curve(*judged, CURVE_POINTS),
+        precision_recall=precision_recall_curve(*judged, CURVE_POINTS),
+        class_curves=[] if task == "binary" else _class_curves(per_class, truth, calibrated),
     )
+
+
+def _class_curves(
+    per_class: Sequence[ClassFigures], truth: npt.NDArray[np.bool_], calibrated: Floats
+) -> list[ClassCurves]:
+    if len(per_class) > CURVE_CLASSES:
+        return []
+    return [
+        ClassCurves(
+            figures.name,
+            roc_curve(truth[:, c], calibrated[:, c], CLASS_POINTS),
+            precision_recall_curve(truth[:, c], calibrated[:, c], CLASS_POINTS),
+        )
+        for c, figures in enumerate(per_class)
+        if np.isfinite(figures.auc)
+    ]
 
 
 def _judged(task: Task, truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:

@@ -1,7 +1,7 @@
 """The study: which features tell the classes apart, and which differences are more than noise.
 
 Every variant is judged on out-of-fold predictions of the training and validation clips, so that all of them count and
-the test clips are not looked at.
+the test clips are not looked at, unless every fold is asked for: the protocol of data sets published with folds.
 """
 
 from __future__ import annotations
@@ -71,11 +71,13 @@ class Row:
 
 
 def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
-    """Every block alone and, where there are handmade blocks, every embedder beside them; each signal, then all."""
+    """Every block alone, every embedder beside the handmade blocks, all blocks together; each signal, then all."""
     handmade = [block for block in HANDMADE if block in blocks]
     embedders = [block for block in blocks if block not in HANDMADE]
     combinations: list[tuple[str, ...]] = [(block,) for block in blocks]
     combinations += [(*handmade, embedder) for embedder in embedders if handmade]
+    if len(embedders) > 1 or (not embedders and len(handmade) > 1):
+        combinations.append((*handmade, *embedders))
     choices: list[tuple[str, tuple[str, ...]]] = [(signal, (signal,)) for signal in signals]
     if len(signals) > 1:
         choices.append((ALL, tuple(signals)))
@@ -86,15 +88,16 @@ def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
     ]
 
 
-def run_study(study: Study, models: Sequence[ModelKind], say: Say = print) -> list[Row]:
+def run_study(study: Study, models: Sequence[ModelKind], say: Say = print, *, every_fold: bool = False) -> list[Row]:
     """Out-of-fold figures of every variant and model, best first.
 
     Args:
         study: prepared with every block and signal.
         models: kinds.
         say: told each row as it is done.
+        every_fold: judge the clips of test folds too, each by a model of the other folds.
     """
-    rows = study.learning
+    rows = np.arange(len(study.groups)) if every_fold else study.learning
     y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
     found: list[tuple[Variant, ModelKind, int, Floats]] = []
     for variant in variants(list(study.matrix.fingerprints), _signals(study)):
@@ -185,11 +188,12 @@ def study_table(rows: Sequence[Row]) -> pa.Table:
 def study_lines(rows: Sequence[Row], name: str) -> list[str]:
     """The study for a person, a line a row."""
     wide = max(len(row.features) for row in rows)
-    lines = [f"{'features':<{wide}}  signal  model     {name:<21}  behind the best"]
+    lines = [f"{'features':<{wide}}  signal  model     {name:<21}  {'accuracy':<21}  behind the best"]
     for row in rows:
         behind = "best"
         if row.behind is not None:
             noise = ", within noise" if row.behind.within_noise() else ""
             behind = f"{row.behind.value:.3f} ({row.behind.low:.3f}–{row.behind.high:.3f}){noise}"
-        lines.append(f"{row.features:<{wide}}  {row.signals:<6}  {row.model:<8}  {row.score!s:<21}  {behind}")
+        figures = f"{row.score!s:<21}  {row.accuracy or '-'!s:<21}"
+        lines.append(f"{row.features:<{wide}}  {row.signals:<6}  {row.model:<8}  {figures}  {behind}")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -21,10 +22,10 @@ from acoustic_env.explain.style import (
     shortened,
 )
 
-SECTION: Final = "The classifier"
 NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
 SHOWN_CLASSES: Final = 30
 SHOWN_ROWS: Final = 30
+HARDEST: Final = 3  # classes whose curves are coloured
 FIGURE_NAMES: Final = {
     "auc": "AUC",
     "average_precision": "average precision",
@@ -38,6 +39,27 @@ FIGURE_NAMES: Final = {
 }
 
 Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The clips that figures of performance speak of.
+
+    Attributes:
+        clips: their name.
+        section: heading the figures belong under.
+        prefix: of the figures' names.
+        chosen_on: the clips that threshold and calibration were chosen on, as seen from these.
+    """
+
+    clips: str
+    section: str
+    prefix: str
+    chosen_on: str
+
+
+HELD_OUT: Final = Judged("held-out clips", "The classifier", "", "these clips")
+TEST: Final = Judged("test clips", "The classifier on test clips", "test-", "the held-out clips of training")
 
 
 def spoken(name: str) -> str:
@@ -54,23 +76,33 @@ def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
     return shown if low is None or high is None else f"{shown} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def performance_illustrations(metrics: Metrics) -> list[Illustration]:
+def performance_illustrations(metrics: Metrics, judged: Judged = HELD_OUT) -> list[Illustration]:
     """Curves, confusion, calibration and classes, as far as the task has them."""
     found = []
     named = [{**row, "name": class_name(row["name"])} for row in metrics["per_class"]]
-    metrics = {**metrics, "classes": [class_name(name) for name in metrics["classes"]], "per_class": named}
+    curves = [{**row, "name": class_name(row["name"])} for row in metrics.get("class_curves", [])]
+    names = [class_name(name) for name in metrics["classes"]]
+    metrics = {**metrics, "classes": names, "per_class": named, "class_curves": curves}
     if metrics.get("roc") and metrics.get("precision_recall"):
-        found.append(_draw_curves(metrics))
+        draw = _draw_curves if metrics["task"] == "binary" else _draw_pooled_curves
+        found.append(draw(metrics, judged))
     if metrics.get("confusion"):
-        found.append(_draw_confusion(metrics))
-    found.append(_draw_calibration(metrics))
+        found.append(_draw_confusion(metrics, judged))
+    found.append(_draw_calibration(metrics, judged))
     if len(metrics["classes"]) > 2:
-        found.append(_draw_classes(metrics))
+        found.append(_draw_classes(metrics, judged))
     return found
 
 
+def _illustration(
+    judged: Judged, name: str, title: str, sentence: str, alt: str, figure: Any, data: pa.Table
+) -> Illustration:
+    title = f"{title}, {judged.clips}"
+    return Illustration(f"{judged.prefix}{name}", judged.section, title, sentence, alt, figure, data)
+
+
 @drawn
-def _draw_curves(metrics: Metrics) -> Illustration:
+def _draw_curves(metrics: Metrics, judged: Judged) -> Illustration:
     name = metrics["classes"][-1]
     figure = new_figure(9, 4.4)
     left, right = figure.subplots(1, 2)
@@ -92,19 +124,66 @@ def _draw_curves(metrics: Metrics) -> Illustration:
     right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
     auc, precision = (interval_text(metrics["figures"][key]) for key in ("auc", "average_precision"))
     sentence = (
-        f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} held-out clips: "
-        f"AUC {auc}, average precision {precision}; the diamond is the threshold chosen on these clips."
+        f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} {judged.clips}: "
+        f"AUC {auc}, average precision {precision}; the diamond is the threshold chosen on {judged.chosen_on}."
     )
     alt = f"ROC curve with AUC {auc} and precision-recall curve with average precision {precision}."
-    data = pa.table(
-        {
-            "curve": ["roc"] * len(roc["x"]) + ["precision_recall"] * len(pr["x"]),
-            "x": [*roc["x"], *pr["x"]],
-            "y": [*roc["y"], *pr["y"]],
-            "threshold": pa.array([*roc["thresholds"], *pr["thresholds"]], pa.float64()),
-        }
+    data = _curve_table([(name, metrics)])
+    return _illustration(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
+
+
+def _curve_table(curves: Sequence[tuple[str, Metrics]]) -> pa.Table:
+    """Points of the two curves of each class or pool."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("class", "curve", "x", "y", "threshold")}
+    for name, both in curves:
+        for kind in ("roc", "precision_recall"):
+            curve = both[kind]
+            points = len(curve["x"])
+            for column, values in zip(
+                columns.values(),
+                ([name] * points, [kind] * points, curve["x"], curve["y"], curve["thresholds"]),
+                strict=True,
+            ):
+                column.extend(values)
+    return pa.table({**columns, "threshold": pa.array(columns["threshold"], pa.float64())})
+
+
+@drawn
+def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Illustration:
+    """All classes pooled, each class faint, the hardest in colour."""
+    precision = {row["name"]: row["average_precision"] for row in metrics["per_class"]}
+    classes = sorted(metrics["class_curves"], key=lambda row: precision[row["name"]])
+    figure = new_figure(9.4, 5.4)
+    panels = figure.subplots(1, 2)
+    for panel, kind, where in zip(panels, ("roc", "precision_recall"), (None, "post"), strict=True):
+        options = {} if where is None else {"drawstyle": f"steps-{where}"}
+        for row in classes[HARDEST:]:
+            panel.plot(row[kind]["x"], row[kind]["y"], color=FAINT, lw=1.2, **options)
+        pooled = metrics[kind]
+        panel.plot(pooled["x"], pooled["y"], color="black", lw=2, label="all classes pooled", **options)
+        for number, row in enumerate(classes[:HARDEST]):
+            label = f"{shortened(row['name'], 24)}, average precision {precision[row['name']]:.3f}"
+            style = {"color": OKABE_ITO[number], "marker": MARKERS[number], "ms": 4, "lw": 1.2}
+            panel.plot(row[kind]["x"], row[kind]["y"], label=label, markevery=0.12, **style, **options)
+        if len(classes) > HARDEST:
+            panel.plot([], [], color=FAINT, lw=1.2, label=f"each of the other {len(classes) - HARDEST} classes")
+        panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        panel.grid(color="#eeeeee", lw=0.6)
+    panels[0].plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
+    panels[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curves")
+    panels[1].set(xlabel="recall", ylabel="precision", title="Precision and recall")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    auc = interval_text(metrics["figures"]["mean_auc"])
+    hardest = " and ".join(row["name"] for row in classes[:HARDEST][:2])
+    said = f"; the lowest curves are those of {hardest}" if hardest else ""
+    sentence = (
+        f"How well each class is ranked above the rest on {metrics['clips']:,} {judged.clips}: mean AUC over the "
+        f"classes {auc}{said}."
     )
-    return Illustration("curves", SECTION, "ROC and precision-recall curves", sentence, alt, figure, data)
+    alt = f"ROC and precision-recall curves of all classes pooled and of {len(classes)} classes; mean AUC {auc}{said}."
+    data = _curve_table([("all classes pooled", metrics), *((row["name"], row) for row in classes)])
+    return _illustration(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
 
 
 def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int | None:
@@ -116,7 +195,7 @@ def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int 
 
 
 @drawn
-def _draw_confusion(metrics: Metrics) -> Illustration:
+def _draw_confusion(metrics: Metrics, judged: Judged) -> Illustration:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.55 * min(len(classes), 20) if len(classes) <= 20 else 12.0
@@ -140,7 +219,7 @@ def _draw_confusion(metrics: Metrics) -> Illustration:
     off = shares - np.diag(np.diag(shares))
     row, column = np.unravel_index(int(off.argmax()), off.shape)
     sentence = (
-        f"{right:.0%} of {counts.sum():,.0f} held-out clips are called what the list says; most often confused is "
+        f"{right:.0%} of {counts.sum():,.0f} {judged.clips} are called what the list says; most often confused is "
         f"{classes[row]}, called {classes[column]} in {off[row, column]:.0%} of its clips."
     )
     alt = "Confusion matrix: " + "; ".join(
@@ -155,11 +234,11 @@ def _draw_confusion(metrics: Metrics) -> Illustration:
             "share": shares.ravel(),
         }
     )
-    return Illustration("confusion", SECTION, "Confusion of the classes", sentence, alt, figure, data)
+    return _illustration(judged, "confusion", "Confusion of the classes", sentence, alt, figure, data)
 
 
 @drawn
-def _draw_calibration(metrics: Metrics) -> Illustration:
+def _draw_calibration(metrics: Metrics, judged: Judged) -> Illustration:
     figure = new_figure(5.6, 5.0)
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
@@ -198,24 +277,25 @@ def _draw_calibration(metrics: Metrics) -> Illustration:
     panel.grid(color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=1)
     before, after = (metrics["calibration"][f"ece_{when}"] for when in ("before", "after"))
-    fitted = (
-        "none was fitted, since it would not have helped"
-        if before == after
-        else f"fitted on the same {metrics['clips']:,} held-out clips, so expect a little more on others"
-    )
+    if before == after:
+        fitted = "none was fitted, since it would not have helped"
+    elif judged is HELD_OUT:
+        fitted = f"fitted on the same {metrics['clips']:,} clips, so expect a little more on others"
+    else:
+        fitted = f"fitted on {judged.chosen_on}"
     sentence = (
         "Whether a probability means what it says: the predicted probability misses the observed share by "
-        f"{before:.3f} on average before calibration and by {after:.3f} after it ({fitted})."
+        f"{before:.3f} on average before calibration and by {after:.3f} after it, on {judged.clips} ({fitted})."
     )
     alt = (
         "Observed share against predicted probability with 95 % intervals; mean error "
         f"{before:.3f} before calibration, {after:.3f} after."
     )
-    return Illustration("calibration", SECTION, "Calibration", sentence, alt, figure, pa.table(columns))
+    return _illustration(judged, "calibration", "Calibration", sentence, alt, figure, pa.table(columns))
 
 
 @drawn
-def _draw_classes(metrics: Metrics) -> Illustration:
+def _draw_classes(metrics: Metrics, judged: Judged) -> Illustration:
     rows = sorted(
         (row for row in metrics["per_class"] if row["auc"] is not None),
         key=lambda row: -(row["average_precision"] or 0),
@@ -231,7 +311,7 @@ def _draw_classes(metrics: Metrics) -> Illustration:
             [row[key] for row in shown], places, MARKERS[number], color=OKABE_ITO[number], ms=6, ls="", label=label
         )
     panel.set_yticks(places, [f"{shortened(row['name'])} ({row['support']:,})" for row in shown])
-    panel.set(xlim=(-0.02, 1.02), xlabel="score on held-out clips (number of clips of the class in brackets)")
+    panel.set(xlim=(-0.02, 1.02), xlabel=f"score on {judged.clips} (number of clips of the class in brackets)")
     panel.grid(color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=3)
     best, worst = (rows[0]["name"], rows[-1]["name"]) if rows else ("none", "none")
@@ -241,7 +321,7 @@ def _draw_classes(metrics: Metrics) -> Illustration:
         f"{row['name']} {row['average_precision']:.2f}" for row in shown[::-1][:10]
     )
     data = pa.Table.from_pylist(list(metrics["per_class"]))
-    return Illustration("classes", SECTION, "Each class", sentence, alt, figure, data)
+    return _illustration(judged, "classes", "Each class", sentence, alt, figure, data)
 
 
 @drawn

@@ -12,13 +12,16 @@ from acoustic_env.explain.illustration import read_index
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.figures import (
+    HELD_OUT,
+    TEST,
+    Judged,
     interval_text,
     performance_illustrations,
     spoken,
     study_illustration,
     trials_illustration,
 )
-from acoustic_env.report.markup import facts, paragraph, table, tag
+from acoustic_env.report.markup import Html, facts, paragraph, table, tag
 from acoustic_env.report.page import FigureFolder, Section
 
 CLASSES: Final = 30
@@ -27,7 +30,7 @@ TRIALS: Final = 10
 
 
 def classifier_section(bundle: Bundle, folder: FigureFolder) -> Section:
-    """Settings, figures on held-out and on test clips, thresholds, calibration, confusion, curves."""
+    """Settings, figures on held-out clips, thresholds, calibration, confusion, curves, reduction."""
     section = Section("The classifier")
     metrics, model = bundle.metrics, bundle.recipe.model
     section.add(
@@ -50,12 +53,14 @@ def classifier_section(bundle: Bundle, folder: FigureFolder) -> Section:
         ),
         paragraph(
             "Stopping, threshold and calibration were chosen on these held-out clips, so they flatter the model a "
-            "little; the test below does not.",
+            "little; test clips do not.",
             "quiet",
         ),
     )
-    section.add(*_test(bundle))
-    section.add(*_decisions(bundle))
+    if not bundle.looks:
+        text = "The bundle was not judged on test clips yet: acoustic-env evaluate."
+        section.add(paragraph(text, "note"))
+    section.add(*_decisions(bundle, metrics, HELD_OUT))
     section.add(*(folder.draw(illustration) for illustration in performance_illustrations(metrics)))
     section.add(
         table(
@@ -77,10 +82,11 @@ def classifier_section(bundle: Bundle, folder: FigureFolder) -> Section:
     return section
 
 
-def _test(bundle: Bundle) -> list[Any]:
+def test_section(bundle: Bundle, folder: FigureFolder) -> Section | None:
+    """Every look at test clips, and the last one's tables and figures; None before the first."""
     if not bundle.looks:
-        text = "The bundle was not judged on test clips yet: acoustic-env evaluate."
-        return [paragraph(text, "note")]
+        return None
+    section = Section(TEST.section)
     names = list(bundle.looks[-1].figures)
     rows = [
         (
@@ -92,14 +98,22 @@ def _test(bundle: Bundle) -> list[Any]:
         )
         for number, look in enumerate(bundle.looks, start=1)
     ]
-    found = [table("Looks at test clips", ("look", "time", "clips", "list", *map(spoken, names)), rows)]
+    section.add(table("Looks at test clips", ("look", "time", "clips", "list", *map(spoken, names)), rows))
     if len(bundle.looks) > 1:
         text = (
             f"The test clips were looked at {len(bundle.looks)} times. Only the first look is honest if anything was "
             "chosen by the figures since."
         )
-        found.append(paragraph(text, "note"))
-    return found
+        section.add(paragraph(text, "note"))
+    if bundle.test is None:
+        text = "The looks were recorded by a version that kept no curves; acoustic-env evaluate records them."
+        section.add(paragraph(text, "note"))
+        return section
+    which = f" of look {len(bundle.looks)}" if len(bundle.looks) > 1 else ""
+    text = f"The figures{which}; threshold and calibration are those chosen on {TEST.chosen_on}."
+    section.add(paragraph(text, "quiet"), *_decisions(bundle, bundle.test, TEST))
+    section.add(*(folder.draw(illustration) for illustration in performance_illustrations(bundle.test, TEST)))
+    return section
 
 
 def _look(figure: Sequence[float] | None) -> str | None:
@@ -108,8 +122,8 @@ def _look(figure: Sequence[float] | None) -> str | None:
     return interval_text(dict(zip(("value", "low", "high"), figure, strict=True)))
 
 
-def _decisions(bundle: Bundle) -> list[Any]:
-    metrics = bundle.metrics
+def _decisions(bundle: Bundle, metrics: Mapping[str, Any], judged: Judged) -> list[Html]:
+    """Tables of each class, of the confusion and of the calibration."""
     found = []
     shown = metrics["per_class"][:CLASSES]
     more = f", the first {len(shown)} of {len(metrics['per_class'])}" if len(shown) < len(metrics["per_class"]) else ""
@@ -118,7 +132,7 @@ def _decisions(bundle: Bundle) -> list[Any]:
     )
     found.append(
         table(
-            f"Each class on held-out clips{more}",
+            f"Each class on {judged.clips}{more}",
             ("class", "clips", "called", "precision", "recall", "F1", "AUC", "average precision", "threshold"),
             [
                 (
@@ -134,13 +148,11 @@ def _decisions(bundle: Bundle) -> list[Any]:
     )
     if metrics["undefined"]:
         names = ", ".join(map(class_name, metrics["undefined"][:10]))
-        found.append(
-            paragraph(f"Without a ranking, since no held-out clip is of the class (or all are): {names}.", "note")
-        )
+        found.append(paragraph(f"Without a ranking, since no clip here is of the class (or all are): {names}.", "note"))
     if metrics.get("confusion") and len(bundle.classes) <= CLASSES:
         found.append(
             table(
-                "Confusion: rows are given labels, columns what the classifier calls them",
+                f"Confusion on {judged.clips}: rows are given labels, columns what the classifier calls them",
                 ("given", *map(class_name, bundle.classes)),
                 [
                     (class_name(name), *(int(count) for count in row))
@@ -150,7 +162,7 @@ def _decisions(bundle: Bundle) -> list[Any]:
         )
     found.append(
         table(
-            f"Calibration ({bundle.calibration.kind}), held-out clips",
+            f"Calibration ({bundle.calibration.kind}), {judged.clips}",
             ("figure", "before", "after"),
             [
                 (spoken(name), *(f"{metrics['calibration'][f'{name}_{when}']:.4f}" for when in ("before", "after")))
@@ -176,7 +188,7 @@ def study_section(rows: pa.Table, folder: FigureFolder) -> Section:
         folder.draw(study_illustration(listed)),
         table(
             "Variants, best first",
-            ("features", "signals", "model", "inputs", "score", "behind the best", "within noise"),
+            ("features", "signals", "model", "inputs", "score", "accuracy", "behind the best", "within noise"),
             [
                 (
                     row["features"],
@@ -184,6 +196,7 @@ def study_section(rows: pa.Table, folder: FigureFolder) -> Section:
                     row["model"],
                     row["inputs"],
                     _of(row, "score"),
+                    _of(row, "accuracy") if row["accuracy"] is not None else None,
                     _of(row, "behind") if row["behind"] is not None else "best",
                     row["within_noise"],
                 )

@@ -24,6 +24,7 @@ from acoustic_env.report.model_sections import (
     explanation_sections,
     search_section,
     study_section,
+    test_section,
 )
 from acoustic_env.report.page import FigureFolder, Section, write_page
 from acoustic_env.report.provenance import provenance_section
@@ -105,6 +106,9 @@ def _sections(inputs: Inputs, bundle: Bundle | None, folder: FigureFolder) -> It
     yield from (section for section in found if section is not None)
     if bundle is not None:
         yield classifier_section(bundle, folder)
+        tested = test_section(bundle, folder)
+        if tested is not None:
+            yield tested
     if inputs.study:
         yield study_section(read_table(str(Path(inputs.study, STUDY))), folder)
     if inputs.tune:

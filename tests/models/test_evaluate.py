@@ -52,6 +52,17 @@ def test_curves_are_scikit_learns() -> None:
     np.testing.assert_allclose(pr.thresholds, cuts[::-1])
 
 
+def test_a_thinned_curve_has_few_points_and_each_lies_on_the_whole_curve() -> None:
+    truth, scores = drawn(1, n=5000, ties=True)
+    for make in (evaluate.roc_curve, evaluate.precision_recall_curve):
+        whole, thin = make(truth, scores), make(truth, scores, 50)
+        assert len(thin.x) <= 52
+        at = np.searchsorted(-whole.thresholds, -thin.thresholds)
+        np.testing.assert_allclose(whole.thresholds[at], thin.thresholds)
+        np.testing.assert_allclose((whole.x[at], whole.y[at]), (thin.x, thin.y))
+        np.testing.assert_allclose((thin.x[[0, -1]], thin.y[[0, -1]]), (whole.x[[0, -1]], whole.y[[0, -1]]))
+
+
 def test_delongs_variance_is_that_of_the_placements_compared_pair_by_pair() -> None:
     truth, first = drawn(2, n=60, ties=True)
     second = np.random.default_rng(3).normal(size=60) + truth

@@ -20,6 +20,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.predict import predict, predict_files
+from acoustic_env.models.study import run_study, variants
 from tests.models.conftest import CLIPS, Disk, Generated, write_block
 
 
@@ -94,6 +95,25 @@ def test_evaluate_leaves_out_what_was_trained_on_and_counts_its_looks(
     assert [look["clips"] for look in looks] == [60, 60]
 
 
+def test_a_bundle_keeps_what_its_last_look_found_and_loads_without(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = trained(disk, "--model", "logistic")
+    assert Bundle.load(place).test is None
+    capsys.readouterr()
+    evaluate = ["evaluate", "--bundle", place, "--clips", disk.clips, "--store", disk.store]
+    assert main([*evaluate, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    kept = Bundle.load(place).test
+    assert kept is not None
+    assert kept == {name: shown[name] for name in kept}
+    assert sum(map(sum, kept["confusion"])) == 60
+    facts = json.loads(Path(place, "bundle.json").read_text())
+    del facts["test"]  # as an earlier version wrote it
+    Path(place, "bundle.json").write_text(json.dumps(facts))
+    assert Bundle.load(place).test is None
+
+
 def test_predict_writes_a_row_per_clip_and_class(disk: Disk) -> None:
     bundle = trained(disk, "--model", "logistic")
     out = str(disk.folder / "predictions.parquet")
@@ -137,7 +157,33 @@ def test_the_study_ranks_every_block_and_signal_with_paired_differences(
     assert rows[0]["behind"] is None
     assert all(row["behind_low"] <= row["behind"] <= row["behind_high"] for row in rows[1:])
     assert [row["within_noise"] for row in rows[1:]] == [row["behind_low"] <= 0 for row in rows[1:]]
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert f"{rows[0]['accuracy']:.3f} ({rows[0]['accuracy_low']:.3f}–" in lines[1]
+
+
+def test_the_study_has_all_blocks_together_where_there_are_several_embedders() -> None:
+    def combined(*blocks: str) -> list[str]:
+        return [variant.features for variant in variants(blocks, ["raw"])]
+
+    assert combined("indices", "mps", "yamnet", "mn04")[4:] == [
+        "mps+indices+yamnet",
+        "mps+indices+mn04",
+        "mps+indices+yamnet+mn04",
+    ]
+    assert combined("yamnet", "mn04") == ["yamnet", "mn04", "yamnet+mn04"]
+    assert combined("indices", "mps") == ["indices", "mps", "mps+indices"]
+    assert combined("mps") == ["mps"]
+
+
+def test_the_study_looks_at_test_clips_only_when_every_fold_is_asked_for(disk: Disk) -> None:
+    study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), blocks=["indices"], say=silent)
+    spoiled = replace(study, matrix=replace(study.matrix, values=study.matrix.values.copy()))
+    spoiled.matrix.values[study.split.test] = 1e6
+    scores = [run_study(one, ["logistic"], silent)[0].score.value for one in (study, spoiled)]
+    assert scores[0] == scores[1]
+    scores = [run_study(one, ["logistic"], silent, every_fold=True)[0].score.value for one in (study, spoiled)]
+    assert scores[0] > scores[1]
 
 
 @pytest.mark.parametrize(("task", "figure"), [("multiclass", "macro_f1"), ("multilabel", "map")])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import special
 from sklearn import metrics
 
+from acoustic_env.config import Task
 from acoustic_env.models import performance as module
 from acoustic_env.models.calibrate import Calibration
 from acoustic_env.models.performance import performance
@@ -57,6 +59,26 @@ def test_binary_figures_use_the_threshold_given_and_the_calibration_given() -> N
     np.testing.assert_array_equal(found.confusion, metrics.confusion_matrix(y, called))
     for figure in found.figures.values():
         assert figure.low <= figure.value <= figure.high
+
+
+def test_what_is_kept_of_curves_is_bounded_whatever_the_number_of_clips_and_classes() -> None:
+    random = np.random.default_rng(2)
+
+    def points(task: Task, n: int, classes: int) -> tuple[int, list[str]]:
+        y: Any = np.arange(n) % (classes - 1)  # the last class has no clip
+        probabilities = special.softmax(random.normal(size=(n, classes)) + np.eye(classes)[y], axis=1)
+        y = np.eye(classes, dtype=bool)[y] if task == "multilabel" else y
+        thresholds, names = np.full(classes, 0.5), [f"c{c}" for c in range(classes)]
+        found = performance(task, names, y, probabilities, np.arange(n), thresholds, Calibration())
+        pooled = found.roc, found.precision_recall
+        curves = [*pooled, *(curve for own in found.class_curves for curve in (own.roc, own.precision_recall))]
+        return max(len(curve.x) for curve in curves), [own.name for own in found.class_curves]
+
+    for task in ("multiclass", "multilabel"):
+        most, named = points(task, 3000, 5)
+        assert 100 < most <= module.CURVE_POINTS + 2
+        assert named == ["c0", "c1", "c2", "c3"]
+        assert points(task, 200, module.CURVE_CLASSES + 1)[1] == []
 
 
 def test_a_performance_is_plain_json_without_nan() -> None:

@@ -98,7 +98,7 @@ def _bundle(folder: Path, places: Mapping[str, str], names: list[str]) -> None:
     bundle, _ = train(prepare(clips, store, load_recipe(str(folder / "study.yaml")), say=_silent), _silent)
     bundle.save(places["bundle"])
     judged, hashed = evaluate_bundle(bundle, clips, store, _silent)
-    bundle.record_look(places["bundle"], hashed, judged.clips, judged.figures)
+    bundle.record_look(places["bundle"], hashed, judged)
 
 
 def _explain(folder: Path) -> None:

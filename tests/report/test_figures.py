@@ -12,7 +12,14 @@ from acoustic_env.config import Task
 from acoustic_env.explain.illustration import Illustration
 from acoustic_env.models.calibrate import Calibration
 from acoustic_env.models.performance import performance
-from acoustic_env.report.figures import performance_illustrations, study_illustration, trials_illustration
+from acoustic_env.report.figures import (
+    HELD_OUT,
+    TEST,
+    Judged,
+    performance_illustrations,
+    study_illustration,
+    trials_illustration,
+)
 
 N = 150
 
@@ -37,19 +44,22 @@ def recorded(task: Task, classes: int) -> dict[str, Any]:
     ("task", "classes", "names"),
     [
         ("binary", 2, ["curves", "confusion", "calibration"]),
-        ("multiclass", 4, ["confusion", "calibration", "classes"]),
-        ("multiclass", 40, ["confusion", "calibration", "classes"]),
-        ("multilabel", 5, ["calibration", "classes"]),
+        ("multiclass", 4, ["curves", "confusion", "calibration", "classes"]),
+        ("multiclass", 40, ["curves", "confusion", "calibration", "classes"]),
+        ("multilabel", 5, ["curves", "calibration", "classes"]),
     ],
 )
+@pytest.mark.parametrize("judged", [HELD_OUT, TEST])
 def test_every_task_has_its_figures_with_words_and_data(
-    task: Task, classes: int, names: list[str], tmp_path: Any
+    task: Task, classes: int, names: list[str], judged: Judged, tmp_path: Any
 ) -> None:
-    found = performance_illustrations(recorded(task, classes))
-    assert [illustration.name for illustration in found] == names
+    found = performance_illustrations(recorded(task, classes), judged)
+    assert [illustration.name for illustration in found] == [f"{judged.prefix}{name}" for name in names]
     for illustration in found:
         entry = illustration.save(tmp_path)
         assert entry.sentence.endswith(".")
+        assert entry.title.endswith(judged.clips)
+        assert entry.section == judged.section
         assert len(entry.alt) > 30
         assert illustration.data.num_rows > 0
 
@@ -62,6 +72,26 @@ def test_the_curve_is_marked_where_the_threshold_cuts_it() -> None:
     called = np.array(metrics["confusion"])
     rates = called[0, 1] / called[0].sum(), called[1, 1] / called[1].sum()
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == pytest.approx(rates)
+
+
+def test_curves_of_several_classes_name_the_hardest_and_keep_every_class_in_the_data() -> None:
+    metrics = recorded("multiclass", 6)
+    curves = performance_illustrations(metrics)[0]
+    hardest = min(metrics["per_class"], key=lambda row: row["average_precision"])["name"]
+    labels = [text.get_text() for text in curves.figure.legends[0].get_texts()]
+    assert any(label.startswith(hardest) for label in labels)
+    assert "each of the other 3 classes" in labels
+    assert hardest in curves.sentence
+    assert set(curves.data["class"].to_pylist()) == {"all classes pooled", *metrics["classes"]}
+    first = curves.data.filter(curves.data["class"].to_numpy() == hardest).to_pylist()[0]
+    assert (first["curve"], first["x"], first["y"], first["threshold"]) == ("roc", 0.0, 0.0, None)
+
+
+def test_bundles_from_before_there_were_curves_of_many_classes_are_drawn_without() -> None:
+    metrics = recorded("multiclass", 4)
+    del metrics["class_curves"]
+    metrics |= {"roc": None, "precision_recall": None}
+    assert [figure.name for figure in performance_illustrations(metrics)] == ["confusion", "calibration", "classes"]
 
 
 def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_trials() -> None:
@@ -79,7 +109,7 @@ def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_tri
 
 def test_classes_of_audioset_go_by_their_names() -> None:
     metrics = recorded("multiclass", 4)
-    metrics["classes"][0] = metrics["per_class"][0]["name"] = "/m/09x0r"
-    confusion = performance_illustrations(metrics)[0]
+    metrics["classes"][0] = metrics["per_class"][0]["name"] = metrics["class_curves"][0]["name"] = "/m/09x0r"
+    confusion = performance_illustrations(metrics)[1]
     assert "Speech" in confusion.alt
     assert "/m/09x0r" not in confusion.alt

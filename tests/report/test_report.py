@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -87,14 +89,16 @@ def test_the_page_needs_nothing_from_anywhere(whole: tuple[Path, Page]) -> None:
 def test_every_figure_has_words_and_files_beside_the_page(whole: tuple[Path, Page]) -> None:
     path, page = whole
     images = page.of("img")
-    assert len(images) >= 9
+    assert len(images) >= 12
     assert all(len(attributes["alt"]) > 20 for attributes in images)
     assert len(page.of("figure")) == len(images)
     links = [a["href"] for a in page.of("a") if a["href"].startswith("report_files/")]
     assert len(links) == 3 * len(images)
     for link in links:
         assert (path.parent / link).stat().st_size > 0
-    assert pa_csv.read_csv(path.parent / "report_files" / "curves.csv").num_rows > 10
+    for name in ("curves", "confusion", "calibration"):
+        for prefix in ("", "test-"):
+            assert pa_csv.read_csv(path.parent / "report_files" / f"{prefix}{name}.csv").num_rows >= 4
     assert len(page.of("figcaption")) == len(images)
 
 
@@ -124,6 +128,7 @@ def test_everything_given_is_told_in_a_readers_order(whole: tuple[Path, Page]) -
         "Feature tables",
         "Errors",
         "The classifier",
+        "The classifier on test clips",
         "The study",
         "The search",
         "What differs between the classes",
@@ -177,6 +182,22 @@ def test_the_numbers_are_those_of_the_bundle(whole: tuple[Path, Page], given: Ma
     assert f"{look[0]:.3f} ({look[1]:.3f}–{look[2]:.3f})" in text
     assert bundle.training_hash in text
     assert bundle.fingerprints["indices"] in text
+
+
+def test_a_bundle_is_told_without_a_test_and_with_looks_that_kept_no_curves(
+    given: Mapping[str, str], tmp_path: Path
+) -> None:
+    for looks, said, expected in (
+        (False, "was not judged on test clips yet", ["The classifier", "Provenance"]),
+        (True, "kept no curves", ["The classifier", "The classifier on test clips", "Provenance"]),
+    ):
+        copied = shutil.copytree(given["bundle"], tmp_path / f"bundle{looks}")
+        facts = json.loads((copied / "bundle.json").read_text(encoding="utf-8"))
+        facts |= {"test": None} if looks else {"test": None, "looks": []}
+        (copied / "bundle.json").write_text(json.dumps(facts), encoding="utf-8")
+        out = tmp_path / f"{looks}.html"
+        assert sections(report(out, {"bundle": str(copied)}, "bundle")) == expected
+        assert said in out.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
