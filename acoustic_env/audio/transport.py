@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from acoustic_env.clips.location import local_path
+from acoustic_env.clips.ranged import RangedFile
 from acoustic_env.errors import ClipError, ErrorCode
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ READ_TIMEOUT_S: Final = 15.0  # without a byte
 FORBIDDEN_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile(RangedFile):
     """A remote file read in pieces of `PIECE_BYTES`, each tried `TRIES` times.
 
     Attributes:
@@ -33,33 +33,15 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, filesystem: Any, path: str, size: int, first: bytes) -> None:
-        self._filesystem, self._path, self._size = filesystem, path, size
+        super().__init__(size)
+        self._filesystem, self._path = filesystem, path
         self._pieces: dict[int, bytes] = {0: first}
-        self._position = 0
         self.failure: ClipError | None = None
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        if self._position >= self._size:
-            return 0
-        index, offset = divmod(self._position, PIECE_BYTES)
-        data = self._piece(index)[offset : offset + len(buffer)]
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def range(self, start: int, end: int) -> bytes:
+        """Bytes of the piece that holds `start`, up to its end."""
+        index, offset = divmod(start, PIECE_BYTES)
+        return self._piece(index)[offset : offset + end - start]
 
     def _piece(self, index: int) -> bytes:
         if index not in self._pieces:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from acoustic_env.clips.ranged import RangedFile
 from acoustic_env.store.filesystem import Entry, Filesystem, LocalFilesystem
 from acoustic_env.store.retry import StoreError
 
@@ -81,7 +81,7 @@ def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> 
     def opened() -> pq.ParquetFile:
         if isinstance(filesystem, LocalFilesystem):
             return pq.ParquetFile(filesystem.root / entry.path, page_checksum_verification=checksums)
-        source = _RangeFile(filesystem, entry)
+        source = _RemotePart(filesystem, entry)
         return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=checksums)
 
     return _reading(filesystem, entry, opened)
@@ -127,41 +127,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-class _RangeFile(io.RawIOBase):
+class _RemotePart(RangedFile):
     """A remote part read by ranges; its end, where the footer is, comes with the first request."""
 
     def __init__(self, filesystem: Filesystem, entry: Entry) -> None:
-        self._filesystem, self._path, self._size = filesystem, entry.path, entry.size
+        super().__init__(entry.size)
+        self._filesystem, self._path = filesystem, entry.path
         self._tail_start = max(0, entry.size - TAIL_BYTES)
         self._tail = filesystem.read_range(entry.path, self._tail_start, entry.size) if entry.size else b""
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        start = min(self._position, self._size)
-        end = self._size if size < 0 else min(self._size, start + size)
-        self._position = end
+    def range(self, start: int, end: int) -> bytes:
+        """The bytes from start to end."""
         if start >= self._tail_start:
             return self._tail[start - self._tail_start : end - self._tail_start]
-        return self._filesystem.read_range(self._path, start, end) if end > start else b""
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        return self._filesystem.read_range(self._path, start, end)
 
 
 def in_threads(filesystem: Filesystem, items: Iterable[Entry], call: Callable[[Entry], T]) -> Iterator[T]:
