@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score
 
-from acoustic_env.audit import confident
+from acoustic_env.audit import confident, witnesses
 from acoustic_env.audit.check import CHECKS, CheckResult, Evidence, class_probabilities, duplicate_sets, statement_score
 from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.neighbours import find_neighbours
@@ -117,6 +117,20 @@ def test_a_witness_can_be_injected_and_all_built_in_ones_run() -> None:
     assert witness_names(rank_exclusive(clips, given, ["a", "b"], injected)[0]) == ["mine"]
     with pytest.raises(UsageError, match="no witness 'oracle'; there are logistic, mlp, neighbours, xgboost"):
         prepare(ids(240), x, given, np.arange(240), RankSettings(("oracle",)))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_trees_that_take_turns_on_parts_of_the_clips_find_the_errors_too(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, _, given, wrong = clouds(classes=classes)
+    settings = RankSettings(("xgboost",), folds=2)
+    monkeypatch.setattr(witnesses, "TREE_ROWS", 100)
+    clips = prepare(ids(600), x, given, np.arange(600), settings)
+    one, two = (rank_exclusive(clips, given, [f"{k}" for k in range(classes)], settings)[0] for _ in range(2))
+    assert one.equals(two)
+    own = one.filter(one.column("given")).sort_by("clip_id")
+    assert average_precision_score(wrong, -own.column("quality").to_numpy()) > 0.7
 
 
 def test_one_class_only_is_refused() -> None:
