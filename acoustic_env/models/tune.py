@@ -132,7 +132,7 @@ def search(
         tuner = tune.Tuner(trainable, tune_config=config, run_config=run)
     with contextlib.redirect_stdout(sys.stderr):  # Ray's tables are no result
         results = tuner.fit()
-    found = [_trial(number, results[number], base) for number in range(len(results))]
+    found = [_trial(results[index], base) for index in range(len(results))]
     return sorted(found, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
 
 
@@ -190,16 +190,24 @@ def _run_trial(config: Mapping[str, Any], data: Any, job: Mapping[str, Any]) -> 
     train_network(Job(settings, job["task"], job["classes"]), train, validation, _Reporting())
 
 
-def _trial(number: int, result: Any, base: ModelSettings) -> Trial:
+def _trial(result: Any, base: ModelSettings) -> Trial:
     metrics = result.metrics or {}
     return Trial(
-        number=number,
+        number=_number(result.path),
         settings=settings_of(base, result.config),
         score=None if result.error or METRIC not in metrics else float(metrics[METRIC]),
         epochs=int(metrics.get("epoch", 0)),
         seconds=float(metrics.get("time_total_s", 0.0)),
         error=str(result.error).splitlines()[-1] if result.error else "",
     )
+
+
+def _number(path: str) -> int:
+    """Place among the suggestions, from 0: the folder's name is `<function>_<id>_<number>_<settings>`.
+
+    The place among the results would not do: a resumed search gives its trials back in another order.
+    """
+    return int(Path(path).name.removeprefix(f"{_run_trial.__name__}_").split("_")[1]) - 1
 
 
 def trial_table(trials: list[Trial]) -> pa.Table:
@@ -219,6 +227,10 @@ def trial_table(trials: list[Trial]) -> pa.Table:
     )
 
 
+# Beside the panel's title, where no trial can lie.
+_ABOVE: Final[Any] = {"frameon": False, "loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
+
+
 def plot_trials(trials: list[Trial], path: Path) -> None:
     """PNG: validation score of each trial in order, with the best so far, and against each setting."""
     from matplotlib.figure import Figure
@@ -231,8 +243,8 @@ def plot_trials(trials: list[Trial], path: Path) -> None:
     axes.plot(range(1, len(done) + 1), scores, "o", color="#0072B2", ms=4, label="trial")
     best = [max(scores[: i + 1]) for i in range(len(scores))]
     axes.step(range(1, len(done) + 1), best, where="post", color="#D55E00", label="best so far")
-    axes.set(xlabel="trial", ylabel="validation score", title="Search")
-    axes.legend(frameon=False)
+    axes.set(xlabel="trial", ylabel="validation score")
+    axes.legend(**_ABOVE)
     views: list[tuple[Any, str, Callable[[ModelSettings], float], str]] = [
         (panels[0, 1], "learning rate", lambda s: s.learning_rate, "log"),
         (panels[1, 0], "dropout", lambda s: s.dropout, "linear"),
@@ -251,5 +263,5 @@ def plot_trials(trials: list[Trial], path: Path) -> None:
                 label=activation,
             )
         axes.set(xlabel=label, ylabel="validation score", xscale=scale)
-        axes.legend(frameon=False)
+        axes.legend(**_ABOVE)
     figure.savefig(path, dpi=150)

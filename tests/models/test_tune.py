@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from acoustic_env.config import ModelSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
-from acoustic_env.models.tune import Trial, plot_trials, search, settings_of, trial_table
+from acoustic_env.models.tune import METRIC, Trial, _trial, plot_trials, search, settings_of, trial_table
 
 BASE = ModelSettings(batch_size=64)
 
@@ -52,6 +53,16 @@ def test_the_table_and_the_plot_show_every_trial(tmp_path: Path) -> None:
     assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_trial_keeps_its_number_in_whatever_order_a_resumed_search_gives_it_back() -> None:
+    folder = (
+        "/search/tune/_run_trial_9e1b84b7_38_activation=relu,dropout=0.4654,layers=3,units_0=96_2026-11-21_12-22-00"
+    )
+    chosen = {"layers": 1, "units_0": 32, "activation": "relu", "dropout": 0.1, "learning_rate": 1e-3}
+    result = SimpleNamespace(path=folder, config=chosen, metrics={METRIC: 0.8, "epoch": 4}, error=None)
+    made = _trial(result, BASE)
+    assert (made.number, made.score, made.settings.layers) == (37, 0.8, (32,))
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_trials_stay_inside_the_source_systems_space_and_the_best_comes_first(tmp_path: Path) -> None:
     trials = run(4, tmp_path)
@@ -78,7 +89,9 @@ from pathlib import Path
 import ray
 from tests.models.test_tune import run
 ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
-print(len(run(int(sys.argv[1]), Path(sys.argv[2]))))
+trials = run(int(sys.argv[1]), Path(sys.argv[2]))
+assert sorted(trial.number for trial in trials) == list(range(len(trials)))
+print(len(trials))
 """
 
 
