@@ -38,7 +38,9 @@ def names(*clip_ids: str) -> pa.Table:
 def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbours_are_done() -> None:
     from ray.data import ActorPoolStrategy
 
-    data = ray.data.from_blocks([names("a", "SIGSEGV-1", "b", "SIGSEGV-2"), names("c", "d")])
+    deadly = names("a", "SIGSEGV-1", "b", "SIGSEGV-2")
+    Guarded(DeadlyStage, (), "run")._mark(deadly).write_bytes(b"x" * (DEATHS - 1))  # one more, in this run
+    data = ray.data.from_blocks([deadly, names("c", "d")])
     done = data.map_batches(
         Guarded,
         fn_constructor_args=(DeadlyStage, (), "run"),
