@@ -47,6 +47,19 @@ def binary_scores(hits: Floats, calls: Floats, positives: Floats) -> tuple[Float
     return precision, recall, np.divide(2 * hits, both, out=np.zeros(len(hits)), where=both > 0)
 
 
+def mean_f1(f1: Floats, support: Floats, absent: Bools) -> float:
+    """Macro F1 of a (re)sample: the mean over its classes and those that the data themselves lack, which count as 0.
+
+    A class that a resample happens to leave out says nothing of the classifier; as 0 it would stretch the interval.
+
+    Args:
+        f1, support: [classes], of the sample.
+        absent: bool [classes], those without a row in the data.
+    """
+    counted = (support > 0) | absent
+    return float(f1[counted].mean()) if counted.any() else float("nan")
+
+
 def choose_threshold(truth: Bools, probabilities: Floats) -> float:
     """The threshold with the best balanced accuracy (Youden's J) on validation rows; never chosen on test rows.
 

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from acoustic_env.config import Task
 from acoustic_env.models.calibrate import Calibration, Reliability, brier, reliability
-from acoustic_env.models.decide import balanced_accuracy, binary_scores, class_scores, confusion, share_interval
+from acoustic_env.models.decide import (
+    balanced_accuracy,
+    binary_scores,
+    class_scores,
+    confusion,
+    mean_f1,
+    share_interval,
+)
 from acoustic_env.models.evaluate import (
     SEED,
     Curve,
@@ -245,11 +252,12 @@ def _figures(
     def resampled(statistic: Any) -> Estimate:
         return bootstrap(statistic, groups, repeats=repeats, seed=seed)
 
+    absent = np.asarray(~truth.any(axis=0))
     if task == "multilabel":
         return {
             "map": resampled(mean_over_classes(truth, calibrated, Ranking.average_precision)),
             "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
-            "macro_f1": resampled(lambda weights: float(_multilabel_f1(truth, called, weights).mean())),
+            "macro_f1": resampled(lambda weights: mean_f1(*_multilabel_f1(truth, called, weights), absent)),
             "micro_f1": resampled(lambda weights: _micro_f1(truth, called, weights)),
         }
     y, predicted, classes = truth.argmax(axis=1), called.argmax(axis=1), truth.shape[1]
@@ -263,7 +271,7 @@ def _figures(
     }
     if task == "multiclass":
         return shared | {
-            "macro_f1": of_confusion(lambda matrix: float(class_scores(matrix)[2].mean())),
+            "macro_f1": of_confusion(lambda matrix: mean_f1(class_scores(matrix)[2], matrix.sum(axis=1), absent)),
             "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
         }
     ranked = calibrated[:, 1]
@@ -277,12 +285,13 @@ def _figures(
 
 def _multilabel_f1(
     truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], weights: npt.NDArray[Any] | None
-) -> Floats:
+) -> tuple[Floats, Floats]:
+    """F1 and (weighted) rows of each class [classes]."""
     own = (np.ones(len(truth)) if weights is None else weights).astype(np.float32)
     hits, calls, positives = (
         (own @ mask.astype(np.float32)).astype(np.float64) for mask in (truth & called, called, truth)
     )
-    return binary_scores(hits, calls, positives)[2]
+    return binary_scores(hits, calls, positives)[2], positives
 
 
 def _micro_f1(truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], weights: npt.NDArray[Any] | None) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.config import ModelKind
-from acoustic_env.models.decide import class_scores, confusion, share_interval
+from acoustic_env.models.decide import class_scores, confusion, mean_f1, share_interval
 from acoustic_env.models.evaluate import (
     Estimate,
     Floats,
@@ -142,7 +142,13 @@ def _statistic(y: Any, probabilities: Floats) -> Callable[[Any], float]:
     if probabilities.shape[1] == 2:
         return Ranking(y == 1, probabilities[:, 1]).auc
     predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
-    return lambda weights: float(class_scores(confusion(y, predicted, classes, weights))[2].mean())
+    absent = np.bincount(y, minlength=classes) == 0
+
+    def macro_f1(weights: Any) -> float:
+        matrix = confusion(y, predicted, classes, weights)
+        return mean_f1(class_scores(matrix)[2], matrix.sum(axis=1), absent)
+
+    return macro_f1
 
 
 def _value(y: Any, probabilities: Floats) -> float:

@@ -81,6 +81,23 @@ def test_what_is_kept_of_curves_is_bounded_whatever_the_number_of_clips_and_clas
         assert points(task, 200, module.CURVE_CLASSES + 1)[1] == []
 
 
+def test_a_class_that_resamples_leave_out_does_not_stretch_the_interval_of_macro_f1() -> None:
+    y = np.repeat(np.arange(10), 8)
+    recordings = y * 10 + np.where(y == 0, 0, np.arange(80) % 8)  # the first class is one recording: often not drawn
+    sure = np.eye(10)[y] * 0.9 + 0.01
+    sure[[3, 40]] = sure[[40, 3]]
+    for task, own in (("multiclass", y), ("multilabel", np.eye(10, dtype=bool)[y])):
+        found = performance(task, "abcdefghij", own, sure, recordings, np.full(10, 0.5), Calibration())
+        figure = found.figures["macro_f1"]
+        assert figure.value == pytest.approx(metrics.f1_score(y, sure.argmax(axis=1), average="macro"))
+        assert 0.85 < figure.low < figure.value < figure.high
+    # A class that the data lack is no accident of resampling: it counts as 0.
+    lacking = performance(
+        "multiclass", "abcdefghijk", y, np.pad(sure, ((0, 0), (0, 1))), recordings, np.zeros(11), Calibration()
+    )
+    assert lacking.figures["macro_f1"].value == pytest.approx(figure.value * 10 / 11)
+
+
 def test_a_performance_is_plain_json_without_nan() -> None:
     y = np.array([0, 1, 0, 1, 2, 2])
     probabilities = np.full((6, 4), 0.25)
