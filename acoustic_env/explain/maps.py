@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,12 @@ CLIPS: Final = 500  # t-SNE of more takes minutes and shows no more
 PERPLEXITY: Final = 30.0
 COMPONENTS: Final = 50
 NEIGHBOURS: Final = 10
-COLOURED: Final = 6
+COLOURS: Final = 6
+COLOURED: Final = 2 * COLOURS  # classes shown apart: each colour filled, then hollow in another shape
+HOLLOW: Final = ("*", "<", "p", "h", ">", "d")
 OTHERS: Final = "other"
+LETTERS_PER_INCH: Final = 13  # of a legend, whose markers take the room of so many more
+MARKER_LETTERS: Final = 6
 SEED: Final = 23
 
 Rows = npt.NDArray[np.int64]
@@ -141,28 +145,30 @@ def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
     return label.astype(np.int64), names if (label < len(chosen)).all() else [*names, OTHERS]
 
 
+def _marker(number: int, names: list[str]) -> dict[str, Any]:
+    """How the points of a class look: no two alike for any kind of colour vision."""
+    if names[number] == OTHERS:
+        return {"marker": MARKERS[-1], "color": "#9a9a9a", "ms": 4.5, "alpha": 0.75, "mew": 0}
+    colour = OKABE_ITO[number % COLOURS]
+    if number < COLOURS:
+        return {"marker": MARKERS[number], "color": colour, "ms": 4.5, "alpha": 0.75, "mew": 0}
+    return {"marker": HOLLOW[number - COLOURS], "color": colour, "ms": 5.5, "mfc": "white", "mew": 1.1}
+
+
 @drawn
 def _draw(
     block: str, maps: list[ClipMap], label: npt.NDArray[np.int64], names: list[str], clip_ids: list[str], of: str
 ) -> Illustration:
-    figure = new_figure(max(6.0, 3.5 * len(maps)), 6.9)
+    width, longest = max(6.0, 3.5 * len(maps)), max(len(shortened(name)) for name in names)
+    columns = max(1, min(len(names), int(LETTERS_PER_INCH * width / (longest + MARKER_LETTERS))))
+    figure = new_figure(width, 6.4 + 0.25 * -(-len(names) // columns))
     panels = figure.subplots(2, len(maps), squeeze=False)
     for column, found in enumerate(maps):
         shares = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(found.explained)]
         for row, (kind, plane) in enumerate((("PCA", found.pca), ("t-SNE", found.tsne))):
             panel = panels[row, column]
             for number in range(len(names)):
-                own = label == number
-                colour = "#9a9a9a" if names[number] == OTHERS else OKABE_ITO[number]
-                panel.plot(
-                    *plane[own].T,
-                    MARKERS[number],
-                    color=colour,
-                    ms=4.5,
-                    alpha=0.75,
-                    mew=0,
-                    label=shortened(names[number]),
-                )
+                panel.plot(*plane[label == number].T, ls="", label=shortened(names[number]), **_marker(number, names))
             panel.set_title(f"{kind}, {signal_name(found.signal)}")
             panel.grid(color=FAINT, lw=0.5)
             panel.tick_params(labelleft=False, labelbottom=False, length=0)
@@ -171,7 +177,7 @@ def _draw(
             else:
                 panel.set(xlabel="no unit: only nearness counts")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 4), markerscale=1.6)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, markerscale=1.6)
     best = max(maps, key=lambda found: found.agreement)
     perplexity = min(PERPLEXITY, max(2.0, (len(label) - 1) / 3))
     sentence = (

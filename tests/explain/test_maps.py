@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acoustic_env.explain.maps import clip_map, neighbour_agreement, stratified_rows
+from acoustic_env.explain.maps import COLOURED, OTHERS, _marker, clip_map, neighbour_agreement, stratified_rows
 
 
 def test_a_subsample_keeps_the_shares_of_the_classes() -> None:
@@ -42,3 +42,9 @@ def test_the_plane_is_seeded_and_the_shares_are_of_the_variance() -> None:
     variance = features.var(axis=0)
     assert first[1][0] == pytest.approx(np.linalg.eigvalsh(np.cov(features.T, ddof=0))[-1] / variance.sum())
     assert first[0].shape == first[2].shape == (60, 2)
+
+
+def test_no_two_classes_of_a_map_look_alike_and_the_rest_is_grey() -> None:
+    names = [*(f"class {number}" for number in range(COLOURED)), OTHERS]
+    looks = {(look["marker"], look["color"]) for look in (_marker(number, names) for number in range(len(names)))}
+    assert len(looks) == len({marker for marker, _ in looks}) == COLOURED + 1 == 13
