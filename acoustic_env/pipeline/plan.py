@@ -32,7 +32,7 @@ WRITE_BYTES: Final = GIB
 CPU_POOL_BYTES: Final = int(1.5 * GIB)
 MODEL_POOL_BYTES: Final = 2 * GIB
 MIN_TASK_CLIPS: Final = 4
-MAX_TASK_CLIPS: Final = 64
+MAX_TASK_CLIPS: Final = {"cpu": 16, "cuda": 64}  # what lies in the object store, times the queues; batches of networks
 TASKS_PER_WORKER: Final = 24  # so that the last tasks keep one worker waiting for another only briefly
 MIN_PART_CLIPS: Final = 16
 MAX_PART_CLIPS: Final = 256  # what a killed run loses at most, and what the sink holds in memory
@@ -132,10 +132,11 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
     blocks = tuple(work for work in works if work.architecture is None or not on_gpu)
     cpu = Pool("cpu", blocks, workers, _floor(min(1.0, left / workers)), 0.0, memory)
     task_clips = max(math.ceil(clips / (TASKS_PER_WORKER * workers)), min(MIN_TASK_CLIPS, math.ceil(clips / workers)))
-    task_clips = min(MAX_TASK_CLIPS, task_clips)
+    place = "cuda" if on_gpu else "cpu"
+    task_clips = min(MAX_TASK_CLIPS[place], task_clips)
     part_clips = min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 4)))
     part_clips = max(1, part_clips // task_clips) * task_clips  # Ray Data hands on whole tasks: no small remainders
-    return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, "cuda" if on_gpu else "cpu")
+    return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, place)
 
 
 def _decode_pool(resources: Resources) -> Pool:

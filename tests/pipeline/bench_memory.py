@@ -1,9 +1,11 @@
 """Memory against the length of the list: peak of the driver and of the object store for 1,000 and 10,000 clips.
 
-    python -m tests.pipeline.bench_memory [--clips 1000,10000]
+    python -m tests.pipeline.bench_memory [--clips 1000,10000] [--local]
 
-Clips are half-second segments of one long noise file, the block is `placeholder`, the cheapest there is. Each length
-runs in a process of its own; the object store is sampled every 50 ms.
+Clips are half-second segments of one long noise file, the block is `placeholder`, the cheapest there is. The audio
+counts as remote, so that waveforms travel through the object store from readers of their own; with --local the workers
+decode, and the store holds little but the list and finished rows. Each length runs in a process of its own; the object
+store is sampled every 50 ms.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from acoustic_env.clips.table import clip_table, write_clips
 RATE, SECONDS = 16_000, 60
 
 
-def measure(clips: int) -> dict[str, float]:
+def measure(clips: int, prefix: str) -> dict[str, float]:
     """Run one extraction here; peaks in MiB."""
     import ray
 
@@ -38,7 +40,7 @@ def measure(clips: int) -> dict[str, float]:
         rows = [
             {
                 "clip_id": f"c{i:06d}",
-                "uri": str(Path(folder, "noise.wav")),
+                "uri": f"{prefix}{Path(folder, 'noise.wav')}",
                 "start_s": i % 118 / 2,
                 "end_s": i % 118 / 2 + 0.5,
             }
@@ -74,14 +76,22 @@ def measure(clips: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", default="1000,10000")
+    parser.add_argument("--local", action="store_true")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one)))
+        print(json.dumps(measure(options.one, "" if options.local else "local://")))
         return
     peaks = []
     for clips in options.clips.split(","):
-        command = [sys.executable, "-m", "tests.pipeline.bench_memory", "--one", clips]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.pipeline.bench_memory",
+            "--one",
+            clips,
+            *(["--local"] if options.local else []),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(json.loads(done.stdout))
         print(" ".join(f"{name} {value:.1f}" for name, value in peaks[-1].items()))
