@@ -154,14 +154,19 @@ def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Illustra
 
 
 def _draw_components(material: Material, chosen: int, found: Attribution) -> list[Illustration]:
-    """The leading components of named columns as weights, those of the modulation spectrum as maps."""
+    """The leading components of named columns as weights, those of the modulation spectrum as maps.
+
+    A part kept without PCA has no components: its reduced features are its columns.
+    """
     order = np.argsort(-found.importance.mean(axis=0), kind="stable")
     named, mapped = [], []
     for feature in order:
         loading = material.bundle.reducer.back_project(int(feature))
+        if np.count_nonzero(loading.component) == 1:
+            continue
         if loading.columns[0].block == MAPS:
             mapped.append(int(feature))
-        elif "[" not in loading.columns[0].name and len(loading.columns) > 1:
+        elif "[" not in loading.columns[0].name:
             named.append(int(feature))
     drawn_: list[Illustration] = []
     if named:

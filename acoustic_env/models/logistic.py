@@ -22,6 +22,8 @@ LARGE: Final = 10**9
 DOUBLE: Final = 2 * 10**7
 # Scores worked on at once: what a processor's cache holds.
 CACHED: Final = 2**19
+# Above so many features a row, the search goes on in the space of the rows, where the best weights lie.
+WIDE: Final = 2
 # The path ends after this many penalties without a better held-out loss.
 PATIENCE: Final = 2
 
@@ -37,6 +39,9 @@ class LogisticClassifier:
 
     def fit(self, train: Examples, validation: Examples) -> None:
         """Choose the penalty by log loss over inner grouped folds of `train`; `validation` stays unseen."""
+        basis = row_space(train.x) if train.x.shape[1] > WIDE * len(train) else None
+        if basis is not None:
+            train = Examples((train.x @ basis).astype(np.float32), train.y, train.groups)
         large = train.x.size * (self._classes if self._task != "binary" else 1) > LARGE
         folds = min(FOLDS, len(np.unique(train.groups)))
         fold = grouped_folds(train.y, train.groups, folds, self._seed)
@@ -44,7 +49,8 @@ class LogisticClassifier:
         paths = [self._path(*part) for part in parts]
         best = int(np.argmin(np.mean([losses for losses, _ in paths], axis=0)))
         self.penalty_ = PENALTIES[best]
-        self.weights_ = fit_weights(train.x, self._outcomes(train.y), self._task, self.penalty_, paths[0][1][best])
+        found = fit_weights(train.x, self._outcomes(train.y), self._task, self.penalty_, paths[0][1][best])
+        self.weights_ = found if basis is None else np.vstack([basis @ found[:-1], found[-1:]])
 
     def _path(self, train: Examples, held: Examples) -> tuple[Floats, list[Floats]]:
         """Held-out loss of every penalty, infinite where the path ended before, and the weights as far as it went."""
@@ -82,6 +88,11 @@ class LogisticClassifier:
         made = cls(ModelSettings(kind="logistic"), facts["task"], facts["classes"])
         made.penalty_, made.weights_ = facts["penalty"], np.asarray(state.arrays["weights"])
         return made
+
+
+def row_space(x: npt.NDArray[np.float32]) -> Floats:
+    """Orthonormal basis [features, rows] of the rows' span; ridge weights have no part outside it."""
+    return np.asarray(np.linalg.qr(x.T.astype(np.float64))[0])
 
 
 def _scores(x: npt.NDArray[np.float32], weights: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from acoustic_env.config import ModelKind, ModelSettings, Task
 from acoustic_env.errors import UsageError
+from acoustic_env.models import logistic
 from acoustic_env.models.classifier import Examples, fit_ensemble, make_classifier, restore_classifier
 from acoustic_env.models.logistic import LogisticClassifier, fit_weights
 from acoustic_env.models.mlp import MlpClassifier, build_network, forward
@@ -143,3 +144,17 @@ def test_out_of_fold_refuses_rows_of_one_class() -> None:
     data = rows("binary")
     with pytest.raises(UsageError, match="all rows are of one class"):
         out_of_fold(data.x, np.zeros(len(data), np.int64), data.groups, "logistic", SMALL, 4, 1)
+
+
+def test_more_features_than_rows_are_searched_in_the_space_of_the_rows_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(5)
+    y = np.arange(60) % 3
+    x = (random.normal(size=(60, 200)) + 0.7 * y[:, None]).astype(np.float32)
+    wide, plain = (LogisticClassifier(ModelSettings(kind="logistic"), "multiclass", 3) for _ in range(2))
+    wide.fit(Examples(x, y, np.arange(60)), Examples(x[:1], y[:1], y[:1]))
+    monkeypatch.setattr(logistic, "WIDE", 1000)
+    plain.fit(Examples(x, y, np.arange(60)), Examples(x[:1], y[:1], y[:1]))
+    assert wide.penalty_ == plain.penalty_
+    np.testing.assert_allclose(wide.predict_proba(x), plain.predict_proba(x), atol=1e-3)
