@@ -79,8 +79,15 @@ def feature_groups(material: Material) -> list[Group]:
         for number in numbers:
             columns.setdefault(material.matrix.columns[number].name.partition("[")[0], []).append(int(number))
         if len(columns) > 1:
+            # A vector's name, as `embedding`, is that of other blocks' vectors too.
             found += [
-                Group(f"{name} ({signal})", "column", block, signal, np.array(own, np.int64))
+                Group(
+                    f"{name} ({signal})" if len(own) == 1 else f"{block} {name} ({signal})",
+                    "column",
+                    block,
+                    signal,
+                    np.array(own, np.int64),
+                )
                 for name, own in columns.items()
             ]
     return found
@@ -112,7 +119,7 @@ def permutation_importance(
         seed: of shuffles and resamples; the same shuffles for every group.
 
     Returns:
-        Every group in order, the AUC without shuffling, and the number of clips judged.
+        Every group, block by block, the AUC without shuffling, and the number of clips judged.
     """
     jury = _Jury.of(material, seed)
     values = material.matrix.values[jury.rows]
@@ -121,7 +128,7 @@ def permutation_importance(
     parts = material.bundle.reducer.parts_
     whole = material.bundle.reducer.transform(values)
     base = jury.score(whole, [None, *weights])
-    measured: dict[str, Importance] = {}
+    measured: list[Importance] = []
     start = 0
     for part in parts:
         centred = part.centre(values)
@@ -135,14 +142,12 @@ def permutation_importance(
                 found = jury.score(moved, [None, weights[repeat]])
                 drops[repeat], resampled[repeat] = base[0] - found[0], base[repeat + 1] - found[1]
             half = Z * float(np.nanstd(resampled, ddof=1))
-            measured[group.name] = Importance(group, float(np.nanmean(drops)), *_around(float(np.nanmean(drops)), half))
+            drop = float(np.nanmean(drops))
+            measured.append(Importance(group, drop, drop - half, drop + half))
         start += part.size
-    nothing = [Importance(group, 0.0, 0.0, 0.0) for group in groups if group.name not in measured]
-    return [measured[group.name] for group in groups if group.name in measured] + nothing, base[0], len(jury.rows)
-
-
-def _around(value: float, half: float) -> tuple[float, float]:
-    return value - half, value + half
+    reduced = {(part.block, part.signal) for part in parts}
+    nothing = [Importance(group, 0.0, 0.0, 0.0) for group in groups if (group.block, group.signal) not in reduced]
+    return measured + nothing, base[0], len(jury.rows)
 
 
 def _change(part: PartReduction, centred: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:

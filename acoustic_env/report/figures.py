@@ -153,20 +153,22 @@ def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Illustration:
     """All classes pooled, each class faint, the hardest in colour."""
     precision = {row["name"]: row["average_precision"] for row in metrics["per_class"]}
     classes = sorted(metrics["class_curves"], key=lambda row: precision[row["name"]])
+    hardest = [row for row in classes[:HARDEST] if precision[row["name"]] < 1.0]
+    others = len(classes) - len(hardest)
     figure = new_figure(9.4, 5.4)
     panels = figure.subplots(1, 2)
     for panel, kind, where in zip(panels, ("roc", "precision_recall"), (None, "post"), strict=True):
         options = {} if where is None else {"drawstyle": f"steps-{where}"}
-        for row in classes[HARDEST:]:
+        for row in classes[len(hardest) :]:
             panel.plot(row[kind]["x"], row[kind]["y"], color=FAINT, lw=1.2, **options)
         pooled = metrics[kind]
         panel.plot(pooled["x"], pooled["y"], color="black", lw=2, label="all classes pooled", **options)
-        for number, row in enumerate(classes[:HARDEST]):
+        for number, row in enumerate(hardest):
             label = f"{shortened(row['name'], 24)}, average precision {precision[row['name']]:.3f}"
             style = {"color": OKABE_ITO[number], "marker": MARKERS[number], "ms": 4, "lw": 1.2}
             panel.plot(row[kind]["x"], row[kind]["y"], label=label, markevery=0.12, **style, **options)
-        if len(classes) > HARDEST:
-            panel.plot([], [], color=FAINT, lw=1.2, label=f"each of the other {len(classes) - HARDEST} classes")
+        if others:
+            panel.plot([], [], color=FAINT, lw=1.2, label=f"each of the other {others} classes")
         panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         panel.grid(color="#eeeeee", lw=0.6)
     panels[0].plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
@@ -175,8 +177,7 @@ def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Illustration:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     auc = interval_text(metrics["figures"]["mean_auc"])
-    hardest = " and ".join(row["name"] for row in classes[:HARDEST][:2])
-    said = f"; the lowest curves are those of {hardest}" if hardest else ""
+    said = f"; hardest by average precision: {', '.join(row['name'] for row in hardest)}" if hardest else ""
     sentence = (
         f"How well each class is ranked above the rest on {metrics['clips']:,} {judged.clips}: mean AUC over the "
         f"classes {auc}{said}."

@@ -17,6 +17,7 @@ from acoustic_env.explain.importance import Group, feature_groups, permutation_i
 from acoustic_env.explain.material import gather
 from acoustic_env.features.modulation import SHAPE
 from acoustic_env.models.evaluate import roc_auc
+from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
 from acoustic_env.store.feature_store import FeatureStore
 from tests.explain.conftest import CLIPS, Trained
 
@@ -124,6 +125,25 @@ def test_a_group_without_columns_in_the_reduction_costs_nothing(trained: Trained
     nothing = Group("nothing", "column", "indices", "bg", np.empty(0, np.int64))
     (found,), _, _ = permutation_importance(trained.material, [nothing], repeats=2)
     assert (found.drop, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_vectors_of_the_same_name_in_two_blocks_are_told_apart(trained: Trained) -> None:
+    columns = [
+        FeatureColumn(block, "raw", f"{name}[{cell}]")
+        for block in ("yamnet", "mn04")
+        for name in ("embedding", "scores")
+        for cell in range(2)
+    ]
+    matrix = FeatureMatrix(["a"], np.zeros((1, 8), np.float32), columns, {}, {})
+    groups = feature_groups(replace(trained.material, matrix=matrix))
+    assert [group.name for group in groups] == [
+        "yamnet, raw",
+        "yamnet embedding (raw)",
+        "yamnet scores (raw)",
+        "mn04, raw",
+        "mn04 embedding (raw)",
+        "mn04 scores (raw)",
+    ]
 
 
 def test_regions_cover_every_cell_of_the_map_once(trained: Trained) -> None:
