@@ -84,7 +84,7 @@ def _ranking_input(arguments: argparse.Namespace, recipe: Recipe, settings: Any)
     """Prepared clips, targets and class names from clip list, store and recipe."""
     import numpy as np
 
-    from acoustic_env.audit.rank import prepare
+    from acoustic_env.audit.rank import prepare, reduce_blocks
     from acoustic_env.clips.select import class_targets, select
     from acoustic_env.clips.table import read_clips
     from acoustic_env.models.matrix import load_matrix
@@ -107,7 +107,8 @@ def _ranking_input(arguments: argparse.Namespace, recipe: Recipe, settings: Any)
         named = [joined.get(clip_id, group) for clip_id, group in zip(targets.clip_ids, named, strict=True)]
     groups = np.asarray(named)[complete]
     tags = _tags(store, recipe, clip_ids, targets.classes)
-    clips = prepare(clip_ids, matrix.values[complete], y, groups, settings, duplicates, tags)
+    features = reduce_blocks(matrix.values[complete], matrix.columns, recipe.reduction)
+    clips = prepare(clip_ids, features, y, groups, settings, duplicates, tags)
     return clips, y, targets.classes
 
 

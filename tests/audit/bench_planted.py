@@ -1,14 +1,16 @@
-"""Planted label errors in the released AudioSet embeddings: our ranking beside cleanlab's default, in one run.
+"""Planted label errors, in the released AudioSet embeddings or in synthetic scenes: our ranking beside cleanlab's.
 
     ACOUSTIC_ENV_TEST_DATA=... python -m tests.audit.bench_planted [--plantings 3] [--cells uniform:0.05,...]
+    python -m tests.audit.bench_planted --scenes demo-out [--plantings 5]
 
-The 3,965 balanced-train clips of recipe `urban-nature-ontology` (mean and standard deviation over frames). Errors are
-planted uniformly, or in proportion to 1 - |2p - 1| of a logistic regression that knows the true labels. cleanlab ranks
-by self-confidence (its default) on the same out-of-fold probabilities of every witness, and on their mean. `ceiling`
-is our ranking learned from the true labels. Since AudioSet's own labels have errors, no ranking can
-reach 1. Intervals are clip bootstraps pooled over the plantings, those of `ours ahead by` of the paired difference.
+The 3,965 balanced-train clips of recipe `urban-nature-ontology` (mean and standard deviation over frames), or the
+scenes of a finished demo, whose truth is known whatever labels the demo gave them. Errors are planted uniformly, or in
+proportion to 1 - |2p - 1| of a logistic regression that knows the true labels. cleanlab ranks by self-confidence (its
+default) on the same out-of-fold probabilities of every witness, and on their mean. `ceiling` is our ranking learned
+from the true labels. Since AudioSet's own labels have errors, no ranking can reach 1 there. Intervals are clip
+bootstraps pooled over the plantings, those of `ours ahead by` of the paired difference.
 
-The last table is the other proof: the error rate that "the most suspicious 200" suggest, and that of 200 sampled.
+The last table is the other proof: the error rate that the most suspicious suggest, and that of as many sampled.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,6 @@ from acoustic_env.audit.sample import allocate, score_strata
 from acoustic_env.audit.witnesses import logistic, out_of_fold
 
 RATES = (0.05, 0.1, 0.2, 0.3)
-TOPS = (100, 200)
 BOOTSTRAP = 200
 
 
@@ -45,29 +46,60 @@ class Result:
     quality: dict[str, np.ndarray]
 
 
-def load(data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, true labels and groups of the study, through the public commands."""
+@dataclass(frozen=True)
+class Study:
+    """What errors are planted in.
+
+    Attributes:
+        x: float32 [clips, features].
+        truth: [clips] class 0 or 1, taken for true.
+        groups: [clips].
+    """
+
+    x: np.ndarray
+    truth: np.ndarray
+    groups: np.ndarray
+
+
+def released_embeddings(data: Path) -> Study:
+    """The ontology groups in the released embeddings, through the public commands."""
     from acoustic_env.cli import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        clips, store = f"{folder}/clips.parquet", f"{folder}/store"
+        code = main(
+            ["clips", "from-audioset-embeddings", str(data / "audioset/embeddings/bal_train"), "--segments",
+             str(data / "audioset/balanced_train_segments.csv"), "--recipe", "urban-nature-ontology", "--out", clips,
+             "--store", store]
+        )  # fmt: skip
+        if code:
+            sys.exit(code)
+        return read_study(clips, store, "urban-nature-ontology")
+
+
+def scenes(demo: Path) -> Study:
+    """The scenes of a finished demo with the labels that are true."""
+    from acoustic_env.audit.table import read_table
+
+    study = read_study(str(demo / "scenes/clips.parquet"), str(demo / "features"), "scenes")
+    truth = read_table(str(demo / "scenes/truth.parquet")).column("label").to_pylist()
+    return replace(study, truth=np.array([label == "urban" for label in truth]).astype(np.int64))
+
+
+def read_study(clips: str, store: str, name: str) -> Study:
+    """Features reduced as the recipe says, given labels and groups of every clip of its study."""
     from acoustic_env.clips.select import class_targets, select
     from acoustic_env.clips.table import read_clips
     from acoustic_env.config import load_recipe
     from acoustic_env.models.matrix import load_matrix
     from acoustic_env.store.feature_store import FeatureStore
 
-    recipe = load_recipe("urban-nature-ontology")
-    with tempfile.TemporaryDirectory() as folder:
-        clips, store = f"{folder}/clips.parquet", f"{folder}/store"
-        code = main(
-            ["clips", "from-audioset-embeddings", str(data / "audioset/embeddings/bal_train"), "--segments",
-             str(data / "audioset/balanced_train_segments.csv"), "--recipe", recipe.name, "--out", clips,
-             "--store", store]
-        )  # fmt: skip
-        if code:
-            sys.exit(code)
-        selection = select(read_clips(clips), recipe)
-        targets = class_targets(selection.clips, recipe)
-        matrix = load_matrix(FeatureStore(store), targets.clip_ids, list(recipe.blocks), recipe.signals)
-        return matrix.values, targets.y, np.asarray(selection.clips.column("group").to_pylist())
+    recipe = load_recipe(name)
+    selection = select(read_clips(clips), recipe)
+    targets = class_targets(selection.clips, recipe)
+    matrix = load_matrix(FeatureStore(store), targets.clip_ids, list(recipe.blocks), recipe.signals)
+    features = ranking.reduce_blocks(matrix.values, matrix.columns, recipe.reduction)
+    return Study(features, targets.y, np.asarray(selection.clips.column("group").to_pylist()))
 
 
 def evidence(x: np.ndarray, given: np.ndarray, groups: np.ndarray, settings: ranking.RankSettings) -> Evidence:
@@ -104,6 +136,12 @@ def average_precision(wrong: np.ndarray, quality: np.ndarray, weights: np.ndarra
     return float(average_precision_score(wrong, -quality, sample_weight=weights))
 
 
+def tops_of(clips: int) -> tuple[int, int]:
+    """How many of the most suspicious are counted: 100 and 200, of few clips an eighth at most."""
+    most = min(200, clips // 8)
+    return most // 2, most
+
+
 def report(cell: tuple[str, float], results: list[Result]) -> None:
     """Print one cell's rows."""
     names = list(results[0].quality)
@@ -118,12 +156,12 @@ def report(cell: tuple[str, float], results: list[Result]) -> None:
     print(f"\n{cell[0]} {cell[1]:.0%}, {len(results)} plantings", flush=True)
     for name in names:
         tops = []
-        for k in TOPS:
+        for k in tops_of(clips):
             hits = sum(int(r.wrong[np.argsort(r.quality[name], kind="stable")[:k]].sum()) for r in results)
             interval = wilson(hits, k * len(results))
-            tops.append(f"{interval.estimate:.2f} ({interval.low:.2f}-{interval.high:.2f})")
+            tops.append(f"P@{k} {interval.estimate:.2f} ({interval.low:.2f}-{interval.high:.2f})")
         low, high = np.quantile(again[name], [0.025, 0.975])
-        line = f"  {name:<36} AP {scores[name]:.3f} ({low:.3f}-{high:.3f})  P@100 {tops[0]}  P@200 {tops[1]}"
+        line = f"  {name:<36} AP {scores[name]:.3f} ({low:.3f}-{high:.3f})  {tops[0]}  {tops[1]}"
         if name.startswith("cleanlab"):
             gain = again["ours"] - again[name]
             low, high = np.quantile(gain, [0.025, 0.975])
@@ -132,34 +170,32 @@ def report(cell: tuple[str, float], results: list[Result]) -> None:
 
 
 def suspicious_against_sampled(cell: tuple[str, float], result: Result) -> str:
-    """What the 200 most suspicious labels suggest, and what a stratified sample of 200 estimates."""
+    """What the most suspicious labels suggest, and what a stratified sample of as many estimates."""
     quality, wrong = result.quality["ours"], result.wrong.astype(float)
-    top = np.argsort(quality, kind="stable")[:200]
+    n = tops_of(len(quality))[1]
+    top = np.argsort(quality, kind="stable")[:n]
     strata = score_strata(np.zeros(len(quality), dtype=int), quality)
     _, index = np.unique(strata.astype(str), return_inverse=True)
     sizes = np.bincount(index)
     share = np.clip(np.bincount(index, weights=quality) / sizes, 0.1, 0.9)
     rng = np.random.default_rng(7)
     counts = []
-    for h, n in enumerate(allocate(sizes, np.sqrt(share * (1 - share)), 200)):
-        rows = rng.choice(np.flatnonzero(index == h), n, replace=False)
-        counts.append(StratumCounts(int(sizes[h]), int(n), float(wrong[rows].sum())))
-    sampled = from_variance(*stratified(counts), 200, "stratified")
-    naive = wilson(float(wrong[top].sum()), 200)
+    for h, drawn in enumerate(allocate(sizes, np.sqrt(share * (1 - share)), n)):
+        rows = rng.choice(np.flatnonzero(index == h), drawn, replace=False)
+        counts.append(StratumCounts(int(sizes[h]), int(drawn), float(wrong[rows].sum())))
+    sampled = from_variance(*stratified(counts), n, "stratified")
+    naive = wilson(float(wrong[top].sum()), n)
     inside = "yes" if sampled.low <= wrong.mean() <= sampled.high else "NO"
     return (
-        f"  {cell[0]:<13}{cell[1]:>4.0%}   truth {wrong.mean():.3f}   most suspicious 200: {naive.estimate:.3f} "
-        f"({naive.low:.3f}-{naive.high:.3f})   sample of 200: {sampled.estimate:.3f} "
+        f"  {cell[0]:<13}{cell[1]:>4.0%}   truth {wrong.mean():.3f}   most suspicious {n}: {naive.estimate:.3f} "
+        f"({naive.low:.3f}-{naive.high:.3f})   sample of {n}: {sampled.estimate:.3f} "
         f"({sampled.low:.3f}-{sampled.high:.3f}), holds the truth: {inside}"
     )
 
 
-def run(plantings: int, cells: list[tuple[str, float]]) -> None:
+def run(study: Study, plantings: int, cells: list[tuple[str, float]]) -> None:
     """The whole benchmark."""
-    data = os.environ.get("ACOUSTIC_ENV_TEST_DATA")
-    if not data:
-        sys.exit("set ACOUSTIC_ENV_TEST_DATA to the folder of real data")
-    x, truth, groups = load(Path(data))
+    x, truth, groups = study.x, study.truth, study.groups
     settings = ranking.RankSettings()
     clean_evidence = evidence(x, truth, groups, settings)
     clean = ranking.believe(clean_evidence, settings).posterior
@@ -192,9 +228,14 @@ def main() -> None:
     parser.add_argument(
         "--cells", default=",".join(f"{kind}:{rate}" for kind in ("uniform", "concentrated") for rate in RATES)
     )
+    parser.add_argument("--scenes", type=Path, metavar="DEMO", help="folder of a finished demo")
     arguments: Any = parser.parse_args()
     cells = [(cell.split(":")[0], float(cell.split(":")[1])) for cell in arguments.cells.split(",")]
-    run(arguments.plantings, cells)
+    data = os.environ.get("ACOUSTIC_ENV_TEST_DATA")
+    if not arguments.scenes and not data:
+        sys.exit("set ACOUSTIC_ENV_TEST_DATA to the folder of real data, or name a demo with --scenes")
+    study = scenes(arguments.scenes) if arguments.scenes else released_embeddings(Path(str(data)))
+    run(study, arguments.plantings, cells)
 
 
 if __name__ == "__main__":

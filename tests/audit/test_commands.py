@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from sklearn.metrics import average_precision_score
 
+from acoustic_env.audit.noise import plant_errors
 from acoustic_env.cli import main
 from tests.audit.generated import listen, ranked_with_truth
+from tests.models.conftest import SIGNALS, Generated, write_block
 
 RANKED, RIGHT = ranked_with_truth(1200)
 
@@ -132,3 +137,30 @@ def test_labels_of_released_embeddings_are_ranked(
     ]
     assert sorted(set(table.column("duplicates").to_pylist())) == [0.5, 1.0]
     assert table.num_rows == found["rows"] == 2 * 414  # type: ignore[index]
+
+
+def test_a_block_of_many_columns_does_not_drown_one_of_few_where_the_recipe_reduces_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = np.arange(240) % 2
+    given, wrong = plant_errors(truth, 0.1, np.random.default_rng(0))
+    ids, names = [f"clip{i:03d}" for i in range(240)], np.array(["natural", "urban"])
+    listed = {"clip_id": ids, "uri": ids, "labels": [[name] for name in names[given]], "group": ids}
+    pq.write_table(pa.table(listed), "clips.parquet")
+    write_block("store", Generated("indices", 4), ids, 2 * truth, seed=1)
+    write_block("store", Generated("mps", 400), ids, 0 * truth, seed=2)
+    study = {
+        "task": "binary",
+        "classes": {name: {"labels": [name]} for name in names.tolist()},
+        "signals": list(SIGNALS),
+        "blocks": {"indices": {}, "mps": {}},
+    }
+    found = []
+    for components in (0, 2):
+        study["reduction"] = {"components": {"indices": 0, "mps": components}}
+        Path("recipe.yaml").write_text(yaml.safe_dump(study))
+        ranked = ["--clips", "clips.parquet", "--store", "store", "--recipe", "recipe.yaml", "--out", "r.parquet"]
+        answer(capsys, "rank", *ranked, "--witnesses", "logistic,neighbours")
+        table = pq.read_table("r.parquet").filter(pc.field("given")).sort_by("clip_id")
+        found.append(average_precision_score(wrong, -table.column("quality").to_numpy()))
+    assert found[1] > 0.9 > found[0]
