@@ -182,8 +182,8 @@ def study_section(rows: pa.Table, folder: FigureFolder) -> Section:
     listed = rows.to_pylist()
     section.add(
         paragraph(
-            "Every block alone and every embedder beside the indices and the modulation spectrum, judged out of fold "
-            "on training and validation clips. Differences are paired: the same clips, the same folds."
+            "Every block alone, every embedder beside the indices and the modulation spectrum, and all blocks, each "
+            "clip judged by a model of the other folds. Differences are paired: the same clips, the same folds."
         ),
         folder.draw(study_illustration(listed)),
         table(
