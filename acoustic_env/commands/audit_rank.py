@@ -44,9 +44,10 @@ def rank_labels(arguments: argparse.Namespace) -> int:
     """Rank the labels of a study; see RANK."""
     from acoustic_env.audit.rank import NOT_A_RATE, RankSettings, rank_exclusive, rank_multilabel
     from acoustic_env.audit.table import streamed
+    from acoustic_env.clips.ontology import audioset
     from acoustic_env.config import load_recipe
 
-    recipe = load_recipe(arguments.recipe)
+    recipe, display = load_recipe(arguments.recipe), audioset().names
     names = tuple(arguments.witnesses or recipe.audit.witnesses)
     settings = RankSettings(names, recipe.audit.folds, recipe.audit.neighbours, recipe.audit.seed)
     clips, y, classes = _ranking_input(arguments, recipe, settings)
@@ -65,7 +66,8 @@ def rank_labels(arguments: argparse.Namespace) -> int:
             flagged += sum(given.column("flagged").to_pylist())
             top = sorted([*top, *given.slice(0, SHOWN).to_pylist()], key=lambda row: row["quality"])[:SHOWN]
             if recipe.task == "multilabel":
-                print(f"class {number:,} of {len(classes):,}: {described['label']}", file=sys.stderr)
+                label = str(described["label"])
+                print(f"class {number:,} of {len(classes):,}: {display.get(label, label)}", file=sys.stderr)
     if arguments.json:
         print(
             json.dumps(
@@ -76,7 +78,7 @@ def rank_labels(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: {rows:,} rows of {len(clips.clip_ids):,} clips, {flagged:,} given labels flagged")
     print(f"note: {NOT_A_RATE}")
     for row in top:
-        print(f"  {row['quality']:.4f}  {row['clip_id']}  {row['label']}")
+        print(f"  {row['quality']:.4f}  {row['clip_id']}  {display.get(row['label'], row['label'])}")
     return 0
 
 
