@@ -215,7 +215,8 @@ def _segment(clip_id: str, times: Mapping[str, tuple[float | None, float | None]
     if video and start_ms.isdigit():
         start = int(start_ms) / 1000 if start is None else start
     elif start is None:
-        msg = f"clip {clip_id!r}: neither <video>_<start in ms> nor a clip with start_s; give the list with --clips"
+        missing = "its row of the clip list has no start_s" if clip_id in times else "--clips has no row of it"
+        msg = f"clip {clip_id!r}: an AudioSet segment needs a start, the id is not <video>_<start in ms>, and {missing}"
         raise UsageError(msg)
     else:
         video = clip_id

@@ -223,8 +223,12 @@ def test_the_export_is_an_audioset_list_that_reads_back(tmp_path: Path) -> None:
     (segment,) = read_segments(str(file))
     assert segment.clip_id == "-a_b_30000"
     assert text.splitlines()[-1] == '-a_b, 30.000, 40.000, "/m/03m9d0z,Siren"'
-    with pytest.raises(UsageError, match="--clips"):
-        segments_csv(labels.set_column(0, "clip_id", pa.array(["x"] * 3)), None, {})
+    nameless = labels.set_column(0, "clip_id", pa.array(["x"] * 3))
+    with pytest.raises(UsageError, match="--clips has no row of it"):
+        segments_csv(nameless, None, {})
+    whole = pa.table({"clip_id": ["x"], "start_s": pa.nulls(1, pa.float64()), "end_s": pa.nulls(1, pa.float64())})
+    with pytest.raises(UsageError, match="its row of the clip list has no start_s"):
+        segments_csv(nameless, whole, {})
 
 
 def test_the_labels_table_has_the_columns_of_the_design(tmp_path: Path) -> None:
