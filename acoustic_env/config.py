@@ -65,13 +65,15 @@ class ReductionSettings:
         scale_first: standardise features before PCA (the source system did not).
         components: per block, a number of components (int), a share of variance in (0, 1), or 0 for the scaled features
             themselves; blocks not named keep `default_components`.
-        default_components: for blocks not named.
+        default_components: for blocks not named. The components are scaled after PCA, so the last count as much as the
+            first: with fewer clips than columns a share of 0.99 keeps mostly noise (ESC-10, mn04, MLP: macro F1 0.788
+            against 0.959 with 0.95).
         seed: of the randomised solver.
     """
 
     scale_first: bool = True
     components: Mapping[str, float] = field(default_factory=dict)
-    default_components: float = 0.99
+    default_components: float = 0.95
     seed: int = 23
 
 
