@@ -33,7 +33,8 @@ CPU_POOL_BYTES: Final = int(1.5 * GIB)  # measured: 0.6 with 16 clips of 10 s; l
 CPU_NETWORK_BYTES: Final = GIB // 2  # beside it; measured: indices, mps, mn04, YAMNet and CNN14 together 1.5
 GPU_POOL_BYTES: Final = 2 * GIB  # of the machine's memory, not the GPU's
 MIN_TASK_CLIPS: Final = 4
-MAX_TASK_CLIPS: Final = {"cpu": 16, "cuda": 64}  # what lies in the object store, times the queues; batches of networks
+MAX_TASK_CLIPS: Final = 64
+MAX_REMOTE_TASK_CLIPS: Final = 16  # whose waveforms wait in the object store
 TASKS_PER_WORKER: Final = 24  # so that the last tasks keep one worker waiting for another only briefly
 MIN_PART_CLIPS: Final = 16
 MAX_PART_CLIPS: Final = 256  # what a killed run loses at most, and what the sink holds in memory
@@ -134,7 +135,7 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
     cpu = Pool("cpu", blocks, workers, _floor(min(1.0, left / workers)), 0.0, memory)
     task_clips = max(math.ceil(clips / (TASKS_PER_WORKER * workers)), min(MIN_TASK_CLIPS, math.ceil(clips / workers)))
     place = "cuda" if on_gpu else "cpu"
-    task_clips = min(MAX_TASK_CLIPS[place], task_clips)
+    task_clips = min(MAX_REMOTE_TASK_CLIPS if remote and not on_gpu else MAX_TASK_CLIPS, task_clips)
     part_clips = min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 4)))
     part_clips = max(1, part_clips // task_clips) * task_clips  # Ray Data hands on whole tasks: no small remainders
     return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, place)
