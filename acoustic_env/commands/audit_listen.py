@@ -81,13 +81,15 @@ def _serve(server: Any, arguments: argparse.Namespace) -> None:
         import webbrowser
 
         webbrowser.open(server.url)
-    before = signal.signal(signal.SIGTERM, stop)
+    # SIGINT, too: a script's background jobs are started with it ignored.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.serve_forever()
     except KeyboardInterrupt:
         print(file=sys.stderr)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _resume(arguments: argparse.Namespace, port: int) -> list[str]:
