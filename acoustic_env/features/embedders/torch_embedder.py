@@ -13,6 +13,7 @@ import numpy.typing as npt
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.features.block import Waveforms
 from acoustic_env.features.embedders.contract import Embedder, EmbedderOutput, Precision
+from acoustic_env.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,7 @@ class TorchEmbedder(Embedder):
         if device == "cuda" and not torch.cuda.is_available():
             msg = f"weights {self.weights}: device cuda was asked for, but PyTorch sees no GPU; use --device cpu"
             raise UsageError(msg)
+        reuse_freed_memory()
         front_end, network = self.build()
         self._front_end = front_end.to(device).eval().requires_grad_(False)
         self._network = network.to(device).eval().requires_grad_(False)

@@ -32,8 +32,9 @@ LAYERS: Final = (
     (2, 1024),
     (1, 1024),
 )
-# Patches at a time: memory stays bounded for recordings of any length, and a CPU works in its caches.
-STEP_PATCHES: Final = {"cpu": 16, "cuda": 2048}
+# Patches at a time: memory stays bounded for recordings of any length, and no array of a CPU's step is so large that its
+# memory is given back after each layer (`reuse_freed_memory`).
+STEP_PATCHES: Final = {"cpu": 64, "cuda": 2048}
 
 
 class _Convolution(nn.Module):
@@ -47,13 +48,11 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = rounded(x, (1, 2, 3)) if self.int8 else x
+        if on_cpu_in_float32(x):
+            return onednn.conv3x3_same_relu(x, self.weight, self.bias, stride=self.stride, groups=self.groups)
         padding = 1
         if self.stride == 2:
             x, padding = F.pad(x, (0, 1, 0, 1)), 0
-        if on_cpu_in_float32(x):
-            return onednn.conv3x3_relu(
-                x, self.weight, self.bias, stride=self.stride, padding=padding, groups=self.groups
-            )
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups).relu_()
 
 
@@ -103,7 +102,7 @@ class YamnetNetwork(nn.Module):
 
     def embed(self, patches: Tensor) -> Tensor:
         """Patches[n, 96, 64] to embeddings[n, 1024]."""
-        x = self.layer1(patches[:, None]).contiguous(memory_format=torch.channels_last)
+        x = self.layer1(patches[..., None].permute(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
         for number in range(2, len(LAYERS) + 1):
             x = self.get_submodule(f"layer{number}")(x)
         embeddings: Tensor = x.mean((2, 3))
