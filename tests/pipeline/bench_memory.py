@@ -1,11 +1,11 @@
 """Memory against the length of the list: peak of the driver and of the object store for 1,000 and 10,000 clips.
 
-    python -m tests.pipeline.bench_memory [--clips 1000,10000] [--local]
+    python -m tests.pipeline.bench_memory [--clips 1000,10000] [--local] [--blocks placeholder] [--runs 3]
 
-Clips are half-second segments of one long noise file, the block is `placeholder`, the cheapest there is. The audio
-counts as remote, so that waveforms travel through the object store from readers of their own; with --local the workers
-decode, and the store holds little but the list and finished rows. Each length runs in a process of its own; the object
-store is sampled every 50 ms.
+Clips are half-second segments of one long noise file, the block is `placeholder`, the cheapest, or those named.
+The audio counts as remote, so that waveforms travel through the object store from readers of their own; with --local
+the workers decode, and the store holds the list and finished rows. Each run has a process of its own, the lengths take
+turns, and a figure is the median of its runs; the object store is sampled every 50 ms.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from acoustic_env.clips.table import clip_table, write_clips
 RATE, SECONDS = 16_000, 60
 
 
-def measure(clips: int, prefix: str) -> dict[str, float]:
+def measure(clips: int, prefix: str, blocks: tuple[str, ...]) -> dict[str, float]:
     """Run one extraction here; peaks in MiB."""
     import ray
 
@@ -58,9 +59,7 @@ def measure(clips: int, prefix: str) -> dict[str, float]:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        settings = ExtractSettings(
-            str(Path(folder, "clips.parquet")), str(Path(folder, "store")), blocks=("placeholder",)
-        )
+        settings = ExtractSettings(str(Path(folder, "clips.parquet")), str(Path(folder, "store")), blocks=blocks)
         record = extract(settings)
         stop.set()
         watcher.join()
@@ -77,26 +76,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", default="1000,10000")
     parser.add_argument("--local", action="store_true")
+    parser.add_argument("--blocks", default="placeholder")
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, "" if options.local else "local://")))
+        print(json.dumps(measure(options.one, "" if options.local else "local://", tuple(options.blocks.split(",")))))
         return
-    peaks = []
-    for clips in options.clips.split(","):
-        command = [
-            sys.executable,
-            "-m",
-            "tests.pipeline.bench_memory",
-            "--one",
-            clips,
-            *(["--local"] if options.local else []),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(json.loads(done.stdout))
-        print(" ".join(f"{name} {value:.1f}" for name, value in peaks[-1].items()))
+    lengths = options.clips.split(",")
+    peaks: dict[str, list[dict[str, float]]] = {clips: [] for clips in lengths}
+    for _ in range(options.runs):
+        for clips in lengths:
+            command = [sys.executable, "-m", "tests.pipeline.bench_memory", "--one", clips, "--blocks", options.blocks]
+            command += ["--local"] if options.local else []
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks[clips].append(json.loads(done.stdout))
+            print(" ".join(f"{name} {value:.1f}" for name, value in peaks[clips][-1].items()), flush=True)
     for name in ("driver_mib", "object_store_mib"):
-        print(f"{name}: ratio {peaks[-1][name] / max(peaks[0][name], 1e-9):.2f}")
+        first, last = (statistics.median(peak[name] for peak in peaks[clips]) for clips in (lengths[0], lengths[-1]))
+        print(f"{name}: {last:.1f} / {first:.1f} = {last / max(first, 1e-9):.2f}")
 
 
 if __name__ == "__main__":
