@@ -164,7 +164,7 @@ class ExtractSettings:
         signals: signals of each clip; empty takes the recipe's.
         blocks: feature blocks; empty takes the recipe's.
         engine: fast or reference.
-        device: where embedders run; auto takes a GPU where there is one.
+        device: where networks and the modulation spectrum run; auto takes a GPU where there is one.
         limit: only the first so many clips of the list; None for all.
         retry_errors: try again clips whose error was permanent.
         max_error_rate: share of the list's clips that may fail before the run ends with exit code 3, 0 to 1.

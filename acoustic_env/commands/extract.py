@@ -45,7 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", choices=("fast", "reference"), help="fast, or the published libraries (default: fast)"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where embedders run (default: auto)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), help="where networks and the fast mps run (default: auto)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N clips of the list")
     parser.add_argument("--dry-run", action="store_true", default=None, help="print the plan and stop")
     parser.add_argument("--retry-errors", action="store_true", default=None, help="try permanent errors again")

@@ -17,6 +17,7 @@ from acoustic_env.audio.signals import ENGINES as ENGINES
 from acoustic_env.audio.signals import SIGNALS as SIGNALS
 from acoustic_env.audio.signals import Engine as Engine
 from acoustic_env.audio.signals import Signal as Signal
+from acoustic_env.errors import UsageError
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 Waveforms = npt.NDArray[np.float32] | npt.NDArray[np.float64]  # [clips, samples]
@@ -71,6 +72,11 @@ class FeatureBlock(ABC):
     frame_hop_s: float | None = None
     architecture: ClassVar[str | None] = None
 
+    @property
+    def gpu_pool(self) -> str | None:
+        """The pool of workers that takes the block where there are GPUs; None for a block of processors only."""
+        return self.architecture
+
     @abstractmethod
     def parameters(self) -> dict[str, Json]:
         """Everything besides name, version and audio that can change a number (weights' sha256 included)."""
@@ -80,7 +86,11 @@ class FeatureBlock(ABC):
         return {}
 
     def load(self, device: str) -> None:  # noqa: B027  most blocks have nothing to load
-        """Load models once per worker. `device` is "cpu" or "cuda"."""
+        """Load models once per worker. `device` is "cpu" or "cuda".
+
+        Raises:
+            UsageError: the device is not there, or the weights are not.
+        """
 
     @abstractmethod
     def compute(self, waveforms: Waveforms) -> Columns:
@@ -96,6 +106,19 @@ class FeatureBlock(ABC):
         Raises:
             ClipError: never for one clip of many; a clip with undefined features gets NaN.
         """
+
+
+def check_device(device: str, asked_by: str) -> None:
+    """Whether PyTorch can compute there.
+
+    Raises:
+        UsageError: "cuda" without a GPU.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        msg = f"{asked_by}: device cuda was asked for, but PyTorch sees no GPU; use --device cpu"
+        raise UsageError(msg)
 
 
 def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:

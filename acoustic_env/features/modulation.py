@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, Json, Waveforms
+from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, Json, Waveforms, check_device
 
 SAMPLE_RATE: Final = 16_000
 WINDOW_S: Final = 1.0
@@ -67,9 +67,21 @@ class ModulationBlock(FeatureBlock):
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.device = "cpu"
         self.sample_rate = SAMPLE_RATE
         text = "modulation power spectrum, row-major [spectral, temporal], linear power of the standardised spectrogram"
         self.columns = (Column("mps", pa.list_(pa.float32(), SHAPE[0] * SHAPE[1]), "1", text),)
+
+    @property
+    def gpu_pool(self) -> str | None:
+        """The fast engine's kernel runs on a GPU, too."""
+        return self.name if self.engine == "fast" else None
+
+    def load(self, device: str) -> None:
+        """Compute there; the reference engine knows processors only."""
+        if self.engine == "fast":
+            check_device(device, f"block {self.name}")
+            self.device = device
 
     def parameters(self) -> dict[str, Json]:
         """What the transform is made of."""
@@ -97,7 +109,7 @@ class ModulationBlock(FeatureBlock):
         if self.engine == "fast":
             from acoustic_env.features.modulation_fast import modulation_spectrum
 
-            maps: npt.NDArray[Any] = modulation_spectrum(padded, self.sample_rate)
+            maps: npt.NDArray[Any] = modulation_spectrum(padded, self.sample_rate, self.device)
         else:
             maps = np.stack([reference_spectrum(waveform, self.sample_rate) for waveform in padded])
         return {"mps": maps.reshape(len(maps), -1).astype(np.float32)}

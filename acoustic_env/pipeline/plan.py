@@ -54,7 +54,7 @@ class Pool:
     """Workers of one stage.
 
     Attributes:
-        name: the stage's name: decode, cpu, an embedder's network (on GPUs), or write.
+        name: the stage's name: decode, cpu, a network or mps (on GPUs), or write.
         blocks: blocks it computes (none for decode and write).
         workers: how many.
         cpus: logical CPUs each, a fraction.
@@ -80,7 +80,7 @@ class Plan:
         write: the sink.
         task_clips: clips a task.
         part_clips: clips a part file, at most.
-        device: where embedders run.
+        device: where blocks run that can run on either.
     """
 
     decode: Pool | None
@@ -108,30 +108,31 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
         works: blocks with something pending.
         clips: pending clips.
         resources: of the cluster, as it is now.
-        device: auto puts embedders on a GPU where there is one.
+        device: auto puts networks and the modulation spectrum on a GPU where there is one.
         remote: whether any audio comes over a network.
 
     Raises:
         UsageError: the machines cannot hold one worker of every pool, or there is no GPU although one is demanded;
             says how much is missing.
     """
-    networks: dict[str, tuple[BlockWork, ...]] = {}
+    for_gpus: dict[str, tuple[BlockWork, ...]] = {}
     for work in works:
-        if work.architecture is not None:
-            networks[work.architecture] = (*networks.get(work.architecture, ()), work)
-    on_gpu = _on_gpu(device, resources, bool(networks))
+        if work.gpu_pool is not None:
+            for_gpus[work.gpu_pool] = (*for_gpus.get(work.gpu_pool, ()), work)
+    on_gpu = _on_gpu(device, resources, bool(for_gpus))
     decode = _decode_pool(resources) if remote else None
     write = _write_pool(resources)
-    share = 1 / len(networks) if networks else 0.0
+    share = 1 / len(for_gpus) if for_gpus else 0.0
     gpu_pools = [
         Pool(name, blocks, max(1, int(resources.gpus)), 0.0, _floor(share), GPU_POOL_BYTES)
-        for name, blocks in (networks.items() if on_gpu else ())
+        for name, blocks in (for_gpus.items() if on_gpu else ())
     ]
+    networks = {work.architecture for work in works} - {None}
     memory = CPU_POOL_BYTES + (0 if on_gpu else len(networks)) * CPU_NETWORK_BYTES
     others = [pool for pool in (decode, write, *gpu_pools) if pool is not None]
     workers = _workers(resources, memory, sum(pool.workers * pool.memory for pool in others))
     left = resources.cpus * (1 - SPARE_SHARE) - sum(pool.workers * pool.cpus for pool in others)
-    blocks = tuple(work for work in works if work.architecture is None or not on_gpu)
+    blocks = tuple(work for work in works if work.gpu_pool is None or not on_gpu)
     cpu = Pool("cpu", blocks, workers, _floor(min(1.0, left / workers)), 0.0, memory)
     task_clips = max(math.ceil(clips / (TASKS_PER_WORKER * workers)), min(MIN_TASK_CLIPS, math.ceil(clips / workers)))
     place = "cuda" if on_gpu else "cpu"

@@ -58,7 +58,9 @@ class BlockWork:
         schema: of its table.
         fingerprint: of its numbers.
         sample_rate: Hz its waveforms must have.
-        architecture: the network it runs, None for one without; blocks of one network share a pool.
+        architecture: the network it runs, None for one without.
+        gpu_pool: the pool that takes it where there are GPUs, one for all blocks of a network; None for a block of
+            processors only.
     """
 
     spec: BlockSpec
@@ -66,13 +68,21 @@ class BlockWork:
     fingerprint: str
     sample_rate: int
     architecture: str | None
+    gpu_pool: str | None
 
 
 def block_work(spec: BlockSpec) -> BlockWork:
     """Fingerprint and schema of a block under the audio settings of its rate and engine."""
     block = spec.make()
     audio = prepare.parameters(block.sample_rate, spec.engine)
-    return BlockWork(spec, table_schema(block, audio), fingerprint(block, audio), block.sample_rate, block.architecture)
+    return BlockWork(
+        spec,
+        table_schema(block, audio),
+        fingerprint(block, audio),
+        block.sample_rate,
+        block.architecture,
+        block.gpu_pool,
+    )
 
 
 def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: Signal) -> npt.NDArray[np.bool_]:

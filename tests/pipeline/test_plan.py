@@ -14,7 +14,8 @@ from acoustic_env.pipeline.work import BlockSpec, BlockWork
 
 def work(name: str, architecture: str | None = None, position: int = 0) -> BlockWork:
     spec = BlockSpec(name, "fast", position, ("raw", "fg", "bg"))
-    return BlockWork(spec, pa.schema([("clip_id", pa.string())]), "0" * 16, 16_000, architecture)
+    gpu_pool = "mps" if name == "mps" else architecture
+    return BlockWork(spec, pa.schema([("clip_id", pa.string())]), "0" * 16, 16_000, architecture, gpu_pool)
 
 
 DSP = [work("indices"), work("mps", position=1)]
@@ -46,7 +47,7 @@ def test_all_pools_fit_on_any_cluster_and_every_pool_gets_a_worker(
     try:
         plan = plan_for([*DSP, *NETWORKS[:networks]], clips, resources, remote=remote)
     except UsageError:
-        assert memory < 16 + 2 * cpus + 6 * gpus, "only a machine with little memory for its pools may be refused"
+        assert memory < 16 + 2 * cpus + 8 * gpus, "only a machine with little memory for its pools may be refused"
         return
     assert cpus_used(plan) <= cpus + 1e-9
     assert all(pool.workers >= 1 for pool in plan.pools)
@@ -79,18 +80,25 @@ def test_cuda_without_a_gpu_is_refused() -> None:
         plan_for(NETWORKS, 100, Resources(8, 0, 64 * GIB), "cuda")
 
 
-def test_networks_share_each_gpu_and_cpu_blocks_stay_on_cpus() -> None:
+def test_networks_and_the_modulation_spectrum_share_each_gpu_and_the_rest_stays_on_cpus() -> None:
     plan = plan_for([*DSP, *NETWORKS], 100, Resources(16, 2, 128 * GIB))
-    dsp, *networks = plan.compute
-    assert dsp.gpus == 0
-    assert [pool.workers for pool in networks] == [2, 2, 2]
-    assert all(pool.gpus == pytest.approx(1 / 3, abs=1e-3) for pool in networks)
+    cpu, *on_gpus = plan.compute
+    assert ([block.spec.name for block in cpu.blocks], cpu.gpus) == (["indices"], 0)
+    assert [(pool.name, pool.workers) for pool in on_gpus] == [("mps", 2), ("yamnet", 2), ("vggish", 2), ("cnn14", 2)]
+    assert all(pool.gpus == pytest.approx(1 / 4, abs=1e-3) for pool in on_gpus)
     assert plan.device == "cuda"
+
+
+def test_without_networks_a_gpu_takes_the_modulation_spectrum() -> None:
+    plan = plan_for(DSP, 100, Resources(16, 1, 128 * GIB))
+    assert [(pool.name, pool.gpus) for pool in plan.compute] == [("cpu", 0), ("mps", 1)]
+    assert plan.compute[0].memory == plan_for(DSP, 100, Resources(16, 0, 128 * GIB)).compute[0].memory
 
 
 def test_networks_stay_on_the_cpu_when_told_to() -> None:
     plan = plan_for(NETWORKS, 100, Resources(16, 2, 128 * GIB), "cpu")
     assert plan.device == "cpu"
+    assert [pool.name for pool in plan.compute] == ["cpu"]
     assert all(pool.gpus == 0 for pool in plan.pools)
 
 

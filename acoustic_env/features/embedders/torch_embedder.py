@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.errors import ClipError, UsageError
-from acoustic_env.features.block import Waveforms
+from acoustic_env.errors import ClipError
+from acoustic_env.features.block import Waveforms, check_device
 from acoustic_env.features.embedders.contract import Embedder, EmbedderOutput, Precision
 from acoustic_env.memory import reuse_freed_memory
 
@@ -38,13 +38,9 @@ class TorchEmbedder(Embedder):
         (embeddings[clips, frames, embedding], scores[clips, frames, classes] or None)."""
 
     def load(self, device: str) -> None:
-        import torch
-
         if self._device == device:
             return
-        if device == "cuda" and not torch.cuda.is_available():
-            msg = f"weights {self.weights}: device cuda was asked for, but PyTorch sees no GPU; use --device cpu"
-            raise UsageError(msg)
+        check_device(device, f"weights {self.weights}")
         reuse_freed_memory()
         front_end, network = self.build()
         self._front_end = front_end.to(device).eval().requires_grad_(False)

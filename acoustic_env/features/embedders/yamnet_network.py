@@ -32,8 +32,8 @@ LAYERS: Final = (
     (2, 1024),
     (1, 1024),
 )
-# Patches at a time: memory stays bounded for recordings of any length, and no array of a CPU's step is so large that its
-# memory is given back after each layer (`reuse_freed_memory`).
+# Patches at a time: memory stays bounded for recordings of any length, and on a CPU no array is so large that it is
+# given back after each layer (`reuse_freed_memory`).
 STEP_PATCHES: Final = {"cpu": 64, "cuda": 2048}
 
 

@@ -1,0 +1,49 @@
+"""The graph on a real Ray, laid out as on machines this one is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from acoustic_env.clips.table import read_clips
+from acoustic_env.config import ExtractSettings
+from acoustic_env.pipeline import graph
+from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.plan import GIB, Plan, Resources, make_plan
+from acoustic_env.pipeline.rows import WORK_SCHEMA
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.lease import acquire_lease
+from tests.pipeline.test_extract import rows, write_noise
+
+
+def on_processors(plan: Plan) -> Plan:
+    """The plan of a machine with GPUs for one without: the same pools, a tenth of a processor for each GPU's worker."""
+    pools = tuple(replace(pool, gpus=0.0, cpus=0.1 if pool.gpus else 0.5) for pool in plan.compute)
+    return replace(plan, compute=pools, device="cpu")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_path: Path) -> None:
+    listed = write_noise(tmp_path / "audio", 10)
+    settings = ExtractSettings(str(listed), str(tmp_path / "apart"), blocks=("indices", "mps", "placeholder"))
+    works = resolve_blocks(settings)
+    clips = read_clips(str(listed)).select(["clip_id", "uri", "start_s", "end_s"])
+    need = pa.array(np.full(clips.num_rows, sum(work.spec.mask for work in works)))
+    attempts = pa.array(np.ones(clips.num_rows, np.int32))
+    pending = clips.append_column("need", need).append_column("attempt", attempts).cast(WORK_SCHEMA)
+    plan = make_plan(works, clips.num_rows, Resources(1, 1, 64 * GIB), "auto", remote=False)
+    assert [pool.name for pool in plan.compute] == ["cpu", "mps", "placeholder"]
+
+    FeatureStore(settings.store)
+    with acquire_lease(settings.store, "test") as lease:
+        summaries = list(graph.run(pending, on_processors(plan), works, settings.store, lease.token, "run"))
+    assert sum(summary["clips"][0].as_py() for summary in summaries) == 10
+
+    extract(replace(settings, store=str(tmp_path / "together")))
+    for work in works:
+        name = work.spec.name
+        assert rows(tmp_path / "apart", name).equals(rows(tmp_path / "together", name)), name
