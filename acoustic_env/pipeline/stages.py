@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -38,6 +38,9 @@ Wave = npt.NDArray[np.float32]
 Decoded = tuple[dict[int, Wave], list[RowError], float]  # waveforms at each rate, errors, seconds
 T = TypeVar("T")
 
+# Levelled, separated and computed at once, 8 clips of 10 s: larger arrays are faulted in anew for each step, which cost
+# tasks of 52 clips 8 % (`reuse_freed_memory`), and memory would grow with the task.
+STEP_SAMPLES: Final = 8 * 160_000
 # Remote reads wait on the network, so several clips are fetched at once; local ones wait on the decoder.
 REMOTE_READERS: Final = 8
 
@@ -137,15 +140,16 @@ class Compute:
     def _compute(self, clips: pa.Table) -> pa.Table:
         batch = _Batch(clips)
         for rate in sorted({work.sample_rate for work in (*self.settings.blocks, *self.settings.passes_on)}):
+            later = [work for work in self.settings.passes_on if work.sample_rate == rate]
             for signals in self._signals(batch, rate):
                 for work, block in self.blocks:
                     if work.sample_rate == rate:
                         batch.compute(work, block, signals)
-            if self.settings.prepares:
-                batch.keep(rate, [work for work in self.settings.passes_on if work.sample_rate == rate])
+                if self.settings.prepares:
+                    batch.keep(rate, later, signals)
         return batch.table(self.settings)
 
-    def _signals(self, batch: _Batch, rate: int) -> list[_Signals]:
+    def _signals(self, batch: _Batch, rate: int) -> Iterable[_Signals]:
         if not self.settings.prepares:
             return batch.prepared(rate)
         works = [work for work in (*self.settings.blocks, *self.settings.passes_on) if work.sample_rate == rate]
@@ -182,21 +186,20 @@ class _Batch:
         self.pieces: dict[str, tuple[list[pa.Table], list[npt.NDArray[np.int64]]]] = {}
         self.seconds: dict[str, npt.NDArray[np.float64]] = {}
         self.kept: dict[str, list[Wave | None]] = {}
-        self._prepared: dict[int, list[_Signals]] = {}
 
-    def prepare(self, rate: int, specs: Sequence[BlockSpec]) -> list[_Signals]:
-        """Level and separate what the specs owe, in groups of equal length and equal signals."""
+    def prepare(self, rate: int, specs: Sequence[BlockSpec]) -> Iterator[_Signals]:
+        """Level and separate what the specs owe, in groups of equal length and equal signals, a bounded step each."""
         waves = unpack_waves(self.clips[wave_column(rate)])
         groups: dict[tuple[int, tuple[Signal, ...]], list[int]] = {}
         for i, wave in enumerate(waves):
             owed = signals_owed(int(self.need[i]), specs)
             if wave is not None and owed:
                 groups.setdefault((len(wave), owed), []).append(i)
-        self._prepared[rate] = []
         engine = specs[0].engine if specs else "fast"
-        for (_, signals), members in groups.items():
-            self._prepared[rate] += self._prepare_group(members, waves, rate, engine, signals)
-        return self._prepared[rate]
+        for (samples, signals), members in groups.items():
+            step = max(1, STEP_SAMPLES // samples)
+            for first in range(0, len(members), step):
+                yield from self._prepare_group(members[first : first + step], waves, rate, engine, signals)
 
     def _prepare_group(
         self, members: list[int], waves: list[Wave | None], rate: int, engine: Engine, signals: tuple[Signal, ...]
@@ -272,25 +275,22 @@ class _Batch:
         np.add.at(spent, np.array(owner), (time.perf_counter() - started) / len(members))
         return results
 
-    def keep(self, rate: int, works: Sequence[BlockWork]) -> None:
+    def keep(self, rate: int, works: Sequence[BlockWork], signals: _Signals) -> None:
         """Hold on to the prepared signals that later pools owe rows for."""
-        for signal in sorted({signal for work in works for signal in work.spec.signals}):
-            column: list[Wave | None] = [None] * self.clips.num_rows
-            for group in self._prepared.get(rate, ()):
-                for k, i in enumerate(group.clips):
-                    if signal in group.waves and any(
-                        self.need[i] & work.spec.bit(signal) for work in works if signal in work.spec.signals
-                    ):
-                        column[i] = group.waves[signal][k]
-            self.kept[wave_column(rate, signal)] = column
+        for signal, waves in signals.waves.items():
+            owing = [work for work in works if signal in work.spec.signals]
+            for clip, wave in zip(signals.clips, waves, strict=True):
+                if any(self.need[clip] & work.spec.bit(signal) for work in owing):
+                    nothing: list[Wave | None] = [None] * self.clips.num_rows
+                    self.kept.setdefault(wave_column(rate, signal), nothing)[clip] = wave
 
     def table(self, settings: ComputeSettings) -> pa.Table:
         """The batch as a table for the next stage: waveforms nothing needs are gone."""
         later = {wave_column(w.sample_rate, s) for w in settings.passes_on for s in w.spec.signals}
         names = [n for n in self.clips.column_names if not n.startswith("wave:") or n in later]
         table = self.clips.select([name for name in names if name != "errors"])
-        for name, waves in self.kept.items():
-            table = table.append_column(name, pack_waves(waves))
+        for name in sorted(later) if settings.prepares else ():
+            table = table.append_column(name, pack_waves(self.kept.get(name, [None] * self.clips.num_rows)))
         for work in settings.blocks:
             tables, owners = self.pieces.get(work.spec.name, ([], []))
             packed = pack_rows(tables, owners, self.clips.num_rows, work.schema)
