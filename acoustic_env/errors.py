@@ -17,6 +17,7 @@ ErrorCode = Literal[
     "compute_failed",  # a feature block raised
     "out_of_memory",  # a feature block ran out of memory on a batch of one clip
     "worker_died",  # the worker process crashed on this clip, again and alone
+    "timed_out",  # its decoder does not end
 ]
 ERROR_CODES: Final[tuple[str, ...]] = get_args(ErrorCode)
 

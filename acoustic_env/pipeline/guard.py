@@ -1,4 +1,4 @@
-"""A stage that outlives the clips that kill its process: a crash inside a decoder is a row of errors, too.
+"""A stage that outlives the clips that kill its process: a decoder that crashes or never ends is a row of errors, too.
 
 Ray starts a dead worker anew and gives it the same task, without end where the task itself is what kills. So a task
 leaves a mark on the node's disk while it runs. One that finds the marks of earlier deaths is done clip by clip in a
@@ -7,19 +7,22 @@ process of its own, and the clip that ends that process too is known.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import pyarrow as pa
 
 from acoustic_env.errors import TRANSIENT_CODES, ErrorCode
 from acoustic_env.pipeline.rows import RowError
+
+T = TypeVar("T")
 
 DEATHS: Final = 2  # of a task's worker, on one node, before its clips are taken one by one
 
@@ -91,6 +94,27 @@ class Guarded:
                 child.join()
 
 
+@contextlib.contextmanager
+def alarm(seconds: float) -> Iterator[Callable[[T], T]]:
+    """End this process by SIGALRM after so many seconds, unless it is put off or the block ends.
+
+    The system does it, so that code of another language that never gives control back cannot prevent it.
+
+    Yields:
+        A function that puts the alarm off by the same time again, and returns its argument.
+    """
+
+    def put_off(result: T) -> T:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return result
+
+    before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield put_off
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, before)
+
+
 def _work(stage: type[Stage], arguments: tuple[Any, ...], clips: pa.Table, results: Connection) -> None:
     """In the child: each clip's result, or the error that ends the run."""
     try:
@@ -102,6 +126,8 @@ def _work(stage: type[Stage], arguments: tuple[Any, ...], clips: pa.Table, resul
 
 
 def _death(stage: str, exitcode: int) -> RowError:
+    if exitcode == -signal.SIGALRM:
+        return RowError("decode", "timed_out", "decoding this clip does not end", permanent=True)
     code: ErrorCode = "out_of_memory" if exitcode == -signal.SIGKILL else "worker_died"
     how = f"by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"with exit code {exitcode}"
     why = ", as the system does when memory is short" if code == "out_of_memory" else ""

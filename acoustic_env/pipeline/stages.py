@@ -22,6 +22,7 @@ from acoustic_env.audio.fetch import any_remote, open_source
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features.block import Engine, FeatureBlock, Signal, to_table
 from acoustic_env.features.golden import check_golden
+from acoustic_env.pipeline.guard import alarm
 from acoustic_env.pipeline.rows import (
     RowError,
     pack_errors,
@@ -41,23 +42,31 @@ T = TypeVar("T")
 # Levelled, separated and computed at once, 8 clips of 10 s: larger arrays are faulted in anew for each step, which cost
 # tasks of 52 clips 8 % (`reuse_freed_memory`), and memory would grow with the task.
 STEP_SAMPLES: Final = 8 * 160_000
+HANG_S: Final = 1800.0  # without one clip decoded: a decoder or a download that never ends
 # Remote reads wait on the network, so several clips are fetched at once; local ones wait on the decoder.
 REMOTE_READERS: Final = 8
 
 
 class Decode:
-    """Clips to waveforms: fetched, decoded once, resampled to each wanted rate."""
+    """Clips to waveforms: fetched, decoded once, resampled to each wanted rate.
 
-    def __init__(self, rates: Sequence[int]) -> None:
+    Args:
+        rates: wanted sample rates, Hz.
+        patience_s: seconds without one clip done after which the process is ended (`guard.Guarded` finds the clip).
+    """
+
+    def __init__(self, rates: Sequence[int], patience_s: float = HANG_S) -> None:
         self.rates = tuple(rates)
+        self.patience_s = patience_s
 
     def __call__(self, clips: pa.Table) -> pa.Table:
         rows = clips.select(["uri", "start_s", "end_s"]).to_pylist()
-        if any_remote(clips["uri"]):
-            with ThreadPoolExecutor(REMOTE_READERS) as readers:
-                decoded = list(readers.map(self._decode, rows))
-        else:
-            decoded = [self._decode(row) for row in rows]
+        with alarm(self.patience_s) as put_off:
+            if any_remote(clips["uri"]):
+                with ThreadPoolExecutor(REMOTE_READERS) as readers:
+                    decoded = [put_off(result) for result in readers.map(self._decode, rows)]
+            else:
+                decoded = [put_off(self._decode(row)) for row in rows]
         return self._with_results(clips, decoded)
 
     def skip(self, clips: pa.Table, error: RowError) -> pa.Table:

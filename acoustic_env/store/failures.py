@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.schema import AUDIO_STAGES
+from acoustic_env.store.schema import SHARED_STAGES
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class FailureCount:
     """Clips with one kind of error.
 
     Attributes:
-        stage: fetch, decode, prepare or a block.
+        stage: fetch, decode, prepare, compute (the worker died) or a block.
         code: one of `errors.ERROR_CODES`.
         clips: how many.
         permanent: of them, final until --retry-errors.
@@ -32,7 +32,7 @@ def open_errors(store: FeatureStore) -> pa.Table:
     """The last attempt's error of each (clip, stage), without those that rows disprove; `schema.ERROR_SCHEMA`.
 
     An error of a block is disproved when the clip has a row for every signal that a version of the block holds, an
-    error of the audio (`AUDIO_STAGES`) when that is so for any block.
+    error of a stage they share (`SHARED_STAGES`) when that is so for any block.
     """
     errors = store.errors()
     if not errors.num_rows:
@@ -43,10 +43,10 @@ def open_errors(store: FeatureStore) -> pa.Table:
     last = last.rename_columns([name.removesuffix("_last") for name in last.column_names])
     last = last.select(errors.schema.names).cast(errors.schema).sort_by([("clip_id", "ascending")])
     complete = {block: _complete(store, block, fingerprints) for block, fingerprints in store.blocks().items()}
-    audio = pc.is_in(last["stage"], value_set=pa.array(AUDIO_STAGES))
+    shared = pc.is_in(last["stage"], value_set=pa.array(SHARED_STAGES))
     cured = pa.chunked_array([pa.array([False] * last.num_rows, pa.bool_())])
     for block, ids in complete.items():
-        concerned = pc.or_(audio, pc.equal(last["stage"], block))
+        concerned = pc.or_(shared, pc.equal(last["stage"], block))
         cured = pc.or_(cured, pc.and_(concerned, pc.is_in(last["clip_id"], value_set=ids)))
     return last.filter(pc.invert(cured)).combine_chunks()
 

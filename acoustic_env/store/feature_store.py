@@ -17,9 +17,9 @@ from acoustic_env.store import layout
 from acoustic_env.store.filesystem import Entry, open_filesystem
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
 from acoustic_env.store.schema import (
-    AUDIO_STAGES,
     ERROR_SCHEMA,
     KEY_SCHEMA,
+    SHARED_STAGES,
     Described,
     describe,
     digest,
@@ -256,8 +256,8 @@ class FeatureStore:
     def barred(self, block: str, fingerprint: str, errors: pa.Table) -> pa.Array:
         """Clips with a permanent error in force for a version of a block.
 
-        In force is the last attempt at a stage. A failure of the audio (`AUDIO_STAGES`) counts for every block, unless
-        a later attempt at the clip got as far as a block. A failure of the block counts for the version the run
+        In force is the last attempt at a stage. A failure of a shared stage (`SHARED_STAGES`) counts for every block,
+        unless a later attempt at the clip got as far as a block. A failure of the block counts for the version the run
         computed; where the run left no record, for every version.
         """
         if not errors.num_rows:
@@ -265,13 +265,13 @@ class FeatureStore:
         last = errors.group_by("clip_id").aggregate([("attempt", "max")])
         position = pc.index_in(errors["clip_id"], value_set=last["clip_id"])
         is_last = pc.equal(errors["attempt"], last["attempt_max"].take(position))
-        audio = pc.and_(pc.is_in(errors["stage"], value_set=pa.array(AUDIO_STAGES)), is_last)
-        of_audio = errors.filter(pc.and_(audio, errors["permanent"]))["clip_id"]
+        shared = pc.and_(pc.is_in(errors["stage"], value_set=pa.array(SHARED_STAGES)), is_last)
+        of_clip = errors.filter(pc.and_(shared, errors["permanent"]))["clip_id"]
         of_block = errors.filter(pc.equal(errors["stage"], block))
         of_block = of_block.filter(pc.is_in(of_block["run_id"], value_set=self._runs_of(block, fingerprint, of_block)))
         of_block = of_block.sort_by("attempt").group_by("clip_id", use_threads=False).aggregate([("permanent", "last")])
         failed = of_block.filter(of_block["permanent_last"])["clip_id"]
-        return pc.unique(pa.chunked_array([*of_audio.chunks, *failed.chunks], pa.string()))
+        return pc.unique(pa.chunked_array([*of_clip.chunks, *failed.chunks], pa.string()))
 
     def _runs_of(self, block: str, fingerprint: str, errors: pa.Table) -> pa.Array:
         """Those runs of the errors that did not, by their own record, compute another version of the block."""

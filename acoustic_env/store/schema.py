@@ -16,7 +16,7 @@ from acoustic_env.features.block import METADATA_PREFIX
 ERROR_SCHEMA: Final = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),  # fetch, decode, prepare, or the block's name
+        pa.field("stage", pa.string(), nullable=False),  # one of SHARED_STAGES, or the block's name
         pa.field("code", pa.string(), nullable=False),  # one of errors.ERROR_CODES
         pa.field("message", pa.string()),
         pa.field("permanent", pa.bool_(), nullable=False),
@@ -25,7 +25,8 @@ ERROR_SCHEMA: Final = pa.schema(
     ]
 )
 KEY_SCHEMA: Final = pa.schema([("clip_id", pa.string()), ("signal", pa.string())])
-AUDIO_STAGES: Final = ("fetch", "decode", "prepare")  # a failure here is one of every block
+# A failure here is one of every block; in "compute" the worker died, whatever it was doing.
+SHARED_STAGES: Final = ("fetch", "decode", "prepare", "compute")
 ROW_KEYS: Final = ("clip_id", "signal", "frame")
 DIGEST_DIGITS: Final = 32
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from acoustic_env.pipeline.guard import DEATHS, Guarded
+from acoustic_env.pipeline.guard import DEATHS, Guarded, alarm
 from acoustic_env.pipeline.rows import RowError
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from tests.pipeline.fakes import DeadlyStage
@@ -61,6 +64,25 @@ def test_a_clip_killed_for_memory_may_be_tried_again(marks: Path) -> None:
     guarded._mark(clips).write_bytes(b"x" * DEATHS)
     assert guarded(clips)["errors"].to_pylist()[0].startswith("out_of_memory False")
     assert not list(marks.iterdir())
+
+
+def test_a_clip_whose_decoding_never_ends_is_an_error_of_its_own(tmp_path: Path) -> None:
+    blocks = works("level")
+    clips = work_table(tmp_path, {"a": 16_000, "endless": 0, "b": 16_000}, blocks)
+    os.mkfifo(tmp_path / "endless.wav")  # opening a pipe that nobody writes to waits for ever
+    guarded = Guarded(Decode, ((16_000,), 1.0), "run")
+    guarded._mark(clips).write_bytes(b"x" * DEATHS)
+    errors = guarded(clips)["errors"].to_pylist()
+    assert [[error["code"] for error in clip] for clip in errors] == [[], ["timed_out"], []]
+
+
+def test_an_alarm_put_off_in_time_ends_nobody() -> None:
+    with alarm(0.2) as put_off:
+        for _ in range(4):
+            time.sleep(0.1)
+            put_off(None)
+    remaining, _ = signal.getitimer(signal.ITIMER_REAL)
+    assert remaining == 0 or remaining > 1, "only pytest's own alarm is left"
 
 
 def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path) -> None:

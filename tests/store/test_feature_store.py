@@ -161,10 +161,11 @@ def test_the_last_attempt_says_whether_an_error_is_final(store: FeatureStore) ->
             ("now passing", "fake", "out_of_memory", False, 2),
             ("decoded since", "fake", "out_of_memory", False, 2),
             ("worse", "decode", "not_audio", True, 2),
+            ("deadly", "compute", "worker_died", True, 1),
             run_id="run-2",
         )
     )
-    missing = store.missing(["now passing", "decoded since", "worse"], ["raw"], "fake", FP)
+    missing = store.missing(["now passing", "decoded since", "worse", "deadly"], ["raw"], "fake", FP)
     assert missing["clip_id"].to_pylist() == ["now passing", "decoded since"]
 
 
