@@ -1,10 +1,11 @@
-"""Pipeline efficiency: clips/s of the Ray job over clips/s of the same kernels in a plain loop, in pairs in one run.
+"""Pipeline efficiency: clips/s of the Ray job over clips/s of the same kernels in a plain loop, in turns in one run.
 
-    python -m tests.pipeline.bench_efficiency --clips clips.parquet [--engine fast] [--processes 2] [--pairs 3]
+    python -m tests.pipeline.bench_efficiency --clips clips.parquet [--engine fast] [--processes 2] [--jobs 2]
 
 The plain loop runs the pipeline's own stages (decode, prepare, blocks) in as many processes as the job has CPUs,
 without Ray, without a store. The loop's pool is warm before its clock starts; the job's clock is the run record's
-streaming time, which begins when the graph is handed to Ray and so includes the start of its actors.
+streaming time, which begins when the graph is handed to Ray and so includes the start of its actors. Each job runs
+between two loops and is compared with their mean, because the speed of a shared machine drifts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -67,21 +69,22 @@ def main() -> None:
     parser.add_argument("--clips", required=True)
     parser.add_argument("--engine", default="fast", choices=("fast", "reference"))
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
     clips = read_clips(options.clips)
     clips = clips if options.limit is None else clips.slice(0, options.limit)
+    settings = ExtractSettings(clips=options.clips, store="", engine=options.engine, max_error_rate=1.0)
+    loops = [plain_loop(settings, clips, options.processes)]
     ratios = []
-    for pair in range(options.pairs):
+    for _ in range(options.jobs):
         with tempfile.TemporaryDirectory() as store:
-            settings = ExtractSettings(clips=options.clips, store=store, engine=options.engine, max_error_rate=1.0)
-            loop = plain_loop(settings, clips, options.processes)
-            job = ray_job(settings, clips)
-        ratios.append(job / loop)
-        print(f"pair {pair + 1}: job {job:.2f} clips/s, loop {loop:.2f} clips/s, ratio {job / loop:.3f}")
+            job = ray_job(replace(settings, store=store), clips)
+        loops.append(plain_loop(settings, clips, options.processes))
+        ratios.append(job / statistics.mean(loops[-2:]))
+        print(f"job {job:.2f} clips/s, loops {loops[-2]:.2f} and {loops[-1]:.2f} clips/s, ratio {ratios[-1]:.3f}")
     print(f"{clips.num_rows} clips, {options.processes} processes: median ratio {statistics.median(ratios):.3f}")
 
 
