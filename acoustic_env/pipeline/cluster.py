@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -87,12 +88,18 @@ def _start_local() -> None:
         ray.init(
             address="local",
             num_cpus=int(local.cpus),
+            num_gpus=None if torch_has_cuda() else 0,
             object_store_memory=max(store, 100 << 20),
             _memory=local.memory - store,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def torch_has_cuda() -> bool:
+    """Whether the PyTorch installed here could use a GPU; a wheel for processors cannot, whatever Ray counts."""
+    return not version("torch").endswith("+cpu")
 
 
 @contextlib.contextmanager
