@@ -114,9 +114,11 @@ def check_device(device: str, asked_by: str) -> None:
     Raises:
         UsageError: "cuda" without a GPU.
     """
+    if device == "cpu":
+        return
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         msg = f"{asked_by}: device cuda was asked for, but PyTorch sees no GPU; use --device cpu"
         raise UsageError(msg)
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 import ray
 
-from acoustic_env.pipeline.guard import DEATHS, Guarded, alarm
+from acoustic_env.pipeline.guard import DEATHS, Guarded, _death, alarm
 from acoustic_env.pipeline.rows import RowError
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
+from acoustic_env.store.schema import SHARED_STAGES
 from tests.pipeline.fakes import DeadlyStage
 from tests.pipeline.test_stages import clips as work_table
 from tests.pipeline.test_stages import fake_blocks, works
@@ -74,6 +75,12 @@ def test_a_clip_whose_decoding_never_ends_is_an_error_of_its_own(tmp_path: Path)
     guarded._mark(clips).write_bytes(b"x" * DEATHS)
     errors = guarded(clips)["errors"].to_pylist()
     assert [[error["code"] for error in clip] for clip in errors] == [[], ["timed_out"], []]
+
+
+@pytest.mark.parametrize("stage", [Decode, Compute])
+def test_a_death_is_recorded_under_a_stage_that_later_runs_respect(stage: type) -> None:
+    for number in (signal.SIGSEGV, signal.SIGKILL, signal.SIGALRM):
+        assert _death(stage.__name__.lower(), -number).stage in SHARED_STAGES
 
 
 def test_an_alarm_put_off_in_time_ends_nobody() -> None:
