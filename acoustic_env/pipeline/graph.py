@@ -42,7 +42,7 @@ def run(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    pieces = [pending.slice(i, plan.task_clips) for i in range(0, pending.num_rows, plan.task_clips)]
+    pieces = [pending.slice(task.start, len(task)) for task in plan.tasks(pending.num_rows)]
     rates = tuple(sorted({work.sample_rate for work in works}))
     data = ray.data.from_blocks(pieces)
     stages: list[tuple[type, tuple[Any, ...], Pool, int | None]] = []

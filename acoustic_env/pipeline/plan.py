@@ -10,7 +10,7 @@ number of workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -35,7 +35,8 @@ GPU_POOL_BYTES: Final = 2 * GIB  # of the machine's memory, not the GPU's
 MIN_TASK_CLIPS: Final = 4
 MAX_TASK_CLIPS: Final = 64
 MAX_REMOTE_TASK_CLIPS: Final = 16  # whose waveforms wait in the object store
-TASKS_PER_WORKER: Final = 24  # so that the last tasks keep one worker waiting for another only briefly
+TASKS_PER_WORKER: Final = 24  # progress, and work at hand for every worker
+TAIL_TASKS_PER_WORKER: Final = 4  # that the clips left are cut into; Ray Data queues two at each worker
 MIN_PART_CLIPS: Final = 16
 MAX_PART_CLIPS: Final = 256  # what a killed run loses at most, and what the sink holds in memory
 
@@ -78,7 +79,7 @@ class Plan:
         decode: readers of remote audio; None where the first compute pool decodes.
         compute: in the order of the graph; the first levels and separates.
         write: the sink.
-        task_clips: clips a task.
+        task_clips: clips a task, at most.
         part_clips: clips a part file, at most.
         device: where blocks run that can run on either.
     """
@@ -94,6 +95,18 @@ class Plan:
     def pools(self) -> tuple[Pool, ...]:
         """All pools in the order of the graph."""
         return (*((self.decode,) if self.decode else ()), *self.compute, self.write)
+
+    def tasks(self, clips: int) -> Iterator[range]:
+        """The clips of each task: ever fewer towards the end, so that the workers end together.
+
+        Guided self-scheduling (Polychronopoulos and Kuck, IEEE Trans. Computers 36(12), 1987) with a bound above.
+        """
+        pieces = TAIL_TASKS_PER_WORKER * self.compute[0].workers
+        first = 0
+        while first < clips:
+            size = min(self.task_clips, math.ceil((clips - first) / pieces))
+            yield range(first, first + size)
+            first += size
 
     @property
     def memory(self) -> int:
@@ -183,7 +196,7 @@ def describe(plan: Plan, resources: Resources) -> list[str]:
     """The plan for a person, a line each."""
     lines = [
         f"cluster   {resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory / GIB:.1f} GiB",
-        f"tasks     {plan.task_clips} clips each; a part file holds up to {plan.part_clips} clips",
+        f"tasks     up to {plan.task_clips} clips each; a part file holds up to {plan.part_clips} clips",
     ]
     for pool in plan.pools:
         blocks = ", ".join(work.spec.name for work in pool.blocks)
