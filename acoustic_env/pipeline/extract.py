@@ -25,7 +25,8 @@ from acoustic_env.config import ExtractSettings, Recipe, load_recipe
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.block import SIGNALS, Json, Signal
 from acoustic_env.pipeline import graph
-from acoustic_env.pipeline.cluster import cluster, joins, local_resources
+from acoustic_env.pipeline.cluster import cluster, joins, local_resources, starts_own
+from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.rows import WORK_SCHEMA, rows_column
@@ -230,7 +231,8 @@ def _run(
     settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, record: RunRecord, token: int, say: Say
 ) -> None:
     active = _active(works, pending)
-    with cluster(settings.address) as resources:
+    alone = without_bookkeeping() if starts_own(settings.address) else nullcontext()
+    with alone, cluster(settings.address) as resources:
         plan = make_plan(active, pending.num_rows, resources, settings.device, remote=any_remote(pending["uri"]))
         for line in describe(plan, resources):
             say(line)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import LeaseHeld, TooManyFailures
 from acoustic_env.pipeline.extract import extract
+from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 
@@ -105,7 +108,10 @@ class TestOnOneCluster:
         with pytest.raises(TooManyFailures, match=r"5 of 13 clips"):
             extract(ExtractSettings(**{**settings.__dict__, "max_error_rate": 0.1}))
 
-    def test_a_worker_killed_in_mid_run_costs_no_clip(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("surroundings", [nullcontext, without_bookkeeping])
+    def test_a_worker_killed_in_mid_run_costs_no_clip(
+        self, tmp_path: Path, surroundings: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         clips = write_noise(tmp_path / "audio", 40)
         killed: list[int] = []
 
@@ -123,7 +129,8 @@ class TestOnOneCluster:
 
         killer = threading.Thread(target=kill_one)
         killer.start()
-        record = extract(ExtractSettings(str(clips), str(tmp_path / "store"), blocks=BLOCKS))
+        with surroundings():
+            record = extract(ExtractSettings(str(clips), str(tmp_path / "store"), blocks=BLOCKS))
         killer.join()
         assert killed, "no worker was found to kill"
         assert record.finished == 40
