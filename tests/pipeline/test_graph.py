@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import GIB, Plan, Resources, make_plan
 from acoustic_env.pipeline.rows import WORK_SCHEMA
 from acoustic_env.store.feature_store import FeatureStore
@@ -27,7 +30,10 @@ def on_processors(plan: Plan) -> Plan:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_path: Path) -> None:
+@pytest.mark.parametrize("surroundings", [nullcontext, without_bookkeeping])
+def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
+    tmp_path: Path, surroundings: Callable[[], AbstractContextManager[None]]
+) -> None:
     listed = write_noise(tmp_path / "audio", 10)
     settings = ExtractSettings(str(listed), str(tmp_path / "apart"), blocks=("indices", "mps", "placeholder"))
     works = resolve_blocks(settings)
@@ -39,7 +45,7 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
     assert [pool.name for pool in plan.compute] == ["cpu", "mps", "placeholder"]
 
     FeatureStore(settings.store)
-    with acquire_lease(settings.store, "test") as lease:
+    with surroundings(), acquire_lease(settings.store, "test") as lease:
         summaries = list(graph.run(pending, on_processors(plan), works, settings.store, lease.token, "run"))
     assert sum(summary["clips"][0].as_py() for summary in summaries) == 10
 
