@@ -29,6 +29,15 @@ def on_processors(plan: Plan) -> Plan:
     return replace(plan, compute=pools, device="cpu")
 
 
+def assert_same_rows(ours: pa.Table, theirs: pa.Table) -> None:
+    """Equal but for the last digits, in which sums over batches of other sizes may differ."""
+    assert ours.select(["clip_id", "signal"]).equals(theirs.select(["clip_id", "signal"]))
+    assert ours.column_names == theirs.column_names
+    for name in ours.column_names[2:]:
+        left, right = (np.array(table[name].to_pylist(), np.float64) for table in (ours, theirs))
+        np.testing.assert_allclose(left, right, rtol=1e-12, err_msg=name)
+
+
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("surroundings", [nullcontext, without_bookkeeping])
 def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
@@ -52,4 +61,4 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
     extract(replace(settings, store=str(tmp_path / "together")))
     for work in works:
         name = work.spec.name
-        assert rows(tmp_path / "apart", name).equals(rows(tmp_path / "together", name)), name
+        assert_same_rows(rows(tmp_path / "apart", name), rows(tmp_path / "together", name))
