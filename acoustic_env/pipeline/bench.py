@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,8 @@ from acoustic_env.errors import UsageError
 
 SAMPLE_RATE: Final = 16_000
 CLIP_SECONDS: Final = 10.0
+LENGTHS: Final = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds
+LENGTH_RUNS: Final = 3
 REAL_RECORDINGS: Final = (
     "clips/maad_soundscape/*.wav",
     "clips/blanket/*.ogg",
@@ -94,6 +96,14 @@ class StageResult:
 
 
 @dataclass(frozen=True)
+class LengthResult:
+    """Seconds of the fast engine's whole DSP for a clip of so many seconds."""
+
+    clip_seconds: float
+    fast_s_per_clip: float
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """A whole run.
 
@@ -103,6 +113,7 @@ class BenchResult:
         clip_seconds: their median length.
         source: real clips or generated scenes.
         stages: in the order of `STAGES`.
+        lengths: what the stage dsp costs at each of `LENGTHS`; empty where it was not asked for.
     """
 
     machine: str
@@ -110,6 +121,7 @@ class BenchResult:
     clip_seconds: float
     source: str
     stages: tuple[StageResult, ...]
+    lengths: tuple[LengthResult, ...]
 
 
 def run_bench(stages: Sequence[str], clips: int, progress: Callable[[str], None]) -> BenchResult:
@@ -134,16 +146,21 @@ def run_bench(stages: Sequence[str], clips: int, progress: Callable[[str], None]
             msg = f"ACOUSTIC_ENV_TEST_DATA={folder}: no recordings {' or '.join(REAL_RECORDINGS)} there"
             raise UsageError(msg)
         results = []
+        lengths: tuple[LengthResult, ...] = ()
         for stage in [name for name in STAGES if name in (stages or STAGES)]:
             progress(stage)
             module, _, attribute = STAGES[stage].partition(":")
-            results.append(_measure(stage, getattr(import_module(module), attribute)(), material))
+            pair = getattr(import_module(module), attribute)()
+            results.append(_measure(stage, pair, material))
+            if stage == "dsp":
+                lengths = tuple(_measure_length(seconds, pair, material[0]) for seconds in LENGTHS)
     return BenchResult(
         machine=_machine(),
         clips=len(material),
         clip_seconds=statistics.median(clip.raw.size for clip in material) / SAMPLE_RATE,
         source=f"real clips of {folder}" if folder else "generated scenes",
         stages=tuple(results),
+        lengths=lengths,
     )
 
 
@@ -156,6 +173,12 @@ def _measure(stage: str, pair: Pair, material: Sequence[BenchClip]) -> StageResu
     reference, fast = zip(*times, strict=True)
     ratio = statistics.median(a / b for a, b in times)
     return StageResult(stage, statistics.median(reference), statistics.median(fast), ratio)
+
+
+def _measure_length(seconds: float, pair: Pair, clip: BenchClip) -> LengthResult:
+    """The fast side for the clip cut or repeated to a length: the quickest of a few runs, as the first fills caches."""
+    other = replace(clip, raw=np.resize(clip.raw, round(seconds * SAMPLE_RATE)), signals={})
+    return LengthResult(seconds, min(_seconds(pair.fast, other) for _ in range(LENGTH_RUNS)))
 
 
 def _seconds(side: Callable[[BenchClip], object], clip: BenchClip) -> float:

@@ -40,6 +40,20 @@ def test_every_dsp_stage_runs_on_both_engines_and_the_whole_is_faster(
     assert float(ratios["dsp"].removesuffix("x")) > 5  # the README's figure is measured on more than one clip
 
 
+def test_the_whole_dsp_comes_with_its_cost_for_clips_of_other_lengths(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
+    monkeypatch.setattr(bench, "CLIP_SECONDS", 4.0)
+    monkeypatch.setattr(bench, "LENGTHS", (2.0, 8.0))
+    assert main(["bench", "--clips", "1", "--stages", "dsp", "--json"]) == 0
+    lengths = json.loads(capsys.readouterr().out)["lengths"]
+    assert [length["clip_seconds"] for length in lengths] == [2.0, 8.0]
+    assert 0 < lengths[0]["fast_s_per_clip"] < lengths[1]["fast_s_per_clip"]
+    assert main(["bench", "--clips", "1", "--stages", "indices temporal", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lengths"] == []
+
+
 def test_an_unknown_stage_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--stages", "dps"]) == 2
     assert "'dps'; there are decode, separation" in capsys.readouterr().err
