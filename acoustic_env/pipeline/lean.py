@@ -2,7 +2,7 @@
 
 Beside a job's workers Ray Data starts three actors of its own: one gathers statistics for the dashboard, one shares out
 the nodes of a growing cluster, one remembers which worker lives on which node. A local run has no dashboard and one
-node, and on two cores the three cost a second and a half of every start and 3 % of the speed.
+node, and on two cores a job of 1,241 clips did 0.82 of a plain loop's clips per second with the three and 0.90 without.
 
 This is the one module that touches Ray's private names, those of the release that pyproject.toml pins. A run that
 joins a cluster leaves Ray as it is.

@@ -151,7 +151,7 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
     place = "cuda" if on_gpu else "cpu"
     task_clips = min(MAX_REMOTE_TASK_CLIPS if remote and not on_gpu else MAX_TASK_CLIPS, task_clips)
     part_clips = min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 4)))
-    part_clips = max(1, part_clips // task_clips) * task_clips  # Ray Data hands on whole tasks: no small remainders
+    part_clips = max(1, part_clips // task_clips) * task_clips  # Ray Data hands on whole tasks: few remainders
     return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, place)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,7 @@ def actors_and_policies(run: subprocess.Popen[str]) -> dict[str, set[int]]:
                     seen.setdefault(title, set()).add(os.sched_getscheduler(process.pid))
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
+        time.sleep(0.02)
     return seen
 
 
