@@ -1,7 +1,9 @@
-"""How this process's memory allocator treats large arrays."""
+"""This process's memory: how its allocator treats large arrays, and how much it has needed."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from functools import cache
 from typing import Final
 
@@ -20,3 +22,9 @@ def reuse_freed_memory() -> None:
     (mallopt(3), M_MMAP_THRESHOLD). Elsewhere it is one allocation without effect.
     """
     np.empty(_LARGEST_FOLLOWED, np.uint8)
+
+
+def peak_memory() -> int:
+    """The most bytes that were resident at once since this process began, pages shared with others included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10

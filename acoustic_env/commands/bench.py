@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from acoustic_env.pipeline.bench import BenchResult
+    from acoustic_env.pipeline.bench_gpu import GpuResult
+    from acoustic_env.pipeline.bench_job import JobResult
 
 DESCRIPTION = """\
 Measure the reference engine (noisereduce, scikit-maad, soundsig as published) and the fast engine on the same clips in
@@ -17,13 +19,20 @@ one run: each clip through one, then the other. Seconds are processor time of on
 signals; a ratio is the median over clips. Stage `dsp` is the whole: separation, 60 indices and modulation spectrum;
 with it comes what the fast engine costs for clips of 5 to 60 s.
 
+Stage `gpu` times what a GPU does of a clip (modulation spectrum and networks), and says how many processors keep it
+busy; without --stages it is left out where there is no GPU. The last stage, `extract`, is the job itself on all
+processors: the whole command with both engines on one list, the memory of its workers, and the fast job's clips per
+second over those of a plain loop of the same kernels, on a list four times as long. It takes most of the time, on two
+processors some seven minutes of eleven.
+
 The clips are real ones of 10 s when the environment variable ACOUSTIC_ENV_TEST_DATA names the folder of real data,
 otherwise scenes generated for the purpose."""
 
 EPILOG = """\
 examples:
   acoustic-env bench
-  acoustic-env bench --stages dsp --clips 5 --json"""
+  acoustic-env bench --stages dsp --clips 5 --json
+  acoustic-env bench --stages extract --job-clips 500"""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -37,6 +46,9 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser.add_argument("--stages", default="", metavar="A,B", help="stages to measure (default: all)")
     parser.add_argument("--clips", type=_positive, default=20, metavar="N", help="clips to measure on (default: 20)")
+    parser.add_argument(
+        "--job-clips", type=_positive, default=240, metavar="N", help="clips on the list of extract (default: 240)"
+    )
     parser.add_argument("--json", action="store_true", help="one object for a program to read")
     parser.set_defaults(run=bench)
 
@@ -46,19 +58,29 @@ def bench(namespace: argparse.Namespace) -> int:
     from acoustic_env.pipeline.bench import run_bench
 
     stages = [stage.strip() for stage in namespace.stages.split(",") if stage.strip()]
-    result = run_bench(stages, namespace.clips, lambda stage: print(f"bench: {stage}", file=sys.stderr))
-    print(json.dumps(dataclasses.asdict(result), indent=2) if namespace.json else _table(result))
+    result = run_bench(stages, namespace.clips, namespace.job_clips, _say)
+    if namespace.json:
+        print(json.dumps(dataclasses.asdict(result), indent=2))
+    else:
+        print("\n".join(_lines(result)))
+    if not stages and result.gpu is None:
+        _say("PyTorch sees no GPU here: stage gpu was not run")
     return 0
 
 
-def _table(result: BenchResult) -> str:
-    lines = [
-        result.machine,
-        f"{result.clips} clips of {result.clip_seconds:g} s ({result.source}), one thread, processor time",
-        "",
-        f"{'stage':<18}{'reference':>14}{'fast':>12}{'ratio':>9}",
-        f"{'':<18}{'ms per clip':>14}{'ms per clip':>12}",
-    ]
+def _say(what: str) -> None:
+    print(f"bench: {what}", file=sys.stderr, flush=True)
+
+
+def _lines(result: BenchResult) -> list[str]:
+    lines = [result.machine]
+    if result.stages:
+        lines += [
+            f"{result.clips} clips of {result.clip_seconds:g} s ({result.source}), one thread, processor time",
+            "",
+            f"{'stage':<18}{'reference':>14}{'fast':>12}{'ratio':>9}",
+            f"{'':<18}{'ms per clip':>14}{'ms per clip':>12}",
+        ]
     for stage in result.stages:
         reference, fast = 1e3 * stage.reference_s_per_clip, 1e3 * stage.fast_s_per_clip
         lines.append(f"{stage.stage:<18}{reference:>14.1f}{fast:>12.1f}{stage.ratio:>8.1f}x")
@@ -67,7 +89,38 @@ def _table(result: BenchResult) -> str:
     for length in result.lengths:
         cost = 1e3 * length.fast_s_per_clip
         lines.append(f"{length.clip_seconds:>16g} s{cost:>26.1f}{cost / length.clip_seconds:>9.1f}")
-    return "\n".join(lines)
+    if result.gpu is not None:
+        lines += _gpu_lines(result.gpu)
+    if result.job is not None:
+        lines += _job_lines(result.job, result.source)
+    return lines
+
+
+def _gpu_lines(gpu: GpuResult) -> list[str]:
+    lines = ["", f"{gpu.device + ', part of a clip':<34}{'on':<12}{'ms per clip':>12}"]
+    lines += [f"{part.part:<34}{part.place:<12}{1e3 * part.s_per_clip:>12.2f}" for part in gpu.parts]
+    for what, rate in (("the DSP", gpu.dsp), ("the DSP and all networks", gpu.dsp_and_networks)):
+        lines.append(
+            f"{what}: {rate.clips_per_second:.0f} clips/s of the GPU, if {rate.decode_cores:.1f} processors decode and "
+            f"{rate.dsp_cores:.1f} separate and compute indices"
+        )
+    return lines
+
+
+def _job_lines(job: JobResult, source: str) -> list[str]:
+    gib, efficiency = 1 << 30, job.efficiency
+    reference, fast = job.reference, job.fast
+    return [
+        "",
+        f"extract, {job.clips} clips of {job.clip_seconds:g} s ({source}), {job.workers} workers",
+        f"{'':<18}{'reference':>14}{'fast':>12}{'ratio':>9}",
+        f"{'whole command, s':<18}{reference.command_s:>14.1f}{fast.command_s:>12.1f}{job.ratio:>8.1f}x",
+        f"{'clips/s, running':<18}{reference.clips_per_second:>14.2f}{fast.clips_per_second:>12.2f}",
+        f"{'GiB a worker':<18}{reference.worker_bytes / gib:>14.2f}{fast.worker_bytes / gib:>12.2f}",
+        "",
+        f"fast job, {efficiency.clips} clips: {efficiency.job_clips_per_second:.2f} clips/s; a plain loop of the same "
+        f"kernels {efficiency.loop_clips_per_second:.2f}: efficiency {efficiency.ratio:.2f}",
+    ]
 
 
 def _positive(text: str) -> int:

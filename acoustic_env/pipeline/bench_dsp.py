@@ -21,7 +21,8 @@ from acoustic_env.features.indices_fast import spectral as fast_spectral
 from acoustic_env.features.indices_fast.spectrogram import Spectrogram, spectrogram
 from acoustic_env.features.indices_fast.temporal import temporal_indices
 from acoustic_env.features.modulation import ModulationBlock
-from acoustic_env.pipeline.bench import SAMPLE_RATE, BenchClip, Pair
+from acoustic_env.pipeline.bench_material import SAMPLE_RATE, BenchClip
+from acoustic_env.pipeline.bench_pair import Pair
 
 LOW: Final = np.array([0, 1_000])
 MID: Final = np.array([1_000, 10_000])

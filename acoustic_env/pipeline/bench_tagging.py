@@ -12,18 +12,25 @@ from acoustic_env.audio.decode import resample
 from acoustic_env.features.embedders.cnn14 import AudioTagging, Cnn14, Cnn14FrontEnd, PublishedCnn14
 from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
 from acoustic_env.features.embedders.panns import published_class
-from acoustic_env.pipeline.bench import SAMPLE_RATE, BenchClip, Pair
+from acoustic_env.pipeline.bench_material import SAMPLE_RATE, BenchClip
+from acoustic_env.pipeline.bench_pair import Pair
 
 NETWORK_RATE = 32_000
 
 
 def panns() -> Pair:
     """CNN14 on a clip's three signals, from waveform to embedding: panns-inference's model class, and ours."""
-    model = published_class()(NETWORK_RATE, 1024, 320, 64, 50, 14_000, 527).eval()
-    published = PublishedCnn14.empty()
-    published.load_state_dict(model.state_dict())
+    model, published = random_cnn14()
     fast = nn.Sequential(Cnn14FrontEnd(published), Cnn14(published, minimal_filtering=True))
     return Pair(_run(AudioTagging(model)), _run(fast))
+
+
+def random_cnn14() -> tuple[nn.Module, PublishedCnn14]:
+    """panns-inference's model, and its weights as ours are made of."""
+    model: nn.Module = published_class()(NETWORK_RATE, 1024, 320, 64, 50, 14_000, 527).eval()
+    published = PublishedCnn14.empty()
+    published.load_state_dict(model.state_dict())
+    return model, published
 
 
 def mn04() -> Pair:

@@ -19,7 +19,8 @@ from acoustic_env.features.embedders.savedmodel import savedmodel
 from acoustic_env.features.embedders.weights import Arrays
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END, YAMNET_FRONT_END
 from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
-from acoustic_env.pipeline.bench import BenchClip, Pair
+from acoustic_env.pipeline.bench_material import BenchClip
+from acoustic_env.pipeline.bench_pair import Pair
 
 
 def vggish_pair() -> Pair:
@@ -46,6 +47,7 @@ def _seeded(
     with contextlib.suppress(RuntimeError):  # an earlier stage has set it
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.set_visible_devices([], "GPU")
     with tempfile.TemporaryDirectory(prefix="acoustic-env-") as folder:
         archive = Path(folder) / "model.tar.gz"
         write(archive)

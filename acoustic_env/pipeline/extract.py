@@ -29,8 +29,7 @@ from acoustic_env.pipeline.cluster import cluster, joins, local_resources, start
 from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
-from acoustic_env.pipeline.rows import WORK_SCHEMA, rows_column
-from acoustic_env.pipeline.sink import SECONDS
+from acoustic_env.pipeline.rows import MEMORY, SECONDS, WORK_SCHEMA, rows_column
 from acoustic_env.pipeline.work import MAX_BLOCKS, BlockSpec, BlockWork, block_work
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
@@ -70,6 +69,7 @@ class RunRecord:
         seconds: stage -> worker seconds; `wall` is the whole streaming part.
         clips_per_second: finished / wall.
         throughput: stage -> clips per worker-second.
+        memory: pool -> bytes that its hungriest worker has needed at most, pages shared with other processes included.
         versions: of this package, Python and the libraries.
     """
 
@@ -86,6 +86,7 @@ class RunRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     clips_per_second: float = 0.0
     throughput: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -249,7 +250,9 @@ def _run(
 
 
 def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> None:
-    total = {name: pc.sum(summary[name]).as_py() for name in summary.column_names}
+    total = {
+        name: (pc.max if name.startswith(MEMORY) else pc.sum)(summary[name]).as_py() for name in summary.column_names
+    }
     record.finished += int(total["clips"])
     record.failed += int(total["failed"])
     for work in works:
@@ -259,6 +262,9 @@ def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> 
         if name.startswith(SECONDS):
             stage = name.removeprefix(SECONDS)
             record.seconds[stage] = record.seconds.get(stage, 0.0) + float(value)
+        elif name.startswith(MEMORY):
+            pool = name.removeprefix(MEMORY)
+            record.memory[pool] = max(record.memory.get(pool, 0), int(value))
 
 
 def _close(record: RunRecord, books: Books) -> None:

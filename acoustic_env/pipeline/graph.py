@@ -30,7 +30,8 @@ def run(
         run_id: goes into the errors table.
 
     Yields:
-        A summary of one row for each batch written: clips, failed, rows:<block>, seconds:<stage>.
+        A summary of one row for each batch written: clips, failed, rows:<block>, seconds:<stage>,
+        memory:<pool>.
 
     Raises:
         AcousticEnvError: what a worker refused with (a lost lease, a full disk, a golden clip that differs).
@@ -47,12 +48,12 @@ def run(
     data = ray.data.from_blocks(pieces)
     stages: list[tuple[type, tuple[Any, ...], Pool, int | None]] = []
     if plan.decode is not None:
-        stages.append((Guarded, (Decode, (rates,), run_id), plan.decode, None))
+        stages.append((Guarded, (Decode, (rates,), run_id, plan.decode.name), plan.decode, None))
     for position, pool in enumerate(plan.compute):
         later = tuple(work for after in plan.compute[position + 1 :] for work in after.blocks)
         decodes = rates if position == 0 and plan.decode is None else ()
         settings = ComputeSettings(pool.blocks, decodes, position == 0, later, plan.device)
-        stages.append((Guarded, (Compute, (settings,), run_id), pool, None))
+        stages.append((Guarded, (Compute, (settings,), run_id, pool.name), pool, None))
     stages.append((Write, (store_url, token, works, run_id), plan.write, plan.part_clips))
     for stage, arguments, pool, batch_size in stages:
         data = data.map_batches(

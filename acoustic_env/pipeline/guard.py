@@ -17,10 +17,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from acoustic_env.errors import TRANSIENT_CODES, ErrorCode
-from acoustic_env.pipeline.rows import RowError
+from acoustic_env.memory import peak_memory
+from acoustic_env.pipeline.rows import RowError, memory_column
 
 T = TypeVar("T")
 
@@ -46,14 +48,21 @@ class Guarded:
         stage: its class.
         arguments: of the class.
         run_id: of the run, so that the marks of other runs do not count.
+        pool: whose worker this is; each task says how much memory it has needed by then.
     """
 
-    def __init__(self, stage: type[Stage], arguments: tuple[Any, ...], run_id: str) -> None:
+    def __init__(self, stage: type[Stage], arguments: tuple[Any, ...], run_id: str, pool: str) -> None:
         self.arguments = arguments
         self.run_id = run_id
+        self.pool = pool
         self.stage = stage(*arguments)
 
     def __call__(self, clips: pa.Table) -> pa.Table:
+        done = self._done(clips)
+        peak = np.full(done.num_rows, peak_memory(), np.int64)
+        return done.append_column(memory_column(self.pool), pa.array(peak))
+
+    def _done(self, clips: pa.Table) -> pa.Table:
         mark = self._mark(clips)
         deaths = mark.stat().st_size if mark.exists() else 0
         try:

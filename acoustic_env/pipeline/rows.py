@@ -7,6 +7,7 @@ wave:<rate>[:<signal>]           list<float32>, dropped once nothing needs it
 rows:<block>                     list<struct of the block's table row>
 errors                           list<struct<stage, code, message, permanent>>
 seconds:<stage>                  float64, time spent on the clip
+memory:<pool>                    int64, bytes the worker had needed at most by then
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ ERROR_TYPE: Final = pa.struct(
 ERRORS_TYPE: Final = pa.list_(ERROR_TYPE)
 WAVE_TYPE: Final = pa.large_list(pa.float32())
 MAX_MESSAGE: Final = 1000
+SECONDS: Final = "seconds:"
+MEMORY: Final = "memory:"
 
 WORK_SCHEMA: Final = pa.schema(
     [
@@ -66,6 +69,11 @@ def wave_column(rate: int, signal: str | None = None) -> str:
 def rows_column(block: str) -> str:
     """Name of the column that holds a block's finished rows."""
     return f"rows:{block}"
+
+
+def memory_column(pool: str) -> str:
+    """Name of the column that holds how much memory a worker of the pool has needed."""
+    return f"{MEMORY}{pool}"
 
 
 def pack_waves(waves: Sequence[npt.NDArray[np.float32] | None]) -> pa.Array:

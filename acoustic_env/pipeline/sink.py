@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.pipeline.rows import rows_column, unpack_rows
+from acoustic_env.memory import peak_memory
+from acoustic_env.pipeline.rows import MEMORY, SECONDS, memory_column, rows_column, unpack_rows
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import check
 from acoustic_env.store.schema import ERROR_SCHEMA
-
-SECONDS: Final = "seconds:"
 
 
 class Write:
@@ -45,6 +43,9 @@ class Write:
         for name in clips.column_names:
             if name.startswith(SECONDS):
                 summary[name] = pc.sum(clips[name]).as_py() or 0.0
+            elif name.startswith(MEMORY):
+                summary[name] = pc.max(clips[name]).as_py() or 0
+        summary[memory_column("write")] = peak_memory()
         return pa.table({name: pa.array([float(value)]) for name, value in summary.items()})
 
     def _errors(self, clips: pa.Table) -> pa.Table:

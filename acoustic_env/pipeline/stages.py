@@ -24,6 +24,7 @@ from acoustic_env.features.block import Engine, FeatureBlock, Signal, to_table
 from acoustic_env.features.golden import check_golden
 from acoustic_env.pipeline.guard import alarm
 from acoustic_env.pipeline.rows import (
+    SECONDS,
     RowError,
     pack_errors,
     pack_rows,
@@ -78,7 +79,7 @@ class Decode:
             waves = [waveforms.get(rate) for waveforms, _, _ in decoded]
             clips = clips.append_column(wave_column(rate), pack_waves(waves))
         clips = clips.append_column("errors", pack_errors([errors for _, errors, _ in decoded]))
-        return clips.append_column("seconds:decode", pa.array([seconds for _, _, seconds in decoded], pa.float64()))
+        return clips.append_column(f"{SECONDS}decode", pa.array([seconds for _, _, seconds in decoded], pa.float64()))
 
     def _decode(self, row: dict[str, object]) -> Decoded:
         started = time.perf_counter()
@@ -307,5 +308,5 @@ class _Batch:
         stages = [*(["prepare"] if settings.prepares else []), *(work.spec.name for work in settings.blocks)]
         for stage in stages:
             spent = self.seconds.get(stage, np.zeros(self.clips.num_rows))
-            table = table.append_column(f"seconds:{stage}", pa.array(spent, pa.float64()))
+            table = table.append_column(f"{SECONDS}{stage}", pa.array(spent, pa.float64()))
         return table.append_column("errors", pack_errors(self.errors))

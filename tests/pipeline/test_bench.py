@@ -7,8 +7,11 @@ import json
 import pytest
 
 from acoustic_env.cli import main
-from acoustic_env.pipeline import bench
-from acoustic_env.pipeline.bench import STAGES, BenchClip, Pair, run_bench
+from acoustic_env.pipeline import bench, bench_material
+from acoustic_env.pipeline.bench import STAGES, run_bench
+from acoustic_env.pipeline.bench_job import Efficiency, EngineRun, JobResult
+from acoustic_env.pipeline.bench_material import BenchClip
+from acoustic_env.pipeline.bench_pair import Pair
 
 
 def test_the_json_is_one_object_with_seconds_and_ratio_of_each_stage(
@@ -31,7 +34,7 @@ def test_every_dsp_stage_runs_on_both_engines_and_the_whole_is_faster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
-    monkeypatch.setattr(bench, "CLIP_SECONDS", 4.0)
+    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 4.0)
     stages = [stage for stage, made in STAGES.items() if "bench_dsp" in made]
     assert main(["bench", "--clips", "1", "--stages", ",".join(stages)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -44,7 +47,7 @@ def test_the_whole_dsp_comes_with_its_cost_for_clips_of_other_lengths(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
-    monkeypatch.setattr(bench, "CLIP_SECONDS", 4.0)
+    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 4.0)
     monkeypatch.setattr(bench, "LENGTHS", (2.0, 8.0))
     assert main(["bench", "--clips", "1", "--stages", "dsp", "--json"]) == 0
     lengths = json.loads(capsys.readouterr().out)["lengths"]
@@ -65,10 +68,30 @@ def test_a_stages_ratio_is_the_median_of_pairs_on_the_same_clip(monkeypatch: pyt
     pair = Pair(lambda clip: seen.append(("reference", id(clip))), lambda clip: seen.append(("fast", id(clip))))
     monkeypatch.setitem(STAGES, "fake", f"{__name__}:fake")
     monkeypatch.setattr(f"{__name__}.fake", lambda: pair)
-    result = run_bench(["fake"], 3, lambda _: None)
+    result = run_bench(["fake"], 3, 1, lambda _: None)
     assert [side for side, _ in seen] == ["reference", "fast"] * 4  # once to warm up
     assert all(seen[i][1] == seen[i + 1][1] for i in range(0, len(seen), 2))
     assert result.stages[0].stage == "fake"
+
+
+def test_everything_is_printed_and_a_missing_gpu_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
+    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 2.0)
+    monkeypatch.setattr(bench, "STAGES", {"fake": f"{__name__}:fake"})
+    monkeypatch.setattr(bench, "has_gpu", lambda: False)
+    runs = EngineRun(205.0, 1.25, 3 << 28), EngineRun(25.0, 12.5, 1 << 29)
+    job = JobResult(240, 2.0, 2, *runs, 8.2, Efficiency(960, 12.6, 14.0, 0.9))
+    monkeypatch.setattr(bench, "measure_job", lambda material, clips, progress: job)
+    assert main(["bench", "--clips", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "whole command, s           205.0        25.0     8.2x" in printed.out
+    assert "GiB a worker                0.75        0.50" in printed.out
+    assert "960 clips: 12.60 clips/s; a plain loop of the same kernels 14.00: efficiency 0.90" in printed.out
+    assert "PyTorch sees no GPU here: stage gpu was not run" in printed.err
+    assert main(["bench", "--stages", "gpu"]) == 2
+    assert "stage gpu: PyTorch sees no GPU here" in capsys.readouterr().err
 
 
 def fake() -> Pair:

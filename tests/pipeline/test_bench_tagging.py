@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from acoustic_env.pipeline import bench_tagging
-from acoustic_env.pipeline.bench import BenchClip, Pair
+from acoustic_env.pipeline.bench_material import BenchClip
+from acoustic_env.pipeline.bench_pair import Pair
 
 
 @pytest.mark.parametrize("stage", [bench_tagging.panns, bench_tagging.mn04])

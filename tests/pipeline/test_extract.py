@@ -29,6 +29,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 
 BLOCKS = ("placeholder",)
+MIB = 1 << 20
 
 
 def write_noise(folder: Path, clips: int, seconds: float = 2.0) -> Path:
@@ -97,6 +98,8 @@ class TestOnOneCluster:
             "beyond": "no_such_segment",
         }
         assert (record.finished, record.failed, record.left) == (13, 6, 0)
+        assert set(record.memory) == {"cpu", "write"}
+        assert all(50 * MIB < peak < 4096 * MIB for peak in record.memory.values())
         assert main(["store", "verify", str(store), "--clips", str(tmp_path / "all.csv")]) == 0
 
         again = extract(settings)

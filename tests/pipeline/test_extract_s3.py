@@ -60,6 +60,7 @@ def test_a_server_that_throttles_and_drops_costs_no_clip(s3: S3Server, tmp_path:
     assert len(s3.done) > 5, "the server was not faulty enough to test anything"
     record = json.loads(run.stdout)
     assert (record["finished"], record["failed"], record["left"]) == (CLIPS, 1, 0)
+    assert set(record["memory"]) == {"decode", "cpu", "write"}
     s3.choose = lambda _method, _path, _number: None
     store = FeatureStore(s3.url)
     assert store.read("placeholder").num_rows == CLIPS - 1

@@ -43,11 +43,11 @@ def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbours_are_done() 
     from ray.data import ActorPoolStrategy
 
     deadly = names("a", "SIGSEGV-1", "b", "SIGSEGV-2")
-    Guarded(DeadlyStage, (), "run")._mark(deadly).write_bytes(b"x" * (DEATHS - 1))  # one more, in this run
+    Guarded(DeadlyStage, (), "run", "cpu")._mark(deadly).write_bytes(b"x" * (DEATHS - 1))  # one more, in this run
     data = ray.data.from_blocks([deadly, names("c", "d")])
     done = data.map_batches(
         Guarded,
-        fn_constructor_args=(DeadlyStage, (), "run"),
+        fn_constructor_args=(DeadlyStage, (), "run", "cpu"),
         batch_format="pyarrow",
         batch_size=None,
         compute=ActorPoolStrategy(size=1),
@@ -60,7 +60,7 @@ def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbours_are_done() 
 
 
 def test_a_clip_killed_for_memory_may_be_tried_again(marks: Path) -> None:
-    guarded = Guarded(DeadlyStage, (), "run")
+    guarded = Guarded(DeadlyStage, (), "run", "cpu")
     clips = names("SIGKILL-1", "a")
     guarded._mark(clips).write_bytes(b"x" * DEATHS)
     assert guarded(clips)["errors"].to_pylist()[0].startswith("out_of_memory False")
@@ -71,7 +71,7 @@ def test_a_clip_whose_decoding_never_ends_is_an_error_of_its_own(tmp_path: Path)
     blocks = works("level")
     clips = work_table(tmp_path, {"a": 16_000, "endless": 0, "b": 16_000}, blocks)
     os.mkfifo(tmp_path / "endless.wav")  # opening a pipe that nobody writes to waits for ever
-    guarded = Guarded(Decode, ((16_000,), 1.0), "run")
+    guarded = Guarded(Decode, ((16_000,), 1.0), "run", "cpu")
     guarded._mark(clips).write_bytes(b"x" * DEATHS)
     errors = guarded(clips)["errors"].to_pylist()
     assert [[error["code"] for error in clip] for clip in errors] == [[], ["timed_out"], []]
@@ -93,7 +93,7 @@ def test_an_alarm_put_off_in_time_ends_nobody() -> None:
 
 
 def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path) -> None:
-    guarded = Guarded(DeadlyStage, (), "run")
+    guarded = Guarded(DeadlyStage, (), "run", "cpu")
     guarded(names("a"))
     with pytest.raises(AttributeError):
         guarded(names("SIGNONE-1"))
@@ -101,7 +101,7 @@ def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path)
 
 
 def test_an_error_in_the_child_is_the_runs_error(marks: Path) -> None:
-    guarded = Guarded(DeadlyStage, (), "run")
+    guarded = Guarded(DeadlyStage, (), "run", "cpu")
     clips = names("a", "SIGNONE-1")
     guarded._mark(clips).write_bytes(b"x" * DEATHS)
     with pytest.raises(AttributeError):

@@ -1,0 +1,185 @@
+"""The benchmark's stage `gpu`: what a GPU does of a clip, and how many processors it takes to keep it busy.
+
+The job gives a GPU the modulation spectrum and the networks; processors decode, separate and compute the indices. A
+part's seconds are of the wall for the GPU, from samples in the machine's memory to numbers there, in batches; for a
+processor they are its own. The networks are those of the fast engine in float32, with random weights: what is in them
+costs no time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.audio.decode import resample
+from acoustic_env.features.modulation import ModulationBlock
+from acoustic_env.pipeline.bench_material import SAMPLE_RATE, BenchClip
+from acoustic_env.pipeline.bench_pair import one_thread, seconds
+
+GPU_CLIPS: Final = 64
+BATCH: Final = 64  # waveforms that a network takes at once
+RUNS: Final = 3
+
+Waves = npt.NDArray[np.float32]
+Part = Callable[[Waves], object]
+
+
+@dataclass(frozen=True)
+class GpuPart:
+    """One part of the work on a clip, its three signals."""
+
+    part: str
+    place: Literal["gpu", "processor"]
+    s_per_clip: float
+
+
+@dataclass(frozen=True)
+class GpuRate:
+    """What a GPU that does nothing but these parts would finish.
+
+    Attributes:
+        parts: on the GPU.
+        clips_per_second: of the GPU alone.
+        decode_cores: processors that decoding as many clips takes.
+        dsp_cores: processors that separation and indices of as many clips take.
+    """
+
+    parts: tuple[str, ...]
+    clips_per_second: float
+    decode_cores: float
+    dsp_cores: float
+
+
+@dataclass(frozen=True)
+class GpuResult:
+    """All parts, and the two rates that follow: the DSP alone, and the DSP with all networks."""
+
+    device: str
+    parts: tuple[GpuPart, ...]
+    dsp: GpuRate
+    dsp_and_networks: GpuRate
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch sees a GPU here."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def measure_gpu(sample: Sequence[BenchClip], device: str, progress: Callable[[str], None]) -> GpuResult:
+    """Time every part.
+
+    Args:
+        sample: clips of one length.
+        device: "cuda" ("cpu" computes the same there).
+        progress: told what is measured.
+    """
+    repeated = [sample[i % len(sample)] for i in range(GPU_CLIPS)]
+    waves = np.stack([signal for clip in repeated for signal in clip.signals.values()])
+    with one_thread():  # as in a worker
+        parts = [GpuPart(name, "processor", each) for name, each in _processor_parts(sample)]
+        for name, make in _gpu_parts().items():
+            progress(f"{name} on {device}")
+            run = make(device)
+            run(waves[:3])  # memory and kernels are chosen at a first time
+            parts.append(GpuPart(name, "gpu", min(_wall(run, waves) for _ in range(RUNS)) / GPU_CLIPS))
+    return GpuResult(_name(device), tuple(parts), _rate(parts, ["modulation"]), _rate(parts, list(_gpu_parts())))
+
+
+def _rate(parts: Sequence[GpuPart], on_gpu: Sequence[str]) -> GpuRate:
+    each = {part.part: part.s_per_clip for part in parts}
+    rate = 1 / sum(each[name] for name in on_gpu)
+    return GpuRate(tuple(on_gpu), rate, rate * each["decode"], rate * (each["separation"] + each["indices"]))
+
+
+def _processor_parts(sample: Sequence[BenchClip]) -> Iterator[tuple[str, float]]:
+    from acoustic_env.pipeline import bench_dsp
+
+    for name, make in (
+        ("decode", bench_dsp.decode),
+        ("separation", bench_dsp.separation),
+        ("indices", bench_dsp.indices),
+    ):
+        side = make().fast
+        side(sample[0])
+        yield name, sum(seconds(side, clip) for clip in sample) / len(sample)
+
+
+def _gpu_parts() -> dict[str, Callable[[str], Part]]:
+    return {"modulation": _modulation, "vggish": _vggish, "yamnet": _yamnet, "panns": _panns, "mn04": _mn04}
+
+
+def _modulation(device: str) -> Part:
+    block = ModulationBlock("fast")
+    block.load(device)
+    return block.compute
+
+
+def _vggish(device: str) -> Part:
+    from acoustic_env.features.embedders.log_mel import LogMelPatches
+    from acoustic_env.features.embedders.vggish import LOG_OFFSET
+    from acoustic_env.features.embedders.vggish_network import VggishNetwork
+    from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END
+
+    return _network(LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False), VggishNetwork(), SAMPLE_RATE, device)
+
+
+def _yamnet(device: str) -> Part:
+    from acoustic_env.features.embedders.log_mel import LogMelPatches
+    from acoustic_env.features.embedders.weights_registry import YAMNET_FRONT_END
+    from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
+    from acoustic_env.features.embedders.yamnet_weights import LOG_OFFSET
+
+    return _network(LogMelPatches(YAMNET_FRONT_END, LOG_OFFSET, pads=True), YamnetNetwork(), SAMPLE_RATE, device)
+
+
+def _panns(device: str) -> Part:
+    from acoustic_env.features.embedders.cnn14 import Cnn14, Cnn14FrontEnd
+    from acoustic_env.pipeline.bench_tagging import NETWORK_RATE, random_cnn14
+
+    published = random_cnn14()[1]
+    network = Cnn14(published, minimal_filtering=device == "cpu")
+    return _network(Cnn14FrontEnd(published), network, NETWORK_RATE, device)
+
+
+def _mn04(device: str) -> Part:
+    from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
+    from acoustic_env.pipeline.bench_tagging import NETWORK_RATE
+
+    return _network(Mn04FrontEnd(), Mn04().eval().fold(), NETWORK_RATE, device)
+
+
+def _network(front_end: Any, network: Any, rate: int, device: str) -> Part:
+    """Resampled, sent there, through both modules and back, a batch at a time, as an embedder does it."""
+    import torch
+
+    from acoustic_env.features.embedders.torch_embedder import float32_products
+
+    modules = torch.nn.Sequential(front_end, network).to(device).eval().requires_grad_(False)
+
+    def run(waves: Waves) -> None:
+        with torch.inference_mode(), float32_products(tf32=False):
+            for first in range(0, len(waves), BATCH):
+                some = [resample(wave, SAMPLE_RATE, rate) for wave in waves[first : first + BATCH]]
+                embeddings, _ = modules(torch.from_numpy(np.stack(some)).to(device))
+                embeddings.cpu()
+
+    return run
+
+
+def _wall(run: Part, waves: Waves) -> float:
+    started = time.perf_counter()
+    run(waves)
+    return time.perf_counter() - started
+
+
+def _name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else device

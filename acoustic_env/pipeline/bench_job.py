@@ -1,0 +1,226 @@
+"""The benchmark's stage `extract`: what of the fast engine's advantage reaches the user of the whole job.
+
+The command is run as a user would run it, a process of its own with a store of its own: the fast engine before and
+after the reference, because the speed of a shared machine drifts. Efficiency is the job's clips per second over those
+of a plain loop: the pipeline's own stages in as many processes as the job has workers, without Ray, without a store.
+Half of the loop runs before the job and half after it; its processes are warm when its clock starts, while the job's
+clock, the run record's streaming time, includes the start of its workers.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.audio.signals import Engine
+from acoustic_env.clips.table import write_clips
+from acoustic_env.config import ExtractSettings
+from acoustic_env.errors import AcousticEnvError
+from acoustic_env.pipeline.bench_material import Material
+from acoustic_env.pipeline.cluster import THREAD_VARIABLES, local_resources
+from acoustic_env.pipeline.extract import resolve_blocks
+from acoustic_env.pipeline.plan import Device
+from acoustic_env.pipeline.rows import WORK_SCHEMA
+from acoustic_env.pipeline.stages import Compute, ComputeSettings
+
+EFFICIENCY_CLIPS: Final = 4  # times as many as the pair of engines sees: the fast one is soon done
+LOOP_CLIPS: Final = 8  # a piece of the plain loop
+STOP_S: Final = 60.0  # for an interrupted run to give its lease back
+
+Progress = Callable[[str], None]
+_compute: Compute | None = None  # of a process of the plain loop
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """`extract` with one engine.
+
+    Attributes:
+        command_s: seconds of the whole command, from its start to its end.
+        clips_per_second: while it streams (the start of workers included, that of Ray and the plan not).
+        worker_bytes: memory that the hungriest worker has needed at most.
+    """
+
+    command_s: float
+    clips_per_second: float
+    worker_bytes: int
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The job against a plain loop of the same kernels.
+
+    Attributes:
+        clips: of the list.
+        job_clips_per_second: of the job while it streams.
+        loop_clips_per_second: of the loop.
+        ratio: the first over the second.
+    """
+
+    clips: int
+    job_clips_per_second: float
+    loop_clips_per_second: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """The whole job, blocks and signals as `extract` takes them by default.
+
+    Attributes:
+        clips: of the list that both engines saw.
+        clip_seconds: their length.
+        workers: processes that compute.
+        reference: the reference engine.
+        fast: the fast one; the mean of two runs.
+        ratio: of the seconds of the whole command.
+        efficiency: of the fast engine on a longer list.
+    """
+
+    clips: int
+    clip_seconds: float
+    workers: int
+    reference: EngineRun
+    fast: EngineRun
+    ratio: float
+    efficiency: Efficiency
+
+
+def measure_job(material: Material, clips: int, progress: Progress) -> JobResult:
+    """Run the job with both engines on so many clips, then the fast one on a longer list.
+
+    Raises:
+        AcousticEnvError: a run failed; says what it said.
+    """
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-") as folder:
+        short, long = Path(folder, "short.parquet"), Path(folder, "long.parquet")
+        write_clips(material.clip_list(clips), str(short))
+        runs = []
+        for engine in ("fast", "reference", "fast"):
+            progress(f"extract, {engine} engine, {clips} clips")
+            runs.append(run_extract(str(short), engine))
+        reference, fast = runs[1], _mean(runs[0], runs[2])
+        many = material.clip_list(EFFICIENCY_CLIPS * clips)
+        write_clips(many, str(long))
+        efficiency = measure_efficiency(str(long), many, "fast", progress)
+    ratio = reference.command_s / fast.command_s
+    return JobResult(clips, material.clip_seconds, _processes(), reference, fast, ratio, efficiency)
+
+
+def measure_efficiency(url: str, clips: pa.Table, engine: Engine, progress: Progress) -> Efficiency:
+    """The job on a list between two halves of a plain loop over the same list.
+
+    Args:
+        url: where the list is.
+        clips: its rows.
+        engine: of the job and the loop.
+        progress: told what runs.
+    """
+    progress(f"plain loop, {engine} engine, every second of {clips.num_rows} clips")
+    odd = np.arange(clips.num_rows) % 2 == 1
+    seconds = _loop_seconds(clips.filter(pa.array(~odd)), engine)
+    progress(f"extract, {engine} engine, {clips.num_rows} clips")
+    job = run_extract(url, engine, device="cpu").clips_per_second
+    progress(f"plain loop, {engine} engine, the other clips")
+    seconds += _loop_seconds(clips.filter(pa.array(odd)), engine)
+    loop = clips.num_rows / seconds
+    return Efficiency(clips.num_rows, job, loop, job / loop)
+
+
+def run_extract(url: str, engine: str, device: Device = "auto") -> EngineRun:
+    """Run the command on this machine, into a store that is thrown away.
+
+    Args:
+        url: the clip list.
+        engine, device: as the options of these names.
+
+    Raises:
+        AcousticEnvError: it failed; says what it said.
+    """
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-") as store:
+        options = ["--clips", url, "--store", store, "--engine", engine, "--device", device, "--json"]
+        started = time.perf_counter()
+        record = _record([sys.executable, "-m", "acoustic_env.cli", "extract", *options])
+        return EngineRun(time.perf_counter() - started, record["clips_per_second"], record["memory"]["cpu"])
+
+
+def _record(command: list[str]) -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # A session of its own: Ctrl-C in the terminal reaches it once, from here.
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_S)
+            raise
+    if process.returncode != 0:
+        last = "\n".join(err.strip().splitlines()[-5:])
+        msg = f"bench: {' '.join(command)} ended with exit code {process.returncode}:\n{last}"
+        raise AcousticEnvError(msg)
+    record: dict[str, Any] = json.loads(out)
+    return record
+
+
+def _mean(first: EngineRun, second: EngineRun) -> EngineRun:
+    return EngineRun(
+        (first.command_s + second.command_s) / 2,
+        (first.clips_per_second + second.clips_per_second) / 2,
+        max(first.worker_bytes, second.worker_bytes),
+    )
+
+
+def _loop_seconds(clips: pa.Table, engine: Engine) -> float:
+    """Seconds of the kernels alone."""
+    works = resolve_blocks(ExtractSettings("", "", engine=engine))
+    need = sum(work.spec.mask for work in works)
+    rows = clips.select(["clip_id", "uri", "start_s", "end_s"])
+    rows = rows.append_column("need", pa.array(np.full(clips.num_rows, need, np.int64)))
+    rows = rows.append_column("attempt", pa.array(np.ones(clips.num_rows, np.int32))).cast(WORK_SCHEMA)
+    pieces = [rows.slice(i, LOOP_CLIPS) for i in range(0, rows.num_rows, LOOP_CLIPS)]
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
+    processes = _processes()
+    with multiprocessing.get_context("spawn").Pool(processes, _load, (engine,)) as pool:
+        pool.map(_work, [rows.slice(0, 2)] * processes, chunksize=1)
+        started = time.perf_counter()
+        for _ in pool.imap_unordered(_work, pieces):
+            pass
+        return time.perf_counter() - started
+
+
+def _load(engine: Engine) -> None:
+    global _compute
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    works = tuple(resolve_blocks(ExtractSettings("", "", engine=engine)))
+    rates = tuple(sorted({work.sample_rate for work in works}))
+    _compute = Compute(ComputeSettings(works, rates, prepares=True, passes_on=(), device="cpu"))
+
+
+def _work(piece: pa.Table) -> None:
+    assert _compute is not None
+    _compute(piece)
+
+
+def _processes() -> int:
+    return int(local_resources().cpus)

@@ -1,0 +1,120 @@
+"""What the benchmark runs on: real recordings when there are any at hand, else scenes generated for the purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from acoustic_env.audio import prepare
+from acoustic_env.audio.signals import SIGNALS, Signal
+from acoustic_env.clips.table import clip_table
+from acoustic_env.errors import UsageError
+
+SAMPLE_RATE: Final = 16_000
+CLIP_SECONDS: Final = 10.0
+TEST_DATA: Final = "ACOUSTIC_ENV_TEST_DATA"
+REAL_RECORDINGS: Final = (
+    "clips/maad_soundscape/*.wav",
+    "clips/blanket/*.ogg",
+)  # of the folder of real data: 10 s or more
+SEED: Final = 23
+
+
+@dataclass(frozen=True)
+class BenchClip:
+    """One clip and what the stages start from.
+
+    Attributes:
+        data: the file's bytes.
+        start_s, end_s: the clip in it.
+        raw: float32 [samples], levelled.
+        signals: raw, foreground and background, float32 [samples].
+    """
+
+    data: bytes
+    start_s: float
+    end_s: float
+    raw: npt.NDArray[np.float32]
+    signals: dict[Signal, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Recordings.
+
+    Attributes:
+        paths: audio files, most of them at least as long as a clip.
+        source: what they are, for a person.
+        clip_seconds: of the clips made of them.
+    """
+
+    paths: tuple[Path, ...]
+    source: str
+    clip_seconds: float
+
+    def clips(self, count: int) -> list[BenchClip]:
+        """The beginnings of so many recordings, spread over all; fewer when there are not as many."""
+        paths = self.paths
+        spread = [paths[i * len(paths) // count] for i in range(count)] if count < len(paths) else paths
+        return [_clip(path, self.clip_seconds) for path in spread]
+
+    def clip_list(self, count: int) -> pa.Table:
+        """A clip list of so many windows of a clip's length, spread evenly over all recordings; they may overlap."""
+        import soundfile
+
+        files = [soundfile.info(str(path)) for path in self.paths]
+        lengths = [(path, file.duration) for path, file in zip(self.paths, files, strict=True)]
+        lengths = [(path, length) for path, length in lengths if length >= self.clip_seconds] or lengths
+        ends = np.cumsum([max(1.0, length - self.clip_seconds + 1.0) for _, length in lengths])
+        rows = []
+        for i, at in enumerate((np.arange(count) + 0.5) / count * ends[-1]):
+            which = int(np.searchsorted(ends, at, side="right"))
+            path, length = lengths[which]
+            start = min(float(at - (ends[which - 1] if which else 0.0)), max(0.0, length - self.clip_seconds))
+            rows.append({"clip_id": f"{path.stem}-{i:05d}", "uri": str(path), "start_s": start})
+            rows[-1] |= {"end_s": start + self.clip_seconds, "source": "bench"}
+        return clip_table(rows)
+
+
+@contextlib.contextmanager
+def bench_material(scenes: int) -> Iterator[Material]:
+    """Recordings, for the length of the block.
+
+    Args:
+        scenes: how many to generate where there are no real recordings.
+
+    Raises:
+        UsageError: the folder of real data has none.
+    """
+    folder = os.environ.get(TEST_DATA)
+    if folder:
+        paths = tuple(path for pattern in REAL_RECORDINGS for path in sorted(Path(folder).glob(pattern)))
+        if not paths:
+            msg = f"{TEST_DATA}={folder}: no recordings {' or '.join(REAL_RECORDINGS)} there"
+            raise UsageError(msg)
+        yield Material(paths, f"real clips of {folder}", CLIP_SECONDS)
+        return
+    from acoustic_env.clips.scenes import write_scenes
+
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-") as generated:
+        table = write_scenes(generated, scenes, SEED, seconds=2 * CLIP_SECONDS)
+        paths = tuple(Path(uri) for uri in table["uri"].to_pylist())
+        yield Material(paths, "generated scenes", CLIP_SECONDS)
+
+
+def _clip(path: Path, seconds: float) -> BenchClip:
+    data = path.read_bytes()
+    waveform = prepare.standardise(io.BytesIO(data), 0.0, seconds, path.name, [SAMPLE_RATE])[SAMPLE_RATE]
+    signals = prepare.prepare(waveform[None], SAMPLE_RATE, "fast", SIGNALS)
+    each = {signal: waveforms[0] for signal, waveforms in signals.items()}
+    return BenchClip(data, 0.0, seconds, each["raw"], each)

@@ -1,0 +1,46 @@
+"""The clip list of the benchmark's job: windows spread over recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acoustic_env.pipeline.bench_material import Material, bench_material
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.floats(2.0, 9.0), min_size=1, max_size=5), count=st.integers(1, 60))
+def test_windows_lie_within_their_recordings_and_a_long_one_has_more_of_them(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[float], count: int
+) -> None:
+    folder = tmp_path_factory.mktemp("audio")
+    paths = []
+    for i, length in enumerate(lengths):
+        paths.append(folder / f"{i}.wav")
+        soundfile.write(paths[-1], np.zeros(round(length * 1_000)), 1_000)
+    table = Material(tuple(paths), "test", 2.0).clip_list(count)
+    assert table.num_rows == count == len(set(table["clip_id"].to_pylist()))
+    windows = np.zeros(len(lengths))
+    for row in table.to_pylist():
+        which = paths.index(Path(row["uri"]))
+        windows[which] += 1
+        assert 0 <= row["start_s"] <= row["end_s"] - 2.0 + 1e-9
+        assert row["end_s"] <= soundfile.info(str(paths[which])).duration + 1e-9
+    share = (np.array(lengths) - 1.0) / sum(length - 1.0 for length in lengths)
+    np.testing.assert_allclose(windows, count * share, atol=1.1)
+
+
+def test_real_recordings_are_used_where_they_are_and_a_wrong_folder_is_named(
+    test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench_material(3) as material:
+        assert material.source == f"real clips of {test_data}"
+        assert material.clip_list(240).num_rows == 240
+    monkeypatch.setenv("ACOUSTIC_ENV_TEST_DATA", str(tmp_path))
+    with pytest.raises(Exception, match=f"{tmp_path}: no recordings"), bench_material(3):
+        pass
