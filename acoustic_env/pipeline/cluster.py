@@ -14,6 +14,7 @@ from typing import Final
 import psutil
 
 from acoustic_env.errors import UsageError
+from acoustic_env.pipeline.lean import without_daemons
 from acoustic_env.pipeline.plan import GIB, Resources
 
 OBJECT_STORE_SHARE: Final = 0.25
@@ -91,7 +92,7 @@ def _start_local() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray's own internals
     local = local_resources()
     store = int(min(OBJECT_STORE_MOST, local.memory * OBJECT_STORE_SHARE, _shared_memory() * 0.9))
-    with _silent_stderr(), _batch_policy():
+    with _silent_stderr(), _batch_policy(), without_daemons():
         ray.init(
             address="local",
             num_cpus=int(local.cpus),

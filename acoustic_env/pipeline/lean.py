@@ -1,8 +1,10 @@
-"""Ray Data on one machine that nobody watches, without the actors it keeps for a dashboard and an autoscaler.
+"""Ray on one machine that nobody watches, without what it keeps for a dashboard and an autoscaler.
 
-Beside a job's workers Ray Data starts three actors of its own: one gathers statistics for the dashboard, one shares out
-the nodes of a growing cluster, one remembers which worker lives on which node. A local run has no dashboard and one
-node, and on two cores a job of 1,241 clips did 0.82 of a plain loop's clips per second with the three and 0.90 without.
+Ray starts three processes for the dashboard's server, the autoscaler and the collection of logs, and waits for the
+first: 3 s of each run. Beside a job's workers Ray Data starts three actors of its own: one gathers statistics for the
+dashboard, one shares out the nodes of a growing cluster, one remembers which worker lives on which node. A local run
+has no dashboard and one node, and on two cores a job of 1,241 clips did 0.82 of a plain loop's clips per second with
+the three and 0.90 without.
 
 This is the one module that touches Ray's private names, those of the release that pyproject.toml pins. A run that
 joins a cluster leaves Ray as it is.
@@ -11,7 +13,7 @@ joins a cluster leaves Ray as it is.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -49,6 +51,18 @@ class _Nobody:
 
 
 @contextlib.contextmanager
+def without_daemons() -> Iterator[None]:
+    """A Ray started within the block has no dashboard's server, no autoscaler and nobody who collects logs."""
+    from ray._private.node import Node
+
+    def none(node: object, **_: object) -> None:
+        """Nothing is started."""
+
+    with _replaced([(Node, name, none) for name in ("start_api_server", "start_monitor", "start_log_monitor")]):
+        yield
+
+
+@contextlib.contextmanager
 def without_bookkeeping() -> Iterator[None]:
     """Within the block, this process's Ray Data runs start no actors but the job's own."""
     from ray.data._internal import stats
@@ -64,6 +78,13 @@ def without_bookkeeping() -> Iterator[None]:
         (stats._StatsManager, "update_execution_metrics", silent),
         (stats._StatsManager, "update_iteration_metrics", silent),
     ]
+    with _replaced(replacements):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(replacements: Sequence[tuple[Any, str, object]]) -> Iterator[None]:
+    """Each owner's attribute of this name is ours, for the length of the block."""
     before = [(owner, name, vars(owner)[name]) for owner, name, _ in replacements]
     try:
         for owner, name, ours in replacements:
