@@ -23,7 +23,7 @@ Stage `gpu` times what a GPU does of a clip (modulation spectrum and networks), 
 busy; without --stages it is left out where there is no GPU. The last stage, `extract`, is the job itself on all
 processors: the whole command with both engines on one list, the memory of its workers, and the fast job's clips per
 second over those of a plain loop of the same kernels, on a list four times as long. It takes most of the time, on two
-processors some seven minutes of eleven.
+processors some eight minutes of ten.
 
 The clips are real ones of 10 s when the environment variable ACOUSTIC_ENV_TEST_DATA names the folder of real data,
 otherwise scenes generated for the purpose."""
@@ -45,9 +45,9 @@ def add_parsers(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--stages", default="", metavar="A,B", help="stages to measure (default: all)")
-    parser.add_argument("--clips", type=_positive, default=20, metavar="N", help="clips to measure on (default: 20)")
+    parser.add_argument("--clips", type=_positive, default=12, metavar="N", help="clips to measure on (default: 12)")
     parser.add_argument(
-        "--job-clips", type=_positive, default=240, metavar="N", help="clips on the list of extract (default: 240)"
+        "--job-clips", type=_positive, default=200, metavar="N", help="clips on the list of extract (default: 200)"
     )
     parser.add_argument("--json", action="store_true", help="one object for a program to read")
     parser.set_defaults(run=bench)
