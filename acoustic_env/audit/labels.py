@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.relabel import DECISION_FIELDS, LABEL_FIELDS, applies
+from acoustic_env.clips.location import for_arrow
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.store.filesystem import Filesystem, open_filesystem
@@ -88,7 +89,7 @@ def read_version(url: str, version: str | None = None) -> pa.Table:
         raise UsageError(msg)
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(data))
+    return pq.read_table(for_arrow(data))
 
 
 def write_version(url: str, labels: pa.Table, origin: Mapping[str, Json]) -> Written:

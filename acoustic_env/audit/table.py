@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from acoustic_env.clips.location import local_path, read_bytes, write_bytes
+from acoustic_env.clips.location import for_arrow, local_path, read_bytes, write_bytes
 from acoustic_env.errors import UsageError
 
 
@@ -30,10 +30,10 @@ def read_table(url: str) -> pa.Table:
         if data[:4] == b"PAR1":
             import pyarrow.parquet as pq
 
-            return pq.read_table(io.BytesIO(data))
+            return pq.read_table(for_arrow(data))
         from pyarrow import csv
 
-        return csv.read_csv(io.BytesIO(data))
+        return csv.read_csv(for_arrow(data))
     except (pa.ArrowException, OSError) as error:
         msg = f"{url}: neither a whole Parquet file nor a CSV table: {error}"
         raise UsageError(msg) from error

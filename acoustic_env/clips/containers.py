@@ -179,7 +179,7 @@ def _read_rows(
         if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             msg = f"{url}: column {audio_column!r} is {kind}, neither bytes nor struct<bytes, path>"
             raise UsageError(msg)
-        values = file.read(columns=sorted({name for name in wanted.values() if name}))
+        values = file.read(columns=sorted({name for name in wanted.values() if name}), use_threads=False)
         rows = file.metadata.num_rows
     stem = PurePosixPath(url).name.removesuffix(".parquet")
     ids = values[id_column].cast(pa.string()).to_pylist() if id_column else [f"{stem}/{row}" for row in range(rows)]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 from urllib.parse import unquote
 
 from acoustic_env.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILE_SCHEME: Final = "file://"
 
@@ -50,6 +53,19 @@ def read_bytes(url: str) -> bytes:
     except Exception as error:  # every filesystem has its own exceptions
         msg = f"{url}: cannot be read: {type(error).__name__}: {error}"
         raise UsageError(msg) from error
+
+
+def for_arrow(data: bytes) -> pa.BufferReader:
+    """The bytes as a file that Arrow's threads may read.
+
+    They are copied into Arrow's own memory: its threads let go of what they read a little late, and one that holds a
+    Python object while the interpreter ends aborts the process or hangs it (apache/arrow#50482).
+    """
+    import pyarrow as pa
+
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return pa.BufferReader(copy.getvalue())
 
 
 def write_bytes(url: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.clips.location import read_bytes, write_bytes
+from acoustic_env.clips.location import for_arrow, read_bytes, write_bytes
 from acoustic_env.errors import UsageError
 
 CLIP_SCHEMA: Final = pa.schema(
@@ -210,7 +210,7 @@ def _parse_parquet(data: bytes, url: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(io.BytesIO(data))
+        return pq.read_table(for_arrow(data))
     except (pa.ArrowException, OSError) as error:
         msg = f"{url}: a damaged Parquet file: {str(error).splitlines()[0]}"
         raise UsageError(msg) from error
@@ -230,7 +230,7 @@ def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[Fault]]:
         text = data.decode("utf-8-sig")
         header = [name.strip() for name in next(csv.reader(io.StringIO(text)))]
         table = arrow_csv.read_csv(
-            io.BytesIO(text.encode()),
+            for_arrow(text.encode()),
             read_options=arrow_csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
             parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=ragged),
             convert_options=arrow_csv.ConvertOptions(
