@@ -247,15 +247,9 @@ def export_block(namespace: argparse.Namespace) -> int:
 
 
 def _open(url: str) -> FeatureStore:
-    """A store to read from; one that is not there is a mistake in the URL."""
-    from acoustic_env.errors import UsageError
     from acoustic_env.store.feature_store import FeatureStore
 
-    store = FeatureStore(url)
-    if not store.filesystem.entries(""):
-        msg = f"{url}: there is no store; check the URL, or make one with acoustic-env extract --store {url}"
-        raise UsageError(msg)
-    return store
+    return FeatureStore.existing(url)
 
 
 def _size(count: int) -> str:

@@ -119,7 +119,7 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
 
     Args:
         works: blocks with something pending.
-        clips: pending clips.
+        clips: pending clips, 1 or more; no pool has more workers than that.
         resources: of the cluster, as it is now.
         device: auto puts networks and the modulation spectrum on a GPU where there is one.
         remote: whether any audio comes over a network.
@@ -133,17 +133,17 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
         if work.gpu_pool is not None:
             for_gpus[work.gpu_pool] = (*for_gpus.get(work.gpu_pool, ()), work)
     on_gpu = _on_gpu(device, resources, bool(for_gpus))
-    decode = _decode_pool(resources) if remote else None
-    write = _write_pool(resources)
+    decode = _decode_pool(resources, clips) if remote else None
+    write = _write_pool(resources, clips)
     share = 1 / len(for_gpus) if for_gpus else 0.0
     gpu_pools = [
-        Pool(name, blocks, max(1, int(resources.gpus)), 0.0, _floor(share), GPU_POOL_BYTES)
+        Pool(name, blocks, max(1, min(int(resources.gpus), clips)), 0.0, _floor(share), GPU_POOL_BYTES)
         for name, blocks in (for_gpus.items() if on_gpu else ())
     ]
     networks = {work.architecture for work in works} - {None}
     memory = CPU_POOL_BYTES + (0 if on_gpu else len(networks)) * CPU_NETWORK_BYTES
     others = [pool for pool in (decode, write, *gpu_pools) if pool is not None]
-    workers = _workers(resources, memory, sum(pool.workers * pool.memory for pool in others))
+    workers = min(clips, _workers(resources, memory, sum(pool.workers * pool.memory for pool in others)))
     left = resources.cpus * (1 - SPARE_SHARE) - sum(pool.workers * pool.cpus for pool in others)
     blocks = tuple(work for work in works if work.gpu_pool is None or not on_gpu)
     cpu = Pool("cpu", blocks, workers, _floor(min(1.0, left / workers)), 0.0, memory)
@@ -155,13 +155,13 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
     return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, place)
 
 
-def _decode_pool(resources: Resources) -> Pool:
-    workers = max(1, math.ceil(resources.cpus / 2))
+def _decode_pool(resources: Resources, clips: int) -> Pool:
+    workers = max(1, min(math.ceil(resources.cpus / 2), clips))
     return Pool("decode", (), workers, _floor(resources.cpus * DECODE_SHARE / workers), 0.0, DECODE_BYTES)
 
 
-def _write_pool(resources: Resources) -> Pool:
-    workers = max(1, round(resources.cpus / CPUS_PER_WRITER))
+def _write_pool(resources: Resources, clips: int) -> Pool:
+    workers = max(1, min(round(resources.cpus / CPUS_PER_WRITER), clips))
     return Pool("write", (), workers, _floor(resources.cpus * WRITE_SHARE / workers), 0.0, WRITE_BYTES)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from acoustic_env.audit.labels import versions
 from acoustic_env.audit.ranking import check_ranked
 from acoustic_env.audit.table import read_table
 from acoustic_env.audit.verdicts import check_verdicts
@@ -81,6 +82,9 @@ def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
     if (inputs.sample is None) != (inputs.verdicts is None):
         msg = "--sample and --verdicts belong together: verdicts say something only of the sample they were drawn for"
         raise UsageError(msg)
+    if inputs.labels and not versions(inputs.labels):
+        msg = f"{inputs.labels}: no version of a labels table; make one with acoustic-env audit relabel"
+        raise UsageError(msg)
     bundle = Bundle.load(inputs.bundle) if inputs.bundle else None
     sections = list(_sections(inputs, bundle, FigureFolder(path)))
     names = f" of {' and '.join(bundle.classes)}" if bundle is not None and len(bundle.classes) <= 3 else ""
@@ -92,7 +96,7 @@ def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
 
 
 def _sections(inputs: Inputs, bundle: Bundle | None, folder: FigureFolder) -> Iterator[Section]:
-    store = FeatureStore(inputs.store) if inputs.store else None
+    store = FeatureStore.existing(inputs.store) if inputs.store else None
     clips = read_clips(inputs.clips) if inputs.clips else None
     recipe: Recipe | None = bundle.recipe if bundle is not None else None
     recipe = load_recipe(inputs.recipe) if inputs.recipe else recipe

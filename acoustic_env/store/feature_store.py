@@ -66,6 +66,19 @@ class FeatureStore:
         self.filesystem = open_filesystem(url)
         self._unreadable: dict[str, UnreadablePart] = {}
 
+    @classmethod
+    def existing(cls, url: str) -> FeatureStore:
+        """A store to read from.
+
+        Raises:
+            UsageError: there is nothing at the URL.
+        """
+        store = cls(url)
+        if not store.filesystem.entries(""):
+            msg = f"{url}: there is no store; check the URL, or make one with acoustic-env extract --store {url}"
+            raise UsageError(msg)
+        return store
+
     # ---- writing
 
     def write_part(self, table: pa.Table) -> str:

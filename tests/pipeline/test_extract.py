@@ -140,6 +140,13 @@ class TestOnOneCluster:
         keys = rows(tmp_path / "store").select(["clip_id", "signal"]).to_pylist()
         assert len(keys) == 120 == len({tuple(key.values()) for key in keys})
 
+    def test_a_single_clip_has_a_single_worker_of_which_ray_does_not_warn(
+        self, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        clips = write_noise(tmp_path / "audio", 1)
+        assert extract(ExtractSettings(str(clips), str(tmp_path / "store"), blocks=BLOCKS)).finished == 1
+        assert not [str(warning.message) for warning in recwarn if "concurren" in str(warning.message)]
+
     def test_a_new_block_or_signal_computes_only_what_is_missing(self, tmp_path: Path) -> None:
         clips = write_noise(tmp_path / "audio", 4)
         store = str(tmp_path / "store")

@@ -209,6 +209,8 @@ def test_a_bundle_is_told_without_a_test_and_with_looks_that_kept_no_curves(
         (["--bundle", "nowhere"], "acoustic-env train"),
         (["--study", "nowhere"], "study.csv"),
         (["--ranked", "nowhere.parquet"], "nowhere.parquet"),
+        (["--store", "nowhere"], "there is no store"),
+        (["--labels", "nowhere"], "audit relabel"),
     ],
 )
 def test_what_is_not_there_is_named_with_a_remedy(
