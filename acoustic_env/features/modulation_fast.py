@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.memory import reuse_freed_memory
+from acoustic_env.products import product
 
 if TYPE_CHECKING:
     import torch
@@ -130,13 +131,18 @@ def modulation_spectrum(waveforms: FloatArray, sample_rate: int, device: str = "
     step = _CLIPS_AT_ONCE[torch.device(device).type]
     for first in range(0, clips, step):
         batch = torch.from_numpy(waveforms[first : first + step]).to(device)
-        rows = _spectral_rows(_gaussian_spectrogram(batch, axes), axes)
-        spectra[first : first + step] = _temporal_power(rows, axes).cpu().numpy()
+        rows, variance = _spectral_rows(*_gaussian_spectrogram(batch, axes), axes)
+        power = _temporal_power(rows, axes) / variance[:, None, None]
+        spectra[first : first + step] = power.cpu().numpy()
     return spectra
 
 
-def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """Level of each frame and band in bel (powers of ten), up to a constant; [clips, frames, bands]."""
+def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Level of each frame and band in bel (powers of ten), up to a constant.
+
+    Returns:
+        The level [clips, frames, bands], and its maximum [clips].
+    """
     import torch
     from torch.nn.functional import pad
 
@@ -147,45 +153,47 @@ def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> torch.Tensor:
     padded = pad(waveforms, (side, side + axes.n_fft - axes.window))
     frames = padded.unfold(1, axes.n_fft, axes.hop)
     level = waveforms.new_empty((len(waveforms), frames.shape[1], axes.bands))
+    highest = waveforms.new_full((len(waveforms),), -torch.inf)
     for some in _slices(frames.shape[1], _FRAMES_AT_ONCE[waveforms.device.type]):
         squares = torch.view_as_real(torch.fft.rfft(frames[:, some] * window)).square_()[:, :, : axes.bands]
-        level[:, some] = _log10_(squares[..., 0] + squares[..., 1])
-    return level
+        here = _log10_(torch.add(squares[..., 0], squares[..., 1], out=level[:, some]))
+        highest = torch.maximum(highest, here.amax(dim=(1, 2)))
+    return level, highest
 
 
-def _spectral_rows(level: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """Fourier transform over bands of the normalised level, edges padded with the transform of its minimum.
+def _spectral_rows(level: torch.Tensor, highest: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fourier transform over bands of the level, edges padded with the transform of its minimum.
 
-    Normalised: clipped DYNAMIC_RANGE_DB below the maximum, mean 0, standard deviation 1 over all of a clip. The mean
-    matters to the transform's first bin alone, and the deviation is a factor: both follow from sums taken on the way.
+    The level is clipped DYNAMIC_RANGE_DB below the maximum (in place), and its mean over all of a clip made 0. The mean
+    matters to the transform's first bin alone and follows from sums taken on the way, as does the variance.
 
     Returns:
-        [clips, frames + 2 * half, 2 * spectral]: of each bin the real part, then the imaginary part.
+        [clips, frames + 2 * half, 2 * spectral], of each bin the real part, then the imaginary part; and the variance
+        [clips] of the clipped level, which is 1 in soundsig's definition: powers are to be divided by it.
     """
     import torch
 
     clips, frames, bands = level.shape
     count = len(axes.spectral)
-    rows = level.new_zeros((clips, frames + 2 * axes.half, count, 2))
-    floor = level.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE_DB / 10
+    rows = level.new_empty((clips, frames + 2 * axes.half, count, 2))
+    floor = (highest - DYNAMIC_RANGE_DB / 10)[:, None, None]
     total, square = level.new_zeros((2, clips), dtype=torch.float64)
     lowest = level.new_full((clips,), torch.inf)
     for some in _slices(frames, _FRAMES_AT_ONCE[level.device.type]):
-        above = torch.maximum(level[:, some], floor).sub_(floor)
+        above = level[:, some].sub_(floor).clamp_(min=0)
         lowest = torch.minimum(lowest, above.amin(dim=(1, 2)))
         total += above.sum(dim=(1, 2))
-        square += above.square().sum(dim=(1, 2))
+        square += above.square().sum(dim=(1, 2))  # pairwise: a product adds up too coarsely in float32
         rows[:, axes.half + some.start : axes.half + some.stop] = torch.view_as_real(torch.fft.rfft(above))[
             :, :, :count
         ]
     mean = total / (frames * bands)
     variance = square / (frames * bands) - mean**2
-    edge = (bands * lowest)[:, None]
-    rows[:, : axes.half, 0, 0] = edge
-    rows[:, axes.half + frames :, 0, 0] = edge
+    for edge in (rows[:, : axes.half], rows[:, axes.half + frames :]):
+        edge.zero_()
+        edge[:, :, 0, 0] = (bands * lowest)[:, None]
     rows[:, :, 0, 0] -= (bands * mean)[:, None]
-    rows /= variance.sqrt().to(rows.dtype)[:, None, None, None]
-    return rows.flatten(2)
+    return rows.flatten(2), variance.to(rows.dtype)
 
 
 def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
@@ -203,11 +211,11 @@ def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
     first = axes.half - (_BLOCKS - 1) * axes.shift - 1  # where the first window's first block starts
     for clip in range(clips):
         blocks = rows[clip, first:].unfold(0, axes.shift + 1, axes.shift)[: windows + 2 * _BLOCKS - 1]
-        coefficients = _product(span, blocks.transpose(1, 2))  # [blocks, dimensions, rows]
+        coefficients = product(span, blocks.transpose(1, 2))  # [blocks, dimensions, rows]
         for some in _slices(windows, _WINDOWS_AT_ONCE[rows.device.type]):
             for sign, weights in ((1, cosine), (-1, sine)):
                 features = _features(coefficients, rows[clip], basis, axes, some, sign)
-                total[clip] += _product(weights, features).square_().sum(dim=0)
+                total[clip] += product(weights, features).square_().sum(dim=0)
     power = total.view(clips, len(axes.temporal), count // 2, 2).sum(dim=3) / windows
     return power.transpose(1, 2)
 
@@ -295,18 +303,8 @@ def _basis(half: int, shift: int, columns: int, error: float) -> Basis:
     return Basis(np.concatenate(spans), len(even), ends, weights["cosine"], weights["sine"])
 
 
-# On a CPU NumPy does the next two: its BLAS is the faster one on AMD processors, and so is its logarithm.
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Matrix product [m, k] @ [batch, k, n]."""
-    import torch
-
-    if right.device.type == "cpu":
-        return torch.from_numpy(np.matmul(left.numpy(), right.numpy()))
-    return left @ right
-
-
 def _log10_(x: torch.Tensor) -> torch.Tensor:
-    """log10 in place; -inf for zero."""
+    """log10 in place, on a CPU by NumPy, whose logarithm is the faster one; -inf for zero."""
     if x.device.type == "cpu":
         with np.errstate(divide="ignore"):
             np.log10(x.numpy(), out=x.numpy())
