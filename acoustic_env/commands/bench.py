@@ -47,7 +47,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--stages", default="", metavar="A,B", help="stages to measure (default: all)")
     parser.add_argument("--clips", type=_positive, default=12, metavar="N", help="clips to measure on (default: 12)")
     parser.add_argument(
-        "--job-clips", type=_positive, default=200, metavar="N", help="clips on the list of extract (default: 200)"
+        "--job-clips", type=_positive, metavar="N", help="clips on the list of extract (default: 100 a processor)"
     )
     parser.add_argument("--json", action="store_true", help="one object for a program to read")
     parser.set_defaults(run=bench)

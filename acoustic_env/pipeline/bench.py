@@ -94,13 +94,13 @@ class BenchResult:
     job: JobResult | None
 
 
-def run_bench(stages: Sequence[str], clips: int, job_clips: int, progress: Callable[[str], None]) -> BenchResult:
+def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, progress: Callable[[str], None]) -> BenchResult:
     """Measure the named stages.
 
     Args:
         stages: of `STAGES`, `GPU` or `JOB`; all when empty, `GPU` only where there is one.
         clips: for a stage, 1 or more; fewer when there are not as many.
-        job_clips: on the list of the job, 1 or more.
+        job_clips: on the list of the job, 1 or more; None for as many as keep this machine busy for a while.
         progress: told what is measured.
 
     Raises:

@@ -36,6 +36,7 @@ from acoustic_env.pipeline.plan import Device
 from acoustic_env.pipeline.rows import WORK_SCHEMA
 from acoustic_env.pipeline.stages import Compute, ComputeSettings
 
+CLIPS_A_PROCESSOR: Final = 100  # three minutes of the reference engine on a slow core
 EFFICIENCY_CLIPS: Final = 4  # times as many as the pair of engines sees: the fast one is soon done
 LOOP_CLIPS: Final = 8  # a piece of the plain loop
 STOP_S: Final = 60.0  # for an interrupted run to give its lease back
@@ -99,12 +100,18 @@ class JobResult:
     efficiency: Efficiency
 
 
-def measure_job(material: Material, clips: int, progress: Progress) -> JobResult:
+def measure_job(material: Material, wanted: int | None, progress: Progress) -> JobResult:
     """Run the job with both engines on so many clips, then the fast one on a longer list.
+
+    Args:
+        material: what the clips are made of.
+        wanted: clips on the list of both; None for `CLIPS_A_PROCESSOR`.
+        progress: told what runs.
 
     Raises:
         AcousticEnvError: a run failed; says what it said.
     """
+    clips = wanted or CLIPS_A_PROCESSOR * _processes()
     with tempfile.TemporaryDirectory(prefix="acoustic-env-") as folder:
         short, long = Path(folder, "short.parquet"), Path(folder, "long.parquet")
         write_clips(material.clip_list(clips), str(short))

@@ -2,46 +2,81 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import soundfile
 
-from acoustic_env.cli import main
+from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.errors import AcousticEnvError
-from acoustic_env.pipeline import bench_material
-from acoustic_env.pipeline.bench_job import _record, run_extract
+from acoustic_env.pipeline import bench_job, bench_material
+from acoustic_env.pipeline.bench_job import (
+    Efficiency,
+    EngineRun,
+    _record,
+    measure_efficiency,
+    measure_job,
+    run_extract,
+)
+from acoustic_env.pipeline.bench_material import Material
 
 MIB = 1 << 20
 
 
-def test_the_job_is_run_with_both_engines_on_this_machine_and_leaves_nothing_behind(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_efficiency_is_the_command_over_a_loop_on_this_machine_and_nothing_stays_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "ray://nobody.invalid:10001")  # a cluster is not what is measured
     monkeypatch.setattr(bench_material, "CLIP_SECONDS", 2.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert main(["bench", "--stages", "extract", "--clips", "2", "--job-clips", "4", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    job = result["job"]
-    assert (result["stages"], job["clips"], job["clip_seconds"]) == ([], 4, 2.0)
-    assert job["ratio"] == pytest.approx(job["reference"]["command_s"] / job["fast"]["command_s"])
-    for engine in ("reference", "fast"):
-        assert job[engine]["command_s"] > 4 / job[engine]["clips_per_second"]
-        assert 50 * MIB < job[engine]["worker_bytes"] < 4096 * MIB
-    efficiency = job["efficiency"]
-    assert efficiency["clips"] == 16
-    assert efficiency["ratio"] == pytest.approx(
-        efficiency["job_clips_per_second"] / efficiency["loop_clips_per_second"]
-    )
-    assert 0 < efficiency["ratio"] < 1  # so short a job is mostly the start of its workers
+    with bench_material.bench_material(2) as material:
+        clips = material.clip_list(8)
+        write_clips(clips, str(tmp_path / "list.parquet"))
+        efficiency = measure_efficiency(str(tmp_path / "list.parquet"), clips, "fast", lambda _: None)
+    assert efficiency.clips == 8
+    assert efficiency.ratio == efficiency.job_clips_per_second / efficiency.loop_clips_per_second
+    assert 0 < efficiency.ratio < 1  # so short a job is mostly the start of its workers
     assert list(tmp_path.glob("acoustic-env-*")) == []
+
+
+def test_the_reference_runs_between_two_fast_runs_on_one_list_and_efficiency_has_a_longer_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "noise.wav", np.zeros(16_000 * 9), 16_000)
+    seen: list[tuple[str, int]] = []
+    answers = {"fast": [EngineRun(4.0, 20.0, 7), EngineRun(6.0, 10.0, 9)], "reference": [EngineRun(40.0, 1.0, 8)]}
+
+    def run(url: str, engine: str) -> EngineRun:
+        seen.append((engine, read_clips(url).num_rows))
+        return answers[engine].pop(0)
+
+    def efficiency(url: str, clips: pa.Table, engine: str, progress: object) -> Efficiency:
+        assert read_clips(url).num_rows == clips.num_rows
+        return Efficiency(clips.num_rows, 9.0, 10.0, 0.9)
+
+    monkeypatch.setattr(bench_job, "run_extract", run)
+    monkeypatch.setattr(bench_job, "measure_efficiency", efficiency)
+    job = measure_job(Material((tmp_path / "noise.wav",), "test", 2.0), 6, lambda _: None)
+    assert seen == [("fast", 6), ("reference", 6), ("fast", 6)]
+    assert (job.ratio, job.fast) == (8.0, EngineRun(5.0, 15.0, 9))
+    assert (job.clips, job.clip_seconds, job.efficiency.clips) == (6, 2.0, 24)
+
+
+def test_a_run_says_how_long_it_took_and_what_a_worker_needed(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    write_clips(clip_table([{"clip_id": "noise", "uri": str(tmp_path / "noise.wav")}]), str(tmp_path / "list.csv"))
+    run = run_extract(str(tmp_path / "list.csv"), "reference")
+    assert run.command_s > 1 / run.clips_per_second > 0
+    assert 50 * MIB < run.worker_bytes < 4096 * MIB
 
 
 def test_a_run_that_fails_says_what_it_said() -> None:
@@ -63,10 +98,14 @@ signal.pause()
 
     def interrupt() -> None:
         while not ready.exists():
-            pass
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        _record([sys.executable, "-c", code, str(told), str(ready)])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script's background runs this
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            _record([sys.executable, "-c", code, str(told), str(ready)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert told.read_text() == "lease given back"
