@@ -136,12 +136,12 @@ def measure_efficiency(url: str, clips: pa.Table, engine: Engine, progress: Prog
         engine: of the job and the loop.
         progress: told what runs.
     """
-    progress(f"plain loop, {engine} engine, every second of {clips.num_rows} clips")
+    progress(f"plain loop, {engine} engine, half of {clips.num_rows} clips")
     odd = np.arange(clips.num_rows) % 2 == 1
     seconds = _loop_seconds(clips.filter(pa.array(~odd)), engine)
     progress(f"extract, {engine} engine, {clips.num_rows} clips")
     job = run_extract(url, engine, device="cpu").clips_per_second
-    progress(f"plain loop, {engine} engine, the other clips")
+    progress(f"plain loop, {engine} engine, the other half")
     seconds += _loop_seconds(clips.filter(pa.array(odd)), engine)
     loop = clips.num_rows / seconds
     return Efficiency(clips.num_rows, job, loop, job / loop)
