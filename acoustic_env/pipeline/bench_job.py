@@ -30,11 +30,11 @@ from acoustic_env.clips.table import write_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.pipeline.bench_material import Material
-from acoustic_env.pipeline.cluster import THREAD_VARIABLES, local_resources
-from acoustic_env.pipeline.extract import resolve_blocks
+from acoustic_env.pipeline.cluster import local_resources, workers_of_one_thread
+from acoustic_env.pipeline.extract import pending_rows, resolve_blocks
 from acoustic_env.pipeline.plan import Device
-from acoustic_env.pipeline.rows import WORK_SCHEMA
 from acoustic_env.pipeline.stages import Compute, ComputeSettings
+from acoustic_env.store.schema import ERROR_SCHEMA
 
 CLIPS_A_PROCESSOR: Final = 100  # three minutes of the reference engine on a slow core
 EFFICIENCY_CLIPS: Final = 4  # times as many as the pair of engines sees: the fast one is soon done
@@ -200,13 +200,10 @@ def _mean(first: EngineRun, second: EngineRun) -> EngineRun:
 def _loop_seconds(clips: pa.Table, engine: Engine) -> float:
     """Seconds of the kernels alone."""
     works = resolve_blocks(ExtractSettings("", "", engine=engine))
-    need = sum(work.spec.mask for work in works)
-    rows = clips.select(["clip_id", "uri", "start_s", "end_s"])
-    rows = rows.append_column("need", pa.array(np.full(clips.num_rows, need, np.int64)))
-    rows = rows.append_column("attempt", pa.array(np.ones(clips.num_rows, np.int32))).cast(WORK_SCHEMA)
+    need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
+    rows = pending_rows(clips, need, ERROR_SCHEMA.empty_table())
     pieces = [rows.slice(i, LOOP_CLIPS) for i in range(0, rows.num_rows, LOOP_CLIPS)]
-    for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")
+    workers_of_one_thread()
     processes = _processes()
     with multiprocessing.get_context("spawn").Pool(processes, _load, (engine,)) as pool:
         pool.map(_work, [rows.slice(0, 2)] * processes, chunksize=1)

@@ -54,6 +54,12 @@ def starts_own(address: str | None) -> bool:
     return not joins(address) and not ray.is_initialized()
 
 
+def workers_of_one_thread() -> None:
+    """Processes started from now on compute on one thread: every core has a worker."""
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
+
+
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[Resources]:
     """Connected to Ray for the length of the block; a cluster of our own is shut down after it.
@@ -69,8 +75,7 @@ def cluster(address: str | None) -> Iterator[Resources]:
     if ray.is_initialized():
         yield cluster_resources()
         return
-    for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")  # a worker is one thread; the plan gives every core a worker
+    workers_of_one_thread()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if joins(address):

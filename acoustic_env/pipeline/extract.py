@@ -213,8 +213,14 @@ def read_books(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore,
     return Books(owed, owed & barred)
 
 
-def _pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
-    """Rows of `rows.WORK_SCHEMA` for the clips that owe something, in the order of the list."""
+def pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
+    """Rows of `rows.WORK_SCHEMA` for the clips that owe something, in the order of the list.
+
+    Args:
+        clips: a clip list.
+        need: int64[clips], a bit for each block and signal owed (`pipeline.work`).
+        errors: of the store, for the number of attempts before.
+    """
     owing = clips.select(["clip_id", "uri", "start_s", "end_s"]).filter(pa.array(need != 0)).combine_chunks()
     owing = owing.append_column("need", pa.array(need[need != 0]))
     return owing.append_column("attempt", _attempts(owing["clip_id"], errors)).cast(WORK_SCHEMA)
@@ -297,7 +303,7 @@ def _plan_work(
     need = books.owed if settings.retry_errors else books.pending
     record.left = int(np.count_nonzero(books.pending))
     record.failed_on_list = int(np.count_nonzero(books.barred))
-    pending = _pending_rows(clips, need, errors)
+    pending = pending_rows(clips, need, errors)
     record.pending = pending.num_rows
     for line in _describe_work(pending, works, clips.num_rows):
         say(line)

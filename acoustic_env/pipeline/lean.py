@@ -1,7 +1,7 @@
 """Ray on one machine that nobody watches, without what it keeps for a dashboard and an autoscaler.
 
 Ray starts three processes for the dashboard's server, the autoscaler and the collection of logs, and waits for the
-first: 3 s of each run. Beside a job's workers Ray Data starts three actors of its own: one gathers statistics for the
+first: 2.5 s of each run. Beside a job's workers Ray Data starts three actors of its own: one gathers statistics for the
 dashboard, one shares out the nodes of a growing cluster, one remembers which worker lives on which node. A local run
 has no dashboard and one node, and on two cores a job of 1,241 clips did 0.82 of a plain loop's clips per second with
 the three and 0.90 without.

@@ -10,6 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acoustic_env.errors import UsageError
 from acoustic_env.pipeline.bench_material import Material, bench_material
 
 
@@ -42,5 +43,5 @@ def test_real_recordings_are_used_where_they_are_and_a_wrong_folder_is_named(
         assert material.source == f"real clips of {test_data}"
         assert material.clip_list(240).num_rows == 240
     monkeypatch.setenv("ACOUSTIC_ENV_TEST_DATA", str(tmp_path))
-    with pytest.raises(Exception, match=f"{tmp_path}: no recordings"), bench_material(3):
+    with pytest.raises(UsageError, match=f"{tmp_path}: no recordings"), bench_material(3):
         pass

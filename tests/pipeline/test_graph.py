@@ -14,12 +14,12 @@ import pytest
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.pipeline import graph
-from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.extract import extract, pending_rows, resolve_blocks
 from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import GIB, Plan, Resources, make_plan
-from acoustic_env.pipeline.rows import WORK_SCHEMA
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.schema import ERROR_SCHEMA
 from tests.pipeline.test_extract import rows, write_noise
 
 
@@ -46,10 +46,9 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
     listed = write_noise(tmp_path / "audio", 10)
     settings = ExtractSettings(str(listed), str(tmp_path / "apart"), blocks=("indices", "mps", "placeholder"))
     works = resolve_blocks(settings)
-    clips = read_clips(str(listed)).select(["clip_id", "uri", "start_s", "end_s"])
-    need = pa.array(np.full(clips.num_rows, sum(work.spec.mask for work in works)))
-    attempts = pa.array(np.ones(clips.num_rows, np.int32))
-    pending = clips.append_column("need", need).append_column("attempt", attempts).cast(WORK_SCHEMA)
+    clips = read_clips(str(listed))
+    need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
+    pending = pending_rows(clips, need, ERROR_SCHEMA.empty_table())
     plan = make_plan(works, clips.num_rows, Resources(1, 1, 64 * GIB), "auto", remote=False)
     assert [pool.name for pool in plan.compute] == ["cpu", "mps", "placeholder"]
 
