@@ -18,7 +18,7 @@ import pyarrow as pa
 from acoustic_env.audio import prepare
 from acoustic_env.audio.signals import SIGNALS, Signal
 from acoustic_env.clips.table import clip_table
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import ClipError, UsageError
 
 SAMPLE_RATE: Final = 16_000
 CLIP_SECONDS: Final = 10.0
@@ -63,17 +63,22 @@ class Material:
     clip_seconds: float
 
     def clips(self, count: int) -> list[BenchClip]:
-        """The beginnings of so many recordings, spread over all; fewer when there are not as many."""
+        """The beginnings of so many recordings, spread over all; fewer when there are not as many.
+
+        Raises:
+            UsageError: one cannot be decoded.
+        """
         paths = self.paths
         spread = [paths[i * len(paths) // count] for i in range(count)] if count < len(paths) else paths
         return [_clip(path, self.clip_seconds) for path in spread]
 
     def clip_list(self, count: int) -> pa.Table:
-        """A clip list of so many windows of a clip's length, spread evenly over all recordings; they may overlap."""
-        import soundfile
+        """A clip list of so many windows of a clip's length, spread evenly over all recordings; they may overlap.
 
-        files = [soundfile.info(str(path)) for path in self.paths]
-        lengths = [(path, file.duration) for path, file in zip(self.paths, files, strict=True)]
+        Raises:
+            UsageError: a recording cannot be read.
+        """
+        lengths = [(path, _seconds(path)) for path in self.paths]
         lengths = [(path, length) for path, length in lengths if length >= self.clip_seconds] or lengths
         ends = np.cumsum([max(1.0, length - self.clip_seconds + 1.0) for _, length in lengths])
         rows = []
@@ -112,9 +117,23 @@ def bench_material(scenes: int) -> Iterator[Material]:
         yield Material(paths, "generated scenes", CLIP_SECONDS)
 
 
+def _seconds(path: Path) -> float:
+    import soundfile
+
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except (soundfile.SoundFileError, OSError) as error:
+        msg = f"{path}: not a readable recording: {error}"
+        raise UsageError(msg) from error
+
+
 def _clip(path: Path, seconds: float) -> BenchClip:
     data = path.read_bytes()
-    waveform = prepare.standardise(io.BytesIO(data), 0.0, seconds, path.name, [SAMPLE_RATE])[SAMPLE_RATE]
+    try:
+        waveform = prepare.standardise(io.BytesIO(data), 0.0, seconds, path.name, [SAMPLE_RATE])[SAMPLE_RATE]
+    except ClipError as error:
+        msg = f"{path}: not a readable recording: {error}"
+        raise UsageError(msg) from error
     signals = prepare.prepare(waveform[None], SAMPLE_RATE, "fast", SIGNALS)
     each = {signal: waveforms[0] for signal, waveforms in signals.items()}
     return BenchClip(data, 0.0, seconds, each["raw"], each)

@@ -10,6 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acoustic_env.cli import main
 from acoustic_env.errors import UsageError
 from acoustic_env.pipeline.bench_material import Material, bench_material
 
@@ -45,3 +46,16 @@ def test_real_recordings_are_used_where_they_are_and_a_wrong_folder_is_named(
     monkeypatch.setenv("ACOUSTIC_ENV_TEST_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=f"{tmp_path}: no recordings"), bench_material(3):
         pass
+
+
+def test_a_damaged_recording_is_named_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "clips" / "blanket" / "broken.ogg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no recording" * 100)
+    monkeypatch.setenv("ACOUSTIC_ENV_TEST_DATA", str(tmp_path))
+    assert main(["bench", "--stages", "dsp"]) == 2
+    assert f"{path}: not a readable recording" in capsys.readouterr().err
+    with bench_material(1) as material, pytest.raises(UsageError, match="not a readable recording"):
+        material.clip_list(3)
