@@ -150,7 +150,7 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """A fresh bucket, no faults yet, and a client that gives up waiting after a second."""
-    from acoustic_env.store import filesystem, retry
+    from acoustic_env.io import filesystem, retry
 
     monkeypatch.setattr(filesystem, "READ_TIMEOUT_S", 1)
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.02)

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from acoustic_env.audio.transport import open_url, read_range
-from acoustic_env.clips.location import local_path
 from acoustic_env.errors import ClipError
+from acoustic_env.io.location import local_path
 
 SHARDS_INDEXED: Final = 64
 

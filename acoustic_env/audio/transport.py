@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
-from acoustic_env.clips.location import local_path
 from acoustic_env.clips.ranged import RangedFile
 from acoustic_env.errors import ClipError, ErrorCode
+from acoustic_env.io.location import local_path
 
 T = TypeVar("T")
 

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.relabel import DECISION_FIELDS, LABEL_FIELDS, applies
-from acoustic_env.clips.location import for_arrow
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
-from acoustic_env.store.filesystem import Filesystem, open_filesystem
+from acoustic_env.io.files import for_arrow
+from acoustic_env.io.filesystem import Filesystem, open_filesystem
 
 VERSION: Final = re.compile(r"^v\d{4,}$")
 TABLE: Final = "labels.parquet"

@@ -31,8 +31,8 @@ import pyarrow as pa
 from acoustic_env.audit.sample import SAMPLE_SCHEMA
 from acoustic_env.audit.table import require_columns, write_table
 from acoustic_env.audit.verdicts import VERDICT_SCHEMA, VERDICTS
-from acoustic_env.clips.location import local_path
 from acoustic_env.errors import UsageError
+from acoustic_env.io.location import local_path
 
 LONGEST_NAME: Final = 60
 LONGEST_NOTE: Final = 2_000

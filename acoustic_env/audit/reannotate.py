@@ -31,12 +31,12 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.registry import BLOCKS
+from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import bundle_matrix
 from acoustic_env.models.predict import predict
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.filesystem import open_filesystem
 from acoustic_env.store.lease import acquire_lease
 
 PUBLISHED: Final = "published.json"

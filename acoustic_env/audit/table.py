@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from acoustic_env.clips.location import for_arrow, local_path, read_bytes, write_bytes
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import for_arrow, new_file, read_bytes, write_bytes
 
 
 def read_table(url: str) -> pa.Table:
@@ -100,35 +97,5 @@ def streamed(schema: pa.Schema, url: str) -> Iterator[Any]:
     """
     import pyarrow.parquet as pq
 
-    path = local_path(url)
-    folder = None if path is None else path.parent
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix=".parquet", dir=folder)
-        os.close(descriptor)
-    except OSError as error:
-        msg = f"{url}: cannot be written: {error}"
-        raise UsageError(msg) from error
-    partial = Path(name)
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            yield writer
-        if path is not None:
-            partial.chmod(0o644)
-            partial.replace(path)
-        else:
-            _upload(partial, url)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _upload(file: Path, url: str) -> None:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        filesystem.put_file(str(file), path)
-    except Exception as error:  # every filesystem has its own exceptions
-        msg = f"{url}: cannot be written: {type(error).__name__}: {error}"
-        raise UsageError(msg) from error
+    with new_file(url) as finished, pq.ParquetWriter(finished, schema, compression="zstd") as writer:
+        yield writer

@@ -11,9 +11,9 @@ from typing import Final
 
 import pyarrow as pa
 
-from acoustic_env.clips.location import read_bytes
 from acoustic_env.clips.table import CLIP_SCHEMA, Fault, raise_faults
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import read_bytes
 
 PLACEHOLDERS: Final = ("ytid", "start_ms", "end_ms", "start_s", "end_s")
 NO_AUDIO: Final = "audioset://{ytid}/{start_ms}"  # a name without a place: only the released embeddings are at hand

@@ -11,12 +11,12 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.clips.location import local_path
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.select import recipe_labels, select
 from acoustic_env.clips.table import Fault, load_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.io.location import local_path
 
 # Opens and decodes a clip: (uri, start_s, end_s, clip_id); raises ClipError.
 ReadClip = Callable[[str, float | None, float | None, str], object]

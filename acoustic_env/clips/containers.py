@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, Final, cast
 import pyarrow as pa
 
 from acoustic_env.clips.folder import is_audio_name
-from acoustic_env.clips.location import local_path
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
+from acoustic_env.io.location import local_path
 
 LABEL_MEMBERS: Final = (".json", ".cls", ".txt")
 JSON_KEYS: Final = ("labels", "label", "tags", "tag", "class")

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Final, cast
 
 import pyarrow as pa
 
-from acoustic_env.clips.location import local_path
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
+from acoustic_env.io.location import local_path
 
 AUDIO_SUFFIXES: Final = frozenset({
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma",

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.clips.location import for_arrow, read_bytes, write_bytes
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import for_arrow, read_bytes, write_bytes
 
 CLIP_SCHEMA: Final = pa.schema(
     [

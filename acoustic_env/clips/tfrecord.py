@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.clips.audioset import Segment
-from acoustic_env.clips.location import local_path, read_bytes
 from acoustic_env.clips.ontology import Ontology
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import read_bytes
+from acoustic_env.io.location import local_path
 
 EMBEDDING_SIZE: Final = 128
 FRAMES_KEY: Final = "audio_embedding"

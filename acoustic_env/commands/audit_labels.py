@@ -121,8 +121,8 @@ def diff_labels(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     """A version as an AudioSet segments list."""
     from acoustic_env.audit.labels import read_version, segments_csv
-    from acoustic_env.clips.location import write_bytes
     from acoustic_env.clips.table import read_clips
+    from acoustic_env.io.files import write_bytes
 
     labels = read_version(arguments.labels, arguments.version)
     clips = read_clips(arguments.clips) if arguments.clips else None
@@ -163,8 +163,8 @@ def _relabelling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[s
     from acoustic_env.audit.relabel import applies
     from acoustic_env.audit.scorecard import audioset_r, by_clip
     from acoustic_env.audit.table import read_table
-    from acoustic_env.clips.location import read_bytes
     from acoustic_env.errors import UsageError
+    from acoustic_env.io.files import read_bytes
 
     if url.lower().endswith(".json"):
         try:

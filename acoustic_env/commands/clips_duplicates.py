@@ -99,7 +99,7 @@ def _write(table: pa.Table, url: str) -> None:
     import pyarrow.csv
     import pyarrow.parquet
 
-    from acoustic_env.clips.location import write_bytes
+    from acoustic_env.io.files import write_bytes
 
     buffer = io.BytesIO()
     if url.lower().endswith(".csv"):

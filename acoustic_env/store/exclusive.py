@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, cast
 
-from acoustic_env.store.filesystem import Filesystem, LocalFilesystem, RemoteFilesystem, S3Filesystem
-from acoustic_env.store.retry import StoreError, retrying, s3_code, store_error
+from acoustic_env.io.filesystem import Filesystem, LocalFilesystem, RemoteFilesystem, S3Filesystem
+from acoustic_env.io.retry import StoreError, retrying, s3_code, store_error
 
 SETTLE_S: Final = 2.0
 LOCK_WAIT_S: Final = 30.0

@@ -6,7 +6,6 @@ clips at a time: rows are first sorted into ranges of clip ids on the local disk
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from acoustic_env.clips.location import local_path
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import SIGNALS
+from acoustic_env.io.files import put_file
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart, wanted_schema
-from acoustic_env.store.filesystem import remote_filesystem
-from acoustic_env.store.retry import store_error
 from acoustic_env.store.schema import repeats, row_keys, sort_by_key
 
 Shape = Literal["long", "wide"]
@@ -59,8 +56,9 @@ def export(
         Rows written.
 
     Raises:
-        UsageError: the file's ending or name, no such block, column or signal, or wide for a per-frame table.
-        StoreError: the store cannot be read, or the file not be written.
+        UsageError: the file's ending or name, no such block, column or signal, wide for a per-frame table, or the file
+            cannot be written.
+        StoreError: the store cannot be read.
     """
     suffix = next((suffix for suffix in FORMATS if out.lower().endswith(suffix)), None)
     if suffix is None:
@@ -81,7 +79,7 @@ def export(
         finished = work / f"finished{suffix}"
         writers = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}
         rows = writers[suffix](ranges, schema, finished)
-        _deliver(finished, out)
+        put_file(finished, out)
     return rows
 
 
@@ -231,22 +229,3 @@ def _array(column: pa.ChunkedArray) -> Any:
     found = np.full((len(rows), rows.type.list_size), np.nan, kind)
     found[np.asarray(rows.is_valid())] = rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, rows.type.list_size)
     return found
-
-
-def _deliver(finished: Path, out: str) -> None:
-    """The finished file to its place, which until then holds what it held."""
-    path = local_path(out)
-    if path is None:
-        folder, _, name = out.rpartition("/")
-        remote_filesystem(folder).upload(finished, name)
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(finished, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise store_error(out, "written", error) from error

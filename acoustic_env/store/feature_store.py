@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
+from acoustic_env.io.filesystem import Entry, open_filesystem
 from acoustic_env.store import layout
-from acoustic_env.store.filesystem import Entry, open_filesystem
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
 from acoustic_env.store.schema import (
     ERROR_SCHEMA,

@@ -34,10 +34,10 @@ from typing import Final
 import psutil
 
 from acoustic_env.errors import AcousticEnvError, LeaseHeld
+from acoustic_env.io.filesystem import Filesystem, open_filesystem
+from acoustic_env.io.retry import StoreError
 from acoustic_env.store.exclusive import ExclusiveFile, Seen, exclusive_file
-from acoustic_env.store.filesystem import Filesystem, open_filesystem
 from acoustic_env.store.layout import LEASE
-from acoustic_env.store.retry import StoreError
 
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from acoustic_env.clips.ranged import RangedFile
-from acoustic_env.store.filesystem import Entry, Filesystem, LocalFilesystem
-from acoustic_env.store.retry import StoreError
+from acoustic_env.io.filesystem import Entry, Filesystem, LocalFilesystem
+from acoustic_env.io.retry import StoreError
 
 T = TypeVar("T")
 

@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 
 from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import BooksOpen
+from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart
-from acoustic_env.store.filesystem import TMP
 from acoustic_env.store.parts import UnreadablePart
 from acoustic_env.store.schema import KEY_SCHEMA, row_keys, sort_by_key
 

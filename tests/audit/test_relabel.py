@@ -173,7 +173,7 @@ def test_a_version_without_its_manifest_does_not_exist_and_a_changed_file_is_not
 
 
 def test_an_interrupted_write_leaves_the_last_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from acoustic_env.store import filesystem
+    from acoustic_env.io import filesystem
 
     url = str(tmp_path)
     write_version(url, relabel(RANKED, None, None, SETTINGS), {})

@@ -13,8 +13,8 @@ import soundfile
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.filesystem import open_filesystem
 from tests.s3 import Fault, S3Server
 
 CLIPS = 16

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acoustic_env.clips.table import clip_table
+from acoustic_env.io.retry import StoreError
 from acoustic_env.store.feature_store import STALE_S, FeatureStore
 from acoustic_env.store.lease import acquire_lease
-from acoustic_env.store.retry import StoreError
 from acoustic_env.store.verify import verify
 from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table
 

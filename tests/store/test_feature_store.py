@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from acoustic_env.errors import UsageError
+from acoustic_env.io.filesystem import LocalFilesystem
+from acoustic_env.io.retry import StoreError
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.filesystem import LocalFilesystem
-from acoustic_env.store.retry import StoreError
 from acoustic_env.store.verify import verify
 from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_fingerprint, fake_table
 
@@ -253,5 +253,5 @@ def test_a_store_in_memory_is_a_store(request: pytest.FixtureRequest) -> None:
 
 
 def test_a_protocol_nobody_knows_is_said_so() -> None:
-    with pytest.raises(StoreError, match="nosuch://x: cannot be opened as a store"):
+    with pytest.raises(StoreError, match="nosuch://x: cannot be opened"):
         FeatureStore("nosuch://x")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from acoustic_env.errors import LeaseHeld
+from acoustic_env.io.retry import StoreError
 from acoustic_env.store import lease as lease_module
 from acoustic_env.store.lease import Lease, LeaseLost, LeaseRecord, acquire_lease, check, read_lease
-from acoustic_env.store.retry import StoreError
 
 # Waits for the file "go", tries to get the lease once, says what it got, keeps it until its input ends.
 CONTENDER = """

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from acoustic_env.errors import LeaseHeld
-from acoustic_env.store import exclusive, filesystem, retry
+from acoustic_env.io import filesystem, retry
+from acoustic_env.io.retry import StoreError
+from acoustic_env.store import exclusive
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import LeaseLost, acquire_lease, check, read_lease
-from acoustic_env.store.retry import StoreError
 from acoustic_env.store.verify import verify
 from tests.s3 import Fault, S3Server
 from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table

@@ -1,4 +1,4 @@
-"""Failures of a store's filesystem: those that pass are tried again, the others become errors for people."""
+"""Failures of a filesystem: those that pass are tried again, the others become errors for people."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CREDENTIAL_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentials
 
 
 class StoreError(AcousticEnvError):
-    """The store cannot be read or written; the message says which file, why, and what to do."""
+    """A file cannot be read or written; the message says which file, why, and what to do."""
 
 
 def retrying(call: Callable[[], T], place: str, done: str) -> T:
@@ -87,7 +87,7 @@ def s3_code(error: BaseException | None) -> str | None:
 def store_error(
     place: str, done: str, error: BaseException, tries: int | None = None, free: int | None = None
 ) -> StoreError:
-    """What happened to a file of the store, for a person, with the remedy.
+    """What happened to a file, for a person, with the remedy.
 
     Args:
         place: the file's URL.

@@ -1,4 +1,4 @@
-"""The one door to where a store lies: a local folder, S3, or any other filesystem fsspec knows.
+"""A folder at any location: on this machine, on S3, or on any other filesystem fsspec knows.
 
 A file is written whole or not at all: on a disk under `.tmp/`, flushed, then renamed; on object stores as one upload
 that becomes visible when it is complete. What can pass (throttling, timeouts, dropped connections) is tried again with
@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
-from acoustic_env.clips.location import local_path
-from acoustic_env.store.retry import StoreError, retrying, store_error
+from acoustic_env.io.location import local_path
+from acoustic_env.io.retry import StoreError, retrying, store_error
 
 TMP: Final = ".tmp"
 CONNECT_TIMEOUT_S: Final = 5
@@ -50,6 +50,9 @@ class Filesystem(ABC):
     def place(self, path: str) -> str:
         """The full URL of a path, for messages."""
         return f"{self.url}/{path}" if path else self.url
+
+    def check(self) -> None:  # noqa: B027  most filesystems cannot say before the first file
+        """Raise StoreError where it is known already that nothing can be written: no bucket, no credentials."""
 
     @abstractmethod
     def entries(self, folder: str) -> list[Entry]:
@@ -90,7 +93,7 @@ class Filesystem(ABC):
 
 
 def open_filesystem(url: str) -> Filesystem:
-    """The filesystem of a store: a plain path, `file://`, `s3://`, or any protocol of fsspec.
+    """The filesystem of a folder: a plain path, `file://`, `s3://`, or any protocol of fsspec.
 
     S3 takes its endpoint, region and credentials from the usual places (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3,
     AWS_ACCESS_KEY_ID, ~/.aws, the machine's role).
@@ -106,7 +109,8 @@ def open_filesystem(url: str) -> Filesystem:
 
 @lru_cache(maxsize=32)
 def remote_filesystem(url: str) -> RemoteFilesystem:
-    """The filesystem behind a URL with a protocol; raises as `open_filesystem`."""
+    """The filesystem behind a URL with a protocol, of a folder or of one file (its path is then ""); raises as
+    `open_filesystem`."""
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -119,7 +123,7 @@ def remote_filesystem(url: str) -> RemoteFilesystem:
     try:
         filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
-        msg = f"{url}: cannot be opened as a store: {error}; give a folder or s3://BUCKET/PREFIX"
+        msg = f"{url}: cannot be opened: {error}; give a path or s3://BUCKET/PREFIX"
         raise StoreError(msg) from error
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # s3fs's own tries inside each of ours would take minutes to give up
@@ -288,12 +292,16 @@ class RemoteFilesystem(Filesystem):
 class S3Filesystem(RemoteFilesystem):
     """S3 and what speaks its protocol."""
 
+    def check(self) -> None:
+        bucket, _, prefix = self.root.partition("/")
+        self._page(bucket, prefix, {"MaxKeys": 1}, "")
+
     def entries(self, folder: str) -> list[Entry]:
         bucket, _, prefix = self.root.partition("/")
         below = "".join(f"{name}/" for name in (prefix, folder) if name)
         skip = len(prefix) + 1 if prefix else 0
         found: list[Entry] = []
-        token: dict[str, str] = {}
+        token: dict[str, Any] = {}
         while True:
             page = self._page(bucket, below, token, folder)
             found += [
@@ -305,7 +313,7 @@ class S3Filesystem(RemoteFilesystem):
                 return sorted(found, key=lambda entry: entry.path)
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _page(self, bucket: str, below: str, token: dict[str, str], folder: str) -> dict[str, Any]:
+    def _page(self, bucket: str, below: str, token: dict[str, Any], folder: str) -> dict[str, Any]:
         """One request, tried again by itself: a long listing does not start over."""
 
         def ask() -> dict[str, Any]:

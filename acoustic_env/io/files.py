@@ -1,0 +1,167 @@
+"""Whole files at any location: read, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acoustic_env.errors import UsageError
+from acoustic_env.io.filesystem import remote_filesystem
+from acoustic_env.io.location import join, local_path
+from acoustic_env.io.retry import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def read_bytes(url: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        UsageError: it is not there or may not be read.
+    """
+    path = local_path(url)
+    try:
+        if path is not None:
+            return path.read_bytes()
+        return remote_filesystem(url).read("")
+    except FileNotFoundError as error:
+        msg = f"{url}: no such file"
+        raise UsageError(msg) from error
+    except (OSError, StoreError) as error:
+        raise _unusable(url, "read", error) from error
+
+
+def for_arrow(data: bytes) -> pa.BufferReader:
+    """The bytes as a file that Arrow's threads may read.
+
+    They are copied into Arrow's own memory: its threads let go of what they read a little late, and one that holds a
+    Python object while the interpreter ends aborts the process or hangs it (apache/arrow#50482).
+    """
+    import pyarrow as pa
+
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return pa.BufferReader(copy.getvalue())
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a file whole or not at all: locally by renaming, elsewhere as one upload.
+
+    Raises:
+        UsageError: the place does not exist or may not be written.
+    """
+    path = local_path(url)
+    try:
+        if path is None:
+            remote_filesystem(url).write("", data)
+            return
+        with _partial(path) as partial:
+            partial.write_bytes(data)
+    except (OSError, StoreError) as error:
+        raise _unusable(url, "written", error) from error
+
+
+def check_place(url: str) -> None:
+    """Say before long work whether its file or folder can be written, as far as this can be known.
+
+    Raises:
+        UsageError: no such bucket, no credentials, or a folder that cannot be made or written.
+    """
+    path = local_path(url)
+    try:
+        if path is None:
+            remote_filesystem(url).check()
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, StoreError) as error:
+        raise _unusable(url, "written", error) from error
+
+
+@contextmanager
+def new_file(url: str) -> Iterator[Path]:
+    """Yield a local file to write; it appears at its place when the body ends well.
+
+    Raises:
+        UsageError: the place does not exist or may not be written.
+    """
+    check_place(url)
+    path = local_path(url)
+    if path is not None:
+        with _partial(path) as partial:
+            yield partial
+        return
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-") as folder:
+        yield Path(folder, "file")
+        put_file(Path(folder, "file"), url)
+
+
+def put_file(file: Path, url: str) -> None:
+    """Copy a finished local file to its place, which until then holds what it held.
+
+    Raises:
+        UsageError: the place does not exist or may not be written.
+    """
+    path = local_path(url)
+    try:
+        if path is None:
+            remote_filesystem(url).upload(file, "")
+            return
+        with _partial(path) as partial:
+            shutil.copyfile(file, partial)
+    except (OSError, StoreError) as error:
+        raise _unusable(url, "written", error) from error
+
+
+@contextmanager
+def folder_of(url: str, last: str) -> Iterator[Path]:
+    """Yield a local folder for libraries that write files themselves; a remote one gets them when the body ends well.
+
+    Args:
+        url: the folder.
+        last: name of the file that says that the folder is whole: a remote folder gets it after all others.
+
+    Raises:
+        UsageError: the place does not exist or may not be written.
+    """
+    path = local_path(url)
+    if path is not None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(url, "written", error) from error
+        yield path
+        return
+    check_place(url)
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-") as name:
+        folder = Path(name)
+        yield folder
+        found = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
+        for below in sorted(found, key=lambda below: below == last):
+            put_file(folder / below, join(url, below))
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when the body ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _unusable(url: str, done: str, error: Exception) -> UsageError:
+    if isinstance(error, StoreError):
+        return UsageError(str(error))
+    return UsageError(f"{url}: cannot be {done}: {type(error).__name__}: {error}")

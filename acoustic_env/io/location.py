@@ -1,0 +1,42 @@
+"""Where a file is: plain paths taken literally, everything else an fsspec URL."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+FILE_SCHEME: Final = "file://"
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a local location, None for one behind a protocol.
+
+    A plain path is literal: `#`, `?`, `%`, spaces and `::` in it mean themselves. The path of a `file://` URL is taken
+    literally when such a file exists, else percent-decoded.
+    """
+    if "://" not in url:
+        return Path(url)
+    if not url.startswith(FILE_SCHEME) or "::" in url:
+        return None
+    literal = url.removeprefix(FILE_SCHEME)
+    with suppress(OSError, ValueError):
+        if not Path(literal).exists() and Path(unquote(literal)).exists():
+            return Path(unquote(literal))
+    return Path(literal)
+
+
+def join(url: str, *names: str) -> str:
+    """Return the location of a file below a folder.
+
+    >>> join("s3://bucket/bundle/", "bundle.json")
+    's3://bucket/bundle/bundle.json'
+    >>> join("bundle", "bundle.json")
+    'bundle/bundle.json'
+
+    Args:
+        url: the folder, a path or an fsspec URL.
+        names: below it, one level each.
+    """
+    return "/".join([url.rstrip("/") if url.strip("/") else url[:-1], *names])
