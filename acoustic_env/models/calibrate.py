@@ -92,10 +92,14 @@ class Calibration:
 
 
 def fit_calibration(task: Task, y: npt.NDArray[Any], probabilities: Floats) -> Calibration:
-    """The calibration with the least log loss on validation rows.
+    """Fit the calibration with the least log loss against Platt's targets on rows that the model was not trained on.
 
-    Platt scaling (1999) for binary and multilabel (one slope and shift for all classes: rare classes have too few rows
-    for their own), temperature (Guo et al. 2017) for multiclass. None where there are under 10 rows of one kind.
+    Platt scaling for binary and multilabel (one slope and shift for all classes: rare classes have too few rows for
+    their own), temperature (Guo et al. 2017) for multiclass. None where there are under 10 rows of one kind.
+
+    The targets are (N+ + 1) / (N+ + 2) and 1 / (N- + 2) instead of 1 and 0 (Platt 1999; Lin, Lin and Weng, Machine
+    Learning 68, 2007): what N rows of one outcome can prove of the next. Against 1 and 0, rows that the model separates
+    have their least loss at an infinite slope.
 
     Args:
         task: of the study.
@@ -103,31 +107,49 @@ def fit_calibration(task: Task, y: npt.NDArray[Any], probabilities: Floats) -> C
         probabilities: [n, classes] of the uncalibrated model on the same rows, which were not trained on.
     """
     if task == "multiclass":
-        if len(y) < MIN_ROWS:
-            return Calibration()
-        logits, rows = _log(probabilities), np.arange(len(y))
-
-        def loss(log_slope: float) -> float:
-            scaled = special.log_softmax(np.exp(log_slope) * logits, axis=1)
-            return float(-scaled[rows, y].mean())
-
-        best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded")
-        return Calibration("temperature", float(np.exp(best.x)))
+        return _fit_temperature(y, probabilities)
     truth = (y if y.ndim == 2 else y == 1).ravel()
-    if min(truth.sum(), (~truth).sum()) < MIN_ROWS:
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if min(positives, negatives) < MIN_ROWS:
         return Calibration()
     logit = _logit(probabilities if y.ndim == 2 else probabilities[:, 1]).ravel()
+    targets = np.where(truth, _target(positives), 1 - _target(negatives))
 
     def loss_and_gradient(parameters: Floats) -> tuple[float, Floats]:
         slope = np.exp(parameters[0])
         z = slope * logit + parameters[1]
-        residual = special.expit(z) - truth
-        value = float(np.mean(np.logaddexp(0, z) - truth * z))
+        residual = special.expit(z) - targets
+        value = float(np.mean(np.logaddexp(0, z) - targets * z))
         return value, np.array([np.mean(residual * logit) * slope, residual.mean()])
 
-    found = optimize.minimize(loss_and_gradient, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-4, 4), (-20, 20)])
+    limits = {"ftol": 1e-12, "gtol": 1e-8}
+    found = optimize.minimize(
+        loss_and_gradient, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-4, 4), (-20, 20)], options=limits
+    )
     kind: Literal["platt", "platt_each"] = "platt_each" if task == "multilabel" else "platt"
     return Calibration(kind, float(np.exp(found.x[0])), float(found.x[1]))
+
+
+def _fit_temperature(y: npt.NDArray[Any], probabilities: Floats) -> Calibration:
+    """Fit the factor of all log probabilities; the event is "of the given class", its target Platt's for that class."""
+    if len(y) < MIN_ROWS:
+        return Calibration()
+    given = np.eye(probabilities.shape[1], dtype=bool)[y]
+    logits, targets = _log(probabilities), _target(np.bincount(y))[y]
+
+    def loss(log_slope: float) -> float:
+        scaled = np.exp(log_slope) * logits
+        own = scaled[given]
+        other = special.logsumexp(np.where(given, -np.inf, scaled), axis=1)
+        return float(np.mean(np.logaddexp(own, other) - targets * own - (1 - targets) * other))
+
+    best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded")
+    return Calibration("temperature", float(np.exp(best.x)))
+
+
+def _target(count: Any) -> Any:
+    """Platt's target of an outcome that `count` rows have."""
+    return (count + 1) / (count + 2)
 
 
 def _logit(probabilities: Floats) -> Floats:
