@@ -122,7 +122,7 @@ def fit_calibration(task: Task, y: npt.NDArray[Any], probabilities: Floats) -> C
         value = float(np.mean(np.logaddexp(0, z) - targets * z))
         return value, np.array([np.mean(residual * logit) * slope, residual.mean()])
 
-    limits = {"ftol": 1e-12, "gtol": 1e-8}
+    limits: Any = {"ftol": 1e-12, "gtol": 1e-8}
     found = optimize.minimize(
         loss_and_gradient, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-4, 4), (-20, 20)], options=limits
     )
