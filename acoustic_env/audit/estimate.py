@@ -7,7 +7,7 @@ Only estimators that are valid for the sample's design are given. `values` are 1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from acoustic_env.audit import designs, intervals
 from acoustic_env.audit.agreement import agreement
+from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
 from acoustic_env.audit.designs import StratumCounts
 from acoustic_env.audit.intervals import Floats, Interval, from_variance
 from acoustic_env.audit.sample import frame_of
 from acoustic_env.audit.verdicts import VoteTable, latest, vote_table
-from acoustic_env.audit.votes import dawid_skene, dawid_skene_share, fallible_listener
+from acoustic_env.audit.votes import dawid_skene_share, fallible_listener
 from acoustic_env.errors import UsageError
 
 Ints = npt.NDArray[np.int64]
@@ -91,7 +92,8 @@ def estimate(
     drawn = sample.filter(pc.equal(sample.column("role"), "sample"))
     votes = _votes(drawn, answers, "sample")
     gold = _gold(sample, answers, votes.listeners)
-    values = _values(votes, gold, np.asarray(drawn.column("given")))
+    given = np.asarray(drawn.column("given"))
+    values = _values(consensus(verdicts, gold_truths(sample)), votes.keys, _answered(answers), given)
     if np.isnan(values).all():
         msg = f"{where}: none of the {len(values)} sampled rows has a verdict; listen first: audit listen"
         raise UsageError(msg)
@@ -109,7 +111,7 @@ def estimate(
         "preferred": chosen,
         "overall": overall,
         "labels": {name: estimators(heard, name, level) for name in names},
-        "listeners": _listeners(sample, answers, votes, gold, overall[chosen], seed, level),
+        "listeners": _listeners(sample, answers, votes, gold, _apparent(heard, votes, given, level), seed, level),
         "ranking": ranking_quality(heard, level),
     }
 
@@ -240,15 +242,27 @@ def _gold(sample: pa.Table, answers: pa.Table, listeners: list[str]) -> tuple[In
     return truth, vote_table(of_gold, keys, listeners).votes
 
 
-def _values(votes: VoteTable, gold: tuple[Ints, Ints], given: Bools) -> Floats:
-    """[rows] probability that the list is right, by the only listener's word or by Dawid-Skene; NaN without votes."""
-    answered = votes.votes >= 0
-    if (answered.sum(axis=1) >= 2).any():
-        known = np.concatenate([np.full(len(votes.votes), -1), gold[0]])
-        applies = dawid_skene(np.vstack([votes.votes, gold[1]]), 2, known).posterior[: len(votes.votes), 1]
-    else:
-        applies = votes.votes.max(axis=1, initial=-1).astype(np.float64)
-    return np.where(answered.any(axis=1), np.where(given, applies, 1.0 - applies), np.nan)
+def _values(believed: Mapping[Key, RowConsensus], keys: list[Key], answered: set[Key], given: Bools) -> Floats:
+    """[rows] probability that the list is right; NaN where nobody could tell.
+
+    A gold row that was drawn counts once it is answered, like any other: counting it before would favor the gold rows.
+    """
+    beliefs = [believed[key].applies if key in answered else None for key in keys]
+    applies = np.array([np.nan if belief is None else belief for belief in beliefs], dtype=np.float64)
+    return np.where(given, applies, 1.0 - applies)
+
+
+def _answered(answers: pa.Table) -> set[Key]:
+    """Sampled rows with an answer, unsure ones included."""
+    rows = answers.filter(pc.equal(answers.column("role"), "sample"))
+    return set(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
+
+
+def _apparent(heard: Heard, votes: VoteTable, given: Bools, level: float) -> Interval:
+    """The headline by the sampled rows' own answers alone: what a correction for a fallible annotator starts from."""
+    said = votes.votes.max(axis=1, initial=-1)
+    values = np.where(said >= 0, said == given, np.nan)
+    return estimators(replace(heard, values=values), None, level)[preferred(heard)]
 
 
 def _listeners(
@@ -256,7 +270,7 @@ def _listeners(
     answers: pa.Table,
     votes: VoteTable,
     gold: tuple[Ints, Ints],
-    headline: Interval,
+    apparent: Interval,
     seed: int,
     level: float,
 ) -> dict[str, Any]:
@@ -278,11 +292,11 @@ def _listeners(
     }
     given = bool(sample.column("given")[0].as_py())
     if len(votes.listeners) == 1:
-        spread = headline.estimate * (1.0 - headline.estimate)
-        effective = spread / _variance(headline, level) if spread > 0 else headline.n
+        spread = apparent.estimate * (1.0 - apparent.estimate)
+        effective = spread / _variance(apparent, level) if spread > 0 else apparent.n
         sides = skill[votes.listeners[0]]
         right, wrong = (sides["right"], sides["wrong"]) if given else (sides["wrong"], sides["right"])
-        positive = headline.estimate * effective
+        positive = apparent.estimate * effective
         found["corrected"] = fallible_listener(positive, effective, right, wrong, seed, level=level)
     elif sample.column("design")[0].as_py() == "simple":
         found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given), seed, level=level)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audit.consensus import consensus, gold_truths
 from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
 from acoustic_env.audit.intervals import Interval
 from acoustic_env.audit.labels import diff, read_version, versions, write_version
@@ -25,7 +26,7 @@ from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
 from acoustic_env.audit.sequential import confidence_sequence, may_publish
 from acoustic_env.audit.table import read_table, write_table
-from acoustic_env.audit.verdicts import APPLIES, check_verdicts, latest
+from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.clips.select import CLASS_COLUMN, select
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings
@@ -283,25 +284,22 @@ def cross_fitted(ranked: pa.Table, verdicts: pa.Table, sample: pa.Table, seed: i
     Returns:
         None when no row of the sample has a sure answer.
     """
-    answers = latest(verdicts.filter(pc.equal(verdicts["role"], "sample")))
-    truth: dict[tuple[str, str], int] = {}
-    for entry in answers.select(["clip_id", "label", "verdict"]).to_pylist():
-        if APPLIES[entry["verdict"]] >= 0:
-            truth[entry["clip_id"], entry["label"]] = APPLIES[entry["verdict"]]
-    drawn = set(zip(sample["clip_id"].to_pylist(), sample["label"].to_pylist(), strict=True))
+    believed = consensus(verdicts, gold_truths(sample))
+    truth = {key: row.applies for key, row in believed.items() if row.answered and row.applies is not None}
+    drawn = set(_keys(sample.filter(pc.equal(sample["role"], "sample"))))
     keys = sorted(truth.keys() & drawn & set(_keys(ranked)))
     if not keys:
         return None
     half = np.random.default_rng(seed).permutation(len(keys)) % 2
-    right = 0
+    right = 0.0
     for side in (0, 1):
         judged = {key for key, which in zip(keys, half, strict=True) if which == side}
         others = pa.array([key not in judged for key in _keys(verdicts)])
         decided = relabel(ranked, verdicts.filter(others), sample, RelabelSettings())
         state = dict(zip(_keys(decided), applies(decided).tolist(), strict=True))
-        right += sum(state[key] == bool(truth[key]) for key in judged)
+        right += sum(truth[key] if state[key] else 1.0 - truth[key] for key in judged)
     given = sum(truth[key] for key in keys) / len(keys)
-    return Accuracy(confidence_sequence(float(right), len(keys)), given)
+    return Accuracy(confidence_sequence(right, len(keys)), given)
 
 
 def _keys(table: pa.Table) -> list[tuple[str, str]]:

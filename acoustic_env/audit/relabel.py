@@ -23,13 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.conformal import ConformalSets, calibrate
+from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.ranking import quality_of, witness_names
-from acoustic_env.audit.verdicts import latest, vote_table
-from acoustic_env.audit.votes import dawid_skene
 
 Bools = npt.NDArray[np.bool_]
-Key = tuple[str, str]
 
 ACTIONS: Final = ("keep", "drop", "add", "abstain")
 AGREED: Final = 0.9  # belief of several weighed votes above which they count as one answer
@@ -61,14 +59,6 @@ class RelabelSettings:
     delta: float = 0.1
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What listeners said of one row: the belief that the label applies (None: they could not tell), and the votes."""
-
-    applies: float | None
-    votes: list[str]
-
-
 def relabel(
     ranked: pa.Table, verdicts: pa.Table | None, sample: pa.Table | None, settings: RelabelSettings
 ) -> pa.Table:
@@ -78,7 +68,7 @@ def relabel(
         ranked: from `audit rank`.
         verdicts: from `check_verdicts`; None when nobody has listened.
         sample: the sample they listened to. Only with it may the ranking decide alone: its inclusion probabilities
-            let the verdicts stand for all labels.
+            let the verdicts stand for all labels. Its gold rows are known, whatever is answered to them.
         settings: how.
     """
     ordered = ranked.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
@@ -86,7 +76,7 @@ def relabel(
     quality = quality_of(ordered)
     raw = np.where(given, quality, 1.0 - quality)
     clip_ids, labels = ordered.column("clip_id").to_pylist(), ordered.column("label").to_pylist()
-    heard = {} if verdicts is None else _hear(verdicts)
+    heard = consensus(verdicts, gold_truths(sample))
     row_of = {key: row for row, key in enumerate(zip(clip_ids, labels, strict=True)) if key in heard}
     weights = _weights(sample)
     posterior = _calibrated(raw, given, heard, row_of, weights)
@@ -115,22 +105,6 @@ def applies(labels: pa.Table) -> Bools:
     return now
 
 
-def _hear(verdicts: pa.Table) -> dict[Key, Heard]:
-    """What was said of each row of the roles sample and gold (a repeat only checks the listener)."""
-    answers = latest(verdicts.filter(pc.not_equal(verdicts.column("role"), "repeat")))
-    keys: list[Key] = sorted(
-        set(zip(answers.column("clip_id").to_pylist(), answers.column("label").to_pylist(), strict=True))
-    )
-    table = vote_table(answers, keys)
-    spoken: dict[Key, list[str]] = {key: [] for key in keys}
-    for entry in answers.sort_by([("listener", "ascending")]).to_pylist():
-        spoken[entry["clip_id"], entry["label"]].append(f"{entry['listener']}: {entry['verdict']}")
-    several = len(table.listeners) > 1 and bool(((table.votes >= 0).sum(axis=1) >= 2).any())
-    belief = dawid_skene(table.votes, 2).posterior[:, 1] if several else table.votes.max(axis=1, initial=-1)
-    sure = table.votes.max(axis=1, initial=-1) >= 0
-    return {key: Heard(float(belief[i]) if sure[i] else None, spoken[key]) for i, key in enumerate(keys)}
-
-
 def _weights(sample: pa.Table | None) -> dict[Key, float]:
     """Inverse inclusion probability of each sampled row."""
     if sample is None:
@@ -141,13 +115,14 @@ def _weights(sample: pa.Table | None) -> dict[Key, float]:
 
 
 def _known(
-    heard: Mapping[Key, Heard], row_of: Mapping[Key, int], weights: Mapping[Key, float]
+    heard: Mapping[Key, RowConsensus], row_of: Mapping[Key, int], weights: Mapping[Key, float]
 ) -> tuple[npt.NDArray[np.int64], Bools, Floats]:
     """Rows of the probability sample with a sure answer, whether the label applies, and their weights."""
     sure = []
     for key, row in row_of.items():
         belief = heard[key].applies
-        if key in weights and belief is not None and not 1.0 - AGREED < belief < AGREED:
+        answered = key in weights and heard[key].answered  # gold rows alone are no probability sample
+        if answered and belief is not None and not 1.0 - AGREED < belief < AGREED:
             sure.append((row, belief > 0.5, weights[key]))
     rows, truth, weight = zip(*sure, strict=True) if sure else ((), (), ())
     return np.array(rows, dtype=np.int64), np.array(truth, dtype=bool), np.array(weight, dtype=np.float64)
@@ -156,7 +131,7 @@ def _known(
 def _calibrated(
     raw: Floats,
     given: Bools,
-    heard: Mapping[Key, Heard],
+    heard: Mapping[Key, RowConsensus],
     row_of: Mapping[Key, int],
     weights: Mapping[Key, float],
 ) -> Floats:
@@ -181,7 +156,7 @@ def _by_ranking(
     posterior: Floats,
     given: Bools,
     labels: npt.NDArray[Any],
-    heard: Mapping[Key, Heard],
+    heard: Mapping[Key, RowConsensus],
     row_of: Mapping[Key, int],
     weights: Mapping[Key, float],
     settings: RelabelSettings,
@@ -229,7 +204,7 @@ def _unheard(
     return actions, reasons
 
 
-def _listened(heard: Heard, given: bool) -> tuple[str, str]:
+def _listened(heard: RowConsensus, given: bool) -> tuple[str, str]:
     said = "; ".join(heard.votes)
     if heard.applies is None:
         return "abstain", f"listeners cannot tell ({said})"

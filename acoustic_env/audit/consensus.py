@@ -1,0 +1,91 @@
+"""Combine what several annotators answered into one belief per row: the only place where answers are aggregated.
+
+`audit estimate`, `audit relabel` and `reannotate` all ask `consensus`, so one file of answers has one meaning:
+
+* The last answer of an annotator replaces that annotator's earlier ones on the same row, never another annotator's.
+* Where annotators answered the same rows, their answers are weighed by Dawid-Skene, fitted to the whole file; an
+  annotator who errs more counts less.
+* A gold row is known: its truth trains the weights, and no majority overrules it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.audit.verdicts import latest, vote_table
+from acoustic_env.audit.votes import dawid_skene
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class RowConsensus:
+    """What annotators and gold say of one row.
+
+    Attributes:
+        applies: probability in [0, 1] that the label applies; None when no annotator could tell.
+        votes: "annotator: answer", sorted by annotator; "gold: right" or "gold: wrong" first where the truth is known.
+        gold: whether the truth was known beforehand.
+    """
+
+    applies: float | None
+    votes: list[str]
+    gold: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether an annotator answered, rather than the truth alone being known."""
+        return len(self.votes) > int(self.gold)
+
+
+def consensus(verdicts: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Key, RowConsensus]:
+    """Return the belief about every (clip_id, label) that has an answer or a known truth, sorted by key.
+
+    Args:
+        verdicts: from `check_verdicts`, all answers there are; answers to repeated rows only check an annotator and
+            are left out. None when nobody has listened.
+        gold: from `gold_truths`.
+    """
+    if verdicts is None:
+        return {key: RowConsensus(float(gold[key]), [_gold_vote(gold[key])], True) for key in sorted(gold)}
+    answers = _last_of_each(verdicts)
+    spoken: dict[Key, list[str]] = {key: [_gold_vote(truth)] for key, truth in gold.items()}
+    for entry in answers.sort_by([("listener", "ascending")]).to_pylist():
+        spoken.setdefault((entry["clip_id"], entry["label"]), []).append(f"{entry['listener']}: {entry['verdict']}")
+    keys = sorted(spoken)
+    votes = vote_table(answers, keys).votes
+    known = np.array([int(gold.get(key, -1)) for key in keys], dtype=np.int64)
+    if ((votes >= 0).sum(axis=1) >= 2).any():
+        belief = dawid_skene(votes, 2, known).posterior[:, 1]
+    else:
+        belief = np.where(known >= 0, known, votes.max(axis=1, initial=-1)).astype(np.float64)
+    sure = (votes >= 0).any(axis=1) | (known >= 0)
+    return {
+        key: RowConsensus(float(belief[row]) if sure[row] else None, spoken[key], bool(known[row] >= 0))
+        for row, key in enumerate(keys)
+    }
+
+
+def gold_truths(sample: pa.Table | None) -> dict[Key, bool]:
+    """Return whether the label applies for every gold row of a sample; nothing without a sample."""
+    if sample is None or "truth" not in sample.column_names:
+        return {}
+    rows = sample.filter(pc.equal(sample["role"], "gold"))
+    columns = (rows[name].to_pylist() for name in ("clip_id", "label", "truth"))
+    return {(clip_id, label): truth == "right" for clip_id, label, truth in zip(*columns, strict=True)}
+
+
+def _last_of_each(verdicts: pa.Table) -> pa.Table:
+    """The last answer of each annotator on each row, whether it was shown as a sampled or as a gold row."""
+    answers = verdicts.filter(pc.not_equal(verdicts["role"], "repeat"))
+    role = answers.column_names.index("role")
+    return latest(answers.set_column(role, "role", pa.array(["sample"] * answers.num_rows, pa.string())))
+
+
+def _gold_vote(applies: bool) -> str:
+    return f"gold: {'right' if applies else 'wrong'}"
