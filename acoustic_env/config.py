@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-import yaml
-
 from acoustic_env.errors import UsageError
 
 RECIPES: Final = Path(__file__).parent / "recipes"
@@ -184,30 +182,6 @@ class ExtractSettings:
     max_error_rate: float = 0.05
     address: str | None = None
     dry_run: bool = False
-
-
-def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe of the package by name, or from a YAML file.
-
-    Raises:
-        UsageError: no such recipe or file, not YAML, or a key or value that is wrong (named with its place).
-    """
-    path = RECIPES / f"{name_or_path}.yaml"
-    if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        msg = f"no recipe {name_or_path!r}: neither a file nor one of {known}"
-        raise UsageError(msg)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{path}: not a YAML file: {error}"
-        raise UsageError(msg) from error
-    if not isinstance(document, dict):
-        msg = f"{path}: a recipe is a mapping of settings, not {type(document).__name__}"
-        raise UsageError(msg)
-    return from_mapping(Recipe, {"name": path.stem, **document}, str(path))
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:

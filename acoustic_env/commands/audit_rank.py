@@ -45,7 +45,7 @@ def rank_labels(arguments: argparse.Namespace) -> int:
     from acoustic_env.audit.rank import NOT_A_RATE, RankSettings, rank_exclusive, rank_multilabel
     from acoustic_env.audit.table import streamed
     from acoustic_env.clips.ontology import audioset
-    from acoustic_env.config import load_recipe
+    from acoustic_env.io.documents import load_recipe
 
     recipe, display = load_recipe(arguments.recipe), audioset().names
     names = tuple(arguments.witnesses or recipe.audit.witnesses)

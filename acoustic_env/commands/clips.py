@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from acoustic_env.commands import clips_duplicates
-from acoustic_env.config import Recipe, load_recipe
+from acoustic_env.config import Recipe
+from acoustic_env.io.documents import load_recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -185,7 +185,7 @@ def _store(url: str) -> FeatureStore:
 
 def run_train(namespace: argparse.Namespace) -> int:
     """Train and save a bundle."""
-    from acoustic_env.config import load_recipe
+    from acoustic_env.io.documents import load_recipe
     from acoustic_env.models.learn import train
     from acoustic_env.pipeline.cluster import cluster
 
@@ -243,7 +243,7 @@ def run_tune(namespace: argparse.Namespace) -> int:
     """Search, then write the table, the plot and the best settings."""
     import pyarrow.csv as pa_csv
 
-    from acoustic_env.config import load_recipe
+    from acoustic_env.io.documents import load_recipe
     from acoustic_env.models.classifier import Examples
     from acoustic_env.models.learn import fit_reducer
     from acoustic_env.models.tune import plot_trials, search, trial_table
@@ -282,7 +282,7 @@ def run_study_command(namespace: argparse.Namespace) -> int:
     """Run the study and write its table."""
     import pyarrow.csv as pa_csv
 
-    from acoustic_env.config import load_recipe
+    from acoustic_env.io.documents import load_recipe
     from acoustic_env.models.study import run_study, score_name, study_lines, study_table
 
     unknown = [kind for kind in namespace.model if kind not in MODELS]

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 from acoustic_env import __version__
 from acoustic_env.audio.fetch import any_remote
 from acoustic_env.clips.table import read_clips
-from acoustic_env.config import ExtractSettings, Recipe, load_recipe
+from acoustic_env.config import ExtractSettings, Recipe
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.block import SIGNALS, Json, Signal
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.cluster import cluster, joins, local_resources, starts_own
 from acoustic_env.pipeline.lean import without_bookkeeping

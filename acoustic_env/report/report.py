@@ -14,8 +14,9 @@ from acoustic_env.audit.ranking import check_ranked
 from acoustic_env.audit.table import read_table
 from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.clips.table import read_clips
-from acoustic_env.config import Recipe, load_recipe
+from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.files import read_bytes
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.audit_section import AuditTables, audit_section, truth_of

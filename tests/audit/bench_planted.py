@@ -90,7 +90,7 @@ def read_study(clips: str, store: str, name: str) -> Study:
     """Features reduced as the recipe says, given labels and groups of every clip of its study."""
     from acoustic_env.clips.select import class_targets, select
     from acoustic_env.clips.table import read_clips
-    from acoustic_env.config import load_recipe
+    from acoustic_env.io.documents import load_recipe
     from acoustic_env.models.matrix import load_matrix
     from acoustic_env.store.feature_store import FeatureStore
 

@@ -10,8 +10,8 @@ import soundfile
 
 from acoustic_env.clips.check import check_clips
 from acoustic_env.clips.table import clip_table, write_clips
-from acoustic_env.config import load_recipe
 from acoustic_env.errors import ClipError
+from acoustic_env.io.documents import load_recipe
 
 RECIPE = load_recipe("scenes")
 

@@ -16,9 +16,9 @@ from acoustic_env.clips.audioset import read_segments
 from acoustic_env.clips.ontology import audioset
 from acoustic_env.clips.table import read_clips
 from acoustic_env.clips.tfrecord import masked_crc32c, read_embeddings
-from acoustic_env.config import load_recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.released import import_released
 

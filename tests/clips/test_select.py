@@ -20,8 +20,9 @@ from acoustic_env.clips.select import (
     select,
 )
 from acoustic_env.clips.table import clip_table
-from acoustic_env.config import ClassSettings, ExcludeSettings, Recipe, load_recipe
+from acoustic_env.config import ClassSettings, ExcludeSettings, Recipe
 from acoustic_env.errors import UsageError
+from acoustic_env.io.documents import load_recipe
 
 URBAN, NATURAL, MUSIC, GUITAR = "/t/dd00128", "/t/dd00129", "/m/04rlf", "/m/0342h"
 RECIPE = load_recipe("urban-nature")

@@ -16,8 +16,9 @@ from acoustic_env.clips.folder import Naming, read_folder
 from acoustic_env.clips.select import CONTRADICTING, class_targets, select
 from acoustic_env.clips.splits import assign_folds, contradicting_clips, leak_check, split
 from acoustic_env.clips.table import clip_table
-from acoustic_env.config import SplitSettings, load_recipe
+from acoustic_env.config import SplitSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.io.documents import load_recipe
 
 
 def listed(

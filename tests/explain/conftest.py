@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
-from acoustic_env.config import load_recipe
 from acoustic_env.explain.material import Material, gather
 from acoustic_env.features.block import Column, table_schema, to_table
 from acoustic_env.features.modulation import SHAPE, axes
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
 from acoustic_env.store.feature_store import FeatureStore

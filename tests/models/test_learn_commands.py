@@ -15,8 +15,8 @@ import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import write_clips
-from acoustic_env.config import load_recipe
 from acoustic_env.errors import UsageError
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.predict import predict, predict_files

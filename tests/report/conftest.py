@@ -18,10 +18,11 @@ from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
 from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
-from acoustic_env.config import ModelSettings, load_recipe
+from acoustic_env.config import ModelSettings
 from acoustic_env.explain.illustration import Illustration, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.evaluate import Estimate
 from acoustic_env.models.learn import evaluate_bundle, prepare, train
 from acoustic_env.models.study import Row, study_table

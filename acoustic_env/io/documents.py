@@ -1,0 +1,58 @@
+"""Settings files at any location: YAML, or JSON where the name ends in .json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from acoustic_env.config import RECIPES, Recipe, from_mapping
+from acoustic_env.errors import UsageError
+from acoustic_env.io.files import read_bytes
+
+
+def read_mapping(url: str, what: str) -> dict[str, Any]:
+    """Read a settings file.
+
+    Args:
+        url: a path or an fsspec URL.
+        what: it should be, for the message ("a recipe").
+
+    Raises:
+        UsageError: it cannot be read, is neither YAML nor JSON, or is not a mapping.
+    """
+    data = read_bytes(url)
+    kind = "JSON" if url.lower().endswith(".json") else "YAML"
+    try:
+        text = data.decode("utf-8-sig")
+        document = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        msg = f"{url}: not a {kind} file: {error}"
+        raise UsageError(msg) from error
+    if not isinstance(document, dict):
+        msg = f"{url}: {what} is a mapping of settings, not {type(document).__name__}"
+        raise UsageError(msg)
+    return document
+
+
+def load_recipe(name_or_url: str) -> Recipe:
+    """Read a recipe of the package by name, or from a YAML file at any location.
+
+    >>> load_recipe("urban-nature").task
+    'binary'
+
+    Raises:
+        UsageError: no such recipe or file, not YAML, or a key or value that is wrong (named with its place).
+    """
+    names = sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
+    url = str(RECIPES / f"{name_or_url}.yaml") if name_or_url in names else name_or_url
+    try:
+        document = read_mapping(url, "a recipe")
+    except UsageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            msg = f"no recipe {name_or_url!r}: neither a file nor one of {', '.join(names)}"
+            raise UsageError(msg) from error
+        raise
+    return from_mapping(Recipe, {"name": PurePosixPath(url).stem, **document}, url)
