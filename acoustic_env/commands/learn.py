@@ -51,7 +51,7 @@ EVALUATE: Final = """\
 Judge a bundle on clips it was not trained on. Clips it was trained on, or whose group it was, are left out.
 
 A test set answers honestly once: choosing between models by looking again makes it a validation set. The bundle
-records every look, and a second one is marked as such."""
+records every look, and a second one is marked as such. `train --out` over the bundle keeps the record."""
 PREDICT: Final = """\
 Calibrated probabilities of every class, for the clips of a list or for audio files whose features are computed first.
 Writes a table with clip_id, label, posterior: a row per clip and class."""
@@ -202,6 +202,9 @@ def run_train(namespace: argparse.Namespace) -> int:
         with cluster(namespace.address) if on_ray else nullcontext():
             bundle, judged = train(study, _say, trainer)
     bundle.save(namespace.out)
+    if earlier := len(bundle.looks) - len(bundle.own_looks):
+        kept = "evaluation of earlier weights at this path is" if earlier == 1 else "evaluations of earlier weights are"
+        _say(f"{earlier} test {kept} kept on record: clips that helped to choose are no test any more")
     if namespace.json:
         print(json.dumps({"bundle": namespace.out, **judged.as_json()}))
     else:
@@ -310,15 +313,16 @@ def run_evaluate(namespace: argparse.Namespace) -> int:
     judged, hash_of_clips = evaluate_bundle(bundle, read_clips(namespace.clips), _store(namespace.store), _say)
     earlier = list(bundle.looks)
     bundle.record_look(namespace.bundle, hash_of_clips, judged)
-    number = len(earlier) + 1
+    number, others = len(earlier) + 1, sum(look.weights != bundle.weights_sha256 for look in earlier)
     if earlier:
         same = sum(look.clips_hash == hash_of_clips for look in earlier)
+        by_others = f", {others} of them of earlier weights at this path" if others else ""
         _say(
-            f"look {number} at test clips with this bundle, {same} before at these (first {earlier[0].time}): a model "
-            "chosen by these figures needs other clips for an honest one"
+            f"look {number} at test clips with this bundle, {same} before at these (first {earlier[0].time})"
+            f"{by_others}: a model chosen by these figures needs other clips for an honest one"
         )
     if namespace.json:
-        print(json.dumps({"look": number, "clips_hash": hash_of_clips, **judged.as_json()}))
+        print(json.dumps({"look": number, "earlier_weights": others, "clips_hash": hash_of_clips, **judged.as_json()}))
     else:
         print(f"look {number}, {namespace.bundle}:" if earlier else f"{namespace.bundle}:")
         print("\n".join(judged.lines()))

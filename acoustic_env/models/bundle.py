@@ -42,12 +42,14 @@ class Look:
         clips_hash: `clips_hash` of the clips.
         clips: how many.
         figures: name -> [value, low, high].
+        weights: SHA-256 of the weights that were evaluated; not the bundle's own after it was trained over.
     """
 
     time: str
     clips_hash: str
     clips: int
     figures: Mapping[str, Sequence[float]]
+    weights: str = ""
 
 
 @dataclass
@@ -66,8 +68,9 @@ class Bundle:
         training_hash: `clips_hash` of the training and validation clips.
         trained_on: `key` of every clip id and group it has seen, uint64 sorted.
         versions: library -> version it was trained with.
-        looks: evaluations so far, oldest first.
-        test: everything the last look found (`performance.Performance.as_json`); None before it.
+        looks: test evaluations so far at the bundle's path, oldest first, those of weights since trained over too.
+        test: everything the last look at these weights found (`performance.Performance.as_json`); None before it.
+        weights_sha256: of the saved weights; empty before the first save.
     """
 
     recipe: Recipe
@@ -83,6 +86,12 @@ class Bundle:
     versions: dict[str, str] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
     test: dict[str, Any] | None = None
+    weights_sha256: str = ""
+
+    @property
+    def own_looks(self) -> list[Look]:
+        """Test evaluations of these weights."""
+        return [look for look in self.looks if look.weights == self.weights_sha256]
 
     def check(self, matrix: FeatureMatrix) -> FeatureMatrix:
         """The matrix's columns that the bundle was trained on, in its order.
@@ -132,7 +141,14 @@ class Bundle:
         return np.isin(keys(clip_ids), self.trained_on) | np.isin(keys(groups), self.trained_on)
 
     def save(self, folder: str | Path) -> None:
-        """Write the bundle; an interrupted save leaves the one that was there, or none that loads."""
+        """Write the bundle; an interrupted save leaves the one that was there, or none that loads.
+
+        The record of test evaluations of a bundle that is there already is carried over: a test set that helped to
+        choose stays one that helped to choose.
+
+        Raises:
+            UsageError: a bundle is there whose record cannot be read.
+        """
         from safetensors.numpy import save
 
         state = self.classifier.state()
@@ -140,6 +156,9 @@ class Bundle:
         arrays |= {f"classifier.{name}": array for name, array in state.arrays.items()}
         arrays |= {"thresholds": self.thresholds, "trained_on": self.trained_on}
         weights = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        place = Path(folder)
+        self.weights_sha256 = hashlib.sha256(weights).hexdigest()
+        self._carry_record(place)
         facts = {
             "format": FORMAT,
             "recipe": dataclasses.asdict(self.recipe),
@@ -151,15 +170,31 @@ class Bundle:
             "metrics": self.metrics,
             "training_hash": self.training_hash,
             "versions": self.versions or library_versions(),
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_sha256": self.weights_sha256,
             "looks": [dataclasses.asdict(look) for look in self.looks],
             "test": self.test,
         }
-        place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         # The weights first: facts that name other weights than those there do not load.
         _replace(place / WEIGHTS, weights)
         _replace(place / FACTS, json.dumps(facts, indent=1).encode())
+
+    def _carry_record(self, place: Path) -> None:
+        """Put the test evaluations of the bundle at `place` before the own ones."""
+        try:
+            there = json.loads((place / FACTS).read_text(encoding="utf-8"))
+            looks = _looks(there)
+        except FileNotFoundError:
+            return
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            msg = (
+                f"{place / FACTS}: not readable, so its record of test evaluations would be lost: {error}; "
+                "move it away, or write the new bundle elsewhere"
+            )
+            raise UsageError(msg) from error
+        self.looks = looks + [look for look in self.looks if look not in looks]
+        if there["weights_sha256"] == self.weights_sha256 and self.test is None:
+            self.test = there.get("test")
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
@@ -188,23 +223,30 @@ class Bundle:
             training_hash=facts["training_hash"],
             trained_on=arrays["trained_on"],
             versions=facts["versions"],
-            looks=[Look(**look) for look in facts["looks"]],
+            looks=_looks(facts),
             test=facts.get("test"),
+            weights_sha256=facts["weights_sha256"],
         )
 
     def record_look(self, folder: str | Path, hash_of_clips: str, judged: Performance) -> Look:
         """Note in the saved bundle that it was evaluated, and what was found."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         figures = {name: [e.value, e.low, e.high] for name, e in judged.figures.items()}
-        look = Look(now, hash_of_clips, judged.clips, figures)
+        look = Look(now, hash_of_clips, judged.clips, figures, self.weights_sha256)
         self.looks.append(look)
         self.test = judged.as_json()
         place = Path(folder, FACTS)
         facts = json.loads(place.read_text(encoding="utf-8"))
-        facts["looks"].append(dataclasses.asdict(look))
-        facts["test"] = self.test
+        facts["looks"] = [dataclasses.asdict(earlier) for earlier in (*_looks(facts), look)]
+        if facts["weights_sha256"] == self.weights_sha256:  # else trained over while it was evaluated
+            facts["test"] = self.test
         _replace(place, json.dumps(facts, indent=1).encode())
         return look
+
+
+def _looks(facts: Mapping[str, Any]) -> list[Look]:
+    """The record of a bundle; an earlier version wrote it without weights, and never of others than the bundle's."""
+    return [Look(**{"weights": facts["weights_sha256"], **look}) for look in facts["looks"]]
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:

@@ -57,7 +57,7 @@ def classifier_section(bundle: Bundle, folder: FigureFolder) -> Section:
             "quiet",
         ),
     )
-    if not bundle.looks:
+    if not bundle.own_looks:
         text = "The bundle was not judged on test clips yet: acoustic-env evaluate."
         section.add(paragraph(text, "note"))
     section.add(*_decisions(bundle, metrics, HELD_OUT))
@@ -83,7 +83,7 @@ def classifier_section(bundle: Bundle, folder: FigureFolder) -> Section:
 
 
 def test_section(bundle: Bundle, folder: FigureFolder) -> Section | None:
-    """Every look at test clips, and the last one's tables and figures; None before the first."""
+    """Every look at test clips, those of earlier weights too, and the last one's tables; None before the first."""
     if not bundle.looks:
         return None
     section = Section(TEST.section)
@@ -92,24 +92,30 @@ def test_section(bundle: Bundle, folder: FigureFolder) -> Section | None:
         (
             number,
             look.time,
+            "these" if look.weights == bundle.weights_sha256 else "earlier weights at this path",
             f"{look.clips:,}",
             tag("code", look.clips_hash),
             *(_look(look.figures.get(name)) for name in names),
         )
         for number, look in enumerate(bundle.looks, start=1)
     ]
-    section.add(table("Looks at test clips", ("look", "time", "clips", "list", *map(spoken, names)), rows))
+    section.add(table("Looks at test clips", ("look", "time", "weights", "clips", "list", *map(spoken, names)), rows))
     if len(bundle.looks) > 1:
         text = (
             f"The test clips were looked at {len(bundle.looks)} times. Only the first look is honest if anything was "
             "chosen by the figures since."
         )
         section.add(paragraph(text, "note"))
+    if not bundle.own_looks:
+        text = "The bundle was not evaluated on test clips since it was trained: the looks are of earlier weights."
+        section.add(paragraph(text, "note"))
+        return section
     if bundle.test is None:
         text = "The looks were recorded by a version that kept no curves; acoustic-env evaluate records them."
         section.add(paragraph(text, "note"))
         return section
-    which = f" of look {len(bundle.looks)}" if len(bundle.looks) > 1 else ""
+    last = max(number for number, look in enumerate(bundle.looks, start=1) if look in bundle.own_looks)
+    which = f" of look {last}" if len(bundle.looks) > 1 else ""
     text = f"The figures{which}; threshold and calibration are those chosen on {TEST.chosen_on}."
     section.add(paragraph(text, "quiet"), *_decisions(bundle, bundle.test, TEST))
     section.add(*(folder.draw(illustration) for illustration in performance_illustrations(bundle.test, TEST)))
