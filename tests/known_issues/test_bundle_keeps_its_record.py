@@ -1,4 +1,4 @@
-"""`train --out` over a bundle erased its record of test evaluations: a third choice by a test set looked like the first.
+"""`train --out` over a bundle erased its record of test evaluations; the third choice by it looked like a first.
 
 The record belongs to the path: a new bundle there carries the evaluations of the weights that it replaces.
 """
