@@ -19,7 +19,9 @@ ErrorCode = Literal[
     "worker_died",  # the worker process crashed on this clip, again and alone
     "timed_out",  # its decoder does not end
 ]
-ERROR_CODES: Final[tuple[str, ...]] = get_args(ErrorCode)
+# A row of the errors table that ends the clip's earlier errors: this attempt at it succeeded.
+RESOLVED: Final = "resolved"
+ERROR_CODES: Final[tuple[str, ...]] = (*get_args(ErrorCode), RESOLVED)
 
 # Another try may succeed: the network, a busy server, a machine short of memory.
 TRANSIENT_CODES: Final[frozenset[str]] = frozenset({"access_denied", "download_failed", "out_of_memory"})

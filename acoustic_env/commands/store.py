@@ -202,10 +202,10 @@ def list_errors(namespace: argparse.Namespace) -> int:
     """`store errors`."""
     import pyarrow.compute as pc
 
-    from acoustic_env.store.failures import count_failures, open_errors
+    from acoustic_env.store.failures import Failures, count_failures
 
     store = _open(namespace.store)
-    errors = store.errors() if namespace.all else open_errors(store)
+    errors = store.errors() if namespace.all else Failures(store).open()
     for column in ("code", "stage"):
         wanted = getattr(namespace, column)
         if wanted is not None:

@@ -32,6 +32,7 @@ from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.rows import MEMORY, SECONDS, WORK_SCHEMA, rows_column
 from acoustic_env.pipeline.work import MAX_BLOCKS, BlockSpec, BlockWork, block_work
+from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 
@@ -202,15 +203,16 @@ def read_books(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore,
         errors: of the store.
     """
     ids = clips["clip_id"].combine_chunks()
+    failures = Failures(store, errors)
     owed, barred = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
     for work in works:
         name, fingerprint = work.spec.name, work.fingerprint
-        missing = store.missing(ids, work.spec.signals, name, fingerprint, errors, retry_errors=True)
+        missing = store.missing(ids, work.spec.signals, name, fingerprint, retry_errors=True)
         for signal in work.spec.signals:
             without = missing.filter(pc.equal(missing["signal"], signal))["clip_id"].combine_chunks()
             owed[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
-        ruled_out = pc.is_in(ids, value_set=store.barred(name, fingerprint, errors)).to_numpy(zero_copy_only=False)
-        barred[ruled_out] |= work.spec.mask
+            excluded = pc.is_in(ids, value_set=failures.excluded(name, fingerprint, signal))
+            barred[excluded.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
     return Books(owed, owed & barred)
 
 

@@ -5,7 +5,7 @@ need                             int64, one bit per (block, signal) still owed (
 attempt                          int32, 1 for a clip that never failed before
 wave:<rate>[:<signal>]           list<float32>, dropped once nothing needs it
 rows:<block>                     list<struct of the block's table row>
-errors                           list<struct<stage, code, message, permanent>>
+errors                           list<struct<stage, code, message, permanent, signal>>
 seconds:<stage>                  float64, time spent on the clip
 memory:<pool>                    int64, bytes the worker had needed at most by then
 """
@@ -22,7 +22,13 @@ import pyarrow as pa
 from acoustic_env.errors import ClipError, ErrorCode
 
 ERROR_TYPE: Final = pa.struct(
-    [("stage", pa.string()), ("code", pa.string()), ("message", pa.string()), ("permanent", pa.bool_())]
+    [
+        ("stage", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("permanent", pa.bool_()),
+        ("signal", pa.string()),
+    ]
 )
 ERRORS_TYPE: Final = pa.list_(ERROR_TYPE)
 WAVE_TYPE: Final = pa.large_list(pa.float32())
@@ -43,12 +49,13 @@ WORK_SCHEMA: Final = pa.schema(
 
 
 class RowError(NamedTuple):
-    """What went wrong with one clip in one stage."""
+    """What went wrong with one clip in one stage, for one signal or (None) as a whole."""
 
     stage: str
     code: ErrorCode
     message: str
     permanent: bool
+    signal: str | None = None
 
 
 def row_error(stage: str, error: Exception) -> RowError:

@@ -261,28 +261,33 @@ class _Batch:
             clips = np.array([i for _, i, _ in picked], np.int64)
             return table, np.repeat(clips, table.num_rows // len(picked))
 
-        results = self._guarded(work.spec.name, list(range(len(owed))), run, [i for _, i, _ in owed])
+        clips_and_signals = [(i, signal) for signal, i, _ in owed]
+        results = self._guarded(work.spec.name, list(range(len(owed))), run, clips_and_signals)
         for table, owner in results:
             tables.append(table)
             owners.append(owner)
 
     def _guarded(
-        self, stage: str, members: list[int], run: Callable[[list[int]], T], clip_of: Sequence[int] | None = None
+        self,
+        stage: str,
+        members: list[int],
+        run: Callable[[list[int]], T],
+        owners: Sequence[tuple[int, Signal]] | None = None,
     ) -> list[T]:
         """Run all members at once; if that fails, one by one, so that a failure stays with its clip."""
         started = time.perf_counter()
-        owner = members if clip_of is None else [clip_of[m] for m in members]
+        concerned: Sequence[tuple[int, Signal | None]] = owners or [(clip, None) for clip in members]
         results: list[T] = []
         try:
             results.append(run(members))
         except Exception:  # noqa: BLE001  which clip it was is found below
-            for member, clip in zip(members, owner, strict=True):
+            for member, (clip, signal) in zip(members, concerned, strict=True):
                 try:
                     results.append(run([member]))
                 except Exception as error:  # noqa: BLE001  a clip's failure is a row of the errors table
-                    self.errors[clip].append(row_error(stage, error))
+                    self.errors[clip].append(row_error(stage, error)._replace(signal=signal))
         spent = self.seconds.setdefault(stage, np.zeros(self.clips.num_rows))
-        np.add.at(spent, np.array(owner), (time.perf_counter() - started) / len(members))
+        np.add.at(spent, np.array([clip for clip, _ in concerned]), (time.perf_counter() - started) / len(members))
         return results
 
     def keep(self, rate: int, works: Sequence[BlockWork], signals: _Signals) -> None:

@@ -16,7 +16,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
 from acoustic_env.report.markup import facts, paragraph, table, tag
 from acoustic_env.report.page import Section
-from acoustic_env.store.failures import count_failures, open_errors
+from acoustic_env.store.failures import Failures, count_failures
 from acoustic_env.store.feature_store import FeatureStore
 
 RUNS: Final = 20
@@ -150,7 +150,7 @@ def _classes(selection: Selection, recipe: Recipe) -> Any:
 def errors_section(store: FeatureStore) -> Section:
     """Clips that could not be used, by stage and code, with the messages of some."""
     section = Section("Errors")
-    errors = open_errors(store)
+    errors = Failures(store).open()
     if not errors.num_rows:
         section.add(paragraph("Every clip that was tried has its features; no error is open."))
         return section

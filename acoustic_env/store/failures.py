@@ -1,14 +1,20 @@
-"""Which of the recorded errors are still open: the others were cured by a later attempt."""
+"""Which recorded errors are in force and what they exclude: one place decides, for every reader of the errors table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.schema import SHARED_STAGES
+from acoustic_env.errors import RESOLVED
+from acoustic_env.store.schema import ERROR_SCHEMA, SHARED_STAGES
+
+if TYPE_CHECKING:
+    from acoustic_env.store.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -28,38 +34,112 @@ class FailureCount:
     permanent: int
 
 
-def open_errors(store: FeatureStore) -> pa.Table:
-    """The last attempt's error of each (clip, stage), without those that rows disprove; `schema.ERROR_SCHEMA`.
+class Failures:
+    """The errors of a store that are in force.
 
-    An error of a block is disproved when the clip has a row for every signal that a version of the block holds, an
-    error of a stage they share (`SHARED_STAGES`) when that is so for any block.
+    The last attempt decides:
+
+    * An error of a shared stage (`SHARED_STAGES`) is in force for every block and signal until a later attempt at the
+      clip is recorded: another error, or the `resolved` row that a successful attempt writes before its rows.
+    * An error of a block is in force for its signal (without one: for every signal) under the fingerprint that its run
+      computed (without a run record: under every fingerprint), until a later attempt at the same is recorded.
+
+    Stores written before there were `resolved` rows: an error of a shared stage also ends when the clip has a row for
+    everything its run was to compute. The clip lacked some of it when it failed, so a later attempt made the row.
+
+    Args:
+        store: whose errors.
+        errors: from `store.errors()`, where the caller has it.
     """
-    errors = store.errors()
-    if not errors.num_rows:
+
+    def __init__(self, store: FeatureStore, errors: pa.Table | None = None) -> None:
+        self.store = store
+        self.errors = store.errors() if errors is None else errors
+        self._fingerprints: dict[str, dict[str, str]] = {}
+
+    def in_force(self, block: str, fingerprint: str | None, signal: str | None) -> pa.Table:
+        """Return the errors of `ERROR_SCHEMA` that keep clips from a row, transient ones included."""
+        return pa.concat_tables([self._shared, self._of_block(block, fingerprint, signal)])
+
+    def excluded(self, block: str, fingerprint: str, signal: str) -> pa.ChunkedArray:
+        """Return the clips that a permanent error excludes from a row, until `--retry-errors`."""
+        errors = self.in_force(block, fingerprint, signal)
+        return pc.unique(errors.filter(errors["permanent"])["clip_id"])
+
+    def open(self) -> pa.Table:
+        """Return all errors in force, `ERROR_SCHEMA`, by clip and stage; those of a block whose row is there are not.
+
+        A clip is among them with a permanent error if and only if `excluded` names it for a row that it lacks.
+        """
+        found = [ERROR_SCHEMA.empty_table(), self._shared]
+        of_blocks = self.errors.filter(pc.invert(_is_shared(self.errors)))
+        for block in pc.unique(of_blocks["stage"]).to_pylist():
+            errors = of_blocks.filter(pc.equal(of_blocks["stage"], block))
+            runs = pc.unique(errors["run_id"]).to_pylist()
+            for fingerprint in {self._run(run_id).get(block) for run_id in runs}:
+                for signal in pc.unique(errors["signal"]).to_pylist():
+                    rows = self._of_block(block, fingerprint, signal)
+                    done = self._complete(block, fingerprint, None if signal is None else [signal])
+                    found.append(rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=done))))
+        names = ERROR_SCHEMA.names
+        table = pa.concat_tables(found).group_by(names).aggregate([]).select(names).cast(ERROR_SCHEMA)
+        return table.sort_by([(name, "ascending") for name in ("clip_id", "stage", "signal", "code")]).combine_chunks()
+
+    @cached_property
+    def _shared(self) -> pa.Table:
+        """Errors of the last attempt at each clip, of shared stages."""
+        errors = _last_attempts(self.errors)
+        errors = errors.filter(pc.and_(_is_shared(errors), pc.not_equal(errors["code"], RESOLVED)))
+        for run_id in pc.unique(errors["run_id"]).to_pylist():
+            versions = self._run(run_id)
+            if versions:
+                cured = pc.equal(errors["run_id"], run_id)
+                for block, fingerprint in versions.items():
+                    done = self._complete(block, fingerprint, None)
+                    cured = pc.and_(cured, pc.is_in(errors["clip_id"], value_set=done))
+                errors = errors.filter(pc.invert(cured))
         return errors
-    errors = errors.sort_by([("attempt", "ascending")])
-    others = [name for name in errors.schema.names if name not in ("clip_id", "stage")]
-    last = errors.group_by(["clip_id", "stage"], use_threads=False).aggregate([(name, "last") for name in others])
-    last = last.rename_columns([name.removesuffix("_last") for name in last.column_names])
-    last = last.select(errors.schema.names).cast(errors.schema).sort_by([("clip_id", "ascending")])
-    complete = {block: _complete(store, block, fingerprints) for block, fingerprints in store.blocks().items()}
-    shared = pc.is_in(last["stage"], value_set=pa.array(SHARED_STAGES))
-    cured = pa.chunked_array([pa.array([False] * last.num_rows, pa.bool_())])
-    for block, ids in complete.items():
-        concerned = pc.or_(shared, pc.equal(last["stage"], block))
-        cured = pc.or_(cured, pc.and_(concerned, pc.is_in(last["clip_id"], value_set=ids)))
-    return last.filter(pc.invert(cured)).combine_chunks()
+
+    def _of_block(self, block: str, fingerprint: str | None, signal: str | None) -> pa.Table:
+        """Errors of the last attempt at a block's row."""
+        errors = self.errors.filter(pc.equal(self.errors["stage"], block))
+        of_signal = errors["signal"].is_null()
+        if signal is not None:
+            of_signal = pc.or_(of_signal, pc.fill_null(pc.equal(errors["signal"], signal), False))
+        errors = errors.filter(of_signal)
+        runs = pc.unique(errors["run_id"]).to_pylist()
+        kept = [run_id for run_id in runs if self._run(run_id).get(block) in (None, fingerprint)]
+        return _last_attempts(errors.filter(pc.is_in(errors["run_id"], value_set=pa.array(kept, pa.string()))))
+
+    def _run(self, run_id: str) -> dict[str, str]:
+        """block -> the fingerprint that a run computed, by its record."""
+        if run_id not in self._fingerprints:
+            self._fingerprints[run_id] = dict((self.store.run(run_id) or {}).get("fingerprints") or {})
+        return self._fingerprints[run_id]
+
+    def _complete(self, block: str, fingerprint: str | None, signals: Sequence[str] | None) -> pa.Array:
+        """Clips that have the signals (None: all that there are) of a block under a fingerprint (None: under all)."""
+        versions = self.store.blocks().get(block, []) if fingerprint is None else [fingerprint]
+        found: pa.Array | None = None
+        for version in versions:
+            keys = self.store.committed_keys(block, version)
+            wanted = pc.unique(keys["signal"]) if signals is None else pa.array(signals, pa.string())
+            keys = keys.filter(pc.is_in(keys["signal"], value_set=wanted))
+            counts = keys.group_by("clip_id").aggregate([("signal", "count")])
+            ids = counts.filter(pc.equal(counts["signal_count"], len(wanted)))["clip_id"].combine_chunks()
+            found = ids if found is None else found.filter(pc.is_in(found, value_set=ids))
+        return pa.array([], pa.string()) if found is None else found
 
 
-def _complete(store: FeatureStore, block: str, fingerprints: list[str]) -> pa.Array:
-    """Clips with every signal that some version of the block holds."""
-    found = []
-    for fingerprint in fingerprints:
-        keys = store.committed_keys(block, fingerprint)
-        signals = pc.count_distinct(keys["signal"]).as_py()
-        counts = keys.group_by("clip_id").aggregate([("signal", "count")])
-        found += counts.filter(pc.equal(counts["signal_count"], signals))["clip_id"].chunks
-    return pc.unique(pa.chunked_array(found, pa.string()))
+def _is_shared(errors: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(errors["stage"], value_set=pa.array(SHARED_STAGES))
+
+
+def _last_attempts(errors: pa.Table) -> pa.Table:
+    """The rows of each clip's last attempt among these."""
+    last = errors.group_by("clip_id").aggregate([("attempt", "max")])
+    position = pc.index_in(errors["clip_id"], value_set=last["clip_id"])
+    return errors.filter(pc.equal(errors["attempt"], last["attempt_max"].take(position)))
 
 
 def count_failures(errors: pa.Table) -> list[FailureCount]:

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from acoustic_env.errors import UsageError
 from acoustic_env.io.filesystem import Entry, open_filesystem
 from acoustic_env.store import layout
+from acoustic_env.store.failures import Failures
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
 from acoustic_env.store.schema import (
     ERROR_SCHEMA,
     KEY_SCHEMA,
-    SHARED_STAGES,
     Described,
     describe,
     digest,
@@ -123,7 +123,7 @@ class FeatureStore:
             StoreError: it cannot be written.
         """
         table = table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
-        table = table.sort_by([(name, "ascending") for name in (*ERROR_KEYS, "message")]).combine_chunks()
+        table = table.sort_by([(name, "ascending") for name in (*ERROR_KEYS, "signal", "message")]).combine_chunks()
         path = layout.part_path(layout.ERRORS, digest(table, list(ERROR_KEYS), layout.ERRORS))
         self.filesystem.write(path, part_bytes(table))
         return path
@@ -234,16 +234,14 @@ class FeatureStore:
         signals: Sequence[str],
         block: str,
         fingerprint: str,
-        errors: pa.Table | None = None,
         *,
         retry_errors: bool = False,
     ) -> pa.Table:
-        """The work left: keys of the list without a row and without a permanent error.
+        """The work left: keys of the list without a row and not excluded by a permanent error (`failures.Failures`).
 
         Args:
             clip_ids: the clip list's ids.
             signals: wanted of each clip.
-            errors: from `errors()`, where the caller has it.
             retry_errors: count permanent errors as work, too.
 
         Returns:
@@ -254,47 +252,17 @@ class FeatureStore:
         """
         ids = _string_array(clip_ids)
         keys = self._keys(block, fingerprint)
-        barred = pa.array([], pa.string())
-        if not retry_errors:
-            barred = self.barred(block, fingerprint, self.errors() if errors is None else errors)
-        open_ids = pc.invert(pc.is_in(ids, value_set=barred))
+        failures = None if retry_errors else Failures(self)
         owed = []
         for signal in signals:
             done = keys.filter(pc.equal(keys["signal"], signal))["clip_id"]
-            pending = ids.filter(pc.and_(open_ids, pc.invert(pc.is_in(ids, value_set=done))))
+            pending = ids.filter(pc.invert(pc.is_in(ids, value_set=done)))
+            if failures is not None:
+                excluded = failures.excluded(block, fingerprint, signal)
+                pending = pending.filter(pc.invert(pc.is_in(pending, value_set=excluded)))
             names = pa.array([signal]).take(pa.array(np.zeros(len(pending), np.int8)))
             owed.append(pa.table({"clip_id": pending, "signal": names}, schema=KEY_SCHEMA))
         return pa.concat_tables([KEY_SCHEMA.empty_table(), *owed])
-
-    def barred(self, block: str, fingerprint: str, errors: pa.Table) -> pa.Array:
-        """Clips with a permanent error in force for a version of a block.
-
-        In force is the last attempt at a stage. A failure of a shared stage (`SHARED_STAGES`) counts for every block,
-        unless a later attempt at the clip got as far as a block. A failure of the block counts for the version the run
-        computed; where the run left no record, for every version.
-        """
-        if not errors.num_rows:
-            return pa.array([], pa.string())
-        last = errors.group_by("clip_id").aggregate([("attempt", "max")])
-        position = pc.index_in(errors["clip_id"], value_set=last["clip_id"])
-        is_last = pc.equal(errors["attempt"], last["attempt_max"].take(position))
-        shared = pc.and_(pc.is_in(errors["stage"], value_set=pa.array(SHARED_STAGES)), is_last)
-        of_clip = errors.filter(pc.and_(shared, errors["permanent"]))["clip_id"]
-        of_block = errors.filter(pc.equal(errors["stage"], block))
-        of_block = of_block.filter(pc.is_in(of_block["run_id"], value_set=self._runs_of(block, fingerprint, of_block)))
-        of_block = of_block.sort_by("attempt").group_by("clip_id", use_threads=False).aggregate([("permanent", "last")])
-        failed = of_block.filter(of_block["permanent_last"])["clip_id"]
-        return pc.unique(pa.chunked_array([*of_clip.chunks, *failed.chunks], pa.string()))
-
-    def _runs_of(self, block: str, fingerprint: str, errors: pa.Table) -> pa.Array:
-        """Those runs of the errors that did not, by their own record, compute another version of the block."""
-        kept = []
-        for run_id in pc.unique(errors["run_id"]).to_pylist():
-            record = self._run(run_id)
-            computed = record.get("fingerprints", {}).get(block) if record else None
-            if computed in (None, fingerprint):
-                kept.append(run_id)
-        return pa.array(kept, pa.string())
 
     # ---- reading
 
@@ -309,24 +277,29 @@ class FeatureStore:
                 tables.append(part)
         table = pa.concat_tables([ERROR_SCHEMA.empty_table(), *tables])
         table = table.group_by(ERROR_SCHEMA.names).aggregate([]).select(ERROR_SCHEMA.names)
-        order = [(name, "ascending") for name in ("clip_id", "stage", "attempt", "run_id", "code", "message")]
+        order = [(name, "ascending") for name in ("clip_id", "stage", "attempt", "run_id", "code", "signal", "message")]
         return table.sort_by(order).cast(ERROR_SCHEMA)
 
     def read_errors_part(self, entry: Entry) -> pa.Table | UnreadablePart:
-        """One part of the errors table."""
+        """One part of the errors table; one written before errors had a signal has nulls for it."""
         try:
             with open_part(self.filesystem, entry) as file:
-                return read_part(self.filesystem, entry, file, ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+                there = [name for name in ERROR_SCHEMA.names if name != "signal" or name in file.schema_arrow.names]
+                table = read_part(self.filesystem, entry, file, there)
         except NotAPart as error:
             return UnreadablePart(entry, str(error))
+        if "signal" not in there:
+            table = table.append_column("signal", pa.nulls(table.num_rows, pa.string()))
+        return table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
 
     def runs(self) -> list[dict[str, Any]]:
         """The records of all runs, oldest first; one that is not JSON is left out with a warning."""
         names = [entry.path for entry in self.filesystem.entries(layout.RUNS) if entry.path.endswith(".json")]
-        records = (self._run(path.removeprefix(f"{layout.RUNS}/").removesuffix(".json")) for path in names)
+        records = (self.run(path.removeprefix(f"{layout.RUNS}/").removesuffix(".json")) for path in names)
         return [record for record in records if record is not None]
 
-    def _run(self, run_id: str) -> dict[str, Any] | None:
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """The record of a run; None where there is none."""
         path = layout.run_path(run_id)
         try:
             record = json.loads(self.filesystem.read(path))

@@ -16,6 +16,7 @@ from acoustic_env.features.block import METADATA_PREFIX
 ERROR_SCHEMA: Final = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("signal", pa.string()),  # a block's failure for one signal; null for the whole clip
         pa.field("stage", pa.string(), nullable=False),  # one of SHARED_STAGES, or the block's name
         pa.field("code", pa.string(), nullable=False),  # one of errors.ERROR_CODES
         pa.field("message", pa.string()),

@@ -26,6 +26,7 @@ from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import BooksOpen
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
+from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart
 from acoustic_env.store.parts import UnreadablePart
 from acoustic_env.store.schema import KEY_SCHEMA, row_keys, sort_by_key
@@ -147,10 +148,10 @@ def verify(
         twice = len(listed) - pc.count_distinct(listed).as_py()
         if twice:
             report.faults.append(f"the clip list holds {twice:,} ids more than once")
-    errors = _errors(store, report)
+    failures = _failures(store, report)
     for block, fingerprint in _versions(store):
         report.blocks.append(
-            _verify_block(store, block, fingerprint, listed, signals, errors, report, read_all=read_all)
+            _verify_block(store, block, fingerprint, listed, signals, failures, report, read_all=read_all)
         )
     report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
     report.notes += [f"{entry.path}: set aside" for entry in store.filesystem.entries(layout.SET_ASIDE)]
@@ -165,12 +166,12 @@ def _versions(store: FeatureStore) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def _errors(store: FeatureStore, report: Report) -> pa.Table:
+def _failures(store: FeatureStore, report: Report) -> Failures:
     for entry in store.filesystem.entries(layout.ERRORS):
         part = store.read_errors_part(entry) if layout.is_part(entry.path) else None
         if isinstance(part, UnreadablePart):
             report.faults.append(f"{entry.path}: {part.reason}")
-    return store.errors()
+    return Failures(store)
 
 
 def _verify_block(
@@ -179,7 +180,7 @@ def _verify_block(
     fingerprint: str,
     listed: pa.ChunkedArray | None,
     signals: Sequence[str] | None,
-    errors: pa.Table,
+    failures: Failures,
     report: Report,
     *,
     read_all: bool,
@@ -198,10 +199,9 @@ def _verify_block(
         found.unlisted = pc.sum(pc.invert(pc.is_in(ids, value_set=listed))).as_py() or 0
         if found.unlisted:
             report.notes.append(f"{block}/{fingerprint}: {found.unlisted:,} clips with rows are not on the list")
-        barred = store.barred(block, fingerprint, errors)
         for signal in signals or found.signals or SIGNALS:
             done = unique.filter(pc.equal(unique["signal"], signal))["clip_id"]
-            books = _signal_books(signal, listed, done, barred, errors["clip_id"])
+            books = _signal_books(signal, listed, done, failures.in_force(block, fingerprint, signal))
             found.books.append(books)
             _judge(found, books, report)
     return found
@@ -298,19 +298,17 @@ def _matrix(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     return found
 
 
-def _signal_books(
-    signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, barred: pa.Array, failed: pa.ChunkedArray
-) -> SignalBooks:
+def _signal_books(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, errors: pa.Table) -> SignalBooks:
     has_row = pc.is_in(listed, value_set=done)
     without = listed.filter(pc.invert(has_row))
-    is_barred = pc.is_in(without, value_set=barred)
-    pending = without.filter(pc.invert(is_barred))
+    is_excluded = pc.is_in(without, value_set=errors.filter(errors["permanent"])["clip_id"])
+    pending = without.filter(pc.invert(is_excluded))
     return SignalBooks(
         signal=signal,
         rows=pc.sum(has_row).as_py() or 0,
-        permanent=pc.sum(is_barred).as_py() or 0,
+        permanent=pc.sum(is_excluded).as_py() or 0,
         pending=len(pending),
-        failed_before=pc.sum(pc.is_in(pending, value_set=failed)).as_py() or 0,
+        failed_before=pc.sum(pc.is_in(pending, value_set=errors["clip_id"])).as_py() or 0,
         first_pending=pending.slice(0, MAX_NAMED).to_pylist(),
     )
 

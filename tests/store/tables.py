@@ -64,5 +64,6 @@ def fake_fingerprint(block: FakeBlock | None = None) -> str:
 def fake_errors(*rows: tuple[str, str, str, bool, int], run_id: str = "run-1") -> pa.Table:
     """Rows of the errors table from (clip_id, stage, code, permanent, attempt)."""
     names = ("clip_id", "stage", "code", "permanent", "attempt")
-    filled = [{**dict(zip(names, row, strict=True)), "message": "what happened", "run_id": run_id} for row in rows]
+    same = {"signal": None, "message": "what happened", "run_id": run_id}
+    filled = [{**dict(zip(names, row, strict=True)), **same} for row in rows]
     return pa.Table.from_pylist(filled, schema=ERROR_SCHEMA)

@@ -34,7 +34,8 @@ def url(tmp_path: Path) -> str:
             ("a", "fetch", "download_failed", False, 1),  # cured since
         )
     )
-    store.write_run("run-1", {"run_id": "run-1", "finished": 5, "failed": 2, "left": 1, "clips_per_second": 2.5})
+    counts = {"finished": 5, "failed": 2, "left": 1, "clips_per_second": 2.5}
+    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": FP}, **counts})
     return url
 
 

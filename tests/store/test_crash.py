@@ -44,7 +44,7 @@ def one_run(store: FeatureStore, cut: int, dies_at: int | None, how: str) -> Non
             raise Killed
         step += 1
 
-    missing = store.missing(CLIPS, SIGNALS, "fake", FP, store.errors())
+    missing = store.missing(CLIPS, SIGNALS, "fake", FP)
     store.tidy()
     pending = [clip for clip in CLIPS if clip in set(missing["clip_id"].to_pylist())]
     for start in range(0, len(pending), cut):

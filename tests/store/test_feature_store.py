@@ -140,7 +140,7 @@ def test_missing_is_the_list_without_rows_and_permanent_errors(store: FeatureSto
         )
     )
     listed = ["slow", "half", "done", "broken", "refused", "elsewhere", "new"]
-    missing = store.missing(pa.chunked_array([listed]), SIGNALS, "fake", FP, store.errors())
+    missing = store.missing(pa.chunked_array([listed]), SIGNALS, "fake", FP)
     assert keys(missing) == [(c, "raw") for c in ("slow", "elsewhere", "new")] + [
         (c, "fg") for c in ("slow", "half", "elsewhere", "new")
     ]

@@ -1,0 +1,171 @@
+"""A permanent error outlived its cure: `extract` went on excluding and counting the clip, `store errors` hid it.
+
+After `--retry-errors` had succeeded, the old row of the errors table still excluded the clip from every new block or
+fingerprint. `store errors` had a rule of its own, and hid errors that still excluded clips.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import soundfile
+
+from acoustic_env.cli import main
+from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.pipeline import sink
+from acoustic_env.pipeline.rows import WORK_SCHEMA, RowError, pack_errors, pack_rows
+from acoustic_env.pipeline.sink import Write
+from acoustic_env.pipeline.work import BlockSpec, block_work
+from acoustic_env.store.failures import Failures
+from acoustic_env.store.feature_store import FeatureStore
+from tests.store.tables import fake_errors, fake_fingerprint, fake_table
+
+FP = fake_fingerprint()
+
+
+class Study:
+    """A clip list of two files, of which `bad` can be broken and mended."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.store = str(folder / "store")
+        self.clips = str(folder / "clips.csv")
+        self.files = {name: folder / f"{name}.wav" for name in ("good", "bad")}
+        write_clips(clip_table([{"clip_id": name, "uri": str(path)} for name, path in self.files.items()]), self.clips)
+        for name in self.files:
+            self.mend(name)
+
+    def break_it(self, name: str) -> None:
+        self.files[name].write_bytes(b"no sound " * 100)
+
+    def mend(self, name: str) -> None:
+        soundfile.write(self.files[name], np.random.default_rng(1).normal(0, 0.1, 16_000), 16_000)
+
+    def extract(self, block: str, *more: str) -> dict[str, Any]:
+        arguments = ["--clips", self.clips, "--store", self.store, "--blocks", block, "--signals", "raw", "--json"]
+        code = main(["extract", *arguments, "--max-error-rate", "1", *more])
+        assert code == 0
+        record: dict[str, Any] = json.loads(self.capsys.readouterr().out)
+        return record
+
+    def errors(self) -> list[tuple[str, str]]:
+        """(clip, code) of the open errors."""
+        assert main(["store", "errors", self.store, "--json"]) == 0
+        return [(row["clip_id"], row["code"]) for row in json.loads(self.capsys.readouterr().out)["errors"]]
+
+    def permanent(self, block: str) -> int:
+        """Clips that `store verify` excludes from a block."""
+        assert main(["store", "verify", self.store, "--clips", self.clips, "--json"]) == 0
+        blocks = json.loads(self.capsys.readouterr().out)["blocks"]
+        return sum(books["permanent"] for found in blocks if found["block"] == block for books in found["books"])
+
+
+@pytest.fixture
+def study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Study:
+    return Study(tmp_path, capsys)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestExtract:
+    def test_a_clip_mended_and_retried_gets_its_rows_in_a_new_block(self, study: Study) -> None:
+        study.break_it("bad")
+        assert study.extract("placeholder")["failed_on_list"] == 1
+        assert study.errors() == [("bad", "not_audio")]
+        study.mend("bad")
+        assert study.extract("placeholder", "--retry-errors")["failed_on_list"] == 0
+        assert study.errors() == []
+        record = study.extract("placeholder_frames")
+        assert (record["pending"], record["finished"], record["failed_on_list"]) == (2, 2, 0)
+        assert study.permanent("placeholder_frames") == study.permanent("placeholder") == 0
+
+    def test_a_clip_that_broke_after_it_had_rows_is_counted_and_listed(self, study: Study) -> None:
+        study.extract("placeholder")
+        study.break_it("bad")
+        assert study.extract("placeholder_frames")["failed_on_list"] == 1
+        assert study.errors() == [("bad", "not_audio")]
+        assert study.permanent("placeholder_frames") == 1
+        again = study.extract("placeholder_frames")
+        assert (again["pending"], again["failed_on_list"]) == (0, 1)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def finished(attempt: int, errors: list[RowError], block: str = "placeholder") -> tuple[Any, pa.Table]:
+    """One clip as it reaches the sink, with its rows unless it has errors."""
+    work = block_work(BlockSpec(block, "fast", 0, ("raw",)))
+    columns = {column.name: np.zeros((1, column.size) if column.size > 1 else 1) for column in work.spec.make().columns}
+    from acoustic_env.features.block import to_table
+
+    tables = [] if errors else [to_table(work.schema, ["a"], ["raw"], columns)]
+    row = {"clip_id": "a", "uri": "a.wav", "start_s": None, "end_s": None, "need": 1, "attempt": attempt}
+    clips = pa.Table.from_pylist([row], WORK_SCHEMA)
+    owners = [np.zeros(1, np.int64)] * len(tables)
+    clips = clips.append_column(f"rows:{block}", pack_rows(tables, owners, 1, work.schema))
+    return work, clips.append_column("errors", pack_errors([errors]))
+
+
+@pytest.mark.parametrize("code", ["worker_died", "not_audio"])
+def test_a_run_killed_before_its_rows_leaves_a_pending_clip_not_an_excluded_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Any
+) -> None:
+    store = FeatureStore(str(tmp_path / "store"))
+    monkeypatch.setattr(sink, "check", lambda url, token: None)
+    stage = "compute" if code == "worker_died" else "decode"
+    work, failed = finished(1, [RowError(stage, code, "what happened", permanent=True)])
+    assert Write(store.url, 1, [work], "run-1")(failed)["failed"].to_pylist() == [1.0]
+    assert Failures(store).excluded("new", "f", "raw").to_pylist() == ["a"]
+
+    def die(self: FeatureStore, table: pa.Table) -> str:
+        raise Killed
+
+    work, done = finished(2, [])
+    with monkeypatch.context() as killing:
+        killing.setattr(FeatureStore, "write_part", die)
+        with pytest.raises(Killed):
+            Write(store.url, 1, [work], "run-2")(done)
+    for _ in range(2):
+        assert Failures(store).excluded("new", "f", "raw").to_pylist() == []
+        assert Failures(store).open().num_rows == 0
+        assert Write(store.url, 1, [work], "run-3")(finished(3, [])[1])["failed"].to_pylist() == [0.0]
+
+
+def test_a_clip_cured_before_there_were_resolved_rows_is_not_excluded(tmp_path: Path) -> None:
+    store = FeatureStore(str(tmp_path / "store"))
+    store.write_errors(fake_errors(("cured", "decode", "not_audio", True, 1), ("broken", "decode", "empty", True, 1)))
+    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": FP}})
+    store.write_part(fake_table(["cured", "good"]))
+    assert Failures(store).excluded("new", "f", "raw").to_pylist() == ["broken"]
+    assert Failures(store).open()["clip_id"].to_pylist() == ["broken"]
+
+
+def test_an_error_of_one_signal_excludes_that_signal_only(tmp_path: Path) -> None:
+    store = FeatureStore(str(tmp_path / "store"))
+    errors = fake_errors(("a", "fake", "compute_failed", True, 1))
+    signal = errors.schema.get_field_index("signal")
+    store.write_errors(errors.set_column(signal, errors.schema.field(signal), pa.array(["fg"])))
+    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": FP}})
+    missing = store.missing(["a"], ["raw", "fg"], "fake", FP)
+    assert missing["signal"].to_pylist() == ["raw"]
+    store.write_part(fake_table(["a"], ["raw"]))
+    assert Failures(store).open()["signal"].to_pylist() == ["fg"]
+    store.write_part(fake_table(["a"], ["fg"]))
+    assert Failures(store).open().num_rows == 0
+
+
+def test_errors_written_before_there_was_a_signal_exclude_every_signal(tmp_path: Path) -> None:
+    store = FeatureStore(str(tmp_path / "store"))
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "store" / store.write_errors(fake_errors(("a", "fake", "compute_failed", True, 1)))
+    pq.write_table(pq.read_table(path).drop_columns(["signal"]), path)
+    assert store.errors()["clip_id"].to_pylist() == ["a"]
+    assert store.missing(["a"], ["raw", "fg"], "fake", FP).num_rows == 0
+    assert not pc.any(store.errors()["signal"].is_valid()).as_py()
