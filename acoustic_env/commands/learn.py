@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from acoustic_env.commands.arguments import check_inputs
 from acoustic_env.errors import UsageError
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def _store(url: str) -> FeatureStore:
 
 def run_train(namespace: argparse.Namespace) -> int:
     """Train and save a bundle."""
+    check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
     from acoustic_env.io.documents import load_recipe
     from acoustic_env.models.learn import train
     from acoustic_env.pipeline.cluster import cluster
@@ -244,6 +246,7 @@ def model_settings(base: ModelSettings, namespace: argparse.Namespace) -> ModelS
 
 def run_tune(namespace: argparse.Namespace) -> int:
     """Search, then write the table, the plot and the best settings."""
+    check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
     import pyarrow.csv as pa_csv
 
     from acoustic_env.io.documents import load_recipe
@@ -283,6 +286,7 @@ def run_tune(namespace: argparse.Namespace) -> int:
 
 def run_study_command(namespace: argparse.Namespace) -> int:
     """Run the study and write its table."""
+    check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
     import pyarrow.csv as pa_csv
 
     from acoustic_env.io.documents import load_recipe
@@ -305,6 +309,7 @@ def run_study_command(namespace: argparse.Namespace) -> int:
 
 def run_evaluate(namespace: argparse.Namespace) -> int:
     """Judge, record the look, print."""
+    check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
     from acoustic_env.clips.table import read_clips
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import evaluate_bundle
@@ -331,15 +336,16 @@ def run_evaluate(namespace: argparse.Namespace) -> int:
 
 def run_predict(namespace: argparse.Namespace) -> int:
     """Predict a list or files."""
+    if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):
+        msg = "predict takes either --clips with --store, or audio files"
+        raise UsageError(msg)
+    check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
     import pyarrow.parquet as pq
 
     from acoustic_env.clips.table import read_clips
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.predict import predict, predict_files
 
-    if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):
-        msg = "predict takes either --clips with --store, or audio files"
-        raise UsageError(msg)
     bundle = Bundle.load(namespace.bundle)
     if namespace.clips:
         clip_ids = read_clips(namespace.clips)["clip_id"].to_pylist()

@@ -8,6 +8,8 @@ import json
 import sys
 from typing import Any
 
+from acoustic_env.commands.arguments import check_inputs
+
 DESCRIPTION = """\
 Take a new clip list into a labels table: extract the features that are missing, score the clips with a classifier,
 test for drift against its training, write a new version of the labels and what changed (or nothing when nothing did),
@@ -52,6 +54,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Run once and print the summary."""
+    check_inputs(clips=namespace.clips, bundle=namespace.bundle)
     from acoustic_env.audit.reannotate import ReannotateSettings, reannotate
 
     names = [field.name for field in dataclasses.fields(ReannotateSettings)]

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 import psutil
 
 from acoustic_env.errors import UsageError
+from acoustic_env.memory import available_memory
 from acoustic_env.pipeline.lean import without_daemons
 from acoustic_env.pipeline.plan import GIB, Resources
 
@@ -28,11 +30,7 @@ def local_resources() -> Resources:
     quota = _cgroup("cpu.max").split()
     if len(quota) == 2 and quota[0] != "max":
         cpus = min(cpus, max(1.0, int(quota[0]) / int(quota[1])))
-    memory = psutil.virtual_memory().available
-    limit = _cgroup("memory.max")
-    if limit.isdigit():
-        memory = min(memory, int(limit))
-    return Resources(cpus, 0.0, memory)
+    return Resources(cpus, 0.0, available_memory(psutil.virtual_memory().available))
 
 
 def _cgroup(name: str) -> str:
@@ -68,7 +66,7 @@ def cluster(address: str | None) -> Iterator[Resources]:
         address: of a cluster to join; None takes RAY_ADDRESS (set by `ray job submit`), else starts a local one.
 
     Raises:
-        UsageError: no cluster answers at the address.
+        UsageError: no cluster answers at the address, or Ray does not start on this machine.
     """
     import ray
 
@@ -77,18 +75,27 @@ def cluster(address: str | None) -> Iterator[Resources]:
         return
     workers_of_one_thread()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        if joins(address):
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-        else:
-            _start_local()
-    except (ConnectionError, ValueError) as error:
-        msg = f"no Ray cluster answers at {address or os.environ.get('RAY_ADDRESS')!r}: {error}"
-        raise UsageError(msg) from error
+    if joins(address):
+        _join(address)
+    else:
+        _start_local()
     try:
         yield cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _join(address: str | None) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    except (OSError, ValueError, RuntimeError) as error:
+        msg = (
+            f"no Ray cluster answers at {address or os.environ.get('RAY_ADDRESS')!r}: {error}; "
+            "check --address (or RAY_ADDRESS) and that the cluster runs the same versions of Ray and Python"
+        )
+        raise UsageError(msg) from error
 
 
 def _start_local() -> None:
@@ -99,17 +106,24 @@ def _start_local() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     local = local_resources()
     store = int(min(OBJECT_STORE_MOST, local.memory * OBJECT_STORE_SHARE, _shared_memory() * 0.9))
-    with _silent_stderr(), _batch_policy(), without_daemons():
-        ray.init(
-            address="local",
-            num_cpus=int(local.cpus),
-            num_gpus=None if torch_has_cuda() else 0,
-            object_store_memory=max(store, 100 << 20),
-            _memory=local.memory - store,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+    try:
+        with _silent_stderr(), _batch_policy(), without_daemons():
+            ray.init(
+                address="local",
+                num_cpus=int(local.cpus),
+                num_gpus=None if torch_has_cuda() else 0,
+                object_store_memory=max(store, 100 << 20),
+                _memory=local.memory - store,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        msg = (
+            f"Ray does not start on this machine: {error}; it needs memory, and space in /dev/shm and in "
+            f"{tempfile.gettempdir()} (TMPDIR); or join a cluster with --address"
         )
+        raise UsageError(msg) from error
 
 
 def torch_has_cuda() -> bool:
