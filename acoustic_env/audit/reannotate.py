@@ -2,14 +2,18 @@
 
 Made for a schedule: the same list twice changes nothing the second time, and a run that was killed is completed by the
 next one. Versions of the labels are written freely; which of them counts is LABELS/published.json, and that moves only
-when the lower bound of the new version's accuracy beats the published one, or a person approves.
+when a version is shown to be better than the published one on the same rows of the same frame (`audit.frames`), or a
+person approves.
+
+In each run: the answers so far judge the versions whose samples they are of, and the best shown one is published; the
+next version is written with those answers; a sample is drawn that will judge it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,13 +22,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.consensus import consensus, gold_truths
 from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
-from acoustic_env.audit.intervals import Interval
+from acoustic_env.audit.frames import (
+    Judgement,
+    Judges,
+    accuracy_of_all,
+    better_version,
+    draw_frame,
+    judge,
+    row_keys,
+    what_it_judges,
+)
 from acoustic_env.audit.labels import diff, read_version, versions, write_version
-from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
-from acoustic_env.audit.sample import SampleSettings, draw_sample
-from acoustic_env.audit.sequential import confidence_sequence, may_publish
+from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.clips.select import CLASS_COLUMN, select
@@ -42,7 +52,6 @@ from acoustic_env.store.lease import acquire_lease
 
 PUBLISHED: Final = "published.json"
 VERDICTS: Final = "verdicts.parquet"
-FEWEST_TO_SAMPLE: Final = 10
 Say = Callable[[str], None]
 
 
@@ -56,7 +65,7 @@ class ReannotateSettings:
         bundle: folder of the classifier.
         labels: LABELS, the folder of versions.
         verdicts: all that listeners have said of the samples so far; None for what an earlier run was given.
-        budget: label rows in the sample of a list's new clips.
+        budget: label rows in the sample that judges a version, at least 2.
         approved_by: name of the person who publishes whatever the numbers say.
         max_error_rate: as of the extraction job.
         address: Ray cluster to join for the extraction.
@@ -91,19 +100,21 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
     bundle = Bundle.load(settings.bundle)
     clips = select(read_clips(settings.clips), bundle.recipe).clips
     with acquire_lease(settings.labels, f"reannotate {settings.clips}"):
+        verdicts, samples = _answers(settings)
         failure, extracted = _extract(settings, bundle, clips, say)
         ranked = score(bundle, clips, FeatureStore(settings.store), say)
+        judged = judge(samples, verdicts)
+        published = _publish_judged(settings, judged)
         before = read_version(settings.labels) if versions(settings.labels) else None
         fresh = _fresh(ranked, before)
-        sample = _sample(settings, fresh)
-        verdicts, heard = _heard(settings)
-        table = merge(before, relabel(ranked, verdicts, heard, RelabelSettings()))
+        table = merge(before, relabel(ranked, verdicts, _together(samples), RelabelSettings()))
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
         changed = 0
         if written.new:
             changed = _write_diff(settings.labels, written.version, before, table)
-        accuracy = None if verdicts is None or heard is None else cross_fitted(ranked, verdicts, heard, settings.seed)
-        published = _publish(settings, written.version, accuracy)
+        if settings.approved_by:
+            published = _approve(settings, written.version)
+        sample = _sample(settings, written.version, samples, published["version"])
         drift = _drift(settings, bundle, clips, fresh)
     summary: dict[str, Any] = {
         "clips": clips.num_rows,
@@ -116,12 +127,20 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         "changed": changed,
         "drift": None if drift is None else _drift_summary(drift),
         "sample": sample,
-        "accuracy": None if accuracy is None else {**accuracy.version.as_dict(), "as_given": accuracy.as_given},
         "published": published,
+        **weekly_accuracy(judged),
     }
     if failure is not None:
         raise TooManyFailures(f"{failure}\n{json.dumps(summary, sort_keys=True)}") from failure
     return summary
+
+
+def weekly_accuracy(judged: Sequence[Judgement]) -> dict[str, Any]:
+    """Return what the summary says: `accuracy` on the last frame with answers, `accuracy_of_all` on all of them."""
+    if not judged:
+        return {"accuracy": None, "accuracy_of_all": None}
+    frames = {"frames": len(judged), "rows": sum(judgement.rows for judgement in judged)}
+    return {"accuracy": judged[-1].as_dict(), "accuracy_of_all": accuracy_of_all(judged).as_dict() | frames}
 
 
 def _extract(
@@ -213,12 +232,7 @@ def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
 
 def _among(rows: pa.Table, others: pa.Table) -> pa.Array:
     """bool[rows]: the (clip, label) is one of the others'."""
-
-    def keys(table: pa.Table) -> pa.Array:
-        clip_ids, labels = table["clip_id"].combine_chunks(), table["label"].combine_chunks()
-        return pc.binary_join_element_wise(clip_ids, labels, "\x00")
-
-    return pc.is_in(keys(rows), value_set=keys(others))
+    return pc.is_in(row_keys(rows), value_set=row_keys(others))
 
 
 def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table) -> int:
@@ -229,105 +243,105 @@ def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table
     return int(changes.num_rows)
 
 
-def _sample(settings: ReannotateSettings, fresh: pa.Table) -> str | None:
-    """A simple random sample of the labels given to clips never listed before, kept under its frame's hash.
-
-    A simple one, so that the confidence sequence over all samples needs no weights.
-    """
-    given = int(pc.sum(fresh["given"]).as_py() or 0)
-    if given < FEWEST_TO_SAMPLE:
+def _sample(settings: ReannotateSettings, version: str, samples: list[pa.Table], published: str | None) -> str | None:
+    """Draw and keep the sample that judges the version, unless it has one or there is too little to draw from."""
+    known = [judges for sample in samples if (judges := what_it_judges(sample))]
+    if any(judges.version == version for judges in known):
         return None
-    drawn = draw_sample(fresh, SampleSettings(min(settings.budget, given), "simple", settings.seed, repeat=0.0))
-    url = f"{settings.labels.rstrip('/')}/samples/{drawn['frame_hash'][0].as_py()}.parquet"
+    labels = read_version(settings.labels, version)
+    clips = pc.unique(labels["clip_id"])
+    if known:
+        held = read_version(settings.labels, max(known, key=lambda judges: judges.number).version)
+        clips = clips.filter(pc.invert(pc.is_in(clips, value_set=pc.unique(held["clip_id"]))))
+    judges = Judges(len(known) + 1, settings.clips, version, published)
+    base = None if published is None else read_version(settings.labels, published)
+    drawn = draw_frame(labels, base, clips, samples, judges, settings.budget, settings.seed)
+    if drawn is None:
+        return None
+    url = f"{settings.labels.rstrip('/')}/samples/{judges.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
     write_table(drawn, url)
     return url
 
 
-def _heard(settings: ReannotateSettings) -> tuple[pa.Table | None, pa.Table | None]:
-    """The verdicts and all samples drawn so far as one; verdicts once given are kept and count in every later run."""
+def _answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Table]]:
+    """The verdicts and all samples drawn so far; verdicts once given are kept and count in every later run."""
     root = settings.labels.rstrip("/")
     filesystem = open_filesystem(settings.labels)
+    samples = [read_table(f"{root}/{entry.path}") for entry in filesystem.entries("samples")]
     kept = f"{root}/{VERDICTS}"
     given = settings.verdicts
     if given is None:
         if not any(entry.path == VERDICTS for entry in filesystem.entries("")):
-            return None, None
+            return None, samples
         given = kept
     verdicts = check_verdicts(read_table(given), given)
-    drawn = [read_table(f"{root}/{entry.path}") for entry in filesystem.entries("samples")]
-    if not drawn:
+    if not samples:
         msg = f"--verdicts {given}: no sample has been drawn yet; listen to the one a first run names"
         raise UsageError(msg)
     if given != kept:
         write_table(verdicts, kept)
-    return verdicts, pa.concat_tables([table.replace_schema_metadata(None) for table in drawn])
+    return verdicts, samples
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """How many of the sampled labels are right.
-
-    Attributes:
-        version: of what the version says, decided without the verdict on the row itself; valid at every look.
-        as_given: share of the given labels that are right.
-    """
-
-    version: Interval
-    as_given: float
+def _together(samples: list[pa.Table]) -> pa.Table | None:
+    """All samples as one, for relabeling."""
+    plain = [sample.replace_schema_metadata(None) for sample in samples]
+    return pa.concat_tables(plain, promote_options="default") if plain else None
 
 
-def cross_fitted(ranked: pa.Table, verdicts: pa.Table, sample: pa.Table, seed: int) -> Accuracy | None:
-    """Accuracy of the decisions on the listened sample, each half decided with the verdicts on the other half.
-
-    A version follows its listeners, so rows they heard say nothing about rows they did not: hence the two halves.
-
-    Returns:
-        None when no row of the sample has a sure answer.
-    """
-    believed = consensus(verdicts, gold_truths(sample))
-    truth = {key: row.applies for key, row in believed.items() if row.answered and row.applies is not None}
-    drawn = set(_keys(sample.filter(pc.equal(sample["role"], "sample"))))
-    keys = sorted(truth.keys() & drawn & set(_keys(ranked)))
-    if not keys:
-        return None
-    half = np.random.default_rng(seed).permutation(len(keys)) % 2
-    right = 0.0
-    for side in (0, 1):
-        judged = {key for key, which in zip(keys, half, strict=True) if which == side}
-        others = pa.array([key not in judged for key in _keys(verdicts)])
-        decided = relabel(ranked, verdicts.filter(others), sample, RelabelSettings())
-        state = dict(zip(_keys(decided), applies(decided).tolist(), strict=True))
-        right += sum(truth[key] if state[key] else 1.0 - truth[key] for key in judged)
-    given = sum(truth[key] for key in keys) / len(keys)
-    return Accuracy(confidence_sequence(right, len(keys)), given)
+def _publish_judged(settings: ReannotateSettings, judged: Sequence[Judgement]) -> dict[str, Any]:
+    """Move LABELS/published.json to a version shown to be better; returns what is published now and why."""
+    current = _published(settings)
+    better = better_version(judged, current)
+    if better is not None:
+        reason = f"{better.judges.version} is better than {_name(current)}: {_improvement(better)}"
+        return _publish(settings, better.judges.version, reason, better.as_dict())
+    if not judged:
+        reason = "no sample of a version has an answer yet"
+    elif judged[-1].judges.version == current:
+        reason = "published already"
+    elif not judged[-1].changed:
+        last = judged[-1].judges
+        reason = f"apart from rows with answers, {last.version} says what {_name(last.published)} said"
+    else:
+        last = judged[-1].judges
+        reason = f"{last.version} is not shown to be better than {_name(last.published)}: {_improvement(judged[-1])}"
+    return {"version": current, "reason": reason}
 
 
-def _keys(table: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))
-
-
-def _publish(settings: ReannotateSettings, version: str, accuracy: Accuracy | None) -> dict[str, Any]:
-    """Move LABELS/published.json to the version if it may; returns what is published now and why."""
-    filesystem = open_filesystem(settings.labels)
-    try:
-        current: dict[str, Any] = json.loads(filesystem.read(PUBLISHED))
-    except FileNotFoundError:
-        current = {"version": None, "accuracy": None}
-    if current["version"] == version:
+def _approve(settings: ReannotateSettings, version: str) -> dict[str, Any]:
+    """Publish a version on a person's word."""
+    if _published(settings) == version:
         return {"version": version, "reason": "published already"}
-    candidate = accuracy.version if accuracy is not None else Interval(float("nan"), 0.0, 1.0, "none", 0)
-    previous = current["accuracy"] if current["accuracy"] is not None else accuracy.as_given if accuracy else None
-    decision = may_publish(candidate, previous, settings.approved_by)
-    if not decision.publish:
-        return {"version": current["version"], "reason": decision.reason}
-    record = {
-        "version": version,
-        "accuracy": candidate.estimate if candidate.n else None,
-        "reason": decision.reason,
-        "time_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-    }
-    filesystem.write(PUBLISHED, json.dumps(record, indent=1).encode())
-    return {"version": version, "reason": decision.reason}
+    return _publish(settings, version, f"approved by {settings.approved_by}", None)
+
+
+def _published(settings: ReannotateSettings) -> str | None:
+    """The version that LABELS/published.json names."""
+    try:
+        version: str | None = json.loads(open_filesystem(settings.labels).read(PUBLISHED))["version"]
+    except FileNotFoundError:
+        return None
+    return version
+
+
+def _publish(settings: ReannotateSettings, version: str, reason: str, judged: dict[str, Any] | None) -> dict[str, Any]:
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    record = {"version": version, "reason": reason, "judged": judged, "time_utc": now}
+    open_filesystem(settings.labels).write(PUBLISHED, json.dumps(record, indent=1).encode())
+    return {"version": version, "reason": reason}
+
+
+def _name(version: str | None) -> str:
+    return version or "the labels as given"
+
+
+def _improvement(judged: Judgement) -> str:
+    found = judged.improvement
+    return (
+        f"improvement {found.estimate:+.3f} ({found.low:+.3f} to {found.high:+.3f}) on frame {judged.judges.number}, "
+        f"{found.n:,} of {judged.changed:,} changed rows answered"
+    )
 
 
 def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh: pa.Table) -> Drift | None:

@@ -103,13 +103,37 @@ def draw_sample(ranked: pa.Table, settings: SampleSettings, gold: pa.Table | Non
         chances = np.full(len(quality), settings.n / len(quality))
         inclusion = chances if simple else inclusion_probabilities(quality, settings.n)
         rows = np.sort(rng.choice(len(quality), settings.n, replace=False)) if simple else systematic(inclusion, rng)
+    return sample_table(frame, strata, rows, inclusion, settings, rng, gold)
+
+
+def sample_table(
+    frame: pa.Table,
+    strata: npt.NDArray[Any],
+    rows: Ints,
+    inclusion: Floats,
+    settings: SampleSettings,
+    rng: np.random.Generator,
+    gold: pa.Table | None = None,
+) -> pa.Table:
+    """Return the sample table of rows that were drawn; see the module for its columns.
+
+    Args:
+        frame: clip_id, label, given, quality, flagged of all rows, sorted by clip and label.
+        strata: [frame rows] name of each row's stratum.
+        rows: those drawn, ascending.
+        inclusion: [frame rows] inclusion probabilities.
+        settings: design, seed and share of repeats.
+        rng: of the repeats and the order.
+        gold: as for `draw_sample`.
+    """
+    quality, labels = quality_of(frame), np.asarray(frame.column("label").to_pylist())
     columns: dict[str, list[Any]] = {
         "clip_id": frame.column("clip_id").take(pa.array(rows)).to_pylist(),
         "label": labels[rows].tolist(),
         "stratum": strata[rows].tolist(),
         "inclusion_probability": inclusion[rows].tolist(),
         "role": ["sample"] * len(rows),
-        "given": [not settings.absent] * len(rows),
+        "given": np.asarray(frame.column("given"))[rows].tolist(),
         "quality": quality[rows].tolist(),
         "flagged": np.asarray(frame.column("flagged"))[rows].tolist(),
         "rank": suspicion_rank(quality)[rows].tolist(),

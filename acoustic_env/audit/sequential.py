@@ -1,89 +1,149 @@
-"""Intervals that stay valid however often one looks, and the rule that decides whether a version is published.
+"""Confidence sequences: intervals of a share that hold at every look together, for samples of several strata.
 
 An ordinary 95 % interval looked at every week is wrong far more often than 5 % of the time. A confidence sequence
 covers at every look at once: it may be watched, and listening may stop whenever it is narrow enough.
 
-Source: Robbins 1970 (mixture martingales); Howard et al. 2021; Waudby-Smith & Ramdas 2024 (betting).
+`confidence_sequence` is about a finite frame in strata (lists of unequal size, rows a version changed and rows it did
+not), each sampled without replacement, in which later strata may depend on earlier answers in any way: models,
+decisions and list sizes may change from week to week.
+
+Why it holds. Let y_1, y_2, ... in [0, 1] be a stratum's answers in the order in which they came, N its rows, A its
+mean. Given everything before, the next answer has the mean mu_j = (N A - y_1 - ... - y_(j-1)) / (N - j + 1)
+(Waudby-Smith & Ramdas 2020). For a bet l > 0 and a weight w fixed when the stratum was drawn, convexity (Hoeffding
+1963) gives E exp(-l w y_j) <= 1 - mu_j (1 - exp(-l w)). So the product of exp(-l w y_j) / (1 - mu_j (1 - exp(-l w)))
+over all answers of all strata is a nonnegative supermartingale, and so is its mean over bets fixed in advance. By
+Ville's inequality (1939) it ever exceeds 2 / alpha with probability at most alpha / 2; the upper bound is the largest
+mean of all rows at which it does not. The means of the single strata are unknown: of all that give the same mean of all
+rows, those count that make the product least, as in sequential stratified inference (Spertus, Sridhar & Stark 2024).
+The lower bound is the upper bound of 1 - y.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from acoustic_env.audit.intervals import Floats, Interval, nothing_observed
 
-
-def confidence_sequence(right: float, n: int, level: float = 0.95) -> Interval:
-    """Beta-binomial mixture confidence sequence for a share, one look of it.
-
-    All p for which the mixture martingale B(k + 1/2, n - k + 1/2) / B(1/2, 1/2) / (p^k (1-p)^(n-k)) is below
-    1 / (1 - level). With probability `level` the truth is inside at every n at once (Ville's inequality).
-
-    Args:
-        right: right answers k so far.
-        n: answers so far, in the random order of the sample.
-        level: coverage over all looks together.
-    """
-    method = "confidence sequence"
-    if n <= 0:
-        return nothing_observed(method)
-    from scipy.optimize import brentq
-    from scipy.special import betaln, xlog1py, xlogy
-
-    wrong = n - right
-    threshold = float(betaln(right + 0.5, wrong + 0.5) - betaln(0.5, 0.5)) + np.log(1.0 - level)
-
-    def excess(p: float) -> float:
-        return float(xlogy(right, p) + xlog1py(wrong, -p) - threshold)
-
-    share, edge = right / n, 1e-12
-    low = 0.0 if right == 0 else float(brentq(excess, edge, share))
-    high = 1.0 if wrong == 0 else float(brentq(excess, share, 1.0 - edge))
-    return Interval(share, low, high, method, n)
-
-
-def looks(values: Floats, at: list[int], level: float = 0.95) -> list[Interval]:
-    """The sequence at several looks, each intersected with those before it: it only ever narrows.
-
-    Args:
-        values: [n] answers (0 or 1) in the random order in which they were given.
-        at: numbers of answers at which one looks, ascending.
-        level: coverage over all looks together.
-    """
-    narrowed: list[Interval] = []
-    low, high = 0.0, 1.0
-    for n in at:
-        now = confidence_sequence(float(values[:n].sum()), n, level)
-        low, high = max(low, now.low), min(high, now.high)
-        narrowed.append(Interval(now.estimate, min(low, now.estimate), max(high, now.estimate), now.method, n))
-    return narrowed
+METHOD: Final = "confidence sequence"
+BETS: Final = 2.0 ** np.arange(-18, 3)  # per row that an answer stands for; equally likely beforehand
+MULTIPLIERS: Final = 128  # Lagrange multipliers tried; any of them gives a valid bound
+HALVINGS: Final = 25
 
 
 @dataclass(frozen=True)
-class Publication:
-    """Whether a version of the labels goes out, and why."""
+class SampledStratum:
+    """One part of a frame, sampled without replacement.
 
-    publish: bool
-    reason: str
+    Attributes:
+        size: rows N of the stratum.
+        drawn: rows of the sample, fixed before anyone answers.
+        values: answers so far in [0, 1], in the order in which they came.
+    """
+
+    size: int
+    drawn: int
+    values: Floats
 
 
-def may_publish(candidate: Interval, previous: float | None, approved_by: str | None = None) -> Publication:
-    """A version is published only if its lower bound beats the previous version's estimate, or a person approves.
+def confidence_sequence(strata: Sequence[SampledStratum], level: float = 0.95) -> Interval:
+    """Return one look of the confidence sequence for the mean of all rows of all strata (see the module).
 
     Args:
-        candidate: label accuracy of the new version on a probability sample (a confidence sequence when looked at
-            repeatedly).
-        previous: the previous version's estimated accuracy; None when there is none.
-        approved_by: name of the person who approves; None when nobody has.
+        strata: between two looks answers and strata are only ever added. A stratum without answers is counted with
+            everything it may hold.
+        level: coverage over all looks together.
     """
-    if approved_by:
-        return Publication(True, f"approved by {approved_by}")
-    if previous is None:
-        return Publication(False, "no estimate of a previous version to beat: a person has to approve the first one")
-    if candidate.n == 0:
-        return Publication(False, "nobody has listened to a sample of the new version")
-    if candidate.low > previous:
-        return Publication(True, f"lower bound {candidate.low:.3f} beats the previous version's {previous:.3f}")
-    return Publication(False, f"lower bound {candidate.low:.3f} does not beat the previous version's {previous:.3f}")
+    answers = sum(len(stratum.values) for stratum in strata)
+    if answers == 0:
+        return nothing_observed(METHOD)
+    total = sum(stratum.size for stratum in strata)
+    means = [stratum.values.mean() if len(stratum.values) else 0.5 for stratum in strata]
+    estimate = float(sum(stratum.size * mean for stratum, mean in zip(strata, means, strict=True))) / total
+    high = _upper(strata, level)
+    low = 1.0 - _upper([SampledStratum(s.size, s.drawn, 1.0 - s.values) for s in strata], level)
+    return Interval(estimate, min(low, estimate), max(high, estimate), METHOD, answers)
+
+
+def level_of_frame(number: int, level: float = 0.95) -> float:
+    """Return the level for the n-th of endlessly many frames, so that all their intervals hold together.
+
+    Its error is (1 - level) / (n (n + 1)); over all n these sum to 1 - level.
+
+    Args:
+        number: 1 for the first frame.
+        level: coverage of all frames together.
+    """
+    return 1.0 - (1.0 - level) / (number * (number + 1))
+
+
+def _upper(strata: Sequence[SampledStratum], level: float) -> float:
+    """Largest mean of all rows that the mixture of bets does not reject at 2 / (1 - level)."""
+    share = np.array([stratum.size for stratum in strata], dtype=np.float64)
+    share /= share.sum()
+    weight = np.array([_bet_weight(stratum) for stratum in strata])
+    slope, shift, lowest, highest = np.array([_conditional_means(stratum) for stratum in strata]).T
+    answers = np.array([len(stratum.values) for stratum in strata], dtype=np.float64)
+    right = np.array([stratum.values.sum() for stratum in strata])
+    scaled = BETS[:, None] * weight
+    caution = -np.expm1(-scaled)  # [bets, strata] 1 - exp(-l w)
+    multipliers, dual = _dual(share, answers, caution, scaled, slope, shift, lowest, highest)
+    gained = -(scaled @ right)
+    threshold = np.log(2.0 / (1.0 - level))
+
+    def rejected(mean: float) -> bool:
+        log_wealth = gained - (dual - multipliers * mean).min(axis=1) - np.log(len(BETS))
+        return bool(np.logaddexp.reduce(log_wealth) >= threshold)
+
+    low, high = float(share @ lowest), float(share @ highest)
+    if not rejected(high):
+        return high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2.0
+        low, high = (low, middle) if rejected(middle) else (middle, high)
+    return high
+
+
+def _bet_weight(stratum: SampledStratum) -> float:
+    """What one answer counts: about N / n, less where the sample takes much of the stratum."""
+    steps = stratum.size - np.arange(stratum.drawn)
+    return 1.0 / float((1.0 / steps).sum())
+
+
+def _conditional_means(stratum: SampledStratum) -> tuple[float, float, float, float]:
+    """The mean over answers of mu_j = slope A - shift, and the least and largest A that the answers leave possible."""
+    n, size = len(stratum.values), stratum.size
+    known = float(stratum.values.sum())
+    if n == 0:
+        return 1.0, 0.0, 0.0, 1.0
+    left = size - np.arange(n)
+    before = np.cumsum(stratum.values) - stratum.values
+    return float((size / left).mean()), float((before / left).mean()), known / size, (known + size - n) / size
+
+
+def _dual(
+    share: Floats,
+    answers: Floats,
+    caution: Floats,
+    scaled: Floats,
+    slope: Floats,
+    shift: Floats,
+    lowest: Floats,
+    highest: Floats,
+) -> tuple[Floats, Floats]:
+    """Multipliers eta and D(eta) [bets, multipliers]: min over eta of D(eta) - eta mean bounds the log of the product.
+
+    D(eta) = max over A of sum m log(1 - caution (slope A - shift)) + eta share A, stratum by stratum in closed form.
+    """
+    heard = answers > 0
+    price = (answers * caution * slope / share)[:, heard]  # [bets, strata] eta at which a stratum's A starts to rise
+    least, most = price.min(axis=1), (price * np.exp(np.minimum(scaled[:, heard], 30.0))).max(axis=1)
+    eta = np.exp(np.linspace(np.log(least), np.log(most), MULTIPLIERS, axis=1))
+    c = caution[:, None, :]
+    mean = (1.0 + c * shift - answers * c * slope / (eta[:, :, None] * share)) / (c * slope)
+    mean = np.clip(mean, lowest, highest)
+    remaining = np.maximum(1.0 - c * (slope * mean - shift), 1e-300)
+    return eta, (answers * np.log(remaining) + eta[:, :, None] * share * mean).sum(axis=2)

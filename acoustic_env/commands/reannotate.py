@@ -13,7 +13,8 @@ from acoustic_env.commands.arguments import check_inputs
 DESCRIPTION = """\
 Take a new clip list into a labels table: extract the features that are missing, score the clips with a classifier,
 test for drift against its training, write a new version of the labels and what changed (or nothing when nothing did),
-draw a sample for listeners, and publish only what is shown to be better or is approved.
+draw a sample that judges that version, and publish only a version that its sample shows to be better than the published
+one on the same rows, or that a person approves.
 
 Run it again and nothing happens; kill it and run it again, and it completes. One run at a time (exit 4)."""
 
@@ -39,7 +40,9 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--bundle", required=True, metavar="DIR", help="trained classifier")
     parser.add_argument("--labels", required=True, metavar="LABELS", help="folder of versions of the labels")
     parser.add_argument("--verdicts", metavar="FILE", help="all that listeners said of the samples so far")
-    parser.add_argument("--budget", type=int, default=100, metavar="N", help="labels to listen to per list (100)")
+    parser.add_argument(
+        "--budget", type=int, default=100, metavar="N", help="rows in the sample that judges a version (100)"
+    )
     parser.add_argument("--approve", dest="approved_by", metavar="NAME", help="publish, on this person's word")
     parser.add_argument(
         "--max-error-rate", type=float, default=0.05, metavar="SHARE", help="failed clips allowed (0.05)"
@@ -81,11 +84,16 @@ def describe(summary: dict[str, Any]) -> list[str]:
     if summary["sample"] is not None:
         lines.append(f"to listen to: acoustic-env audit listen --sample {summary['sample']} --clips ...")
     if summary["accuracy"] is not None:
-        accuracy = summary["accuracy"]
-        bounds = f"{accuracy['low']:.3f} to {accuracy['high']:.3f}"
+        accuracy, everywhere = summary["accuracy"], summary["accuracy_of_all"]
+        of = f"{accuracy['version']} on the {accuracy['rows']:,} rows of frame {accuracy['frame']}"
+        lines.append(f"accuracy of {of}: {_bounds(accuracy)}, as given {accuracy['as_given']:.3f}")
         lines.append(
-            f"accuracy of the version {accuracy['estimate']:.3f} ({bounds}), as given {accuracy['as_given']:.3f}"
+            f"accuracy over all {everywhere['frames']:,} frames, {everywhere['rows']:,} rows: {_bounds(everywhere)}"
         )
     published = summary["published"]
     lines.append(f"published: {published['version'] or 'nothing yet'} ({published['reason']})")
     return lines
+
+
+def _bounds(interval: dict[str, Any]) -> str:
+    return f"{interval['estimate']:.3f} ({interval['low']:.3f} to {interval['high']:.3f}, {interval['n']:,} answers)"

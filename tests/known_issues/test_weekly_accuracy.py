@@ -1,0 +1,122 @@
+"""The weekly accuracy of `reannotate` pooled lists of different sizes and scored answers under newer decisions.
+
+A list of 100 rows counted as much as one of 10,000; a version was judged by answers its own decisions had used; and it
+was published when its accuracy on one frame beat another version's accuracy on another.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge, what_it_judges
+from acoustic_env.audit.reannotate import weekly_accuracy
+from acoustic_env.audit.relabel import applies
+from acoustic_env.audit.verdicts import VERDICT_SCHEMA
+from tests.audit.weekly import run_weeks
+
+
+def version(name: str, rows: int, dropped: int, votes: int = 0) -> pa.Table:
+    """A list all of whose labels are given; the first `dropped` are dropped, annotators answered the last `votes`."""
+    said = [None] * (rows - votes) + [["a: right"]] * votes
+    return pa.table(
+        {
+            "clip_id": [f"{name}{i:05d}" for i in range(rows)],
+            "label": ["wind"] * rows,
+            "given": [True] * rows,
+            "posterior": np.linspace(0.1, 0.9, rows),
+            "votes": pa.array(said, pa.list_(pa.string())),
+            "action": ["drop"] * dropped + ["keep"] * (rows - dropped),
+        }
+    )
+
+
+def drawn(labels: pa.Table, published: pa.Table | None, judges: Judges, budget: int = 100) -> pa.Table:
+    sample = draw_frame(labels, published, labels["clip_id"], [], judges, budget, 1)
+    assert sample is not None
+    return sample
+
+
+def answers(sample: pa.Table, wrong: int) -> pa.Table:
+    """Truth: the labels of the first `wrong` clips of the list do not apply."""
+    rows = [
+        {"clip_id": row["clip_id"], "label": "wind", "listener": "a", "time_utc": 0, "role": "sample"}
+        | {"verdict": "wrong" if int(row["clip_id"][1:]) < wrong else "right"}
+        for row in sample.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, VERDICT_SCHEMA)
+
+
+def test_a_list_counts_by_its_size() -> None:
+    small = drawn(version("s", 100, 0), None, Judges(1, "small", "v0001", None))
+    large = drawn(version("l", 10_000, 0), None, Judges(2, "large", "v0002", None))
+    judged = judge([small, large], pa.concat_tables([answers(small, 100), answers(large, 0)]))
+    said = weekly_accuracy(judged)["accuracy_of_all"]
+    assert said["estimate"] == pytest.approx(10_000 / 10_100)
+    assert (said["rows"], said["frames"], said["n"]) == (10_100, 2, 200)
+
+
+def test_answers_are_scored_under_the_decisions_that_were_frozen_before_them() -> None:
+    labels = version("c", 2000, 400)
+    sample = drawn(labels, None, Judges(1, "list", "v0001", None))
+    state = dict(zip(labels["clip_id"].to_pylist(), applies(labels).tolist(), strict=True))
+    assert {row["clip_id"]: row["decided"] for row in sample.to_pylist()} == {
+        clip: state[clip] for clip in sample["clip_id"].to_pylist()
+    }
+    (judged,) = judge([sample], answers(sample, 0))
+    assert judged.accuracy.estimate == pytest.approx(0.8)  # every drop is wrong, whatever a later version says of it
+    assert judged.as_given == pytest.approx(1.0)
+    assert judged.improvement.estimate == pytest.approx(-0.2)
+
+
+def test_a_version_is_compared_with_the_published_one_on_the_same_rows() -> None:
+    published, better, worse = version("c", 2000, 100), version("c", 2000, 400), version("c", 2000, 900)
+    for labels, shown in ((better, True), (worse, False)):
+        sample = drawn(labels, published, Judges(2, "list", "v0002", "v0001"))
+        judged = judge([sample], answers(sample, 400))
+        (judgement,) = judged
+        assert judgement.published == pytest.approx(0.85, abs=0.05)
+        assert (better_version(judged, "v0001") is not None) is shown
+        assert better_version(judged, "v0000") is None, "the sample compares with v0001"
+        assert better_version(judged, None) is None
+
+
+def test_rows_annotators_answered_or_a_sample_drew_judge_nothing() -> None:
+    labels = version("c", 300, 50, votes=150)
+    first = drawn(labels, None, Judges(1, "list", "v0001", None))
+    assert max(int(clip[1:]) for clip in first["clip_id"].to_pylist()) < 150
+    again = draw_frame(labels, None, labels["clip_id"], [first], Judges(2, "list", "v0002", None), 100, 1)
+    assert again is not None
+    assert not set(first["clip_id"].to_pylist()) & set(again["clip_id"].to_pylist())
+    assert again.num_rows == 50
+    judges = what_it_judges(again)
+    assert judges is not None
+    assert (judges.number, judges.version) == (2, "v0002")
+
+
+def test_the_sample_keeps_to_its_budget_and_its_inclusion_probabilities() -> None:
+    sample = drawn(version("c", 1000, 30), None, Judges(1, "list", "v0001", None))
+    rows = sample.to_pylist()
+    chances = {row["stratum"]: row["inclusion_probability"] for row in rows}
+    assert len(rows) == 100
+    assert chances == {"changed": 1.0, "unchanged": pytest.approx(70 / 970)}
+
+
+def test_weekly_looks_at_unequal_lists_and_changing_models_keep_their_promises() -> None:
+    found = [run_weeks(error, seed, weeks=8, sizes=(100, 2000)) for seed in range(3) for error in (0.02, 0.1, 0.3)]
+    # nine runs of a true 95 %: one that fails has a chance of 1 in 3, three of 1 in 100
+    for name in ("all_held", "frames_held", "improvements_held"):
+        assert sum(getattr(one, name) for one in found) >= 7, name
+    assert sum(one.published_worse for one in found) == 0
+    assert sum(one.published for one in found) >= 6, "a version that is clearly better is published"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [0.02, 0.05, 0.1, 0.2, 0.3])
+def test_twenty_weeks_keep_their_promises(error: float) -> None:
+    # 200 runs of a true 95 % hold between 0.915 and 0.98 of the time; the sequences are wider than they must be
+    found = [run_weeks(error, seed) for seed in range(1000, 1200)]
+    for name in ("all_held", "frames_held", "improvements_held"):
+        assert np.mean([getattr(one, name) for one in found]) >= 0.95, name
+    assert np.mean([one.published_worse > 0 for one in found]) <= 0.05
