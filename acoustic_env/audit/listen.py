@@ -1,7 +1,7 @@
-"""A listening session: whose turn is which row, and every answer on the disk before it is acknowledged.
+"""A listening session: whose turn is which row, and every answer kept for good before it is acknowledged.
 
 The journal (JSON lines beside the verdict table, `<out>.journal.jsonl`) is the record; the verdict table is written
-from it. An answer is one appended line, flushed to the disk. Nothing in it is ever changed: a later answer of the same
+from it. An answer is one appended line (`audit.journal`). Nothing in it is ever changed: a later answer of the same
 listener to the same row counts instead of the earlier one, and taking one back is a line, too. What is found after a
 crash:
 
@@ -12,10 +12,8 @@ crash:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import threading
 import unicodedata
@@ -23,16 +21,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
 
+from acoustic_env.audit.journal import open_journal
 from acoustic_env.audit.sample import SAMPLE_SCHEMA
 from acoustic_env.audit.table import require_columns, write_table
 from acoustic_env.audit.verdicts import VERDICT_SCHEMA, VERDICTS
 from acoustic_env.errors import UsageError
-from acoustic_env.io.location import local_path
+from acoustic_env.io.files import read_if_there
+from acoustic_env.io.location import split
 
 LONGEST_NAME: Final = 60
 LONGEST_NOTE: Final = 2_000
@@ -139,25 +139,28 @@ class Session:
     Args:
         rows: of the sample, from `read_rows`.
         sample_id: from `read_rows`.
-        out: the verdict table to write, a local .parquet or .csv.
+        out: the verdict table to write, .parquet or .csv, at any location.
 
     Raises:
         UsageError: the journal is of another sample, damaged or in use; or a table is there without its journal.
+        LeaseHeld: a journal in an object store is in use.
     """
 
     def __init__(self, rows: list[Row], sample_id: str, out: str) -> None:
-        path = local_path(out)
-        if path is None:
-            msg = f"--out {out}: answers are kept in a local file, synced one by one; copy it when the session is over"
-            raise UsageError(msg)
         self.rows = rows
         self.sample_id = sample_id
-        self.out = path
-        self.journal_path = path.with_name(path.name + JOURNAL_SUFFIX)
+        self.out = out
+        self.journal_url = out + JOURNAL_SUFFIX
         self._lock = threading.RLock()
         self._answers: dict[str, Answer] = {}
         self._last = datetime.min.replace(tzinfo=UTC)
-        self._journal = self._open()
+        if read_if_there(self.journal_url) is None and read_if_there(out) is not None:
+            msg = (
+                f"{out} is there, its journal {split(self.journal_url)[1]} is not; the table would be lost. "
+                "Put the journal beside it, or choose another --out"
+            )
+            raise UsageError(msg)
+        self._journal = open_journal(self.journal_url, "audit listen")
         try:
             self._replay()
             self.write_verdicts()
@@ -206,7 +209,7 @@ class Session:
 
         Raises:
             RefusedAnswer: something in it is not as it must be; nothing is kept.
-            OSError: the disk refused it.
+            OSError: the disk or object store refused it.
         """
         answer = self._checked(entry)
         with self._lock:
@@ -224,7 +227,7 @@ class Session:
         """
         with self._lock:
             table = self.verdicts()
-            write_table(table, str(self.out))
+            write_table(table, self.out)
 
     def verdicts(self) -> pa.Table:
         """The verdict table, rows in the order they were answered."""
@@ -288,38 +291,8 @@ class Session:
             time_utc=self._now(),
         )
 
-    def _open(self) -> BinaryIO:
-        """The journal, opened for appending and locked for this process."""
-        if self.out.exists() and not self.journal_path.exists():
-            msg = (
-                f"{self.out} is there, its journal {self.journal_path.name} is not; the table would be lost. "
-                "Put the journal beside it, or choose another --out"
-            )
-            raise UsageError(msg)
-        try:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            journal = self.journal_path.open("a+b", buffering=0)
-        except OSError as error:
-            msg = f"{self.journal_path}: cannot be written: {error.strerror}"
-            raise UsageError(msg) from error
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            journal.close()
-            msg = (
-                f"{self.journal_path}: another `audit listen` keeps its answers here; open the address it printed "
-                "(several listeners share one session), or choose another --out"
-            )
-            raise UsageError(msg) from error
-        return journal
-
     def _replay(self) -> None:
-        self._journal.seek(0)
-        data = self._journal.read()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # a line cut by a crash was never acknowledged
-            os.ftruncate(self._journal.fileno(), whole)
-        lines = data[:whole].splitlines()
+        lines = self._journal.lines()  # a line cut by a crash was never acknowledged
         if not lines:
             self._append({"event": "session", "sample": self.sample_id, "rows": len(self.rows)})
             return
@@ -331,7 +304,7 @@ class Session:
         if first:
             if event["event"] != "session" or event["sample"] != self.sample_id:
                 msg = (
-                    f"{self.journal_path} holds answers to another sample ({event.get('sample')}, this one is "
+                    f"{self.journal_url} holds answers to another sample ({event.get('sample')}, this one is "
                     f"{self.sample_id}); choose another --out"
                 )
                 raise UsageError(msg)
@@ -349,18 +322,8 @@ class Session:
         try:
             yield
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            msg = f"{self.journal_path}: line {number:,} is damaged ({error}); restore it or remove that line"
+            msg = f"{self.journal_url}: line {number:,} is damaged ({error}); restore it or remove that line"
             raise UsageError(msg) from error
 
     def _append(self, event: dict[str, Any]) -> None:
-        line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
-        end = os.fstat(self._journal.fileno()).st_size
-        try:
-            written = self._journal.write(line)
-            if written != len(line):
-                msg = f"{self.journal_path}: the disk took {written} of {len(line)} bytes"
-                raise OSError(msg)
-            os.fsync(self._journal.fileno())
-        except OSError:
-            os.ftruncate(self._journal.fileno(), end)  # half a line would spoil the next one
-            raise
+        self._journal.append(json.dumps(event, ensure_ascii=False).encode() + b"\n")

@@ -89,14 +89,38 @@ def read_parquet(
 def _expanded(urls: Sequence[str]) -> Iterator[str]:
     for url in urls:
         path = local_path(url)
-        if path is None or path.exists() or not glob.has_magic(str(path)):
-            yield url if path is None else str(path.absolute())
+        if path is None:
+            yield from _expanded_url(url)
+            continue
+        if path.exists() or not glob.has_magic(str(path)):
+            yield str(path.absolute())
             continue
         found = sorted(glob.glob(str(path.absolute())))  # noqa: PTH207  Path.glob takes no absolute pattern
         if not found:
             msg = f"{url}: no such file"
             raise UsageError(msg)
         yield from found
+
+
+def _expanded_url(url: str) -> Iterator[str]:
+    import fsspec
+
+    if not glob.has_magic(url):
+        yield url
+        return
+    try:
+        filesystem, pattern = fsspec.core.url_to_fs(url)
+        if url.startswith(("http://", "https://")) or filesystem.exists(pattern):  # a "?" begins a query there
+            yield url
+            return
+        found = sorted(filesystem.glob(pattern))
+    except Exception as error:  # every filesystem has its own exceptions
+        msg = f"{url}: cannot be listed: {type(error).__name__}: {error}"
+        raise UsageError(msg) from error
+    if not found:
+        msg = f"{url}: no such file"
+        raise UsageError(msg)
+    yield from (filesystem.unstrip_protocol(name) for name in found)
 
 
 def _open(url: str) -> BinaryIO:

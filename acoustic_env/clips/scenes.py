@@ -7,6 +7,7 @@ birds sing in towns and aeroplanes pass over woods.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ from scipy import fft, signal
 from acoustic_env.clips.sounds import NATURAL, URBAN, Source, Wave, coloured_noise, unit
 from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import new_file, write_bytes
+from acoustic_env.io.location import join, local_path
 
 CLASSES: Final = ("natural", "urban")
 SOURCES: Final[dict[str, dict[str, Source]]] = {"natural": NATURAL, "urban": URBAN}
@@ -73,7 +76,7 @@ def write_scenes(folder: Path | str, clips: int, seed: int, flip: float = 0.0, s
     are flipped differs.
 
     Args:
-        folder: made if missing; gets `audio/*.flac`, `clips.parquet` and `truth.parquet` (clip_id, label, sounds).
+        folder: a path or fsspec URL; gets `audio/*.flac`, `clips.parquet` and `truth.parquet` (clip_id, label, sounds).
         clips: how many, four to a recording; half of the recordings are of each class.
         seed: of everything.
         flip: share of the given labels turned into the other class, 0 to 1; the truth keeps the right one.
@@ -88,28 +91,25 @@ def write_scenes(folder: Path | str, clips: int, seed: int, flip: float = 0.0, s
     if clips < 1 or not 0.0 <= flip <= 1.0 or seconds < 1.0:
         msg = f"scenes: clips={clips} (at least 1), flip={flip} (0 to 1), seconds={seconds} (at least 1)"
         raise UsageError(msg)
-    audio = Path(folder).absolute() / "audio"
+    local = local_path(str(folder))
+    root = str(folder) if local is None else str(local.absolute())
     rows, truth = [], []
     flipped = _flipped(clips, seed, flip)
-    try:
-        audio.mkdir(parents=True, exist_ok=True)
-        for index in range(clips):
-            place = recording(seed, index // CLIPS_PER_RECORDING)
-            clip_id = f"scene-{index:05d}"
-            path = audio / f"{clip_id}.flac"
-            _write(path, scene(place, seed, index, seconds), place.rate)
-            given = CLASSES[1 - CLASSES.index(place.label)] if flipped[index] else place.label
-            rows.append({"clip_id": clip_id, "uri": str(path), "labels": [given], "source": "scenes"})
-            rows[-1]["group"] = f"recording-{index // CLIPS_PER_RECORDING:04d}"
-            truth.append({"clip_id": clip_id, "label": place.label, "sounds": [name for name, _ in place.sources]})
-    except OSError as error:
-        msg = f"{folder}: the scenes cannot be written there: {error}"
-        raise UsageError(msg) from error
+    for index in range(clips):
+        place = recording(seed, index // CLIPS_PER_RECORDING)
+        clip_id = f"scene-{index:05d}"
+        uri = join(root, "audio", f"{clip_id}.flac")
+        write_bytes(uri, _flac(scene(place, seed, index, seconds), place.rate))
+        given = CLASSES[1 - CLASSES.index(place.label)] if flipped[index] else place.label
+        rows.append({"clip_id": clip_id, "uri": uri, "labels": [given], "source": "scenes"})
+        rows[-1]["group"] = f"recording-{index // CLIPS_PER_RECORDING:04d}"
+        truth.append({"clip_id": clip_id, "label": place.label, "sounds": [name for name, _ in place.sources]})
     import pyarrow.parquet as pq
 
     table = clip_table(rows)
-    write_clips(table, str(audio.parent / CLIP_LIST))
-    pq.write_table(pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA), audio.parent / TRUTH)
+    write_clips(table, join(root, CLIP_LIST))
+    with new_file(join(root, TRUTH)) as file:
+        pq.write_table(pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA), file)
     return table
 
 
@@ -181,10 +181,9 @@ def _flipped(clips: int, seed: int, share: float) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def _write(path: Path, wave: npt.NDArray[np.float32], rate: int) -> None:
+def _flac(wave: npt.NDArray[np.float32], rate: int) -> bytes:
     import soundfile
 
-    try:
-        soundfile.write(path, wave, rate, format="FLAC", subtype="PCM_16")
-    except soundfile.LibsndfileError as error:
-        raise OSError(str(error)) from error
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

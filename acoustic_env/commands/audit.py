@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
+from acoustic_env.commands.paths import url
 
 PLAN = """\
 How many clip-label rows to listen to for an interval of a wanted half-width, by design."""
@@ -44,24 +45,28 @@ def add_parsers(subparsers: Any) -> None:
     parser = add_command(commands, "plan", "how many clips to listen to", PLAN, EXAMPLES["plan"], plan_listening)
     parser.add_argument("--half-width", type=float, required=True, metavar="H", help="of the interval, such as 0.05")
     parser.add_argument("--accuracy", type=float, default=0.74, metavar="P", help="expected label accuracy (0.74)")
-    parser.add_argument("--ranked", metavar="FILE", help="ranked table: plans for this frame and every design")
+    parser.add_argument(
+        "--ranked", type=url, metavar="FILE", help="ranked table: plans for this frame and every design"
+    )
     parser = add_command(commands, "sample", "draw a sample to listen to", SAMPLE, EXAMPLES["sample"], draw)
-    parser.add_argument("--ranked", required=True, metavar="FILE", help="ranked table")
+    parser.add_argument("--ranked", type=url, required=True, metavar="FILE", help="ranked table")
     parser.add_argument("--n", type=int, required=True, metavar="N", help="rows to draw")
     parser.add_argument("--design", choices=("simple", "stratified", "unequal"), default="stratified")
-    parser.add_argument("--out", required=True, metavar="FILE", help="sample to write (Parquet)")
+    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="sample to write (Parquet)")
     parser.add_argument("--seed", type=int, default=23)
     parser.add_argument(
         "--absent", action="store_true", help="sample labels the list does not give, to find missing ones"
     )
-    parser.add_argument("--gold", metavar="FILE", help="known rows to mix in: clip_id, label, truth (right or wrong)")
+    parser.add_argument(
+        "--gold", type=url, metavar="FILE", help="known rows to mix in: clip_id, label, truth (right or wrong)"
+    )
     parser.add_argument("--repeat", type=float, default=0.1, metavar="SHARE", help="of rows presented twice (0.1)")
     parser = add_command(
         commands, "estimate", "label accuracy from a listened sample", ESTIMATE, EXAMPLES["estimate"], estimate_accuracy
     )
-    parser.add_argument("--sample", required=True, metavar="FILE")
-    parser.add_argument("--verdicts", required=True, metavar="FILE")
-    parser.add_argument("--clips", metavar="LIST", help="clip list: clips of one group count as dependent")
+    parser.add_argument("--sample", type=url, required=True, metavar="FILE")
+    parser.add_argument("--verdicts", type=url, required=True, metavar="FILE")
+    parser.add_argument("--clips", type=url, metavar="LIST", help="clip list: clips of one group count as dependent")
     parser = add_command(
         commands, "adjust", "noise-adjusted metrics, or why not", ADJUST, EXAMPLES["adjust"], adjust_metrics
     )

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
+from acoustic_env.commands.paths import url
 
 RELABEL = """\
 Write the next version of the labels table: listeners decide first; the ranking decides alone only where the listened
@@ -40,16 +41,16 @@ def add_parsers(commands: Any) -> None:
     parser = add_command(
         commands, "relabel", "write the next version of the labels", RELABEL, EXAMPLES["relabel"], relabel_clips
     )
-    parser.add_argument("--ranked", required=True, metavar="FILE")
-    parser.add_argument("--verdicts", metavar="FILE", help="what listeners said")
+    parser.add_argument("--ranked", type=url, required=True, metavar="FILE")
+    parser.add_argument("--verdicts", type=url, metavar="FILE", help="what listeners said")
     parser.add_argument(
-        "--sample", metavar="FILE", help="the sample they heard: lets the ranking decide within --delta"
+        "--sample", type=url, metavar="FILE", help="the sample they heard: lets the ranking decide within --delta"
     )
-    parser.add_argument("--labels", required=True, metavar="LABELS", help="folder of versions, at any URL")
+    parser.add_argument("--labels", type=url, required=True, metavar="LABELS", help="folder of versions, at any URL")
     parser.add_argument("--delta", type=float, default=0.1, help="share of lone decisions that may be wrong (0.1)")
     line = "what changed between two versions"
     parser = add_command(commands, "diff", line, DIFF, EXAMPLES["diff"], diff_labels)
-    parser.add_argument("--labels", required=True, metavar="LABELS")
+    parser.add_argument("--labels", type=url, required=True, metavar="LABELS")
     parser.add_argument("old", metavar="OLD", help="version, or `original` for the labels as given")
     parser.add_argument("new", metavar="NEW", help="version")
     parser = add_command(
@@ -60,17 +61,17 @@ def add_parsers(commands: Any) -> None:
         EXAMPLES["export"],
         export,
     )
-    parser.add_argument("--labels", required=True, metavar="LABELS")
+    parser.add_argument("--labels", type=url, required=True, metavar="LABELS")
     parser.add_argument("--version", metavar="V", help="version (default: the latest)")
-    parser.add_argument("--clips", metavar="LIST", help="clip list, for start and end of the clips")
-    parser.add_argument("--out", required=True, metavar="FILE", help="segments CSV to write")
+    parser.add_argument("--clips", type=url, metavar="LIST", help="clip list, for start and end of the clips")
+    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="segments CSV to write")
     parser = add_command(
         commands, "scorecard", "a relabelling against human votes", SCORECARD, EXAMPLES["scorecard"], score_relabelling
     )
     parser.add_argument(
-        "--labels", required=True, metavar="FILE", help="labels.parquet, LABELS folder, or AudioSet-R JSON"
+        "--labels", type=url, required=True, metavar="FILE", help="labels.parquet, LABELS folder, or AudioSet-R JSON"
     )
-    parser.add_argument("--votes", required=True, metavar="FILE")
+    parser.add_argument("--votes", type=url, required=True, metavar="FILE")
 
 
 def relabel_clips(arguments: argparse.Namespace) -> int:

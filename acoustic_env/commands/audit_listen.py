@@ -11,11 +11,12 @@ from types import FrameType
 from typing import Any, Final
 
 from acoustic_env.commands.audit_form import add_command
+from acoustic_env.commands.paths import url
 
 LISTEN: Final = """\
 A local web page that plays the clips of a sample and asks whether the label applies. It hides scores, strata and
-whether the label is a given one. Each listener hears the clips in an order of their own; every answer is on the disk
-before the page goes on, and the same command resumes. Ctrl-C ends it.
+whether the label is a given one. Each listener hears the clips in an order of their own; every answer is kept for
+good before the page goes on, and the same command resumes. Ctrl-C ends it.
 
 Only this machine can open the page. For listeners elsewhere forward the port (ssh -L 8765:127.0.0.1:8765 HOST) or
 give --host: the traffic is then not encrypted, and whoever has the address with its token can answer."""
@@ -28,9 +29,11 @@ EXAMPLES: Final = """\
 def add_parser(commands: Any) -> None:
     """The `listen` command."""
     parser = add_command(commands, "listen", "listen to a sample in the browser", LISTEN, EXAMPLES, listen)
-    parser.add_argument("--sample", required=True, metavar="FILE", help="sample of `audit sample`")
-    parser.add_argument("--clips", required=True, metavar="LIST", help="clip list the sample was drawn from")
-    parser.add_argument("--out", required=True, metavar="FILE", help="verdicts, .parquet or .csv; a journal beside it")
+    parser.add_argument("--sample", type=url, required=True, metavar="FILE", help="sample of `audit sample`")
+    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="clip list the sample was drawn from")
+    parser.add_argument(
+        "--out", type=url, required=True, metavar="FILE", help="verdicts, .parquet or .csv; a journal beside it"
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port (a free one)")
     parser.add_argument("--listener", metavar="NAME", help="name proposed on the first visit")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.audit_form import add_command, names
+from acoustic_env.commands.paths import url
 
 if TYPE_CHECKING:
     from acoustic_env.audit.rank import Clips
@@ -30,14 +31,14 @@ EXAMPLES: Final[Mapping[str, str]] = {
 def add_parser(commands: Any) -> None:
     """`audit rank`."""
     parser = add_command(commands, "rank", "rank labels from suspect to supported", RANK, EXAMPLES["rank"], rank_labels)
-    parser.add_argument("--clips", required=True, metavar="LIST", help="clip list (Parquet or CSV)")
-    parser.add_argument("--store", required=True, metavar="URL", help="feature store")
-    parser.add_argument("--recipe", required=True, metavar="R", help="recipe of the study, by name or file")
-    parser.add_argument("--out", required=True, metavar="FILE", help="ranked table to write (Parquet)")
+    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="clip list (Parquet or CSV)")
+    parser.add_argument("--store", type=url, required=True, metavar="URL", help="feature store")
+    parser.add_argument("--recipe", type=url, required=True, metavar="R", help="recipe of the study, by name or file")
+    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="ranked table to write (Parquet)")
     parser.add_argument("--blocks", type=names, metavar="B,B,...", help="blocks to learn from (default: the recipe's)")
     parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="signals (default: the recipe's)")
     parser.add_argument("--witnesses", type=names, metavar="W,W,...", help="witnesses (default: the recipe's)")
-    parser.add_argument("--duplicates", metavar="FILE", help="groups of duplicates, from clips duplicates")
+    parser.add_argument("--duplicates", type=url, metavar="FILE", help="groups of duplicates, from clips duplicates")
 
 
 def rank_labels(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from acoustic_env.commands import clips_duplicates
+from acoustic_env.commands.paths import url
 from acoustic_env.config import Recipe
 from acoustic_env.io.documents import load_recipe
 
@@ -117,16 +118,20 @@ def _parser(
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", metavar="R", help="keep only the clips of this study (a recipe's name or file)")
     parser.add_argument(
-        "--out", required=True, metavar="LIST", help="the clip list to write: .parquet or .csv, any URL"
+        "--recipe", type=url, metavar="R", help="keep only the clips of this study (a recipe's name or file)"
+    )
+    parser.add_argument(
+        "--out", type=url, required=True, metavar="LIST", help="the clip list to write: .parquet or .csv, any URL"
     )
 
 
 def _add_audioset(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(commands, "from-audioset", "a clip list of an official AudioSet segment list", FROM_AUDIOSET)
-    parser.add_argument("segments", metavar="SEGMENTS.csv")
-    parser.add_argument("--audio", required=True, metavar="TEMPLATE", help="URL of a clip's audio with placeholders")
+    parser.add_argument("segments", type=url, metavar="SEGMENTS.csv")
+    parser.add_argument(
+        "--audio", type=url, required=True, metavar="TEMPLATE", help="URL of a clip's audio with placeholders"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--cut-already", action="store_true", help="the files are the clips, whatever their names")
     form.add_argument("--whole-videos", action="store_true", help="the files are whole videos, whatever their names")
@@ -136,7 +141,7 @@ def _add_audioset(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_folder(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(commands, "from-folder", "a clip list of a folder of audio files: label = folder", FROM_FOLDER)
-    parser.add_argument("folder", metavar="DIR", help="a path or an fsspec URL that can be listed")
+    parser.add_argument("folder", type=url, metavar="DIR", help="a path or an fsspec URL that can be listed")
     parser.add_argument("--window", type=float, metavar="S", help="cut recordings into windows of so many seconds")
     parser.add_argument(
         "--hop", type=float, metavar="S", help="from one window's start to the next (default: --window)"
@@ -151,7 +156,7 @@ def _add_folder(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_tar(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(commands, "from-tar", "a clip list of tar shards with WebDataset naming", FROM_TAR)
-    parser.add_argument("shards", nargs="+", metavar="SHARD.tar", help="local patterns with * are expanded")
+    parser.add_argument("shards", type=url, nargs="+", metavar="SHARD.tar", help="local patterns with * are expanded")
     parser.add_argument("--json-key", metavar="KEY", help="where the labels stand in a sample's .json")
     _add_output(parser)
     parser.set_defaults(run=_from_tar)
@@ -159,7 +164,7 @@ def _add_tar(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_parquet(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(commands, "from-parquet", "a clip list of Parquet files that hold encoded audio", FROM_PARQUET)
-    parser.add_argument("files", nargs="+", metavar="FILE.parquet", help="local patterns with * are expanded")
+    parser.add_argument("files", type=url, nargs="+", metavar="FILE.parquet", help="local patterns with * are expanded")
     parser.add_argument("--audio-column", default="audio", metavar="NAME", help="default: audio")
     parser.add_argument("--label-column", metavar="NAME", help="strings, lists of strings or ClassLabel numbers")
     parser.add_argument("--id-column", metavar="NAME", help="clip ids (default: <file>/<row>)")
@@ -170,8 +175,8 @@ def _add_parquet(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_check(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(commands, "check", "name every fault of a clip list", CHECK)
-    parser.add_argument("list", metavar="LIST")
-    parser.add_argument("--recipe", metavar="R", help="also check the labels against this study")
+    parser.add_argument("list", type=url, metavar="LIST")
+    parser.add_argument("--recipe", type=url, metavar="R", help="also check the labels against this study")
     parser.add_argument("--read", action="store_true", help="also open and decode every clip")
     parser.set_defaults(run=_check)
 
@@ -180,9 +185,11 @@ def _add_embeddings(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(
         commands, "from-audioset-embeddings", "AudioSet's released embeddings as a feature block", FROM_EMBEDDINGS
     )
-    parser.add_argument("folder", metavar="DIR", help="folder with the .tfrecord files")
-    parser.add_argument("--segments", required=True, metavar="SEGMENTS.csv", help="the official list of these clips")
-    parser.add_argument("--store", required=True, metavar="URL", help="the feature store to write to")
+    parser.add_argument("folder", type=url, metavar="DIR", help="folder with the .tfrecord files")
+    parser.add_argument(
+        "--segments", type=url, required=True, metavar="SEGMENTS.csv", help="the official list of these clips"
+    )
+    parser.add_argument("--store", type=url, required=True, metavar="URL", help="the feature store to write to")
     _add_output(parser)
     parser.set_defaults(run=_from_embeddings)
 

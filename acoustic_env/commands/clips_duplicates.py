@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from acoustic_env.commands.paths import url
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -53,10 +55,16 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--clips", required=True, metavar="LIST")
-    parser.add_argument("--out", required=True, metavar="FILE", help="groups to write: .parquet or .csv, any URL")
-    parser.add_argument("--apply", metavar="LIST", help="also write the clip list with these groups, each in one fold")
-    parser.add_argument("--store", metavar="URL", help="feature store: embedding neighbours are candidates, too")
+    parser.add_argument("--clips", type=url, required=True, metavar="LIST")
+    parser.add_argument(
+        "--out", type=url, required=True, metavar="FILE", help="groups to write: .parquet or .csv, any URL"
+    )
+    parser.add_argument(
+        "--apply", type=url, metavar="LIST", help="also write the clip list with these groups, each in one fold"
+    )
+    parser.add_argument(
+        "--store", type=url, metavar="URL", help="feature store: embedding neighbours are candidates, too"
+    )
     parser.add_argument("--block", metavar="NAME", help="embedding block (the first there is)")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=lambda arguments: find(arguments, progress))
@@ -64,6 +72,7 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
 
 def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> int:
     """Find duplicates; see DUPLICATES."""
+    from acoustic_env.audit.table import write_table
     from acoustic_env.clips.table import read_clips, write_clips
     from acoustic_env.errors import UsageError
     from acoustic_env.pipeline.duplicates import apply_groups, find_duplicates
@@ -75,7 +84,7 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     clips = read_clips(arguments.clips)
     store = FeatureStore(arguments.store) if arguments.store else None
     found = find_duplicates(clips, store, arguments.block, progress)
-    _write(found.table, arguments.out)
+    write_table(found.table, arguments.out)
     moved: list[str] = []
     if arguments.apply:
         applied, moved = apply_groups(clips, found)
@@ -91,22 +100,6 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
         if moved:
             print(f"  {len(moved):,} clips are now in the fold of most of their group: {_names(moved)}")
     return 0
-
-
-def _write(table: pa.Table, url: str) -> None:
-    import io
-
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    from acoustic_env.io.files import write_bytes
-
-    buffer = io.BytesIO()
-    if url.lower().endswith(".csv"):
-        pyarrow.csv.write_csv(table, buffer)
-    else:
-        pyarrow.parquet.write_table(table, buffer, compression="zstd")
-    write_bytes(url, buffer.getvalue())
 
 
 def _conflicts(clips: pa.Table, found: Found) -> dict[str, list[Sequence[int]]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from acoustic_env.errors import AcousticEnvError, UsageError
+from acoustic_env.commands.paths import url
+from acoustic_env.errors import UsageError
+from acoustic_env.io.files import files_below, read_if_there, write_bytes
+from acoustic_env.io.filesystem import open_filesystem
+from acoustic_env.io.location import join
 
 DESCRIPTION = """\
 Write synthetic urban and natural scenes (some with a wrong label on purpose) and take them the whole way: check the
@@ -23,7 +25,9 @@ MARKER = ".acoustic-env-demo"
 def add_parsers(subparsers: Any) -> None:
     """The `demo` command."""
     parser = subparsers.add_parser("demo", help="the whole way on a small synthetic study", description=DESCRIPTION)
-    parser.add_argument("--out", default="demo-out", metavar="DIR", help="folder for everything (default: demo-out)")
+    parser.add_argument(
+        "--out", type=url, default="demo-out", metavar="DIR", help="folder for everything (default: demo-out)"
+    )
     parser.add_argument("--scenes", type=int, default=240, metavar="N", help="synthetic clips (default: 240)")
     parser.add_argument("--flip", type=float, default=0.1, metavar="SHARE", help="labels made wrong (default: 0.1)")
     parser.add_argument("--seed", type=int, default=23, help="of the scenes (default: 23)")
@@ -35,9 +39,9 @@ def run(namespace: argparse.Namespace) -> int:
     from acoustic_env.clips.scenes import write_scenes
 
     started = time.monotonic()
-    out = _fresh_folder(Path(namespace.out))
-    _say(f"writing {namespace.scenes} synthetic scenes to {out / 'scenes'} ({namespace.flip:.0%} of labels wrong)")
-    write_scenes(out / "scenes", namespace.scenes, namespace.seed, namespace.flip)
+    out = _fresh_folder(namespace.out)
+    _say(f"writing {namespace.scenes} synthetic scenes to {join(out, 'scenes')} ({namespace.flip:.0%} of labels wrong)")
+    write_scenes(join(out, "scenes"), namespace.scenes, namespace.seed, namespace.flip)
     for step in learning(out):
         if code := _step(step):
             return code
@@ -46,49 +50,49 @@ def run(namespace: argparse.Namespace) -> int:
     for step in auditing(out):
         if code := _step(step):
             return code
-    _say(f"\ndemo finished in {time.monotonic() - started:.0f} s; open {out / 'report.html'}")
+    _say(f"\ndemo finished in {time.monotonic() - started:.0f} s; open {join(out, 'report.html')}")
     return 0
 
 
-def learning(out: Path) -> list[list[str]]:
+def learning(out: str) -> list[list[str]]:
     """The commands up to the sample for the listeners."""
-    clips, store, bundle = str(out / "scenes" / "clips.parquet"), str(out / "features"), str(out / "bundle")
+    clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
     study = ["--clips", clips, "--store", store, "--recipe", "scenes"]
-    ranked = str(out / "ranked.parquet")
+    ranked = join(out, "ranked.parquet")
     return [
         ["clips", "check", clips, "--recipe", "scenes", "--read"],
         ["extract", *study],
         ["store", "verify", store, "--clips", clips],
         ["train", *study, "--out", bundle],
         ["evaluate", "--bundle", bundle, "--clips", clips, "--store", store],
-        ["explain", "--bundle", bundle, "--clips", clips, "--store", store, "--out", str(out / "explain")],
+        ["explain", "--bundle", bundle, "--clips", clips, "--store", store, "--out", join(out, "explain")],
         ["audit", "rank", *study, "--out", ranked],
-        ["audit", "sample", "--ranked", ranked, "--n", "60", "--out", str(out / "sample.parquet")],
+        ["audit", "sample", "--ranked", ranked, "--n", "60", "--out", join(out, "sample.parquet")],
     ]
 
 
-def auditing(out: Path) -> list[list[str]]:
+def auditing(out: str) -> list[list[str]]:
     """The commands from the verdicts to the report."""
-    clips, store, bundle = str(out / "scenes" / "clips.parquet"), str(out / "features"), str(out / "bundle")
-    heard = ["--sample", str(out / "sample.parquet"), "--verdicts", str(out / "verdicts.parquet")]
-    ranked, labels = ["--ranked", str(out / "ranked.parquet")], ["--labels", str(out / "labels")]
-    truth = ["--truth", str(out / "scenes" / "truth.parquet")]
-    report = ["--clips", clips, "--store", store, "--bundle", bundle, "--explain", str(out / "explain")]
+    clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
+    heard = ["--sample", join(out, "sample.parquet"), "--verdicts", join(out, "verdicts.parquet")]
+    ranked, labels = ["--ranked", join(out, "ranked.parquet")], ["--labels", join(out, "labels")]
+    truth = ["--truth", join(out, "scenes", "truth.parquet")]
+    report = ["--clips", clips, "--store", store, "--bundle", bundle, "--explain", join(out, "explain")]
     return [
         ["audit", "estimate", *heard],
         ["audit", "relabel", *ranked, *heard, *labels],
-        ["report", *report, *ranked, *heard, *labels, *truth, "--out", str(out / "report.html")],
+        ["report", *report, *ranked, *heard, *labels, *truth, "--out", join(out, "report.html")],
     ]
 
 
-def _listen(out: Path) -> None:
+def _listen(out: str) -> None:
     """Answer every row of the sample from the scenes' truth."""
     import pyarrow as pa
 
     from acoustic_env.audit.table import read_table, write_table
     from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 
-    truth = read_table(str(out / "scenes" / "truth.parquet"))
+    truth = read_table(join(out, "scenes", "truth.parquet"))
     labels = dict(zip(truth["clip_id"].to_pylist(), truth["label"].to_pylist(), strict=True))
     rows = [
         {
@@ -99,9 +103,9 @@ def _listen(out: Path) -> None:
             "time_utc": row["order"],
             "role": row["role"],
         }
-        for row in read_table(str(out / "sample.parquet")).to_pylist()
+        for row in read_table(join(out, "sample.parquet")).to_pylist()
     ]
-    write_table(pa.Table.from_pylist(rows, VERDICT_SCHEMA), str(out / "verdicts.parquet"))
+    write_table(pa.Table.from_pylist(rows, VERDICT_SCHEMA), join(out, "verdicts.parquet"))
 
 
 def _step(arguments: list[str]) -> int:
@@ -111,19 +115,16 @@ def _step(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def _fresh_folder(out: Path) -> Path:
+def _fresh_folder(out: str) -> str:
     """An empty folder of the demo's own: an earlier demo's is emptied, anybody else's is left alone."""
-    if out.exists():
-        if not (out / MARKER).is_file():
-            msg = f"--out {out}: exists and is not an earlier demo's folder; name another one"
-            raise UsageError(msg)
-        shutil.rmtree(out)
-    try:
-        out.mkdir(parents=True)
-    except OSError as error:
-        msg = f"--out {out}: {error.strerror}"
-        raise AcousticEnvError(msg) from error
-    (out / MARKER).touch()
+    there = files_below(out)
+    if (there and MARKER not in there) or (there is None and read_if_there(out) is not None):
+        msg = f"--out {out}: exists and is not an earlier demo's folder; name another one"
+        raise UsageError(msg)
+    filesystem = open_filesystem(out)
+    for path in there or ():
+        filesystem.remove(path)
+    write_bytes(join(out, MARKER), b"")
     return out
 
 

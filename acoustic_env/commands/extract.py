@@ -9,14 +9,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
+from acoustic_env.commands.paths import url
 from acoustic_env.config import ExtractSettings, from_mapping
 from acoustic_env.errors import LeaseHeld, UsageError
+from acoustic_env.io.documents import read_mapping
 
 DESCRIPTION = """\
 Compute feature blocks for every clip of a list, into a feature store.
@@ -34,11 +33,13 @@ examples:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of an extraction run, for the command and for the job script."""
-    parser.add_argument("--settings", metavar="FILE.yaml", help="settings file; options given here as well win over it")
-    parser.add_argument("--clips", metavar="LIST", help="clip list, Parquet or CSV, at any fsspec URL")
-    parser.add_argument("--store", metavar="URL", help="feature store: a folder or s3://bucket/prefix")
     parser.add_argument(
-        "--recipe", metavar="R", help="recipe (name or YAML file) whose signals and blocks are the defaults"
+        "--settings", type=url, metavar="FILE.yaml", help="settings file; options given here as well win over it"
+    )
+    parser.add_argument("--clips", type=url, metavar="LIST", help="clip list, Parquet or CSV, at any fsspec URL")
+    parser.add_argument("--store", type=url, metavar="URL", help="feature store: a folder or s3://bucket/prefix")
+    parser.add_argument(
+        "--recipe", type=url, metavar="R", help="recipe (name or YAML file) whose signals and blocks are the defaults"
     )
     parser.add_argument("--signals", type=_names, metavar="raw,fg,bg", help="signals of each clip (default: all three)")
     parser.add_argument("--blocks", type=_names, metavar="B,B,...", help="feature blocks (default: indices,mps)")
@@ -103,15 +104,7 @@ def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
     where = "command line"
     if namespace.settings:
         where = namespace.settings
-        try:
-            document = yaml.safe_load(Path(namespace.settings).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            msg = f"--settings {namespace.settings}: {error}"
-            raise UsageError(msg) from error
-        if not isinstance(document, dict):
-            msg = f"--settings {namespace.settings}: not a mapping of settings"
-            raise UsageError(msg)
-        values |= document
+        values |= read_mapping(namespace.settings, "--settings")
     names = [field.name for field in dataclasses.fields(ExtractSettings)]
     values |= {name: given for name in names if (given := getattr(namespace, name, None)) is not None}
     for name in ("clips", "store"):

@@ -9,10 +9,10 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import check_inputs
+from acoustic_env.commands.paths import url
 from acoustic_env.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,14 +70,16 @@ def add_parsers(subparsers: Any) -> None:
     train.add_argument("--ensemble", type=int, metavar="N", help="models averaged, instead of the recipe's")
     train.add_argument("--workers", type=int, metavar="N", help="Ray Train workers; 0 trains in this process")
     train.add_argument(
-        "--settings", metavar="FILE.json", help="model settings over the recipe's, as `tune` writes them"
+        "--settings", type=url, metavar="FILE.json", help="model settings over the recipe's, as `tune` writes them"
     )
-    train.add_argument("--checkpoints", metavar="URL", help="where workers keep checkpoints; a place every node sees")
+    train.add_argument(
+        "--checkpoints", type=url, metavar="URL", help="where workers keep checkpoints; a place every node sees"
+    )
     train.add_argument(
         "--address", metavar="ADDRESS", help="Ray cluster to join (default: RAY_ADDRESS, else this machine)"
     )
     train.add_argument("--json", action="store_true", help="print the held-out figures as JSON")
-    train.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle")
+    train.add_argument("--out", type=url, metavar="BUNDLE", required=True, help="folder of the bundle")
 
     tune = _command(subparsers, "tune", "search the MLP's settings", TUNE, "", run_tune)
     _add_study_options(tune)
@@ -85,7 +87,7 @@ def add_parsers(subparsers: Any) -> None:
     tune.add_argument(
         "--address", metavar="ADDRESS", help="Ray cluster to join (default: RAY_ADDRESS, else this machine)"
     )
-    tune.add_argument("--out", metavar="DIR", required=True, help="folder of the search and its table")
+    tune.add_argument("--out", type=url, metavar="DIR", required=True, help="folder of the search and its table")
 
     study = _command(subparsers, "study", "compare blocks and signals: the AUC table", STUDY, "", run_study_command)
     _add_study_options(study)
@@ -94,22 +96,22 @@ def add_parsers(subparsers: Any) -> None:
         "--every-fold", action="store_true", help="judge test folds too; nothing chosen by it has a test any more"
     )
     study.add_argument("--json", action="store_true", help="print the table as JSON")
-    study.add_argument("--out", metavar="DIR", required=True, help="folder of the table")
+    study.add_argument("--out", type=url, metavar="DIR", required=True, help="folder of the table")
 
     evaluate = _command(subparsers, "evaluate", "judge a bundle on test clips", EVALUATE, "", run_evaluate)
-    evaluate.add_argument("--bundle", metavar="BUNDLE", required=True)
-    evaluate.add_argument("--clips", metavar="LIST", required=True, help="clip list with labels")
-    evaluate.add_argument("--store", metavar="URL", required=True, help="feature store")
+    evaluate.add_argument("--bundle", type=url, metavar="BUNDLE", required=True)
+    evaluate.add_argument("--clips", type=url, metavar="LIST", required=True, help="clip list with labels")
+    evaluate.add_argument("--store", type=url, metavar="URL", required=True, help="feature store")
     evaluate.add_argument("--json", action="store_true", help="print everything, curves included, as JSON")
 
     predict = _command(
         subparsers, "predict", "probabilities for clips or files", PREDICT, PREDICT_EXAMPLES, run_predict
     )
-    predict.add_argument("--bundle", metavar="BUNDLE", required=True)
-    predict.add_argument("--clips", metavar="LIST", help="clip list; needs --store")
-    predict.add_argument("--store", metavar="URL", help="feature store")
-    predict.add_argument("--out", metavar="FILE.parquet", required=True)
-    predict.add_argument("files", nargs="*", metavar="FILE", help="audio files instead of a list")
+    predict.add_argument("--bundle", type=url, metavar="BUNDLE", required=True)
+    predict.add_argument("--clips", type=url, metavar="LIST", help="clip list; needs --store")
+    predict.add_argument("--store", type=url, metavar="URL", help="feature store")
+    predict.add_argument("--out", type=url, metavar="FILE.parquet", required=True)
+    predict.add_argument("files", type=url, nargs="*", metavar="FILE", help="audio files instead of a list")
 
 
 def _command(subparsers: Any, name: str, summary: str, description: str, epilog: str, run: Any) -> Any:
@@ -125,9 +127,13 @@ def _command(subparsers: Any, name: str, summary: str, description: str, epilog:
 
 
 def _add_study_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clips", metavar="LIST", required=True, help="clip list, Parquet or CSV, at any fsspec URL")
-    parser.add_argument("--store", metavar="URL", required=True, help="feature store: a folder or s3://bucket/prefix")
-    parser.add_argument("--recipe", metavar="R", required=True, help="recipe: a name or a YAML file")
+    parser.add_argument(
+        "--clips", type=url, metavar="LIST", required=True, help="clip list, Parquet or CSV, at any fsspec URL"
+    )
+    parser.add_argument(
+        "--store", type=url, metavar="URL", required=True, help="feature store: a folder or s3://bucket/prefix"
+    )
+    parser.add_argument("--recipe", type=url, metavar="R", required=True, help="recipe: a name or a YAML file")
     parser.add_argument(
         "--blocks", type=_names, default=(), metavar="B,B", help="feature blocks, instead of the recipe's"
     )
@@ -188,9 +194,13 @@ def run_train(namespace: argparse.Namespace) -> int:
     """Train and save a bundle."""
     check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
     from acoustic_env.io.documents import load_recipe
+    from acoustic_env.io.files import check_place
+    from acoustic_env.io.location import join
+    from acoustic_env.models.bundle import FACTS
     from acoustic_env.models.learn import train
     from acoustic_env.pipeline.cluster import cluster
 
+    check_place(join(namespace.out, FACTS))
     recipe = load_recipe(namespace.recipe)
     recipe = replace(recipe, model=model_settings(recipe.model, namespace))
     study = _study(namespace, recipe)
@@ -223,17 +233,11 @@ def model_settings(base: ModelSettings, namespace: argparse.Namespace) -> ModelS
         UsageError: the file is not there or not settings, or a number is out of range.
     """
     from acoustic_env.config import ModelSettings, from_mapping
+    from acoustic_env.io.documents import read_mapping
 
     given: dict[str, Any] = {}
     if namespace.settings:
-        try:
-            given = json.loads(Path(namespace.settings).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            msg = f"--settings {namespace.settings}: {error}"
-            raise UsageError(msg) from error
-        if not isinstance(given, dict):
-            msg = f"--settings {namespace.settings}: settings are a JSON object"
-            raise UsageError(msg)
+        given = read_mapping(namespace.settings, "--settings")
     options = {"kind": namespace.model, "ensemble": namespace.ensemble, "workers": namespace.workers}
     given |= {name: value for name, value in options.items() if value is not None}
     settings = from_mapping(ModelSettings, {**asdict(base), **given}, namespace.settings or "options")
@@ -247,14 +251,16 @@ def model_settings(base: ModelSettings, namespace: argparse.Namespace) -> ModelS
 def run_tune(namespace: argparse.Namespace) -> int:
     """Search, then write the table, the plot and the best settings."""
     check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
-    import pyarrow.csv as pa_csv
-
+    from acoustic_env.audit.table import write_table
     from acoustic_env.io.documents import load_recipe
+    from acoustic_env.io.files import check_place, write_bytes
+    from acoustic_env.io.location import join
     from acoustic_env.models.classifier import Examples
     from acoustic_env.models.learn import fit_reducer
     from acoustic_env.models.tune import plot_trials, search, trial_table
     from acoustic_env.pipeline.cluster import cluster
 
+    check_place(join(namespace.out, "trials.csv"))
     recipe = load_recipe(namespace.recipe)
     recipe = replace(recipe, model=replace(recipe.model, kind="mlp", ensemble=1))
     study = _study(namespace, recipe)
@@ -263,47 +269,43 @@ def run_tune(namespace: argparse.Namespace) -> int:
         Examples(reducer.transform(study.matrix.values[rows]), study.targets.y[rows], study.groups[rows])
         for rows in (study.split.train, study.split.validation)
     ]
-    folder = Path(namespace.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    classes = len(study.targets.classes)
     with cluster(namespace.address):
-        trials = search(
-            recipe.task, len(study.targets.classes), recipe.model, parts[0], parts[1], namespace.trials, folder
-        )
-    table = trial_table(trials)
-    pa_csv.write_csv(table, folder / "trials.csv")
-    plot_trials(trials, folder / "trials.png")
+        trials = search(recipe.task, classes, recipe.model, parts[0], parts[1], namespace.trials, namespace.out)
+    write_table(trial_table(trials), join(namespace.out, "trials.csv"))
+    write_bytes(join(namespace.out, "trials.png"), plot_trials(trials))
     best = trials[0]
     if best.score is None:
         msg = f"every trial failed, the first with: {best.error}"
         raise UsageError(msg)
     searched = {name: getattr(best.settings, name) for name in ("layers", "activation", "dropout", "learning_rate")}
-    (folder / "best.json").write_text(json.dumps(searched, indent=1), encoding="utf-8")
+    write_bytes(join(namespace.out, "best.json"), json.dumps(searched, indent=1).encode())
     print(f"best of {len(trials)} trials: validation score {best.score:.4f}")
     print("\n".join(f"{name:<14} {value}" for name, value in searched.items()))
-    _say(f"{folder}/trials.csv, {folder}/trials.png, {folder}/best.json (for train --settings)")
+    _say(f"{namespace.out}: trials.csv, trials.png and best.json (for train --settings)")
     return 0
 
 
 def run_study_command(namespace: argparse.Namespace) -> int:
     """Run the study and write its table."""
     check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
-    import pyarrow.csv as pa_csv
-
+    from acoustic_env.audit.table import write_table
     from acoustic_env.io.documents import load_recipe
+    from acoustic_env.io.files import check_place
+    from acoustic_env.io.location import join
     from acoustic_env.models.study import run_study, score_name, study_lines, study_table
 
     unknown = [kind for kind in namespace.model if kind not in MODELS]
     if unknown:
         msg = f"--model: no model {unknown[0]!r}; there are {', '.join(MODELS)}"
         raise UsageError(msg)
+    check_place(join(namespace.out, "study.csv"))
     study = _study(namespace, load_recipe(namespace.recipe))
     rows = run_study(study, namespace.model, _say, every_fold=namespace.every_fold)
-    folder = Path(namespace.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = study_table(rows)
-    pa_csv.write_csv(table, folder / "study.csv")
+    table, place = study_table(rows), join(namespace.out, "study.csv")
+    write_table(table, place)
     print(json.dumps(table.to_pylist()) if namespace.json else "\n".join(study_lines(rows, score_name(study))))
-    _say(f"{folder}/study.csv")
+    _say(place)
     return 0
 
 
@@ -340,12 +342,13 @@ def run_predict(namespace: argparse.Namespace) -> int:
         msg = "predict takes either --clips with --store, or audio files"
         raise UsageError(msg)
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
-    import pyarrow.parquet as pq
-
+    from acoustic_env.audit.table import write_table
     from acoustic_env.clips.table import read_clips
+    from acoustic_env.io.files import check_place
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.predict import predict, predict_files
 
+    check_place(namespace.out)
     bundle = Bundle.load(namespace.bundle)
     if namespace.clips:
         clip_ids = read_clips(namespace.clips)["clip_id"].to_pylist()
@@ -353,8 +356,7 @@ def run_predict(namespace: argparse.Namespace) -> int:
     else:
         with tempfile.TemporaryDirectory(prefix="acoustic-env-") as scratch:
             table = predict_files(bundle, namespace.files, partial(_extract, store=scratch), _say)
-    Path(namespace.out).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, namespace.out)
+    write_table(table, namespace.out)
     clips = table.num_rows // len(bundle.classes)
     print(f"{clips:,} clips x {len(bundle.classes):,} classes: {namespace.out}")
     return 0
@@ -366,17 +368,14 @@ def _extract(clips: pa.Table, bundle: Bundle, *, store: str) -> FeatureStore:
     from acoustic_env.pipeline.extract import extract
 
     signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.reducer.columns))
-    recipe = Path(store, "recipe.yaml")  # the blocks' options are in it; JSON is YAML
-    recipe.write_text(json.dumps(asdict(bundle.recipe)), encoding="utf-8")
     settings = ExtractSettings(
         clips="command line",
         store=store,
-        recipe=str(recipe),
         signals=signals,
         blocks=tuple(bundle.fingerprints),
         max_error_rate=1.0,
     )
-    extract(settings, _say, clips)
+    extract(settings, _say, clips, bundle.recipe)
     found = _store(store)
     for error in found.errors().to_pylist():
         _say(f"{error['clip_id']}: {error['code']}: {error['message']}")

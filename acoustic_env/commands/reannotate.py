@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from acoustic_env.commands.arguments import check_inputs
+from acoustic_env.commands.paths import url
 
 DESCRIPTION = """\
 Take a new clip list into a labels table: extract the features that are missing, score the clips with a classifier,
@@ -35,11 +36,11 @@ def add_parsers(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--clips", required=True, metavar="LIST", help="the new clip list")
-    parser.add_argument("--store", required=True, metavar="URL", help="feature store")
-    parser.add_argument("--bundle", required=True, metavar="DIR", help="trained classifier")
-    parser.add_argument("--labels", required=True, metavar="LABELS", help="folder of versions of the labels")
-    parser.add_argument("--verdicts", metavar="FILE", help="all that listeners said of the samples so far")
+    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="the new clip list")
+    parser.add_argument("--store", type=url, required=True, metavar="URL", help="feature store")
+    parser.add_argument("--bundle", type=url, required=True, metavar="DIR", help="trained classifier")
+    parser.add_argument("--labels", type=url, required=True, metavar="LABELS", help="folder of versions of the labels")
+    parser.add_argument("--verdicts", type=url, metavar="FILE", help="all that listeners said of the samples so far")
     parser.add_argument(
         "--budget", type=int, default=100, metavar="N", help="rows in the sample that judges a version (100)"
     )

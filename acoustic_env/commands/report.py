@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any, Final
+
+from acoustic_env.commands.paths import url
 
 DESCRIPTION: Final = """\
 Write one HTML page that needs no network and nothing beside it: what was run, the data and what was left out, errors,
@@ -42,27 +45,28 @@ def add_parsers(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", metavar="FILE.html", required=True, help="page to write")
+    parser.add_argument("--out", type=url, metavar="FILE.html", required=True, help="page to write")
     parser.add_argument("--title", default="acoustic-env report", metavar="TEXT", help="title of the page")
     for name, metavar, text in OPTIONS:
-        parser.add_argument(f"--{name}", metavar=metavar, help=text)
+        parser.add_argument(f"--{name}", type=url, metavar=metavar, help=text)
     parser.add_argument("--json", action="store_true", help="print page, sections and size as JSON")
     parser.set_defaults(run=run)
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Write the page."""
-    from pathlib import Path
-
+    from acoustic_env.io.files import folder_of
+    from acoustic_env.io.location import join, split
     from acoustic_env.report.report import Inputs, write_report
 
-    path = Path(namespace.out)
+    folder, name = split(namespace.out)
     inputs = Inputs(**{name: getattr(namespace, name) for name, _, _ in OPTIONS})
-    sections = write_report(path, inputs, namespace.title)
-    size = path.stat().st_size
+    with folder_of(folder, last=name) as here:
+        sections = write_report(here / name, inputs, namespace.title)
+        size, figures = (here / name).stat().st_size, f"{Path(name).stem}_files"
     if namespace.json:
-        print(json.dumps({"page": str(path), "bytes": size, "sections": sections}))
+        print(json.dumps({"page": namespace.out, "bytes": size, "sections": sections}))
     else:
-        print(f"{path}: {size / 1e6:.1f} MB; {', '.join(sections)}")
-    print(f"figures as files: {path.with_name(path.stem + '_files')}", file=sys.stderr)
+        print(f"{namespace.out}: {size / 1e6:.1f} MB; {', '.join(sections)}")
+    print(f"figures as files: {join(folder, figures)}", file=sys.stderr)
     return 0

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from acoustic_env.commands.paths import url
+
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
     from acoustic_env.store.schema import Described
@@ -53,7 +55,7 @@ def add_parsers(subparsers: Any) -> None:
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "ls", "what a store holds", LS, list_store)
     parser = _add(commands, "verify", "prove that nothing was lost", VERIFY, verify_store)
-    parser.add_argument("--clips", metavar="LIST", help="clip list (Parquet or CSV) to account for")
+    parser.add_argument("--clips", type=url, metavar="LIST", help="clip list (Parquet or CSV) to account for")
     parser.add_argument(
         "--signals", type=_names, metavar="raw,fg,bg", help="each clip should have (default: those found)"
     )
@@ -65,7 +67,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--all", action="store_true", help="every attempt, cured ones included; print every clip")
     parser = _add(commands, "export", "a block as one file", EXPORT, export_block)
     parser.add_argument("--block", required=True, metavar="B", help="which block")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .npz, at any URL")
+    parser.add_argument("--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz, at any URL")
     parser.add_argument("--fingerprint", metavar="F", help="which version, or its first digits (default: the only one)")
     parser.add_argument("--signals", type=_names, metavar="raw,fg,bg", help="only these (default: all)")
     parser.add_argument("--columns", type=_names, metavar="C,C,...", help="only these (default: all)")
@@ -82,7 +84,7 @@ def _add(
         epilog=f"examples:\n{EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("store", metavar="URL", help="the store: a folder or s3://bucket/prefix")
+    parser.add_argument("store", type=url, metavar="URL", help="the store: a folder or s3://bucket/prefix")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
     return parser

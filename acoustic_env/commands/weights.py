@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acoustic_env.commands.paths import url
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import files_below
 
 if TYPE_CHECKING:
     from acoustic_env.features.embedders.weights_cache import WeightsCache
@@ -27,7 +28,11 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     fetching = actions.add_parser("fetch", help="download weights into the cache that ACOUSTIC_ENV_WEIGHTS names")
     fetching.add_argument("names", nargs="*", metavar="NAME", help="as `weights ls` calls them; all if none is named")
     fetching.add_argument(
-        "--from", dest="origin", metavar="FILE", help="a file, or a folder with files, instead of the network"
+        "--from",
+        type=url,
+        dest="origin",
+        metavar="FILE",
+        help="a file, or a folder with files, instead of the network",
     )
     fetching.add_argument("--sha256", help="what the file is known to be, instead of the published checksum (one NAME)")
     fetching.add_argument("--force", action="store_true", help="fetch again what is in the cache already")
@@ -103,19 +108,19 @@ def _wanted(names: list[str], origin: str | None) -> list[str]:
     """The named weights and the lists of classes they need; without names all, or all that the folder has."""
     from acoustic_env.features.embedders.weights_registry import WEIGHTS, weights_source
 
-    folder = Path(origin) if origin is not None and Path(origin).is_dir() else None
-    if origin is not None and folder is None:
+    there = None if origin is None else files_below(origin)
+    if origin is not None and there is None:
         if len(names) != 1:
             msg = f"--from {origin} is one file: name exactly one NAME with it"
             raise UsageError(msg)
         return names
-    wanted = list(names) or [n for n, s in WEIGHTS.items() if folder is None or (folder / s.file_name).is_file()]
+    wanted = list(names) or [n for n, s in WEIGHTS.items() if there is None or s.file_name in there]
     if not wanted:
         files = ", ".join(source.file_name for source in WEIGHTS.values())
         msg = f"--from {origin}: none of {files} is in it"
         raise UsageError(msg)
     lists = [weights_source(name).class_list for name in wanted]
-    needed = [name for name in lists if name and (folder is None or (folder / WEIGHTS[name].file_name).is_file())]
+    needed = [name for name in lists if name and (there is None or WEIGHTS[name].file_name in there)]
     return sorted({*wanted, *needed}, key=list(WEIGHTS).index)
 
 

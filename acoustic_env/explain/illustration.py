@@ -13,6 +13,8 @@ import pyarrow.csv as pa_csv
 
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import DPI, drawn
+from acoustic_env.io.files import read_if_there
+from acoustic_env.io.location import join
 
 INDEX: Final = "explain.json"
 FORMAT: Final = 1
@@ -78,23 +80,24 @@ def write_index(folder: Path, entries: Sequence[Entry], facts: dict[str, Any]) -
     (folder / INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
-def read_index(folder: Path) -> tuple[list[Entry], dict[str, Any]]:
+def read_index(folder: str) -> tuple[list[Entry], dict[str, Any]]:
     """The figures of a folder and the other facts of its index.
 
     Raises:
         UsageError: there is no index, or it is damaged or of another version.
     """
-    path = folder / INDEX
+    path = join(folder, INDEX)
+    data = read_if_there(path)
+    if data is None:
+        msg = f"{folder}: no {INDEX} there; make one with acoustic-env explain --out {folder}"
+        raise UsageError(msg)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(data)
         if document["format"] != FORMAT:
             msg = f"{path}: format {document['format']!r}, this version reads {FORMAT}; run acoustic-env explain again"
             raise UsageError(msg)
         entries = [Entry(**entry) for entry in document["figures"]]
-    except FileNotFoundError as error:
-        msg = f"{folder}: no {INDEX} there; make one with acoustic-env explain --out {folder}"
-        raise UsageError(msg) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         msg = f"{path}: not readable: {error}; run acoustic-env explain again"
         raise UsageError(msg) from error
     return entries, {key: value for key, value in document.items() if key not in ("format", "figures")}

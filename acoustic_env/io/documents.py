@@ -10,7 +10,7 @@ import yaml
 
 from acoustic_env.config import RECIPES, Recipe, from_mapping
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import read_bytes
+from acoustic_env.io.files import read_bytes, read_if_there
 
 
 def read_mapping(url: str, what: str) -> dict[str, Any]:
@@ -23,7 +23,10 @@ def read_mapping(url: str, what: str) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, is neither YAML nor JSON, or is not a mapping.
     """
-    data = read_bytes(url)
+    return _parse(read_bytes(url), url, what)
+
+
+def _parse(data: bytes, url: str, what: str) -> dict[str, Any]:
     kind = "JSON" if url.lower().endswith(".json") else "YAML"
     try:
         text = data.decode("utf-8-sig")
@@ -48,11 +51,9 @@ def load_recipe(name_or_url: str) -> Recipe:
     """
     names = sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
     url = str(RECIPES / f"{name_or_url}.yaml") if name_or_url in names else name_or_url
-    try:
-        document = read_mapping(url, "a recipe")
-    except UsageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            msg = f"no recipe {name_or_url!r}: neither a file nor one of {', '.join(names)}"
-            raise UsageError(msg) from error
-        raise
+    data = read_if_there(url)
+    if data is None:
+        msg = f"no recipe {name_or_url!r}: neither a file nor one of {', '.join(names)}"
+        raise UsageError(msg)
+    document = _parse(data, url, "a recipe")
     return from_mapping(Recipe, {"name": PurePosixPath(url).stem, **document}, url)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.filesystem import remote_filesystem
+from acoustic_env.io.filesystem import open_filesystem, remote_filesystem
 from acoustic_env.io.location import join, local_path
 from acoustic_env.io.retry import StoreError
 
@@ -26,16 +26,42 @@ def read_bytes(url: str) -> bytes:
     Raises:
         UsageError: it is not there or may not be read.
     """
+    data = read_if_there(url)
+    if data is None:
+        msg = f"{url}: no such file"
+        raise UsageError(msg)
+    return data
+
+
+def read_if_there(url: str) -> bytes | None:
+    """Read a whole file; return None where there is none.
+
+    Raises:
+        UsageError: it may not be read.
+    """
     path = local_path(url)
     try:
-        if path is not None:
-            return path.read_bytes()
-        return remote_filesystem(url).read("")
-    except FileNotFoundError as error:
-        msg = f"{url}: no such file"
-        raise UsageError(msg) from error
+        return path.read_bytes() if path is not None else remote_filesystem(url).read("")
+    except FileNotFoundError:
+        return None
     except (OSError, StoreError) as error:
         raise _unusable(url, "read", error) from error
+
+
+def files_below(url: str) -> list[str] | None:
+    """Return the paths of all files below a folder, sorted, with "/"; None where `url` is no folder.
+
+    Raises:
+        UsageError: it cannot be listed.
+    """
+    path = local_path(url)
+    if path is not None and not path.is_dir():
+        return None
+    try:
+        found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
+    except StoreError as error:
+        raise _unusable(url, "listed", error) from error
+    return found if found or path is not None else None
 
 
 def for_arrow(data: bytes) -> pa.BufferReader:

@@ -40,3 +40,18 @@ def join(url: str, *names: str) -> str:
         names: below it, one level each.
     """
     return "/".join([url.rstrip("/") if url.strip("/") else url[:-1], *names])
+
+
+def split(url: str) -> tuple[str, str]:
+    """Return the folder of a file and its name.
+
+    >>> split("s3://bucket/study/report.html")
+    ('s3://bucket/study', 'report.html')
+    >>> split("report.html")
+    ('.', 'report.html')
+    """
+    path = local_path(url)
+    if path is not None:
+        return str(path.parent), path.name
+    folder, _, name = url.rpartition("/")
+    return folder, name

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ import numpy.typing as npt
 
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import read_bytes, read_if_there, write_bytes
+from acoustic_env.io.location import join
 from acoustic_env.models.calibrate import Calibration
 from acoustic_env.models.classifier import Classifier, State, restore_classifier
 from acoustic_env.models.evaluate import Floats
@@ -156,7 +157,7 @@ class Bundle:
         arrays |= {f"classifier.{name}": array for name, array in state.arrays.items()}
         arrays |= {"thresholds": self.thresholds, "trained_on": self.trained_on}
         weights = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        place = Path(folder)
+        place = str(folder)
         self.weights_sha256 = hashlib.sha256(weights).hexdigest()
         self._carry_record(place)
         facts = {
@@ -174,21 +175,21 @@ class Bundle:
             "looks": [dataclasses.asdict(look) for look in self.looks],
             "test": self.test,
         }
-        place.mkdir(parents=True, exist_ok=True)
         # The weights first: facts that name other weights than those there do not load.
-        _replace(place / WEIGHTS, weights)
-        _replace(place / FACTS, json.dumps(facts, indent=1).encode())
+        write_bytes(join(place, WEIGHTS), weights)
+        write_bytes(join(place, FACTS), json.dumps(facts, indent=1).encode())
 
-    def _carry_record(self, place: Path) -> None:
+    def _carry_record(self, place: str) -> None:
         """Put the test evaluations of the bundle at `place` before the own ones."""
-        try:
-            there = json.loads((place / FACTS).read_text(encoding="utf-8"))
-            looks = _looks(there)
-        except FileNotFoundError:
+        data = read_if_there(join(place, FACTS))
+        if data is None:
             return
+        try:
+            there = json.loads(data)
+            looks = _looks(there)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             msg = (
-                f"{place / FACTS}: not readable, so its record of test evaluations would be lost: {error}; "
+                f"{join(place, FACTS)}: not readable, so its record of test evaluations would be lost: {error}; "
                 "move it away, or write the new bundle elsewhere"
             )
             raise UsageError(msg) from error
@@ -205,14 +206,14 @@ class Bundle:
         """
         from safetensors.numpy import load
 
-        facts, weights = _read(Path(folder))
+        facts, weights = _read(str(folder))
         arrays = load(weights)
 
         def of(prefix: str) -> dict[str, npt.NDArray[Any]]:
             return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
         return cls(
-            recipe=from_mapping(Recipe, facts["recipe"], str(Path(folder, FACTS))),
+            recipe=from_mapping(Recipe, facts["recipe"], join(str(folder), FACTS)),
             classes=tuple(facts["classes"]),
             reducer=Reducer.restore(facts["reducer"], of("reducer.")),
             classifier=restore_classifier(State(of("classifier."), facts["classifier"])),
@@ -235,12 +236,12 @@ class Bundle:
         look = Look(now, hash_of_clips, judged.clips, figures, self.weights_sha256)
         self.looks.append(look)
         self.test = judged.as_json()
-        place = Path(folder, FACTS)
-        facts = json.loads(place.read_text(encoding="utf-8"))
+        place = join(str(folder), FACTS)
+        facts = json.loads(read_bytes(place))
         facts["looks"] = [dataclasses.asdict(earlier) for earlier in (*_looks(facts), look)]
         if facts["weights_sha256"] == self.weights_sha256:  # else trained over while it was evaluated
             facts["test"] = self.test
-        _replace(place, json.dumps(facts, indent=1).encode())
+        write_bytes(place, json.dumps(facts, indent=1).encode())
         return look
 
 
@@ -249,29 +250,25 @@ def _looks(facts: Mapping[str, Any]) -> list[Look]:
     return [Look(**{"weights": facts["weights_sha256"], **look}) for look in facts["looks"]]
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+def _read(folder: str) -> tuple[dict[str, Any], bytes]:
+    found = {name: read_if_there(join(folder, name)) for name in (FACTS, WEIGHTS)}
+    missing = [name for name, data in found.items() if data is None]
+    if missing:
+        msg = f"{folder}: no bundle: {missing[0]} is not there; make one with acoustic-env train"
+        raise UsageError(msg)
+    described, weights = found[FACTS] or b"", found[WEIGHTS] or b""
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        weights = (folder / WEIGHTS).read_bytes()
-    except FileNotFoundError as error:
-        msg = f"{folder}: no bundle: {Path(error.filename).name} is not there; make one with acoustic-env train"
-        raise UsageError(msg) from error
-    except (ValueError, UnicodeDecodeError) as error:
-        msg = f"{folder / FACTS}: not readable: {error}; train the bundle again"
+        facts = json.loads(described)
+    except ValueError as error:
+        msg = f"{join(folder, FACTS)}: not readable: {error}; train the bundle again"
         raise UsageError(msg) from error
     if facts.get("format") != FORMAT:
         msg = f"{folder}: bundle of format {facts.get('format')!r}, this version reads {FORMAT}; train it again"
         raise UsageError(msg)
     if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
-        msg = f"{folder / WEIGHTS}: not the weights {FACTS} was written with; train the bundle again"
+        msg = f"{join(folder, WEIGHTS)}: not the weights {FACTS} was written with; train the bundle again"
         raise UsageError(msg)
     return facts, weights
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def keys(names: Iterable[str]) -> npt.NDArray[np.uint64]:

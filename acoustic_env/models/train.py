@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.config import ModelSettings, from_mapping
 from acoustic_env.errors import AcousticEnvError, UsageError
+from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.mlp import Arrays, Job, Progress, train_network
 from acoustic_env.pipeline.cluster import cluster_resources
@@ -144,13 +145,15 @@ def train_on_ray(
     if workers > cpus:
         msg = f"{workers} training workers need {workers} CPUs and the cluster has {cpus}; set fewer `model: workers`"
         raise UsageError(msg)
+    filesystem, place = arrow_filesystem(storage)
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"job": _plain(job), "data": ray.put((train, validation)), "checkpoint_s": checkpoint_s},
         scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name=f"mlp-{_digest(job, train, validation)}",
-            storage_path=storage,
+            storage_path=place,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),

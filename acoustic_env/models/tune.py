@@ -7,6 +7,7 @@ of one CPU, and reports its validation score. Test rows are not there.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import time
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from acoustic_env.config import ModelSettings, Task, from_mapping
 from acoustic_env.errors import UsageError
+from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.mlp import Alone, Job, Progress, train_network
 
@@ -80,7 +82,7 @@ def search(
     train: Examples,
     validation: Examples,
     trials: int,
-    folder: Path,
+    folder: str,
     *,
     at_once: int | None = None,
 ) -> list[Trial]:
@@ -91,7 +93,7 @@ def search(
         base: settings that are not searched (weight decay, batch size, seed).
         train, validation: reduced rows.
         trials: how many in all.
-        folder: where Ray Tune keeps the state of the search.
+        folder: where Ray Tune keeps the state of the search; a path or an fsspec URL.
         at_once: trials running together; None for one a CPU.
 
     Returns:
@@ -123,12 +125,14 @@ def search(
         reuse_actors=True,  # or every trial would load torch anew
         search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
     )
-    place = folder.resolve()
-    if tune.Tuner.can_restore(str(place / NAME)):
-        log.info("going on with the search in %s", place)
-        tuner = tune.Tuner.restore(str(place / NAME), trainable, resume_unfinished=True, restart_errored=True)
+    filesystem, place = arrow_filesystem(folder)
+    if tune.Tuner.can_restore(f"{place}/{NAME}", storage_filesystem=filesystem):
+        log.info("going on with the search in %s", folder)
+        tuner = tune.Tuner.restore(
+            f"{place}/{NAME}", trainable, resume_unfinished=True, restart_errored=True, storage_filesystem=filesystem
+        )
     else:
-        run = tune.RunConfig(name=NAME, storage_path=str(place), verbose=0)
+        run = tune.RunConfig(name=NAME, storage_path=place, storage_filesystem=filesystem, verbose=0)
         tuner = tune.Tuner(trainable, tune_config=config, run_config=run)
     with contextlib.redirect_stdout(sys.stderr):  # Ray's tables are no result
         results = tuner.fit()
@@ -231,8 +235,8 @@ def trial_table(trials: list[Trial]) -> pa.Table:
 _ABOVE: Final[Any] = {"frameon": False, "loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
 
 
-def plot_trials(trials: list[Trial], path: Path) -> None:
-    """PNG: validation score of each trial in order, with the best so far, and against each setting."""
+def plot_trials(trials: list[Trial]) -> bytes:
+    """Return a PNG: validation score of each trial in order, with the best so far, and against each setting."""
     from matplotlib.figure import Figure
 
     done = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.number)
@@ -264,4 +268,6 @@ def plot_trials(trials: list[Trial], path: Path) -> None:
             )
         axes.set(xlabel=label, ylabel="validation score", xscale=scale)
         axes.legend(**_ABOVE)
-    figure.savefig(path, dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()

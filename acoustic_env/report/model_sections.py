@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -243,7 +242,7 @@ def search_section(rows: pa.Table, folder: FigureFolder) -> Section:
     return section
 
 
-def explanation_sections(source: Path, folder: FigureFolder) -> list[Section]:
+def explanation_sections(source: str, folder: FigureFolder) -> list[Section]:
     """The figures of `acoustic-env explain`, under their headings.
 
     Raises:

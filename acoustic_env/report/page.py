@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.illustration import Entry, Illustration
+from acoustic_env.io.files import read_bytes, write_bytes
+from acoustic_env.io.location import join as below
 from acoustic_env.report.markup import Html, image, join, paragraph, tag
 
 
@@ -51,21 +52,20 @@ class FigureFolder:
         """Write a new figure's files; the figure for the page."""
         return self._figure(illustration.save(self.path))
 
-    def copy(self, entry: Entry, source: Path) -> Html:
+    def copy(self, entry: Entry, source: str) -> Html:
         """Copy the files of a figure made earlier; the figure for the page.
 
         Raises:
             UsageError: a file that the index lists is not there.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         for name in entry.files.values():
             plain = Path(name).name
             try:
-                if (source / plain).resolve() != (self.path / plain).resolve():
-                    shutil.copyfile(source / plain, self.path / plain)
-            except OSError as error:
-                msg = f"{source / plain}: {error.strerror}; run acoustic-env explain again"
+                data = read_bytes(below(source, plain))
+            except UsageError as error:
+                msg = f"{error}; run acoustic-env explain again"
                 raise UsageError(msg) from error
+            write_bytes(str(self.path / plain), data)
         return self._figure(entry)
 
     def _figure(self, entry: Entry) -> Html:

@@ -6,12 +6,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from acoustic_env.models.bundle import WEIGHTS, Bundle
+from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.markup import Html, table, tag
 from acoustic_env.report.page import Section
 from acoustic_env.store.feature_store import FeatureStore
@@ -32,7 +31,7 @@ def provenance_section(
     rows = [(f"--{name}", value, _code(hashes.get(name))) for name, value in inputs.items()]
     section.add(table("Made from", ("option", "given", "SHA-256"), rows))
     if bundle is not None:
-        section.add(*_bundle(bundle, Path(inputs["bundle"], WEIGHTS)))
+        section.add(*_bundle(bundle))
     if store is not None:
         section.add(*_blocks(store))
         runs = store.runs()
@@ -47,9 +46,9 @@ def _code(text: str | None) -> Html | None:
     return None if text is None else tag("code", text)
 
 
-def _bundle(bundle: Bundle, weights: Path) -> list[Html]:
+def _bundle(bundle: Bundle) -> list[Html]:
     rows: list[tuple[object, ...]] = [
-        ("weights, SHA-256", _code(hashlib.sha256(weights.read_bytes()).hexdigest())),
+        ("weights, SHA-256", _code(bundle.weights_sha256)),
         ("training and validation clips", _code(bundle.training_hash)),
     ]
     rows += [(f"features {block}", _code(fingerprint)) for block, fingerprint in bundle.fingerprints.items()]

@@ -18,6 +18,7 @@ from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.files import read_bytes
+from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.audit_section import AuditTables, audit_section, truth_of
 from acoustic_env.report.data_sections import clips_section, errors_section, runs_section, store_section
@@ -115,11 +116,11 @@ def _sections(inputs: Inputs, bundle: Bundle | None, folder: FigureFolder) -> It
         if tested is not None:
             yield tested
     if inputs.study:
-        yield study_section(read_table(str(Path(inputs.study, STUDY))), folder)
+        yield study_section(read_table(join(inputs.study, STUDY)), folder)
     if inputs.tune:
-        yield search_section(read_table(str(Path(inputs.tune, TRIALS))), folder)
+        yield search_section(read_table(join(inputs.tune, TRIALS)), folder)
     if inputs.explain:
-        yield from explanation_sections(Path(inputs.explain), folder)
+        yield from explanation_sections(inputs.explain, folder)
     audit = audit_section(_audit_tables(inputs, clips), bundle, folder)
     if audit is not None:
         yield audit

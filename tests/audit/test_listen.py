@@ -54,7 +54,7 @@ def out(tmp_path: Path) -> Path:
 def test_answers_are_in_the_journal_and_the_table_before_record_returns(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         session.record(answer(3, "wrong", note=" a <b>bird</b> ", seconds=4.25))
-        assert json.loads(session.journal_path.read_bytes().splitlines()[-1])["verdict"] == "wrong"
+        assert json.loads(Path(session.journal_url).read_bytes().splitlines()[-1])["verdict"] == "wrong"
         session.write_verdicts()
     table = check_verdicts(pq.read_table(out), str(out))
     (row,) = table.to_pylist()
@@ -66,7 +66,7 @@ def test_a_session_goes_on_where_it_stopped_and_forgets_half_a_line(out: Path) -
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         for row in range(3):
             session.record(answer(row))
-        journal = session.journal_path
+        journal = Path(session.journal_url)
     with journal.open("ab") as file:
         file.write(b'{"event": "answer", "id": "cut o')
     out.unlink()
@@ -105,7 +105,7 @@ def test_taking_an_answer_back_brings_the_one_before_back(out: Path) -> None:
         session.record(answer(0, None))
         assert session.kept() == 0
         assert session.verdicts().num_rows == 0
-        assert len(session.journal_path.read_bytes().splitlines()) == 6
+        assert len(Path(session.journal_url).read_bytes().splitlines()) == 6
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         assert session.kept() == 0
 
@@ -139,10 +139,10 @@ def test_each_listener_has_answers_of_their_own_whatever_the_case_of_the_name(ou
 )
 def test_a_wrong_answer_is_refused_and_not_kept(out: Path, wrong: dict[str, Any]) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
-        before = session.journal_path.read_bytes()
+        before = Path(session.journal_url).read_bytes()
         with pytest.raises(RefusedAnswer):
             session.record({**answer(0), **wrong})
-        assert session.journal_path.read_bytes() == before
+        assert Path(session.journal_url).read_bytes() == before
 
 
 def test_the_journal_of_another_sample_is_refused(out: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_journal_of_another_sample_is_refused(out: Path) -> None:
 
 def test_a_damaged_line_is_named(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
-        journal = session.journal_path
+        journal = Path(session.journal_url)
     journal.write_bytes(journal.read_bytes() + b"not json\n")
     with pytest.raises(UsageError, match="line 2 is damaged"):
         Session(ROWS, SAMPLE_ID, str(out))
@@ -171,7 +171,7 @@ def test_a_table_without_its_journal_is_not_overwritten(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         session.record(answer(0))
         session.write_verdicts()
-        session.journal_path.unlink()
+        Path(session.journal_url).unlink()
     with pytest.raises(UsageError, match="its journal"):
         Session(ROWS, SAMPLE_ID, str(out))
 
@@ -500,11 +500,11 @@ def test_a_full_disk_refuses_the_answer_and_keeps_the_journal_whole(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("acoustic_env.audit.listen.os.fsync", full)
+    monkeypatch.setattr("acoustic_env.audit.journal.os.fsync", full)
     assert visitor.request("/api/answers", answer(0))[0] == 507
     monkeypatch.undo()
     assert session.kept() == 0
-    assert len(session.journal_path.read_bytes().splitlines()) == 1
+    assert len(Path(session.journal_url).read_bytes().splitlines()) == 1
     assert visitor.request("/api/answers", answer(0))[0] == 200
 
 
@@ -519,7 +519,7 @@ def test_many_answers_at_once_are_all_kept(visitor: Visitor) -> None:
     for thread in threads:
         thread.join()
     assert visitor.server.session.kept() == 15
-    assert len(visitor.server.session.journal_path.read_bytes().splitlines()) == 16
+    assert len(Path(visitor.server.session.journal_url).read_bytes().splitlines()) == 16
 
 
 # ---- the command

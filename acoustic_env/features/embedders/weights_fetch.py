@@ -15,6 +15,8 @@ from tqdm import tqdm
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.weights_cache import Record, WeightsCache, copy_digest, no_space, temporary_file
 from acoustic_env.features.embedders.weights_registry import WeightsSource, weights_source
+from acoustic_env.io.files import files_below
+from acoustic_env.io.location import join
 
 TIMEOUT_S: Final = 60
 # Networks whose weights are converted, and the embedder that knows how.
@@ -36,8 +38,8 @@ def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None,
     Raises:
         UsageError: no network, not found, broken off, not the published file, or no space.
     """
-    if origin is not None and Path(origin).is_dir():
-        origin = str(Path(origin) / source.file_name)
+    if origin is not None and files_below(origin) is not None:
+        origin = join(origin, source.file_name)
     with temporary_file(cache.node, source.size) as partial:
         if origin is None:
             _download(source, cache, partial)
