@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
+
+
+def url(text: str) -> str:
+    """Check a location: a path, or an fsspec URL such as s3://bucket/clips.parquet.
+
+    Every option that names a file or a folder has this type, and every command takes any such location there. The walk
+    of tests/known_issues/test_every_path_is_a_url.py finds these options by it.
+    """
+    if not text.strip():
+        msg = "expected a path or a URL, found an empty text"
+        raise argparse.ArgumentTypeError(msg)
+    return text
 
 
 def check_inputs(
@@ -29,8 +42,8 @@ def check_inputs(
     Raises:
         UsageError: an input is missing or of the wrong kind; the message names it.
     """
-    for url in (*files, *([clips] if clips else [])):
-        _check_file(url)
+    for file in (*files, *([clips] if clips else [])):
+        _check_file(file)
     folder = local_path(bundle) if bundle else None
     if folder is not None and not (folder / "bundle.json").is_file():
         msg = f"{bundle}: no bundle: bundle.json is not there; make one with acoustic-env train"

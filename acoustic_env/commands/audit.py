@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
+from acoustic_env.commands.arguments import url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
-from acoustic_env.commands.paths import url
 
 PLAN = """\
 How many clip-label rows to listen to for an interval of a wanted half-width, by design."""

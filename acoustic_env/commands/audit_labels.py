@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from acoustic_env.commands.arguments import url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
-from acoustic_env.commands.paths import url
 
 RELABEL = """\
 Write the next version of the labels table: listeners decide first; the ranking decides alone only where the listened

@@ -10,8 +10,8 @@ import sys
 from types import FrameType
 from typing import Any, Final
 
+from acoustic_env.commands.arguments import url
 from acoustic_env.commands.audit_form import add_command
-from acoustic_env.commands.paths import url
 
 LISTEN: Final = """\
 A local web page that plays the clips of a sample and asks whether the label applies. It hides scores, strata and

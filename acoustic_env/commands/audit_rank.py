@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from acoustic_env.commands.arguments import url
 from acoustic_env.commands.audit_form import add_command, names
-from acoustic_env.commands.paths import url
 
 if TYPE_CHECKING:
     from acoustic_env.audit.rank import Clips

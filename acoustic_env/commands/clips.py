@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from acoustic_env.commands import clips_duplicates
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 from acoustic_env.config import Recipe
 from acoustic_env.io.documents import load_recipe
 

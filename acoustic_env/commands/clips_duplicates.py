@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem

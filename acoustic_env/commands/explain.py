@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any, Final
 
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 
 DESCRIPTION: Final = """\
 Draw what differs between the classes (Welch's t of the indices and of the modulation spectrum, with false-discovery

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 from acoustic_env.config import ExtractSettings, from_mapping
 from acoustic_env.errors import LeaseHeld, UsageError
 from acoustic_env.io.documents import read_mapping

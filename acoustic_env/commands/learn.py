@@ -11,8 +11,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import check_inputs
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import check_inputs, url
 from acoustic_env.errors import UsageError
 
 if TYPE_CHECKING:

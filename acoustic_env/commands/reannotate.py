@@ -8,8 +8,7 @@ import json
 import sys
 from typing import Any
 
-from acoustic_env.commands.arguments import check_inputs
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import check_inputs, url
 
 DESCRIPTION = """\
 Take a new clip list into a labels table: extract the features that are missing, score the clips with a classifier,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 
 DESCRIPTION: Final = """\
 Write one HTML page that needs no network and nothing beside it: what was run, the data and what was left out, errors,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore

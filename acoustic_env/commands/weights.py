@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below
 

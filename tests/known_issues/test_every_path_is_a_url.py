@@ -20,7 +20,7 @@ from typing import Final
 import pytest
 
 from acoustic_env.cli import build_parser, main
-from acoustic_env.commands.paths import url
+from acoustic_env.commands.arguments import url
 from tests.known_issues.url_walk import steps
 from tests.s3 import S3Server
 
@@ -84,7 +84,7 @@ def test_every_option_that_takes_text_is_a_path_or_known_to_be_none() -> None:
         and not action.choices
         and action.dest not in NO_PATHS.split()
     ]
-    assert not unknown, "give it `type=url` (commands.paths) and a step of the walk, or name it in NO_PATHS"
+    assert not unknown, "give it `type=url` (commands.arguments) and a step of the walk, or name it in NO_PATHS"
 
 
 def documented() -> list[list[str]]:
