@@ -38,9 +38,20 @@ class UsageError(AcousticEnvError):
 
 
 class TooManyFailures(AcousticEnvError):  # noqa: N818  the outcome's own name
-    """The job is done, but more clips failed than allowed."""
+    """More clips failed than allowed: the job is done, or it was stopped early because this was certain enough.
+
+    Args:
+        message: how many of how many, and where to look.
+        record: of the run, which the command prints before this judgment.
+        early: whether clips are left that were not tried.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, record: object = None, *, early: bool = False) -> None:
+        super().__init__(message)
+        self.record = record
+        self.early = early
 
 
 class LeaseHeld(AcousticEnvError):  # noqa: N818

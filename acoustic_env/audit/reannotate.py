@@ -95,7 +95,8 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         UsageError: a wrong list, bundle or verdicts, or features that this installation computes otherwise than those
             the bundle was trained on.
         LeaseHeld: another run writes to LABELS or to the store.
-        TooManyFailures: everything is done, but more clips failed in extraction than allowed.
+        TooManyFailures: more clips failed in extraction than allowed; everything else is done, unless the extraction
+            was stopped early.
     """
     bundle = Bundle.load(settings.bundle)
     clips = select(read_clips(settings.clips), bundle.recipe).clips
@@ -163,7 +164,9 @@ def _extract(
     try:
         record = extract(extraction, say, clips, bundle.recipe)
     except TooManyFailures as failure:
-        return failure, 0
+        if failure.early:  # labels of half a list would look like an answer
+            raise
+        return failure, getattr(failure.record, "finished", 0)
     return None, record.finished
 
 

@@ -10,12 +10,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from acoustic_env.commands.arguments import url
 from acoustic_env.config import ExtractSettings, from_mapping
-from acoustic_env.errors import LeaseHeld, UsageError
+from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
 from acoustic_env.io.documents import read_mapping
+
+if TYPE_CHECKING:
+    from acoustic_env.pipeline.extract import RunRecord
 
 DESCRIPTION = """\
 Compute feature blocks for every clip of a list, into a feature store.
@@ -74,23 +77,28 @@ def add_parsers(subparsers: Any) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Run the job the options describe."""
-    from acoustic_env.pipeline.extract import RunRecord, extract
+    from acoustic_env.pipeline.extract import extract
 
     settings = read_settings(namespace)
     previous = signal.signal(signal.SIGTERM, _terminate)
+    judgment: TooManyFailures | None = None
     try:
         record: RunRecord = extract(settings, say=_say)
-    except (UsageError, LeaseHeld, KeyboardInterrupt):
+    except (UsageError, LeaseHeld):
         raise
-    except Exception:
-        _say(f"stopped by an error; what is finished is kept. To resume: {resume_command(settings)}")
+    except TooManyFailures as error:
+        judgment, record = error, cast("RunRecord", error.record)
+    except Exception as error:
+        error.add_note(f"stopped by an error; what is finished is kept. To resume: {resume_command(settings)}")
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
     if namespace.json:
-        print(json.dumps(dataclasses.asdict(record), sort_keys=True))
+        print(json.dumps(dataclasses.asdict(record), sort_keys=True), flush=True)
     elif not settings.dry_run:
-        print(summary(record.finished, record.failed, record.left, record.clips_per_second, settings.store))
+        print(summary(record, settings.store), flush=True)
+    if judgment is not None:  # the record comes first
+        raise judgment
     return 0
 
 
@@ -138,13 +146,24 @@ def resume_command(settings: ExtractSettings) -> str:
     return shlex.join(words)
 
 
-def summary(finished: int, failed: int, left: int, rate: float, store: str) -> str:
-    """The last line of a run."""
-    if not finished:
-        return f"nothing to do: {store} holds everything already" + (f" ({left} clips pending)" if left else "")
-    failures = f", {failed} failed (see: acoustic-env store errors {store})" if failed else ""
-    rest = f"; {left} clips are still pending, run again to retry them" if left else ""
-    return f"{finished} clips done at {rate:.2f} clips/s{failures}{rest}"
+def summary(record: RunRecord, store: str) -> str:
+    """Return the last line of a run.
+
+    Args:
+        record: of the run.
+        store: where its tables are.
+    """
+    see = f"see: acoustic-env store errors {store}"
+    if not record.pending and record.failed_on_list:
+        return (
+            f"nothing to do: {store} holds {record.clips - record.failed_on_list} of {record.clips} clips; the other "
+            f"{record.failed_on_list} failed for good in earlier runs and are tried again with --retry-errors ({see})"
+        )
+    if not record.pending:
+        return f"nothing to do: {store} holds everything already"
+    failures = f", {record.failed} failed ({see})" if record.failed else ""
+    rest = f"; {record.left} clips are still pending, run again to do them" if record.left else ""
+    return f"{record.finished} clips done at {record.clips_per_second:.2f} clips/s{failures}{rest}"
 
 
 def _say(line: str) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -22,7 +22,7 @@ from acoustic_env import __version__
 from acoustic_env.audio.fetch import any_remote
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings, Recipe
-from acoustic_env.errors import TooManyFailures, UsageError
+from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import SIGNALS, Json, Signal
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.pipeline import graph
@@ -31,6 +31,7 @@ from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.rows import MEMORY, SECONDS, WORK_SCHEMA, rows_column
+from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
 from acoustic_env.pipeline.work import MAX_BLOCKS, BlockSpec, BlockWork, block_work
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
@@ -67,6 +68,7 @@ class RunRecord:
         failed: clips of this run with an error.
         failed_on_list: clips of the list that lack rows because of an error, of this run or an earlier one.
         left: clips still with something missing that a run without --retry-errors would do.
+        stopped: why the run stopped before its end; empty for one that did not.
         rows: block -> rows written.
         seconds: stage -> worker seconds; `wall` is the whole streaming part.
         clips_per_second: finished / wall.
@@ -84,6 +86,7 @@ class RunRecord:
     failed: int = 0
     failed_on_list: int = 0
     left: int = 0
+    stopped: str = ""
     rows: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     clips_per_second: float = 0.0
@@ -113,7 +116,7 @@ def extract(
     Raises:
         UsageError: settings, list or machines are wrong; nothing was started.
         LeaseHeld: another run writes to the store.
-        TooManyFailures: done, but the share of failed clips is above `max_error_rate`.
+        TooManyFailures: the share of failed clips is above `max_error_rate`; its `record` is the run's.
     """
     works = resolve_blocks(settings, recipe)
     table = read_clips(settings.clips) if clips is None else clips
@@ -141,7 +144,7 @@ def extract(
             _run(settings, works, pending, record, lease.token, say)
             _close(record, read_books(table, works, store, store.errors()))
             store.write_run(record.run_id, dataclasses.asdict(record))
-    _judge(settings, record)
+    _judge(settings, record, store)
     return record
 
 
@@ -246,11 +249,19 @@ def _run(
         plan = make_plan(active, pending.num_rows, resources, settings.device, remote=any_remote(pending["uri"]))
         for line in describe(plan, resources):
             say(line)
+        failed_before = record.failed_on_list if not settings.retry_errors else 0
+        allowed = allowed_of_pending(settings.max_error_rate, record.clips, pending.num_rows, failed_before)
+        watch = FailureWatch(allowed, plan.in_work)
         started = time.perf_counter()
-        with Progress(pending.num_rows, sys.stderr) as progress:
-            for summary in graph.run(pending, plan, active, settings.store, token, record.run_id):
+        summaries = graph.run(pending, plan, active, settings.store, token, record.run_id)
+        with Progress(pending.num_rows, sys.stderr) as progress, closing(summaries):
+            for summary in summaries:
                 _count(record, summary, active)
                 progress.add(int(pc.sum(summary["clips"]).as_py()), int(pc.sum(summary["failed"]).as_py()))
+                watch.add(int(pc.sum(summary["clips"]).as_py()), int(pc.sum(summary["failed"]).as_py()))
+                if watch.exceeded and record.finished < pending.num_rows:
+                    record.stopped = _stopped_early(settings, record, watch.share)
+                    break
         record.seconds["wall"] = time.perf_counter() - started
     record.clips_per_second = record.finished / record.seconds["wall"]
     record.throughput = {
@@ -282,14 +293,42 @@ def _close(record: RunRecord, books: Books) -> None:
     record.failed_on_list = int(np.count_nonzero(books.owed))
 
 
-def _judge(settings: ExtractSettings, record: RunRecord) -> None:
+def _stopped_early(settings: ExtractSettings, record: RunRecord, share: float) -> str:
+    return (
+        f"stopped after {record.finished} of {record.pending} clips: {record.failed} of them failed, so more than "
+        f"{share:.1%} of such clips fail (95 % confidence); --max-error-rate {settings.max_error_rate:g} allows fewer"
+    )
+
+
+def _judge(settings: ExtractSettings, record: RunRecord, store: FeatureStore) -> None:
+    """Raise TooManyFailures where more of the list failed, or is certain enough to fail, than is allowed."""
+    see = f"see: acoustic-env store errors {settings.store}"
+    if record.stopped:
+        msg = (
+            f"{record.stopped}. {_most_frequent(store, record.run_id)}What is done is kept; mend the cause and run the "
+            f"same command again, or raise --max-error-rate; {see}"
+        )
+        raise TooManyFailures(msg, record, early=True)
     rate = record.failed_on_list / max(1, record.clips)
     if rate > settings.max_error_rate:
+        when = "" if record.pending else " since earlier runs"
+        again = "" if record.pending else "; they are not tried again without --retry-errors"
         msg = (
-            f"done, but {record.failed_on_list} of {record.clips} clips ({rate:.1%}) have no features, more than "
-            f"--max-error-rate {settings.max_error_rate:g} allows; see: acoustic-env store errors {settings.store}"
+            f"done, but {record.failed_on_list} of {record.clips} clips ({rate:.1%}) have no features{when}, more than "
+            f"--max-error-rate {settings.max_error_rate:g} allows{again}; {see}"
         )
-        raise TooManyFailures(msg)
+        raise TooManyFailures(msg, record)
+
+
+def _most_frequent(store: FeatureStore, run_id: str) -> str:
+    """Name the run's most frequent error, with one of its messages."""
+    errors = store.errors()
+    ours = pc.and_(pc.equal(errors["run_id"], run_id), pc.not_equal(errors["code"], RESOLVED))
+    errors = errors.filter(ours)
+    if not errors.num_rows:
+        return ""
+    code = max(errors["code"].value_counts().to_pylist(), key=lambda count: count["counts"])["values"]
+    return f"Most often {code}: {errors.filter(pc.equal(errors['code'], code))['message'][0]}. "
 
 
 def _plan_work(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from acoustic_env.pipeline.work import BlockWork
 
 def run(
     pending: pa.Table, plan: Plan, works: Sequence[BlockWork], store_url: str, token: int, run_id: str
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Stream the pending clips through the plan's pools into the store.
 
     Args:

@@ -109,6 +109,12 @@ class Plan:
             first += size
 
     @property
+    def in_work(self) -> int:
+        """Clips that may have been begun and not yet written; Ray Data gives each worker two tasks at once."""
+        computing = 2 * self.task_clips * sum(pool.workers for pool in self.pools[:-1])
+        return computing + self.part_clips * self.write.workers
+
+    @property
     def memory(self) -> int:
         """Bytes all workers together are expected to need at most."""
         return sum(pool.workers * pool.memory for pool in self.pools)
