@@ -23,15 +23,20 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from acoustic_env.audit.journal import LEASE_SUFFIX
 from acoustic_env.audit.listen import RefusedAnswer, Session, order_for, read_rows
 from acoustic_env.audit.listen_audio import Listenable, comfortable, places, spectrogram, video_at
 from acoustic_env.audit.listen_server import ListenServer
 from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.audit.table import read_table
 from acoustic_env.audit.verdicts import check_verdicts, latest
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import LeaseHeld, UsageError
+from acoustic_env.io import retry
+from acoustic_env.io.files import read_bytes, write_bytes
 from tests.audit.generated import ranked_with_truth
+from tests.s3 import S3Server
 from tests.sounds import noise, tone
 
 RANKED, _ = ranked_with_truth(120)
@@ -174,6 +179,49 @@ def test_a_table_without_its_journal_is_not_overwritten(out: Path) -> None:
         Path(session.journal_url).unlink()
     with pytest.raises(UsageError, match="its journal"):
         Session(ROWS, SAMPLE_ID, str(out))
+
+
+def test_answers_on_an_object_store_are_there_before_record_returns(s3: S3Server) -> None:
+    out = f"s3://{s3.bucket}/verdicts.parquet"
+    killed = Session(ROWS, SAMPLE_ID, out)
+    for row in range(3):
+        killed.record(answer(row))
+        assert len(read_bytes(killed.journal_url).splitlines()) == 2 + row
+    with pytest.raises(LeaseHeld, match="audit listen"):
+        Session(ROWS, SAMPLE_ID, out)
+    killed.close()
+    with Session(ROWS, SAMPLE_ID, out) as session:
+        assert session.kept() == 3
+        session.write_verdicts()
+    assert read_table(out).num_rows == 3
+
+
+def test_an_answer_that_the_object_store_refuses_is_not_kept(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = f"s3://{s3.bucket}/verdicts.csv"
+    with Session(ROWS, SAMPLE_ID, out) as session:
+        session.record(answer(0))
+        monkeypatch.setattr(retry, "TRIES", 2)
+        s3.choose = lambda method, _path, _number: "throttle" if method == "PUT" else None
+        with pytest.raises(OSError, match="after 2 tries"):
+            session.record(again := answer(1))
+        s3.choose = lambda _method, _path, _number: None
+        assert session.kept() == 1
+        session.record(again)
+    with Session(ROWS, SAMPLE_ID, out) as session:
+        assert session.kept() == 2
+
+
+def test_a_session_that_lost_its_journal_to_another_keeps_nothing(s3: S3Server) -> None:
+    out = f"s3://{s3.bucket}/verdicts.parquet"
+    first = Session(ROWS, SAMPLE_ID, out)
+    lease = f"{first.journal_url}{LEASE_SUFFIX}/lease.json"
+    write_bytes(lease, json.dumps({**json.loads(read_bytes(lease)), "released": True}).encode())
+    with Session(ROWS, SAMPLE_ID, out) as second:
+        second.record(answer(0))
+        with pytest.raises(OSError, match="lease"):
+            first.record(answer(1))
+        assert len(read_bytes(second.journal_url).splitlines()) == 2
+    first.close()
 
 
 def test_the_order_is_random_the_listeners_own_and_repeats_come_later() -> None:
