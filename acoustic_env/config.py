@@ -168,6 +168,8 @@ class ExtractSettings:
         max_error_rate: share of the list's clips that may fail before the run ends with exit code 3, 0 to 1.
         address: Ray cluster to join; None joins the one of RAY_ADDRESS or starts a local one.
         dry_run: print the plan and stop.
+        relocated: each OLD=NEW, two prefixes of locations: the audio below OLD, which rows were computed from, is now
+            below NEW, the same files.
     """
 
     clips: str
@@ -182,6 +184,7 @@ class ExtractSettings:
     max_error_rate: float = 0.05
     address: str | None = None
     dry_run: bool = False
+    relocated: tuple[str, ...] = ()
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -213,7 +213,7 @@ def _times(clips: pa.Table) -> dict[str, tuple[float | None, float | None]]:
 def _segment(clip_id: str, times: Mapping[str, tuple[float | None, float | None]]) -> tuple[str, float, float]:
     video, _, start_ms = clip_id.rpartition("_")
     start, end = times.get(clip_id, (None, None))
-    if video and start_ms.isdigit():
+    if video and "/" not in video and start_ms.isdigit():  # no id of a folder, tar or Parquet reader
         start = int(start_ms) / 1000 if start is None else start
     elif start is None:
         missing = "its row of the clip list has no start_s" if clip_id in times else "--clips has no row of it"

@@ -38,7 +38,6 @@ from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.clips.select import CLASS_COLUMN, select
-from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.registry import BLOCKS
@@ -49,6 +48,7 @@ from acoustic_env.models.predict import predict
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.source_check import read_clips_of
 
 PUBLISHED: Final = "published.json"
 VERDICTS: Final = "verdicts.parquet"
@@ -99,7 +99,7 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
             was stopped early.
     """
     bundle = Bundle.load(settings.bundle)
-    clips = select(read_clips(settings.clips), bundle.recipe).clips
+    clips = select(read_clips_of(FeatureStore(settings.store), settings.clips, say), bundle.recipe).clips
     with acquire_lease(settings.labels, f"reannotate {settings.clips}"):
         verdicts, samples = _answers(settings)
         failure, extracted = _extract(settings, bundle, clips, say)

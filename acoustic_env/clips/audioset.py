@@ -11,6 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from acoustic_env.clips.naming import require_unique
 from acoustic_env.clips.table import CLIP_SCHEMA, Fault, raise_faults
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_bytes
@@ -48,12 +49,12 @@ def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = N
         A table of `CLIP_SCHEMA`; group is the video.
 
     Raises:
-        UsageError: a faulty line (named), or a template with an unknown placeholder or none.
+        UsageError: a faulty line (named), a segment listed twice, or a template with an unknown placeholder or none.
     """
     timed = _check_template(audio)
     cut = not timed if whole_videos is None else whole_videos
     segments = list(read_segments(url))
-    return pa.table(
+    table = pa.table(
         {
             "clip_id": [segment.clip_id for segment in segments],
             "uri": [_fill(audio, segment) for segment in segments],
@@ -66,6 +67,7 @@ def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = N
         },
         schema=CLIP_SCHEMA,
     )
+    return require_unique(table, url)
 
 
 def read_segments(url: str) -> Iterator[Segment]:

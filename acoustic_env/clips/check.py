@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.select import recipe_labels, select
+from acoustic_env.clips.sources import LISTED_SCHEMA, describe_source, differing, listed_sources
 from acoustic_env.clips.table import Fault, load_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import ClipError, UsageError
@@ -34,11 +36,13 @@ class Checked:
         clips: rows of the list.
         faults: everything wrong.
         notes: what the recipe makes of the list, and what is worth knowing.
+        table: the list, of `CLIP_SCHEMA` and `row`, counted from 1 in the file.
     """
 
     clips: int
     faults: list[Fault]
     notes: list[str]
+    table: pa.Table
 
 
 def check_clips(
@@ -58,7 +62,8 @@ def check_clips(
     """
     clips, faults = load_clips(url)
     if clips.num_rows == 0:
-        return Checked(0, faults, [])
+        return Checked(0, faults, [], _numbered(clips, faults))
+    table = _numbered(clips, faults)
     faults += _label_faults(clips, recipe, audioset())
     bad_places = _place_faults(clips)
     faults += bad_places
@@ -71,7 +76,45 @@ def check_clips(
     if read is not None:
         skipped = {fault.row for fault in faults}
         faults += _read_faults(clips, read, skipped, progress)
-    return Checked(clips.num_rows, faults, notes)
+    return Checked(clips.num_rows, faults, notes, table)
+
+
+def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[Fault]]:
+    """Find ids that are of different audio in two lists.
+
+    Args:
+        lists: by name, as `Checked.table` has them.
+
+    Returns:
+        The faults of each list that contradicts an earlier one, by name.
+    """
+    faults: dict[str, list[Fault]] = {}
+    names = list(lists)
+    seen = LISTED_SCHEMA.append(pa.field("row", pa.int64())).append(pa.field("list", pa.int32())).empty_table()
+    for number, name in enumerate(names):
+        valid = pc.and_(pc.is_valid(lists[name]["clip_id"]), pc.is_valid(lists[name]["uri"]))
+        table = lists[name].filter(valid)
+        listed = listed_sources(table).append_column("row", table["row"])
+        listed = listed.append_column("list", pa.array(np.full(len(listed), number, np.int32)))
+        before = pc.index_in(listed["clip_id"], value_set=seen["clip_id"])
+        again = listed.filter(pc.is_valid(before))
+        first = seen.take(before.drop_null())
+        for row in np.flatnonzero(differing(first, again)).tolist():
+            one, other = first.slice(row, 1).to_pylist()[0], again.slice(row, 1).to_pylist()[0]
+            message = (
+                f"{other['clip_id']!r} is {describe_source(other)} here, and in {names[one['list']]}, "
+                f"row {one['row']:,}, {describe_source(one)}"
+            )
+            faults.setdefault(name, []).append(Fault(other["row"], "clip_id", message))
+        seen = pa.concat_tables([seen, listed.filter(pc.is_null(before))])
+    return faults
+
+
+def _numbered(clips: pa.Table, faults: Sequence[Fault]) -> pa.Table:
+    """The clips with their rows in the file, where rows with a wrong number of cells stand as well."""
+    ragged = {fault.row for fault in faults if fault.row is not None and fault.column is None}
+    rows = np.arange(1, clips.num_rows + len(ragged) + 1)
+    return clips.append_column("row", pa.array(rows[~np.isin(rows, sorted(ragged))][: clips.num_rows]))
 
 
 def _label_faults(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) -> list[Fault]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final, cast
 import pyarrow as pa
 
 from acoustic_env.clips.folder import is_audio_name
+from acoustic_env.clips.naming import require_unique, root_name, shard_name
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
@@ -21,45 +22,47 @@ JSON_KEYS: Final = ("labels", "label", "tags", "tag", "class")
 MAX_LABEL_BYTES: Final = 2**20
 
 
-def read_tar(urls: Sequence[str], json_key: str | None = None) -> pa.Table:
+def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None = None) -> pa.Table:
     """The clips of tar shards: files that share a name up to the first dot are one sample.
 
     Args:
         urls: shards at any fsspec URL; local ones may hold `*`.
         json_key: where in a sample's .json the labels stand, None for the first of `JSON_KEYS`. Labels come from the
             .json, the .cls or the .txt member, in this order.
+        name: in place of the shards' folders in ids and groups.
 
     Returns:
-        Clips named `<shard>/<sample>`; every sample is a group.
+        Clips named `<the shard's last two folders>/<shard>/<sample>`; every sample is a group.
 
     Raises:
-        UsageError: a shard is missing, compressed or damaged, a sample's labels cannot be read, or no shard has audio.
+        UsageError: a shard is missing, compressed or damaged, a sample's labels cannot be read, no shard has audio, or
+            an id would stand in the list twice.
     """
     rows: list[dict[str, Any]] = []
     for url in _expanded(urls):
         samples: dict[str, list[str]] = {}
         label_files: dict[str, dict[str, bytes]] = {}
-        for name, data in _members(url):
-            folder, _, base = name.rpartition("/")
+        for member, data in _members(url):
+            folder, _, base = member.rpartition("/")
             key, _, extension = base.partition(".")
             key = f"{folder}/{key}" if folder else key
             if data is not None:
                 label_files.setdefault(key, {})[f".{extension}"] = data
-            elif is_audio_name(name):
-                samples.setdefault(key, []).append(name)
-        shard = PurePosixPath(url).name.removesuffix(".tar")
+            elif is_audio_name(member):
+                samples.setdefault(key, []).append(member)
+        shard = shard_name(url, ".tar", name)
         for key, audio in samples.items():
             labels = _sample_labels(label_files.get(key, {}), json_key, f"{url}: sample {key}")
-            for name in audio:
-                clip_id = f"{shard}/{key}" if len(audio) == 1 else f"{shard}/{name}"
-                uri = f"tar://{name}::{url}"
+            for member in audio:
+                clip_id = f"{shard}/{key}" if len(audio) == 1 else f"{shard}/{member}"
+                uri = f"tar://{member}::{url}"
                 rows.append(
                     {"clip_id": clip_id, "uri": uri, "labels": labels, "group": f"{shard}/{key}", "source": "tar"}
                 )
     if not rows:
         msg = f"{', '.join(urls)}: no audio in the shards"
         raise UsageError(msg)
-    return clip_table(rows)
+    return require_unique(clip_table(rows), ", ".join(urls))
 
 
 def read_parquet(
@@ -68,6 +71,7 @@ def read_parquet(
     label_column: str | None = "label",
     id_column: str | None = None,
     group_column: str | None = None,
+    name: str | None = None,
 ) -> pa.Table:
     """The clips of Parquet files with a column of audio bytes or struct<bytes, path>; no audio is read.
 
@@ -76,14 +80,16 @@ def read_parquet(
         audio_column: the column with the bytes.
         label_column: strings, lists of strings, or the class numbers of a Hugging Face data set (names from its
             metadata); None for clips without labels.
-        id_column: clip ids; None makes `<file>/<row>`.
+        id_column: clip ids, with `name` before them if there is one; None makes
+            `<the file's last two folders>/<file>/<row>`.
         group_column: what must not be split; None: every row is a group.
+        name: in place of the files' folders.
 
     Raises:
-        UsageError: a file or column is missing, or a column is of the wrong kind.
+        UsageError: a file or column is missing, a column is of the wrong kind, or an id would stand in the list twice.
     """
-    tables = [_read_rows(url, audio_column, label_column, id_column, group_column) for url in _expanded(urls)]
-    return pa.concat_tables(tables)
+    tables = [_read_rows(url, audio_column, label_column, id_column, group_column, name) for url in _expanded(urls)]
+    return require_unique(pa.concat_tables(tables), ", ".join(urls))
 
 
 def _expanded(urls: Sequence[str]) -> Iterator[str]:
@@ -183,7 +189,12 @@ def _json_labels(document: Any, json_key: str | None) -> list[str]:
 
 
 def _read_rows(
-    url: str, audio_column: str, label_column: str | None, id_column: str | None, group_column: str | None
+    url: str,
+    audio_column: str,
+    label_column: str | None,
+    id_column: str | None,
+    group_column: str | None,
+    name: str | None,
 ) -> pa.Table:
     import pyarrow.parquet as pq
 
@@ -195,18 +206,18 @@ def _read_rows(
             msg = f"{url}: not a readable Parquet file: {error}"
             raise UsageError(msg) from error
         schema = file.schema_arrow
-        for option, name in {"--audio-column": audio_column, **wanted}.items():
-            if name is not None and name not in schema.names:
-                msg = f"{url}: no column {name!r} ({option}); there are {', '.join(schema.names)}"
+        for option, column in {"--audio-column": audio_column, **wanted}.items():
+            if column is not None and column not in schema.names:
+                msg = f"{url}: no column {column!r} ({option}); there are {', '.join(schema.names)}"
                 raise UsageError(msg)
         kind = schema.field(audio_column).type
         if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             msg = f"{url}: column {audio_column!r} is {kind}, neither bytes nor struct<bytes, path>"
             raise UsageError(msg)
-        values = file.read(columns=sorted({name for name in wanted.values() if name}), use_threads=False)
+        values = file.read(columns=sorted({column for column in wanted.values() if column}), use_threads=False)
         rows = file.metadata.num_rows
     stem = PurePosixPath(url).name.removesuffix(".parquet")
-    ids = values[id_column].cast(pa.string()).to_pylist() if id_column else [f"{stem}/{row}" for row in range(rows)]
+    ids = _row_ids(values[id_column], name) if id_column else _numbered(shard_name(url, ".parquet", name), rows)
     groups = values[group_column].cast(pa.string()).to_pylist() if group_column else ids
     labels = _column_labels(values[label_column], schema, label_column) if label_column else [[]] * rows
     return clip_table(
@@ -219,6 +230,15 @@ def _read_rows(
         }
         for row, (clip_id, of, group) in enumerate(zip(ids, labels, groups, strict=True))
     )
+
+
+def _row_ids(values: pa.ChunkedArray, name: str | None) -> list[str]:
+    ids: list[str] = values.cast(pa.string()).to_pylist()
+    return ids if name is None else [clip_id and f"{root_name('', name)}/{clip_id}" for clip_id in ids]
+
+
+def _numbered(shard: str, rows: int) -> list[str]:
+    return [f"{shard}/{row}" for row in range(rows)]
 
 
 def _column_labels(values: pa.ChunkedArray, schema: pa.Schema, column: str) -> list[list[str]]:

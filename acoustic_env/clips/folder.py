@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import pyarrow as pa
 
+from acoustic_env.clips.naming import require_unique, root_name, segment_id
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
@@ -27,7 +28,7 @@ class Naming:
 
     Attributes:
         label: None takes the first folder of the path.
-        group: None takes the path: every recording is a group.
+        group: None takes the recording's id: every recording is a group.
         fold: None gives no folds.
     """
 
@@ -52,7 +53,11 @@ class FolderClips:
 
 
 def read_folder(
-    folder: str, naming: Naming | None = None, window_s: float | None = None, hop_s: float | None = None
+    folder: str,
+    naming: Naming | None = None,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    name: str | None = None,
 ) -> FolderClips:
     """The clips of a folder tree.
 
@@ -62,12 +67,14 @@ def read_folder(
         window_s: cut recordings into windows of so many seconds; None takes files whole. Only whole windows count,
             but a recording shorter than one is a clip of its own.
         hop_s: seconds from one window's start to the next; None is `window_s`, windows side by side.
+        name: what ids and groups start with; None takes the folder's own name.
 
     Returns:
-        Clips named by their path below the folder, windows with `_<start in ms>` after it; sorted by path.
+        Clips named `<folder>/<path below it>`, windows with `_<start>-<end>` in ms after it; sorted by path.
 
     Raises:
-        UsageError: no such folder, no audio in it, an impossible window, or a pattern that fits a path not.
+        UsageError: no such folder, no audio in it, an impossible window, a pattern that does not match a path, or an
+            id twice.
     """
     if hop_s is not None and window_s is None:
         msg = "--hop needs --window"
@@ -75,21 +82,22 @@ def read_folder(
     if (window_s is not None and window_s <= 0) or (hop_s is not None and hop_s <= 0):
         msg = f"windows of {window_s} s every {hop_s} s: both must be above 0"
         raise UsageError(msg)
-    naming = naming or Naming()
+    naming, root = naming or Naming(), root_name(folder, name)
     result = FolderClips(clip_table([]))
     rows: list[dict[str, Any]] = []
     for relative, uri in _audio_files(folder):
-        row = {"uri": uri, "source": "folder", **_named(relative, naming)}
+        recording = f"{root}/{relative}"
+        row = {"uri": uri, "source": "folder", "group": recording, **_named(relative, naming)}
         spans = _windows(uri, window_s, hop_s or window_s, result) if window_s else None
         if spans is None:
-            rows.append({"clip_id": relative, **row})
+            rows.append({"clip_id": recording, **row})
             continue
         for start, end in spans:
-            rows.append({"clip_id": f"{relative}_{round(start * 1000)}", "start_s": start, "end_s": end, **row})
+            rows.append({"clip_id": segment_id(recording, start, end), "start_s": start, "end_s": end, **row})
     if not rows:
         msg = f"{folder}: no audio files below it; known are {' '.join(sorted(AUDIO_SUFFIXES))}"
         raise UsageError(msg)
-    result.clips = clip_table(rows)
+    result.clips = require_unique(clip_table(rows), folder)
     return result
 
 
@@ -124,11 +132,13 @@ def _named(relative: str, naming: Naming) -> dict[str, Any]:
     if fold is not None and not fold.isdecimal():
         msg = f"{relative}: the fold pattern {naming.fold!r} finds {fold!r}, not a whole number"
         raise UsageError(msg)
-    return {
+    named: dict[str, Any] = {
         "labels": [_matched(naming.label, relative, "label")] if naming.label else default_labels,
-        "group": _matched(naming.group, relative, "group") if naming.group else relative,
         "fold": int(fold) if fold is not None else None,
     }
+    if naming.group:
+        named["group"] = _matched(naming.group, relative, "group")
+    return named
 
 
 def _matched(pattern: str, relative: str, what: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import url
@@ -89,13 +90,13 @@ def _ranking_input(arguments: argparse.Namespace, recipe: Recipe, settings: Any)
 
     from acoustic_env.audit.rank import prepare, reduce_blocks
     from acoustic_env.clips.select import class_targets, select
-    from acoustic_env.clips.table import read_clips
     from acoustic_env.models.matrix import load_matrix
     from acoustic_env.store.feature_store import FeatureStore
+    from acoustic_env.store.source_check import read_clips_of
 
-    selection = select(read_clips(arguments.clips), recipe)
-    targets = class_targets(selection.clips, recipe)
     store = FeatureStore(arguments.store)
+    selection = select(read_clips_of(store, arguments.clips, partial(print, file=sys.stderr)), recipe)
+    targets = class_targets(selection.clips, recipe)
     matrix = load_matrix(
         store, targets.clip_ids, arguments.blocks or list(recipe.blocks), arguments.signals or recipe.signals
     )

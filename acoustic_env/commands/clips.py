@@ -18,7 +18,7 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 TABLE: Final = """\
 A clip list is a table (CSV or Parquet) with a row for each clip:
-  clip_id   unique and stable
+  clip_id   unique and stable, and for one piece of audio only: a file or shard member, its start and end
   uri       the audio: a path (a relative one counts from the current folder), any fsspec URL (s3://, https://, ...),
             tar://MEMBER::URL for a member of a tar shard, parquet://COLUMN/ROW::URL for a row of a Parquet file
   start_s, end_s   the segment in s; empty for the whole file
@@ -48,6 +48,9 @@ examples:
   # windows of 10 s every 5 s; the recording is the group
   acoustic-env clips from-folder recordings/ --window 10 --hop 5 --out clips.parquet
 
+  # ids start with the folder's name: recordings/dog/a.wav_0-10000; --name gives another start
+  acoustic-env clips from-folder /data/2024/recordings/ --name site-3/2024 --out clips.parquet
+
   # ESC-10: the first digit of a name is the fold, the number after it the original recording
   acoustic-env clips from-folder esc10/ --fold-from '/(\\d)-' --group-from '/\\d-(\\d+)-' --out clips.parquet
 
@@ -61,19 +64,22 @@ examples:
   acoustic-env clips from-tar s3://bucket/train-0000.tar s3://bucket/train-0001.tar --json-key tags --out clips.parquet
 
 Files that share a name up to the first dot are one sample: 0001.flac + 0001.json. Labels come from the .json
-(key labels, label, tags, tag or class), the .cls or the .txt. Shards must not be compressed.
+(key labels, label, tags, tag or class), the .cls or the .txt. Shards must not be compressed. Ids are
+<the shard's last two folders>/<shard>/<sample>; --name NAME takes NAME in place of the folders.
 """
 FROM_PARQUET: Final = """\
 examples:
   acoustic-env clips from-parquet 'data/train-*.parquet' --label-column category --out clips.parquet
 
 The audio column holds bytes or the Hugging Face struct<bytes, path>. Only labels, ids and groups are read here.
+Ids are <the file's last two folders>/<file>/<row>; --name NAME takes NAME in place of the folders.
 """
 CHECK: Final = """\
 examples:
   acoustic-env clips check clips.csv                              columns, ids, times, labels, local files
   acoustic-env clips check clips.parquet --recipe urban-nature    and what the recipe makes of the list
   acoustic-env clips check clips.parquet --read                   and open and decode every clip
+  acoustic-env clips check 2023.parquet 2024.parquet              and that no id has other audio in another list
 
 Every fault is named with file, row (from 1, a header not counted) and column. Exit code 2 when there is one.
 """
@@ -126,6 +132,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_name(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--name", metavar="NAME", help=f"what clip ids start with (default: {default})")
+
+
 def _add_audioset(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(commands, "from-audioset", "a clip list of an official AudioSet segment list", FROM_AUDIOSET)
     parser.add_argument("segments", type=url, metavar="SEGMENTS.csv")
@@ -150,6 +160,7 @@ def _add_folder(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--label-from", metavar="REGEX", help=pattern.format("label"))
     parser.add_argument("--group-from", metavar="REGEX", help=pattern.format("group"))
     parser.add_argument("--fold-from", metavar="REGEX", help=pattern.format("fold"))
+    _add_name(parser, "the folder's own name")
     _add_output(parser)
     parser.set_defaults(run=_from_folder)
 
@@ -158,6 +169,7 @@ def _add_tar(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _parser(commands, "from-tar", "a clip list of tar shards with WebDataset naming", FROM_TAR)
     parser.add_argument("shards", type=url, nargs="+", metavar="SHARD.tar", help="local patterns with * are expanded")
     parser.add_argument("--json-key", metavar="KEY", help="where the labels stand in a sample's .json")
+    _add_name(parser, "each shard's last two folders")
     _add_output(parser)
     parser.set_defaults(run=_from_tar)
 
@@ -167,15 +179,16 @@ def _add_parquet(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("files", type=url, nargs="+", metavar="FILE.parquet", help="local patterns with * are expanded")
     parser.add_argument("--audio-column", default="audio", metavar="NAME", help="default: audio")
     parser.add_argument("--label-column", metavar="NAME", help="strings, lists of strings or ClassLabel numbers")
-    parser.add_argument("--id-column", metavar="NAME", help="clip ids (default: <file>/<row>)")
+    parser.add_argument("--id-column", metavar="NAME", help="clip ids (default: <folders>/<file>/<row>)")
     parser.add_argument("--group-column", metavar="NAME", help="what must not be split (default: the row)")
+    _add_name(parser, "each file's last two folders; with --id-column nothing")
     _add_output(parser)
     parser.set_defaults(run=_from_parquet)
 
 
 def _add_check(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    parser = _parser(commands, "check", "name every fault of a clip list", CHECK)
-    parser.add_argument("list", type=url, metavar="LIST")
+    parser = _parser(commands, "check", "name every fault of clip lists", CHECK)
+    parser.add_argument("lists", type=url, nargs="+", metavar="LIST")
     parser.add_argument("--recipe", type=url, metavar="R", help="also check the labels against this study")
     parser.add_argument("--read", action="store_true", help="also open and decode every clip")
     parser.set_defaults(run=_check)
@@ -205,7 +218,7 @@ def _from_folder(arguments: argparse.Namespace) -> int:
     from acoustic_env.clips.folder import Naming, read_folder
 
     naming = Naming(arguments.label_from, arguments.group_from, arguments.fold_from)
-    found = read_folder(arguments.folder, naming, arguments.window, arguments.hop)
+    found = read_folder(arguments.folder, naming, arguments.window, arguments.hop, arguments.name)
     if found.unreadable:
         print(f"{len(found.unreadable):,} files whose length is unknown stand in the list whole:", file=sys.stderr)
         print(*found.unreadable[:5], sep="\n", file=sys.stderr)
@@ -217,14 +230,14 @@ def _from_folder(arguments: argparse.Namespace) -> int:
 def _from_tar(arguments: argparse.Namespace) -> int:
     from acoustic_env.clips.containers import read_tar
 
-    return _write(read_tar(arguments.shards, arguments.json_key), arguments)
+    return _write(read_tar(arguments.shards, arguments.json_key, arguments.name), arguments)
 
 
 def _from_parquet(arguments: argparse.Namespace) -> int:
     from acoustic_env.clips.containers import read_parquet
 
     columns = (arguments.audio_column, arguments.label_column, arguments.id_column, arguments.group_column)
-    return _write(read_parquet(arguments.files, *columns), arguments)
+    return _write(read_parquet(arguments.files, *columns, arguments.name), arguments)
 
 
 def _from_embeddings(arguments: argparse.Namespace) -> int:
@@ -277,18 +290,22 @@ def label_summary(clips: pa.Table) -> list[str]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from acoustic_env.clips.check import check_clips
+    from acoustic_env.clips.check import check_clips, compare_lists
     from acoustic_env.clips.table import describe_faults
 
     recipe = _recipe(arguments)
-    checked = check_clips(arguments.list, recipe, _read_clip if arguments.read else None, _progress)
-    print(*checked.notes, sep="\n")
-    if checked.faults:
-        print(describe_faults(arguments.list, checked.faults), file=sys.stderr)
-        print(f"acoustic-env: {arguments.list}: {len(checked.faults):,} faults", file=sys.stderr)
-        return 2
-    print(f"{arguments.list}: no faults{'' if arguments.read else ' (audio not read; --read opens every clip)'}")
-    return 0
+    read = _read_clip if arguments.read else None
+    checked = {place: check_clips(place, recipe, read, _progress) for place in arguments.lists}
+    between = compare_lists({place: of_list.table for place, of_list in checked.items()})
+    for place, of_list in checked.items():
+        print(*of_list.notes, sep="\n")
+        faults = of_list.faults + between.get(place, [])
+        if faults:
+            print(describe_faults(place, faults), file=sys.stderr)
+            print(f"acoustic-env: {place}: {len(faults):,} faults", file=sys.stderr)
+        else:
+            print(f"{place}: no faults{'' if arguments.read else ' (audio not read; --read opens every clip)'}")
+    return 2 if between or any(of_list.faults for of_list in checked.values()) else 0
 
 
 def _read_clip(uri: str, start_s: float | None, end_s: float | None, name: str) -> None:

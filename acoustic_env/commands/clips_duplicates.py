@@ -7,6 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import url
@@ -77,12 +78,14 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     from acoustic_env.errors import UsageError
     from acoustic_env.pipeline.duplicates import apply_groups, find_duplicates
     from acoustic_env.store.feature_store import FeatureStore
+    from acoustic_env.store.source_check import read_clips_of
 
     if arguments.block and not arguments.store:
         msg = "--block names a block of a store: give --store"
         raise UsageError(msg)
-    clips = read_clips(arguments.clips)
     store = FeatureStore(arguments.store) if arguments.store else None
+    say = partial(print, file=sys.stderr)
+    clips = read_clips_of(store, arguments.clips, say) if store else read_clips(arguments.clips)
     found = find_duplicates(clips, store, arguments.block, progress)
     write_table(found.table, arguments.out)
     moved: list[str] = []

@@ -43,7 +43,6 @@ def run(namespace: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from acoustic_env.clips.table import read_clips
     from acoustic_env.explain.explain import explain
     from acoustic_env.explain.illustration import INDEX
     from acoustic_env.explain.material import gather
@@ -51,10 +50,12 @@ def run(namespace: argparse.Namespace) -> int:
     from acoustic_env.io.location import join
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.store.feature_store import FeatureStore
+    from acoustic_env.store.source_check import read_clips_of
 
     with folder_of(namespace.out, last=INDEX) as folder:
         bundle = Bundle.load(namespace.bundle)
-        material = gather(bundle, read_clips(namespace.clips), FeatureStore(namespace.store), _say)
+        store = FeatureStore(namespace.store)
+        material = gather(bundle, read_clips_of(store, namespace.clips, _say), store, _say)
         _say(f"explaining with {material.clips}")
         entries = explain(material, folder, _say)
     if namespace.json:

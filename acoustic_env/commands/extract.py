@@ -25,7 +25,9 @@ Compute feature blocks for every clip of a list, into a feature store.
 
 What is in the store already is not computed again: run the same command after a crash, a Ctrl-C or with a longer list,
 and only what is missing is done. A clip that cannot be read becomes a row of the store's errors table, never a stopped
-job. Without --address (and without RAY_ADDRESS) Ray starts on this machine and uses what it has."""
+job. An id means one piece of audio: the same id with another file or segment than the rows in the store is refused,
+unless --relocated says that the files moved. Without --address (and without RAY_ADDRESS) Ray starts on this machine and
+uses what it has."""
 
 EXAMPLES = """\
 examples:
@@ -56,6 +58,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", default=None, help="print the plan and stop")
     parser.add_argument("--retry-errors", action="store_true", default=None, help="try permanent errors again")
     parser.add_argument("--max-error-rate", type=float, metavar="SHARE", help="failed clips allowed (default: 0.05)")
+    parser.add_argument(
+        "--relocated",
+        action="append",
+        metavar="OLD=NEW",
+        help="the audio below OLD (a folder or URL) moved to NEW, the same files; may be given more than once",
+    )
     parser.add_argument(
         "--address", metavar="ADDRESS", help="Ray cluster to join (default: RAY_ADDRESS, else this machine)"
     )
@@ -137,7 +145,9 @@ def resume_command(settings: ExtractSettings) -> str:
         if value == field.default:
             continue
         option = "--" + field.name.replace("_", "-")
-        if isinstance(value, bool):
+        if field.name == "relocated":
+            words += [word for pair in value for word in (option, pair)]
+        elif isinstance(value, bool):
             words += [option]
         elif isinstance(value, tuple):
             words += [option, ",".join(value)]

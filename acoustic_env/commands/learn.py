@@ -28,10 +28,7 @@ TRAIN: Final = """\
 Train a classifier on the clips of a list with the features of a store, by a recipe.
 
 Folds given in the list are kept; other clips are split by class with groups kept whole. Reduction, stopping, threshold
-and calibration see training and validation folds only. Test folds are left for `acoustic-env evaluate`.
-
-Calibration, thresholds and the figures printed are of the whole ensemble that is shipped: it is trained again without
-each of up to five parts of the clips, which it then judges. This takes up to four times the training of the bundle."""
+and calibration see training and validation folds only. Test folds are left for `acoustic-env evaluate`."""
 TRAIN_EXAMPLES: Final = """\
 examples:
   acoustic-env train --clips clips.parquet --store features --recipe urban-nature --out bundle
@@ -167,17 +164,18 @@ def _say(line: str) -> None:
 
 
 def _study(namespace: argparse.Namespace, recipe: Recipe) -> Study:
-    from acoustic_env.clips.table import read_clips
     from acoustic_env.features.block import SIGNALS
     from acoustic_env.models.learn import prepare
+    from acoustic_env.store.source_check import read_clips_of
 
     unknown = [signal for signal in namespace.signals if signal not in SIGNALS]
     if unknown:
         msg = f"--signals: no signal {unknown[0]!r}; there are {', '.join(SIGNALS)}"
         raise UsageError(msg)
+    store = _store(namespace.store)
     return prepare(
-        read_clips(namespace.clips),
-        _store(namespace.store),
+        read_clips_of(store, namespace.clips, _say),
+        store,
         recipe,
         blocks=namespace.blocks,
         signals=namespace.signals,
@@ -314,12 +312,12 @@ def run_study_command(namespace: argparse.Namespace) -> int:
 def run_evaluate(namespace: argparse.Namespace) -> int:
     """Judge, record the look, print."""
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
-    from acoustic_env.clips.table import read_clips
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import evaluate_bundle
+    from acoustic_env.store.source_check import read_clips_of
 
-    bundle = Bundle.load(namespace.bundle)
-    judged, hash_of_clips = evaluate_bundle(bundle, read_clips(namespace.clips), _store(namespace.store), _say)
+    bundle, store = Bundle.load(namespace.bundle), _store(namespace.store)
+    judged, hash_of_clips = evaluate_bundle(bundle, read_clips_of(store, namespace.clips, _say), store, _say)
     earlier = list(bundle.looks)
     bundle.record_look(namespace.bundle, hash_of_clips, judged)
     number, others = len(earlier) + 1, sum(look.weights != bundle.weights_sha256 for look in earlier)
@@ -345,16 +343,17 @@ def run_predict(namespace: argparse.Namespace) -> int:
         raise UsageError(msg)
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
     from acoustic_env.audit.table import write_table
-    from acoustic_env.clips.table import read_clips
     from acoustic_env.io.files import check_place
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.predict import predict, predict_files
+    from acoustic_env.store.source_check import read_clips_of
 
     check_place(namespace.out)
     bundle = Bundle.load(namespace.bundle)
     if namespace.clips:
-        clip_ids = read_clips(namespace.clips)["clip_id"].to_pylist()
-        table = predict(bundle, clip_ids, _store(namespace.store), _say)
+        store = _store(namespace.store)
+        clip_ids = read_clips_of(store, namespace.clips, _say)["clip_id"].to_pylist()
+        table = predict(bundle, clip_ids, store, _say)
     else:
         with tempfile.TemporaryDirectory(prefix="acoustic-env-") as scratch:
             table = predict_files(bundle, namespace.files, partial(_extract, store=scratch), _say)

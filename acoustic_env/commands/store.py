@@ -28,6 +28,9 @@ in two parts with different values. With --clips the books must close for every 
 
     clips on the list = clips with rows + clips with a permanent error + pending clips
 
+and every id must mean one piece of audio: the source recorded for it (file, start, end) is the list's. Where no source
+is recorded, in a store of an older version, the lists of its runs must agree, as far as they can be read.
+
 Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicates (readers give them once) and
 temporary files are reported; --strict lets them fail, too. --read decodes every column and checks page checksums."""
 
@@ -96,7 +99,7 @@ def list_store(namespace: argparse.Namespace) -> int:
     from acoustic_env.store.verify import verify
 
     store = _open(namespace.store)
-    report = verify(store)
+    report = verify(store, sources=False)
     blocks = []
     for block in sorted({books.block for books in report.blocks}):
         versions = store.fingerprints(block)  # none where every clip of the last run failed
@@ -171,7 +174,7 @@ def verify_store(namespace: argparse.Namespace) -> int:
     from acoustic_env.store.verify import verify
 
     clips = read_clips(namespace.clips) if namespace.clips else None
-    report = verify(_open(namespace.store), clips, namespace.signals, read_all=namespace.read)
+    report = verify(_open(namespace.store), clips, namespace.signals, namespace.read, namespace.clips or "")
     if namespace.json:
         print(json.dumps(dataclasses.asdict(report)))
     else:
@@ -181,6 +184,8 @@ def verify_store(namespace: argparse.Namespace) -> int:
 
 
 def _print_report(report: Report) -> None:
+    from acoustic_env.store.source_check import describe_both
+
     for block in report.blocks:
         print(
             f"{block.block}/{block.fingerprint}: {block.rows:,} rows of {block.clips:,} clips "
@@ -194,6 +199,10 @@ def _print_report(report: Report) -> None:
             )
     if not report.blocks:
         print("no feature tables, and no run recorded")
+    for entry in report.other_sources:
+        print(f"two sources: {entry['clip_id']}: {describe_both(entry)}")
+    if report.without_source:
+        print(f"{report.without_source:,} clips have rows but no recorded source; extract takes it from its list")
     for note in report.notes:
         print(f"note: {note}")
     if not report.faults:

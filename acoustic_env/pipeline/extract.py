@@ -33,6 +33,7 @@ from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.rows import MEMORY, SECONDS, WORK_SCHEMA, rows_column
 from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
 from acoustic_env.pipeline.work import MAX_BLOCKS, BlockSpec, BlockWork, block_work
+from acoustic_env.store import sources
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
@@ -73,6 +74,7 @@ class RunRecord:
         seconds: stage -> worker seconds; `wall` is the whole streaming part.
         clips_per_second: finished / wall.
         throughput: stage -> clips per worker-second.
+        relocated: prefixes `old` and `new` of --relocated, and of how many `clips` the recorded source changed by it.
         memory: pool -> bytes that its hungriest worker has needed at most, pages shared with other processes included.
         versions: of this package, Python and the libraries.
     """
@@ -91,6 +93,7 @@ class RunRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     clips_per_second: float = 0.0
     throughput: dict[str, float] = field(default_factory=dict)
+    relocated: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -114,7 +117,8 @@ def extract(
         The record of the run (for a dry run: of what would be done).
 
     Raises:
-        UsageError: settings, list or machines are wrong; nothing was started.
+        UsageError: settings, list or machines are wrong, or an id of the list has rows of other audio; nothing was
+            started.
         LeaseHeld: another run writes to the store.
         TooManyFailures: the share of failed clips is above `max_error_rate`; its `record` is the run's.
     """
@@ -131,21 +135,36 @@ def extract(
         versions=_versions(),
     )
     if settings.dry_run:
+        _admit(settings, table, store, record, say)
         pending = _plan_work(settings, works, table, store, record, say)
         if pending.num_rows:
             _show_plan(settings, works, pending, say)
         return record
     with acquire_lease(settings.store, f"extract {record.run_id}") as lease:
+        admission = _admit(settings, table, store, record, say)
+        sources.record(store, admission, record.run_id, lease.check)
         pending = _plan_work(settings, works, table, store, record, say)
         for line in store.tidy():
             say(line)
-        if pending.num_rows:
+        if pending.num_rows or record.relocated:
             store.write_run(record.run_id, dataclasses.asdict(record))  # so that errors of a killed run have a version
+        if pending.num_rows:
             _run(settings, works, pending, record, lease.token, say)
             _close(record, read_books(table, works, store, store.errors()))
             store.write_run(record.run_id, dataclasses.asdict(record))
     _judge(settings, record, store)
     return record
+
+
+def _admit(
+    settings: ExtractSettings, clips: pa.Table, store: FeatureStore, record: RunRecord, say: Say
+) -> sources.Admission:
+    """Compare the list with the sources that the store has recorded, before anything runs."""
+    admission = sources.admit(store, clips, settings.relocated, settings.clips)
+    record.relocated = admission.relocations
+    for line in admission.lines:
+        say(f"sources   {line}")
+    return admission
 
 
 def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> list[BlockWork]:

@@ -1,6 +1,7 @@
 """Where things are in a store, relative to its root.
 
 features/<block>/<fingerprint>/part-<keys>.parquet   rows of one block under one fingerprint
+clips/part-<keys>.parquet                            which audio each clip id means
 errors/part-<keys>.parquet                           what went wrong with which clip
 runs/<run_id>.json                                   what each run did
 lease.json                                           who may write
@@ -16,6 +17,7 @@ from typing import Final
 from acoustic_env.errors import UsageError
 
 FEATURES: Final = "features"
+CLIPS: Final = "clips"
 ERRORS: Final = "errors"
 RUNS: Final = "runs"
 LEASE: Final = "lease.json"

@@ -19,6 +19,7 @@ from acoustic_env.clips.tfrecord import read_embeddings
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
+from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 from acoustic_env.store.schema import describe
@@ -56,7 +57,7 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
         store_url: the feature store.
 
     Raises:
-        UsageError: a file is missing or damaged, or no clip of the list has a record.
+        UsageError: a file is missing or damaged, no clip of the list has a record, or an id has rows of other audio.
         LeaseHeld: another writer holds the store.
     """
     clips = read_audioset(segments)
@@ -67,7 +68,9 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
         notes += selection.summary()
     labels = dict(zip(clips["clip_id"].to_pylist(), clips["labels"].to_pylist(), strict=True))
     with acquire_lease(store_url, f"clips from-audioset-embeddings {folder}") as lease:
-        found = _copy(folder, labels, FeatureStore(store_url), lease.check)
+        store = FeatureStore(store_url)
+        sources.record(store, sources.admit(store, clips, listed_in=segments), None, lease.check)
+        found = _copy(folder, labels, store, lease.check)
     missing = [clip_id for clip_id in labels if clip_id not in found.clip_ids]
     if len(missing) == len(labels):
         msg = f"{folder}: no record of any of the {len(labels):,} clips of {segments}; is it the folder of that list?"

@@ -25,6 +25,16 @@ ERROR_SCHEMA: Final = pa.schema(
         pa.field("run_id", pa.string(), nullable=False),
     ]
 )
+SOURCE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),  # as clips.sources.canonical_uris; null: rows from before sources were recorded
+        pa.field("start_s", pa.float64()),  # null: from the beginning
+        pa.field("end_s", pa.float64()),  # null: to the end
+        pa.field("revision", pa.int32(), nullable=False),  # of one id the highest is current; 0: source unknown
+        pa.field("run_id", pa.string()),  # of the run that recorded it; null: an import
+    ]
+)
 KEY_SCHEMA: Final = pa.schema([("clip_id", pa.string()), ("signal", pa.string())])
 # A failure here is one of every block; in "compute" the worker died, whatever it was doing.
 SHARED_STAGES: Final = ("fetch", "decode", "prepare", "compute")

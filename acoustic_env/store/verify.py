@@ -4,18 +4,20 @@ Found from the parts alone. What opens the books:
 
 - a part that cannot be read, or whose metadata or columns are not those of its folder (its rows count for nothing);
 - a key that stands in two parts with different values;
-- an errors part that cannot be read;
-- with a clip list: an id listed twice, or counts that do not add up.
+- an errors part that cannot be read, or a part of the table of sources;
+- an id with rows of which two lists of earlier runs say other audio, in a store written before sources were recorded;
+- with a clip list: an id listed twice or with another source than the recorded one, or counts that do not add up.
 
 Only reported, unless `strict`: a key that stands in two parts with equal values (readers give it once; left by a writer
-that lost its lease), rows of clips that are not on the list, temporary files, pending clips.
+that lost its lease), rows of clips that are not on the list, temporary files, pending clips. The number of ids with
+rows but no recorded source is told beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart
 from acoustic_env.store.parts import UnreadablePart
 from acoustic_env.store.schema import KEY_SCHEMA, row_keys, sort_by_key
+from acoustic_env.store.source_check import check_sources
 
 # Two computations of one clip may differ in the last digits (another batch size, another machine), not by more.
 RELATIVE_TOLERANCE: Final = 1e-3
@@ -94,6 +97,9 @@ class Report:
         blocks: each version of each block.
         faults: what opens the books, a line each.
         notes: what is reported only, a line each.
+        without_source: clips with rows whose source is not recorded: of a store written before sources were.
+        other_sources: of each id with another source than recorded, or than another list says: clip_id and both
+            `sources`, each with uri, start_s, end_s and where it stands (`list`; null: recorded in the store).
     """
 
     store: str
@@ -101,6 +107,8 @@ class Report:
     blocks: list[BlockBooks] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    without_source: int = 0
+    other_sources: list[dict[str, Any]] = field(default_factory=list)
 
     def require_closed(self, strict: bool = False) -> None:
         """Raise unless the books close.
@@ -127,6 +135,8 @@ def verify(
     clips: pa.Table | None = None,
     signals: Sequence[str] | None = None,
     read_all: bool = False,
+    clips_url: str = "the clip list",
+    sources: bool = True,
 ) -> Report:
     """Go through every part of a store and, with a clip list, account for each clip of it.
 
@@ -135,6 +145,8 @@ def verify(
         clips: clip list; without one the parts' own consistency is checked.
         signals: each clip should have; None for those a block has any row of (all, where it has none).
         read_all: decode every column and verify page checksums; otherwise footers and keys are read.
+        clips_url: where the clip list is, for messages.
+        sources: check the sources of the ids, too; without a table of them this reads the lists of earlier runs.
 
     Returns:
         The report; `require_closed` turns it into an error.
@@ -153,6 +165,11 @@ def verify(
         report.blocks.append(
             _verify_block(store, block, fingerprint, listed, signals, failures, report, read_all=read_all)
         )
+    if sources:
+        checked = check_sources(store, clips, clips_url)
+        report.faults += checked.faults
+        report.without_source = checked.without_source
+        report.other_sources = checked.differing
     report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
     report.notes += [f"{entry.path}: set aside" for entry in store.filesystem.entries(layout.SET_ASIDE)]
     return report

@@ -109,7 +109,8 @@ def test_the_label_is_the_first_folder_and_the_recording_the_group(tmp_path: Pat
         tone(tmp_path / "tree" / name, 0.2)
     (tmp_path / "tree" / "rain" / "notes.txt").write_text("no audio")
     clips = read_folder(str(tmp_path / "tree")).clips
-    assert clips["clip_id"].to_pylist() == ["dog bark/a#1.wav", "dog bark/deep/b.WAV", "loose.ogg", "rain/ü.flac"]
+    below = ["dog bark/a#1.wav", "dog bark/deep/b.WAV", "loose.ogg", "rain/ü.flac"]
+    assert clips["clip_id"].to_pylist() == [f"tree/{path}" for path in below]
     assert clips["labels"].to_pylist() == [["dog bark"], ["dog bark"], [], ["rain"]]
     assert clips["group"].to_pylist() == clips["clip_id"].to_pylist()
     for uri in clips["uri"].to_pylist():
@@ -120,12 +121,15 @@ def test_long_recordings_are_cut_into_whole_windows(tmp_path: Path) -> None:
     tone(tmp_path / "a" / "long.wav", 25.3)
     tone(tmp_path / "a" / "short.wav", 4.0)
     (tmp_path / "a" / "broken.wav").write_text("no audio at all")
-    found = read_folder(str(tmp_path), window_s=10, hop_s=5)
+    found = read_folder(str(tmp_path), window_s=10, hop_s=5, name="site 3/")
     rows = [(clip["clip_id"], clip["start_s"], clip["end_s"], clip["group"]) for clip in found.clips.to_pylist()]
     assert rows == [
-        ("a/broken.wav", None, None, "a/broken.wav"),
-        *((f"a/long.wav_{start * 1000}", float(start), start + 10.0, "a/long.wav") for start in (0, 5, 10, 15)),
-        ("a/short.wav", None, None, "a/short.wav"),
+        ("site 3/a/broken.wav", None, None, "site 3/a/broken.wav"),
+        *(
+            (f"site 3/a/long.wav_{s * 1000}-{s * 1000 + 10000}", float(s), s + 10.0, "site 3/a/long.wav")
+            for s in (0, 5, 10, 15)
+        ),
+        ("site 3/a/short.wav", None, None, "site 3/a/short.wav"),
     ]
     assert found.leftover_s == pytest.approx(0.3)
     assert found.unreadable == [str(tmp_path / "a" / "broken.wav")]
@@ -176,7 +180,7 @@ def test_a_folder_on_any_filesystem_is_read(tmp_path: Path) -> None:
     with fsspec.open("memory://tree/rain/x.wav", "wb") as file:
         file.write(data)
     found = read_folder("memory://tree", window_s=1.0)
-    assert found.clips["clip_id"].to_pylist() == ["rain/x.wav_0", "rain/x.wav_1000"]
+    assert found.clips["clip_id"].to_pylist() == ["tree/rain/x.wav_0-1000", "tree/rain/x.wav_1000-2000"]
     with open_source(found.clips["uri"][0].as_py()) as source:
         assert source.read() == data
 
@@ -200,8 +204,11 @@ def test_samples_of_a_shard_become_clips_that_open(tmp_path: Path) -> None:
         "0003.mp3": b"three", "0003.txt": b"ein Hund, nah",
         "0004.ogg": b"four", "readme.md": b"-",
     }  # fmt: skip
-    clips = read_tar([shard(tmp_path / "train 0.tar", members)])
-    assert clips["clip_id"].to_pylist() == ["train 0/a/0001", "train 0/a/0002", "train 0/0003", "train 0/0004"]
+    (tmp_path / "birds" / "data").mkdir(parents=True)
+    clips = read_tar([shard(tmp_path / "birds" / "data" / "train 0.tar", members)])
+    samples = ["a/0001", "a/0002", "0003", "0004"]
+    assert clips["clip_id"].to_pylist() == [f"birds/data/train 0/{sample}" for sample in samples]
+    assert clips["group"].to_pylist() == clips["clip_id"].to_pylist()
     assert clips["labels"].to_pylist() == [["rain", "wind"], ["7"], ["ein Hund, nah"], []]
     contents = []
     for uri in clips["uri"].to_pylist():
@@ -214,7 +221,21 @@ def test_samples_of_a_shard_become_clips_that_open(tmp_path: Path) -> None:
 def test_several_shards_are_expanded_and_keep_their_samples_apart(tmp_path: Path) -> None:
     for number in range(3):
         shard(tmp_path / f"s{number}.tar", {"1.wav": b"x"})
-    assert read_tar([str(tmp_path / "s*.tar")])["clip_id"].to_pylist() == ["s0/1", "s1/1", "s2/1"]
+    ids = [read_tar([str(tmp_path / "s*.tar")], name=name)["clip_id"].to_pylist() for name in ("birds", None)]
+    assert ids[0] == ["birds/s0/1", "birds/s1/1", "birds/s2/1"]
+    folders = f"{tmp_path.parent.name}/{tmp_path.name}"
+    assert ids[1] == [f"{folders}/s0/1", f"{folders}/s1/1", f"{folders}/s2/1"]
+
+
+def test_shards_that_would_give_the_same_ids_are_refused(tmp_path: Path) -> None:
+    urls = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        urls.append(shard(tmp_path / folder / "0.tar", {"1.wav": b"x"}))
+    assert len(set(read_tar(urls)["clip_id"].to_pylist())) == 2
+    for given, name in ((urls, "birds"), ([urls[0], urls[0]], None)):
+        with pytest.raises(UsageError, match=r"1 ids would stand in the list more than once:\n.*0/1: tar://1\.wav::"):
+            read_tar(given, name=name)
 
 
 def test_a_wanted_key_that_is_missing_names_the_sample(tmp_path: Path) -> None:
@@ -255,8 +276,8 @@ def hugging_face(path: Path) -> str:
 
 def test_rows_of_a_hugging_face_file_become_clips_with_class_names(tmp_path: Path) -> None:
     url = hugging_face(tmp_path / "train-0.parquet")
-    clips = read_parquet([url])
-    assert clips["clip_id"].to_pylist() == ["train-0/0", "train-0/1"]
+    clips = read_parquet([url], name="birds")
+    assert clips["clip_id"].to_pylist() == ["birds/train-0/0", "birds/train-0/1"]
     assert clips["labels"].to_pylist() == [["dog"], ["cat"]]
     with open_source(clips["uri"][1].as_py()) as source:
         assert source.read() == b"b"
@@ -266,6 +287,9 @@ def test_other_columns_give_ids_groups_and_lists_of_labels(tmp_path: Path) -> No
     url = hugging_face(tmp_path / "f.parquet")
     clips = read_parquet([url], label_column="tags", id_column="id", group_column="speaker")
     assert clips["clip_id"].to_pylist() == ["11", "12"]
+    assert read_parquet([url], id_column="id", name="birds")["clip_id"].to_pylist() == ["birds/11", "birds/12"]
+    with pytest.raises(UsageError, match=r"1 ids would stand in the list more than once:\n  s1: "):
+        read_parquet([url], id_column="speaker")
     assert clips["labels"].to_pylist() == [["x", "y"], []]
     assert clips["group"].to_pylist() == ["s1", "s1"]
 

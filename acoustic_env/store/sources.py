@@ -1,0 +1,356 @@
+"""Which audio each clip id means: the table `STORE/clips`, one current source for each id.
+
+A writer compares its clip list with the table before anything runs, and records the sources of new ids before it
+commits a row of them. So an id without an entry has no rows, except in a store written before this table: there the
+first writer enters every id with rows once, without a source (revision 0), and adopts the sources of ids on its list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.clips.sources import (
+    LISTED_SCHEMA,
+    SOURCE_COLUMNS,
+    Relocation,
+    describe_source,
+    differing,
+    listed_sources,
+    parse_relocation,
+    suggest_relocation,
+    unplaced,
+    unreconciled,
+)
+from acoustic_env.errors import UsageError
+from acoustic_env.io.filesystem import Entry
+from acoustic_env.io.retry import StoreError
+from acoustic_env.store import layout
+from acoustic_env.store.earlier_lists import recorded_relocations, sources_by_earlier_lists
+from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
+from acoustic_env.store.schema import SOURCE_SCHEMA, digest
+
+PART_CLIPS: Final = 2**18
+SHOWN: Final = 5
+CONFLICT_SCHEMA: Final = pa.schema([("row", pa.int64()), *LISTED_SCHEMA])
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass
+class Compared:
+    """A clip list against the table of sources.
+
+    Attributes:
+        revision: int32 [clips], of the current entry; -1 without one.
+        unknown: bool [clips], the current entry has no source.
+        gains_place: bool [clips], the current source is a name without a place, and the list has a place.
+        conflicts: the current sources that differ from the list's, with `row`, the clip's position in the list.
+    """
+
+    revision: npt.NDArray[np.int32]
+    unknown: Bools
+    gains_place: Bools
+    conflicts: pa.Table
+
+
+class SourceTable:
+    """The table of sources as it is now: ids and revisions in memory, the sources read part by part.
+
+    Attributes:
+        damaged: parts that cannot be read.
+        complete: every id with rows has an entry.
+    """
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.store = store
+        self.damaged: list[UnreadablePart] = []
+        self._parts: list[Entry] = []
+        ids: list[pa.Array] = [pa.array([], pa.string())]
+        revisions = [np.zeros(0, np.int32)]
+        entries = [entry for entry in store.filesystem.entries(layout.CLIPS) if layout.is_part(entry.path)]
+        for entry, part in self._read(entries):  # whole parts, so that damage anywhere in one is seen now
+            self._parts.append(entry)
+            ids.append(part["clip_id"].combine_chunks())
+            revisions.append(part["revision"].to_numpy())
+        self.ids = pa.chunked_array(ids, pa.string())
+        self.revisions = np.concatenate(revisions)
+        self._starts = np.cumsum([0, *map(len, revisions[1:])])
+        self.complete = bool(self._parts) and not self.damaged
+
+    def _read(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, pa.Table]]:
+        def load(entry: Entry) -> pa.Table | UnreadablePart:
+            try:
+                with open_part(self.store.filesystem, entry, checksums=True) as file:
+                    return read_part(self.store.filesystem, entry, file, SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
+            except (NotAPart, pa.ArrowInvalid) as error:
+                return UnreadablePart(entry, str(error))
+
+        for entry, part in zip(entries, in_threads(self.store.filesystem, entries, load), strict=True):
+            if isinstance(part, UnreadablePart):
+                self.damaged.append(part)
+            else:
+                yield entry, part
+
+    def compare(self, listed: pa.Table) -> Compared:
+        """Compare the list with the current source of each of its ids.
+
+        Args:
+            listed: of `listed_sources`, each id once.
+        """
+        revision = np.full(len(listed), -1, np.int32)
+        position = pc.fill_null(pc.index_in(self.ids, value_set=listed["clip_id"].combine_chunks()), -1).to_numpy()
+        known = position >= 0
+        np.maximum.at(revision, position[known], self.revisions[known])
+        result = Compared(revision, np.zeros(len(listed), bool), np.zeros(len(listed), bool), pa.table({}))
+        current = np.zeros(len(position), bool)
+        current[known] = self.revisions[known] == revision[position[known]]
+        conflicts = [CONFLICT_SCHEMA.empty_table()]
+        for part, rows in self._select(current, position):
+            conflicts.append(_compare_part(result, part, listed, rows))
+        result.conflicts = pa.concat_tables(conflicts)
+        return result
+
+    def _select(self, mask: Bools, values: npt.NDArray[np.int32]) -> Iterator[tuple[pa.Table, npt.NDArray[np.int32]]]:
+        """The chosen entries with their sources, part by part, and the values that belong to them."""
+        pieces = zip(self._starts[:-1], self._starts[1:], strict=True)
+        wanted = {self._parts[i].path: piece for i, piece in enumerate(pieces) if mask[slice(*piece)].any()}
+        damaged = len(self.damaged)
+        for entry, part in self._read([entry for entry in self._parts if entry.path in wanted]):
+            piece = slice(*wanted[entry.path])
+            yield part.select(LISTED_SCHEMA.names).filter(pa.array(mask[piece])), values[piece][mask[piece]]
+        if len(self.damaged) > damaged:
+            msg = (
+                f"{self.store.url}: {self.damaged[-1].entry.path} changed while it was read; run the same command again"
+            )
+            raise StoreError(msg)
+
+    def entries(self, ids: pa.Array) -> pa.Table:
+        """Return every entry of the ids: `LISTED_SCHEMA` and revision, in the order of both."""
+        tables = [LISTED_SCHEMA.append(SOURCE_SCHEMA.field("revision")).empty_table()]
+        mask = np.asarray(pc.is_in(self.ids, value_set=ids).to_numpy(), bool)
+        for part, revisions in self._select(mask, self.revisions):
+            table = part.append_column("revision", pa.array(revisions))
+            tables.append(table.cast(tables[0].schema))
+        return pa.concat_tables(tables).sort_by([("clip_id", "ascending"), ("revision", "ascending")])
+
+
+def _compare_part(result: Compared, recorded: pa.Table, listed: pa.Table, rows: npt.NDArray[np.int32]) -> pa.Table:
+    """Note what a part's current entries say of the listed clips in `rows`; returns those that contradict the list."""
+    unknown = np.asarray(recorded["uri"].is_null())
+    result.unknown[rows[unknown]] = True
+    whole = len(rows) == len(listed) and bool((rows == np.arange(len(rows))).all())
+    mine = listed if whole else listed.take(pa.array(rows))
+    differs = differing(recorded, mine) & ~unknown
+    result.gains_place[rows] |= ~differs & ~unknown & unplaced(recorded) & ~unplaced(mine)
+    found = np.flatnonzero(differs)
+    table = recorded.take(pa.array(found))
+    return table.add_column(0, "row", pa.array(rows[found], pa.int64())).cast(CONFLICT_SCHEMA)
+
+
+@dataclass
+class Admission:
+    """A clip list that may be written under, and what it adds to the table of sources.
+
+    Attributes:
+        sources: new current sources, `SOURCE_SCHEMA` without `run_id`.
+        without_source: ids of a store written before the table, which are entered without a source.
+        relocations: for the run record: prefixes and the number of clips whose source changed by them.
+        lines: for a person.
+        damaged: parts of the table that cannot be read; their ids are entered again.
+    """
+
+    sources: pa.Table
+    without_source: pa.Array
+    relocations: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    damaged: list[UnreadablePart] = field(default_factory=list)
+
+
+def admit(
+    store: FeatureStore, clips: pa.Table, relocated: Sequence[str] = (), listed_in: str = "the clip list"
+) -> Admission:
+    """Compare a clip list with the sources that the store has recorded; nothing is written.
+
+    Args:
+        store: need not exist.
+        clips: the clip list; only `LISTED_SCHEMA` is looked at.
+        relocated: `OLD=NEW`, prefixes of locations: the same audio is now below NEW.
+        listed_in: where the list is, for messages.
+
+    Raises:
+        UsageError: an id of the list has rows of other audio; names how many, the first ones and both sources.
+        StoreError: the store cannot be read.
+    """
+    relocations = [parse_relocation(text) for text in relocated]
+    listed = listed_sources(clips)
+    table = SourceTable(store)
+    found = Admission(SOURCE_SCHEMA.empty_table(), pa.array([], pa.string()), damaged=table.damaged)
+    if not table.complete:
+        with_rows = ids_with_rows(store)
+        found.without_source = with_rows.filter(pc.invert(pc.is_in(with_rows, value_set=table.ids)))
+    compared = table.compare(listed)
+    new = compared.revision < 0
+    adopted = compared.unknown | (new & _among(listed["clip_id"], found.without_source))
+    changed = _reconcile(store, listed, compared.conflicts, relocations, listed_in, found)
+    _adopt(store, listed.filter(pa.array(adopted)), relocations, listed_in, found)
+    changed |= new | adopted | compared.gains_place
+    revision = pa.array(np.maximum(compared.revision, 0)[changed] + 1, pa.int32())
+    found.sources = listed.filter(pa.array(changed)).append_column("revision", revision)
+    return found
+
+
+def _among(ids: pa.ChunkedArray, of: pa.Array) -> Bools:
+    return np.asarray(pc.is_in(ids, value_set=of).to_numpy(), bool)
+
+
+def _reconcile(
+    store: FeatureStore,
+    listed: pa.Table,
+    conflicts: pa.Table,
+    relocations: Sequence[Relocation],
+    listed_in: str,
+    found: Admission,
+) -> Bools:
+    """Return bool [clips]: whose recorded source is replaced by the list's; raise if any may not be."""
+    changed = np.zeros(len(listed), bool)
+    if not conflicts.num_rows:
+        return changed
+    mine = listed.take(conflicts["row"])
+    differs, explained = unreconciled(conflicts, mine, relocations)
+    rest, wanted = conflicts.filter(pa.array(differs)), mine.filter(pa.array(differs))
+    has_rows = _among(rest["clip_id"], ids_with_rows(store, rest["clip_id"])) if rest.num_rows else np.zeros(0, bool)
+    if has_rows.any():
+        raise UsageError(_refusal(rest.filter(pa.array(has_rows)), wanted.filter(pa.array(has_rows)), store, listed_in))
+    for relocation, clips in zip(relocations, explained, strict=True):
+        if clips:
+            found.relocations.append({"old": relocation.old, "new": relocation.new, "clips": clips})
+            found.lines.append(f"relocated {clips:,} clips from {relocation.old} to {relocation.new}")
+    if rest.num_rows:
+        found.lines.append(
+            f"{rest.num_rows:,} clips without rows have another source than in an earlier run: this list's is recorded "
+            "(their permanent errors stay until --retry-errors)"
+        )
+    changed[conflicts["row"].to_numpy()] = True
+    return changed
+
+
+def _refusal(recorded: pa.Table, listed: pa.Table, store: FeatureStore, listed_in: str) -> str:
+    lines = [f"{listed_in}: {recorded.num_rows:,} clips have ids under which {store.url} has rows of other audio:"]
+    pairs = list(zip(recorded.slice(0, SHOWN).to_pylist(), listed.slice(0, SHOWN).to_pylist(), strict=True))
+    for old, new in pairs:
+        lines.append(f"  {old['clip_id']}: rows of {describe_source(old)}, the list says {describe_source(new)}")
+    if recorded.num_rows > SHOWN:
+        lines.append(f"  and {recorded.num_rows - SHOWN:,} more (all of them: acoustic-env store verify --clips)")
+    return "\n".join([*lines, *_remedy(*pairs[0])])
+
+
+def _remedy(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    lines = [
+        "an id means one piece of audio: make the list again with ids that say which audio (clips from-..., "
+        "--name NAME), or write to another --store"
+    ]
+    same_segment = all(old[name] == new[name] for name in SOURCE_COLUMNS[1:])
+    moved = suggest_relocation(old["uri"], new["uri"]) if same_segment else None
+    if moved is not None:
+        lines.append(
+            f"if this is the same audio and only moved: acoustic-env extract with --relocated {moved.old}={moved.new}"
+        )
+    return lines
+
+
+def _adopt(
+    store: FeatureStore, listed: pa.Table, relocations: Sequence[Relocation], listed_in: str, found: Admission
+) -> None:
+    """Check clips that have rows but no source against the lists of earlier runs; raise if one contradicts."""
+    if not listed.num_rows:
+        return
+    known = [*recorded_relocations(store), *relocations]
+    confirmed = np.zeros(len(listed), bool)
+    unread = 0
+    for url, of_list in sources_by_earlier_lists(store, listed["clip_id"]):
+        if of_list is None:
+            unread += 1
+            continue
+        mine = listed.take(pc.index_in(of_list["clip_id"], value_set=listed["clip_id"].combine_chunks()))
+        differs, _ = unreconciled(of_list, mine, known)
+        if differs.any():
+            raise UsageError(_contradiction(of_list.filter(differs), mine.filter(differs), store, listed_in, url))
+        confirmed |= _among(listed["clip_id"], of_list["clip_id"].combine_chunks())
+    line = f"{listed.num_rows:,} clips have rows from before {store.url} recorded sources: taken from this list"
+    line += f", {int(confirmed.sum()):,} of them as in the lists of earlier runs" if confirmed.any() else ""
+    if unread:
+        line += f" ({unread:,} {'list of an earlier run' if unread == 1 else 'lists of earlier runs'} cannot be read)"
+    found.lines.append(line)
+
+
+def _contradiction(earlier: pa.Table, listed: pa.Table, store: FeatureStore, listed_in: str, url: str) -> str:
+    lines = [
+        f"{listed_in}: {earlier.num_rows:,} clips have rows in {store.url}, and {url}, the list of an earlier run, "
+        "says other audio:"
+    ]
+    pairs = list(zip(earlier.slice(0, SHOWN).to_pylist(), listed.slice(0, SHOWN).to_pylist(), strict=True))
+    for old, new in pairs:
+        lines.append(f"  {old['clip_id']}: {describe_source(old)} there, {describe_source(new)} here")
+    lines.append("which of the two the rows are of cannot be told from the store")
+    return "\n".join([*lines, *_remedy(*pairs[0])])
+
+
+def record(
+    store: FeatureStore, admission: Admission, run_id: str | None, check: Callable[[], None] = lambda: None
+) -> None:
+    """Write what an admission adds to the table of sources; before any row of its clips is committed.
+
+    Args:
+        store: the caller holds its lease.
+        admission: of `admit`, under the same lease.
+        run_id: of the run; None for an import.
+        check: called before each write; raises when the lease is lost.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    if len(admission.without_source):  # one file, so that a crash leaves all of them or none
+        check()
+        ids = admission.without_source
+        nulls = {name: pa.nulls(len(ids), SOURCE_SCHEMA.field(name).type) for name in SOURCE_COLUMNS}
+        entered = pa.table({"clip_id": ids, **nulls, "revision": pa.array(np.zeros(len(ids), np.int32))})
+        _write_part(store, entered, run_id)
+    for start in range(0, admission.sources.num_rows, PART_CLIPS):
+        check()
+        _write_part(store, admission.sources.slice(start, PART_CLIPS), run_id)
+    for part in admission.damaged:
+        store.filesystem.move(part.entry.path, f"{layout.SET_ASIDE}/{part.entry.path}")
+
+
+def _write_part(store: FeatureStore, table: pa.Table, run_id: str | None) -> None:
+    runs = pa.array([run_id], pa.string()).take(pa.array(np.zeros(table.num_rows, np.int8)))
+    table = table.append_column("run_id", runs).select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA).combine_chunks()
+    name = digest(table, ["clip_id", "revision"], f"{layout.CLIPS}/{run_id}")
+    store.filesystem.write(layout.part_path(layout.CLIPS, name), part_bytes(table))
+
+
+def ids_with_rows(store: FeatureStore, among: pa.ChunkedArray | None = None) -> pa.Array:
+    """Return each id that has a row of any block, once.
+
+    Args:
+        store: the store.
+        among: only these ids; None for all.
+    """
+    found = []
+    for block, fingerprints in store.blocks().items():
+        for fingerprint in fingerprints:
+            parts = store.scan(block, fingerprint, ["clip_id"])
+            ids = [pc.unique(part.table["clip_id"]) for part in parts if isinstance(part, ScannedPart)]
+            column = pa.chunked_array(ids, pa.string())
+            if among is not None:
+                column = column.filter(pc.is_in(column, value_set=among.combine_chunks()))
+            found.append(pc.unique(column))
+    return pc.unique(pa.chunked_array(found, pa.string()))
