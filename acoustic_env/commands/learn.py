@@ -28,7 +28,10 @@ TRAIN: Final = """\
 Train a classifier on the clips of a list with the features of a store, by a recipe.
 
 Folds given in the list are kept; other clips are split by class with groups kept whole. Reduction, stopping, threshold
-and calibration see training and validation folds only. Test folds are left for `acoustic-env evaluate`."""
+and calibration see training and validation folds only. Test folds are left for `acoustic-env evaluate`.
+
+Calibration, thresholds and the figures printed are of the whole ensemble that is shipped: it is trained again without
+each of up to five parts of the clips, which it then judges. This takes up to four times the training of the bundle."""
 TRAIN_EXAMPLES: Final = """\
 examples:
   acoustic-env train --clips clips.parquet --store features --recipe urban-nature --out bundle

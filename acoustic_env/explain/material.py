@@ -28,7 +28,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Judge:
-    """A model and the clips that it did not learn from.
+    """A model and the clips that it did not learn from; the bundle's reduction saw their features, not their labels.
 
     Attributes:
         rows: of the material.

@@ -99,11 +99,12 @@ def fit_ensemble(
     folds: Integers,
     first: Sequence[int],
     trainer: Callable[..., Any] | None = None,
-) -> tuple[Ensemble, Floats]:
-    """Models of successive seeds, each with another fold held out to stop on, and what they said of the held-out rows.
+) -> Ensemble:
+    """Models of successive seeds, each with another fold held out to stop on.
 
     With `settings.ensemble` of 1 this is one model trained without the `first` folds. With more, the next members hold
-    out the other folds in turn, so every row trains most members and is judged by one that has not seen it.
+    out the other folds in turn, so every row trains most members. What the held-out rows are called by one member says
+    nothing of the mean of all: `crossfit` judges that.
 
     Args:
         settings: of the model; `ensemble` says how many.
@@ -113,24 +114,16 @@ def fit_ensemble(
         folds: fold of each row [n].
         first: the folds the first member holds out: the study's validation folds.
         trainer: where an MLP trains; None for this process.
-
-    Returns:
-        The ensemble, and the probabilities [n, classes] of each row by the members that held it out (their mean); NaN
-        where none did.
     """
     others = [[int(fold)] for fold in np.unique(folds) if fold not in first]
     held_out = [list(first), *others]
     members: list[Classifier] = []
-    total, count = np.zeros((len(data), classes)), np.zeros(len(data))
     for member in range(settings.ensemble):
         held = np.isin(folds, held_out[member % len(held_out)])
         model = make_classifier(settings, task, classes, member, trainer)
-        validation = data.take(held)
-        model.fit(data.take(~held), validation)
-        total[held] += model.predict_proba(validation.x)
-        count[held] += 1
+        model.fit(data.take(~held), data.take(held))
         members.append(model)
-    return Ensemble(members), np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], np.nan)
+    return Ensemble(members)
 
 
 def restore_classifier(state: State) -> Classifier:

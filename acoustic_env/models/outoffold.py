@@ -60,8 +60,13 @@ def out_of_fold(
     *,
     classes: int | None = None,
     reduction: Callable[[], Reduction] = Scaler,
+    judged: npt.NDArray[Any] | None = None,
+    trainer: Callable[..., Any] | None = None,
 ) -> Floats:
-    """Probabilities [n, classes] of each row by a model trained on the other folds.
+    """Probabilities [n, classes] of each row by the mean of an ensemble trained on the other folds.
+
+    All that is fitted is fitted on the other folds: the reduction and each of the `settings.ensemble` members, which
+    stop on an inner fold of them.
 
     Args:
         X: float32 [n, features]; missing values as NaN.
@@ -73,9 +78,11 @@ def out_of_fold(
         seed: of the folds and the models.
         classes: how many; needed when the last class has no row. Two classes are binary.
         reduction: makes what is fitted on each training part and applied to all (default: impute and scale).
+        judged: folds to judge; rows of the others are NaN. None for all.
+        trainer: where an MLP trains; None for this process.
 
     Raises:
-        UsageError: fewer groups than folds, one class only, or given folds that split a group.
+        UsageError: fewer groups than folds (or one besides a fold), one class only, or given folds that split a group.
     """
     count = y.shape[1] if y.ndim == 2 else (classes or int(y.max()) + 1)
     task: Task = "multilabel" if y.ndim == 2 else "binary" if count == 2 else "multiclass"
@@ -86,13 +93,13 @@ def out_of_fold(
     _refuse_split_groups(fold, groups)
     chosen = replace(settings, kind=kind, seed=seed)
     found = np.full((len(X), count), np.nan)
-    for held in np.unique(fold):
+    for held in np.unique(fold) if judged is None else judged:
         rows = fold == held
         fitted = reduction()
         fitted.fit(X[~rows])
         seen = Examples(fitted.transform(X[~rows]), y[~rows], groups[~rows])
-        inner = grouped_folds(seen.y, seen.groups, min(INNER_FOLDS, len(np.unique(seen.groups))), seed)
-        model, _ = fit_ensemble(chosen, task, count, seen, inner, (0,))
+        inner = grouped_folds(seen.y, seen.groups, max(2, min(INNER_FOLDS, len(np.unique(seen.groups)))), seed)
+        model = fit_ensemble(chosen, task, count, seen, inner, (0,), trainer)
         found[rows] = model.predict_proba(fitted.transform(X[rows]))
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.config import Task
-from acoustic_env.models.calibrate import Calibration, Reliability, brier, reliability
+from acoustic_env.models.calibrate import Reliability, brier, reliability
 from acoustic_env.models.decide import (
     balanced_accuracy,
     binary_scores,
@@ -90,7 +90,7 @@ class Performance:
         per_class: every class of the study, whether it has clips or not.
         undefined: classes without clips, or with all of them, which no mean AUC or mAP can contain.
         confusion: [classes, classes], rows given, columns predicted; None for multilabel.
-        threshold: the decision's (binary); NaN otherwise.
+        threshold: the decision's (binary); NaN otherwise, and where rows had their own.
         calibration: name -> figure: log loss's cheap companions `ece` and `brier`, before and after calibration.
         reliability_before, reliability_after: the diagrams.
         roc, precision_recall: the curves of calibrated probabilities, thinned to about 400 points: of the positive
@@ -137,27 +137,27 @@ def performance(
     probabilities: Floats,
     groups: npt.NDArray[Any],
     thresholds: Floats,
-    calibration: Calibration,
+    calibrated: Floats,
     seed: int = SEED,
 ) -> Performance:
-    """Judge uncalibrated probabilities with a threshold and a calibration that were fitted elsewhere.
+    """Judge probabilities before and after calibration, with thresholds, both fitted on other rows.
 
     Args:
         task, classes: of the study.
         y: int64 [n] class index, or bool [n, classes].
         probabilities: [n, classes], before calibration.
         groups: [n].
-        thresholds: [classes] on calibrated probabilities; a binary study uses the last, a multiclass one none.
-        calibration: fitted on validation rows.
+        thresholds: [classes], or [n, classes] where rows have their own, on calibrated probabilities; a binary study
+            uses the last column, a multiclass one none.
+        calibrated: [n, classes], after calibration.
         seed: of the bootstraps.
     """
-    calibrated = calibration.apply(probabilities)
     truth = y if task == "multilabel" else np.eye(len(classes), dtype=bool)[y]
-    threshold = float(thresholds[-1]) if task == "binary" else float("nan")
+    threshold = float(thresholds[-1]) if task == "binary" and thresholds.ndim == 1 else float("nan")
     if task == "multilabel":
         called = calibrated >= thresholds
     elif task == "binary":
-        called = np.eye(2, dtype=bool)[(calibrated[:, 1] >= threshold).astype(int)]
+        called = np.eye(2, dtype=bool)[(calibrated[:, 1] >= thresholds[..., -1]).astype(int)]
     else:
         called = np.eye(len(classes), dtype=bool)[calibrated.argmax(axis=1)]
     rankings = [Ranking(truth[:, c], calibrated[:, c]) for c in range(len(classes))]

@@ -61,16 +61,14 @@ def test_the_same_seed_gives_the_same_probabilities(kind: ModelKind) -> None:
 def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successive_folds() -> None:
     data, new = rows("binary"), rows("binary", seed=1)
     folds = np.arange(len(data)) // 2 % 4
-    members, said = [], np.full(len(data), np.nan)
+    members = []
     for member, fold in enumerate((3, 0, 1)):
         model = make_classifier(SMALL, "binary", 2, member)
         model.fit(data.take(folds != fold), data.take(folds == fold))
         members.append(model.predict_proba(new.x))
-        said[folds == fold] = model.predict_proba(data.x[folds == fold])[:, 1]
-    ensemble, held_out = fit_ensemble(replace(SMALL, ensemble=3), "binary", 2, data, folds, (3,))
+    ensemble = fit_ensemble(replace(SMALL, ensemble=3), "binary", 2, data, folds, (3,))
     np.testing.assert_allclose(ensemble.predict_proba(new.x), np.mean(members, axis=0))
     np.testing.assert_allclose(restore_classifier(ensemble.state()).predict_proba(new.x), np.mean(members, axis=0))
-    np.testing.assert_allclose(held_out[:, 1], said)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])

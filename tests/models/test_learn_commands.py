@@ -46,7 +46,7 @@ def test_a_bundle_predicts_the_same_after_it_was_stored_and_holds_no_pickle(disk
     )
     bundle, judged = train(study, silent)
     assert judged.figures["auc"].value > 0.85
-    assert judged.clips == len(study.split.validation)
+    assert judged.clips == len(study.learning)
     bundle.save(disk.folder / "bundle")
     assert sorted(path.name for path in (disk.folder / "bundle").iterdir()) == ["bundle.json", "weights.safetensors"]
     again = Bundle.load(disk.folder / "bundle")
@@ -66,7 +66,7 @@ def test_training_does_not_look_at_test_clips(disk: Disk) -> None:
     np.testing.assert_array_equal(first.thresholds, second.thresholds)
 
 
-def test_with_an_ensemble_every_clip_but_the_tests_is_judged_by_a_model_that_held_it_out(disk: Disk) -> None:
+def test_with_an_ensemble_every_clip_but_the_tests_is_judged_by_ensembles_that_held_it_out(disk: Disk) -> None:
     recipe = load_recipe(disk.recipe)
     recipe = replace(recipe, model=replace(recipe.model, ensemble=4))
     study = prepare(disk.table(), disk.feature_store(), recipe, say=silent)

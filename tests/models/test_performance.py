@@ -26,7 +26,7 @@ def test_multilabel_figures_are_scikit_learns_and_an_empty_class_is_named_and_co
     y = random.random((200, 4)) < 0.3
     y[:, 3] = False
     probabilities = special.expit(random.normal(size=(200, 4)) + 2 * y - 1)
-    found = performance("multilabel", "abcd", y, probabilities, np.arange(200), np.full(4, 0.5), Calibration())
+    found = performance("multilabel", "abcd", y, probabilities, np.arange(200), np.full(4, 0.5), probabilities)
     expected = metrics.average_precision_score(y[:, :3], probabilities[:, :3], average="macro")
     assert found.figures["map"].value == pytest.approx(expected)
     assert found.figures["mean_auc"].value == pytest.approx(metrics.roc_auc_score(y[:, :3], probabilities[:, :3]))
@@ -45,7 +45,7 @@ def test_binary_figures_use_the_threshold_given_and_the_calibration_given() -> N
     positive = special.expit(random.normal(size=300) + 1.5 * y)
     calibration = Calibration("platt", slope=0.5, shift=-0.3)
     both, thresholds = np.stack([1 - positive, positive], axis=1), np.array([0.7, 0.3])
-    found = performance("binary", ("no", "yes"), y, both, np.arange(300), thresholds, calibration)
+    found = performance("binary", ("no", "yes"), y, both, np.arange(300), thresholds, calibration.apply(both))
     calibrated = special.expit(0.5 * special.logit(positive) - 0.3)
     called = calibrated >= 0.3
     assert found.threshold == 0.3
@@ -69,7 +69,7 @@ def test_what_is_kept_of_curves_is_bounded_whatever_the_number_of_clips_and_clas
         probabilities = special.softmax(random.normal(size=(n, classes)) + np.eye(classes)[y], axis=1)
         y = np.eye(classes, dtype=bool)[y] if task == "multilabel" else y
         thresholds, names = np.full(classes, 0.5), [f"c{c}" for c in range(classes)]
-        found = performance(task, names, y, probabilities, np.arange(n), thresholds, Calibration())
+        found = performance(task, names, y, probabilities, np.arange(n), thresholds, probabilities)
         pooled = found.roc, found.precision_recall
         curves = [*pooled, *(curve for own in found.class_curves for curve in (own.roc, own.precision_recall))]
         return max(len(curve.x) for curve in curves), [own.name for own in found.class_curves]
@@ -87,21 +87,20 @@ def test_a_class_that_resamples_leave_out_does_not_stretch_the_interval_of_macro
     sure = np.eye(10)[y] * 0.9 + 0.01
     sure[[3, 40]] = sure[[40, 3]]
     for task, own in (("multiclass", y), ("multilabel", np.eye(10, dtype=bool)[y])):
-        found = performance(task, "abcdefghij", own, sure, recordings, np.full(10, 0.5), Calibration())
+        found = performance(task, "abcdefghij", own, sure, recordings, np.full(10, 0.5), sure)
         figure = found.figures["macro_f1"]
         assert figure.value == pytest.approx(metrics.f1_score(y, sure.argmax(axis=1), average="macro"))
         assert 0.85 < figure.low < figure.value < figure.high
     # A class that the data lack is no accident of resampling: it counts as 0.
-    lacking = performance(
-        "multiclass", "abcdefghijk", y, np.pad(sure, ((0, 0), (0, 1))), recordings, np.zeros(11), Calibration()
-    )
+    padded = np.pad(sure, ((0, 0), (0, 1)))
+    lacking = performance("multiclass", "abcdefghijk", y, padded, recordings, np.zeros(11), padded)
     assert lacking.figures["macro_f1"].value == pytest.approx(figure.value * 10 / 11)
 
 
 def test_a_performance_is_plain_json_without_nan() -> None:
     y = np.array([0, 1, 0, 1, 2, 2])
     probabilities = np.full((6, 4), 0.25)
-    found = performance("multiclass", "abcd", y, probabilities, np.arange(6), np.zeros(4), Calibration())
+    found = performance("multiclass", "abcd", y, probabilities, np.arange(6), np.zeros(4), probabilities)
     text = json.dumps(found.as_json(), allow_nan=False)
     assert json.loads(text)["per_class"][3]["auc"] is None
     assert "without a ranking" in "\n".join(found.lines())

@@ -10,7 +10,6 @@ import pytest
 
 from acoustic_env.config import Task
 from acoustic_env.explain.illustration import Illustration
-from acoustic_env.models.calibrate import Calibration
 from acoustic_env.models.performance import performance
 from acoustic_env.report.figures import (
     HELD_OUT,
@@ -35,7 +34,7 @@ def recorded(task: Task, classes: int) -> dict[str, Any]:
         probabilities = 1 / (1 + np.exp(-scores))
     else:
         probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    judged = performance(task, names, y, probabilities, np.arange(N), np.full(classes, 0.5), Calibration())
+    judged = performance(task, names, y, probabilities, np.arange(N), np.full(classes, 0.5), probabilities)
     text = json.dumps(judged.as_json())
     return dict(json.loads(text))
 

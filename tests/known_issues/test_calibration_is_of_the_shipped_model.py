@@ -1,0 +1,149 @@
+"""Calibration, thresholds and held-out figures were of single members while the bundle shipped their mean.
+
+The mean of ten overconfident members needs another calibration than each of them; reductions were fitted on folds that
+members held out; and the figures came from thresholds and calibrations that had been chosen on the very same clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import special
+
+from acoustic_env.clips.select import Targets
+from acoustic_env.clips.splits import Split
+from acoustic_env.config import ModelSettings, Recipe, ReductionSettings, SplitSettings, Task
+from acoustic_env.models import classifier, crossfit
+from acoustic_env.models.calibrate import fit_calibration, reliability
+from acoustic_env.models.classifier import Examples
+from acoustic_env.models.learn import Study, train
+from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
+from acoustic_env.models.reduce import Reducer
+
+FOLDS = 10
+
+
+class NoisyMember:
+    """A model that knows the signal and adds much noise of its own, another for every seed; it learns nothing."""
+
+    def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
+        self._direction = np.random.default_rng(settings.seed).normal(size=8) * 20
+
+    def fit(self, train: Examples, validation: Examples) -> None:
+        pass
+
+    def predict_proba(self, x: Any) -> Any:
+        positive = special.expit(1.5 * x[:, 0] + 4.0 * np.sin(x @ self._direction))
+        return np.stack([1 - positive, positive], axis=1)
+
+
+def rows(n: int, seed: int, signal: float = 1.5) -> tuple[Any, Any]:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(n, 8)).astype(np.float32)
+    return x, (random.random(n) < special.expit(signal * x[:, 0])).astype(np.int64)
+
+
+def matrix(x: Any) -> FeatureMatrix:
+    columns = [FeatureColumn("b", "raw", f"f{i}") for i in range(x.shape[1])]
+    return FeatureMatrix([f"c{i}" for i in range(len(x))], x, columns, {"b": "0"}, {})
+
+
+def study(x: Any, y: Any, **model: Any) -> Study:
+    recipe = Recipe(
+        "study",
+        blocks={"b": {}},
+        model=ModelSettings(**{"kind": "logistic", **model}),
+        split=SplitSettings(FOLDS, (FOLDS - 1,), ()),
+        reduction=ReductionSettings(default_components=0),
+    )
+    features = matrix(x)
+    ids, folds = features.clip_ids, np.arange(len(x)) % FOLDS
+    last = folds == FOLDS - 1
+    parts = Split(folds.astype(np.int32), np.flatnonzero(~last), np.flatnonzero(last), np.array([], np.int64))
+    clips = pa.table({"clip_id": ids, "group": ids})
+    return Study(recipe, clips, Targets(ids, ("a", "b"), y), features, parts, np.arange(len(x)))
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_the_calibration_is_right_for_the_mean_of_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(classifier.CLASSIFIERS, "logistic", f"{__name__}:NoisyMember")
+    bundle, judged = train(study(*rows(2000, 0), ensemble=10), silent)
+    x, y = rows(20_000, 1)
+    raw = bundle.raw_proba(matrix(x))
+    best = fit_calibration("binary", y, raw)
+    single = fit_calibration("binary", y, NoisyMember(ModelSettings(seed=0), "binary", 2).predict_proba(x))
+    assert best.slope > 2 * single.slope  # else there is nothing to tell apart
+    assert bundle.calibration.slope == pytest.approx(best.slope, rel=0.15)
+    calibrated = bundle.calibration.apply(raw)[:, 1]
+    assert reliability(y == 1, calibrated).expected_error < 0.03
+    # Figures that are said of held-out clips are those of new ones.
+    accuracy = np.mean((calibrated >= bundle.thresholds[1]) == (y == 1))
+    assert judged.figures["accuracy"].low < accuracy < judged.figures["accuracy"].high
+    assert judged.clips == 2000
+
+
+def test_no_reduction_that_judges_a_clip_was_fitted_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = rows(200, 2)
+    fitted: list[set[float]] = []
+    fit = Reducer.fit
+
+    def recorded(self: Reducer, values: Any) -> Reducer:
+        fitted.append(set(values[:, 0].tolist()))
+        return fit(self, values)
+
+    monkeypatch.setattr(Reducer, "fit", recorded)
+    _, judged = train(study(x, y, ensemble=3), silent)
+    assert judged.clips == 200
+    shipped, *judging = fitted
+    assert len(shipped) == 200
+    left_out = [shipped - own for own in judging]
+    assert set().union(*left_out) == shipped
+    assert sum(map(len, left_out)) == 200
+
+
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_thresholds_do_not_flatter_the_figures_they_are_chosen_for(
+    ensemble: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(classifier.CLASSIFIERS, "logistic", f"{__name__}:NoisyMember")
+    found = []
+    for seed in range(20):
+        x, y = rows(120, seed, signal=0.0)  # nothing to learn
+        found.append(train(study(x, y, ensemble=ensemble), silent)[1].figures["balanced_accuracy"].value)
+    assert abs(np.mean(found) - 0.5) < 0.03
+
+
+def test_calibration_error_is_measured_on_clips_that_the_calibration_was_not_fitted_on() -> None:
+    random = np.random.default_rng(0)
+    errors, own = [], []
+    for _ in range(40):
+        y = random.integers(0, 2, 60)
+        said = np.stack([1 - (p := random.random(60)), p], axis=1)
+        calibrated, _ = crossfit.cross_fit("binary", y, said, np.arange(60), 1)
+        errors.append(np.mean((calibrated[:, 1] - y) ** 2))
+        own.append(np.mean((fit_calibration("binary", y, said).apply(said)[:, 1] - y) ** 2))
+    assert np.mean(own) < np.mean(errors) - 0.002
+
+
+def test_from_enough_clips_on_not_every_part_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossfit, "ENOUGH_ROWS", 150)
+    _, judged = train(study(*rows(400, 3)), silent)
+    assert judged.clips == 160  # two of five parts
+
+
+def test_a_fold_with_all_clips_of_a_class_does_not_leave_a_part_without_it() -> None:
+    x, y = rows(100, 4)
+    whole = study(x, np.sort(y))
+    folds = np.repeat(np.arange(FOLDS), 10).astype(np.int32)
+    folds[[0, -1]] = 9, 0
+    last = folds == 9
+    split = Split(folds, np.flatnonzero(~last), np.flatnonzero(last), np.array([], np.int64))
+    _, judged = train(replace(whole, split=split), silent)
+    assert judged.clips == 100
