@@ -30,6 +30,8 @@ from acoustic_env.audio.truncation import ogg_ends_early, sample_data
 from acoustic_env.errors import ClipError
 
 VERSION: Final = 1  # raised whenever the samples of the same bytes change
+_QUALITY: Final = "HQ"
+RESAMPLER: Final = f"soxr {_QUALITY}"
 
 Mono = npt.NDArray[np.float32]  # [samples]
 
@@ -176,7 +178,15 @@ def resample(waveform: Mono, rate_in: int, rate_out: int) -> Mono:
     """
     if rate_in == rate_out:
         return waveform
-    return cast(Mono, soxr.resample(waveform, rate_in, rate_out, quality="HQ"))
+    return cast(Mono, soxr.resample(waveform, rate_in, rate_out, quality=_QUALITY))
+
+
+def libsoxr_release() -> str:
+    """Return the release of the C library that resamples, major and minor number: others have the same filters.
+
+    Python packages of soxr follow each other with one libsoxr inside, so their own version says nothing.
+    """
+    return ".".join(soxr.__libsoxr_version__.split(".")[:2])
 
 
 def _decode(source: _Watched, segment: _Segment) -> tuple[Mono, int]:

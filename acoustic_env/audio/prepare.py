@@ -16,7 +16,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -28,7 +28,9 @@ from acoustic_env.audio.separate import GATE, separate_reference
 from acoustic_env.audio.signals import Engine, Signal
 from acoustic_env.errors import ClipError
 
-VERSION: Final = 2  # raised whenever the signals of the same samples change
+VERSION: Final = 2  # raised whenever the raw signal of the same samples changes
+# Raised whenever an engine's foreground of the same raw signal changes for another reason than its parameters.
+SEPARATION_VERSION: Final[Mapping[Engine, int]] = {"fast": 1, "reference": 1}
 
 MIN_DURATION_S: Final = 0.1
 RMS: Final = 0.1
@@ -103,19 +105,36 @@ def prepare(waveforms: Batch, sample_rate: int, engine: Engine, signals: Collect
     return {signal: prepared[signal] for signal in signals}
 
 
-def parameters(sample_rate: int, engine: Engine) -> dict[str, Any]:
-    """What of decoding, levelling and separation can change a block's numbers: part of the block's fingerprint."""
-    separation: dict[str, Any] = {name: value for name, value in GATE.items() if name not in ("n_jobs", "use_tqdm")}
-    if engine == "reference":
-        separation["noisereduce"] = version("noisereduce")
-    return {
+def parameters(sample_rate: int, engine: Engine, signal: Signal) -> dict[str, Any]:
+    """Return what can change a signal's samples: the audio part of the fingerprint of a block's rows of that signal.
+
+    * raw: the version of our decoding, the resampler's quality and release, the rate, RMS normalization. Not covered:
+      releases of soundfile and PyAV, since PCM and FLAC decode without loss and the decoders of lossy formats agree
+      within the tolerances of the blocks; what we make of what they return is under `decode.VERSION`.
+    * fg and bg: all that, and separation: its parameters and our version of it. The reference engine calls noisereduce,
+      so its release counts; the fast engine does not.
+
+    Args:
+        sample_rate: Hz.
+        engine: of the separation.
+        signal: raw, fg or bg; fg and bg have the same parameters.
+    """
+    raw = {
         "decode": decoding.VERSION,
         "prepare": VERSION,
         "sample_rate": sample_rate,
-        "resampler": "soxr HQ",
+        "resampler": decoding.RESAMPLER,
+        "libsoxr": decoding.libsoxr_release(),
         "rms": RMS,
-        "separation": separation,
+        "silence_rms": SILENCE_RMS,
     }
+    if signal == "raw":
+        return raw
+    separation: dict[str, Any] = {name: value for name, value in GATE.items() if name not in ("n_jobs", "use_tqdm")}
+    separation |= {"version": SEPARATION_VERSION[engine], "rounding": ROUNDING}
+    if engine == "reference":
+        separation["noisereduce"] = version("noisereduce")
+    return {**raw, "separation": {"engine": engine, **separation}}
 
 
 def _foreground(raw: Batch, sample_rate: int, engine: Engine) -> Batch:

@@ -172,13 +172,15 @@ def _extract(
 
 def _check_fingerprints(bundle: Bundle, extraction: ExtractSettings) -> None:
     for work in resolve_blocks(extraction, bundle.recipe):
-        trained = bundle.fingerprints[work.spec.name]
-        if work.fingerprint != trained:
-            msg = (
-                f"block {work.spec.name}: the bundle was trained on version {trained}, this installation computes "
-                f"{work.fingerprint}; use the installation and weights it was trained with, or train a new bundle"
-            )
-            raise UsageError(msg)
+        for signal, trained in bundle.fingerprints[work.spec.name].items():
+            computed = work.fingerprints[signal]
+            if computed != trained:
+                msg = (
+                    f"block {work.spec.name}, signal {signal}: the bundle was trained on version {trained}, this "
+                    f"installation computes {computed}; use the installation and weights it was trained with, or train "
+                    "a new bundle"
+                )
+                raise UsageError(msg)
 
 
 def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> pa.Table:
@@ -350,8 +352,8 @@ def _improvement(judged: Judgement) -> str:
 def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh: pa.Table) -> Drift | None:
     """New clips against the clips trained on, in the bundle's reduced features; None when either is not at hand."""
     store = FeatureStore(settings.store)
-    block, trained_version = next(iter(bundle.fingerprints.items()))
-    stored = pc.unique(store.committed_keys(block, trained_version)["clip_id"]).to_pylist()
+    block, versions = next(iter(bundle.fingerprints.items()))
+    stored = pc.unique(store.committed_keys(block, next(iter(versions.values())))["clip_id"]).to_pylist()
     trained = np.array(stored, dtype=object)[bundle.seen(stored, [""] * len(stored))]
     ids, groups = clips["clip_id"].to_pylist(), clips["group"].to_pylist()
     unseen = ~bundle.seen(ids, [group or "" for group in groups])

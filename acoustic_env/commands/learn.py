@@ -182,7 +182,9 @@ def _study(namespace: argparse.Namespace, recipe: Recipe) -> Study:
         recipe,
         blocks=namespace.blocks,
         signals=namespace.signals,
-        fingerprints=dict(namespace.version),
+        fingerprints={
+            block: [found for name, found in namespace.version if name == block] for block, _ in namespace.version
+        },
         say=_say,
     )
 

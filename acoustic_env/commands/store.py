@@ -71,7 +71,9 @@ def add_parsers(subparsers: Any) -> None:
     parser = _add(commands, "export", "a block as one file", EXPORT, export_block)
     parser.add_argument("--block", required=True, metavar="B", help="which block")
     parser.add_argument("--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz, at any URL")
-    parser.add_argument("--fingerprint", metavar="F", help="which version, or its first digits (default: the only one)")
+    parser.add_argument(
+        "--fingerprint", type=_names, metavar="F[,F]", help="which version, or its first digits (default: the only one)"
+    )
     parser.add_argument("--signals", type=_names, metavar="raw,fg,bg", help="only these (default: all)")
     parser.add_argument("--columns", type=_names, metavar="C,C,...", help="only these (default: all)")
     parser.add_argument("--wide", action="store_true", help="a row for each clip instead of each clip and signal")
@@ -111,6 +113,7 @@ def list_store(namespace: argparse.Namespace) -> int:
                 {
                     **{name: getattr(version, name) for name in ("block", "fingerprint", "version", "engine")},
                     **{name: getattr(books, name) for name in ("rows", "clips", "signals", "parts")},
+                    "covers": version.signals,
                     "bytes": size,
                     "made_with": dict(version.made_with),
                     "settings": version.settings(),
@@ -248,7 +251,7 @@ def export_block(namespace: argparse.Namespace) -> int:
         _open(namespace.store),
         namespace.block,
         namespace.out,
-        namespace.fingerprint,
+        namespace.fingerprint or (),
         namespace.signals,
         namespace.columns,
         "wide" if namespace.wide else "long",

@@ -186,7 +186,7 @@ def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
 def _units(bundle: Bundle, store: FeatureStore) -> dict[tuple[str, str], str]:
     found = {}
     for block, trained in bundle.fingerprints.items():
-        for field in store.schema(block, trained):
+        for field in store.joint_schema(block, trained):
             unit = (field.metadata or {}).get(b"unit", b"1").decode()
             found[block, field.name] = unit
     return found

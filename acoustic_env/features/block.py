@@ -124,11 +124,17 @@ def check_device(device: str, asked_by: str) -> None:
 
 
 def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:
-    """16 hex digits over exactly what can change a number of the block.
+    """Return 16 hex digits over exactly what can change a number of a block's rows of one signal, and nothing else.
+
+    Covered: the block's name, version, engine and parameters (weights' sha256 included), and of the audio what concerns
+    the signal, so that another separator leaves the rows of raw as they are. Library releases count where the library
+    computes the number (the reference engine), not where our own code does (the fast engine: its version counts).
+    Releases of NumPy, SciPy and PyTorch are not covered: they move last digits, within the tolerance of each column,
+    and a worker that computes more than that of the golden clip refuses to start (`features.golden`).
 
     Args:
         block: the block with its parameters.
-        audio: what decoding, levelling and separation contribute (`audio.prepare.parameters`).
+        audio: what of the audio can change the signal (`audio.prepare.parameters`).
     """
     settings = {"block": block.name, "version": block.version, "engine": block.engine}
     payload = {**settings, "parameters": block.parameters(), "audio": dict(audio)}
@@ -136,8 +142,14 @@ def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def table_schema(block: FeatureBlock, audio: Mapping[str, Json]) -> pa.Schema:
-    """Arrow schema of the block's table, with block, version, fingerprint, settings and units in its metadata."""
+def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequence[Signal] = ()) -> pa.Schema:
+    """Arrow schema of the block's table, with block, version, fingerprint, settings and units in its metadata.
+
+    Args:
+        block: the block.
+        audio: as `fingerprint`.
+        signals: those that have this fingerprint, for readers; none says that any may be in the table.
+    """
     fields = [pa.field("clip_id", pa.string(), nullable=False), pa.field("signal", pa.string(), nullable=False)]
     if block.frame_hop_s is not None:
         fields.append(pa.field("frame", pa.int32(), nullable=False))
@@ -156,6 +168,8 @@ def table_schema(block: FeatureBlock, audio: Mapping[str, Json]) -> pa.Schema:
         "audio": json.dumps(dict(audio), sort_keys=True),
         **block.metadata(),
     }
+    if signals:
+        described["signals"] = ",".join(signals)
     if block.frame_hop_s is not None:
         described["frame_hop_s"] = repr(block.frame_hop_s)
     return pa.schema(fields, metadata={METADATA_PREFIX + key: value for key, value in described.items()})

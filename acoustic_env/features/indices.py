@@ -124,7 +124,7 @@ class IndicesBlock(FeatureBlock):
     """60 float64 columns, one per acoustic index."""
 
     name: ClassVar[str] = "indices"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # raised whenever either engine's numbers change, of the fast one by our code alone
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -132,8 +132,8 @@ class IndicesBlock(FeatureBlock):
         self.columns = tuple(Column(name, pa.float64(), unit, text) for name, unit, text in _TEMPORAL + _SPECTRAL)
 
     def parameters(self) -> dict[str, Json]:
-        """The defaults are the library's, so its release is the parameter."""
-        return {"scikit-maad": version("scikit-maad")}
+        """The reference engine takes the library's defaults, so its release is the parameter; the fast has none."""
+        return {"scikit-maad": version("scikit-maad")} if self.engine == "reference" else {}
 
     def compute(self, waveforms: Waveforms) -> Columns:
         """60 arrays float64 [clips]; undefined and infinite numbers are NaN."""

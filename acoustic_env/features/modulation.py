@@ -84,9 +84,10 @@ class ModulationBlock(FeatureBlock):
             self.device = device
 
     def parameters(self) -> dict[str, Json]:
-        """What the transform is made of."""
+        """What the transform is made of; the reference engine's library counts, which the fast one does not call."""
+        library: dict[str, Json] = {"soundsig": version("soundsig")} if self.engine == "reference" else {}
         return {
-            "soundsig": version("soundsig"),
+            **library,
             "window_s": WINDOW_S,
             "normalised": True,
             "max_temporal_hz": MAX_TEMPORAL_HZ,

@@ -40,6 +40,7 @@ def schema() -> pa.Schema:
         "block": NAME,
         "version": str(VERSION),
         "engine": "reference",
+        "signals": SIGNAL,
         "fingerprint": hashlib.sha256(canonical.encode()).hexdigest()[:16],
         "sample_rate": "16000",
         "parameters": json.dumps(parameters, sort_keys=True),

@@ -27,7 +27,8 @@ from acoustic_env.models.matrix import FeatureMatrix
 from acoustic_env.models.performance import Performance
 from acoustic_env.models.reduce import Reducer
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+READABLE: Final = (1, FORMAT)  # 1 had one fingerprint a block
 FACTS: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 LIBRARIES: Final = ("acoustic-env", "numpy", "scipy", "torch", "xgboost", "safetensors", "pyarrow")
@@ -64,7 +65,7 @@ class Bundle:
         classifier: fitted.
         calibration: fitted on held-out rows.
         thresholds: [classes] on calibrated probabilities; of a multiclass study not used.
-        fingerprints: block -> the version trained on.
+        fingerprints: block -> signal -> the version trained on.
         metrics: of the held-out rows (`performance.Performance.as_json`).
         training_hash: `clips_hash` of the training and validation clips.
         trained_on: `key` of every clip id and group it has seen, uint64 sorted.
@@ -80,7 +81,7 @@ class Bundle:
     classifier: Classifier
     calibration: Calibration
     thresholds: Floats
-    fingerprints: dict[str, str]
+    fingerprints: dict[str, dict[str, str]]
     metrics: dict[str, Any]
     training_hash: str
     trained_on: npt.NDArray[np.uint64]
@@ -101,9 +102,10 @@ class Bundle:
             UsageError: a block of another version, or a column that is missing; says which.
         """
         differences = [
-            f"block {block}: trained on version {trained}, offered {matrix.fingerprints[block]}"
-            for block, trained in self.fingerprints.items()
-            if matrix.fingerprints.get(block, trained) != trained
+            f"block {block}, signal {signal}: trained on version {trained}, offered {offered_version}"
+            for block, versions in self.fingerprints.items()
+            for signal, trained in versions.items()
+            if (offered_version := matrix.fingerprints.get(block, {}).get(signal, trained)) != trained
         ]
         offered = {str(column): number for number, column in enumerate(matrix.columns)}
         missing = [str(column) for column in self.reducer.columns if str(column) not in offered]
@@ -212,14 +214,15 @@ class Bundle:
         def of(prefix: str) -> dict[str, npt.NDArray[Any]]:
             return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
+        reducer = Reducer.restore(facts["reducer"], of("reducer."))
         return cls(
             recipe=from_mapping(Recipe, facts["recipe"], join(str(folder), FACTS)),
             classes=tuple(facts["classes"]),
-            reducer=Reducer.restore(facts["reducer"], of("reducer.")),
+            reducer=reducer,
             classifier=restore_classifier(State(of("classifier."), facts["classifier"])),
             calibration=Calibration(**facts["calibration"]),
             thresholds=arrays["thresholds"],
-            fingerprints=facts["fingerprints"],
+            fingerprints=_by_signal(facts["fingerprints"], reducer),
             metrics=facts["metrics"],
             training_hash=facts["training_hash"],
             trained_on=arrays["trained_on"],
@@ -262,13 +265,25 @@ def _read(folder: str) -> tuple[dict[str, Any], bytes]:
     except ValueError as error:
         msg = f"{join(folder, FACTS)}: not readable: {error}; train the bundle again"
         raise UsageError(msg) from error
-    if facts.get("format") != FORMAT:
-        msg = f"{folder}: bundle of format {facts.get('format')!r}, this version reads {FORMAT}; train it again"
+    if facts.get("format") not in READABLE:
+        msg = f"{folder}: bundle of format {facts.get('format')!r}, this version reads {READABLE}; train it again"
         raise UsageError(msg)
     if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
         msg = f"{join(folder, WEIGHTS)}: not the weights {FACTS} was written with; train the bundle again"
         raise UsageError(msg)
     return facts, weights
+
+
+def _by_signal(fingerprints: Mapping[str, Any], reducer: Reducer) -> dict[str, dict[str, str]]:
+    """block -> signal -> version; bundles of older code name one version of a block for all its signals."""
+    signals: dict[str, list[str]] = {}
+    for column in reducer.columns:
+        if column.signal not in signals.setdefault(column.block, []):
+            signals[column.block].append(column.signal)
+    return {
+        block: dict.fromkeys(signals.get(block, ()), versions) if isinstance(versions, str) else dict(versions)
+        for block, versions in fingerprints.items()
+    }
 
 
 def keys(names: Iterable[str]) -> npt.NDArray[np.uint64]:

@@ -66,7 +66,7 @@ def prepare(
     *,
     blocks: Sequence[str] = (),
     signals: Sequence[Signal] = (),
-    fingerprints: Mapping[str, str] | None = None,
+    fingerprints: Mapping[str, Sequence[str]] | None = None,
     say: Say = print,
 ) -> Study:
     """Apply the recipe, join the features, split; checked for leaks.
@@ -76,7 +76,7 @@ def prepare(
         store: feature store.
         recipe: of the study.
         blocks, signals: instead of the recipe's.
-        fingerprints: block -> version, where the store has several.
+        fingerprints: block -> versions, where the store has several.
         say: told what was left out, a line at a time.
 
     Raises:
@@ -260,10 +260,11 @@ def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: Store) -> Feat
     """The features a bundle needs, for some clips: the version trained on where the store has it, else what it has,
     which `Bundle.check` then refuses by name."""
     signals: list[Any] = list(dict.fromkeys(column.signal for column in bundle.reducer.columns))
-    versions = dict(bundle.fingerprints)
+    versions: dict[str, list[str]] = {}
     for block, trained in bundle.fingerprints.items():
+        versions[block] = list(dict.fromkeys(trained.values()))
         try:
-            store.resolve(block, trained)
+            store.resolve(block, signals, versions[block])
         except UsageError:
-            versions[block] = store.resolve(block)
+            versions[block] = []
     return bundle.check(load_matrix(store, clip_ids, list(bundle.fingerprints), signals, versions))

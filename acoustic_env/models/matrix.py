@@ -45,14 +45,14 @@ class FeatureMatrix:
         clip_ids: [n], the order of the rows.
         values: float32 [n, d]; NaN where a feature is undefined or the block has no row for the clip.
         columns: [d].
-        fingerprints: block -> the version its columns come from.
+        fingerprints: block -> signal -> the version its columns come from.
         absent: (block, signal) -> ids of the clips without a row.
     """
 
     clip_ids: list[str]
     values: npt.NDArray[np.float32]
     columns: list[FeatureColumn]
-    fingerprints: dict[str, str]
+    fingerprints: dict[str, dict[str, str]]
     absent: dict[tuple[str, str], list[str]]
 
     def parts(self) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
@@ -65,12 +65,15 @@ class FeatureMatrix:
     def restrict(self, parts: Sequence[tuple[str, str]]) -> FeatureMatrix:
         """The matrix of some (block, signal) parts only, in the order given."""
         there = self.parts()
+        fingerprints: dict[str, dict[str, str]] = {}
+        for block, signal in parts:
+            fingerprints.setdefault(block, {})[signal] = self.fingerprints[block][signal]
         numbers = np.concatenate([there[part] for part in parts])
         return FeatureMatrix(
             clip_ids=self.clip_ids,
             values=self.values[:, numbers],
             columns=[self.columns[number] for number in numbers],
-            fingerprints={block: self.fingerprints[block] for block, _ in parts},
+            fingerprints=fingerprints,
             absent={part: ids for part, ids in self.absent.items() if part in parts},
         )
 
@@ -100,13 +103,13 @@ class FeatureMatrix:
 class Store(Protocol):
     """What is needed of `store.FeatureStore`."""
 
-    def resolve(self, block: str, fingerprint: str | None = None) -> str:
-        """The fingerprint meant."""
+    def resolve(self, block: str, signals: Sequence[str] | None = None, chosen: Sequence[str] = ()) -> dict[str, str]:
+        """The fingerprint of each signal."""
 
     def read(
         self,
         block: str,
-        fingerprint: str | None = None,
+        versions: Mapping[str, str] | str | None = None,
         signals: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
         clip_ids: Any = None,
@@ -119,7 +122,7 @@ def load_matrix(
     clip_ids: Sequence[str],
     blocks: Sequence[str],
     signals: Sequence[Signal],
-    fingerprints: Mapping[str, str] | None = None,
+    fingerprints: Mapping[str, Sequence[str]] | None = None,
 ) -> FeatureMatrix:
     """Features of clips from the store, blocks side by side, signals side by side within a block.
 
@@ -128,24 +131,26 @@ def load_matrix(
         clip_ids: the rows wanted, in order, each once.
         blocks: in the order of the columns.
         signals: the same. A signal that a block has for none of the clips is an error.
-        fingerprints: block -> version, for blocks that are there in several; the only one otherwise.
+        fingerprints: block -> versions, for blocks that are there in several; the only ones otherwise.
 
     Raises:
         UsageError: no such block or version, a per-frame block, or no row of a (block, signal) for any clip.
     """
     ids = list(clip_ids)
-    versions = {block: store.resolve(block, (fingerprints or {}).get(block)) for block in blocks}
+    versions = {block: store.resolve(block, signals, (fingerprints or {}).get(block, ())) for block in blocks}
     columns: list[FeatureColumn] = []
     parts: list[npt.NDArray[np.float32]] = []
     absent: dict[tuple[str, str], list[str]] = {}
     for block in blocks:
+        for signal in signals:
+            if signal not in versions[block]:
+                raise _no_row(block, signal, len(ids))
         loaded = _load_block(store, block, versions[block], ids, signals)
         for signal in signals:
             names, values, found = loaded[signal]
             lacking = np.flatnonzero(~found)
             if len(lacking) == len(ids):
-                msg = f"block {block} has no row of signal {signal} for any of the {len(ids):,} clips"
-                raise UsageError(f"{msg}; extract it, or leave it out with --blocks or --signals")
+                raise _no_row(block, signal, len(ids))
             columns += [FeatureColumn(block, signal, name) for name in names]
             parts.append(values)
             absent[block, signal] = [ids[row] for row in lacking]
@@ -159,16 +164,21 @@ def load_matrix(
     return FeatureMatrix(ids, values, columns, versions, absent)
 
 
+def _no_row(block: str, signal: str, clips: int) -> UsageError:
+    msg = f"block {block} has no row of signal {signal} for any of the {clips:,} clips"
+    return UsageError(f"{msg}; extract it, or leave it out with --blocks or --signals")
+
+
 Loaded = tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 def _load_block(
-    store: Store, block: str, version: str, ids: list[str], signals: Sequence[Signal]
+    store: Store, block: str, versions: Mapping[str, str], ids: list[str], signals: Sequence[Signal]
 ) -> dict[Signal, Loaded]:
     loaded: dict[Signal, Loaded] = {}
     for start in range(0, max(len(ids), 1), CHUNK):
         chunk = pa.array(ids[start : start + CHUNK], pa.string())
-        table = store.read(block, version, signals=signals, clip_ids=chunk)
+        table = store.read(block, versions, clip_ids=chunk)
         # Frames of varying number (vggish_released) are no features of a clip; their mean and deviation are.
         table = table.select([column.name for column in table.schema if not pa.types.is_list(column.type)])
         if "frame" in table.schema.names:

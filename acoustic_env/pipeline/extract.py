@@ -62,7 +62,7 @@ class RunRecord:
     Attributes:
         run_id: unique, sortable by start.
         settings: as given.
-        fingerprints: block -> fingerprint.
+        fingerprints: block -> signal -> fingerprint.
         clips: on the list (after --limit).
         pending: clips with something missing at the start.
         finished: clips that went through, failed ones included.
@@ -81,7 +81,7 @@ class RunRecord:
 
     run_id: str
     settings: dict[str, Any]
-    fingerprints: dict[str, str]
+    fingerprints: dict[str, dict[str, str]]
     clips: int
     pending: int
     finished: int = 0
@@ -129,7 +129,7 @@ def extract(
     record = RunRecord(
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
         settings=dataclasses.asdict(settings),
-        fingerprints={work.spec.name: work.fingerprint for work in works},
+        fingerprints={work.spec.name: work.fingerprints for work in works},
         clips=table.num_rows,
         pending=0,
         versions=_versions(),
@@ -228,13 +228,13 @@ def read_books(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore,
     failures = Failures(store, errors)
     owed, barred = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
     for work in works:
-        name, fingerprint = work.spec.name, work.fingerprint
-        missing = store.missing(ids, work.spec.signals, name, fingerprint, retry_errors=True)
-        for signal in work.spec.signals:
-            without = missing.filter(pc.equal(missing["signal"], signal))["clip_id"].combine_chunks()
-            owed[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
-            excluded = pc.is_in(ids, value_set=failures.excluded(name, fingerprint, signal))
-            barred[excluded.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
+        for fingerprint, signals in work.versions().items():
+            missing = store.missing(ids, signals, work.spec.name, fingerprint, retry_errors=True)
+            for signal in signals:
+                without = missing.filter(pc.equal(missing["signal"], signal))["clip_id"].combine_chunks()
+                owed[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
+                excluded = pc.is_in(ids, value_set=failures.excluded(work.spec.name, fingerprint, signal))
+                barred[excluded.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
     return Books(owed, owed & barred)
 
 
@@ -389,11 +389,14 @@ def _describe_work(pending: pa.Table, works: Sequence[BlockWork], clips: int) ->
     lines = [f"clips     {clips} on the list, {pending.num_rows} with something missing"]
     need = pending["need"].to_numpy()
     for work in works:
-        owing = int(np.count_nonzero(need & work.spec.mask))
-        rows = sum(int(np.count_nonzero(need & work.spec.bit(signal))) for signal in work.spec.signals)
-        lines.append(
-            f"block     {work.spec.name:<8} {work.fingerprint} ({work.spec.engine}): {owing} clips, {rows} rows pending"
-        )
+        for fingerprint, signals in work.versions().items():
+            bits = [work.spec.bit(signal) for signal in signals]
+            clips_owing = int(np.count_nonzero(need & sum(bits)))
+            rows = sum(int(np.count_nonzero(need & bit)) for bit in bits)
+            lines.append(
+                f"block     {work.spec.name:<8} {fingerprint} ({work.spec.engine}) {','.join(signals)}: "
+                f"{clips_owing} clips, {rows} rows pending"
+            )
     return lines
 
 

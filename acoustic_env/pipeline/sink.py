@@ -42,8 +42,10 @@ class Write:
             store.write_errors(errors)
         for work in self.works:
             rows = unpack_rows(clips[rows_column(work.spec.name)], work.schema)
-            if rows.num_rows:
-                store.write_part(rows)
+            for signals in work.versions().values():
+                part = rows.filter(pc.is_in(rows["signal"], value_set=pa.array(signals)))
+                if part.num_rows:
+                    store.write_part(part.replace_schema_metadata(work.schemas[signals[0]].metadata))
             summary[rows_column(work.spec.name)] = rows.num_rows
         for name in clips.column_names:
             if name.startswith(SECONDS):

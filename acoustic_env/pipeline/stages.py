@@ -169,10 +169,12 @@ class Compute:
 def _planned_block(work: BlockWork) -> FeatureBlock:
     """The block as this worker would compute it, which must be the version that was planned."""
     here = block_work(work.spec)
-    if here.fingerprint != work.fingerprint:
+    if here.fingerprints != work.fingerprints:
+        signal = next(signal for signal, planned in work.fingerprints.items() if here.fingerprints[signal] != planned)
         msg = (
-            f"block {work.spec.name}: this worker ({platform.node()}) computes version {here.fingerprint}, the run was "
-            f"planned for {work.fingerprint}; give every node the same weights (ACOUSTIC_ENV_WEIGHTS) and installation"
+            f"block {work.spec.name}, signal {signal}: this worker ({platform.node()}) computes version "
+            f"{here.fingerprints[signal]}, the run was planned for {work.fingerprints[signal]}; give every node the "
+            "same weights (ACOUSTIC_ENV_WEIGHTS) and installation"
         )
         raise AcousticEnvError(msg)
     return work.spec.make()

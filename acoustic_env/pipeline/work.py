@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
-from acoustic_env.features.block import Engine, FeatureBlock, Json, Signal, fingerprint, table_schema
+from acoustic_env.features.block import METADATA_PREFIX, SIGNALS, Engine, FeatureBlock, Json, Signal, table_schema
 from acoustic_env.features.registry import make_block
 
 MAX_BLOCKS: Final = 20  # three signals each, one bit a (block, signal), in an int64
@@ -51,12 +51,11 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class BlockWork:
-    """A block of the run with its table's schema: what the plan shows and the sink writes.
+    """A block of the run with its tables' schemas: what the plan shows and the sink writes.
 
     Attributes:
         spec: the block.
-        schema: of its table.
-        fingerprint: of its numbers.
+        schemas: of its table, for each wanted signal; they differ in their metadata alone.
         sample_rate: Hz its waveforms must have.
         architecture: the network it runs, None for one without.
         gpu_pool: the pool that takes it where there are GPUs, one for all blocks of a network; None for a block of
@@ -64,25 +63,38 @@ class BlockWork:
     """
 
     spec: BlockSpec
-    schema: pa.Schema
-    fingerprint: str
+    schemas: Mapping[Signal, pa.Schema]
     sample_rate: int
     architecture: str | None
     gpu_pool: str | None
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows of all signals together, as they travel; whose fingerprint it names says nothing."""
+        return next(iter(self.schemas.values()))
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Signal -> fingerprint of its rows."""
+        key = f"{METADATA_PREFIX}fingerprint".encode()
+        return {signal: schema.metadata[key].decode() for signal, schema in self.schemas.items()}
+
+    def versions(self) -> dict[str, tuple[Signal, ...]]:
+        """Fingerprint -> the wanted signals whose rows have it."""
+        found = self.fingerprints
+        return {
+            fingerprint: tuple(signal for signal in self.schemas if found[signal] == fingerprint)
+            for fingerprint in dict.fromkeys(found.values())
+        }
+
 
 def block_work(spec: BlockSpec) -> BlockWork:
-    """Fingerprint and schema of a block under the audio settings of its rate and engine."""
+    """Schemas of a block under the audio settings of its rate, engine and signals."""
     block = spec.make()
-    audio = prepare.parameters(block.sample_rate, spec.engine)
-    return BlockWork(
-        spec,
-        table_schema(block, audio),
-        fingerprint(block, audio),
-        block.sample_rate,
-        block.architecture,
-        block.gpu_pool,
-    )
+    audio = {signal: prepare.parameters(block.sample_rate, spec.engine, signal) for signal in SIGNALS}
+    alike = {signal: [other for other in SIGNALS if audio[other] == audio[signal]] for signal in spec.signals}
+    schemas = {signal: table_schema(block, audio[signal], alike[signal]) for signal in spec.signals}
+    return BlockWork(spec, schemas, block.sample_rate, block.architecture, block.gpu_pool)
 
 
 def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: Signal) -> npt.NDArray[np.bool_]:

@@ -51,7 +51,11 @@ def _bundle(bundle: Bundle) -> list[Html]:
         ("weights, SHA-256", _code(bundle.weights_sha256)),
         ("training and validation clips", _code(bundle.training_hash)),
     ]
-    rows += [(f"features {block}", _code(fingerprint)) for block, fingerprint in bundle.fingerprints.items()]
+    rows += [
+        (f"features {block}, {signal}", _code(fingerprint))
+        for block, versions in bundle.fingerprints.items()
+        for signal, fingerprint in versions.items()
+    ]
     rows += [(f"test clips of look {number}", _code(look.clips_hash)) for number, look in enumerate(bundle.looks, 1)]
     recipe = json.loads(json.dumps(dataclasses.asdict(bundle.recipe), default=list))
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,9 +19,8 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from acoustic_env.errors import UsageError
-from acoustic_env.features.block import SIGNALS
 from acoustic_env.io.files import put_file
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart, wanted_schema
+from acoustic_env.store.feature_store import FeatureStore, ScannedPart, signal_order, wanted_schema
 from acoustic_env.store.schema import repeats, row_keys, sort_by_key
 
 Shape = Literal["long", "wide"]
@@ -33,7 +32,7 @@ def export(
     store: FeatureStore,
     block: str,
     out: str,
-    fingerprint: str | None = None,
+    fingerprints: Sequence[str] = (),
     signals: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     shape: Shape = "long",
@@ -44,7 +43,7 @@ def export(
         store: the store.
         block: which.
         out: a .parquet, .csv or .npz file, at any URL; written whole or not at all.
-        fingerprint: which version; None for the only one.
+        fingerprints: which versions; empty for the only one of each signal.
         signals: only these; None for all.
         columns: only these (and the keys); None for all.
         shape: long, a row for each (clip, signal); wide, a row for each clip and columns `<signal>.<column>`, null
@@ -64,15 +63,15 @@ def export(
     if suffix is None:
         msg = f"--out {out}: the ending says the format, one of {', '.join(FORMATS)}"
         raise UsageError(msg)
-    version = store.resolve(block, fingerprint)
-    schema = wanted_schema(store.schema(block, version), columns, store.url)
+    versions = _chosen(store, block, fingerprints, signals)
+    schema = wanted_schema(store.joint_schema(block, versions), columns, store.url)
     if shape == "wide" and "frame" in schema.names:
         msg = f"block {block} has several rows (frames) for each clip and signal; export it in the long shape"
         raise UsageError(msg)
     with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as name:
         work = Path(name)
-        present = _signals(store, block, version, signals)
-        ranges = _ranges(store, block, version, schema, present, work)
+        present = list(versions)
+        ranges = _ranges(store, block, versions, schema, work)
         if shape == "wide":
             ranges = _widened(ranges, schema, present)
             schema = _wide_schema(schema, present)
@@ -83,29 +82,28 @@ def export(
     return rows
 
 
-def _signals(store: FeatureStore, block: str, fingerprint: str, wanted: Sequence[str] | None) -> list[str]:
-    """The signals to write, in the order raw, fg, bg."""
-    there: set[str] = set()
-    for part in store.scan(block, fingerprint, ["signal"]):
-        if isinstance(part, ScannedPart):
-            there |= set(pc.unique(part.table["signal"]).to_pylist())
-    unknown = sorted(set(wanted or ()) - there)
+def _chosen(
+    store: FeatureStore, block: str, fingerprints: Sequence[str], signals: Sequence[str] | None
+) -> dict[str, str]:
+    """The signals to write, in the order raw, fg, bg, with the version of each."""
+    versions = store.resolve(block, None if signals is None else sorted(set(signals), key=signal_order), fingerprints)
+    unknown = sorted(set(signals or ()) - set(versions))
     if unknown:
-        msg = f"{store.url}: block {block} holds no signal {unknown[0]!r}; there are {', '.join(sorted(there))}"
+        there = ", ".join(store.resolve(block, None, fingerprints))
+        msg = f"{store.url}: block {block} holds no signal {unknown[0]!r}; there are {there}"
         raise UsageError(msg)
-    chosen = set(wanted) if wanted else there
-    return [signal for signal in SIGNALS if signal in chosen] + sorted(chosen - set(SIGNALS))
+    return versions
 
 
 def _ranges(
-    store: FeatureStore, block: str, fingerprint: str, schema: pa.Schema, signals: Sequence[str], work: Path
+    store: FeatureStore, block: str, versions: Mapping[str, str], schema: pa.Schema, work: Path
 ) -> Iterator[pa.Table]:
     """Rows in key order, each key once, a range of clips after the other."""
-    bounds = _bounds(store, block, fingerprint, schema)
+    bounds = _bounds(store, block, versions, schema)
     files = [work / f"range-{i}.arrow" for i in range(len(bounds) + 1)]
     sinks = [pa.ipc.new_file(str(file), schema) for file in files]
     try:
-        for table in store.pieces(block, fingerprint, schema, signals):
+        for table in store.pieces(block, versions, schema):
             ids = table["clip_id"].to_numpy(zero_copy_only=False)
             cuts = [0, *np.searchsorted(ids, bounds, side="right").tolist(), table.num_rows]
             for sink, start, stop in zip(sinks, cuts[:-1], cuts[1:], strict=True):
@@ -121,10 +119,11 @@ def _ranges(
         file.unlink()
 
 
-def _bounds(store: FeatureStore, block: str, fingerprint: str, schema: pa.Schema) -> list[str]:
+def _bounds(store: FeatureStore, block: str, versions: Mapping[str, str], schema: pa.Schema) -> list[str]:
     """Clip ids that part the rows into ranges of about `RANGE_BYTES`: a range ends with its bound."""
     ids = [
         part.table["clip_id"]
+        for fingerprint in dict.fromkeys(versions.values())
         for part in store.scan(block, fingerprint, ["clip_id"])
         if isinstance(part, ScannedPart)
     ]  # fmt: skip

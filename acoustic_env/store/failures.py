@@ -55,7 +55,7 @@ class Failures:
     def __init__(self, store: FeatureStore, errors: pa.Table | None = None) -> None:
         self.store = store
         self.errors = store.errors() if errors is None else errors
-        self._fingerprints: dict[str, dict[str, str]] = {}
+        self._fingerprints: dict[str, dict[str, dict[str, str]]] = {}
 
     def in_force(self, block: str, fingerprint: str | None, signal: str | None) -> pa.Table:
         """Return the errors of `ERROR_SCHEMA` that keep clips from a row, transient ones included."""
@@ -76,8 +76,8 @@ class Failures:
         for block in pc.unique(of_blocks["stage"]).to_pylist():
             errors = of_blocks.filter(pc.equal(of_blocks["stage"], block))
             runs = pc.unique(errors["run_id"]).to_pylist()
-            for fingerprint in {self._run(run_id).get(block) for run_id in runs}:
-                for signal in pc.unique(errors["signal"]).to_pylist():
+            for signal in pc.unique(errors["signal"]).to_pylist():
+                for fingerprint in {self._computed(run_id, block, signal) for run_id in runs}:
                     rows = self._of_block(block, fingerprint, signal)
                     done = self._complete(block, fingerprint, None if signal is None else [signal])
                     found.append(rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=done))))
@@ -92,10 +92,10 @@ class Failures:
         errors = errors.filter(pc.and_(_is_shared(errors), pc.not_equal(errors["code"], RESOLVED)))
         for run_id in pc.unique(errors["run_id"]).to_pylist():
             versions = self._run(run_id)
-            if versions:
+            if any("" in of_block for of_block in versions.values()):
                 cured = pc.equal(errors["run_id"], run_id)
-                for block, fingerprint in versions.items():
-                    done = self._complete(block, fingerprint, None)
+                for block, of_block in versions.items():
+                    done = self._complete(block, of_block[""], None)
                     cured = pc.and_(cured, pc.is_in(errors["clip_id"], value_set=done))
                 errors = errors.filter(pc.invert(cured))
         return errors
@@ -108,13 +108,21 @@ class Failures:
             of_signal = pc.or_(of_signal, pc.fill_null(pc.equal(errors["signal"], signal), False))
         errors = errors.filter(of_signal)
         runs = pc.unique(errors["run_id"]).to_pylist()
-        kept = [run_id for run_id in runs if self._run(run_id).get(block) in (None, fingerprint)]
+        kept = [run_id for run_id in runs if self._computed(run_id, block, signal) in (None, fingerprint)]
         return _last_attempts(errors.filter(pc.is_in(errors["run_id"], value_set=pa.array(kept, pa.string()))))
 
-    def _run(self, run_id: str) -> dict[str, str]:
-        """block -> the fingerprint that a run computed, by its record."""
+    def _computed(self, run_id: str, block: str, signal: str | None) -> str | None:
+        """The fingerprint under which a run computed a signal of a block; None where no record says so."""
+        versions = self._run(run_id).get(block, {})
+        return versions.get(signal or "", versions.get(""))
+
+    def _run(self, run_id: str) -> dict[str, dict[str, str]]:
+        """block -> signal -> fingerprint, by the run's record; signal "" where older code had one for all signals."""
         if run_id not in self._fingerprints:
-            self._fingerprints[run_id] = dict((self.store.run(run_id) or {}).get("fingerprints") or {})
+            recorded = (self.store.run(run_id) or {}).get("fingerprints") or {}
+            self._fingerprints[run_id] = {
+                block: {"": versions} if isinstance(versions, str) else versions for block, versions in recorded.items()
+            }
         return self._fingerprints[run_id]
 
     def _complete(self, block: str, fingerprint: str | None, signals: Sequence[str] | None) -> pa.Array:

@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import UsageError
+from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.io.filesystem import Entry, open_filesystem
 from acoustic_env.store import layout
 from acoustic_env.store.failures import Failures
@@ -179,6 +181,13 @@ class FeatureStore:
                 versions.append(Described(block, fingerprint))
         return versions
 
+    def signals(self, version: Described) -> list[str]:
+        """The signals of a version: those its parts name, else (parts of older code) those found in its rows."""
+        if version.signals:
+            return list(version.signals)
+        found = pc.unique(self._keys(version.block, version.fingerprint)["signal"]).to_pylist()
+        return sorted(found, key=signal_order)
+
     def scan(
         self, block: str, fingerprint: str, columns: Sequence[str] | None, checksums: bool = False
     ) -> Iterator[ScannedPart | UnreadablePart]:
@@ -310,29 +319,47 @@ class FeatureStore:
             return None
         return record if isinstance(record, dict) else None
 
-    def resolve(self, block: str, fingerprint: str | None = None) -> str:
-        """The fingerprint meant: the one given (a unique beginning will do), or the only one there is.
+    def resolve(self, block: str, signals: Sequence[str] | None = None, chosen: Sequence[str] = ()) -> dict[str, str]:
+        """Return the fingerprint of each signal of a block: of those chosen, or the only one there is.
+
+        Args:
+            block: which.
+            signals: wanted; one that no version covers is left out. None for all there are.
+            chosen: fingerprints, or unique beginnings of some; empty for any.
 
         Raises:
-            UsageError: no such block or fingerprint, or several to choose from; lists them.
+            UsageError: no such block or fingerprint, or several to choose from for a signal; lists them.
         """
-        blocks = self.blocks()
-        if block not in blocks:
-            there = ", ".join(blocks) or "none"
+        if block not in self.blocks():
+            there = ", ".join(self.blocks()) or "none"
             msg = f"{self.url}: holds no block {block!r} (there: {there}); compute it with acoustic-env extract"
             raise UsageError(msg)
-        matching = [known for known in blocks[block] if known.startswith(fingerprint or "")]
-        if len(matching) == 1:
-            return matching[0]
-        versions = "\n".join(
-            f"  {version.fingerprint}  version {version.version}, engine {version.engine}"
+        covered = {version.fingerprint: self.signals(version) for version in self.fingerprints(block)}
+        unknown = [name for name in chosen if not any(known.startswith(name) for known in covered)]
+        if unknown:
+            msg = f"{self.url}: block {block} has no fingerprint {unknown[0]!r}; there are\n{self._versions(block)}"
+            raise UsageError(msg)
+        found: dict[str, list[str]] = {}
+        for fingerprint, own in covered.items():
+            if not chosen or any(fingerprint.startswith(name) for name in chosen):
+                for signal in own:
+                    found.setdefault(signal, []).append(fingerprint)
+        wanted = sorted(found, key=signal_order) if signals is None else [name for name in signals if name in found]
+        for signal in wanted:
+            if len(found[signal]) > 1:
+                msg = (
+                    f"{self.url}: block {block} is there in several versions for signal {signal}; "
+                    f"name a fingerprint:\n{self._versions(block)}"
+                )
+                raise UsageError(msg)
+        return {signal: found[signal][0] for signal in wanted}
+
+    def _versions(self, block: str) -> str:
+        return "\n".join(
+            f"  {version.fingerprint}  version {version.version}, engine {version.engine}, "
+            f"signals {','.join(self.signals(version))}"
             for version in self.fingerprints(block)
         )
-        if not matching:
-            msg = f"{self.url}: block {block} has no fingerprint {fingerprint!r}; there are\n{versions}"
-        else:
-            msg = f"{self.url}: block {block} is there in several versions; name a fingerprint:\n{versions}"
-        raise UsageError(msg)
 
     def schema(self, block: str, fingerprint: str) -> pa.Schema:
         """Schema of a version's rows, metadata included.
@@ -347,10 +374,33 @@ class FeatureStore:
         msg = f"{self.url}: no part of {block}/{fingerprint} can be read; see acoustic-env store verify {self.url}"
         raise UsageError(msg)
 
+    def joint_schema(self, block: str, versions: Mapping[str, str]) -> pa.Schema:
+        """Schema of the rows of several signals, with the metadata in which their versions are alike.
+
+        Where they are not alike, `fingerprints` has the mapping of signals as JSON in place of `fingerprint`.
+
+        Raises:
+            UsageError: no part of a version can be read, or their columns differ.
+        """
+        schemas = {version: self.schema(block, version) for version in dict.fromkeys(versions.values())}
+        first, *others = schemas.values()
+        if not others:
+            return first
+        for version, schema in schemas.items():
+            if not schema.equals(first):
+                msg = f"{self.url}: block {block}: version {version} has other columns than {next(iter(schemas))}"
+                raise UsageError(msg)
+        alike = {
+            key: value
+            for key, value in (first.metadata or {}).items()
+            if all((schema.metadata or {}).get(key) == value for schema in others)
+        }
+        return first.with_metadata({**alike, f"{METADATA_PREFIX}fingerprints": json.dumps(versions)})
+
     def read(
         self,
         block: str,
-        fingerprint: str | None = None,
+        versions: Mapping[str, str] | str | None = None,
         signals: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
         clip_ids: Ids | None = None,
@@ -358,34 +408,37 @@ class FeatureStore:
         """Rows of a block, each key once, in the order of the keys.
 
         Args:
-            fingerprint: which version; None for the only one.
+            versions: signal -> fingerprint (from `resolve`), or one fingerprint; None for the only ones there are.
             signals: only these; None for all.
             columns: besides the keys (clip_id, signal, frame); None for all.
             clip_ids: only these; None for all. Ids that are not there are left out without a word.
 
         Returns:
-            The table with the block's schema metadata.
+            The table with the metadata of `joint_schema`.
 
         Raises:
             UsageError: no such block, fingerprint or column, or several fingerprints.
             StoreError: the store cannot be read.
         """
-        version = self.resolve(block, fingerprint)
-        schema = self.schema(block, version)
-        wanted = wanted_schema(schema, columns, self.url)
-        pieces = [wanted.empty_table(), *self.pieces(block, version, wanted, signals, clip_ids)]
+        if versions is None or isinstance(versions, str):
+            versions = self.resolve(block, None, [versions] if versions else [])
+        chosen = {signal: version for signal, version in versions.items() if signals is None or signal in signals}
+        wanted = wanted_schema(self.joint_schema(block, chosen or versions), columns, self.url)
+        pieces = [wanted.empty_table(), *self.pieces(block, chosen, wanted, clip_ids)]
         table = sort_by_key(pa.concat_tables(pieces))
         return table.filter(pc.invert(repeats(table))).combine_chunks().cast(wanted)
 
     def pieces(
-        self,
-        block: str,
-        fingerprint: str,
-        wanted: pa.Schema,
-        signals: Sequence[str] | None = None,
-        clip_ids: Ids | None = None,
+        self, block: str, versions: Mapping[str, str], wanted: pa.Schema, clip_ids: Ids | None = None
     ) -> Iterator[pa.Table]:
         """As `read`, part by part: rows of one part in key order; a key that stands in two parts comes twice."""
+        for fingerprint in dict.fromkeys(versions.values()):
+            own = [signal for signal, version in versions.items() if version == fingerprint]
+            yield from self._pieces(block, fingerprint, wanted, own, clip_ids)
+
+    def _pieces(
+        self, block: str, fingerprint: str, wanted: pa.Schema, signals: Sequence[str], clip_ids: Ids | None
+    ) -> Iterator[pa.Table]:
         entries = self.parts(block, fingerprint)
         masks: dict[str, pa.Array] = {}
         if clip_ids is not None:
@@ -398,11 +451,10 @@ class FeatureStore:
                 log.warning("%s: left out: %s", self.filesystem.place(entry.path), part.reason)
                 return None
             table = part.table
-            keep = masks.get(entry.path)
-            if signals is not None:
-                of_signals = pc.is_in(table["signal"], value_set=pa.array(signals, pa.string()))
-                keep = of_signals if keep is None else pc.and_(keep, of_signals)
-            return (table if keep is None else table.filter(keep)).select(wanted.names).cast(wanted)
+            keep = pc.is_in(table["signal"], value_set=pa.array(signals, pa.string()))
+            if entry.path in masks:
+                keep = pc.and_(masks[entry.path], keep)
+            return table.filter(keep).select(wanted.names).cast(wanted)
 
         for table in in_threads(self.filesystem, entries, load):
             if table is not None and table.num_rows:
@@ -438,6 +490,11 @@ def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) ->
         raise UsageError(msg)
     names = [*row_keys(schema), *(name for name in columns if name not in row_keys(schema))]
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
+
+
+def signal_order(signal: str) -> tuple[int, str]:
+    """Sort key: raw, fg, bg, then others by name."""
+    return (list(SIGNALS).index(signal) if signal in SIGNALS else len(SIGNALS), signal)
 
 
 def _string_array(values: Ids) -> pa.Array:

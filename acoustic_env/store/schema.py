@@ -49,16 +49,18 @@ class Described:
     Attributes:
         block: name.
         fingerprint: 16 hex digits over what can change a number.
+        signals: those whose rows it covers; empty in parts of older code, whose fingerprint covered every signal.
         version: of the block's code.
         engine: fast or reference.
         sample_rate: Hz.
         parameters: the block's.
-        audio: the audio room's (levelling, separation).
+        audio: of the signals (decoding, RMS normalization, separation).
         made_with: everything else: library versions, axes, weights' sha256 and origin.
     """
 
     block: str
     fingerprint: str
+    signals: tuple[str, ...] = ()
     version: str = ""
     engine: str = ""
     sample_rate: str = ""
@@ -85,6 +87,7 @@ def describe(metadata: Mapping[bytes, bytes] | None) -> Described | None:
     known = {name: said.pop(name, "") for name in ("block", "fingerprint", "version", "engine", "sample_rate")}
     return Described(
         **known,
+        signals=tuple(filter(None, said.pop("signals", "").split(","))),
         parameters=_mapping(said.pop("parameters", "")),
         audio=_mapping(said.pop("audio", "")),
         made_with=said,

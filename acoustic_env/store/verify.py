@@ -15,7 +15,7 @@ rows but no recorded source is told beside them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -161,10 +161,14 @@ def verify(
         if twice:
             report.faults.append(f"the clip list holds {twice:,} ids more than once")
     failures = _failures(store, report)
-    for block, fingerprint in _versions(store):
+    versions = _versions(store)
+    for (block, fingerprint), covered in versions.items():
+        wanted = None if signals is None else [signal for signal in signals if signal in covered]
         report.blocks.append(
-            _verify_block(store, block, fingerprint, listed, signals, failures, report, read_all=read_all)
+            _verify_block(store, block, fingerprint, listed, wanted, covered, failures, report, read_all=read_all)
         )
+    if listed is not None and signals is not None:
+        report.notes += _signals_without_rows(versions, signals)
     if sources:
         checked = check_sources(store, clips, clips_url)
         report.faults += checked.faults
@@ -175,12 +179,30 @@ def verify(
     return report
 
 
-def _versions(store: FeatureStore) -> list[tuple[str, str]]:
-    """Versions of blocks with parts, and those of the last run, of whose clips every one may have failed."""
-    found = {(block, fingerprint) for block, versions in store.blocks().items() for fingerprint in versions}
+def _versions(store: FeatureStore) -> dict[tuple[str, str], set[str]]:
+    """Versions of blocks with parts, and those of the last run, of whose clips every one may have failed.
+
+    Returns:
+        (block, fingerprint) -> the signals it covers.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for block in store.blocks():
+        for version in store.fingerprints(block):
+            found[block, version.fingerprint] = set(version.signals or SIGNALS)
     runs = store.runs()
-    found |= set((runs[-1].get("fingerprints") or {}).items()) if runs else set()
-    return sorted(found)
+    for block, versions in ((runs[-1].get("fingerprints") or {}) if runs else {}).items():
+        computed = dict.fromkeys(SIGNALS, versions) if isinstance(versions, str) else versions
+        for signal, fingerprint in computed.items():
+            found.setdefault((block, fingerprint), set()).add(signal)
+    return dict(sorted(found.items()))
+
+
+def _signals_without_rows(versions: Mapping[tuple[str, str], set[str]], signals: Sequence[str]) -> list[str]:
+    """A note for each block and wanted signal that no version covers."""
+    there: dict[str, set[str]] = {}
+    for (block, _), covered in versions.items():
+        there[block] = there.get(block, set()) | covered
+    return [f"{block} {name}: no row of any clip" for block in there for name in signals if name not in there[block]]
 
 
 def _failures(store: FeatureStore, report: Report) -> Failures:
@@ -197,6 +219,7 @@ def _verify_block(
     fingerprint: str,
     listed: pa.ChunkedArray | None,
     signals: Sequence[str] | None,
+    covered: set[str],
     failures: Failures,
     report: Report,
     *,
@@ -216,7 +239,7 @@ def _verify_block(
         found.unlisted = pc.sum(pc.invert(pc.is_in(ids, value_set=listed))).as_py() or 0
         if found.unlisted:
             report.notes.append(f"{block}/{fingerprint}: {found.unlisted:,} clips with rows are not on the list")
-        for signal in signals or found.signals or SIGNALS:
+        for signal in (found.signals or sorted(covered)) if signals is None else signals:
             done = unique.filter(pc.equal(unique["signal"], signal))["clip_id"]
             books = _signal_books(signal, listed, done, failures.in_force(block, fingerprint, signal))
             found.books.append(books)
@@ -271,7 +294,8 @@ def _compare_duplicates(store: FeatureStore, found: BlockBooks, repeated: pa.Tab
     """Equal duplicates are counted and noted, different ones are a fault."""
     schema = store.schema(found.block, found.fingerprint)
     ids = pc.unique(repeated["clip_id"])
-    table = sort_by_key(pa.concat_tables(store.pieces(found.block, found.fingerprint, schema, clip_ids=ids)))
+    versions = dict.fromkeys(found.signals, found.fingerprint)
+    table = sort_by_key(pa.concat_tables(store.pieces(found.block, versions, schema, clip_ids=ids)))
     names = row_keys(schema)
     start = table.num_rows
     codes = table.select(names).group_by(names, use_threads=False).aggregate([([], "count_all")])

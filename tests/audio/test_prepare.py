@@ -103,8 +103,12 @@ def test_a_clip_does_not_depend_on_its_batch(engine: Engine) -> None:
 
 
 def test_the_fingerprint_parameters_are_json_and_change_with_rate_and_engine() -> None:
-    versions = [json.dumps(parameters(rate, engine)) for rate in (16_000, 32_000) for engine in ("fast", "reference")]
-    assert len(set(versions)) == 4
+    rates: tuple[int, ...] = (16_000, 32_000)
+    engines: tuple[Engine, ...] = ("fast", "reference")
+    separated = [json.dumps(parameters(rate, engine, "fg")) for rate in rates for engine in engines]
+    assert len(set(separated)) == 4
+    raw = [json.dumps(parameters(rate, engine, "raw")) for rate in rates for engine in engines]
+    assert len(set(raw)) == 2, "raw is not separated, so both engines make the same"
 
 
 @pytest.mark.parametrize("name", sounds.sounds(0.2))

@@ -114,7 +114,7 @@ def test_digital_silence_within_a_clip_is_a_background_of_nothing_not_of_roundin
 
 def test_undefined_numbers_are_null_in_the_table() -> None:
     block = IndicesBlock("reference")
-    schema = table_schema(block, parameters(block.sample_rate, "reference"))
+    schema = table_schema(block, parameters(block.sample_rate, "reference", "raw"))
     columns = block.compute(level(np.stack([sounds.silence(1.0), sounds.noise(1.0)])))
     table = to_table(schema, ["a", "b"], ["raw", "raw"], columns)
     assert {name for name in NAMES if table[name].null_count} == UNDEFINED_IN_SILENCE

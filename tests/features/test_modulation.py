@@ -96,7 +96,7 @@ def test_a_harmonic_sound_peaks_at_its_spacing_on_the_axis() -> None:
 
 def test_the_table_holds_shape_and_axes_and_a_null_for_silence() -> None:
     block = make_block("mps", "reference")
-    schema = table_schema(block, parameters(block.sample_rate, "reference"))
+    schema = table_schema(block, parameters(block.sample_rate, "reference", "raw"))
     columns = block.compute(level(np.stack([sounds.silence(1.0), sounds.noise(1.0)])))
     table = to_table(schema, ["a", "b"], ["raw", "raw"], columns)
     assert table["mps"].is_null().to_pylist() == [True, False]

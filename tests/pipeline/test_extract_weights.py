@@ -55,7 +55,7 @@ def test_changed_weights_recompute_their_block_alone_and_never_mix_with_the_old_
     assert third["rows"] == {"mn04": 3}, "the block without weights has nothing to do"
 
     tables = FeatureStore(str(store))
-    old, new = first["fingerprints"]["mn04"], third["fingerprints"]["mn04"]
+    old, new = first["fingerprints"]["mn04"]["raw"], third["fingerprints"]["mn04"]["raw"]
     assert {version.fingerprint for version in tables.fingerprints("mn04")} == {old, new}
     values = [np.stack(tables.read("mn04", version)["embedding"].to_numpy()) for version in (old, new)]
     assert values[0].shape == values[1].shape == (3, 384)

@@ -15,7 +15,7 @@ from acoustic_env.pipeline.work import BlockSpec, BlockWork
 def work(name: str, architecture: str | None = None, position: int = 0) -> BlockWork:
     spec = BlockSpec(name, "fast", position, ("raw", "fg", "bg"))
     gpu_pool = "mps" if name == "mps" else architecture
-    return BlockWork(spec, pa.schema([("clip_id", pa.string())]), "0" * 16, 16_000, architecture, gpu_pool)
+    return BlockWork(spec, {"raw": pa.schema([("clip_id", pa.string())])}, 16_000, architecture, gpu_pool)
 
 
 DSP = [work("indices"), work("mps", position=1)]

@@ -115,9 +115,13 @@ def test_the_numbers_do_not_depend_on_how_clips_are_batched(tmp_path: Path) -> N
     assert whole.equals(pa.concat_tables(single).combine_chunks())
 
 
+def renamed(schema: pa.Schema, fingerprint: str) -> pa.Schema:
+    return schema.with_metadata({**schema.metadata, b"acoustic_env.fingerprint": fingerprint.encode()})
+
+
 def test_a_worker_that_would_compute_another_version_refuses_before_it_writes(tmp_path: Path) -> None:
     (planned,) = works("level")
-    other = replace(planned, fingerprint="0123456789abcdef")
+    other = replace(planned, schemas=dict.fromkeys(planned.schemas, renamed(planned.schema, "0123456789abcdef")))
     decoded = Decode([16_000])(clips(tmp_path, {"a": 16_000}, (planned,)))
     worker = Compute(ComputeSettings((other,), decodes=(), prepares=True, passes_on=(), device="cpu"))
     with pytest.raises(AcousticEnvError, match="planned for 0123456789abcdef"):

@@ -165,7 +165,7 @@ def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
     [
         (["--block", "fake", "--out", "x.xlsx"], "one of .parquet, .csv, .npz"),
         (["--block", "none", "--out", "x.csv"], "holds no block 'none' (there: fake)"),
-        (["--block", "fake", "--signals", "bg", "--out", "x.csv"], "holds no signal 'bg'; there are fg, raw"),
+        (["--block", "fake", "--signals", "bg", "--out", "x.csv"], "holds no signal 'bg'; there are raw, fg"),
         (["--block", "fake", "--columns", "q", "--out", "x.csv"], "no column 'q'"),
         (["--block", "fake", "--fingerprint", "zz", "--out", "x.csv"], "has no fingerprint 'zz'"),
     ],
