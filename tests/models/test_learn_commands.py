@@ -262,7 +262,7 @@ def test_a_bundle_from_another_version_of_a_block_is_refused_by_name(
     write_block(other.store, Generated("indices", 4, setting=9), ids, y)
     write_block(other.store, Generated("yamnet", 6), ids, y)
     message = refused(capsys, "evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", other.store)
-    assert "block indices: trained on version" in message
+    assert "block indices, signal raw: trained on version" in message
     assert "yamnet" not in message
 
 
