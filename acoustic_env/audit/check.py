@@ -1,60 +1,27 @@
-"""The contract of a check, and the checks there are.
+"""What witnesses and checks answer: one form, whatever they look for.
 
-A check looks at one study (exclusive classes, or one class of a multi-label study as yes and no) and answers in one
-form, whatever it looks for: a score per clip and label, a flag, a number for the set, and details. A new check is a
-function with this signature and one line in `CHECKS`.
+A score per clip and label, a flag, a number for the set, and details. Witnesses believe in probabilities of the
+classes, and whether a probability contradicts the list is found here; duplicates with contradicting labels are a check
+of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.confident import confident_flags, confident_joint
 from acoustic_env.audit.intervals import Floats
-from acoustic_env.audit.neighbours import Neighbourhood
-from acoustic_env.audit.witnesses import Features, Witness, out_of_fold
 from acoustic_env.features.block import Json
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """What checks look at.
-
-    Attributes:
-        features: float32 [clips, features], scaled, finite.
-        given: [clips] class each clip is given, 0..classes-1.
-        classes: how many.
-        folds: [clips] grouped folds.
-        neighbourhood: nearest clips of other folds.
-        seed: of models.
-        models: witnesses by name.
-        tags: scores in [0, 1] from taggers that never saw these labels, by name, [clips, classes]; NaN where absent.
-        duplicates: [clips] number of the clip's group of duplicates, -1 for none.
-    """
-
-    features: Features
-    given: Ints
-    classes: int
-    folds: Ints
-    neighbourhood: Neighbourhood
-    seed: int
-    models: Mapping[str, Witness]
-    tags: Mapping[str, Floats] = field(default_factory=dict)
-    duplicates: Ints | None = None
-
-    @property
-    def one_hot(self) -> Floats:
-        """[clips, classes] the given labels as distributions."""
-        return np.eye(self.classes)[self.given]
+DUPLICATES: Final = "duplicates"  # name of the check
 
 
 @dataclass(frozen=True)
@@ -85,10 +52,6 @@ class CheckResult:
             raise ValueError(msg)
 
 
-Check = Callable[[Evidence, str], CheckResult]
-"""(evidence, name) -> result."""
-
-
 def statement_score(probabilities: Floats, given: Ints) -> Floats:
     """[clips, classes] P(the list is right about this clip and class): p where given, 1 - p where not."""
     score = 1.0 - probabilities
@@ -115,49 +78,28 @@ def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckRe
     return CheckResult(name, statement_score(probabilities, given), flagged, agreeing, information)
 
 
-def model_check(evidence: Evidence, name: str) -> CheckResult:
-    """Out-of-fold probabilities of the model called `name`."""
-    found = out_of_fold(evidence.models[name], evidence.features, evidence.one_hot, evidence.folds, evidence.seed)
-    return from_probabilities(name, found, evidence.given)
+def duplicates_check(groups: Ints, given: Ints, classes: int) -> CheckResult:
+    """Duplicates with contradicting labels: the score is the share of a clip's duplicates that carry its label.
 
-
-def neighbours_check(evidence: Evidence, name: str) -> CheckResult:
-    """Labels of the nearest clips of other folds."""
-    return from_probabilities(name, evidence.neighbourhood.vote(evidence.one_hot), evidence.given)
-
-
-def tags_check(evidence: Evidence, name: str) -> CheckResult:
-    """Scores of a tagger trained on other data; clips without a score count as undecided.
-
-    A tagger's scores are independent per class and not calibrated: their shares are calibrated to the given labels,
-    by one slope and one bias a class.
+    Args:
+        groups: [clips] number of the clip's set of duplicates, -1 for none.
+        given: [clips] class each clip is given.
+        classes: how many.
     """
-    scores = evidence.tags[name]
-    known = np.isfinite(scores).all(axis=1, keepdims=True)
-    shares = np.where(known, np.nan_to_num(scores), 0.0) + 1e-3
-    shares /= shares.sum(axis=1, keepdims=True)
-    calibrated = np.exp(fit_combination(shares[None], evidence.given).log_posterior(shares[None]))
-    undecided = np.full_like(calibrated, 1.0 / evidence.classes)
-    return from_probabilities(name, np.where(known, calibrated, undecided), evidence.given)
-
-
-def duplicates_check(evidence: Evidence, name: str) -> CheckResult:
-    """Duplicates with contradicting labels: the score is the share of a clip's duplicates that carry its label."""
-    groups = evidence.duplicates if evidence.duplicates is not None else np.full(len(evidence.given), -1)
     share = np.ones(len(groups))
     grouped = np.flatnonzero(groups >= 0)
     if len(grouped):
         _, index = np.unique(groups[grouped], return_inverse=True)
-        cells = index * evidence.classes + evidence.given[grouped]
+        cells = index * classes + given[grouped]
         share[grouped] = np.bincount(cells)[cells] / np.bincount(index)[index]
     contradicted: Bools = np.less(share, 1.0)
-    score = np.ones((len(groups), evidence.classes))
-    score[np.arange(len(groups)), evidence.given] = share
+    score = np.ones((len(groups), classes))
+    score[np.arange(len(groups)), given] = share
     information: dict[str, Json] = {
         "summary": "clips whose duplicates carry another label",
         "flagged": int(contradicted.sum()),
     }
-    return CheckResult(name, score, contradicted, float(contradicted.sum()), information)
+    return CheckResult(DUPLICATES, score, contradicted, float(contradicted.sum()), information)
 
 
 def duplicate_sets(original: Mapping[str, str], clip_ids: Sequence[str]) -> Ints:
@@ -175,13 +117,3 @@ def duplicate_sets(original: Mapping[str, str], clip_ids: Sequence[str]) -> Ints
         roots.append(root)
     _, number, members = np.unique(np.asarray(roots), return_inverse=True, return_counts=True)
     return np.where(members[number] > 1, number, -1).astype(np.int64)
-
-
-CHECKS: Final[dict[str, Check]] = {
-    "mlp": model_check,
-    "xgboost": model_check,
-    "logistic": model_check,
-    "neighbours": neighbours_check,
-    "tags": tags_check,
-    "duplicates": duplicates_check,
-}

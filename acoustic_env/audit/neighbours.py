@@ -7,14 +7,17 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from acoustic_env.audit.intervals import Floats
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 # Beyond this many clips, neighbours are sought among a random subset: a vote needs near clips, not the nearest.
 MOST_REFERENCES: Final = 10_000
 QUERIES: Final = 1024  # rows of the similarity matrix held at once
+HALF: Final = 0.5  # weight of the prior beside the neighbours
 SHARPNESS: Final = 3.0  # weight of a neighbour at cosine similarity s is exp(SHARPNESS (s - 1))
 
 
@@ -30,20 +33,24 @@ class Neighbourhood:
     index: Ints
     weight: npt.NDArray[np.float32]
 
-    def vote(self, target: Floats) -> Floats:
-        """Share of the neighbours' weight behind each class, half a vote shared out beforehand.
+    def vote(self, target: Floats, voters: Bools, judged: Bools, prior: float) -> Floats:
+        """Share of the voting neighbours' weight behind each class, half a vote given to `prior` beforehand.
 
         Args:
-            target: [clips, classes] each clip's label as a distribution over the classes.
+            target: [clips, classes] each clip's label as a distribution over the classes, or yes and no per label.
+            voters: [clips] whose labels count.
+            judged: [clips] whose neighbours are asked.
+            prior: probability of each class without any neighbour.
 
         Returns:
-            [clips, classes], rows sum to 1.
+            [judged, classes] in 0 to 1.
         """
-        votes = np.full(target.shape, 0.5 / target.shape[1])
-        for start in range(0, len(target), 20 * QUERIES):
-            rows = slice(start, start + 20 * QUERIES)
-            votes[rows] += np.einsum("nk,nkc->nc", self.weight[rows], target[self.index[rows]])
-        return np.asarray(votes / votes.sum(axis=1, keepdims=True))
+        clips, k = self.index.shape
+        rows = np.arange(0, clips * k + 1, k)
+        weights = sparse.csr_matrix((self.weight.ravel(), self.index.ravel(), rows), shape=(clips, clips))
+        asked = weights[judged][:, voters]
+        behind, weight = np.asarray(asked @ target[voters]), np.asarray(asked.sum(axis=1))
+        return np.asarray((HALF * prior + behind) / (HALF + weight.reshape(-1, 1)))
 
 
 def find_neighbours(features: npt.NDArray[np.float32], folds: Ints, k: int, seed: int) -> Neighbourhood:

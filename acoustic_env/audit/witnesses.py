@@ -1,27 +1,44 @@
-"""The models that witness: quick, well-regularised classifiers that learn from labels they may doubt.
+"""The models that witness: quick, well-regularised classifiers that are hard to convince by a single label.
 
-A witness is a function of training features, training labels as distributions over the classes, and the features to
-judge; it returns probabilities. Soft labels are the point: after a first round each label is given the weight that the
-other folds' models leave it, and the witnesses learn again. All are tuned to be cheap and hard to convince by a single
-label (strong penalties, dropout of half the inputs, few shallow trees), which is what finding errors needs.
+A witness is a function of training features, training labels and the features to judge; it returns probabilities. It
+learns exclusive classes, or many labels of a multi-label study together. All are tuned to be cheap (strong penalties,
+dropout of half the inputs, few shallow trees), which is also what finding errors needs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.audit.intervals import Floats
 
+if TYPE_CHECKING:
+    import torch
+
 Features = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-Witness = Callable[[Features, Floats, Features, int], Floats]
-"""(train [n, d], target [n, classes], judged [m, d], seed) -> probabilities [m, classes], rows sum to 1."""
+
+class Witness(Protocol):
+    """A model that learns labels and judges other clips."""
+
+    def __call__(self, train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
+        """Return probabilities [m, classes] of the classes of `judged`.
+
+        Args:
+            train: float32 [n, features].
+            target: [n, classes] in 0 to 1.
+            judged: float32 [m, features].
+            seed: of whatever is random.
+            exclusive: rows of `target` are distributions over two classes or more, and the answer's rows sum to 1;
+                else every column is a label of its own, there or not.
+        """
+
 
 PENALTY: Final = 0.03  # of the logistic regression, per row: scikit-learn's 1 / (C n)
 LARGE: Final = 20_000  # rows beyond which one quick model is enough
@@ -44,24 +61,29 @@ ROUNDS: Final = 150
 TREE_ROWS: Final = 25_000  # a tree learns from so many rows or more (up to twice as many), where there are as many
 
 
-def logistic(train: Features, target: Floats, judged: Features, seed: int) -> Floats:
-    """Ridge logistic (two classes) or softmax regression, by L-BFGS."""
+def logistic(train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
+    """Ridge logistic regressions, all labels together, or softmax regression of three classes or more."""
     from scipy.special import expit, softmax
 
     from acoustic_env.models.logistic import fit_weights
+    from acoustic_env.models.sigmoids import fit_sigmoids
 
-    binary = target.shape[1] == 2
-    outcomes = (target[:, 1:] if binary else target).astype(np.float32)
-    weights = fit_weights(train, outcomes, "binary" if binary else "multiclass", PENALTY)
-    scores = judged @ weights[:-1].astype(np.float32) + weights[-1]
-    return _two(expit(scores[:, 0])) if binary else np.asarray(softmax(scores.astype(np.float64), axis=1))
+    if exclusive and target.shape[1] > 2:
+        weights = fit_weights(train, target.astype(np.float32), "multiclass", PENALTY).astype(np.float32)
+        return np.asarray(softmax((judged @ weights[:-1] + weights[-1]).astype(np.float64), axis=1))
+    labels = fit_sigmoids(train, target[:, 1:] if exclusive else target, PENALTY)
+    positive = expit((judged @ labels[:-1] + labels[-1]).astype(np.float64))
+    return _two(positive[:, 0]) if exclusive else np.asarray(positive)
 
 
-def xgboost(train: Features, target: Floats, judged: Features, seed: int) -> Floats:
-    """Shallow boosted trees; two classes learn the soft label, more learn the likeliest class weighted by its share.
+def xgboost(train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
+    """Shallow boosted trees of the classes, or of one label after the other.
 
     On many rows the trees take turns on random parts of them, so that a tree costs the same however many there are.
     """
+    if not exclusive:
+        labels = [_two(column) for column in target.T]
+        return np.stack([xgboost(train, label, judged, seed, True)[:, 1] for label in labels], axis=1)
     import xgboost as xgb
 
     binary = target.shape[1] == 2
@@ -85,9 +107,10 @@ def xgboost(train: Features, target: Floats, judged: Features, seed: int) -> Flo
     return _two(found) if binary else found
 
 
-def mlp(train: Features, target: Floats, judged: Features, seed: int) -> Floats:
-    """One hidden layer of 128 with half of inputs and units dropped; two members on small sets."""
+def mlp(train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
+    """One hidden layer of 128 for all classes, with half of inputs and units dropped; two members on small sets."""
     import torch
+    from scipy.special import expit, softmax
 
     efforts = (effort for most, *effort in MLP_EFFORT if len(train) <= most)
     members, passes, batch = next(efforts, MLP_LEAST_EFFORT)
@@ -107,35 +130,69 @@ def mlp(train: Features, target: Floats, judged: Features, seed: int) -> Floats:
             optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-3)
             for _ in range(passes):
                 for rows in torch.randperm(len(train), generator=generator).split(batch):  # type: ignore[no-untyped-call]
-                    loss = torch.nn.functional.cross_entropy(network(inputs[rows]), wanted[rows])
+                    loss = _mlp_loss(network(inputs[rows]), wanted[rows], exclusive)
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
         network.eval()
         with torch.no_grad():
-            scores += torch.log_softmax(network(torch.from_numpy(judged)), dim=1).numpy()
-    mean = np.exp(scores / members)
-    return np.asarray(mean / mean.sum(axis=1, keepdims=True))
+            scores += network(torch.from_numpy(judged)).numpy()
+    mean = scores / members
+    return np.asarray(softmax(mean, axis=1) if exclusive else expit(mean))
+
+
+def _mlp_loss(scores: torch.Tensor, wanted: torch.Tensor, exclusive: bool) -> torch.Tensor:
+    from torch.nn import functional
+
+    if exclusive:
+        return functional.cross_entropy(scores, wanted)
+    return functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / len(wanted)
 
 
 WITNESSES: Final[dict[str, Witness]] = {"mlp": mlp, "xgboost": xgboost, "logistic": logistic}
 
 
-def out_of_fold(witness: Witness, features: Features, target: Floats, folds: Ints, seed: int) -> Floats:
-    """[clips, classes] probabilities of each clip by a witness that learned from the other folds only.
+Judge = Callable[[Bools, Bools], Floats]
+"""(clips to learn from, clips to judge) -> probabilities [judged, classes]."""
+
+
+def out_of_fold(judge: Judge, folds: Ints, classes: int) -> Floats:
+    """Return probabilities [clips, classes] of each clip by a model that learned from the other folds only.
 
     Args:
-        witness: the model.
-        features: float32 [clips, features], scaled.
-        target: [clips, classes] labels as distributions.
+        judge: learns and judges.
         folds: [clips].
-        seed: of the models.
+        classes: how many.
     """
-    found = np.empty(target.shape)
+    found = np.empty((len(folds), classes))
     for fold in np.unique(folds):
         held = folds == fold
-        found[held] = witness(features[~held], target[~held], features[held], seed)
+        found[held] = judge(~held, held)
     return found
+
+
+def without_two_folds(judge: Judge, folds: Ints, classes: int) -> tuple[Floats, Floats]:
+    """Return probabilities [clips, classes] by models that learned neither from a clip's fold nor from one beside it.
+
+    Folds stand in a ring: fold 0 follows the last. What must not know the labels of fold k can be fitted on the clips
+    of the two folds beside it.
+
+    Args:
+        judge: learns and judges.
+        folds: [clips], 0 to 2 or more.
+        classes: how many.
+
+    Returns:
+        Without the fold before the clip's own, and without the fold after it.
+    """
+    before, after = np.empty((2, len(folds), classes))
+    count = int(folds.max()) + 1
+    for fold in range(count):
+        one, two = folds == fold, folds == (fold + 1) % count
+        held = one | two
+        found = judge(~held, held)
+        after[one], before[two] = found[one[held]], found[two[held]]
+    return before, after
 
 
 def _two(positive: npt.NDArray[Any]) -> Floats:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from acoustic_env.audit import rank as ranking
-from acoustic_env.audit.check import Evidence, class_probabilities
+from acoustic_env.audit.check import class_probabilities
 from acoustic_env.audit.designs import StratumCounts, stratified
 from acoustic_env.audit.intervals import from_variance, wilson
 from acoustic_env.audit.noise import plant_errors
@@ -102,19 +102,17 @@ def read_study(clips: str, store: str, name: str) -> Study:
     return Study(features, targets.y, np.asarray(selection.clips.column("group").to_pylist()))
 
 
-def evidence(x: np.ndarray, given: np.ndarray, groups: np.ndarray, settings: ranking.RankSettings) -> Evidence:
-    clips = ranking.prepare([str(i) for i in range(len(x))], x, given, groups, settings)
-    return Evidence(clips.features, given, 2, clips.folds, clips.neighbourhood, settings.seed, settings.models)
+def prepared(study: Study, given: np.ndarray, settings: ranking.RankSettings) -> ranking.Clips:
+    return ranking.prepare([str(i) for i in range(len(given))], study.x, given, study.groups, settings)
 
 
-def judge(x: np.ndarray, truth: np.ndarray, groups: np.ndarray, given: np.ndarray, clean: np.ndarray) -> Result:
+def judge(study: Study, given: np.ndarray, clean: np.ndarray) -> Result:
     """Rank one planting by every method."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     settings = ranking.RankSettings()
-    shown = evidence(x, given, groups, settings)
-    belief = ranking.believe(shown, settings)
+    belief = ranking.believe(prepared(study, given, settings), given, 2, settings)
     rows = np.arange(len(given))
     quality = {"ours": belief.posterior[rows, given]}
     witnesses = {check.name: class_probabilities(check.score, given) for check in belief.checks}
@@ -127,7 +125,7 @@ def judge(x: np.ndarray, truth: np.ndarray, groups: np.ndarray, given: np.ndarra
     pruned[issues] = np.linspace(0.0, 0.9, len(issues))
     quality["cleanlab, find_label_issues of mean"] = pruned
     quality["ceiling"] = clean[rows, given]
-    return Result(given != truth, quality)
+    return Result(given != study.truth, quality)
 
 
 def average_precision(wrong: np.ndarray, quality: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -195,20 +193,21 @@ def suspicious_against_sampled(cell: tuple[str, float], result: Result) -> str:
 
 def run(study: Study, plantings: int, cells: list[tuple[str, float]]) -> None:
     """The whole benchmark."""
-    x, truth, groups = study.x, study.truth, study.groups
-    settings = ranking.RankSettings()
-    clean_evidence = evidence(x, truth, groups, settings)
-    clean = ranking.believe(clean_evidence, settings).posterior
-    features, folds = clean_evidence.features, clean_evidence.folds
-    known = out_of_fold(logistic, features, np.eye(2)[truth], folds, settings.seed)[:, 1]
-    ambiguity = 1.0 - np.abs(2.0 * known - 1.0)
+    truth, settings = study.truth, ranking.RankSettings()
+    clips = prepared(study, truth, settings)
+    clean = ranking.believe(clips, truth, 2, settings).posterior
+
+    def knowing(train: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        return logistic(clips.features[train], np.eye(2)[truth[train]], clips.features[judged], settings.seed, True)
+
+    ambiguity = 1.0 - np.abs(2.0 * out_of_fold(knowing, clips.folds, 2)[:, 1] - 1.0)
     found: dict[tuple[str, float], list[Result]] = {cell: [] for cell in cells}
     for cell in cells:
         for planting in range(plantings):
             started = time.time()
             rng = np.random.default_rng([planting, round(cell[1] * 100)])
             given, _ = plant_errors(truth, cell[1], rng, ambiguity if cell[0] == "concentrated" else None)
-            found[cell].append(judge(x, truth, groups, given, clean))
+            found[cell].append(judge(study, given, clean))
             best = found[cell][-1]
             print(
                 f"planting {planting + 1}, {cell[0]} {cell[1]:.0%}: "

@@ -8,14 +8,20 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from acoustic_env.audit import confident, witnesses
-from acoustic_env.audit.check import CHECKS, CheckResult, Evidence, class_probabilities, duplicate_sets, statement_score
-from acoustic_env.audit.combine import fit_combination
-from acoustic_env.audit.neighbours import find_neighbours
+from acoustic_env.audit.check import (
+    CheckResult,
+    class_probabilities,
+    duplicate_sets,
+    duplicates_check,
+    from_probabilities,
+    statement_score,
+)
+from acoustic_env.audit.combine import fit_combination, fit_label_combination
 from acoustic_env.audit.noise import plant_errors
 from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
 from acoustic_env.audit.ranking import check_ranked, witness_names
 from acoustic_env.audit.tags import tag_scores
-from acoustic_env.audit.witnesses import logistic, out_of_fold
+from acoustic_env.audit.witnesses import logistic, out_of_fold, without_two_folds
 from acoustic_env.errors import UsageError
 
 QUICK = RankSettings(("logistic", "neighbours"), folds=4, neighbours=15)
@@ -89,34 +95,36 @@ def test_the_same_seed_gives_the_same_ranking_and_groups_stay_together() -> None
     assert (neighbour_groups != groups[:, None]).all()
 
 
-def test_the_witnesses_never_see_the_clip_they_judge() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(200, 5)).astype(np.float32)
-    target = np.eye(2)[rng.integers(0, 2, 200)]
+def test_the_witnesses_never_see_the_clip_they_judge_nor_the_fold_their_weights_are_for() -> None:
     folds = np.arange(200) % 4
     seen = []
 
-    def remembering(train, labels, judged, seed):
-        seen.append({tuple(row) for row in train} & {tuple(row) for row in judged})
-        return np.full((len(judged), 2), 0.5)
+    def judge(train: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        seen.append((set(folds[train]), set(folds[judged])))
+        return np.tile(sum(10.0**fold for fold in set(folds[train])), (judged.sum(), 2))
 
-    out_of_fold(remembering, x, target, folds, 0)
-    assert seen == [set()] * 4
+    assert (out_of_fold(judge, folds, 2)[folds == 0] == 1110.0).all()
+    before, after = without_two_folds(judge, folds, 2)
+    assert all(not learned & judged for learned, judged in seen)
+    assert (before[folds == 0] == 110.0).all()
+    assert (after[folds == 0] == 1100.0).all()
 
 
 def test_a_witness_can_be_injected_and_all_built_in_ones_run() -> None:
     x, _, given, wrong = clouds(240)
-    everyone = RankSettings(("mlp", "xgboost", "logistic", "neighbours"), folds=2)
+    everyone = RankSettings(("mlp", "xgboost", "logistic", "neighbours"), folds=3)
     clips = prepare(ids(240), x, given, np.arange(240), everyone)
     table, summary = rank_exclusive(clips, given, ["a", "b"], everyone)
     own = table.filter(table.column("given")).sort_by("clip_id")
     for name in witness_names(table):
         assert average_precision_score(wrong, -own.column(name).to_numpy()) > 0.5, name
     assert set(summary["weights"]) == set(everyone.witnesses)  # type: ignore[arg-type]
-    injected = RankSettings(("mine",), folds=2, models={"mine": logistic})
+    injected = RankSettings(("mine",), folds=3, models={"mine": logistic})
     assert witness_names(rank_exclusive(clips, given, ["a", "b"], injected)[0]) == ["mine"]
     with pytest.raises(UsageError, match="no witness 'oracle'; there are logistic, mlp, neighbours, xgboost"):
         prepare(ids(240), x, given, np.arange(240), RankSettings(("oracle",)))
+    with pytest.raises(UsageError, match=r"audit\.folds is 2; a ranking needs 3 folds or more"):
+        prepare(ids(240), x, given, np.arange(240), RankSettings(("logistic",), folds=2))
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -124,7 +132,7 @@ def test_trees_that_take_turns_on_parts_of_the_clips_find_the_errors_too(
     classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, _, given, wrong = clouds(classes=classes)
-    settings = RankSettings(("xgboost",), folds=2)
+    settings = RankSettings(("xgboost",), folds=3)
     monkeypatch.setattr(witnesses, "TREE_ROWS", 100)
     clips = prepare(ids(600), x, given, np.arange(600), settings)
     one, two = (rank_exclusive(clips, given, [f"{k}" for k in range(classes)], settings)[0] for _ in range(2))
@@ -210,22 +218,8 @@ def test_the_confident_joint_and_flags_equal_cleanlabs(classes: int, seed: int) 
 
 
 def test_every_check_keeps_the_contract() -> None:
-    x, _, given, _ = clouds(150, classes=3)
-    folds = np.arange(150) % 3
-    evidence = Evidence(
-        x,
-        given,
-        3,
-        folds,
-        find_neighbours(x, folds, 10, 0),
-        0,
-        RankSettings().models,
-        {"tags": np.random.default_rng(0).random((150, 3))},
-        np.arange(150) // 2,
-    )
-    for name, check in CHECKS.items():
-        result = check(evidence, name)
-        assert result.name == name
+    given, probabilities = random_probabilities(150, 3, 0)
+    for result in (from_probabilities("mlp", probabilities, given), duplicates_check(np.arange(150) // 2, given, 3)):
         assert result.score.shape == (150, 3)
         assert result.flagged.dtype == bool
         assert "summary" in result.information
@@ -253,7 +247,50 @@ def test_the_combination_believes_the_better_witness_and_equals_logistic_regress
 
     model = LogisticRegression(C=1e6).fit(np.stack([good, bad], axis=1), given)
     expected = model.predict_proba(np.stack([good, bad], axis=1))[:, 1]
-    np.testing.assert_allclose(np.exp(combination.log_posterior(both))[:, 1], expected, atol=0.02)
+    np.testing.assert_allclose(combination.log_pool(both)[:, 1], expected, atol=0.02)
+
+
+def test_labels_weighed_together_get_the_weights_of_two_classes_weighed_alone() -> None:
+    rng = np.random.default_rng(4)
+    given = rng.random((500, 3)) < [0.5, 0.1, 0.02]
+    strength = np.array([2.0, 0.5, -1.0])[:, None, None]
+    one = 1 / (1 + np.exp(-(strength * (2 * given - 1) + rng.normal(0, 1.5, (3, 500, 3)))))
+    together = fit_label_combination(one, given.astype(float))
+    assert together.weights[2].max() == 0.0  # a witness that is wrong more often than right
+    for k in range(3):
+        both = np.stack([1 - one[:, :, k], one[:, :, k]], axis=2)
+        alone = fit_combination(both, given[:, k].astype(np.int64))
+        np.testing.assert_allclose(together.shares[:, k], alone.shares, atol=2e-3)
+        np.testing.assert_allclose(together.pool(one)[:, k], alone.pool(both)[:, 1], atol=2e-3)
+        np.testing.assert_allclose(together.log_pool(one)[:, k], alone.log_pool(both)[:, 1], atol=1e-2)
+
+
+def test_a_label_judged_with_others_is_judged_as_it_is_alone() -> None:
+    x, _, given, _ = clouds(400, classes=3)
+    many = np.eye(3, dtype=bool)[given]
+    clips = prepare(ids(400), x, given, np.arange(400), QUICK)
+    tables = [table for table, _ in rank_multilabel(clips, many, ["a", "b", "c"], QUICK)]
+    for k, together in enumerate(tables):
+        alone, _ = rank_exclusive(clips, many[:, k].astype(np.int64), ["without", "with"], QUICK)
+        alone = alone.filter(pa.compute.equal(alone.column("label"), "with")).sort_by("clip_id")
+        for name in ("quality", "logistic", "neighbours"):
+            expected = alone.column(name).to_numpy()
+            np.testing.assert_allclose(together.sort_by("clip_id").column(name).to_numpy(), expected, atol=2e-3)
+
+
+def test_all_built_in_witnesses_learn_many_labels() -> None:
+    rng = np.random.default_rng(6)
+    truth = rng.random((300, 3)) < 0.4
+    x = (truth @ rng.normal(0, 3, (3, 10)) + rng.normal(0, 1, (300, 10))).astype(np.float32)
+    given = truth.copy()
+    wrong = rng.random((300, 3)) < 0.05
+    given ^= wrong
+    settings = RankSettings(("mlp", "xgboost", "logistic", "neighbours"), folds=3)
+    clips = prepare(ids(300), x, given, np.arange(300), settings)
+    for k, (table, _) in enumerate(rank_multilabel(clips, given, ["rain", "wind", "owl"], settings)):
+        for name in witness_names(table):
+            score = table.sort_by("clip_id").column(name).to_numpy()
+            assert average_precision_score(wrong[:, k], -score) > 0.4, (k, name)
 
 
 def test_a_broken_ranked_table_is_refused_by_file_and_column() -> None:
