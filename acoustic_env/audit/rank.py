@@ -3,7 +3,7 @@
 Every witness judges each clip out of fold, and their probabilities are pooled with learned weights (`posterior`). There
 is one round. A second one, learned from labels softened by the first and blind to the judged clip's own label as this
 is, doubled the work; beside the first round's average precision on planted errors it gained nothing at 5 to 10 % of
-wrong labels, lost 0.007 where those were ambiguous clips, and gained 0.005 to 0.016 only at 20 to 30 %.
+wrong labels, lost 0.007 where those were ambiguous clips, and gained 0.004 to 0.016 only at 20 to 30 %.
 
 The result orders labels for listening and repair. It is not an error rate, whatever the share of flagged labels.
 """
