@@ -16,11 +16,14 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from acoustic_env.audit import noise
-from acoustic_env.audit.designs import difference
-from acoustic_env.audit.intervals import Floats, Interval, from_variance, nothing_observed, percentile
+from acoustic_env.audit.designs import difference, ratio
+from acoustic_env.audit.intervals import Floats, Interval, design_effect, from_variance, nothing_observed, percentile
 from acoustic_env.audit.noise import Contamination
+from acoustic_env.audit.table import require_columns
+from acoustic_env.errors import UsageError
 
 Ints = npt.NDArray[np.int64]
 Status = Literal["refused", "not refuted"]
@@ -28,6 +31,16 @@ Status = Literal["refused", "not refuted"]
 MOST_IMPOSSIBLE: Final = 0.05  # a corrected value is refused when it is impossible with more than this probability
 LEAST_P: Final = 0.05  # the assumption is rejected below this p-value on gold clips
 DRAWS: Final = 40_000
+_GOLD: Final = pa.schema(
+    [
+        pa.field("predicted", pa.int64(), nullable=False),
+        pa.field("given", pa.int64(), nullable=False),
+        pa.field("truth", pa.int64(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("inclusion_probability", pa.float64()),
+        pa.field("group", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,25 @@ class Heard:
 
     right: int
     heard: int
+
+
+@dataclass(frozen=True)
+class GoldClips:
+    """Test clips whose truth is known.
+
+    Attributes:
+        predicted, given, truth: [clips] 0 or 1.
+        score: [clips] what the AUC ranks by; None where there is none.
+        inclusion: [clips] probability with which each was chosen from the test list; equal for a simple sample.
+        groups: [clips] video or recording.
+    """
+
+    predicted: Ints
+    given: Ints
+    truth: Ints
+    score: Floats | None
+    inclusion: Floats
+    groups: Ints
 
 
 @dataclass(frozen=True)
@@ -159,6 +191,57 @@ def independence_test(predicted: Ints, given: Ints, truth: Ints) -> float:
         table = np.array([[((predicted == j) & (given == i))[here].sum() for j in (0, 1)] for i in (0, 1)])
         values.append(float(fisher_exact(table).pvalue))
     return min(1.0, 2.0 * min(values))
+
+
+def read_gold(table: pa.Table, where: str) -> GoldClips:
+    """Return the gold clips of a table: predicted, given, truth (0 or 1); score, inclusion_probability, group if known.
+
+    Args:
+        table: a row for each test clip whose truth is known.
+        where: name of its file, for messages.
+
+    Raises:
+        UsageError: a column is missing or holds something else; names file, row and column.
+    """
+    found = require_columns(table, _GOLD, where, "a table of gold clips")
+    if not found.num_rows:
+        msg = f"{where}: no rows; a table of gold clips has {', '.join(_GOLD.names)}"
+        raise UsageError(msg)
+    ranges = {"predicted": (0, 1), "given": (0, 1), "truth": (0, 1), "inclusion_probability": (1e-12, 1.0)}
+    for name, (low, high) in ranges.items():
+        for row, value in enumerate(found[name].to_pylist(), start=1):
+            if value is not None and not low <= value <= high:
+                msg = f"{where}: row {row:,}, column {name!r}: {value:g} is not {'0 or 1' if low == 0 else 'in (0, 1]'}"
+                raise UsageError(msg)
+    for name in ("score", "inclusion_probability", "group"):
+        if 0 < found[name].null_count < found.num_rows:
+            row = found[name].is_null().to_pylist().index(True) + 1
+            msg = f"{where}: row {row:,}, column {name!r}: empty, while other rows have a value"
+            raise UsageError(msg)
+    score = None if found["score"].null_count else found["score"].to_numpy()
+    even = found["inclusion_probability"].null_count
+    inclusion = np.ones(found.num_rows) if even else found["inclusion_probability"].to_numpy()
+    names = list(range(found.num_rows)) if found["group"].null_count else found["group"].to_pylist()
+    groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    predicted, given, truth = (found[name].to_numpy() for name in ("predicted", "given", "truth"))
+    return GoldClips(predicted, given, truth, score, inclusion, groups)
+
+
+def gold_balanced_accuracy(gold: GoldClips, level: float = 0.95) -> Interval:
+    """Return the balanced accuracy against true labels, directly: the mean of both classes' shares predicted right.
+
+    Args:
+        gold: clips of the test list whose truth is known.
+        level: coverage.
+    """
+    method = "gold, balanced accuracy"
+    if len(np.unique(gold.truth)) < 2:
+        return nothing_observed(method)
+    right = (gold.predicted == gold.truth).astype(np.float64)
+    shares = [ratio(right * (gold.truth == k), (gold.truth == k).astype(float), gold.inclusion) for k in (0, 1)]
+    estimate, variance = sum(share for share, _ in shares) / 2.0, sum(variance for _, variance in shares) / 4.0
+    effect = design_effect(right, gold.groups)
+    return from_variance(estimate, variance * effect, len(right), method, level)
 
 
 def gold_accuracy(correct: Floats, proxy: Floats, frame_mean: float, size: int, level: float = 0.95) -> Interval:

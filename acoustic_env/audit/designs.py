@@ -53,6 +53,37 @@ def stratified(strata: list[StratumCounts]) -> tuple[float, float]:
     return estimate, variance
 
 
+def stratified_ratio(
+    numerator: Floats, denominator: Floats, strata: npt.NDArray[np.int64], sizes: Ints
+) -> tuple[float, float]:
+    """Return the ratio of two frame totals from a stratified sample, with its linearized variance.
+
+    R = sum N_h mean_h(a) / sum N_h mean_h(b), variance sum N_h^2 (1 - n_h/N_h) var_h(a - R b) / n_h over the
+    denominator's square (Cochran 1977, section 6.11). A share within a part of the frame that crosses strata is one:
+    a = y 1[part], b = 1[part].
+
+    Args:
+        numerator: [n] a.
+        denominator: [n] b.
+        strata: [n] number of each answer's stratum.
+        sizes: [strata] rows N_h in the frame.
+
+    Returns:
+        Estimate and variance; NaN and 0 when the denominator's total is 0.
+    """
+    answers = np.bincount(strata, minlength=len(sizes))
+    weight = (sizes / np.maximum(answers, 1))[strata]
+    total = float(weight @ denominator)
+    if total == 0.0:
+        return float("nan"), 0.0
+    estimate = float(weight @ numerator) / total
+    residual = numerator - estimate * denominator
+    mean = np.bincount(strata, residual, len(sizes)) / np.maximum(answers, 1)
+    squares = np.bincount(strata, (residual - mean[strata]) ** 2, len(sizes)) / np.maximum(answers - 1, 1)
+    variance = sizes**2 * (1.0 - answers / sizes) * squares / np.maximum(answers, 1)
+    return estimate, float(variance.sum()) / total**2
+
+
 def difference(values: Floats, proxy: Floats, frame_mean: float, size: int) -> tuple[float, float]:
     """Regression (difference) estimator of the frame's mean from a simple random sample.
 

@@ -151,7 +151,7 @@ def estimators(heard: Heard, label: str | None, level: float) -> dict[str, Inter
             found["difference"] = found["wilson"]
         return found
     if heard.design == "stratified":
-        return {"stratified": made(designs.stratified(_strata(heard, label, known)), "stratified")}
+        return {"stratified": made(_stratified(heard, label, known), "stratified")}
     everyone = np.ones(n)
     inclusion = heard.inclusion[known]
     shift, variance = designs.ratio(y - f, everyone, inclusion)
@@ -207,13 +207,22 @@ def _heard(drawn: pa.Table, frame: dict[str, Any], values: Floats, groups: Mappi
     )
 
 
-def _strata(heard: Heard, label: str | None, known: Bools) -> list[StratumCounts]:
-    counts = []
-    for name, described in heard.frame["strata"].items():
-        if label is None or name.rpartition(" q")[0] == label:
+def _stratified(heard: Heard, label: str | None, known: Bools) -> tuple[float, float]:
+    """Estimate and variance for a label with strata of its own, for one that shares them, or for all labels."""
+    names = list(heard.frame["strata"])
+    own = names if label is None else [name for name in names if name.rpartition(" q")[0] == label]
+    if own:
+        counts = []
+        for name in own:
             rows = known & (heard.stratum == name)
-            counts.append(StratumCounts(described["size"], int(rows.sum()), float(heard.values[rows].sum())))
-    return counts
+            size = heard.frame["strata"][name]["size"]
+            counts.append(StratumCounts(size, int(rows.sum()), float(heard.values[rows].sum())))
+        return designs.stratified(counts)
+    answered = np.isfinite(heard.values)
+    inside = known[answered].astype(np.float64)
+    strata = np.array([names.index(name) for name in heard.stratum[answered]], dtype=np.int64)
+    sizes = np.array([heard.frame["strata"][name]["size"] for name in names], dtype=np.int64)
+    return designs.stratified_ratio(heard.values[answered] * inside, inside, strata, sizes)
 
 
 def _unsure(heard: Heard, level: float) -> dict[str, Any]:

@@ -71,11 +71,10 @@ def plan(half_width: float, share: float, ranked: pa.Table | None = None, level:
     quality = quality_of(frame)
     labels = np.asarray(frame.column("label").to_pylist())
     size, factor = len(quality), (z_value(level) / half_width) ** 2
-    strata = _mean_by(quality, score_strata(labels, quality).astype(str))
+    simple = simple_size(share, half_width, size, level)
+    strata = _mean_by(quality, score_strata(labels, quality, simple).astype(str))
     plans = [
-        Plan(
-            "simple", simple_size(share, half_width, size, level), False, f"at accuracy {share:g}, whatever the ranking"
-        ),
+        Plan("simple", simple, False, f"at accuracy {share:g}, whatever the ranking"),
         Plan("stratified", _corrected(factor * _neyman(*strata), size), False, "if the qualities are right"),
         Plan("unequal", _unequal(quality, factor), False, "if the qualities are right"),
     ]

@@ -350,20 +350,30 @@ def _improvement(judged: Judgement) -> str:
 
 
 def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh: pa.Table) -> Drift | None:
-    """New clips against the clips trained on, in the bundle's reduced features; None when either is not at hand."""
+    """New clips against those trained on, one of each group, in the bundle's reduced features; None without either."""
     store = FeatureStore(settings.store)
     block, versions = next(iter(bundle.fingerprints.items()))
     stored = pc.unique(store.committed_keys(block, next(iter(versions.values())))["clip_id"]).to_pylist()
-    trained = np.array(stored, dtype=object)[bundle.seen(stored, [""] * len(stored))]
+    trained = np.array(stored, dtype=object)[bundle.seen(stored, [""] * len(stored))].tolist()
     ids, groups = clips["clip_id"].to_pylist(), clips["group"].to_pylist()
     unseen = ~bundle.seen(ids, [group or "" for group in groups])
     listed = pc.is_in(clips["clip_id"], value_set=pc.unique(fresh["clip_id"])).to_numpy(zero_copy_only=False)
-    one_each = {group or clip: clip for clip, group, new in zip(ids, groups, unseen & listed, strict=True) if new}
-    if len(trained) < 2 or len(one_each) < 2:
+    new_of = {clip: group or clip for clip, group, is_new in zip(ids, groups, unseen & listed, strict=True) if is_new}
+    one_new = _one_of_each(list(new_of), list(new_of.values()))
+    one_old = _one_of_each(trained, bundle.groups_of(trained).tolist())
+    if len(one_old) < 2 or len(one_new) < 2:
         return None
-    new = _reduced(bundle, sorted(one_each.values()), store, settings.seed)
-    old = _reduced(bundle, sorted(trained.tolist()), store, settings.seed)
+    new = _reduced(bundle, one_new, store, settings.seed)
+    old = _reduced(bundle, one_old, store, settings.seed)
     return None if min(len(new), len(old)) < 2 else drift_test(new, old, settings.seed)
+
+
+def _one_of_each(clip_ids: list[str], groups: Sequence[Any]) -> list[str]:
+    """One clip of each group, sorted: clips of one recording are alike and count as one, on both sides of the test."""
+    first: dict[Any, str] = {}
+    for clip_id, group in sorted(zip(clip_ids, groups, strict=True), key=lambda pair: pair[0]):
+        first.setdefault(group, clip_id)
+    return sorted(first.values())
 
 
 def _reduced(bundle: Bundle, clip_ids: list[str], store: FeatureStore, seed: int) -> npt.NDArray[np.float32]:

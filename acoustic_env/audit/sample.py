@@ -4,7 +4,8 @@ The sample table (`sample.parquet`, read by the listening page and by `audit est
 
     clip_id, label           what to listen to, and the label in question (hidden from the listener)
     order                    int64, random order of presentation, 0 first
-    stratum                  string, "all" or "<label> q<score quantile, 1 = most suspect>"
+    stratum                  string, "all", "<label> q<score quantile, 1 = most suspect>", or "q<score quantile>" where
+                             there are too many labels for strata of their own
     inclusion_probability    double, of the row under the design; null for gold and repeat rows
     role                     "sample" | "gold" (truth known) | "repeat" (a sampled row a second time)
     frame_hash               string, of all rows the sample was drawn from
@@ -57,6 +58,7 @@ SAMPLE_SCHEMA: Final = pa.schema(
 
 UNIFORM_FLOOR: Final = 0.1  # share of an unequal-probability sample that falls on rows whatever their score
 SCORE_STRATA: Final = 5  # score quantiles of each class
+POOLED_STRATA: Final = 10  # score quantiles of all classes together, where there are too many for strata of their own
 LEAST_PER_STRATUM: Final = 4
 
 
@@ -65,9 +67,9 @@ class SampleSettings:
     """How a sample is drawn.
 
     Attributes:
-        n: clip-label rows to draw.
-        design: simple (all rows alike), stratified (class x score quantile), unequal (where the score is undecided
-            more often, with a floor for every row).
+        n: clip-label rows to draw; gold and repeated rows come on top.
+        design: simple (all rows alike), stratified (class x score quantile, as fine as n allows), unequal (where the
+            score is undecided more often, with a floor for every row).
         seed: of the draw and of the order.
         absent: draw from labels the list does not give (to find missing ones) instead of those it gives.
         repeat: share of the drawn rows presented a second time, to see whether listeners agree with themselves.
@@ -89,13 +91,13 @@ def draw_sample(ranked: pa.Table, settings: SampleSettings, gold: pa.Table | Non
         gold: clip_id, label, truth ("right" or "wrong"): rows whose truth is known; they may lie outside the frame.
 
     Raises:
-        UsageError: more rows asked for than there are, too few for the strata, or a wrong gold table.
+        UsageError: more rows asked for than there are, or a wrong gold table.
     """
     frame = _frame(ranked, settings)
     rng = np.random.default_rng(settings.seed)
     quality, labels = quality_of(frame), np.asarray(frame.column("label").to_pylist())
     if settings.design == "stratified":
-        strata = score_strata(labels, quality)
+        strata = score_strata(labels, quality, settings.n)
         rows, inclusion = _draw_stratified(strata, quality, settings.n, rng)
     else:
         strata = np.full(len(quality), "all", dtype=object)
@@ -194,15 +196,39 @@ def systematic(inclusion: Floats, rng: np.random.Generator) -> Ints:
     return np.sort(order[chosen])
 
 
-def score_strata(labels: npt.NDArray[Any], quality: Floats, bins: int = SCORE_STRATA) -> npt.NDArray[Any]:
-    """[rows] name of the stratum: the label and the quantile of the score within it, 1 = most suspect."""
+def score_strata(labels: npt.NDArray[Any], quality: Floats, n: int) -> npt.NDArray[Any]:
+    """[rows] name of the stratum: the label and the quantile of the score within it, 1 = most suspect.
+
+    A label has up to five quantiles, as many as need no more than half of the sample for four rows of every stratum, so
+    that the other half can follow size and spread. Where n is too small for a stratum of each label, all labels are
+    pooled into quantiles of the score.
+
+    Args:
+        labels, quality: [rows] of the frame.
+        n: rows of the sample.
+    """
+    sizes = np.unique(labels, return_counts=True)[1]
+    for bins in range(SCORE_STRATA, 0, -1):
+        if 2 * LEAST_PER_STRATUM * sum(_quantiles(size, bins) for size in sizes.tolist()) <= n:
+            break
+    else:
+        bins = min(POOLED_STRATA, max(n // (2 * LEAST_PER_STRATUM), 1))
+        return _by_quantile(quality, _quantiles(len(quality), bins), "")
     strata = np.empty(len(labels), dtype=object)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        most = max(1, min(bins, len(rows) // (2 * LEAST_PER_STRATUM)))
-        place = (suspicion_rank(quality[rows]) - 1) * most // len(rows)
-        strata[rows] = [f"{label} q{int(bin_) + 1}" for bin_ in place]
+        strata[rows] = _by_quantile(quality[rows], _quantiles(len(rows), bins), f"{label} ")
     return strata
+
+
+def _quantiles(rows: int, bins: int) -> int:
+    """How many quantiles of the score so many rows have: each holds twice the least that is drawn from it."""
+    return max(1, min(bins, rows // (2 * LEAST_PER_STRATUM)))
+
+
+def _by_quantile(quality: Floats, quantiles: int, prefix: str) -> npt.NDArray[Any]:
+    place = (suspicion_rank(quality) - 1) * quantiles // len(quality)
+    return np.array([f"{prefix}q{int(bin_) + 1}" for bin_ in place], dtype=object)
 
 
 def allocate(sizes: Ints, spread: Floats, n: int, least: int = LEAST_PER_STRATUM) -> Ints:
@@ -211,13 +237,10 @@ def allocate(sizes: Ints, spread: Floats, n: int, least: int = LEAST_PER_STRATUM
     Args:
         sizes: [strata] N_h.
         spread: [strata] expected standard deviation s_h of the answers.
-        n: rows in all.
-        least: rows for every stratum.
+        n: rows in all, at least one for each stratum.
+        least: rows for every stratum, fewer where n does not reach for them.
     """
-    floor = np.minimum(sizes, least)
-    if floor.sum() > n:
-        msg = f"{n} rows are too few for {len(sizes)} strata of at least {least}: take --n {int(floor.sum())} or more"
-        raise UsageError(msg)
+    floor = np.minimum(sizes, min(least, n // len(sizes)))
     given = floor.copy()
     wanted = sizes * spread
     while given.sum() < n:

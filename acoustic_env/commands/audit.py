@@ -25,7 +25,12 @@ listeners; precision and recall of the ranking."""
 
 ADJUST = """\
 What an AUC or accuracy against noisy labels would be against true ones, only if the assumption behind the correction
-holds: an impossible value is refused with the reason. Dividing by a label accuracy is never right."""
+holds: an impossible value is refused with the reason. Dividing by a label accuracy is never right.
+
+With gold clips (test clips whose truth is known) the assumption itself is tested: that predictions and label errors are
+independent given the truth. A corrected value is refused when the test rejects it at 5 %, and the metric on the gold
+clips themselves, which assumes nothing, stands beside it. The gold table has a row for each clip: predicted, given and
+truth (0 or 1), and, where known, score, inclusion_probability and group."""
 
 EXAMPLES: Final[Mapping[str, str]] = {
     "plan": "  acoustic-env audit plan --half-width 0.05\n"
@@ -33,7 +38,8 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "sample": "  acoustic-env audit sample --ranked ranked.parquet --n 200 --design stratified --out sample.parquet",
     "estimate": "  acoustic-env audit estimate --sample sample.parquet --verdicts verdicts.parquet",
     "adjust": "  acoustic-env audit adjust --auc 0.766 --rates 0.721,0.721 --clips 122,121 "
-    "--positive 42/50 --negative 32/50",
+    "--positive 42/50 --negative 32/50\n"
+    "  acoustic-env audit adjust --auc 0.766 --clips 122,121 --positive 42/50 --negative 32/50 --gold gold.csv --json",
 }
 
 
@@ -50,7 +56,9 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser = add_command(commands, "sample", "draw a sample to listen to", SAMPLE, EXAMPLES["sample"], draw)
     parser.add_argument("--ranked", type=url, required=True, metavar="FILE", help="ranked table")
-    parser.add_argument("--n", type=int, required=True, metavar="N", help="rows to draw")
+    parser.add_argument(
+        "--n", type=int, required=True, metavar="N", help="rows to draw; gold and repeated rows come on top"
+    )
     parser.add_argument("--design", choices=("simple", "stratified", "unequal"), default="stratified")
     parser.add_argument("--out", type=url, required=True, metavar="FILE", help="sample to write (Parquet)")
     parser.add_argument("--seed", type=int, default=23)
@@ -75,6 +83,9 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--clips", type=_pair, required=True, metavar="P,N", help="test clips given positive, negative")
     parser.add_argument("--positive", type=_heard, required=True, metavar="K/N", help="right of heard, given positive")
     parser.add_argument("--negative", type=_heard, required=True, metavar="K/N", help="right of heard, given negative")
+    parser.add_argument(
+        "--gold", type=url, metavar="FILE", help="test clips whose truth is known: tests the assumption"
+    )
     audit_listen.add_parser(commands)
     audit_labels.add_parsers(commands)
 
@@ -162,16 +173,33 @@ def estimate_accuracy(arguments: argparse.Namespace) -> int:
 
 def adjust_metrics(arguments: argparse.Namespace) -> int:
     """Noise-adjusted metrics, or why not; see ADJUST."""
-    from acoustic_env.audit.adjusted import Heard, adjusted_auc, adjusted_balanced_accuracy
+    from acoustic_env.audit.adjusted import (
+        Heard,
+        adjusted_auc,
+        adjusted_balanced_accuracy,
+        gold_auc,
+        gold_balanced_accuracy,
+        independence_test,
+        read_gold,
+    )
+    from acoustic_env.audit.table import read_table
     from acoustic_env.errors import UsageError
 
+    gold = read_gold(read_table(arguments.gold), arguments.gold) if arguments.gold else None
+    tested = None if gold is None else independence_test(gold.predicted, gold.given, gold.truth)
     positive, negative = Heard(*arguments.positive), Heard(*arguments.negative)
     clips = (int(arguments.clips[0]), int(arguments.clips[1]))
     found = []
     if arguments.auc is not None:
-        found.append(adjusted_auc(arguments.auc, clips, positive, negative))
+        direct = None
+        if gold is not None and gold.score is not None:
+            direct = gold_auc(gold.score, gold.truth, gold.inclusion, gold.groups, seed=23)
+        found.append(adjusted_auc(arguments.auc, clips, positive, negative, independence_p=tested, gold=direct))
     if arguments.rates is not None:
-        found.append(adjusted_balanced_accuracy(arguments.rates, clips, positive, negative))
+        direct = None if gold is None else gold_balanced_accuracy(gold)
+        found.append(
+            adjusted_balanced_accuracy(arguments.rates, clips, positive, negative, independence_p=tested, gold=direct)
+        )
     if not found:
         msg = "nothing to adjust: give --auc or --rates"
         raise UsageError(msg)

@@ -69,6 +69,8 @@ class Bundle:
         metrics: of the held-out rows (`performance.Performance.as_json`).
         training_hash: `clips_hash` of the training and validation clips.
         trained_on: `key` of every clip id and group it has seen, uint64 sorted.
+        trained_groups: [clips, 2] `key` of every clip it has seen and of that clip's group, uint64 sorted; empty for
+            bundles saved before it was kept.
         versions: library -> version it was trained with.
         looks: test evaluations so far at the bundle's path, oldest first, those of weights since trained over too.
         test: everything the last look at these weights found (`performance.Performance.as_json`); None before it.
@@ -85,6 +87,7 @@ class Bundle:
     metrics: dict[str, Any]
     training_hash: str
     trained_on: npt.NDArray[np.uint64]
+    trained_groups: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 2), np.uint64))
     versions: dict[str, str] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
     test: dict[str, Any] | None = None
@@ -143,6 +146,15 @@ class Bundle:
         """Clips that the bundle was trained on, or whose group it has seen; bool [n]."""
         return np.isin(keys(clip_ids), self.trained_on) | np.isin(keys(groups), self.trained_on)
 
+    def groups_of(self, clip_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
+        """Return `key` of the group of each clip it was trained on, uint64 [n]; of the clip where that is not known."""
+        own = keys(clip_ids)
+        if not len(self.trained_groups):
+            return own
+        clips, groups = self.trained_groups.T
+        place = np.minimum(np.searchsorted(clips, own), len(clips) - 1)
+        return np.where(clips[place] == own, groups[place], own)
+
     def save(self, folder: str | Path) -> None:
         """Write the bundle; an interrupted save leaves the one that was there, or none that loads.
 
@@ -158,6 +170,7 @@ class Bundle:
         arrays = {f"reducer.{name}": array for name, array in self.reducer.arrays().items()}
         arrays |= {f"classifier.{name}": array for name, array in state.arrays.items()}
         arrays |= {"thresholds": self.thresholds, "trained_on": self.trained_on}
+        arrays["trained_groups"] = self.trained_groups
         weights = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         place = str(folder)
         self.weights_sha256 = hashlib.sha256(weights).hexdigest()
@@ -226,6 +239,7 @@ class Bundle:
             metrics=facts["metrics"],
             training_hash=facts["training_hash"],
             trained_on=arrays["trained_on"],
+            trained_groups=arrays.get("trained_groups", np.empty((0, 2), np.uint64)),
             versions=facts["versions"],
             looks=_looks(facts),
             test=facts.get("test"),

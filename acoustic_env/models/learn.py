@@ -173,7 +173,7 @@ def train(study: Study, say: Say = print, trainer: Callable[..., Any] | None = N
     judged = performance(recipe.task, classes, y[held], said, groups[held], by_row, calibrated)
     judged = replace(judged, threshold=float(thresholds[-1]) if recipe.task == "binary" else float("nan"))
     clip_ids = [study.targets.clip_ids[row] for row in rows]
-    seen = [*clip_ids, *study.clips["group"].take(pa.array(rows)).to_pylist()]
+    groups_seen = study.clips["group"].take(pa.array(rows)).to_pylist()
     bundle = Bundle(
         recipe=replace(recipe, blocks={block: recipe.blocks.get(block, {}) for block in study.matrix.fingerprints}),
         classes=classes,
@@ -184,7 +184,8 @@ def train(study: Study, say: Say = print, trainer: Callable[..., Any] | None = N
         fingerprints=study.matrix.fingerprints,
         metrics={**judged.as_json(), "protocol": PROTOCOL},
         training_hash=clips_hash(clip_ids, y),
-        trained_on=np.unique(keys(seen)),
+        trained_on=np.unique(keys([*clip_ids, *groups_seen])),
+        trained_groups=np.unique(np.column_stack([keys(clip_ids), keys(groups_seen)]), axis=0),
         versions=library_versions(),
     )
     return bundle, judged

@@ -172,7 +172,7 @@ def suspicious_against_sampled(cell: tuple[str, float], result: Result) -> str:
     quality, wrong = result.quality["ours"], result.wrong.astype(float)
     n = tops_of(len(quality))[1]
     top = np.argsort(quality, kind="stable")[:n]
-    strata = score_strata(np.zeros(len(quality), dtype=int), quality)
+    strata = score_strata(np.zeros(len(quality), dtype=int), quality, n)
     _, index = np.unique(strata.astype(str), return_inverse=True)
     sizes = np.bincount(index)
     share = np.clip(np.bincount(index, weights=quality) / sizes, 0.1, 0.9)

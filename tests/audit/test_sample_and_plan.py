@@ -84,8 +84,7 @@ def test_allocation_follows_size_and_spread_with_a_floor() -> None:
     assert given.sum() == 64
     assert 4 <= given[0] / given[1] <= 6
     assert given[2] == 4
-    with pytest.raises(UsageError, match="--n 12 or more"):
-        allocate(np.array([100, 100, 100]), np.full(3, 0.5), 10)
+    assert allocate(np.array([100, 100, 100]), np.array([0.5, 0.01, 0.01]), 10).tolist() == [4, 3, 3]
 
 
 def test_labels_not_given_can_be_sampled_too() -> None:
