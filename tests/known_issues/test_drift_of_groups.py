@@ -31,30 +31,44 @@ RECIPE = {
 }
 
 
-def write_recordings(folder: Path, name: str, recordings: int, each: int, seed: int) -> str:
-    """A clip list of recordings whose clips sound nearly alike, its features in the store."""
+def write_recordings(
+    folder: Path, name: str, recordings: int, each: int, seed: int, wrong: float = 0.0, apart: float = 1.0
+) -> tuple[str, dict[str, str]]:
+    """A clip list of recordings whose clips sound nearly alike, its features in the store; the true label of each clip.
+
+    Args:
+        folder: of the lists and the store.
+        name: of the list, and of its clips.
+        recordings, each: recordings, and clips of each.
+        seed: of the sounds.
+        wrong: share of recordings listed with the other label.
+        apart: how far the classes are from each other.
+    """
     rng = np.random.default_rng(seed)
     y = np.arange(recordings) % 2
+    listed = np.where(rng.random(recordings) < wrong, 1 - y, y)
     ids = [f"{name}{i:03d}_{k}" for i in range(recordings) for k in range(each)]
     rows = [
         {"clip_id": f"{name}{i:03d}_{k}", "uri": f"{name}{i}.wav", "group": f"{name}{i}"}
-        | {"labels": [("natural", "urban")[y[i]]], "start_s": float(k), "end_s": k + 1.0}
+        | {"labels": [("natural", "urban")[listed[i]]], "start_s": float(k), "end_s": k + 1.0}
         for i in range(recordings)
         for k in range(each)
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), folder / f"{name}.parquet")
-    values = np.repeat(rng.normal(size=(recordings, 4)) + y[:, None], each, axis=0) + rng.normal(0, 0.01, (len(ids), 4))
+    values = np.repeat(rng.normal(size=(recordings, 4)) + apart * y[:, None], each, axis=0)
+    values += rng.normal(0, 0.01, (len(ids), 4))
     vector = np.repeat(rng.normal(size=(recordings, 3)), each, axis=0).astype(np.float32)
     columns = {f"f{i}": values[:, i] for i in range(4)} | {"vector": vector}
     FeatureStore(str(folder / "store")).write_part(
         to_table(table_schema(Generated("released", 4), {}), ids, ["raw"] * len(ids), columns)
     )
-    return str(folder / f"{name}.parquet")
+    truth = {f"{name}{i:03d}_{k}": ("natural", "urban")[y[i]] for i in range(recordings) for k in range(each)}
+    return str(folder / f"{name}.parquet"), truth
 
 
 def test_drift_counts_a_recording_once_on_both_sides(tmp_path: Path) -> None:
-    trained = write_recordings(tmp_path, "old", 30, EACH, seed=1)
-    listed = write_recordings(tmp_path, "new", 40, 3, seed=2)
+    trained, _ = write_recordings(tmp_path, "old", 30, EACH, seed=1)
+    listed, _ = write_recordings(tmp_path, "new", 40, 3, seed=2)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     store, bundle = str(tmp_path / "store"), str(tmp_path / "bundle")
     study = ["--clips", trained, "--store", store, "--recipe", str(tmp_path / "recipe.yaml")]

@@ -6,15 +6,22 @@ was published when its accuracy on one frame beat another version's accuracy on 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge, what_it_judges
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
 from acoustic_env.audit.verdicts import VERDICT_SCHEMA
+from acoustic_env.cli import main
 from tests.audit.weekly import run_weeks
+from tests.known_issues.test_drift_of_groups import RECIPE, write_recordings
 
 
 def version(name: str, rows: int, dropped: int, votes: int = 0) -> pa.Table:
@@ -40,10 +47,14 @@ def drawn(labels: pa.Table, published: pa.Table | None, judges: Judges, budget: 
 
 def answers(sample: pa.Table, wrong: int) -> pa.Table:
     """Truth: the labels of the first `wrong` clips of the list do not apply."""
+    return told_by_a(sample, [int(clip[1:]) >= wrong for clip in sample["clip_id"].to_pylist()])
+
+
+def told_by_a(sample: pa.Table, right: list[bool]) -> pa.Table:
     rows = [
-        {"clip_id": row["clip_id"], "label": "wind", "listener": "a", "time_utc": 0, "role": "sample"}
-        | {"verdict": "wrong" if int(row["clip_id"][1:]) < wrong else "right"}
-        for row in sample.to_pylist()
+        {"clip_id": row["clip_id"], "label": row["label"], "listener": "a", "time_utc": 0, "role": "sample"}
+        | {"verdict": "right" if applies_ else "wrong"}
+        for row, applies_ in zip(sample.to_pylist(), right, strict=True)
     ]
     return pa.Table.from_pylist(rows, VERDICT_SCHEMA)
 
@@ -101,6 +112,54 @@ def test_the_sample_keeps_to_its_budget_and_its_inclusion_probabilities() -> Non
     chances = {row["stratum"]: row["inclusion_probability"] for row in rows}
     assert len(rows) == 100
     assert chances == {"changed": 1.0, "unchanged": pytest.approx(70 / 970)}
+
+
+def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four weeks on disk, no audio: 30 % wrong labels, and a classifier that tells the classes apart."""
+    store, bundle, labels = (str(tmp_path / name) for name in ("store", "bundle", "labels"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    trained, _ = write_recordings(tmp_path, "old", 200, 1, seed=1, apart=2.0)
+    train = ["--clips", trained, "--store", store, "--recipe", str(tmp_path / "recipe.yaml"), "--out", bundle]
+    assert main(["train", *train]) == 0
+    said, truth, told = [], dict[str, str](), list[pa.Table]()
+    for week, size in enumerate((500, 900, 300, 200), start=1):
+        listed, truly = write_recordings(tmp_path, f"week{week}", size, 1, seed=10 + week, wrong=0.3, apart=2.0)
+        truth |= truly
+        run = ["reannotate", "--clips", listed, "--store", store, "--bundle", bundle, "--labels", labels]
+        run += ["--budget", "200"]
+        if told:
+            pq.write_table(pa.concat_tables(told), tmp_path / "answers.parquet")
+            run += ["--verdicts", str(tmp_path / "answers.parquet")]
+        capsys.readouterr()
+        assert main([*run, "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+        sample = pq.read_table(said[-1]["sample"])
+        assert sample.num_rows <= 200
+        right = [truth[row["clip_id"]] == row["label"] for row in sample.to_pylist()]
+        told.append(told_by_a(sample, right))
+        assert main(run) == 0, "the same again changes nothing"
+        assert f"published: {said[-1]['published']['version'] or 'nothing yet'}" in capsys.readouterr().out
+    assert said[0]["accuracy"] is None
+    for number, summary in enumerate(said[1:], start=1):
+        accuracy = summary["accuracy"]
+        assert (accuracy["frame"], accuracy["version"], accuracy["n"]) == (number, f"v{number:04d}", accuracy["drawn"])
+        assert accuracy["low"] <= accuracy["estimate"] <= accuracy["high"]
+        assert summary["accuracy_of_all"]["frames"] == number
+    first = said[1]["accuracy"]
+    assert (first["rows"], first["drawn"]) == (500, 200)
+    true_share = np.mean([truth[f"week1{i:03d}_0"] == given for i, given in enumerate(given_of(tmp_path, "week1"))])
+    assert first["low"] <= true_share <= first["high"]
+    published = said[-1]["published"]
+    shown = [one["accuracy"] for one in said[1:] if one["accuracy"]["improvement"]["low"] > 0]
+    assert (published["version"] is not None) == bool(shown)
+    if shown:
+        assert "improvement +" in published["reason"] or published["reason"] == "published already"
+
+
+def given_of(folder: Path, name: str) -> list[str]:
+    return [labels[0] for labels in pq.read_table(folder / f"{name}.parquet")["labels"].to_pylist()]
 
 
 def test_weekly_looks_at_unequal_lists_and_changing_models_keep_their_promises() -> None:
