@@ -13,8 +13,11 @@ Draw what differs between the classes (Welch's t of the indices and of the modul
 control and effect sizes), how clips and indices hang together, and what the classifier relies on (SHAP values over 40
 backgrounds with rank intervals, the leading components in terms of the original features, permutation importance).
 
-Only training and validation clips are looked at. Every figure is written as PNG, SVG and CSV; OUT/explain.json lists
-them, each with a sentence that says what it shows. `acoustic-env report --explain OUT` puts them on its page."""
+Of the list that the bundle was trained on, only training and validation clips are looked at; of another list, those it
+learned from, or all if there are none. The figures say which, and what is known of test clips among them.
+
+Every figure is written as PNG, SVG and CSV; OUT/explain.json lists them, each with a sentence that says what it shows.
+`acoustic-env report --explain OUT` puts them on its page."""
 
 EXAMPLES: Final = """\
 examples:

@@ -38,6 +38,7 @@ def explain(material: Material, folder: Path, say: Say) -> list[Entry]:
         "classes": list(material.targets.classes),
         "clips": len(material.groups),
         "which_clips": material.clips,
+        "test_clips": material.test_clips,
         "training_hash": material.bundle.training_hash,
         "fingerprints": material.bundle.fingerprints,
     }

@@ -23,6 +23,10 @@ from acoustic_env.store.feature_store import FeatureStore
 # Classes explained one by one where a study has many.
 MOST_CLASSES: Final = 4
 
+# What is known of test clips among those that are explained.
+LEARNED: Final = "they are the clips the bundle's record names (by hash) as learned from, so no test clip is among them"
+SEEN: Final = "every one, or its recording, was learned from, so none can be in a test evaluation of this bundle"
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -53,6 +57,7 @@ class Material:
         units: (block, column) -> unit.
         clips: which clips these are, for a sentence.
         judged: which clips the judges judge, for a sentence.
+        test_clips: what the bundle's records say of test clips among these, for a sentence.
     """
 
     bundle: Bundle
@@ -64,6 +69,7 @@ class Material:
     units: Mapping[tuple[str, str], str]
     clips: str
     judged: str
+    test_clips: str
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
@@ -118,6 +124,7 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Ma
         units=_units(bundle, store),
         clips=f"{len(groups):,} clips of a list the model was not trained on",
         judged="clips of a list the model was not trained on",
+        test_clips=_evaluated(bundle, clips_hash(targets.clip_ids, targets.y)),
     )
     parts = _known_split(bundle, kept, targets)
     if parts is not None:
@@ -127,7 +134,16 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Ma
         return whole
     say(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
     known = f"{seen.sum():,} clips the model learned from"
-    return _take(replace(whole, clips=known, judged="clips the model learned from, which flatters it"), seen)
+    judged = "clips the model learned from, which flatters it"
+    return _take(replace(whole, clips=known, judged=judged, test_clips=SEEN), seen)
+
+
+def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
+    """Whether a list that was not trained on is one that the bundle was evaluated on."""
+    looks = [number for number, look in enumerate(bundle.looks, start=1) if look.clips_hash == hash_of_clips]
+    if looks:
+        return f"these are the test clips of look {looks[0]}, so nothing chosen by these figures can be tested on them"
+    return "no record of the bundle says whether they are test clips"
 
 
 def _known_split(bundle: Bundle, clips: pa.Table, targets: Targets) -> Split | None:
@@ -146,7 +162,8 @@ def _learned(whole: Material, parts: Split) -> Material:
     mask = np.zeros(len(whole.groups), bool)
     mask[rows] = True
     folds = parts.folds.astype(np.int64)
-    learned = _take(replace(whole, folds=folds, clips=f"{len(rows):,} training and validation clips"), mask)
+    clips = f"{len(rows):,} training and validation clips"
+    learned = _take(replace(whole, folds=folds, clips=clips, test_clips=LEARNED), mask)
     return replace(
         learned,
         judges=_judges(whole.bundle, learned.folds),

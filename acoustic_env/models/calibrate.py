@@ -17,16 +17,19 @@ BINS: Final = 10
 SMALLEST: Final = 1e-7
 # Below this many rows of the rarer kind a fitted calibration adds more noise than it removes.
 MIN_ROWS: Final = 10
+# Below this many positive rows the calibration error of a class is mostly chance.
+CLASS_POSITIVES: Final = 20
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Observed share of positives per bin of predicted probability, bins of equal numbers of rows.
+    """Observed share of positives per bin of predicted probability, bins of equal weight.
 
     Attributes:
         predicted, observed: mean probability and share of positives [bins].
         low, high: Wilson's interval of `observed` [bins].
         count: rows [bins].
+        weight: the bin's part of the expected error [bins], in all 1.
     """
 
     predicted: Floats
@@ -34,20 +37,32 @@ class Reliability:
     low: Floats
     high: Floats
     count: Integers
+    weight: Floats
 
     @property
     def expected_error(self) -> float:
-        """Expected calibration error: mean distance of observed from predicted, weighted by rows."""
-        return float(np.abs(self.observed - self.predicted) @ self.count / max(int(self.count.sum()), 1))
+        """Expected calibration error: mean distance of observed from predicted, weighted."""
+        return float(np.abs(self.observed - self.predicted) @ self.weight)
 
 
-def reliability(truth: Bools, probabilities: Floats, bins: int = BINS) -> Reliability:
-    """The reliability diagram of bool [n] and probabilities [n]; rows of one probability stay in one bin."""
+def reliability(
+    truth: Bools, probabilities: Floats, bins: int = BINS, weights: npt.NDArray[Any] | None = None
+) -> Reliability:
+    """The reliability diagram of bool [n] and probabilities [n]; rows of one probability stay in one bin.
+
+    Args:
+        truth: bool [n].
+        probabilities: [n].
+        bins: at most so many, of equal weight.
+        weights: of the rows [n]; None for one each, so that bins hold equal numbers of rows.
+    """
     order = np.argsort(probabilities, kind="stable")
     ranked = probabilities[order]
-    edges = (
-        np.searchsorted(ranked, ranked[np.linspace(0, len(ranked), bins + 1)[1:-1].astype(int)]) if len(order) else []
-    )
+    own = np.ones(len(order)) if weights is None else np.asarray(weights, np.float64)
+    upto = np.cumsum(own[order])
+    total = float(upto[-1]) if len(order) else 0.0
+    cuts = np.searchsorted(upto, total * np.arange(1, bins) / bins, side="right")
+    edges = np.searchsorted(ranked, ranked[np.minimum(cuts, len(order) - 1)]) if len(order) else cuts[:0]
     parts = [part for part in np.split(order, edges) if len(part)]
     shares = [share_interval(truth[part]) for part in parts]
     return Reliability(
@@ -56,7 +71,38 @@ def reliability(truth: Bools, probabilities: Floats, bins: int = BINS) -> Reliab
         low=np.array([share.low for share in shares]),
         high=np.array([share.high for share in shares]),
         count=np.array([len(part) for part in parts], np.int64),
+        weight=np.array([own[part].sum() / total if total else 0.0 for part in parts]),
     )
+
+
+def positive_mass(truth: npt.NDArray[np.bool_], probabilities: Floats) -> Floats:
+    """Weights of a diagram of rare classes: the probability plus the outcome, of the same shape.
+
+    A row that is predicted absent and is absent weighs nothing. In a study of hundreds of labels such rows are more
+    than 99 of 100; by numbers of rows they would fill every bin and make any error small.
+    """
+    return np.asarray(probabilities + truth)
+
+
+def class_error(truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[float, int]:
+    """Expected calibration error of each class by itself, averaged over the classes with enough positive rows.
+
+    Adaptive calibration error by class (Nixon et al., CVPR Workshops 2019), with bins of equal positive mass.
+
+    Args:
+        truth: bool [n, classes].
+        probabilities: [n, classes].
+
+    Returns:
+        The mean over classes (NaN without one), and how many had `CLASS_POSITIVES` positive rows.
+    """
+    errors = []
+    for own, said in zip(truth.T, probabilities.T, strict=True):
+        positives = int(own.sum())
+        if positives >= CLASS_POSITIVES:
+            bins = min(BINS, 2 * positives // CLASS_POSITIVES)
+            errors.append(reliability(own, said, bins, positive_mass(own, said)).expected_error)
+    return (float(np.mean(errors)) if errors else float("nan")), len(errors)
 
 
 def brier(truth: npt.NDArray[Any], probabilities: Floats) -> float:

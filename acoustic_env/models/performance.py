@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.config import Task
-from acoustic_env.models.calibrate import Reliability, brier, reliability
+from acoustic_env.models.calibrate import Reliability, brier, class_error, positive_mass, reliability
 from acoustic_env.models.decide import (
     balanced_accuracy,
     binary_scores,
@@ -91,8 +91,11 @@ class Performance:
         undefined: classes without clips, or with all of them, which no mean AUC or mAP can contain.
         confusion: [classes, classes], rows given, columns predicted; None for multilabel.
         threshold: the decision's (binary); NaN otherwise, and where rows had their own.
-        calibration: name -> figure: log loss's cheap companions `ece` and `brier`, before and after calibration.
-        reliability_before, reliability_after: the diagrams.
+        calibration: name -> figure, before and after calibration: `brier`, and `ece` of the positive class (binary) or
+            of the highest probability (multiclass); `class_ece` for multilabel, the mean over the `class_ece_classes`
+            classes with enough positive clips, since pooled pairs of clip and class are nearly all easy negatives.
+        reliability_before, reliability_after: the diagrams; of all pairs, in bins of equal positive mass, for
+            multilabel.
         roc, precision_recall: the curves of calibrated probabilities, thinned to about 400 points: of the positive
             class (binary), or of all pairs of a clip and a class pooled (multiclass, multilabel).
         class_curves: of each class with a ranking, for multiclass and multilabel studies of up to 30 classes.
@@ -163,7 +166,9 @@ def performance(
     rankings = [Ranking(truth[:, c], calibrated[:, c]) for c in range(len(classes))]
     per_class = _per_class(classes, truth, called, rankings)
     before, after = _judged(task, truth, probabilities), _judged(task, truth, calibrated)
-    diagrams = reliability(*before), reliability(*after)
+    diagrams = tuple(
+        reliability(*pair, weights=positive_mass(*pair) if task == "multilabel" else None) for pair in (before, after)
+    )
     judged = (truth[:, 1], calibrated[:, 1]) if task == "binary" else (truth.ravel(), calibrated.ravel())
     return Performance(
         task=task,
@@ -175,18 +180,27 @@ def performance(
         undefined=[figures.name for figures in per_class if not np.isfinite(figures.auc)],
         confusion=None if task == "multilabel" else confusion(y, called.argmax(axis=1), len(classes)),
         threshold=threshold,
-        calibration={
-            "ece_before": diagrams[0].expected_error,
-            "ece_after": diagrams[1].expected_error,
-            "brier_before": brier(*before),
-            "brier_after": brier(*after),
-        },
+        calibration=_calibration_errors(task, truth, probabilities, calibrated, diagrams)
+        | {"brier_before": brier(*before), "brier_after": brier(*after)},
         reliability_before=diagrams[0],
         reliability_after=diagrams[1],
         roc=roc_curve(*judged, CURVE_POINTS),
         precision_recall=precision_recall_curve(*judged, CURVE_POINTS),
         class_curves=[] if task == "binary" else _class_curves(per_class, truth, calibrated),
     )
+
+
+def _calibration_errors(
+    task: Task,
+    truth: npt.NDArray[np.bool_],
+    probabilities: Floats,
+    calibrated: Floats,
+    diagrams: Sequence[Reliability],
+) -> dict[str, float]:
+    if task != "multilabel":
+        return {"ece_before": diagrams[0].expected_error, "ece_after": diagrams[1].expected_error}
+    (before, classes), (after, _) = class_error(truth, probabilities), class_error(truth, calibrated)
+    return {"class_ece_before": before, "class_ece_after": after, "class_ece_classes": float(classes)}
 
 
 def _class_curves(

@@ -19,8 +19,8 @@ from acoustic_env.models.evaluate import (
     Estimate,
     Floats,
     Ranking,
-    auc_difference,
     auc_with_interval,
+    behind_the_best,
     bootstrap,
     mean_over_classes,
 )
@@ -58,7 +58,8 @@ class Row:
         inputs: features before reduction.
         score: the study's figure: AUC (binary), macro F1 (multiclass), mAP (multilabel).
         accuracy: share of clips called right (argmax); None for multilabel.
-        behind: the best row's score minus this one's, paired on the same clips; None for the best.
+        behind: the best score minus this one's, paired on the same clips, with an interval that allows for the choice
+            of the best (`evaluate.behind_the_best`); None for the best.
     """
 
     features: str
@@ -116,7 +117,9 @@ def run_study(study: Study, models: Sequence[ModelKind], say: Say = print, *, ev
             )
             found.append((variant, kind, len(matrix.columns), probabilities))
             say(f"{variant.features} {variant.signals} {kind}: {_value(y, probabilities):.4f}")
-    best = max(range(len(found)), key=lambda i: _value(y, found[i][3]))
+    statistics = [_statistic(y, probabilities) for *_, probabilities in found]
+    behind = behind_the_best(statistics, groups, repeats=REPEATS)
+    best = max(range(len(found)), key=lambda i: statistics[i](None))
     done = [
         Row(
             variant.features,
@@ -125,7 +128,7 @@ def run_study(study: Study, models: Sequence[ModelKind], say: Say = print, *, ev
             inputs,
             _score(y, probabilities, groups),
             None if y.ndim == 2 else share_interval(probabilities.argmax(axis=1) == y, groups),
-            None if i == best else _behind(y, found[best][3], probabilities, groups),
+            None if i == best else behind[i],
         )
         for i, (variant, kind, inputs, probabilities) in enumerate(found)
     ]
@@ -159,13 +162,6 @@ def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:
     if y.ndim == 1 and probabilities.shape[1] == 2:
         return auc_with_interval(y == 1, probabilities[:, 1], groups)
     return bootstrap(_statistic(y, probabilities), groups, repeats=REPEATS)
-
-
-def _behind(y: Any, best: Floats, other: Floats, groups: Any) -> Estimate:
-    if y.ndim == 1 and best.shape[1] == 2:
-        return auc_difference(y == 1, best[:, 1], other[:, 1], groups)
-    one, two = _statistic(y, best), _statistic(y, other)
-    return bootstrap(lambda weights: one(weights) - two(weights), groups, difference=True, repeats=REPEATS)
 
 
 def score_name(study: Study) -> str:

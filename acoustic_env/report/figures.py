@@ -35,6 +35,7 @@ FIGURE_NAMES: Final = {
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
     "ece": "expected calibration error",
+    "class_ece": "expected calibration error by class",
     "brier": "Brier score",
 }
 
@@ -60,6 +61,13 @@ class Judged:
 
 HELD_OUT: Final = Judged("held-out clips", "The classifier", "", "these clips")
 TEST: Final = Judged("test clips", "The classifier on test clips", "test-", "the held-out clips of training")
+
+
+def calibration_errors(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The calibration error before and after calibration; None where no class has enough positive clips."""
+    errors = metrics["calibration"]
+    name = "class_ece" if "class_ece_before" in errors else "ece"
+    return errors[f"{name}_before"], errors[f"{name}_after"]
 
 
 def spoken(name: str) -> str:
@@ -244,7 +252,8 @@ def _draw_calibration(metrics: Metrics, judged: Judged) -> Illustration:
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
     columns: dict[str, list[Any]] = {key: [] for key in ("when", "predicted", "observed", "low", "high", "clips")}
-    for number, when in enumerate(("before", "after")):
+    before, after = calibration_errors(metrics)
+    for number, (when, ece) in enumerate((("before", before), ("after", after))):
         diagram = metrics[f"reliability_{when}"]
         kept = [i for i, count in enumerate(diagram["count"]) if count and diagram["observed"][i] is not None]
         predicted, observed = ([diagram[key][i] for i in kept] for key in ("predicted", "observed"))
@@ -253,7 +262,6 @@ def _draw_calibration(metrics: Metrics, judged: Judged) -> Illustration:
             [max(o - low, 0) for o, low in zip(observed, lows, strict=True)],
             [max(h - o, 0) for o, h in zip(observed, highs, strict=True)],
         ]
-        ece = metrics["calibration"][f"ece_{when}"]
         panel.errorbar(
             predicted,
             observed,
@@ -264,7 +272,7 @@ def _draw_calibration(metrics: Metrics, judged: Judged) -> Illustration:
             mfc="white" if when == "before" else None,
             capsize=3,
             lw=1.3,
-            label=f"{when} calibration, mean error {ece:.3f}",
+            label=f"{when} calibration, mean error {'none' if ece is None else f'{ece:.3f}'}",
         )
         rows = zip(
             [when] * len(kept), predicted, observed, lows, highs, [diagram["count"][i] for i in kept], strict=True
@@ -277,20 +285,22 @@ def _draw_calibration(metrics: Metrics, judged: Judged) -> Illustration:
     )
     panel.grid(color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=1)
-    before, after = (metrics["calibration"][f"ece_{when}"] for when in ("before", "after"))
     if before == after:
         fitted = "none was fitted, since it would not have helped"
     elif judged is HELD_OUT:
-        fitted = f"fitted on the same {metrics['clips']:,} clips, so expect a little more on others"
+        fitted = "each clip by a calibration fitted on others"
     else:
         fitted = f"fitted on {judged.chosen_on}"
+    missed, repaired = ("an unknown amount" if error is None else f"{error:.3f}" for error in (before, after))
+    counted = metrics["calibration"].get("class_ece_classes")
+    of = "" if counted is None else f"as a mean over {int(counted):,} classes with enough positive clips, "
     sentence = (
         "Whether a probability means what it says: the predicted probability misses the observed share by "
-        f"{before:.3f} on average before calibration and by {after:.3f} after it, on {judged.clips} ({fitted})."
+        f"{missed} before calibration and by {repaired} after it, {of}on {judged.clips} ({fitted})."
     )
     alt = (
         "Observed share against predicted probability with 95 % intervals; mean error "
-        f"{before:.3f} before calibration, {after:.3f} after."
+        f"{missed} before calibration, {repaired} after."
     )
     return _illustration(judged, "calibration", "Calibration", sentence, alt, figure, pa.table(columns))
 
@@ -348,7 +358,8 @@ def study_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
     sentence = (
         f"{best['features']} ({best['signals']}, {best['model']}) scores best, {best['score']:.3f} "
         f"({best['score_low']:.3f}–{best['score_high']:.3f}); {near} of the other {len(rows) - 1} variants are within "
-        "noise of it (paired on the same clips)."
+        "noise of it (paired on the same clips, with intervals that allow for the choice of the best among all: the "
+        "truly best variant is the best here or within noise in 95 of 100 studies)."
     )
     alt = "Scores with intervals, best first: " + "; ".join(
         f"{label} {row['score']:.3f}" for label, row in list(zip(labels, shown, strict=True))[::-1][:8]

@@ -175,12 +175,17 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], judged: Judged) -> li
             f"Calibration ({bundle.calibration.kind}), {judged.clips}",
             ("figure", "before", "after"),
             [
-                (spoken(name), *(f"{metrics['calibration'][f'{name}_{when}']:.4f}" for when in ("before", "after")))
-                for name in ("ece", "brier")
+                (spoken(name), *(_error(metrics["calibration"][f"{name}_{when}"]) for when in ("before", "after")))
+                for name in ("ece", "class_ece", "brier")
+                if f"{name}_before" in metrics["calibration"]
             ],
         )
     )
     return found
+
+
+def _error(value: float | None) -> str:
+    return "no class with enough clips" if value is None else f"{value:.4f}"
 
 
 CLASS_FIGURES: Final = ("precision", "recall", "f1", "auc", "average_precision")
@@ -193,7 +198,9 @@ def study_section(rows: pa.Table, folder: FigureFolder) -> Section:
     section.add(
         paragraph(
             "Every block alone, every embedder beside the indices and the modulation spectrum, and all blocks, each "
-            "clip judged by a model of the other folds. Differences are paired: the same clips, the same folds."
+            "clip judged by a model of the other folds. Differences are paired: the same clips, the same folds. Their "
+            "intervals hold for all variants together and allow for the best having been chosen by its score; that "
+            "score itself is a little too good for the same reason."
         ),
         folder.draw(study_illustration(listed)),
         table(
@@ -259,7 +266,8 @@ def explanation_sections(source: str, folder: FigureFolder) -> list[Section]:
         if entry.section not in sections:
             sections[entry.section] = Section(entry.section)
             if "which_clips" in about and len(sections) == 1:
-                text = f"Drawn from {about['which_clips']}; test clips were not looked at."
+                known = about.get("test_clips", "whether test clips are among them is not on record")
+                text = f"Drawn from {about['which_clips']}; {known}."
                 sections[entry.section].add(paragraph(text, "quiet"))
         sections[entry.section].add(folder.copy(entry, source))
     return list(sections.values())
