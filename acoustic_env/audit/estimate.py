@@ -81,8 +81,8 @@ def estimate(
         level: coverage of every interval.
 
     Returns:
-        Plain values and `Interval`s: `design`, `frame`, `answered`, `unsure`, `overall`, `labels`, `preferred`,
-        `listeners`, `ranking`.
+        Plain values and `Interval`s: `design`, `frame`, `drawn`, `answered`, `without_answer`, `unsure`, `overall`,
+        `labels`, `preferred`, `listeners`, `ranking`. A row without an answer is not an unsure one.
 
     Raises:
         UsageError: not a sample, or no verdict on any of its rows.
@@ -93,7 +93,9 @@ def estimate(
     votes = _votes(drawn, answers, "sample")
     gold = _gold(sample, answers, votes.listeners)
     given = np.asarray(drawn.column("given"))
-    values = _values(consensus(verdicts, gold_truths(sample)), votes.keys, _answered(answers), given)
+    answered = _answered(answers)
+    values = _values(consensus(verdicts, gold_truths(sample)), votes.keys, answered, given)
+    spoken = np.array([key in answered for key in votes.keys], dtype=np.bool_)
     if np.isnan(values).all():
         msg = f"{where}: none of the {len(values)} sampled rows has a verdict; listen first: audit listen"
         raise UsageError(msg)
@@ -106,7 +108,8 @@ def estimate(
         "frame": {"rows": frame["size"], "flagged": frame["flagged"], "hash": sample.column("frame_hash")[0].as_py()},
         "drawn": len(values),
         "answered": int(np.isfinite(values).sum()),
-        "unsure": _unsure(heard, level),
+        "without_answer": int((~spoken).sum()),
+        "unsure": _unsure(heard, spoken, level),
         "design_effect": heard.effect,
         "preferred": chosen,
         "overall": overall,
@@ -225,14 +228,14 @@ def _stratified(heard: Heard, label: str | None, known: Bools) -> tuple[float, f
     return designs.stratified_ratio(heard.values[answered] * inside, inside, strata, sizes)
 
 
-def _unsure(heard: Heard, level: float) -> dict[str, Any]:
-    """How many answers are missing, and what the estimate would be had they all been wrong or all right."""
-    missing = np.isnan(heard.values)
+def _unsure(heard: Heard, spoken: Bools, level: float) -> dict[str, Any]:
+    """How many answered rows nobody could tell, and what the estimate would be were they all wrong or all right."""
+    missing = np.isnan(heard.values) & spoken
     if not missing.any():
         return {"rows": 0}
     bounds = {}
     for name, value in (("if all wrong", 0.0), ("if all right", 1.0)):
-        filled = Heard(**{**vars(heard), "values": np.where(missing, value, heard.values)})
+        filled = replace(heard, values=np.where(missing, value, heard.values))
         bounds[name] = estimators(filled, None, level)[preferred(filled)]
     return {"rows": int(missing.sum()), **bounds}
 

@@ -30,10 +30,10 @@ from acoustic_env.audit.frames import (
     better_version,
     draw_frame,
     judge,
-    row_keys,
     what_it_judges,
 )
 from acoustic_env.audit.labels import diff, read_version, versions, write_version
+from acoustic_env.audit.merge import merge
 from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.audit.verdicts import check_verdicts
@@ -108,7 +108,7 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         published = _publish_judged(settings, judged)
         before = read_version(settings.labels) if versions(settings.labels) else None
         fresh = _fresh(ranked, before)
-        table = merge(before, relabel(ranked, verdicts, _together(samples), RelabelSettings()))
+        table = merge(before, relabel(ranked, verdicts, _together(samples), RelabelSettings(), before))
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
         changed = 0
         if written.new:
@@ -216,28 +216,6 @@ def _fresh(ranked: pa.Table, before: pa.Table | None) -> pa.Table:
         return ranked
     known = pc.is_in(ranked["clip_id"], value_set=pc.unique(before["clip_id"]))
     return ranked.filter(pc.invert(known))
-
-
-def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
-    """The whole labels table: rows of this list as decided now, all others as they were.
-
-    A row somebody has listened to keeps that decision unless it was listened to again now.
-    """
-    if before is None:
-        return now
-    before = before.drop_columns(["version", "previous_version"])
-    listened = pc.and_(pc.is_valid(before["votes"]), pc.invert(_among(before, now.filter(pc.is_valid(now["votes"])))))
-    stays = before.filter(pc.or_(pc.invert(_among(before, now)), listened))
-    decided = now.filter(pc.invert(_among(now, stays)))
-    whole = pa.concat_tables([stays, decided], promote_options="default")
-    witnesses = sorted(set(whole.column_names) - {*now.column_names[:4], *now.column_names[-3:]})
-    names = [*now.column_names[:4], *witnesses, *now.column_names[-3:]]
-    return whole.select(names).sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
-
-
-def _among(rows: pa.Table, others: pa.Table) -> pa.Array:
-    """bool[rows]: the (clip, label) is one of the others'."""
-    return pc.is_in(row_keys(rows), value_set=row_keys(others))
 
 
 def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table) -> int:

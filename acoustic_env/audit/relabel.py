@@ -6,13 +6,15 @@ The labels table has one row per clip and class: `clip_id`, `label`, `given` (th
     keep      as given                           drop   given, but it does not apply
     add       not given, but it applies          abstain   as given for now: nobody knows
 
-Listeners decide first. The ranking decides alone only where known verdicts of a probability sample bound its errors
-(`conformal`); without them every flagged label is left to people. What a label is now is `applies`; what it was is
-`given`.
+Answers decide first, those of earlier versions too. The ranking decides the other rows only where the answers to a
+probability sample prove that it does so rightly often enough (`automatic`); what it cannot decide abstains. Thresholds
+are on the ranking's quality, which no answer has shaped, never on the posterior, which answers calibrate. What a label
+is now is `applies`; what it was is `given`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,16 +24,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.conformal import ConformalSets, calibrate
+from acoustic_env.audit.automatic import CONFIDENCE, PRECISION, Answers, Rule, find_rule
 from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.ranking import quality_of, witness_names
+from acoustic_env.errors import UsageError
 
 Bools = npt.NDArray[np.bool_]
 
 ACTIONS: Final = ("keep", "drop", "add", "abstain")
 AGREED: Final = 0.9  # belief of several weighed votes above which they count as one answer
 FEWEST_TO_CALIBRATE: Final = 30
+FEWEST_OF_A_KIND: Final = 10  # answers of each kind, else the posterior stays as the ranking has it
+CHANGES: Final = {True: ("drop", "keep"), False: ("add", "leave out")}  # kinds of decision about labels given, and not
+MOST_CHANGED: Final = 0.5  # share of the labels that the ranking may change at most
 
 LABEL_FIELDS: Final = (
     pa.field("clip_id", pa.string(), nullable=False),
@@ -50,19 +56,73 @@ DECISION_FIELDS: Final = (
 
 @dataclass(frozen=True)
 class RelabelSettings:
-    """How the ranking may decide alone.
+    """How the ranking may decide rows without an answer.
 
     Attributes:
-        delta: share of labels of each truth on which a lone decision may be wrong, bounded by conformal sets.
+        precision: share in [0.5, 1) of right decisions that is promised of each kind (drop, add, keep), with 95 %
+            confidence.
     """
 
-    delta: float = 0.1
+    precision: float = PRECISION
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.precision < 1.0:
+            msg = f"--precision {self.precision:g}: expected at least 0.5 and less than 1"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True)
+class Relabeled:
+    """What `decide` found.
+
+    Attributes:
+        labels: the labels table without its version columns, sorted by clip and label.
+        rules: for each kind of decision that answers were given for, how far the ranking may decide.
+    """
+
+    labels: pa.Table
+    rules: list[Rule]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The ranked rows and what is known of them, all [rows].
+
+    Attributes:
+        given, flagged: of the ranked table.
+        quality: low = suspect.
+        heard: people decided the row, now or in an earlier version.
+        truth: 1 the label applies, 0 it does not, -1 nobody is sure.
+        inclusion: probability with which an answered sample row came to be answered; 0 for all other rows.
+    """
+
+    given: Bools
+    flagged: Bools
+    quality: Floats
+    heard: Bools
+    truth: npt.NDArray[np.int64]
+    inclusion: Floats
 
 
 def relabel(
-    ranked: pa.Table, verdicts: pa.Table | None, sample: pa.Table | None, settings: RelabelSettings
+    ranked: pa.Table,
+    verdicts: pa.Table | None,
+    sample: pa.Table | None,
+    settings: RelabelSettings,
+    before: pa.Table | None = None,
 ) -> pa.Table:
-    """The labels table without its version columns, sorted by clip and label.
+    """Return the labels table of `decide`."""
+    return decide(ranked, verdicts, sample, settings, before).labels
+
+
+def decide(
+    ranked: pa.Table,
+    verdicts: pa.Table | None,
+    sample: pa.Table | None,
+    settings: RelabelSettings,
+    before: pa.Table | None = None,
+) -> Relabeled:
+    """Decide every ranked row: by its answers, by the ranking as far as a sample proves it right, or not at all.
 
     Args:
         ranked: from `audit rank`.
@@ -70,23 +130,24 @@ def relabel(
         sample: the sample they listened to. Only with it may the ranking decide alone: its inclusion probabilities
             let the verdicts stand for all labels. Its gold rows are known, whatever is answered to them.
         settings: how.
+        before: the last version of the labels; its rows with votes stay decided where there are no new answers.
     """
     ordered = ranked.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
     given = np.asarray(ordered.column("given"))
-    quality = quality_of(ordered)
-    raw = np.where(given, quality, 1.0 - quality)
-    clip_ids, labels = ordered.column("clip_id").to_pylist(), ordered.column("label").to_pylist()
-    heard = consensus(verdicts, gold_truths(sample))
-    row_of = {key: row for row, key in enumerate(zip(clip_ids, labels, strict=True)) if key in heard}
-    weights = _weights(sample)
-    posterior = _calibrated(raw, given, heard, row_of, weights)
-    decided = _by_ranking(posterior, given, np.asarray(labels), heard, row_of, weights, settings)
-    actions, reasons = _unheard(posterior, given, np.asarray(ordered.column("flagged")), decided, settings)
-    votes: list[list[str] | None] = [None] * len(given)
-    for key, row in row_of.items():
-        votes[row] = heard[key].votes
-        actions[row], reasons[row] = _listened(heard[key], bool(given[row]))
-    _one_class_each(clip_ids, given, actions, reasons, posterior)
+    keys: list[Key] = list(zip(ordered["clip_id"].to_pylist(), ordered["label"].to_pylist(), strict=True))
+    answered = consensus(verdicts, gold_truths(sample))
+    people = _decided_before(before) | {
+        key: (said.votes, *_listened(said, is_given))
+        for key, is_given in zip(keys, given.tolist(), strict=True)
+        if (said := answered.get(key)) is not None
+    }
+    rows = _rows(ordered, keys, people, _inclusion(sample, answered))
+    posterior = _calibrated(rows)
+    actions, reasons, rules = _by_ranking(rows, settings)
+    votes: list[list[str] | None] = [None] * len(keys)
+    for row in np.flatnonzero(rows.heard):
+        votes[row], actions[row], reasons[row] = people[keys[row]]
+    _one_class_each([clip_id for clip_id, _ in keys], given, actions, reasons, posterior)
     columns: dict[str, pa.Array] = {
         "clip_id": ordered.column("clip_id"),
         "label": ordered.column("label"),
@@ -95,7 +156,7 @@ def relabel(
     }
     columns |= {name: ordered.column(name).cast(pa.float64()) for name in witness_names(ordered)}
     decisions = {"votes": pa.array(votes, pa.list_(pa.string())), "action": pa.array(actions.astype(str))}
-    return pa.table(columns | decisions | {"reason": pa.array(reasons.astype(str))})
+    return Relabeled(pa.table(columns | decisions | {"reason": pa.array(reasons.astype(str))}), rules)
 
 
 def applies(labels: pa.Table) -> Bools:
@@ -105,103 +166,100 @@ def applies(labels: pa.Table) -> Bools:
     return now
 
 
-def _weights(sample: pa.Table | None) -> dict[Key, float]:
-    """Inverse inclusion probability of each sampled row."""
+def _decided_before(before: pa.Table | None) -> dict[Key, tuple[list[str], str, str]]:
+    """Votes, action and reason of the rows that people decided in an earlier version."""
+    if before is None:
+        return {}
+    heard = before.filter(pc.is_valid(before["votes"]))
+    columns = (heard[name].to_pylist() for name in ("clip_id", "label", "votes", "action", "reason"))
+    return {(clip_id, label): (votes, *decided) for clip_id, label, votes, *decided in zip(*columns, strict=True)}
+
+
+def _inclusion(sample: pa.Table | None, answered: Mapping[Key, RowConsensus]) -> dict[Key, float]:
+    """Probability with which each answered sample row came to be answered.
+
+    Rows are presented in random order, so the answered rows of a stratum are a random sample of it however far the
+    annotators have come: the drawn rows' probability times the answered share of the stratum's drawn rows.
+    """
     if sample is None:
         return {}
     drawn = sample.filter(pc.equal(sample.column("role"), "sample"))
-    columns = (drawn.column(name).to_pylist() for name in ("clip_id", "label", "inclusion_probability"))
-    return {(clip_id, label): 1.0 / chance for clip_id, label, chance in zip(*columns, strict=True)}
+    parts = [drawn[name].to_pylist() for name in ("frame_hash", "stratum") if name in drawn.column_names]
+    strata = list(zip(*parts, strict=True)) if parts else [()] * drawn.num_rows
+    keys: list[Key] = list(zip(drawn["clip_id"].to_pylist(), drawn["label"].to_pylist(), strict=True))
+    has = [key in answered and answered[key].answered for key in keys]
+    every, some = Counter(strata), Counter(stratum for stratum, is_ in zip(strata, has, strict=True) if is_)
+    rows = zip(keys, strata, has, drawn["inclusion_probability"].to_pylist(), strict=True)
+    return {key: chance * some[stratum] / every[stratum] for key, stratum, is_, chance in rows if is_}
 
 
-def _known(
-    heard: Mapping[Key, RowConsensus], row_of: Mapping[Key, int], weights: Mapping[Key, float]
-) -> tuple[npt.NDArray[np.int64], Bools, Floats]:
-    """Rows of the probability sample with a sure answer, whether the label applies, and their weights."""
-    sure = []
-    for key, row in row_of.items():
-        belief = heard[key].applies
-        answered = key in weights and heard[key].answered  # gold rows alone are no probability sample
-        if answered and belief is not None and not 1.0 - AGREED < belief < AGREED:
-            sure.append((row, belief > 0.5, weights[key]))
-    rows, truth, weight = zip(*sure, strict=True) if sure else ((), (), ())
-    return np.array(rows, dtype=np.int64), np.array(truth, dtype=bool), np.array(weight, dtype=np.float64)
+def _rows(
+    ordered: pa.Table,
+    keys: list[Key],
+    people: Mapping[Key, tuple[list[str], str, str]],
+    inclusion: Mapping[Key, float],
+) -> _Rows:
+    given = np.asarray(ordered.column("given"))
+    actions = [people[key][1] if key in people else None for key in keys]
+    truth = [
+        -1 if action is None or action == "abstain" else int(action == "add" or (action == "keep" and is_given))
+        for action, is_given in zip(actions, given.tolist(), strict=True)
+    ]
+    return _Rows(
+        given,
+        np.asarray(ordered.column("flagged")),
+        quality_of(ordered),
+        np.array([action is not None for action in actions], dtype=np.bool_),
+        np.array(truth, dtype=np.int64),
+        np.array([inclusion.get(key, 0.0) for key in keys], dtype=np.float64),
+    )
 
 
-def _calibrated(
-    raw: Floats,
-    given: Bools,
-    heard: Mapping[Key, RowConsensus],
-    row_of: Mapping[Key, int],
-    weights: Mapping[Key, float],
-) -> Floats:
-    """P(label applies) fitted to the sample's verdicts (logistic in the log-odds, by given); as it was without them."""
-    rows, truth, weight = _known(heard, row_of, weights)
+def _calibrated(rows: _Rows) -> Floats:
+    """P(label applies) fitted to the sample's answers (logistic in the log-odds, by given); raw where they are few."""
+    raw = np.where(rows.given, rows.quality, 1.0 - rows.quality)
     log_odds = np.log(np.clip(raw, 1e-6, 1 - 1e-6)) - np.log(np.clip(1 - raw, 1e-6, 1 - 1e-6))
     posterior = raw.copy()
     for side in (True, False):
-        there = given[rows] == side
-        if there.sum() < FEWEST_TO_CALIBRATE or truth[there].all() or not truth[there].any():
+        there = np.flatnonzero((rows.given == side) & (rows.inclusion > 0.0) & (rows.truth >= 0))
+        kinds = np.bincount(rows.truth[there], minlength=2)
+        if len(there) < FEWEST_TO_CALIBRATE or kinds.min() < FEWEST_OF_A_KIND:
             continue
         from sklearn.linear_model import LogisticRegression
 
-        model = LogisticRegression().fit(
-            log_odds[rows[there], None], truth[there], weight[there] / weight[there].mean()
-        )
-        posterior[given == side] = model.predict_proba(log_odds[given == side, None])[:, 1]
+        weight = 1.0 / rows.inclusion[there]
+        model = LogisticRegression().fit(log_odds[there, None], rows.truth[there], weight / weight.mean())
+        posterior[rows.given == side] = model.predict_proba(log_odds[rows.given == side, None])[:, 1]
     return posterior
 
 
-def _by_ranking(
-    posterior: Floats,
-    given: Bools,
-    labels: npt.NDArray[Any],
-    heard: Mapping[Key, RowConsensus],
-    row_of: Mapping[Key, int],
-    weights: Mapping[Key, float],
-    settings: RelabelSettings,
-) -> npt.NDArray[np.int64] | None:
-    """[rows] 1, 0 or -1 by conformal sets for each label and given or not; None where nothing is known.
+def _by_ranking(rows: _Rows, settings: RelabelSettings) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[Rule]]:
+    """Actions and reasons by the ranking alone, and the rules behind them.
 
-    The sample is of given labels or of labels not given: sets hold for rows of the same kind only.
+    Labels given and labels not given have rules of their own, from answers to rows of their own kind.
     """
-    rows, truth, weight = _known(heard, row_of, weights)
-    if len(rows) == 0:
-        return None
-    decided = np.full(len(given), -1, dtype=np.int64)
-    needed = int(np.ceil(1.0 / settings.delta))
-    for side in (True, False):
-        pooled = given[rows] == side
-        for label in np.unique(labels):
-            own = pooled & (labels[rows] == label)
-            enough = min(int(truth[own].sum()), int((~truth[own]).sum())) >= needed
-            use = own if enough else pooled
-            sets: ConformalSets = calibrate(posterior[rows[use]], truth[use], weight[use], settings.delta)
-            here = (given == side) & (labels == label)
-            decided[here] = sets.decide(posterior[here])
-    return decided
-
-
-def _unheard(
-    posterior: Floats,
-    given: Bools,
-    flagged: Bools,
-    decided: npt.NDArray[np.int64] | None,
-    settings: RelabelSettings,
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Actions and reasons for rows nobody listened to."""
-    if decided is None:
-        actions = np.where(flagged, "abstain", "keep").astype(object)
-        return actions, np.where(flagged, "flagged; nobody listened", "not flagged").astype(object)
-    sure = decided >= 0
-    changed = sure & ((decided == 1) != given)
-    # A label left out that the sets cannot decide stays out unless it is flagged: silence needs no proof.
-    open_ = ~sure & (given | flagged)
-    actions = np.where(changed, np.where(given, "drop", "add"), np.where(open_, "abstain", "keep")).astype(object)
-    level = f"{1 - settings.delta:.0%}"
-    said = np.where(decided == 1, f"applies in the {level} set", f"does not apply in the {level} set")
-    reasons = np.where(sure, said, f"no single answer in the {level} set").astype(object)
-    return actions, reasons
+    actions = np.where(rows.flagged, "abstain", "keep").astype(object)
+    reasons = np.where(rows.flagged, "flagged; without an answer", "not flagged").astype(object)
+    rules: list[Rule] = []
+    level = f"with {CONFIDENCE:.0%} confidence at least {settings.precision:.0%} of these are right"
+    for side, (change, stay) in CHANGES.items():
+        here = np.flatnonzero(rows.given == side)
+        if not (rows.inclusion[here] > 0.0).any():
+            continue
+        heard, truth, inclusion = rows.heard[here], rows.truth[here], rows.inclusion[here]
+        actions[here], reasons[here] = "abstain", "no threshold of the quality is proven"
+        for kind, score, agrees, most in (
+            (stay, -rows.quality[here], int(side), 1.0),
+            (change, rows.quality[here], int(not side), MOST_CHANGED),
+        ):
+            rule = find_rule(kind, Answers(score, heard, truth == agrees, inclusion), settings.precision, most)
+            rules.append(rule)
+            if rule.passed is not None:
+                decided = here[score < rule.passed.below]
+                actions[decided] = kind if kind in ACTIONS else "keep"
+                bound = f"quality {'below' if kind == change else 'above'} {abs(rule.passed.below):.4g}"
+                reasons[decided] = f"{bound}: {level}" if np.isfinite(rule.passed.below) else level
+    return actions, reasons, rules
 
 
 def _listened(heard: RowConsensus, given: bool) -> tuple[str, str]:

@@ -157,6 +157,8 @@ def estimate_accuracy(arguments: argparse.Namespace) -> int:
             print(f"                {interval}")
     for label, estimates in found["labels"].items():
         print(f"  {label}: {estimates[chosen]}")
+    if found["without_answer"]:
+        print(f"without an answer: {found['without_answer']:,} rows")
     if found["unsure"]["rows"]:
         low, high = found["unsure"]["if all wrong"].estimate, found["unsure"]["if all right"].estimate
         print(f"unsure: {found['unsure']['rows']:,} rows; had they all been wrong {low:.3f}, all right {high:.3f}")

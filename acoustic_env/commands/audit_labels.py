@@ -12,8 +12,10 @@ from acoustic_env.commands.arguments import url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
 
 RELABEL = """\
-Write the next version of the labels table: listeners decide first; the ranking decides alone only where the listened
-sample bounds its errors; the rest abstains. Nothing is written when no decision changed. The original labels stay in
+Write the next version of the labels table. Answers decide first. The ranking decides a label without an answer only
+where the answers to the sample prove, with 95 % confidence, that at least the share --precision of such decisions is
+right; the rest abstains, and the command says how many more answers it would take. Labels of other lists and decisions
+by people stay as the last version has them. Nothing is written when no decision changed. The original labels stay in
 the column `given`."""
 
 DIFF = """\
@@ -44,10 +46,17 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--ranked", type=url, required=True, metavar="FILE")
     parser.add_argument("--verdicts", type=url, metavar="FILE", help="what listeners said")
     parser.add_argument(
-        "--sample", type=url, metavar="FILE", help="the sample they heard: lets the ranking decide within --delta"
+        "--sample", type=url, metavar="FILE", help="the sample they heard: lets the ranking decide within --precision"
     )
     parser.add_argument("--labels", type=url, required=True, metavar="LABELS", help="folder of versions, at any URL")
-    parser.add_argument("--delta", type=float, default=0.1, help="share of lone decisions that may be wrong (0.1)")
+    parser.add_argument(
+        "--precision",
+        type=float,
+        default=0.8,
+        metavar="P",
+        help="Share of automatic decisions that must be right, from 0.5 to below 1, for each kind (drop, add, keep), "
+        "proven with 95 %% confidence. Default: 0.8.",
+    )
     line = "what changed between two versions"
     parser = add_command(commands, "diff", line, DIFF, EXAMPLES["diff"], diff_labels)
     parser.add_argument("--labels", type=url, required=True, metavar="LABELS")
@@ -76,30 +85,32 @@ def add_parsers(commands: Any) -> None:
 
 def relabel_clips(arguments: argparse.Namespace) -> int:
     """Write the next version of the labels; see RELABEL."""
-    from acoustic_env.audit.labels import read_manifest, write_version
-    from acoustic_env.audit.relabel import RelabelSettings, relabel
+    from acoustic_env.audit.labels import read_manifest, read_version, versions, write_version
+    from acoustic_env.audit.merge import merge
+    from acoustic_env.audit.relabel import RelabelSettings, decide
     from acoustic_env.audit.table import read_table
     from acoustic_env.audit.verdicts import check_verdicts
-    from acoustic_env.errors import UsageError
     from acoustic_env.store.lease import acquire_lease
 
-    if not 0.0 < arguments.delta < 0.5:
-        msg = f"--delta {arguments.delta:g}: it must lie between 0 and 0.5"
-        raise UsageError(msg)
+    settings = RelabelSettings(arguments.precision)
     ranked = ranked_table(arguments.ranked)
     verdicts = check_verdicts(read_table(arguments.verdicts), arguments.verdicts) if arguments.verdicts else None
     sample = read_table(arguments.sample) if arguments.sample else None
-    labels = relabel(ranked, verdicts, sample, RelabelSettings(arguments.delta))
-    origin = {name: getattr(arguments, name) for name in ("ranked", "verdicts", "sample", "delta")}
+    origin = {name: getattr(arguments, name) for name in ("ranked", "verdicts", "sample", "precision")}
     with acquire_lease(arguments.labels, "audit relabel"):
-        written = write_version(arguments.labels, labels, origin)
+        before = read_version(arguments.labels) if versions(arguments.labels) else None
+        relabeled = decide(ranked, verdicts, sample, settings, before)
+        written = write_version(arguments.labels, merge(before, relabeled.labels), origin)
     manifest = read_manifest(arguments.labels, written.version)
     if arguments.json:
-        print(json.dumps(asdict(written) | {"actions": manifest["actions"], "rows": manifest["rows"]}))
+        counted = {"actions": manifest["actions"], "rows": manifest["rows"]}
+        print(json.dumps(asdict(written) | counted | {"rules": [rule.as_dict() for rule in relabeled.rules]}))
         return 0
     counts = ", ".join(f"{action} {n:,}" for action, n in manifest["actions"].items())
     state = "written" if written.new else "stands: no decision changed"
     print(f"{arguments.labels}/{written.version} {state}; {manifest['rows']:,} rows: {counts}")
+    for rule in relabeled.rules:
+        print(f"  {rule}")
     return 0
 
 

@@ -12,7 +12,8 @@ import pytest
 from acoustic_env.audit import reannotate as room
 from acoustic_env.audit.frames import judge
 from acoustic_env.audit.labels import read_version, versions
-from acoustic_env.audit.reannotate import ReannotateSettings, merge, reannotate, weekly_accuracy
+from acoustic_env.audit.merge import merge
+from acoustic_env.audit.reannotate import ReannotateSettings, reannotate, weekly_accuracy
 from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.audit.verdicts import VERDICT_SCHEMA

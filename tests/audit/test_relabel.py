@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from acoustic_env.audit.conformal import calibrate
 from acoustic_env.audit.labels import (
     diff,
     original,
@@ -26,7 +25,7 @@ from acoustic_env.errors import UsageError
 from tests.audit.generated import listen, ranked_with_truth
 
 GIVEN, RIGHT = ranked_with_truth(1500)
-SETTINGS = RelabelSettings(0.1)
+SETTINGS = RelabelSettings()
 
 
 def both_classes(given: pa.Table) -> pa.Table:
@@ -78,47 +77,22 @@ def test_disagreeing_or_unsure_listeners_abstain() -> None:
     assert sum("disagree" in row["reason"] for row in rows) > 30
 
 
-def test_the_ranking_decides_alone_only_within_the_bound_of_the_sample() -> None:
-    wrong_keeps, wrong_drops = [], []
+def test_the_ranking_decides_alone_only_as_far_as_the_sample_proves_it_right() -> None:
     for seed in range(5):
         sample, verdicts = heard(400, seed)
         labels = relabel(RANKED, verdicts, sample, SETTINGS).to_pylist()
-        alone = [row for row in labels if not row["votes"] and row["given"] and row["action"] != "abstain"]
-        assert len(alone) > 100
-        truth = np.array([RIGHT[int(row["clip_id"][4:])] for row in alone])
-        kept = np.array([row["action"] == "keep" for row in alone])
-        unheard = np.ones(len(RIGHT), dtype=bool)
-        unheard[[int(row["clip_id"][4:]) for row in labels if row["votes"]]] = False
-        wrong_keeps.append((kept & ~truth).sum() / (unheard & ~RIGHT).sum())
-        wrong_drops.append((~kept & truth).sum() / (unheard & RIGHT).sum())
-    # of labels of each truth, at most delta decided wrongly (mean over samples; the bound is marginal)
-    assert np.mean(wrong_keeps) < 0.13
-    assert np.mean(wrong_drops) < 0.13
-
-
-def test_conformal_sets_cover_each_truth() -> None:
-    rng = np.random.default_rng(0)
-    missed = {True: [], False: []}  # type: ignore[var-annotated]
-    for _ in range(300):
-        truth = rng.random(500) < 0.8
-        posterior = 1 / (1 + np.exp(-(2 * truth - 1 + rng.normal(0, 1, 500))))
-        sets = calibrate(posterior[:200], truth[:200], np.ones(200), 0.1)
-        decided = sets.decide(posterior[200:])
-        for value in (True, False):
-            here = truth[200:] == value
-            missed[value].append((decided[here] == (not value)).mean())
-    assert np.mean(missed[True]) <= 0.105
-    assert np.mean(missed[False]) <= 0.105
-
-
-def test_too_few_known_clips_never_make_a_set() -> None:
-    sets = calibrate(np.array([0.9, 0.2]), np.array([True, False]), np.ones(2), 0.1)
-    assert list(sets.decide(np.array([0.01, 0.5, 0.99]))) == [-1, -1, -1]
+        alone = [row for row in labels if not row["votes"] and row["given"]]
+        kept = np.array([RIGHT[int(row["clip_id"][4:])] for row in alone if row["action"] == "keep"])
+        dropped = np.array([not RIGHT[int(row["clip_id"][4:])] for row in alone if row["action"] == "drop"])
+        assert len(kept) > 100
+        assert kept.mean() >= SETTINGS.precision
+        assert not len(dropped) or dropped.mean() >= SETTINGS.precision
+        assert any(row["action"] == "abstain" for row in alone)
 
 
 def test_a_clip_of_exclusive_classes_never_ends_with_two() -> None:
     sample, verdicts = heard(400)
-    labels = relabel(RANKED, verdicts, sample, RelabelSettings(0.3))
+    labels = relabel(RANKED, verdicts, sample, RelabelSettings(0.5))
     now = applies(labels)
     ids = np.asarray(labels.column("clip_id").to_pylist())
     assert np.bincount(np.unique(ids, return_inverse=True)[1], weights=now).max() == 1

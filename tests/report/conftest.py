@@ -162,7 +162,7 @@ def _audit(
     ]
     heard = pa.Table.from_pylist(verdicts, schema=VERDICT_SCHEMA)
     pq.write_table(heard, places["verdicts"])
-    write_version(places["labels"], relabel(ranked, heard, sample, RelabelSettings(0.1)), {"ranked": "ranked"})
+    write_version(places["labels"], relabel(ranked, heard, sample, RelabelSettings()), {"ranked": "ranked"})
 
 
 def _silent(_: str) -> None:
