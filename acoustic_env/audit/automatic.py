@@ -22,8 +22,8 @@ Sources: Angelopoulos et al. 2021 (Learn then Test: fixed sequences from several
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -146,21 +146,15 @@ def find_rule(kind: str, answers: Answers, precision: float, most: float, confid
         most: share of the rows beyond which no region is tried.
         confidence: of the promise.
     """
-    candidates = list(_candidates(answers, most))
-    chains = _chains(candidates, precision, 1.0 - confidence)
+    regions = _regions(answers, precision, most)
+    chains = _chains(regions, precision, 1.0 - confidence)
     level = (1.0 - confidence) / max(len(chains), 1)
     sampled = int((answers.inclusion > 0.0).sum())
-    passed = None
-    for chain in chains:
-        for candidate in chain:
-            region = candidate.test(precision)
-            if region.p_value > level:
-                break
-            passed = region
-    if passed is not None:
-        return Rule(kind, precision, sampled, passed)
-    regions = [candidate.test(precision) for candidate in candidates if candidate.answers >= FEWEST_TO_PLAN]
-    return Rule(kind, precision, sampled, None, *_advise(regions, precision, level))
+    passed = [region for chain in chains for region in itertools.takewhile(lambda one: one.p_value <= level, chain)]
+    if passed:
+        return Rule(kind, precision, sampled, passed[-1])
+    known = [region for region in regions if region.answers >= FEWEST_TO_PLAN]
+    return Rule(kind, precision, sampled, None, *_advise(known, precision, level))
 
 
 def fewest_answers(precision: float, starts: int = 1, confidence: float = CONFIDENCE) -> int:
@@ -168,61 +162,46 @@ def fewest_answers(precision: float, starts: int = 1, confidence: float = CONFID
     return math.ceil(math.log((1.0 - confidence) / starts) / math.log(precision))
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A region, with counts; `right` and `known_right` are not looked at before it is tested."""
+def _regions(answers: Answers, precision: float, most: float) -> list[Region]:
+    """Regions below the scores of sampled rows, smallest first, then all rows; bounded without a look at an answer."""
+    from scipy.stats import hypergeom
 
-    below: float
-    rows: int
-    heard: int
-    answers: int
-    right: int
-    known_right: int
-
-    def test(self, precision: float) -> Region:
-        from scipy.stats import hypergeom
-
-        unheard = self.rows - self.heard
-        wanted = self.known_right + math.ceil(precision * unheard - 1e-9)
-        p_value = float(hypergeom.sf(self.right - 1, self.rows, wanted - 1, self.answers))
-        return Region(self.below, self.rows, unheard, self.answers, self.right, p_value)
-
-
-def _candidates(answers: Answers, most: float) -> Iterable[_Candidate]:
-    """Regions below the scores of sampled rows, smallest first, then all rows."""
     by_score = np.argsort(answers.score, kind="stable")
     scores = answers.score[by_score]
     heard, right = np.cumsum(answers.heard[by_score]), np.cumsum(answers.right[by_score])
     sampled = by_score[answers.inclusion[by_score] > 0.0]
     if len(sampled) == 0:
-        return
+        return []
     chance, draw = answers.inclusion[sampled], np.random.default_rng(THINNING_SEED).random(len(sampled))
-    bounds = np.unique(np.geomspace(1, len(sampled), STEPS).astype(np.int64))
-    before = 0
-    for place in bounds:
+    found: list[tuple[float, int, int, int, int, int]] = []
+    for place in np.unique(np.geomspace(1, len(sampled), STEPS).astype(np.int64)):
         below = float(answers.score[sampled[place]]) if place < len(sampled) else math.inf
         rows = int(np.searchsorted(scores, below, side="left"))
-        if rows == before or rows > most * len(scores) or heard[rows - 1] == rows:
-            continue
-        before = rows
         inside = int(np.searchsorted(answers.score[sampled], below, side="left"))
-        if inside:
-            kept = sampled[:inside][draw[:inside] * chance[:inside] <= chance[:inside].min()]
-            agree = int(answers.right[kept].sum())
-            yield _Candidate(below, rows, int(heard[rows - 1]), len(kept), agree, int(right[rows - 1]))
+        unheard = rows - int(heard[rows - 1]) if rows else 0
+        if inside == 0 or unheard == 0 or rows > most * len(scores) or (found and rows == found[-1][1]):
+            continue
+        kept = sampled[:inside][draw[:inside] * chance[:inside] <= chance[:inside].min()]
+        wanted = int(right[rows - 1]) + math.ceil(precision * unheard - 1e-9)
+        found.append((below, rows, unheard, len(kept), int(answers.right[kept].sum()), wanted))
+    if not found:
+        return []
+    _, rows_, _, kept_, right_, wanted_ = (np.array(column) for column in zip(*found, strict=True))
+    p_values: Floats = np.asarray(hypergeom.sf(right_ - 1, rows_, wanted_ - 1, kept_))
+    return [Region(*counts[:5], float(p)) for counts, p in zip(found, p_values, strict=True)]
 
 
-def _chains(candidates: list[_Candidate], precision: float, alpha: float) -> list[list[_Candidate]]:
+def _chains(regions: list[Region], precision: float, alpha: float) -> list[list[Region]]:
     """The regions that are tested, in the order in which they are, from as many starts as the answers allow."""
     for starts in range(STARTS, 0, -1):
         wanted = float(fewest_answers(precision, starts, 1.0 - alpha))
-        chains: list[list[_Candidate]] = []
-        for candidate in candidates:
-            if candidate.answers >= wanted and len(chains) < starts:
+        chains: list[list[Region]] = []
+        for region in regions:
+            if region.answers >= wanted and len(chains) < starts:
                 chains.append([])
-                wanted = 2.0 * candidate.answers
+                wanted = 2.0 * region.answers
             if chains:
-                chains[-1].append(candidate)
+                chains[-1].append(region)
         if len(chains) == starts:
             return chains
     return []
@@ -239,22 +218,23 @@ def _advise(regions: list[Region], precision: float, level: float) -> tuple[Regi
 
     if not regions:
         return None, None, False
-    sizes = np.unique(np.geomspace(1, MOST_TO_PLAN, 200).astype(np.int64))
+    x, n, unheard = (np.array([getattr(one, name) for one in regions]) for name in ("right", "answers", "unheard"))
+    sizes = np.unique(np.geomspace(1, MOST_TO_PLAN, 60).astype(np.int64))
+    share = (x + 0.5) / (n + 1.0)
     enough = binom.isf(level, sizes, precision) + 1.0
-    likely: list[tuple[int, int]] = []
-    possible: list[tuple[int, int]] = []
-    for place, region in enumerate(regions):
-        x, n = region.right, region.answers
-        share = (x + 0.5) / (n + 1.0)
-        further = sizes[2 * sizes <= region.unheard]
-        passes = np.flatnonzero(binom.sf(enough - 1.0, sizes, share) >= CHANCE_TO_PASS)
-        if share > precision and len(passes) and 2 * (sizes[passes[0]] - n) <= region.unheard:
-            likely.append((max(int(sizes[passes[0]]) - n, 1), place))
-        elif x == n or betaincinv(x + 1, n - x, CONFIDENCE) > precision:
-            agreeing = np.flatnonzero(binom.sf(x + further - 1, n + further, precision) <= level)
-            possible += [(int(further[agreeing[0]]), place)] if len(agreeing) else []
-    for found in (likely, possible):
-        if found:
-            more, place = min(found)
-            return regions[place], regions[place].answers + more, found is likely
+    passes = binom.sf(enough - 1.0, sizes, share[:, None]) >= CHANCE_TO_PASS
+    likely = np.maximum(_first(sizes, passes & (share > precision)[:, None]) - n, 1.0)
+    hopeful = (x == n) | (betaincinv(x + 1, np.maximum(n - x, 1), CONFIDENCE) > precision)
+    agreeing = binom.sf((x[:, None] + sizes) - 1, n[:, None] + sizes, precision) <= level
+    possible = _first(sizes, agreeing & hopeful[:, None])
+    for more, expected in ((likely, True), (possible, False)):
+        more[2 * more > unheard] = np.inf
+        place = int(np.argmin(more))
+        if np.isfinite(more[place]):
+            return regions[place], int(n[place] + more[place]), expected
     return regions[0], None, False
+
+
+def _first(sizes: Ints, holds: Bools) -> Floats:
+    """[rows] the first size for which a row of `holds` [rows, sizes] is true; infinite where none is."""
+    return np.where(holds.any(axis=1), sizes[holds.argmax(axis=1)], np.inf)

@@ -1,0 +1,96 @@
+"""Automatic decisions: the promised share holds where it is hardest, and in every simulated condition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from acoustic_env.audit.automatic import Answers, fewest_answers, find_rule
+from acoustic_env.audit.sample import DESIGNS, Design, SampleSettings, draw_sample
+from tests.audit.bench_relabel import Cell, Tally, allowed, cells, run_cell
+from tests.audit.planted import planted
+
+PROMISED = 0.8
+
+
+def rows_heard(design: Design, n: int, seed: int, rows: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of a frame, and the inclusion probability of its sampled rows (0 elsewhere)."""
+    ranked, _ = planted(rows, 0.2, 0.9, "uniform", seed)
+    sample = draw_sample(ranked, SampleSettings(n, design, seed, repeat=0.0))
+    inclusion = np.zeros(rows)
+    place = [int(clip_id[5:]) for clip_id in sample["clip_id"].to_pylist()]
+    inclusion[place] = sample["inclusion_probability"].to_numpy()
+    return ranked["quality"].to_numpy(), inclusion
+
+
+def share_decided(design: Design, rising: float, runs: int, precision: float = PROMISED) -> float:
+    """Share of runs with decisions although every region is just too impure; `rising` with the score: purer later."""
+    frames = [rows_heard(design, 200, seed) for seed in range(10)]
+    decided = 0
+    for run in range(runs):
+        score, inclusion = frames[run % 10]
+        rng = np.random.default_rng([run, 7])
+        place = np.argsort(np.argsort(score)) / len(score)
+        right = rng.random(len(score)) < precision - 0.005 - rising * (0.5 - place)
+        heard = inclusion > 0
+        rule = find_rule("drop", Answers(score, heard, right & heard, inclusion), precision, 0.5)
+        decided += rule.passed is not None and right[(score < rule.passed.below) & ~heard].mean() < precision
+    return decided / runs
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_region_just_below_the_promise_is_rarely_decided(design: Design) -> None:
+    assert share_decided(design, 0.0, 100) <= allowed(100) / 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rising", [-0.3, 0.0, 0.3])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_region_just_below_the_promise_is_rarely_decided_thoroughly(design: Design, rising: float) -> None:
+    assert share_decided(design, rising, 3000) <= allowed(3000) / 3000
+
+
+def test_all_right_answers_pass_at_the_number_said_and_not_below() -> None:
+    assert fewest_answers(0.8) == 14
+    for n, passes in ((14, True), (13, False)):
+        score = np.arange(1_000_000) / 1_000_000
+        inclusion = np.where(np.arange(1_000_000) % (1_000_000 // n) == 0, 1e-5, 0.0)
+        inclusion[np.flatnonzero(inclusion)[n:]] = 0.0
+        heard = inclusion > 0
+        rule = find_rule("keep", Answers(score, heard, heard, inclusion), 0.8, 1.0)
+        assert (rule.passed is not None) == passes
+
+
+def test_rules_do_not_depend_on_the_order_of_the_rows() -> None:
+    score, inclusion = rows_heard("unequal", 300, 3)
+    right = (inclusion > 0) & (score < 0.3)
+    shuffled = np.random.default_rng(0).permutation(len(score))
+    rules = [
+        find_rule("drop", Answers(score[i], inclusion[i] > 0, right[i], inclusion[i]), 0.6, 0.5)
+        for i in (slice(None), shuffled)
+    ]
+    assert rules[0] == rules[1]
+
+
+def test_the_promise_holds_in_hard_conditions() -> None:
+    for cell in (
+        Cell(0.2, 0.9, 500, "uniform", "stratified", True),
+        Cell(0.1, 0.95, 500, "ambiguous", "simple", False),
+        Cell(0.3, 0.9, 200, "uniform", "unequal", False),
+    ):
+        tally = run_cell(cell, 3)
+        assert max(tally.broken, tally.kept_badly) <= allowed(3)
+        assert min(tally.gain) >= 0.0
+
+
+@pytest.mark.slow
+def test_the_promise_holds_in_every_condition() -> None:
+    whole, runs = Tally(), 2
+    for cell in cells():
+        tally = run_cell(cell, runs)
+        assert max(tally.broken, tally.kept_badly) <= allowed(runs), cell
+        whole.add(tally)
+    assert max(whole.broken, whole.kept_badly) <= allowed(whole.runs)
+    assert whole.decided > 0.2 * whole.runs
+    assert np.mean(whole.gain) > 0.0
+    assert min(whole.gain) > -0.01
