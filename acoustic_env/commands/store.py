@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from acoustic_env.store.verify import Report
 
 SHOWN_ERRORS: Final = 20
+OLDER: Final = (
+    "is an older fingerprint, one for all signals: acoustic-env extract of this block and engine moves its rows to "
+    "today's fingerprints if they are the same numbers; else they count as missing"
+)
 
 LS = """\
 What a store holds: each version (fingerprint) of each block with its rows, clips, signals and size, what it was made
-with, and where two versions of a block differ. Then the last runs, and who may write now."""
+with, and where two versions of a block and signal differ. Then the last runs, and who may write now."""
 
 VERIFY = """\
 Prove from the parts alone that nothing was lost: every part can be read and is what its folder says, and no key stands
@@ -105,19 +109,19 @@ def list_store(namespace: argparse.Namespace) -> int:
     blocks = []
     for block in sorted({books.block for books in report.blocks}):
         versions = store.fingerprints(block)  # none where every clip of the last run failed
-        differing = _differing(versions)
         for version in versions:
+            rivals = [other for other in versions if set(store.signals(other)) & set(store.signals(version))]
             books = next(b for b in report.blocks if (b.block, b.fingerprint) == (block, version.fingerprint))
             size = sum(entry.size for entry in store.parts(block, version.fingerprint))
             blocks.append(
                 {
                     **{name: getattr(version, name) for name in ("block", "fingerprint", "version", "engine")},
                     **{name: getattr(books, name) for name in ("rows", "clips", "signals", "parts")},
-                    "covers": version.signals,
+                    "older": version.covers_all_signals,
                     "bytes": size,
                     "made_with": dict(version.made_with),
                     "settings": version.settings(),
-                    "differs": {name: version.settings().get(name, "") for name in differing},
+                    "differs": {name: version.settings().get(name, "") for name in _differing(rivals)},
                 }
             )
     runs = store.runs()
@@ -159,6 +163,9 @@ def _print_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> None:
     for b in blocks:
         if b["differs"]:
             print(f"{b['block']}/{b['fingerprint']} has " + ", ".join(f"{k} = {v}" for k, v in b["differs"].items()))
+    for b in blocks:
+        if b["older"]:
+            print(f"{b['block']}/{b['fingerprint']} {OLDER}")
     for b in blocks:
         short = {name: text for name, text in b["made_with"].items() if len(text) <= 80}
         if short:

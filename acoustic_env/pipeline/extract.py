@@ -26,6 +26,7 @@ from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import SIGNALS, Json, Signal
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.pipeline import graph
+from acoustic_env.pipeline.adopt import adopt, older_versions
 from acoustic_env.pipeline.cluster import cluster, joins, local_resources, starts_own
 from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import describe, make_plan
@@ -136,6 +137,8 @@ def extract(
     )
     if settings.dry_run:
         _admit(settings, table, store, record, say)
+        for work, versions in older_versions(store, works):
+            say(f"store     {work.spec.name}: {len(versions)} older fingerprints of the same numbers; a run moves them")
         pending = _plan_work(settings, works, table, store, record, say)
         if pending.num_rows:
             _show_plan(settings, works, pending, say)
@@ -143,6 +146,7 @@ def extract(
     with acquire_lease(settings.store, f"extract {record.run_id}") as lease:
         admission = _admit(settings, table, store, record, say)
         sources.record(store, admission, record.run_id, lease.check)
+        adopt(store, works, say, lease.check)
         pending = _plan_work(settings, works, table, store, record, say)
         for line in store.tidy():
             say(line)

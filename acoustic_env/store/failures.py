@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import RESOLVED
-from acoustic_env.store.schema import ERROR_SCHEMA, SHARED_STAGES
+from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, SHARED_STAGES
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
@@ -44,8 +44,9 @@ class Failures:
     * An error of a block is in force for its signal (without one: for every signal) under the fingerprint that its run
       computed (without a run record: under every fingerprint), until a later attempt at the same is recorded.
 
-    Stores written before there were `resolved` rows: an error of a shared stage also ends when the clip has a row for
-    everything its run was to compute. The clip lacked some of it when it failed, so a later attempt made the row.
+    Stores written before there were `resolved` rows: an error of a shared stage also ends when the clip has a row of
+    every block that its run was to compute. The clip lacked some of them when it failed, so a later attempt made them.
+    (Where they are of another fingerprint instead, the clip is tried once more.)
 
     Args:
         store: whose errors.
@@ -79,8 +80,10 @@ class Failures:
             for signal in pc.unique(errors["signal"]).to_pylist():
                 for fingerprint in {self._computed(run_id, block, signal) for run_id in runs}:
                     rows = self._of_block(block, fingerprint, signal)
-                    done = self._complete(block, fingerprint, None if signal is None else [signal])
-                    found.append(rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=done))))
+                    if fingerprint is not None:
+                        done = self._complete(block, [fingerprint], None if signal is None else [signal])
+                        rows = rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=done)))
+                    found.append(rows)
         names = ERROR_SCHEMA.names
         table = pa.concat_tables(found).group_by(names).aggregate([]).select(names).cast(ERROR_SCHEMA)
         return table.sort_by([(name, "ascending") for name in ("clip_id", "stage", "signal", "code")]).combine_chunks()
@@ -94,8 +97,8 @@ class Failures:
             versions = self._run(run_id)
             if any("" in of_block for of_block in versions.values()):
                 cured = pc.equal(errors["run_id"], run_id)
-                for block, of_block in versions.items():
-                    done = self._complete(block, of_block[""], None)
+                for block in versions:
+                    done = self._complete(block, self.store.blocks().get(block, []), None)
                     cured = pc.and_(cured, pc.is_in(errors["clip_id"], value_set=done))
                 errors = errors.filter(pc.invert(cured))
         return errors
@@ -125,18 +128,15 @@ class Failures:
             }
         return self._fingerprints[run_id]
 
-    def _complete(self, block: str, fingerprint: str | None, signals: Sequence[str] | None) -> pa.Array:
-        """Clips that have the signals (None: all that there are) of a block under a fingerprint (None: under all)."""
-        versions = self.store.blocks().get(block, []) if fingerprint is None else [fingerprint]
-        found: pa.Array | None = None
-        for version in versions:
-            keys = self.store.committed_keys(block, version)
-            wanted = pc.unique(keys["signal"]) if signals is None else pa.array(signals, pa.string())
-            keys = keys.filter(pc.is_in(keys["signal"], value_set=wanted))
-            counts = keys.group_by("clip_id").aggregate([("signal", "count")])
-            ids = counts.filter(pc.equal(counts["signal_count"], len(wanted)))["clip_id"].combine_chunks()
-            found = ids if found is None else found.filter(pc.is_in(found, value_set=ids))
-        return pa.array([], pa.string()) if found is None else found
+    def _complete(self, block: str, fingerprints: Sequence[str], signals: Sequence[str] | None) -> pa.ChunkedArray:
+        """Clips that have the signals of a block (None: all that there are) under some of the fingerprints."""
+        keys = pa.concat_tables(
+            [KEY_SCHEMA.empty_table(), *(self.store.committed_keys(block, version) for version in fingerprints)]
+        )
+        wanted = pc.unique(keys["signal"]) if signals is None else pa.array(signals, pa.string())
+        keys = keys.filter(pc.is_in(keys["signal"], value_set=wanted))
+        counts = keys.group_by("clip_id").aggregate([("signal", "count_distinct")])
+        return counts.filter(pc.equal(counts["signal_count_distinct"], len(wanted)))["clip_id"]
 
 
 def _is_shared(errors: pa.Table) -> pa.ChunkedArray:

@@ -68,6 +68,11 @@ class Described:
     audio: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def covers_all_signals(self) -> bool:
+        """Whether older code wrote it, whose fingerprints covered the separator for raw, too."""
+        return not self.signals and "separation" in self.audio
+
     def settings(self) -> dict[str, str]:
         """What the fingerprint covers as flat `name: value`, to compare two versions."""
         flat = {"version": self.version, "engine": self.engine, "sample_rate": self.sample_rate}
