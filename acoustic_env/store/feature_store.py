@@ -320,12 +320,12 @@ class FeatureStore:
         return record if isinstance(record, dict) else None
 
     def resolve(self, block: str, signals: Sequence[str] | None = None, chosen: Sequence[str] = ()) -> dict[str, str]:
-        """Return the fingerprint of each signal of a block: of those chosen, or the only one there is.
+        """Return the fingerprint of each signal of a block: one of those chosen, else the only one there is.
 
         Args:
             block: which.
             signals: wanted; one that no version covers is left out. None for all there are.
-            chosen: fingerprints, or unique beginnings of some; empty for any.
+            chosen: fingerprints, or unique beginnings of some, for the signals that they cover.
 
         Raises:
             UsageError: no such block or fingerprint, or several to choose from for a signal; lists them.
@@ -340,10 +340,9 @@ class FeatureStore:
             msg = f"{self.url}: block {block} has no fingerprint {unknown[0]!r}; there are\n{self._versions(block)}"
             raise UsageError(msg)
         found: dict[str, list[str]] = {}
-        for fingerprint, own in covered.items():
-            if not chosen or any(fingerprint.startswith(name) for name in chosen):
-                for signal in own:
-                    found.setdefault(signal, []).append(fingerprint)
+        for signal in {signal for own in covered.values() for signal in own}:
+            able = [fingerprint for fingerprint, own in covered.items() if signal in own]
+            found[signal] = [known for known in able if any(known.startswith(name) for name in chosen)] or able
         wanted = sorted(found, key=signal_order) if signals is None else [name for name in signals if name in found]
         for signal in wanted:
             if len(found[signal]) > 1:
@@ -408,7 +407,8 @@ class FeatureStore:
         """Rows of a block, each key once, in the order of the keys.
 
         Args:
-            versions: signal -> fingerprint (from `resolve`), or one fingerprint; None for the only ones there are.
+            versions: signal -> fingerprint (from `resolve`), or one fingerprint, whose signals are read; None for the
+                only ones there are.
             signals: only these; None for all.
             columns: besides the keys (clip_id, signal, frame); None for all.
             clip_ids: only these; None for all. Ids that are not there are left out without a word.
@@ -420,8 +420,12 @@ class FeatureStore:
             UsageError: no such block, fingerprint or column, or several fingerprints.
             StoreError: the store cannot be read.
         """
-        if versions is None or isinstance(versions, str):
-            versions = self.resolve(block, None, [versions] if versions else [])
+        if versions is None:
+            versions = self.resolve(block, signals) or self.resolve(block)
+        elif isinstance(versions, str):
+            meant = [known for known in self.fingerprints(block) if known.fingerprint.startswith(versions)]
+            covered = {signal for version in meant for signal in self.signals(version)}
+            versions = self.resolve(block, sorted(covered), [versions])
         chosen = {signal: version for signal, version in versions.items() if signals is None or signal in signals}
         wanted = wanted_schema(self.joint_schema(block, chosen or versions), columns, self.url)
         pieces = [wanted.empty_table(), *self.pieces(block, chosen, wanted, clip_ids)]

@@ -266,6 +266,18 @@ def test_a_bundle_from_another_version_of_a_block_is_refused_by_name(
     assert "yamnet" not in message
 
 
+def test_a_bundle_of_older_code_with_one_fingerprint_for_all_signals_is_read(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = trained(disk, "--model", "logistic")
+    path = Path(bundle, "bundle.json")
+    facts = json.loads(path.read_text())
+    older = {block: versions["raw"] for block, versions in facts["fingerprints"].items()}
+    path.write_text(json.dumps({**facts, "format": 1, "fingerprints": older}))
+    assert Bundle.load(bundle).fingerprints == facts["fingerprints"]
+    assert main(["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store]) == 0
+
+
 def test_a_bundle_that_is_not_there_or_damaged_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate = ["evaluate", "--clips", disk.clips, "--store", disk.store, "--bundle"]
     assert "no bundle: bundle.json is not there" in refused(capsys, *evaluate, str(disk.folder / "none"))

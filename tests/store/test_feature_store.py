@@ -107,6 +107,20 @@ def test_two_versions_of_a_block_do_not_mix(store: FeatureStore) -> None:
     )
 
 
+def test_a_chosen_version_is_that_of_its_signals_and_the_other_signals_have_their_only_one(store: FeatureStore) -> None:
+    raw, fg, other = (FakeBlock(scale=scale) for scale in (1.0, 2.0, 3.0))
+    for block, signal in ((raw, "raw"), (fg, "fg"), (other, "fg")):
+        store.write_part(fake_table(["a"], [signal], block))
+    prints = [fake_fingerprint(block) for block in (raw, fg, other)]
+    with pytest.raises(UsageError, match="several versions for signal fg"):
+        store.resolve("fake")
+    assert store.resolve("fake", ["raw"]) == {"raw": prints[0]}
+    assert store.resolve("fake", None, [prints[2]]) == {"raw": prints[0], "fg": prints[2]}
+    joined = store.read("fake", store.resolve("fake", None, [prints[2]]))
+    assert keys(joined) == [("a", "fg"), ("a", "raw")]
+    assert keys(store.read("fake", prints[0])) == [("a", "raw")]
+
+
 def test_a_table_with_several_frames_a_clip_keeps_them_all(store: FeatureStore) -> None:
     block = FakeBlock(name="framed", frame_hop_s=0.5)
     fingerprint = fake_fingerprint(block)
