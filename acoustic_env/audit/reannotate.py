@@ -24,6 +24,8 @@ import pyarrow.compute as pc
 
 from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
 from acoustic_env.audit.frames import (
+    CHANGED,
+    UNCHANGED,
     Judgement,
     Judges,
     accuracy_of_all,
@@ -108,7 +110,7 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         published = _publish_judged(settings, judged)
         before = read_version(settings.labels) if versions(settings.labels) else None
         fresh = _fresh(ranked, before)
-        table = merge(before, relabel(ranked, verdicts, _together(samples), RelabelSettings(), before))
+        table = merge(before, _decide(settings, ranked, before, verdicts, samples))
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
         changed = 0
         if written.new:
@@ -210,6 +212,53 @@ def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> pa.
     )
 
 
+def _decide(
+    settings: ReannotateSettings,
+    ranked: pa.Table,
+    before: pa.Table | None,
+    verdicts: pa.Table | None,
+    samples: list[pa.Table],
+) -> pa.Table:
+    """The list's rows as decided now, and those of earlier lists, whose samples may have been answered since.
+
+    The ranking decides alone only among the clips that answered samples were drawn from: answers to one list prove
+    nothing of another.
+    """
+    rows = ranked if before is None else pa.concat_tables([ranked, _scored_before(before, ranked)])
+    inside = pc.is_in(rows["clip_id"], value_set=_clips_of_answered_frames(settings, verdicts, samples))
+    covered, others = rows.filter(inside), rows.filter(pc.invert(inside))
+    parts = [(covered, _together(samples)), (others, None)]
+    decided = [relabel(part, verdicts, sample, RelabelSettings(), before) for part, sample in parts if part.num_rows]
+    return pa.concat_tables(decided, promote_options="default")
+
+
+def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
+    """Rows of earlier lists as a ranked table, by the score a bundle gave them then."""
+    if "bundle" not in before.column_names:
+        return ranked.slice(0, 0)
+    known = pc.is_in(before["clip_id"], value_set=pc.unique(ranked["clip_id"]))
+    rows = before.filter(pc.and_(pc.is_valid(before["bundle"]), pc.invert(known)))
+    named = rows.select(["clip_id", "label", "given"]).append_column("quality", rows["bundle"])
+    named = named.append_column("flagged", pc.less(rows["bundle"], 0.5)).append_column("bundle", rows["bundle"])
+    return named.cast(ranked.schema)
+
+
+def _clips_of_answered_frames(
+    settings: ReannotateSettings, verdicts: pa.Table | None, samples: list[pa.Table]
+) -> pa.Array:
+    """Clips of all frames up to the last before one without an answer to its new rows."""
+    frames = {judges.number: (judges, sample) for sample in samples if (judges := what_it_judges(sample))}
+    held = pa.array([], pa.string())
+    if verdicts is None:
+        return held
+    for _, (judges, sample) in sorted(frames.items()):
+        new = sample.filter(pc.equal(sample["stratum"], UNCHANGED))
+        if new.num_rows and not pc.any(pc.is_in(row_keys(new), value_set=row_keys(verdicts))).as_py():
+            break
+        held = pc.unique(read_version(settings.labels, judges.version)["clip_id"])
+    return held
+
+
 def _fresh(ranked: pa.Table, before: pa.Table | None) -> pa.Table:
     """The ranked rows of clips that no version has yet."""
     if before is None:
@@ -267,8 +316,13 @@ def _answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Tab
 
 
 def _together(samples: list[pa.Table]) -> pa.Table | None:
-    """All samples as one, for relabeling."""
-    plain = [sample.replace_schema_metadata(None) for sample in samples]
+    """The samples of new rows as one, for relabeling.
+
+    Rows drawn because a version changed them judge that version only: their lists were sampled before, when they were
+    new, and a second chance to be drawn would make them count too much.
+    """
+    new = (sample.filter(pc.not_equal(sample["stratum"], CHANGED)) for sample in samples)
+    plain = [sample.replace_schema_metadata(None) for sample in new]
     return pa.concat_tables(plain, promote_options="default") if plain else None
 
 

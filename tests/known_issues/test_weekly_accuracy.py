@@ -153,9 +153,9 @@ def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
     assert first["low"] <= true_share <= first["high"]
     published = said[-1]["published"]
     shown = [one["accuracy"] for one in said[1:] if one["accuracy"]["improvement"]["low"] > 0]
-    assert (published["version"] is not None) == bool(shown)
-    if shown:
-        assert "improvement +" in published["reason"] or published["reason"] == "published already"
+    assert shown, "the classifier repairs labels of which three in ten are wrong"
+    assert published["version"] == shown[-1]["version"]
+    assert "improvement +" in published["reason"] or published["reason"] == "published already"
 
 
 def given_of(folder: Path, name: str) -> list[str]:
