@@ -166,7 +166,7 @@ def _keys(table: pa.Table) -> list[str]:
 
 
 HEAD = """\
-| labels wrong | lists together | each frame | improvements | versions published | runs with a worse one | half-width |
+| labels wrong | all lists | each frame | improvements | published | runs that published a worse one | half-width |
 |---|---|---|---|---|---|---|"""
 
 
