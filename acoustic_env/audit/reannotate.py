@@ -32,6 +32,7 @@ from acoustic_env.audit.frames import (
     better_version,
     draw_frame,
     judge,
+    row_keys,
     what_it_judges,
 )
 from acoustic_env.audit.labels import diff, read_version, versions, write_version

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge, what_it_judges
+from acoustic_env.audit.labels import read_version
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
 from acoustic_env.audit.verdicts import VERDICT_SCHEMA
@@ -156,6 +157,9 @@ def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
     assert shown, "the classifier repairs labels of which three in ten are wrong"
     assert published["version"] == shown[-1]["version"]
     assert "improvement +" in published["reason"] or published["reason"] == "published already"
+    table = read_version(labels, published["version"])
+    right = np.array([truth[clip] for clip in table["clip_id"].to_pylist()]) == np.asarray(table["label"])
+    assert (applies(table) == right).mean() > (np.asarray(table["given"]) == right).mean() + 0.02
 
 
 def given_of(folder: Path, name: str) -> list[str]:
