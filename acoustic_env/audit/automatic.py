@@ -96,6 +96,7 @@ class Rule:
         needed: answers it needs in all; None where no number of answers would pass while as many labels are left.
         expected: whether `needed` passes with a chance of 80 % at the region's present precision; else it passes only
             if all further answers agree.
+        outside: rows of this kind that the sample was not drawn from, where they are too many to decide any.
     """
 
     kind: str
@@ -105,6 +106,7 @@ class Rule:
     nearest: Region | None = None
     needed: int | None = None
     expected: bool = False
+    outside: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON; an infinite threshold becomes None."""
@@ -123,6 +125,10 @@ class Rule:
                 f"that region agree, so with {CONFIDENCE:.0%} confidence at least {self.precision:.0%} are right"
             )
         none = f"{self.kind}: no label without an answer; "
+        if self.outside:
+            return (
+                f"{none}the sample was drawn without {self.outside:,} of these labels: draw one of all (`audit sample`)"
+            )
         if self.nearest is None:
             fewest = fewest_answers(self.precision)
             return f"{none}{self.sampled} answers are too few to say more: it takes {fewest} that all agree"

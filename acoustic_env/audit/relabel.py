@@ -14,6 +14,7 @@ is now is `applies`; what it was is `given`.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from acoustic_env.audit.automatic import CONFIDENCE, PRECISION, Answers, Rule, f
 from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.ranking import quality_of, witness_names
+from acoustic_env.audit.sample import FRAME_KEY
 from acoustic_env.errors import UsageError
 
 Bools = npt.NDArray[np.bool_]
@@ -37,6 +39,7 @@ AGREED: Final = 0.9  # belief of several weighed votes above which they count as
 FEWEST_TO_CALIBRATE: Final = 30
 FEWEST_OF_A_KIND: Final = 10  # answers of each kind, else the posterior stays as the ranking has it
 CHANGES: Final = {True: ("drop", "keep"), False: ("add", "leave out")}  # kinds of decision about labels given, and not
+COVERED: Final = 0.9  # share of the rows of a kind that a sample must stand for
 MOST_CHANGED: Final = 0.5  # share of the labels that the ranking may change at most
 
 LABEL_FIELDS: Final = (
@@ -143,7 +146,7 @@ def decide(
     }
     rows = _rows(ordered, keys, people, _inclusion(sample, answered))
     posterior = _calibrated(rows)
-    actions, reasons, rules = _by_ranking(rows, settings)
+    actions, reasons, rules = _by_ranking(rows, _frame_size(sample), settings)
     votes: list[list[str] | None] = [None] * len(keys)
     for row in np.flatnonzero(rows.heard):
         votes[row], actions[row], reasons[row] = people[keys[row]]
@@ -233,10 +236,19 @@ def _calibrated(rows: _Rows) -> Floats:
     return posterior
 
 
-def _by_ranking(rows: _Rows, settings: RelabelSettings) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[Rule]]:
+def _frame_size(sample: pa.Table | None) -> int | None:
+    """Rows of the frame of a sample as `audit sample` wrote it; None for several samples together."""
+    described = (sample.schema.metadata or {}).get(FRAME_KEY) if sample is not None else None
+    return None if described is None else int(json.loads(described)["size"])
+
+
+def _by_ranking(
+    rows: _Rows, frame_size: int | None, settings: RelabelSettings
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[Rule]]:
     """Actions and reasons by the ranking alone, and the rules behind them.
 
-    Labels given and labels not given have rules of their own, from answers to rows of their own kind.
+    Labels given and labels not given have rules of their own, from answers to rows of their own kind. The rows that the
+    sample was drawn from must be those to decide: their number is known from the frame, or is the sum of 1/inclusion.
     """
     actions = np.where(rows.flagged, "abstain", "keep").astype(object)
     reasons = np.where(rows.flagged, "flagged; without an answer", "not flagged").astype(object)
@@ -248,6 +260,11 @@ def _by_ranking(rows: _Rows, settings: RelabelSettings) -> tuple[npt.NDArray[Any
             continue
         heard, truth, inclusion = rows.heard[here], rows.truth[here], rows.inclusion[here]
         actions[here], reasons[here] = "abstain", "no threshold of the quality is proven"
+        stands_for = round(float((1.0 / inclusion[inclusion > 0.0]).sum()))
+        if frame_size != len(here) and stands_for < COVERED * len(here):
+            sampled = int((inclusion > 0.0).sum())
+            rules.append(Rule(change, settings.precision, sampled, None, outside=len(here) - stands_for))
+            continue
         for kind, score, agrees, most in (
             (stay, -rows.quality[here], int(side), 1.0),
             (change, rows.quality[here], int(not side), MOST_CHANGED),

@@ -81,6 +81,16 @@ def test_where_no_threshold_is_proven_everything_without_an_answer_abstains() ->
     assert set(labels.filter(labels["votes"].is_null())["action"].to_pylist()) == {"abstain"}
 
 
+def test_a_sample_of_some_labels_decides_nothing_about_others() -> None:
+    ranked, truth = planted(2000, 0.3, 0.99, "uniform", 8)
+    sample = drawn(ranked.slice(0, 1000), 300, "simple", 8)
+    labels = relabel(ranked, answered(sample, truth), sample, RelabelSettings())
+    assert set(labels.filter(labels["votes"].is_null())["action"].to_pylist()) == {"abstain"}
+    plain = sample.replace_schema_metadata(None)
+    half = relabel(ranked.slice(0, 1000), answered(sample, truth), plain, RelabelSettings())
+    assert automatic(half, ("drop",)).any()
+
+
 def test_one_unsure_answer_in_ten_counts_against_the_decision() -> None:
     ranked, truth = planted(2000, 0.3, 0.999, "uniform", 4)
     sample = drawn(ranked, 300, "simple", 4)
