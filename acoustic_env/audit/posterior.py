@@ -113,10 +113,20 @@ class Posterior:
 def posterior(evidence: Evidence, names: Sequence[str]) -> Posterior:
     """Judge every clip by witnesses, and pool them with weights, that know nothing of its fold's labels.
 
+    Linear algebra runs on one thread: the products are too small to share, and waiting threads burn processor time. So
+    its numbers do not depend on how many there are.
+
     Args:
         evidence: with three folds or more.
         names: of the witnesses.
     """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        return _posterior(evidence, names)
+
+
+def _posterior(evidence: Evidence, names: Sequence[str]) -> Posterior:
     folds, classes = evidence.folds, evidence.target.shape[1]
     judges = [partial(evidence.judge, name) for name in names]
     own = np.stack([out_of_fold(judge, folds, classes) for judge in judges])

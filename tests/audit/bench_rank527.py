@@ -25,7 +25,7 @@ import numpy as np
 
 from acoustic_env.audit import rank as ranking
 
-BOOTSTRAP = 100
+BOOTSTRAP = 50
 COMMAND = (sys.executable, "-m", "acoustic_env.cli")
 
 

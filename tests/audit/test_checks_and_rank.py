@@ -278,6 +278,21 @@ def test_a_label_judged_with_others_is_judged_as_it_is_alone() -> None:
             np.testing.assert_allclose(together.sort_by("clip_id").column(name).to_numpy(), expected, atol=2e-3)
 
 
+def test_the_ranking_is_the_same_on_one_thread_and_on_two() -> None:
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(8)
+    given = rng.random((2000, 12)) < 0.1
+    x = (given @ rng.normal(0, 1, (12, 100)) + rng.normal(0, 1, (2000, 100))).astype(np.float32)
+    names = [f"label {k}" for k in range(12)]
+    clips = prepare(ids(2000), x, given, np.arange(2000), QUICK)
+    tables = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            tables.append(pa.concat_tables(table for table, _ in rank_multilabel(clips, given, names, QUICK)))
+    assert tables[0].equals(tables[1])
+
+
 def test_all_built_in_witnesses_learn_many_labels() -> None:
     rng = np.random.default_rng(6)
     truth = rng.random((300, 3)) < 0.4
