@@ -42,14 +42,18 @@ examples:
 TUNE: Final = """\
 Search the MLP's settings (layers, units, activation, dropout, learning rate) for the best validation score.
 
-Trials run in parallel, one a CPU, suggested by Optuna. Run the same command again to go on after an interruption, or
-with more --trials. Writes OUT/trials.csv, OUT/trials.png and OUT/best.json, which `train --settings` takes."""
+Trials run in parallel, one a CPU, suggested by Optuna. Run the same command again to go on after an interruption;
+with more --trials it runs only those that are missing. A search of other clips, features or settings in OUT is refused,
+since its scores are not comparable. Writes OUT/trials.csv, OUT/trials.png and OUT/best.json, which `train --settings`
+takes."""
 STUDY: Final = """\
 Which features tell the classes apart: every block alone, every embedder beside indices and mps, and all blocks, for
 each signal and all signals together, judged out of fold on training and validation clips. Test clips are not looked at,
 unless --every-fold asks for them: the protocol of data sets that were published with folds.
 
-Prints the table, best first, with 95 % intervals and the paired difference from the best; writes OUT/study.csv."""
+Prints the table, best first, with 95 % intervals and the paired difference from the best; writes OUT/study.csv. The
+intervals of the differences allow for the choice of the best among all rows (multiple comparisons with the best): the
+truly best row is the first or "within noise" of it in at least 95 % of studies."""
 EVALUATE: Final = """\
 Judge a bundle on clips it was not trained on. Clips it was trained on, or whose group it was, are left out.
 
@@ -262,21 +266,23 @@ def run_tune(namespace: argparse.Namespace) -> int:
     from acoustic_env.io.location import join
     from acoustic_env.models.classifier import Examples
     from acoustic_env.models.learn import fit_reducer
-    from acoustic_env.models.tune import plot_trials, search, trial_table
+    from acoustic_env.models.search_state import SearchState
+    from acoustic_env.models.tune import plot_trials, search, search_identity, trial_table
     from acoustic_env.pipeline.cluster import cluster
 
     check_place(join(namespace.out, "trials.csv"))
     recipe = load_recipe(namespace.recipe)
     recipe = replace(recipe, model=replace(recipe.model, kind="mlp", ensemble=1))
     study = _study(namespace, recipe)
+    state = SearchState.open(namespace.out, search_identity(study), namespace.trials)
     reducer = fit_reducer(study)
     parts = [
         Examples(reducer.transform(study.matrix.values[rows]), study.targets.y[rows], study.groups[rows])
         for rows in (study.split.train, study.split.validation)
     ]
     classes = len(study.targets.classes)
-    with cluster(namespace.address):
-        trials = search(recipe.task, classes, recipe.model, parts[0], parts[1], namespace.trials, namespace.out)
+    with cluster(namespace.address) if state.unfinished else nullcontext():
+        trials = search(recipe.task, classes, recipe.model, parts[0], parts[1], state)
     write_table(trial_table(trials), join(namespace.out, "trials.csv"))
     write_bytes(join(namespace.out, "trials.png"), plot_trials(trials))
     best = trials[0]

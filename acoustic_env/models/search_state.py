@@ -7,13 +7,13 @@ that a search goes on only with its own. Asking for more trials adds a batch; fi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import files_below, read_if_there, write_bytes
+from acoustic_env.io.location import join
 
 FILE: Final = "search.json"
 # Where Ray Tune keeps the first batch; an earlier version kept it there without a record.
@@ -45,17 +45,22 @@ class SearchState:
     """A search in a folder.
 
     Attributes:
-        folder: of the search.
+        folder: of the search, a path or an fsspec URL.
         identity: name -> value of everything that determines a score.
         batches: in order.
     """
 
-    folder: Path
+    folder: str
     identity: dict[str, str]
     batches: list[Batch] = field(default_factory=list)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether trials are left to run."""
+        return any(batch.done is None for batch in self.batches)
+
     @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, str], trials: int) -> SearchState:
+    def open(cls, folder: str, identity: Mapping[str, str], trials: int) -> SearchState:
         """Start a search in a folder, or go on with the one that is there, until it has `trials` trials.
 
         Args:
@@ -70,8 +75,9 @@ class SearchState:
         if trials < 1:
             msg = f"--trials {trials}: at least one trial is needed"
             raise UsageError(msg)
-        state = cls._read(folder) if (folder / FILE).exists() else cls(folder, dict(identity))
-        if not state.batches and (folder / FIRST).exists():
+        written = read_if_there(join(folder, FILE))
+        state = cls(folder, dict(identity)) if written is None else cls._read(folder, written)
+        if written is None and files_below(join(folder, FIRST)):
             msg = f"{folder}: holds a search of an earlier version, which does not say of what data; give another --out"
             raise UsageError(msg)
         state._refuse_other(identity)
@@ -101,18 +107,15 @@ class SearchState:
             raise UsageError(msg)
 
     @classmethod
-    def _read(cls, folder: Path) -> SearchState:
+    def _read(cls, folder: str, written: bytes) -> SearchState:
         try:
-            found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            found = json.loads(written)
             return cls(folder, dict(found["identity"]), [Batch(**batch) for batch in found["batches"]])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            msg = f"{folder / FILE}: not readable: {error}; give another --out"
+        except (ValueError, TypeError, KeyError) as error:
+            msg = f"{join(folder, FILE)}: not readable: {error}; give another --out"
             raise UsageError(msg) from error
 
     def write(self) -> None:
         """Write the record, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{FILE}.{os.getpid()}"
         content = {"identity": self.identity, "batches": [vars(batch) for batch in self.batches]}
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        partial.replace(self.folder / FILE)
+        write_bytes(join(self.folder, FILE), json.dumps(content, indent=1).encode())

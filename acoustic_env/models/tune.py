@@ -7,28 +7,39 @@ of one CPU, and reports its validation score. Test rows are not there.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.config import ModelSettings, Task, from_mapping
-from acoustic_env.errors import UsageError
 from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.mlp import Alone, Job, Progress, train_network
+from acoustic_env.models.search_state import Batch, SearchState
+
+if TYPE_CHECKING:
+    from acoustic_env.models.learn import Study
 
 log = logging.getLogger("acoustic_env.models.tune")
 
-NAME: Final = "tune"
+STUDY: Final = "optuna"
 METRIC: Final = "best_score"
 MAX_LAYERS: Final = 5
+# What a search's record says of the space; change it with `_Space`.
+SPACE: Final = (
+    "16 to 256 (512 above 600 inputs) units by 16, relu or tanh, dropout 0 to 0.5, learning rate 1e-4 to 1e-2"
+)
 # Above this many inputs the source system allowed wider layers (its three signals side by side).
 WIDE_INPUTS: Final = 600
 # Random trials before the searcher models anything: the source system's 25 of 100.
@@ -75,69 +86,163 @@ class _Reporting(Alone):
             self._due = time.monotonic() + REPORT_S
 
 
+def search_identity(study: Study) -> dict[str, str]:
+    """Describe everything that determines a trial's score, name -> value.
+
+    Feature values are taken as the store has them, before any reduction, so that the same data are the same on every
+    machine.
+    """
+    train, validation = study.split.train, study.split.validation
+    model, matrix, targets = study.recipe.model, study.matrix, study.targets
+    columns = [str(column) for column in matrix.columns]
+
+    def clips(rows: npt.NDArray[Any]) -> str:
+        ids = [targets.clip_ids[row] for row in rows]
+        return f"{len(rows):,} clips, {_digest(ids, targets.y[rows], study.groups[rows])}"
+
+    return {
+        "training clips, labels and groups": clips(train),
+        "validation clips, labels and groups": clips(validation),
+        "task and classes": f"{study.recipe.task}, {len(targets.classes)} classes, {_digest(list(targets.classes))}",
+        "blocks": ", ".join(f"{block} {version}" for block, version in sorted(matrix.fingerprints.items())),
+        "features": f"{len(columns):,} columns, {_digest(columns, matrix.values[train], matrix.values[validation])}",
+        "reduction": json.dumps(asdict(study.recipe.reduction), sort_keys=True, default=dict),
+        "fixed settings": f"weight_decay {model.weight_decay}, batch_size {model.batch_size}, seed {model.seed}",
+        "search": f"{MAX_LAYERS} layers, {SPACE}, {MAX_EPOCHS} epochs, patience {PATIENCE}, by {METRIC}",
+    }
+
+
+def _digest(*parts: list[str] | npt.NDArray[Any]) -> str:
+    """16 hex digits of names and arrays, in their order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part).encode() if isinstance(part, list) else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def search(
     task: Task,
     classes: int,
     base: ModelSettings,
     train: Examples,
     validation: Examples,
-    trials: int,
-    folder: str,
+    state: SearchState,
     *,
     at_once: int | None = None,
 ) -> list[Trial]:
-    """Run trials until there are `trials`, going on with those that an interrupted search left in `folder`.
+    """Run the trials of `state` that are left: those of an interrupted batch, then those of a new one.
 
     Args:
         task, classes: of the study.
         base: settings that are not searched (weight decay, batch size, seed).
         train, validation: reduced rows.
-        trials: how many in all.
-        folder: where Ray Tune keeps the state of the search; a path or an fsspec URL.
+        state: from `SearchState.open` with this study's `search_identity`; its folder keeps Ray Tune's state, too.
         at_once: trials running together; None for one a CPU.
 
     Returns:
-        Every trial, best first.
-
-    Raises:
-        UsageError: `trials` is not positive, or the folder holds a search over other data or settings.
+        Every trial of every batch, best first.
     """
     import ray
     from ray import tune
+
+    state.write()
+    base = replace(base, max_epochs=MAX_EPOCHS, patience=PATIENCE, ensemble=1, workers=0)
+    found: list[Trial] = []
+    trainable = None
+    for batch in state.batches:
+        if batch.done is None:
+            if trainable is None:
+                job = {"base": asdict(base), "task": task, "classes": classes}
+                data = ray.put((train, validation))
+                trainable = tune.with_resources(tune.with_parameters(_run_trial, data=data, job=job), {"cpu": 1})
+            trials = _run_batch(state.folder, batch, trainable, found, base, train.x.shape[1], at_once)
+            if all(not trial.error for trial in trials):  # failed ones are tried again by the next command
+                batch.done = [asdict(trial) for trial in trials]
+                state.write()
+        else:
+            trials = [_stored(done) for done in batch.done]
+        found += trials
+    return sorted(found, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
+
+
+def _run_batch(
+    folder: str,
+    batch: Batch,
+    trainable: Any,
+    earlier: Sequence[Trial],
+    base: ModelSettings,
+    inputs: int,
+    at_once: int | None,
+) -> list[Trial]:
+    """Run a batch, or what an interruption left of it; suggestions follow from the seed and the earlier trials."""
+    from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    if trials < 1:
-        msg = f"--trials {trials}: at least one trial is needed"
-        raise UsageError(msg)
-    data = ray.put((train, validation))
-    base = replace(base, max_epochs=MAX_EPOCHS, patience=PATIENCE, ensemble=1, workers=0)
-    trainable = tune.with_resources(
-        tune.with_parameters(_run_trial, data=data, job={"base": asdict(base), "task": task, "classes": classes}),
-        {"cpu": 1},
-    )
-    searcher = OptunaSearch(
-        space=_Space(train.x.shape[1]), metric=METRIC, mode="max", sampler=_sampler(base.seed, trials)
-    )
-    config = tune.TuneConfig(
-        num_samples=trials,
-        metric=METRIC,
-        mode="max",
-        reuse_actors=True,  # or every trial would load torch anew
-        search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
-    )
     filesystem, place = arrow_filesystem(folder)
-    if tune.Tuner.can_restore(f"{place}/{NAME}", storage_filesystem=filesystem):
+    if tune.Tuner.can_restore(f"{place}/{batch.name}", storage_filesystem=filesystem):
         log.info("going on with the search in %s", folder)
         tuner = tune.Tuner.restore(
-            f"{place}/{NAME}", trainable, resume_unfinished=True, restart_errored=True, storage_filesystem=filesystem
+            f"{place}/{batch.name}",
+            trainable,
+            resume_unfinished=True,
+            restart_errored=True,
+            storage_filesystem=filesystem,
         )
     else:
-        run = tune.RunConfig(name=NAME, storage_path=place, storage_filesystem=filesystem, verbose=0)
+        space = _Space(inputs)
+        searcher = OptunaSearch(
+            space=space,
+            metric=METRIC,
+            mode="max",
+            sampler=_sampler(base.seed + batch.first, batch.first + batch.trials),
+            storage=_earlier_scores(space, earlier),
+            study_name=STUDY,
+        )
+        config = tune.TuneConfig(
+            num_samples=batch.trials,
+            metric=METRIC,
+            mode="max",
+            reuse_actors=True,  # or every trial would load torch anew
+            search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
+        )
+        run = tune.RunConfig(name=batch.name, storage_path=place, storage_filesystem=filesystem, verbose=0)
         tuner = tune.Tuner(trainable, tune_config=config, run_config=run)
     with contextlib.redirect_stdout(sys.stderr):  # Ray's tables are no result
         results = tuner.fit()
-    found = [_trial(results[index], base) for index in range(len(results))]
-    return sorted(found, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
+    return [_trial(results[index], base, batch.first) for index in range(len(results))]
+
+
+def _earlier_scores(space: _Space, trials: Sequence[Trial]) -> Any:
+    """An Optuna storage that knows the trials of earlier batches, so that suggestions go on from them."""
+    import optuna
+
+    storage = optuna.storages.InMemoryStorage()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize")
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if trial.score is None:
+            continue
+        fixed = optuna.trial.FixedTrial(_point(trial.settings))
+        space(fixed)
+        study.add_trial(
+            optuna.trial.create_trial(params=fixed.params, distributions=fixed.distributions, value=trial.score)
+        )
+    return storage
+
+
+def _point(settings: ModelSettings) -> dict[str, Any]:
+    """The point of the space that has these settings: the reverse of `settings_of`."""
+    return {
+        "layers": len(settings.layers),
+        **{f"units_{layer}": units for layer, units in enumerate(settings.layers)},
+        "activation": settings.activation,
+        "dropout": settings.dropout,
+        "learning_rate": settings.learning_rate,
+    }
+
+
+def _stored(done: Mapping[str, Any]) -> Trial:
+    return Trial(**{**done, "settings": from_mapping(ModelSettings, done["settings"], "search.json")})
 
 
 def _cpus() -> int:
@@ -194,10 +299,10 @@ def _run_trial(config: Mapping[str, Any], data: Any, job: Mapping[str, Any]) -> 
     train_network(Job(settings, job["task"], job["classes"]), train, validation, _Reporting())
 
 
-def _trial(result: Any, base: ModelSettings) -> Trial:
+def _trial(result: Any, base: ModelSettings, first: int = 0) -> Trial:
     metrics = result.metrics or {}
     return Trial(
-        number=_number(result.path),
+        number=first + _number(result.path),
         settings=settings_of(base, result.config),
         score=None if result.error or METRIC not in metrics else float(metrics[METRIC]),
         epochs=int(metrics.get("epoch", 0)),
@@ -207,7 +312,7 @@ def _trial(result: Any, base: ModelSettings) -> Trial:
 
 
 def _number(path: str) -> int:
-    """Place among the suggestions, from 0: the folder's name is `<function>_<id>_<number>_<settings>`.
+    """Place among the suggestions of its batch, from 0: the folder's name is `<function>_<id>_<number>_<settings>`.
 
     The place among the results would not do: a resumed search gives its trials back in another order.
     """

@@ -17,6 +17,7 @@ import pytest
 from acoustic_env.config import ModelSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
+from acoustic_env.models.search_state import SearchState
 from acoustic_env.models.tune import METRIC, Trial, _trial, plot_trials, search, settings_of, trial_table
 
 BASE = ModelSettings(batch_size=64)
@@ -29,7 +30,8 @@ def rows(n: int, seed: int) -> Examples:
 
 
 def run(trials: int, folder: Path) -> list[Trial]:
-    return search("binary", 2, BASE, rows(200, 0), rows(150, 1), trials, str(folder))
+    state = SearchState.open(str(folder), {"rows": "of this test"}, trials)
+    return search("binary", 2, BASE, rows(200, 0), rows(150, 1), state)
 
 
 def test_a_point_of_the_space_becomes_model_settings() -> None:
