@@ -363,14 +363,20 @@ def run_predict(namespace: argparse.Namespace) -> int:
     bundle = Bundle.load(namespace.bundle)
     if namespace.clips:
         store = _store(namespace.store)
-        clip_ids = read_clips_of(store, namespace.clips, _say)["clip_id"].to_pylist()
+        clips = read_clips_of(store, namespace.clips, _say)
+        clip_ids = clips["clip_id"].to_pylist()
+        if seen := int(bundle.seen(clip_ids, clips["group"].to_pylist()).sum()):
+            _say(
+                f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities are "
+                "surer than those of new clips"
+            )
         table = predict(bundle, clip_ids, store, _say)
     else:
         with tempfile.TemporaryDirectory(prefix="acoustic-env-") as scratch:
             table = predict_files(bundle, namespace.files, partial(_extract, store=scratch), _say)
     write_table(table, namespace.out)
-    clips = table.num_rows // len(bundle.classes)
-    print(f"{clips:,} clips x {len(bundle.classes):,} classes: {namespace.out}")
+    count = table.num_rows // len(bundle.classes)
+    print(f"{count:,} clips x {len(bundle.classes):,} classes: {namespace.out}")
     return 0
 
 

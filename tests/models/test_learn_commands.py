@@ -114,10 +114,13 @@ def test_a_bundle_keeps_what_its_last_look_found_and_loads_without(
     assert Bundle.load(place).test is None
 
 
-def test_predict_writes_a_row_per_clip_and_class(disk: Disk) -> None:
+def test_predict_writes_a_row_per_clip_and_class_and_says_which_it_has_learned_from(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = trained(disk, "--model", "logistic")
     out = str(disk.folder / "predictions.parquet")
     assert main(["predict", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store, "--out", out]) == 0
+    assert "240 of 300 clips, or their recordings, trained the bundle" in capsys.readouterr().err
     table = pq.read_table(out)
     assert table.column_names == ["clip_id", "label", "posterior"]
     assert table.num_rows == 2 * CLIPS
