@@ -367,8 +367,8 @@ def run_predict(namespace: argparse.Namespace) -> int:
         clip_ids = clips["clip_id"].to_pylist()
         if seen := int(bundle.seen(clip_ids, clips["group"].to_pylist()).sum()):
             _say(
-                f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities are "
-                "surer than those of new clips"
+                f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities "
+                "are surer than those of new clips"
             )
         table = predict(bundle, clip_ids, store, _say)
     else:
