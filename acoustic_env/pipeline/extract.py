@@ -146,7 +146,7 @@ def extract(
     with acquire_lease(settings.store, f"extract {record.run_id}") as lease:
         admission = _admit(settings, table, store, record, say)
         if record.relocated:
-            store.write_run(record.run_id, dataclasses.asdict(record))  # before the sources change: a killed run said why
+            store.write_run(record.run_id, dataclasses.asdict(record))  # first, so that a killed run has said why
         sources.record(store, admission, record.run_id, lease.check)
         adopt(store, works, say, lease.check)
         pending = _plan_work(settings, works, table, store, record, say)
