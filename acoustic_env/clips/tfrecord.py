@@ -19,8 +19,8 @@ import numpy.typing as npt
 from acoustic_env.clips.audioset import Segment
 from acoustic_env.clips.ontology import Ontology
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import read_bytes
-from acoustic_env.io.location import local_path
+from acoustic_env.io.files import files_below, read_bytes
+from acoustic_env.io.location import join
 
 EMBEDDING_SIZE: Final = 128
 FRAMES_KEY: Final = "audio_embedding"
@@ -248,19 +248,8 @@ def _bytes(value: Value) -> bytes:
 
 
 def _files(folder: str) -> list[str]:
-    path = local_path(folder)
-    if path is not None:
-        found = sorted(str(file) for file in path.glob("*.tfrecord"))
-    else:
-        import fsspec
-
-        try:
-            filesystem, base = fsspec.core.url_to_fs(folder)
-            names = filesystem.ls(base, detail=False)
-        except Exception as error:  # every filesystem has its own exceptions
-            msg = f"{folder}: cannot be listed: {type(error).__name__}: {error}"
-            raise UsageError(msg) from error
-        found = sorted(filesystem.unstrip_protocol(name) for name in names if name.endswith(".tfrecord"))
+    names = files_below(folder) or []
+    found = [join(folder, name) for name in names if "/" not in name and name.endswith(".tfrecord")]
     if not found:
         msg = (
             f"{folder}: no .tfrecord files there; AudioSet's release has them below bal_train/, eval/ and unbal_train/"

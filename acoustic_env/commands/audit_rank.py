@@ -48,7 +48,9 @@ def rank_labels(arguments: argparse.Namespace) -> int:
     from acoustic_env.audit.table import streamed
     from acoustic_env.clips.ontology import audioset
     from acoustic_env.io.documents import load_recipe
+    from acoustic_env.io.files import check_place
 
+    check_place(arguments.out)
     recipe, display = load_recipe(arguments.recipe), audioset().names
     names = tuple(arguments.witnesses or recipe.audit.witnesses)
     settings = RankSettings(names, recipe.audit.folds, recipe.audit.neighbours, recipe.audit.seed)

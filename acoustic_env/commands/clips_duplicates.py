@@ -76,6 +76,7 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     from acoustic_env.audit.table import write_table
     from acoustic_env.clips.table import read_clips, write_clips
     from acoustic_env.errors import UsageError
+    from acoustic_env.io.files import check_place
     from acoustic_env.pipeline.duplicates import apply_groups, find_duplicates
     from acoustic_env.store.feature_store import FeatureStore
     from acoustic_env.store.source_check import read_clips_of
@@ -84,6 +85,8 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
         msg = "--block names a block of a store: give --store"
         raise UsageError(msg)
     store = FeatureStore(arguments.store) if arguments.store else None
+    for place in filter(None, (arguments.out, arguments.apply)):
+        check_place(place)
     say = partial(print, file=sys.stderr)
     clips = read_clips_of(store, arguments.clips, say) if store else read_clips(arguments.clips)
     found = find_duplicates(clips, store, arguments.block, progress)

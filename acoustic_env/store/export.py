@@ -19,7 +19,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import put_file
+from acoustic_env.io.files import check_place, put_file
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart, signal_order, wanted_schema
 from acoustic_env.store.schema import repeats, row_keys, sort_by_key
 
@@ -63,6 +63,7 @@ def export(
     if suffix is None:
         msg = f"--out {out}: the ending says the format, one of {', '.join(FORMATS)}"
         raise UsageError(msg)
+    check_place(out)
     versions = _chosen(store, block, fingerprints, signals)
     schema = wanted_schema(store.joint_schema(block, versions), columns, store.url)
     if shape == "wide" and "frame" in schema.names:

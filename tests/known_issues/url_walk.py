@@ -6,6 +6,7 @@ working directory must stay empty.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.cookiejar
 import io
@@ -232,6 +233,21 @@ def read_back(base: str) -> None:
     assert all(f'href="{name}"' in page for name in figures)
 
 
+def refuse(part: str, base: str) -> None:
+    """Run the steps that write a file or folder with a place in a bucket that does not exist."""
+    nowhere = f"s3://no-such-bucket-{uuid.uuid4().hex}"
+    for step in steps(part, base):
+        if "--out" not in step:
+            continue
+        step[step.index("--out") + 1] = f"{nowhere}/x.parquet"
+        started, said = time.monotonic(), io.StringIO()
+        with contextlib.redirect_stderr(said):
+            code = main(step)
+        assert code == 2, step
+        assert f"acoustic-env: {nowhere}" in said.getvalue().splitlines()[-1], (step, said.getvalue())
+        print(f"{time.monotonic() - started:6.1f} s, refused: {' '.join(step)}", flush=True)
+
+
 def walk(part: str, base: str) -> None:
     """Run the steps; a step that fails ends the walk."""
     for step in steps(part, base):
@@ -255,3 +271,4 @@ if __name__ == "__main__":
     walk(sys.argv[2], sys.argv[1])
     if sys.argv[2] == "quick":
         read_back(sys.argv[1])
+        refuse("quick", sys.argv[1])
