@@ -265,7 +265,7 @@ def walk(part: str, base: str) -> None:
 if __name__ == "__main__":
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
     prepare(sys.argv[1])
     walk("first", sys.argv[1])
     walk(sys.argv[2], sys.argv[1])
