@@ -56,7 +56,7 @@ def prepare_study(folder: Path) -> tuple[ranking.Clips, np.ndarray, ranking.Rank
     """Clips and given labels as the command prepares them."""
     from acoustic_env.clips.select import class_targets, select
     from acoustic_env.clips.table import read_clips
-    from acoustic_env.config import load_recipe
+    from acoustic_env.io.documents import load_recipe
     from acoustic_env.models.matrix import load_matrix
     from acoustic_env.store.feature_store import FeatureStore
 

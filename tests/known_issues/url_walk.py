@@ -89,6 +89,7 @@ audit estimate {HEARD} --clips @/clips.parquet
 audit relabel {HEARD} --ranked @/ranked.parquet --labels @/labels
 audit diff --labels @/labels original v0001
 audit export --labels @/labels --clips @/timed.parquet --out @/segments-out.csv
+audit adjust --auc 0.766 --clips 122,121 --positive 42/50 --negative 32/50 --gold @/tested.csv
 audit scorecard --labels @/labels --votes @/votes.csv
 reannotate {DONE} --labels @/weekly --json
 reannotate {DONE} --labels @/weekly --json
@@ -165,6 +166,8 @@ def derive(base: str) -> None:
     write_bytes(
         f"{base}/gold.csv", "\n".join(["clip_id,label,truth", *(f"{line},right" for line in lines[:2])]).encode()
     )
+    tested = [f"{predicted},{given},{truth}" for predicted in (0, 1) for given in (0, 1) for truth in (0, 1)]
+    write_bytes(f"{base}/tested.csv", "\n".join(["predicted,given,truth", *tested]).encode())
     votes = [f"{line},{3 * (i % 2)},{3 * (1 - i % 2)}" for i, line in enumerate(lines)]
     write_bytes(f"{base}/votes.csv", "\n".join(["clip_id,label,yes,no", *votes]).encode())
 
