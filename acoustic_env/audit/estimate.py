@@ -311,7 +311,7 @@ def _listeners(
         positive = apparent.estimate * effective
         found["corrected"] = fallible_listener(positive, effective, right, wrong, seed, level=level)
     elif sample.column("design")[0].as_py() == "simple":
-        found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given), seed, level=level)
+        found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given), seed, level=level, gold=gold)
     return found
 
 

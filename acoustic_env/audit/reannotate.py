@@ -101,6 +101,9 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         TooManyFailures: more clips failed in extraction than allowed; everything else is done, unless the extraction
             was stopped early.
     """
+    if settings.budget < 2:
+        msg = f"--budget {settings.budget}: a sample that judges a version has at least 2 rows"
+        raise UsageError(msg)
     bundle = Bundle.load(settings.bundle)
     clips = select(read_clips_of(FeatureStore(settings.store), settings.clips, say), bundle.recipe).clips
     with acquire_lease(settings.labels, f"reannotate {settings.clips}"):

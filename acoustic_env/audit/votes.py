@@ -52,7 +52,13 @@ def dawid_skene(votes: Ints, categories: int, known: Ints | None = None, rounds:
 
 
 def dawid_skene_share(
-    votes: Ints, categories: int, category: int, seed: int, draws: int = 500, level: float = 0.95
+    votes: Ints,
+    categories: int,
+    category: int,
+    seed: int,
+    draws: int = 500,
+    level: float = 0.95,
+    gold: tuple[Ints, Ints] | None = None,
 ) -> Interval:
     """Share of clips whose truth is `category`, interval from resampling clips and fitting again.
 
@@ -63,15 +69,20 @@ def dawid_skene_share(
         seed: of the bootstrap.
         draws: bootstrap samples.
         level: coverage.
+        gold: truths [gold clips] and the same listeners' votes on them; they teach how listeners err, and are no part
+            of the share.
     """
     votes = votes[(votes >= 0).any(axis=1)]
     clips = len(votes)
     if clips == 0:
         return nothing_observed("dawid-skene")
-    patterns, _, counts = _patterns(votes, np.full(clips, -1, dtype=np.int64))
+    known = np.full(clips, -1, dtype=np.int64)
+    if gold is not None:
+        known, votes = np.concatenate([known, gold[0]]), np.vstack([votes, gold[1]])
+    patterns, _, counts = _patterns(votes, known)
     weights = counts[None, :].astype(np.float64)
     posterior, _, prior = _em(patterns, weights, categories, 200, _start(patterns, categories))
-    resampled = np.random.default_rng(seed).multinomial(clips, counts / clips, size=draws).astype(np.float64)
+    resampled = np.random.default_rng(seed).multinomial(len(known), counts / len(known), size=draws).astype(np.float64)
     _, _, again = _em(patterns, resampled, categories, 40, posterior[0])  # warm: near the end already
     return percentile(again[:, category], float(prior[0, category]), clips, "dawid-skene", level)
 

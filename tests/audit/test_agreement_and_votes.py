@@ -111,6 +111,18 @@ def test_the_dawid_skene_share_covers() -> None:
     assert 0.93 <= coverage(draw_share, 200, seed=6) <= 0.97
 
 
+def test_gold_clips_correct_the_share_that_two_listeners_cannot_tell() -> None:
+    rng = np.random.default_rng(6)
+    truth, votes = noisy_votes(rng, 600, 2, share=0.7)
+    votes[:, 1] = np.where(rng.random(600) < 0.6, truth, 1 - truth)
+    known, gold = noisy_votes(rng, 400, 2, share=0.5)
+    gold[:, 1] = np.where(rng.random(400) < 0.6, known, 1 - known)
+    alone = dawid_skene_share(votes, 2, 1, seed=1, draws=50)
+    taught = dawid_skene_share(votes, 2, 1, seed=1, draws=50, gold=(known, gold))
+    assert abs(taught.estimate - 0.7) < 0.04
+    assert abs(taught.estimate - 0.7) <= abs(alone.estimate - 0.7)
+
+
 def draw_fallible(rng: np.random.Generator) -> tuple[Interval, float]:
     share, sensitivity, specificity = 0.74, 0.92, 0.85
     positive = share * sensitivity + (1 - share) * (1 - specificity)
