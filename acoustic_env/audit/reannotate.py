@@ -41,6 +41,7 @@ from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.clips.select import CLASS_COLUMN, select
+from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.registry import BLOCKS
@@ -121,7 +122,8 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
             changed = _write_diff(settings.labels, written.version, before, table)
         if settings.approved_by:
             published = _approve(settings, written.version)
-        sample = _sample(settings, written.version, samples, published["version"])
+        places = _keep_list(settings, clips)
+        sample, sample_clips = _sample(settings, written.version, samples, published["version"], places)
         drift = _drift(settings, bundle, clips, fresh)
     summary: dict[str, Any] = {
         "clips": clips.num_rows,
@@ -134,6 +136,7 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         "changed": changed,
         "drift": None if drift is None else _drift_summary(drift),
         "sample": sample,
+        "sample_clips": sample_clips,
         "published": published,
         **weekly_accuracy(judged),
     }
@@ -279,24 +282,53 @@ def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table
     return int(changes.num_rows)
 
 
-def _sample(settings: ReannotateSettings, version: str, samples: list[pa.Table], published: str | None) -> str | None:
-    """Draw and keep the sample that judges the version, unless it has one or there is too little to draw from."""
+def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
+    """Where the clips of every list taken in so far are, the last place of each; new ones are kept in LABELS/clips/.
+
+    A later sample may hold clips of this list, whose file may be another one by then.
+    """
+    root, filesystem = settings.labels.rstrip("/"), open_filesystem(settings.labels)
+    now = clips.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
+    files = sorted((entry.path for entry in filesystem.entries("clips")), reverse=True)
+    earlier = pa.concat_tables([CLIP_SCHEMA.empty_table(), *(read_table(f"{root}/{path}") for path in files)])
+    places, held = (
+        pc.binary_join_element_wise(table["clip_id"].combine_chunks(), table["uri"].combine_chunks(), "\x00")
+        for table in (now, earlier)
+    )
+    new = now.filter(pc.invert(pc.is_in(places, value_set=held)))
+    if new.num_rows:
+        write_table(new, f"{root}/clips/{len(files) + 1:06d}.parquet")
+    everything = pa.concat_tables([now, earlier])
+    first = np.unique(np.asarray(everything["clip_id"].to_pylist(), dtype=np.str_), return_index=True)[1]
+    return everything.take(pa.array(first))
+
+
+def _sample(
+    settings: ReannotateSettings, version: str, samples: list[pa.Table], published: str | None, clips: pa.Table
+) -> tuple[str | None, str | None]:
+    """Draw and keep the sample that judges the version, and the list of its clips, to be listened to with it.
+
+    Nothing is drawn where the version has a sample, or where there are too few rows of clips whose place is known.
+    """
     known = [judges for sample in samples if (judges := what_it_judges(sample))]
     if any(judges.version == version for judges in known):
-        return None
+        return None, None
     labels = read_version(settings.labels, version)
-    clips = pc.unique(labels["clip_id"])
+    labels = labels.filter(pc.is_in(labels["clip_id"], value_set=clips["clip_id"]))
+    new = pc.unique(labels["clip_id"])
     if known:
         held = read_version(settings.labels, max(known, key=lambda judges: judges.number).version)
-        clips = clips.filter(pc.invert(pc.is_in(clips, value_set=pc.unique(held["clip_id"]))))
+        new = new.filter(pc.invert(pc.is_in(new, value_set=pc.unique(held["clip_id"]))))
     judges = Judges(len(known) + 1, settings.clips, version, published)
     base = None if published is None else read_version(settings.labels, published)
-    drawn = draw_frame(labels, base, clips, samples, judges, settings.budget, settings.seed)
+    drawn = draw_frame(labels, base, new, samples, judges, settings.budget, settings.seed)
     if drawn is None:
-        return None
-    url = f"{settings.labels.rstrip('/')}/samples/{judges.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
+        return None, None
+    root, name = settings.labels.rstrip("/"), f"{judges.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
+    listed, url = f"{root}/sample_clips/{name}", f"{root}/samples/{name}"
+    write_table(clips.filter(pc.is_in(clips["clip_id"], value_set=drawn["clip_id"])), listed)
     write_table(drawn, url)
-    return url
+    return url, listed
 
 
 def _answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Table]]:

@@ -82,7 +82,8 @@ def describe(summary: dict[str, Any]) -> list[str]:
         verdict = "drifted: listen to more of them" if summary["drift"]["drifted"] else "no drift seen"
         lines.append(f"new clips against training: p = {summary['drift']['p_value']:.3f}, {verdict}")
     if summary["sample"] is not None:
-        lines.append(f"to listen to: acoustic-env audit listen --sample {summary['sample']} --clips ...")
+        given = f"--sample {summary['sample']} --clips {summary['sample_clips']}"
+        lines.append(f"to listen to: acoustic-env audit listen {given} --out verdicts.parquet")
     if summary["accuracy"] is not None:
         accuracy, everywhere = summary["accuracy"], summary["accuracy_of_all"]
         of = f"{accuracy['version']} on the {accuracy['rows']:,} rows of frame {accuracy['frame']}"

@@ -17,10 +17,13 @@ import yaml
 
 from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge, what_it_judges
 from acoustic_env.audit.labels import read_version
+from acoustic_env.audit.listen import read_rows
+from acoustic_env.audit.listen_audio import places
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
 from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 from acoustic_env.cli import main
+from acoustic_env.clips.table import read_clips
 from tests.audit.weekly import run_weeks
 from tests.known_issues.test_drift_of_groups import RECIPE, write_recordings
 
@@ -126,9 +129,9 @@ def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
     assert main(["train", *train]) == 0
     said, truth, told = [], dict[str, str](), list[pa.Table]()
     for week, size in enumerate((500, 900, 300, 200), start=1):
-        listed, truly = write_recordings(tmp_path, f"week{week}", size, 1, seed=10 + week, wrong=0.3, apart=2.0)
+        week_list, truly = write_recordings(tmp_path, f"week{week}", size, 1, seed=10 + week, wrong=0.3, apart=2.0)
         truth |= truly
-        run = ["reannotate", "--clips", listed, "--store", store, "--bundle", bundle, "--labels", labels]
+        run = ["reannotate", "--clips", week_list, "--store", store, "--bundle", bundle, "--labels", labels]
         run += ["--budget", "200"]
         if told:
             pq.write_table(pa.concat_tables(told), tmp_path / "answers.parquet")
@@ -138,6 +141,8 @@ def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
         said.append(json.loads(capsys.readouterr().out))
         sample = pq.read_table(said[-1]["sample"])
         assert sample.num_rows <= 200
+        listed = read_clips(said[-1]["sample_clips"])
+        assert len(places(read_rows(sample, "sample")[0], listed, "list")) == sample.num_rows, "all can be listened to"
         right = [truth[row["clip_id"]] == row["label"] for row in sample.to_pylist()]
         told.append(told_by_a(sample, right))
         assert main(run) == 0, "the same again changes nothing"
