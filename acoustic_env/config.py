@@ -113,7 +113,7 @@ class AuditSettings:
     """The label audit: folds of the out-of-fold witnesses and which models witness.
 
     Attributes:
-        folds: grouped folds of the out-of-fold predictions.
+        folds: grouped folds of the out-of-fold predictions, at least 3.
         witnesses: models that predict out of fold; `neighbours` is the nearest-neighbour check.
         neighbours: how many.
         seed: of folds and samples.
