@@ -30,8 +30,9 @@ COMMANDS: Final[tuple[str, ...]] = (
 )
 
 EXIT_CODES: Final = """\
-exit codes: 0 done; 2 wrong usage, settings or input list; 3 done, but more clips failed than allowed;
-4 the store is leased by another writer; 5 the books do not close; 130 interrupted (run again to resume)"""
+exit codes: 0 done; 1 stopped by an error or for lack of a healthy worker; 2 wrong usage, settings or input list;
+3 done, but more clips failed than allowed; 4 the store is leased by another writer; 5 the books do not close;
+130 interrupted (run again to resume)"""
 
 
 REMEDIES: Final[dict[int, str]] = {

@@ -6,6 +6,7 @@ from typing import Final, Literal, get_args
 
 ErrorCode = Literal[
     "not_found",  # the location does not exist
+    "unreachable",  # not from this machine: no such folder (a disk not mounted), endpoint, driver or credentials
     "access_denied",  # it exists, but these credentials may not read it
     "download_failed",  # the transfer broke off or timed out
     "not_audio",  # no decoder recognises the bytes
@@ -23,8 +24,8 @@ ErrorCode = Literal[
 RESOLVED: Final = "resolved"
 ERROR_CODES: Final[tuple[str, ...]] = (*get_args(ErrorCode), RESOLVED)
 
-# Another try may succeed: the network, a busy server, a machine short of memory.
-TRANSIENT_CODES: Final[frozenset[str]] = frozenset({"access_denied", "download_failed", "out_of_memory"})
+# Another try may succeed: the network, a busy server, a machine short of memory, settings that can be mended.
+TRANSIENT_CODES: Final[frozenset[str]] = frozenset({"unreachable", "access_denied", "download_failed", "out_of_memory"})
 
 
 class AcousticEnvError(Exception):

@@ -11,6 +11,7 @@ The forms of a clip's `uri`:
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import BinaryIO, Final
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from acoustic_env.audio.transport import open_url
 from acoustic_env.errors import ClipError
+from acoustic_env.io.location import local_path
 
 TAR_FORM: Final = "tar://MEMBER::URL"
 PARQUET_FORM: Final = "parquet://COLUMN/ROW::URL"
@@ -34,8 +36,8 @@ def open_source(uri: str) -> BinaryIO:
         one is read as it is needed, and its `raw.failure` (`transport.RemoteFile`) says why a later read failed.
 
     Raises:
-        ClipError: not_found, access_denied, download_failed (after three tries), or decode_failed when the tar or
-            Parquet file around the clip is damaged.
+        ClipError: not_found, unreachable, access_denied, download_failed (after three tries), or decode_failed when the
+            tar or Parquet file around the clip is damaged.
     """
     from acoustic_env.audio.shards import member_bytes, row_bytes
 
@@ -50,6 +52,20 @@ def open_source(uri: str) -> BinaryIO:
             raise ClipError("not_found", msg)
         return io.BytesIO(row_bytes(column, int(row), url))
     return open_url(uri)
+
+
+def local_file(uri: str) -> Path | None:
+    """Return the local file that a clip's audio is in, or None where it is behind a protocol.
+
+    >>> local_file("tar://a.wav::/data/shard.tar")
+    PosixPath('/data/shard.tar')
+    >>> local_file("s3://bucket/a.wav")
+
+    Args:
+        uri: one of the forms above.
+    """
+    inside = uri.startswith(("tar://", "parquet://")) and "::" in uri
+    return local_path(uri.partition("://")[2].partition("::")[2] if inside else uri)
 
 
 def any_remote(uris: pa.ChunkedArray) -> bool:

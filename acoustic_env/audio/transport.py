@@ -6,6 +6,7 @@ import io
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from acoustic_env.clips.ranged import RangedFile
@@ -22,7 +23,10 @@ PIECES_KEPT: Final = 4
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 15.0  # without a byte
 
-FORBIDDEN_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
+# Wrong settings of this machine, by name (botocore's classes); `InvalidURL` (aiohttp) is a fault of the clip's URL.
+SETTINGS_CLASSES: Final = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError", "ConfigParseError"}
+)
 
 
 class RemoteFile(RangedFile):
@@ -64,11 +68,11 @@ def open_url(url: str) -> BinaryIO:
     A remote file of up to `PIECE_BYTES` is fetched by one request; a longer one becomes a buffered `RemoteFile`.
 
     Raises:
-        ClipError: not_found, access_denied, or download_failed after `TRIES` tries.
+        ClipError: not_found, unreachable, access_denied, or download_failed after `TRIES` tries.
     """
     path = local_path(url)
     if path is not None:
-        return with_retries(url, lambda: path.open("rb"))
+        return _open_local(path, url)
     filesystem, remote = with_retries(url, lambda: _filesystem(url))
     first = with_retries(url, lambda: _first_piece(filesystem, remote))
     if len(first) != PIECE_BYTES:
@@ -87,9 +91,26 @@ def read_range(url: str, start: int, end: int) -> bytes:
     if path is None:
         filesystem, remote = with_retries(url, lambda: _filesystem(url))
         return cat_range(filesystem, remote, start, end)
-    with with_retries(url, lambda: path.open("rb")) as file:
+    with _open_local(path, url) as file:
         file.seek(start)
         return file.read(end - start)
+
+
+def _open_local(path: Path, url: str) -> BinaryIO:
+    """Open a local file; without even its folder it is `unreachable`, as where its disk is not mounted."""
+    try:
+        return with_retries(url, lambda: path.open("rb"))
+    except ClipError as error:
+        try:
+            absent = error.code == "not_found" and not path.parent.is_dir()
+        except (OSError, ValueError):
+            absent = False
+        if absent:
+            msg = f"{url}: there is no folder {path.parent} on this machine; is its disk mounted?"
+            raise ClipError("unreachable", msg) from error
+        if "\0" in str(path):
+            raise ClipError("not_found", error.message) from error
+        raise
 
 
 def cat_range(filesystem: Any, path: str, start: int, end: int) -> bytes:
@@ -109,7 +130,7 @@ def with_retries(where: str, action: Callable[[], T]) -> T:
     """The action's result, tried `TRIES` times while it fails in a way that may pass.
 
     Raises:
-        ClipError: not_found, access_denied or download_failed, naming `where`.
+        ClipError: not_found, unreachable, access_denied or download_failed, naming `where`.
     """
     for attempt in range(TRIES):
         try:
@@ -127,13 +148,14 @@ def failure_code(error: Exception) -> ErrorCode:
     """What a filesystem's exception means for the clip; whatever is not clearly final counts as a failed transfer."""
     status = getattr(error, "status", None)  # aiohttp
     names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | ValueError) or status in (
-        404,
-        410,
-    ):
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or status in (404, 410):
         return "not_found"
-    # A missing driver (`pip install gcsfs`) is curable as missing rights are: both are tried again by the next run.
-    if isinstance(error, PermissionError | ImportError) or status in (401, 403) or names & FORBIDDEN_CLASSES:
+    if "InvalidURL" in names:
+        return "not_found"
+    # A bad endpoint is a ValueError. It, a missing driver (`pip install gcsfs`) and missing credentials can be mended.
+    if isinstance(error, ValueError | ImportError) or names & SETTINGS_CLASSES:
+        return "unreachable"
+    if isinstance(error, PermissionError) or status in (401, 403):
         return "access_denied"
     return "download_failed"
 

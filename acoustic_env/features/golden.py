@@ -10,14 +10,19 @@ sha256 is in its fingerprint.
 
 from __future__ import annotations
 
+import io
 import json
 import platform
+import wave
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
+import av
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.audio import prepare as preparing
 from acoustic_env.audio.prepare import prepare
 from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import AcousticEnvError
@@ -56,12 +61,16 @@ def golden_numbers(block: FeatureBlock) -> dict[str, dict[str, list[float | None
 
 
 def check_golden(block: FeatureBlock) -> None:
-    """Compare what this node computes with the golden numbers of the block's version; nothing for blocks without.
+    """Compute the golden clip on this node and compare it with the golden numbers of the block's version.
+
+    Of a block without golden numbers the clip is only computed.
 
     Raises:
         AcousticEnvError: a number lies further off than its column's tolerance, or the version has no golden numbers.
+        Exception: whatever the block raises.
     """
     if block.name not in GOLDEN_BLOCKS:
+        block.compute(prepare(golden_clip(block.sample_rate), block.sample_rate, block.engine, SIGNALS[:1])["raw"])
         return
     kept = json.loads(GOLDEN_FILE.read_text(encoding="utf-8")).get(f"{block.name} {block.version}")
     if kept is None:
@@ -80,6 +89,48 @@ def check_golden(block: FeatureBlock) -> None:
                     "versions and the kind of processor of the other nodes, or leave it out"
                 )
                 raise AcousticEnvError(msg)
+
+
+def check_decoders(rates: Collection[int]) -> None:
+    """Decode and resample the golden clip as a file for each of the two decoders, soundfile and PyAV.
+
+    Args:
+        rates: Hz, those that clips are resampled to.
+
+    Raises:
+        AcousticEnvError: the samples are not those of the clip.
+        Exception: whatever a decoder raises.
+    """
+    rate = 16_000
+    clip = golden_clip(rate)[0]
+    samples = (clip * np.float32(32_768)).astype("<i2")
+    for name, data in (("WAV", _wav(samples, rate)), ("Matroska", _matroska(samples, rate))):
+        decoded = preparing.standardise(io.BytesIO(data), None, None, f"the golden clip as {name}", {rate, *rates})
+        if not np.array_equal(decoded[rate], clip):
+            msg = f"node {platform.node()} decodes the golden clip as {name} to other samples than it holds"
+            raise AcousticEnvError(msg)
+
+
+def _wav(samples: npt.NDArray[np.int16], rate: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as output:
+        output.setnchannels(1)
+        output.setsampwidth(2)
+        output.setframerate(rate)
+        output.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+def _matroska(samples: npt.NDArray[np.int16], rate: int) -> bytes:
+    """PCM in a container that only PyAV reads."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream = output.add_stream("pcm_s16le", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = rate
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def write_golden() -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -171,9 +171,24 @@ def _shared_memory() -> int:
         return OBJECT_STORE_MOST
 
 
-def cluster_resources() -> Resources:
-    """What the connected cluster offers in all."""
+def working_nodes() -> dict[str, dict[str, float]]:
+    """Return id -> resources of the nodes that can work: those with CPUs or GPUs, or all where none has any."""
+    import ray
+
+    alive = {
+        str(node["NodeID"]): node["Resources"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    }
+    return {name: offered for name, offered in alive.items() if offered.get("CPU") or offered.get("GPU")} or alive
+
+
+def cluster_resources(left_out: Collection[str] = ()) -> Resources:
+    """What the connected cluster offers in all, nodes of these ids excepted."""
     import ray
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if left_out:
+        kept = [offered for name, offered in working_nodes().items() if name not in left_out]
+        total = {name: sum(offered.get(name, 0.0) for offered in kept) for name in ("CPU", "GPU", "memory")}
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), int(total.get("memory", 0)))

@@ -27,7 +27,15 @@ from acoustic_env.features.block import SIGNALS, Json, Signal
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.adopt import adopt, older_versions
-from acoustic_env.pipeline.cluster import cluster, joins, local_resources, starts_own
+from acoustic_env.pipeline.cluster import (
+    cluster,
+    cluster_resources,
+    joins,
+    local_resources,
+    starts_own,
+    working_nodes,
+)
+from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
 from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
@@ -71,7 +79,8 @@ class RunRecord:
         failed_on_list: clips of the list that lack rows because of an error, of this run or an earlier one.
         left: clips still with something missing that a run without --retry-errors would do.
         stopped: why the run stopped before its end; empty for one that did not.
-        rows: block -> rows written.
+        faults: workers that were at fault, with node, reason and whether the node was left out (`health.Fault`).
+        rows: block -> rows written; after a fault without those whose writer was stopped before it could say.
         seconds: stage -> worker seconds; `wall` is the whole streaming part.
         clips_per_second: finished / wall.
         throughput: stage -> clips per worker-second.
@@ -90,6 +99,7 @@ class RunRecord:
     failed_on_list: int = 0
     left: int = 0
     stopped: str = ""
+    faults: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     clips_per_second: float = 0.0
@@ -121,6 +131,7 @@ def extract(
         UsageError: settings, list or machines are wrong, or an id of the list has rows of other audio; nothing was
             started.
         LeaseHeld: another run writes to the store.
+        NoHealthyWorkerError: every node is at fault; what is done is kept.
         TooManyFailures: the share of failed clips is above `max_error_rate`; its `record` is the run's.
     """
     works = resolve_blocks(settings, recipe)
@@ -155,9 +166,13 @@ def extract(
         if pending.num_rows or record.relocated:
             store.write_run(record.run_id, dataclasses.asdict(record))  # so that errors of a killed run have a version
         if pending.num_rows:
-            _run(settings, works, pending, record, lease.token, say)
-            _close(record, read_books(table, works, store, store.errors()))
-            store.write_run(record.run_id, dataclasses.asdict(record))
+            try:
+                _Run(settings, works, table, store, record, lease.token, say).all(pending)
+            except NoHealthyWorkerError as error:
+                record.stopped = str(error)
+                _close(record, table, works, store)
+                raise
+            _close(record, table, works, store)
     _judge(settings, record, store)
     return record
 
@@ -265,33 +280,89 @@ def _attempts(clip_ids: pa.ChunkedArray, errors: pa.Table) -> pa.ChunkedArray:
     return pc.cast(pc.add(attempts, 1), pa.int32())
 
 
-def _run(
-    settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, record: RunRecord, token: int, say: Say
-) -> None:
-    active = _active(works, pending)
-    alone = without_bookkeeping() if starts_own(settings.address) else nullcontext()
-    with alone, cluster(settings.address) as resources:
-        plan = make_plan(active, pending.num_rows, resources, settings.device, remote=any_remote(pending["uri"]))
+@dataclass
+class _Run:
+    """A run that streams clips, and goes on with those that are left when a worker is at fault."""
+
+    settings: ExtractSettings
+    works: Sequence[BlockWork]
+    clips: pa.Table
+    store: FeatureStore
+    record: RunRecord
+    token: int
+    say: Say
+    health: Health = field(default_factory=Health)
+
+    def all(self, pending: pa.Table) -> None:
+        """Do the pending clips.
+
+        Raises:
+            NoHealthyWorkerError: no worker can do them.
+        """
+        active = _active(self.works, pending)
+        failed_before = 0 if self.settings.retry_errors else self.record.failed_on_list
+        allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending.num_rows, failed_before)
+        watch = FailureWatch(allowed)
+        alone = without_bookkeeping() if starts_own(self.settings.address) else nullcontext()
+        with alone, cluster(self.settings.address), Progress(pending.num_rows, sys.stderr) as progress:
+            started, rest = time.perf_counter(), pending
+            try:
+                while rest.num_rows:
+                    try:
+                        self._stream(rest, active, watch, progress)
+                        break
+                    except SickWorkerError as error:
+                        rest = self._left(error, pending, progress)
+            finally:
+                self._time(time.perf_counter() - started)
+
+    def _stream(self, pending: pa.Table, works: Sequence[BlockWork], watch: FailureWatch, progress: Progress) -> None:
+        resources, record = cluster_resources(self.health.left_out), self.record
+        remote = any_remote(pending["uri"])
+        plan = make_plan(works, pending.num_rows, resources, self.settings.device, remote=remote)
         for line in describe(plan, resources):
-            say(line)
-        failed_before = record.failed_on_list if not settings.retry_errors else 0
-        allowed = allowed_of_pending(settings.max_error_rate, record.clips, pending.num_rows, failed_before)
-        watch = FailureWatch(allowed, plan.in_work)
-        started = time.perf_counter()
-        summaries = graph.run(pending, plan, active, settings.store, token, record.run_id)
-        with Progress(pending.num_rows, sys.stderr) as progress, closing(summaries):
+            self.say(line)
+        watch.in_work = plan.in_work
+        summaries = graph.run(pending, plan, works, self.settings.store, self.token, record.run_id, self.health)
+        with closing(summaries):
             for summary in summaries:
-                _count(record, summary, active)
-                progress.add(int(pc.sum(summary["clips"]).as_py()), int(pc.sum(summary["failed"]).as_py()))
-                watch.add(int(pc.sum(summary["clips"]).as_py()), int(pc.sum(summary["failed"]).as_py()))
-                if watch.exceeded and record.finished < pending.num_rows:
-                    record.stopped = _stopped_early(settings, record, watch.share)
+                done = (int(pc.sum(summary["clips"]).as_py()), int(pc.sum(summary["failed"]).as_py()))
+                _count(record, summary, works)
+                progress.add(*done)
+                watch.add(*done)
+                if watch.exceeded and record.finished < record.pending:
+                    record.stopped = _stopped_early(self.settings, record, watch.share)
                     break
-        record.seconds["wall"] = time.perf_counter() - started
-    record.clips_per_second = record.finished / record.seconds["wall"]
-    record.throughput = {
-        stage: record.finished / seconds for stage, seconds in record.seconds.items() if stage != "wall" and seconds > 0
-    }
+
+    def _left(self, error: SickWorkerError, pending: pa.Table, progress: Progress) -> pa.Table:
+        """The clips that still are to do after a worker was at fault; what is in the store decides."""
+        errors = self.store.errors()
+        ours = pc.and_(pc.equal(errors["run_id"], self.record.run_id), pc.not_equal(errors["code"], RESOLVED))
+        failed = pc.unique(errors["clip_id"].filter(ours))
+        books = read_books(self.clips, self.works, self.store, errors)
+        need = (books.owed if self.settings.retry_errors else books.pending).copy()
+        need[pc.is_in(self.clips["clip_id"], value_set=failed).to_numpy()] = 0
+        rest = pending_rows(self.clips, need, errors)
+        finished = pending.num_rows - rest.num_rows
+        progress.add(finished - self.record.finished, len(failed) - self.record.failed)
+        self.record.finished, self.record.failed = finished, len(failed)
+        try:
+            fault = self.health.note(error, working_nodes(), failed.to_pylist())
+        finally:
+            self.record.faults = self.health.as_json()
+        out = "the run goes on without this node" if fault.left_out else "new workers do its clips"
+        self.say(f"node      {fault.host} {fault.node[:8]}: {error}; nothing of its task is recorded, {out}")
+        return rest
+
+    def _time(self, wall: float) -> None:
+        record = self.record
+        record.seconds["wall"] = wall
+        record.clips_per_second = record.finished / wall
+        record.throughput = {
+            stage: record.finished / seconds
+            for stage, seconds in record.seconds.items()
+            if stage != "wall" and seconds > 0
+        }
 
 
 def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> None:
@@ -312,10 +383,12 @@ def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> 
             record.memory[pool] = max(record.memory.get(pool, 0), int(value))
 
 
-def _close(record: RunRecord, books: Books) -> None:
-    """What the store answers after the run; not the run's own count."""
+def _close(record: RunRecord, clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore) -> None:
+    """Write the record with what the store answers after the run; not the run's own count."""
+    books = read_books(clips, works, store, store.errors())
     record.left = int(np.count_nonzero(books.pending))
     record.failed_on_list = int(np.count_nonzero(books.owed))
+    store.write_run(record.run_id, dataclasses.asdict(record))
 
 
 def _stopped_early(settings: ExtractSettings, record: RunRecord, share: float) -> str:

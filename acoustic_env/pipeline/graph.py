@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.pipeline.guard import Guarded
+from acoustic_env.pipeline.health import Health
 from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
@@ -17,7 +18,13 @@ from acoustic_env.pipeline.work import BlockWork
 
 
 def run(
-    pending: pa.Table, plan: Plan, works: Sequence[BlockWork], store_url: str, token: int, run_id: str
+    pending: pa.Table,
+    plan: Plan,
+    works: Sequence[BlockWork],
+    store_url: str,
+    token: int,
+    run_id: str,
+    health: Health | None = None,
 ) -> Generator[pa.Table, None, None]:
     """Stream the pending clips through the plan's pools into the store.
 
@@ -28,17 +35,22 @@ def run(
         store_url: the store.
         token: fencing id of the lease this run holds.
         run_id: goes into the errors table.
+        health: nodes to leave out and clips to do apart.
 
     Yields:
         A summary of one row for each batch written: clips, failed, rows:<block>, seconds:<stage>,
         memory:<pool>.
 
     Raises:
-        AcousticEnvError: what a worker refused with (a lost lease, a full disk, a golden clip that differs).
+        SickWorkerError: a worker is at fault; its task and those in work are not recorded.
+        AcousticEnvError: what a worker refused with (a lost lease, a full disk).
     """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
+    health = health or Health()
+    selector = {"ray.io/node-id": f"!in({','.join(sorted(health.left_out))})"} if health.left_out else None
+    suspects = tuple(sorted(health.suspects))
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -48,12 +60,12 @@ def run(
     data = ray.data.from_blocks(pieces)
     stages: list[tuple[type, tuple[Any, ...], Pool, int | None]] = []
     if plan.decode is not None:
-        stages.append((Guarded, (Decode, (rates,), run_id, plan.decode.name), plan.decode, None))
+        stages.append((Guarded, (Decode, (rates,), run_id, plan.decode.name, suspects), plan.decode, None))
     for position, pool in enumerate(plan.compute):
         later = tuple(work for after in plan.compute[position + 1 :] for work in after.blocks)
         decodes = rates if position == 0 and plan.decode is None else ()
         settings = ComputeSettings(pool.blocks, decodes, position == 0, later, plan.device)
-        stages.append((Guarded, (Compute, (settings,), run_id, pool.name), pool, None))
+        stages.append((Guarded, (Compute, (settings,), run_id, pool.name, suspects), pool, None))
     stages.append((Write, (store_url, token, works, run_id), plan.write, plan.part_clips))
     for stage, arguments, pool, batch_size in stages:
         data = data.map_batches(
@@ -65,6 +77,7 @@ def run(
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
             memory=pool.memory,
+            label_selector=selector,
         )
     try:
         yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

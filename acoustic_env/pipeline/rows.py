@@ -62,7 +62,8 @@ def row_error(stage: str, error: Exception) -> RowError:
     """Any failure as a row of the errors table; what is not a `ClipError` is the stage's own failure."""
     if isinstance(error, ClipError):
         return RowError(stage, error.code, error.message[:MAX_MESSAGE], error.permanent)
-    if isinstance(error, MemoryError):
+    # PyTorch's class of this name is a RuntimeError.
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}:
         return RowError(stage, "out_of_memory", "the worker ran out of memory", permanent=False)
     code: ErrorCode = "decode_failed" if stage == "decode" else "compute_failed"
     return RowError(stage, code, f"{type(error).__name__}: {error}"[:MAX_MESSAGE], permanent=True)

@@ -21,7 +21,7 @@ from acoustic_env.audio import prepare
 from acoustic_env.audio.fetch import any_remote, open_source
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features.block import Engine, FeatureBlock, Signal, to_table
-from acoustic_env.features.golden import check_golden
+from acoustic_env.features.golden import check_decoders, check_golden
 from acoustic_env.pipeline.guard import alarm
 from acoustic_env.pipeline.rows import (
     SECONDS,
@@ -70,6 +70,10 @@ class Decode:
                 decoded = [put_off(self._decode(row)) for row in rows]
         return self._with_results(clips, decoded)
 
+    def check(self) -> None:
+        """Decode the golden clip; raises what a sick worker's decoder raises."""
+        check_decoders(self.rates)
+
     def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
         """Clips without waveforms, with this error."""
         return self._with_results(clips, [({}, [error], 0.0)] * clips.num_rows)
@@ -112,28 +116,24 @@ class ComputeSettings:
 
 
 class Compute:
-    """Waveforms to the rows of one or more blocks; models are loaded once, at construction.
-
-    What stops the worker from being built (weights absent, a golden clip that differs) is raised by the first call:
-    of an error in a constructor Ray passes on nothing but the text.
-    """
+    """Waveforms to the rows of one or more blocks; models are loaded once, at construction."""
 
     def __init__(self, settings: ComputeSettings) -> None:
         self.settings = settings
         self.blocks: list[tuple[BlockWork, FeatureBlock]] = []
-        self.refusal: AcousticEnvError | None = None
-        try:
-            for work in settings.blocks:
-                block = _planned_block(work)
-                block.load(settings.device)
-                check_golden(block)
-                self.blocks.append((work, block))
-        except AcousticEnvError as error:
-            self.refusal = error
+        for work in settings.blocks:
+            block = _planned_block(work)
+            block.load(settings.device)
+            self.blocks.append((work, block))
+
+    def check(self) -> None:
+        """Decode and compute the golden clip; raises what a sick worker raises, AcousticEnvError where it differs."""
+        if self.settings.decodes:
+            check_decoders(self.settings.decodes)
+        for _, block in self.blocks:
+            check_golden(block)
 
     def __call__(self, clips: pa.Table) -> pa.Table:
-        if self.refusal is not None:
-            raise self.refusal
         return self._compute(Decode(self.settings.decodes)(clips) if self.settings.decodes else clips)
 
     def skip(self, clips: pa.Table, error: RowError) -> pa.Table:

@@ -76,7 +76,7 @@ class FailureWatch:
     """
 
     allowed: float
-    in_work: int
+    in_work: int = 0
     finished: int = 0
     failed: int = 0
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, Json, Waveforms
-from acoustic_env.pipeline.rows import RowError
+from acoustic_env.pipeline.rows import RowError, pack_errors
 
 POISON_SAMPLES = 4321
 
@@ -55,7 +55,10 @@ class DeadlyStage:
         for clip_id in clips["clip_id"].to_pylist():
             if clip_id.startswith("SIG"):
                 signal.raise_signal(getattr(signal, clip_id.partition("-")[0]))
-        return clips.append_column("errors", pa.array([""] * clips.num_rows))
+        return clips.append_column("errors", pack_errors([[]] * clips.num_rows))
+
+    def check(self) -> None:
+        """Nothing can be wrong with copying."""
 
     def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
-        return clips.append_column("errors", pa.array([f"{error.code} {error.permanent}: {error.message}"]))
+        return clips.append_column("errors", pack_errors([[error]] * clips.num_rows))

@@ -12,6 +12,7 @@ import soundfile
 
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features import registry
+from acoustic_env.pipeline.guard import Guarded
 from acoustic_env.pipeline.rows import WORK_SCHEMA, unpack_rows
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work
@@ -123,6 +124,7 @@ def test_a_worker_that_would_compute_another_version_refuses_before_it_writes(tm
     (planned,) = works("level")
     other = replace(planned, schemas=dict.fromkeys(planned.schemas, renamed(planned.schema, "0123456789abcdef")))
     decoded = Decode([16_000])(clips(tmp_path, {"a": 16_000}, (planned,)))
-    worker = Compute(ComputeSettings((other,), decodes=(), prepares=True, passes_on=(), device="cpu"))
+    settings = ComputeSettings((other,), decodes=(), prepares=True, passes_on=(), device="cpu")
+    worker = Guarded(Compute, (settings,), "run", "cpu")
     with pytest.raises(AcousticEnvError, match="planned for 0123456789abcdef"):
         worker(decoded)

@@ -1,0 +1,197 @@
+"""Tell a sick worker from a bad clip: its failure costs no clip, and its node is named and, if need be, left out.
+
+A broken CUDA context, a missing library or an unmounted disk fails fast, so a sick worker would draw most tasks of a
+list and write an error for each of their clips. After a failure the worker therefore computes the golden clip again. If
+that fails too, the task ends with `SickWorkerError`, nothing of it is recorded, and the run starts new workers for the
+clips that are left: everywhere at first, for a new process cures most of it, and without the node where that does not
+help. The clip that came first is then done in a process of its own, which tells a clip that breaks its worker from a
+worker that broke.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from acoustic_env.audio.fetch import local_file
+from acoustic_env.errors import AcousticEnvError, ErrorCode
+from acoustic_env.pipeline.rows import RowError
+
+MAX_STRIKES: Final = 3  # of one node, before it is left out
+MAX_RESTARTS: Final = 20  # of one run
+MAX_ASKED: Final = 4  # other nodes, whether they can read a file
+ASK_S: Final = 60.0
+
+# A sound worker reports these of a bad clip, a sick one of any: the golden clip decides.
+SUSPICIOUS_CODES: Final[frozenset[ErrorCode]] = frozenset({"not_audio", "decode_failed", "compute_failed"})
+# Of a local file these may be the node's fault: another node decides. Of a remote one only wrong settings are.
+UNREADABLE_CODES: Final[frozenset[ErrorCode]] = frozenset(
+    {"not_found", "unreachable", "access_denied", "download_failed"}
+)
+UNREADABLE_REMOTE_CODES: Final[frozenset[ErrorCode]] = frozenset({"unreachable"})
+
+
+class SickWorkerError(AcousticEnvError):
+    """A worker that cannot do what a sound one can; nothing of its task is recorded.
+
+    Args:
+        host: name of its machine.
+        node: Ray's id of it; empty outside Ray.
+        reason: what it could not do.
+        clip_id: the clip it noticed this by, None where it was sick from the start.
+    """
+
+    exit_code = 1
+
+    def __init__(self, host: str, node: str, reason: str, clip_id: str | None = None) -> None:
+        super().__init__(f"the worker on {host} is at fault, not its clips: {reason}")
+        self.host, self.node, self.reason, self.clip_id = host, node, reason, clip_id
+
+    def __reduce__(self) -> tuple[type[SickWorkerError], tuple[str, str, str, str | None]]:
+        return type(self), (self.host, self.node, self.reason, self.clip_id)
+
+
+class NoHealthyWorkerError(AcousticEnvError):
+    """No node is left that can do the work; the message says what failed on which."""
+
+    exit_code = 1
+
+
+def sick(reason: str, clip_id: str | None = None) -> SickWorkerError:
+    """Return the error of this worker."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    return SickWorkerError(platform.node(), node, reason, clip_id)
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as a reason: its text, after its class where it is not one of ours."""
+    return str(error) if isinstance(error, AcousticEnvError) else f"{type(error).__name__}: {error}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A sick worker, as the run record keeps it.
+
+    Attributes:
+        host, node, reason, clip_id: as of `SickWorkerError`.
+        left_out: whether the run goes on without the node.
+    """
+
+    host: str
+    node: str
+    reason: str
+    clip_id: str | None
+    left_out: bool
+
+
+@dataclass
+class Health:
+    """What a run has learned of its nodes.
+
+    Attributes:
+        faults: so far.
+        left_out: ids of nodes that get no work any more.
+        suspects: clips at which a worker fell sick; they are done in a process of their own.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    left_out: set[str] = field(default_factory=set)
+    suspects: set[str] = field(default_factory=set)
+
+    def note(self, error: SickWorkerError, nodes: Collection[str], guilty: Collection[str]) -> Fault:
+        """Take in a sick worker and decide whether its node stays.
+
+        A node is left out at once where a new process is sick from the start, else after `MAX_STRIKES`.
+
+        Args:
+            error: what the worker said.
+            nodes: ids of the nodes of the cluster that can work.
+            guilty: clips that have an error of this run: what they broke was not the node's fault.
+
+        Raises:
+            NoHealthyWorkerError: no node is left, or this has happened too often.
+        """
+        strikes = 1 + sum(fault.node == error.node and fault.clip_id not in guilty for fault in self.faults)
+        out = error.clip_id is None or strikes >= MAX_STRIKES
+        fault = Fault(error.host, error.node, error.reason, error.clip_id, out)
+        self.faults.append(fault)
+        if error.clip_id is not None:
+            self.suspects.add(error.clip_id)
+        if out:
+            self.left_out.add(error.node)
+        if not set(nodes) - self.left_out:
+            raise NoHealthyWorkerError(f"no worker is left that can do the work. {self._said()}")
+        if len(self.faults) > MAX_RESTARTS:
+            raise NoHealthyWorkerError(f"workers fell sick {len(self.faults)} times. {self._said()}")
+        return fault
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return the faults for the run record."""
+        return [asdict(fault) for fault in self.faults]
+
+    def _said(self) -> str:
+        last = {(fault.host, fault.node): fault.reason for fault in self.faults}
+        return "; ".join(f"{host}: {reason}" for (host, _), reason in last.items())
+
+
+def unreadable_here(uris: Sequence[str], errors: Sequence[Sequence[RowError]]) -> dict[int, str]:
+    """Return position -> uri of the clips whose file may be unreadable on this node only.
+
+    Args:
+        uris: of the clips.
+        errors: of each clip.
+    """
+    found = {}
+    for i, (uri, several) in enumerate(zip(uris, errors, strict=True)):
+        codes = UNREADABLE_CODES if local_file(uri) is not None else UNREADABLE_REMOTE_CODES
+        if any(error.code in codes for error in several):
+            found[i] = uri
+    return found
+
+
+def read_elsewhere(uris: Sequence[str]) -> dict[str, str] | None:
+    """Ask other nodes of the cluster whether they can open these files.
+
+    Returns:
+        uri -> name of a node that can, for those that any node asked can open; None where there is no other node.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not ray.is_initialized():
+        return None
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]  # type: ignore[no-untyped-call]
+    if not others:
+        return None
+    others.sort(key=lambda node: (not node["Resources"].get("CPU"), node["NodeID"]))
+    ask = ray.remote(num_cpus=0, max_retries=0)(_openable)
+    found: dict[str, str] = {}
+    answers = [
+        (node, ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(uris))
+        for node in others[:MAX_ASKED]
+    ]
+    for node, answer in answers:
+        try:
+            found |= {uri: str(node["NodeManagerHostname"]) for uri in ray.get(answer, timeout=ASK_S)}
+        except (ray.exceptions.RayError, TimeoutError):
+            continue  # it left, or is as sick
+    return found
+
+
+def _openable(uris: Sequence[str]) -> list[str]:
+    from acoustic_env.audio.fetch import open_source
+    from acoustic_env.errors import ClipError
+
+    opened = []
+    for uri in uris:
+        try:
+            open_source(uri).close()
+        except ClipError:
+            continue
+        opened.append(uri)
+    return opened

@@ -1,0 +1,223 @@
+"""A sick worker wrote a permanent error for every clip it drew, and being quick to fail it drew most of the list.
+
+A broken CUDA context, a missing library or an unmounted disk on one node barred thousands of sound clips for good; so
+did a wrong endpoint or missing credentials anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from acoustic_env.audio.fetch import open_source
+from acoustic_env.audio.transport import failure_code
+from acoustic_env.errors import ClipError
+from acoustic_env.features.golden import check_decoders
+from acoustic_env.pipeline.guard import Guarded
+from acoustic_env.pipeline.health import MAX_STRIKES, Health, NoHealthyWorkerError, SickWorkerError
+from acoustic_env.pipeline.rows import RowError, pack_errors
+from tests.pipeline.test_extract import write_noise
+
+ROOT = Path(__file__).parents[2]
+
+
+class FallibleStage:
+    """Fail the clips named bad-*; from a clip named poison on, fail everything, the golden clip included.
+
+    Args:
+        sick: whether it is so from the start.
+    """
+
+    def __init__(self, sick: bool = False) -> None:
+        self.sick = sick
+
+    def __call__(self, clips: pa.Table) -> pa.Table:
+        errors: list[list[RowError]] = []
+        for clip_id in clips["clip_id"].to_pylist():
+            self.sick = self.sick or clip_id == "poison"
+            failed = self.sick or clip_id.startswith("bad")
+            errors.append([RowError("compute", "compute_failed", "CUDA error", permanent=True)] if failed else [])
+        return clips.append_column("errors", pack_errors(errors))
+
+    def check(self) -> None:
+        if self.sick:
+            msg = "CUDA error: an illegal memory access was encountered"
+            raise RuntimeError(msg)
+
+    def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
+        return clips.append_column("errors", pack_errors([[error]] * clips.num_rows))
+
+
+class ImportingStage(FallibleStage):
+    """A stage whose library is not installed on this node."""
+
+    def __init__(self) -> None:
+        raise ImportError("libcudart.so.12: cannot open shared object file")
+
+
+@pytest.fixture(autouse=True)
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def names(*clip_ids: str) -> pa.Table:
+    return pa.table({"clip_id": list(clip_ids)})
+
+
+class TestAWorker:
+    def test_that_can_do_the_golden_clip_records_its_clips_failure(self) -> None:
+        done = Guarded(FallibleStage, (), "run", "cpu")(names("a", "bad-1", "b"))
+        assert [len(errors) for errors in done["errors"].to_pylist()] == [0, 1, 0]
+
+    def test_that_cannot_records_nothing_and_names_itself(self) -> None:
+        with pytest.raises(SickWorkerError, match="illegal memory access") as fault:
+            Guarded(FallibleStage, (), "run", "cpu")(names("a", "poison", "b"))
+        assert fault.value.clip_id == "poison"
+        assert fault.value.exit_code == 1
+
+    @pytest.mark.parametrize(("stage", "arguments"), [(FallibleStage, (True,)), (ImportingStage, ())])
+    def test_that_is_sick_from_the_start_does_no_clip(self, stage: type, arguments: tuple[object, ...]) -> None:
+        with pytest.raises(SickWorkerError) as fault:
+            Guarded(stage, arguments, "run", "cpu")(names("a"))
+        assert fault.value.clip_id is None
+
+    def test_a_clip_that_breaks_every_worker_is_known_in_a_process_of_its_own(self) -> None:
+        guarded = Guarded(FallibleStage, (), "run", "cpu", suspects=["poison"])
+        done = guarded(names("a", "poison", "b"))
+        errors = done["errors"].to_pylist()
+        assert [len(several) for several in errors] == [0, 1, 0]
+        assert errors[1][0]["permanent"]
+        assert "golden clip" in errors[1][0]["message"]
+
+
+class TestARun:
+    def test_leaves_out_a_node_that_is_sick_from_the_start_and_stops_without_another(self) -> None:
+        health = Health()
+        fault = health.note(SickWorkerError("a", "node-a", "no driver"), ["node-a", "node-b"], [])
+        assert fault.left_out
+        with pytest.raises(NoHealthyWorkerError, match=r"a: no driver; b: no disk"):
+            health.note(SickWorkerError("b", "node-b", "no disk"), ["node-a", "node-b"], [])
+
+    def test_gives_a_node_new_workers_before_it_leaves_it_out(self) -> None:
+        health = Health()
+        faults = [
+            health.note(SickWorkerError("a", "node-a", "CUDA", f"clip {i}"), ["node-a", "node-b"], [])
+            for i in range(MAX_STRIKES)
+        ]
+        assert [fault.left_out for fault in faults] == [False] * (MAX_STRIKES - 1) + [True]
+
+    def test_does_not_blame_a_node_for_clips_that_break_every_worker(self) -> None:
+        health, guilty = Health(), [f"clip {i}" for i in range(9)]
+        for clip in guilty:
+            assert not health.note(SickWorkerError("a", "node-a", "CUDA", clip), ["node-a"], guilty).left_out
+
+
+class TestAFileThatCannotBeRead:
+    def test_is_missing_for_good_where_its_folder_is_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ClipError) as error:
+            open_source(str(tmp_path / "gone.wav"))
+        assert (error.value.code, error.value.permanent) == ("not_found", True)
+
+    def test_may_be_there_again_where_its_folder_is_not(self, tmp_path: Path) -> None:
+        for uri in (f"{tmp_path}/mnt/audio/a.wav", f"tar://a.wav::{tmp_path}/mnt/shard.tar"):
+            with pytest.raises(ClipError, match="mounted") as error:
+                open_source(uri)
+            assert (error.value.code, error.value.permanent) == ("unreachable", False)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError("Invalid endpoint: s3.example"),
+            ImportError("install gcsfs"),
+            type("NoCredentialsError", (Exception,), {})("Unable to locate credentials"),
+        ],
+    )
+    def test_for_wrong_settings_is_never_missing_for_good(self, error: Exception) -> None:
+        assert not ClipError(failure_code(error), "").permanent
+
+
+def test_the_golden_clip_goes_through_both_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_decoders((16_000, 32_000))
+
+    def gone(*_: object, **__: object) -> None:
+        raise OSError("libavformat is gone")
+
+    monkeypatch.setattr("av.open", gone)
+    with pytest.raises(OSError, match="libavformat"):
+        check_decoders((16_000,))
+
+
+SCENARIOS = """
+import json, os, sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from acoustic_env.cli import main
+from acoustic_env.store.feature_store import FeatureStore
+
+folder, clips, rule = Path(sys.argv[1]), sys.argv[2], Path(os.environ["ACOUSTIC_ENV_TEST_SICK"])
+rule.write_text("none")
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+ray.init(address=cluster.address, log_to_driver=False,
+         runtime_env={"worker_process_setup_hook": "tests.pipeline.sick.install"})
+sick = nodes[0].node_id
+for name, text in (("decoder-node", f"decoder:node {sick}"), ("disk-node", f"disk:node {sick}"),
+                   ("decoder-once", f"decoder:once {folder}/marker"), ("decoder-all", "decoder:all")):
+    rule.write_text(text)
+    print(f"=== {name}", file=sys.stderr, flush=True)
+    code = main(["extract", "--clips", clips, "--store", f"{folder}/{name}", "--blocks", "placeholder",
+                 "--signals", "raw"])
+    store = FeatureStore(f"{folder}/{name}")
+    (run,) = store.runs()
+    rows = store.read("placeholder").num_rows if store.blocks() else 0
+    print(json.dumps({"name": name, "code": code, "rows": rows, "errors": store.errors().num_rows, "sick": sick,
+                      "faults": run["faults"], "finished": run["finished"], "left": run["left"]}), flush=True)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.timeout(400)
+def test_on_several_nodes_no_clip_is_lost_to_a_sick_one_and_a_run_without_a_sound_one_stops(tmp_path: Path) -> None:
+    clips = write_noise(tmp_path / "audio", 40, seconds=0.5)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "ACOUSTIC_ENV_TEST_SICK": str(tmp_path / "rule"),
+        "RAY_worker_niceness": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    run = subprocess.run(
+        [sys.executable, "-c", SCENARIOS, str(tmp_path), str(clips)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=390,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    print(run.stderr)
+    results = {(line := json.loads(text))["name"]: line for text in run.stdout.splitlines() if text.startswith("{")}
+    for name in ("decoder-node", "disk-node", "decoder-once"):
+        result = results[name]
+        assert (result["code"], result["rows"], result["errors"]) == (0, 40, 0), name
+        assert (result["finished"], result["left"]) == (40, 0), name
+        assert result["faults"], name
+        assert all(fault["node"] == result["sick"] for fault in result["faults"]) or name == "decoder-once"
+    assert results["decoder-node"]["faults"][-1]["left_out"]
+    assert not results["decoder-once"]["faults"][-1]["left_out"]
+    assert f"which {results['disk-node']['faults'][0]['host']} can" in results["disk-node"]["faults"][0]["reason"]
+    stopped = results["decoder-all"]
+    assert (stopped["code"], stopped["rows"], stopped["errors"], stopped["left"]) == (1, 0, 0, 40)
+    said = run.stderr.partition("=== decoder-all")[2]
+    assert "no worker is left" in said
+    assert "libsndfile.so.1" in said
+    assert "To resume: acoustic-env extract" in said
+    assert "Traceback" not in said

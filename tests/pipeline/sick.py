@@ -1,0 +1,63 @@
+"""Make workers of a real Ray sick: `install` is a Ray worker_process_setup_hook.
+
+The file that ACOUSTIC_ENV_TEST_SICK names holds the rule: "none", "all", "node ID" (every process of that node), or
+"once MARKER" (the first process that asks, after some clips, and no other). The second word after a colon says what is
+sick: "decoder" (every decode raises) or "disk" (local files are not there).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "ACOUSTIC_ENV_TEST_SICK"
+HEALTHY_CALLS = 8
+
+_calls = 0
+
+
+def install() -> None:
+    """Replace the decoder and the opening of local files by ones that obey the rule."""
+    from acoustic_env.audio import prepare, transport
+    from acoustic_env.errors import ClipError
+
+    standardise, open_local = prepare.standardise, transport._open_local
+
+    def decode(*arguments: Any) -> Any:
+        if _is_sick("decoder"):
+            msg = "libsndfile.so.1: cannot open shared object file"
+            raise OSError(msg)
+        return standardise(*arguments)
+
+    def opened(path: Path, url: str) -> Any:
+        if _is_sick("disk"):
+            code = "not_found"
+            raise ClipError(code, f"{url}: not there")
+        return open_local(path, url)
+
+    prepare.standardise = decode
+    transport._open_local = opened
+
+
+def _is_sick(organ: str) -> bool:
+    import ray
+
+    global _calls
+    what, _, rule = Path(os.environ[VARIABLE]).read_text(encoding="utf-8").partition(":")
+    if what != organ:
+        return False
+    kind, _, argument = rule.partition(" ")
+    if kind == "node":
+        return argument == ray.get_runtime_context().get_node_id()
+    if kind == "once":
+        _calls += 1
+        if _calls <= HEALTHY_CALLS:
+            return False
+        try:
+            with Path(argument).open("x") as marker:
+                marker.write(str(os.getpid()))
+        except FileExistsError:
+            return Path(argument).read_text() == str(os.getpid())
+        return True
+    return kind == "all"
