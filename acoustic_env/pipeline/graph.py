@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -15,6 +15,8 @@ from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.pipeline.work import BlockWork
+
+ADDED_BY_RAY: Final = "\nFailed to "  # and on retries, to the message of an error in a worker
 
 
 def run(
@@ -54,7 +56,8 @@ def run(
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True  # Ray Data's own wrapper arrives without what it wraps
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised here all the same
     pieces = [pending.slice(task.start, len(task)) for task in plan.tasks(pending.num_rows)]
     rates = tuple(sorted({work.sample_rate for work in works}))
     data = ray.data.from_blocks(pieces)
@@ -89,10 +92,10 @@ def run(
 
 
 def _refusal(error: BaseException) -> AcousticEnvError | None:
-    """The error of ours that a worker raised, out of what Ray wrapped around it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, AcousticEnvError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return None
+    """The error of ours that a worker raised, out of what Ray wrapped around it and without what Ray Data added."""
+    while (cause := getattr(error, "cause", None)) is not None:
+        error = cause
+    if not isinstance(error, AcousticEnvError):
+        return None
+    error.args = tuple(text.partition(ADDED_BY_RAY)[0] if isinstance(text, str) else text for text in error.args)
+    return error

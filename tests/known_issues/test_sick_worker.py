@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -168,9 +169,10 @@ nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=cluster.address, log_to_driver=False,
          runtime_env={"worker_process_setup_hook": "tests.pipeline.sick.install"})
 sick = nodes[0].node_id
-for name, text in (("decoder-node", f"decoder:node {sick}"), ("disk-node", f"disk:node {sick}"),
-                   ("decoder-once", f"decoder:once {folder}/marker"), ("decoder-all", "decoder:all")):
-    rule.write_text(text)
+rules = {"decoder-node": f"decoder:node {sick}", "disk-node": f"disk:node {sick}",
+         "decoder-once": f"decoder:once {folder}/marker", "decoder-all": "decoder:all"}
+for name in sys.argv[3:]:
+    rule.write_text(rules[name])
     print(f"=== {name}", file=sys.stderr, flush=True)
     code = main(["extract", "--clips", clips, "--store", f"{folder}/{name}", "--blocks", "placeholder",
                  "--signals", "raw"])
@@ -184,18 +186,18 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.timeout(400)
-def test_on_several_nodes_no_clip_is_lost_to_a_sick_one_and_a_run_without_a_sound_one_stops(tmp_path: Path) -> None:
-    clips = write_noise(tmp_path / "audio", 40, seconds=0.5)
+def run_on_two_nodes(folder: Path, *scenarios: str) -> tuple[dict[str, dict[str, Any]], str]:
+    """Run `extract` over 40 clips for each scenario: name -> what came of it, and what was said."""
+    clips = write_noise(folder / "audio", 40, seconds=0.5)
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "ACOUSTIC_ENV_TEST_SICK": str(tmp_path / "rule"),
+        "ACOUSTIC_ENV_TEST_SICK": str(folder / "rule"),
         "RAY_worker_niceness": "0",
     }
     environment.pop("RAY_ADDRESS", None)
     run = subprocess.run(
-        [sys.executable, "-c", SCENARIOS, str(tmp_path), str(clips)],
+        [sys.executable, "-c", SCENARIOS, str(folder), str(clips), *scenarios],
         env=environment,
         capture_output=True,
         text=True,
@@ -203,21 +205,42 @@ def test_on_several_nodes_no_clip_is_lost_to_a_sick_one_and_a_run_without_a_soun
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    print(run.stderr)
-    results = {(line := json.loads(text))["name"]: line for text in run.stdout.splitlines() if text.startswith("{")}
-    for name in ("decoder-node", "disk-node", "decoder-once"):
-        result = results[name]
-        assert (result["code"], result["rows"], result["errors"]) == (0, 40, 0), name
-        assert (result["finished"], result["left"]) == (40, 0), name
-        assert result["faults"], name
-        assert all(fault["node"] == result["sick"] for fault in result["faults"]) or name == "decoder-once"
-    assert results["decoder-node"]["faults"][-1]["left_out"]
-    assert not results["decoder-once"]["faults"][-1]["left_out"]
-    assert f"which {results['disk-node']['faults'][0]['host']} can" in results["disk-node"]["faults"][0]["reason"]
+    found = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    return {result["name"]: result for result in found}, run.stderr
+
+
+def assert_all_done(result: dict[str, Any]) -> None:
+    assert (result["code"], result["rows"], result["errors"]) == (0, 40, 0)
+    assert (result["finished"], result["left"]) == (40, 0)
+    assert result["faults"]
+
+
+@pytest.mark.timeout(400)
+def test_a_sick_node_costs_no_clip_and_a_run_without_a_sound_node_stops_and_says_why(tmp_path: Path) -> None:
+    results, said = run_on_two_nodes(tmp_path, "decoder-node", "decoder-all")
+    result = results["decoder-node"]
+    assert_all_done(result)
+    assert {fault["node"] for fault in result["faults"]} == {result["sick"]}
+    assert result["faults"][-1]["left_out"]
+
     stopped = results["decoder-all"]
     assert (stopped["code"], stopped["rows"], stopped["errors"], stopped["left"]) == (1, 0, 0, 40)
-    said = run.stderr.partition("=== decoder-all")[2]
-    assert "no worker is left" in said
-    assert "libsndfile.so.1" in said
-    assert "To resume: acoustic-env extract" in said
+    _, _, last = said.partition("=== decoder-all")
+    assert "no worker is left" in last
+    assert "libsndfile.so.1" in last
+    assert "To resume: acoustic-env extract" in last
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_node_without_the_disk_is_left_out_and_a_worker_that_falls_sick_is_replaced(tmp_path: Path) -> None:
+    results, said = run_on_two_nodes(tmp_path, "disk-node", "decoder-once")
+    for result in results.values():
+        assert_all_done(result)
+    (fault,) = results["disk-node"]["faults"]
+    assert fault["node"] == results["disk-node"]["sick"]
+    assert fault["left_out"]
+    assert f"which {fault['host']} can" in fault["reason"]
+    assert not results["decoder-once"]["faults"][-1]["left_out"]
     assert "Traceback" not in said
