@@ -165,7 +165,12 @@ def real(plantings: int, rates: tuple[float, ...] = (0.05, 0.1), n: int = 200) -
     settings = ranking.RankSettings()
     ids = [f"clip{i:05d}" for i in range(len(study.truth))]
     clean = ranking.prepare(ids, study.x, study.truth, study.groups, settings)
-    known = out_of_fold(logistic, clean.features, np.eye(2)[study.truth], clean.folds, settings.seed)[:, 1]
+
+    def knowing(train: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        target = np.eye(2)[study.truth[train]]
+        return logistic(clean.features[train], target, clean.features[judged], settings.seed, True)
+
+    known = out_of_fold(knowing, clean.folds, 2)[:, 1]
     print("| errors | planting | design | drops | right | keeps | right | accuracy before | after |")
     print("|---|---|---|---|---|---|---|---|---|")
     for errors, rate, planting in itertools.product(ERRORS, rates, range(plantings)):
