@@ -169,6 +169,7 @@ def _blind(error: ClipError, uri: str) -> str:
         "not_found": "its file is not where the clip list says",
         "access_denied": "its file may not be read",
         "download_failed": "its file could not be fetched",
+        "unreachable": "its file cannot be reached from this machine",
     }
     return said.get(error.code, error.message.replace(uri, "the clip"))
 

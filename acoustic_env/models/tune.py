@@ -104,7 +104,11 @@ def search_identity(study: Study) -> dict[str, str]:
         "training clips, labels and groups": clips(train),
         "validation clips, labels and groups": clips(validation),
         "task and classes": f"{study.recipe.task}, {len(targets.classes)} classes, {_digest(list(targets.classes))}",
-        "blocks": ", ".join(f"{block} {version}" for block, version in sorted(matrix.fingerprints.items())),
+        "blocks": ", ".join(
+            f"{block} {signal} {version}"
+            for block, versions in sorted(matrix.fingerprints.items())
+            for signal, version in sorted(versions.items())
+        ),
         "features": f"{len(columns):,} columns, {_digest(columns, matrix.values[train], matrix.values[validation])}",
         "reduction": json.dumps(asdict(study.recipe.reduction), sort_keys=True, default=dict),
         "fixed settings": f"weight_decay {model.weight_decay}, batch_size {model.batch_size}, seed {model.seed}",

@@ -96,9 +96,10 @@ def test_every_clip_is_judged_by_models_that_held_it_out(trained: Trained) -> No
     said = np.empty(len(rows))
     for judge in material.judges:
         said[judge.rows] = judge.model.predict_proba(x[judge.rows])[:, 1]
-    # The recorded figure is of whole ensembles that held the clips out, and each judge is a member or two of one.
-    recorded = material.bundle.metrics["figures"]["auc"]["value"]
-    assert roc_auc(material.truth[:, 1], said) == pytest.approx(recorded, abs=0.08)
+    # Held out in truth: the judges do worse than the ensemble does on clips its members learned from.
+    learned = material.bundle.classifier.predict_proba(x)[:, 1]
+    truth = material.truth[:, 1]
+    assert 0.7 < roc_auc(truth, said) < roc_auc(truth, learned) - 0.03
 
 
 def test_shuffling_costs_what_it_costs_when_the_whole_chain_is_run(trained: Trained) -> None:

@@ -49,7 +49,7 @@ def rows(n: int, seed: int, signal: float = 1.5) -> tuple[Any, Any]:
 
 def matrix(x: Any) -> FeatureMatrix:
     columns = [FeatureColumn("b", "raw", f"f{i}") for i in range(x.shape[1])]
-    return FeatureMatrix([f"c{i}" for i in range(len(x))], x, columns, {"b": "0"}, {})
+    return FeatureMatrix([f"c{i}" for i in range(len(x))], x, columns, {"b": {"raw": "0"}}, {})
 
 
 def study(x: Any, y: Any, **model: Any) -> Study:
