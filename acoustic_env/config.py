@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -245,9 +243,3 @@ def _expect(value: Any, kind: Any, where: str, described: str) -> Any:
         msg = f"{where}: {value!r} is not {described}"
         raise UsageError(msg)
     return value
-
-
-def settings_hash(settings: object) -> str:
-    """16 hex digits of a settings dataclass (or plain data), the same for equal settings in any order of keys."""
-    plain = dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else settings  # type: ignore[arg-type]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=list).encode()).hexdigest()[:16]

@@ -53,16 +53,11 @@ class CheckResult:
 
 
 def statement_score(probabilities: Floats, given: Ints) -> Floats:
-    """[clips, classes] P(the list is right about this clip and class): p where given, 1 - p where not."""
+    """[clips, classes] P(the list is right about clip and class): p where given, 1 - p where not; its own inverse."""
     score = 1.0 - probabilities
     rows = np.arange(len(given))
     score[rows, given] = probabilities[rows, given]
     return np.clip(score, 0.0, 1.0)
-
-
-def class_probabilities(score: Floats, given: Ints) -> Floats:
-    """[clips, classes] the probabilities behind a `statement_score`: its inverse."""
-    return statement_score(score, given)
 
 
 def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckResult:

@@ -62,16 +62,13 @@ def rank_labels(arguments: argparse.Namespace) -> int:
     summaries, flagged, rows, top = [], 0, 0, list[dict[str, Any]]()
     first, summary = next(tables)
     with streamed(first.schema, arguments.out) as writer:
-        for number, (table, described) in enumerate(_chain((first, summary), tables), start=1):
+        for table, described in _chain((first, summary), tables):
             writer.write_table(table)
             summaries.append(described)
             rows += table.num_rows
             given = table.filter(table.column("given"))
             flagged += sum(given.column("flagged").to_pylist())
             top = sorted([*top, *given.slice(0, SHOWN).to_pylist()], key=lambda row: row["quality"])[:SHOWN]
-            if recipe.task == "multilabel":
-                label = str(described["label"])
-                print(f"class {number:,} of {len(classes):,}: {display.get(label, label)}", file=sys.stderr)
     if arguments.json:
         print(
             json.dumps(

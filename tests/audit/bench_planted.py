@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from acoustic_env.audit import rank as ranking
-from acoustic_env.audit.check import class_probabilities
+from acoustic_env.audit.check import statement_score
 from acoustic_env.audit.designs import StratumCounts, stratified
 from acoustic_env.audit.intervals import from_variance, wilson
 from acoustic_env.audit.noise import plant_errors
@@ -115,7 +115,7 @@ def judge(study: Study, given: np.ndarray, clean: np.ndarray) -> Result:
     belief = ranking.believe(prepared(study, given, settings), given, 2, settings)
     rows = np.arange(len(given))
     quality = {"ours": belief.posterior[rows, given]}
-    witnesses = {check.name: class_probabilities(check.score, given) for check in belief.checks}
+    witnesses = {check.name: statement_score(check.score, given) for check in belief.checks}
     witnesses["mean of witnesses"] = np.mean(list(witnesses.values()), axis=0)
     for name, probabilities in witnesses.items():
         quality[f"cleanlab, {name}"] = get_label_quality_scores(given, probabilities)

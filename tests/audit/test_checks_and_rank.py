@@ -10,7 +10,6 @@ from sklearn.metrics import average_precision_score
 from acoustic_env.audit import confident, witnesses
 from acoustic_env.audit.check import (
     CheckResult,
-    class_probabilities,
     duplicate_sets,
     duplicates_check,
     from_probabilities,
@@ -227,10 +226,10 @@ def test_every_check_keeps_the_contract() -> None:
         CheckResult("bad", np.full((2, 2), 1.5), np.zeros(2, dtype=bool), 0.0, {})
 
 
-def test_statement_scores_and_probabilities_are_inverse() -> None:
+def test_a_statement_score_is_its_own_inverse() -> None:
     given, probabilities = random_probabilities(50, 4, 3)
     score = statement_score(probabilities, given)
-    np.testing.assert_allclose(class_probabilities(score, given), probabilities)
+    np.testing.assert_allclose(statement_score(score, given), probabilities)
     assert score[0, given[0]] == pytest.approx(probabilities[0, given[0]])
 
 
