@@ -1,14 +1,13 @@
-"""Typed, validated settings: recipes (a study as a YAML file) and the options of the extraction job."""
+"""Typed settings with ranges: recipes (a study as a YAML file) and the options of the extraction job."""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from acoustic_env.errors import UsageError
 
@@ -16,230 +15,272 @@ RECIPES: Final = Path(__file__).parent / "recipes"
 
 Task = Literal["binary", "multiclass", "multilabel"]
 ModelKind = Literal["mlp", "xgboost", "logistic"]
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ClassSettings:
-    """One class of a study: a clip is of the class when it carries any of the labels.
+class Settings(BaseModel):
+    """Base of all settings: immutable, every key known, every value checked against its type and range.
 
-    Attributes:
-        labels: label ids or names as they stand in the clip list.
-        descendants_of: ontology ids whose descendants (and themselves) count as well.
+    The docstring of an attribute is its help text.
     """
 
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """Return these settings with some values changed, checked again."""
+        return type(self)(**{**dict(self), **changes})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as plain data, as a file holds them."""
+        return self.model_dump(mode="json")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class ClassSettings(Settings):
+    """One class of a study: a clip is of the class when it carries any of the labels."""
+
     labels: tuple[str, ...] = ()
+    """Label ids or names as they stand in the clip list."""
+
     descendants_of: tuple[str, ...] = ()
+    """Ontology ids whose descendants (and themselves) count as well."""
 
 
-@dataclass(frozen=True)
-class ExcludeSettings:
-    """Clips left out of a study: those that carry one of the labels, or with `descendants` anything below them."""
+class ExcludeSettings(Settings):
+    """Clips left out of a study."""
 
     labels: tuple[str, ...] = ()
+    """Clips that carry one of these labels are left out."""
+
     descendants: bool = True
+    """Leave out clips with any label below these in the ontology, too."""
 
 
-@dataclass(frozen=True)
-class SplitSettings:
+class SplitSettings(Settings):
     """How clips without a given fold are split: stratified by class, groups never split.
 
     `test_folds` and `validation_folds` name folds; the rest is for training.
     """
 
-    folds: int = 10
+    folds: int = Field(10, ge=2)
+    """Number of folds."""
+
     validation_folds: tuple[int, ...] = (8,)
+    """Folds that tune thresholds and stop training early."""
+
     test_folds: tuple[int, ...] = (9,)
-    seed: int = 23
+    """Folds that training never reads."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of the assignment."""
 
 
-@dataclass(frozen=True)
-class ReductionSettings:
-    """PCA of each (block, signal), fitted on training folds.
+def _check_components(components: Mapping[str, int | float]) -> Mapping[str, int | float]:
+    for block, value in components.items():
+        _check_component(value, f"{block}: ")
+    return components
 
-    Attributes:
-        scale_first: standardise features before PCA (the source system did not).
-        components: per block, a number of components (int), a share of variance in (0, 1), or 0 for the scaled features
-            themselves; blocks not named keep `default_components`.
-        default_components: for blocks not named. The components are scaled after PCA, so the last count as much as the
-            first: with fewer clips than columns a share of 0.99 keeps mostly noise (ESC-10, mn04, MLP: macro F1 0.788
-            against 0.959 with 0.95).
-        seed: of the randomised solver.
-    """
+
+def _check_component(value: float, where: str = "") -> float:
+    if value < 0 or (isinstance(value, float) and value >= 1):
+        msg = f"{where}{value} is neither a number of components (0, 1, 2, ...) nor a share of variance in (0, 1)"
+        raise ValueError(msg)
+    return value
+
+
+class ReductionSettings(Settings):
+    """PCA of each (block, signal), fitted on training folds."""
 
     scale_first: bool = True
-    components: Mapping[str, float] = field(default_factory=dict)
-    default_components: float = 0.95
-    seed: int = 23
+    """Scale features to unit variance before PCA (the source system did not)."""
+
+    components: Annotated[Mapping[str, int | float], AfterValidator(_check_components)] = Field(default_factory=dict)
+    """Per block a number of components, a share of variance in (0, 1), or 0 for the scaled features themselves."""
+
+    default_components: Annotated[int | float, AfterValidator(_check_component)] = 0.95
+    """For blocks not named. The components are scaled after PCA, so the last count as much as the first: with fewer
+    clips than columns a share of 0.99 keeps mostly noise (ESC-10, mn04, MLP: macro F1 0.788 against 0.959)."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of the randomized solver."""
 
 
-@dataclass(frozen=True)
-class ModelSettings:
-    """The classifier and how it is trained.
-
-    Attributes:
-        kind: mlp, xgboost or logistic.
-        layers: hidden units of each MLP layer.
-        activation: relu or tanh.
-        dropout: on the input and after every hidden layer, in [0, 1).
-        learning_rate: of Adam.
-        weight_decay: of AdamW, 0 for none.
-        batch_size: rows a step.
-        max_epochs: upper bound; training stops `patience` epochs after the best validation score.
-        patience: epochs without improvement.
-        ensemble: models trained with successive seeds whose probabilities are averaged.
-        workers: Ray Train workers; 0 trains in this process with the same code.
-        seed: of weights, dropout and order.
-    """
+class ModelSettings(Settings):
+    """The classifier and how it is trained."""
 
     kind: ModelKind = "mlp"
-    layers: tuple[int, ...] = (240,)
+    """Kind of the classifier."""
+
+    layers: tuple[Annotated[int, Field(ge=1)], ...] = (240,)
+    """Hidden units of each MLP layer."""
+
     activation: Literal["relu", "tanh"] = "relu"
-    dropout: float = 0.5
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    batch_size: int = 256
-    max_epochs: int = 200
-    patience: int = 15
-    ensemble: int = 1
-    workers: int = 0
-    seed: int = 23
+    """Activation of the hidden layers."""
+
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout on the input and after every hidden layer, in [0, 1)."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate of Adam."""
+
+    weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of AdamW, 0 for none."""
+
+    batch_size: int = Field(256, ge=1)
+    """Rows a step."""
+
+    max_epochs: int = Field(200, ge=1)
+    """Upper bound of epochs; training stops `patience` epochs after the best validation score."""
+
+    patience: int = Field(15, ge=1)
+    """Epochs without improvement after which training stops."""
+
+    ensemble: int = Field(1, ge=1)
+    """Models trained with successive seeds whose probabilities are averaged."""
+
+    workers: int = Field(0, ge=0)
+    """Ray Train workers; 0 trains in this process with the same code."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of weights, dropout and order."""
 
 
-@dataclass(frozen=True)
-class AuditSettings:
-    """The label audit: folds of the out-of-fold witnesses and which models witness.
+class AuditSettings(Settings):
+    """The label audit: the scorers and their out-of-fold predictions."""
 
-    Attributes:
-        folds: grouped folds of the out-of-fold predictions, at least 3.
-        witnesses: models that predict out of fold; `neighbours` is the nearest-neighbour check.
-        neighbours: how many.
-        seed: of folds and samples.
-    """
+    folds: int = Field(5, ge=3)
+    """Grouped folds of the out-of-fold predictions, at least 3."""
 
-    folds: int = 5
-    witnesses: tuple[str, ...] = ("mlp", "xgboost", "logistic", "neighbours")
-    neighbours: int = 25
-    seed: int = 23
+    scorers: tuple[str, ...] = ("mlp", "xgboost", "logistic", "neighbors")
+    """Models that predict out of fold; `neighbors` is the nearest-neighbor check."""
+
+    neighbors: int = Field(25, ge=1)
+    """Number of nearest neighbors that vote."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of folds and samples."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """One study.
-
-    Attributes:
-        name: the recipe's name.
-        task: binary (the first class is the negative, the second the positive), multiclass or multilabel.
-        classes: class name -> which labels make it; empty for multiclass and multilabel: every label is a class.
-        exclude: clips left out.
-        signals: signals of each clip.
-        blocks: block name -> its options.
-        split, reduction, model, audit: the settings of those rooms.
-    """
+class Recipe(Settings):
+    """One study."""
 
     name: str
+    """Name of the recipe."""
+
     task: Task = "binary"
-    classes: Mapping[str, ClassSettings] = field(default_factory=dict)
-    exclude: ExcludeSettings = field(default_factory=ExcludeSettings)
+    """binary (the first class is the negative, the second the positive), multiclass or multilabel."""
+
+    classes: Mapping[str, ClassSettings] = Field(default_factory=dict)
+    """Class name -> which labels make it; empty for multiclass and multilabel: every label is a class."""
+
+    exclude: ExcludeSettings = Field(default_factory=ExcludeSettings)
+    """Clips left out."""
+
     signals: tuple[Literal["raw", "fg", "bg"], ...] = ("raw", "fg", "bg")
-    blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"indices": {}, "mps": {}})
-    split: SplitSettings = field(default_factory=SplitSettings)
-    reduction: ReductionSettings = field(default_factory=ReductionSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    audit: AuditSettings = field(default_factory=AuditSettings)
+    """Signals of each clip."""
+
+    blocks: Mapping[str, Mapping[str, Any]] = Field(default_factory=lambda: {"indices": {}, "mps": {}})
+    """Block name -> its options."""
+
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    """How clips are split into folds."""
+
+    reduction: ReductionSettings = Field(default_factory=ReductionSettings)
+    """How features are preprocessed."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    """The classifier."""
+
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    """The label audit."""
 
 
-@dataclass(frozen=True)
-class ExtractSettings:
-    """One run of the extraction job.
-
-    Attributes:
-        clips: URL of the clip list.
-        store: URL of the feature store.
-        recipe: recipe whose signals and blocks (with their options) are the defaults; None for the two below.
-        signals: signals of each clip; empty takes the recipe's.
-        blocks: feature blocks; empty takes the recipe's.
-        engine: fast or reference.
-        device: where networks and the modulation spectrum run; auto takes a GPU where there is one.
-        limit: only the first so many clips of the list; None for all.
-        retry_errors: try again clips whose error was permanent.
-        max_error_rate: share of the list's clips that may fail before the run ends with exit code 3, 0 to 1.
-        address: Ray cluster to join; None joins the one of RAY_ADDRESS or starts a local one.
-        dry_run: print the plan and stop.
-        relocated: each OLD=NEW, two prefixes of locations: the audio below OLD, which rows were computed from, is now
-            below NEW, the same files.
-    """
+class ExtractSettings(Settings):
+    """One run of the extraction job."""
 
     clips: str
+    """URL of the clip list."""
+
     store: str
+    """URL of the feature store."""
+
     recipe: str | None = None
+    """Recipe whose signals and blocks (with their options) are the defaults; None for the two below."""
+
     signals: tuple[Literal["raw", "fg", "bg"], ...] = ()
+    """Signals of each clip; empty takes the recipe's."""
+
     blocks: tuple[str, ...] = ()
+    """Feature blocks; empty takes the recipe's."""
+
     engine: Literal["fast", "reference"] = "fast"
+    """fast (batched array code) or reference (the published libraries)."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    limit: int | None = None
+    """Where networks and the modulation spectrum run; auto takes a GPU where there is one."""
+
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many clips of the list; None for all."""
+
     retry_errors: bool = False
-    max_error_rate: float = 0.05
+    """Try again clips whose error was permanent."""
+
+    max_error_rate: float = Field(0.05, ge=0, le=1)
+    """Share of the list's clips that may fail before the run ends with exit code 3, 0 to 1."""
+
     address: str | None = None
+    """Ray cluster to join; None joins the one of RAY_ADDRESS or starts a local one."""
+
     dry_run: bool = False
+    """Print the plan and stop."""
+
     relocated: tuple[str, ...] = ()
+    """Each OLD=NEW, two prefixes of locations: the audio below OLD, which rows were computed from, is now below NEW,
+    the same files."""
 
 
-def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A settings dataclass from plain data, every key and type checked.
+def from_mapping(kind: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Return settings made of plain data, every key, type and range checked.
 
     Args:
-        kind: the dataclass.
+        kind: the settings class.
         values: as read from YAML or JSON.
         where: file and place, for the message.
 
     Raises:
-        UsageError: an unknown key, a missing one, or a value of the wrong type; says where and what is allowed.
+        UsageError: an unknown key, a missing one, or a value of the wrong type or out of range; names its path.
+
+    >>> from_mapping(SplitSettings, {"folds": 5}, "recipe.yaml").folds
+    5
     """
-    hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        msg = f"{where}: unknown setting {unknown[0]!r}; there are {', '.join(names)}"
-        raise UsageError(msg)
-    converted = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
     try:
-        return kind(**converted)
-    except TypeError as error:
-        msg = f"{where}: {error}"
-        raise UsageError(msg) from error
+        return kind.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise UsageError("; ".join(_describe(kind, issue, where) for issue in error.errors()[:3])) from error
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_mapping(hint, _expect(value, Mapping, where, "a mapping"), where)
-    if origin is Literal:
-        if value not in arguments:
-            msg = f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}"
-            raise UsageError(msg)
-        return value
-    if origin is tuple:
-        items = _expect(value, (list, tuple), where, "a list")
-        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items))
-    if origin in (dict, Mapping) or (origin is not None and issubclass(origin, Mapping)):
-        items = _expect(value or {}, Mapping, where, "a mapping")
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in items.items()}
-    if origin is types.UnionType:
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return value  # an int stays one: 20 components is not a share of 20.0
-    if hint is int and isinstance(value, bool):
-        value = str(value)
-    return _expect(value, hint, where, f"of type {getattr(hint, '__name__', hint)}")
+def _describe(kind: type[Settings], issue: Any, where: str) -> str:
+    path, value = issue["loc"], issue["input"]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    match issue["type"]:
+        case "extra_forbidden":
+            expected = ", ".join(_section(kind, path[:-1]))
+            return f"{where}: unknown setting {place!r}; expected one of: {expected}"
+        case "missing":
+            return f"{where}: setting {place!r} is missing"
+        case "value_error":
+            return f"{where}: {place}: {issue['ctx']['error']}"
+    reason = issue["msg"][0].lower() + issue["msg"][1:]
+    return f"{where}: {place}: {value!r}: {reason}"
 
 
-def _expect(value: Any, kind: Any, where: str, described: str) -> Any:
-    if not isinstance(value, kind):
-        msg = f"{where}: {value!r} is not {described}"
-        raise UsageError(msg)
-    return value
+def _section(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
+    """Names of the settings in the section that a path leads to."""
+    for part in path:
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        kind = next((a for a in nested if issubclass(a, Settings)), kind)
+    return list(kind.model_fields)

@@ -61,7 +61,7 @@ class LeaseHeld(AcousticEnvError):  # noqa: N818
     exit_code = 4
 
 
-class BooksOpen(AcousticEnvError):  # noqa: N818
+class StoreInconsistentError(AcousticEnvError):
     """Clip list, rows, permanent errors and pending clips do not add up."""
 
     exit_code = 5

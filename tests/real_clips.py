@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from acoustic_env.audio.prepare import standardise
+from acoustic_env.audio.prepare import decode_and_resample
 from tests.sounds import Sound
 
 FOLDERS = ("esc10", "urbansound8k_sample", "urbansound8k_originals", "maad_soundscape", "blanket")
@@ -21,5 +21,5 @@ def real_clips(
             path for path in (test_data / "clips" / folder).rglob("*") if path.suffix in (".wav", ".ogg", ".flac")
         )
         for path in files[:: max(1, len(files) // per_folder)][:per_folder]:
-            samples = standardise(io.BytesIO(path.read_bytes()), 0.0, seconds, path.name, [rate])[rate]
+            samples = decode_and_resample(io.BytesIO(path.read_bytes()), 0.0, seconds, path.name, [rate])[rate]
             yield f"{folder}/{path.name}", samples

@@ -41,7 +41,7 @@ _FLOAT32_RESOLUTION: Final = 1.2e-7
 Batch = TypeVar("Batch", npt.NDArray[np.float32], npt.NDArray[np.float64])  # [clips, samples]
 
 
-def standardise(
+def decode_and_resample(
     source: BinaryIO, start_s: float | None, end_s: float | None, name: str, rates: Iterable[int]
 ) -> dict[int, npt.NDArray[np.float32]]:
     """The wanted segment of a recording at every wanted rate, decoded once; not levelled yet.

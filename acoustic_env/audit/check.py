@@ -1,6 +1,6 @@
-"""What witnesses and checks answer: one form, whatever they look for.
+"""What scorers and checks answer: one form, whatever they look for.
 
-A score per clip and label, a flag, a number for the set, and details. Witnesses believe in probabilities of the
+A score per clip and label, a flag, a number for the set, and details. Scorers score_labels in probabilities of the
 classes, and whether a probability contradicts the list is found here; duplicates with contradicting labels are a check
 of their own.
 """
@@ -52,7 +52,7 @@ class CheckResult:
             raise ValueError(msg)
 
 
-def statement_score(probabilities: Floats, given: Ints) -> Floats:
+def label_quality(probabilities: Floats, given: Ints) -> Floats:
     """[clips, classes] P(the list is right about clip and class): p where given, 1 - p where not; its own inverse."""
     score = 1.0 - probabilities
     rows = np.arange(len(given))
@@ -70,7 +70,7 @@ def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckRe
         "flagged": int(flagged.sum()),
         "confident_joint": joint.round(6).tolist(),
     }
-    return CheckResult(name, statement_score(probabilities, given), flagged, agreeing, information)
+    return CheckResult(name, label_quality(probabilities, given), flagged, agreeing, information)
 
 
 def duplicates_check(groups: Ints, given: Ints, classes: int) -> CheckResult:

@@ -1,6 +1,6 @@
-"""Several witnesses' probabilities made one, with learned weights.
+"""Several scorers' probabilities made one, with learned weights.
 
-The weights are fitted to the given labels: noise shrinks every witness's fit to them alike, so who predicts the given
+The weights are fitted to the given labels: noise shrinks every scorer's fit to them alike, so who predicts the given
 labels better also knows the truth better. They are those of the logarithmic pool, in which the probability of class k
 is proportional to exp(b_k + sum_w a_w log p_wk); for two classes, and for each label of a multi-label study, that is
 logistic regression on log-odds. What ranks is the mean of the probabilities with these weights, halfway pulled to
@@ -20,7 +20,7 @@ from acoustic_env.audit.intervals import Floats
 
 Ints = npt.NDArray[np.int64]
 
-CERTAIN: Final = 1e-3  # probabilities are kept this far from 0 and 1: no witness may overrule all others
+CERTAIN: Final = 1e-3  # probabilities are kept this far from 0 and 1: no scorer may overrule all others
 PULL: Final = 5.0  # strength of the pull towards equal weights, in clips
 BIAS_PULL: Final = PULL / 10.0  # of the pull of the biases towards 0
 NEWTON: Final = 25  # most steps of the labels' fit; six are usual
@@ -31,7 +31,7 @@ class Combination:
     """Learned weights of exclusive classes.
 
     Attributes:
-        weights: [witnesses] a_w, not negative.
+        weights: [scorers] a_w, not negative.
         bias: [classes] b_k.
     """
 
@@ -40,15 +40,15 @@ class Combination:
 
     @property
     def shares(self) -> Floats:
-        """[witnesses] weights of the mean: halfway between the learned ones and equal ones, sum 1."""
+        """[scorers] weights of the mean: halfway between the learned ones and equal ones, sum 1."""
         return _shares(self.weights[:, None])[:, 0]
 
     def pool(self, probabilities: Floats) -> Floats:
-        """[clips, classes] weighted mean of [witnesses, clips, classes]."""
+        """[clips, classes] weighted mean of [scorers, clips, classes]."""
         return np.asarray(np.einsum("w,wnk->nk", self.shares, probabilities))
 
     def log_pool(self, probabilities: Floats) -> Floats:
-        """[clips, classes] logarithmic pool of [witnesses, clips, classes]."""
+        """[clips, classes] logarithmic pool of [scorers, clips, classes]."""
         scores = np.einsum("w,wnk->nk", self.weights, _logs(probabilities)) + self.bias
         return np.asarray(np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)))
 
@@ -58,7 +58,7 @@ class LabelCombination:
     """Learned weights of each label of a multi-label study.
 
     Attributes:
-        weights: [witnesses, labels] a_w, not negative.
+        weights: [scorers, labels] a_w, not negative.
         bias: [labels].
     """
 
@@ -67,15 +67,15 @@ class LabelCombination:
 
     @property
     def shares(self) -> Floats:
-        """[witnesses, labels] weights of the mean: halfway between the learned ones and equal ones, sum 1."""
+        """[scorers, labels] weights of the mean: halfway between the learned ones and equal ones, sum 1."""
         return _shares(self.weights)
 
     def pool(self, probabilities: Floats) -> Floats:
-        """[clips, labels] weighted mean of [witnesses, clips, labels]."""
+        """[clips, labels] weighted mean of [scorers, clips, labels]."""
         return np.asarray(np.einsum("wk,wnk->nk", self.shares, probabilities))
 
     def log_pool(self, probabilities: Floats) -> Floats:
-        """[clips, labels] logarithmic pool of [witnesses, clips, labels]."""
+        """[clips, labels] logarithmic pool of [scorers, clips, labels]."""
         scores = np.einsum("wk,wnk->nk", self.weights, _log_odds(probabilities)) + self.bias
         return np.asarray(special.expit(scores))
 
@@ -84,18 +84,18 @@ def fit_combination(probabilities: Floats, given: Ints) -> Combination:
     """Weights by penalised maximum likelihood of the given labels.
 
     Args:
-        probabilities: [witnesses, clips, classes], out of fold.
+        probabilities: [scorers, clips, classes], out of fold.
         given: [clips].
     """
     from scipy.optimize import minimize
 
-    witnesses, clips, classes = probabilities.shape
-    logs, rows, equal = _logs(probabilities), np.arange(clips), 1.0 / witnesses
+    scorers, clips, classes = probabilities.shape
+    logs, rows, equal = _logs(probabilities), np.arange(clips), 1.0 / scorers
     observed = logs[:, rows, given].sum(axis=1)
     counts = np.bincount(given, minlength=classes)
 
     def loss_and_gradient(parameters: Floats) -> tuple[float, Floats]:
-        weights, bias = parameters[:witnesses], parameters[witnesses:]
+        weights, bias = parameters[:scorers], parameters[scorers:]
         scores = np.einsum("w,wnk->nk", weights, logs) + bias
         norm = np.logaddexp.reduce(scores, axis=1, keepdims=True)
         expected = np.exp(scores - norm)
@@ -106,34 +106,34 @@ def fit_combination(probabilities: Floats, given: Ints) -> Combination:
         penalty = PULL * away @ away + BIAS_PULL * bias @ bias
         return float(loss + penalty) / clips, np.concatenate([gradient_weights, gradient_bias]) / clips
 
-    start = np.concatenate([np.full(witnesses, equal), np.zeros(classes)])
-    bounds = [(0.0, None)] * witnesses + [(None, None)] * classes
+    start = np.concatenate([np.full(scorers, equal), np.zeros(classes)])
+    bounds = [(0.0, None)] * scorers + [(None, None)] * classes
     found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return Combination(found.x[:witnesses], found.x[witnesses:])
+    return Combination(found.x[:scorers], found.x[scorers:])
 
 
 def fit_label_combination(probabilities: Floats, given: Floats) -> LabelCombination:
     """Fit the weights of all labels together, by projected Newton steps; for each label those of `fit_combination`.
 
     Args:
-        probabilities: [witnesses, clips, labels], out of fold.
+        probabilities: [scorers, clips, labels], out of fold.
         given: [clips, labels] 0 or 1.
     """
-    witnesses, clips, labels = probabilities.shape
+    scorers, clips, labels = probabilities.shape
     odds = np.concatenate([_log_odds(probabilities), np.ones((1, clips, labels))])
-    centre = np.append(np.full(witnesses, 1.0 / witnesses), 0.0)[:, None]
+    center = np.append(np.full(scorers, 1.0 / scorers), 0.0)[:, None]
     # Two classes share the bias of their log-odds, half each: b = b_1 - b_0, and b_0^2 + b_1^2 = b^2 / 2.
-    pull = np.append(np.full(witnesses, 2.0 * PULL), BIAS_PULL)[:, None]
-    found = np.repeat(centre, labels, axis=1)
+    pull = np.append(np.full(scorers, 2.0 * PULL), BIAS_PULL)[:, None]
+    found = np.repeat(center, labels, axis=1)
     for _ in range(NEWTON):
         expected = special.expit(np.einsum("wk,wnk->nk", found, odds))
-        gradient = np.einsum("wnk,nk->wk", odds, expected - given) + pull * (found - centre)
+        gradient = np.einsum("wnk,nk->wk", odds, expected - given) + pull * (found - center)
         weighted = odds * (expected * (1.0 - expected))
         curvature = np.einsum("wnk,vnk->kwv", weighted, odds, optimize=True) + np.diag(pull[:, 0])
         held = (found <= 0.0) & (gradient > 0.0)
         held[-1] = False
         free = ~held.T
-        curvature = np.where(free[:, :, None] & free[:, None, :], curvature, np.eye(witnesses + 1))
+        curvature = np.where(free[:, :, None] & free[:, None, :], curvature, np.eye(scorers + 1))
         step = np.linalg.solve(curvature, np.where(held, 0.0, gradient).T[:, :, None])[:, :, 0].T
         reached = found - step
         reached[:-1] = np.maximum(reached[:-1], 0.0)
@@ -144,7 +144,7 @@ def fit_label_combination(probabilities: Floats, given: Floats) -> LabelCombinat
 
 
 def _shares(weights: Floats) -> Floats:
-    """[witnesses, labels] halfway between weights with sum 1 and equal ones."""
+    """[scorers, labels] halfway between weights with sum 1 and equal ones."""
     equal, total = 1.0 / len(weights), weights.sum(axis=0)
     return np.asarray((np.where(total > 0.0, weights / np.where(total > 0.0, total, 1.0), equal) + equal) / 2.0)
 

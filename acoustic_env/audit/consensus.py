@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.verdicts import latest, vote_table
+from acoustic_env.audit.annotations import latest, vote_table
 from acoustic_env.audit.votes import dawid_skene
 
 Key = tuple[str, str]

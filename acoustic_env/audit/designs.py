@@ -174,8 +174,8 @@ def hajek_variance(expanded: Floats, inclusion: Floats) -> float:
     slack = 1.0 - inclusion
     if n < 2 or slack.sum() <= 0.0:
         return 0.0
-    centre = float((slack * expanded).sum() / slack.sum())
-    return float((slack * (expanded - centre) ** 2).sum()) * n / (n - 1)
+    center = float((slack * expanded).sum() / slack.sum())
+    return float((slack * (expanded - center) ** 2).sum()) * n / (n - 1)
 
 
 def lure(values: Floats, probabilities: Floats, size: int) -> float:

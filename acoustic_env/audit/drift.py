@@ -17,7 +17,7 @@ from acoustic_env.audit.intervals import Floats, Interval, wilson
 Features = npt.NDArray[np.float32]
 
 MOST_CLIPS: Final = 1000  # of each side; the distance matrix is of their sum
-FAR: Final = 0.95  # quantile of training's own nearest-neighbour distances beyond which a clip is far
+FAR: Final = 0.95  # quantile of training's own nearest-neighbor distances beyond which a clip is far
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def drift_test(new: Features, training: Features, seed: int, permutations: int =
         permutations: of the test.
     """
     rng = np.random.default_rng(seed)
-    centre, spread = np.nanmean(training, axis=0), np.nanstd(training, axis=0)
+    center, spread = np.nanmean(training, axis=0), np.nanstd(training, axis=0)
     spread = np.where(spread > 0.0, spread, np.inf)
-    one = _standard(new[rng.permutation(len(new))[:MOST_CLIPS]], centre, spread)
-    two = _standard(training[rng.permutation(len(training))[:MOST_CLIPS]], centre, spread)
+    one = _standard(new[rng.permutation(len(new))[:MOST_CLIPS]], center, spread)
+    two = _standard(training[rng.permutation(len(training))[:MOST_CLIPS]], center, spread)
     distances = _distances(np.vstack([one, two]))
     member = np.zeros((permutations + 1, len(distances)))
     member[0, : len(one)] = 1.0
@@ -79,8 +79,8 @@ def _energy(distances: Floats, member: Floats, size: int) -> Floats:
     return np.asarray(2.0 * across / (size * other) - inside / size**2 - rest / other**2)
 
 
-def _standard(values: Features, centre: Features, spread: Features) -> Floats:
-    return np.asarray(np.nan_to_num((values - centre) / spread), dtype=np.float64)
+def _standard(values: Features, center: Features, spread: Features) -> Floats:
+    return np.asarray(np.nan_to_num((values - center) / spread), dtype=np.float64)
 
 
 def _distances(points: Floats) -> Floats:

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 
 from acoustic_env.audit import designs, intervals
 from acoustic_env.audit.agreement import agreement
+from acoustic_env.audit.annotations import VoteTable, latest, vote_table
 from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
 from acoustic_env.audit.designs import StratumCounts
 from acoustic_env.audit.intervals import Floats, Interval, from_variance
 from acoustic_env.audit.sample import frame_of
-from acoustic_env.audit.verdicts import VoteTable, latest, vote_table
-from acoustic_env.audit.votes import dawid_skene_share, fallible_listener
+from acoustic_env.audit.votes import dawid_skene_share, rogan_gladen
 from acoustic_env.errors import UsageError
 
 Ints = npt.NDArray[np.int64]
@@ -309,7 +309,7 @@ def _listeners(
         sides = skill[votes.listeners[0]]
         right, wrong = (sides["right"], sides["wrong"]) if given else (sides["wrong"], sides["right"])
         positive = apparent.estimate * effective
-        found["corrected"] = fallible_listener(positive, effective, right, wrong, seed, level=level)
+        found["corrected"] = rogan_gladen(positive, effective, right, wrong, seed, level=level)
     elif sample.column("design")[0].as_py() == "simple":
         found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given), seed, level=level, gold=gold)
     return found

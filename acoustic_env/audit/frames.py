@@ -1,4 +1,4 @@
-"""Judge versions of the labels by samples whose decisions were frozen before anyone listened.
+"""HeldOutScorer versions of the labels by samples whose decisions were frozen before anyone listened.
 
 Each version of the labels gets one *frame*: the given labels of clips that no earlier frame held, and every row that
 the version decides otherwise than the published one (the labels as given, where that has no such row). Rows that
@@ -26,12 +26,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audit.annotations import APPLIES
 from acoustic_env.audit.consensus import Key, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats, Interval, nothing_observed
 from acoustic_env.audit.relabel import applies
 from acoustic_env.audit.sample import SampleSettings, frame_of, sample_table
 from acoustic_env.audit.sequential import METHOD, SampledStratum, confidence_sequence, level_of_frame
-from acoustic_env.audit.verdicts import APPLIES
 
 JUDGES_KEY: Final = b"acoustic_env.judges"
 UNCHANGED, CHANGED = "unchanged", "changed"
@@ -153,7 +153,7 @@ def what_it_judges(sample: pa.Table) -> Judges | None:
 
 
 def judge(samples: Sequence[pa.Table], verdicts: pa.Table | None, level: float = 0.95) -> list[Judgement]:
-    """Judge every version whose sample has an answer, by number of the frame.
+    """HeldOutScorer every version whose sample has an answer, by number of the frame.
 
     Args:
         samples: from `draw_frame`; others are left out.

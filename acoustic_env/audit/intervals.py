@@ -71,9 +71,9 @@ def wilson(right: float, n: float, level: float = 0.95) -> Interval:
         return nothing_observed("wilson")
     _check_counts(right, n)
     z, p = z_value(level), right / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), "wilson", round(n))
+    return Interval(p, max(0.0, center - half), min(1.0, center + half), "wilson", round(n))
 
 
 def clopper_pearson(right: float, n: float, level: float = 0.95) -> Interval:

@@ -26,10 +26,10 @@ from typing import Any, Final, Self
 import numpy as np
 import pyarrow as pa
 
+from acoustic_env.audit.annotations import VERDICT_SCHEMA, VERDICTS
 from acoustic_env.audit.journal import open_journal
 from acoustic_env.audit.sample import SAMPLE_SCHEMA
 from acoustic_env.audit.table import require_columns, write_table
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA, VERDICTS
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_if_there
 from acoustic_env.io.location import split
@@ -82,7 +82,7 @@ class Answer:
     time_utc: str
 
 
-class RefusedAnswer(Exception):  # noqa: N818  the outcome's own name
+class InvalidAnswerError(Exception):
     """An answer that cannot be kept; the message says why."""
 
 
@@ -123,13 +123,13 @@ def clean_name(name: object) -> str:
     """A listener's name in one spelling: NFC, single spaces.
 
     Raises:
-        RefusedAnswer: empty, too long, or not text.
+        InvalidAnswerError: empty, too long, or not text.
     """
     if not isinstance(name, str):
-        raise RefusedAnswer("the listener's name is not text")
+        raise InvalidAnswerError("the listener's name is not text")
     cleaned = " ".join(unicodedata.normalize("NFC", name).split())
     if not cleaned or len(cleaned) > LONGEST_NAME or any(unicodedata.category(mark)[0] == "C" for mark in cleaned):
-        raise RefusedAnswer(f"a listener's name has 1 to {LONGEST_NAME} printable characters")
+        raise InvalidAnswerError(f"a listener's name has 1 to {LONGEST_NAME} printable characters")
     return cleaned
 
 
@@ -208,7 +208,7 @@ class Session:
             The answer as kept; the one already there when its id is known.
 
         Raises:
-            RefusedAnswer: something in it is not as it must be; nothing is kept.
+            InvalidAnswerError: something in it is not as it must be; nothing is kept.
             OSError: the disk or object store refused it.
         """
         answer = self._checked(entry)
@@ -271,13 +271,13 @@ class Session:
     def _checked(self, entry: dict[str, Any]) -> Answer:
         row, verdict, note, identifier = (entry.get(name) for name in ("row", "verdict", "note", "id"))
         if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
-            raise RefusedAnswer("the answer has no id")
+            raise InvalidAnswerError("the answer has no id")
         if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(self.rows):
-            raise RefusedAnswer("no such row")
+            raise InvalidAnswerError("no such row")
         if verdict is not None and verdict not in VERDICTS:
-            raise RefusedAnswer(f"{verdict!r} is not one of {', '.join(VERDICTS)}")
+            raise InvalidAnswerError(f"{verdict!r} is not one of {', '.join(VERDICTS)}")
         if note is not None and (not isinstance(note, str) or len(note) > LONGEST_NOTE):
-            raise RefusedAnswer(f"a note is text of at most {LONGEST_NOTE:,} characters")
+            raise InvalidAnswerError(f"a note is text of at most {LONGEST_NOTE:,} characters")
         cleaned = note.strip().encode("utf-8", "replace").decode() if note else ""
         seconds = entry.get("seconds")
         timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST_S

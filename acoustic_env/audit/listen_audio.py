@@ -1,4 +1,4 @@
-"""A clip of the sample as a page can play and draw it: a WAV at a comfortable level and its spectrogram."""
+"""A clip of the sample as a page can play and draw it: a WAV at a normalize_for_playback level and its spectrogram."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _video_of(uri: str, start_s: float | None) -> tuple[str, float] | None:
     return (video, start_s or 0.0) if _VIDEO_ID.fullmatch(video) else None
 
 
-class Listenable:
+class ClipCache:
     """The clips of a sample by row number, the last ones kept in memory; safe for several threads.
 
     Args:
@@ -158,7 +158,7 @@ def hear(place: Place) -> Heard:
             waveform, rate = decode(source, place.start_s, place.end_s, "the clip")
     except ClipError as error:
         raise ClipError(error.code, _blind(error, place.uri)) from None
-    levelled = comfortable(waveform)
+    levelled = normalize_for_playback(waveform)
     buffer = io.BytesIO()
     soundfile.write(buffer, levelled, rate, format="WAV", subtype="PCM_16")
     return Heard(buffer.getvalue(), len(levelled) / rate, describe(levelled, rate))
@@ -174,17 +174,17 @@ def _blind(error: ClipError, uri: str) -> str:
     return said.get(error.code, error.message.replace(uri, "the clip"))
 
 
-def comfortable(waveform: Mono) -> Mono:
+def normalize_for_playback(waveform: Mono) -> Mono:
     """The waveform without its mean at an RMS of `TARGET_RMS`, its peak at most `PEAK`; silence stays silence.
 
     Args:
         waveform: float32 [samples].
     """
-    centred = waveform - waveform.mean(dtype=np.float64)
-    rms, peak = float(np.sqrt(np.square(centred).mean())), float(np.abs(centred).max())
+    centerd = waveform - waveform.mean(dtype=np.float64)
+    rms, peak = float(np.sqrt(np.square(centerd).mean())), float(np.abs(centerd).max())
     if rms < 1e-8:
         return np.zeros_like(waveform)
-    levelled: Mono = (centred * min(TARGET_RMS / rms, PEAK / peak, LARGEST_GAIN)).astype(np.float32)
+    levelled: Mono = (centerd * min(TARGET_RMS / rms, PEAK / peak, LARGEST_GAIN)).astype(np.float32)
     return levelled
 
 
@@ -234,10 +234,10 @@ def _band_weights(edges: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.f
         if len(inside) >= 2:
             weights[band, inside] = 1.0 / len(inside)
             continue
-        centre = min((low + high) / 2, bins - 1.0)
-        below = int(centre)
-        weights[band, below] += 1.0 - (centre - below)
-        weights[band, min(below + 1, bins - 1)] += centre - below
+        center = min((low + high) / 2, bins - 1.0)
+        below = int(center)
+        weights[band, below] += 1.0 - (center - below)
+        weights[band, min(below + 1, bins - 1)] += center - below
     return weights
 
 

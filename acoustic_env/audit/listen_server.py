@@ -25,8 +25,8 @@ from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from acoustic_env.audit.listen import RefusedAnswer, Session, order_for
-from acoustic_env.audit.listen_audio import Listenable
+from acoustic_env.audit.listen import InvalidAnswerError, Session, order_for
+from acoustic_env.audit.listen_audio import ClipCache
 from acoustic_env.errors import ClipError, UsageError
 
 PAGE: Final = {
@@ -77,7 +77,7 @@ class ListenServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, session: Session, clips: Listenable, listener: str | None = None) -> None:
+    def __init__(self, host: str, port: int, session: Session, clips: ClipCache, listener: str | None = None) -> None:
         self.session = session
         self.clips = clips
         self.listener = listener
@@ -218,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         session = self.server.session
         try:
             listener = session.known_as(name)
-        except RefusedAnswer as refused:
+        except InvalidAnswerError as refused:
             raise _Refused(HTTPStatus.BAD_REQUEST, str(refused)) from refused
         given = {row: answer for (_, row), answer in session.counted(listener).items()}
         answered = sorted(given, key=lambda row: given[row].time_utc)
@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         session = self.server.session
         try:
             answer = session.record(entry)
-        except RefusedAnswer as refused:
+        except InvalidAnswerError as refused:
             raise _Refused(HTTPStatus.BAD_REQUEST, str(refused)) from refused
         note = None
         try:

@@ -24,8 +24,8 @@ def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
     stays = before.filter(pc.or_(pc.invert(_among(before, now)), listened))
     decided = now.filter(pc.invert(_among(now, stays)))
     whole = pa.concat_tables([stays, decided], promote_options="default")
-    witnesses = sorted(set(whole.column_names) - {*now.column_names[:4], *now.column_names[-3:]})
-    names = [*now.column_names[:4], *witnesses, *now.column_names[-3:]]
+    scorers = sorted(set(whole.column_names) - {*now.column_names[:4], *now.column_names[-3:]})
+    names = [*now.column_names[:4], *scorers, *now.column_names[-3:]]
     return whole.select(names).sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
 
 

@@ -1,8 +1,8 @@
 """Probabilities of every label that do not depend on the label the clip itself is given.
 
-Each witness judges the clips of a fold with what it learned from the other folds. The weights with which the witnesses
+Each scorer judges the clips of a fold with what it learned from the other folds. The weights with which the scorers
 are pooled in that fold are fitted on the two folds beside it, to predictions of models that knew neither those clips'
-own fold nor the fold the weights are for. So nothing that says what to believe of a clip has seen its label, and the
+own fold nor the fold the weights are for. So nothing that scores a clip's labels has seen its label, and the
 label counts once, at the end, when the ranking asks how well it agrees.
 """
 
@@ -18,28 +18,28 @@ import numpy.typing as npt
 
 from acoustic_env.audit.combine import Combination, LabelCombination, fit_combination, fit_label_combination
 from acoustic_env.audit.intervals import Floats
-from acoustic_env.audit.neighbours import Neighbourhood
-from acoustic_env.audit.witnesses import Features, Witness, out_of_fold, without_two_folds
+from acoustic_env.audit.neighbors import Neighborhood
+from acoustic_env.audit.scorers import Features, Scorer, out_of_fold, without_two_folds
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-NEIGHBOURS: Final = "neighbours"
+NEIGHBORS: Final = "neighbors"
 UNTAGGED: Final = 1e-3  # share of every class before its tag score
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What witnesses learn from and judge.
+    """What scorers learn from and judge.
 
     Attributes:
         features: float32 [clips, features], scaled, finite.
         target: [clips, classes] 0 or 1.
         exclusive: every clip has one of the classes; else each class is a label of its own, there or not.
         folds: [clips] grouped folds, 0 to 2 or more.
-        neighbourhood: nearest clips of other folds.
+        neighborhood: nearest clips of other folds.
         seed: of models.
-        models: witnesses by name.
+        models: scorers by name.
         tags: scores in [0, 1] from taggers that never saw these labels, by name, [clips, classes]; NaN where absent.
     """
 
@@ -47,9 +47,9 @@ class Evidence:
     target: Floats
     exclusive: bool
     folds: Ints
-    neighbourhood: Neighbourhood
+    neighborhood: Neighborhood
     seed: int
-    models: Mapping[str, Witness]
+    models: Mapping[str, Scorer]
     tags: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
@@ -58,25 +58,25 @@ class Evidence:
         return 1.0 / self.target.shape[1] if self.exclusive else 0.5
 
     def judge(self, name: str, train: Bools, judged: Bools) -> Floats:
-        """Return probabilities [judged, classes] by a witness that knows the labels of `train` only.
+        """Return probabilities [judged, classes] by a scorer that knows the labels of `train` only.
 
         Args:
-            name: of a model, of tags, or `neighbours`.
+            name: of a model, of tags, or `neighbors`.
             train: [clips].
             judged: [clips].
         """
-        if name == NEIGHBOURS:
-            return self.neighbourhood.vote(self.target, train, judged, self.prior)
+        if name == NEIGHBORS:
+            return self.neighborhood.vote(self.target, train, judged, self.prior)
         if name in self.tags:
             return self._calibrated_tags(self.tags[name], train, judged)
         model, features = self.models[name], self.features
         return model(features[train], self.target[train], features[judged], self.seed, self.exclusive)
 
     def combine(self, probabilities: Floats, rows: Bools) -> Combination | LabelCombination:
-        """Fit the witnesses' weights to the labels of `rows`.
+        """Fit the scorers' weights to the labels of `rows`.
 
         Args:
-            probabilities: [witnesses, rows, classes].
+            probabilities: [scorers, rows, classes].
             rows: [clips].
         """
         target = self.target[rows]
@@ -97,12 +97,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the witnesses of some evidence believe, each and together.
+    """What the scorers of some evidence score_labels, each and together.
 
     Attributes:
-        own: [witnesses, clips, classes] each witness's probabilities.
+        own: [scorers, clips, classes] each scorer's probabilities.
         pooled: [clips, classes] probabilities of all together.
-        shares: [witnesses, classes] weight of each witness, mean over the folds; exclusive classes share one.
+        shares: [scorers, classes] weight of each scorer, mean over the folds; exclusive classes share one.
     """
 
     own: Floats
@@ -111,14 +111,14 @@ class Posterior:
 
 
 def posterior(evidence: Evidence, names: Sequence[str]) -> Posterior:
-    """Judge every clip by witnesses, and pool them with weights, that know nothing of its fold's labels.
+    """HeldOutScorer every clip by scorers, and pool them with weights, that know nothing of its fold's labels.
 
     Linear algebra runs on one thread: the products are too small to share, and waiting threads burn processor time. So
     its numbers do not depend on how many there are.
 
     Args:
         evidence: with three folds or more.
-        names: of the witnesses.
+        names: of the scorers.
     """
     from threadpoolctl import threadpool_limits
 

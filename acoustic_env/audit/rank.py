@@ -1,6 +1,6 @@
-"""Rank the labels of a study from suspect to supported, by several witnesses.
+"""Rank the labels of a study from suspect to supported, by several scorers.
 
-Every witness judges each clip out of fold, and their probabilities are pooled with learned weights (`posterior`). There
+Every scorer judges each clip out of fold, and their probabilities are pooled with learned weights (`posterior`). There
 is one round. A second one, learned from labels softened by the first and blind to the judged clip's own label as this
 is, doubled the work; beside the first round's average precision on planted errors it gained nothing at 5 to 10 % of
 wrong labels, lost 0.007 where those were ambiguous clips, and gained 0.004 to 0.016 only at 20 to 30 %.
@@ -11,19 +11,19 @@ The result orders labels for listening and repair. It is not an error rate, what
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audit.check import DUPLICATES, CheckResult, duplicates_check, from_probabilities, statement_score
+from acoustic_env.audit.check import DUPLICATES, CheckResult, duplicates_check, from_probabilities, label_quality
 from acoustic_env.audit.confident import confident_flags, confident_joint
 from acoustic_env.audit.intervals import Floats
-from acoustic_env.audit.neighbours import Neighbourhood, find_neighbours
-from acoustic_env.audit.posterior import NEIGHBOURS, Evidence, posterior
-from acoustic_env.audit.witnesses import WITNESSES, Features, Witness
+from acoustic_env.audit.neighbors import Neighborhood, find_neighbors
+from acoustic_env.audit.posterior import NEIGHBORS, Evidence, posterior
+from acoustic_env.audit.scorers import SCORERS, Features, Scorer
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 
@@ -36,7 +36,7 @@ Bools = npt.NDArray[np.bool_]
 
 MOST_FEATURES: Final = 512  # more are reduced to as many principal components
 REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
-LEAST_FOLDS: Final = 3  # one to judge, one to weigh the witnesses on, one to learn from
+LEAST_FOLDS: Final = 3  # one to judge, one to weigh the scorers on, one to learn from
 LABELS: Final = 64  # labels of a multi-label study judged together, if memory allows
 PROBABILITIES: Final = 2**26  # most that are held at once
 NOT_A_RATE: Final = (
@@ -50,28 +50,28 @@ class RankSettings:
     """How labels are ranked.
 
     Attributes:
-        witnesses: names of models and of `neighbours`.
+        scorers: names of models and of `neighbors`.
         folds: grouped folds, at least `LEAST_FOLDS`.
-        neighbours: how many vote.
+        neighbors: how many vote.
         seed: of folds and models.
         models: the models by name; others than the built-in ones may be injected.
     """
 
-    witnesses: tuple[str, ...] = ("mlp", "xgboost", "logistic", "neighbours")
+    scorers: tuple[str, ...] = ("mlp", "xgboost", "logistic", "neighbors")
     folds: int = 5
-    neighbours: int = 25
+    neighbors: int = 25
     seed: int = 23
-    models: Mapping[str, Witness] = field(default_factory=lambda: WITNESSES)
+    models: Mapping[str, Scorer] = field(default_factory=lambda: SCORERS)
 
 
 @dataclass(frozen=True)
-class Belief:
-    """What the witnesses together believe of one study, or of one class of a multi-label study.
+class LabelScores:
+    """What the scorers together score_labels of one study, or of one class of a multi-label study.
 
     Attributes:
         posterior: [clips, classes] combined probability of each class.
         flagged: [clips] the given class is confidently another.
-        checks: each witness's answer.
+        checks: each scorer's answer.
         information: weights, counts, the confident joint.
     """
 
@@ -89,7 +89,7 @@ class Clips:
         clip_ids: [clips].
         features: float32 [clips, features], scaled and reduced (`prepare`).
         folds: [clips] grouped folds.
-        neighbourhood: nearest clips of other folds.
+        neighborhood: nearest clips of other folds.
         duplicates: [clips] group of duplicates, -1 for none; None when nobody looked.
         tags: scores of taggers by name, [clips, classes of the study]; NaN where absent.
     """
@@ -97,7 +97,7 @@ class Clips:
     clip_ids: npt.NDArray[Any]
     features: Features
     folds: Ints
-    neighbourhood: Neighbourhood
+    neighborhood: Neighborhood
     duplicates: Ints | None = None
     tags: Mapping[str, Floats] = field(default_factory=dict)
 
@@ -121,7 +121,7 @@ def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction:
     """
     from acoustic_env.models.reduce import Reducer
 
-    return Reducer(columns, replace(reduction, default_components=0)).fit(values).transform(values)
+    return Reducer(columns, reduction.replace(default_components=0)).fit(values).transform(values)
 
 
 def prepare(
@@ -133,7 +133,7 @@ def prepare(
     duplicates: Ints | None = None,
     tags: Mapping[str, Floats] | None = None,
 ) -> Clips:
-    """Scale and reduce the features, deal the folds, find the neighbours.
+    """Scale and reduce the features, deal the folds, find the neighbors.
 
     Args:
         clip_ids: [clips].
@@ -145,26 +145,26 @@ def prepare(
         tags: scores in [0, 1] of taggers trained on other data, by name, [clips, classes].
 
     Raises:
-        UsageError: fewer groups than folds, fewer folds than `LEAST_FOLDS`, or a witness that does not exist.
+        UsageError: fewer groups than folds, fewer folds than `LEAST_FOLDS`, or a scorer that does not exist.
     """
     from acoustic_env.models.folds import grouped_folds
 
-    known = {*settings.models, NEIGHBOURS}
-    unknown = [name for name in settings.witnesses if name not in known]
-    if unknown or not settings.witnesses:
-        msg = f"no witness {(unknown or ['?'])[0]!r}; there are {', '.join(sorted(known))}"
+    known = {*settings.models, NEIGHBORS}
+    unknown = [name for name in settings.scorers if name not in known]
+    if unknown or not settings.scorers:
+        msg = f"no scorer {(unknown or ['?'])[0]!r}; there are {', '.join(sorted(known))}"
         raise UsageError(msg)
     if settings.folds < LEAST_FOLDS:
         msg = f"audit.folds is {settings.folds}; a ranking needs {LEAST_FOLDS} folds or more"
         raise UsageError(msg)
     scaled = _reduce(features, settings.seed)
     folds = grouped_folds(y, groups, settings.folds, settings.seed)
-    neighbourhood = find_neighbours(scaled, folds, settings.neighbours, settings.seed)
-    return Clips(np.asarray(clip_ids), scaled, folds, neighbourhood, duplicates, tags or {})
+    neighborhood = find_neighbors(scaled, folds, settings.neighbors, settings.seed)
+    return Clips(np.asarray(clip_ids), scaled, folds, neighborhood, duplicates, tags or {})
 
 
-def believe(clips: Clips, given: Ints, classes: int, settings: RankSettings) -> Belief:
-    """Judge the labels of exclusive classes.
+def score_labels(clips: Clips, given: Ints, classes: int, settings: RankSettings) -> LabelScores:
+    """HeldOutScorer the labels of exclusive classes.
 
     Args:
         clips: from `prepare`.
@@ -178,7 +178,7 @@ def believe(clips: Clips, given: Ints, classes: int, settings: RankSettings) -> 
     if (np.bincount(given, minlength=classes) > 0).sum() < 2:
         msg = "all clips are given one class; a ranking needs clips of two classes or more"
         raise UsageError(msg)
-    names = [*settings.witnesses, *clips.tags]
+    names = [*settings.scorers, *clips.tags]
     found = posterior(_evidence(clips, np.eye(classes)[given], True, settings, clips.tags), names)
     return _belief(clips, given, found.pooled, dict(zip(names, found.own, strict=True)), found.shares[:, 0])
 
@@ -186,12 +186,12 @@ def believe(clips: Clips, given: Ints, classes: int, settings: RankSettings) -> 
 def _evidence(
     clips: Clips, target: Floats, exclusive: bool, settings: RankSettings, tags: Mapping[str, Floats]
 ) -> Evidence:
-    neighbourhood = clips.neighbourhood
-    return Evidence(clips.features, target, exclusive, clips.folds, neighbourhood, settings.seed, settings.models, tags)
+    neighborhood = clips.neighborhood
+    return Evidence(clips.features, target, exclusive, clips.folds, neighborhood, settings.seed, settings.models, tags)
 
 
-def _belief(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats) -> Belief:
-    """What probabilities [clips, classes], pooled and of each witness, say about the given classes."""
+def _belief(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats) -> LabelScores:
+    """What probabilities [clips, classes], pooled and of each scorer, say about the given classes."""
     flagged = confident_flags(given, pooled)
     checks = [from_probabilities(name, probabilities, given) for name, probabilities in own.items()]
     if clips.duplicates is not None:
@@ -204,7 +204,7 @@ def _belief(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats]
         "confident_joint": confident_joint(given, pooled).round(6).tolist(),
         "checks": {check.name: {"value": round(check.summary, 4), **check.information} for check in checks},
     }
-    return Belief(pooled, flagged, checks, information)
+    return LabelScores(pooled, flagged, checks, information)
 
 
 def rank_exclusive(
@@ -218,7 +218,7 @@ def rank_exclusive(
         classes: names.
         settings: how.
     """
-    belief = believe(clips, given, len(classes), settings)
+    belief = score_labels(clips, given, len(classes), settings)
     # A label that is not given is suspect when the given one is and it is the likeliest in its place.
     others = np.where(np.eye(len(classes), dtype=bool)[given], -1.0, belief.posterior).argmax(axis=1)
     tables = []
@@ -244,7 +244,7 @@ def rank_multilabel(
         classes: names.
         settings: how.
     """
-    names = [*settings.witnesses, *clips.tags]
+    names = [*settings.scorers, *clips.tags]
     carried = given.sum(axis=0)
     able = np.flatnonzero(np.minimum(carried, len(given) - carried) >= settings.folds)
     together = int(np.clip(PROBABILITIES // (4 * len(names) * len(given)), 1, LABELS))
@@ -272,7 +272,7 @@ def _yes_or_no(positive: Floats) -> Floats:
     return np.stack([1.0 - positive, positive], axis=1)
 
 
-def _undecided(clips: Clips, given: Ints, names: Sequence[str], settings: RankSettings) -> Belief:
+def _undecided(clips: Clips, given: Ints, names: Sequence[str], settings: RankSettings) -> LabelScores:
     half = np.full((len(given), 2), 0.5)
     nobody = np.zeros(len(half), dtype=bool)
     reason: dict[str, Json] = {"summary": "too few clips of one kind for the folds"}
@@ -280,13 +280,13 @@ def _undecided(clips: Clips, given: Ints, names: Sequence[str], settings: RankSe
     if clips.duplicates is not None:
         checks.append(duplicates_check(clips.duplicates, given, 2))
     fewer = f"fewer than {settings.folds} clips with or without it: not judged"
-    return Belief(half, nobody, checks, {"clips": len(half), "flagged": 0, "note": fewer})
+    return LabelScores(half, nobody, checks, {"clips": len(half), "flagged": 0, "note": fewer})
 
 
 def _table(
-    clip_ids: npt.NDArray[Any], label: str, has: Bools, k: int, belief: Belief, flagged: Bools, given: Ints
+    clip_ids: npt.NDArray[Any], label: str, has: Bools, k: int, belief: LabelScores, flagged: Bools, given: Ints
 ) -> pa.Table:
-    quality = statement_score(belief.posterior, given)[:, k]
+    quality = label_quality(belief.posterior, given)[:, k]
     duplicates = [check.score[:, k] for check in belief.checks if check.name == DUPLICATES]
     if duplicates:
         quality = quality * duplicates[0]
@@ -301,7 +301,7 @@ def _table(
 
 
 def _reduce(features: Features, seed: int) -> Features:
-    from acoustic_env.models.outoffold import Scaler
+    from acoustic_env.models.cross_val import Scaler
 
     scaler = Scaler()
     scaler.fit(features)

@@ -1,8 +1,8 @@
 """The ranked table: what `audit rank` writes and planning, sampling and relabelling read.
 
 One row per clip and class of the study: `clip_id`, `label`, `given` (whether the list gives the clip that label),
-`quality` in 0 to 1 (how well the witnesses support the list on this row; low = suspect), `flagged`, then one column
-per witness in the same orientation. A row with `given` false is about a label the list does not give: low quality
+`quality` in 0 to 1 (how well the scorers support the list on this row; low = suspect), `flagged`, then one column
+per scorer in the same orientation. A row with `given` false is about a label the list does not give: low quality
 means that it may be missing. A quality is a rank, not a probability of being right, and the share of flagged rows is
 not an error rate: only a listened probability sample gives one.
 """
@@ -59,8 +59,8 @@ def check_ranked(table: pa.Table, where: str) -> pa.Table:
     return table
 
 
-def witness_names(table: pa.Table) -> list[str]:
-    """Names of the witness columns of a ranked table."""
+def scorer_names(table: pa.Table) -> list[str]:
+    """Names of the scorer columns of a ranked table."""
     return [name for name in table.column_names if name not in RANKED_COLUMNS]
 
 

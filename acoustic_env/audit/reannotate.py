@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audit.annotations import check_verdicts
 from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
 from acoustic_env.audit.frames import (
     CHANGED,
@@ -39,7 +40,6 @@ from acoustic_env.audit.labels import diff, read_version, versions, write_versio
 from acoustic_env.audit.merge import merge
 from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.table import read_table, write_table
-from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.clips.select import CLASS_COLUMN, select
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.config import ExtractSettings
@@ -162,8 +162,8 @@ def _extract(
         return None, 0
     signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.reducer.columns))
     extraction = ExtractSettings(
-        settings.clips,
-        settings.store,
+        clips=settings.clips,
+        store=settings.store,
         signals=signals,
         blocks=blocks,
         max_error_rate=settings.max_error_rate,
@@ -193,7 +193,7 @@ def _check_fingerprints(bundle: Bundle, extraction: ExtractSettings) -> None:
 
 
 def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> pa.Table:
-    """A ranked table (`audit.ranking`) with the bundle as its witness.
+    """A ranked table (`audit.ranking`) with the bundle as its scorer.
 
     Args:
         bundle: trained.

@@ -1,7 +1,7 @@
 """From a ranking and verdicts to a re-annotated labels table.
 
 The labels table has one row per clip and class: `clip_id`, `label`, `given` (the original label, never changed),
-`posterior` (P(label applies)), each witness's score, `votes`, `action`, `reason`, `version`, `previous_version`.
+`posterior` (P(label applies)), each scorer's score, `votes`, `action`, `reason`, `version`, `previous_version`.
 
     keep      as given                           drop   given, but it does not apply
     add       not given, but it applies          abstain   as given for now: nobody knows
@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from acoustic_env.audit.automatic import CONFIDENCE, PRECISION, Answers, Rule, find_rule
 from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats
-from acoustic_env.audit.ranking import quality_of, witness_names
+from acoustic_env.audit.ranking import quality_of, scorer_names
 from acoustic_env.audit.sample import FRAME_KEY
 from acoustic_env.errors import UsageError
 
@@ -157,7 +157,7 @@ def decide(
         "given": pa.array(given),
         "posterior": pa.array(posterior.round(6)),
     }
-    columns |= {name: ordered.column(name).cast(pa.float64()) for name in witness_names(ordered)}
+    columns |= {name: ordered.column(name).cast(pa.float64()) for name in scorer_names(ordered)}
     decisions = {"votes": pa.array(votes, pa.list_(pa.string())), "action": pa.array(actions.astype(str))}
     return Relabeled(pa.table(columns | decisions | {"reason": pa.array(reasons.astype(str))}), rules)
 

@@ -1,4 +1,4 @@
-"""Scores of audio taggers as witnesses: embedders that know AudioSet's classes learned without the study's list."""
+"""Scores of audio taggers as scorers: embedders that know AudioSet's classes learned without the study's list."""
 
 from __future__ import annotations
 

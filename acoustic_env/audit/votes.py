@@ -87,7 +87,7 @@ def dawid_skene_share(
     return percentile(again[:, category], float(prior[0, category]), clips, "dawid-skene", level)
 
 
-def fallible_listener(
+def rogan_gladen(
     positive: float,
     n: float,
     gold_right: tuple[int, int],

@@ -32,7 +32,7 @@ CORRELATION: Final = 0.40
 CROWD: Final = 32
 MOST_MET: Final = 64  # lags kept for each clip: bounds what a hum that thousands of clips share may cost
 MOST_CONFIRMED: Final = 24  # pairs of each clip, the nearest first; a larger set hangs together through others
-NEIGHBOURS: Final = 3  # candidates by embedding, for each clip
+NEIGHBORS: Final = 3  # candidates by embedding, for each clip
 LEAST_COSINE: Final = 0.8
 
 _MOST_APART_NEAR: Final = 15 / 48  # share of differing bits half a second before and after a hit
@@ -112,9 +112,9 @@ def candidates(prints: Prints) -> Pairs:
 
 
 def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
-    """Pairs of clips whose embeddings are neighbours, to be confirmed like all others.
+    """Pairs of clips whose embeddings are neighbors, to be confirmed like all others.
 
-    The clips are divided among some sqrt(n) of them drawn as pivots, and each looks for its `NEIGHBOURS` nearest among
+    The clips are divided among some sqrt(n) of them drawn as pivots, and each looks for its `NEIGHBORS` nearest among
     the clips of its two nearest pivots: n sqrt(n) instead of n^2 comparisons.
 
     Args:
@@ -138,7 +138,7 @@ def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
             some = members[at : at + 2048]
             cosine = unit[some] @ unit[members].T
             cosine[some[:, None] == members[None, :]] = -1.0
-            best = _highest(cosine, NEIGHBOURS)
+            best = _highest(cosine, NEIGHBORS)
             close = np.take_along_axis(cosine, best, 1) >= LEAST_COSINE
             mates = members[best][close]
             own = np.repeat(some, close.sum(axis=1))
@@ -162,7 +162,7 @@ def confirm(prints: Prints, pairs: Pairs, threshold: float = CORRELATION) -> Pai
     Band means are removed (any two clips of rain have one spectrum) and frame means (any two barks rise and fall).
 
     Returns:
-        Pairs whose `value` is the correlation at the better of the lag and its neighbours, and whose `lag` is the
+        Pairs whose `value` is the correlation at the better of the lag and its neighbors, and whose `lag` is the
         place of its maximum between frames, by a parabola through three lags (float64 in place of whole frames).
     """
     lag = pairs.lag.astype(np.float64)
@@ -182,7 +182,7 @@ def confirm(prints: Prints, pairs: Pairs, threshold: float = CORRELATION) -> Pai
 
 
 def correlation(prints: Prints, first: int, second: int, lag: int) -> float:
-    """Of the doubly centred log band energies of two clips at a lag, over frames audible in both; 0 without any."""
+    """Of the doubly centerd log band energies of two clips at a lag, over frames audible in both; 0 without any."""
     a, b = _overlap(prints, first, second, lag)
     both = prints.audible[a] & prints.audible[b]
     if both.sum() < LEAST_OVERLAP:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import fft, signal
 
-from acoustic_env.clips.sounds import NATURAL, URBAN, Source, Wave, coloured_noise, unit
+from acoustic_env.clips.sounds import NATURAL, URBAN, Source, Wave, colored_noise, unit
 from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import new_file, write_bytes
@@ -51,7 +51,7 @@ class Recording:
         bed_slope: the bed's amplitude falls as frequency ** -bed_slope.
         echo_s: reverberation time (60 dB).
         echo_level: of the reverberant part over the direct one.
-        colour_db: gains of the microphone at eight frequencies.
+        color_db: gains of the microphone at eight frequencies.
         hiss_db: the microphone's own noise under the scene.
         peak: of the written samples, full scale 1.
         seed: of the sources' characters.
@@ -63,7 +63,7 @@ class Recording:
     bed_slope: float
     echo_s: float
     echo_level: float
-    colour_db: npt.NDArray[np.float64]
+    color_db: npt.NDArray[np.float64]
     hiss_db: float
     peak: float
     seed: tuple[int, ...]
@@ -130,7 +130,7 @@ def recording(seed: int, index: int) -> Recording:
         bed_slope=rng.uniform(0.4, 1.1),
         echo_s=rng.uniform(0.15, 1.6),
         echo_level=rng.uniform(0.0, 0.5),
-        colour_db=rng.normal(0.0, 4.0, 8),
+        color_db=rng.normal(0.0, 4.0, 8),
         hiss_db=rng.uniform(-55.0, -30.0),
         peak=10 ** rng.uniform(-1.3, -0.05),
         seed=(seed, 3, index),
@@ -146,7 +146,7 @@ def scene(place: Recording, seed: int, index: int, seconds: float = 10.0) -> npt
     rng = np.random.default_rng([seed, 4, index])
     length_s = seconds * (rng.uniform(0.4, 0.99) if rng.random() < SHORT_SHARE else 1.0)
     samples = round(length_s * place.rate)
-    bed = coloured_noise(samples, place.rate, rng, lambda f: (f + 40.0) ** -place.bed_slope)
+    bed = colored_noise(samples, place.rate, rng, lambda f: (f + 40.0) ** -place.bed_slope)
     mix = unit(bed)
     for number, (name, level_db) in enumerate(place.sources):
         character = np.random.default_rng([*place.seed, number])
@@ -170,7 +170,7 @@ def _room(wave: Wave, place: Recording) -> Wave:
 def _microphone(wave: Wave, place: Recording) -> Wave:
     padded = fft.next_fast_len(len(wave), real=True)
     frequencies = np.maximum(fft.rfftfreq(padded, 1 / place.rate), 1.0)
-    gain_db = np.interp(np.log(frequencies), np.linspace(np.log(50), np.log(8000), 8), place.colour_db)
+    gain_db = np.interp(np.log(frequencies), np.linspace(np.log(50), np.log(8000), 8), place.color_db)
     low_cut = (frequencies / 30.0) ** 2 / (1 + (frequencies / 30.0) ** 2)
     return np.asarray(fft.irfft(fft.rfft(wave, padded) * low_cut * 10 ** (gain_db / 20), padded)[: len(wave)])
 

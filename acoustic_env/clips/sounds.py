@@ -18,7 +18,7 @@ Wave = npt.NDArray[np.float64]  # [samples]
 Source = Callable[[int, int, np.random.Generator, np.random.Generator], Wave]
 
 
-def coloured_noise(samples: int, rate: int, rng: np.random.Generator, gain: Callable[[Wave], Wave]) -> Wave:
+def colored_noise(samples: int, rate: int, rng: np.random.Generator, gain: Callable[[Wave], Wave]) -> Wave:
     """Gaussian noise whose amplitude at a frequency (Hz) is `gain` of it."""
     padded = fft.next_fast_len(samples, real=True)
     frequencies = fft.rfftfreq(padded, 1 / rate)
@@ -61,8 +61,8 @@ def gate(samples: int, rate: int, start_s: float, length_s: float, edge_s: float
     return np.asarray(np.clip(np.minimum(times / edge_s, (length_s - times) / edge_s), 0.0, 1.0))
 
 
-def _resonance(frequencies: Wave, centre: float, width: float) -> Wave:
-    return np.asarray(1.0 / (1.0 + ((frequencies - centre) / width) ** 2))
+def _resonance(frequencies: Wave, center: float, width: float) -> Wave:
+    return np.asarray(1.0 / (1.0 + ((frequencies - center) / width) ** 2))
 
 
 def _ringing(samples: int, rate: int, train: Wave, frequency: float, decay_s: float) -> Wave:
@@ -81,15 +81,15 @@ def engine(samples: int, rate: int, character: np.random.Generator, timing: np.r
     frequency = firing * (1 + character.uniform(0.01, 0.08) * wander)
     hum = tone(frequency, rate, harmonics, timing.uniform())
     hum *= 1 + 0.4 * tone(frequency / 2, rate, np.ones(1))
-    exhaust = coloured_noise(samples, rate, timing, lambda f: f**-0.5 * _resonance(f, 150.0, 400.0))
+    exhaust = colored_noise(samples, rate, timing, lambda f: f**-0.5 * _resonance(f, 150.0, 400.0))
     return unit(hum) + 0.6 * (1 + 0.3 * wander) * unit(exhaust)
 
 
 def traffic(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
     """A road: tyre noise that swells and fades as vehicles pass over a steady roar."""
     slope = character.uniform(0.5, 1.0)
-    roar = coloured_noise(samples, rate, timing, lambda f: (f + 60.0) ** -slope)
-    tyres = coloured_noise(samples, rate, timing, lambda f: _resonance(f, 900.0, 700.0))
+    roar = colored_noise(samples, rate, timing, lambda f: (f + 60.0) ** -slope)
+    tyres = colored_noise(samples, rate, timing, lambda f: _resonance(f, 900.0, 700.0))
     times = np.arange(samples) / rate
     passing = np.full(samples, 0.15)
     for _ in range(int(timing.integers(1, 5))):
@@ -136,7 +136,7 @@ def hum(samples: int, rate: int, character: np.random.Generator, timing: np.rand
     """Mains hum and a ventilator: exact harmonics of 50 Hz over a steady low rush."""
     harmonics = character.lognormal(0, 0.8, 12) * np.arange(1.0, 13.0) ** -1.0
     mains = tone(np.full(samples, 50.0), rate, harmonics, timing.uniform())
-    rush = coloured_noise(samples, rate, timing, lambda f: _resonance(f, character.uniform(120, 420), 250.0))
+    rush = colored_noise(samples, rate, timing, lambda f: _resonance(f, character.uniform(120, 420), 250.0))
     return unit(mains) + unit(rush)
 
 
@@ -173,15 +173,15 @@ def footsteps(samples: int, rate: int, character: np.random.Generator, timing: n
 def wind(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
     """Wind in trees and on the microphone: deep noise in gusts, leaves above it."""
     corner = character.uniform(80, 400)
-    deep = coloured_noise(samples, rate, timing, lambda f: 1.0 / (1.0 + (f / corner) ** 1.6))
-    leaves = coloured_noise(samples, rate, timing, lambda f: _resonance(f, character.uniform(1500, 3500), 1500.0))
+    deep = colored_noise(samples, rate, timing, lambda f: 1.0 / (1.0 + (f / corner) ** 1.6))
+    leaves = colored_noise(samples, rate, timing, lambda f: _resonance(f, character.uniform(1500, 3500), 1500.0))
     gusts = np.exp(0.7 * slow_curve(samples, rate, timing, character.uniform(0.15, 0.7)))
     return gusts * unit(deep) + character.uniform(0.05, 0.5) * gusts**1.5 * unit(leaves)
 
 
 def rain(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
     """Rain: an even rush from 1 kHz upwards and single drops."""
-    rush = coloured_noise(samples, rate, timing, lambda f: (f / (f + 1500.0)) ** 1.2)
+    rush = colored_noise(samples, rate, timing, lambda f: (f / (f + 1500.0)) ** 1.2)
     total = unit(rush)
     for pitch in character.uniform(1200, 6000, 4):
         drops = impulses(samples, rate, timing, character.uniform(4, 20))
@@ -193,15 +193,15 @@ def surf(samples: int, rate: int, character: np.random.Generator, timing: np.ran
     """Waves on a shore: noise that swells every several seconds and grows brighter as it breaks."""
     times = np.arange(samples) / rate
     swell = 0.5 + 0.5 * np.sin(2 * np.pi * (times / character.uniform(5, 11) + timing.uniform()))
-    dark = coloured_noise(samples, rate, timing, lambda f: (f + 100.0) ** -0.8)
-    bright = coloured_noise(samples, rate, timing, lambda f: _resonance(f, 2500.0, 2500.0))
+    dark = colored_noise(samples, rate, timing, lambda f: (f + 100.0) ** -0.8)
+    bright = colored_noise(samples, rate, timing, lambda f: _resonance(f, 2500.0, 2500.0))
     return (0.3 + swell) * unit(dark) + swell**3 * unit(bright)
 
 
 def stream(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
     """Running water: a bed of noise with countless small bubbles that ring."""
-    centre = character.uniform(700, 2500)
-    bed = coloured_noise(samples, rate, timing, lambda f: _resonance(f, centre, 1200.0))
+    center = character.uniform(700, 2500)
+    bed = colored_noise(samples, rate, timing, lambda f: _resonance(f, center, 1200.0))
     total = unit(bed)
     for pitch in character.uniform(350, 2800, 7):
         train = impulses(samples, rate, timing, 25.0)

@@ -134,9 +134,9 @@ def draw(arguments: argparse.Namespace) -> int:
 
 def estimate_accuracy(arguments: argparse.Namespace) -> int:
     """Label accuracy from a listened sample; see ESTIMATE."""
+    from acoustic_env.audit.annotations import check_verdicts
     from acoustic_env.audit.estimate import estimate
     from acoustic_env.audit.table import read_table
-    from acoustic_env.audit.verdicts import check_verdicts
     from acoustic_env.clips.table import read_clips
 
     sample = read_table(arguments.sample)

@@ -42,8 +42,8 @@ def add_parser(commands: Any) -> None:
 
 def listen(arguments: argparse.Namespace) -> int:
     """Serve the listening page until interrupted; see LISTEN."""
-    from acoustic_env.audit.listen import RefusedAnswer, Session, clean_name, read_rows
-    from acoustic_env.audit.listen_audio import Listenable, places
+    from acoustic_env.audit.listen import InvalidAnswerError, Session, clean_name, read_rows
+    from acoustic_env.audit.listen_audio import ClipCache, places
     from acoustic_env.audit.listen_server import ListenServer
     from acoustic_env.audit.table import read_table
     from acoustic_env.clips.table import read_clips
@@ -51,14 +51,14 @@ def listen(arguments: argparse.Namespace) -> int:
 
     try:
         listener = clean_name(arguments.listener) if arguments.listener is not None else None
-    except RefusedAnswer as error:
+    except InvalidAnswerError as error:
         msg = f"--listener: {error}"
         raise UsageError(msg) from error
     rows, sample_id = read_rows(read_table(arguments.sample), arguments.sample)
     wanted = places(rows, read_clips(arguments.clips), arguments.clips)
     with Session(rows, sample_id, arguments.out) as session:
         try:
-            with ListenServer(arguments.host, arguments.port, session, Listenable(wanted), listener) as server:
+            with ListenServer(arguments.host, arguments.port, session, ClipCache(wanted), listener) as server:
                 _serve(server, arguments)
                 port = server.port
         finally:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN: Final = 10
 
 RANK = """\
-Rank every label of a study from most suspect to best supported: models that never saw the clip, its neighbours, tag
+Rank every label of a study from most suspect to best supported: models that never saw the clip, its neighbors, tag
 scores of embedders where the store has them, and duplicates with contradicting labels. It is a ranking, not an error
 rate: listen to a sample for that."""
 
@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=url, required=True, metavar="FILE", help="ranked table to write (Parquet)")
     parser.add_argument("--blocks", type=names, metavar="B,B,...", help="blocks to learn from (default: the recipe's)")
     parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="signals (default: the recipe's)")
-    parser.add_argument("--witnesses", type=names, metavar="W,W,...", help="witnesses (default: the recipe's)")
+    parser.add_argument("--scorers", type=names, metavar="W,W,...", help="scorers (default: the recipe's)")
     parser.add_argument("--duplicates", type=url, metavar="FILE", help="groups of duplicates, from clips duplicates")
 
 
@@ -52,8 +52,8 @@ def rank_labels(arguments: argparse.Namespace) -> int:
 
     check_place(arguments.out)
     recipe, display = load_recipe(arguments.recipe), audioset().names
-    names = tuple(arguments.witnesses or recipe.audit.witnesses)
-    settings = RankSettings(names, recipe.audit.folds, recipe.audit.neighbours, recipe.audit.seed)
+    names = tuple(arguments.scorers or recipe.audit.scorers)
+    settings = RankSettings(names, recipe.audit.folds, recipe.audit.neighbors, recipe.audit.seed)
     clips, y, classes = _ranking_input(arguments, recipe, settings)
     if recipe.task == "multilabel":
         tables = rank_multilabel(clips, y, classes, settings)
@@ -116,7 +116,7 @@ def _ranking_input(arguments: argparse.Namespace, recipe: Recipe, settings: Any)
 
 
 def _tags(store: Any, recipe: Recipe, clip_ids: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """Tag scores of every embedder of the store that has them, as witnesses named tags_<block>."""
+    """Tag scores of every embedder of the store that has them, as scorers named tags_<block>."""
     from acoustic_env.audit.tags import tag_scores
     from acoustic_env.clips.ontology import audioset
     from acoustic_env.clips.select import recipe_labels
@@ -128,7 +128,7 @@ def _tags(store: Any, recipe: Recipe, clip_ids: Sequence[str], classes: Sequence
     for block in ("panns", "yamnet", "mn04"):
         try:
             rows = store.read(block, signals=["raw"], columns=["scores"], clip_ids=clip_ids)
-        except UsageError:  # the store has no such block, or several versions of it: no witness
+        except UsageError:  # the store has no such block, or several versions of it: no scorer
             continue
         names = json.loads((rows.schema.metadata or {}).get(b"acoustic_env.class_names", b"[]"))
         scores = tag_scores(rows, names, clip_ids, wanted)

@@ -9,9 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from acoustic_env.pipeline.bench import BenchResult
-    from acoustic_env.pipeline.bench_gpu import GpuResult
-    from acoustic_env.pipeline.bench_job import JobResult
+    from acoustic_env.bench.gpu import GpuResult
+    from acoustic_env.bench.job import JobResult
+    from acoustic_env.bench.run import BenchResult
 
 DESCRIPTION = """\
 Measure the reference engine (noisereduce, scikit-maad, soundsig as published) and the fast engine on the same clips in
@@ -55,20 +55,20 @@ def add_parsers(subparsers: Any) -> None:
 
 def bench(namespace: argparse.Namespace) -> int:
     """Measure and print."""
-    from acoustic_env.pipeline.bench import run_bench
+    from acoustic_env.bench.run import run_bench
 
     stages = [stage.strip() for stage in namespace.stages.split(",") if stage.strip()]
-    result = run_bench(stages, namespace.clips, namespace.job_clips, _say)
+    result = run_bench(stages, namespace.clips, namespace.job_clips, _log)
     if namespace.json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
     else:
         print("\n".join(_lines(result)))
     if not stages and result.gpu is None:
-        _say("PyTorch sees no GPU here: stage gpu was not run")
+        _log("PyTorch sees no GPU here: stage gpu was not run")
     return 0
 
 
-def _say(what: str) -> None:
+def _log(what: str) -> None:
     print(f"bench: {what}", file=sys.stderr, flush=True)
 
 

@@ -37,7 +37,7 @@ examples:
   # and the list with the joined groups, so that no splitter tears duplicates apart
   acoustic-env clips duplicates --clips clips.parquet --out groups.parquet --apply grouped.parquet
 
-  # neighbours by embedding are looked at, too
+  # neighbors by embedding are looked at, too
   acoustic-env clips duplicates --clips clips.parquet --out groups.parquet --store s3://bucket/store
 """
 
@@ -64,7 +64,7 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
         "--apply", type=url, metavar="LIST", help="also write the clip list with these groups, each in one fold"
     )
     parser.add_argument(
-        "--store", type=url, metavar="URL", help="feature store: embedding neighbours are candidates, too"
+        "--store", type=url, metavar="URL", help="feature store: embedding neighbors are candidates, too"
     )
     parser.add_argument("--block", metavar="NAME", help="embedding block (the first there is)")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")

@@ -40,17 +40,17 @@ def run(namespace: argparse.Namespace) -> int:
 
     started = time.monotonic()
     out = _fresh_folder(namespace.out)
-    _say(f"writing {namespace.scenes} synthetic scenes to {join(out, 'scenes')} ({namespace.flip:.0%} of labels wrong)")
+    _log(f"writing {namespace.scenes} synthetic scenes to {join(out, 'scenes')} ({namespace.flip:.0%} of labels wrong)")
     write_scenes(join(out, "scenes"), namespace.scenes, namespace.seed, namespace.flip)
     for step in learning(out):
         if code := _step(step):
             return code
-    _say("\n(in place of people at `acoustic-env audit listen`: verdicts of a listener who knows the truth)")
+    _log("\n(in place of people at `acoustic-env audit listen`: verdicts of a listener who knows the truth)")
     _listen(out)
     for step in auditing(out):
         if code := _step(step):
             return code
-    _say(f"\ndemo finished in {time.monotonic() - started:.0f} s; open {join(out, 'report.html')}")
+    _log(f"\ndemo finished in {time.monotonic() - started:.0f} s; open {join(out, 'report.html')}")
     return 0
 
 
@@ -89,8 +89,8 @@ def _listen(out: str) -> None:
     """Answer every row of the sample from the scenes' truth."""
     import pyarrow as pa
 
+    from acoustic_env.audit.annotations import VERDICT_SCHEMA
     from acoustic_env.audit.table import read_table, write_table
-    from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 
     truth = read_table(join(out, "scenes", "truth.parquet"))
     labels = dict(zip(truth["clip_id"].to_pylist(), truth["label"].to_pylist(), strict=True))
@@ -111,7 +111,7 @@ def _listen(out: str) -> None:
 def _step(arguments: list[str]) -> int:
     from acoustic_env.cli import main
 
-    _say(f"\n$ acoustic-env {shlex.join(arguments)}")
+    _log(f"\n$ acoustic-env {shlex.join(arguments)}")
     return main(arguments)
 
 
@@ -128,5 +128,5 @@ def _fresh_folder(out: str) -> str:
     return out
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -47,8 +47,8 @@ def run(namespace: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from acoustic_env.explain.explain import explain
-    from acoustic_env.explain.illustration import INDEX
     from acoustic_env.explain.material import gather
+    from acoustic_env.explain.plot import INDEX
     from acoustic_env.io.files import folder_of
     from acoustic_env.io.location import join
     from acoustic_env.models.bundle import Bundle
@@ -58,17 +58,17 @@ def run(namespace: argparse.Namespace) -> int:
     with folder_of(namespace.out, last=INDEX) as folder:
         bundle = Bundle.load(namespace.bundle)
         store = FeatureStore(namespace.store)
-        material = gather(bundle, read_clips_of(store, namespace.clips, _say), store, _say)
-        _say(f"explaining with {material.clips}")
-        entries = explain(material, folder, _say)
+        material = gather(bundle, read_clips_of(store, namespace.clips, _log), store, _log)
+        _log(f"explaining with {material.clips}")
+        entries = explain(material, folder, _log)
     if namespace.json:
         print(json.dumps([asdict(entry) for entry in entries]))
     else:
         for entry in entries:
             print(f"{join(namespace.out, entry.files['png'])}\n  {entry.sentence}")
-    _say(f"{len(entries)} figures with their data: {join(namespace.out, INDEX)}")
+    _log(f"{len(entries)} figures with their data: {join(namespace.out, INDEX)}")
     return 0
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

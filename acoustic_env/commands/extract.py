@@ -91,7 +91,7 @@ def run(namespace: argparse.Namespace) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate)
     judgment: TooManyFailures | None = None
     try:
-        record: RunRecord = extract(settings, say=_say)
+        record: RunRecord = extract(settings, say=_log)
     except (UsageError, LeaseHeld):
         raise
     except TooManyFailures as error:
@@ -121,31 +121,24 @@ def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
     if namespace.settings:
         where = namespace.settings
         values |= read_mapping(namespace.settings, "--settings")
-    names = [field.name for field in dataclasses.fields(ExtractSettings)]
+    names = ExtractSettings.model_fields
     values |= {name: given for name in names if (given := getattr(namespace, name, None)) is not None}
     for name in ("clips", "store"):
         if not values.get(name):
             msg = f"--{name} is missing (give it, or {name}: in the --settings file)"
             raise UsageError(msg)
-    settings = from_mapping(ExtractSettings, values, where)
-    if not 0 <= settings.max_error_rate <= 1:
-        msg = f"--max-error-rate {settings.max_error_rate}: a share between 0 and 1"
-        raise UsageError(msg)
-    if settings.limit is not None and settings.limit < 1:
-        msg = f"--limit {settings.limit}: at least 1"
-        raise UsageError(msg)
-    return settings
+    return from_mapping(ExtractSettings, values, where)
 
 
 def resume_command(settings: ExtractSettings) -> str:
     """The command line that does the same run again (and so resumes it)."""
     words = ["acoustic-env", "extract"]
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
+    for name, field in ExtractSettings.model_fields.items():
+        value = getattr(settings, name)
         if value == field.default:
             continue
-        option = "--" + field.name.replace("_", "-")
-        if field.name == "relocated":
+        option = "--" + name.replace("_", "-")
+        if name == "relocated":
             words += [word for pair in value for word in (option, pair)]
         elif isinstance(value, bool):
             words += [option]
@@ -176,7 +169,7 @@ def summary(record: RunRecord, store: str) -> str:
     return f"{record.finished} clips done at {record.clips_per_second:.2f} clips/s{failures}{rest}"
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

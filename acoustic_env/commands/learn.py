@@ -7,7 +7,6 @@ import json
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +54,7 @@ Prints the table, best first, with 95 % intervals and the paired difference from
 intervals of the differences allow for the choice of the best among all rows (multiple comparisons with the best): the
 truly best row is the first or "within noise" of it in at least 95 % of studies."""
 EVALUATE: Final = """\
-Judge a bundle on clips it was not trained on. Clips it was trained on, or whose group it was, are left out.
+HeldOutScorer a bundle on clips it was not trained on. Clips it was trained on, or whose group it was, are left out.
 
 A test set answers honestly once: choosing between models by looking again makes it a validation set. The bundle
 records every look, and a second one is marked as such. `train --out` over the bundle keeps the record."""
@@ -166,7 +165,7 @@ def _version(text: str) -> tuple[str, str]:
     return block, fingerprint
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
@@ -181,7 +180,7 @@ def _study(namespace: argparse.Namespace, recipe: Recipe) -> Study:
         raise UsageError(msg)
     store = _store(namespace.store)
     return prepare(
-        read_clips_of(store, namespace.clips, _say),
+        read_clips_of(store, namespace.clips, _log),
         store,
         recipe,
         blocks=namespace.blocks,
@@ -189,7 +188,7 @@ def _study(namespace: argparse.Namespace, recipe: Recipe) -> Study:
         fingerprints={
             block: [found for name, found in namespace.version if name == block] for block, _ in namespace.version
         },
-        say=_say,
+        say=_log,
     )
 
 
@@ -211,7 +210,7 @@ def run_train(namespace: argparse.Namespace) -> int:
 
     check_place(join(namespace.out, FACTS))
     recipe = load_recipe(namespace.recipe)
-    recipe = replace(recipe, model=model_settings(recipe.model, namespace))
+    recipe = recipe.replace(model=model_settings(recipe.model, namespace))
     study = _study(namespace, recipe)
     on_ray = recipe.model.workers > 0 and recipe.model.kind == "mlp"
     with tempfile.TemporaryDirectory(prefix="acoustic-env-") as scratch:
@@ -221,17 +220,17 @@ def run_train(namespace: argparse.Namespace) -> int:
 
             trainer = partial(train_on_ray, storage=namespace.checkpoints or scratch)
         with cluster(namespace.address) if on_ray else nullcontext():
-            bundle, judged = train(study, _say, trainer)
+            bundle, judged = train(study, _log, trainer)
     bundle.save(namespace.out)
     if earlier := len(bundle.looks) - len(bundle.own_looks):
         kept = "evaluation of earlier weights at this path is" if earlier == 1 else "evaluations of earlier weights are"
-        _say(f"{earlier} test {kept} kept on record: clips that helped to choose are no test any more")
+        _log(f"{earlier} test {kept} kept on record: clips that helped to choose are no test any more")
     if namespace.json:
         print(json.dumps({"bundle": namespace.out, **judged.as_json()}))
     else:
         print(f"held-out clips of training and validation folds, {recipe.model.kind}:")
         print("\n".join(judged.lines()))
-    _say(f"bundle: {namespace.out}")
+    _log(f"bundle: {namespace.out}")
     return 0
 
 
@@ -249,12 +248,7 @@ def model_settings(base: ModelSettings, namespace: argparse.Namespace) -> ModelS
         given = read_mapping(namespace.settings, "--settings")
     options = {"kind": namespace.model, "ensemble": namespace.ensemble, "workers": namespace.workers}
     given |= {name: value for name, value in options.items() if value is not None}
-    settings = from_mapping(ModelSettings, {**asdict(base), **given}, namespace.settings or "options")
-    for name, least in (("ensemble", 1), ("workers", 0)):
-        if getattr(settings, name) < least:
-            msg = f"--{name} {getattr(settings, name)}: at least {least}"
-            raise UsageError(msg)
-    return settings
+    return from_mapping(ModelSettings, base.as_json() | given, namespace.settings or "options")
 
 
 def run_tune(namespace: argparse.Namespace) -> int:
@@ -272,7 +266,7 @@ def run_tune(namespace: argparse.Namespace) -> int:
 
     check_place(join(namespace.out, "trials.csv"))
     recipe = load_recipe(namespace.recipe)
-    recipe = replace(recipe, model=replace(recipe.model, kind="mlp", ensemble=1))
+    recipe = recipe.replace(model=recipe.model.replace(kind="mlp", ensemble=1))
     study = _study(namespace, recipe)
     state = SearchState.open(namespace.out, search_identity(study), namespace.trials)
     reducer = fit_reducer(study)
@@ -293,7 +287,7 @@ def run_tune(namespace: argparse.Namespace) -> int:
     write_bytes(join(namespace.out, "best.json"), json.dumps(searched, indent=1).encode())
     print(f"best of {len(trials)} trials: validation score {best.score:.4f}")
     print("\n".join(f"{name:<14} {value}" for name, value in searched.items()))
-    _say(f"{namespace.out}: trials.csv, trials.png and best.json (for train --settings)")
+    _log(f"{namespace.out}: trials.csv, trials.png and best.json (for train --settings)")
     return 0
 
 
@@ -312,30 +306,30 @@ def run_study_command(namespace: argparse.Namespace) -> int:
         raise UsageError(msg)
     check_place(join(namespace.out, "study.csv"))
     study = _study(namespace, load_recipe(namespace.recipe))
-    rows = run_study(study, namespace.model, _say, every_fold=namespace.every_fold)
+    rows = run_study(study, namespace.model, _log, every_fold=namespace.every_fold)
     table, place = study_table(rows), join(namespace.out, "study.csv")
     write_table(table, place)
     print(json.dumps(table.to_pylist()) if namespace.json else "\n".join(study_lines(rows, score_name(study))))
-    _say(place)
+    _log(place)
     return 0
 
 
 def run_evaluate(namespace: argparse.Namespace) -> int:
-    """Judge, record the look, print."""
+    """HeldOutScorer, record the look, print."""
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import evaluate_bundle
     from acoustic_env.store.source_check import read_clips_of
 
     bundle, store = Bundle.load(namespace.bundle), _store(namespace.store)
-    judged, hash_of_clips = evaluate_bundle(bundle, read_clips_of(store, namespace.clips, _say), store, _say)
+    judged, hash_of_clips = evaluate_bundle(bundle, read_clips_of(store, namespace.clips, _log), store, _log)
     earlier = list(bundle.looks)
     bundle.record_look(namespace.bundle, hash_of_clips, judged)
     number, others = len(earlier) + 1, sum(look.weights != bundle.weights_sha256 for look in earlier)
     if earlier:
         same = sum(look.clips_hash == hash_of_clips for look in earlier)
         by_others = f", {others} of them of earlier weights at this path" if others else ""
-        _say(
+        _log(
             f"look {number} at test clips with this bundle, {same} before at these (first {earlier[0].time})"
             f"{by_others}: a model chosen by these figures needs other clips for an honest one"
         )
@@ -363,17 +357,17 @@ def run_predict(namespace: argparse.Namespace) -> int:
     bundle = Bundle.load(namespace.bundle)
     if namespace.clips:
         store = _store(namespace.store)
-        clips = read_clips_of(store, namespace.clips, _say)
+        clips = read_clips_of(store, namespace.clips, _log)
         clip_ids = clips["clip_id"].to_pylist()
         if seen := int(bundle.seen(clip_ids, clips["group"].to_pylist()).sum()):
-            _say(
+            _log(
                 f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities "
                 "are surer than those of new clips"
             )
-        table = predict(bundle, clip_ids, store, _say)
+        table = predict(bundle, clip_ids, store, _log)
     else:
         with tempfile.TemporaryDirectory(prefix="acoustic-env-") as scratch:
-            table = predict_files(bundle, namespace.files, partial(_extract, store=scratch), _say)
+            table = predict_files(bundle, namespace.files, partial(_extract, store=scratch), _log)
     write_table(table, namespace.out)
     count = table.num_rows // len(bundle.classes)
     print(f"{count:,} clips x {len(bundle.classes):,} classes: {namespace.out}")
@@ -393,8 +387,8 @@ def _extract(clips: pa.Table, bundle: Bundle, *, store: str) -> FeatureStore:
         blocks=tuple(bundle.fingerprints),
         max_error_rate=1.0,
     )
-    extract(settings, _say, clips, bundle.recipe)
+    extract(settings, _log, clips, bundle.recipe)
     found = _store(store)
     for error in found.errors().to_pylist():
-        _say(f"{error['clip_id']}: {error['code']}: {error['message']}")
+        _log(f"{error['clip_id']}: {error['code']}: {error['message']}")
     return found

@@ -189,7 +189,7 @@ def verify_store(namespace: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(report)))
     else:
         _print_report(report)
-    report.require_closed(namespace.strict)
+    report.raise_if_inconsistent(namespace.strict)
     return 0
 
 

@@ -58,7 +58,7 @@ def _ls(options: argparse.Namespace) -> None:
         record = records[name]
         size = source.size if record is None else record.size
         held = "not fetched" if record is None else f"sha256 {record.sha256[:12]} ({record.trust})"
-        print(f"{name:<17} {_megabytes(size):>9}  {source.licence:<11} {held:<41} {source.url}")
+        print(f"{name:<17} {_megabytes(size):>9}  {source.license:<11} {held:<41} {source.url}")
 
 
 def _row(source: WeightsSource, cache: WeightsCache) -> dict[str, object]:
@@ -66,7 +66,7 @@ def _row(source: WeightsSource, cache: WeightsCache) -> dict[str, object]:
     return {
         "name": source.name,
         "origin": source.url,
-        "licence": source.licence,
+        "license": source.license,
         "file": source.file_name,
         "published_sha256": source.sha256,
         "note": source.note,

@@ -1,6 +1,6 @@
 """How features differ between classes: Welch's t, false-discovery control, effect sizes.
 
-Columns are compared one by one, missing values omitted. Clips of one recording (group) are no independent witnesses:
+Columns are compared one by one, missing values omitted. Clips of one recording (group) are no independent scorers:
 they are averaged first, class by class, so a recording counts once.
 """
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Final
 
 from acoustic_env.errors import UsageError
-from acoustic_env.explain.attribution_figures import attribution_illustrations, importance_illustrations
-from acoustic_env.explain.contrast_figures import contrast_illustrations, correlation_illustrations
-from acoustic_env.explain.illustration import Entry, Illustration, write_index
-from acoustic_env.explain.maps import map_illustrations
+from acoustic_env.explain.attribution_plots import attribution_plots, importance_plots
+from acoustic_env.explain.contrast_plots import contrast_plots, correlation_plots
+from acoustic_env.explain.maps import map_plots
 from acoustic_env.explain.material import Material
+from acoustic_env.explain.plot import Entry, Plot, write_index
 from acoustic_env.models.learn import Say
 
-CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Illustration]]], ...]] = (
-    ("differences between the classes", contrast_illustrations),
-    ("correlation of the indices", correlation_illustrations),
-    ("maps of the clips", map_illustrations),
-    ("SHAP values", attribution_illustrations),
-    ("permutation importance", importance_illustrations),
+CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Plot]]], ...]] = (
+    ("differences between the classes", contrast_plots),
+    ("correlation of the indices", correlation_plots),
+    ("maps of the clips", map_plots),
+    ("SHAP values", attribution_plots),
+    ("permutation importance", importance_plots),
 )
 
 
@@ -32,7 +32,7 @@ def explain(material: Material, folder: Path, say: Say) -> list[Entry]:
         folder: where PNG, SVG, CSV and explain.json go.
         say: told each chapter and how long it took, and what could not be had.
     """
-    entries = [illustration.save(folder) for illustration in _drawn(material, say)]
+    entries = [plot.save(folder) for plot in _drawn(material, say)]
     facts = {
         "recipe": material.bundle.recipe.name,
         "classes": list(material.targets.classes),
@@ -46,7 +46,7 @@ def explain(material: Material, folder: Path, say: Say) -> list[Entry]:
     return entries
 
 
-def _drawn(material: Material, say: Say) -> Iterator[Illustration]:
+def _drawn(material: Material, say: Say) -> Iterator[Plot]:
     for title, illustrate in CHAPTERS:
         started = time.monotonic()
         try:

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.explain.contrast_figures import map_parts
+from acoustic_env.explain.contrast_plots import map_parts
 from acoustic_env.explain.maps import stratified_rows
-from acoustic_env.explain.material import Judge, Material
+from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
 from acoustic_env.models.evaluate import Floats, Ranking, group_weights, mean_over_classes
 from acoustic_env.models.reduce import PartReduction
@@ -121,7 +121,7 @@ def permutation_importance(
     Returns:
         Every group, block by block, the AUC without shuffling, and the number of clips judged.
     """
-    jury = _Jury.of(material, seed)
+    jury = _HeldOutScorers.of(material, seed)
     values = material.matrix.values[jury.rows]
     weights = list(group_weights(material.groups[jury.rows], repeats, seed))
     orders = [jury.shuffled(seed + repeat) for repeat in range(repeats)]
@@ -131,14 +131,14 @@ def permutation_importance(
     measured: list[Importance] = []
     start = 0
     for part in parts:
-        centred = part.centre(values)
+        centerd = part.center(values)
         own = [group for group in groups if (group.block, group.signal) == (part.block, part.signal)]
         for group in own:
             columns = np.flatnonzero(np.isin(part.columns, group.columns))
             drops, resampled = np.zeros(repeats), np.zeros(repeats)
             for repeat, order in enumerate(orders if len(columns) else []):
                 moved = whole.copy()
-                moved[:, start : start + part.size] += _change(part, centred, columns, order)
+                moved[:, start : start + part.size] += _change(part, centerd, columns, order)
                 found = jury.score(moved, [None, weights[repeat]])
                 drops[repeat], resampled[repeat] = base[0] - found[0], base[repeat + 1] - found[1]
             half = Z * float(np.nanstd(resampled, ddof=1))
@@ -150,18 +150,18 @@ def permutation_importance(
     return measured + nothing, base[0], len(jury.rows)
 
 
-def _change(part: PartReduction, centred: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
+def _change(part: PartReduction, centerd: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
     """What shuffling some columns of a part does to its reduced features [n, size]; reduction is linear."""
-    moved = centred[np.ix_(order, columns)] - centred[:, columns]
+    moved = centerd[np.ix_(order, columns)] - centerd[:, columns]
     if part.components is not None:
         return np.asarray(moved @ part.components[:, columns].T / part.spread, np.float32)
-    change = np.zeros((len(centred), part.size), np.float32)
+    change = np.zeros((len(centerd), part.size), np.float32)
     change[:, columns] = moved / part.spread[columns]
     return change
 
 
 @dataclass(frozen=True)
-class _Jury:
+class _HeldOutScorers:
     """The judges and the clips they judge.
 
     Attributes:
@@ -173,18 +173,18 @@ class _Jury:
     """
 
     rows: Columns
-    judges: list[Judge]
+    judges: list[HeldOutScorer]
     truth: npt.NDArray[np.bool_]
     folds: npt.NDArray[np.int64]
     binary: bool
 
     @classmethod
-    def of(cls, material: Material, seed: int) -> _Jury:
+    def of(cls, material: Material, seed: int) -> _HeldOutScorers:
         """At most 1,000 of the judged clips, classes with their shares."""
         judged = np.unique(np.concatenate([judge.rows for judge in material.judges]))
         truth = material.truth
         rows = judged[stratified_rows(truth[judged].argmax(axis=1), MOST_ROWS, seed)]
-        judges = [Judge(np.flatnonzero(np.isin(rows, judge.rows)), judge.model) for judge in material.judges]
+        judges = [HeldOutScorer(np.flatnonzero(np.isin(rows, judge.rows)), judge.model) for judge in material.judges]
         return cls(rows, judges, truth[rows], material.folds[rows], material.bundle.recipe.task == "binary")
 
     def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Floats | None]) -> list[float]:

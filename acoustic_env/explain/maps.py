@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.explain.illustration import Illustration
 from acoustic_env.explain.material import Material
+from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, class_name, drawn, new_figure, shortened, signal_name
 from acoustic_env.models.evaluate import Floats
-from acoustic_env.models.principal import principal_components
+from acoustic_env.models.pca import principal_components
 from acoustic_env.models.reduce import PartReduction
 
 SECTION: Final = "How the clips lie"
 CLIPS: Final = 500  # t-SNE of more takes minutes and shows no more
 PERPLEXITY: Final = 30.0
 COMPONENTS: Final = 50
-NEIGHBOURS: Final = 10
-COLOURS: Final = 6
-COLOURED: Final = 2 * COLOURS  # classes shown apart: each colour filled, then hollow in another shape
+NEIGHBORS: Final = 10
+COLORS: Final = 6
+COLORED: Final = 2 * COLORS  # classes shown apart: each color filled, then hollow in another shape
 HOLLOW: Final = ("*", "<", "p", "h", ">", "d")
 OTHERS: Final = "other"
 LETTERS_PER_INCH: Final = 13  # of a legend, whose markers take the room of so many more
@@ -41,8 +41,8 @@ class ClipMap:
         pca: [n, 2] scores of the first two components of the standardised features.
         explained: their shares of the variance [2].
         tsne: [n, 2], no unit: only nearness means something.
-        agreement: share of the 10 nearest neighbours (other recordings, all components) that share the class.
-        chance: that share had the neighbours been any clips.
+        agreement: share of the 10 nearest neighbors (other recordings, all components) that share the class.
+        chance: that share had the neighbors been any clips.
     """
 
     block: str
@@ -71,13 +71,13 @@ def clip_map(
     """Map clips.
 
     Args:
-        features: [n, d], centred; distances between rows count.
+        features: [n, d], centerd; distances between rows count.
         label: [n] class of each clip.
         groups: [n] recording of each clip.
         seed: of t-SNE.
 
     Returns:
-        PCA scores [n, 2], their shares of variance [2], t-SNE [n, 2], agreement of neighbours and chance.
+        PCA scores [n, 2], their shares of variance [2], t-SNE [n, 2], agreement of neighbors and chance.
     """
     from sklearn.manifold import TSNE
 
@@ -85,7 +85,7 @@ def clip_map(
         lambda start, stop: features[start:stop], len(features), features.shape[1], COMPONENTS, seed
     )
     scores = features @ components.T
-    agreement, chance = neighbour_agreement(scores, label, groups)
+    agreement, chance = neighbor_agreement(scores, label, groups)
     perplexity = min(PERPLEXITY, max(2.0, (len(features) - 1) / 3))
     plane = TSNE(perplexity=perplexity, init="pca", random_state=seed, max_iter=750).fit_transform(scores)
     shown = np.zeros((len(scores), 2))
@@ -95,16 +95,16 @@ def clip_map(
     return shown, shares, plane.astype(np.float64), agreement, chance
 
 
-def neighbour_agreement(
+def neighbor_agreement(
     scores: Floats, label: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
 ) -> tuple[float, float]:
-    """Share of each clip's nearest neighbours from other recordings that have its label, and the share by chance."""
+    """Share of each clip's nearest neighbors from other recordings that have its label, and the share by chance."""
     squares = (scores**2).sum(axis=1)
     distance = squares[:, None] + squares[None] - 2 * scores @ scores.T
     foreign = groups[:, None] != groups[None]
     distance = np.where(foreign, distance, np.inf)
     same = label[:, None] == label[None]
-    count = min(NEIGHBOURS, int(foreign.sum(axis=1).min()))
+    count = min(NEIGHBORS, int(foreign.sum(axis=1).min()))
     if count < 1:
         return float("nan"), float("nan")
     nearest = np.argpartition(distance, count - 1, axis=1)[:, :count]
@@ -112,18 +112,18 @@ def neighbour_agreement(
     return agreement, float((same & foreign).sum() / foreign.sum())
 
 
-def map_illustrations(material: Material) -> list[Illustration]:
+def map_plots(material: Material) -> list[Plot]:
     """A figure of PCA and t-SNE maps for each block, a column a signal."""
     label, names = _labels(material)
     rows = stratified_rows(label, CLIPS)
-    centred: dict[str, list[ClipMap]] = {}
+    centerd: dict[str, list[ClipMap]] = {}
     for part in material.bundle.reducer.parts_:
         features = _features(part, material.matrix.values[rows])
         found = clip_map(features, label[rows], material.groups[rows])
-        centred.setdefault(part.block, []).append(ClipMap(part.block, part.signal, *found))
+        centerd.setdefault(part.block, []).append(ClipMap(part.block, part.signal, *found))
     taken = [material.targets.clip_ids[row] for row in rows]
     of = f"{len(rows):,} of the {len(label):,}" if len(rows) < len(label) else f"all {len(label):,}"
-    return [_draw(block, maps, label[rows], names, taken, of) for block, maps in centred.items()]
+    return [_draw(block, maps, label[rows], names, taken, of) for block, maps in centerd.items()]
 
 
 def _features(part: PartReduction, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -134,10 +134,10 @@ def _features(part: PartReduction, values: npt.NDArray[np.float32]) -> npt.NDArr
 
 
 def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A colour number for each clip and the names: the classes with most clips, all else as `other`."""
+    """A color number for each clip and the names: the classes with most clips, all else as `other`."""
     truth, classes = material.truth, material.targets.classes
     support = truth.sum(axis=0)
-    chosen = [int(c) for c in np.argsort(-support, kind="stable")[:COLOURED] if support[c]]
+    chosen = [int(c) for c in np.argsort(-support, kind="stable")[:COLORED] if support[c]]
     chosen.sort()
     own = truth[:, chosen]
     label = np.where(own.sum(axis=1) == 1, own.argmax(axis=1), len(chosen))
@@ -146,19 +146,19 @@ def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
 
 
 def _marker(number: int, names: list[str]) -> dict[str, Any]:
-    """How the points of a class look: no two alike for any kind of colour vision."""
+    """How the points of a class look: no two alike for any kind of color vision."""
     if names[number] == OTHERS:
         return {"marker": MARKERS[-1], "color": "#9a9a9a", "ms": 4.5, "alpha": 0.75, "mew": 0}
-    colour = OKABE_ITO[number % COLOURS]
-    if number < COLOURS:
-        return {"marker": MARKERS[number], "color": colour, "ms": 4.5, "alpha": 0.75, "mew": 0}
-    return {"marker": HOLLOW[number - COLOURS], "color": colour, "ms": 5.5, "mfc": "white", "mew": 1.1}
+    color = OKABE_ITO[number % COLORS]
+    if number < COLORS:
+        return {"marker": MARKERS[number], "color": color, "ms": 4.5, "alpha": 0.75, "mew": 0}
+    return {"marker": HOLLOW[number - COLORS], "color": color, "ms": 5.5, "mfc": "white", "mew": 1.1}
 
 
 @drawn
 def _draw(
     block: str, maps: list[ClipMap], label: npt.NDArray[np.int64], names: list[str], clip_ids: list[str], of: str
-) -> Illustration:
+) -> Plot:
     width, longest = max(6.0, 3.5 * len(maps)), max(len(shortened(name)) for name in names)
     columns = max(1, min(len(names), int(LETTERS_PER_INCH * width / (longest + MARKER_LETTERS))))
     figure = new_figure(width, 6.4 + 0.25 * -(-len(names) // columns))
@@ -182,11 +182,11 @@ def _draw(
     perplexity = min(PERPLEXITY, max(2.0, (len(label) - 1) / 3))
     sentence = (
         f"Each point is a clip ({of} clips, t-SNE with perplexity {perplexity:.0f}): in the {block} of the "
-        f"{signal_name(best.signal)}, {best.agreement:.0%} of a clip's {NEIGHBOURS} nearest neighbours from other "
+        f"{signal_name(best.signal)}, {best.agreement:.0%} of a clip's {NEIGHBORS} nearest neighbors from other "
         f"recordings share its class, by chance {best.chance:.0%}."
     )
     said = "; ".join(f"{signal_name(found.signal)} {found.agreement:.0%}" for found in maps)
-    alt = f"Scatter plots of clips by {block}, PCA above and t-SNE below. Neighbours that share the class: {said}."
+    alt = f"Scatter plots of clips by {block}, PCA above and t-SNE below. Neighbors that share the class: {said}."
     data = pa.table(
         {
             "clip_id": clip_ids * len(maps),
@@ -203,4 +203,4 @@ def _draw(
             },
         }
     )
-    return Illustration(f"map-{block}", SECTION, f"Clips by {block}", sentence, alt, figure, data)
+    return Plot(f"map-{block}", SECTION, f"Clips by {block}", sentence, alt, figure, data)

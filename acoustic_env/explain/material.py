@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Judge:
+class HeldOutScorer:
     """A model and the clips that it did not learn from; the bundle's reduction saw their features, not their labels.
 
     Attributes:
@@ -65,7 +65,7 @@ class Material:
     targets: Targets
     groups: npt.NDArray[np.int64]
     folds: npt.NDArray[np.int64]
-    judges: list[Judge]
+    judges: list[HeldOutScorer]
     units: Mapping[tuple[str, str], str]
     clips: str
     judged: str
@@ -120,7 +120,7 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Ma
         targets=targets,
         groups=groups.astype(np.int64),
         folds=np.zeros(len(groups), np.int64),
-        judges=[Judge(np.arange(len(groups)), bundle.classifier)],
+        judges=[HeldOutScorer(np.arange(len(groups)), bundle.classifier)],
         units=_units(bundle, store),
         clips=f"{len(groups):,} clips of a list the model was not trained on",
         judged="clips of a list the model was not trained on",
@@ -171,7 +171,7 @@ def _learned(whole: Material, parts: Split) -> Material:
     )
 
 
-def _judges(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[Judge]:
+def _judges(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[HeldOutScorer]:
     """As `classifier.fit_ensemble` held folds out: the validation folds first, then each other fold in turn."""
     first = bundle.recipe.split.validation_folds
     members = bundle.classifier.members if isinstance(bundle.classifier, Ensemble) else [bundle.classifier]
@@ -182,7 +182,7 @@ def _judges(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[Judge]:
         own = list(members[number :: len(held_out)])
         rows = np.flatnonzero(np.isin(folds, held))
         if own and len(rows):
-            judges.append(Judge(rows, Ensemble(own)))
+            judges.append(HeldOutScorer(rows, Ensemble(own)))
     return judges
 
 
@@ -196,7 +196,7 @@ def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
         targets=replace(targets, clip_ids=[targets.clip_ids[row] for row in rows], y=targets.y[rows]),
         groups=material.groups[rows],
         folds=material.folds[rows],
-        judges=[Judge(np.arange(len(rows)), material.bundle.classifier)],
+        judges=[HeldOutScorer(np.arange(len(rows)), material.bundle.classifier)],
     )
 
 

@@ -1,4 +1,4 @@
-"""How every figure looks: palettes that colour-blind readers can tell apart, sizes one can read, units on the axes."""
+"""How every figure looks: palettes that color-blind readers can tell apart, sizes one can read, units on the axes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OKABE_ITO: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B
 MARKERS: Final = ("o", "^", "s", "D", "v", "P", "X")
 GREY: Final = "#767676"
 FAINT: Final = "#d9d9d9"
-# Two sides of zero: purple and orange differ for every kind of colour vision.
+# Two sides of zero: purple and orange differ for every kind of color vision.
 DIVERGING: Final = "PuOr_r"
 SEQUENTIAL: Final = "cividis"
 DPI: Final = 130
@@ -95,15 +95,15 @@ def modulation_axes(axes: Any, *, label_y: bool = True) -> None:
 
 
 def draw_modulation(axes: Any, values: Any, limit: float) -> Any:
-    """A map [spectral, temporal] around zero; NaN cells are grey. Returns the mesh, for a colour bar."""
+    """A map [spectral, temporal] around zero; NaN cells are grey. Returns the mesh, for a color bar."""
     import matplotlib
 
     from acoustic_env.features.modulation import axes as modulation
 
     spectral, temporal = modulation()
-    colours = matplotlib.colormaps[DIVERGING].with_extremes(bad="#e4e4e4")
+    colors = matplotlib.colormaps[DIVERGING].with_extremes(bad="#e4e4e4")
     mesh = axes.pcolormesh(
-        temporal, spectral, values, cmap=colours, vmin=-limit, vmax=limit, shading="nearest", rasterized=True
+        temporal, spectral, values, cmap=colors, vmin=-limit, vmax=limit, shading="nearest", rasterized=True
     )
     axes.set_xlim(0, temporal[-1])
     axes.set_ylim(0, spectral[-1])

@@ -105,7 +105,9 @@ def check_decoders(rates: Collection[int]) -> None:
     clip = golden_clip(rate)[0]
     samples = (clip * np.float32(32_768)).astype("<i2")
     for name, data in (("WAV", _wav(samples, rate)), ("Matroska", _matroska(samples, rate))):
-        decoded = preparing.standardise(io.BytesIO(data), None, None, f"the golden clip as {name}", {rate, *rates})
+        decoded = preparing.decode_and_resample(
+            io.BytesIO(data), None, None, f"the golden clip as {name}", {rate, *rates}
+        )
         if not np.array_equal(decoded[rate], clip):
             msg = f"node {platform.node()} decodes the golden clip as {name} to other samples than it holds"
             raise AcousticEnvError(msg)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.matmul import matmul
 from acoustic_env.memory import reuse_freed_memory
-from acoustic_env.products import product
 
 if TYPE_CHECKING:
     import torch
@@ -211,11 +211,11 @@ def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
     first = axes.half - (_BLOCKS - 1) * axes.shift - 1  # where the first window's first block starts
     for clip in range(clips):
         blocks = rows[clip, first:].unfold(0, axes.shift + 1, axes.shift)[: windows + 2 * _BLOCKS - 1]
-        coefficients = product(span, blocks.transpose(1, 2))  # [blocks, dimensions, rows]
+        coefficients = matmul(span, blocks.transpose(1, 2))  # [blocks, dimensions, rows]
         for some in _slices(windows, _WINDOWS_AT_ONCE[rows.device.type]):
             for sign, weights in ((1, cosine), (-1, sine)):
                 features = _features(coefficients, rows[clip], basis, axes, some, sign)
-                total[clip] += product(weights, features).square_().sum(dim=0)
+                total[clip] += matmul(weights, features).square_().sum(dim=0)
     power = total.view(clips, len(axes.temporal), count // 2, 2).sum(dim=3) / windows
     return power.transpose(1, 2)
 
@@ -280,7 +280,7 @@ def _basis(half: int, shift: int, columns: int, error: float) -> Basis:
     waves = {"cosine": window * np.cos(angle), "sine": window * np.sin(angle)}  # [columns, half + 1]
 
     share = np.ones(shift + 1)
-    share[[0, -1]] = 0.5  # neighbouring blocks share the sample between them
+    share[[0, -1]] = 0.5  # neighboring blocks share the sample between them
     blocks = {
         name: [wave[:, b * shift :][:, : shift + 1] * share for b in range(_BLOCKS)] for name, wave in waves.items()
     }

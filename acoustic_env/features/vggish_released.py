@@ -46,7 +46,7 @@ def schema() -> pa.Schema:
         "parameters": json.dumps(parameters, sort_keys=True),
         "audio": "{}",
         "origin": "https://research.google.com/audioset/download.html",
-        "licence": "CC BY 4.0",
+        "license": "CC BY 4.0",
     }
     fields = [pa.field("clip_id", pa.string(), nullable=False), pa.field("signal", pa.string(), nullable=False)]
     fields += [

@@ -1,1 +1,1 @@
-"""From feature tables to classifiers one can believe."""
+"""From feature tables to classifiers one can score_labels."""

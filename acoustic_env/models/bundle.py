@@ -36,7 +36,7 @@ SHOWN: Final = 5
 
 
 @dataclass(frozen=True)
-class Look:
+class TestEvaluation:
     """One evaluation of a bundle on clips it was not trained on.
 
     Attributes:
@@ -89,12 +89,12 @@ class Bundle:
     trained_on: npt.NDArray[np.uint64]
     trained_groups: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 2), np.uint64))
     versions: dict[str, str] = field(default_factory=dict)
-    looks: list[Look] = field(default_factory=list)
+    looks: list[TestEvaluation] = field(default_factory=list)
     test: dict[str, Any] | None = None
     weights_sha256: str = ""
 
     @property
-    def own_looks(self) -> list[Look]:
+    def own_looks(self) -> list[TestEvaluation]:
         """Test evaluations of these weights."""
         return [look for look in self.looks if look.weights == self.weights_sha256]
 
@@ -177,7 +177,7 @@ class Bundle:
         self._carry_record(place)
         facts = {
             "format": FORMAT,
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self.recipe.as_json(),
             "classes": self.classes,
             "reducer": self.reducer.facts(),
             "classifier": state.facts,
@@ -246,11 +246,11 @@ class Bundle:
             weights_sha256=facts["weights_sha256"],
         )
 
-    def record_look(self, folder: str | Path, hash_of_clips: str, judged: Performance) -> Look:
+    def record_look(self, folder: str | Path, hash_of_clips: str, judged: Performance) -> TestEvaluation:
         """Note in the saved bundle that it was evaluated, and what was found."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         figures = {name: [e.value, e.low, e.high] for name, e in judged.figures.items()}
-        look = Look(now, hash_of_clips, judged.clips, figures, self.weights_sha256)
+        look = TestEvaluation(now, hash_of_clips, judged.clips, figures, self.weights_sha256)
         self.looks.append(look)
         self.test = judged.as_json()
         place = join(str(folder), FACTS)
@@ -262,9 +262,9 @@ class Bundle:
         return look
 
 
-def _looks(facts: Mapping[str, Any]) -> list[Look]:
+def _looks(facts: Mapping[str, Any]) -> list[TestEvaluation]:
     """The record of a bundle; an earlier version wrote it without weights, and never of others than the bundle's."""
-    return [Look(**{"weights": facts["weights_sha256"], **look}) for look in facts["looks"]]
+    return [TestEvaluation(**{"weights": facts["weights_sha256"], **look}) for look in facts["looks"]]
 
 
 def _read(folder: str) -> tuple[dict[str, Any], bytes]:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from acoustic_env.config import Task
-from acoustic_env.models.decide import share_interval
 from acoustic_env.models.evaluate import Bools, Floats, Integers
+from acoustic_env.models.thresholds import share_interval
 
 BINS: Final = 10
 SMALLEST: Final = 1e-7

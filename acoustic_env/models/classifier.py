@@ -8,7 +8,7 @@ for binary (negative, positive) and multiclass; for multilabel each column is it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, Protocol
 
@@ -23,7 +23,7 @@ from acoustic_env.models.evaluate import Floats, Integers
 # Named, not imported: torch and xgboost take seconds to load.
 CLASSIFIERS: Final[dict[ModelKind, str]] = {
     "mlp": "acoustic_env.models.mlp:MlpClassifier",
-    "xgboost": "acoustic_env.models.boosted:BoostedClassifier",
+    "xgboost": "acoustic_env.models.xgboost_classifier:XGBoostClassifier",
     "logistic": "acoustic_env.models.logistic:LogisticClassifier",
 }
 
@@ -84,7 +84,7 @@ def make_classifier(
     settings: ModelSettings, task: Task, classes: int, member: int = 0, trainer: Callable[..., Any] | None = None
 ) -> Trainable:
     """One untrained model; `member` is added to its seed; an MLP trains where `trainer` does, None for here."""
-    made: Any = _kind(settings.kind)(replace(settings, seed=settings.seed + member), task, classes)
+    made: Any = _kind(settings.kind)(settings.replace(seed=settings.seed + member), task, classes)
     if trainer is not None and settings.kind == "mlp":
         made.trainer = trainer
     trainable: Trainable = made

@@ -2,7 +2,7 @@
 
 A bundle ships the mean of an ensemble, and the rows that trained it cannot tell what its probabilities are worth. So
 the whole procedure (reduction, every member, stopping, averaging) is repeated without each part of the rows in turn
-(`outoffold.out_of_fold`), and the calibration and the thresholds of the bundle are fitted on what these ensembles said
+(`cross_val.out_of_fold`), and the calibration and the thresholds of the bundle are fitted on what these ensembles said
 of the parts they had not seen. The figures come from calibrations and thresholds that are fitted without the rows they
 are then applied to.
 """
@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from acoustic_env.config import Task
 from acoustic_env.models.calibrate import fit_calibration
-from acoustic_env.models.decide import choose_f1_threshold, choose_threshold
 from acoustic_env.models.evaluate import Floats, Integers
 from acoustic_env.models.folds import grouped_folds
+from acoustic_env.models.thresholds import choose_f1_threshold, choose_threshold
 
 # Each part is judged by an ensemble of the other four: four fifths of the rows, near what the shipped one has.
 PARTS: Final = 5

@@ -195,8 +195,8 @@ def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
 
 
 def _covariance(rows: Floats) -> Floats:
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    return np.asarray(centred @ centred.T / max(rows.shape[1] - 1, 1))
+    centerd = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(centerd @ centerd.T / max(rows.shape[1] - 1, 1))
 
 
 def bounded_interval(value: float, error: float, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -210,9 +210,9 @@ def bounded_interval(value: float, error: float, n: int, level: float = LEVEL) -
     if value <= 0.0 or value >= 1.0:
         reach = ((1 - level) / 2) ** (1 / max(n, 1))
         return (0.0, 1.0 - reach) if value <= 0.0 else (reach, 1.0)
-    centre = np.log(value / (1 - value))
+    center = np.log(value / (1 - value))
     half = _quantile(level) * error / (value * (1 - value))
-    return float(1 / (1 + np.exp(-(centre - half)))), float(1 / (1 + np.exp(-(centre + half))))
+    return float(1 / (1 + np.exp(-(center - half)))), float(1 / (1 + np.exp(-(center + half))))
 
 
 def _quantile(level: float) -> float:
@@ -239,7 +239,7 @@ def bootstrap(
 ) -> Estimate:
     """A statistic with an interval from its standard error over resampled groups.
 
-    The interval is centred on the statistic of the data, on the logit scale unless it is a `difference`: percentiles of
+    The interval is centerd on the statistic of the data, on the logit scale unless it is a `difference`: percentiles of
     resamples would sit too high for average precision, which repeated rows push up.
 
     Args:
@@ -333,11 +333,11 @@ def behind_the_best(
     method = f"simultaneous with all others, bootstrap over groups, {repeats} repeats"
     if len(drawn) < 2:
         return [Estimate(float(values.max() - value), 0.0, float("inf"), method, level) for value in values]
-    centred = (drawn - drawn.mean(axis=0)) / np.sqrt(len(drawn) - 1)
+    centerd = (drawn - drawn.mean(axis=0)) / np.sqrt(len(drawn) - 1)
     random = np.random.default_rng(seed)
     # Normal deviates with the bootstrap's covariance, over a chi that accounts for few groups: multivariate t.
     freedom = max(len(set(np.asarray(groups).tolist())) - 1, 1)
-    deviates = random.standard_normal((DEVIATES, len(centred))) @ centred
+    deviates = random.standard_normal((DEVIATES, len(centerd))) @ centerd
     deviates /= np.sqrt(random.chisquare(freedom, (DEVIATES, 1)) / freedom)
     found = []
     for own in range(len(values)):
@@ -345,7 +345,7 @@ def behind_the_best(
         if not len(ahead):
             found.append(Estimate(0.0, 0.0, 0.0, method, level))
             continue
-        errors = np.sqrt(((np.delete(centred, own, axis=1) - centred[:, [own]]) ** 2).sum(axis=0))
+        errors = np.sqrt(((np.delete(centerd, own, axis=1) - centerd[:, [own]]) ** 2).sum(axis=0))
         differences = np.abs(np.delete(deviates, own, axis=1) - deviates[:, [own]])
         largest = np.divide(differences, errors, out=np.zeros_like(differences), where=errors > 0).max(axis=1)
         half = float(np.quantile(largest, level)) * errors

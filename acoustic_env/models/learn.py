@@ -18,10 +18,10 @@ from acoustic_env.features.block import Signal
 from acoustic_env.models.bundle import Bundle, clips_hash, keys, library_versions
 from acoustic_env.models.calibrate import fit_calibration
 from acoustic_env.models.classifier import Examples, fit_ensemble
+from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.crossfit import choose_thresholds, cross_fit, judged_parts
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureMatrix, Store, load_matrix
-from acoustic_env.models.outoffold import out_of_fold
 from acoustic_env.models.performance import Performance, performance
 from acoustic_env.models.reduce import Reducer
 
@@ -175,7 +175,7 @@ def train(study: Study, say: Say = print, trainer: Callable[..., Any] | None = N
     clip_ids = [study.targets.clip_ids[row] for row in rows]
     groups_seen = study.clips["group"].take(pa.array(rows)).to_pylist()
     bundle = Bundle(
-        recipe=replace(recipe, blocks={block: recipe.blocks.get(block, {}) for block in study.matrix.fingerprints}),
+        recipe=recipe.replace(blocks={block: recipe.blocks.get(block, {}) for block in study.matrix.fingerprints}),
         classes=classes,
         reducer=reducer,
         classifier=ensemble.members[0] if len(ensemble.members) == 1 else ensemble,

@@ -74,7 +74,7 @@ class Session(Protocol):
         """Called after each epoch; `progress` is made only when it is kept, which the last one should be."""
 
 
-class Alone:
+class LocalSession:
     """A session of one process that keeps nothing."""
 
     rank = 0
@@ -279,9 +279,9 @@ def _load(network: torch.nn.Module, optimizer: torch.optim.Optimizer, arrays: Ar
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
-def train_here(job: Job, train: Examples, validation: Examples) -> Arrays:
+def train_locally(job: Job, train: Examples, validation: Examples) -> Arrays:
     """Train in this process."""
-    return train_network(job, train, validation, Alone())
+    return train_network(job, train, validation, LocalSession())
 
 
 class MlpClassifier:
@@ -293,7 +293,7 @@ class MlpClassifier:
 
     def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
         self._job = Job(settings, task, classes)
-        self.trainer: Trainer = train_here
+        self.trainer: Trainer = train_locally
         self.weights_: Arrays = {}
 
     def fit(self, train: Examples, validation: Examples) -> None:

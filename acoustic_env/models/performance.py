@@ -11,14 +11,6 @@ import numpy.typing as npt
 
 from acoustic_env.config import Task
 from acoustic_env.models.calibrate import Reliability, brier, class_error, positive_mass, reliability
-from acoustic_env.models.decide import (
-    balanced_accuracy,
-    binary_scores,
-    class_scores,
-    confusion,
-    mean_f1,
-    share_interval,
-)
 from acoustic_env.models.evaluate import (
     SEED,
     Curve,
@@ -30,6 +22,14 @@ from acoustic_env.models.evaluate import (
     mean_over_classes,
     precision_recall_curve,
     roc_curve,
+)
+from acoustic_env.models.thresholds import (
+    balanced_accuracy,
+    binary_scores,
+    class_scores,
+    confusion,
+    mean_f1,
+    share_interval,
 )
 
 REPEATS: Final = 1000
@@ -43,7 +43,7 @@ CURVE_CLASSES: Final = 30
 
 
 @dataclass(frozen=True)
-class ClassFigures:
+class ClassMetrics:
     """One class against the rest.
 
     Attributes:
@@ -106,7 +106,7 @@ class Performance:
     clips: int
     groups: int
     figures: dict[str, Estimate]
-    per_class: list[ClassFigures]
+    per_class: list[ClassMetrics]
     undefined: list[str]
     confusion: Floats | None
     threshold: float
@@ -143,7 +143,7 @@ def performance(
     calibrated: Floats,
     seed: int = SEED,
 ) -> Performance:
-    """Judge probabilities before and after calibration, with thresholds, both fitted on other rows.
+    """HeldOutScorer probabilities before and after calibration, with thresholds, both fitted on other rows.
 
     Args:
         task, classes: of the study.
@@ -204,7 +204,7 @@ def _calibration_errors(
 
 
 def _class_curves(
-    per_class: Sequence[ClassFigures], truth: npt.NDArray[np.bool_], calibrated: Floats
+    per_class: Sequence[ClassMetrics], truth: npt.NDArray[np.bool_], calibrated: Floats
 ) -> list[ClassCurves]:
     if len(per_class) > CURVE_CLASSES:
         return []
@@ -235,11 +235,11 @@ def _per_class(
     truth: npt.NDArray[np.bool_],
     called: npt.NDArray[np.bool_],
     rankings: Sequence[Ranking],
-) -> list[ClassFigures]:
+) -> list[ClassMetrics]:
     support, calls = truth.sum(axis=0), called.sum(axis=0)
     scores = binary_scores((truth & called).sum(axis=0).astype(float), calls.astype(float), support.astype(float))
     return [
-        ClassFigures(
+        ClassMetrics(
             name=name,
             support=int(support[c]),
             predicted=int(calls[c]),

@@ -13,7 +13,7 @@ from acoustic_env.config import ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureColumn
-from acoustic_env.models.principal import principal_components
+from acoustic_env.models.pca import principal_components
 
 Matrix = npt.NDArray[np.float32]
 
@@ -61,17 +61,17 @@ class PartReduction:
         """Reduced features [n, size] of matrix rows [n, d]."""
         out = np.empty((len(values), self.size), np.float32)
         for start in range(0, len(values), CHUNK):
-            centred = self.centre(values[start : start + CHUNK])
-            scores = centred if self.components is None else centred @ self.components.T
+            centerd = self.center(values[start : start + CHUNK])
+            scores = centerd if self.components is None else centerd @ self.components.T
             out[start : start + CHUNK] = scores / self.spread
         return out
 
-    def centre(self, values: Matrix) -> Floats:
-        """Kept columns imputed, centred and scaled: float64 [n, k]."""
+    def center(self, values: Matrix) -> Floats:
+        """Kept columns imputed, centerd and scaled: float64 [n, k]."""
         kept = values[:, self.columns].astype(np.float64)
-        centred = (kept - self.mean) / self.scale
-        centred[~np.isfinite(kept)] = 0.0
-        return centred
+        centerd = (kept - self.mean) / self.scale
+        centerd[~np.isfinite(kept)] = 0.0
+        return centerd
 
     def summary(self) -> str:
         """For a person: what came of the part."""
@@ -161,7 +161,7 @@ class Reducer:
         if not kept.any() or not wanted:
             return part
         components, variances, total = principal_components(
-            lambda start, stop: part.centre(values[start:stop]), len(values), part.size, wanted, self.settings.seed
+            lambda start, stop: part.center(values[start:stop]), len(values), part.size, wanted, self.settings.seed
         )
         learned = {"components": components, "spread": np.sqrt(variances), "explained": variances / total}
         return PartReduction(**(vars(part) | learned))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.config import ModelKind
-from acoustic_env.models.decide import class_scores, confusion, mean_f1, share_interval
+from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.evaluate import (
     Estimate,
     Floats,
@@ -25,8 +25,8 @@ from acoustic_env.models.evaluate import (
     mean_over_classes,
 )
 from acoustic_env.models.learn import Say, Study
-from acoustic_env.models.outoffold import out_of_fold
 from acoustic_env.models.reduce import Reducer
+from acoustic_env.models.thresholds import class_scores, confusion, mean_f1, share_interval
 
 # Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
 HANDMADE: Final = ("mps", "indices")

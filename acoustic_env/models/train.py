@@ -10,7 +10,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -183,7 +182,7 @@ def _run_worker(config: Mapping[str, Any]) -> None:
 
 
 def _plain(job: Job) -> dict[str, Any]:
-    return {"settings": asdict(job.settings), "task": job.task, "classes": job.classes}
+    return {"settings": job.settings.as_json(), "task": job.task, "classes": job.classes}
 
 
 def _digest(job: Job, *data: Examples) -> str:

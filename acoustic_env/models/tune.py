@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +25,7 @@ import pyarrow as pa
 from acoustic_env.config import ModelSettings, Task, from_mapping
 from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples
-from acoustic_env.models.mlp import Alone, Job, Progress, train_network
+from acoustic_env.models.mlp import Job, LocalSession, Progress, train_network
 from acoustic_env.models.search_state import Batch, SearchState
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Trial:
     error: str
 
 
-class _Reporting(Alone):
+class _Reporting(LocalSession):
     """A session that tells Ray Tune how a trial stands."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ def search_identity(study: Study) -> dict[str, str]:
             for signal, version in sorted(versions.items())
         ),
         "features": f"{len(columns):,} columns, {_digest(columns, matrix.values[train], matrix.values[validation])}",
-        "reduction": json.dumps(asdict(study.recipe.reduction), sort_keys=True, default=dict),
+        "reduction": json.dumps(study.recipe.reduction.as_json(), sort_keys=True),
         "fixed settings": f"weight_decay {model.weight_decay}, batch_size {model.batch_size}, seed {model.seed}",
         "search": f"{MAX_LAYERS} layers, {SPACE}, {MAX_EPOCHS} epochs, patience {PATIENCE}, by {METRIC}",
     }
@@ -150,18 +150,18 @@ def search(
     from ray import tune
 
     state.write()
-    base = replace(base, max_epochs=MAX_EPOCHS, patience=PATIENCE, ensemble=1, workers=0)
+    base = base.replace(max_epochs=MAX_EPOCHS, patience=PATIENCE, ensemble=1, workers=0)
     found: list[Trial] = []
     trainable = None
     for batch in state.batches:
         if batch.done is None:
             if trainable is None:
-                job = {"base": asdict(base), "task": task, "classes": classes}
+                job = {"base": base.as_json(), "task": task, "classes": classes}
                 data = ray.put((train, validation))
                 trainable = tune.with_resources(tune.with_parameters(_run_trial, data=data, job=job), {"cpu": 1})
             trials = _run_batch(state.folder, batch, trainable, found, base, train.x.shape[1], at_once)
             if all(not trial.error for trial in trials):  # failed ones are tried again by the next command
-                batch.done = [asdict(trial) for trial in trials]
+                batch.done = [{**asdict(trial), "settings": trial.settings.as_json()} for trial in trials]
                 state.write()
         else:
             trials = [_stored(done) for done in batch.done]
@@ -280,8 +280,7 @@ class _Space:
 def settings_of(base: ModelSettings, chosen: Mapping[str, Any]) -> ModelSettings:
     """Model settings of a point of the space."""
     units = tuple(int(chosen[f"units_{layer}"]) for layer in range(int(chosen["layers"])))
-    return replace(
-        base,
+    return base.replace(
         kind="mlp",
         layers=units,
         activation=chosen["activation"],
@@ -364,13 +363,13 @@ def plot_trials(trials: list[Trial]) -> bytes:
         (panels[1, 1], "hidden units in all", lambda s: float(sum(s.layers)), "linear"),
     ]
     for axes, label, value, scale in views:
-        for activation, marker, colour in (("relu", "o", "#0072B2"), ("tanh", "^", "#D55E00")):
+        for activation, marker, color in (("relu", "o", "#0072B2"), ("tanh", "^", "#D55E00")):
             own = [trial for trial in done if trial.settings.activation == activation]
             axes.plot(
                 [value(trial.settings) for trial in own],
                 [trial.score for trial in own],
                 marker,
-                color=colour,
+                color=color,
                 ms=4,
                 ls="",
                 label=activation,

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audio.fingerprint import BITS, HOP_S, LEVELS, PROBES, RATE, Fingerprint, fingerprint
+from acoustic_env.audio.signature import BITS, HOP_S, LEVELS, PROBES, RATE, Fingerprint, fingerprint
 from acoustic_env.clips import duplicates, matching
 from acoustic_env.clips.duplicates import Link
 from acoustic_env.clips.matching import GAP, Pairs, Prints
@@ -147,7 +147,7 @@ def find_duplicates(
 
     Args:
         clips: of `CLIP_SCHEMA`.
-        store: with an embedding block, whose neighbours are more candidates; none of them counts unconfirmed.
+        store: with an embedding block, whose neighbors are more candidates; none of them counts unconfirmed.
         block: which block; None for the first of `EMBEDDINGS` that is there.
         progress: called with clips read and clips in all.
 
@@ -156,7 +156,7 @@ def find_duplicates(
         AcousticEnvError: a decoding process died.
     """
     ids = clips["clip_id"].to_pylist()
-    neighbours = None if store is None else _neighbours(store, block, ids)
+    neighbors = None if store is None else _neighbors(store, block, ids)
     with Collected() as collected:
         for done, one in enumerate(_fingerprints(clips), start=1):
             collected.add(one)
@@ -164,12 +164,12 @@ def find_duplicates(
                 progress(done, len(ids))
         prints = collected.prints()
         alike = matching.candidates(prints)
-        if neighbours is not None:
+        if neighbors is not None:
             known = set(zip(alike.first.tolist(), alike.second.tolist(), strict=True))
             new = np.array(
-                [pair not in known for pair in zip(*(side.tolist() for side in neighbours), strict=True)], bool
+                [pair not in known for pair in zip(*(side.tolist() for side in neighbors), strict=True)], bool
             )
-            alike = matching.joined([alike, matching.align(prints, neighbours[0][new], neighbours[1][new])])
+            alike = matching.joined([alike, matching.align(prints, neighbors[0][new], neighbors[1][new])])
         links = link(prints, collected, alike)
     return _found(clips, links, collected, len(alike))
 
@@ -282,13 +282,13 @@ def _fingerprints(clips: pa.Table) -> Iterator[Fingerprint | str]:
                 future.cancel()
 
 
-def _neighbours(
+def _neighbors(
     store: FeatureStore, block: str | None, ids: list[str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     there = store.blocks()
     wanted = block or next((name for name in EMBEDDINGS if name in there), None)
     if wanted is None or wanted not in EMBEDDINGS:
-        msg = f"{store.url}: no embedding block to look for neighbours in; those known are {', '.join(EMBEDDINGS)}"
+        msg = f"{store.url}: no embedding block to look for neighbors in; those known are {', '.join(EMBEDDINGS)}"
         raise UsageError(msg)
     column = EMBEDDINGS[wanted]
     table = store.read(wanted, signals=["raw"], columns=[column], clip_ids=ids)

@@ -140,7 +140,7 @@ def extract(
     store = FeatureStore(settings.store)
     record = RunRecord(
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
-        settings=dataclasses.asdict(settings),
+        settings=settings.as_json(),
         fingerprints={work.spec.name: work.fingerprints for work in works},
         clips=table.num_rows,
         pending=0,
@@ -219,7 +219,7 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
 
 
 @dataclass(frozen=True)
-class Books:
+class MissingWork:
     """What the store has and has not of a clip list, per clip as bits of `need` (`pipeline.work`).
 
     Attributes:
@@ -236,7 +236,7 @@ class Books:
         return self.owed & ~self.barred
 
 
-def read_books(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> Books:
+def find_missing(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> MissingWork:
     """Clip list minus committed keys, taken before any audio is fetched.
 
     Args:
@@ -256,7 +256,7 @@ def read_books(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore,
                 owed[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
                 excluded = pc.is_in(ids, value_set=failures.excluded(work.spec.name, fingerprint, signal))
                 barred[excluded.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
-    return Books(owed, owed & barred)
+    return MissingWork(owed, owed & barred)
 
 
 def pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
@@ -339,7 +339,7 @@ class _Run:
         errors = self.store.errors()
         ours = pc.and_(pc.equal(errors["run_id"], self.record.run_id), pc.not_equal(errors["code"], RESOLVED))
         failed = pc.unique(errors["clip_id"].filter(ours))
-        books = read_books(self.clips, self.works, self.store, errors)
+        books = find_missing(self.clips, self.works, self.store, errors)
         need = (books.owed if self.settings.retry_errors else books.pending).copy()
         need[pc.is_in(self.clips["clip_id"], value_set=failed).to_numpy()] = 0
         rest = pending_rows(self.clips, need, errors)
@@ -385,7 +385,7 @@ def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> 
 
 def _close(record: RunRecord, clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore) -> None:
     """Write the record with what the store answers after the run; not the run's own count."""
-    books = read_books(clips, works, store, store.errors())
+    books = find_missing(clips, works, store, store.errors())
     record.left = int(np.count_nonzero(books.pending))
     record.failed_on_list = int(np.count_nonzero(books.owed))
     store.write_run(record.run_id, dataclasses.asdict(record))
@@ -439,7 +439,7 @@ def _plan_work(
 ) -> pa.Table:
     """The rows to do, shown and noted in the record."""
     errors = store.errors()
-    books = read_books(clips, works, store, errors)
+    books = find_missing(clips, works, store, errors)
     need = books.owed if settings.retry_errors else books.pending
     record.left = int(np.count_nonzero(books.pending))
     record.failed_on_list = int(np.count_nonzero(books.barred))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.errors import AcousticEnvError
-from acoustic_env.pipeline.guard import Guarded
+from acoustic_env.pipeline.guard import CrashIsolatedStage
 from acoustic_env.pipeline.health import Health
 from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.pipeline.sink import Write
@@ -63,12 +63,12 @@ def run(
     data = ray.data.from_blocks(pieces)
     stages: list[tuple[type, tuple[Any, ...], Pool, int | None]] = []
     if plan.decode is not None:
-        stages.append((Guarded, (Decode, (rates,), run_id, plan.decode.name, suspects), plan.decode, None))
+        stages.append((CrashIsolatedStage, (Decode, (rates,), run_id, plan.decode.name, suspects), plan.decode, None))
     for position, pool in enumerate(plan.compute):
         later = tuple(work for after in plan.compute[position + 1 :] for work in after.blocks)
         decodes = rates if position == 0 and plan.decode is None else ()
         settings = ComputeSettings(pool.blocks, decodes, position == 0, later, plan.device)
-        stages.append((Guarded, (Compute, (settings,), run_id, pool.name, suspects), pool, None))
+        stages.append((CrashIsolatedStage, (Compute, (settings,), run_id, pool.name, suspects), pool, None))
     stages.append((Write, (store_url, token, works, run_id), plan.write, plan.part_clips))
     for stage, arguments, pool, batch_size in stages:
         data = data.map_batches(

@@ -28,7 +28,7 @@ from acoustic_env.pipeline.rows import MAX_MESSAGE, RowError, memory_column
 
 T = TypeVar("T")
 
-DEATHS: Final = 2  # of a task's worker, on one node, before its clips are taken one by one
+MAX_CRASHES: Final = 2  # of a task's worker, on one node, before its clips are taken one by one
 
 
 class Stage(Protocol):
@@ -47,7 +47,7 @@ class Stage(Protocol):
         ...
 
 
-class Guarded:
+class CrashIsolatedStage:
     """A stage under guard.
 
     Args:
@@ -98,7 +98,7 @@ class Guarded:
         deaths = mark.stat().st_size if mark.exists() else 0
         try:
             suspect = pc.any(pc.is_in(clips["clip_id"], value_set=self.suspects)).as_py()
-            if deaths >= DEATHS or suspect:
+            if deaths >= MAX_CRASHES or suspect:
                 return pa.concat_tables(list(self._one_by_one(clips)))
             mark.write_bytes(b"x" * (deaths + 1))
             done = self.stage(clips)

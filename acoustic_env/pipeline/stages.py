@@ -1,6 +1,6 @@
 """The stages of the extraction job as plain callables, table in, table out: no Ray here.
 
-A clip that fails in one stage carries its error to the sink and passes the later stages by; its neighbours never
+A clip that fails in one stage carries its error to the sink and passes the later stages by; its neighbors never
 notice.
 """
 
@@ -34,7 +34,7 @@ from acoustic_env.pipeline.rows import (
     unpack_waves,
     wave_column,
 )
-from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, needed, signals_owed
+from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, missing_signals, needed
 
 Wave = npt.NDArray[np.float32]
 Decoded = tuple[dict[int, Wave], list[RowError], float]  # waveforms at each rate, errors, seconds
@@ -53,7 +53,8 @@ class Decode:
 
     Args:
         rates: wanted sample rates, Hz.
-        patience_s: seconds without one clip done after which the process is ended (`guard.Guarded` finds the clip).
+        patience_s: seconds without one clip done after which the process is ended
+            (`guard.CrashIsolatedStage` finds the clip).
     """
 
     def __init__(self, rates: Sequence[int], patience_s: float = HANG_S) -> None:
@@ -90,7 +91,7 @@ class Decode:
         uri, start_s, end_s = str(row["uri"]), row["start_s"], row["end_s"]
         try:
             with open_source(uri) as source:
-                waves = prepare.standardise(source, start_s, end_s, uri, self.rates)  # type: ignore[arg-type]
+                waves = prepare.decode_and_resample(source, start_s, end_s, uri, self.rates)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001  whatever a decoder does to one clip stays with that clip
             return {}, [row_error("decode", error)], time.perf_counter() - started
         return waves, [], time.perf_counter() - started
@@ -204,7 +205,7 @@ class _Batch:
         waves = unpack_waves(self.clips[wave_column(rate)])
         groups: dict[tuple[int, tuple[Signal, ...]], list[int]] = {}
         for i, wave in enumerate(waves):
-            owed = signals_owed(int(self.need[i]), specs)
+            owed = missing_signals(int(self.need[i]), specs)
             if wave is not None and owed:
                 groups.setdefault((len(wave), owed), []).append(i)
         engine = specs[0].engine if specs else "fast"

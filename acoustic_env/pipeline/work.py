@@ -107,7 +107,7 @@ def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: Signal) -> npt.
     return owing
 
 
-def signals_owed(need: int, specs: Sequence[BlockSpec]) -> tuple[Signal, ...]:
+def missing_signals(need: int, specs: Sequence[BlockSpec]) -> tuple[Signal, ...]:
     """The signals one row owes to any of the blocks."""
     owed = {signal for spec in specs for signal in spec.signals if need & spec.bit(signal)}
     return tuple(signal for signal in ("raw", "fg", "bg") if signal in owed)

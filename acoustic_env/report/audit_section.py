@@ -15,12 +15,12 @@ from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.intervals import Interval, wilson, z_value
 from acoustic_env.audit.labels import read_manifest, read_version, versions
 from acoustic_env.audit.rank import NOT_A_RATE
-from acoustic_env.audit.ranking import quality_of, witness_names
+from acoustic_env.audit.ranking import quality_of, scorer_names
 from acoustic_env.audit.relabel import applies
 from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.evaluate import Ranking, bootstrap
-from acoustic_env.report.audit_figures import estimate_illustration, found_illustration, quality_illustration
+from acoustic_env.report.audit_plots import estimate_plot, found_plot, quality_plot
 from acoustic_env.report.markup import Html, paragraph, table, tag
 from acoustic_env.report.page import FigureFolder, Section
 
@@ -83,21 +83,21 @@ def _ranking(ranked: pa.Table, tables: AuditTables, folder: FigureFolder) -> lis
     given = ranked.filter(ranked["given"]).sort_by("quality")
     names, quality = given["label"].to_pylist(), quality_of(given)
     flagged = np.asarray(given["flagged"])
-    witnesses = witness_names(ranked)
+    scorers = scorer_names(ranked)
     found = [
         tag("h3", "The ranking"),
         tag("p", tag("strong", "A ranking is not a rate: "), f"{NOT_A_RATE.replace('`', '')}.", class_="note"),
-        folder.draw(quality_illustration(names, quality, flagged)),
+        folder.draw(quality_plot(names, quality, flagged)),
         table(
             f"The {min(SUSPECTS, given.num_rows)} most suspect of {given.num_rows:,} given labels",
-            ("clip", "label", "quality", "flagged", *witnesses),
+            ("clip", "label", "quality", "flagged", *scorers),
             [
                 (
                     row["clip_id"],
                     row["label"],
                     f"{row['quality']:.3f}",
                     row["flagged"],
-                    *(None if row[name] is None else f"{float(row[name]):.3f}" for name in witnesses),
+                    *(None if row[name] is None else f"{float(row[name]):.3f}" for name in scorers),
                 )
                 for row in given.slice(0, SUSPECTS).to_pylist()
             ],
@@ -109,7 +109,7 @@ def _ranking(ranked: pa.Table, tables: AuditTables, folder: FigureFolder) -> lis
         ids = [given["clip_id"][int(row)].as_py() for row in rows]
         groups = [(tables.groups or {}).get(clip_id, clip_id) for clip_id in ids]
         precision = bootstrap(Ranking(errors, -quality[rows]).average_precision, groups)
-        found.append(folder.draw(found_illustration(errors, quality[rows], precision)))
+        found.append(folder.draw(found_plot(errors, quality[rows], precision)))
     return found
 
 
@@ -133,7 +133,7 @@ def _estimates(tables: AuditTables, bundle: Bundle | None, folder: FigureFolder)
     rows += [(name, interval.method, *_interval(interval)) for name, interval in labels.items()]
     parts = [
         tag("h3", "What listening says"),
-        folder.draw(estimate_illustration(overall, labels, _true_accuracy(tables))),
+        folder.draw(estimate_plot(overall, labels, _true_accuracy(tables))),
         table(
             f"Label accuracy by {found['answered']:,} answers to {found['drawn']:,} rows, {found['design']} design",
             ("labels", "estimator", "estimate", "95 % interval", "answers"),

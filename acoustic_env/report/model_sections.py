@@ -7,22 +7,22 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from acoustic_env.explain.illustration import read_index
+from acoustic_env.explain.plot import read_index
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import PROTOCOL
-from acoustic_env.report.figures import (
+from acoustic_env.report.markup import Html, facts, paragraph, table, tag
+from acoustic_env.report.page import FigureFolder, Section
+from acoustic_env.report.plots import (
     HELD_OUT,
     TEST,
     Judged,
     interval_text,
-    performance_illustrations,
+    performance_plots,
     spoken,
-    study_illustration,
-    trials_illustration,
+    study_plot,
+    trials_plot,
 )
-from acoustic_env.report.markup import Html, facts, paragraph, table, tag
-from acoustic_env.report.page import FigureFolder, Section
 
 CLASSES: Final = 30
 ROWS: Final = 40
@@ -65,7 +65,7 @@ def classifier_section(bundle: Bundle, folder: FigureFolder) -> Section:
         text = "The bundle was not judged on test clips yet: acoustic-env evaluate."
         section.add(paragraph(text, "note"))
     section.add(*_decisions(bundle, metrics, HELD_OUT))
-    section.add(*(folder.draw(illustration) for illustration in performance_illustrations(metrics)))
+    section.add(*(folder.draw(plot) for plot in performance_plots(metrics)))
     section.add(
         table(
             "Reduction: original columns to components",
@@ -122,7 +122,7 @@ def test_section(bundle: Bundle, folder: FigureFolder) -> Section | None:
     which = f" of look {last}" if len(bundle.looks) > 1 else ""
     text = f"The figures{which}; threshold and calibration are those chosen on {TEST.chosen_on}."
     section.add(paragraph(text, "quiet"), *_decisions(bundle, bundle.test, TEST))
-    section.add(*(folder.draw(illustration) for illustration in performance_illustrations(bundle.test, TEST)))
+    section.add(*(folder.draw(plot) for plot in performance_plots(bundle.test, TEST)))
     return section
 
 
@@ -202,7 +202,7 @@ def study_section(rows: pa.Table, folder: FigureFolder) -> Section:
             "intervals hold for all variants together and allow for the best having been chosen by its score; that "
             "score itself is a little too good for the same reason."
         ),
-        folder.draw(study_illustration(listed)),
+        folder.draw(study_plot(listed)),
         table(
             "Variants, best first",
             ("features", "signals", "model", "inputs", "score", "accuracy", "behind the best", "within noise"),
@@ -233,7 +233,7 @@ def search_section(rows: pa.Table, folder: FigureFolder) -> Section:
     section = Section("The search")
     listed = sorted(rows.to_pylist(), key=lambda row: -(row["score"] if row["score"] is not None else -1.0))
     section.add(
-        folder.draw(trials_illustration(listed)),
+        folder.draw(trials_plot(listed)),
         table(
             f"The best {min(TRIALS, len(listed))} of {len(listed)} trials",
             ("trial", "score", "layers", "activation", "dropout", "learning rate", "epochs"),

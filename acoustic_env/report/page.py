@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from acoustic_env.errors import UsageError
-from acoustic_env.explain.illustration import Entry, Illustration
+from acoustic_env.explain.plot import Entry, Plot
 from acoustic_env.io.files import read_bytes, write_bytes
 from acoustic_env.io.location import join as below
 from acoustic_env.report.markup import Html, image, join, paragraph, tag
@@ -48,9 +48,9 @@ class FigureFolder:
     def __init__(self, page: Path) -> None:
         self.path = page.with_name(f"{page.stem}_files")
 
-    def draw(self, illustration: Illustration) -> Html:
+    def draw(self, plot: Plot) -> Html:
         """Write a new figure's files; the figure for the page."""
-        return self._figure(illustration.save(self.path))
+        return self._figure(plot.save(self.path))
 
     def copy(self, entry: Entry, source: str) -> Html:
         """Copy the files of a figure made earlier; the figure for the page.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +55,7 @@ def _bundle(bundle: Bundle) -> list[Html]:
         for signal, fingerprint in versions.items()
     ]
     rows += [(f"test clips of look {number}", _code(look.clips_hash)) for number, look in enumerate(bundle.looks, 1)]
-    recipe = json.loads(json.dumps(dataclasses.asdict(bundle.recipe), default=list))
+    recipe = bundle.recipe.as_json()
     return [
         table("Hashes the classifier was made with", ("of", "hash"), rows),
         _settings("Recipe of the classifier", recipe),

@@ -9,10 +9,10 @@ from typing import Final
 
 import pyarrow as pa
 
+from acoustic_env.audit.annotations import check_verdicts
 from acoustic_env.audit.labels import versions
 from acoustic_env.audit.ranking import check_ranked
 from acoustic_env.audit.table import read_table
-from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.signals import SIGNALS
-from acoustic_env.errors import BooksOpen
+from acoustic_env.errors import StoreInconsistentError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
 from acoustic_env.store.failures import Failures
@@ -41,7 +41,7 @@ MAX_NAMED: Final = 10
 
 
 @dataclass
-class SignalBooks:
+class SignalCounts:
     """The clip list's account for one signal of one version of a block; rows + permanent + pending = listed.
 
     Attributes:
@@ -62,7 +62,7 @@ class SignalBooks:
 
 
 @dataclass
-class BlockBooks:
+class BlockCounts:
     """One version of a block.
 
     Attributes:
@@ -84,7 +84,7 @@ class BlockBooks:
     signals: list[str] = field(default_factory=list)
     duplicates: int = 0
     unlisted: int = 0
-    books: list[SignalBooks] = field(default_factory=list)
+    books: list[SignalCounts] = field(default_factory=list)
 
 
 @dataclass
@@ -104,20 +104,20 @@ class Report:
 
     store: str
     listed: int | None
-    blocks: list[BlockBooks] = field(default_factory=list)
+    blocks: list[BlockCounts] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     without_source: int = 0
     other_sources: list[dict[str, Any]] = field(default_factory=list)
 
-    def require_closed(self, strict: bool = False) -> None:
+    def raise_if_inconsistent(self, strict: bool = False) -> None:
         """Raise unless the books close.
 
         Args:
             strict: what is only noted opens them as well, pending clips included.
 
         Raises:
-            BooksOpen: they do not; lists why.
+            StoreInconsistentError: they do not; lists why.
         """
         reasons = self.faults + (self.notes if strict else [])
         if reasons:
@@ -127,7 +127,7 @@ class Report:
                 f"{self.store}: the books do not close:\n{lines}{more}\n"
                 "acoustic-env extract computes again what cannot be read, and moves unreadable parts aside"
             )
-            raise BooksOpen(msg)
+            raise StoreInconsistentError(msg)
 
 
 def verify(
@@ -149,7 +149,7 @@ def verify(
         sources: check the sources of the ids, too; without a table of them this reads the lists of earlier runs.
 
     Returns:
-        The report; `require_closed` turns it into an error.
+        The report; `raise_if_inconsistent` turns it into an error.
 
     Raises:
         StoreError: the store cannot be read.
@@ -224,8 +224,8 @@ def _verify_block(
     report: Report,
     *,
     read_all: bool,
-) -> BlockBooks:
-    found = BlockBooks(block, fingerprint)
+) -> BlockCounts:
+    found = BlockCounts(block, fingerprint)
     keys = _keys(store, found, report, read_all=read_all)
     unique = keys.group_by(row_keys(keys.schema)).aggregate([("part", "count")])
     repeated = unique.filter(pc.greater(unique["part_count"], 1))
@@ -241,13 +241,13 @@ def _verify_block(
             report.notes.append(f"{block}/{fingerprint}: {found.unlisted:,} clips with rows are not on the list")
         for signal in (found.signals or sorted(covered)) if signals is None else signals:
             done = unique.filter(pc.equal(unique["signal"], signal))["clip_id"]
-            books = _signal_books(signal, listed, done, failures.in_force(block, fingerprint, signal))
+            books = _signal_counts(signal, listed, done, failures.in_force(block, fingerprint, signal))
             found.books.append(books)
             _judge(found, books, report)
     return found
 
 
-def _keys(store: FeatureStore, found: BlockBooks, report: Report, *, read_all: bool) -> pa.Table:
+def _keys(store: FeatureStore, found: BlockCounts, report: Report, *, read_all: bool) -> pa.Table:
     """Key columns of all parts and the part's number; faults of parts go to the report."""
     first: ScannedPart | None = None
     tables = []
@@ -290,7 +290,7 @@ def _difference(first: ScannedPart, part: ScannedPart) -> str | None:
     return None
 
 
-def _compare_duplicates(store: FeatureStore, found: BlockBooks, repeated: pa.Table, report: Report) -> None:
+def _compare_duplicates(store: FeatureStore, found: BlockCounts, repeated: pa.Table, report: Report) -> None:
     """Equal duplicates are counted and noted, different ones are a fault."""
     schema = store.schema(found.block, found.fingerprint)
     ids = pc.unique(repeated["clip_id"])
@@ -339,12 +339,12 @@ def _matrix(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     return found
 
 
-def _signal_books(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, errors: pa.Table) -> SignalBooks:
+def _signal_counts(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, errors: pa.Table) -> SignalCounts:
     has_row = pc.is_in(listed, value_set=done)
     without = listed.filter(pc.invert(has_row))
     is_excluded = pc.is_in(without, value_set=errors.filter(errors["permanent"])["clip_id"])
     pending = without.filter(pc.invert(is_excluded))
-    return SignalBooks(
+    return SignalCounts(
         signal=signal,
         rows=pc.sum(has_row).as_py() or 0,
         permanent=pc.sum(is_excluded).as_py() or 0,
@@ -354,7 +354,7 @@ def _signal_books(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, e
     )
 
 
-def _judge(found: BlockBooks, books: SignalBooks, report: Report) -> None:
+def _judge(found: BlockCounts, books: SignalCounts, report: Report) -> None:
     name = f"{found.block}/{found.fingerprint} {books.signal}"
     total = books.rows + books.permanent + books.pending
     if total != report.listed:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from acoustic_env.audio.prepare import MIN_DURATION_S, RMS, level, parameters, prepare, standardise
+from acoustic_env.audio.prepare import MIN_DURATION_S, RMS, decode_and_resample, level, parameters, prepare
 from acoustic_env.audio.separate import separate_reference
 from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.errors import ClipError
@@ -25,7 +25,9 @@ def rms(waveforms: np.ndarray) -> np.ndarray:
 
 
 def test_a_clip_is_decoded_once_and_resampled_to_every_wanted_rate() -> None:
-    waveforms = standardise(io.BytesIO(sounds.good_files()["stereo.flac"]), 0.5, 1.5, "clip", [16_000, 32_000, 44_100])
+    waveforms = decode_and_resample(
+        io.BytesIO(sounds.good_files()["stereo.flac"]), 0.5, 1.5, "clip", [16_000, 32_000, 44_100]
+    )
     assert {rate: waveform.size for rate, waveform in waveforms.items()} == {
         16_000: 16_000,
         32_000: 32_000,
@@ -37,9 +39,9 @@ def test_a_clip_is_decoded_once_and_resampled_to_every_wanted_rate() -> None:
 @pytest.mark.parametrize("rate", [8_000, 44_100])
 def test_a_clip_below_the_shortest_is_refused_and_the_shortest_is_not(rate: int) -> None:
     shortest = sounds.encode(sounds.noise(MIN_DURATION_S, rate), rate)
-    assert standardise(io.BytesIO(shortest), None, None, "clip", [16_000])[16_000].size == 1_600
+    assert decode_and_resample(io.BytesIO(shortest), None, None, "clip", [16_000])[16_000].size == 1_600
     with pytest.raises(ClipError, match=r"0\.09") as caught:
-        standardise(io.BytesIO(shortest), 0.01, None, "clip", [16_000])
+        decode_and_resample(io.BytesIO(shortest), 0.01, None, "clip", [16_000])
     assert caught.value.code == "too_short"
 
 
@@ -63,7 +65,7 @@ def test_silence_and_a_mere_offset_become_zeros(sound: sounds.Sound) -> None:
 
 def test_the_quietest_bit_of_a_24_bit_recording_is_not_silence() -> None:
     data = sounds.good_files()["24 bit quiet.wav"]
-    waveform = standardise(io.BytesIO(data), None, None, "clip", [16_000])[16_000]
+    waveform = decode_and_resample(io.BytesIO(data), None, None, "clip", [16_000])[16_000]
     np.testing.assert_allclose(rms(level(waveform[None])), RMS, rtol=1e-6)
 
 
@@ -124,7 +126,9 @@ def test_separation_of_any_sound_keeps_shape_and_type_and_is_finite(name: str, s
 
 def test_the_written_out_gate_is_the_library_default(test_data: Path) -> None:
     for path in sorted((test_data / "clips" / "esc10").rglob("*.ogg"))[::150]:
-        waveform = level(standardise(io.BytesIO(path.read_bytes()), None, None, path.name, [16_000])[16_000][None])[0]
+        waveform = level(
+            decode_and_resample(io.BytesIO(path.read_bytes()), None, None, path.name, [16_000])[16_000][None]
+        )[0]
         np.testing.assert_array_equal(separate_reference(waveform, 16_000), noisereduce.reduce_noise(waveform, 16_000))
 
 

@@ -6,7 +6,7 @@
 The 3,965 balanced-train clips of recipe `urban-nature-ontology` (mean and standard deviation over frames), or the
 scenes of a finished demo, whose truth is known whatever labels the demo gave them. Errors are planted uniformly, or in
 proportion to 1 - |2p - 1| of a logistic regression that knows the true labels. cleanlab ranks by self-confidence (its
-default) on the same out-of-fold probabilities of every witness, and on their mean. `ceiling` is our ranking learned
+default) on the same out-of-fold probabilities of every scorer, and on their mean. `ceiling` is our ranking learned
 from the true labels. Since AudioSet's own labels have errors, no ranking can reach 1 there. Intervals are clip
 bootstraps pooled over the plantings, those of `ours ahead by` of the paired difference.
 
@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 
 from acoustic_env.audit import rank as ranking
-from acoustic_env.audit.check import statement_score
+from acoustic_env.audit.check import label_quality
 from acoustic_env.audit.designs import StratumCounts, stratified
 from acoustic_env.audit.intervals import from_variance, wilson
 from acoustic_env.audit.noise import plant_errors
 from acoustic_env.audit.sample import allocate, score_strata
-from acoustic_env.audit.witnesses import logistic, out_of_fold
+from acoustic_env.audit.scorers import logistic, out_of_fold
 
 RATES = (0.05, 0.1, 0.2, 0.3)
 BOOTSTRAP = 200
@@ -112,14 +112,14 @@ def judge(study: Study, given: np.ndarray, clean: np.ndarray) -> Result:
     from cleanlab.rank import get_label_quality_scores
 
     settings = ranking.RankSettings()
-    belief = ranking.believe(prepared(study, given, settings), given, 2, settings)
+    belief = ranking.score_labels(prepared(study, given, settings), given, 2, settings)
     rows = np.arange(len(given))
     quality = {"ours": belief.posterior[rows, given]}
-    witnesses = {check.name: statement_score(check.score, given) for check in belief.checks}
-    witnesses["mean of witnesses"] = np.mean(list(witnesses.values()), axis=0)
-    for name, probabilities in witnesses.items():
+    scorers = {check.name: label_quality(check.score, given) for check in belief.checks}
+    scorers["mean of scorers"] = np.mean(list(scorers.values()), axis=0)
+    for name, probabilities in scorers.items():
         quality[f"cleanlab, {name}"] = get_label_quality_scores(given, probabilities)
-    mean = witnesses["mean of witnesses"]
+    mean = scorers["mean of scorers"]
     issues = find_label_issues(given, mean, return_indices_ranked_by="self_confidence", n_jobs=1)
     pruned = get_label_quality_scores(given, mean) + 1.0
     pruned[issues] = np.linspace(0.0, 0.9, len(issues))
@@ -195,7 +195,7 @@ def run(study: Study, plantings: int, cells: list[tuple[str, float]]) -> None:
     """The whole benchmark."""
     truth, settings = study.truth, ranking.RankSettings()
     clips = prepared(study, truth, settings)
-    clean = ranking.believe(clips, truth, 2, settings).posterior
+    clean = ranking.score_labels(clips, truth, 2, settings).posterior
 
     def knowing(train: np.ndarray, judged: np.ndarray) -> np.ndarray:
         return logistic(clips.features[train], np.eye(2)[truth[train]], clips.features[judged], settings.seed, True)

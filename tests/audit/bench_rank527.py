@@ -68,7 +68,7 @@ def prepare_study(folder: Path) -> tuple[ranking.Clips, np.ndarray, ranking.Rank
     groups = np.asarray(selection.clips.column("group").to_pylist())
     features = ranking.reduce_blocks(matrix.values, matrix.columns, recipe.reduction)
     audit = recipe.audit
-    settings = ranking.RankSettings(audit.witnesses, audit.folds, audit.neighbours, audit.seed)
+    settings = ranking.RankSettings(audit.scorers, audit.folds, audit.neighbors, audit.seed)
     return ranking.prepare(targets.clip_ids, features, targets.y, groups, settings), targets.y, settings
 
 
@@ -92,7 +92,7 @@ def quality_together(clips: ranking.Clips, given: np.ndarray, settings: ranking.
 def quality_alone(clips: ranking.Clips, given: np.ndarray, settings: ranking.RankSettings) -> np.ndarray:
     found = []
     for k in range(given.shape[1]):
-        belief = ranking.believe(clips, given[:, k].astype(np.int64), 2, settings)
+        belief = ranking.score_labels(clips, given[:, k].astype(np.int64), 2, settings)
         quality = belief.posterior[np.arange(len(given)), given[:, k].astype(np.int64)]
         found.append(quality[np.argsort(clips.clip_ids)])
     return np.stack(found, axis=1)

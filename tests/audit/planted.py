@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import expit, ndtri
 
+from acoustic_env.audit.annotations import VERDICT_SCHEMA
 from acoustic_env.audit.sample import Design, SampleSettings, draw_sample
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 
 Errors = Literal["uniform", "ambiguous"]
 

@@ -9,7 +9,7 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 from acoustic_env.audit import agreement as measures
 from acoustic_env.audit.agreement import agreement, vote_counts
 from acoustic_env.audit.intervals import Interval
-from acoustic_env.audit.votes import dawid_skene, dawid_skene_share, fallible_listener
+from acoustic_env.audit.votes import dawid_skene, dawid_skene_share, rogan_gladen
 from tests.audit.coverage import coverage
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", example C: nominal data with missing values, 0.743.
@@ -127,18 +127,18 @@ def draw_fallible(rng: np.random.Generator) -> tuple[Interval, float]:
     share, sensitivity, specificity = 0.74, 0.92, 0.85
     positive = share * sensitivity + (1 - share) * (1 - specificity)
     heard = rng.binomial([250, 80, 80], [positive, sensitivity, specificity])
-    return fallible_listener(heard[0], 250, (heard[1], 80), (heard[2], 80), int(rng.integers(2**31)), 2000), share
+    return rogan_gladen(heard[0], 250, (heard[1], 80), (heard[2], 80), int(rng.integers(2**31)), 2000), share
 
 
 def test_the_fallible_listener_is_corrected_and_its_interval_covers() -> None:
     assert 0.93 <= coverage(draw_fallible, 400, seed=3) <= 0.97
-    found = fallible_listener(0.7 * 1000, 1000, (900, 1000), (800, 1000), seed=1)
+    found = rogan_gladen(0.7 * 1000, 1000, (900, 1000), (800, 1000), seed=1)
     assert found.estimate == pytest.approx((0.7 + 0.8 - 1) / 0.7)
 
 
 def test_no_correction_is_made_up_without_gold_or_skill() -> None:
-    assert fallible_listener(70, 100, (0, 0), (8, 10), seed=1).n == 0
-    guessing = fallible_listener(70, 100, (5, 10), (5, 10), seed=1)
+    assert rogan_gladen(70, 100, (0, 0), (8, 10), seed=1).n == 0
+    guessing = rogan_gladen(70, 100, (5, 10), (5, 10), seed=1)
     assert (guessing.low, guessing.high) == (0.0, 1.0)
 
 

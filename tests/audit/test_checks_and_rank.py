@@ -7,31 +7,31 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score
 
-from acoustic_env.audit import confident, witnesses
+from acoustic_env.audit import confident, scorers
 from acoustic_env.audit.check import (
     CheckResult,
     duplicate_sets,
     duplicates_check,
     from_probabilities,
-    statement_score,
+    label_quality,
 )
 from acoustic_env.audit.combine import fit_combination, fit_label_combination
 from acoustic_env.audit.noise import plant_errors
 from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
-from acoustic_env.audit.ranking import check_ranked, witness_names
+from acoustic_env.audit.ranking import check_ranked, scorer_names
+from acoustic_env.audit.scorers import logistic, out_of_fold, without_two_folds
 from acoustic_env.audit.tags import tag_scores
-from acoustic_env.audit.witnesses import logistic, out_of_fold, without_two_folds
 from acoustic_env.errors import UsageError
 
-QUICK = RankSettings(("logistic", "neighbours"), folds=4, neighbours=15)
+QUICK = RankSettings(("logistic", "neighbors"), folds=4, neighbors=15)
 
 
 def clouds(clips: int = 600, classes: int = 2, seed: int = 0, apart: float = 2.0):
     """Gaussian classes of known truth, 10 % of the labels wrong."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, classes, clips)
-    centres = rng.normal(0, apart / 3, (classes, 12))
-    x = (centres[truth] * 3 + rng.normal(0, 1.5, (clips, 12))).astype(np.float32)
+    centers = rng.normal(0, apart / 3, (classes, 12))
+    x = (centers[truth] * 3 + rng.normal(0, 1.5, (clips, 12))).astype(np.float32)
     given, wrong = plant_errors(truth, 0.1, rng)
     return x, truth, given, wrong
 
@@ -48,7 +48,7 @@ def test_planted_errors_come_first(classes: int) -> None:
     table, summary = rank_exclusive(clips, given, names, QUICK)
     check_ranked(table, "ranked")
     assert table.num_rows == 600 * classes
-    assert witness_names(table) == ["logistic", "neighbours"]
+    assert scorer_names(table) == ["logistic", "neighbors"]
     own = table.filter(table.column("given")).sort_by("clip_id")
     assert own.num_rows == 600
     quality = own.column("quality").to_numpy()
@@ -90,8 +90,8 @@ def test_the_same_seed_gives_the_same_ranking_and_groups_stay_together() -> None
     one, two = (prepare(ids(300), x, given, groups, QUICK) for _ in range(2))
     assert rank_exclusive(one, given, ["a", "b"], QUICK)[0].equals(rank_exclusive(two, given, ["a", "b"], QUICK)[0])
     assert all(len(set(one.folds[groups == g])) == 1 for g in range(100))
-    neighbour_groups = groups[one.neighbourhood.index]
-    assert (neighbour_groups != groups[:, None]).all()
+    neighbor_groups = groups[one.neighborhood.index]
+    assert (neighbor_groups != groups[:, None]).all()
 
 
 def test_the_witnesses_never_see_the_clip_they_judge_nor_the_fold_their_weights_are_for() -> None:
@@ -111,16 +111,16 @@ def test_the_witnesses_never_see_the_clip_they_judge_nor_the_fold_their_weights_
 
 def test_a_witness_can_be_injected_and_all_built_in_ones_run() -> None:
     x, _, given, wrong = clouds(240)
-    everyone = RankSettings(("mlp", "xgboost", "logistic", "neighbours"), folds=3)
+    everyone = RankSettings(("mlp", "xgboost", "logistic", "neighbors"), folds=3)
     clips = prepare(ids(240), x, given, np.arange(240), everyone)
     table, summary = rank_exclusive(clips, given, ["a", "b"], everyone)
     own = table.filter(table.column("given")).sort_by("clip_id")
-    for name in witness_names(table):
+    for name in scorer_names(table):
         assert average_precision_score(wrong, -own.column(name).to_numpy()) > 0.5, name
-    assert set(summary["weights"]) == set(everyone.witnesses)  # type: ignore[arg-type]
+    assert set(summary["weights"]) == set(everyone.scorers)  # type: ignore[arg-type]
     injected = RankSettings(("mine",), folds=3, models={"mine": logistic})
-    assert witness_names(rank_exclusive(clips, given, ["a", "b"], injected)[0]) == ["mine"]
-    with pytest.raises(UsageError, match="no witness 'oracle'; there are logistic, mlp, neighbours, xgboost"):
+    assert scorer_names(rank_exclusive(clips, given, ["a", "b"], injected)[0]) == ["mine"]
+    with pytest.raises(UsageError, match="no scorer 'oracle'; there are logistic, mlp, neighbors, xgboost"):
         prepare(ids(240), x, given, np.arange(240), RankSettings(("oracle",)))
     with pytest.raises(UsageError, match=r"audit\.folds is 2; a ranking needs 3 folds or more"):
         prepare(ids(240), x, given, np.arange(240), RankSettings(("logistic",), folds=2))
@@ -132,7 +132,7 @@ def test_trees_that_take_turns_on_parts_of_the_clips_find_the_errors_too(
 ) -> None:
     x, _, given, wrong = clouds(classes=classes)
     settings = RankSettings(("xgboost",), folds=3)
-    monkeypatch.setattr(witnesses, "TREE_ROWS", 100)
+    monkeypatch.setattr(scorers, "TREE_ROWS", 100)
     clips = prepare(ids(600), x, given, np.arange(600), settings)
     one, two = (rank_exclusive(clips, given, [f"{k}" for k in range(classes)], settings)[0] for _ in range(2))
     assert one.equals(two)
@@ -228,8 +228,8 @@ def test_every_check_keeps_the_contract() -> None:
 
 def test_a_statement_score_is_its_own_inverse() -> None:
     given, probabilities = random_probabilities(50, 4, 3)
-    score = statement_score(probabilities, given)
-    np.testing.assert_allclose(statement_score(score, given), probabilities)
+    score = label_quality(probabilities, given)
+    np.testing.assert_allclose(label_quality(score, given), probabilities)
     assert score[0, given[0]] == pytest.approx(probabilities[0, given[0]])
 
 
@@ -255,7 +255,7 @@ def test_labels_weighed_together_get_the_weights_of_two_classes_weighed_alone() 
     strength = np.array([2.0, 0.5, -1.0])[:, None, None]
     one = 1 / (1 + np.exp(-(strength * (2 * given - 1) + rng.normal(0, 1.5, (3, 500, 3)))))
     together = fit_label_combination(one, given.astype(float))
-    assert together.weights[2].max() == 0.0  # a witness that is wrong more often than right
+    assert together.weights[2].max() == 0.0  # a scorer that is wrong more often than right
     for k in range(3):
         both = np.stack([1 - one[:, :, k], one[:, :, k]], axis=2)
         alone = fit_combination(both, given[:, k].astype(np.int64))
@@ -272,7 +272,7 @@ def test_a_label_judged_with_others_is_judged_as_it_is_alone() -> None:
     for k, together in enumerate(tables):
         alone, _ = rank_exclusive(clips, many[:, k].astype(np.int64), ["without", "with"], QUICK)
         alone = alone.filter(pa.compute.equal(alone.column("label"), "with")).sort_by("clip_id")
-        for name in ("quality", "logistic", "neighbours"):
+        for name in ("quality", "logistic", "neighbors"):
             expected = alone.column(name).to_numpy()
             np.testing.assert_allclose(together.sort_by("clip_id").column(name).to_numpy(), expected, atol=2e-3)
 
@@ -299,10 +299,10 @@ def test_all_built_in_witnesses_learn_many_labels() -> None:
     given = truth.copy()
     wrong = rng.random((300, 3)) < 0.05
     given ^= wrong
-    settings = RankSettings(("mlp", "xgboost", "logistic", "neighbours"), folds=3)
+    settings = RankSettings(("mlp", "xgboost", "logistic", "neighbors"), folds=3)
     clips = prepare(ids(300), x, given, np.arange(300), settings)
     for k, (table, _) in enumerate(rank_multilabel(clips, given, ["rain", "wind", "owl"], settings)):
-        for name in witness_names(table):
+        for name in scorer_names(table):
             score = table.sort_by("clip_id").column(name).to_numpy()
             assert average_precision_score(wrong[:, k], -score) > 0.4, (k, name)
 

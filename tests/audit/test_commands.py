@@ -120,7 +120,7 @@ def test_labels_of_released_embeddings_are_ranked(
     )
     rows = [f"{first['clip_id']},g,", f"{second['clip_id']},g,{first['clip_id']}"]
     Path("groups.csv").write_text("clip_id,group,duplicate_of\n" + "\n".join(rows) + "\n")
-    quick = ["--blocks", "vggish_released", "--signals", "raw", "--witnesses", "logistic,neighbours"]
+    quick = ["--blocks", "vggish_released", "--signals", "raw", "--scorers", "logistic,neighbors"]
     quick += ["--duplicates", "groups.csv"]
     found = answer(capsys, "rank", *ranked, *quick)
     assert "not an error rate" in found["note"] or "Neither" in found["note"]  # type: ignore[index]
@@ -132,7 +132,7 @@ def test_labels_of_released_embeddings_are_ranked(
         "quality",
         "flagged",
         "logistic",
-        "neighbours",
+        "neighbors",
         "duplicates",
     ]
     assert sorted(set(table.column("duplicates").to_pylist())) == [0.5, 1.0]
@@ -160,7 +160,7 @@ def test_a_block_of_many_columns_does_not_drown_one_of_few_where_the_recipe_redu
         study["reduction"] = {"components": {"indices": 0, "mps": components}}
         Path("recipe.yaml").write_text(yaml.safe_dump(study))
         ranked = ["--clips", "clips.parquet", "--store", "store", "--recipe", "recipe.yaml", "--out", "r.parquet"]
-        answer(capsys, "rank", *ranked, "--witnesses", "logistic,neighbours")
+        answer(capsys, "rank", *ranked, "--scorers", "logistic,neighbors")
         table = pq.read_table("r.parquet").filter(pc.field("given")).sort_by("clip_id")
         found.append(average_precision_score(wrong, -table.column("quality").to_numpy()))
     assert found[1] > 0.9 > found[0]

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from acoustic_env.audit.annotations import check_verdicts, latest
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.intervals import Interval, wilson
 from acoustic_env.audit.sample import SampleSettings, draw_sample
-from acoustic_env.audit.verdicts import check_verdicts, latest
 from acoustic_env.errors import UsageError
 from tests.audit.coverage import coverage
 from tests.audit.generated import listen, ranked_with_truth

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from acoustic_env.audit.annotations import check_verdicts, latest
 from acoustic_env.audit.journal import LEASE_SUFFIX
-from acoustic_env.audit.listen import RefusedAnswer, Session, order_for, read_rows
-from acoustic_env.audit.listen_audio import Listenable, comfortable, places, spectrogram, video_at
+from acoustic_env.audit.listen import InvalidAnswerError, Session, order_for, read_rows
+from acoustic_env.audit.listen_audio import ClipCache, normalize_for_playback, places, spectrogram, video_at
 from acoustic_env.audit.listen_server import ListenServer
 from acoustic_env.audit.sample import SampleSettings, draw_sample
 from acoustic_env.audit.table import read_table
-from acoustic_env.audit.verdicts import check_verdicts, latest
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.errors import LeaseHeld, UsageError
@@ -145,7 +145,7 @@ def test_each_listener_has_answers_of_their_own_whatever_the_case_of_the_name(ou
 def test_a_wrong_answer_is_refused_and_not_kept(out: Path, wrong: dict[str, Any]) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         before = Path(session.journal_url).read_bytes()
-        with pytest.raises(RefusedAnswer):
+        with pytest.raises(InvalidAnswerError):
             session.record({**answer(0), **wrong})
         assert Path(session.journal_url).read_bytes() == before
 
@@ -259,11 +259,11 @@ def test_a_clip_of_any_length_and_silence_have_a_spectrogram(samples: int) -> No
 
 def test_clips_are_brought_to_one_loudness_without_clipping() -> None:
     for gain in (0.002, 0.1, 5.0):
-        levelled = comfortable(noise(2.0) * np.float32(gain) + np.float32(0.2))
+        levelled = normalize_for_playback(noise(2.0) * np.float32(gain) + np.float32(0.2))
         assert np.sqrt(np.mean(levelled**2)) == pytest.approx(0.1, rel=0.01)
     click = np.zeros(16_000, np.float32)
     click[5] = 1.0
-    assert np.abs(comfortable(click)).max() == pytest.approx(0.9, rel=1e-3)
+    assert np.abs(normalize_for_playback(click)).max() == pytest.approx(0.9, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def server(tmp_path: Path) -> Iterator[ListenServer]:
     rows, sample_id = read_rows(sample, "sample")
     with (
         Session(rows, sample_id, str(tmp_path / "v.csv")) as session,
-        ListenServer("127.0.0.1", 0, session, Listenable(places(rows, clips, "clips"))) as made,
+        ListenServer("127.0.0.1", 0, session, ClipCache(places(rows, clips, "clips"))) as made,
     ):
         thread = threading.Thread(target=made.serve_forever, args=(0.02,))
         thread.start()
@@ -636,4 +636,4 @@ def test_a_port_that_is_taken_is_a_message(out: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UsageError, match="choose another port"):
-            ListenServer("127.0.0.1", taken.getsockname()[1], session, Listenable([]))
+            ListenServer("127.0.0.1", taken.getsockname()[1], session, ClipCache([]))

@@ -122,8 +122,8 @@ def test_another_sites_page_can_neither_read_nor_answer(server: ListenServer, br
 
 
 def rows_of(path: Path) -> list[dict[str, object]]:
+    from acoustic_env.audit.annotations import check_verdicts
     from acoustic_env.audit.table import read_table
-    from acoustic_env.audit.verdicts import check_verdicts
 
     rows: list[dict[str, object]] = check_verdicts(read_table(str(path)), str(path)).to_pylist()
     return rows

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from acoustic_env.audit import reannotate as room
+from acoustic_env.audit.annotations import VERDICT_SCHEMA
 from acoustic_env.audit.frames import judge
 from acoustic_env.audit.labels import read_version, versions
 from acoustic_env.audit.merge import merge
 from acoustic_env.audit.reannotate import ReannotateSettings, reannotate, weekly_accuracy
 from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.table import read_table, write_table
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 from acoustic_env.cli import main
 from acoustic_env.clips.scenes import write_scenes
 from acoustic_env.clips.table import write_clips
@@ -111,7 +111,7 @@ def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeyp
 
 
 def ranked_rows(rows: int, error: float, seed: int) -> tuple[pa.Table, dict[str, bool]]:
-    """A ranked table with a good witness, and whether each given label is right."""
+    """A ranked table with a good scorer, and whether each given label is right."""
     rng = np.random.default_rng(seed)
     right = rng.random(rows) > error
     quality = np.clip(np.where(right, rng.beta(6, 2, rows), rng.beta(2, 6, rows)), 0.001, 0.999)

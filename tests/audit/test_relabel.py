@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from acoustic_env.audit.annotations import VERDICT_SCHEMA, check_verdicts
 from acoustic_env.audit.labels import (
     diff,
     original,
@@ -20,7 +21,6 @@ from acoustic_env.audit.labels import (
 )
 from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA, check_verdicts
 from acoustic_env.errors import UsageError
 from tests.audit.generated import listen, ranked_with_truth
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from acoustic_env.audit.annotations import VERDICT_SCHEMA
 from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 
 START = dt.datetime(2026, 1, 5, 9, tzinfo=dt.UTC)
 ABSENT = 0.1  # clips with a second row, of a label the list does not give

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from acoustic_env.audio.decode import decode, resample
-from acoustic_env.audio.fingerprint import LEVELS, PROBES, RATE, fingerprint
+from acoustic_env.audio.signature import LEVELS, PROBES, RATE, fingerprint
 from acoustic_env.audit.intervals import wilson
 from acoustic_env.clips import matching
 from acoustic_env.clips.matching import GAP, Pairs, Prints

@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acoustic_env.audio.fingerprint import HOP_S, RATE, fingerprint
+from acoustic_env.audio.signature import HOP_S, RATE, fingerprint
 from acoustic_env.cli import main
 from acoustic_env.clips import duplicates, matching
 from acoustic_env.clips.duplicates import Link
@@ -145,7 +145,7 @@ def test_pairs_of_unknown_lag_are_aligned() -> None:
     assert aligned.lag[0] * HOP_S == pytest.approx(3.0, abs=0.01)
 
 
-def test_neighbours_by_embedding_are_candidates() -> None:
+def test_neighbors_by_embedding_are_candidates() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((400, 32)).astype(np.float32)
     values[300:320] = values[:20] + 0.05 * rng.standard_normal((20, 32)).astype(np.float32)
@@ -336,8 +336,8 @@ def test_lags_and_sets_on_the_slices_of_urbansound8k(test_data: Path) -> None:
     clips = clip_table({"clip_id": path.stem, "uri": str(path), "labels": ["gun"]} for path in paths)
     slices = {n: int(path.stem.rpartition("-")[2]) for n, path in enumerate(paths)}
     found = {(link.first, link.second): link.lag_s for link in find_duplicates(clips).links}
-    neighbours = {(a, b) for a, b in itertools.combinations(slices, 2) if abs(slices[a] - slices[b]) == 1}
-    assert neighbours
-    assert set(found) == neighbours
+    neighbors = {(a, b) for a, b in itertools.combinations(slices, 2) if abs(slices[a] - slices[b]) == 1}
+    assert neighbors
+    assert set(found) == neighbors
     for (a, b), lag_s in found.items():
         assert lag_s == pytest.approx(2.0 * (slices[b] - slices[a]), abs=0.01)

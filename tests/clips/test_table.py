@@ -118,7 +118,7 @@ def test_rows_after_a_short_row_keep_their_numbers(tmp_path: Path) -> None:
         ("", "the file is empty"),
         ("clip_id,uri\n", "the list holds no clips"),
         ("clip_id\na\n", "column uri: the column is missing"),
-        ("clip_id,uri,colour\na,/a.wav,red\n", "column colour: unknown column; a clip list has clip_id, uri"),
+        ("clip_id,uri,color\na,/a.wav,red\n", "column color: unknown column; a clip list has clip_id, uri"),
         ("clip_id,uri,uri\na,/a.wav,x\n", "column uri: appears twice"),
         ("PAR1 but no Parquet", "a damaged Parquet file"),
     ],

@@ -10,7 +10,7 @@ import maad.sound
 import numpy as np
 import pytest
 
-from acoustic_env.audio.prepare import level, parameters, prepare, standardise
+from acoustic_env.audio.prepare import decode_and_resample, level, parameters, prepare
 from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import table_schema, to_table
@@ -49,7 +49,7 @@ def test_every_number_of_a_real_clip_is_the_direct_library_call(test_data: Path)
         sorted((test_data / "clips/esc10").rglob("*.ogg"))[211],
     ]
     for path in files:
-        waveform = standardise(io.BytesIO(path.read_bytes()), 1.0, 4.7, path.name, [16_000])[16_000]
+        waveform = decode_and_resample(io.BytesIO(path.read_bytes()), 1.0, 4.7, path.name, [16_000])[16_000]
         signals = prepare(waveform[None], 16_000, "reference", SIGNALS)
         for signal in signals.values():
             columns = IndicesBlock("reference").compute(signal)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from soundsig.sound import BioSound
 
-from acoustic_env.audio.prepare import level, parameters, prepare, standardise
+from acoustic_env.audio.prepare import decode_and_resample, level, parameters, prepare
 from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.features.block import METADATA_PREFIX, table_schema, to_table
 from acoustic_env.features.modulation import MIN_SAMPLES, SHAPE, ModulationBlock, as_maps, axes
@@ -24,7 +24,7 @@ def spectra(clips: np.ndarray, engine: Engine = "reference") -> np.ndarray:
 
 def test_every_number_of_a_real_clip_is_the_direct_library_call(test_data: Path) -> None:
     path = sorted((test_data / "clips/maad_soundscape").glob("*.wav"))[5]
-    waveform = standardise(io.BytesIO(path.read_bytes()), 2.0, 6.5, path.name, [16_000])[16_000]
+    waveform = decode_and_resample(io.BytesIO(path.read_bytes()), 2.0, 6.5, path.name, [16_000])[16_000]
     for signal in prepare(waveform[None], 16_000, "reference", SIGNALS).values():
         sound = BioSound(soundWave=signal[0], fs=16_000)
         sound.mpsCalc(window=1, Norm=True)

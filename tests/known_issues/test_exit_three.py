@@ -70,7 +70,7 @@ def test_a_list_of_files_that_are_no_audio_is_stopped_early_and_what_is_done_is_
     page, many = tmp_path / "page.wav", 5000
     page.write_bytes(b"<html>no such bucket</html>")
     clips = clip_table([{"clip_id": f"c{i:04d}", "uri": str(page), "labels": []} for i in range(many)])
-    settings = ExtractSettings("list", str(tmp_path / "store"), blocks=("placeholder",))
+    settings = ExtractSettings(clips="list", store=str(tmp_path / "store"), blocks=("placeholder",))
     with pytest.raises(TooManyFailures, match=r"stopped after \d+ of 5000 clips.*Most often not_audio") as stopped:
         extract(settings, clips=clips)
     assert stopped.value.early

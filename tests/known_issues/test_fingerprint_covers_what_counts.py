@@ -30,7 +30,7 @@ from acoustic_env.features.block import to_table
 from acoustic_env.features.embedders import placeholder
 from acoustic_env.models.matrix import load_matrix
 from acoustic_env.pipeline.adopt import adopt
-from acoustic_env.pipeline.extract import pending_rows, read_books
+from acoustic_env.pipeline.extract import find_missing, pending_rows
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.stages import Compute, ComputeSettings
 from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work
@@ -157,7 +157,7 @@ def compute_missing(clips: str, url: str) -> dict[str, float]:
     """What `extract` does, in this process, where the separator can be changed: what the sink says it wrote."""
     works = (block_work(BlockSpec("placeholder", "fast", 0, SIGNALS)),)
     table, store = read_clips(clips), FeatureStore(url)
-    pending = pending_rows(table, read_books(table, works, store, store.errors()).pending, store.errors())
+    pending = pending_rows(table, find_missing(table, works, store, store.errors()).pending, store.errors())
     settings = ComputeSettings(works, decodes=(16_000,), prepares=True, passes_on=(), device="cpu")
     with acquire_lease(url, "this test") as lease:
         summary: dict[str, float] = Write(url, lease.token, works, "run-1")(Compute(settings)(pending)).to_pylist()[0]

@@ -201,7 +201,7 @@ def finished_store(tmp_path: Path, *clips: tuple[str, str, float | None, float |
 
     listed = make_list(tmp_path / "finished.csv", *clips)
     store = tmp_path / "store"
-    (work,) = resolve_blocks(ExtractSettings(listed, str(store), blocks=("placeholder",), signals=("raw",)))
+    (work,) = resolve_blocks(ExtractSettings(clips=listed, store=str(store), blocks=("placeholder",), signals=("raw",)))
     opened = FeatureStore(str(store))
     record(opened, admit(opened, read_clips(listed)), "run-0")
     opened.write_part(empty_rows(work.schema, [clip[0] for clip in clips]))

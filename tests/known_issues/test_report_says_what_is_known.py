@@ -11,8 +11,8 @@ import pytest
 from acoustic_env.cli import main
 from acoustic_env.clips.table import write_clips
 from acoustic_env.explain.explain import explain
-from acoustic_env.explain.illustration import read_index, write_index
 from acoustic_env.explain.material import gather
+from acoustic_env.explain.plot import read_index, write_index
 from acoustic_env.models.bundle import Bundle
 from tests.models.conftest import Disk, disk  # noqa: F401  the fixture
 
@@ -74,12 +74,12 @@ def test_of_a_list_the_model_has_not_seen_the_record_of_evaluations_is_asked(tra
     ],
 )
 def test_the_page_repeats_what_the_explanation_knew(tmp_path: Path, about: dict[str, str], expected: str) -> None:
-    from acoustic_env.explain.illustration import Illustration
+    from acoustic_env.explain.plot import Plot
     from acoustic_env.explain.style import new_figure
 
     figure = new_figure(2, 2)
     figure.subplots().plot([0, 1])
-    drawn = Illustration("one", "A section", "Title", "Sentence.", "Alt text", figure, pa.table({"x": [1]}))
+    drawn = Plot("one", "A section", "Title", "Sentence.", "Alt text", figure, pa.table({"x": [1]}))
     write_index(tmp_path, [drawn.save(tmp_path)], about)
     page = tmp_path / "report.html"
     assert main(["report", "--explain", str(tmp_path), "--out", str(page)]) == 0

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from acoustic_env.audit import designs
+from acoustic_env.audit.annotations import check_verdicts
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.sample import SampleSettings, draw_sample
-from acoustic_env.audit.verdicts import check_verdicts
 from acoustic_env.cli import main
 from tests.audit.generated import listen
 

@@ -1,7 +1,7 @@
 """What the ranking believes of a clip does not depend on the label the clip is given.
 
 The second round learned from labels softened by models that had learned from the judged clip's own label, and the
-weights of the witnesses and the calibration of tag scores were fitted to it: flipping the labels of one fold moved
+weights of the scorers and the calibration of tag scores were fitted to it: flipping the labels of one fold moved
 what was believed of that very fold.
 """
 
@@ -15,19 +15,19 @@ import pytest
 
 from acoustic_env.audit.noise import plant_errors
 from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
-from acoustic_env.audit.ranking import witness_names
+from acoustic_env.audit.ranking import scorer_names
 
 CLIPS = 200
 
 
 def probabilities(tables: Iterable[pa.Table]) -> dict[tuple[str, str], np.ndarray]:
-    """P(class) [clips] behind the quality and behind every witness's score, by class and column."""
+    """P(class) [clips] behind the quality and behind every scorer's score, by class and column."""
     found = {}
     for whole in tables:
         for label in whole.column("label").unique().to_pylist():
             table = whole.filter(pa.compute.equal(whole.column("label"), label)).sort_by("clip_id")
             given = table.column("given").to_numpy(zero_copy_only=False)
-            for name in ["quality", *witness_names(table)]:
+            for name in ["quality", *scorer_names(table)]:
                 score = table.column(name).to_numpy()
                 found[label, name] = np.where(given, score, 1.0 - score)
     return found
@@ -54,7 +54,7 @@ def scene(classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("whole_fold", [True, False])
 def test_the_given_labels_of_a_fold_do_not_move_what_is_believed_of_it(classes: int, whole_fold: bool) -> None:
     x, given, tags = scene(classes)
-    settings = RankSettings(folds=3, neighbours=10)
+    settings = RankSettings(folds=3, neighbors=10)
     clips = prepare([f"clip{i:04d}" for i in range(CLIPS)], x, given, np.arange(CLIPS), settings, tags={"tags": tags})
     held = clips.folds == 1 if whole_fold else np.arange(CLIPS) == 17
     flipped = np.where(held, (given + 1) % classes, given)
@@ -66,7 +66,7 @@ def test_the_given_labels_of_a_fold_do_not_move_what_is_believed_of_it(classes: 
 def test_the_same_holds_for_every_class_of_a_multi_label_study() -> None:
     x, first, tags = scene(3)
     given = np.eye(3, dtype=bool)[first] | (np.random.default_rng(5).random((CLIPS, 3)) < 0.1)
-    settings = RankSettings(folds=3, neighbours=10)
+    settings = RankSettings(folds=3, neighbors=10)
     clips = prepare([f"clip{i:04d}" for i in range(CLIPS)], x, given, np.arange(CLIPS), settings, tags={"tags": tags})
     held = clips.folds == 2
     flipped = given ^ held[:, None]

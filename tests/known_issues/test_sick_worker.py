@@ -20,7 +20,7 @@ from acoustic_env.audio.fetch import open_source
 from acoustic_env.audio.transport import failure_code
 from acoustic_env.errors import ClipError
 from acoustic_env.features.golden import check_decoders
-from acoustic_env.pipeline.guard import Guarded
+from acoustic_env.pipeline.guard import CrashIsolatedStage
 from acoustic_env.pipeline.health import MAX_STRIKES, Health, NoHealthyWorkerError, SickWorkerError
 from acoustic_env.pipeline.rows import RowError, pack_errors
 from tests.pipeline.test_extract import write_noise
@@ -73,23 +73,23 @@ def names(*clip_ids: str) -> pa.Table:
 
 class TestAWorker:
     def test_that_can_do_the_golden_clip_records_its_clips_failure(self) -> None:
-        done = Guarded(FallibleStage, (), "run", "cpu")(names("a", "bad-1", "b"))
+        done = CrashIsolatedStage(FallibleStage, (), "run", "cpu")(names("a", "bad-1", "b"))
         assert [len(errors) for errors in done["errors"].to_pylist()] == [0, 1, 0]
 
     def test_that_cannot_records_nothing_and_names_itself(self) -> None:
         with pytest.raises(SickWorkerError, match="illegal memory access") as fault:
-            Guarded(FallibleStage, (), "run", "cpu")(names("a", "poison", "b"))
+            CrashIsolatedStage(FallibleStage, (), "run", "cpu")(names("a", "poison", "b"))
         assert fault.value.clip_id == "poison"
         assert fault.value.exit_code == 1
 
     @pytest.mark.parametrize(("stage", "arguments"), [(FallibleStage, (True,)), (ImportingStage, ())])
     def test_that_is_sick_from_the_start_does_no_clip(self, stage: type, arguments: tuple[object, ...]) -> None:
         with pytest.raises(SickWorkerError) as fault:
-            Guarded(stage, arguments, "run", "cpu")(names("a"))
+            CrashIsolatedStage(stage, arguments, "run", "cpu")(names("a"))
         assert fault.value.clip_id is None
 
     def test_a_clip_that_breaks_every_worker_is_known_in_a_process_of_its_own(self) -> None:
-        guarded = Guarded(FallibleStage, (), "run", "cpu", suspects=["poison"])
+        guarded = CrashIsolatedStage(FallibleStage, (), "run", "cpu", suspects=["poison"])
         done = guarded(names("a", "poison", "b"))
         errors = done["errors"].to_pylist()
         assert [len(several) for several in errors] == [0, 1, 0]

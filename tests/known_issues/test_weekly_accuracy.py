@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from acoustic_env.audit.annotations import VERDICT_SCHEMA
 from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge, what_it_judges
 from acoustic_env.audit.labels import read_version
 from acoustic_env.audit.listen import read_rows
 from acoustic_env.audit.listen_audio import places
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 from acoustic_env.cli import main
 from acoustic_env.clips.table import read_clips
 from tests.audit.weekly import run_weeks

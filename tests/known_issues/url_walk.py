@@ -25,9 +25,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from acoustic_env.audit.annotations import VERDICT_SCHEMA
 from acoustic_env.audit.labels import versions
 from acoustic_env.audit.table import read_table, write_table
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 from acoustic_env.cli import main
 from acoustic_env.clips.scenes import write_scenes
 from acoustic_env.clips.table import clip_table, read_clips, write_clips

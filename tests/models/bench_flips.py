@@ -16,9 +16,9 @@ import numpy as np
 from acoustic_env.audit.table import read_table
 from acoustic_env.clips.table import read_clips
 from acoustic_env.io.documents import load_recipe
+from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.evaluate import auc_with_interval
 from acoustic_env.models.learn import prepare
-from acoustic_env.models.outoffold import out_of_fold
 from acoustic_env.models.reduce import Reducer
 from acoustic_env.store.feature_store import FeatureStore
 

@@ -8,7 +8,7 @@ from scipy import special
 from sklearn import metrics
 
 from acoustic_env.models.calibrate import Calibration, brier, fit_calibration, reliability
-from acoustic_env.models.decide import (
+from acoustic_env.models.thresholds import (
     accuracy,
     balanced_accuracy,
     choose_f1_threshold,

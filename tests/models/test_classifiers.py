@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from acoustic_env.config import ModelKind, ModelSettings, Task
 from acoustic_env.errors import UsageError
 from acoustic_env.models import logistic
 from acoustic_env.models.classifier import Examples, fit_ensemble, make_classifier, restore_classifier
+from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.logistic import LogisticClassifier, fit_weights
 from acoustic_env.models.mlp import MlpClassifier, build_network, forward
-from acoustic_env.models.outoffold import out_of_fold
 
 SMALL = ModelSettings(layers=(16,), dropout=0.1, learning_rate=1e-2, max_epochs=15, batch_size=64)
 KINDS: list[ModelKind] = ["mlp", "xgboost", "logistic"]
@@ -34,7 +33,7 @@ def rows(task: Task, n: int = 240, seed: int = 0) -> Examples:
 @pytest.mark.parametrize(("task", "classes"), TASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_model_learns_every_task_and_survives_being_stored(kind: ModelKind, task: Task, classes: int) -> None:
-    model = make_classifier(replace(SMALL, kind=kind), task, classes)
+    model = make_classifier(SMALL.replace(kind=kind), task, classes)
     model.fit(rows(task), rows(task, seed=2))
     new = rows(task, seed=1)
     found = model.predict_proba(new.x)
@@ -49,7 +48,7 @@ def test_every_model_learns_every_task_and_survives_being_stored(kind: ModelKind
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_probabilities(kind: ModelKind) -> None:
     data = rows("binary")
-    settings = replace(SMALL, kind=kind)
+    settings = SMALL.replace(kind=kind)
     found = []
     for _ in range(2):
         model = make_classifier(settings, "binary", 2)
@@ -66,7 +65,7 @@ def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successiv
         model = make_classifier(SMALL, "binary", 2, member)
         model.fit(data.take(folds != fold), data.take(folds == fold))
         members.append(model.predict_proba(new.x))
-    ensemble = fit_ensemble(replace(SMALL, ensemble=3), "binary", 2, data, folds, (3,))
+    ensemble = fit_ensemble(SMALL.replace(ensemble=3), "binary", 2, data, folds, (3,))
     np.testing.assert_allclose(ensemble.predict_proba(new.x), np.mean(members, axis=0))
     np.testing.assert_allclose(restore_classifier(ensemble.state()).predict_proba(new.x), np.mean(members, axis=0))
 
@@ -98,7 +97,7 @@ def test_the_penalty_is_strong_for_noise_and_weak_for_clean_signal() -> None:
 def test_prediction_with_numpy_is_the_forward_pass_of_the_network(activation: Any) -> None:
     import torch
 
-    settings = replace(SMALL, layers=(8, 5), activation=activation, max_epochs=2)
+    settings = SMALL.replace(layers=(8, 5), activation=activation, max_epochs=2)
     model = MlpClassifier(settings, "multiclass", 3)
     data = rows("multiclass")
     model.fit(data, data)

@@ -42,7 +42,7 @@ def trained(disk: Disk, *options: str, recipe: str | None = None) -> str:
 def test_a_bundle_predicts_the_same_after_it_was_stored_and_holds_no_pickle(disk: Disk, model: Any) -> None:
     recipe = load_recipe(disk.recipe)
     study = prepare(
-        disk.table(), disk.feature_store(), replace(recipe, model=replace(recipe.model, kind=model)), say=silent
+        disk.table(), disk.feature_store(), recipe.replace(model=recipe.model.replace(kind=model)), say=silent
     )
     bundle, judged = train(study, silent)
     assert judged.figures["auc"].value > 0.85
@@ -68,7 +68,7 @@ def test_training_does_not_look_at_test_clips(disk: Disk) -> None:
 
 def test_with_an_ensemble_every_clip_but_the_tests_is_judged_by_ensembles_that_held_it_out(disk: Disk) -> None:
     recipe = load_recipe(disk.recipe)
-    recipe = replace(recipe, model=replace(recipe.model, ensemble=4))
+    recipe = recipe.replace(model=recipe.model.replace(ensemble=4))
     study = prepare(disk.table(), disk.feature_store(), recipe, say=silent)
     _, judged = train(study, silent)
     assert judged.clips == len(study.learning) == CLIPS - len(study.split.test)

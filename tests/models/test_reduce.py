@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from acoustic_env.config import ReductionSettings
 from acoustic_env.errors import UsageError
-from acoustic_env.models import principal
+from acoustic_env.models import pca
 from acoustic_env.models.matrix import FeatureColumn
 from acoustic_env.models.reduce import Reducer
 
@@ -59,8 +59,8 @@ def test_the_randomised_solver_finds_the_exact_components(monkeypatch: pytest.Mo
     values = table(200, 60)
     settings = ReductionSettings(components={"indices": wanted})
     exact = Reducer(columns(60), settings).fit(values)
-    monkeypatch.setattr(principal, "EXACT", 10)
-    monkeypatch.setattr(principal, "FIRST_GUESS", 2)
+    monkeypatch.setattr(pca, "EXACT", 10)
+    monkeypatch.setattr(pca, "FIRST_GUESS", 2)
     randomised = Reducer(columns(60), settings).fit(values)
     assert randomised.parts_[0].size == exact.parts_[0].size
     np.testing.assert_allclose(randomised.parts_[0].explained[:4], exact.parts_[0].explained[:4], rtol=1e-4)

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from acoustic_env.config import ModelSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.evaluate import roc_auc
-from acoustic_env.models.mlp import Alone, Arrays, Job, MlpClassifier, Progress, train_here, train_network
+from acoustic_env.models.mlp import Arrays, Job, LocalSession, MlpClassifier, Progress, train_locally, train_network
 from acoustic_env.models.train import read_progress, train_on_ray, write_progress
 
 SETTINGS = ModelSettings(layers=(16,), dropout=0.2, learning_rate=3e-3, batch_size=64, max_epochs=30, patience=30)
@@ -44,7 +43,7 @@ class Interrupted(Exception):  # noqa: N818
     pass
 
 
-class Recorder(Alone):
+class Recorder(LocalSession):
     """Keeps the progress of an epoch on disk, and stops there when told to."""
 
     def __init__(self, folder: Path, stop_at: int | None = None) -> None:
@@ -67,7 +66,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_weights_it_would_have_had(tmp_p
     second = Recorder(tmp_path)
     resumed = train_network(job, TRAIN, VALIDATION, second)
     assert second.epochs[0] == 13
-    expected = train_here(job, TRAIN, VALIDATION)
+    expected = train_locally(job, TRAIN, VALIDATION)
     for name, weights in expected.items():
         np.testing.assert_array_equal(resumed[name], weights)
 
@@ -75,7 +74,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_weights_it_would_have_had(tmp_p
 def test_training_stops_after_the_patience_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     noise = Examples(VALIDATION.x, np.random.default_rng(0).integers(0, 2, 300), VALIDATION.groups)
     recorder = Recorder(tmp_path)
-    settings = replace(SETTINGS, patience=4, max_epochs=200)
+    settings = SETTINGS.replace(patience=4, max_epochs=200)
     train_network(Job(settings, "binary", 2), TRAIN, noise, recorder)
     assert recorder.epochs[-1] < 100
 
@@ -87,7 +86,7 @@ def _train_workers() -> list[psutil.Process]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     # Long enough to be killed in the middle.
-    settings = replace(SETTINGS, workers=1, max_epochs=1000, patience=1000)
+    settings = SETTINGS.replace(workers=1, max_epochs=1000, patience=1000)
     killed: list[int] = []
 
     def kill_after_a_checkpoint() -> None:
@@ -104,7 +103,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_
     weights = train_on_ray(Job(settings, "binary", 2), TRAIN, VALIDATION, str(tmp_path), checkpoint_s=0.5)
     killer.join()
     assert killed
-    expected = train_here(Job(settings, "binary", 2), TRAIN, VALIDATION)
+    expected = train_locally(Job(settings, "binary", 2), TRAIN, VALIDATION)
     for name, array in expected.items():
         np.testing.assert_allclose(weights[name], array, atol=1e-5)
     assert auc(weights) == pytest.approx(auc(expected), abs=1e-4)
@@ -112,11 +111,11 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_train_as_good_a_model_as_one(tmp_path: Path) -> None:
-    both = train_on_ray(Job(replace(SETTINGS, workers=2), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
-    assert auc(both) == pytest.approx(auc(train_here(Job(SETTINGS, "binary", 2), TRAIN, VALIDATION)), abs=0.02)
+    both = train_on_ray(Job(SETTINGS.replace(workers=2), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
+    assert auc(both) == pytest.approx(auc(train_locally(Job(SETTINGS, "binary", 2), TRAIN, VALIDATION)), abs=0.02)
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_more_workers_than_cpus_are_refused_rather_than_waited_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="64 training workers need 64 CPUs and the cluster has 2"):
-        train_on_ray(Job(replace(SETTINGS, workers=64), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
+        train_on_ray(Job(SETTINGS.replace(workers=64), "binary", 2), TRAIN, VALIDATION, str(tmp_path))

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,7 +41,7 @@ def test_a_point_of_the_space_becomes_model_settings() -> None:
 
 
 def test_the_table_and_the_plot_show_every_trial(tmp_path: Path) -> None:
-    other = replace(BASE, layers=(16,), activation="tanh", dropout=0.0)
+    other = BASE.replace(layers=(16,), activation="tanh", dropout=0.0)
     trials = [
         Trial(0, BASE, 0.7, 5, 1.0, ""),
         Trial(1, other, 0.8, 9, 1.0, ""),

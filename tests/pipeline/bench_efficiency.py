@@ -9,8 +9,8 @@ import argparse
 import statistics
 import sys
 
+from acoustic_env.bench.job import measure_efficiency
 from acoustic_env.clips.table import read_clips
-from acoustic_env.pipeline.bench_job import measure_efficiency
 
 
 def main() -> None:

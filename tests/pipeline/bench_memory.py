@@ -59,7 +59,9 @@ def measure(clips: int, prefix: str, blocks: tuple[str, ...]) -> dict[str, float
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        settings = ExtractSettings(str(Path(folder, "clips.parquet")), str(Path(folder, "store")), blocks=blocks)
+        settings = ExtractSettings(
+            clips=str(Path(folder, "clips.parquet")), store=str(Path(folder, "store")), blocks=blocks
+        )
         record = extract(settings)
         stop.set()
         watcher.join()

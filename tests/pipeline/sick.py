@@ -22,13 +22,13 @@ def install() -> None:
     from acoustic_env.audio import prepare, transport
     from acoustic_env.errors import ClipError
 
-    standardise, open_local = prepare.standardise, transport._open_local
+    decode_and_resample, open_local = prepare.decode_and_resample, transport._open_local
 
     def decode(*arguments: Any) -> Any:
         if _is_sick("decoder"):
             msg = "libsndfile.so.1: cannot open shared object file"
             raise OSError(msg)
-        return standardise(*arguments)
+        return decode_and_resample(*arguments)
 
     def opened(path: Path, url: str) -> Any:
         if _is_sick("disk"):
@@ -36,7 +36,7 @@ def install() -> None:
             raise ClipError(code, f"{url}: not there")
         return open_local(path, url)
 
-    prepare.standardise = decode
+    prepare.decode_and_resample = decode
     transport._open_local = opened
 
 

@@ -81,7 +81,7 @@ class TestOnOneCluster:
         whole = pa.concat_tables([read_clips(str(clips)), clip_table(table)])
         write_clips(whole, str(tmp_path / "all.csv"))
         store = tmp_path / "store"
-        settings = ExtractSettings(str(tmp_path / "all.csv"), str(store), blocks=BLOCKS, max_error_rate=1.0)
+        settings = ExtractSettings(clips=str(tmp_path / "all.csv"), store=str(store), blocks=BLOCKS, max_error_rate=1.0)
         record = extract(settings)
 
         good = {f"c{i:04d}" for i in range(6)} | {"silent"}
@@ -105,11 +105,11 @@ class TestOnOneCluster:
         again = extract(settings)
         assert (again.pending, again.finished) == (0, 0)
         soundfile.write(tmp_path / "missing 'é'.wav", np.random.default_rng(9).normal(0, 0.1, 32_000), 16_000)
-        retried = extract(ExtractSettings(**{**settings.__dict__, "retry_errors": True}))
+        retried = extract(settings.replace(retry_errors=True))
         assert (retried.pending, retried.failed) == (6, 5)
         assert "missing" in rows(store)["clip_id"].to_pylist()
         with pytest.raises(TooManyFailures, match=r"5 of 13 clips"):
-            extract(ExtractSettings(**{**settings.__dict__, "max_error_rate": 0.1}))
+            extract(settings.replace(max_error_rate=0.1))
 
     @pytest.mark.parametrize("surroundings", [nullcontext, without_bookkeeping])
     def test_a_worker_killed_in_mid_run_costs_no_clip(
@@ -124,7 +124,7 @@ class TestOnOneCluster:
                 for process in psutil.process_iter(["cmdline", "ppid"]):
                     line = " ".join(process.info["cmdline"] or [])
                     parents = {parent.pid for parent in process.parents()}
-                    if "ray::" in line and "Guarded" in line and os.getpid() in parents:
+                    if "ray::" in line and "CrashIsolatedStage" in line and os.getpid() in parents:
                         process.send_signal(signal.SIGKILL)
                         killed.append(process.pid)
                         return
@@ -133,7 +133,7 @@ class TestOnOneCluster:
         killer = threading.Thread(target=kill_one)
         killer.start()
         with surroundings():
-            record = extract(ExtractSettings(str(clips), str(tmp_path / "store"), blocks=BLOCKS))
+            record = extract(ExtractSettings(clips=str(clips), store=str(tmp_path / "store"), blocks=BLOCKS))
         killer.join()
         assert killed, "no worker was found to kill"
         assert record.finished == 40
@@ -144,17 +144,21 @@ class TestOnOneCluster:
         self, tmp_path: Path, recwarn: pytest.WarningsRecorder
     ) -> None:
         clips = write_noise(tmp_path / "audio", 1)
-        assert extract(ExtractSettings(str(clips), str(tmp_path / "store"), blocks=BLOCKS)).finished == 1
+        assert extract(ExtractSettings(clips=str(clips), store=str(tmp_path / "store"), blocks=BLOCKS)).finished == 1
         assert not [str(warning.message) for warning in recwarn if "concurren" in str(warning.message)]
 
     def test_a_new_block_or_signal_computes_only_what_is_missing(self, tmp_path: Path) -> None:
         clips = write_noise(tmp_path / "audio", 4)
         store = str(tmp_path / "store")
-        first = extract(ExtractSettings(str(clips), store, blocks=BLOCKS, signals=("raw",), limit=3))
+        first = extract(ExtractSettings(clips=str(clips), store=store, blocks=BLOCKS, signals=("raw",), limit=3))
         assert first.rows == {"placeholder": 3}
-        second = extract(ExtractSettings(str(clips), store, blocks=("placeholder", "mps"), signals=("raw", "bg")))
+        second = extract(
+            ExtractSettings(clips=str(clips), store=store, blocks=("placeholder", "mps"), signals=("raw", "bg"))
+        )
         assert second.rows == {"placeholder": 5, "mps": 8}
-        assert extract(ExtractSettings(str(clips), store, blocks=("mps",), signals=("raw", "bg"))).pending == 0
+        assert (
+            extract(ExtractSettings(clips=str(clips), store=store, blocks=("mps",), signals=("raw", "bg"))).pending == 0
+        )
 
 
 def test_a_second_writer_is_told_who_holds_the_store_and_ends_with_exit_4(
@@ -163,7 +167,7 @@ def test_a_second_writer_is_told_who_holds_the_store_and_ends_with_exit_4(
     clips = write_noise(tmp_path / "audio", 1)
     store = str(tmp_path / "store")
     with acquire_lease(store, "the first run"), pytest.raises(LeaseHeld, match="the first run"):
-        extract(ExtractSettings(str(clips), store, blocks=BLOCKS))
+        extract(ExtractSettings(clips=str(clips), store=store, blocks=BLOCKS))
     with acquire_lease(store, "the first run"):
         assert main(["extract", "--clips", str(clips), "--store", store, "--blocks", "placeholder"]) == 4
     assert "the first run" in capsys.readouterr().err

@@ -44,7 +44,9 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
     tmp_path: Path, surroundings: Callable[[], AbstractContextManager[None]]
 ) -> None:
     listed = write_noise(tmp_path / "audio", 10)
-    settings = ExtractSettings(str(listed), str(tmp_path / "apart"), blocks=("indices", "mps", "placeholder"))
+    settings = ExtractSettings(
+        clips=str(listed), store=str(tmp_path / "apart"), blocks=("indices", "mps", "placeholder")
+    )
     works = resolve_blocks(settings)
     clips = read_clips(str(listed))
     need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
@@ -57,7 +59,7 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
         summaries = list(graph.run(pending, on_processors(plan), works, settings.store, lease.token, "run"))
     assert sum(summary["clips"][0].as_py() for summary in summaries) == 10
 
-    extract(replace(settings, store=str(tmp_path / "together")))
+    extract(settings.replace(store=str(tmp_path / "together")))
     for work in works:
         name = work.spec.name
         assert_same_rows(rows(tmp_path / "apart", name), rows(tmp_path / "together", name))

@@ -1,4 +1,4 @@
-"""A clip that kills its worker, in real Ray: the job ends, the clip is named, its neighbours have their results."""
+"""A clip that kills its worker, in real Ray: the job ends, the clip is named, its neighbors have their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from acoustic_env.pipeline.guard import DEATHS, Guarded, _death, alarm
+from acoustic_env.pipeline.guard import MAX_CRASHES, CrashIsolatedStage, _death, alarm
 from acoustic_env.pipeline.rows import RowError
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.store.schema import SHARED_STAGES
@@ -39,14 +39,16 @@ def names(*clip_ids: str) -> pa.Table:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbours_are_done() -> None:
+def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbors_are_done() -> None:
     from ray.data import ActorPoolStrategy
 
     deadly = names("a", "SIGSEGV-1", "b", "SIGSEGV-2")
-    Guarded(DeadlyStage, (), "run", "cpu")._mark(deadly).write_bytes(b"x" * (DEATHS - 1))  # one more, in this run
+    CrashIsolatedStage(DeadlyStage, (), "run", "cpu")._mark(deadly).write_bytes(
+        b"x" * (MAX_CRASHES - 1)
+    )  # one more, in this run
     data = ray.data.from_blocks([deadly, names("c", "d")])
     done = data.map_batches(
-        Guarded,
+        CrashIsolatedStage,
         fn_constructor_args=(DeadlyStage, (), "run", "cpu"),
         batch_format="pyarrow",
         batch_size=None,
@@ -62,9 +64,9 @@ def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbours_are_done() 
 
 
 def test_a_clip_killed_for_memory_may_be_tried_again(marks: Path) -> None:
-    guarded = Guarded(DeadlyStage, (), "run", "cpu")
+    guarded = CrashIsolatedStage(DeadlyStage, (), "run", "cpu")
     clips = names("SIGKILL-1", "a")
-    guarded._mark(clips).write_bytes(b"x" * DEATHS)
+    guarded._mark(clips).write_bytes(b"x" * MAX_CRASHES)
     ((error,), _) = guarded(clips)["errors"].to_pylist()
     assert (error["code"], error["permanent"]) == ("out_of_memory", False)
     assert not list(marks.iterdir())
@@ -74,8 +76,8 @@ def test_a_clip_whose_decoding_never_ends_is_an_error_of_its_own(tmp_path: Path)
     blocks = works("level")
     clips = work_table(tmp_path, {"a": 16_000, "endless": 0, "b": 16_000}, blocks)
     os.mkfifo(tmp_path / "endless.wav")  # opening a pipe that nobody writes to waits for ever
-    guarded = Guarded(Decode, ((16_000,), 1.0), "run", "cpu")
-    guarded._mark(clips).write_bytes(b"x" * DEATHS)
+    guarded = CrashIsolatedStage(Decode, ((16_000,), 1.0), "run", "cpu")
+    guarded._mark(clips).write_bytes(b"x" * MAX_CRASHES)
     errors = guarded(clips)["errors"].to_pylist()
     assert [[error["code"] for error in clip] for clip in errors] == [[], ["timed_out"], []]
 
@@ -96,7 +98,7 @@ def test_an_alarm_put_off_in_time_ends_nobody() -> None:
 
 
 def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path) -> None:
-    guarded = Guarded(DeadlyStage, (), "run", "cpu")
+    guarded = CrashIsolatedStage(DeadlyStage, (), "run", "cpu")
     guarded(names("a"))
     with pytest.raises(AttributeError):
         guarded(names("SIGNONE-1"))
@@ -104,15 +106,15 @@ def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path)
 
 
 def test_an_error_in_the_child_is_the_runs_error(marks: Path) -> None:
-    guarded = Guarded(DeadlyStage, (), "run", "cpu")
+    guarded = CrashIsolatedStage(DeadlyStage, (), "run", "cpu")
     clips = names("a", "SIGNONE-1")
-    guarded._mark(clips).write_bytes(b"x" * DEATHS)
+    guarded._mark(clips).write_bytes(b"x" * MAX_CRASHES)
     with pytest.raises(AttributeError):
         guarded(clips)
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_skipped_clip_has_the_columns_of_its_neighbours_and_no_rows(tmp_path: Path, fused: bool) -> None:
+def test_a_skipped_clip_has_the_columns_of_its_neighbors_and_no_rows(tmp_path: Path, fused: bool) -> None:
     blocks = works("level")
     table = work_table(tmp_path, {"a": 16_000, "b": 16_000}, blocks)
     compute = Compute(ComputeSettings(blocks, (16_000,) if fused else (), prepares=True, passes_on=(), device="cpu"))

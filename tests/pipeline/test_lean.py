@@ -44,7 +44,7 @@ def test_a_local_run_starts_nothing_but_its_own_workers_and_they_are_batch_work_
         seen = processes_and_policies(run)
     assert run.returncode == 0
     assert rows(tmp_path / "store").num_rows == 36
-    assert any("Guarded" in title for title in seen)
+    assert any("CrashIsolatedStage" in title for title in seen)
     assert any("Write" in title for title in seen)
     assert not [title for title in seen if any(name in title for name in (*BOOKKEEPERS, *DAEMONS))]
     policies = {policy for title, several in seen.items() if title.startswith("ray::") for policy in several}

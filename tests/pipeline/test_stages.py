@@ -1,4 +1,4 @@
-"""The stages without Ray: what happens to a clip, and what does not happen to its neighbours."""
+"""The stages without Ray: what happens to a clip, and what does not happen to its neighbors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import soundfile
 
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features import registry
-from acoustic_env.pipeline.guard import Guarded
+from acoustic_env.pipeline.guard import CrashIsolatedStage
 from acoustic_env.pipeline.rows import WORK_SCHEMA, unpack_rows
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work
@@ -68,7 +68,7 @@ def test_a_missing_file_is_an_error_of_its_own_clip_only(tmp_path: Path) -> None
     assert errors["a"] == errors["c"] == []
 
 
-def test_a_block_that_raises_for_one_clip_keeps_the_neighbours_of_the_same_batch(tmp_path: Path) -> None:
+def test_a_block_that_raises_for_one_clip_keeps_the_neighbors_of_the_same_batch(tmp_path: Path) -> None:
     blocks = works("level", "signal")
     result = run(clips(tmp_path, {"a": 16_000, "poison": POISON_SAMPLES}, blocks), blocks)
     assert keys(result, blocks[0]) == {("a", signal) for signal in ("raw", "fg", "bg")}
@@ -125,6 +125,6 @@ def test_a_worker_that_would_compute_another_version_refuses_before_it_writes(tm
     other = replace(planned, schemas=dict.fromkeys(planned.schemas, renamed(planned.schema, "0123456789abcdef")))
     decoded = Decode([16_000])(clips(tmp_path, {"a": 16_000}, (planned,)))
     settings = ComputeSettings((other,), decodes=(), prepares=True, passes_on=(), device="cpu")
-    worker = Guarded(Compute, (settings,), "run", "cpu")
+    worker = CrashIsolatedStage(Compute, (settings,), "run", "cpu")
     with pytest.raises(AcousticEnvError, match="planned for 0123456789abcdef"):
         worker(decoded)

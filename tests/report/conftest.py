@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from acoustic_env.audit.annotations import VERDICT_SCHEMA
 from acoustic_env.audit.labels import write_version
 from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
-from acoustic_env.audit.verdicts import VERDICT_SCHEMA
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
 from acoustic_env.config import ModelSettings
-from acoustic_env.explain.illustration import Illustration, write_index
+from acoustic_env.explain.plot import Plot, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.io.documents import load_recipe
@@ -106,7 +106,7 @@ def _explain(folder: Path) -> None:
     figure = new_figure(3, 2)
     figure.subplots().plot([0, 1], [0, 1])
     words = ("What differs between the classes", f"Title {HOSTILE}", f"Sentence {HOSTILE}.", f"Alt {HOSTILE}")
-    entry = Illustration("contrast", *words, figure, pa.table({"x": [1]})).save(folder)
+    entry = Plot("contrast", *words, figure, pa.table({"x": [1]})).save(folder)
     write_index(folder, [entry], {"which_clips": "160 training and validation clips"})
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from acoustic_env.config import Task
-from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.plot import Plot
 from acoustic_env.models.performance import performance
-from acoustic_env.report.figures import (
+from acoustic_env.report.plots import (
     HELD_OUT,
     TEST,
     Judged,
-    performance_illustrations,
-    study_illustration,
-    trials_illustration,
+    performance_plots,
+    study_plot,
+    trials_plot,
 )
 
 N = 150
@@ -52,20 +52,20 @@ def recorded(task: Task, classes: int) -> dict[str, Any]:
 def test_every_task_has_its_figures_with_words_and_data(
     task: Task, classes: int, names: list[str], judged: Judged, tmp_path: Any
 ) -> None:
-    found = performance_illustrations(recorded(task, classes), judged)
-    assert [illustration.name for illustration in found] == [f"{judged.prefix}{name}" for name in names]
-    for illustration in found:
-        entry = illustration.save(tmp_path)
+    found = performance_plots(recorded(task, classes), judged)
+    assert [plot.name for plot in found] == [f"{judged.prefix}{name}" for name in names]
+    for plot in found:
+        entry = plot.save(tmp_path)
         assert entry.sentence.endswith(".")
         assert entry.title.endswith(judged.clips)
         assert entry.section == judged.section
         assert len(entry.alt) > 30
-        assert illustration.data.num_rows > 0
+        assert plot.data.num_rows > 0
 
 
 def test_the_curve_is_marked_where_the_threshold_cuts_it() -> None:
     metrics = recorded("binary", 2)
-    curves: Illustration = performance_illustrations(metrics)[0]
+    curves: Plot = performance_plots(metrics)[0]
     panel = curves.figure.axes[0]
     marked = next(line for line in panel.lines if "threshold" in str(line.get_label()))
     called = np.array(metrics["confusion"])
@@ -75,7 +75,7 @@ def test_the_curve_is_marked_where_the_threshold_cuts_it() -> None:
 
 def test_curves_of_several_classes_name_the_hardest_and_keep_every_class_in_the_data() -> None:
     metrics = recorded("multiclass", 6)
-    curves = performance_illustrations(metrics)[0]
+    curves = performance_plots(metrics)[0]
     hardest = min(metrics["per_class"], key=lambda row: row["average_precision"])["name"]
     labels = [text.get_text() for text in curves.figure.legends[0].get_texts()]
     assert any(label.startswith(hardest) for label in labels)
@@ -90,7 +90,7 @@ def test_bundles_from_before_there_were_curves_of_many_classes_are_drawn_without
     metrics = recorded("multiclass", 4)
     del metrics["class_curves"]
     metrics |= {"roc": None, "precision_recall": None}
-    assert [figure.name for figure in performance_illustrations(metrics)] == ["confusion", "calibration", "classes"]
+    assert [figure.name for figure in performance_plots(metrics)] == ["confusion", "calibration", "classes"]
 
 
 def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_trials() -> None:
@@ -100,15 +100,15 @@ def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_tri
         {**row, "features": "b", "score": 0.79, "within_noise": True, "behind": 0.01},
         {**row, "features": "c", "score": 0.7, "within_noise": False, "behind": 0.1},
     ]
-    assert "1 of the other 2 variants" in study_illustration(rows).sentence
+    assert "1 of the other 2 variants" in study_plot(rows).sentence
     failed = {"trial": 0, "score": None, "layers": "16", "activation": "relu", "dropout": 0.1, "learning_rate": 1e-3}
-    assert "no trial ended well" in trials_illustration([failed]).sentence
-    assert "reached 0.810" in trials_illustration([failed, {**failed, "trial": 1, "score": 0.81}]).sentence
+    assert "no trial ended well" in trials_plot([failed]).sentence
+    assert "reached 0.810" in trials_plot([failed, {**failed, "trial": 1, "score": 0.81}]).sentence
 
 
 def test_classes_of_audioset_go_by_their_names() -> None:
     metrics = recorded("multiclass", 4)
     metrics["classes"][0] = metrics["per_class"][0]["name"] = metrics["class_curves"][0]["name"] = "/m/09x0r"
-    confusion = performance_illustrations(metrics)[1]
+    confusion = performance_plots(metrics)[1]
     assert "Speech" in confusion.alt
     assert "/m/09x0r" not in confusion.alt

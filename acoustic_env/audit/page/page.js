@@ -297,15 +297,15 @@ function seek(to) {
 
 // ---- the spectrogram
 
-// Magma's ground colours (matplotlib), from silent to loud.
-const COLOURS = [[0, 0, 4], [28, 16, 68], [79, 18, 123], [129, 37, 129], [181, 54, 122], [229, 80, 100], [251, 135, 97],
+// Magma's ground colors (matplotlib), from silent to loud.
+const COLORS = [[0, 0, 4], [28, 16, 68], [79, 18, 123], [129, 37, 129], [181, 54, 122], [229, 80, 100], [251, 135, 97],
   [254, 194, 135], [252, 253, 191]];
 
 const LOOKUP = Uint8ClampedArray.from({ length: 256 * 4 }, (_, index) => {
-  const place = (index >> 2) / 255 * (COLOURS.length - 1);
-  const low = Math.min(Math.floor(place), COLOURS.length - 2);
+  const place = (index >> 2) / 255 * (COLORS.length - 1);
+  const low = Math.min(Math.floor(place), COLORS.length - 2);
   const part = index & 3;
-  return part === 3 ? 255 : COLOURS[low][part] + (COLOURS[low + 1][part] - COLOURS[low][part]) * (place - low);
+  return part === 3 ? 255 : COLORS[low][part] + (COLORS[low + 1][part] - COLORS[low][part]) * (place - low);
 });
 
 function picture(spectrogram) {
@@ -386,8 +386,8 @@ function tick(context, x0, y0, x1, y1) {
 
 function playhead(context, box) {
   const x = box.left + (box.width * Math.min(audio.currentTime, state.seconds)) / state.seconds;
-  for (const [colour, wide] of [["#000", 5], ["#fff", 2]]) {
-    context.strokeStyle = colour;
+  for (const [color, wide] of [["#000", 5], ["#fff", 2]]) {
+    context.strokeStyle = color;
     context.lineWidth = wide;
     tick(context, x, box.top, x, box.top + box.height);
   }

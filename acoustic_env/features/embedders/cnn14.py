@@ -99,7 +99,7 @@ class Cnn14(nn.Module):
 
     Args:
         published: with the weights loaded.
-        minimal_filtering: for a CPU in float32.
+        use_winograd: for a CPU in float32.
         dtype: of the convolutions' weights.
     """
 
@@ -107,7 +107,7 @@ class Cnn14(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, published: PublishedCnn14, *, minimal_filtering: bool = False, dtype: torch.dtype = torch.float32
+        self, published: PublishedCnn14, *, use_winograd: bool = False, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
         norm = published.bn0
@@ -120,12 +120,12 @@ class Cnn14(nn.Module):
         blocks = published.blocks()
         for block in blocks:
             # One input channel has nothing to save.
-            layer = _FilteredConvolution if minimal_filtering and block is not blocks[0] else _Convolution
+            layer = _FilteredConvolution if use_winograd and block is not blocks[0] else _Convolution
             first, second = (block.conv1, block.bn1), (block.conv2, block.bn2)
             layers.append(layer(fuse_conv_bn_eval(*first).to(dtype), halve=False))
             layers.append(layer(fuse_conv_bn_eval(*second).to(dtype), halve=block is not blocks[-1]))
         self.early, self.late = nn.Sequential(*layers[:EARLY]), nn.Sequential(*layers[EARLY:])
-        self.early_by_clip = minimal_filtering
+        self.early_by_clip = use_winograd
         self.fc1, self.fc_audioset = published.fc1, published.fc_audioset
 
     def forward(self, decibels: Tensor) -> tuple[Tensor, Tensor]:

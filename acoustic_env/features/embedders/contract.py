@@ -206,7 +206,7 @@ class EmbedderBlock(FeatureBlock):
         }
 
     def metadata(self) -> dict[str, str]:
-        """Origin and licence of the weights, class names, library versions."""
+        """Origin and license of the weights, class names, library versions."""
         pooling = "none" if self.keeps_frames else "mean over frames"
         described = {"libraries": json.dumps(_versions(self.engine)), "pooling": pooling}
         if self.embedder.weights is None:
@@ -216,7 +216,7 @@ class EmbedderBlock(FeatureBlock):
             **described,
             "weights_origin": source.url,
             "weights_sha256": weights_sha256(source.name),
-            "weights_licence": source.licence,
+            "weights_license": source.license,
             "class_names": json.dumps(self.embedder.class_names()),
         }
 

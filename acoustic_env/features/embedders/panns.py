@@ -79,7 +79,7 @@ class PannsEmbedder(TorchEmbedder):
         fit_state(published, read_model_state(self.weights), self.weights)
         check_mel_weights(published, self.weights)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        network = Cnn14(published, minimal_filtering=self._minimal_filtering, dtype=dtype)
+        network = Cnn14(published, use_winograd=self._minimal_filtering, dtype=dtype)
         return Cnn14FrontEnd(published), network
 
     def embed(self, waveforms: Waveforms) -> EmbedderOutput:

@@ -150,5 +150,5 @@ def _dequantised(values: npt.NDArray[Any], quantisation: _Table) -> npt.NDArray[
     along = [1] * values.ndim
     along[quantisation.scalar(6, "<i")] = scale.size
     zero = np.broadcast_to(zero if zero.size else np.zeros(1, np.int64), scale.shape)
-    centred: npt.NDArray[np.float32] = values.astype(np.float32) - zero.reshape(along).astype(np.float32)
-    return centred * scale.reshape(along).astype(np.float32)
+    centerd: npt.NDArray[np.float32] = values.astype(np.float32) - zero.reshape(along).astype(np.float32)
+    return centerd * scale.reshape(along).astype(np.float32)

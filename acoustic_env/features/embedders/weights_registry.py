@@ -1,4 +1,4 @@
-"""Which weights there are: where they come from, under which licence, and how to know them again."""
+"""Which weights there are: where they come from, under which license, and how to know them again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WeightsSource:
         name: how recipes and commands call it.
         architecture: the network it fits; an embedder takes only its own. "" for a list of classes.
         url: origin.
-        licence: SPDX id, of the weights.
+        license: SPDX id, of the weights.
         file_name: its name in the cache.
         format: tflite; savedmodel (a TF-Hub .tar.gz); torch (a checkpoint read with weights_only); classes (a CSV
             with a column display_name, in the order of the scores).
@@ -33,7 +33,7 @@ class WeightsSource:
     name: str
     architecture: str
     url: str
-    licence: str
+    license: str
     file_name: str
     format: Format
     front_end: FrontEnd | None
@@ -105,7 +105,7 @@ _SOURCES: Final = (
         name="vggish-tfhub",
         architecture="vggish",
         url="https://tfhub.dev/google/vggish/1?tf-hub-format=compressed",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         file_name="vggish_1.tar.gz",
         format="savedmodel",
         front_end=VGGISH_FRONT_END,
@@ -115,7 +115,7 @@ _SOURCES: Final = (
         name="yamnet-tfhub",
         architecture="yamnet",
         url="https://tfhub.dev/google/yamnet/1?tf-hub-format=compressed",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         file_name="yamnet_1.tar.gz",
         format="savedmodel",
         front_end=YAMNET_FRONT_END,
@@ -126,7 +126,7 @@ _SOURCES: Final = (
         name="yamnet-tflite",
         architecture="yamnet",
         url="https://tfhub.dev/google/lite-model/yamnet/tflite/1?lite-format=tflite",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         file_name="yamnet.tflite",
         format="tflite",
         front_end=YAMNET_FRONT_END,
@@ -139,7 +139,7 @@ _SOURCES: Final = (
         name="panns-cnn14",
         architecture="cnn14",
         url="https://zenodo.org/records/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         file_name="Cnn14_mAP=0.431.pth",
         format="torch",
         front_end=CNN14_FRONT_END,
@@ -152,7 +152,7 @@ _SOURCES: Final = (
         name="mn04",
         architecture="mn04",
         url="https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
-        licence="MIT",
+        license="MIT",
         file_name="mn04_as_mAP_432.pt",
         format="torch",
         front_end=MN04_FRONT_END,
@@ -164,7 +164,7 @@ _SOURCES: Final = (
         name="yamnet-classes",
         architecture="",
         url="https://raw.githubusercontent.com/tensorflow/models/master/research/audioset/yamnet/yamnet_class_map.csv",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         file_name="yamnet_class_map.csv",
         format="classes",
         front_end=None,
@@ -175,7 +175,7 @@ _SOURCES: Final = (
         name="audioset-classes",
         architecture="",
         url="https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/class_labels_indices.csv",
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         file_name="class_labels_indices.csv",
         format="classes",
         front_end=None,

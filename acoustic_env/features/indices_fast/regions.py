@@ -19,7 +19,7 @@ MIN_DURATION_S: Final = 0.025
 MIN_BANDWIDTH_HZ: Final = 50.0
 LOWEST_HZ: Final = 50.0
 MAX_RATIO: Final = 10.0  # bins by frames of the bounding box
-_EIGHT_NEIGHBOURS: Final = np.ones((3, 3), np.int8)
+_EIGHT_NEIGHBORS: Final = np.ones((3, 3), np.int8)
 
 
 def region_indices(spectrogram: Spectrogram) -> dict[str, Array]:
@@ -57,7 +57,7 @@ def _regions(level: Array, dt: float, df: float) -> tuple[int, int]:
         df: Hz a bin.
     """
     low = level > LOW_DB
-    labels, components = scipy.ndimage.label(low, _EIGHT_NEIGHBOURS)
+    labels, components = scipy.ndimage.label(low, _EIGHT_NEIGHBORS)
     cell = np.flatnonzero(low)
     label = labels.ravel()[cell]
     area = np.bincount(label, minlength=components + 1)

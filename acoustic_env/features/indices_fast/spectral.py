@@ -129,18 +129,18 @@ def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 def time_frequency_derivation(spectrogram: Spectrogram) -> Array:
     """TFSD: share of the mid band in the derivative of third-octave log amplitude over time and frequency (`tfsd`)."""
-    weights, centres = _third_octave_weights(spectrogram.frequencies)
+    weights, centers = _third_octave_weights(spectrogram.frequencies)
     used = np.flatnonzero(weights.any(axis=0))
     rows = slice(used[0], used[-1] + 1)
     octaves = weights[:, rows] @ spectrogram.log_power[:, rows]
     change = np.abs(np.diff(np.diff(octaves, axis=2), axis=1)).sum(axis=-1)
-    share = change[:, nearest_band(centres[:-1], *MID_HZ)].sum(axis=-1) / change.sum(axis=-1)
+    share = change[:, nearest_band(centers[:-1], *MID_HZ)].sum(axis=-1) / change.sum(axis=-1)
     defined: Array = np.where(np.isnan(share), 0, share)
     return defined
 
 
 def _third_octave_weights(frequencies: npt.NDArray[np.float64]) -> tuple[Array, npt.NDArray[np.float64]]:
-    """Which bin belongs to which band [bands, bins], and the bands' centres (`linear_to_octave`)."""
-    centres = np.array([hz for hz in _THIRD_OCTAVES if frequencies[0] <= hz <= frequencies[-1]])
-    low, high = centres / 2**0.1666666, centres * 2**0.1666666
-    return ((frequencies >= low[:, None]) & (frequencies <= high[:, None])).astype(np.float64), centres
+    """Which bin belongs to which band [bands, bins], and the bands' centers (`linear_to_octave`)."""
+    centers = np.array([hz for hz in _THIRD_OCTAVES if frequencies[0] <= hz <= frequencies[-1]])
+    low, high = centers / 2**0.1666666, centers * 2**0.1666666
+    return ((frequencies >= low[:, None]) & (frequencies <= high[:, None])).astype(np.float64), centers

@@ -154,7 +154,7 @@ def test_the_mel_weights_are_torchaudios() -> None:
     np.testing.assert_allclose(mel[[0, 20, 64, 127]].sum(1), [0.188595, 0.875956, 2.671334, 11.832725], rtol=1e-5)
 
 
-def test_one_clip_does_not_depend_on_its_neighbours(block: EmbedderBlock, clip: Clips) -> None:
+def test_one_clip_does_not_depend_on_its_neighbors(block: EmbedderBlock, clip: Clips) -> None:
     pieces = clip[:, :128_000].reshape(4, 32_000)
     together = block.compute(pieces)["embedding"]
     alone = np.concatenate([block.compute(piece[None])["embedding"] for piece in pieces])

@@ -178,7 +178,7 @@ def test_the_front_end_gives_torchlibrosas_decibels(
     assert float((given - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
-def test_one_clip_does_not_depend_on_its_neighbours(fast: PannsEmbedder, waveform: npt.NDArray[np.float32]) -> None:
+def test_one_clip_does_not_depend_on_its_neighbors(fast: PannsEmbedder, waveform: npt.NDArray[np.float32]) -> None:
     pieces = waveform[: 4 * 16_000].reshape(4, 16_000)
     together = fast.embed(pieces).embeddings
     alone = np.concatenate([fast.embed(piece[None]).embeddings for piece in pieces])

@@ -361,7 +361,7 @@ def test_a_cache_of_an_unknown_kind_is_a_clear_error(monkeypatch: pytest.MonkeyP
 def test_every_entry_says_where_it_is_from_and_under_which_licence() -> None:
     for source in WEIGHTS.values():
         assert source.url.startswith("https://")
-        assert source.licence
+        assert source.license
         assert source.sha256 is None or len(source.sha256) == 64
         assert source.class_list is None or source.class_list in WEIGHTS
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from acoustic_env.clips.table import clip_table, read_clips, write_clips
-from acoustic_env.errors import AcousticEnvError
-from acoustic_env.pipeline import bench_job, bench_material
-from acoustic_env.pipeline.bench_job import (
+from acoustic_env.bench import clips as bench_clips
+from acoustic_env.bench import job as bench_job
+from acoustic_env.bench.clips import Material
+from acoustic_env.bench.job import (
     Efficiency,
     EngineRun,
     _record,
@@ -26,7 +26,8 @@ from acoustic_env.pipeline.bench_job import (
     measure_job,
     run_extract,
 )
-from acoustic_env.pipeline.bench_material import Material
+from acoustic_env.clips.table import clip_table, read_clips, write_clips
+from acoustic_env.errors import AcousticEnvError
 
 MIB = 1 << 20
 
@@ -36,9 +37,9 @@ def test_efficiency_is_the_command_over_a_loop_on_this_machine_and_nothing_stays
 ) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "ray://nobody.invalid:10001")  # a cluster is not what is measured
-    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 2.0)
+    monkeypatch.setattr(bench_clips, "CLIP_SECONDS", 2.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with bench_material.bench_material(2) as material:
+    with bench_clips.bench_clips(2) as material:
         clips = material.clip_list(8)
         write_clips(clips, str(tmp_path / "list.parquet"))
         efficiency = measure_efficiency(str(tmp_path / "list.parquet"), clips, "fast", lambda _: None)

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from acoustic_env.bench.clips import BenchClip
+from acoustic_env.bench.pair import Pair
 from acoustic_env.features.embedders import seeded_savedmodel, vggish, yamnet_weights
 from acoustic_env.features.embedders.log_mel import LogMelPatches
 from acoustic_env.features.embedders.savedmodel import savedmodel
 from acoustic_env.features.embedders.weights import Arrays
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END, YAMNET_FRONT_END
 from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
-from acoustic_env.pipeline.bench_material import BenchClip
-from acoustic_env.pipeline.bench_pair import Pair
 
 
 def vggish_pair() -> Pair:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from acoustic_env.audio.decode import resample
+from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
+from acoustic_env.bench.pair import Pair
 from acoustic_env.features.embedders.cnn14 import AudioTagging, Cnn14, Cnn14FrontEnd, PublishedCnn14
 from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
 from acoustic_env.features.embedders.panns import published_class
-from acoustic_env.pipeline.bench_material import SAMPLE_RATE, BenchClip
-from acoustic_env.pipeline.bench_pair import Pair
 
 NETWORK_RATE = 32_000
 
@@ -21,7 +21,7 @@ NETWORK_RATE = 32_000
 def panns() -> Pair:
     """CNN14 on a clip's three signals, from waveform to embedding: panns-inference's model class, and ours."""
     model, published = random_cnn14()
-    fast = nn.Sequential(Cnn14FrontEnd(published), Cnn14(published, minimal_filtering=True))
+    fast = nn.Sequential(Cnn14FrontEnd(published), Cnn14(published, use_winograd=True))
     return Pair(_run(AudioTagging(model)), _run(fast))
 
 

@@ -63,7 +63,7 @@ def mean_f1(f1: Floats, support: Floats, absent: Bools) -> float:
 def choose_threshold(truth: Bools, probabilities: Floats) -> float:
     """The threshold with the best balanced accuracy (Youden's J) on validation rows; never chosen on test rows.
 
-    Halfway between the two neighbouring probabilities, so that a rounding error does not flip a row. 0.5 when the rows
+    Halfway between the two neighboring probabilities, so that a rounding error does not flip a row. 0.5 when the rows
     are of one kind only.
     """
     if truth.all() or not truth.any():
@@ -109,7 +109,7 @@ def share_interval(hits: npt.NDArray[Any], groups: Any = None, level: float = LE
         variance = (residual**2).sum() / n**2 * (count / max(count - 1, 1))
         effective = count if variance == 0 else min(share * (1 - share) / variance, float(n))
     z = float(stats.norm.ppf(0.5 + level / 2))
-    centre = share + z**2 / (2 * effective)
+    center = share + z**2 / (2 * effective)
     half = z * np.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
     scale = 1 + z**2 / effective
-    return Estimate(share, float((centre - half) / scale), float((centre + half) / scale), "Wilson", level)
+    return Estimate(share, float((center - half) / scale), float((center + half) / scale), "Wilson", level)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import (
     FAINT,
     GREY,
@@ -25,7 +25,7 @@ from acoustic_env.explain.style import (
 NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
 SHOWN_CLASSES: Final = 30
 SHOWN_ROWS: Final = 30
-HARDEST: Final = 3  # classes whose curves are coloured
+HARDEST: Final = 3  # classes whose curves are colored
 FIGURE_NAMES: Final = {
     "auc": "AUC",
     "average_precision": "average precision",
@@ -84,7 +84,7 @@ def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
     return shown if low is None or high is None else f"{shown} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def performance_illustrations(metrics: Metrics, judged: Judged = HELD_OUT) -> list[Illustration]:
+def performance_plots(metrics: Metrics, judged: Judged = HELD_OUT) -> list[Plot]:
     """Curves, confusion, calibration and classes, as far as the task has them."""
     found = []
     named = [{**row, "name": class_name(row["name"])} for row in metrics["per_class"]]
@@ -102,15 +102,13 @@ def performance_illustrations(metrics: Metrics, judged: Judged = HELD_OUT) -> li
     return found
 
 
-def _illustration(
-    judged: Judged, name: str, title: str, sentence: str, alt: str, figure: Any, data: pa.Table
-) -> Illustration:
+def _plot(judged: Judged, name: str, title: str, sentence: str, alt: str, figure: Any, data: pa.Table) -> Plot:
     title = f"{title}, {judged.clips}"
-    return Illustration(f"{judged.prefix}{name}", judged.section, title, sentence, alt, figure, data)
+    return Plot(f"{judged.prefix}{name}", judged.section, title, sentence, alt, figure, data)
 
 
 @drawn
-def _draw_curves(metrics: Metrics, judged: Judged) -> Illustration:
+def _draw_curves(metrics: Metrics, judged: Judged) -> Plot:
     name = metrics["classes"][-1]
     figure = new_figure(9, 4.4)
     left, right = figure.subplots(1, 2)
@@ -137,7 +135,7 @@ def _draw_curves(metrics: Metrics, judged: Judged) -> Illustration:
     )
     alt = f"ROC curve with AUC {auc} and precision-recall curve with average precision {precision}."
     data = _curve_table([(name, metrics)])
-    return _illustration(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
+    return _plot(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
 
 
 def _curve_table(curves: Sequence[tuple[str, Metrics]]) -> pa.Table:
@@ -157,8 +155,8 @@ def _curve_table(curves: Sequence[tuple[str, Metrics]]) -> pa.Table:
 
 
 @drawn
-def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Illustration:
-    """All classes pooled, each class faint, the hardest in colour."""
+def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Plot:
+    """All classes pooled, each class faint, the hardest in color."""
     precision = {row["name"]: row["average_precision"] for row in metrics["per_class"]}
     classes = sorted(metrics["class_curves"], key=lambda row: precision[row["name"]])
     hardest = [row for row in classes[:HARDEST] if precision[row["name"]] < 1.0]
@@ -192,7 +190,7 @@ def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Illustration:
     )
     alt = f"ROC and precision-recall curves of all classes pooled and of {len(classes)} classes; mean AUC {auc}{said}."
     data = _curve_table([("all classes pooled", metrics), *((row["name"], row) for row in classes)])
-    return _illustration(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
+    return _plot(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
 
 
 def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int | None:
@@ -204,7 +202,7 @@ def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int 
 
 
 @drawn
-def _draw_confusion(metrics: Metrics, judged: Judged) -> Illustration:
+def _draw_confusion(metrics: Metrics, judged: Judged) -> Plot:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.55 * min(len(classes), 20) if len(classes) <= 20 else 12.0
@@ -213,8 +211,8 @@ def _draw_confusion(metrics: Metrics, judged: Judged) -> Illustration:
     image = panel.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
     if len(classes) <= NUMBERED:
         for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] < 0.55 else "black"
-            panel.text(column, row, f"{count:,.0f}", ha="center", va="center", color=colour)
+            color = "white" if shares[row, column] < 0.55 else "black"
+            panel.text(column, row, f"{count:,.0f}", ha="center", va="center", color=color)
     names = [shortened(name, 24) for name in classes]
     panel.set_xticks(
         range(len(classes)), names, rotation=45 if len(classes) > 3 else 0, ha="right" if len(classes) > 3 else "center"
@@ -243,11 +241,11 @@ def _draw_confusion(metrics: Metrics, judged: Judged) -> Illustration:
             "share": shares.ravel(),
         }
     )
-    return _illustration(judged, "confusion", "Confusion of the classes", sentence, alt, figure, data)
+    return _plot(judged, "confusion", "Confusion of the classes", sentence, alt, figure, data)
 
 
 @drawn
-def _draw_calibration(metrics: Metrics, judged: Judged) -> Illustration:
+def _draw_calibration(metrics: Metrics, judged: Judged) -> Plot:
     figure = new_figure(5.6, 5.0)
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
@@ -302,11 +300,11 @@ def _draw_calibration(metrics: Metrics, judged: Judged) -> Illustration:
         "Observed share against predicted probability with 95 % intervals; mean error "
         f"{missed} before calibration, {repaired} after."
     )
-    return _illustration(judged, "calibration", "Calibration", sentence, alt, figure, pa.table(columns))
+    return _plot(judged, "calibration", "Calibration", sentence, alt, figure, pa.table(columns))
 
 
 @drawn
-def _draw_classes(metrics: Metrics, judged: Judged) -> Illustration:
+def _draw_classes(metrics: Metrics, judged: Judged) -> Plot:
     rows = sorted(
         (row for row in metrics["per_class"] if row["auc"] is not None),
         key=lambda row: -(row["average_precision"] or 0),
@@ -332,19 +330,19 @@ def _draw_classes(metrics: Metrics, judged: Judged) -> Illustration:
         f"{row['name']} {row['average_precision']:.2f}" for row in shown[::-1][:10]
     )
     data = pa.Table.from_pylist(list(metrics["per_class"]))
-    return _illustration(judged, "classes", "Each class", sentence, alt, figure, data)
+    return _plot(judged, "classes", "Each class", sentence, alt, figure, data)
 
 
 @drawn
-def study_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
+def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """The study's rows (of study.csv), best first: scores with intervals, those within noise of the best marked."""
     shown = list(rows[:SHOWN_ROWS])[::-1]
     figure = new_figure(9, 1.5 + 0.28 * max(len(shown), 2))
     panel = figure.subplots()
     for place, row in enumerate(shown):
-        colour, marker = (OKABE_ITO[0], "o") if row["within_noise"] else (OKABE_ITO[1], "^")
-        panel.plot([row["score_low"], row["score_high"]], [place, place], color=colour, lw=2)
-        panel.plot(row["score"], place, marker, color=colour, ms=7)
+        color, marker = (OKABE_ITO[0], "o") if row["within_noise"] else (OKABE_ITO[1], "^")
+        panel.plot([row["score_low"], row["score_high"]], [place, place], color=color, lw=2)
+        panel.plot(row["score"], place, marker, color=color, ms=7)
     panel.plot([], [], "o", color=OKABE_ITO[0], label="best, or within noise of it")
     panel.plot([], [], "^", color=OKABE_ITO[1], label="behind the best by more than noise")
     several = len({row["model"] for row in rows}) > 1
@@ -364,7 +362,7 @@ def study_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
     alt = "Scores with intervals, best first: " + "; ".join(
         f"{label} {row['score']:.3f}" for label, row in list(zip(labels, shown, strict=True))[::-1][:8]
     )
-    return Illustration(
+    return Plot(
         "study",
         "The study",
         "Which features tell the classes apart",
@@ -376,7 +374,7 @@ def study_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
 
 
 @drawn
-def trials_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
+def trials_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """The search's trials (of trials.csv): score in order with the best so far, and against the learning rate."""
     done = sorted((row for row in rows if row["score"] is not None), key=lambda row: row["trial"])
     scores = [row["score"] for row in done]
@@ -414,7 +412,7 @@ def trials_illustration(rows: Sequence[Mapping[str, Any]]) -> Illustration:
         f"Search of the MLP's settings: {found}; the best of many tries is too good by chance, so judge it on test "
         "clips."
     )
-    return Illustration(
+    return Plot(
         "trials",
         "The search",
         "Trials of the search",

@@ -1,6 +1,6 @@
-"""The models that witness: quick, well-regularised classifiers that are hard to convince by a single label.
+"""The models that scorer: quick, well-regularised classifiers that are hard to convince by a single label.
 
-A witness is a function of training features, training labels and the features to judge; it returns probabilities. It
+A scorer is a function of training features, training labels and the features to judge; it returns probabilities. It
 learns exclusive classes, or many labels of a multi-label study together. All are tuned to be cheap (strong penalties,
 dropout of half the inputs, few shallow trees), which is also what finding errors needs.
 """
@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
-class Witness(Protocol):
+class Scorer(Protocol):
     """A model that learns labels and judges other clips."""
 
     def __call__(self, train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
@@ -149,14 +149,14 @@ def _mlp_loss(scores: torch.Tensor, wanted: torch.Tensor, exclusive: bool) -> to
     return functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / len(wanted)
 
 
-WITNESSES: Final[dict[str, Witness]] = {"mlp": mlp, "xgboost": xgboost, "logistic": logistic}
+SCORERS: Final[dict[str, Scorer]] = {"mlp": mlp, "xgboost": xgboost, "logistic": logistic}
 
 
-Judge = Callable[[Bools, Bools], Floats]
+HeldOutScorer = Callable[[Bools, Bools], Floats]
 """(clips to learn from, clips to judge) -> probabilities [judged, classes]."""
 
 
-def out_of_fold(judge: Judge, folds: Ints, classes: int) -> Floats:
+def out_of_fold(judge: HeldOutScorer, folds: Ints, classes: int) -> Floats:
     """Return probabilities [clips, classes] of each clip by a model that learned from the other folds only.
 
     Args:
@@ -171,7 +171,7 @@ def out_of_fold(judge: Judge, folds: Ints, classes: int) -> Floats:
     return found
 
 
-def without_two_folds(judge: Judge, folds: Ints, classes: int) -> tuple[Floats, Floats]:
+def without_two_folds(judge: HeldOutScorer, folds: Ints, classes: int) -> tuple[Floats, Floats]:
     """Return probabilities [clips, classes] by models that learned neither from a clip's fold nor from one beside it.
 
     Folds stand in a ring: fold 0 follows the last. What must not know the labels of fold k can be fitted on the clips

@@ -18,11 +18,11 @@ from typing import Final
 
 import numpy as np
 
+from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip, bench_clips
+from acoustic_env.bench.gpu import GpuResult, has_gpu, measure_gpu
+from acoustic_env.bench.job import JobResult, measure_job
+from acoustic_env.bench.pair import Pair, one_thread, seconds
 from acoustic_env.errors import UsageError
-from acoustic_env.pipeline.bench_gpu import GpuResult, has_gpu, measure_gpu
-from acoustic_env.pipeline.bench_job import JobResult, measure_job
-from acoustic_env.pipeline.bench_material import SAMPLE_RATE, BenchClip, bench_material
-from acoustic_env.pipeline.bench_pair import Pair, one_thread, seconds
 
 LENGTHS: Final = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds
 LENGTH_RUNS: Final = 3
@@ -31,23 +31,23 @@ JOB: Final = "extract"  # the stage that is the whole job
 
 # A stage is one line: its name and the function that makes its two sides, each a callable of a BenchClip.
 STAGES: Final[dict[str, str]] = {
-    "decode": "acoustic_env.pipeline.bench_dsp:decode",
-    "separation": "acoustic_env.pipeline.bench_dsp:separation",
-    "spectrogram": "acoustic_env.pipeline.bench_dsp:power_spectrogram",
-    "indices temporal": "acoustic_env.pipeline.bench_dsp:temporal",
-    "indices spectrum": "acoustic_env.pipeline.bench_dsp:spectrum",
-    "indices entropy": "acoustic_env.pipeline.bench_dsp:equalised_entropy",
-    "indices gradient": "acoustic_env.pipeline.bench_dsp:gradient",
-    "indices bands": "acoustic_env.pipeline.bench_dsp:bands",
-    "indices activity": "acoustic_env.pipeline.bench_dsp:activity",
-    "indices regions": "acoustic_env.pipeline.bench_dsp:regions",
-    "indices": "acoustic_env.pipeline.bench_dsp:indices",
-    "modulation": "acoustic_env.pipeline.bench_dsp:modulation",
-    "dsp": "acoustic_env.pipeline.bench_dsp:dsp",
-    "vggish": "acoustic_env.pipeline.bench_tfhub:vggish_pair",
-    "yamnet": "acoustic_env.pipeline.bench_tfhub:yamnet_pair",
-    "panns": "acoustic_env.pipeline.bench_tagging:panns",
-    "mn04": "acoustic_env.pipeline.bench_tagging:mn04",
+    "decode": "acoustic_env.bench.dsp:decode",
+    "separation": "acoustic_env.bench.dsp:separation",
+    "spectrogram": "acoustic_env.bench.dsp:power_spectrogram",
+    "indices temporal": "acoustic_env.bench.dsp:temporal",
+    "indices spectrum": "acoustic_env.bench.dsp:spectrum",
+    "indices entropy": "acoustic_env.bench.dsp:equalised_entropy",
+    "indices gradient": "acoustic_env.bench.dsp:gradient",
+    "indices bands": "acoustic_env.bench.dsp:bands",
+    "indices activity": "acoustic_env.bench.dsp:activity",
+    "indices regions": "acoustic_env.bench.dsp:regions",
+    "indices": "acoustic_env.bench.dsp:indices",
+    "modulation": "acoustic_env.bench.dsp:modulation",
+    "dsp": "acoustic_env.bench.dsp:dsp",
+    "vggish": "acoustic_env.bench.tfhub:vggish_pair",
+    "yamnet": "acoustic_env.bench.tfhub:yamnet_pair",
+    "panns": "acoustic_env.bench.tagging:panns",
+    "mn04": "acoustic_env.bench.tagging:mn04",
 }
 
 
@@ -116,7 +116,7 @@ def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, progress
         msg = f"stage {GPU}: PyTorch sees no GPU here; leave it out"
         raise UsageError(msg)
     wanted = stages or [stage for stage in known if stage != GPU or has_gpu()]
-    with bench_material(clips) as material:
+    with bench_clips(clips) as material:
         sample = material.clips(clips)
         results, lengths = _measure_stages([stage for stage in STAGES if stage in wanted], sample, progress)
         gpu = measure_gpu(sample, "cuda", progress) if GPU in wanted else None

@@ -10,9 +10,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acoustic_env.bench.clips import Material, bench_clips
 from acoustic_env.cli import main
 from acoustic_env.errors import UsageError
-from acoustic_env.pipeline.bench_material import Material, bench_material
 
 
 @settings(max_examples=25, deadline=None)
@@ -40,11 +40,11 @@ def test_windows_lie_within_their_recordings_and_a_long_one_has_more_of_them(
 def test_real_recordings_are_used_where_they_are_and_a_wrong_folder_is_named(
     test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench_material(3) as material:
+    with bench_clips(3) as material:
         assert material.source == f"real clips of {test_data}"
         assert material.clip_list(240).num_rows == 240
     monkeypatch.setenv("ACOUSTIC_ENV_TEST_DATA", str(tmp_path))
-    with pytest.raises(UsageError, match=f"{tmp_path}: no recordings"), bench_material(3):
+    with pytest.raises(UsageError, match=f"{tmp_path}: no recordings"), bench_clips(3):
         pass
 
 
@@ -57,5 +57,5 @@ def test_a_damaged_recording_is_named_before_anything_is_measured(
     monkeypatch.setenv("ACOUSTIC_ENV_TEST_DATA", str(tmp_path))
     assert main(["bench", "--stages", "dsp"]) == 2
     assert f"{path}: not a readable recording" in capsys.readouterr().err
-    with bench_material(1) as material, pytest.raises(UsageError, match="not a readable recording"):
+    with bench_clips(1) as material, pytest.raises(UsageError, match="not a readable recording"):
         material.clip_list(3)

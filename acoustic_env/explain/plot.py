@@ -21,7 +21,7 @@ FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class Illustration:
+class Plot:
     """A figure before it is written.
 
     Attributes:
@@ -62,7 +62,7 @@ class Entry:
     """A written figure, as the index lists it.
 
     Attributes:
-        name, section, title, sentence, alt: of the illustration.
+        name, section, title, sentence, alt: of the plot.
         files: png, svg, csv -> file name in the folder.
     """
 

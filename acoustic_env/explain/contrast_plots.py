@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.explain.contrasts import Contrast, cluster_order, contrast, false_discovery, rank_correlation
-from acoustic_env.explain.illustration import Illustration
 from acoustic_env.explain.material import Material
+from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import (
     DIVERGING,
     FAINT,
@@ -32,9 +32,9 @@ SHOWN: Final = 20
 MAPS: Final = "mps"
 
 
-def contrast_illustrations(material: Material) -> list[Illustration]:
+def contrast_plots(material: Material) -> list[Plot]:
     """A bar figure of indices and a t-map of the modulation spectrum for each class explained, where there are any."""
-    found: list[Illustration] = []
+    found: list[Plot] = []
     scalars, maps = scalar_columns(material), map_parts(material)
     for chosen in material.explained_classes():
         if len(scalars):
@@ -70,7 +70,7 @@ def _counted(found: Contrast) -> str:
 
 
 @drawn
-def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) -> Illustration:
+def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) -> Plot:
     found, q = _compare(material, chosen, numbers)
     columns = [material.matrix.columns[number] for number in numbers]
     name, rest = material.name(chosen), material.against(chosen)
@@ -81,8 +81,8 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
     signals = list(dict.fromkeys(column.signal for column in columns))
     for place, row in enumerate(top):
         number = signals.index(columns[row].signal)
-        colour = OKABE_ITO[number] if q[row] <= CALLED else FAINT
-        panels[0].barh(place, found.t[row], color=colour, height=0.7)
+        color = OKABE_ITO[number] if q[row] <= CALLED else FAINT
+        panels[0].barh(place, found.t[row], color=color, height=0.7)
         low, high = found.g_low[row], found.g_high[row]
         panels[1].plot([low, high], [place, place], color=OKABE_ITO[number], lw=2)
         panels[1].plot(found.g[row], place, MARKERS[number], color=OKABE_ITO[number], ms=6)
@@ -117,11 +117,11 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
             "q": q,
         }
     )
-    return Illustration(f"contrast-indices-{chosen}", SECTION, title, sentence, alt, figure, data.take(pa.array(order)))
+    return Plot(f"contrast-indices-{chosen}", SECTION, title, sentence, alt, figure, data.take(pa.array(order)))
 
 
 @drawn
-def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.int64]]) -> Illustration:
+def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.int64]]) -> Plot:
     found, q = _compare(material, chosen, np.concatenate(list(maps.values())))
     name, rest = material.name(chosen), material.against(chosen)
     t = found.t.reshape(len(maps), *SHAPE)
@@ -157,7 +157,7 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
             "g": found.g,
         }
     )
-    return Illustration(f"contrast-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"contrast-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
 
 
 def _strongest(t: Floats, called: npt.NDArray[np.bool_], signals: list[str]) -> str:
@@ -176,7 +176,7 @@ def _strongest(t: Floats, called: npt.NDArray[np.bool_], signals: list[str]) -> 
     return f"The {' and the '.join(said)}."
 
 
-def correlation_illustrations(material: Material) -> list[Illustration]:
+def correlation_plots(material: Material) -> list[Plot]:
     """A heat map of the rank correlations of a block's named columns, for each signal that has several."""
     found = []
     for (block, signal), numbers in material.parts().items():
@@ -188,7 +188,7 @@ def correlation_illustrations(material: Material) -> list[Illustration]:
 
 
 @drawn
-def _draw_correlation(block: str, signal: str, names: list[str], values: Any, clips: str) -> Illustration:
+def _draw_correlation(block: str, signal: str, names: list[str], values: Any, clips: str) -> Plot:
     correlation = rank_correlation(values)
     known = np.flatnonzero(np.isfinite(np.diag(correlation)))
     kept = known[cluster_order(correlation[np.ix_(known, known)])]
@@ -218,4 +218,4 @@ def _draw_correlation(block: str, signal: str, names: list[str], values: Any, cl
             "spearman": ordered.ravel(),
         }
     )
-    return Illustration(f"correlation-{block}-{signal}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"correlation-{block}-{signal}", SECTION, title, sentence, alt, figure, data)

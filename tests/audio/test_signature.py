@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acoustic_env.audio.fingerprint import BITS, HOP, LEVELS, PROBES, RATE, Fingerprint, fingerprint
+from acoustic_env.audio.signature import BITS, HOP, LEVELS, PROBES, RATE, Fingerprint, fingerprint
 from tests.sounds import Sound, click, noise, offset, silence, sweep, tone
 
 
@@ -17,7 +17,7 @@ def bits_apart(one: Fingerprint, other: Fingerprint, lag: int = 0) -> float:
     return float(np.bitwise_count(one.bits[lag : lag + frames] ^ other.bits[:frames])[both].mean()) / BITS
 
 
-def coloured(seconds: float, seed: int = 5) -> Sound:
+def colored(seconds: float, seed: int = 5) -> Sound:
     """Noise whose level wanders, as a recording's does."""
     sound = noise(seconds, RATE, seed)
     return sound * np.interp(
@@ -27,7 +27,7 @@ def coloured(seconds: float, seed: int = 5) -> Sound:
     ).astype(np.float32)
 
 
-SOUND = coloured(6.0)
+SOUND = colored(6.0)
 PRINT = fingerprint(SOUND)
 
 
@@ -72,7 +72,7 @@ def test_a_shift_of_whole_frames_shifts_the_bits_and_half_a_frame_flips_few() ->
 
 def test_unrelated_sounds_differ_in_half_of_their_bits() -> None:
     for seed in range(3):
-        assert 0.4 < bits_apart(PRINT, fingerprint(coloured(6.0, seed + 10))) < 0.6
+        assert 0.4 < bits_apart(PRINT, fingerprint(colored(6.0, seed + 10))) < 0.6
 
 
 @pytest.mark.parametrize("sound", [silence(3.0), offset(3.0), silence(0.0), np.full(100, 1e-9, np.float32)])

@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.audio.signals import Engine
+from acoustic_env.bench.clips import Material
 from acoustic_env.clips.table import write_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import AcousticEnvError
-from acoustic_env.pipeline.bench_material import Material
 from acoustic_env.pipeline.cluster import local_resources, workers_of_one_thread
 from acoustic_env.pipeline.extract import pending_rows, resolve_blocks
 from acoustic_env.pipeline.plan import Device
@@ -199,7 +199,7 @@ def _mean(first: EngineRun, second: EngineRun) -> EngineRun:
 
 def _loop_seconds(clips: pa.Table, engine: Engine) -> float:
     """Seconds of the kernels alone."""
-    works = resolve_blocks(ExtractSettings("", "", engine=engine))
+    works = resolve_blocks(ExtractSettings(clips="", store="", engine=engine))
     need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
     rows = pending_rows(clips, need, ERROR_SCHEMA.empty_table())
     pieces = [rows.slice(i, LOOP_CLIPS) for i in range(0, rows.num_rows, LOOP_CLIPS)]
@@ -216,7 +216,7 @@ def _loop_seconds(clips: pa.Table, engine: Engine) -> float:
 def _load(engine: Engine) -> None:
     global _compute
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    works = tuple(resolve_blocks(ExtractSettings("", "", engine=engine)))
+    works = tuple(resolve_blocks(ExtractSettings(clips="", store="", engine=engine)))
     rates = tuple(sorted({work.sample_rate for work in works}))
     _compute = Compute(ComputeSettings(works, rates, prepares=True, passes_on=(), device="cpu"))
 

@@ -28,7 +28,7 @@ PATIENCE: Final = 40
 MOST_SINGLE_OUTPUTS: Final = 32
 
 
-class BoostedClassifier:
+class XGBoostClassifier:
     """XGBoost on the reduced features."""
 
     def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
@@ -76,7 +76,7 @@ class BoostedClassifier:
         return State({"ubj": raw}, facts)
 
     @classmethod
-    def restore(cls, state: State) -> BoostedClassifier:
+    def restore(cls, state: State) -> XGBoostClassifier:
         """The classifier whose state this is."""
         import xgboost
 

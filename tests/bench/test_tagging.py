@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from acoustic_env.pipeline import bench_tagging
-from acoustic_env.pipeline.bench_material import BenchClip
-from acoustic_env.pipeline.bench_pair import Pair
+from acoustic_env.bench import tagging
+from acoustic_env.bench.clips import BenchClip
+from acoustic_env.bench.pair import Pair
 
 
-@pytest.mark.parametrize("stage", [bench_tagging.panns, bench_tagging.mn04])
+@pytest.mark.parametrize("stage", [tagging.panns, tagging.mn04])
 def test_both_sides_of_a_stage_compute_the_same(stage: Callable[[], Pair]) -> None:
     rng = np.random.default_rng(3)
     raw = 0.1 * rng.standard_normal(8_000).astype(np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -38,8 +37,8 @@ class Scaler:
         count = np.maximum(finite.sum(axis=0), 1)
         known = np.where(finite, values, 0)
         self.mean_ = (known.sum(axis=0, dtype=np.float64) / count).astype(np.float32)
-        centred = np.where(finite, values - self.mean_, 0)
-        deviation = np.sqrt(np.einsum("ij,ij->j", centred, centred, dtype=np.float64) / count)
+        centerd = np.where(finite, values - self.mean_, 0)
+        deviation = np.sqrt(np.einsum("ij,ij->j", centerd, centerd, dtype=np.float64) / count)
         self.scale_ = np.where(deviation > 1e-6 * np.maximum(np.abs(self.mean_), 1e-30), deviation, np.inf)
         return self
 
@@ -91,7 +90,7 @@ def out_of_fold(
         raise UsageError(msg)
     fold = grouped_folds(y, groups, folds, seed) if isinstance(folds, int) else np.asarray(folds)
     _refuse_split_groups(fold, groups)
-    chosen = replace(settings, kind=kind, seed=seed)
+    chosen = settings.replace(kind=kind, seed=seed)
     found = np.full((len(X), count), np.nan)
     for held in np.unique(fold) if judged is None else judged:
         rows = fold == held

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from acoustic_env.bench import clips, gpu
+from acoustic_env.bench.clips import bench_clips as material_of
+from acoustic_env.bench.gpu import measure_gpu
 from acoustic_env.commands.bench import _gpu_lines
-from acoustic_env.pipeline import bench_gpu, bench_material
-from acoustic_env.pipeline.bench_gpu import measure_gpu
-from acoustic_env.pipeline.bench_material import bench_material as material_of
 
 
 def test_rates_follow_from_what_each_part_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
-    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 1.0)
-    monkeypatch.setattr(bench_gpu, "GPU_CLIPS", 1)
-    monkeypatch.setattr(bench_gpu, "RUNS", 1)
+    monkeypatch.setattr(clips, "CLIP_SECONDS", 1.0)
+    monkeypatch.setattr(gpu, "GPU_CLIPS", 1)
+    monkeypatch.setattr(gpu, "RUNS", 1)
     with material_of(1) as material:
         result = measure_gpu(material.clips(1), "cpu", lambda _: None)
     each = {part.part: part.s_per_clip for part in result.parts}

@@ -3,7 +3,7 @@
 Three views of a waveform at 16 kHz, none of which needs the others:
 
 * digests of its samples: equal for the same samples, and for the same samples up to gain and silence around them;
-* 24 bits a frame of 32 ms: the sign of the change, over 256 ms, of the difference between neighbouring bands' log
+* 24 bits a frame of 32 ms: the sign of the change, over 256 ms, of the difference between neighboring bands' log
   energy (after Haitsma and Kalker 2002, with longer steps in time and fewer bands, which keep more bits under codecs
   and under a shift by half a frame). Gain and any fixed filter cancel;
 * log band energies a frame, for a correlation that confirms.
@@ -53,7 +53,7 @@ class Fingerprint:
         exact: digest of the samples, 16-bit.
         scaled: digest of the samples without silence at the ends and gain.
         bits: uint32, the lowest 24 used.
-        landmarks: int64 [landmarks], frames whose bits are more certain than their neighbours', some 6 a second.
+        landmarks: int64 [landmarks], frames whose bits are more certain than their neighbors', some 6 a second.
         weakest: uint8 [landmarks, 4], positions of their least certain bits.
         audible: bool, whether the frame's bits mean anything.
         levels: uint8, log band energy in steps of 0.5 dB.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audit.intervals import Floats, Interval
-from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import FAINT, GREY, OKABE_ITO, drawn, new_figure, shortened
 from acoustic_env.models.evaluate import Estimate
 
@@ -21,7 +21,7 @@ BINS: Final = 40
 
 
 @drawn
-def quality_illustration(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np.bool_]) -> Illustration:
+def quality_plot(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np.bool_]) -> Plot:
     """How the quality of given labels is spread, by class."""
     names, counts = np.unique(np.array(labels, object).astype(str), return_counts=True)
     shown = names[np.argsort(-counts, kind="stable")[:CLASSES]]
@@ -40,18 +40,16 @@ def quality_illustration(labels: Sequence[str], quality: Floats, flagged: npt.ND
     panel.grid(axis="y", color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=min(3, len(shown)))
     sentence = (
-        f"How well the witnesses support the {len(quality):,} given labels; the {int(flagged.sum()):,} flagged ones "
+        f"How well the scorers support the {len(quality):,} given labels; the {int(flagged.sum()):,} flagged ones "
         "are where to listen first. It is a ranking: neither flags nor mean quality say how many labels are wrong."
     )
     low = float(np.mean(quality < 0.5))
     alt = f"Histogram of label quality by class; {low:.0%} of the labels have a quality below 0.5."
-    return Illustration("audit-quality", SECTION, "The ranking of the labels", sentence, alt, figure, pa.table(columns))
+    return Plot("audit-quality", SECTION, "The ranking of the labels", sentence, alt, figure, pa.table(columns))
 
 
 @drawn
-def estimate_illustration(
-    overall: Interval, labels: Mapping[str, Interval], truth: Mapping[str | None, float]
-) -> Illustration:
+def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapping[str | None, float]) -> Plot:
     """Label accuracy with intervals, overall and by label; crosses where the truth is known (None = overall)."""
     order = sorted(labels, key=lambda name: -labels[name].n)[:LABELS]
     rows: list[tuple[str, Interval, float | None]] = [
@@ -61,10 +59,10 @@ def estimate_illustration(
     figure = new_figure(9, 1.5 + 0.34 * max(len(rows), 3))
     panel = figure.subplots()
     for place, (name, interval, known) in enumerate(rows):
-        colour = OKABE_ITO[0] if name == "all labels" else OKABE_ITO[1]
-        panel.plot([interval.low, interval.high], [place, place], color=colour, lw=2.5)
+        color = OKABE_ITO[0] if name == "all labels" else OKABE_ITO[1]
+        panel.plot([interval.low, interval.high], [place, place], color=color, lw=2.5)
         if np.isfinite(interval.estimate):
-            panel.plot(interval.estimate, place, "o", color=colour, ms=7)
+            panel.plot(interval.estimate, place, "o", color=color, ms=7)
         if known is not None:
             panel.plot(known, place, "X", color="black", ms=8)
     panel.set_yticks(range(len(rows)), [f"{name} (n = {interval.n})" for name, interval, _ in rows])
@@ -98,11 +96,11 @@ def estimate_illustration(
             "truth": pa.array([known for _, _, known in rows], pa.float64()),
         }
     )
-    return Illustration("audit-accuracy", SECTION, "How many labels are right", sentence, alt, figure, data)
+    return Plot("audit-accuracy", SECTION, "How many labels are right", sentence, alt, figure, data)
 
 
 @drawn
-def found_illustration(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimate) -> Illustration:
+def found_plot(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimate) -> Plot:
     """Where the truth is known: share of the wrong labels found when listening from the most suspect on."""
     ordered = wrong[np.argsort(quality, kind="stable")]
     heard = np.arange(1, len(ordered) + 1)
@@ -126,4 +124,4 @@ def found_illustration(wrong: npt.NDArray[np.bool_], quality: Floats, precision:
     )
     alt = f"Curve of wrong labels found against labels listened to; average precision {precision}, chance {base:.3f}."
     data = pa.table({"listened": heard, "wrong_found": np.cumsum(ordered)})
-    return Illustration("audit-found", SECTION, "What the ranking finds", sentence, alt, figure, data)
+    return Plot("audit-found", SECTION, "What the ranking finds", sentence, alt, figure, data)

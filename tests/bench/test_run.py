@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from acoustic_env.bench import clips, run
+from acoustic_env.bench.clips import BenchClip
+from acoustic_env.bench.job import Efficiency, EngineRun, JobResult
+from acoustic_env.bench.pair import Pair
+from acoustic_env.bench.run import STAGES, run_bench
 from acoustic_env.cli import main
-from acoustic_env.pipeline import bench, bench_material
-from acoustic_env.pipeline.bench import STAGES, run_bench
-from acoustic_env.pipeline.bench_job import Efficiency, EngineRun, JobResult
-from acoustic_env.pipeline.bench_material import BenchClip
-from acoustic_env.pipeline.bench_pair import Pair
 
 
 def test_the_json_is_one_object_with_seconds_and_ratio_of_each_stage(
@@ -34,8 +34,8 @@ def test_every_dsp_stage_runs_on_both_engines_and_the_whole_is_faster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
-    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 4.0)
-    stages = [stage for stage, made in STAGES.items() if "bench_dsp" in made]
+    monkeypatch.setattr(clips, "CLIP_SECONDS", 4.0)
+    stages = [stage for stage, made in STAGES.items() if "dsp" in made]
     assert main(["bench", "--clips", "1", "--stages", ",".join(stages)]) == 0
     lines = capsys.readouterr().out.splitlines()
     ratios = {line[:18].strip(): line.split()[-1] for line in lines if line.endswith("x")}
@@ -47,8 +47,8 @@ def test_the_whole_dsp_comes_with_its_cost_for_clips_of_other_lengths(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
-    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 4.0)
-    monkeypatch.setattr(bench, "LENGTHS", (2.0, 8.0))
+    monkeypatch.setattr(clips, "CLIP_SECONDS", 4.0)
+    monkeypatch.setattr(run, "LENGTHS", (2.0, 8.0))
     assert main(["bench", "--clips", "1", "--stages", "dsp", "--json"]) == 0
     lengths = json.loads(capsys.readouterr().out)["lengths"]
     assert [length["clip_seconds"] for length in lengths] == [2.0, 8.0]
@@ -78,12 +78,12 @@ def test_everything_is_printed_and_a_missing_gpu_is_said_to_be(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
-    monkeypatch.setattr(bench_material, "CLIP_SECONDS", 2.0)
-    monkeypatch.setattr(bench, "STAGES", {"fake": f"{__name__}:fake"})
-    monkeypatch.setattr(bench, "has_gpu", lambda: False)
+    monkeypatch.setattr(clips, "CLIP_SECONDS", 2.0)
+    monkeypatch.setattr(run, "STAGES", {"fake": f"{__name__}:fake"})
+    monkeypatch.setattr(run, "has_gpu", lambda: False)
     runs = EngineRun(205.0, 1.25, 3 << 28), EngineRun(25.0, 12.5, 1 << 29)
     job = JobResult(240, 2.0, 2, *runs, 8.2, Efficiency(960, 12.6, 14.0, 0.9))
-    monkeypatch.setattr(bench, "measure_job", lambda material, clips, progress: job)
+    monkeypatch.setattr(run, "measure_job", lambda material, clips, progress: job)
     assert main(["bench", "--clips", "1"]) == 0
     printed = capsys.readouterr()
     assert "whole command, s           205.0        25.0     8.2x" in printed.out

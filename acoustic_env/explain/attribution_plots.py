@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.explain.attribution import BUDGET, Attribution, attribute
-from acoustic_env.explain.contrast_figures import MAPS
-from acoustic_env.explain.illustration import Illustration
+from acoustic_env.explain.contrast_plots import MAPS
 from acoustic_env.explain.importance import Importance, feature_groups, permutation_importance
 from acoustic_env.explain.material import Material
+from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import (
     FAINT,
     GREY,
@@ -32,7 +32,7 @@ SHOWN: Final = 20
 SWARMED: Final = 12
 COMPONENTS: Final = 6
 WEIGHTS: Final = 12
-COLOURS: Final = {"part": OKABE_ITO[0], "column": OKABE_ITO[1], "region": OKABE_ITO[2]}
+COLORS: Final = {"part": OKABE_ITO[0], "column": OKABE_ITO[1], "region": OKABE_ITO[2]}
 KINDS: Final = {
     "part": "a whole block",
     "column": "one index or vector",
@@ -40,12 +40,12 @@ KINDS: Final = {
 }
 
 
-def attribution_illustrations(material: Material) -> list[Illustration]:
+def attribution_plots(material: Material) -> list[Plot]:
     """SHAP figures of each class explained, the leading components in terms of the original features."""
     x = material.bundle.reducer.transform(material.matrix.values)
     label = material.truth.argmax(axis=1)
     candidates = np.unique(np.concatenate([judge.rows for judge in material.judges]))
-    found: list[Illustration] = []
+    found: list[Plot] = []
     classes = material.explained_classes()
     for chosen in classes:
         values = attribute(material.bundle.classifier, chosen, x, label, candidates, budget=BUDGET / len(classes))
@@ -59,7 +59,7 @@ def _name(material: Material, feature: int) -> str:
 
 
 @drawn
-def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Illustration:
+def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
     names, name = material.bundle.reducer.names, material.name(chosen)
     middle, low, high = found.rank_interval()
     mean = found.importance.mean(axis=0)
@@ -106,11 +106,11 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Illustra
             "direction": found.direction(),
         }
     ).take(pa.array(order))
-    return Illustration(f"shap-ranks-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"shap-ranks-{chosen}", SECTION, title, sentence, alt, figure, data)
 
 
 @drawn
-def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Illustration:
+def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
     names, name = material.bundle.reducer.names, material.name(chosen)
     top = np.argsort(-np.abs(found.phi).mean(axis=0), kind="stable")[:SWARMED][::-1]
     figure = new_figure(9, 1.5 + 0.38 * len(top))
@@ -141,7 +141,7 @@ def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Illustra
         f"speak for {name}, left of it against."
     )
     listed = ", ".join(f"{names[i]} {'for' if found.direction()[i] > 0 else 'against'}" for i in top[::-1][:5])
-    alt = f"Strips of points, a row a feature, coloured by the feature's value. High values speak: {listed}."
+    alt = f"Strips of points, a row a feature, colored by the feature's value. High values speak: {listed}."
     data = pa.table(
         {
             "clip_id": [material.targets.clip_ids[row] for row in found.rows for _ in top],
@@ -150,10 +150,10 @@ def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Illustra
             "shap": found.phi[:, top].ravel(),
         }
     )
-    return Illustration(f"shap-values-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"shap-values-{chosen}", SECTION, title, sentence, alt, figure, data)
 
 
-def _draw_components(material: Material, chosen: int, found: Attribution) -> list[Illustration]:
+def _draw_components(material: Material, chosen: int, found: Attribution) -> list[Plot]:
     """The leading components of named columns as weights, those of the modulation spectrum as maps.
 
     A part kept without PCA has no components: its reduced features are its columns.
@@ -168,7 +168,7 @@ def _draw_components(material: Material, chosen: int, found: Attribution) -> lis
             mapped.append(int(feature))
         elif "[" not in loading.columns[0].name:
             named.append(int(feature))
-    drawn_: list[Illustration] = []
+    drawn_: list[Plot] = []
     if named:
         drawn_.append(_draw_weights(material, chosen, found, named[:COMPONENTS]))
     if mapped:
@@ -187,7 +187,7 @@ def _ranks(low: float, high: float) -> str:
 
 
 @drawn
-def _draw_weights(material: Material, chosen: int, found: Attribution, features: list[int]) -> Illustration:
+def _draw_weights(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
     name = material.name(chosen)
     columns = min(3, len(features))
     rows = -(-len(features) // columns)
@@ -197,8 +197,8 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
     for panel, feature in zip(panels, features, strict=False):
         loading = material.bundle.reducer.back_project(feature)
         top = np.argsort(-np.abs(loading.per_deviation), kind="stable")[:WEIGHTS][::-1]
-        colours = [OKABE_ITO[0] if loading.per_deviation[i] > 0 else OKABE_ITO[1] for i in top]
-        panel.barh(range(len(top)), loading.per_deviation[top], color=colours, height=0.75)
+        colors = [OKABE_ITO[0] if loading.per_deviation[i] > 0 else OKABE_ITO[1] for i in top]
+        panel.barh(range(len(top)), loading.per_deviation[top], color=colors, height=0.75)
         panel.set_yticks(range(len(top)), [loading.columns[i].name for i in top])
         panel.axvline(0, color=GREY, lw=0.8)
         panel.set_title(_heading(material, found, feature), fontsize=10)
@@ -217,7 +217,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
         f"all (+ in the heading: high values speak for {name}; ranks as in the SHAP figure)."
     )
     alt = f"Bars of the {WEIGHTS} largest weights of {len(features)} components, blue positive, orange negative."
-    return Illustration(
+    return Plot(
         f"components-indices-{chosen}",
         SECTION,
         title,
@@ -229,7 +229,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
 
 
 @drawn
-def _draw_component_maps(material: Material, chosen: int, found: Attribution, features: list[int]) -> Illustration:
+def _draw_component_maps(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
     name = material.name(chosen)
     columns = min(3, len(features))
     rows = -(-len(features) // columns)
@@ -264,7 +264,7 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
             "per_deviation": np.concatenate([values.ravel() for values in maps]),
         }
     )
-    return Illustration(f"components-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"components-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
 
 
 def _component_map(material: Material, feature: int) -> Floats:
@@ -282,7 +282,7 @@ def _peak(material: Material, feature: int, values: Floats) -> str:
     return f"{_name(material, feature)} weighs {temporal[column]:.0f} Hz, {spectral[row]:.1f} cycles/kHz most"
 
 
-def importance_illustrations(material: Material) -> list[Illustration]:
+def importance_plots(material: Material) -> list[Plot]:
     """Permutation importance of blocks, indices and regions of the modulation spectrum."""
     groups = feature_groups(material)
     found, base, clips = permutation_importance(material, groups)
@@ -290,7 +290,7 @@ def importance_illustrations(material: Material) -> list[Illustration]:
 
 
 @drawn
-def _draw_importance(material: Material, found: list[Importance], base: float, clips: int) -> Illustration:
+def _draw_importance(material: Material, found: list[Importance], base: float, clips: int) -> Plot:
     ordered = sorted(found, key=lambda one: -one.drop)
     parts = [one for one in ordered if one.group.kind == "part"]
     finer = [one for one in ordered if one.group.kind != "part"][: SHOWN - 2]
@@ -298,8 +298,8 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     figure = new_figure(9, 1.4 + 0.27 * len(shown))
     panel = figure.subplots()
     for place, one in enumerate(shown):
-        colour = COLOURS[one.group.kind]
-        panel.barh(place, one.drop, color=colour, height=0.7)
+        color = COLORS[one.group.kind]
+        panel.barh(place, one.drop, color=color, height=0.7)
         panel.plot([one.low, one.high], [place, place], color="#333333", lw=1.2)
     panel.set_yticks(range(len(shown)), [one.group.name for one in shown])
     panel.axvline(0, color=GREY, lw=0.8)
@@ -307,7 +307,7 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     panel.set_xlabel("drop in AUC when shuffled, 95 % interval")
     kinds = dict.fromkeys(one.group.kind for one in parts + finer)
     for kind in kinds:
-        panel.barh([0], [0], color=COLOURS[kind], label=KINDS[kind])
+        panel.barh([0], [0], color=COLORS[kind], label=KINDS[kind])
     figure.legend(loc="outside lower center", ncols=len(kinds))
     best = ordered[0]
     clear = sum(one.low > 0 for one in ordered)
@@ -332,7 +332,7 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
         }
     )
     title = "Permutation importance of the original features"
-    return Illustration("permutation-importance", SECTION, title, sentence, alt, figure, data)
+    return Plot("permutation-importance", SECTION, title, sentence, alt, figure, data)
 
 
 def _spoken(one: Importance) -> str:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from acoustic_env.audio import prepare
 from acoustic_env.audio.signals import SIGNALS, Engine
+from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
+from acoustic_env.bench.pair import Pair
 from acoustic_env.features.indices import IndicesBlock
 from acoustic_env.features.indices_fast import activity as fast_activity
 from acoustic_env.features.indices_fast import entropy as fast_entropy
@@ -21,8 +23,6 @@ from acoustic_env.features.indices_fast import spectral as fast_spectral
 from acoustic_env.features.indices_fast.spectrogram import Spectrogram, spectrogram
 from acoustic_env.features.indices_fast.temporal import temporal_indices
 from acoustic_env.features.modulation import ModulationBlock
-from acoustic_env.pipeline.bench_material import SAMPLE_RATE, BenchClip
-from acoustic_env.pipeline.bench_pair import Pair
 
 LOW: Final = np.array([0, 1_000])
 MID: Final = np.array([1_000, 10_000])
@@ -38,7 +38,7 @@ def decode() -> Pair:
         return librosa.load(io.BytesIO(clip.data), sr=SAMPLE_RATE, offset=clip.start_s, duration=duration)
 
     def fast(clip: BenchClip) -> object:
-        return prepare.standardise(io.BytesIO(clip.data), clip.start_s, clip.end_s, "clip", [SAMPLE_RATE])
+        return prepare.decode_and_resample(io.BytesIO(clip.data), clip.start_s, clip.end_s, "clip", [SAMPLE_RATE])
 
     return Pair(reference, fast)
 

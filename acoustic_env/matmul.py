@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Matrix product [m, k] @ [batch, k, n] on the device of the two.
 
     PyTorch's MKL is the faster one on Intel's processors (1.2 times for the modulation spectrum's products), NumPy's

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from acoustic_env.pipeline.bench_material import BenchClip
+from acoustic_env.bench.clips import BenchClip
 
 Side = Callable[[BenchClip], object]
 

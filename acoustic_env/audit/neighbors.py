@@ -1,4 +1,4 @@
-"""Neighbours that disagree: what the nearest clips of other folds are labelled."""
+"""Neighbors that disagree: what the nearest clips of other folds are labelled."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from acoustic_env.audit.intervals import Floats
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-# Beyond this many clips, neighbours are sought among a random subset: a vote needs near clips, not the nearest.
+# Beyond this many clips, neighbors are sought among a random subset: a vote needs near clips, not the nearest.
 MOST_REFERENCES: Final = 10_000
 QUERIES: Final = 1024  # rows of the similarity matrix held at once
-HALF: Final = 0.5  # weight of the prior beside the neighbours
-SHARPNESS: Final = 3.0  # weight of a neighbour at cosine similarity s is exp(SHARPNESS (s - 1))
+HALF: Final = 0.5  # weight of the prior beside the neighbors
+SHARPNESS: Final = 3.0  # weight of a neighbor at cosine similarity s is exp(SHARPNESS (s - 1))
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighborhood:
     """Nearest clips of each clip among those of other folds.
 
     Attributes:
-        index: [clips, k] rows of the neighbours.
+        index: [clips, k] rows of the neighbors.
         weight: [clips, k] weight of each in the vote, in (0, 1].
     """
 
@@ -34,13 +34,13 @@ class Neighbourhood:
     weight: npt.NDArray[np.float32]
 
     def vote(self, target: Floats, voters: Bools, judged: Bools, prior: float) -> Floats:
-        """Share of the voting neighbours' weight behind each class, half a vote given to `prior` beforehand.
+        """Share of the voting neighbors' weight behind each class, half a vote given to `prior` beforehand.
 
         Args:
             target: [clips, classes] each clip's label as a distribution over the classes, or yes and no per label.
             voters: [clips] whose labels count.
-            judged: [clips] whose neighbours are asked.
-            prior: probability of each class without any neighbour.
+            judged: [clips] whose neighbors are asked.
+            prior: probability of each class without any neighbor.
 
         Returns:
             [judged, classes] in 0 to 1.
@@ -53,13 +53,13 @@ class Neighbourhood:
         return np.asarray((HALF * prior + behind) / (HALF + weight.reshape(-1, 1)))
 
 
-def find_neighbours(features: npt.NDArray[np.float32], folds: Ints, k: int, seed: int) -> Neighbourhood:
+def find_neighbors(features: npt.NDArray[np.float32], folds: Ints, k: int, seed: int) -> Neighborhood:
     """Nearest clips by cosine similarity, never of the same fold (so never of the same group).
 
     Args:
         features: float32 [clips, features], scaled to mean 0 and standard deviation 1.
         folds: [clips].
-        k: neighbours wanted; fewer where other folds hold fewer.
+        k: neighbors wanted; fewer where other folds hold fewer.
         seed: of the references where there are more than `MOST_REFERENCES` clips.
     """
     clips = len(features)
@@ -80,4 +80,4 @@ def find_neighbours(features: npt.NDArray[np.float32], folds: Ints, k: int, seed
             nearest = np.broadcast_to(nearest, (len(rows), k))
             index[rows] = others[nearest]
             weight[rows] = np.exp(SHARPNESS * (np.take_along_axis(similarity, nearest, axis=1) - 1.0))
-    return Neighbourhood(index, weight)
+    return Neighborhood(index, weight)

@@ -1,4 +1,4 @@
-"""Principal components of centred rows that are read in chunks; the solver follows the size."""
+"""Principal components of centerd rows that are read in chunks; the solver follows the size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def principal_components(rows: Rows, n: int, features: int, wanted: float, seed:
     """Leading principal components.
 
     Args:
-        rows: rows(start, stop) gives centred rows [stop - start, features], float64; called once or more per chunk.
+        rows: rows(start, stop) gives centerd rows [stop - start, features], float64; called once or more per chunk.
         n: number of rows.
         features: number of columns.
         wanted: a number of components (int), or a share of variance in (0, 1).

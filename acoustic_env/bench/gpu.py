@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.audio.decode import resample
+from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
+from acoustic_env.bench.pair import one_thread, seconds
 from acoustic_env.features.modulation import ModulationBlock
-from acoustic_env.pipeline.bench_material import SAMPLE_RATE, BenchClip
-from acoustic_env.pipeline.bench_pair import one_thread, seconds
 
 GPU_CLIPS: Final = 64
 BATCH: Final = 64  # waveforms that a network takes at once
@@ -99,12 +99,12 @@ def _rate(parts: Sequence[GpuPart], on_gpu: Sequence[str]) -> GpuRate:
 
 
 def _processor_parts(sample: Sequence[BenchClip]) -> Iterator[tuple[str, float]]:
-    from acoustic_env.pipeline import bench_dsp
+    from acoustic_env.bench import dsp
 
     for name, make in (
-        ("decode", bench_dsp.decode),
-        ("separation", bench_dsp.separation),
-        ("indices", bench_dsp.indices),
+        ("decode", dsp.decode),
+        ("separation", dsp.separation),
+        ("indices", dsp.indices),
     ):
         side = make().fast
         side(sample[0])
@@ -140,17 +140,17 @@ def _yamnet(device: str) -> Part:
 
 
 def _panns(device: str) -> Part:
+    from acoustic_env.bench.tagging import NETWORK_RATE, random_cnn14
     from acoustic_env.features.embedders.cnn14 import Cnn14, Cnn14FrontEnd
-    from acoustic_env.pipeline.bench_tagging import NETWORK_RATE, random_cnn14
 
     published = random_cnn14()[1]
-    network = Cnn14(published, minimal_filtering=device == "cpu")
+    network = Cnn14(published, use_winograd=device == "cpu")
     return _network(Cnn14FrontEnd(published), network, NETWORK_RATE, device)
 
 
 def _mn04(device: str) -> Part:
+    from acoustic_env.bench.tagging import NETWORK_RATE
     from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
-    from acoustic_env.pipeline.bench_tagging import NETWORK_RATE
 
     return _network(Mn04FrontEnd(), Mn04().eval().fold(), NETWORK_RATE, device)
 

@@ -92,7 +92,7 @@ class Material:
 
 
 @contextlib.contextmanager
-def bench_material(scenes: int) -> Iterator[Material]:
+def bench_clips(scenes: int) -> Iterator[Material]:
     """Recordings, for the length of the block.
 
     Args:
@@ -130,7 +130,7 @@ def _seconds(path: Path) -> float:
 def _clip(path: Path, seconds: float) -> BenchClip:
     data = path.read_bytes()
     try:
-        waveform = prepare.standardise(io.BytesIO(data), 0.0, seconds, path.name, [SAMPLE_RATE])[SAMPLE_RATE]
+        waveform = prepare.decode_and_resample(io.BytesIO(data), 0.0, seconds, path.name, [SAMPLE_RATE])[SAMPLE_RATE]
     except ClipError as error:
         msg = f"{path}: not a readable recording: {error}"
         raise UsageError(msg) from error
