@@ -104,7 +104,10 @@ def test_a_group_given_two_folds_is_an_error_that_names_it() -> None:
     with pytest.raises(UsageError, match="group 'v1' is given folds 0 and 1"):
         assign_folds(listed([["a"]] * 3, ["v1", "v1", "v2"], [0, 1, None]), 2, 23)
     with pytest.raises(UsageError, match=r"1 groups stand in more than one fold: 'v1' in folds \[0, 1\]"):
-        split(listed([["a"]] * 3, ["v1", "v1", "v2"], [0, 1, 2]), SplitSettings(3, (1,), (2,)))
+        split(
+            listed([["a"]] * 3, ["v1", "v1", "v2"], [0, 1, 2]),
+            SplitSettings(folds=3, validation_folds=(1,), test_folds=(2,)),
+        )
 
 
 def test_roles_are_disjoint_and_cover_every_clip() -> None:
@@ -116,7 +119,7 @@ def test_roles_are_disjoint_and_cover_every_clip() -> None:
 
 def test_validation_is_never_test() -> None:
     with pytest.raises(UsageError, match="validation is never test"):
-        split(two_classes(400, 200), SplitSettings(10, (8, 9), (9,)))
+        split(two_classes(400, 200), SplitSettings(validation_folds=(8, 9)))
 
 
 def test_a_role_without_clips_is_an_error_that_says_which_folds_there_are() -> None:

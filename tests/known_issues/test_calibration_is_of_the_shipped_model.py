@@ -6,6 +6,7 @@ members held out; and the figures came from thresholds and calibrations that had
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,5 +145,5 @@ def test_a_fold_with_all_clips_of_a_class_does_not_leave_a_part_without_it() -> 
     folds[[0, -1]] = 9, 0
     last = folds == 9
     split = Split(folds, np.flatnonzero(~last), np.flatnonzero(last), np.array([], np.int64))
-    _, judged = train(whole.replace(split=split), silent)
+    _, judged = train(replace(whole, split=split), silent)
     assert judged.clips == 100
