@@ -1,0 +1,238 @@
+"""The layout rules of the package: which room may import which, who knows Ray, and that all code has a user."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "acoustic_env"
+
+# A room imports only from rooms above it; the last line is one level, since `demo` runs the other commands by `cli`.
+FOUNDATIONS = ("errors", "registry", "memory", "matmul")
+ROOMS = (
+    *("recipes", "config", "io", "clips", "audio", "features", "store", "pipeline", "models", "audit", "search"),
+    *("explain", "report", "web", "bench"),
+)
+DOORS = ("api", "commands", "cli")
+
+KNOWS_RAY = ("pipeline/", "models/train.py", "models/tune.py", "web/serve.py")
+PRIVATE_RAY = ("pipeline/lean.py",)  # going (issue 14)
+
+# What the package itself does not call, and why it stays.
+USED_FROM_OUTSIDE: dict[str, str] = {
+    "WAVE_TYPE": "going (issue 14)",
+    "ERROR_CODES": "going (issue 14)",
+    "ENGINES": "going (issue 14)",
+    "DESIGNS": "going (issue 14)",
+    "OF_ROUNDING": "going (issue 14)",
+    "write_golden": "going (issue 14)",
+    "auc_difference": "going (issue 14)",
+    "contradicting_clips": "going (issue 14)",
+    "plant_errors": "going (issue 14)",
+    "FlipRates": "going (issue 14)",
+    "contamination_from_flips": "going (issue 14)",
+    "flips_from_contamination": "going (issue 14)",
+    "noisy_auc": "going (issue 14)",
+    "noisy_rates": "going (issue 14)",
+    "adjusted_rates": "going (issue 14)",
+    "adjusted_accuracy": "going (issue 14)",
+    "adjusted_accuracy_symmetric": "going (issue 14)",
+    "adjusted_joint": "going (issue 14)",
+    "transition_from_contamination": "going (issue 14)",
+    "true_probability": "going (issue 14)",
+    "gold_accuracy": "going (issue 14)",
+    "inverse_probability": "going (issue 14)",
+    "lure": "going (issue 14)",
+    "given_prior": "going (issue 14)",
+    "true_prior": "going (issue 14)",
+    "Registry": "going (issue 14)",
+    "request_resources": "going (issue 14)",
+    "cancel_request": "going (issue 14)",
+    "get_reserved_resources": "going (issue 14)",
+}
+
+
+class Import(NamedTuple):
+    """One import statement's target; `place` is the importing file and line."""
+
+    place: str
+    importer: str
+    target: str
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Path below the package -> its syntax tree."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {str(file.relative_to(PACKAGE)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def imports() -> Iterator[Import]:
+    """Find every import of the package, those inside functions too, and dotted names in strings of registries."""
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            for target in _targets(node):
+                yield Import(f"acoustic_env/{path}:{getattr(node, 'lineno', 0)}", path, target)
+
+
+def _targets(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert not node.level, "relative import: name the package"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.findall(r"^(acoustic_env(?:\.\w+)+):\w+$", node.value)
+    return []
+
+
+def _level(room: str) -> int:
+    if room in FOUNDATIONS:
+        return 0
+    return 1 + ROOMS.index(room) if room in ROOMS else 1 + len(ROOMS)
+
+
+def test_every_room_is_in_the_list_of_rooms() -> None:
+    rooms = {path.partition("/")[0].removesuffix(".py") for path in modules()} - {"__init__"}
+    assert rooms <= {*FOUNDATIONS, *ROOMS, *DOORS}
+
+
+def test_a_room_imports_only_from_rooms_above_it() -> None:
+    wrong = []
+    for found in imports():
+        package, _, rest = found.target.partition(".")
+        if package != "acoustic_env" or found.importer == "__init__.py":
+            continue
+        own, other = found.importer.partition("/")[0].removesuffix(".py"), rest.partition(".")[0]
+        known = other in (*FOUNDATIONS, *ROOMS, *DOORS)
+        if known and own != other and _level(other) >= max(_level(own), 1) and not (own in DOORS and other in DOORS):
+            wrong.append(f"{found.place}: {own} imports {other}, which is below it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_jobs_import_the_command_line_alone() -> None:
+    for file in sorted((ROOT / "jobs").glob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        targets = [target for node in ast.walk(tree) for target in _targets(node)]
+        assert {name for name in targets if name.startswith("acoustic_env")} <= {"acoustic_env.cli.main"}, file
+
+
+def test_only_the_pipeline_training_and_serving_know_ray() -> None:
+    wrong = [
+        f"{found.place}: {found.target}"
+        for found in imports()
+        if found.target.partition(".")[0] == "ray" and not found.importer.startswith(KNOWS_RAY)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_public_names_of_ray_are_used() -> None:
+    wrong = [
+        f"{found.place}: {found.target}"
+        for found in imports()
+        if re.match(r"ray\..*\b_", found.target) and found.importer not in PRIVATE_RAY
+    ]
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and re.match(r"ray\.(.*\.)?_[a-z]", ast.unparse(node)):
+                wrong.append(f"acoustic_env/{path}:{node.lineno}: {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
+
+
+class Definition(NamedTuple):
+    """A top-level function, class or constant, or a method; `words` are the names that its code mentions."""
+
+    place: str
+    owner: str | None
+    name: str
+    words: frozenset[str]
+
+
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _words(*nodes: ast.AST) -> frozenset[str]:
+    """Names that code mentions, those in strings of registries too, docstrings left out."""
+    found: set[str] = set()
+    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name):
+                found.add(name)
+            case ast.Expr(value=ast.Constant()):
+                pass
+            case ast.Constant(value=str(text)) if text.isidentifier() or re.fullmatch(r"[\w.]+:[\w.]+", text):
+                found |= set(re.findall(r"\w+", text))
+    return frozenset(found)
+
+
+def _definitions(path: str, tree: ast.Module) -> Iterator[Definition]:
+    """Split a module; what runs at import has an empty name."""
+    for node in tree.body:
+        place = f"acoustic_env/{path}:{node.lineno}"
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                pass
+            case ast.ClassDef():
+                methods = [inner for inner in node.body if isinstance(inner, FUNCTION)]
+                fields = [inner for inner in node.body if not isinstance(inner, FUNCTION)]
+                head = [*node.bases, *node.decorator_list, *node.keywords, *fields]
+                yield Definition(place, None, node.name, _words(*head))
+                for method in methods:
+                    where = f"acoustic_env/{path}:{method.lineno}"
+                    yield Definition(where, node.name, method.name, _words(method))
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield Definition(place, None, node.name, _words(node))
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield Definition(place, None, name, _words(node) - {name})
+            case _:
+                yield Definition(place, None, "", _words(node))
+
+
+def unused() -> list[str]:
+    """Find what cannot be reached by name from import-time code, jobs, entry points, doc pages and the public API.
+
+    A name counts as used wherever any reachable code mentions it, so a false alarm is rare and a dead twin may hide.
+    Methods of a class with a base from elsewhere may be called from there, and count as used.
+    """
+    definitions = [found for path, tree in modules().items() for found in _definitions(path, tree)]
+    named = {found.name for found in definitions}
+    inherits = {
+        node.name
+        for tree in modules().values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(_words(base) - named for base in node.bases)
+    }
+    reached: set[str] = {"main", "__version__", "__all__", "__getattr__", "__dir__", *USED_FROM_OUTSIDE}
+    for file in (ROOT / "jobs").glob("*.py"):
+        reached |= _words(ast.parse(file.read_text(encoding="utf-8")))
+    for file in (ROOT / "docs").rglob("*.md"):
+        reached |= {
+            name
+            for found in re.findall(r"acoustic_env[\w.]*(?: import [\w, ]+)?", file.read_text(encoding="utf-8"))
+            for name in re.findall(r"\w+", found)
+        }
+    waiting = definitions
+    while True:
+        live = [found for found in waiting if _is_reached(found, reached, inherits)]
+        if not live:
+            break
+        waiting = [found for found in waiting if not _is_reached(found, reached, inherits)]
+        reached |= {name for found in live for name in found.words}
+    dead = {found.name for found in waiting if found.owner is None}
+    return [f"{found.place}: {found.name}" for found in waiting if found.owner not in dead]
+
+
+def _is_reached(found: Definition, reached: set[str], inherits: set[str]) -> bool:
+    if found.owner is None:
+        return not found.name or found.name in reached
+    special = found.name.startswith("__") or found.owner in inherits
+    return found.owner in reached and (special or found.name in reached)
+
+
+def test_no_code_is_reachable_only_from_tests() -> None:
+    assert not unused(), "\n".join(unused())
