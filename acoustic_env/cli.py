@@ -1,4 +1,4 @@
-"""The `acoustic-env` command: one parser made of the rooms' commands, one place that turns errors into exits."""
+"""The `acoustic-env` command: the parser of the command that is asked for, and errors turned into exit codes."""
 
 from __future__ import annotations
 
@@ -7,38 +7,45 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Final
 
 from acoustic_env import __version__
 from acoustic_env.errors import AcousticEnvError
 
-# Each module has add_parsers(subparsers): a subparser per command, with set_defaults(run=function of the namespace).
-COMMANDS: Final[tuple[str, ...]] = (
-    "demo",
-    "clips",
-    "extract",
-    "store",
-    "weights",
-    "learn",
-    "explain",
-    "audit",
-    "reannotate",
-    "report",
-    "bench",
-)
+# Module of acoustic_env.commands -> its commands and what each does. Only the module of the command that is run is
+# imported: its add_parsers(subparsers) adds a parser per command, with set_defaults(run=function of the namespace).
+COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "demo": {"demo": "run every step on a small synthetic study"},
+    "clips": {"clips": "make and check clip lists, find duplicates"},
+    "extract": {"extract": "compute feature tables for a clip list"},
+    "store": {"store": "list, verify and export a feature store"},
+    "weights": {"weights": "list, fetch and verify the weights of the embedders"},
+    "learn": {
+        "train": "train a classifier",
+        "tune": "search the classifier's settings",
+        "study": "compare blocks, signals and classifiers in one table",
+        "evaluate": "evaluate a classifier on test clips",
+        "predict": "predict probabilities for clips or audio files",
+    },
+    "explain": {"explain": "plot what a classifier relies on"},
+    "audit": {"audit": "find wrong labels, estimate their rate, correct them"},
+    "reannotate": {"reannotate": "add a new clip list to the labels table (for a schedule)"},
+    "report": {"report": "write one HTML page with all results"},
+    "bench": {"bench": "compare the speed of both engines, stage by stage"},
+}
 
 EXIT_CODES: Final = """\
-exit codes: 0 done; 1 stopped by an error or for lack of a healthy worker; 2 wrong usage, settings or input list;
-3 done, but more clips failed than allowed; 4 the store is leased by another writer; 5 the books do not close;
+exit codes: 0 done; 1 stopped by an error, or no healthy worker is left; 2 wrong usage, settings or input list;
+3 done, but more clips failed than allowed; 4 the store is leased by another writer; 5 some clips are unaccounted for;
 130 interrupted (run again to resume)"""
 
 
 REMEDIES: Final[dict[int, str]] = {
-    errno.EACCES: "check the rights of this user, or give another place",
-    errno.EPERM: "check the rights of this user, or give another place",
-    errno.EROFS: "the filesystem is mounted read-only; give another place",
+    errno.EACCES: "check the permissions of this user, or give another location",
+    errno.EPERM: "check the permissions of this user, or give another location",
+    errno.EROFS: "the filesystem is mounted read-only; give another location",
     errno.ENOSPC: "the disk is full; free some space, then run the same command again",
     errno.EDQUOT: "the quota is used up; free some space, then run the same command again",
     errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
@@ -48,8 +55,15 @@ REMEDIES: Final[dict[int, str]] = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the command line.
+
+    Args:
+        command: the command whose module is imported, the others are only listed; None imports all.
+
+    >>> build_parser("store").parse_args(["store", "ls", "features"]).store
+    'features'
+    """
     parser = argparse.ArgumentParser(
         prog="acoustic-env",
         description="From lists of audio clips to feature tables, classifiers and audited labels.",
@@ -58,15 +72,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"acoustic-env {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        import_module(f"acoustic_env.commands.{name}").add_parsers(subparsers)
+    for module, commands in COMMANDS.items():
+        if command is None or command in commands:
+            import_module(f"acoustic_env.commands.{module}").add_parsers(subparsers)
+        else:
+            for name, summary in commands.items():
+                subparsers.add_parser(name, help=summary)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    namespace = build_parser().parse_args(given)
+    command = next((word for word in given if not word.startswith("-")), "")
+    namespace = build_parser(command).parse_args(given)
     try:
         return int(namespace.run(namespace) or 0)
     except AcousticEnvError as error:
@@ -90,12 +109,12 @@ def _print_error(message: str, error: BaseException) -> None:
 
 
 def _describe(error: OSError) -> str:
-    """Describe an error of a filesystem that no command has foreseen: the file, the reason and the remedy."""
+    """Describe a filesystem error: the file, the reason and the remedy."""
     places = [str(name) for name in (error.filename, error.filename2) if name is not None]
     reason = (error.strerror if places else None) or str(error) or type(error).__name__
     remedy = next((text for number, text in REMEDIES.items() if error.errno == number), None)
     if remedy is None and isinstance(error, PermissionError):
-        remedy = "check the rights of this user"
+        remedy = "check the permissions of this user"
     if remedy is None and isinstance(error, FileNotFoundError):
         remedy = "check the path or URL, and that its bucket or folder exists"
     return ": ".join([*places[:1], reason]) + (f"; {remedy}" if remedy else f" ({type(error).__name__})")

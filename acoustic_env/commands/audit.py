@@ -45,7 +45,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
 
 def add_parsers(subparsers: Any) -> None:
     """The `audit` commands."""
-    group = subparsers.add_parser("audit", help="find wrong labels, measure them honestly, repair them")
+    group = subparsers.add_parser("audit")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     audit_rank.add_parser(commands)
     parser = add_command(commands, "plan", "how many clips to listen to", PLAN, EXAMPLES["plan"], plan_listening)

@@ -39,7 +39,6 @@ def add_parsers(subparsers: Any) -> None:
     """The `bench` command."""
     parser = subparsers.add_parser(
         "bench",
-        help="how much faster the fast engine is, stage by stage",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from acoustic_env.commands import clips_duplicates
 from acoustic_env.commands.arguments import url
-from acoustic_env.config import Recipe
-from acoustic_env.io.documents import load_recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from acoustic_env.config import Recipe
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -95,12 +95,7 @@ vggish_released: the frames as they are, and their mean and standard deviation a
 
 def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the `clips` group."""
-    group = subparsers.add_parser(
-        "clips",
-        help="make and check clip lists",
-        description=TABLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    group = subparsers.add_parser("clips", description=TABLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add_audioset(commands)
     _add_folder(commands)
@@ -271,6 +266,8 @@ def _write(clips: pa.Table, arguments: argparse.Namespace) -> int:
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe | None:
+    from acoustic_env.io.documents import load_recipe
+
     return load_recipe(arguments.recipe) if arguments.recipe else None
 
 

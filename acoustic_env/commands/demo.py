@@ -24,7 +24,7 @@ MARKER = ".acoustic-env-demo"
 
 def add_parsers(subparsers: Any) -> None:
     """The `demo` command."""
-    parser = subparsers.add_parser("demo", help="the whole way on a small synthetic study", description=DESCRIPTION)
+    parser = subparsers.add_parser("demo", description=DESCRIPTION)
     parser.add_argument(
         "--out", type=url, default="demo-out", metavar="DIR", help="folder for everything (default: demo-out)"
     )

@@ -28,7 +28,6 @@ def add_parsers(subparsers: Any) -> None:
     """The `explain` command."""
     parser = subparsers.add_parser(
         "explain",
-        help="figures of what a classifier relies on",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -74,7 +74,6 @@ def add_parsers(subparsers: Any) -> None:
     """The `extract` command."""
     parser = subparsers.add_parser(
         "extract",
-        help="compute feature tables for a clip list",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

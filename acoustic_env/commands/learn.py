@@ -69,7 +69,7 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     """The commands of learning."""
-    train = _command(subparsers, "train", "train a classifier", TRAIN, TRAIN_EXAMPLES, run_train)
+    train = _command(subparsers, "train", TRAIN, TRAIN_EXAMPLES, run_train)
     _add_study_options(train)
     train.add_argument("--model", choices=MODELS, help="instead of the recipe's (mlp)")
     train.add_argument("--ensemble", type=int, metavar="N", help="models averaged, instead of the recipe's")
@@ -86,7 +86,7 @@ def add_parsers(subparsers: Any) -> None:
     train.add_argument("--json", action="store_true", help="print the held-out figures as JSON")
     train.add_argument("--out", type=url, metavar="BUNDLE", required=True, help="folder of the bundle")
 
-    tune = _command(subparsers, "tune", "search the MLP's settings", TUNE, "", run_tune)
+    tune = _command(subparsers, "tune", TUNE, "", run_tune)
     _add_study_options(tune)
     tune.add_argument("--trials", type=int, default=100, metavar="N", help="trials in all (default: 100)")
     tune.add_argument(
@@ -94,7 +94,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     tune.add_argument("--out", type=url, metavar="DIR", required=True, help="folder of the search and its table")
 
-    study = _command(subparsers, "study", "compare blocks and signals: the AUC table", STUDY, "", run_study_command)
+    study = _command(subparsers, "study", STUDY, "", run_study_command)
     _add_study_options(study)
     study.add_argument("--model", type=_names, default=("mlp",), metavar="M,M", help="kinds to compare (default: mlp)")
     study.add_argument(
@@ -103,15 +103,13 @@ def add_parsers(subparsers: Any) -> None:
     study.add_argument("--json", action="store_true", help="print the table as JSON")
     study.add_argument("--out", type=url, metavar="DIR", required=True, help="folder of the table")
 
-    evaluate = _command(subparsers, "evaluate", "judge a bundle on test clips", EVALUATE, "", run_evaluate)
+    evaluate = _command(subparsers, "evaluate", EVALUATE, "", run_evaluate)
     evaluate.add_argument("--bundle", type=url, metavar="BUNDLE", required=True)
     evaluate.add_argument("--clips", type=url, metavar="LIST", required=True, help="clip list with labels")
     evaluate.add_argument("--store", type=url, metavar="URL", required=True, help="feature store")
     evaluate.add_argument("--json", action="store_true", help="print everything, curves included, as JSON")
 
-    predict = _command(
-        subparsers, "predict", "probabilities for clips or files", PREDICT, PREDICT_EXAMPLES, run_predict
-    )
+    predict = _command(subparsers, "predict", PREDICT, PREDICT_EXAMPLES, run_predict)
     predict.add_argument("--bundle", type=url, metavar="BUNDLE", required=True)
     predict.add_argument("--clips", type=url, metavar="LIST", help="clip list; needs --store")
     predict.add_argument("--store", type=url, metavar="URL", help="feature store")
@@ -119,10 +117,9 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument("files", type=url, nargs="*", metavar="FILE", help="audio files instead of a list")
 
 
-def _command(subparsers: Any, name: str, summary: str, description: str, epilog: str, run: Any) -> Any:
+def _command(subparsers: Any, name: str, description: str, epilog: str, run: Any) -> Any:
     parser = subparsers.add_parser(
         name,
-        help=summary,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,

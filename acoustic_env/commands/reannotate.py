@@ -30,7 +30,6 @@ def add_parsers(subparsers: Any) -> None:
     """The `reannotate` command."""
     parser = subparsers.add_parser(
         "reannotate",
-        help="take a new clip list into the labels table (for a schedule)",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

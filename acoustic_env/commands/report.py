@@ -40,7 +40,6 @@ def add_parsers(subparsers: Any) -> None:
     """The `report` command."""
     parser = subparsers.add_parser(
         "report",
-        help="one HTML page of everything",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -58,7 +58,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
 
 def add_parsers(subparsers: Any) -> None:
     """The `store` commands."""
-    group = subparsers.add_parser("store", help="list, verify and export a feature store")
+    group = subparsers.add_parser("store")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "ls", "what a store holds", LS, list_store)
     parser = _add(commands, "verify", "prove that nothing was lost", VERIFY, verify_store)

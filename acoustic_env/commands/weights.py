@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `weights ls|fetch|verify`."""
-    weights = subparsers.add_parser("weights", help="list, fetch and verify the weights of the embedders")
+    weights = subparsers.add_parser("weights")
     actions = weights.add_subparsers(metavar="ACTION", required=True)
 
     listing = actions.add_parser("ls", help="the weights there are, and which of them are in the cache")

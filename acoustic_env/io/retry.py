@@ -106,7 +106,7 @@ def store_error(
     elif number == errno.EROFS:
         reason = "the filesystem is mounted read-only; use a place that can be written"
     elif isinstance(error, PermissionError):
-        reason = f"permission denied ({s3_code(error) or error.strerror or error}); check the rights of this user"
+        reason = f"permission denied ({s3_code(error) or error.strerror or error}); check the permissions of this user"
     elif isinstance(error, FileNotFoundError):
         reason = "there is no such bucket or folder; create it, or check the URL and AWS_ENDPOINT_URL"
     elif tries is not None:

@@ -59,7 +59,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (PermissionError(13, "Permission denied", "/data/out.parquet"), ("/data/out.parquet", "rights")),
+        (PermissionError(13, "Permission denied", "/data/out.parquet"), ("/data/out.parquet", "permissions")),
         (OSError(28, "No space left on device", "/data/x"), ("/data/x", "free some space")),
         (FileNotFoundError(2, "No such file or directory", "/data/in.json"), ("/data/in.json", "check the path")),
         (FileNotFoundError("The specified bucket does not exist"), ("bucket does not exist",)),
@@ -74,7 +74,7 @@ def test_an_error_of_the_filesystem_is_a_message_of_any_command(
 
     monkeypatch.setattr("acoustic_env.commands.weights.run_ls", fail, raising=False)
     parser = cli.build_parser()
-    monkeypatch.setattr(cli, "build_parser", lambda: parser)
+    monkeypatch.setattr(cli, "build_parser", lambda *_: parser)
     monkeypatch.setattr(parser, "parse_args", lambda _: type("Namespace", (), {"run": staticmethod(fail)}))
     assert main(["weights", "ls"]) == 2
     text = capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_a_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyP
         raise error
 
     parser = cli.build_parser()
-    monkeypatch.setattr(cli, "build_parser", lambda: parser)
+    monkeypatch.setattr(cli, "build_parser", lambda *_: parser)
     monkeypatch.setattr(parser, "parse_args", lambda _: type("Namespace", (), {"run": staticmethod(fail)}))
     with pytest.raises(type(error)):
         main(["weights", "ls"])
