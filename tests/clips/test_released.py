@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from acoustic_env.cli import main
 from acoustic_env.clips.audioset import read_segments
@@ -60,7 +58,7 @@ def tfrecord(path: Path, records: list[bytes]) -> Path:
     data = b""
     for content in records:
         length = struct.pack("<Q", len(content))
-        crcs = [struct.pack("<I", crc) for crc in masked_crc32c([length, content]).tolist()]
+        crcs = [struct.pack("<I", masked_crc32c(part)) for part in (length, content)]
         data += length + crcs[0] + content + crcs[1]
     path.write_bytes(data)
     return path
@@ -86,15 +84,7 @@ def release(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_checksum_is_crc32c() -> None:
     crc = 0xE3069283  # of "123456789", RFC 3720 appendix B.4 and every catalogue of CRCs
-    assert masked_crc32c([b"123456789", b""]).tolist() == [
-        ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF,
-        0xA282EAD8,
-    ]
-
-
-@given(st.lists(st.binary(max_size=40), min_size=1))
-def test_checksums_side_by_side_are_those_of_each_message_alone(messages: list[bytes]) -> None:
-    assert masked_crc32c(messages).tolist() == [int(masked_crc32c([message])[0]) for message in messages]
+    assert masked_crc32c(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def test_records_are_read_with_times_labels_and_frames(release: tuple[Path, Path]) -> None:
