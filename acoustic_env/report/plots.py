@@ -43,24 +43,24 @@ Metrics = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The clips that figures of performance speak of.
+class EvaluatedClips:
+    """The clips that a metric was measured on.
 
     Attributes:
-        clips: their name.
+        name: "held-out clips" or "test clips".
         section: heading the figures belong under.
         prefix: of the figures' names.
         chosen_on: the clips that threshold and calibration were chosen on, as seen from these.
     """
 
-    clips: str
+    name: str
     section: str
     prefix: str
     chosen_on: str
 
 
-HELD_OUT: Final = Judged("held-out clips", "The classifier", "", "these clips")
-TEST: Final = Judged("test clips", "The classifier on test clips", "test-", "the held-out clips of training")
+HELD_OUT: Final = EvaluatedClips("held-out clips", "The classifier", "", "these clips")
+TEST: Final = EvaluatedClips("test clips", "The classifier on test clips", "test-", "the held-out clips of training")
 
 
 def calibration_errors(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
@@ -70,7 +70,7 @@ def calibration_errors(metrics: Mapping[str, Any]) -> tuple[float | None, float 
     return errors[f"{name}_before"], errors[f"{name}_after"]
 
 
-def spoken(name: str) -> str:
+def metric_name(name: str) -> str:
     """A figure's name for a person."""
     return FIGURE_NAMES.get(name, name.replace("_", " "))
 
@@ -84,7 +84,7 @@ def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
     return shown if low is None or high is None else f"{shown} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def performance_plots(metrics: Metrics, judged: Judged = HELD_OUT) -> list[Plot]:
+def performance_plots(metrics: Metrics, clips: EvaluatedClips = HELD_OUT) -> list[Plot]:
     """Curves, confusion, calibration and classes, as far as the task has them."""
     found = []
     named = [{**row, "name": class_name(row["name"])} for row in metrics["per_class"]]
@@ -93,22 +93,22 @@ def performance_plots(metrics: Metrics, judged: Judged = HELD_OUT) -> list[Plot]
     metrics = {**metrics, "classes": names, "per_class": named, "class_curves": curves}
     if metrics.get("roc") and metrics.get("precision_recall"):
         draw = _draw_curves if metrics["task"] == "binary" else _draw_pooled_curves
-        found.append(draw(metrics, judged))
+        found.append(draw(metrics, clips))
     if metrics.get("confusion"):
-        found.append(_draw_confusion(metrics, judged))
-    found.append(_draw_calibration(metrics, judged))
+        found.append(_draw_confusion(metrics, clips))
+    found.append(_draw_calibration(metrics, clips))
     if len(metrics["classes"]) > 2:
-        found.append(_draw_classes(metrics, judged))
+        found.append(_draw_classes(metrics, clips))
     return found
 
 
-def _plot(judged: Judged, name: str, title: str, sentence: str, alt: str, figure: Any, data: pa.Table) -> Plot:
-    title = f"{title}, {judged.clips}"
-    return Plot(f"{judged.prefix}{name}", judged.section, title, sentence, alt, figure, data)
+def _plot(clips: EvaluatedClips, name: str, title: str, sentence: str, alt: str, figure: Any, data: pa.Table) -> Plot:
+    title = f"{title}, {clips.name}"
+    return Plot(f"{clips.prefix}{name}", clips.section, title, sentence, alt, figure, data)
 
 
 @drawn
-def _draw_curves(metrics: Metrics, judged: Judged) -> Plot:
+def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     name = metrics["classes"][-1]
     figure = new_figure(9, 4.4)
     left, right = figure.subplots(1, 2)
@@ -130,12 +130,12 @@ def _draw_curves(metrics: Metrics, judged: Judged) -> Plot:
     right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
     auc, precision = (interval_text(metrics["figures"][key]) for key in ("auc", "average_precision"))
     sentence = (
-        f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} {judged.clips}: "
-        f"AUC {auc}, average precision {precision}; the diamond is the threshold chosen on {judged.chosen_on}."
+        f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} {clips.name}: "
+        f"AUC {auc}, average precision {precision}; the diamond is the threshold chosen on {clips.chosen_on}."
     )
     alt = f"ROC curve with AUC {auc} and precision-recall curve with average precision {precision}."
     data = _curve_table([(name, metrics)])
-    return _plot(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
+    return _plot(clips, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
 
 
 def _curve_table(curves: Sequence[tuple[str, Metrics]]) -> pa.Table:
@@ -155,7 +155,7 @@ def _curve_table(curves: Sequence[tuple[str, Metrics]]) -> pa.Table:
 
 
 @drawn
-def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Plot:
+def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     """All classes pooled, each class faint, the hardest in color."""
     precision = {row["name"]: row["average_precision"] for row in metrics["per_class"]}
     classes = sorted(metrics["class_curves"], key=lambda row: precision[row["name"]])
@@ -185,12 +185,12 @@ def _draw_pooled_curves(metrics: Metrics, judged: Judged) -> Plot:
     auc = interval_text(metrics["figures"]["mean_auc"])
     said = f"; hardest by average precision: {', '.join(row['name'] for row in hardest)}" if hardest else ""
     sentence = (
-        f"How well each class is ranked above the rest on {metrics['clips']:,} {judged.clips}: mean AUC over the "
+        f"How well each class is ranked above the rest on {metrics['clips']:,} {clips.name}: mean AUC over the "
         f"classes {auc}{said}."
     )
     alt = f"ROC and precision-recall curves of all classes pooled and of {len(classes)} classes; mean AUC {auc}{said}."
     data = _curve_table([("all classes pooled", metrics), *((row["name"], row) for row in classes)])
-    return _plot(judged, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
+    return _plot(clips, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
 
 
 def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int | None:
@@ -202,7 +202,7 @@ def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int 
 
 
 @drawn
-def _draw_confusion(metrics: Metrics, judged: Judged) -> Plot:
+def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.55 * min(len(classes), 20) if len(classes) <= 20 else 12.0
@@ -226,7 +226,7 @@ def _draw_confusion(metrics: Metrics, judged: Judged) -> Plot:
     off = shares - np.diag(np.diag(shares))
     row, column = np.unravel_index(int(off.argmax()), off.shape)
     sentence = (
-        f"{right:.0%} of {counts.sum():,.0f} {judged.clips} are called what the list says; most often confused is "
+        f"{right:.0%} of {counts.sum():,.0f} {clips.name} are called what the list says; most often confused is "
         f"{classes[row]}, called {classes[column]} in {off[row, column]:.0%} of its clips."
     )
     alt = "Confusion matrix: " + "; ".join(
@@ -241,11 +241,11 @@ def _draw_confusion(metrics: Metrics, judged: Judged) -> Plot:
             "share": shares.ravel(),
         }
     )
-    return _plot(judged, "confusion", "Confusion of the classes", sentence, alt, figure, data)
+    return _plot(clips, "confusion", "Confusion of the classes", sentence, alt, figure, data)
 
 
 @drawn
-def _draw_calibration(metrics: Metrics, judged: Judged) -> Plot:
+def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     figure = new_figure(5.6, 5.0)
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
@@ -285,26 +285,26 @@ def _draw_calibration(metrics: Metrics, judged: Judged) -> Plot:
     figure.legend(loc="outside lower center", ncols=1)
     if before == after:
         fitted = "none was fitted, since it would not have helped"
-    elif judged is HELD_OUT:
+    elif clips is HELD_OUT:
         fitted = "each clip by a calibration fitted on others"
     else:
-        fitted = f"fitted on {judged.chosen_on}"
+        fitted = f"fitted on {clips.chosen_on}"
     missed, repaired = ("an unknown amount" if error is None else f"{error:.3f}" for error in (before, after))
     counted = metrics["calibration"].get("class_ece_classes")
     of = "" if counted is None else f"as a mean over {int(counted):,} classes with enough positive clips, "
     sentence = (
         "Whether a probability means what it says: the predicted probability misses the observed share by "
-        f"{missed} before calibration and by {repaired} after it, {of}on {judged.clips} ({fitted})."
+        f"{missed} before calibration and by {repaired} after it, {of}on {clips.name} ({fitted})."
     )
     alt = (
         "Observed share against predicted probability with 95 % intervals; mean error "
         f"{missed} before calibration, {repaired} after."
     )
-    return _plot(judged, "calibration", "Calibration", sentence, alt, figure, pa.table(columns))
+    return _plot(clips, "calibration", "Calibration", sentence, alt, figure, pa.table(columns))
 
 
 @drawn
-def _draw_classes(metrics: Metrics, judged: Judged) -> Plot:
+def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     rows = sorted(
         (row for row in metrics["per_class"] if row["auc"] is not None),
         key=lambda row: -(row["average_precision"] or 0),
@@ -320,7 +320,7 @@ def _draw_classes(metrics: Metrics, judged: Judged) -> Plot:
             [row[key] for row in shown], places, MARKERS[number], color=OKABE_ITO[number], ms=6, ls="", label=label
         )
     panel.set_yticks(places, [f"{shortened(row['name'])} ({row['support']:,})" for row in shown])
-    panel.set(xlim=(-0.02, 1.02), xlabel=f"score on {judged.clips} (number of clips of the class in brackets)")
+    panel.set(xlim=(-0.02, 1.02), xlabel=f"score on {clips.name} (number of clips of the class in brackets)")
     panel.grid(color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=3)
     best, worst = (rows[0]["name"], rows[-1]["name"]) if rows else ("none", "none")
@@ -330,7 +330,7 @@ def _draw_classes(metrics: Metrics, judged: Judged) -> Plot:
         f"{row['name']} {row['average_precision']:.2f}" for row in shown[::-1][:10]
     )
     data = pa.Table.from_pylist(list(metrics["per_class"]))
-    return _plot(judged, "classes", "Each class", sentence, alt, figure, data)
+    return _plot(clips, "classes", "Each class", sentence, alt, figure, data)
 
 
 @drawn

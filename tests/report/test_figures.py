@@ -14,7 +14,7 @@ from acoustic_env.models.performance import performance
 from acoustic_env.report.plots import (
     HELD_OUT,
     TEST,
-    Judged,
+    EvaluatedClips,
     performance_plots,
     study_plot,
     trials_plot,
@@ -50,14 +50,14 @@ def recorded(task: Task, classes: int) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("judged", [HELD_OUT, TEST])
 def test_every_task_has_its_figures_with_words_and_data(
-    task: Task, classes: int, names: list[str], judged: Judged, tmp_path: Any
+    task: Task, classes: int, names: list[str], judged: EvaluatedClips, tmp_path: Any
 ) -> None:
     found = performance_plots(recorded(task, classes), judged)
     assert [plot.name for plot in found] == [f"{judged.prefix}{name}" for name in names]
     for plot in found:
         entry = plot.save(tmp_path)
         assert entry.sentence.endswith(".")
-        assert entry.title.endswith(judged.clips)
+        assert entry.title.endswith(judged.name)
         assert entry.section == judged.section
         assert len(entry.alt) > 30
         assert plot.data.num_rows > 0

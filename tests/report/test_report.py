@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pyarrow.csv as pa_csv
 import pytest
+from markupsafe import escape
 
 from acoustic_env.cli import main
-from acoustic_env.report.markup import Html, escape, table, tag
+from acoustic_env.report.page import Section, render_page
+from acoustic_env.report.parts import Code, Table, Text
 from tests.report.conftest import HOSTILE
 
 VOID = {"img", "meta", "link", "br", "hr", "col"}
@@ -136,7 +138,7 @@ def test_everything_given_is_told_in_a_readers_order(whole: tuple[Path, Page]) -
         "Provenance",
     ]
     text = path.read_text(encoding="utf-8")
-    for said in ("not_audio", "20261121T000000Z-1", "A ranking is not a rate", "Brier score", "Looks at test clips"):
+    for said in ("not_audio", "20261121T000000Z-1", "A ranking is not a rate", "Brier score", "Evaluations on test clips"):
         assert said in text
 
 
@@ -188,8 +190,8 @@ def test_a_bundle_is_told_without_a_test_and_with_looks_that_kept_no_curves(
     given: Mapping[str, str], tmp_path: Path
 ) -> None:
     for looks, said, expected in (
-        (False, "was not judged on test clips yet", ["The classifier", "Provenance"]),
-        (True, "kept no curves", ["The classifier", "The classifier on test clips", "Provenance"]),
+        (False, "was not evaluated on test clips yet", ["The classifier", "Provenance"]),
+        (True, "without curves", ["The classifier", "The classifier on test clips", "Provenance"]),
     ):
         copied = shutil.copytree(given["bundle"], tmp_path / f"bundle{looks}")
         facts = json.loads((copied / "bundle.json").read_text(encoding="utf-8"))
@@ -221,14 +223,20 @@ def test_what_is_not_there_is_named_with_a_remedy(
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_table_escapes_its_cells_and_sets_numbers_to_the_right() -> None:
-    made = table("<b>", ("name", "n"), [(HOSTILE, 1234), (Html("<code>x</code>"), None)])
-    assert "<script" not in made
-    assert "&lt;b&gt;" in made
-    assert '<td class="number">1,234</td>' in made
-    assert "<code>x</code>" in made
+def test_a_table_escapes_its_cells_and_aligns_numbers_to_the_right() -> None:
+    table = Table("<b>", ("name", "n"), [(HOSTILE, 1234), (Code("<i>x</i>"), None)])
+    page = render_page("title", "lead", [Section("section", [table])])
+    assert "<script" not in page
+    assert "&lt;b&gt;" in page
+    assert '<td class="number">1,234</td>' in page
+    assert "<code>&lt;i&gt;x&lt;/i&gt;</code>" in page
 
 
-def test_attributes_are_escaped_too() -> None:
-    assert tag("a", "x", href='"><script>') == '<a href="&quot;&gt;&lt;script&gt;">x</a>'
-    assert tag("img", alt="a", src=None) == '<img alt="a">'
+def test_attributes_titles_and_leads_are_escaped_too() -> None:
+    page = render_page(HOSTILE, HOSTILE, [Section(HOSTILE, [Text("x", "note", lead=HOSTILE), Table(HOSTILE, (), [])])])
+    assert "<script" not in page
+    assert "<img" not in page
+    assert (
+        'aria-label="&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&#34;&lt;img src=x onerror=alert(1)&gt;"'
+        in page
+    )

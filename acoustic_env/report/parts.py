@@ -1,0 +1,128 @@
+"""What a page is made of, as plain data; `parts.html` renders it and escapes every text."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from acoustic_env.explain.style import DPI
+
+# Pixels of the page to an inch of a plot: a little under the 96 of paper, for 10 pt to be 12.5 px.
+CSS_INCH: Final = 90
+NUMERIC: Final = re.compile(r"[-−+]?[\d,.]+(e[-+]?\d+)?%?( \(.*\))?")
+
+
+class Code(str):
+    """Text of a cell in a monospaced font."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph.
+
+    Attributes:
+        text: its text.
+        style: "quiet" for small print, "note" for a highlighted remark.
+        lead: set in bold before the text.
+    """
+
+    text: str
+    style: Literal["", "quiet", "note"] = ""
+    lead: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Names with values."""
+
+    pairs: Sequence[tuple[str, object]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Preformatted text that can be folded away."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; None is an empty cell, and a column of numbers is aligned to the right."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether all cells of a column are numbers, for each column."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((None,) for _ in self.header)
+        return [bool(self.rows) and all(map(_is_numeric, cells)) for cells in columns]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot with its caption and the links to its files.
+
+    Attributes:
+        title, caption, alt: of the plot.
+        png: content of the image.
+        files: kind -> link relative to the page.
+    """
+
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+    files: Mapping[str, str]
+
+    @property
+    def source(self) -> str:
+        """The image as a data URL."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in CSS pixels at which the image's text is as large as the page's small print."""
+        width, height = (int.from_bytes(self.png[start : start + 4], "big") for start in (16, 20))
+        return round(width * CSS_INCH / DPI), round(height * CSS_INCH / DPI)
+
+
+Part = Text | Heading | Terms | Listing | Table | Picture
+
+
+def format_cell(value: object) -> object:
+    """Return the text of a cell: numbers with separators or three digits, yes and no, a dash for None.
+
+    >>> [format_cell(value) for value in (1234, 0.12345, True, None)]
+    ['1,234', '0.123', 'yes', '–']
+    """
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.3g}"
+    return value
+
+
+def _is_numeric(value: object) -> bool:
+    if isinstance(value, str):
+        return not isinstance(value, Code) and NUMERIC.fullmatch(value) is not None
+    return value is None or isinstance(value, int | float)
