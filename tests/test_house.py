@@ -194,7 +194,7 @@ def _definitions(path: str, tree: ast.Module) -> Iterator[Definition]:
 
 
 def unused() -> list[str]:
-    """Find what cannot be reached by name from import-time code, jobs, entry points, doc pages and the public API.
+    """Find what cannot be reached by name from import-time code, jobs, entry points, templates, docs and the API.
 
     A name counts as used wherever any reachable code mentions it, so a false alarm is rare and a dead twin may hide.
     Methods of a class with a base from elsewhere may be called from there, and count as used.
@@ -210,6 +210,9 @@ def unused() -> list[str]:
     reached: set[str] = {"main", "__version__", "__all__", "__getattr__", "__dir__", *USED_FROM_OUTSIDE}
     for file in (ROOT / "jobs").glob("*.py"):
         reached |= _words(ast.parse(file.read_text(encoding="utf-8")))
+    for file in PACKAGE.rglob("*.html"):
+        for expression in re.findall(r"{[{%](.*?)[%}]}", file.read_text(encoding="utf-8")):
+            reached |= set(re.findall(r"\w+", expression))
     for file in (ROOT / "docs").rglob("*.md"):
         reached |= {
             name

@@ -138,8 +138,9 @@ def test_everything_given_is_told_in_a_readers_order(whole: tuple[Path, Page]) -
         "Provenance",
     ]
     text = path.read_text(encoding="utf-8")
-    for said in ("not_audio", "20261121T000000Z-1", "A ranking is not a rate", "Brier score", "Evaluations on test clips"):
-        assert said in text
+    ranking, evaluations = "A ranking is not a rate", "Evaluations on test clips"
+    for expected in ("not_audio", "20261121T000000Z-1", ranking, "Brier score", evaluations):
+        assert expected in text
 
 
 @pytest.mark.parametrize(
