@@ -34,6 +34,6 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray cluster of two CPUs for the whole session."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
     yield
     ray.shutdown()

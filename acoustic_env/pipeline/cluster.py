@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,6 @@ import psutil
 
 from acoustic_env.errors import UsageError
 from acoustic_env.memory import available_memory
-from acoustic_env.pipeline.lean import without_daemons
 from acoustic_env.pipeline.plan import GIB, Resources
 
 OBJECT_STORE_SHARE: Final = 0.25
@@ -45,13 +45,6 @@ def joins(address: str | None) -> bool:
     return address is not None or "RAY_ADDRESS" in os.environ
 
 
-def starts_own(address: str | None) -> bool:
-    """Whether `cluster` would start a cluster of this machine alone, for this run."""
-    import ray
-
-    return not joins(address) and not ray.is_initialized()
-
-
 def workers_of_one_thread() -> None:
     """Processes started from now on compute on one thread: every core has a worker."""
     for variable in THREAD_VARIABLES:
@@ -77,10 +70,12 @@ def cluster(address: str | None) -> Iterator[Resources]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if joins(address):
         _join(address)
+        memory = sys.maxsize
     else:
-        _start_local()
+        memory = _start_local()
     try:
-        yield cluster_resources()
+        offered = cluster_resources()
+        yield replace(offered, memory=min(offered.memory, memory))  # Ray does not see every limit of a container
     finally:
         ray.shutdown()
 
@@ -98,7 +93,8 @@ def _join(address: str | None) -> None:
         raise UsageError(msg) from error
 
 
-def _start_local() -> None:
+def _start_local() -> int:
+    """Start Ray on this machine; return the bytes of memory that its workers may use."""
     import ray
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray's own internals
@@ -107,13 +103,12 @@ def _start_local() -> None:
     local = local_resources()
     store = int(min(OBJECT_STORE_MOST, local.memory * OBJECT_STORE_SHARE, _shared_memory() * 0.9))
     try:
-        with _silent_stderr(), _batch_policy(), without_daemons():
+        with _silent_stderr():
             ray.init(
                 address="local",
                 num_cpus=int(local.cpus),
                 num_gpus=None if torch_has_cuda() else 0,
                 object_store_memory=max(store, 100 << 20),
-                _memory=local.memory - store,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -124,6 +119,7 @@ def _start_local() -> None:
             f"{tempfile.gettempdir()} (TMPDIR); or join a cluster with --address"
         )
         raise UsageError(msg) from error
+    return local.memory - store
 
 
 def torch_has_cuda() -> bool:
@@ -132,30 +128,11 @@ def torch_has_cuda() -> bool:
 
 
 @contextlib.contextmanager
-def _batch_policy() -> Iterator[None]:
-    """Processes started here inherit Linux's policy for batch work: awaking, they do not interrupt what runs.
-
-    Each idle Ray process awakes a hundred times a second; on two cores that cost the workers up to 4 % of their speed.
-    """
-    if not hasattr(os, "SCHED_BATCH"):
-        yield
-        return
-    before = os.sched_getscheduler(0)
-    with contextlib.suppress(OSError):  # a sandbox may forbid it
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, before, os.sched_param(0))
-
-
-@contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Ray's C++ side announces its own log level on stderr, below Python's reach; failures still raise."""
+    """Discard what Ray's C++ side writes about its own log level; a failed start still raises."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  a descriptor is wanted, not a path
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

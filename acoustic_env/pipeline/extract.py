@@ -32,11 +32,9 @@ from acoustic_env.pipeline.cluster import (
     cluster_resources,
     joins,
     local_resources,
-    starts_own,
     working_nodes,
 )
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
-from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.rows import MEMORY, SECONDS, WORK_SCHEMA, rows_column
@@ -303,21 +301,23 @@ class _Run:
         failed_before = 0 if self.settings.retry_errors else self.record.failed_on_list
         allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending.num_rows, failed_before)
         watch = FailureWatch(allowed)
-        alone = without_bookkeeping() if starts_own(self.settings.address) else nullcontext()
-        with alone, cluster(self.settings.address), Progress(pending.num_rows, sys.stderr) as progress:
+        with cluster(self.settings.address) as offered, Progress(pending.num_rows, sys.stderr) as progress:
             started, rest = time.perf_counter(), pending
             try:
                 while rest.num_rows:
                     try:
-                        self._stream(rest, active, watch, progress)
+                        self._stream(rest, active, watch, progress, offered.memory)
                         break
                     except SickWorkerError as error:
                         rest = self._left(error, pending, progress)
             finally:
                 self._time(time.perf_counter() - started)
 
-    def _stream(self, pending: pa.Table, works: Sequence[BlockWork], watch: FailureWatch, progress: Progress) -> None:
-        resources, record = cluster_resources(self.health.left_out), self.record
+    def _stream(
+        self, pending: pa.Table, works: Sequence[BlockWork], watch: FailureWatch, progress: Progress, memory: int
+    ) -> None:
+        record, resources = self.record, cluster_resources(self.health.left_out)
+        resources = dataclasses.replace(resources, memory=min(resources.memory, memory))
         remote = any_remote(pending["uri"])
         plan = make_plan(works, pending.num_rows, resources, self.settings.device, remote=remote)
         for line in describe(plan, resources):

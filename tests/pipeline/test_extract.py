@@ -9,8 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,6 @@ from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import LeaseHeld, TooManyFailures
 from acoustic_env.pipeline.extract import extract
-from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 
@@ -111,10 +108,7 @@ class TestOnOneCluster:
         with pytest.raises(TooManyFailures, match=r"5 of 13 clips"):
             extract(settings.replace(max_error_rate=0.1))
 
-    @pytest.mark.parametrize("surroundings", [nullcontext, without_bookkeeping])
-    def test_a_worker_killed_in_mid_run_costs_no_clip(
-        self, tmp_path: Path, surroundings: Callable[[], AbstractContextManager[None]]
-    ) -> None:
+    def test_a_worker_killed_in_mid_run_costs_no_clip(self, tmp_path: Path) -> None:
         clips = write_noise(tmp_path / "audio", 40)
         killed: list[int] = []
 
@@ -132,8 +126,7 @@ class TestOnOneCluster:
 
         killer = threading.Thread(target=kill_one)
         killer.start()
-        with surroundings():
-            record = extract(ExtractSettings(clips=str(clips), store=str(tmp_path / "store"), blocks=BLOCKS))
+        record = extract(ExtractSettings(clips=str(clips), store=str(tmp_path / "store"), blocks=BLOCKS))
         killer.join()
         assert killed, "no worker was found to kill"
         assert record.finished == 40

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.extract import extract, pending_rows, resolve_blocks
-from acoustic_env.pipeline.lean import without_bookkeeping
 from acoustic_env.pipeline.plan import GIB, Plan, Resources, make_plan
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
@@ -39,10 +36,7 @@ def assert_same_rows(ours: pa.Table, theirs: pa.Table) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("surroundings", [nullcontext, without_bookkeeping])
-def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
-    tmp_path: Path, surroundings: Callable[[], AbstractContextManager[None]]
-) -> None:
+def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_path: Path) -> None:
     listed = write_noise(tmp_path / "audio", 10)
     settings = ExtractSettings(
         clips=str(listed), store=str(tmp_path / "apart"), blocks=("indices", "mps", "placeholder")
@@ -55,7 +49,7 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(
     assert [pool.name for pool in plan.compute] == ["cpu", "mps", "placeholder"]
 
     FeatureStore(settings.store)
-    with surroundings(), acquire_lease(settings.store, "test") as lease:
+    with acquire_lease(settings.store, "test") as lease:
         summaries = list(graph.run(pending, on_processors(plan), works, settings.store, lease.token, "run"))
     assert sum(summary["clips"][0].as_py() for summary in summaries) == 10
 
