@@ -1,3 +1,23 @@
 """Feature tables and labels people can trust, from large lists of audio clips, on Ray."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from acoustic_env.api import Store, compute, open_store, read_clips
+
 __version__ = "0.1.0"
+__all__ = ["Store", "compute", "open_store", "read_clips"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the Python API at its first use, so that importing the package stays cheap."""
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from acoustic_env import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -87,6 +87,10 @@ def write_block(store: str, block: Generated, clip_ids: list[str], y: np.ndarray
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Disk:
+    return write_study(tmp_path)
+
+
+def write_study(folder: Path) -> Disk:
     """300 clips of two classes in 150 groups, blocks `indices` and `yamnet`, signals raw and fg."""
     y = np.arange(CLIPS) // 2 % 2
     rows = [
@@ -98,8 +102,8 @@ def disk(tmp_path: Path) -> Disk:
         }
         for i in range(CLIPS)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), tmp_path / "clips.parquet")
-    made = Disk(tmp_path, str(tmp_path / "clips.parquet"), str(tmp_path / "store"), "")
+    pq.write_table(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), folder / "clips.parquet")
+    made = Disk(folder, str(folder / "clips.parquet"), str(folder / "store"), "")
     clip_ids = [row["clip_id"] for row in rows]
     write_block(made.store, Generated("indices", 4), clip_ids, y, 1)
     write_block(made.store, Generated("yamnet", 6), clip_ids, y, 2)

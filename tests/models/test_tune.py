@@ -88,7 +88,7 @@ import sys
 from pathlib import Path
 import ray
 from tests.models.test_tune import run
-ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
 trials = run(int(sys.argv[1]), Path(sys.argv[2]))
 assert sorted(trial.number for trial in trials) == list(range(len(trials)))
 print(len(trials))

@@ -1,0 +1,195 @@
+"""The Python API for notebooks: what the commands do, in this process, with tables in and out.
+
+Every name is importable from `acoustic_env` itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from acoustic_env.audio import prepare
+from acoustic_env.audio.fetch import open_source
+from acoustic_env.clips.table import read_clips
+from acoustic_env.errors import UsageError
+from acoustic_env.features.block import Engine, FeatureBlock, Json, Signal, Waveforms, table_schema, to_table
+from acoustic_env.features.registry import make_block
+from acoustic_env.store.feature_store import FeatureStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Store", "compute", "open_store", "read_clips"]
+
+Blocks = Sequence[str] | Mapping[str, Mapping[str, Json]]
+
+
+def compute(
+    audio: str | Path | Waveforms,
+    blocks: Blocks = ("indices",),
+    signals: Sequence[Signal] = ("raw",),
+    *,
+    sample_rate: int | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    engine: Engine = "fast",
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Compute feature blocks of one clip in this process: the numbers that `acoustic-env extract` stores.
+
+    Args:
+        audio: a file or URL in any form that a clip list takes, or a waveform [samples] or [samples, channels].
+        blocks: names of blocks, or block -> options as in a recipe.
+        signals: which signals of the clip.
+        sample_rate: Hz; of a waveform only.
+        start_s, end_s: segment in s; None for the beginning and the end.
+        engine: "fast" or "reference".
+        device: where networks run, "cpu" or "cuda".
+
+    Returns:
+        One row per signal, or per signal and frame for a per-frame block. Columns as in the feature store; with several
+        blocks each is named `<block>.<column>`. An undefined number is NaN.
+
+    Raises:
+        UsageError: an unknown block, option or signal; `sample_rate` missing or too much; clip and frame blocks mixed.
+        ClipError: the audio cannot be used.
+
+    >>> import numpy as np
+    >>> import acoustic_env
+    >>> tone = np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
+    >>> table = acoustic_env.compute(tone, ["indices"], ["raw", "fg"], sample_rate=16_000)
+    >>> table.shape
+    (2, 61)
+    >>> round(table["ZCR"][0])  # crossings of zero in a second
+    880
+    """
+    options = blocks if isinstance(blocks, Mapping) else {name: {} for name in blocks}
+    loaded = {name: _load(name, engine, json.dumps(own), device) for name, own in options.items()}
+    rates = {block.sample_rate for block in loaded.values()}
+    with _open(audio, sample_rate) as source:
+        waves = prepare.decode_and_resample(source, start_s, end_s, _name(audio), rates)
+    prepared = {rate: prepare.prepare(wave[np.newaxis], rate, engine, signals) for rate, wave in waves.items()}
+    tables, shared = list[pa.Table](), list[str]()
+    for name, block in loaded.items():
+        columns = block.compute(np.concatenate([prepared[block.sample_rate][signal] for signal in signals]))
+        table = to_table(table_schema(block, {}), [""] * len(signals), signals, columns).drop_columns("clip_id")
+        keys = [key for key in ("signal", "frame", "start_s") if key in table.column_names]
+        if tables and (keys != shared or tables[0].select(keys) != table.select(keys)):
+            msg = (
+                f"blocks {', '.join(loaded)}: {name} has other rows than {next(iter(loaded))}; compute them separately"
+            )
+            raise UsageError(msg)
+        if len(loaded) > 1:
+            table = table.rename_columns([key if key in keys else f"{name}.{key}" for key in table.column_names])
+        tables.append(table)
+        shared = keys
+    arrays = {name: table[name] for table in tables for name in table.column_names}
+    joined: pd.DataFrame = pa.table(arrays).to_pandas()
+    return joined
+
+
+@cache
+def _load(name: str, engine: Engine, options: str, device: str) -> FeatureBlock:
+    block = make_block(name, engine, json.loads(options))
+    block.load(device)
+    return block
+
+
+def _name(audio: object) -> str:
+    return "waveform" if isinstance(audio, np.ndarray) else str(audio)
+
+
+def _open(audio: str | Path | Waveforms, sample_rate: int | None) -> BinaryIO:
+    """Open a file, or a waveform as a file of 32-bit floats, so that both meet the same checks."""
+    if isinstance(audio, np.ndarray) != (sample_rate is not None):
+        msg = "sample_rate (Hz) is needed with a waveform, and only there"
+        raise UsageError(msg)
+    if not isinstance(audio, np.ndarray):
+        return open_source(str(audio))
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, audio.astype(np.float32), sample_rate, format="WAV", subtype="FLOAT")
+    file.seek(0)
+    return file
+
+
+class Store:
+    """A feature store for reading, from `open_store`."""
+
+    def __init__(self, url: str | Path) -> None:
+        self._store = FeatureStore.existing(str(url))
+
+    def blocks(self) -> tuple[str, ...]:
+        """Return the names of the blocks in the store.
+
+        >>> from acoustic_env import open_store
+        >>> open_store("features").blocks()
+        ('indices', 'yamnet')
+        """
+        return tuple(self._store.blocks())
+
+    def table(
+        self,
+        block: str,
+        signal: Signal | None = None,
+        columns: Sequence[str] | None = None,
+        clip_ids: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Read rows of a block as an Arrow table, for pandas, Polars and DuckDB alike.
+
+        Args:
+            block: its name.
+            signal: only this one; None for all.
+            columns: besides the keys clip_id and signal; None for all.
+            clip_ids: only these clips; None for all.
+
+        Raises:
+            UsageError: no such block or column, or several versions of the block.
+            StoreError: the store cannot be read.
+
+        >>> from acoustic_env import open_store
+        >>> table = open_store("features").table("indices", signal="raw")
+        >>> table.to_pandas().head(2)[["clip_id", "signal"]]
+           clip_id signal
+        0  clip000    raw
+        1  clip001    raw
+        """
+        return self._store.read(block, signals=None if signal is None else [signal], columns=columns, clip_ids=clip_ids)
+
+    def errors(self) -> pa.Table:
+        """Read the recorded errors of clips.
+
+        >>> from acoustic_env import open_store
+        >>> open_store("features").errors().num_rows
+        0
+        """
+        return self._store.errors()
+
+
+def open_store(url: str | Path) -> Store:
+    """Open a feature store for reading.
+
+    Args:
+        url: a folder, `s3://bucket/prefix`, or another fsspec URL.
+
+    Raises:
+        UsageError: there is nothing at the URL.
+
+    >>> from acoustic_env import open_store
+    >>> table = open_store("features").table("indices", "raw")
+    >>> import polars
+    >>> polars.from_arrow(table).select(polars.col("f0").is_null().sum()).item()
+    0
+    >>> import duckdb
+    >>> duckdb.sql("select count(*) from table").fetchall()
+    [(300,)]
+    """
+    return Store(url)

@@ -1,0 +1,77 @@
+"""The Python API gives the numbers of the jobs, without Ray, and importing the package stays cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import acoustic_env
+from acoustic_env.config import ExtractSettings
+from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.pipeline.extract import extract
+from tests import sounds
+from tests.pipeline.test_extract import write_noise
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    code = (
+        "import sys, acoustic_env; print({'numpy', 'pandas', 'pyarrow', 'ray', 'torch'} & set(sys.modules) or 'none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "none"
+
+
+def test_every_name_of_the_api_is_there() -> None:
+    assert all(getattr(acoustic_env, name) for name in acoustic_env.__all__)
+    assert set(acoustic_env.__all__) <= set(dir(acoustic_env))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        acoustic_env.no_such_name  # noqa: B018
+
+
+def test_a_file_and_its_waveform_have_the_same_features(tmp_path: Path) -> None:
+    waveform = sounds.noise(1.0).astype(np.float32)
+    (tmp_path / "noise.wav").write_bytes(sounds.encode(waveform, 16_000, "WAV", "FLOAT"))
+    of_file = acoustic_env.compute(tmp_path / "noise.wav", ["indices"], ["raw", "bg"])
+    of_waveform = acoustic_env.compute(waveform, ["indices"], ["raw", "bg"], sample_rate=16_000)
+    assert of_file.equals(of_waveform)
+    assert of_file["signal"].tolist() == ["raw", "bg"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_clip_computed_here_has_the_numbers_of_the_job(tmp_path: Path) -> None:
+    clips, store = write_noise(tmp_path / "audio", 3), str(tmp_path / "store")
+    blocks, signals = ("indices", "placeholder"), ("raw", "fg", "bg")
+    extract(ExtractSettings(clips=str(clips), store=store, blocks=blocks))
+    for clip in acoustic_env.read_clips(str(clips)).to_pylist():
+        for block in blocks:
+            here = acoustic_env.compute(clip["uri"], [block], signals)
+            stored = acoustic_env.open_store(store).table(block, clip_ids=[clip["clip_id"]]).to_pandas()
+            stored = stored.set_index("signal").loc[list(signals)].drop(columns="clip_id")
+            for name, values in here.set_index("signal").items():
+                np.testing.assert_array_equal(np.stack(values.to_list()), np.stack(stored[name].to_list()), name)
+
+
+def test_columns_of_several_blocks_carry_the_block() -> None:
+    table = acoustic_env.compute(sounds.noise(1.0), {"indices": {}, "placeholder": {}}, sample_rate=16_000)
+    assert {"signal", "indices.ZCR", "placeholder.embedding"} <= set(table.columns)
+
+
+def test_frames_are_not_joined_with_clips() -> None:
+    with pytest.raises(UsageError, match="compute them separately"):
+        acoustic_env.compute(sounds.noise(2.0), ["placeholder", "placeholder_frames"], sample_rate=16_000)
+
+
+def test_a_waveform_needs_its_sample_rate_and_a_file_has_it() -> None:
+    with pytest.raises(UsageError, match="sample_rate"):
+        acoustic_env.compute(sounds.noise(1.0))
+    with pytest.raises(UsageError, match="sample_rate"):
+        acoustic_env.compute("a.wav", sample_rate=16_000)
+
+
+def test_audio_that_is_too_short_is_refused() -> None:
+    with pytest.raises(ClipError, match="shortest"):
+        acoustic_env.compute(sounds.noise(0.05), sample_rate=16_000)
