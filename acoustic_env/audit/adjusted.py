@@ -44,11 +44,11 @@ _GOLD: Final = pa.schema(
 
 
 @dataclass(frozen=True)
-class Heard:
+class AnnotatedCounts:
     """Right answers among the clips of one given class that were listened to (a simple random sample of them)."""
 
     right: int
-    heard: int
+    annotated: int
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Adjusted:
 def adjusted_auc(
     auc: float,
     clips: tuple[int, int],
-    positive: Heard,
-    negative: Heard,
+    positive: AnnotatedCounts,
+    negative: AnnotatedCounts,
     seed: int = 23,
     independence_p: float | None = None,
     gold: Interval | None = None,
@@ -139,8 +139,8 @@ def adjusted_auc(
 def adjusted_balanced_accuracy(
     rates: tuple[float, float],
     clips: tuple[int, int],
-    positive: Heard,
-    negative: Heard,
+    positive: AnnotatedCounts,
+    negative: AnnotatedCounts,
     seed: int = 23,
     independence_p: float | None = None,
     gold: Interval | None = None,
@@ -319,19 +319,21 @@ def _judged(
     return Adjusted(metric, observed, corrected, interval, impossible, bounds, independence_p, status, reason, gold)
 
 
-def _contamination(positive: Heard, negative: Heard) -> Contamination:
-    return Contamination(1.0 - positive.right / positive.heard, 1.0 - negative.right / negative.heard)
+def _contamination(positive: AnnotatedCounts, negative: AnnotatedCounts) -> Contamination:
+    return Contamination(1.0 - positive.right / positive.annotated, 1.0 - negative.right / negative.annotated)
 
 
-def _contaminations(positive: Heard, negative: Heard, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _contaminations(
+    positive: AnnotatedCounts, negative: AnnotatedCounts, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
     """Draws of alpha and beta from their Jeffreys posteriors."""
     return (
-        rng.beta(positive.heard - positive.right + 0.5, positive.right + 0.5, DRAWS),
-        rng.beta(negative.heard - negative.right + 0.5, negative.right + 0.5, DRAWS),
+        rng.beta(positive.annotated - positive.right + 0.5, positive.right + 0.5, DRAWS),
+        rng.beta(negative.annotated - negative.right + 0.5, negative.right + 0.5, DRAWS),
     )
 
 
-def _at(identity: Callable[[Contamination], float], positive: Heard, negative: Heard) -> float:
+def _at(identity: Callable[[Contamination], float], positive: AnnotatedCounts, negative: AnnotatedCounts) -> float:
     try:
         return identity(_contamination(positive, negative))
     except ValueError:

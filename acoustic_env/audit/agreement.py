@@ -1,6 +1,6 @@
-"""How far listeners agree, beyond what chance would give, with intervals from resampling clips.
+"""How far annotators agree, beyond what chance would give, with intervals from resampling clips.
 
-Answers come as `votes`: int [clips, listeners], a category 0..K-1 or -1 where a listener did not answer.
+Answers come as `votes`: int [clips, annotators], a category 0..K-1 or -1 where an annotator did not answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def vote_counts(votes: Ints, categories: int) -> Floats:
-    """[clips, categories] how many listeners gave each answer."""
+    """[clips, categories] how many annotators gave each answer."""
     counts = [(votes == category).sum(axis=1) for category in range(categories)]
     return np.stack(counts, axis=1).astype(np.float64)
 
@@ -55,7 +55,7 @@ def gwet_ac1(counts: Floats, weights: Floats | None = None) -> Floats:
 
 
 def pairwise_agreement(counts: Floats, weights: Floats | None = None) -> Floats:
-    """[draws] share of pairs of listeners of the same clip who gave the same answer."""
+    """[draws] share of pairs of annotators of the same clip who gave the same answer."""
     counts, weights = _pairable(counts, weights)
     answers = counts.sum(axis=1)
     same = (counts * (counts - 1.0)).sum(axis=1)
@@ -74,7 +74,7 @@ def agreement(votes: Ints, categories: int, seed: int, draws: int = 2000, level:
     """Every measure of agreement with its clip-bootstrap interval.
 
     Args:
-        votes: [clips, listeners], -1 for no answer.
+        votes: [clips, annotators], -1 for no answer.
         categories: K.
         seed: of the bootstrap.
         draws: bootstrap samples of clips.

@@ -1,18 +1,20 @@
-"""What listeners said: the verdict table, shared by the listening page and the estimates.
+"""What annotators said: the annotation table, shared by the listening page and the estimates.
 
-One row per answer: `clip_id`, `label`, `listener`, `verdict`, `note`, `time_utc`, `role` (of the sample row: sample,
-gold, repeat), `seconds` spent on it. Answers are never overwritten; where a listener answered the same row again, the
+One row per answer: `clip_id`, `label`, `annotator`, `answer`, `note`, `time_utc`, `role` (of the sample row: sample,
+gold, repeat), `seconds` spent on it. Answers are never overwritten; where an annotator answered the same row again, the
 latest counts.
 
     right               the label applies
     incomplete          the label applies, others that apply are missing
-    wrong               the label does not apply; what is heard has another label of the vocabulary
+    wrong               the label does not apply; another label of the vocabulary does
     out_of_vocabulary   the label does not apply; no label of the vocabulary does
     unsure              cannot tell
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,17 +26,20 @@ import pyarrow.compute as pc
 from acoustic_env.audit.table import require_columns
 from acoustic_env.errors import UsageError
 
-VERDICTS: Final = ("right", "wrong", "incomplete", "out_of_vocabulary", "unsure")
+ANSWERS: Final = ("right", "wrong", "incomplete", "out_of_vocabulary", "unsure")
 # Whether the label applies; unsure is no answer.
 APPLIES: Final = {"right": 1, "incomplete": 1, "wrong": 0, "out_of_vocabulary": 0, "unsure": -1}
 ROLES: Final = ("sample", "gold", "repeat")
 
-VERDICT_SCHEMA: Final = pa.schema(
+# Names of columns and journal keys in files of earlier releases.
+OLD_NAMES: Final = {"listener": "annotator", "verdict": "answer"}
+
+ANNOTATION_SCHEMA: Final = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("label", pa.string(), nullable=False),
-        pa.field("listener", pa.string(), nullable=False),
-        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("annotator", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
         pa.field("note", pa.string()),
         pa.field("time_utc", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("role", pa.string(), nullable=False),
@@ -47,27 +52,41 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class VoteTable:
-    """Verdicts as numbers.
+    """Annotations as numbers.
 
     Attributes:
         keys: (clip_id, label) of each row.
-        listeners: names, sorted.
-        votes: [rows, listeners] 1 the label applies, 0 it does not, -1 unsure or not answered.
+        annotators: names, sorted.
+        votes: [rows, annotators] 1 the label applies, 0 it does not, -1 unsure or not answered.
     """
 
     keys: list[tuple[str, str]]
-    listeners: list[str]
+    annotators: list[str]
     votes: Ints
 
 
-def check_verdicts(table: pa.Table, where: str) -> pa.Table:
-    """The table in `VERDICT_SCHEMA`.
+def rename_old_columns(table: pa.Table, where: str) -> pa.Table:
+    """Return a table whose columns have their present names; logs a note where they had old ones."""
+    old = [name for name, new in OLD_NAMES.items() if name in table.column_names and new not in table.column_names]
+    if old:
+        log_old_names(where, old)
+    return table.rename_columns([OLD_NAMES[name] if name in old else name for name in table.column_names])
+
+
+def log_old_names(where: str, old: Sequence[str]) -> None:
+    """Log that a file written by an earlier release has old names of columns or keys."""
+    renamed = ", ".join(f"{name} as {OLD_NAMES[name]}" for name in old)
+    print(f"acoustic-env: {where}: written by an earlier release; reading {renamed}", file=sys.stderr)  # noqa: T201
+
+
+def check_annotations(table: pa.Table, where: str) -> pa.Table:
+    """Return the table in `ANNOTATION_SCHEMA`; the old names of its columns are accepted.
 
     Raises:
         UsageError: a column is missing or a value is not one of those listed above; names file, row and column.
     """
-    table = require_columns(table, VERDICT_SCHEMA, where, "a verdict table")
-    for column, allowed in (("verdict", VERDICTS), ("role", ROLES)):
+    table = require_columns(rename_old_columns(table, where), ANNOTATION_SCHEMA, where, "an annotation table")
+    for column, allowed in (("answer", ANSWERS), ("role", ROLES)):
         known = pc.is_in(table.column(column), pa.array(allowed))
         if not pc.all(known, min_count=0).as_py():
             row = known.to_pylist().index(False)
@@ -77,28 +96,28 @@ def check_verdicts(table: pa.Table, where: str) -> pa.Table:
     return table
 
 
-def latest(verdicts: pa.Table) -> pa.Table:
-    """The last answer of each (clip, label, listener, role), in order of time."""
-    ordered = verdicts.sort_by([("time_utc", "ascending")]).combine_chunks()
-    keys = zip(*(ordered.column(name).to_pylist() for name in ("clip_id", "label", "listener", "role")), strict=True)
+def latest(annotations: pa.Table) -> pa.Table:
+    """The last answer of each (clip, label, annotator, role), in order of time."""
+    ordered = annotations.sort_by([("time_utc", "ascending")]).combine_chunks()
+    keys = zip(*(ordered.column(name).to_pylist() for name in ("clip_id", "label", "annotator", "role")), strict=True)
     last = {key: row for row, key in enumerate(keys)}
     return ordered.take(pa.array(sorted(last.values()), pa.int64()))
 
 
-def vote_table(verdicts: pa.Table, keys: list[tuple[str, str]], listeners: list[str] | None = None) -> VoteTable:
-    """The latest verdicts on the given rows.
+def vote_table(annotations: pa.Table, keys: list[tuple[str, str]], annotators: list[str] | None = None) -> VoteTable:
+    """The latest annotations on the given rows.
 
     Args:
-        verdicts: of one role, from `latest`.
+        annotations: of one role, from `latest`.
         keys: (clip_id, label) of the rows wanted.
-        listeners: columns wanted; all of the verdicts' when None.
+        annotators: columns wanted; all of the annotations' when None.
     """
-    named = sorted(set(verdicts.column("listener").to_pylist())) if listeners is None else listeners
+    named = sorted(set(annotations.column("annotator").to_pylist())) if annotators is None else annotators
     row_of = {key: row for row, key in enumerate(keys)}
     column_of = {name: column for column, name in enumerate(named)}
     votes = np.full((len(keys), len(named)), -1, dtype=np.int64)
-    for entry in verdicts.select(["clip_id", "label", "listener", "verdict"]).to_pylist():
-        row, column = row_of.get((entry["clip_id"], entry["label"])), column_of.get(entry["listener"])
+    for entry in annotations.select(["clip_id", "label", "annotator", "answer"]).to_pylist():
+        row, column = row_of.get((entry["clip_id"], entry["label"])), column_of.get(entry["annotator"])
         if row is not None and column is not None:
-            votes[row, column] = APPLIES[entry["verdict"]]
+            votes[row, column] = APPLIES[entry["answer"]]
     return VoteTable(keys, named, votes)

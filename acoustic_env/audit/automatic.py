@@ -51,13 +51,13 @@ class Answers:
 
     Attributes:
         score: low = decide first.
-        heard: the row has an answer, so people decide it.
+        annotated: the row has an answer, so people decide it.
         right: the row has an answer and it surely agrees with the decision.
         inclusion: probability in (0, 1] with which an answered sample row came to be answered; 0 for all other rows.
     """
 
     score: Floats
-    heard: Bools
+    annotated: Bools
     right: Bools
     inclusion: Floats
 
@@ -69,7 +69,7 @@ class Region:
     Attributes:
         below: the threshold; infinite for all rows.
         rows: rows of the region.
-        unheard: those without an answer.
+        unannotated: those without an answer.
         answers: retained answers T.
         right: those of them that agree with the decision.
         p_value: of "too few of the rows without an answer would be decided rightly".
@@ -77,7 +77,7 @@ class Region:
 
     below: float
     rows: int
-    unheard: int
+    unannotated: int
     answers: int
     right: int
     p_value: float
@@ -120,10 +120,9 @@ class Rule:
         """A sentence for a person."""
         if self.passed is not None:
             found = self.passed
-            return (
-                f"{self.kind}: {found.unheard:,} labels without an answer; {found.right} of {found.answers} answers in "
-                f"that region agree, so with {CONFIDENCE:.0%} confidence at least {self.precision:.0%} are right"
-            )
+            proven = f"with {CONFIDENCE:.0%} confidence at least {self.precision:.0%} are right"
+            agree = f"{found.right} of {found.answers} answers in that region agree"
+            return f"{self.kind}: {found.unannotated:,} labels without an answer; {agree}, so {proven}"
         none = f"{self.kind}: no label without an answer; "
         if self.outside:
             return (
@@ -174,7 +173,7 @@ def _regions(answers: Answers, precision: float, most: float) -> list[Region]:
 
     by_score = np.argsort(answers.score, kind="stable")
     scores = answers.score[by_score]
-    heard, right = np.cumsum(answers.heard[by_score]), np.cumsum(answers.right[by_score])
+    annotated, right = np.cumsum(answers.annotated[by_score]), np.cumsum(answers.right[by_score])
     sampled = by_score[answers.inclusion[by_score] > 0.0]
     if len(sampled) == 0:
         return []
@@ -184,12 +183,12 @@ def _regions(answers: Answers, precision: float, most: float) -> list[Region]:
         below = float(answers.score[sampled[place]]) if place < len(sampled) else math.inf
         rows = int(np.searchsorted(scores, below, side="left"))
         inside = int(np.searchsorted(answers.score[sampled], below, side="left"))
-        unheard = rows - int(heard[rows - 1]) if rows else 0
-        if inside == 0 or unheard == 0 or rows > most * len(scores) or (found and rows == found[-1][1]):
+        unannotated = rows - int(annotated[rows - 1]) if rows else 0
+        if inside == 0 or unannotated == 0 or rows > most * len(scores) or (found and rows == found[-1][1]):
             continue
         kept = sampled[:inside][draw[:inside] * chance[:inside] <= chance[:inside].min()]
-        wanted = int(right[rows - 1]) + math.ceil(precision * unheard - 1e-9)
-        found.append((below, rows, unheard, len(kept), int(answers.right[kept].sum()), wanted))
+        wanted = int(right[rows - 1]) + math.ceil(precision * unannotated - 1e-9)
+        found.append((below, rows, unannotated, len(kept), int(answers.right[kept].sum()), wanted))
     if not found:
         return []
     _, rows_, _, kept_, right_, wanted_ = (np.array(column) for column in zip(*found, strict=True))
@@ -224,7 +223,9 @@ def _advise(regions: list[Region], precision: float, level: float) -> tuple[Regi
 
     if not regions:
         return None, None, False
-    x, n, unheard = (np.array([getattr(one, name) for one in regions]) for name in ("right", "answers", "unheard"))
+    x, n, unannotated = (
+        np.array([getattr(one, name) for one in regions]) for name in ("right", "answers", "unannotated")
+    )
     sizes = np.unique(np.geomspace(1, MOST_TO_PLAN, 60).astype(np.int64))
     share = (x + 0.5) / (n + 1.0)
     enough = binom.isf(level, sizes, precision) + 1.0
@@ -234,7 +235,7 @@ def _advise(regions: list[Region], precision: float, level: float) -> tuple[Regi
     agreeing = binom.sf((x[:, None] + sizes) - 1, n[:, None] + sizes, precision) <= level
     possible = _first(sizes, agreeing & hopeful[:, None])
     for more, expected in ((likely, True), (possible, False)):
-        more[2 * more > unheard] = np.inf
+        more[2 * more > unannotated] = np.inf
         place = int(np.argmin(more))
         if np.isfinite(more[place]):
             return regions[place], int(n[place] + more[place]), expected

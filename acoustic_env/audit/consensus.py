@@ -43,20 +43,20 @@ class RowConsensus:
         return len(self.votes) > int(self.gold)
 
 
-def consensus(verdicts: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Key, RowConsensus]:
+def consensus(annotations: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Key, RowConsensus]:
     """Return the belief about every (clip_id, label) that has an answer or a known truth, sorted by key.
 
     Args:
-        verdicts: from `check_verdicts`, all answers there are; answers to repeated rows only check an annotator and
-            are left out. None when nobody has listened.
+        annotations: from `check_annotations`, all of them; answers to repeated rows only check an annotator and are
+            left out. None for no annotations.
         gold: from `gold_truths`.
     """
-    if verdicts is None:
+    if annotations is None:
         return {key: RowConsensus(float(gold[key]), [_gold_vote(gold[key])], True) for key in sorted(gold)}
-    answers = _last_of_each(verdicts)
+    answers = _last_of_each(annotations)
     spoken: dict[Key, list[str]] = {key: [_gold_vote(truth)] for key, truth in gold.items()}
-    for entry in answers.sort_by([("listener", "ascending")]).to_pylist():
-        spoken.setdefault((entry["clip_id"], entry["label"]), []).append(f"{entry['listener']}: {entry['verdict']}")
+    for entry in answers.sort_by([("annotator", "ascending")]).to_pylist():
+        spoken.setdefault((entry["clip_id"], entry["label"]), []).append(f"{entry['annotator']}: {entry['answer']}")
     keys = sorted(spoken)
     votes = vote_table(answers, keys).votes
     known = np.array([int(gold.get(key, -1)) for key in keys], dtype=np.int64)
@@ -80,9 +80,9 @@ def gold_truths(sample: pa.Table | None) -> dict[Key, bool]:
     return {(clip_id, label): truth == "right" for clip_id, label, truth in zip(*columns, strict=True)}
 
 
-def _last_of_each(verdicts: pa.Table) -> pa.Table:
+def _last_of_each(annotations: pa.Table) -> pa.Table:
     """The last answer of each annotator on each row, whether it was shown as a sampled or as a gold row."""
-    answers = verdicts.filter(pc.not_equal(verdicts["role"], "repeat"))
+    answers = annotations.filter(pc.not_equal(annotations["role"], "repeat"))
     role = answers.column_names.index("role")
     return latest(answers.set_column(role, "role", pa.array(["sample"] * answers.num_rows, pa.string())))
 

@@ -36,7 +36,7 @@ SIDES: Final = (("right", 1), ("wrong", 0))
 
 
 @dataclass(frozen=True)
-class Heard:
+class AnnotatedSample:
     """The sampled rows with answers.
 
     Attributes:
@@ -64,7 +64,7 @@ class Heard:
 
 def estimate(
     sample: pa.Table,
-    verdicts: pa.Table,
+    annotations: pa.Table,
     where: str,
     groups: Mapping[str, str] | None = None,
     seed: int = 23,
@@ -74,7 +74,7 @@ def estimate(
 
     Args:
         sample: from `audit sample`.
-        verdicts: from `check_verdicts`.
+        annotations: from `check_annotations`.
         where: name of the sample's file, for messages.
         groups: clip_id -> group (video, recording); None treats clips as independent.
         seed: of bootstraps.
@@ -82,64 +82,66 @@ def estimate(
 
     Returns:
         Plain values and `Interval`s: `design`, `frame`, `drawn`, `answered`, `without_answer`, `unsure`, `overall`,
-        `labels`, `preferred`, `listeners`, `ranking`. A row without an answer is not an unsure one.
+        `labels`, `preferred`, `annotators`, `ranking`. A row without an answer is not an unsure one.
 
     Raises:
-        UsageError: not a sample, or no verdict on any of its rows.
+        UsageError: not a sample, or no answer to any of its rows.
     """
     frame = frame_of(sample, where)
-    answers = latest(verdicts)
+    answers = latest(annotations)
     drawn = sample.filter(pc.equal(sample.column("role"), "sample"))
     votes = _votes(drawn, answers, "sample")
-    gold = _gold(sample, answers, votes.listeners)
+    gold = _gold(sample, answers, votes.annotators)
     given = np.asarray(drawn.column("given"))
     answered = _answered(answers)
-    values = _values(consensus(verdicts, gold_truths(sample)), votes.keys, answered, given)
+    values = _values(consensus(annotations, gold_truths(sample)), votes.keys, answered, given)
     spoken = np.array([key in answered for key in votes.keys], dtype=np.bool_)
     if np.isnan(values).all():
-        msg = f"{where}: none of the {len(values)} sampled rows has a verdict; listen first: audit listen"
+        msg = (
+            f"{where}: none of the {len(values)} sampled rows has an answer; annotate first: acoustic-env audit listen"
+        )
         raise UsageError(msg)
-    heard = _heard(drawn, frame, values, groups)
+    annotated = _annotated_sample(drawn, frame, values, groups)
     names = sorted(frame["labels"])
-    chosen = preferred(heard)
-    overall = estimators(heard, None, level)
+    chosen = preferred(annotated)
+    overall = estimators(annotated, None, level)
     return {
-        "design": heard.design,
+        "design": annotated.design,
         "frame": {"rows": frame["size"], "flagged": frame["flagged"], "hash": sample.column("frame_hash")[0].as_py()},
         "drawn": len(values),
         "answered": int(np.isfinite(values).sum()),
         "without_answer": int((~spoken).sum()),
-        "unsure": _unsure(heard, spoken, level),
-        "design_effect": heard.effect,
+        "unsure": _unsure(annotated, spoken, level),
+        "design_effect": annotated.effect,
         "preferred": chosen,
         "overall": overall,
-        "labels": {name: estimators(heard, name, level) for name in names},
-        "listeners": _listeners(sample, answers, votes, gold, _apparent(heard, votes, given, level), seed, level),
-        "ranking": ranking_quality(heard, level),
+        "labels": {name: estimators(annotated, name, level) for name in names},
+        "annotators": _annotators(sample, answers, votes, gold, _apparent(annotated, votes, given, level), seed, level),
+        "ranking": ranking_quality(annotated, level),
     }
 
 
-def preferred(heard: Heard) -> str:
+def preferred(annotated: AnnotatedSample) -> str:
     """Name of the estimator to quote for this design and number of answers."""
-    few = heard.design == "simple" and np.isfinite(heard.values).sum() < FEW
-    return "wilson" if few else PREFERRED[heard.design]
+    few = annotated.design == "simple" and np.isfinite(annotated.values).sum() < FEW
+    return "wilson" if few else PREFERRED[annotated.design]
 
 
-def estimators(heard: Heard, label: str | None, level: float) -> dict[str, Interval]:
+def estimators(annotated: AnnotatedSample, label: str | None, level: float) -> dict[str, Interval]:
     """Every estimator that is valid for the design, for one label or (None) for the whole frame."""
-    known = np.isfinite(heard.values) & (
-        np.ones(len(heard.values), dtype=bool) if label is None else heard.label == label
+    known = np.isfinite(annotated.values) & (
+        np.ones(len(annotated.values), dtype=bool) if label is None else annotated.label == label
     )
-    part = heard.frame if label is None else heard.frame["labels"][label]
-    y, f, n = heard.values[known], heard.quality[known], int(known.sum())
+    part = annotated.frame if label is None else annotated.frame["labels"][label]
+    y, f, n = annotated.values[known], annotated.quality[known], int(known.sum())
     if n == 0:
-        return {preferred(heard): intervals.nothing_observed(preferred(heard))}
+        return {preferred(annotated): intervals.nothing_observed(preferred(annotated))}
 
     def made(pair: tuple[float, float], method: str) -> Interval:
-        return from_variance(pair[0], pair[1] * heard.effect, n, method, level)
+        return from_variance(pair[0], pair[1] * annotated.effect, n, method, level)
 
-    if heard.design == "simple":
-        effective = n / heard.effect
+    if annotated.design == "simple":
+        effective = n / annotated.effect
         right = float(y.mean()) * effective
         found = {
             "wilson": intervals.wilson(right, effective, level),
@@ -153,10 +155,10 @@ def estimators(heard: Heard, label: str | None, level: float) -> dict[str, Inter
         else:
             found["difference"] = found["wilson"]
         return found
-    if heard.design == "stratified":
-        return {"stratified": made(_stratified(heard, label, known), "stratified")}
+    if annotated.design == "stratified":
+        return {"stratified": made(_stratified(annotated, label, known), "stratified")}
     everyone = np.ones(n)
-    inclusion = heard.inclusion[known]
+    inclusion = annotated.inclusion[known]
     shift, variance = designs.ratio(y - f, everyone, inclusion)
     return {
         "difference": made((part["quality"] + shift, variance), "difference"),
@@ -164,18 +166,18 @@ def estimators(heard: Heard, label: str | None, level: float) -> dict[str, Inter
     }
 
 
-def ranking_quality(heard: Heard, level: float = 0.95) -> dict[str, dict[str, Interval]]:
+def ranking_quality(annotated: AnnotatedSample, level: float = 0.95) -> dict[str, dict[str, Interval]]:
     """How good the ranking is: precision (share wrong) and recall (share of all wrong) of the flags and of top ks.
 
     Each is a ratio of two totals of the frame, weighted by inclusion probabilities; a top-k that holds fewer than
     five sampled rows is left out.
     """
-    known = np.isfinite(heard.values)
-    wrong, inclusion = 1.0 - heard.values[known], heard.inclusion[known]
-    parts: dict[str, Bools] = {"flagged": heard.flagged[known]}
+    known = np.isfinite(annotated.values)
+    wrong, inclusion = 1.0 - annotated.values[known], annotated.inclusion[known]
+    parts: dict[str, Bools] = {"flagged": annotated.flagged[known]}
     for k in TOPS:
-        within = heard.rank[known] <= k
-        if within.sum() >= FEWEST_IN_TOP and k < heard.frame["size"]:
+        within = annotated.rank[known] <= k
+        if within.sum() >= FEWEST_IN_TOP and k < annotated.frame["size"]:
             parts[f"top {k}"] = within
     found = {}
     for name, part in parts.items():
@@ -183,20 +185,22 @@ def ranking_quality(heard: Heard, level: float = 0.95) -> dict[str, dict[str, In
         precision = designs.ratio(wrong * inside, inside, inclusion)
         recall = designs.ratio(wrong * inside, wrong, inclusion)
         found[name] = {
-            "precision": from_variance(precision[0], precision[1] * heard.effect, int(part.sum()), "ratio", level),
-            "recall": from_variance(recall[0], recall[1] * heard.effect, int((wrong > 0.5).sum()), "ratio", level),
+            "precision": from_variance(precision[0], precision[1] * annotated.effect, int(part.sum()), "ratio", level),
+            "recall": from_variance(recall[0], recall[1] * annotated.effect, int((wrong > 0.5).sum()), "ratio", level),
         }
     return found
 
 
-def _heard(drawn: pa.Table, frame: dict[str, Any], values: Floats, groups: Mapping[str, str] | None) -> Heard:
+def _annotated_sample(
+    drawn: pa.Table, frame: dict[str, Any], values: Floats, groups: Mapping[str, str] | None
+) -> AnnotatedSample:
     effect = 1.0
     known = np.isfinite(values)
     if groups is not None:
         clip_ids = drawn.column("clip_id").to_pylist()
         _, index = np.unique([groups.get(clip_id, clip_id) for clip_id in clip_ids], return_inverse=True)
         effect = intervals.design_effect(values[known], index[known])
-    return Heard(
+    return AnnotatedSample(
         drawn.column("design")[0].as_py(),
         frame,
         values,
@@ -210,32 +214,32 @@ def _heard(drawn: pa.Table, frame: dict[str, Any], values: Floats, groups: Mappi
     )
 
 
-def _stratified(heard: Heard, label: str | None, known: Bools) -> tuple[float, float]:
+def _stratified(annotated: AnnotatedSample, label: str | None, known: Bools) -> tuple[float, float]:
     """Estimate and variance for a label with strata of its own, for one that shares them, or for all labels."""
-    names = list(heard.frame["strata"])
+    names = list(annotated.frame["strata"])
     own = names if label is None else [name for name in names if name.rpartition(" q")[0] == label]
     if own:
         counts = []
         for name in own:
-            rows = known & (heard.stratum == name)
-            size = heard.frame["strata"][name]["size"]
-            counts.append(StratumCounts(size, int(rows.sum()), float(heard.values[rows].sum())))
+            rows = known & (annotated.stratum == name)
+            size = annotated.frame["strata"][name]["size"]
+            counts.append(StratumCounts(size, int(rows.sum()), float(annotated.values[rows].sum())))
         return designs.stratified(counts)
-    answered = np.isfinite(heard.values)
+    answered = np.isfinite(annotated.values)
     inside = known[answered].astype(np.float64)
-    strata = np.array([names.index(name) for name in heard.stratum[answered]], dtype=np.int64)
-    sizes = np.array([heard.frame["strata"][name]["size"] for name in names], dtype=np.int64)
-    return designs.stratified_ratio(heard.values[answered] * inside, inside, strata, sizes)
+    strata = np.array([names.index(name) for name in annotated.stratum[answered]], dtype=np.int64)
+    sizes = np.array([annotated.frame["strata"][name]["size"] for name in names], dtype=np.int64)
+    return designs.stratified_ratio(annotated.values[answered] * inside, inside, strata, sizes)
 
 
-def _unsure(heard: Heard, spoken: Bools, level: float) -> dict[str, Any]:
+def _unsure(annotated: AnnotatedSample, spoken: Bools, level: float) -> dict[str, Any]:
     """How many answered rows nobody could tell, and what the estimate would be were they all wrong or all right."""
-    missing = np.isnan(heard.values) & spoken
+    missing = np.isnan(annotated.values) & spoken
     if not missing.any():
         return {"rows": 0}
     bounds = {}
     for name, value in (("if all wrong", 0.0), ("if all right", 1.0)):
-        filled = replace(heard, values=np.where(missing, value, heard.values))
+        filled = replace(annotated, values=np.where(missing, value, annotated.values))
         bounds[name] = estimators(filled, None, level)[preferred(filled)]
     return {"rows": int(missing.sum()), **bounds}
 
@@ -245,13 +249,13 @@ def _votes(rows: pa.Table, answers: pa.Table, role: str) -> VoteTable:
     return vote_table(answers.filter(pc.equal(answers.column("role"), role)), keys)
 
 
-def _gold(sample: pa.Table, answers: pa.Table, listeners: list[str]) -> tuple[Ints, Ints]:
-    """Truths [gold rows] (1 the label applies) and the same listeners' votes on them."""
+def _gold(sample: pa.Table, answers: pa.Table, annotators: list[str]) -> tuple[Ints, Ints]:
+    """Truths [gold rows] (1 the label applies) and the same annotators' votes on them."""
     rows = sample.filter(pc.equal(sample.column("role"), "gold"))
     keys = list(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
     truth = np.array([value == "right" for value in rows.column("truth").to_pylist()], dtype=np.int64)
     of_gold = answers.filter(pc.equal(answers.column("role"), "gold"))
-    return truth, vote_table(of_gold, keys, listeners).votes
+    return truth, vote_table(of_gold, keys, annotators).votes
 
 
 def _values(believed: Mapping[Key, RowConsensus], keys: list[Key], answered: set[Key], given: Bools) -> Floats:
@@ -270,14 +274,14 @@ def _answered(answers: pa.Table) -> set[Key]:
     return set(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
 
 
-def _apparent(heard: Heard, votes: VoteTable, given: Bools, level: float) -> Interval:
+def _apparent(annotated: AnnotatedSample, votes: VoteTable, given: Bools, level: float) -> Interval:
     """The headline by the sampled rows' own answers alone: what a correction for a fallible annotator starts from."""
     said = votes.votes.max(axis=1, initial=-1)
     values = np.where(said >= 0, said == given, np.nan)
-    return estimators(replace(heard, values=values), None, level)[preferred(heard)]
+    return estimators(replace(annotated, values=values), None, level)[preferred(annotated)]
 
 
-def _listeners(
+def _annotators(
     sample: pa.Table,
     answers: pa.Table,
     votes: VoteTable,
@@ -286,15 +290,18 @@ def _listeners(
     seed: int,
     level: float,
 ) -> dict[str, Any]:
-    """Who answered how much, agreement, skill on gold rows, and what a fallible listener's figure corrects to."""
+    """Who answered how much, agreement, skill on gold rows, and what a fallible annotator's figure corrects to."""
     truth, said = gold
     skill = {}
-    for column, name in enumerate(votes.listeners):
-        heard = said[:, column]
-        hits = {label: (int((heard[truth == k] == k).sum()), int((heard[truth == k] >= 0).sum())) for label, k in SIDES}
+    for column, name in enumerate(votes.annotators):
+        annotated = said[:, column]
+        hits = {
+            label: (int((annotated[truth == k] == k).sum()), int((annotated[truth == k] >= 0).sum()))
+            for label, k in SIDES
+        }
         skill[name] = hits
     found: dict[str, Any] = {
-        "answers": {name: int((votes.votes[:, c] >= 0).sum()) for c, name in enumerate(votes.listeners)},
+        "answers": {name: int((votes.votes[:, c] >= 0).sum()) for c, name in enumerate(votes.annotators)},
         "agreement": agreement(votes.votes, 2, seed, level=level),
         "with_themselves": _repeats(sample, answers, level),
         "gold": {
@@ -303,10 +310,10 @@ def _listeners(
         },
     }
     given = bool(sample.column("given")[0].as_py())
-    if len(votes.listeners) == 1:
+    if len(votes.annotators) == 1:
         spread = apparent.estimate * (1.0 - apparent.estimate)
         effective = spread / _variance(apparent, level) if spread > 0 else apparent.n
-        sides = skill[votes.listeners[0]]
+        sides = skill[votes.annotators[0]]
         right, wrong = (sides["right"], sides["wrong"]) if given else (sides["wrong"], sides["right"])
         positive = apparent.estimate * effective
         found["corrected"] = rogan_gladen(positive, effective, right, wrong, seed, level=level)
@@ -320,11 +327,11 @@ def _variance(interval: Interval, level: float) -> float:
 
 
 def _repeats(sample: pa.Table, answers: pa.Table, level: float) -> Interval:
-    """Share of repeated rows on which a listener gave the same answer as before."""
+    """Share of repeated rows on which an annotator gave the same answer as before."""
     again = sample.filter(pc.equal(sample.column("role"), "repeat"))
     first, second = _votes(again, answers, "sample"), _votes(again, answers, "repeat")
-    both = sorted(set(first.listeners) & set(second.listeners))
-    one = first.votes[:, [first.listeners.index(name) for name in both]]
-    two = second.votes[:, [second.listeners.index(name) for name in both]]
+    both = sorted(set(first.annotators) & set(second.annotators))
+    one = first.votes[:, [first.annotators.index(name) for name in both]]
+    two = second.votes[:, [second.annotators.index(name) for name in both]]
     pairs = (one >= 0) & (two >= 0)
     return intervals.wilson(int((one == two)[pairs].sum()), int(pairs.sum()), level)

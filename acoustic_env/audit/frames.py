@@ -152,22 +152,22 @@ def what_it_judges(sample: pa.Table) -> Judges | None:
     return None if described is None else Judges(**json.loads(described))
 
 
-def judge(samples: Sequence[pa.Table], verdicts: pa.Table | None, level: float = 0.95) -> list[Judgement]:
+def judge(samples: Sequence[pa.Table], annotations: pa.Table | None, level: float = 0.95) -> list[Judgement]:
     """HeldOutScorer every version whose sample has an answer, by number of the frame.
 
     Args:
         samples: from `draw_frame`; others are left out.
-        verdicts: from `check_verdicts`, all answers so far.
+        annotations: from `check_annotations`, all answers so far.
         level: coverage of the accuracies over all frames and looks, and of the improvements likewise.
     """
     frames = sorted(((judges, sample) for sample in samples if (judges := what_it_judges(sample))), key=_number)
-    if verdicts is None or not frames:
+    if annotations is None or not frames:
         return []
     gold: dict[Key, bool] = {}
     for _, sample in frames:
         gold |= gold_truths(sample)
-    believed = {key: row.applies for key, row in consensus(verdicts, gold).items() if row.applies is not None}
-    when = _first_answered(verdicts)
+    believed = {key: row.applies for key, row in consensus(annotations, gold).items() if row.applies is not None}
+    when = _first_answered(annotations)
     found = [_judge_frame(judges, sample, believed, when, level) for judges, sample in frames]
     return [judgement for judgement in found if judgement is not None]
 
@@ -233,10 +233,12 @@ def _number(frame: tuple[Judges, pa.Table]) -> int:
     return frame[0].number
 
 
-def _first_answered(verdicts: pa.Table) -> dict[Key, Any]:
+def _first_answered(annotations: pa.Table) -> dict[Key, Any]:
     """When each row was first answered by someone who could tell."""
     sure = pa.array([name for name, value in APPLIES.items() if value >= 0])
-    answers = verdicts.filter(pc.and_(pc.is_in(verdicts["verdict"], sure), pc.not_equal(verdicts["role"], "repeat")))
+    answers = annotations.filter(
+        pc.and_(pc.is_in(annotations["answer"], sure), pc.not_equal(annotations["role"], "repeat"))
+    )
     first = answers.group_by(["clip_id", "label"]).aggregate([("time_utc", "min")])
     columns = (first[name].to_pylist() for name in ("clip_id", "label", "time_utc_min"))
     return {(clip_id, label): time for clip_id, label, time in zip(*columns, strict=True)}
@@ -247,10 +249,10 @@ def _judge_frame(
 ) -> Judgement | None:
     rows = sample.filter(pc.equal(sample["role"], "sample")).sort_by("order").to_pylist()
     keyed = [((row["clip_id"], row["label"]), row) for row in rows]
-    heard = sorted(
+    answered = sorted(
         ((key, row) for key, row in keyed if key in believed and key in when), key=lambda pair: when[pair[0]]
     )
-    if not heard:
+    if not answered:
         return None
     described = frame_of(sample, judges.clips)["strata"]
     level = level_of_frame(judges.number, level)
@@ -259,7 +261,7 @@ def _judge_frame(
         strata = []
         for stratum in (UNCHANGED, CHANGED):
             if stratum in described:
-                here = [(believed[key], row[name]) for key, row in heard if row["stratum"] == stratum]
+                here = [(believed[key], row[name]) for key, row in answered if row["stratum"] == stratum]
                 values = np.array([belief if applied else 1.0 - belief for belief, applied in here], dtype=np.float64)
                 drawn = sum(row["stratum"] == stratum for row in rows)
                 strata.append(SampledStratum(described[stratum]["size"], drawn, values))

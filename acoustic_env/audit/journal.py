@@ -71,7 +71,7 @@ class DiskJournal:
             self._file.close()
             msg = (
                 f"{path}: another `{holder}` keeps its answers here; open the address it printed "
-                "(several listeners share one session), or choose another --out"
+                "(several annotators share one session), or choose another --out"
             )
             raise UsageError(msg) from error
 

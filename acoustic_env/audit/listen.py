@@ -1,8 +1,8 @@
 """A listening session: whose turn is which row, and every answer kept for good before it is acknowledged.
 
-The journal (JSON lines beside the verdict table, `<out>.journal.jsonl`) is the record; the verdict table is written
-from it. An answer is one appended line (`audit.journal`). Nothing in it is ever changed: a later answer of the same
-listener to the same row counts instead of the earlier one, and taking one back is a line, too. What is found after a
+The journal (JSON lines beside the annotation table, `<out>.journal.jsonl`) is the record; the table is written from it.
+An answer is one appended line (`audit.journal`). Nothing in it is ever changed: a later answer of the same
+annotator to the same row counts instead of the earlier one, and taking one back is a line, too. What is found after a
 crash:
 
     before the line is whole    the answer was not acknowledged; the page still has it and sends it again
@@ -26,7 +26,7 @@ from typing import Any, Final, Self
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.audit.annotations import VERDICT_SCHEMA, VERDICTS
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA, ANSWERS, OLD_NAMES, log_old_names
 from acoustic_env.audit.journal import open_journal
 from acoustic_env.audit.sample import SAMPLE_SCHEMA
 from acoustic_env.audit.table import require_columns, write_table
@@ -51,7 +51,7 @@ class Row:
     Attributes:
         clip_id: of the clip list.
         label: the label in question.
-        role: sample, gold or repeat; never told to the listener.
+        role: sample, gold or repeat; never told to the annotator.
     """
 
     clip_id: str
@@ -60,23 +60,23 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RowAnnotation:
     """One answer, as the journal has it.
 
     Attributes:
         id: the page's own, the same when it sends an answer again.
-        listener: name.
+        annotator: name.
         row: number of the row in the sample.
-        verdict: one of `VERDICTS`, or None where the listener took the last answer back.
+        answer: one of `ANSWERS`, or None where the annotator took the last answer back.
         note: free text, None when empty.
         seconds: from the row's appearance to the answer.
         time_utc: ISO 8601.
     """
 
     id: str
-    listener: str
+    annotator: str
     row: int
-    verdict: str | None
+    answer: str | None
     note: str | None
     seconds: float | None
     time_utc: str
@@ -101,12 +101,12 @@ def read_rows(sample: pa.Table, where: str) -> tuple[list[Row], str]:
     return rows, hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def order_for(rows: list[Row], sample_id: str, listener: str) -> list[int]:
-    """Row numbers in the order this listener hears them: random, their own, repeats after their originals.
+def order_for(rows: list[Row], sample_id: str, annotator: str) -> list[int]:
+    """Row numbers in the order this annotator hears them: random, their own, repeats after their originals.
 
-    The same listener and sample give the same order in every session.
+    The same annotator and sample give the same order in every session.
     """
-    seed = hashlib.sha256(f"{sample_id}\0{listener.casefold()}".encode()).digest()
+    seed = hashlib.sha256(f"{sample_id}\0{annotator.casefold()}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
     when = rng.random(len(rows))
     again = rng.random(len(rows))
@@ -120,26 +120,26 @@ def order_for(rows: list[Row], sample_id: str, listener: str) -> list[int]:
 
 
 def clean_name(name: object) -> str:
-    """A listener's name in one spelling: NFC, single spaces.
+    """An annotator's name in one spelling: NFC, single spaces.
 
     Raises:
         InvalidAnswerError: empty, too long, or not text.
     """
     if not isinstance(name, str):
-        raise InvalidAnswerError("the listener's name is not text")
+        raise InvalidAnswerError("the annotator's name is not text")
     cleaned = " ".join(unicodedata.normalize("NFC", name).split())
     if not cleaned or len(cleaned) > LONGEST_NAME or any(unicodedata.category(mark)[0] == "C" for mark in cleaned):
-        raise InvalidAnswerError(f"a listener's name has 1 to {LONGEST_NAME} printable characters")
+        raise InvalidAnswerError(f"an annotator's name has 1 to {LONGEST_NAME} printable characters")
     return cleaned
 
 
 class Session:
-    """The answers of all listeners to one sample; safe for several threads, one process at a time.
+    """The answers of all annotators to one sample; safe for several threads, one process at a time.
 
     Args:
         rows: of the sample, from `read_rows`.
         sample_id: from `read_rows`.
-        out: the verdict table to write, .parquet or .csv, at any location.
+        out: the annotation table to write, .parquet or .csv, at any location.
 
     Raises:
         UsageError: the journal is of another sample, damaged or in use; or a table is there without its journal.
@@ -152,7 +152,7 @@ class Session:
         self.out = out
         self.journal_url = out + JOURNAL_SUFFIX
         self._lock = threading.RLock()
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, RowAnnotation] = {}
         self._last = datetime.min.replace(tzinfo=UTC)
         if read_if_there(self.journal_url) is None and read_if_there(out) is not None:
             msg = (
@@ -163,7 +163,7 @@ class Session:
         self._journal = open_journal(self.journal_url, "audit listen")
         try:
             self._replay()
-            self.write_verdicts()
+            self.write_annotations()
         except BaseException:
             self._journal.close()
             raise
@@ -179,30 +179,30 @@ class Session:
         with self._lock:
             self._journal.close()
 
-    def listeners(self) -> list[str]:
+    def annotators(self) -> list[str]:
         """Names with answers, sorted."""
         with self._lock:
-            return sorted({answer.listener for answer in self._answers.values()})
+            return sorted({answer.annotator for answer in self._answers.values()})
 
     def known_as(self, name: object) -> str:
-        """The listener's name, in the spelling it has in the journal if only its case differs."""
+        """The annotator's name, in the spelling it has in the journal if only its case differs."""
         cleaned = clean_name(name)
-        same = [known for known in self.listeners() if known.casefold() == cleaned.casefold()]
+        same = [known for known in self.annotators() if known.casefold() == cleaned.casefold()]
         return same[0] if same else cleaned
 
-    def counted(self, listener: str | None = None) -> dict[tuple[str, int], Answer]:
-        """(listener, row) -> the answer that counts: the latest that was not taken back."""
-        return {key: given[-1] for key, given in self._standing().items() if given and listener in (None, key[0])}
+    def counted(self, annotator: str | None = None) -> dict[tuple[str, int], RowAnnotation]:
+        """(annotator, row) -> the answer that counts: the latest that was not taken back."""
+        return {key: given[-1] for key, given in self._standing().items() if given and annotator in (None, key[0])}
 
     def kept(self) -> int:
-        """How many rows have an answer that counts, over all listeners."""
+        """How many rows have an answer that counts, over all annotators."""
         return len(self.counted())
 
-    def record(self, entry: dict[str, Any]) -> Answer:
-        """Keep one answer (or, with the verdict None, take the last one of this row back).
+    def record(self, entry: dict[str, Any]) -> RowAnnotation:
+        """Keep one answer (or, with the answer None, take the last one of this row back).
 
         Args:
-            entry: `id`, `listener`, `row`, `verdict`, and maybe `note`, `seconds`.
+            entry: `id`, `annotator`, `row`, `answer`, and maybe `note`, `seconds`.
 
         Returns:
             The answer as kept; the one already there when its id is known.
@@ -220,25 +220,25 @@ class Session:
             self._answers[answer.id] = answer
             return answer
 
-    def write_verdicts(self) -> None:
-        """Write the verdict table from the journal, whole or not at all.
+    def write_annotations(self) -> None:
+        """Write the annotation table from the journal, whole or not at all.
 
         Every answer not taken back is a row, earlier answers to the same row included.
         """
         with self._lock:
-            table = self.verdicts()
+            table = self.annotations()
             write_table(table, self.out)
 
-    def verdicts(self) -> pa.Table:
-        """The verdict table, rows in the order they were answered."""
+    def annotations(self) -> pa.Table:
+        """The annotation table, rows in the order they were answered."""
         standing = [answer for given in self._standing().values() for answer in given]
         ordered = sorted(standing, key=lambda answer: answer.time_utc)
         entries = [
             {
                 "clip_id": self.rows[answer.row].clip_id,
                 "label": self.rows[answer.row].label,
-                "listener": answer.listener,
-                "verdict": answer.verdict,
+                "annotator": answer.annotator,
+                "answer": answer.answer,
                 "note": answer.note,
                 "time_utc": datetime.fromisoformat(answer.time_utc),
                 "role": self.rows[answer.row].role,
@@ -246,16 +246,16 @@ class Session:
             }
             for answer in ordered
         ]
-        return pa.Table.from_pylist(entries, schema=VERDICT_SCHEMA)
+        return pa.Table.from_pylist(entries, schema=ANNOTATION_SCHEMA)
 
-    def _standing(self) -> dict[tuple[str, int], list[Answer]]:
-        """(listener, row) -> its answers in order, without those taken back."""
+    def _standing(self) -> dict[tuple[str, int], list[RowAnnotation]]:
+        """(annotator, row) -> its answers in order, without those taken back."""
         with self._lock:
             answers = list(self._answers.values())
-        standing: dict[tuple[str, int], list[Answer]] = {}
+        standing: dict[tuple[str, int], list[RowAnnotation]] = {}
         for answer in answers:
-            given = standing.setdefault((answer.listener, answer.row), [])
-            if answer.verdict is not None:
+            given = standing.setdefault((answer.annotator, answer.row), [])
+            if answer.answer is not None:
                 given.append(answer)
             elif given:
                 given.pop()
@@ -268,24 +268,26 @@ class Session:
             self._last = max(now, self._last + timedelta(microseconds=1))
             return self._last.isoformat(timespec="microseconds")
 
-    def _checked(self, entry: dict[str, Any]) -> Answer:
-        row, verdict, note, identifier = (entry.get(name) for name in ("row", "verdict", "note", "id"))
+    def _checked(self, entry: dict[str, Any]) -> RowAnnotation:
+        row, chosen, note, identifier = (entry.get(name) for name in ("row", "answer", "note", "id"))
         if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
             raise InvalidAnswerError("the answer has no id")
         if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(self.rows):
             raise InvalidAnswerError("no such row")
-        if verdict is not None and verdict not in VERDICTS:
-            raise InvalidAnswerError(f"{verdict!r} is not one of {', '.join(VERDICTS)}")
+        if "answer" not in entry:  # only null takes an answer back
+            raise InvalidAnswerError("the key 'answer' is missing")
+        if chosen is not None and chosen not in ANSWERS:
+            raise InvalidAnswerError(f"{chosen!r} is not one of {', '.join(ANSWERS)}")
         if note is not None and (not isinstance(note, str) or len(note) > LONGEST_NOTE):
             raise InvalidAnswerError(f"a note is text of at most {LONGEST_NOTE:,} characters")
         cleaned = note.strip().encode("utf-8", "replace").decode() if note else ""
         seconds = entry.get("seconds")
         timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST_S
-        return Answer(
+        return RowAnnotation(
             id=identifier,
-            listener=self.known_as(entry.get("listener")),
+            annotator=self.known_as(entry.get("annotator")),
             row=row,
-            verdict=verdict,
+            answer=chosen,
             note=cleaned or None,
             seconds=round(float(seconds), 3) if timed and seconds is not None else None,
             time_utc=self._now(),
@@ -296,9 +298,13 @@ class Session:
         if not lines:
             self._append({"event": "session", "sample": self.sample_id, "rows": len(self.rows)})
             return
+        events = []
         for number, line in enumerate(lines, start=1):
             with self._named(number):
-                self._take(json.loads(line), first=number == 1)
+                events.append(json.loads(line))
+                self._take(events[-1], first=number == 1)
+        if any(OLD_NAMES.keys() & event.keys() for event in events):
+            log_old_names(self.journal_url, list(OLD_NAMES))
 
     def _take(self, event: dict[str, Any], *, first: bool) -> None:
         if first:
@@ -309,8 +315,8 @@ class Session:
                 )
                 raise UsageError(msg)
             return
-        fields = {name: event[name] for name in Answer.__dataclass_fields__}
-        answer = Answer(**fields)
+        named = {OLD_NAMES.get(name, name): value for name, value in event.items()}
+        answer = RowAnnotation(**{name: named[name] for name in RowAnnotation.__dataclass_fields__})
         if not 0 <= answer.row < len(self.rows):
             msg = f"row {answer.row} is not in the sample"
             raise ValueError(msg)

@@ -24,7 +24,7 @@ from acoustic_env.errors import ClipError, UsageError
 
 CACHE_BYTES: Final = 64 << 20
 TARGET_RMS: Final = (
-    0.1  # loudness differs by 60 dB between recordings; a listener should not have to reach for the knob
+    0.1  # loudness differs by 60 dB between recordings; an annotator should not have to reach for the knob
 )
 PEAK: Final = 0.9
 LARGEST_GAIN: Final = 1_000.0
@@ -61,7 +61,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Heard:
+class PlayableClip:
     """A clip that can be played.
 
     Attributes:
@@ -124,9 +124,9 @@ class ClipCache:
         self.wanted = wanted
         self._lock = threading.Lock()
         self._decoding = [threading.Lock() for _ in range(16)]
-        self._kept: OrderedDict[int, Heard] = OrderedDict()
+        self._kept: OrderedDict[int, PlayableClip] = OrderedDict()
 
-    def __getitem__(self, row: int) -> Heard:
+    def __getitem__(self, row: int) -> PlayableClip:
         """The clip of a row.
 
         Raises:
@@ -137,19 +137,19 @@ class ClipCache:
                 if row in self._kept:
                     self._kept.move_to_end(row)
                     return self._kept[row]
-            heard = hear(self.wanted[row])
+            clip = load_clip(self.wanted[row])
             with self._lock:
-                self._kept[row] = heard
+                self._kept[row] = clip
                 while len(self._kept) > 1 and sum(len(kept.wav) for kept in self._kept.values()) > CACHE_BYTES:
                     self._kept.popitem(last=False)
-            return heard
+            return clip
 
 
-def hear(place: Place) -> Heard:
+def load_clip(place: Place) -> PlayableClip:
     """Fetch and decode a clip.
 
     Raises:
-        ClipError: why it cannot be heard. The message never holds the place: a folder's name often is the label.
+        ClipError: why it cannot be played. The message never holds the place: a folder's name often is the label.
     """
     if _video_of(place.uri, None):
         raise ClipError("not_found", "the clip list has no audio file for it, only its video")
@@ -161,7 +161,7 @@ def hear(place: Place) -> Heard:
     levelled = normalize_for_playback(waveform)
     buffer = io.BytesIO()
     soundfile.write(buffer, levelled, rate, format="WAV", subtype="PCM_16")
-    return Heard(buffer.getvalue(), len(levelled) / rate, describe(levelled, rate))
+    return PlayableClip(buffer.getvalue(), len(levelled) / rate, describe(levelled, rate))
 
 
 def _blind(error: ClipError, uri: str) -> str:

@@ -69,7 +69,7 @@ class ListenServer(ThreadingHTTPServer):
         port: 0 for a free one.
         session: takes the answers.
         clips: what is played.
-        listener: name proposed to who comes first, or None.
+        annotator: name proposed to who comes first, or None.
 
     Raises:
         UsageError: the address is taken or not this machine's.
@@ -77,10 +77,10 @@ class ListenServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, session: Session, clips: ClipCache, listener: str | None = None) -> None:
+    def __init__(self, host: str, port: int, session: Session, clips: ClipCache, annotator: str | None = None) -> None:
         self.session = session
         self.clips = clips
-        self.listener = listener
+        self.annotator = annotator
         self.token = secrets.token_urlsafe(24)
         self.page = {path: (_page_file(name), kind) for path, (name, kind) in PAGE.items()}
         if ":" in host:
@@ -205,10 +205,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_bytes(HTTPStatus.OK, *self.server.page[parts.path])
         elif parts.path == "/api/session":
             session = self.server.session
-            known = {"sample": session.sample_id, "listener": self.server.listener, "listeners": session.listeners()}
+            known = {
+                "sample": session.sample_id,
+                "annotator": self.server.annotator,
+                "annotators": session.annotators(),
+            }
             self._send(HTTPStatus.OK, known)
         elif parts.path == "/api/state":
-            self._send(HTTPStatus.OK, self._state(query.get("listener", [""])[0]))
+            self._send(HTTPStatus.OK, self._state(query.get("annotator", [""])[0]))
         elif row and int(row[2]) < len(self.server.session.rows):
             self._send_clip(int(row[2])) if row[1] == "audio" else self._send_row(int(row[2]))
         else:
@@ -217,27 +221,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _state(self, name: str) -> dict[str, Any]:
         session = self.server.session
         try:
-            listener = session.known_as(name)
+            annotator = session.known_as(name)
         except InvalidAnswerError as refused:
             raise _Refused(HTTPStatus.BAD_REQUEST, str(refused)) from refused
-        given = {row: answer for (_, row), answer in session.counted(listener).items()}
+        given = {row: answer for (_, row), answer in session.counted(annotator).items()}
         answered = sorted(given, key=lambda row: given[row].time_utc)
         rows = [
             {"row": row, "label": session.rows[row].label}
-            | ({"verdict": given[row].verdict, "note": given[row].note} if row in given else {})
-            for row in order_for(session.rows, session.sample_id, listener)
+            | ({"answer": given[row].answer, "note": given[row].note} if row in given else {})
+            for row in order_for(session.rows, session.sample_id, annotator)
         ]
-        return {"listener": listener, "rows": rows, "answered": answered}
+        return {"annotator": annotator, "rows": rows, "answered": answered}
 
     def _send_row(self, row: int) -> None:
         try:
-            heard = self.server.clips[row]
+            clip = self.server.clips[row]
         except ClipError as error:
             place = self.server.clips.wanted[row]
             said = {"error": error.message, "video": place.video, "length_s": place.length_s}
             self._send(HTTPStatus.OK, said)
             return
-        self._send(HTTPStatus.OK, {"seconds": heard.seconds, "spectrogram": heard.spectrogram})
+        self._send(HTTPStatus.OK, {"seconds": clip.seconds, "spectrogram": clip.spectrogram})
 
     def _send_clip(self, row: int) -> None:
         try:
@@ -270,12 +274,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.BAD_REQUEST, str(refused)) from refused
         note = None
         try:
-            session.write_verdicts()
+            session.write_annotations()
         except UsageError as error:
             note = f"the answer is in the journal; the table is not written: {error}"
             print(f"acoustic-env: {note}", file=sys.stderr)  # noqa: T201
-        counts = session.counted(answer.listener).get((answer.listener, answer.row))
-        standing = {"verdict": counts.verdict, "note": counts.note} if counts else {"verdict": None, "note": None}
+        counts = session.counted(answer.annotator).get((answer.annotator, answer.row))
+        standing = {"answer": counts.answer, "note": counts.note} if counts else {"answer": None, "note": None}
         self._send(HTTPStatus.OK, {"row": answer.row, **standing, "warning": note})
 
     def _posted(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.annotations import check_verdicts
+from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
 from acoustic_env.audit.frames import (
     CHANGED,
@@ -55,7 +55,8 @@ from acoustic_env.store.lease import acquire_lease
 from acoustic_env.store.source_check import read_clips_of
 
 PUBLISHED: Final = "published.json"
-VERDICTS: Final = "verdicts.parquet"
+ANNOTATIONS: Final = "annotations.parquet"
+OLD_ANNOTATIONS: Final = "verdicts.parquet"  # written by earlier releases
 Say = Callable[[str], None]
 
 
@@ -68,7 +69,7 @@ class ReannotateSettings:
         store: URL of the feature store.
         bundle: folder of the classifier.
         labels: LABELS, the folder of versions.
-        verdicts: all that listeners have said of the samples so far; None for what an earlier run was given.
+        annotations: all that annotators have said of the samples so far; None for what an earlier run was given.
         budget: label rows in the sample that judges a version, at least 2.
         approved_by: name of the person who publishes whatever the numbers say.
         max_error_rate: as of the extraction job.
@@ -80,7 +81,7 @@ class ReannotateSettings:
     store: str
     bundle: str
     labels: str
-    verdicts: str | None = None
+    annotations: str | None = None
     budget: int = 100
     approved_by: str | None = None
     max_error_rate: float = 0.05
@@ -96,8 +97,8 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         say: takes each line meant for a person.
 
     Raises:
-        UsageError: a wrong list, bundle or verdicts, or features that this installation computes otherwise than those
-            the bundle was trained on.
+        UsageError: a wrong list, bundle or annotations, or features that this installation computes otherwise than
+            those the bundle was trained on.
         LeaseHeld: another run writes to LABELS or to the store.
         TooManyFailures: more clips failed in extraction than allowed; everything else is done, unless the extraction
             was stopped early.
@@ -108,14 +109,14 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
     bundle = Bundle.load(settings.bundle)
     clips = select(read_clips_of(FeatureStore(settings.store), settings.clips, say), bundle.recipe).clips
     with acquire_lease(settings.labels, f"reannotate {settings.clips}"):
-        verdicts, samples = _answers(settings)
+        annotations, samples = read_answers(settings)
         failure, extracted = _extract(settings, bundle, clips, say)
         ranked = score(bundle, clips, FeatureStore(settings.store), say)
-        judged = judge(samples, verdicts)
+        judged = judge(samples, annotations)
         published = _publish_judged(settings, judged)
         before = read_version(settings.labels) if versions(settings.labels) else None
         fresh = _fresh(ranked, before)
-        table = merge(before, _decide(settings, ranked, before, verdicts, samples))
+        table = merge(before, _decide(settings, ranked, before, annotations, samples))
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
         changed = 0
         if written.new:
@@ -223,7 +224,7 @@ def _decide(
     settings: ReannotateSettings,
     ranked: pa.Table,
     before: pa.Table | None,
-    verdicts: pa.Table | None,
+    annotations: pa.Table | None,
     samples: list[pa.Table],
 ) -> pa.Table:
     """The list's rows as decided now, and those of earlier lists, whose samples may have been answered since.
@@ -232,10 +233,10 @@ def _decide(
     nothing of another.
     """
     rows = ranked if before is None else pa.concat_tables([ranked, _scored_before(before, ranked)])
-    inside = pc.is_in(rows["clip_id"], value_set=_clips_of_answered_frames(settings, verdicts, samples))
+    inside = pc.is_in(rows["clip_id"], value_set=_clips_of_answered_frames(settings, annotations, samples))
     covered, others = rows.filter(inside), rows.filter(pc.invert(inside))
     parts = [(covered, _together(samples)), (others, None)]
-    decided = [relabel(part, verdicts, sample, RelabelSettings(), before) for part, sample in parts if part.num_rows]
+    decided = [relabel(part, annotations, sample, RelabelSettings(), before) for part, sample in parts if part.num_rows]
     return pa.concat_tables(decided, promote_options="default")
 
 
@@ -251,16 +252,16 @@ def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
 
 
 def _clips_of_answered_frames(
-    settings: ReannotateSettings, verdicts: pa.Table | None, samples: list[pa.Table]
+    settings: ReannotateSettings, annotations: pa.Table | None, samples: list[pa.Table]
 ) -> pa.Array:
     """Clips of all frames up to the last before one without an answer to its new rows."""
     frames = {judges.number: (judges, sample) for sample in samples if (judges := what_it_judges(sample))}
     held = pa.array([], pa.string())
-    if verdicts is None:
+    if annotations is None:
         return held
     for _, (judges, sample) in sorted(frames.items()):
         new = sample.filter(pc.equal(sample["stratum"], UNCHANGED))
-        if new.num_rows and not pc.any(pc.is_in(row_keys(new), value_set=row_keys(verdicts))).as_py():
+        if new.num_rows and not pc.any(pc.is_in(row_keys(new), value_set=row_keys(annotations))).as_py():
             break
         held = pc.unique(read_version(settings.labels, judges.version)["clip_id"])
     return held
@@ -331,24 +332,25 @@ def _sample(
     return url, listed
 
 
-def _answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Table]]:
-    """The verdicts and all samples drawn so far; verdicts once given are kept and count in every later run."""
+def read_answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Table]]:
+    """The annotations and all samples drawn so far; annotations once given are kept and count in every later run."""
     root = settings.labels.rstrip("/")
     filesystem = open_filesystem(settings.labels)
     samples = [read_table(f"{root}/{entry.path}") for entry in filesystem.entries("samples")]
-    kept = f"{root}/{VERDICTS}"
-    given = settings.verdicts
+    kept = f"{root}/{ANNOTATIONS}"
+    given = settings.annotations
     if given is None:
-        if not any(entry.path == VERDICTS for entry in filesystem.entries("")):
+        names = {entry.path for entry in filesystem.entries("")} & {ANNOTATIONS, OLD_ANNOTATIONS}
+        if not names:
             return None, samples
-        given = kept
-    verdicts = check_verdicts(read_table(given), given)
+        given = f"{root}/{min(names)}"
+    annotations = check_annotations(read_table(given), given)
     if not samples:
-        msg = f"--verdicts {given}: no sample has been drawn yet; listen to the one a first run names"
+        msg = f"--annotations {given}: no sample has been drawn yet; listen to the one a first run names"
         raise UsageError(msg)
     if given != kept:
-        write_table(verdicts, kept)
-    return verdicts, samples
+        write_table(annotations, kept)
+    return annotations, samples
 
 
 def _together(samples: list[pa.Table]) -> pa.Table | None:

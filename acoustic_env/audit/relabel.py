@@ -1,4 +1,4 @@
-"""From a ranking and verdicts to a re-annotated labels table.
+"""From a ranking and annotations to a re-annotated labels table.
 
 The labels table has one row per clip and class: `clip_id`, `label`, `given` (the original label, never changed),
 `posterior` (P(label applies)), each scorer's score, `votes`, `action`, `reason`, `version`, `previous_version`.
@@ -94,7 +94,7 @@ class _Rows:
     Attributes:
         given, flagged: of the ranked table.
         quality: low = suspect.
-        heard: people decided the row, now or in an earlier version.
+        annotated: people decided the row, now or in an earlier version.
         truth: 1 the label applies, 0 it does not, -1 nobody is sure.
         inclusion: probability with which an answered sample row came to be answered; 0 for all other rows.
     """
@@ -102,25 +102,25 @@ class _Rows:
     given: Bools
     flagged: Bools
     quality: Floats
-    heard: Bools
+    annotated: Bools
     truth: npt.NDArray[np.int64]
     inclusion: Floats
 
 
 def relabel(
     ranked: pa.Table,
-    verdicts: pa.Table | None,
+    annotations: pa.Table | None,
     sample: pa.Table | None,
     settings: RelabelSettings,
     before: pa.Table | None = None,
 ) -> pa.Table:
     """Return the labels table of `decide`."""
-    return decide(ranked, verdicts, sample, settings, before).labels
+    return decide(ranked, annotations, sample, settings, before).labels
 
 
 def decide(
     ranked: pa.Table,
-    verdicts: pa.Table | None,
+    annotations: pa.Table | None,
     sample: pa.Table | None,
     settings: RelabelSettings,
     before: pa.Table | None = None,
@@ -129,18 +129,18 @@ def decide(
 
     Args:
         ranked: from `audit rank`.
-        verdicts: from `check_verdicts`; None when nobody has listened.
+        annotations: from `check_annotations`; None when nobody has listened.
         sample: the sample they listened to. Only with it may the ranking decide alone: its inclusion probabilities
-            let the verdicts stand for all labels. Its gold rows are known, whatever is answered to them.
+            let the annotations stand for all labels. Its gold rows are known, whatever is answered to them.
         settings: how.
         before: the last version of the labels; its rows with votes stay decided where there are no new answers.
     """
     ordered = ranked.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
     given = np.asarray(ordered.column("given"))
     keys: list[Key] = list(zip(ordered["clip_id"].to_pylist(), ordered["label"].to_pylist(), strict=True))
-    answered = consensus(verdicts, gold_truths(sample))
+    answered = consensus(annotations, gold_truths(sample))
     people = _decided_before(before) | {
-        key: (said.votes, *_listened(said, is_given))
+        key: (said.votes, *_by_answers(said, is_given))
         for key, is_given in zip(keys, given.tolist(), strict=True)
         if (said := answered.get(key)) is not None
     }
@@ -148,7 +148,7 @@ def decide(
     posterior = _calibrated(rows)
     actions, reasons, rules = _by_ranking(rows, _frame_size(sample), settings)
     votes: list[list[str] | None] = [None] * len(keys)
-    for row in np.flatnonzero(rows.heard):
+    for row in np.flatnonzero(rows.annotated):
         votes[row], actions[row], reasons[row] = people[keys[row]]
     _one_class_each([clip_id for clip_id, _ in keys], given, actions, reasons, posterior)
     columns: dict[str, pa.Array] = {
@@ -173,8 +173,8 @@ def _decided_before(before: pa.Table | None) -> dict[Key, tuple[list[str], str, 
     """Votes, action and reason of the rows that people decided in an earlier version."""
     if before is None:
         return {}
-    heard = before.filter(pc.is_valid(before["votes"]))
-    columns = (heard[name].to_pylist() for name in ("clip_id", "label", "votes", "action", "reason"))
+    annotated = before.filter(pc.is_valid(before["votes"]))
+    columns = (annotated[name].to_pylist() for name in ("clip_id", "label", "votes", "action", "reason"))
     return {(clip_id, label): (votes, *decided) for clip_id, label, votes, *decided in zip(*columns, strict=True)}
 
 
@@ -258,7 +258,7 @@ def _by_ranking(
         here = np.flatnonzero(rows.given == side)
         if not (rows.inclusion[here] > 0.0).any():
             continue
-        heard, truth, inclusion = rows.heard[here], rows.truth[here], rows.inclusion[here]
+        annotated, truth, inclusion = rows.annotated[here], rows.truth[here], rows.inclusion[here]
         actions[here], reasons[here] = "abstain", "no threshold of the quality is proven"
         stands_for = round(float((1.0 / inclusion[inclusion > 0.0]).sum()))
         if frame_size != len(here) and stands_for < COVERED * len(here):
@@ -269,7 +269,7 @@ def _by_ranking(
             (stay, -rows.quality[here], int(side), 1.0),
             (change, rows.quality[here], int(not side), MOST_CHANGED),
         ):
-            rule = find_rule(kind, Answers(score, heard, truth == agrees, inclusion), settings.precision, most)
+            rule = find_rule(kind, Answers(score, annotated, truth == agrees, inclusion), settings.precision, most)
             rules.append(rule)
             if rule.passed is not None:
                 decided = here[score < rule.passed.below]
@@ -279,13 +279,13 @@ def _by_ranking(
     return actions, reasons, rules
 
 
-def _listened(heard: RowConsensus, given: bool) -> tuple[str, str]:
-    said = "; ".join(heard.votes)
-    if heard.applies is None:
-        return "abstain", f"listeners cannot tell ({said})"
-    if 1.0 - AGREED < heard.applies < AGREED:
-        return "abstain", f"listeners disagree ({said})"
-    if heard.applies > 0.5:
+def _by_answers(row: RowConsensus, given: bool) -> tuple[str, str]:
+    said = "; ".join(row.votes)
+    if row.applies is None:
+        return "abstain", f"annotators cannot tell ({said})"
+    if 1.0 - AGREED < row.applies < AGREED:
+        return "abstain", f"annotators disagree ({said})"
+    if row.applies > 0.5:
         return ("keep" if given else "add"), f"listened ({said})"
     return ("drop" if given else "keep"), f"listened ({said})"
 

@@ -2,7 +2,7 @@
 
 The sample table (`sample.parquet`, read by the listening page and by `audit estimate`):
 
-    clip_id, label           what to listen to, and the label in question (hidden from the listener)
+    clip_id, label           what to listen to, and the label in question (hidden from the annotator)
     order                    int64, random order of presentation, 0 first
     stratum                  string, "all", "<label> q<score quantile, 1 = most suspect>", or "q<score quantile>" where
                              there are too many labels for strata of their own
@@ -72,7 +72,7 @@ class SampleSettings:
             score is undecided more often, with a floor for every row).
         seed: of the draw and of the order.
         absent: draw from labels the list does not give (to find missing ones) instead of those it gives.
-        repeat: share of the drawn rows presented a second time, to see whether listeners agree with themselves.
+        repeat: share of the drawn rows presented a second time, to see whether annotators agree with themselves.
     """
 
     n: int

@@ -138,9 +138,9 @@ def _dual(
 
     D(eta) = max over A of sum m log(1 - caution (slope A - shift)) + eta share A, stratum by stratum in closed form.
     """
-    heard = answers > 0
-    price = (answers * caution * slope / share)[:, heard]  # [bets, strata] eta at which a stratum's A starts to rise
-    least, most = price.min(axis=1), (price * np.exp(np.minimum(scaled[:, heard], 30.0))).max(axis=1)
+    answered = answers > 0
+    price = (answers * caution * slope / share)[:, answered]  # [bets, strata] eta at which a stratum's A starts to rise
+    least, most = price.min(axis=1), (price * np.exp(np.minimum(scaled[:, answered], 30.0))).max(axis=1)
     eta = np.exp(np.linspace(np.log(least), np.log(most), MULTIPLIERS, axis=1))
     c = caution[:, None, :]
     mean = (1.0 + c * shift - answers * c * slope / (eta[:, :, None] * share)) / (c * slope)

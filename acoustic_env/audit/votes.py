@@ -1,4 +1,4 @@
-"""From several fallible answers to one belief: Dawid-Skene, and the Rogan-Gladen correction for a single listener."""
+"""From several fallible answers to one belief: Dawid-Skene, and the Rogan-Gladen correction for a single annotator."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from acoustic_env.audit.intervals import Floats, Interval, nothing_observed, per
 
 Ints = npt.NDArray[np.int64]
 
-# Pseudo-counts of a listener's confusion matrix: three right answers to one wrong keep EM on the side where
-# listeners are better than chance, and vanish beside a few dozen real answers.
+# Pseudo-counts of an annotator's confusion matrix: three right answers to one wrong keep EM on the side where
+# annotators are better than chance, and vanish beside a few dozen real answers.
 PRIOR_RIGHT = 3.0
 PRIOR_WRONG = 1.0
 CONVERGED = 1e-4  # largest change of a belief at which EM stops
@@ -24,7 +24,7 @@ class VoteModel:
 
     Attributes:
         posterior: [clips, K] P(truth = k | votes).
-        confusion: [listeners, K, K] P(listener says j | truth k), rows k.
+        confusion: [annotators, K, K] P(annotator says j | truth k), rows k.
         prior: [K] share of each truth.
     """
 
@@ -36,10 +36,10 @@ class VoteModel:
 def dawid_skene(votes: Ints, categories: int, known: Ints | None = None, rounds: int = 200) -> VoteModel:
     """Maximum a posteriori Dawid-Skene by EM.
 
-    Two listeners alone do not identify it; three do, or clips whose truth is known.
+    Two annotators alone do not identify it; three do, or clips whose truth is known.
 
     Args:
-        votes: [clips, listeners] category or -1.
+        votes: [clips, annotators] category or -1.
         categories: K.
         known: [clips] truth of gold clips, -1 elsewhere.
         rounds: most EM rounds.
@@ -63,13 +63,13 @@ def dawid_skene_share(
     """Share of clips whose truth is `category`, interval from resampling clips and fitting again.
 
     Args:
-        votes: [clips, listeners] category or -1, a simple random sample of clips.
+        votes: [clips, annotators] category or -1, a simple random sample of clips.
         categories: K.
         category: whose share.
         seed: of the bootstrap.
         draws: bootstrap samples.
         level: coverage.
-        gold: truths [gold clips] and the same listeners' votes on them; they teach how listeners err, and are no part
+        gold: truths [gold clips] and the same annotators' votes on them; they teach how annotators err, and are no part
             of the share.
     """
     votes = votes[(votes >= 0).any(axis=1)]
@@ -101,14 +101,14 @@ def rogan_gladen(
     Args:
         positive: "right" answers among n (an effective count for a designed sample).
         n: answers, or effective size.
-        gold_right: (said right, heard) among gold clips whose label is right: sensitivity Se.
-        gold_wrong: (said wrong, heard) among gold clips whose label is wrong: specificity Sp.
+        gold_right: (answered right, answers) among gold clips whose label is right: sensitivity Se.
+        gold_wrong: (answered wrong, answers) among gold clips whose label is wrong: specificity Sp.
         seed: of the draws.
         draws: from the Beta posteriors.
         level: coverage.
 
     Returns:
-        The corrected share; 0 to 1 when gold clips of either kind are missing or the listener is no better than
+        The corrected share; 0 to 1 when gold clips of either kind are missing or the annotator is no better than
         chance within the uncertainty, so that the correction says nothing.
     """
     method = "rogan-gladen"

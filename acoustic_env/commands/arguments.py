@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
@@ -20,6 +21,18 @@ def url(text: str) -> str:
         msg = "expected a path or a URL, found an empty text"
         raise argparse.ArgumentTypeError(msg)
     return text
+
+
+class RenamedOption(argparse.Action):
+    """An option under its old name: refused with its new one."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="*", const=const, help=argparse.SUPPRESS)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        parser.error(f"{option} is now {self.const}")
 
 
 def check_inputs(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import RenamedOption, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
 
 PLAN = """\
@@ -21,7 +21,7 @@ and repeated clips are mixed in, and the same seed draws the same sample."""
 
 ESTIMATE = """\
 Label accuracy from a listened sample, overall and per class, with intervals valid for its design; agreement of the
-listeners; precision and recall of the ranking."""
+annotators; precision and recall of the ranking."""
 
 ADJUST = """\
 What an AUC or accuracy against noisy labels would be against true ones, only if the assumption behind the correction
@@ -36,7 +36,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "plan": "  acoustic-env audit plan --half-width 0.05\n"
     "  acoustic-env audit plan --half-width 0.05 --ranked ranked.parquet --json",
     "sample": "  acoustic-env audit sample --ranked ranked.parquet --n 200 --design stratified --out sample.parquet",
-    "estimate": "  acoustic-env audit estimate --sample sample.parquet --verdicts verdicts.parquet",
+    "estimate": "  acoustic-env audit estimate --sample sample.parquet --annotations annotations.parquet",
     "adjust": "  acoustic-env audit adjust --auc 0.766 --rates 0.721,0.721 --clips 122,121 "
     "--positive 42/50 --negative 32/50\n"
     "  acoustic-env audit adjust --auc 0.766 --clips 122,121 --positive 42/50 --negative 32/50 --gold gold.csv --json",
@@ -73,7 +73,8 @@ def add_parsers(subparsers: Any) -> None:
         commands, "estimate", "label accuracy from a listened sample", ESTIMATE, EXAMPLES["estimate"], estimate_accuracy
     )
     parser.add_argument("--sample", type=url, required=True, metavar="FILE")
-    parser.add_argument("--verdicts", type=url, required=True, metavar="FILE")
+    parser.add_argument("--annotations", type=url, required=True, metavar="FILE")
+    parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
     parser.add_argument("--clips", type=url, metavar="LIST", help="clip list: clips of one group count as dependent")
     parser = add_command(
         commands, "adjust", "noise-adjusted metrics, or why not", ADJUST, EXAMPLES["adjust"], adjust_metrics
@@ -81,8 +82,12 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--auc", type=float, metavar="AUC", help="against given labels")
     parser.add_argument("--rates", type=_pair, metavar="TPR,TNR", help="true positive and negative rate, given labels")
     parser.add_argument("--clips", type=_pair, required=True, metavar="P,N", help="test clips given positive, negative")
-    parser.add_argument("--positive", type=_heard, required=True, metavar="K/N", help="right of heard, given positive")
-    parser.add_argument("--negative", type=_heard, required=True, metavar="K/N", help="right of heard, given negative")
+    parser.add_argument(
+        "--positive", type=_counts, required=True, metavar="K/N", help="right of annotated, given positive"
+    )
+    parser.add_argument(
+        "--negative", type=_counts, required=True, metavar="K/N", help="right of annotated, given negative"
+    )
     parser.add_argument(
         "--gold", type=url, metavar="FILE", help="test clips whose truth is known: tests the assumption"
     )
@@ -134,18 +139,18 @@ def draw(arguments: argparse.Namespace) -> int:
 
 def estimate_accuracy(arguments: argparse.Namespace) -> int:
     """Label accuracy from a listened sample; see ESTIMATE."""
-    from acoustic_env.audit.annotations import check_verdicts
+    from acoustic_env.audit.annotations import check_annotations
     from acoustic_env.audit.estimate import estimate
     from acoustic_env.audit.table import read_table
     from acoustic_env.clips.table import read_clips
 
     sample = read_table(arguments.sample)
-    verdicts = check_verdicts(read_table(arguments.verdicts), arguments.verdicts)
+    annotations = check_annotations(read_table(arguments.annotations), arguments.annotations)
     groups = None
     if arguments.clips:
         clips = read_clips(arguments.clips)
         groups = dict(zip(clips.column("clip_id").to_pylist(), clips.column("group").to_pylist(), strict=True))
-    found = estimate(sample, verdicts, arguments.sample, groups)
+    found = estimate(sample, annotations, arguments.sample, groups)
     if arguments.json:
         print(json.dumps(plain(found)))
         return 0
@@ -162,11 +167,11 @@ def estimate_accuracy(arguments: argparse.Namespace) -> int:
     if found["unsure"]["rows"]:
         low, high = found["unsure"]["if all wrong"].estimate, found["unsure"]["if all right"].estimate
         print(f"unsure: {found['unsure']['rows']:,} rows; had they all been wrong {low:.3f}, all right {high:.3f}")
-    print("listeners: " + ", ".join(f"{name} {n:,}" for name, n in found["listeners"]["answers"].items()))
-    measured = {**found["listeners"]["agreement"], **found["listeners"]}
+    print("annotators: " + ", ".join(f"{name} {n:,}" for name, n in found["annotators"]["answers"].items()))
+    measured = {**found["annotators"]["agreement"], **found["annotators"]}
     for name in ("krippendorff_alpha", "gwet_ac1", "with_themselves", "corrected", "dawid_skene"):
         value = measured.get(name)
-        if value is not None and getattr(value, "n", True):  # agreement needs two listeners, a correction gold rows
+        if value is not None and getattr(value, "n", True):  # agreement needs two annotators, a correction gold rows
             print(f"  {name}: {value}")
     for part, quality in found["ranking"].items():
         print(f"ranking, {part}: precision {quality['precision']}; recall {quality['recall']}")
@@ -176,7 +181,7 @@ def estimate_accuracy(arguments: argparse.Namespace) -> int:
 def adjust_metrics(arguments: argparse.Namespace) -> int:
     """Noise-adjusted metrics, or why not; see ADJUST."""
     from acoustic_env.audit.adjusted import (
-        Heard,
+        AnnotatedCounts,
         adjusted_auc,
         adjusted_balanced_accuracy,
         gold_auc,
@@ -189,7 +194,7 @@ def adjust_metrics(arguments: argparse.Namespace) -> int:
 
     gold = read_gold(read_table(arguments.gold), arguments.gold) if arguments.gold else None
     tested = None if gold is None else independence_test(gold.predicted, gold.given, gold.truth)
-    positive, negative = Heard(*arguments.positive), Heard(*arguments.negative)
+    positive, negative = AnnotatedCounts(*arguments.positive), AnnotatedCounts(*arguments.negative)
     clips = (int(arguments.clips[0]), int(arguments.clips[1]))
     found = []
     if arguments.auc is not None:
@@ -222,9 +227,9 @@ def _pair(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(msg) from error
 
 
-def _heard(text: str) -> tuple[int, int]:
-    right, _, heard = text.partition("/")
-    if not (right.isdigit() and heard.isdigit() and 0 <= int(right) <= int(heard) and int(heard) > 0):
-        msg = f"{text!r} is not right/heard, such as 42/50"
+def _counts(text: str) -> tuple[int, int]:
+    right, _, annotated = text.partition("/")
+    if not (right.isdigit() and annotated.isdigit() and 0 <= int(right) <= int(annotated) and int(annotated) > 0):
+        msg = f"{text!r} is not right/annotated, such as 42/50"
         raise argparse.ArgumentTypeError(msg)
-    return int(right), int(heard)
+    return int(right), int(annotated)

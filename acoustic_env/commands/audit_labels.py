@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import RenamedOption, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
 
 RELABEL = """\
@@ -30,7 +30,7 @@ file is a table with columns clip_id, label, yes, no and, if the labels do not k
 
 EXAMPLES: Final[Mapping[str, str]] = {
     "relabel": "  acoustic-env audit relabel --ranked ranked.parquet --labels labels\n"
-    "  acoustic-env audit relabel --ranked ranked.parquet --verdicts verdicts.parquet --sample sample.parquet "
+    "  acoustic-env audit relabel --ranked ranked.parquet --annotations annotations.parquet --sample sample.parquet "
     "--labels labels",
     "diff": "  acoustic-env audit diff --labels labels v0001 v0002 --json",
     "export": "  acoustic-env audit export --labels labels --out segments.csv",
@@ -44,9 +44,15 @@ def add_parsers(commands: Any) -> None:
         commands, "relabel", "write the next version of the labels", RELABEL, EXAMPLES["relabel"], relabel_clips
     )
     parser.add_argument("--ranked", type=url, required=True, metavar="FILE")
-    parser.add_argument("--verdicts", type=url, metavar="FILE", help="what listeners said")
     parser.add_argument(
-        "--sample", type=url, metavar="FILE", help="the sample they heard: lets the ranking decide within --precision"
+        "--annotations", type=url, metavar="FILE", help="Annotations written by `audit listen` (Parquet or CSV)."
+    )
+    parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
+    parser.add_argument(
+        "--sample",
+        type=url,
+        metavar="FILE",
+        help="The annotated sample; with it, the ranking may decide labels within --precision.",
     )
     parser.add_argument("--labels", type=url, required=True, metavar="LABELS", help="folder of versions, at any URL")
     parser.add_argument(
@@ -85,7 +91,7 @@ def add_parsers(commands: Any) -> None:
 
 def relabel_clips(arguments: argparse.Namespace) -> int:
     """Write the next version of the labels; see RELABEL."""
-    from acoustic_env.audit.annotations import check_verdicts
+    from acoustic_env.audit.annotations import check_annotations
     from acoustic_env.audit.labels import read_manifest, read_version, versions, write_version
     from acoustic_env.audit.merge import merge
     from acoustic_env.audit.relabel import RelabelSettings, decide
@@ -94,12 +100,14 @@ def relabel_clips(arguments: argparse.Namespace) -> int:
 
     settings = RelabelSettings(arguments.precision)
     ranked = ranked_table(arguments.ranked)
-    verdicts = check_verdicts(read_table(arguments.verdicts), arguments.verdicts) if arguments.verdicts else None
+    annotations = (
+        check_annotations(read_table(arguments.annotations), arguments.annotations) if arguments.annotations else None
+    )
     sample = read_table(arguments.sample) if arguments.sample else None
-    origin = {name: getattr(arguments, name) for name in ("ranked", "verdicts", "sample", "precision")}
+    origin = {name: getattr(arguments, name) for name in ("ranked", "annotations", "sample", "precision")}
     with acquire_lease(arguments.labels, "audit relabel"):
         before = read_version(arguments.labels) if versions(arguments.labels) else None
-        relabeled = decide(ranked, verdicts, sample, settings, before)
+        relabeled = decide(ranked, annotations, sample, settings, before)
         written = write_version(arguments.labels, merge(before, relabeled.labels), origin)
     manifest = read_manifest(arguments.labels, written.version)
     if arguments.json:

@@ -10,20 +10,20 @@ import sys
 from types import FrameType
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import RenamedOption, url
 from acoustic_env.commands.audit_form import add_command
 
 LISTEN: Final = """\
 A local web page that plays the clips of a sample and asks whether the label applies. It hides scores, strata and
-whether the label is a given one. Each listener hears the clips in an order of their own; every answer is kept for
+whether the label is a given one. Each annotator hears the clips in an order of their own; every answer is kept for
 good before the page goes on, and the same command resumes. Ctrl-C ends it.
 
-Only this machine can open the page. For listeners elsewhere forward the port (ssh -L 8765:127.0.0.1:8765 HOST) or
+Only this machine can open the page. For annotators elsewhere forward the port (ssh -L 8765:127.0.0.1:8765 HOST) or
 give --host: the traffic is then not encrypted, and whoever has the address with its token can answer."""
 
 EXAMPLES: Final = """\
-  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out verdicts.parquet
-  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out v.csv --port 8765 --listener Ada"""
+  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out annotations.parquet
+  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out v.csv --port 8765 --annotator Ada"""
 
 
 def add_parser(commands: Any) -> None:
@@ -32,11 +32,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--sample", type=url, required=True, metavar="FILE", help="sample of `audit sample`")
     parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="clip list the sample was drawn from")
     parser.add_argument(
-        "--out", type=url, required=True, metavar="FILE", help="verdicts, .parquet or .csv; a journal beside it"
+        "--out", type=url, required=True, metavar="FILE", help="annotations, .parquet or .csv; a journal beside it"
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port (a free one)")
-    parser.add_argument("--listener", metavar="NAME", help="name proposed on the first visit")
+    parser.add_argument("--annotator", metavar="NAME", help="name proposed on the first visit")
+    parser.add_argument("--listener", action=RenamedOption, const="--annotator")
     parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
 
 
@@ -50,24 +51,24 @@ def listen(arguments: argparse.Namespace) -> int:
     from acoustic_env.errors import UsageError
 
     try:
-        listener = clean_name(arguments.listener) if arguments.listener is not None else None
+        annotator = clean_name(arguments.annotator) if arguments.annotator is not None else None
     except InvalidAnswerError as error:
-        msg = f"--listener: {error}"
+        msg = f"--annotator: {error}"
         raise UsageError(msg) from error
     rows, sample_id = read_rows(read_table(arguments.sample), arguments.sample)
     wanted = places(rows, read_clips(arguments.clips), arguments.clips)
     with Session(rows, sample_id, arguments.out) as session:
         try:
-            with ListenServer(arguments.host, arguments.port, session, ClipCache(wanted), listener) as server:
+            with ListenServer(arguments.host, arguments.port, session, ClipCache(wanted), annotator) as server:
                 _serve(server, arguments)
                 port = server.port
         finally:
-            session.write_verdicts()
-        kept, listeners = session.kept(), session.listeners()
+            session.write_annotations()
+        kept, annotators = session.kept(), session.annotators()
     if arguments.json:
-        print(json.dumps({"out": arguments.out, "answers": kept, "listeners": listeners, "rows": len(rows)}))
+        print(json.dumps({"out": arguments.out, "answers": kept, "annotators": annotators, "rows": len(rows)}))
         return 0
-    by = f" by {', '.join(listeners)}" if listeners else ""
+    by = f" by {', '.join(annotators)}" if annotators else ""
     print(f"{arguments.out}: {kept:,} answers{by} to {len(rows):,} rows")
     print(f"to go on: acoustic-env {shlex.join(_resume(arguments, port))}")
     return 0

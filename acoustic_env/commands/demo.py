@@ -45,7 +45,7 @@ def run(namespace: argparse.Namespace) -> int:
     for step in learning(out):
         if code := _step(step):
             return code
-    _log("\n(in place of people at `acoustic-env audit listen`: verdicts of a listener who knows the truth)")
+    _log("\n(in place of people at `acoustic-env audit listen`: annotations of an annotator who knows the truth)")
     _listen(out)
     for step in auditing(out):
         if code := _step(step):
@@ -55,7 +55,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def learning(out: str) -> list[list[str]]:
-    """The commands up to the sample for the listeners."""
+    """The commands up to the sample for the annotators."""
     clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
     study = ["--clips", clips, "--store", store, "--recipe", "scenes"]
     ranked = join(out, "ranked.parquet")
@@ -72,16 +72,16 @@ def learning(out: str) -> list[list[str]]:
 
 
 def auditing(out: str) -> list[list[str]]:
-    """The commands from the verdicts to the report."""
+    """The commands from the annotations to the report."""
     clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
-    heard = ["--sample", join(out, "sample.parquet"), "--verdicts", join(out, "verdicts.parquet")]
+    annotated = ["--sample", join(out, "sample.parquet"), "--annotations", join(out, "annotations.parquet")]
     ranked, labels = ["--ranked", join(out, "ranked.parquet")], ["--labels", join(out, "labels")]
     truth = ["--truth", join(out, "scenes", "truth.parquet")]
     report = ["--clips", clips, "--store", store, "--bundle", bundle, "--explain", join(out, "explain")]
     return [
-        ["audit", "estimate", *heard],
-        ["audit", "relabel", *ranked, *heard, *labels],
-        ["report", *report, *ranked, *heard, *labels, *truth, "--out", join(out, "report.html")],
+        ["audit", "estimate", *annotated],
+        ["audit", "relabel", *ranked, *annotated, *labels],
+        ["report", *report, *ranked, *annotated, *labels, *truth, "--out", join(out, "report.html")],
     ]
 
 
@@ -89,7 +89,7 @@ def _listen(out: str) -> None:
     """Answer every row of the sample from the scenes' truth."""
     import pyarrow as pa
 
-    from acoustic_env.audit.annotations import VERDICT_SCHEMA
+    from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
     from acoustic_env.audit.table import read_table, write_table
 
     truth = read_table(join(out, "scenes", "truth.parquet"))
@@ -98,14 +98,14 @@ def _listen(out: str) -> None:
         {
             "clip_id": row["clip_id"],
             "label": row["label"],
-            "listener": "truth",
-            "verdict": "right" if labels[row["clip_id"]] == row["label"] else "wrong",
+            "annotator": "truth",
+            "answer": "right" if labels[row["clip_id"]] == row["label"] else "wrong",
             "time_utc": row["order"],
             "role": row["role"],
         }
         for row in read_table(join(out, "sample.parquet")).to_pylist()
     ]
-    write_table(pa.Table.from_pylist(rows, VERDICT_SCHEMA), join(out, "verdicts.parquet"))
+    write_table(pa.Table.from_pylist(rows, ANNOTATION_SCHEMA), join(out, "annotations.parquet"))
 
 
 def _step(arguments: list[str]) -> int:

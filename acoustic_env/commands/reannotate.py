@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-from acoustic_env.commands.arguments import check_inputs, url
+from acoustic_env.commands.arguments import RenamedOption, check_inputs, url
 
 DESCRIPTION = """\
 Take a new clip list into a labels table: extract the features that are missing, score the clips with a classifier,
@@ -22,7 +22,7 @@ EXAMPLES = """\
 examples:
   acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels --json
   acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels \\
-      --verdicts verdicts.parquet
+      --annotations annotations.parquet
   acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels --approve "A. Person\""""
 
 
@@ -38,11 +38,16 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--store", type=url, required=True, metavar="URL", help="feature store")
     parser.add_argument("--bundle", type=url, required=True, metavar="DIR", help="trained classifier")
     parser.add_argument("--labels", type=url, required=True, metavar="LABELS", help="folder of versions of the labels")
-    parser.add_argument("--verdicts", type=url, metavar="FILE", help="all that listeners said of the samples so far")
+    parser.add_argument(
+        "--annotations", type=url, metavar="FILE", help="All annotations of the samples so far (Parquet or CSV)."
+    )
+    parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
     parser.add_argument(
         "--budget", type=int, default=100, metavar="N", help="rows in the sample that judges a version (100)"
     )
-    parser.add_argument("--approve", dest="approved_by", metavar="NAME", help="publish, on this person's word")
+    parser.add_argument(
+        "--approve", dest="approved_by", metavar="NAME", help="Publish this version; the name of the approver is kept."
+    )
     parser.add_argument(
         "--max-error-rate", type=float, default=0.05, metavar="SHARE", help="failed clips allowed (0.05)"
     )
@@ -78,11 +83,11 @@ def describe(summary: dict[str, Any]) -> list[str]:
         f"labels {version}: {changed} rows changed" if summary["new_version"] else f"labels {version}: unchanged"
     )
     if summary["drift"] is not None:
-        verdict = "drifted: listen to more of them" if summary["drift"]["drifted"] else "no drift seen"
-        lines.append(f"new clips against training: p = {summary['drift']['p_value']:.3f}, {verdict}")
+        outcome = "drifted: listen to more of them" if summary["drift"]["drifted"] else "no drift seen"
+        lines.append(f"new clips against training: p = {summary['drift']['p_value']:.3f}, {outcome}")
     if summary["sample"] is not None:
         given = f"--sample {summary['sample']} --clips {summary['sample_clips']}"
-        lines.append(f"to listen to: acoustic-env audit listen {given} --out verdicts.parquet")
+        lines.append(f"to listen to: acoustic-env audit listen {given} --out annotations.parquet")
     if summary["accuracy"] is not None:
         accuracy, everywhere = summary["accuracy"], summary["accuracy_of_all"]
         of = f"{accuracy['version']} on the {accuracy['rows']:,} rows of frame {accuracy['frame']}"

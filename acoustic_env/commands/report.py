@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import RenamedOption, url
 from acoustic_env.report.inputs import Inputs
 
 DESCRIPTION: Final = """\
@@ -20,7 +20,8 @@ what is given. The plots also lie beside the page as PNG, SVG and CSV."""
 EXAMPLES: Final = """\
 examples:
   acoustic-env report --store features --clips clips.parquet --bundle bundle --explain explained --out report.html
-  acoustic-env report --ranked ranked.parquet --sample sample.parquet --verdicts verdicts.parquet --out audit.html"""
+  acoustic-env report --ranked ranked.parquet --sample sample.parquet --annotations annotations.parquet \\
+    --out audit.html"""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -35,6 +36,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--title", default="acoustic-env report", metavar="TEXT", help="Title of the page.")
     for field in dataclasses.fields(Inputs):
         parser.add_argument(f"--{field.name}", type=url, **field.metadata)
+    parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
     parser.add_argument("--json", action="store_true", help="Print page, sections and size as JSON.")
     parser.set_defaults(run=run)
 

@@ -103,11 +103,11 @@ def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapp
 def found_plot(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimate) -> Plot:
     """Where the truth is known: share of the wrong labels found when listening from the most suspect on."""
     ordered = wrong[np.argsort(quality, kind="stable")]
-    heard = np.arange(1, len(ordered) + 1)
+    annotated = np.arange(1, len(ordered) + 1)
     share = np.cumsum(ordered) / max(int(wrong.sum()), 1)
     figure = new_figure(7.5, 4.4)
     panel = figure.subplots()
-    panel.plot(heard / len(ordered), share, color=OKABE_ITO[0], lw=2, label="by the ranking")
+    panel.plot(annotated / len(ordered), share, color=OKABE_ITO[0], lw=2, label="by the ranking")
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="in any order")
     base = float(wrong.mean())
     panel.plot([0, base, 1], [0, 1, 1], color=OKABE_ITO[2], lw=1.2, ls=":", label="best possible")
@@ -123,5 +123,5 @@ def found_plot(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimat
         f"{hits:,} of them. Average precision {precision}, by chance {base:.3f}."
     )
     alt = f"Curve of wrong labels found against labels listened to; average precision {precision}, chance {base:.3f}."
-    data = pa.table({"listened": heard, "wrong_found": np.cumsum(ordered)})
+    data = pa.table({"listened": annotated, "wrong_found": np.cumsum(ordered)})
     return Plot("audit-found", SECTION, "What the ranking finds", sentence, alt, figure, data)

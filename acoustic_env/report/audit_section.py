@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.adjusted import Adjusted, Heard, adjusted_auc
-from acoustic_env.audit.annotations import check_verdicts
+from acoustic_env.audit.adjusted import Adjusted, AnnotatedCounts, adjusted_auc
+from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.intervals import Interval, wilson, z_value
 from acoustic_env.audit.labels import read_manifest, read_version, versions
@@ -60,9 +60,9 @@ def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None,
         ranked = check_ranked(read_table(inputs.ranked), inputs.ranked)
         given = ranked.filter(ranked["given"]).sort_by("quality")
         section.add(*_ranking(given, truth, groups, folder))
-    if inputs.sample is not None and inputs.verdicts is not None:
-        verdicts = check_verdicts(read_table(inputs.verdicts), inputs.verdicts)
-        found = estimate(read_table(inputs.sample), verdicts, inputs.sample, groups or None)
+    if inputs.sample is not None and inputs.annotations is not None:
+        annotations = check_annotations(read_table(inputs.annotations), inputs.annotations)
+        found = estimate(read_table(inputs.sample), annotations, inputs.sample, groups or None)
         section.add(*_estimates(found, _true_accuracy(given, truth), bundle, folder))
     if inputs.labels is not None:
         section.add(*_versions(inputs.labels, truth))
@@ -123,9 +123,9 @@ def _estimates(
     rows = [("all labels", name, *_cells(interval)) for name, interval in found["overall"].items()]
     rows += [(name, interval.method, *_cells(interval)) for name, interval in labels.items()]
     title = f"Label accuracy from {found['answered']:,} answers to {found['drawn']:,} rows, {found['design']} design"
-    listeners = found["listeners"]
-    agreement = [(name, *_cells(listeners["agreement"][key])) for key, name in AGREEMENT.items()]
-    agreement.append(("same answer when asked again", *_cells(listeners["with_themselves"])))
+    annotators = found["annotators"]
+    agreement = [(name, *_cells(annotators["agreement"][key])) for key, name in AGREEMENT.items()]
+    agreement.append(("same answer when asked again", *_cells(annotators["with_themselves"])))
     parts: list[Part] = [
         Heading("Accuracy of the labels, from annotations"),
         folder.draw(estimate_plot(found["overall"][chosen], labels, truth)),
@@ -164,12 +164,12 @@ def _adjusted(bundle: Bundle | None, labels: Mapping[str, Interval]) -> Adjusted
     return adjusted_auc(auc, clips, _counts(positive), _counts(negative))
 
 
-def _counts(interval: Interval) -> Heard:
+def _counts(interval: Interval) -> AnnotatedCounts:
     """Return the counts of a simple random sample whose interval is as wide as this one."""
     spread = interval.estimate * (1 - interval.estimate)
     half = max(interval.half_width, 1e-6)
     answers = max(1, round(spread * (z_value(0.95) / half) ** 2)) if spread > 0 else interval.n
-    return Heard(round(interval.estimate * answers), answers)
+    return AnnotatedCounts(round(interval.estimate * answers), answers)
 
 
 def _correction(adjusted: Adjusted) -> Text:

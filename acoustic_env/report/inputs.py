@@ -22,8 +22,8 @@ class Inputs:
     study: str | None = _option("DIR", "Folder of `acoustic-env study`.")
     tune: str | None = _option("DIR", "Folder of `acoustic-env tune`.")
     ranked: str | None = _option("FILE", "Table of `audit rank`.")
-    sample: str | None = _option("FILE", "Table of `audit sample`; needs --verdicts.")
-    verdicts: str | None = _option("FILE", "Answers of the annotators; needs --sample.")
+    sample: str | None = _option("FILE", "Table of `audit sample`; needs --annotations.")
+    annotations: str | None = _option("FILE", "Answers of the annotators; needs --sample.")
     labels: str | None = _option("LABELS", "Folder of versions of the labels.")
     truth: str | None = _option("FILE", "Table of clip_id and label with the true labels, as of synthetic scenes.")
 

@@ -28,7 +28,7 @@ from acoustic_env.report.page import PlotFolder, Section, render_page
 from acoustic_env.report.provenance import provenance_section
 from acoustic_env.store.feature_store import FeatureStore
 
-HASHED: Final[tuple[str, ...]] = ("clips", "ranked", "sample", "verdicts", "truth")
+HASHED: Final[tuple[str, ...]] = ("clips", "ranked", "sample", "annotations", "truth")
 STUDY: Final = "study.csv"
 TRIALS: Final = "trials.csv"
 
@@ -42,8 +42,8 @@ def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
     if not inputs.given():
         msg = "nothing to report on: give --store, --clips, --bundle, --explain, --study, --tune, --ranked or --labels"
         raise UsageError(msg)
-    if (inputs.sample is None) != (inputs.verdicts is None):
-        msg = "--sample and --verdicts belong together: verdicts say something only of the sample they were drawn for"
+    if (inputs.sample is None) != (inputs.annotations is None):
+        msg = "--sample and --annotations belong together: give the annotations with the sample they answer"
         raise UsageError(msg)
     if inputs.labels and not versions(inputs.labels):
         msg = f"{inputs.labels}: no version of a labels table; make one with acoustic-env audit relabel"

@@ -200,8 +200,8 @@ def _real_row(ranked: pa.Table, classes: np.ndarray, design: Design, n: int) -> 
 
     sample = draw_sample(ranked, SampleSettings(n, design, repeat=0.0))
     at_rows = sample.set_column(0, "clip_id", pa.array([f"given{i:05d}" for i in range(sample.num_rows)]))
-    verdicts = answered(at_rows, truth_of(sample)).set_column(0, "clip_id", sample["clip_id"])
-    labels = relabel(ranked, verdicts, sample, RelabelSettings())
+    annotations = answered(at_rows, truth_of(sample)).set_column(0, "clip_id", sample["clip_id"])
+    labels = relabel(ranked, annotations, sample, RelabelSettings())
     labels = labels.filter(labels["given"])
     right, alone = applies(labels) == truth_of(labels), np.asarray(labels["votes"].is_null())
     actions = np.array(labels["action"].to_pylist())

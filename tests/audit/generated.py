@@ -1,4 +1,4 @@
-"""A ranked table with known truth, and listeners who answer it."""
+"""A ranked table with known truth, and annotators who answer it."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def listen(
     seed: int,
     unsure: float = 0.0,
 ) -> pa.Table:
-    """Verdicts of listeners who are right with their given probability; gold rows are known from the sample."""
+    """Annotations of annotators who are right with their given probability; gold rows are known from the sample."""
     rng = np.random.default_rng(seed)
     rows = []
-    for listener, sure in skill.items():
+    for annotator, sure in skill.items():
         for entry in sample.to_pylist():
             truth = entry["truth"] == "right" if entry["truth"] else bool(right[int(entry["clip_id"][4:])])
             said = truth if rng.random() < sure else not truth
-            verdict = "unsure" if rng.random() < unsure else ("right" if said else "wrong")
+            chosen = "unsure" if rng.random() < unsure else ("right" if said else "wrong")
             rows.append(
                 {
                     "clip_id": entry["clip_id"],
                     "label": entry["label"],
-                    "listener": listener,
-                    "verdict": verdict,
+                    "annotator": annotator,
+                    "answer": chosen,
                     "note": None,
                     "time_utc": START + dt.timedelta(seconds=len(rows)),
                     "role": entry["role"],

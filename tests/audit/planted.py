@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import expit, ndtri
 
-from acoustic_env.audit.annotations import VERDICT_SCHEMA
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.sample import Design, SampleSettings, draw_sample
 
 Errors = Literal["uniform", "ambiguous"]
@@ -66,11 +66,11 @@ def answered(sample: pa.Table, applies: np.ndarray) -> pa.Table:
     columns = {
         "clip_id": sample["clip_id"],
         "label": sample["label"],
-        "listener": pa.array(["ada"] * len(ids)),
-        "verdict": pa.array(np.where(applies[rows], "right", "wrong")),
+        "annotator": pa.array(["ada"] * len(ids)),
+        "answer": pa.array(np.where(applies[rows], "right", "wrong")),
         "note": pa.nulls(len(ids), pa.string()),
         "time_utc": pa.array(np.arange(len(ids)), pa.timestamp("us", tz="UTC")),
         "role": sample["role"],
         "seconds": pa.nulls(len(ids), pa.float64()),
     }
-    return pa.table({name: columns[name] for name in VERDICT_SCHEMA.names}).cast(VERDICT_SCHEMA)
+    return pa.table({name: columns[name] for name in ANNOTATION_SCHEMA.names}).cast(ANNOTATION_SCHEMA)

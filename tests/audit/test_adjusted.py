@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from acoustic_env.audit.adjusted import (
-    Heard,
+    AnnotatedCounts,
     adjusted_auc,
     adjusted_balanced_accuracy,
     gold_accuracy,
@@ -18,7 +18,7 @@ from acoustic_env.audit.intervals import Interval
 from acoustic_env.audit.noise import noisy_auc
 from tests.audit.coverage import coverage
 
-NATURE, URBAN, CLIPS = Heard(42, 50), Heard(32, 50), (122, 121)
+NATURE, URBAN, CLIPS = AnnotatedCounts(42, 50), AnnotatedCounts(32, 50), (122, 121)
 
 
 def test_the_source_systems_numbers_are_refused() -> None:
@@ -39,17 +39,17 @@ def test_a_possible_value_from_a_large_audit_is_shown_but_not_called_confirmed()
     from acoustic_env.audit.noise import Contamination
 
     observed = noisy_auc(0.85, Contamination(0.1, 0.2))
-    found = adjusted_auc(observed, (5000, 5000), Heard(900, 1000), Heard(800, 1000))
+    found = adjusted_auc(observed, (5000, 5000), AnnotatedCounts(900, 1000), AnnotatedCounts(800, 1000))
     assert found.corrected == pytest.approx(0.85)
     assert found.status == "not refuted"
     assert "not tested on gold" in found.reason
-    assert adjusted_auc(observed, (5000, 5000), Heard(900, 1000), Heard(800, 1000), independence_p=0.001).status == (
-        "refused"
-    )
+    assert adjusted_auc(
+        observed, (5000, 5000), AnnotatedCounts(900, 1000), AnnotatedCounts(800, 1000), independence_p=0.001
+    ).status == ("refused")
 
 
 def test_labels_without_information_are_refused_not_divided_by_zero() -> None:
-    found = adjusted_auc(0.6, (100, 100), Heard(10, 20), Heard(10, 20))
+    found = adjusted_auc(0.6, (100, 100), AnnotatedCounts(10, 20), AnnotatedCounts(10, 20))
     assert found.status == "refused"
     assert found.impossible > 0.3
 
@@ -76,10 +76,12 @@ def test_the_assumption_is_tested_on_gold_clips() -> None:
 def test_dependent_noise_inflates_the_correction_and_gold_does_not() -> None:
     rng = np.random.default_rng(6)
     truth, predicted, given, _ = simulated(20_000, True, rng)
-    heard = [Heard(int((truth == k)[given == k].sum()), int((given == k).sum())) for k in (1, 0)]
+    annotated = [AnnotatedCounts(int((truth == k)[given == k].sum()), int((given == k).sum())) for k in (1, 0)]
     tpr, tnr = predicted[given == 1].mean(), 1 - predicted[given == 0].mean()
     accuracy = (predicted == truth).mean()
-    inflated = adjusted_balanced_accuracy((tpr, tnr), (heard[0].heard, heard[1].heard), heard[0], heard[1])
+    inflated = adjusted_balanced_accuracy(
+        (tpr, tnr), (annotated[0].annotated, annotated[1].annotated), annotated[0], annotated[1]
+    )
     assert inflated.corrected > accuracy + 0.05
     gold = rng.choice(20_000, 400, replace=False)
     proxy = np.where(predicted == given, 0.8, 0.4)

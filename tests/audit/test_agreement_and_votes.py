@@ -1,4 +1,4 @@
-"""Agreement, several fallible votes, and one fallible listener."""
+"""Agreement, several fallible votes, and one fallible annotator."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_alpha_follows_fleiss_kappa_on_complete_votes() -> None:
     assert 1 - measures.krippendorff_alpha(counts)[0] == pytest.approx((1 - kappa) * (1 - 1 / counts.sum()), rel=1e-9)
 
 
-def test_ac1_equals_the_formula_for_two_listeners() -> None:
+def test_ac1_equals_the_formula_for_two_annotators() -> None:
     votes = np.array([[0, 0]] * 118 + [[0, 1]] * 5 + [[1, 0]] * 2 + [[1, 1]] * 0)
     agree, share = 118 / 125, (5 + 2) / 250
     chance = 2 * share * (1 - share)
@@ -52,9 +52,9 @@ def test_agreement_with_fewer_than_two_common_clips_says_nothing() -> None:
     assert all(interval.n == 0 for interval in found.values())
 
 
-def noisy_votes(rng: np.random.Generator, clips: int, listeners: int, share: float = 0.7, skill: float = 0.85):
+def noisy_votes(rng: np.random.Generator, clips: int, annotators: int, share: float = 0.7, skill: float = 0.85):
     truth = (rng.random(clips) < share).astype(np.int64)
-    right = rng.random((clips, listeners)) < skill
+    right = rng.random((clips, annotators)) < skill
     return truth, np.where(right, truth[:, None], 1 - truth[:, None])
 
 
@@ -75,7 +75,7 @@ def test_agreement_intervals_cover() -> None:
     assert all(0.93 <= share <= 0.97 for share in held.values()), held
 
 
-def test_dawid_skene_beats_the_majority_when_one_listener_guesses() -> None:
+def test_dawid_skene_beats_the_majority_when_one_annotator_guesses() -> None:
     rng = np.random.default_rng(3)
     truth, votes = noisy_votes(rng, 1500, 3, skill=0.9)
     guesses = rng.integers(0, 2, (1500, 2))
@@ -90,7 +90,7 @@ def test_dawid_skene_beats_the_majority_when_one_listener_guesses() -> None:
     np.testing.assert_allclose(model.posterior.sum(axis=1), 1.0)
 
 
-def test_gold_clips_teach_dawid_skene_what_two_listeners_cannot() -> None:
+def test_gold_clips_teach_dawid_skene_what_two_annotators_cannot() -> None:
     rng = np.random.default_rng(4)
     truth, votes = noisy_votes(rng, 800, 2, share=0.6)
     votes[:, 1] = np.where(rng.random(800) < 0.6, truth, 1 - truth)
@@ -111,7 +111,7 @@ def test_the_dawid_skene_share_covers() -> None:
     assert 0.93 <= coverage(draw_share, 200, seed=6) <= 0.97
 
 
-def test_gold_clips_correct_the_share_that_two_listeners_cannot_tell() -> None:
+def test_gold_clips_correct_the_share_that_two_annotators_cannot_tell() -> None:
     rng = np.random.default_rng(6)
     truth, votes = noisy_votes(rng, 600, 2, share=0.7)
     votes[:, 1] = np.where(rng.random(600) < 0.6, truth, 1 - truth)
@@ -126,11 +126,11 @@ def test_gold_clips_correct_the_share_that_two_listeners_cannot_tell() -> None:
 def draw_fallible(rng: np.random.Generator) -> tuple[Interval, float]:
     share, sensitivity, specificity = 0.74, 0.92, 0.85
     positive = share * sensitivity + (1 - share) * (1 - specificity)
-    heard = rng.binomial([250, 80, 80], [positive, sensitivity, specificity])
-    return rogan_gladen(heard[0], 250, (heard[1], 80), (heard[2], 80), int(rng.integers(2**31)), 2000), share
+    right = rng.binomial([250, 80, 80], [positive, sensitivity, specificity])
+    return rogan_gladen(right[0], 250, (right[1], 80), (right[2], 80), int(rng.integers(2**31)), 2000), share
 
 
-def test_the_fallible_listener_is_corrected_and_its_interval_covers() -> None:
+def test_the_fallible_annotator_is_corrected_and_its_interval_covers() -> None:
     assert 0.93 <= coverage(draw_fallible, 400, seed=3) <= 0.97
     found = rogan_gladen(0.7 * 1000, 1000, (900, 1000), (800, 1000), seed=1)
     assert found.estimate == pytest.approx((0.7 + 0.8 - 1) / 0.7)

@@ -32,9 +32,9 @@ def share_decided(design: Design, rising: float, runs: int, precision: float = P
         rng = np.random.default_rng([run, 7])
         place = np.argsort(np.argsort(score)) / len(score)
         right = rng.random(len(score)) < precision - 0.005 - rising * (0.5 - place)
-        heard = inclusion > 0
-        rule = find_rule("drop", Answers(score, heard, right & heard, inclusion), precision, 0.5)
-        decided += rule.passed is not None and right[(score < rule.passed.below) & ~heard].mean() < precision
+        annotated = inclusion > 0
+        rule = find_rule("drop", Answers(score, annotated, right & annotated, inclusion), precision, 0.5)
+        decided += rule.passed is not None and right[(score < rule.passed.below) & ~annotated].mean() < precision
     return decided / runs
 
 
@@ -56,8 +56,8 @@ def test_all_right_answers_pass_at_the_number_said_and_not_below() -> None:
         score = np.arange(1_000_000) / 1_000_000
         inclusion = np.where(np.arange(1_000_000) % (1_000_000 // n) == 0, 1e-5, 0.0)
         inclusion[np.flatnonzero(inclusion)[n:]] = 0.0
-        heard = inclusion > 0
-        rule = find_rule("keep", Answers(score, heard, heard, inclusion), 0.8, 1.0)
+        annotated = inclusion > 0
+        rule = find_rule("keep", Answers(score, annotated, annotated, inclusion), 0.8, 1.0)
         assert (rule.passed is not None) == passes
 
 

@@ -38,13 +38,21 @@ def test_from_plan_to_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert {plan["design"] for plan in plans} == {"simple", "stratified", "unequal"}  # type: ignore[union-attr]
     drawn = answer(capsys, "sample", "--ranked", "ranked.parquet", "--n", "200", "--out", "sample.parquet")
     assert (drawn["sample"], drawn["repeat"]) == (200, 20)  # type: ignore[index]
-    pq.write_table(listen(pq.read_table("sample.parquet"), RIGHT, {"ada": 1.0}, 0), "verdicts.parquet")
-    found = answer(capsys, "estimate", "--sample", "sample.parquet", "--verdicts", "verdicts.parquet")
+    pq.write_table(listen(pq.read_table("sample.parquet"), RIGHT, {"ada": 1.0}, 0), "annotations.parquet")
+    found = answer(capsys, "estimate", "--sample", "sample.parquet", "--annotations", "annotations.parquet")
     overall = found["overall"]["stratified"]  # type: ignore[index]
     assert overall["low"] <= RIGHT.mean() <= overall["high"]
-    assert main(["audit", "estimate", "--sample", "sample.parquet", "--verdicts", "verdicts.parquet"]) == 0
+    assert main(["audit", "estimate", "--sample", "sample.parquet", "--annotations", "annotations.parquet"]) == 0
     assert "label accuracy" in capsys.readouterr().out
-    relabel = ("relabel", "--ranked", "ranked.parquet", "--verdicts", "verdicts.parquet", "--sample", "sample.parquet")
+    relabel = (
+        "relabel",
+        "--ranked",
+        "ranked.parquet",
+        "--annotations",
+        "annotations.parquet",
+        "--sample",
+        "sample.parquet",
+    )
     first = answer(capsys, *relabel, "--labels", "labels")
     assert (first["version"], first["new"]) == ("v0001", True)  # type: ignore[index]
     second = answer(capsys, *relabel, "--labels", "labels")
@@ -57,13 +65,13 @@ def test_from_plan_to_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert exported["segments"] + exported["without_label"] == 1200  # type: ignore[index]
 
 
-def test_the_verdicts_may_be_a_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_annotations_may_be_a_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pyarrow import csv
 
     main(["audit", "sample", "--ranked", "ranked.parquet", "--n", "100", "--design", "simple", "--out", "s.parquet"])
     csv.write_csv(listen(pq.read_table("s.parquet"), RIGHT, {"ada": 1.0}, 0).drop_columns(["note"]), "v.csv")
     capsys.readouterr()
-    found = answer(capsys, "estimate", "--sample", "s.parquet", "--verdicts", "v.csv")
+    found = answer(capsys, "estimate", "--sample", "s.parquet", "--annotations", "v.csv")
     assert found["answered"] == 100  # type: ignore[index]
 
 
@@ -93,7 +101,7 @@ def test_a_scorecard_of_votes(folder: Path, capsys: pytest.CaptureFixture[str]) 
         (["plan", "--half-width", "0.9"], "--half-width 0.9"),
         (["sample", "--ranked", "nothing.parquet", "--n", "5", "--out", "s"], "nothing.parquet: no such file"),
         (["sample", "--ranked", "ranked.parquet", "--n", "5000", "--out", "s"], "there are 1200 rows"),
-        (["estimate", "--sample", "ranked.parquet", "--verdicts", "ranked.parquet"], "no column 'listener'"),
+        (["estimate", "--sample", "ranked.parquet", "--annotations", "ranked.parquet"], "no column 'annotator'"),
         (["diff", "--labels", "empty", "v0001", "v0002"], "no version 'v0002'"),
         (["adjust", "--clips", "1,1", "--positive", "1/2", "--negative", "1/2"], "give --auc or --rates"),
     ],

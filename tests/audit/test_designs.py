@@ -123,10 +123,10 @@ def test_ppi_with_no_slope_is_the_plain_mean() -> None:
 
 
 def test_a_stratum_nobody_heard_widens_the_interval_instead_of_vanishing() -> None:
-    heard = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 50, 40)])
-    unheard = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 0, 0)])
-    assert heard[0] == pytest.approx(0.8)
-    assert unheard[1] > 10 * heard[1]
+    answered = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 50, 40)])
+    unanswered = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 0, 0)])
+    assert answered[0] == pytest.approx(0.8)
+    assert unanswered[1] > 10 * answered[1]
 
 
 def test_inverse_probability_of_everything_is_the_truth_without_error() -> None:

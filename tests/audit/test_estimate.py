@@ -1,4 +1,4 @@
-"""From sample and verdicts to label accuracy: right on planted truth, where the most suspicious clips are wrong."""
+"""From sample and annotations to label accuracy: right on planted truth, where the most suspicious clips are wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from acoustic_env.audit.annotations import check_verdicts, latest
+from acoustic_env.audit.annotations import check_annotations, latest
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.intervals import Interval, wilson
 from acoustic_env.audit.sample import SampleSettings, draw_sample
@@ -27,8 +27,8 @@ GOLD = pa.table(
 
 def audit(design: str, seed: int, n: int = 240, skill: float = 1.0, **more):
     sample = draw_sample(RANKED, SampleSettings(n, design, seed=seed, repeat=0.0))  # type: ignore[arg-type]
-    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": skill}, seed), "verdicts")
-    return estimate(sample, verdicts, "sample.parquet", **more)
+    annotations = check_annotations(listen(sample, RIGHT, {"ada": skill}, seed), "annotations")
+    return estimate(sample, annotations, "sample.parquet", **more)
 
 
 @pytest.mark.parametrize("design", ["simple", "stratified", "unequal"])
@@ -74,29 +74,29 @@ def test_the_most_suspicious_clips_estimate_nothing_but_themselves() -> None:
     assert 1 - sampled.high <= truth <= 1 - sampled.low
 
 
-def test_a_fallible_listener_is_corrected_by_gold_clips() -> None:
+def test_a_fallible_annotator_is_corrected_by_gold_clips() -> None:
     sample = draw_sample(RANKED, SampleSettings(600, "simple", seed=2), GOLD)
-    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": 0.85}, 5), "v")
-    found = estimate(sample, verdicts, "s")
-    apparent, corrected = found["overall"]["difference"], found["listeners"]["corrected"]
+    annotations = check_annotations(listen(sample, RIGHT, {"ada": 0.85}, 5), "v")
+    found = estimate(sample, annotations, "s")
+    apparent, corrected = found["overall"]["difference"], found["annotators"]["corrected"]
     assert apparent.high < RIGHT.mean()
     assert corrected.low <= RIGHT.mean() <= corrected.high
-    assert found["listeners"]["with_themselves"].n == 60
+    assert found["annotators"]["with_themselves"].n == 60
 
 
-def test_several_listeners_are_weighed_and_their_agreement_reported() -> None:
+def test_several_annotators_are_weighed_and_their_agreement_reported() -> None:
     sample = draw_sample(RANKED, SampleSettings(300, "simple", seed=2), GOLD)
-    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": 0.95, "bob": 0.9, "cy": 0.6}, 5), "v")
-    found = estimate(sample, verdicts, "s")
+    annotations = check_annotations(listen(sample, RIGHT, {"ada": 0.95, "bob": 0.9, "cy": 0.6}, 5), "v")
+    found = estimate(sample, annotations, "s")
     assert found["overall"]["wilson"].low <= RIGHT.mean() <= found["overall"]["wilson"].high
-    assert 0.1 < found["listeners"]["agreement"]["krippendorff_alpha"].estimate < 0.7
-    assert found["listeners"]["gold"]["cy"]["right"].estimate < found["listeners"]["gold"]["ada"]["right"].estimate
-    assert "dawid_skene" in found["listeners"]
+    assert 0.1 < found["annotators"]["agreement"]["krippendorff_alpha"].estimate < 0.7
+    assert found["annotators"]["gold"]["cy"]["right"].estimate < found["annotators"]["gold"]["ada"]["right"].estimate
+    assert "dawid_skene" in found["annotators"]
 
 
 def test_unsure_answers_are_counted_and_bounded() -> None:
     sample = draw_sample(RANKED, SampleSettings(200, "unequal"))
-    found = estimate(sample, check_verdicts(listen(sample, RIGHT, {"ada": 1.0}, 1, unsure=0.15), "v"), "s")
+    found = estimate(sample, check_annotations(listen(sample, RIGHT, {"ada": 1.0}, 1, unsure=0.15), "v"), "s")
     assert found["answered"] + found["unsure"]["rows"] == 200
     low, high = found["unsure"]["if all wrong"].estimate, found["unsure"]["if all right"].estimate
     assert low < found["overall"]["difference"].estimate < high
@@ -110,31 +110,31 @@ def test_clips_of_one_recording_widen_the_interval() -> None:
     groups = {clip: f"video{i // 5}" for i, clip in enumerate(ids)}
     for i, clip in enumerate(ids):
         everywhere[int(clip[4:])] = (i // 5) % 3 > 0
-    verdicts = check_verdicts(listen(sample, everywhere, {"ada": 1.0}, 0), "v")
-    plain, grouped = estimate(sample, verdicts, "s"), estimate(sample, verdicts, "s", groups)
+    annotations = check_annotations(listen(sample, everywhere, {"ada": 1.0}, 0), "v")
+    plain, grouped = estimate(sample, annotations, "s"), estimate(sample, annotations, "s", groups)
     assert grouped["design_effect"] > 3
     assert grouped["overall"]["wilson"].half_width > 1.5 * plain["overall"]["wilson"].half_width
 
 
-def test_the_latest_answer_of_a_listener_counts() -> None:
+def test_the_latest_answer_of_a_annotator_counts() -> None:
     sample = draw_sample(RANKED, SampleSettings(50, "simple", repeat=0.0))
-    verdicts = listen(sample, np.ones(3000, dtype=bool), {"ada": 1.0}, 0)
+    annotations = listen(sample, np.ones(3000, dtype=bool), {"ada": 1.0}, 0)
     changed = listen(sample, np.zeros(3000, dtype=bool), {"ada": 1.0}, 0)
     import datetime as dt
 
     times = [t + dt.timedelta(days=1) for t in changed.column("time_utc").to_pylist()]
     changed = changed.set_column(changed.column_names.index("time_utc"), "time_utc", pa.array(times))
-    both = latest(check_verdicts(pa.concat_tables([changed, verdicts], promote_options="permissive"), "v"))
-    assert set(both.column("verdict").to_pylist()) == {"wrong"}
+    both = latest(check_annotations(pa.concat_tables([changed, annotations], promote_options="permissive"), "v"))
+    assert set(both.column("answer").to_pylist()) == {"wrong"}
 
 
-def test_a_sample_nobody_listened_to_and_broken_verdicts_are_refused() -> None:
+def test_a_sample_nobody_listened_to_and_broken_annotations_are_refused() -> None:
     sample = draw_sample(RANKED, SampleSettings(50, "simple"))
-    verdicts = check_verdicts(listen(sample, RIGHT, {"ada": 1.0}, 0), "v")
-    with pytest.raises(UsageError, match="listen first"):
-        estimate(sample, verdicts.slice(0, 0), "sample.parquet")
-    wrong = verdicts.set_column(3, "verdict", pa.array(["perhaps"] * verdicts.num_rows))
-    with pytest.raises(UsageError, match=r"v\.csv: row 1, column 'verdict': 'perhaps'"):
-        check_verdicts(wrong, "v.csv")
-    with pytest.raises(UsageError, match="no column 'listener'"):
-        check_verdicts(verdicts.drop_columns(["listener"]), "v.csv")
+    annotations = check_annotations(listen(sample, RIGHT, {"ada": 1.0}, 0), "v")
+    with pytest.raises(UsageError, match="annotate first"):
+        estimate(sample, annotations.slice(0, 0), "sample.parquet")
+    wrong = annotations.set_column(3, "answer", pa.array(["perhaps"] * annotations.num_rows))
+    with pytest.raises(UsageError, match=r"v\.csv: row 1, column 'answer': 'perhaps'"):
+        check_annotations(wrong, "v.csv")
+    with pytest.raises(UsageError, match="no column 'annotator'"):
+        check_annotations(annotations.drop_columns(["annotator"]), "v.csv")

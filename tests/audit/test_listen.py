@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from acoustic_env.audit.annotations import check_verdicts, latest
+from acoustic_env.audit.annotations import check_annotations, latest
 from acoustic_env.audit.journal import LEASE_SUFFIX
 from acoustic_env.audit.listen import InvalidAnswerError, Session, order_for, read_rows
 from acoustic_env.audit.listen_audio import ClipCache, normalize_for_playback, places, spectrogram, video_at
@@ -44,13 +44,13 @@ SAMPLE = draw_sample(RANKED, SampleSettings(n=40, design="simple", repeat=0.25))
 ROWS, SAMPLE_ID = read_rows(SAMPLE, "sample.parquet")
 
 
-def answer(row: int, verdict: str | None = "right", listener: str = "Ada", **more: Any) -> dict[str, Any]:
-    return {"id": uuid.uuid4().hex, "listener": listener, "row": row, "verdict": verdict, **more}
+def answer(row: int, chosen: str | None = "right", annotator: str = "Ada", **more: Any) -> dict[str, Any]:
+    return {"id": uuid.uuid4().hex, "annotator": annotator, "row": row, "answer": chosen, **more}
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return tmp_path / "verdicts.parquet"
+    return tmp_path / "annotations.parquet"
 
 
 # ---- the session
@@ -59,12 +59,12 @@ def out(tmp_path: Path) -> Path:
 def test_answers_are_in_the_journal_and_the_table_before_record_returns(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         session.record(answer(3, "wrong", note=" a <b>bird</b> ", seconds=4.25))
-        assert json.loads(Path(session.journal_url).read_bytes().splitlines()[-1])["verdict"] == "wrong"
-        session.write_verdicts()
-    table = check_verdicts(pq.read_table(out), str(out))
+        assert json.loads(Path(session.journal_url).read_bytes().splitlines()[-1])["answer"] == "wrong"
+        session.write_annotations()
+    table = check_annotations(pq.read_table(out), str(out))
     (row,) = table.to_pylist()
     assert (row["clip_id"], row["label"], row["role"]) == (ROWS[3].clip_id, ROWS[3].label, ROWS[3].role)
-    assert (row["listener"], row["note"], row["seconds"]) == ("Ada", "a <b>bird</b>", 4.25)
+    assert (row["annotator"], row["note"], row["seconds"]) == ("Ada", "a <b>bird</b>", 4.25)
 
 
 def test_a_session_goes_on_where_it_stopped_and_forgets_half_a_line(out: Path) -> None:
@@ -89,39 +89,39 @@ def test_an_answer_sent_twice_counts_once(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         entry = answer(0)
         assert session.record(entry) == session.record(entry)
-        assert session.verdicts().num_rows == 1
+        assert session.annotations().num_rows == 1
 
 
 def test_the_latest_answer_counts_and_earlier_ones_stay(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
-        for verdict in ("right", "wrong", "unsure"):
-            session.record(answer(0, verdict))
-        assert session.counted()["Ada", 0].verdict == "unsure"
-        assert session.verdicts().column("verdict").to_pylist() == ["right", "wrong", "unsure"]
-        assert latest(session.verdicts()).column("verdict").to_pylist() == ["unsure"]
+        for chosen in ("right", "wrong", "unsure"):
+            session.record(answer(0, chosen))
+        assert session.counted()["Ada", 0].answer == "unsure"
+        assert session.annotations().column("answer").to_pylist() == ["right", "wrong", "unsure"]
+        assert latest(session.annotations()).column("answer").to_pylist() == ["unsure"]
 
 
 def test_taking_an_answer_back_brings_the_one_before_back(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
-        for verdict in ("right", "wrong", None):
-            session.record(answer(0, verdict))
-        assert session.counted()["Ada", 0].verdict == "right"
+        for chosen in ("right", "wrong", None):
+            session.record(answer(0, chosen))
+        assert session.counted()["Ada", 0].answer == "right"
         session.record(answer(0, None))
         session.record(answer(0, None))
         assert session.kept() == 0
-        assert session.verdicts().num_rows == 0
+        assert session.annotations().num_rows == 0
         assert len(Path(session.journal_url).read_bytes().splitlines()) == 6
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         assert session.kept() == 0
 
 
-def test_each_listener_has_answers_of_their_own_whatever_the_case_of_the_name(out: Path) -> None:
+def test_each_annotator_has_answers_of_their_own_whatever_the_case_of_the_name(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         session.record(answer(0, "right", "Ada  Lovelace"))
         session.record(answer(0, "wrong", "ada lovelace"))
         session.record(answer(0, "unsure", "Grace"))
-        assert session.listeners() == ["Ada Lovelace", "Grace"]
-        assert session.counted()["Ada Lovelace", 0].verdict == "wrong"
+        assert session.annotators() == ["Ada Lovelace", "Grace"]
+        assert session.counted()["Ada Lovelace", 0].answer == "wrong"
         assert session.kept() == 2
 
 
@@ -132,10 +132,10 @@ def test_each_listener_has_answers_of_their_own_whatever_the_case_of_the_name(ou
         {"row": -1},
         {"row": True},
         {"row": "0"},
-        {"verdict": "maybe"},
-        {"listener": " "},
-        {"listener": "a\x00b"},
-        {"listener": "x" * 61},
+        {"answer": "maybe"},
+        {"annotator": " "},
+        {"annotator": "a\x00b"},
+        {"annotator": "x" * 61},
         {"id": "short"},
         {"id": "../../../../etc"},
         {"note": 7},
@@ -175,14 +175,14 @@ def test_two_sessions_do_not_share_a_journal(out: Path) -> None:
 def test_a_table_without_its_journal_is_not_overwritten(out: Path) -> None:
     with Session(ROWS, SAMPLE_ID, str(out)) as session:
         session.record(answer(0))
-        session.write_verdicts()
+        session.write_annotations()
         Path(session.journal_url).unlink()
     with pytest.raises(UsageError, match="its journal"):
         Session(ROWS, SAMPLE_ID, str(out))
 
 
 def test_answers_on_an_object_store_are_there_before_record_returns(s3: S3Server) -> None:
-    out = f"s3://{s3.bucket}/verdicts.parquet"
+    out = f"s3://{s3.bucket}/annotations.parquet"
     killed = Session(ROWS, SAMPLE_ID, out)
     for row in range(3):
         killed.record(answer(row))
@@ -192,12 +192,12 @@ def test_answers_on_an_object_store_are_there_before_record_returns(s3: S3Server
     killed.close()
     with Session(ROWS, SAMPLE_ID, out) as session:
         assert session.kept() == 3
-        session.write_verdicts()
+        session.write_annotations()
     assert read_table(out).num_rows == 3
 
 
 def test_an_answer_that_the_object_store_refuses_is_not_kept(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = f"s3://{s3.bucket}/verdicts.csv"
+    out = f"s3://{s3.bucket}/annotations.csv"
     with Session(ROWS, SAMPLE_ID, out) as session:
         session.record(answer(0))
         monkeypatch.setattr(retry, "TRIES", 2)
@@ -212,7 +212,7 @@ def test_an_answer_that_the_object_store_refuses_is_not_kept(s3: S3Server, monke
 
 
 def test_a_session_that_lost_its_journal_to_another_keeps_nothing(s3: S3Server) -> None:
-    out = f"s3://{s3.bucket}/verdicts.parquet"
+    out = f"s3://{s3.bucket}/annotations.parquet"
     first = Session(ROWS, SAMPLE_ID, out)
     lease = f"{first.journal_url}{LEASE_SUFFIX}/lease.json"
     write_bytes(lease, json.dumps({**json.loads(read_bytes(lease)), "released": True}).encode())
@@ -224,7 +224,7 @@ def test_a_session_that_lost_its_journal_to_another_keeps_nothing(s3: S3Server) 
     first.close()
 
 
-def test_the_order_is_random_the_listeners_own_and_repeats_come_later() -> None:
+def test_the_order_is_random_the_annotators_own_and_repeats_come_later() -> None:
     orders = {name: order_for(ROWS, SAMPLE_ID, name) for name in ("Ada", "Grace")}
     assert orders["Ada"] == order_for(ROWS, SAMPLE_ID, "ada")
     assert orders["Ada"] != orders["Grace"]
@@ -382,7 +382,7 @@ def test_the_token_becomes_a_strict_cookie_and_leaves_the_address(server: Listen
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/page.js", "/api/session", "/api/state?listener=Ada", "/api/rows/0", "/audio/0"]
+    "path", ["/", "/page.js", "/api/session", "/api/state?annotator=Ada", "/api/rows/0", "/audio/0"]
 )
 def test_nothing_is_told_without_the_token(server: ListenServer, path: str) -> None:
     stranger = Visitor(server)
@@ -507,7 +507,7 @@ def test_a_clip_that_cannot_be_played_says_why_without_telling_its_place(visitor
 
 
 def test_the_page_is_told_the_label_in_question_and_nothing_else_of_a_row(visitor: Visitor) -> None:
-    state = visitor.json("/api/state?listener=Ada")
+    state = visitor.json("/api/state?annotator=Ada")
     assert sorted(row["label"] for row in state["rows"]) == ["<b>Cat</b>", "Dog", "Dog"]
     assert all(set(row) == {"row", "label"} for row in state["rows"])
     everything = json.dumps(
@@ -517,17 +517,17 @@ def test_the_page_is_told_the_label_in_question_and_nothing_else_of_a_row(visito
         assert hidden not in everything
 
 
-def test_listeners_answer_and_find_their_answers_again(visitor: Visitor, tmp_path: Path) -> None:
+def test_annotators_answer_and_find_their_answers_again(visitor: Visitor, tmp_path: Path) -> None:
     kept = visitor.json("/api/answers", answer(1, "incomplete", note="and a bell"))
-    assert kept == {"row": 1, "verdict": "incomplete", "note": "and a bell", "warning": None}
+    assert kept == {"row": 1, "answer": "incomplete", "note": "and a bell", "warning": None}
     visitor.json("/api/answers", answer(1, "wrong", "Grace"))
-    state = visitor.json("/api/state?listener=ada")
-    assert (state["listener"], state["answered"]) == ("Ada", [1])
-    assert {"row": 1, "label": visitor.server.session.rows[1].label, "verdict": "incomplete", "note": "and a bell"} in (
+    state = visitor.json("/api/state?annotator=ada")
+    assert (state["annotator"], state["answered"]) == ("Ada", [1])
+    assert {"row": 1, "label": visitor.server.session.rows[1].label, "answer": "incomplete", "note": "and a bell"} in (
         state["rows"]
     )
-    assert visitor.json("/api/session")["listeners"] == ["Ada", "Grace"]
-    assert visitor.json("/api/answers", answer(1, None))["verdict"] is None
+    assert visitor.json("/api/session")["annotators"] == ["Ada", "Grace"]
+    assert visitor.json("/api/answers", answer(1, None))["answer"] is None
     assert (tmp_path / "v.csv").read_text().count("Grace") == 1
     assert "Ada" not in (tmp_path / "v.csv").read_text()
 
@@ -536,7 +536,7 @@ def test_listeners_answer_and_find_their_answers_again(visitor: Visitor, tmp_pat
 def test_what_is_no_answer_is_refused(visitor: Visitor, body: bytes) -> None:
     assert visitor.request("/api/answers", body)[0] == 400
     assert visitor.request("/api/answers", answer(99))[0] == 400
-    assert visitor.request("/api/state?listener=")[0] == 400
+    assert visitor.request("/api/state?annotator=")[0] == 400
     assert visitor.request("/api/elsewhere", answer(0))[0] == 404
 
 
@@ -561,7 +561,7 @@ def test_many_answers_at_once_are_all_kept(visitor: Visitor) -> None:
         for row in range(3):
             visitor.request("/api/answers", answer(row, "right", name))
 
-    threads = [threading.Thread(target=send, args=(f"listener {n}",)) for n in range(5)]
+    threads = [threading.Thread(target=send, args=(f"annotator {n}",)) for n in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -605,7 +605,7 @@ def test_a_session_killed_in_the_middle_loses_nothing_and_an_interrupt_ends_it_c
     process.kill()
     process.communicate()
     process, visitor = start("--port", str(visitor.server.port))
-    assert visitor.json("/api/state?listener=Ada")["answered"] == [0]
+    assert visitor.json("/api/state?annotator=Ada")["answered"] == [0]
     visitor.json("/api/answers", answer(1, "right"))
     process.send_signal(signal.SIGINT)
     try:

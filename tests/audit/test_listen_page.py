@@ -28,7 +28,7 @@ def enter(browser: Chromium, name: str) -> None:
     browser.wait(READY)
 
 
-def test_a_listener_plays_answers_by_keyboard_and_finds_it_again_after_a_reload(
+def test_a_annotator_plays_answers_by_keyboard_and_finds_it_again_after_a_reload(
     server: ListenServer,  # noqa: F811
     browser: Chromium,
     tmp_path: Path,
@@ -54,8 +54,8 @@ def test_a_listener_plays_answers_by_keyboard_and_finds_it_again_after_a_reload(
     browser.press("Escape")
     browser.press("3")
     browser.wait(COUNT.format(1))
-    (kept,) = server.session.verdicts().to_pylist()
-    assert (kept["clip_id"], kept["verdict"], kept["listener"]) == ("secret-dog/tone", "incomplete", "Ada")
+    (kept,) = server.session.annotations().to_pylist()
+    assert (kept["clip_id"], kept["answer"], kept["annotator"]) == ("secret-dog/tone", "incomplete", "Ada")
     assert kept["note"] == "<img src=x onerror=alert(1)> 12"
     browser.call("Page.reload")
     browser.wait(COUNT.format(1))
@@ -64,8 +64,8 @@ def test_a_listener_plays_answers_by_keyboard_and_finds_it_again_after_a_reload(
     browser.wait(COUNT.format(2))
     browser.press("u")
     browser.wait(COUNT.format(1))
-    assert [row["verdict"] for row in rows_of(tmp_path / "v.csv")] == ["incomplete"]
-    browser.value("document.getElementById('change-listener').click()")
+    assert [row["answer"] for row in rows_of(tmp_path / "v.csv")] == ["incomplete"]
+    browser.value("document.getElementById('change-annotator').click()")
     enter(browser, "Grace")
     browser.wait(COUNT.format(0))
     for done in (1, 2, 3):
@@ -92,7 +92,7 @@ def test_a_clip_without_audio_links_to_its_video_and_one_without_either_can_only
     browser.press("1")
     browser.press("5")
     browser.wait(COUNT.format(1))
-    assert [answer.verdict for answer in server.session.counted().values()] == ["unsure"]
+    assert [answer.answer for answer in server.session.counted().values()] == ["unsure"]
 
 
 @pytest.mark.parametrize("width", [360, 390, 1100])
@@ -122,8 +122,8 @@ def test_another_sites_page_can_neither_read_nor_answer(server: ListenServer, br
 
 
 def rows_of(path: Path) -> list[dict[str, object]]:
-    from acoustic_env.audit.annotations import check_verdicts
+    from acoustic_env.audit.annotations import check_annotations
     from acoustic_env.audit.table import read_table
 
-    rows: list[dict[str, object]] = check_verdicts(read_table(str(path)), str(path)).to_pylist()
+    rows: list[dict[str, object]] = check_annotations(read_table(str(path)), str(path)).to_pylist()
     return rows

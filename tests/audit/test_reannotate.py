@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from acoustic_env.audit import reannotate as room
-from acoustic_env.audit.annotations import VERDICT_SCHEMA
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.frames import judge
 from acoustic_env.audit.labels import read_version, versions
 from acoustic_env.audit.merge import merge
@@ -33,20 +33,20 @@ model: {kind: logistic}
 """
 
 
-def verdicts_on(sample: pa.Table, truth: dict[str, str]) -> pa.Table:
-    """One listener who is always right."""
+def annotations_on(sample: pa.Table, truth: dict[str, str]) -> pa.Table:
+    """One annotator who is always right."""
     rows = [
         {
             "clip_id": row["clip_id"],
             "label": row["label"],
-            "listener": "a",
-            "verdict": "right" if truth[row["clip_id"]] == row["label"] else "wrong",
+            "annotator": "a",
+            "answer": "right" if truth[row["clip_id"]] == row["label"] else "wrong",
             "time_utc": 0,
             "role": row["role"],
         }
         for row in sample.to_pylist()
     ]
-    return pa.Table.from_pylist(rows, VERDICT_SCHEMA)
+    return pa.Table.from_pylist(rows, ANNOTATION_SCHEMA)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -90,24 +90,24 @@ def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeyp
     changes = read_table(f"{settings.labels}/diffs/v0002.parquet")
     assert set(changes["clip_id"].to_pylist()) == set(clips["clip_id"].to_pylist()[48:])
 
-    verdicts = str(tmp_path / "verdicts.parquet")
-    write_table(verdicts_on(read_table(completed["sample"]), true_label), verdicts)
-    heard = reannotate(ReannotateSettings(**{**grown.__dict__, "verdicts": verdicts}), said.append)
-    accuracy = heard["accuracy"]
+    annotations = str(tmp_path / "annotations.parquet")
+    write_table(annotations_on(read_table(completed["sample"]), true_label), annotations)
+    answered = reannotate(ReannotateSettings(**{**grown.__dict__, "annotations": annotations}), said.append)
+    accuracy = answered["accuracy"]
     assert (accuracy["n"], accuracy["version"], accuracy["frame"]) == (20, "v0002", 2)
     assert accuracy["low"] < accuracy["estimate"] <= accuracy["high"]
     samples = [read_table(str(path)) for path in sorted((tmp_path / "labels" / "samples").glob("*.parquet"))]
-    judged = judge(samples, read_table(verdicts))
-    assert weekly_accuracy(judged) == {name: heard[name] for name in ("accuracy", "accuracy_of_all")}
-    lines = describe(heard)
+    judged = judge(samples, read_table(annotations))
+    assert weekly_accuracy(judged) == {name: answered[name] for name in ("accuracy", "accuracy_of_all")}
+    lines = describe(answered)
     assert f"accuracy of v0002 on the {accuracy['rows']} rows of frame 2: {accuracy['estimate']:.3f}" in "\n".join(
         lines
     )
-    approved = ReannotateSettings(**{**grown.__dict__, "verdicts": verdicts, "approved_by": "a person"})
-    assert reannotate(approved, said.append)["published"]["version"] == heard["version"]
+    approved = ReannotateSettings(**{**grown.__dict__, "annotations": annotations, "approved_by": "a person"})
+    assert reannotate(approved, said.append)["published"]["version"] == answered["version"]
     assert json.loads((tmp_path / "labels" / "published.json").read_text())["reason"] == "approved by a person"
     silent = reannotate(grown, said.append)
-    assert silent["new_version"] is False, "what listeners said must not be forgotten by a run without --verdicts"
+    assert silent["new_version"] is False, "what annotators said must not be forgotten by a run without --annotations"
 
 
 def ranked_rows(rows: int, error: float, seed: int) -> tuple[pa.Table, dict[str, bool]]:
@@ -146,8 +146,10 @@ def test_rows_of_other_lists_stay_and_a_heard_row_keeps_its_decision() -> None:
     assert merged["posterior"][2].as_py() == before["posterior"][2].as_py()
 
 
-def test_verdicts_before_any_sample_are_refused(tmp_path: Path) -> None:
-    write_table(pa.Table.from_pylist([], VERDICT_SCHEMA), str(tmp_path / "verdicts.parquet"))
-    settings = ReannotateSettings("c", "s", "b", str(tmp_path / "labels"), verdicts=str(tmp_path / "verdicts.parquet"))
+def test_annotations_before_any_sample_are_refused(tmp_path: Path) -> None:
+    write_table(pa.Table.from_pylist([], ANNOTATION_SCHEMA), str(tmp_path / "annotations.parquet"))
+    settings = ReannotateSettings(
+        "c", "s", "b", str(tmp_path / "labels"), annotations=str(tmp_path / "annotations.parquet")
+    )
     with pytest.raises(UsageError, match="no sample has been drawn"):
         room._answers(settings)

@@ -1,4 +1,4 @@
-"""Relabelling: listeners first, the ranking only within its bounds, every version recoverable, nothing half-written."""
+"""Relabeling: annotators first, the ranking only within its bounds, every version recoverable, no half-written file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from acoustic_env.audit.annotations import VERDICT_SCHEMA, check_verdicts
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA, check_annotations
 from acoustic_env.audit.labels import (
     diff,
     original,
@@ -38,21 +38,21 @@ def both_classes(given: pa.Table) -> pa.Table:
 RANKED = both_classes(GIVEN)
 
 
-def heard(n: int = 400, seed: int = 3, skill: dict[str, float] | None = None) -> tuple[pa.Table, pa.Table]:
+def annotated(n: int = 400, seed: int = 3, skill: dict[str, float] | None = None) -> tuple[pa.Table, pa.Table]:
     sample = draw_sample(RANKED, SampleSettings(n, "stratified", seed=seed, repeat=0.0))
-    return sample, check_verdicts(listen(sample, RIGHT, skill or {"ada": 1.0}, seed), "v")
+    return sample, check_annotations(listen(sample, RIGHT, skill or {"ada": 1.0}, seed), "v")
 
 
-def test_without_listeners_flagged_labels_abstain_and_nothing_is_dropped() -> None:
+def test_without_annotators_flagged_labels_abstain_and_nothing_is_dropped() -> None:
     labels = relabel(RANKED, None, None, SETTINGS)
     assert set(labels.column("action").to_pylist()) == {"keep", "abstain"}
     np.testing.assert_array_equal(applies(labels), np.asarray(labels.column("given")))
     assert labels.column("votes").null_count == labels.num_rows
 
 
-def test_listeners_decide_and_their_votes_are_kept() -> None:
-    sample, verdicts = heard(200)
-    labels = relabel(RANKED, verdicts, None, SETTINGS)
+def test_annotators_decide_and_their_votes_are_kept() -> None:
+    sample, annotations = annotated(200)
+    labels = relabel(RANKED, annotations, None, SETTINGS)
     listened = [row for row in labels.to_pylist() if row["votes"]]
     assert len(listened) == 200
     for row in listened:
@@ -63,24 +63,24 @@ def test_listeners_decide_and_their_votes_are_kept() -> None:
     assert sample.num_rows == 200
 
 
-def test_disagreeing_or_unsure_listeners_abstain() -> None:
-    sample, verdicts = heard(60)
-    unsure = verdicts.set_column(3, "verdict", pa.array(["unsure"] * verdicts.num_rows))
+def test_disagreeing_or_unsure_annotators_abstain() -> None:
+    sample, annotations = annotated(60)
+    unsure = annotations.set_column(3, "answer", pa.array(["unsure"] * annotations.num_rows))
     rows = [row for row in relabel(RANKED, unsure, sample, SETTINGS).to_pylist() if row["votes"]]
     assert {row["action"] for row in rows} == {"abstain"}
-    flipped = ["wrong" if v == "right" else "right" for v in verdicts.column("verdict").to_pylist()]
-    bob = verdicts.set_column(3, "verdict", pa.array(flipped))
-    bob = bob.set_column(2, "listener", pa.array(["bob"] * bob.num_rows)).cast(VERDICT_SCHEMA)
+    flipped = ["wrong" if v == "right" else "right" for v in annotations.column("answer").to_pylist()]
+    bob = annotations.set_column(3, "answer", pa.array(flipped))
+    bob = bob.set_column(2, "annotator", pa.array(["bob"] * bob.num_rows)).cast(ANNOTATION_SCHEMA)
     rows = [
-        row for row in relabel(RANKED, pa.concat_tables([verdicts, bob]), None, SETTINGS).to_pylist() if row["votes"]
+        row for row in relabel(RANKED, pa.concat_tables([annotations, bob]), None, SETTINGS).to_pylist() if row["votes"]
     ]
     assert sum("disagree" in row["reason"] for row in rows) > 30
 
 
 def test_the_ranking_decides_alone_only_as_far_as_the_sample_proves_it_right() -> None:
     for seed in range(5):
-        sample, verdicts = heard(400, seed)
-        labels = relabel(RANKED, verdicts, sample, SETTINGS).to_pylist()
+        sample, annotations = annotated(400, seed)
+        labels = relabel(RANKED, annotations, sample, SETTINGS).to_pylist()
         alone = [row for row in labels if not row["votes"] and row["given"]]
         kept = np.array([RIGHT[int(row["clip_id"][4:])] for row in alone if row["action"] == "keep"])
         dropped = np.array([not RIGHT[int(row["clip_id"][4:])] for row in alone if row["action"] == "drop"])
@@ -91,8 +91,8 @@ def test_the_ranking_decides_alone_only_as_far_as_the_sample_proves_it_right() -
 
 
 def test_a_clip_of_exclusive_classes_never_ends_with_two() -> None:
-    sample, verdicts = heard(400)
-    labels = relabel(RANKED, verdicts, sample, RelabelSettings(0.5))
+    sample, annotations = annotated(400)
+    labels = relabel(RANKED, annotations, sample, RelabelSettings(0.5))
     now = applies(labels)
     ids = np.asarray(labels.column("clip_id").to_pylist())
     assert np.bincount(np.unique(ids, return_inverse=True)[1], weights=now).max() == 1
@@ -105,8 +105,8 @@ def test_versions_follow_each_other_and_nothing_is_written_when_nothing_changed(
     assert (written.version, written.previous, written.new) == ("v0001", None, True)
     again = write_version(url, first, {"ranked": "r"})
     assert (again.version, again.new) == ("v0001", False)
-    _, verdicts = heard(100)
-    second = relabel(RANKED, verdicts, None, SETTINGS)
+    _, annotations = annotated(100)
+    second = relabel(RANKED, annotations, None, SETTINGS)
     assert write_version(url, second, {}).version == "v0002"
     assert versions(url) == ["v0001", "v0002"]
     table = read_version(url)
@@ -158,7 +158,7 @@ def test_an_interrupted_write_leaves_the_last_version(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         write(self, path, data)
 
-    second = relabel(RANKED, heard(50)[1], None, SETTINGS)
+    second = relabel(RANKED, annotated(50)[1], None, SETTINGS)
     monkeypatch.setattr(filesystem.LocalFilesystem, "write", dies_at_the_manifest)
     with pytest.raises(KeyboardInterrupt):
         write_version(url, second, {})

@@ -89,8 +89,8 @@ def test_a_list_heard_whole_is_known() -> None:
 
 
 def test_a_stratum_nobody_heard_may_hold_anything() -> None:
-    heard = SampledStratum(600, 600, np.ones(600))
-    found = confidence_sequence([heard, SampledStratum(400, 50, np.zeros(0))])
+    complete = SampledStratum(600, 600, np.ones(600))
+    found = confidence_sequence([complete, SampledStratum(400, 50, np.zeros(0))])
     assert found.low == pytest.approx(0.6)
     assert found.high == pytest.approx(1.0)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.audit.annotations import VERDICT_SCHEMA
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
@@ -48,7 +48,12 @@ def run_weeks(
 ) -> Outcome:
     """Take in one list a week and look every week, with share `error` of the given labels wrong on average."""
     rng = np.random.default_rng(seed)
-    outcome, samples, verdicts, truths = Outcome(), list[pa.Table](), VERDICT_SCHEMA.empty_table(), dict[str, bool]()
+    outcome, samples, annotations, truths = (
+        Outcome(),
+        list[pa.Table](),
+        ANNOTATION_SCHEMA.empty_table(),
+        dict[str, bool](),
+    )
     published, in_force = None, Model(0.0, 0.0)
     candidates: dict[str, Model] = {}
     accurate: list[tuple[int, float]] = []  # rows of each frame, and the share its version is right on
@@ -69,8 +74,8 @@ def run_weeks(
         accurate.append((int(inside.sum()), float((now == truth)[inside].mean())))
         gains.append(float((now == truth)[inside].mean() - (before == truth)[inside].mean()))
         truths |= dict(zip(_keys(labels), truth.tolist(), strict=True))
-        verdicts = pa.concat_tables([verdicts, _answers(samples, verdicts, truths, week, rng)])
-        judged = judge(samples, verdicts)
+        annotations = pa.concat_tables([annotations, _answers(samples, annotations, truths, week, rng)])
+        judged = judge(samples, annotations)
         if not judged:
             continue
         said = weekly_accuracy(judged)
@@ -141,21 +146,21 @@ def _list(
 
 
 def _answers(
-    samples: list[pa.Table], verdicts: pa.Table, truths: dict[str, bool], week: int, rng: np.random.Generator
+    samples: list[pa.Table], annotations: pa.Table, truths: dict[str, bool], week: int, rng: np.random.Generator
 ) -> pa.Table:
     """One perfect annotator who answers some of what is open, most of the new sample and the rest of earlier ones."""
-    done = set(_keys(verdicts))
+    done = set(_keys(annotations))
     rows = []
     for sample in samples[-3:]:
         most = rng.choice([0.0, 0.4, 1.0], p=[0.1, 0.3, 0.6])
         open_ = [key for key in _keys(sample) if key not in done]
         for key in open_[: round(most * len(open_))]:
             clip_id, label = key.split("\x00")
-            verdict = "right" if truths[key] else "wrong"
+            chosen = "right" if truths[key] else "wrong"
             time = START + dt.timedelta(weeks=week, seconds=len(rows))
-            row = {"clip_id": clip_id, "label": label, "listener": "a", "verdict": verdict, "time_utc": time}
+            row = {"clip_id": clip_id, "label": label, "annotator": "a", "answer": chosen, "time_utc": time}
             rows.append(row | {"role": "sample"})
-    return pa.Table.from_pylist(rows, VERDICT_SCHEMA)
+    return pa.Table.from_pylist(rows, ANNOTATION_SCHEMA)
 
 
 def _keys(table: pa.Table) -> list[str]:

@@ -69,9 +69,9 @@ def test_ties_at_the_threshold_are_decided_together_or_not_at_all() -> None:
     dropped = automatic(labels, ("drop",))
     assert dropped.any()
     assert (~truth[dropped]).mean() >= PROMISED
-    unheard = np.asarray(labels["votes"].is_null())
+    unannotated = np.asarray(labels["votes"].is_null())
     for value in np.unique(coarse):
-        assert dropped[unheard & (coarse == value)].mean() in (0.0, 1.0)
+        assert dropped[unannotated & (coarse == value)].mean() in (0.0, 1.0)
 
 
 def test_where_no_threshold_is_proven_everything_without_an_answer_abstains() -> None:
@@ -94,10 +94,10 @@ def test_a_sample_of_some_labels_decides_nothing_about_others() -> None:
 def test_one_unsure_answer_in_ten_counts_against_the_decision() -> None:
     ranked, truth = planted(2000, 0.3, 0.999, "uniform", 4)
     sample = drawn(ranked, 300, "simple", 4)
-    verdicts = answered(sample, truth)
-    unsure = np.where(np.arange(300) % 3 == 0, "unsure", np.asarray(verdicts["verdict"].to_pylist()))
-    some = verdicts.set_column(3, "verdict", pa.array(unsure.astype(str)))
-    assert automatic(relabel(ranked, verdicts, sample, RelabelSettings()), ("drop",)).any()
+    annotations = answered(sample, truth)
+    unsure = np.where(np.arange(300) % 3 == 0, "unsure", np.asarray(annotations["answer"].to_pylist()))
+    some = annotations.set_column(3, "answer", pa.array(unsure.astype(str)))
+    assert automatic(relabel(ranked, annotations, sample, RelabelSettings()), ("drop",)).any()
     assert not automatic(relabel(ranked, some, sample, RelabelSettings()), ("drop",)).any()
 
 
@@ -124,7 +124,7 @@ def test_the_command_says_how_many_more_answers_it_would_take(
         pq.write_table(ranked, "ranked.parquet")
         pq.write_table(sample, "sample.parquet")
         pq.write_table(answered(sample, truth), "answers.parquet")
-        files = ["--ranked", "ranked.parquet", "--verdicts", "answers.parquet", "--sample", "sample.parquet"]
+        files = ["--ranked", "ranked.parquet", "--annotations", "answers.parquet", "--sample", "sample.parquet"]
         assert main(["audit", "relabel", *files, "--labels", name]) == 0
         drop = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  drop: "))
         assert said in drop

@@ -23,7 +23,7 @@ def write_list(name: str, seed: int, n: int = 0) -> pa.Table:
     """A ranked list whose clips are named after it; with n, a sample of it and a perfect annotator's answers."""
     ranked, truth = planted(300, 0.1, 0.9, "uniform", seed)
     sample = drawn(ranked, max(n, 20), "simple", seed)
-    verdicts = answered(sample, truth)
+    annotations = answered(sample, truth)
 
     def named(table: pa.Table) -> pa.Table:
         return table.set_column(0, "clip_id", pa.array([f"{name}-{clip}" for clip in table["clip_id"].to_pylist()]))
@@ -31,12 +31,12 @@ def write_list(name: str, seed: int, n: int = 0) -> pa.Table:
     pq.write_table(named(ranked), f"{name}.parquet")
     if n:
         pq.write_table(named(sample), f"{name}-sample.parquet")
-        pq.write_table(named(verdicts), f"{name}-answers.parquet")
+        pq.write_table(named(annotations), f"{name}-answers.parquet")
     return named(ranked)
 
 
 def relabel(name: str, with_answers: bool) -> None:
-    files = ["--verdicts", f"{name}-answers.parquet", "--sample", f"{name}-sample.parquet"] if with_answers else []
+    files = ["--annotations", f"{name}-answers.parquet", "--sample", f"{name}-sample.parquet"] if with_answers else []
     assert main(["audit", "relabel", "--ranked", f"{name}.parquet", "--labels", "labels", *files]) == 0
 
 
@@ -80,10 +80,10 @@ def test_new_answers_replace_earlier_ones_on_their_rows_only() -> None:
     write_list("one", 1, n=60)
     relabel("one", True)
     first = people(read_version("labels"), "one-")
-    verdicts = pq.read_table("one-answers.parquet")
-    kept = verdicts.slice(0, 10)
-    turned = ["wrong" if said == "right" else "right" for said in kept["verdict"].to_pylist()]
-    pq.write_table(kept.set_column(3, "verdict", pa.array(turned)), "one-answers.parquet")
+    annotations = pq.read_table("one-answers.parquet")
+    kept = annotations.slice(0, 10)
+    turned = ["wrong" if said == "right" else "right" for said in kept["answer"].to_pylist()]
+    pq.write_table(kept.set_column(3, "answer", pa.array(turned)), "one-answers.parquet")
     relabel("one", True)
     second = people(read_version("labels"), "one-")
     changed = {clip for clip, decided in second.items() if decided != first[clip]}
@@ -101,10 +101,10 @@ def test_nothing_is_written_when_a_list_is_relabeled_the_same_way_again() -> Non
 
 def test_rows_without_an_answer_are_not_unsure(capsys: pytest.CaptureFixture[str]) -> None:
     write_list("one", 1, n=60)
-    verdicts = pq.read_table("one-answers.parquet").slice(0, 40)
-    said = ["unsure"] * 3 + verdicts["verdict"].to_pylist()[3:]
-    pq.write_table(verdicts.set_column(3, "verdict", pa.array(said)), "some.parquet")
-    estimate = ["audit", "estimate", "--sample", "one-sample.parquet", "--verdicts", "some.parquet"]
+    annotations = pq.read_table("one-answers.parquet").slice(0, 40)
+    said = ["unsure"] * 3 + annotations["answer"].to_pylist()[3:]
+    pq.write_table(annotations.set_column(3, "answer", pa.array(said)), "some.parquet")
+    estimate = ["audit", "estimate", "--sample", "one-sample.parquet", "--annotations", "some.parquet"]
     assert main(estimate) == 0
     out = capsys.readouterr().out
     assert "without an answer: 20 rows" in out

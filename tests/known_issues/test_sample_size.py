@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from acoustic_env.audit import designs
-from acoustic_env.audit.annotations import check_verdicts
+from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.sample import SampleSettings, draw_sample
 from acoustic_env.cli import main
@@ -75,7 +75,7 @@ def test_the_intervals_cover_overall_and_for_a_label_that_shares_its_strata() ->
     held = {"all": 0, "label 000": 0}
     for seed in range(40):
         sample = draw_sample(RANKED, SampleSettings(400, seed=seed, repeat=0.0))
-        found = estimate(sample, check_verdicts(listen(sample, RIGHT, {"ada": 1.0}, seed), "v"), "s")
+        found = estimate(sample, check_annotations(listen(sample, RIGHT, {"ada": 1.0}, seed), "v"), "s")
         overall, one = found["overall"]["stratified"], found["labels"]["label 000"]["stratified"]
         held["all"] += overall.low <= RIGHT.mean() <= overall.high
         held["label 000"] += one.low <= RIGHT[top].mean() <= one.high

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from acoustic_env.audit.annotations import check_verdicts
+from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.consensus import consensus
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.frames import Judgement, Judges, draw_frame, judge
@@ -28,7 +28,7 @@ def simple_sample(n: int, gold: pa.Table | None = None) -> pa.Table:
 
 
 def answers(sample: pa.Table, skill: dict[str, float], seed: int = 0) -> pa.Table:
-    return check_verdicts(listen(sample, RIGHT, skill, seed), "answers.parquet")
+    return check_annotations(listen(sample, RIGHT, skill, seed), "answers.parquet")
 
 
 def gold_rows(rows: range) -> pa.Table:
@@ -59,8 +59,8 @@ def weekly_sample(n: int) -> pa.Table:
     return sample
 
 
-def weekly(sample: pa.Table, verdicts: pa.Table) -> Judgement:
-    (judgement,) = judge([sample], verdicts)
+def weekly(sample: pa.Table, annotations: pa.Table) -> Judgement:
+    (judgement,) = judge([sample], annotations)
     return judgement
 
 
@@ -94,13 +94,13 @@ def keys_of(sample: pa.Table) -> list[tuple[str, str]]:
 
 
 def test_an_annotators_last_answer_replaces_that_annotators_alone() -> None:
-    def answer(listener: str, verdict: str, second: int) -> dict[str, object]:
+    def answer(annotator: str, chosen: str, second: int) -> dict[str, object]:
         time = START + dt.timedelta(seconds=second)
-        row = {"clip_id": "c", "label": "wind", "listener": listener, "verdict": verdict, "time_utc": time}
+        row = {"clip_id": "c", "label": "wind", "annotator": annotator, "answer": chosen, "time_utc": time}
         return row | {"role": "sample", "note": None, "seconds": 1.0}
 
     said = [answer("ada", "right", 1), answer("bob", "right", 2), answer("cy", "wrong", 3), answer("cy", "right", 4)]
-    found = consensus(check_verdicts(pa.Table.from_pylist(said), "a"), {})["c", "wind"]
+    found = consensus(check_annotations(pa.Table.from_pylist(said), "a"), {})["c", "wind"]
     assert found.votes == ["ada: right", "bob: right", "cy: right"]
     assert found.applies is not None
     assert found.applies > 0.9
@@ -110,5 +110,5 @@ def test_gold_rows_nobody_answered_do_not_enter_the_estimate_of_the_sample() -> 
     sample = simple_sample(60, gold_rows(range(300)))
     first = answers(sample, {"ada": 1.0}).slice(0, 40)
     found = estimate(sample, first, "sample.parquet")
-    heard = {row["clip_id"] for row in first.to_pylist() if row["role"] == "sample"}
-    assert found["answered"] == len(heard)
+    answered = {row["clip_id"] for row in first.to_pylist() if row["role"] == "sample"}
+    assert found["answered"] == len(answered)

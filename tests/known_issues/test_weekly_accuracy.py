@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from acoustic_env.audit.annotations import VERDICT_SCHEMA
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge, what_it_judges
 from acoustic_env.audit.labels import read_version
 from acoustic_env.audit.listen import read_rows
@@ -56,11 +56,11 @@ def answers(sample: pa.Table, wrong: int) -> pa.Table:
 
 def told_by_a(sample: pa.Table, right: list[bool]) -> pa.Table:
     rows = [
-        {"clip_id": row["clip_id"], "label": row["label"], "listener": "a", "time_utc": 0, "role": "sample"}
-        | {"verdict": "right" if applies_ else "wrong"}
+        {"clip_id": row["clip_id"], "label": row["label"], "annotator": "a", "time_utc": 0, "role": "sample"}
+        | {"answer": "right" if applies_ else "wrong"}
         for row, applies_ in zip(sample.to_pylist(), right, strict=True)
     ]
-    return pa.Table.from_pylist(rows, VERDICT_SCHEMA)
+    return pa.Table.from_pylist(rows, ANNOTATION_SCHEMA)
 
 
 def test_a_list_counts_by_its_size() -> None:
@@ -135,7 +135,7 @@ def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
         run += ["--budget", "200"]
         if told:
             pq.write_table(pa.concat_tables(told), tmp_path / "answers.parquet")
-            run += ["--verdicts", str(tmp_path / "answers.parquet")]
+            run += ["--annotations", str(tmp_path / "answers.parquet")]
         capsys.readouterr()
         assert main([*run, "--json"]) == 0
         said.append(json.loads(capsys.readouterr().out))

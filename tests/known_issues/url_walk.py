@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from acoustic_env.audit.annotations import VERDICT_SCHEMA
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.labels import versions
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.cli import main
@@ -51,9 +51,9 @@ CLASSES_SHA256: Final = hashlib.sha256(CLASSES).hexdigest()
 # "@/" in a step is the URL everything is below.
 STUDY: Final = "--clips @/clips.parquet --store @/store --recipe @/recipe.yaml"
 NETWORK_STUDY: Final = STUDY.replace("recipe.yaml", "network.yaml")
-HEARD: Final = "--sample @/sample.parquet --verdicts @/verdicts.parquet"
+ANNOTATED: Final = "--sample @/sample.parquet --annotations @/annotations.parquet"
 DONE: Final = "--clips @/clips.parquet --store @/store --bundle @/bundle"
-LISTEN: Final = "audit listen --sample @/sample.parquet --clips @/clips.parquet --out @/verdicts.parquet"
+LISTEN: Final = "audit listen --sample @/sample.parquet --clips @/clips.parquet --out @/annotations.parquet"
 
 # What is needed before anything can be learned.
 FIRST: Final = f"""
@@ -85,16 +85,16 @@ audit plan --half-width 0.2 --ranked @/ranked.parquet
 audit sample --ranked @/ranked.parquet --n 20 --gold @/gold.csv --out @/sample.parquet
 {LISTEN}
 {LISTEN}
-audit estimate {HEARD} --clips @/clips.parquet
-audit relabel {HEARD} --ranked @/ranked.parquet --labels @/labels
+audit estimate {ANNOTATED} --clips @/clips.parquet
+audit relabel {ANNOTATED} --ranked @/ranked.parquet --labels @/labels
 audit diff --labels @/labels original v0001
 audit export --labels @/labels --clips @/timed.parquet --out @/segments-out.csv
 audit adjust --auc 0.766 --clips 122,121 --positive 42/50 --negative 32/50 --gold @/tested.csv
 audit scorecard --labels @/labels --votes @/votes.csv
 reannotate {DONE} --labels @/weekly --json
 reannotate {DONE} --labels @/weekly --json
-reannotate {DONE} --labels @/weekly --verdicts @/weekly.parquet --json
-report {DONE} {HEARD} --recipe @/recipe.yaml --explain @/explained --study @/study --ranked @/ranked.parquet \
+reannotate {DONE} --labels @/weekly --annotations @/weekly.parquet --json
+report {DONE} {ANNOTATED} --recipe @/recipe.yaml --explain @/explained --study @/study --ranked @/ranked.parquet \
     --labels @/labels --truth @/truth.csv --out @/page/report.html
 """
 SLOW: Final = f"""
@@ -180,14 +180,14 @@ def answer_weekly(base: str) -> None:
     rows = [
         {
             **{name: row[name] for name in ("clip_id", "label", "role")},
-            "listener": "Ada",
-            "verdict": "right",
+            "annotator": "Ada",
+            "answer": "right",
             "time_utc": 0,
         }
         for table in drawn
         for row in table
     ]
-    write_table(pa.Table.from_pylist(rows, VERDICT_SCHEMA), f"{base}/weekly.parquet")
+    write_table(pa.Table.from_pylist(rows, ANNOTATION_SCHEMA), f"{base}/weekly.parquet")
 
 
 def listen(arguments: list[str]) -> int:
@@ -200,15 +200,15 @@ def listen(arguments: list[str]) -> int:
         visitor.open(address).read()
         root = address.partition("/?")[0]
         headers = {"Content-Type": "application/json", "Origin": root, "Sec-Fetch-Site": "same-origin"}
-        known = json.load(visitor.open(f"{root}/api/state?listener=Ada"))["answered"]
+        known = json.load(visitor.open(f"{root}/api/state?annotator=Ada"))["answered"]
         for row in range(read_table(arguments[3]).num_rows):
             if row in known or (not known and row % 2):
                 continue
             answer = {
                 "id": uuid.uuid4().hex,
-                "listener": "Ada",
+                "annotator": "Ada",
                 "row": row,
-                "verdict": "wrong" if row == 4 else "right",
+                "answer": "wrong" if row == 4 else "right",
             }
             sent = urllib.request.Request(f"{root}/api/answers", json.dumps(answer).encode(), headers)
             visitor.open(sent).read()
@@ -223,8 +223,8 @@ def read_back(base: str) -> None:
         assert read_clips(f"{base}/{name}").num_rows, name
     for name in ("groups", "ranked", "sample", "predictions", "of-files"):
         assert read_table(f"{base}/{name}.parquet").num_rows, name
-    drawn, heard = (read_table(f"{base}/{name}.parquet").num_rows for name in ("sample", "verdicts"))
-    assert heard == drawn, "an answer of the first session was lost"
+    drawn, answered = (read_table(f"{base}/{name}.parquet").num_rows for name in ("sample", "annotations"))
+    assert answered == drawn, "an answer of the first session was lost"
     assert len(Bundle.load(f"{base}/bundle").looks) == 1
     assert read_table(f"{base}/study/study.csv").num_rows == 1
     assert versions(f"{base}/labels") == versions(f"{base}/weekly")[:1] == ["v0001"]

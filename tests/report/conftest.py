@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from acoustic_env.audit.annotations import VERDICT_SCHEMA
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.labels import write_version
 from acoustic_env.audit.relabel import RelabelSettings, relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
@@ -51,7 +51,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     truth = np.where(random.random(CLIPS) < 0.1, 1 - y, y)
     pq.write_table(pa.table({"clip_id": ids, "label": names[truth]}), folder / "truth.parquet")
     places = {name: str(folder / name) for name in ("store", "bundle", "explain", "study", "tune", "labels")}
-    places |= {name: str(folder / f"{name}.parquet") for name in ("clips", "truth", "ranked", "sample", "verdicts")}
+    places |= {name: str(folder / f"{name}.parquet") for name in ("clips", "truth", "ranked", "sample", "annotations")}
     _store(places["store"], ids, truth)
     _bundle(folder, places, names.tolist())
     _explain(folder / "explain")
@@ -148,21 +148,21 @@ def _audit(
     sample = draw_sample(ranked, SampleSettings(60, "stratified"))
     pq.write_table(sample, places["sample"])
     right = dict(zip(ids, names[truth].tolist(), strict=True))
-    verdicts = [
+    annotations = [
         {
             "clip_id": row["clip_id"],
             "label": row["label"],
-            "listener": HOSTILE,
-            "verdict": "right" if right[row["clip_id"]] == row["label"] else "wrong",
+            "annotator": HOSTILE,
+            "answer": "right" if right[row["clip_id"]] == row["label"] else "wrong",
             "note": HOSTILE,
             "time_utc": dt.datetime(2026, 11, 21, tzinfo=dt.UTC),
             "role": row["role"],
         }
         for row in sample.to_pylist()
     ]
-    heard = pa.Table.from_pylist(verdicts, schema=VERDICT_SCHEMA)
-    pq.write_table(heard, places["verdicts"])
-    write_version(places["labels"], relabel(ranked, heard, sample, RelabelSettings()), {"ranked": "ranked"})
+    answered = pa.Table.from_pylist(annotations, schema=ANNOTATION_SCHEMA)
+    pq.write_table(answered, places["annotations"])
+    write_version(places["labels"], relabel(ranked, answered, sample, RelabelSettings()), {"ranked": "ranked"})
 
 
 def _silent(_: str) -> None:

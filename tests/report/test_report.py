@@ -160,8 +160,8 @@ def test_sections_appear_only_for_what_is_given(
 
 
 def test_figures_of_the_truth_appear_only_where_it_is_known(given: Mapping[str, str], tmp_path: Path) -> None:
-    without = report(tmp_path / "a.html", given, "ranked", "sample", "verdicts")
-    with_truth = report(tmp_path / "b.html", given, "ranked", "sample", "verdicts", "truth")
+    without = report(tmp_path / "a.html", given, "ranked", "sample", "annotations")
+    with_truth = report(tmp_path / "b.html", given, "ranked", "sample", "annotations", "truth")
     assert len(with_truth.of("img")) == len(without.of("img")) + 1
     assert "The truth, known here, is" in (tmp_path / "b.html").read_text()
     assert "truth" not in (tmp_path / "a.html").read_text().replace("_files", "")
@@ -207,7 +207,7 @@ def test_a_bundle_is_told_without_a_test_and_with_looks_that_kept_no_curves(
     ("options", "said"),
     [
         ([], "nothing to report on"),
-        (["--verdicts", "v.parquet"], "belong together"),
+        (["--annotations", "v.parquet"], "belong together"),
         (["--explain", "nowhere"], "acoustic-env explain"),
         (["--bundle", "nowhere"], "acoustic-env train"),
         (["--study", "nowhere"], "study.csv"),

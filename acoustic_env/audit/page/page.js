@@ -18,7 +18,7 @@ const canvas = $("spectrogram");
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 const state = {
-  sample: "", listener: "", rows: [], at: 0, history: [], shownAt: 0, picture: null, seconds: 0, ready: false,
+  sample: "", annotator: "", rows: [], at: 0, history: [], shownAt: 0, picture: null, seconds: 0, ready: false,
   failed: false, sending: false, reviewing: false,
 };
 
@@ -36,7 +36,7 @@ function store(name, value) {
   } catch { /* a browser without storage still answers; it only forgets on reload */ }
 }
 
-const draftOf = (row) => `draft.${state.listener}.${row}`;
+const draftOf = (row) => `draft.${state.annotator}.${row}`;
 
 // ---- talking to the server
 
@@ -101,34 +101,35 @@ async function send(entry) {
 async function begin() {
   const session = await ask("/api/session");
   state.sample = session.sample;
-  $("names").replaceChildren(...session.listeners.map((name) => Object.assign(document.createElement("option"), { value: name })));
-  const name = stored("listener");
+  $("names").replaceChildren(...session.annotators.map((name) => Object.assign(document.createElement("option"), { value: name })));
+  const name = stored("annotator");
   if (name) await enter(name);
-  else welcome(session.listener || "");
+  else welcome(session.annotator || "");
 }
 
 function welcome(proposed) {
   only("welcome");
-  $("listener").textContent = "";
-  $("change-listener").hidden = true;
+  $("annotator").textContent = "";
+  $("change-annotator").hidden = true;
   $("name").value = proposed;
   $("name").focus();
 }
 
 async function enter(name) {
-  let known = await ask(`/api/state?listener=${encodeURIComponent(name)}`);
+  let known = await ask(`/api/state?annotator=${encodeURIComponent(name)}`);
   const pending = stored("pending");
   if (pending) {
+    if ("verdict" in pending) Object.assign(pending, { annotator: pending.listener, answer: pending.verdict }); // of an older page
     await send(pending);
-    known = await ask(`/api/state?listener=${encodeURIComponent(name)}`);
+    known = await ask(`/api/state?annotator=${encodeURIComponent(name)}`);
   }
-  state.listener = known.listener;
+  state.annotator = known.annotator;
   state.rows = known.rows;
   state.history = known.answered;
   state.reviewing = false;
-  store("listener", known.listener);
-  $("listener").textContent = known.listener;
-  $("change-listener").hidden = false;
+  store("annotator", known.annotator);
+  $("annotator").textContent = known.annotator;
+  $("change-annotator").hidden = false;
   state.at = -1;
   next(false);
 }
@@ -140,13 +141,13 @@ function only(shown) {
 
 // ---- from clip to clip
 
-const answered = () => state.rows.filter((row) => row.verdict).length;
+const answered = () => state.rows.filter((row) => row.answer).length;
 
 function next(play) {
   const total = state.rows.length;
   for (let step = 1; step <= total; step += 1) {
     const at = (state.at + step) % total;
-    if (!state.rows[at].verdict || (state.reviewing && state.at + step < total)) {
+    if (!state.rows[at].answer || (state.reviewing && state.at + step < total)) {
       show(at, play);
       return;
     }
@@ -158,7 +159,7 @@ function finish() {
   silence();
   only("done");
   showProgress();
-  $("done-text").textContent = `Thank you, ${state.listener}. All ${state.rows.length} answers are kept; this page can be closed.`;
+  $("done-text").textContent = `Thank you, ${state.annotator}. All ${state.rows.length} answers are kept; this page can be closed.`;
   $("done-title").focus();
 }
 
@@ -219,7 +220,7 @@ function showFailure(clip) {
 }
 
 function prefetch(at) {
-  const row = state.rows.slice(at + 1).find((one) => !one.verdict);
+  const row = state.rows.slice(at + 1).find((one) => !one.answer);
   if (row) fetch(`/api/rows/${row.row}`).catch(() => {});
 }
 
@@ -233,24 +234,24 @@ function showProgress() {
 function showButtons() {
   const row = state.rows[state.at];
   for (const button of $("answers").children) {
-    const verdict = button.dataset.verdict;
-    button.disabled = state.sending || !state.ready || (state.failed && verdict !== "unsure");
-    button.setAttribute("aria-pressed", String(Boolean(row) && row.verdict === verdict));
+    const choice = button.dataset.answer;
+    button.disabled = state.sending || !state.ready || (state.failed && choice !== "unsure");
+    button.setAttribute("aria-pressed", String(Boolean(row) && row.answer === choice));
   }
   $("back").disabled = state.sending || state.at <= 0;
   $("skip").disabled = state.sending;
   $("undo").disabled = state.sending || !state.history.length;
 }
 
-async function answer(verdict) {
+async function answer(chosen) {
   const row = state.rows[state.at];
   const shown = performance.now() - state.shownAt;
-  if (state.sending || !state.ready || shown < JUST_SHOWN_MS || (state.failed && verdict !== "unsure")) return;
+  if (state.sending || !state.ready || shown < JUST_SHOWN_MS || (state.failed && chosen !== "unsure")) return;
   const kept = await send({
-    id: newId(), listener: state.listener, row: row.row, verdict, note: $("note").value, seconds: shown / 1000,
+    id: newId(), annotator: state.annotator, row: row.row, answer: chosen, note: $("note").value, seconds: shown / 1000,
   });
   if (!kept) return;
-  Object.assign(row, { verdict: kept.verdict, note: kept.note });
+  Object.assign(row, { answer: kept.answer, note: kept.note });
   store(draftOf(row.row), null);
   state.history.push(row.row);
   next(true);
@@ -259,11 +260,11 @@ async function answer(verdict) {
 async function undo() {
   const last = state.history[state.history.length - 1];
   if (state.sending || last === undefined) return;
-  const kept = await send({ id: newId(), listener: state.listener, row: last, verdict: null });
+  const kept = await send({ id: newId(), annotator: state.annotator, row: last, answer: null });
   if (!kept) return;
   state.history.pop();
   const at = state.rows.findIndex((row) => row.row === last);
-  Object.assign(state.rows[at], { verdict: kept.verdict, note: kept.note });
+  Object.assign(state.rows[at], { answer: kept.answer, note: kept.note });
   show(at, false);
 }
 
@@ -464,16 +465,16 @@ function clickedAt(event) {
 }
 
 function build() {
-  ANSWERS.forEach(([verdict, name, meaning], index) => {
+  ANSWERS.forEach(([chosen, name, meaning], index) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.dataset.verdict = verdict;
+    button.dataset.answer = chosen;
     button.setAttribute("aria-keyshortcuts", String(index + 1));
     const title = Object.assign(document.createElement("span"), { className: "name", textContent: `${name} ` });
     title.append(Object.assign(document.createElement("kbd"), { textContent: String(index + 1) }));
     const hint = Object.assign(document.createElement("span"), { className: "hint", textContent: meaning });
     button.append(title, hint);
-    button.addEventListener("click", () => answer(verdict));
+    button.addEventListener("click", () => answer(chosen));
     $("answers").append(button);
     $("meanings").append(
       Object.assign(document.createElement("dt"), { textContent: `${index + 1}  ${name}` }),
@@ -485,10 +486,10 @@ function build() {
     notice("");
     enter($("name").value).catch((error) => notice(error.message));
   });
-  $("change-listener").addEventListener("click", () => {
+  $("change-annotator").addEventListener("click", () => {
     if (state.sending) return;
     silence();
-    store("listener", null);
+    store("annotator", null);
     begin().catch((error) => notice(error.message));
   });
   $("note").addEventListener("input", () => store(draftOf(state.rows[state.at].row), $("note").value));
