@@ -84,20 +84,20 @@ def test_binary_targets_count_the_first_class_as_negative() -> None:
 
 
 def test_multiclass_targets_take_every_label_as_a_class() -> None:
-    targets = class_targets(clips(["rain"], ["dog"], ["rain"], ["dog", "rain"]), Recipe("r", task="multiclass"))
+    targets = class_targets(clips(["rain"], ["dog"], ["rain"], ["dog", "rain"]), Recipe(name="r", task="multiclass"))
     assert targets.classes == ("dog", "rain")
     assert targets.y.tolist() == [1, 0, 1]
     assert targets.clip_ids == ["c0", "c1", "c2"]
 
 
 def test_multilabel_targets_are_a_matrix_in_audiosets_order() -> None:
-    targets = class_targets(clips(["zoo", MUSIC], ["/m/09x0r"], ["zoo"]), Recipe("r", task="multilabel"))
+    targets = class_targets(clips(["zoo", MUSIC], ["/m/09x0r"], ["zoo"]), Recipe(name="r", task="multilabel"))
     assert targets.classes == ("/m/09x0r", MUSIC, "zoo")  # AudioSet numbers 0 and 137, then others by name
     assert targets.y.tolist() == [[False, True, True], [True, False, False], [False, False, True]]
 
 
 def test_targets_follow_the_classes_of_a_model() -> None:
-    recipe = Recipe("r", task="multiclass")
+    recipe = Recipe(name="r", task="multiclass")
     assert class_targets(clips(["b"]), recipe, classes=("a", "b")).y.tolist() == [1]
     with pytest.raises(UsageError, match="class 'c', unknown to the model"):
         class_targets(clips(["b"], ["c"]), recipe, classes=("a", "b"))
@@ -109,14 +109,18 @@ def test_one_class_only_is_an_error_that_names_it() -> None:
 
 
 def test_a_class_by_descendants_of_an_unknown_label_is_an_error() -> None:
-    recipe = Recipe("r", classes={"a": ClassSettings(descendants_of=("/m/none",)), "b": ClassSettings(("b",))})
+    recipe = Recipe(
+        name="r", classes={"a": ClassSettings(descendants_of=("/m/none",)), "b": ClassSettings(labels=("b",))}
+    )
     with pytest.raises(UsageError, match="/m/none"):
         select(clips(["b"]), recipe)
 
 
 def test_excluding_a_label_outside_the_ontology_works() -> None:
     recipe = Recipe(
-        "r", classes={"a": ClassSettings(("a",)), "b": ClassSettings(("b",))}, exclude=ExcludeSettings(("x",))
+        name="r",
+        classes={"a": ClassSettings(labels=("a",)), "b": ClassSettings(labels=("b",))},
+        exclude=ExcludeSettings(labels=("x",)),
     )
     assert select(clips(["a"], ["b"], ["a", "x"]), recipe).left_out == {EXCLUDED: ["c2"]}
 

@@ -111,7 +111,7 @@ def test_a_group_given_two_folds_is_an_error_that_names_it() -> None:
 
 
 def test_roles_are_disjoint_and_cover_every_clip() -> None:
-    made = split(two_classes(400, 200), SplitSettings(10, (8,), (9,)))
+    made = split(two_classes(400, 200), SplitSettings(folds=10, validation_folds=(8,), test_folds=(9,)))
     assert sorted([*made.train, *made.validation, *made.test]) == list(range(400))
     assert set(made.folds[made.validation]) == {8}
     assert set(made.folds[made.test]) == {9}
@@ -126,7 +126,7 @@ def test_a_role_without_clips_is_an_error_that_says_which_folds_there_are() -> N
     with pytest.raises(
         UsageError, match=r"no clip for test \(the recipe's folds \(9,\)\); the clips are in folds 1, 2"
     ):
-        split(listed([["a"]] * 2, folds=[1, 2]), SplitSettings(10, (1,), (9,)))
+        split(listed([["a"]] * 2, folds=[1, 2]), SplitSettings(folds=10, validation_folds=(1,), test_folds=(9,)))
 
 
 def test_fewer_groups_than_folds_is_an_error_with_the_remedy() -> None:

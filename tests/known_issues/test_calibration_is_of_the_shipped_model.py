@@ -54,10 +54,10 @@ def matrix(x: Any) -> FeatureMatrix:
 
 def study(x: Any, y: Any, **model: Any) -> Study:
     recipe = Recipe(
-        "study",
+        name="study",
         blocks={"b": {}},
         model=ModelSettings(**{"kind": "logistic", **model}),
-        split=SplitSettings(FOLDS, (FOLDS - 1,), ()),
+        split=SplitSettings(folds=FOLDS, validation_folds=(FOLDS - 1,), test_folds=()),
         reduction=ReductionSettings(default_components=0),
     )
     features = matrix(x)
