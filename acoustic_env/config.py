@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -15,6 +16,19 @@ RECIPES: Final = Path(__file__).parent / "recipes"
 
 Task = Literal["binary", "multiclass", "multilabel"]
 ModelKind = Literal["mlp", "xgboost", "logistic"]
+
+
+def _check_signal(name: str) -> str:
+    """Return a registered name; pydantic reports a ValueError with the field's path."""
+    signals = import_module("acoustic_env.audio.signals").SIGNALS  # by name: audio is below this room
+    try:
+        signals.check(name)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+SignalName = Annotated[str, AfterValidator(_check_signal)]
 
 
 class Settings(BaseModel):
@@ -179,7 +193,7 @@ class Recipe(Settings):
     exclude: ExcludeSettings = Field(default_factory=ExcludeSettings)
     """Clips left out."""
 
-    signals: tuple[Literal["raw", "fg", "bg"], ...] = ("raw", "fg", "bg")
+    signals: tuple[SignalName, ...] = ("raw", "fg", "bg")
     """Signals of each clip."""
 
     blocks: Mapping[str, Mapping[str, Any]] = Field(default_factory=lambda: {"indices": {}, "mps": {}})
@@ -210,7 +224,7 @@ class ExtractSettings(Settings):
     recipe: str | None = None
     """Recipe whose signals and blocks (with their options) are the defaults; None for the two below."""
 
-    signals: tuple[Literal["raw", "fg", "bg"], ...] = ()
+    signals: tuple[SignalName, ...] = ()
     """Signals of each clip; empty takes the recipe's."""
 
     blocks: tuple[str, ...] = ()

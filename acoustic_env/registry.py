@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -53,6 +53,12 @@ class Registry(Generic[T]):
     def names(self) -> tuple[str, ...]:
         """Return the registered names: the built-in ones first, in their order."""
         return tuple(self._targets)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
 
     def __contains__(self, name: object) -> bool:
         return name in self._targets

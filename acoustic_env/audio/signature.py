@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.audio.prepare import level
+from acoustic_env.audio.normalize import rms_normalize
 
 VERSION: Final = 1  # raised whenever the same samples give another fingerprint
 
@@ -79,7 +79,7 @@ def fingerprint(waveform: Waveform) -> Fingerprint:
     Args:
         waveform: float32 mono [samples] at `RATE`, of any length; too short for a frame gives no frames.
     """
-    levelled = level(waveform[None])[0] if waveform.size else waveform
+    levelled = rms_normalize(waveform[None])[0] if waveform.size else waveform
     silent = not levelled.any()
     energies, total = _log_energies(levelled, _BIT_WINDOW, BITS + 1, _BIT_RANGE_HZ)
     levels, _ = _log_energies(levelled, _LEVEL_WINDOW, LEVELS, _LEVEL_RANGE_HZ)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
-from acoustic_env.audio.signals import SIGNALS, Signal
+from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import ClipError, UsageError
 
@@ -45,7 +45,7 @@ class BenchClip:
     start_s: float
     end_s: float
     raw: npt.NDArray[np.float32]
-    signals: dict[Signal, npt.NDArray[np.float32]]
+    signals: dict[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

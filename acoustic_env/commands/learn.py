@@ -167,14 +167,12 @@ def _log(line: str) -> None:
 
 
 def _study(namespace: argparse.Namespace, recipe: Recipe) -> Study:
-    from acoustic_env.features.block import SIGNALS
+    from acoustic_env.audio.signals import SIGNALS
     from acoustic_env.models.learn import prepare
     from acoustic_env.store.source_check import read_clips_of
 
-    unknown = [signal for signal in namespace.signals if signal not in SIGNALS]
-    if unknown:
-        msg = f"--signals: no signal {unknown[0]!r}; there are {', '.join(SIGNALS)}"
-        raise UsageError(msg)
+    for signal in namespace.signals:
+        SIGNALS.check(signal)
     store = _store(namespace.store)
     return prepare(
         read_clips_of(store, namespace.clips, _log),

@@ -13,10 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audio.signals import ENGINES as ENGINES
-from acoustic_env.audio.signals import SIGNALS as SIGNALS
 from acoustic_env.audio.signals import Engine as Engine
-from acoustic_env.audio.signals import Signal as Signal
 from acoustic_env.errors import UsageError
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
@@ -142,7 +139,7 @@ def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequence[Signal] = ()) -> pa.Schema:
+def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequence[str] = ()) -> pa.Schema:
     """Arrow schema of the block's table, with block, version, fingerprint, settings and units in its metadata.
 
     Args:

@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from acoustic_env.audio import prepare as preparing
 from acoustic_env.audio.prepare import prepare
-from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features.block import FeatureBlock
 from acoustic_env.features.registry import make_block
@@ -32,6 +31,7 @@ from acoustic_env.features.tolerances import within
 
 GOLDEN_FILE: Final = Path(__file__).with_name("golden.json")
 GOLDEN_BLOCKS: Final = ("indices", "mps")
+GOLDEN_SIGNALS: Final = ("raw", "fg", "bg")
 SECONDS: Final = 2
 _VECTOR_STRIDE: Final = 131  # of a vector column every so manieth number is kept
 
@@ -52,7 +52,9 @@ def golden_clip(sample_rate: int) -> npt.NDArray[np.float32]:
 def golden_numbers(block: FeatureBlock) -> dict[str, dict[str, list[float | None]]]:
     """Signal -> column -> numbers of the golden clip; null for undefined."""
     numbers: dict[str, dict[str, list[float | None]]] = {}
-    for signal, waveforms in prepare(golden_clip(block.sample_rate), block.sample_rate, block.engine, SIGNALS).items():
+    for signal, waveforms in prepare(
+        golden_clip(block.sample_rate), block.sample_rate, block.engine, GOLDEN_SIGNALS
+    ).items():
         computed = block.compute(waveforms)
         numbers[signal] = {
             column.name: [_plain(number) for number in _kept(computed[column.name][0])] for column in block.columns
@@ -70,7 +72,7 @@ def check_golden(block: FeatureBlock) -> None:
         Exception: whatever the block raises.
     """
     if block.name not in GOLDEN_BLOCKS:
-        block.compute(prepare(golden_clip(block.sample_rate), block.sample_rate, block.engine, SIGNALS[:1])["raw"])
+        block.compute(prepare(golden_clip(block.sample_rate), block.sample_rate, block.engine, ["raw"])["raw"])
         return
     kept = json.loads(GOLDEN_FILE.read_text(encoding="utf-8")).get(f"{block.name} {block.version}")
     if kept is None:

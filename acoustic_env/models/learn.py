@@ -14,7 +14,6 @@ from acoustic_env.clips.select import Targets, class_targets, select
 from acoustic_env.clips.splits import Split, split
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
-from acoustic_env.features.block import Signal
 from acoustic_env.models.bundle import Bundle, clips_hash, keys, library_versions
 from acoustic_env.models.calibrate import fit_calibration
 from acoustic_env.models.classifier import Examples, fit_ensemble
@@ -65,7 +64,7 @@ def prepare(
     recipe: Recipe,
     *,
     blocks: Sequence[str] = (),
-    signals: Sequence[Signal] = (),
+    signals: Sequence[str] = (),
     fingerprints: Mapping[str, Sequence[str]] | None = None,
     say: Say = print,
 ) -> Study:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.features.block import Signal
 
 KEYS: Final = ("clip_id", "signal")
 # Clips read from the store at once: bounds the Arrow memory beside the matrix without reading the parts often.
@@ -121,7 +120,7 @@ def load_matrix(
     store: Store,
     clip_ids: Sequence[str],
     blocks: Sequence[str],
-    signals: Sequence[Signal],
+    signals: Sequence[str],
     fingerprints: Mapping[str, Sequence[str]] | None = None,
 ) -> FeatureMatrix:
     """Features of clips from the store, blocks side by side, signals side by side within a block.
@@ -173,9 +172,9 @@ Loaded = tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 def _load_block(
-    store: Store, block: str, versions: Mapping[str, str], ids: list[str], signals: Sequence[Signal]
-) -> dict[Signal, Loaded]:
-    loaded: dict[Signal, Loaded] = {}
+    store: Store, block: str, versions: Mapping[str, str], ids: list[str], signals: Sequence[str]
+) -> dict[str, Loaded]:
+    loaded: dict[str, Loaded] = {}
     for start in range(0, max(len(ids), 1), CHUNK):
         chunk = pa.array(ids[start : start + CHUNK], pa.string())
         table = store.read(block, versions, clip_ids=chunk)

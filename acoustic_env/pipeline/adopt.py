@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio import prepare
-from acoustic_env.features.block import METADATA_PREFIX, SIGNALS
+from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.pipeline.work import BlockWork, block_work
 from acoustic_env.store.feature_store import FeatureStore, ScannedPart
 from acoustic_env.store.schema import Described
@@ -53,7 +54,7 @@ def adopt(
         check: called before each part; raises when the lease is lost.
     """
     for work, versions in older_versions(store, works):
-        every = block_work(replace(work.spec, signals=SIGNALS))
+        every = block_work(replace(work.spec, signals=SIGNALS.names()))
         for version in versions:
             parts = store.parts(version.block, version.fingerprint)
             for entry in parts:

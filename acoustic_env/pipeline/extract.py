@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 
 from acoustic_env import __version__
 from acoustic_env.audio.fetch import any_remote
+from acoustic_env.audio.signals import in_order
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings, Recipe
 from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
-from acoustic_env.features.block import SIGNALS, Json, Signal
+from acoustic_env.features.block import Json
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.adopt import adopt, older_versions
@@ -39,7 +40,7 @@ from acoustic_env.pipeline.plan import describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.rows import MEMORY, SECONDS, WORK_SCHEMA, rows_column
 from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
-from acoustic_env.pipeline.work import MAX_BLOCKS, BlockSpec, BlockWork, block_work
+from acoustic_env.pipeline.work import MAX_PAIRS, BlockSpec, BlockWork, block_work
 from acoustic_env.store import sources
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
@@ -194,24 +195,22 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
     """
     if recipe is None:
         recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
-    signals: tuple[Signal, ...] = settings.signals or recipe.signals
-    unknown = [signal for signal in signals if signal not in SIGNALS]
-    if unknown:
-        msg = f"--signals: {unknown[0]!r} is not one of {', '.join(SIGNALS)}"
-        raise UsageError(msg)
+    signals = in_order(settings.signals or recipe.signals)
     names = settings.blocks or tuple(recipe.blocks)
-    ordered = tuple(signal for signal in SIGNALS if signal in signals)
     chosen: dict[str, Mapping[str, Json]] = {}
     for name in names:
         options = recipe.blocks.get(name, {})
         chosen[name] = options
         if options.get("frames"):
             chosen[f"{name}_frames"] = options
-    if not 1 <= len(chosen) <= MAX_BLOCKS:
-        msg = f"--blocks: 1 to {MAX_BLOCKS} feature blocks in one run, per-frame ones included, not {len(chosen)}"
+    if not 1 <= len(chosen) * len(signals) <= MAX_PAIRS:
+        msg = (
+            f"--blocks, --signals: {len(chosen)} feature blocks (per-frame ones included) of {len(signals)} signals; "
+            f"one run computes 1 to {MAX_PAIRS} pairs of a block and a signal"
+        )
         raise UsageError(msg)
     return [
-        block_work(BlockSpec(name, settings.engine, position, ordered, options))
+        block_work(BlockSpec(name, settings.engine, position, signals, options))
         for position, (name, options) in enumerate(chosen.items())
     ]
 

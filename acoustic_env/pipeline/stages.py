@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from acoustic_env.audio import prepare
 from acoustic_env.audio.fetch import any_remote, open_source
+from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import AcousticEnvError
-from acoustic_env.features.block import Engine, FeatureBlock, Signal, to_table
+from acoustic_env.features.block import Engine, FeatureBlock, to_table
 from acoustic_env.features.golden import check_decoders, check_golden
 from acoustic_env.pipeline.guard import alarm
 from acoustic_env.pipeline.rows import (
@@ -186,7 +187,7 @@ class _Signals:
     """Clips of one length: their positions in the batch and, for each signal, float32[clips, samples]."""
 
     clips: npt.NDArray[np.int64]
-    waves: dict[Signal, Wave]
+    waves: dict[str, Wave]
 
 
 class _Batch:
@@ -203,7 +204,7 @@ class _Batch:
     def prepare(self, rate: int, specs: Sequence[BlockSpec]) -> Iterator[_Signals]:
         """Level and separate what the specs owe, in groups of equal length and equal signals, a bounded step each."""
         waves = unpack_waves(self.clips[wave_column(rate)])
-        groups: dict[tuple[int, tuple[Signal, ...]], list[int]] = {}
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for i, wave in enumerate(waves):
             owed = missing_signals(int(self.need[i]), specs)
             if wave is not None and owed:
@@ -215,7 +216,7 @@ class _Batch:
                 yield from self._prepare_group(members[first : first + step], waves, rate, engine, signals)
 
     def _prepare_group(
-        self, members: list[int], waves: list[Wave | None], rate: int, engine: Engine, signals: tuple[Signal, ...]
+        self, members: list[int], waves: list[Wave | None], rate: int, engine: Engine, signals: tuple[str, ...]
     ) -> list[_Signals]:
         def run(positions: list[int]) -> _Signals:
             stack = np.stack([wave for i in positions if (wave := waves[i]) is not None])
@@ -225,12 +226,12 @@ class _Batch:
 
     def prepared(self, rate: int) -> list[_Signals]:
         """Signals that an earlier pool prepared, in groups of equal length and equal signals."""
-        columns: dict[Signal, list[Wave | None]] = {
+        columns: dict[str, list[Wave | None]] = {
             signal: unpack_waves(self.clips[wave_column(rate, signal)])
-            for signal in ("raw", "fg", "bg")
+            for signal in SIGNALS
             if wave_column(rate, signal) in self.clips.column_names
         }
-        groups: dict[tuple[tuple[Signal, int], ...], list[int]] = {}
+        groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
         for i in range(self.clips.num_rows):
             present = {s: wave for s, waves in columns.items() if (wave := waves[i]) is not None}
             if present:
@@ -275,11 +276,11 @@ class _Batch:
         stage: str,
         members: list[int],
         run: Callable[[list[int]], T],
-        owners: Sequence[tuple[int, Signal]] | None = None,
+        owners: Sequence[tuple[int, str]] | None = None,
     ) -> list[T]:
         """Run all members at once; if that fails, one by one, so that a failure stays with its clip."""
         started = time.perf_counter()
-        concerned: Sequence[tuple[int, Signal | None]] = owners or [(clip, None) for clip in members]
+        concerned: Sequence[tuple[int, str | None]] = owners or [(clip, None) for clip in members]
         results: list[T] = []
         try:
             results.append(run(members))

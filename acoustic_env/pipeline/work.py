@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
-from acoustic_env.features.block import METADATA_PREFIX, SIGNALS, Engine, FeatureBlock, Json, Signal, table_schema
+from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.features.block import METADATA_PREFIX, Engine, FeatureBlock, Json, table_schema
 from acoustic_env.features.registry import make_block
 
-MAX_BLOCKS: Final = 20  # three signals each, one bit a (block, signal), in an int64
+MAX_PAIRS: Final = 63  # one bit a (block, signal), in an int64
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,23 @@ class BlockSpec:
         name: in the registry.
         engine: fast or reference.
         options: of the recipe.
-        position: which three bits of `need` are the block's.
-        signals: wanted ones; the n-th has bit `3 * position + n`.
+        position: the block's place among the blocks of the run.
+        signals: those of the run; the n-th has bit `position * len(signals) + n` of `need`.
     """
 
     name: str
     engine: Engine
     position: int
-    signals: tuple[Signal, ...]
+    signals: tuple[str, ...]
     options: Mapping[str, Json] = field(default_factory=dict)
 
     def make(self) -> FeatureBlock:
         """The block, not yet loaded."""
         return make_block(self.name, self.engine, self.options)
 
-    def bit(self, signal: Signal) -> int:
+    def bit(self, signal: str) -> int:
         """The mask in `need` of one signal of this block."""
-        return 1 << (3 * self.position + self.signals.index(signal))
+        return 1 << (self.position * len(self.signals) + self.signals.index(signal))
 
     @property
     def mask(self) -> int:
@@ -63,7 +64,7 @@ class BlockWork:
     """
 
     spec: BlockSpec
-    schemas: Mapping[Signal, pa.Schema]
+    schemas: Mapping[str, pa.Schema]
     sample_rate: int
     architecture: str | None
     gpu_pool: str | None
@@ -79,7 +80,7 @@ class BlockWork:
         key = f"{METADATA_PREFIX}fingerprint".encode()
         return {signal: schema.metadata[key].decode() for signal, schema in self.schemas.items()}
 
-    def versions(self) -> dict[str, tuple[Signal, ...]]:
+    def versions(self) -> dict[str, tuple[str, ...]]:
         """Fingerprint -> the wanted signals whose rows have it."""
         found = self.fingerprints
         return {
@@ -97,7 +98,7 @@ def block_work(spec: BlockSpec) -> BlockWork:
     return BlockWork(spec, schemas, block.sample_rate, block.architecture, block.gpu_pool)
 
 
-def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: Signal) -> npt.NDArray[np.bool_]:
+def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: str) -> npt.NDArray[np.bool_]:
     """bool[rows]: which rows owe this block for this signal.
 
     Args:
@@ -107,7 +108,7 @@ def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: Signal) -> npt.
     return owing
 
 
-def missing_signals(need: int, specs: Sequence[BlockSpec]) -> tuple[Signal, ...]:
+def missing_signals(need: int, specs: Sequence[BlockSpec]) -> tuple[str, ...]:
     """The signals one row owes to any of the blocks."""
     owed = {signal for spec in specs for signal in spec.signals if need & spec.bit(signal)}
-    return tuple(signal for signal in ("raw", "fg", "bg") if signal in owed)
+    return tuple(signal for signal in SIGNALS if signal in owed)

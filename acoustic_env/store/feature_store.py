@@ -497,8 +497,9 @@ def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) ->
 
 
 def signal_order(signal: str) -> tuple[int, str]:
-    """Sort key: raw, fg, bg, then others by name."""
-    return (list(SIGNALS).index(signal) if signal in SIGNALS else len(SIGNALS), signal)
+    """Sort key: the registry's order, then others by name."""
+    names = SIGNALS.names()
+    return (names.index(signal) if signal in names else len(names), signal)
 
 
 def _string_array(values: Ids) -> pa.Array:

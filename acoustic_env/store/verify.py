@@ -24,7 +24,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import StoreInconsistentError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
@@ -38,6 +37,7 @@ from acoustic_env.store.source_check import check_sources
 RELATIVE_TOLERANCE: Final = 1e-3
 ABSOLUTE_TOLERANCE: Final = 1e-5
 MAX_NAMED: Final = 10
+_OLDER_SIGNALS: Final = ("raw", "fg", "bg")  # covered together by a fingerprint that names no signals
 
 
 @dataclass
@@ -188,10 +188,10 @@ def _versions(store: FeatureStore) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
     for block in store.blocks():
         for version in store.fingerprints(block):
-            found[block, version.fingerprint] = set(version.signals or SIGNALS)
+            found[block, version.fingerprint] = set(version.signals or _OLDER_SIGNALS)
     runs = store.runs()
     for block, versions in ((runs[-1].get("fingerprints") or {}) if runs else {}).items():
-        computed = dict.fromkeys(SIGNALS, versions) if isinstance(versions, str) else versions
+        computed = dict.fromkeys(_OLDER_SIGNALS, versions) if isinstance(versions, str) else versions
         for signal, fingerprint in computed.items():
             found.setdefault((block, fingerprint), set()).add(signal)
     return dict(sorted(found.items()))

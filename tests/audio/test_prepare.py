@@ -1,4 +1,4 @@
-"""Levels, short clips and the three signals of a clip."""
+"""Normalization, short clips and the built-in signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from acoustic_env.audio.prepare import MIN_DURATION_S, RMS, decode_and_resample, level, parameters, prepare
+from acoustic_env.audio.normalize import RMS, rms_normalize
+from acoustic_env.audio.prepare import MIN_DURATION_S, decode_and_resample, parameters, prepare
 from acoustic_env.audio.separate import separate_reference
 from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.errors import ClipError
@@ -46,36 +47,36 @@ def test_a_clip_below_the_shortest_is_refused_and_the_shortest_is_not(rate: int)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_levelling_removes_the_mean_and_sets_the_level(dtype: type) -> None:
+def test_normalizing_removes_the_mean_and_sets_the_rms(dtype: type) -> None:
     clips = np.stack([sounds.noise(1.0) + 0.4, 1e-5 * sounds.sweep(1.0), sounds.clipped_square(1.0)]).astype(dtype)
-    levelled = level(clips)
-    assert levelled.dtype == dtype
-    np.testing.assert_allclose(rms(levelled), RMS, rtol=1e-6)
-    np.testing.assert_allclose(levelled.mean(axis=1, dtype=np.float64), 0.0, atol=1e-8)
+    normalized = rms_normalize(clips)
+    assert normalized.dtype == dtype
+    np.testing.assert_allclose(rms(normalized), RMS, rtol=1e-6)
+    np.testing.assert_allclose(normalized.mean(axis=1, dtype=np.float64), 0.0, atol=1e-8)
     scaled = clips[0] - clips[0].mean(dtype=np.float64)
-    np.testing.assert_allclose(levelled[0], scaled * RMS / np.sqrt(np.square(scaled).mean()), atol=1e-6)
+    np.testing.assert_allclose(normalized[0], scaled * RMS / np.sqrt(np.square(scaled).mean()), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "sound", [sounds.silence(1.0), sounds.offset(1.0), sounds.offset(1.0, value=0.1), 1e-9 * sounds.noise(1.0)]
 )
 def test_silence_and_a_mere_offset_become_zeros(sound: sounds.Sound) -> None:
-    assert not level(sound[None]).any()
+    assert not rms_normalize(sound[None]).any()
 
 
 def test_the_quietest_bit_of_a_24_bit_recording_is_not_silence() -> None:
     data = sounds.good_files()["24 bit quiet.wav"]
     waveform = decode_and_resample(io.BytesIO(data), None, None, "clip", [16_000])[16_000]
-    np.testing.assert_allclose(rms(level(waveform[None])), RMS, rtol=1e-6)
+    np.testing.assert_allclose(rms(rms_normalize(waveform[None])), RMS, rtol=1e-6)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1_600, 1_700)), elements=st.floats(-1, 1, width=32)))
 @settings(max_examples=30, deadline=None)
-def test_levelling_is_finite_and_forgets_gain_and_offset(clips: np.ndarray) -> None:
-    levelled = level(clips)
-    assert np.isfinite(levelled).all()
+def test_normalizing_is_finite_and_forgets_gain_and_offset(clips: np.ndarray) -> None:
+    normalized = rms_normalize(clips)
+    assert np.isfinite(normalized).all()
     audible = rms(clips - clips.mean(axis=1, keepdims=True)) > 1e-3
-    np.testing.assert_allclose(level(0.25 * clips + 0.5)[audible], levelled[audible], atol=1e-4)
+    np.testing.assert_allclose(rms_normalize(0.25 * clips + 0.5)[audible], normalized[audible], atol=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["reference", "fast"])
@@ -117,7 +118,7 @@ def test_the_fingerprint_parameters_are_json_and_change_with_rate_and_engine() -
 @pytest.mark.parametrize("seconds", [0.1, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_separation_of_any_sound_keeps_shape_and_type_and_is_finite(name: str, seconds: float, dtype: type) -> None:
-    waveform = level(sounds.sounds(seconds)[name][None].astype(dtype))[0]
+    waveform = rms_normalize(sounds.sounds(seconds)[name][None].astype(dtype))[0]
     foreground = separate_reference(waveform, 16_000)
     assert foreground.shape == waveform.shape
     assert foreground.dtype == dtype
@@ -126,7 +127,7 @@ def test_separation_of_any_sound_keeps_shape_and_type_and_is_finite(name: str, s
 
 def test_the_written_out_gate_is_the_library_default(test_data: Path) -> None:
     for path in sorted((test_data / "clips" / "esc10").rglob("*.ogg"))[::150]:
-        waveform = level(
+        waveform = rms_normalize(
             decode_and_resample(io.BytesIO(path.read_bytes()), None, None, path.name, [16_000])[16_000][None]
         )[0]
         np.testing.assert_array_equal(separate_reference(waveform, 16_000), noisereduce.reduce_noise(waveform, 16_000))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acoustic_env.audio.prepare import level
+from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.audio.separate import separate_reference
 from acoustic_env.audio.separate_fast import CHUNK, separate_fast
 from tests import sounds
@@ -28,11 +28,13 @@ def distance(waveform: np.ndarray, rate: int = 16_000) -> float:
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_foreground_of_real_clips_is_noisereduces(test_data: Path, dtype: type) -> None:
     for name, clip in real_clips(test_data, 5):
-        assert distance(level(clip[None].astype(dtype))[0]) < 1e-9, name
+        assert distance(rms_normalize(clip[None].astype(dtype))[0]) < 1e-9, name
 
 
 def test_a_float32_foreground_is_the_same_to_the_last_digit_where_there_is_sound(test_data: Path) -> None:
-    clips = [level(clip[None])[0] for name, clip in real_clips(test_data, 2) if "maad" in name or "blanket" in name]
+    clips = [
+        rms_normalize(clip[None])[0] for name, clip in real_clips(test_data, 2) if "maad" in name or "blanket" in name
+    ]
     for clip in clips:
         differing = np.mean(separate_fast(clip[None], 16_000)[0] != separate_reference(clip, 16_000))
         assert differing < 1e-3
@@ -41,7 +43,7 @@ def test_a_float32_foreground_is_the_same_to_the_last_digit_where_there_is_sound
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 1.37])
 def test_every_kind_of_sound_is_gated_as_by_noisereduce(seconds: float) -> None:
     for name, sound in sounds.sounds(seconds).items():
-        assert distance(level(sound[None].astype(np.float64))[0]) < 1e-9, name
+        assert distance(rms_normalize(sound[None].astype(np.float64))[0]) < 1e-9, name
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 32_000, 44_100])
@@ -64,14 +66,16 @@ def test_a_recording_of_more_than_one_chunk_is_gated_in_the_librarys_chunks() ->
 
 
 def test_a_clips_foreground_is_the_same_in_any_batch() -> None:
-    clips = level(np.stack([sounds.sweep(1.0), sounds.silence(1.0), *(sounds.noise(1.0, seed=s) for s in range(5))]))
+    clips = rms_normalize(
+        np.stack([sounds.sweep(1.0), sounds.silence(1.0), *(sounds.noise(1.0, seed=s) for s in range(5))])
+    )
     together = separate_fast(clips, 16_000)
     for clip, foreground in zip(clips, together, strict=True):
         np.testing.assert_array_equal(separate_fast(clip[None], 16_000)[0], foreground)
 
 
 def test_clips_side_by_side_in_one_step_agree_with_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    clips = level(np.stack([sounds.sweep(1.0), sounds.noise(1.0), sounds.click(1.0)]).astype(np.float64))
+    clips = rms_normalize(np.stack([sounds.sweep(1.0), sounds.noise(1.0), sounds.click(1.0)]).astype(np.float64))
     alone = np.concatenate([separate_fast(clip[None], 16_000) for clip in clips])
     monkeypatch.setitem(separate_fast.__globals__["_SAMPLES_AT_ONCE"], "cpu", 1 << 23)  # as on a GPU
     np.testing.assert_allclose(separate_fast(clips, 16_000), alone, rtol=0, atol=1e-12)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acoustic_env.audio.prepare import level, prepare
+from acoustic_env.audio.normalize import rms_normalize
+from acoustic_env.audio.prepare import prepare
 from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.features.indices import NAMES, SPECTRAL, TEMPORAL, IndicesBlock, reference_indices
 from acoustic_env.features.indices_fast import SPECTRAL_INDICES, TEMPORAL_INDICES, compute_indices
@@ -57,7 +58,7 @@ def test_every_index_of_every_kind_of_sound_is_scikit_maads_nulls_included(secon
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
 def test_other_sample_rates_have_other_bands_and_the_same_numbers(rate: int) -> None:
     for sound in (sounds.noise(1.3, rate), sounds.sweep(1.3, rate), sounds.clipped_square(1.3, rate)):
-        assert differing(level(sound[None])[0], rate) == {}
+        assert differing(rms_normalize(sound[None])[0], rate) == {}
 
 
 @given(st.integers(THREE_FRAMES, 8_000), st.floats(1e-9, 1e3), st.integers(0, 1_000), st.floats(-0.5, 0.5))
@@ -74,7 +75,9 @@ def test_samples_that_were_not_levelled_agree_silence_offset_and_all() -> None:
 
 
 def test_an_index_does_not_depend_on_the_batch() -> None:
-    clips = level(np.stack([sounds.sweep(0.5), sounds.silence(0.5), *(sounds.noise(0.5, seed=s) for s in range(40))]))
+    clips = rms_normalize(
+        np.stack([sounds.sweep(0.5), sounds.silence(0.5), *(sounds.noise(0.5, seed=s) for s in range(40))])
+    )
     together = compute_indices(clips, 16_000)
     for i in (0, 1, 2, 41):
         alone = compute_indices(clips[i : i + 1], 16_000)
@@ -83,13 +86,13 @@ def test_an_index_does_not_depend_on_the_batch() -> None:
 
 
 def test_float32_samples_are_taken_as_the_doubles_they_are() -> None:
-    clip = level(sounds.sweep(0.5)[None])
+    clip = rms_normalize(sounds.sweep(0.5)[None])
     single, double = (compute_indices(clip.astype(dtype), 16_000) for dtype in (np.float32, np.float64))
     assert all(np.array_equal(single[name], double[name], equal_nan=True) for name in NAMES)
 
 
 def test_undefined_numbers_are_nan_never_infinite_and_the_same_in_both_engines() -> None:
-    clips = level(np.stack(list(sounds.sounds(0.5).values())))
+    clips = rms_normalize(np.stack(list(sounds.sounds(0.5).values())))
     reference, fast = (IndicesBlock(engine).compute(clips) for engine in ("reference", "fast"))
     for name in NAMES:
         np.testing.assert_array_equal(np.isnan(fast[name]), np.isnan(reference[name]), err_msg=name)

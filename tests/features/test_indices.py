@@ -10,7 +10,8 @@ import maad.sound
 import numpy as np
 import pytest
 
-from acoustic_env.audio.prepare import decode_and_resample, level, parameters, prepare
+from acoustic_env.audio.normalize import rms_normalize
+from acoustic_env.audio.prepare import decode_and_resample, parameters, prepare
 from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import table_schema, to_table
@@ -26,7 +27,7 @@ UNDEFINED_IN_SILENCE = {
 
 def undefined(sound: sounds.Sound, engine: Engine = "reference") -> set[str]:
     """Names of the raw signal's nulls."""
-    columns = IndicesBlock(engine).compute(level(sound[None]))
+    columns = IndicesBlock(engine).compute(rms_normalize(sound[None]))
     return {name for name, values in columns.items() if not np.isfinite(values[0])}
 
 
@@ -66,7 +67,7 @@ def test_every_number_of_a_real_clip_is_the_direct_library_call(test_data: Path)
 
 
 def test_a_clip_does_not_depend_on_its_batch() -> None:
-    clips = level(np.stack([sounds.noise(0.5), sounds.silence(0.5), sounds.sweep(0.5)]))
+    clips = rms_normalize(np.stack([sounds.noise(0.5), sounds.silence(0.5), sounds.sweep(0.5)]))
     block = IndicesBlock("reference")
     together = block.compute(clips)
     for i, clip in enumerate(clips):
@@ -106,7 +107,7 @@ def test_a_click_and_short_clips_leave_the_documented_nulls(engine: Engine) -> N
 
 
 def test_digital_silence_within_a_clip_is_a_background_of_nothing_not_of_rounding_noise() -> None:
-    padded = level(np.concatenate([sounds.noise(0.5), sounds.silence(1.5)])[None])
+    padded = rms_normalize(np.concatenate([sounds.noise(0.5), sounds.silence(1.5)])[None])
     columns = IndicesBlock("reference").compute(padded)
     assert columns["BGNf"][0] < -3_000
     assert columns["ACTspFract"][0] == 0.0
@@ -115,7 +116,7 @@ def test_digital_silence_within_a_clip_is_a_background_of_nothing_not_of_roundin
 def test_undefined_numbers_are_null_in_the_table() -> None:
     block = IndicesBlock("reference")
     schema = table_schema(block, parameters(block.sample_rate, "reference", "raw"))
-    columns = block.compute(level(np.stack([sounds.silence(1.0), sounds.noise(1.0)])))
+    columns = block.compute(rms_normalize(np.stack([sounds.silence(1.0), sounds.noise(1.0)])))
     table = to_table(schema, ["a", "b"], ["raw", "raw"], columns)
     assert {name for name in NAMES if table[name].null_count} == UNDEFINED_IN_SILENCE
     assert all(table[name].null_count <= 1 for name in NAMES)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from soundsig.sound import BioSound
 
-from acoustic_env.audio.prepare import decode_and_resample, level, parameters, prepare
+from acoustic_env.audio.normalize import rms_normalize
+from acoustic_env.audio.prepare import decode_and_resample, parameters, prepare
 from acoustic_env.audio.signals import SIGNALS, Engine
 from acoustic_env.features.block import METADATA_PREFIX, table_schema, to_table
 from acoustic_env.features.modulation import MIN_SAMPLES, SHAPE, ModulationBlock, as_maps, axes
@@ -19,7 +20,7 @@ from tests import sounds
 
 
 def spectra(clips: np.ndarray, engine: Engine = "reference") -> np.ndarray:
-    return ModulationBlock(engine).compute(level(clips))["mps"]
+    return ModulationBlock(engine).compute(rms_normalize(clips))["mps"]
 
 
 def test_every_number_of_a_real_clip_is_the_direct_library_call(test_data: Path) -> None:
@@ -56,7 +57,7 @@ def test_the_shape_is_the_same_for_every_length(seconds: float, engine: Engine) 
 
 
 def test_a_short_clip_is_the_same_clip_followed_by_silence() -> None:
-    short = level(sounds.noise(0.2)[None])
+    short = rms_normalize(sounds.noise(0.2)[None])
     followed = np.pad(short, ((0, 0), (0, MIN_SAMPLES - short.shape[1])))
     block = ModulationBlock("reference")
     np.testing.assert_array_equal(block.compute(short)["mps"], block.compute(followed)["mps"])
@@ -97,7 +98,7 @@ def test_a_harmonic_sound_peaks_at_its_spacing_on_the_axis() -> None:
 def test_the_table_holds_shape_and_axes_and_a_null_for_silence() -> None:
     block = make_block("mps", "reference")
     schema = table_schema(block, parameters(block.sample_rate, "reference", "raw"))
-    columns = block.compute(level(np.stack([sounds.silence(1.0), sounds.noise(1.0)])))
+    columns = block.compute(rms_normalize(np.stack([sounds.silence(1.0), sounds.noise(1.0)])))
     table = to_table(schema, ["a", "b"], ["raw", "raw"], columns)
     assert table["mps"].is_null().to_pylist() == [True, False]
     described = {key.decode().removeprefix(METADATA_PREFIX): value for key, value in schema.metadata.items()}

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from acoustic_env.audio import decode, prepare, separate
-from acoustic_env.audio.signals import SIGNALS, Engine, Signal
+from acoustic_env.audio import decode, normalize, separate
+from acoustic_env.audio.signals import Engine
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.errors import UsageError
@@ -41,6 +41,7 @@ from acoustic_env.store.lease import acquire_lease
 Patch = pytest.MonkeyPatch
 BLOCKS = ("indices", "mps", "placeholder")
 ENGINES: tuple[Engine, ...] = ("fast", "reference")
+SIGNALS = ("raw", "fg", "bg")
 
 
 def fingerprints(engine: Engine, options: Mapping[str, Any] | None = None) -> dict[tuple[str, str], str]:
@@ -57,7 +58,7 @@ def changed(engine: Engine, change: Callable[[], None]) -> set[tuple[str, str]]:
     return {key for key in before if before[key] != after[key]}
 
 
-def all_of(blocks: tuple[str, ...] = BLOCKS, signals: tuple[Signal, ...] = SIGNALS) -> set[tuple[str, str]]:
+def all_of(blocks: tuple[str, ...] = BLOCKS, signals: tuple[str, ...] = SIGNALS) -> set[tuple[str, str]]:
     return {(block, signal) for block in blocks for signal in signals}
 
 
@@ -70,7 +71,7 @@ def release(monkeypatch: Patch, library: str) -> Callable[[], None]:
 
     def install() -> None:
         monkeypatch.setattr(importlib.metadata, "version", version)
-        for module in (prepare, indices, modulation):
+        for module in (separate, indices, modulation):
             monkeypatch.setattr(module, "version", version)
 
     return install
@@ -119,11 +120,11 @@ def test_a_separation_parameter_changes_fg_and_bg_and_not_raw(monkeypatch: Patch
     [
         (decode, "VERSION", 99, all_of()),
         (decode, "RESAMPLER", "soxr VHQ", all_of()),
-        (prepare, "VERSION", 99, all_of()),
-        (prepare, "RMS", 0.2, all_of()),
-        (prepare, "SILENCE_RMS", 1e-6, all_of()),
-        (prepare, "ROUNDING", 1e-9, all_of(BLOCKS, ("fg", "bg"))),
-        (prepare, "SEPARATION_VERSION", {"fast": 99, "reference": 99}, all_of(BLOCKS, ("fg", "bg"))),
+        (normalize.RawSignal, "version", 99, all_of()),
+        (normalize, "RMS", 0.2, all_of()),
+        (normalize, "SILENCE_RMS", 1e-6, all_of()),
+        (separate, "ROUNDING", 1e-9, all_of(BLOCKS, ("fg", "bg"))),
+        (separate, "SEPARATION_VERSION", {"fast": 99, "reference": 99}, all_of(BLOCKS, ("fg", "bg"))),
         (indices.IndicesBlock, "version", 99, all_of(("indices",))),
         (indices, "SAMPLE_RATE", 32_000, all_of(("indices",))),
         (modulation.ModulationBlock, "version", 99, all_of(("mps",))),

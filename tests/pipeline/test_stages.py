@@ -16,13 +16,14 @@ from acoustic_env.pipeline.guard import CrashIsolatedStage
 from acoustic_env.pipeline.rows import WORK_SCHEMA, unpack_rows
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work
+from acoustic_env.registry import Registry
 from tests.pipeline.fakes import POISON_SAMPLES
 
 
 @pytest.fixture(autouse=True)
 def fake_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.BLOCKS, "level", "tests.pipeline.fakes:LevelBlock")
-    monkeypatch.setitem(registry.BLOCKS, "signal", "tests.pipeline.fakes:SignalBlock")
+    fakes = {"level": "tests.pipeline.fakes:LevelBlock", "signal": "tests.pipeline.fakes:SignalBlock"}
+    monkeypatch.setattr(registry, "BLOCKS", Registry("blocks", "feature block", fakes))
 
 
 def works(*names: str) -> tuple[BlockWork, ...]:

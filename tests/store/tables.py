@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.audio.signals import Signal
 from acoustic_env.features.block import Column, FeatureBlock, fingerprint, table_schema, to_table
 from acoustic_env.store.schema import ERROR_SCHEMA
 
-SIGNALS: tuple[Signal, ...] = ("raw", "fg")
+SIGNALS: tuple[str, ...] = ("raw", "fg")
 AUDIO = {"level": 0.1}
 
 

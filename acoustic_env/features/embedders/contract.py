@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import UsageError
-from acoustic_env.features.block import SIGNALS, Column, Columns, Engine, FeatureBlock, Json, Waveforms
+from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, Json, Waveforms
 from acoustic_env.features.embedders.front_end import FrontEnd
 from acoustic_env.features.embedders.weights import class_names, weights_sha256
 from acoustic_env.features.embedders.weights_registry import check_front_end, weights_source

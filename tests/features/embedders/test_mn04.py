@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from acoustic_env.audio.decode import decode, resample
-from acoustic_env.audio.prepare import level
+from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd, kaldi_mel_weights
@@ -68,7 +68,7 @@ def block(weights: Path) -> EmbedderBlock:
 def read(file: Path, rate: int = 32_000) -> Clips:
     with file.open("rb") as source:
         native, native_rate = decode(source, None, None, file.name)
-    return level(resample(native, native_rate, rate)[None])
+    return rms_normalize(resample(native, native_rate, rate)[None])
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +251,6 @@ def test_esc10_reaches_the_published_accuracies(block: EmbedderBlock, test_data:
         probe.fit(rows["embedding"][~test], rows["class"][~test])
         right.append(probe.score(rows["embedding"][test], rows["class"][test]))
     zero_shot = zero_shot_accuracy(rows, list(block.embedder.class_names()))
-    print(f"ESC-10, mn04, levelled: linear probe {100 * np.mean(right):.2f} %, zero-shot {100 * zero_shot:.2f} %")
+    print(f"ESC-10, mn04, normalized: linear probe {100 * np.mean(right):.2f} %, zero-shot {100 * zero_shot:.2f} %")
     assert np.mean(right) >= 0.98
     assert zero_shot >= 0.955

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 
 from acoustic_env.audio.decode import decode, resample
-from acoustic_env.audio.prepare import level
+from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import fingerprint
 from acoustic_env.features.embedders.cnn14 import Cnn14FrontEnd, PublishedCnn14
@@ -113,7 +113,7 @@ def waveform() -> npt.NDArray[np.float32]:
     time = np.arange(320_000) / 32_000
     sound = np.sin(2 * np.pi * (200 + 300 * time) * time) + 0.3 * rng.standard_normal(time.size)
     sound[96_000:128_000] = 0
-    return level(sound[None].astype(np.float32))[0]
+    return rms_normalize(sound[None].astype(np.float32))[0]
 
 
 @pytest.mark.parametrize("samples", [320_000, 50_001, 9_920])
@@ -142,7 +142,7 @@ def real_clips(folder: Path) -> Iterator[npt.NDArray[np.float32]]:
         file = next(folder.glob(name))
         with file.open("rb") as source:
             native, native_rate = decode(source, None, None, file.name)
-        yield resample(level(resample(native, native_rate, rate)[None])[0], rate, 32_000)[None, :32_000]
+        yield resample(rms_normalize(resample(native, native_rate, rate)[None])[0], rate, 32_000)[None, :32_000]
 
 
 def test_the_fast_engine_agrees_on_real_clips(fast: PannsEmbedder, reference: PannsEmbedder, test_data: Path) -> None:

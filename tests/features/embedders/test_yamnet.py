@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from acoustic_env.audio.decode import decode, resample
-from acoustic_env.audio.prepare import level
+from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import fingerprint, table_schema
 from acoustic_env.features.embedders.log_mel import LogMelPatches, htk_mel_weights
@@ -32,12 +32,12 @@ LENGTHS = (160_000, 79_999, 15_600, 15_601, 23_280, 23_281, 1_600)
 
 
 def real_clips(test_data: Path, every: int) -> list[npt.NDArray[np.float32]]:
-    """ESC-10 clips at 16 kHz, levelled."""
+    """ESC-10 clips at 16 kHz, normalized."""
     waveforms = []
     for path in sorted((test_data / "clips" / "esc10").glob("*/*.ogg"))[::every]:
         with path.open("rb") as stream:
             waveform, rate = decode(stream, None, None, path.name)
-        waveforms.append(level(resample(waveform, rate, 16_000)[None])[0])
+        waveforms.append(rms_normalize(resample(waveform, rate, 16_000)[None])[0])
     return waveforms
 
 

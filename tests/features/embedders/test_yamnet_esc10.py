@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from acoustic_env.audio.decode import decode, resample
-from acoustic_env.audio.prepare import level
+from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.registry import make_block
 
@@ -41,12 +41,12 @@ def block(real_yamnet: Path) -> EmbedderBlock:
 def computed(
     block: EmbedderBlock, test_data: Path, every: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Embeddings [clips, 1024], scores [clips, 521], class and fold of every so many clips of ESC-10, levelled."""
+    """Embeddings [clips, 1024], scores [clips, 521], class and fold of every so many clips of ESC-10, normalized."""
     columns, labels, folds = [], [], []
     for path in sorted((test_data / "clips" / "esc10").glob("*/*.ogg"))[::every]:
         with path.open("rb") as stream:
             waveform, rate = decode(stream, None, None, path.name)
-        columns.append(block.compute(level(resample(waveform, rate, 16_000)[None])))
+        columns.append(block.compute(rms_normalize(resample(waveform, rate, 16_000)[None])))
         labels.append(int(path.parent.name[:3]) - 1)
         folds.append(int(path.name[0]))
     embeddings, scores = (np.concatenate([c[name] for c in columns]) for name in ("embedding", "scores"))

@@ -1,0 +1,56 @@
+"""Signal `raw`: each clip without its mean, at an RMS of 0.1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from acoustic_env.audio.signals import DECODED, Engine, Signal
+
+if TYPE_CHECKING:
+    from acoustic_env.audio.signals import Batch
+
+RMS: Final = 0.1
+SILENCE_RMS: Final = 1e-8  # -160 dBFS, half a bit of a 28-bit file
+_FLOAT32_RESOLUTION: Final = 1.2e-7
+
+
+class RawSignal(Signal):
+    """The clip itself, RMS-normalized."""
+
+    name = "raw"
+    version = 2
+    needs = (DECODED,)
+
+    def settings(self, sample_rate: int, engine: Engine) -> dict[str, Any]:
+        return {"prepare": self.version, "rms": RMS, "silence_rms": SILENCE_RMS}
+
+    def compute(self, needed: Mapping[str, Batch], sample_rate: int, engine: Engine) -> Batch:
+        return rms_normalize(needed[DECODED])
+
+
+def rms_normalize(waveforms: Batch) -> Batch:
+    """Remove each clip's mean and scale it to RMS 0.1; silent clips become zeros.
+
+    Silent is an RMS below -160 dBFS, or one that is mere rounding of the clip's mean.
+
+    Args:
+        waveforms: float32 or float64 [clips, samples], finite.
+
+    Returns:
+        Same shape and dtype; sums are taken in float64.
+
+    >>> rms_normalize(np.array([[1.0, -1.0], [0.0, 0.0]]))
+    array([[ 0.1, -0.1],
+           [ 0. ,  0. ]])
+    """
+    samples = np.ascontiguousarray(waveforms, np.float64)
+    offset = samples.mean(axis=1, keepdims=True)
+    samples = samples - offset
+    rms = np.sqrt(np.square(samples).mean(axis=1, keepdims=True))
+    audible = rms > np.maximum(SILENCE_RMS, _FLOAT32_RESOLUTION * np.abs(offset))
+    gain = np.divide(RMS, rms, out=np.zeros_like(rms), where=audible)
+    normalized: Batch = (samples * gain).astype(waveforms.dtype)
+    return normalized
