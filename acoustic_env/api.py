@@ -19,7 +19,7 @@ from acoustic_env.audio import prepare
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.clips.table import read_clips
 from acoustic_env.errors import UsageError
-from acoustic_env.features.block import Engine, FeatureBlock, Json, Signal, Waveforms, table_schema, to_table
+from acoustic_env.features.block import Engine, FeatureBlock, Json, Waveforms, table_schema, to_table
 from acoustic_env.features.registry import make_block
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -34,7 +34,7 @@ Blocks = Sequence[str] | Mapping[str, Mapping[str, Json]]
 def compute(
     audio: str | Path | Waveforms,
     blocks: Blocks = ("indices",),
-    signals: Sequence[Signal] = ("raw",),
+    signals: Sequence[str] = ("raw",),
     *,
     sample_rate: int | None = None,
     start_s: float | None = None,
@@ -139,7 +139,7 @@ class Store:
     def table(
         self,
         block: str,
-        signal: Signal | None = None,
+        signal: str | None = None,
         columns: Sequence[str] | None = None,
         clip_ids: Sequence[str] | None = None,
     ) -> pa.Table:
