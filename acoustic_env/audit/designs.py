@@ -128,26 +128,6 @@ def ppi_plus_plus(
     return weight * unlabelled_mean + float(residuals.mean()), variance
 
 
-def inverse_probability(
-    values: Floats, inclusion: Floats, size: int, proxy: Floats | None = None, frame_mean: float = 0.0
-) -> tuple[float, float]:
-    """Horvitz-Thompson difference estimator: f_frame + sum (y - f) / pi / N, for samples of a fixed size.
-
-    Variance by Hajek's approximation N^-2 n/(n-1) sum (1 - pi)(e/pi - B)^2, B the (1 - pi)-weighted mean of e/pi.
-
-    Args:
-        values: [n] answers y.
-        inclusion: [n] inclusion probability pi of each row, in (0, 1].
-        size: rows N of the frame.
-        proxy: [n] proxy f of the sampled rows; None for the plain Horvitz-Thompson estimator.
-        frame_mean: mean of f over the frame.
-    """
-    residuals = values if proxy is None else values - proxy
-    expanded = residuals / inclusion
-    estimate = (0.0 if proxy is None else frame_mean) + float(expanded.sum()) / size
-    return estimate, hajek_variance(expanded, inclusion) / size**2
-
-
 def ratio(numerator: Floats, denominator: Floats, inclusion: Floats) -> tuple[float, float]:
     """Ratio of two frame totals, sum(a/pi) / sum(b/pi), with the linearised Hajek variance.
 
@@ -176,20 +156,3 @@ def hajek_variance(expanded: Floats, inclusion: Floats) -> float:
         return 0.0
     center = float((slack * expanded).sum() / slack.sum())
     return float((slack * (expanded - center) ** 2).sum()) * n / (n - 1)
-
-
-def lure(values: Floats, probabilities: Floats, size: int) -> float:
-    """Unbiased mean from rows chosen one after another without replacement (Farquhar 2021).
-
-    Weights v_m = 1 + (N - M)/(N - m) (1 / ((N - m + 1) q_m) - 1), mean of v_m y_m.
-
-    Args:
-        values: [M] answers in the order of choosing.
-        probabilities: [M] q_m, the probability of choosing that row at that step among those left.
-        size: rows N of the frame.
-    """
-    chosen = len(values)
-    step = np.arange(1, chosen + 1)
-    remaining = np.maximum(size - step, 1)
-    weights = 1.0 + (size - chosen) / remaining * (1.0 / ((size - step + 1) * probabilities) - 1.0)
-    return float((weights * values).mean())

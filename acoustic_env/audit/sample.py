@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,6 @@ from acoustic_env.audit.ranking import quality_of, suspicion_rank
 from acoustic_env.errors import UsageError
 
 Design = Literal["simple", "stratified", "unequal"]
-DESIGNS: Final[tuple[Design, ...]] = get_args(Design)
 Ints = npt.NDArray[np.int64]
 
 FRAME_KEY: Final = b"acoustic_env.frame"

@@ -30,9 +30,9 @@ from acoustic_env.audit import rank as ranking
 from acoustic_env.audit.check import label_quality
 from acoustic_env.audit.designs import StratumCounts, stratified
 from acoustic_env.audit.intervals import from_variance, wilson
-from acoustic_env.audit.noise import plant_errors
 from acoustic_env.audit.sample import allocate, score_strata
 from acoustic_env.audit.scorers import logistic, out_of_fold
+from tests.audit.planted import plant_errors
 
 RATES = (0.05, 0.1, 0.2, 0.3)
 BOOTSTRAP = 200

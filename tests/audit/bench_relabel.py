@@ -157,9 +157,9 @@ def simulate(runs: int, rows: int) -> int:
 def real(plantings: int, rates: tuple[float, ...] = (0.05, 0.1), n: int = 200) -> None:
     """Planted errors in the released embeddings, ranked by `audit rank`'s rounds, with 200 perfect answers."""
     from acoustic_env.audit import rank as ranking
-    from acoustic_env.audit.noise import plant_errors
     from acoustic_env.audit.scorers import logistic, out_of_fold
     from tests.audit import bench_planted
+    from tests.audit.planted import plant_errors
 
     study = bench_planted.released_embeddings(Path(os.environ["ACOUSTIC_ENV_TEST_DATA"]))
     settings = ranking.RankSettings()

@@ -1,4 +1,4 @@
-"""Ranked tables with planted label errors and a perfect annotator, for the promise of automatic relabeling."""
+"""Planted label errors: in labels, and in ranked tables with a perfect annotator."""
 
 from __future__ import annotations
 
@@ -74,3 +74,28 @@ def answered(sample: pa.Table, applies: np.ndarray) -> pa.Table:
         "seconds": pa.nulls(len(ids), pa.float64()),
     }
     return pa.table({name: columns[name] for name in ANNOTATION_SCHEMA.names}).cast(ANNOTATION_SCHEMA)
+
+
+def plant_errors(
+    labels: np.ndarray, rate: float, rng: np.random.Generator, ambiguity: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Replace a known share of labels by wrong ones.
+
+    Args:
+        labels: [n] true classes 0..K-1.
+        rate: share of examples whose label becomes another class; exactly round(rate n) of them.
+        rng: source of randomness.
+        ambiguity: [n] non-negative; errors fall in proportion to it. None: uniformly.
+
+    Returns:
+        [n] given labels and [n] which of them are wrong.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    classes = int(labels.max()) + 1
+    weights = None if ambiguity is None else np.asarray(ambiguity, dtype=np.float64) + 1e-12
+    chosen = rng.choice(
+        len(labels), round(rate * len(labels)), replace=False, p=None if weights is None else weights / weights.sum()
+    )
+    given = labels.copy()
+    given[chosen] = (labels[chosen] + rng.integers(1, max(classes, 2), size=len(chosen))) % max(classes, 2)
+    return given, given != labels

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from acoustic_env.audit.automatic import Answers, fewest_answers, find_rule
-from acoustic_env.audit.sample import DESIGNS, Design, SampleSettings, draw_sample
-from tests.audit.bench_relabel import Cell, Tally, allowed, cells, run_cell
+from acoustic_env.audit.sample import Design, SampleSettings, draw_sample
+from tests.audit.bench_relabel import DESIGNS, Cell, Tally, allowed, cells, run_cell
 from tests.audit.planted import planted
 
 PROMISED = 0.8

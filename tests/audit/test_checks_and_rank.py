@@ -16,12 +16,12 @@ from acoustic_env.audit.check import (
     label_quality,
 )
 from acoustic_env.audit.combine import fit_combination, fit_label_combination
-from acoustic_env.audit.noise import plant_errors
 from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
 from acoustic_env.audit.ranking import check_ranked, scorer_names
 from acoustic_env.audit.scorers import logistic, out_of_fold, without_two_folds
 from acoustic_env.audit.tags import tag_scores
 from acoustic_env.errors import UsageError
+from tests.audit.planted import plant_errors
 
 QUICK = RankSettings(("logistic", "neighbors"), folds=4, neighbors=15)
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from sklearn.metrics import average_precision_score
 
-from acoustic_env.audit.noise import plant_errors
 from acoustic_env.cli import main
 from tests.audit.generated import listen, ranked_with_truth
+from tests.audit.planted import plant_errors
 from tests.models.conftest import SIGNALS, Generated, write_block
 
 RANKED, RIGHT = ranked_with_truth(1200)

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from acoustic_env.audit.noise import plant_errors
 from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
 from acoustic_env.audit.ranking import scorer_names
+from tests.audit.planted import plant_errors
 
 CLIPS = 200
 
