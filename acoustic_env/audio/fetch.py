@@ -33,11 +33,11 @@ def open_source(uri: str) -> BinaryIO:
 
     Returns:
         A seekable binary file, to be closed by the caller. A remote file of up to 8 MiB is in memory already; a longer
-        one is read as it is needed, and its `raw.failure` (`transport.RemoteFile`) says why a later read failed.
+        one is read as it is needed, and a read that fails raises ClipError.
 
     Raises:
-        ClipError: not_found, unreachable, access_denied, download_failed (after three tries), or decode_failed when the
-            tar or Parquet file around the clip is damaged.
+        ClipError: not_found, unreachable, access_denied, download_failed (after the tries of io.retry), or
+            decode_failed when the tar or Parquet file around the clip is damaged.
     """
     from acoustic_env.audio.shards import member_bytes, row_bytes
 

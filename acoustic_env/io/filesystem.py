@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from acoustic_env.io.location import local_path
-from acoustic_env.io.retry import StoreError, retrying, store_error
+from acoustic_env.io.retry import StoreError, retrying, s3_code, store_error
 
 TMP: Final = ".tmp"
 CONNECT_TIMEOUT_S: Final = 5
@@ -69,7 +69,11 @@ class Filesystem(ABC):
 
     @abstractmethod
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        """Bytes start (included) to end (excluded) of a file; raises as `read`."""
+        """Read bytes start (included) to end (excluded) of a file, fewer where it ends before; raises as `read`."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading, seekable; raises as `read`."""
 
     @abstractmethod
     def write(self, path: str, data: bytes) -> None:
@@ -115,11 +119,13 @@ def remote_filesystem(url: str) -> RemoteFilesystem:
 
     options: dict[str, Any] = {"use_listings_cache": False}
     if url.startswith(("s3://", "s3a://")):
-        options["config_kwargs"] = {
-            "retries": {"max_attempts": 0},
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-        }
+        timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}
+        options["config_kwargs"] = {"retries": {"max_attempts": 0}, **timeouts}
+    elif url.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+        options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
     try:
         filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
@@ -176,6 +182,9 @@ class LocalFilesystem(Filesystem):
             raise
         except OSError as error:
             raise store_error(self.place(path), "read", error) from error
+
+    def open(self, path: str) -> BinaryIO:
+        return retrying(lambda: (self.root / path).open("rb"), self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
         target = self.root / path
@@ -248,11 +257,45 @@ class RemoteFilesystem(Filesystem):
         return retrying(lambda: cast(bytes, self.filesystem.cat_file(self.full(path))), self.place(path), "read")
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        return retrying(
-            lambda: cast(bytes, self.filesystem.cat_file(self.full(path), start=start, end=end)),
-            self.place(path),
-            "read",
-        )
+        def fetch() -> bytes:
+            data = self._cat(path, start, end)
+            if len(data) < end - start and start + len(data) < self.filesystem.size(self.full(path)):
+                msg = f"{len(data):,} of {end - start:,} bytes came"
+                raise ConnectionError(msg)
+            return data
+
+        return retrying(fetch, self.place(path), "read")
+
+    def read_first(self, path: str, count: int) -> bytes:
+        """Read a file of fewer than `count` bytes whole, of a longer one so many; in one request."""
+        return retrying(lambda: self._cat(path, 0, count), self.place(path), "read")
+
+    def _cat(self, path: str, start: int, end: int) -> bytes:
+        try:
+            return cast(bytes, self.filesystem.cat_file(self.full(path), start=start, end=end))
+        except OSError as error:
+            refused = s3_code(error) == "InvalidRange" or "range" in str(error).lower()
+            if refused and self.filesystem.size(self.full(path)) == 0:
+                return b""  # S3 refuses any range of an empty object
+            raise
+
+    def size(self, path: str) -> int:
+        """Return the size of a file in bytes; raises as `read`."""
+        return retrying(lambda: int(self.filesystem.size(self.full(path))), self.place(path), "read")
+
+    def open(self, path: str) -> BinaryIO:
+        from acoustic_env.io.ranged import BLOCK_BYTES, RangedFile
+
+        return cast(BinaryIO, RangedFile(self, path, self.size(path), block_bytes=BLOCK_BYTES))
+
+    def download(self, path: str, target: Path, callback: Any = None) -> None:
+        """Copy a file to a local one, piece by piece; `callback` is fsspec's, for a progress bar. Raises as `read`."""
+        from fsspec.callbacks import DEFAULT_CALLBACK
+
+        def get() -> None:
+            self.filesystem.get_file(self.full(path), str(target), callback=callback or DEFAULT_CALLBACK)
+
+        retrying(get, self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
         def put() -> None:

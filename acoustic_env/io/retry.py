@@ -1,10 +1,8 @@
-"""Failures of a filesystem: those that pass are tried again, the others become errors for people."""
+"""The one retry policy of store, audio and weights; failures that stay become errors for people."""
 
 from __future__ import annotations
 
 import errno
-import random
-import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -15,6 +13,7 @@ T = TypeVar("T")
 TRIES: Final = 7
 FIRST_PAUSE_S: Final = 0.1  # doubled after every try, up to MAX_PAUSE_S
 MAX_PAUSE_S: Final = 5.0
+GIVE_UP_S: Final = 60.0  # no further try after so long, however few there were
 
 # s3fs raises these for throttling, a server's own failures and overlapping operations.
 TRANSIENT_ERRNOS: Final = frozenset(
@@ -25,6 +24,7 @@ TRANSIENT_S3: Final = frozenset(
      "TooManyRequests", "OperationAborted", "RequestTimeTooSkewed", "IncompleteBody", "XAmzContentSHA256Mismatch",
      "429", "500", "502", "503", "504"}
 )  # fmt: skip
+TRANSIENT_HTTP: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Classes of botocore, aiohttp, urllib3 and fsspec, by name: none of them is imported for a local store.
 TRANSIENT_CLASSES: Final = frozenset(
     {"HTTPClientError", "ResponseParserError", "ClientPayloadError", "ClientConnectionError", "IncompleteRead",
@@ -38,7 +38,7 @@ class StoreError(AcousticEnvError):
 
 
 def retrying(call: Callable[[], T], place: str, done: str) -> T:
-    """Call until it succeeds, with growing pauses while the failure is one that passes.
+    """Call until it succeeds, with growing random pauses while the failure is one that passes.
 
     Args:
         call: without side effects that a second call would double.
@@ -47,25 +47,28 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
 
     Raises:
         FileNotFoundError: as it came, for the caller knows whether that is an answer.
-        StoreError: the failure stays, or does not pass.
+        StoreError: the failure stays after `TRIES` tries or `GIVE_UP_S`, or does not pass.
     """
-    for attempt in range(TRIES):
-        try:
-            return call()
-        except (FileNotFoundError, AcousticEnvError):
-            raise
-        except Exception as error:  # every filesystem has its own exceptions
-            if not transient(error):
-                raise store_error(place, done, error) from error
-            if attempt == TRIES - 1:
-                raise store_error(place, done, error, tries=TRIES) from error
-        time.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * (0.5 + random.random()))
-    raise AssertionError  # the loop returns or raises
+    import tenacity
+
+    policy = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(GIVE_UP_S),
+        wait=tenacity.wait_exponential_jitter(FIRST_PAUSE_S, MAX_PAUSE_S, jitter=FIRST_PAUSE_S),
+        retry=tenacity.retry_if_exception(transient),
+        reraise=True,
+    )
+    try:
+        return policy(call)
+    except (FileNotFoundError, AcousticEnvError):
+        raise
+    except Exception as error:  # every filesystem has its own exceptions
+        tries = policy.statistics["attempt_number"] if transient(error) else None
+        raise store_error(place, done, error, tries=tries) from error
 
 
 def transient(error: BaseException) -> bool:
-    """Whether the same call may succeed a moment later."""
-    if s3_code(error) in TRANSIENT_S3:
+    """Return whether the same call may succeed a moment later."""
+    if s3_code(error) in TRANSIENT_S3 or getattr(error, "status", None) in TRANSIENT_HTTP:
         return True
     if isinstance(error, TimeoutError | ConnectionError):
         return True
@@ -75,7 +78,7 @@ def transient(error: BaseException) -> bool:
 
 
 def s3_code(error: BaseException | None) -> str | None:
-    """The S3 error code ("SlowDown", "PreconditionFailed", ...) behind an exception, if there is one."""
+    """Return the S3 error code ("SlowDown", "PreconditionFailed", ...) behind an exception, if there is one."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
@@ -87,7 +90,7 @@ def s3_code(error: BaseException | None) -> str | None:
 def store_error(
     place: str, done: str, error: BaseException, tries: int | None = None, free: int | None = None
 ) -> StoreError:
-    """What happened to a file, for a person, with the remedy.
+    """Describe what happened to a file, with the remedy.
 
     Args:
         place: the file's URL.

@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from acoustic_env.clips.ranged import RangedFile
 from acoustic_env.io.filesystem import Entry, Filesystem, LocalFilesystem
+from acoustic_env.io.ranged import RangedFile
 from acoustic_env.io.retry import StoreError
 
 T = TypeVar("T")
@@ -81,7 +81,9 @@ def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> 
     def opened() -> pq.ParquetFile:
         if isinstance(filesystem, LocalFilesystem):
             return pq.ParquetFile(filesystem.root / entry.path, page_checksum_verification=checksums)
-        source = _RemotePart(filesystem, entry)
+        start = max(0, entry.size - TAIL_BYTES)
+        tail = filesystem.read_range(entry.path, start, entry.size) if entry.size else b""
+        source = RangedFile(filesystem, entry.path, entry.size, known=tail, known_start=start)
         return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=checksums)
 
     return _reading(filesystem, entry, opened)
@@ -125,22 +127,6 @@ def _reading(filesystem: Filesystem, entry: Entry, call: Callable[[], T]) -> T:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-class _RemotePart(RangedFile):
-    """A remote part read by ranges; its end, where the footer is, comes with the first request."""
-
-    def __init__(self, filesystem: Filesystem, entry: Entry) -> None:
-        super().__init__(entry.size)
-        self._filesystem, self._path = filesystem, entry.path
-        self._tail_start = max(0, entry.size - TAIL_BYTES)
-        self._tail = filesystem.read_range(entry.path, self._tail_start, entry.size) if entry.size else b""
-
-    def range(self, start: int, end: int) -> bytes:
-        """The bytes from start to end."""
-        if start >= self._tail_start:
-            return self._tail[start - self._tail_start : end - self._tail_start]
-        return self._filesystem.read_range(self._path, start, end)
 
 
 def in_threads(filesystem: Filesystem, items: Iterable[Entry], call: Callable[[Entry], T]) -> Iterator[T]:

@@ -18,6 +18,7 @@ import pytest
 from acoustic_env.audio import transport
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.errors import ClipError
+from acoustic_env.io import filesystem, retry
 
 BYTES = bytes(range(256)) * 40
 
@@ -50,8 +51,8 @@ def make_shard(path: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(filesystem, "READ_TIMEOUT_S", 0.4)
 
 
 # ---- local files
@@ -102,11 +103,11 @@ def test_any_filesystem_of_fsspec_is_read() -> None:
 
 
 def test_a_long_remote_file_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(transport, "BLOCK_BYTES", 1000)
     with fsspec.open("memory://clips/long.wav", "wb") as file:
         file.write(BYTES)
     with open_source("memory://clips/long.wav") as source:
-        assert isinstance(source, io.BufferedReader)
+        assert not isinstance(source, io.BytesIO)
         source.seek(-5, os.SEEK_END)
         assert source.read() == BYTES[-5:]
         source.seek(995)
@@ -235,6 +236,7 @@ def server(monkeypatch: pytest.MonkeyPatch, quick_retries: None) -> Iterator[Ser
 
 
 def forget_connections() -> None:
+    filesystem.remote_filesystem.cache_clear()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     fsspec.get_filesystem_class("http").clear_instance_cache()
 
@@ -284,14 +286,14 @@ def test_a_passing_fault_of_the_server_is_got_over(server: Server, place: str, f
 
 @pytest.mark.parametrize("place", ["s3://bucket/a.wav", "{server}/a.wav"])
 @pytest.mark.parametrize("fault", ["throttled", "dropped"])
-def test_a_lasting_fault_of_the_server_is_download_failed_after_three_tries(
+def test_a_lasting_fault_of_the_server_is_download_failed_after_the_last_try(
     server: Server, place: str, fault: str
 ) -> None:
     server.script = [FAULTS[fault]]
     error = failure(place.format(server=server.url))
     assert error.code == "download_failed"
     assert not error.permanent
-    assert len(server.requests) == transport.TRIES
+    assert len(server.requests) == retry.TRIES
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/a.wav", "{server}/a.wav"])

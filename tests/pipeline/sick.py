@@ -30,11 +30,11 @@ def install() -> None:
             raise OSError(msg)
         return decode_and_resample(*arguments)
 
-    def opened(path: Path, url: str) -> Any:
+    def opened(path: Path) -> Any:
         if _is_sick("disk"):
             code = "not_found"
-            raise ClipError(code, f"{url}: not there")
-        return open_local(path, url)
+            raise ClipError(code, f"{path}: not there")
+        return open_local(path)
 
     prepare.decode_and_resample = decode
     transport._open_local = opened
