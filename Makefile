@@ -3,16 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types format clean
+.PHONY: demo test test-slow lint types docs format clean
 
 $(BIN)/acoustic-env: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-# What only the tests and the published TF-Hub models need.
+# What only the tests, the documentation and the published TF-Hub models need.
 $(VENV)/.dev: $(BIN)/acoustic-env
-	$(BIN)/pip install --quiet --editable '.[tensorflow,dev]'
+	$(BIN)/pip install --quiet --editable '.[tensorflow,dev,docs]'
 	touch $@
 
 demo: $(BIN)/acoustic-env
@@ -31,9 +31,12 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out site .mypy_cache .ruff_cache .pytest_cache .hypothesis

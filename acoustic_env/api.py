@@ -49,7 +49,8 @@ def compute(
         blocks: names of blocks, or block -> options as in a recipe.
         signals: which signals of the clip.
         sample_rate: Hz; of a waveform only.
-        start_s, end_s: segment in s; None for the beginning and the end.
+        start_s: start of the segment in s; None for the beginning.
+        end_s: its end in s; None for the end.
         engine: "fast" or "reference".
         device: where networks run, "cpu" or "cuda".
 

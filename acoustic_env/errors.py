@@ -1,31 +1,55 @@
-"""Every error a person meets, with the exit code its command ends with."""
+"""Errors that end a command, with its exit code, and errors of single clips, with their codes."""
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple
 
 ErrorCode = Literal[
-    "not_found",  # the location does not exist
-    "unreachable",  # not from this machine: no such folder (a disk not mounted), endpoint, driver or credentials
-    "access_denied",  # it exists, but these credentials may not read it
-    "download_failed",  # the transfer broke off or timed out
-    "not_audio",  # no decoder recognises the bytes
-    "decode_failed",  # a decoder recognises them and gives up inside
-    "empty",  # no bytes, or no samples
-    "too_short",  # fewer samples than the shortest clip any block accepts
-    "no_such_segment",  # the wanted segment starts beyond the end of the recording
-    "not_finite",  # NaN or infinite samples
-    "compute_failed",  # a feature block raised
-    "out_of_memory",  # a feature block ran out of memory on a batch of one clip
-    "worker_died",  # the worker process crashed on this clip, again and alone
-    "timed_out",  # its decoder does not end
+    "not_found",
+    "unreachable",
+    "access_denied",
+    "download_failed",
+    "not_audio",
+    "decode_failed",
+    "empty",
+    "too_short",
+    "no_such_segment",
+    "not_finite",
+    "compute_failed",
+    "out_of_memory",
+    "worker_died",
+    "timed_out",
 ]
-# A row of the errors table that ends the clip's earlier errors: this attempt at it succeeded.
+# Code of a row of the errors table that ends the clip's earlier errors: this attempt succeeded.
 RESOLVED: Final = "resolved"
-ERROR_CODES: Final[tuple[str, ...]] = (*get_args(ErrorCode), RESOLVED)
 
-# Another try may succeed: the network, a busy server, a machine short of memory, settings that can be mended.
-TRANSIENT_CODES: Final[frozenset[str]] = frozenset({"unreachable", "access_denied", "download_failed", "out_of_memory"})
+
+class ErrorKind(NamedTuple):
+    """What a code of the errors table means, and whether it is final."""
+
+    meaning: str
+    permanent: bool = True
+
+
+CLIP_ERRORS: Final[dict[ErrorCode, ErrorKind]] = {
+    "not_found": ErrorKind("The location does not exist."),
+    "unreachable": ErrorKind(
+        "This machine cannot reach the location: disk not mounted, no endpoint, no driver.", False
+    ),
+    "access_denied": ErrorKind("The location exists, but these credentials cannot read it.", False),
+    "download_failed": ErrorKind("The transfer was interrupted or timed out.", False),
+    "not_audio": ErrorKind("No decoder recognizes the bytes."),
+    "decode_failed": ErrorKind("A decoder recognizes the bytes and fails on them."),
+    "empty": ErrorKind("No bytes, or no samples."),
+    "too_short": ErrorKind("Shorter than 0.1 s, the shortest clip that a block accepts."),
+    "no_such_segment": ErrorKind("The segment starts after the end of the recording."),
+    "not_finite": ErrorKind("NaN or infinite samples."),
+    "compute_failed": ErrorKind("A feature block raised an error."),
+    "out_of_memory": ErrorKind("A feature block ran out of memory on this clip alone.", False),
+    "worker_died": ErrorKind("The worker process crashed on this clip, repeatedly and on this clip alone."),
+    "timed_out": ErrorKind("The decoder did not finish."),
+}
+TRANSIENT_CODES: Final = frozenset(code for code, kind in CLIP_ERRORS.items() if not kind.permanent)
 
 
 class AcousticEnvError(Exception):
@@ -39,12 +63,12 @@ class UsageError(AcousticEnvError):
 
 
 class TooManyFailures(AcousticEnvError):  # noqa: N818  the outcome's own name
-    """More clips failed than allowed: the job is done, or it was stopped early because this was certain enough.
+    """More clips failed than allowed; the job is done, or it stopped early because this was certain.
 
     Args:
-        message: how many of how many, and where to look.
-        record: of the run, which the command prints before this judgment.
-        early: whether clips are left that were not tried.
+        message: how many of how many clips failed, and where to look.
+        record: of the run, printed before this error.
+        early: whether some clips were not tried.
     """
 
     exit_code = 3
@@ -56,23 +80,23 @@ class TooManyFailures(AcousticEnvError):  # noqa: N818  the outcome's own name
 
 
 class LeaseHeld(AcousticEnvError):  # noqa: N818
-    """Another writer holds the store or the labels folder; the message says who and until when."""
+    """Another writer holds the store or the labels folder; the message names it and the expiry of its lease."""
 
     exit_code = 4
 
 
 class StoreInconsistentError(AcousticEnvError):
-    """Clip list, rows, permanent errors and pending clips do not add up."""
+    """Some clips are unaccounted for: listed clips are not rows + permanent errors + pending clips."""
 
     exit_code = 5
 
 
 class ClipError(Exception):
-    """One clip cannot be used: becomes a row of the errors table, never a stopped job.
+    """One clip cannot be used; it becomes a row of the errors table and the job goes on.
 
     Args:
-        code: one of `ERROR_CODES`.
-        message: what was wrong, for a person.
+        code: one of `ErrorCode`.
+        message: what is wrong with the clip.
     """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
@@ -82,7 +106,7 @@ class ClipError(Exception):
 
     @property
     def permanent(self) -> bool:
-        """Whether another try cannot succeed."""
+        """Whether another attempt cannot succeed."""
         return self.code not in TRANSIENT_CODES
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[ErrorCode, str]]:

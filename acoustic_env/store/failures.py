@@ -23,7 +23,7 @@ class FailureCount:
 
     Attributes:
         stage: fetch, decode, prepare, compute (the worker died) or a block.
-        code: one of `errors.ERROR_CODES`.
+        code: one of `errors.CLIP_ERRORS`.
         clips: how many.
         permanent: of them, final until --retry-errors.
     """

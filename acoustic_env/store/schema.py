@@ -18,7 +18,7 @@ ERROR_SCHEMA: Final = pa.schema(
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("signal", pa.string()),  # a block's failure for one signal; null for the whole clip
         pa.field("stage", pa.string(), nullable=False),  # one of SHARED_STAGES, or the block's name
-        pa.field("code", pa.string(), nullable=False),  # one of errors.ERROR_CODES
+        pa.field("code", pa.string(), nullable=False),  # one of errors.CLIP_ERRORS
         pa.field("message", pa.string()),
         pa.field("permanent", pa.bool_(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),  # 1 for the first

@@ -25,6 +25,7 @@ from tests.known_issues.url_walk import steps
 from tests.s3 import S3Server
 
 BASE: Final = "s3://bucket/a-walk"
+PARSER: Final = build_parser()
 REPOSITORY: Final = Path(__file__).parents[2]
 # Options that take a text and name no file.
 NO_PATHS: Final = """
@@ -51,12 +52,10 @@ def actions(parser: argparse.ArgumentParser, command: str = "") -> Iterator[tupl
 
 def paths_given(arguments: list[str]) -> tuple[str, set[str]]:
     """The command, and its path options that are given a URL."""
-    namespace = build_parser().parse_args(arguments)
-    commands = {command for command, _ in actions(build_parser())}
+    namespace = PARSER.parse_args(arguments)
+    commands = {command for command, _ in actions(PARSER)}
     command = max((name for name in commands if arguments[: len(name.split())] == name.split()), key=len)
-    values = {
-        a.dest: getattr(namespace, a.dest) for name, a in actions(build_parser()) if name == command and a.type is url
-    }
+    values = {a.dest: getattr(namespace, a.dest) for name, a in actions(PARSER) if name == command and a.type is url}
     return command, {name for name, value in values.items() if "s3://" in str(value)}
 
 
@@ -71,25 +70,26 @@ def walked() -> dict[str, set[str]]:
 
 def test_the_walk_gives_a_url_to_every_path_option_of_every_command() -> None:
     given = walked()
-    missing = [f"{c} {a.dest}" for c, a in actions(build_parser()) if a.type is url and a.dest not in given.get(c, ())]
+    missing = [f"{c} {a.dest}" for c, a in actions(PARSER) if a.type is url and a.dest not in given.get(c, ())]
     assert not missing
 
 
 def test_every_option_that_takes_text_is_a_path_or_known_to_be_none() -> None:
     unknown = [
         f"{command} {action.dest}"
-        for command, action in actions(build_parser())
+        for command, action in actions(PARSER)
         if action.type in (None, str)
         and action.nargs != 0
         and not action.choices
-        and action.dest not in NO_PATHS.split()
+        and action.dest not in (argparse.SUPPRESS, *NO_PATHS.split())  # suppressed: an old name, refused
     ]
     assert not unknown, "give it `type=url` (commands.arguments) and a step of the walk, or name it in NO_PATHS"
 
 
 def documented() -> list[list[str]]:
-    """The commands of cluster/ that name an object store."""
-    text = "\n".join(path.read_text() for path in sorted((REPOSITORY / "cluster").iterdir()))
+    """The commands of cluster/ and of the documentation that name an object store."""
+    files = [*sorted((REPOSITORY / "cluster").iterdir()), *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    text = "\n".join(path.read_text() for path in files)
     text = re.sub(r"\\?\n[# ]+(?=--)", " ", text)
     found = []
     for line in text.splitlines():
