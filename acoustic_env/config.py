@@ -216,44 +216,44 @@ class ExtractSettings(Settings):
     """One run of the extraction job."""
 
     clips: str
-    """URL of the clip list."""
+    """Clip list, Parquet or CSV, at any fsspec URL."""
 
     store: str
-    """URL of the feature store."""
+    """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
 
     recipe: str | None = None
-    """Recipe whose signals and blocks (with their options) are the defaults; None for the two below."""
+    """Recipe (name or YAML file) whose signals and blocks, with their options, are the defaults of those two."""
 
     signals: tuple[SignalName, ...] = ()
-    """Signals of each clip; empty takes the recipe's."""
+    """Signals of each clip, such as raw,fg,bg. Default: those of the recipe; without one, all three."""
 
     blocks: tuple[str, ...] = ()
-    """Feature blocks; empty takes the recipe's."""
+    """Feature blocks, such as indices,mps. Default: those of the recipe; without one, these two."""
 
     engine: Literal["fast", "reference"] = "fast"
-    """fast (batched array code) or reference (the published libraries)."""
+    """Engine: batched array code (fast) or the published libraries (reference)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where networks and the modulation spectrum run; auto takes a GPU where there is one."""
+    """Device of networks and the modulation spectrum; auto takes a GPU where there is one."""
 
     limit: int | None = Field(None, ge=1)
-    """Only the first so many clips of the list; None for all."""
+    """Only the first N clips of the list, 1 or more. Default: all."""
 
     retry_errors: bool = False
-    """Try again clips whose error was permanent."""
+    """Try clips with a permanent error again."""
 
     max_error_rate: float = Field(0.05, ge=0, le=1)
-    """Share of the list's clips that may fail before the run ends with exit code 3, 0 to 1."""
+    """Share of the list's clips that may fail, 0 to 1, before the run ends with exit code 3."""
 
     address: str | None = None
-    """Ray cluster to join; None joins the one of RAY_ADDRESS or starts a local one."""
+    """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
 
     dry_run: bool = False
     """Print the plan and stop."""
 
     relocated: tuple[str, ...] = ()
-    """Each OLD=NEW, two prefixes of locations: the audio below OLD, which rows were computed from, is now below NEW,
-    the same files."""
+    """The audio below OLD (a folder or URL), from which rows were computed, is now below NEW: the same files. May be
+    given more than once."""
 
 
 def from_mapping(kind: type[S], values: Mapping[str, Any], where: str) -> S:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from acoustic_env.config import Settings
 
 
 def url(text: str) -> str:
@@ -85,3 +90,63 @@ def _check_file(url: str) -> None:
 
 def _holds_something(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read a comma-separated list of names.
+
+    >>> names("raw, fg")
+    ('raw', 'fg')
+    """
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        msg = f"{text!r} is not a comma-separated list"
+        raise argparse.ArgumentTypeError(msg)
+    return found
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overrides: Mapping[str, Any] | None) -> None:
+    """Add an option for each field of a settings class.
+
+    The option is the field's name with dashes, its help the field's docstring and default. An option that was not given
+    is None in the namespace, so that the value of a --settings file, then the field's own default, counts; `given`
+    collects the others.
+
+    Args:
+        parser: of the command.
+        kind: the settings class; fields with nested settings need an override.
+        overrides: field -> arguments of `add_argument` that replace or complete those of the field, such as
+            `type=url, metavar="LIST"`; None for a field without an option.
+    """
+    for name, field in kind.model_fields.items():
+        override = overrides.get(name, {})
+        if override is None:
+            continue
+        annotations = [one for one in (get_args(field.annotation) or (field.annotation,)) if one is not type(None)]
+        options: dict[str, Any] = {"default": None, "help": _help(field)}
+        if get_origin(field.annotation) is Literal:
+            options["choices"] = get_args(field.annotation)
+        elif get_origin(field.annotation) is tuple:
+            options |= {"type": names, "metavar": "A,B"}
+        elif annotations[0] is bool:
+            options["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
+        else:
+            kinds = {int: "N", float: "X", str: name.upper()}
+            options |= {"type": annotations[0], "metavar": kinds[annotations[0]]}
+        if "action" in override:
+            options.pop("type", None)
+        parser.add_argument(f"--{name.replace('_', '-')}", **{**options, **override})
+
+
+def given(namespace: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
+    """Return the fields of a settings class whose options were given."""
+    return {name: value for name in kind.model_fields if (value := getattr(namespace, name, None)) is not None}
+
+
+def _help(field: FieldInfo) -> str:
+    text = " ".join((field.description or "").split()).replace("%", "%%")
+    if field.is_required() or field.default is None or field.default is False or field.default == ():
+        return text
+    value = field.get_default(call_default_factory=True)
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"{text} Default: {shown}."

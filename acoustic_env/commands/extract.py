@@ -8,11 +8,10 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import add_settings, given, url
 from acoustic_env.config import ExtractSettings, from_mapping
 from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
 from acoustic_env.io.documents import read_mapping
@@ -39,33 +38,16 @@ examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of an extraction run, for the command and for the job script."""
     parser.add_argument(
-        "--settings", type=url, metavar="FILE.yaml", help="settings file; options given here as well win over it"
+        "--settings", type=url, metavar="FILE", help="YAML or JSON file of these settings; options override it"
     )
-    parser.add_argument("--clips", type=url, metavar="LIST", help="clip list, Parquet or CSV, at any fsspec URL")
-    parser.add_argument("--store", type=url, metavar="URL", help="feature store: a folder or s3://bucket/prefix")
-    parser.add_argument(
-        "--recipe", type=url, metavar="R", help="recipe (name or YAML file) whose signals and blocks are the defaults"
-    )
-    parser.add_argument("--signals", type=_names, metavar="raw,fg,bg", help="signals of each clip (default: all three)")
-    parser.add_argument("--blocks", type=_names, metavar="B,B,...", help="feature blocks (default: indices,mps)")
-    parser.add_argument(
-        "--engine", choices=("fast", "reference"), help="fast, or the published libraries (default: fast)"
-    )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), help="where networks and the fast mps run (default: auto)"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N clips of the list")
-    parser.add_argument("--dry-run", action="store_true", default=None, help="print the plan and stop")
-    parser.add_argument("--retry-errors", action="store_true", default=None, help="try permanent errors again")
-    parser.add_argument("--max-error-rate", type=float, metavar="SHARE", help="failed clips allowed (default: 0.05)")
-    parser.add_argument(
-        "--relocated",
-        action="append",
-        metavar="OLD=NEW",
-        help="the audio below OLD (a folder or URL) moved to NEW, the same files; may be given more than once",
-    )
-    parser.add_argument(
-        "--address", metavar="ADDRESS", help="Ray cluster to join (default: RAY_ADDRESS, else this machine)"
+    add_settings(
+        parser,
+        ExtractSettings,
+        clips={"type": url, "metavar": "LIST"},
+        store={"type": url, "metavar": "URL"},
+        recipe={"type": url, "metavar": "R"},
+        max_error_rate={"metavar": "SHARE"},
+        relocated={"action": "append", "metavar": "OLD=NEW"},
     )
     parser.add_argument("--json", action="store_true", help="print the run record as JSON on stdout")
 
@@ -120,8 +102,7 @@ def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
     if namespace.settings:
         where = namespace.settings
         values |= read_mapping(namespace.settings, "--settings")
-    names = ExtractSettings.model_fields
-    values |= {name: given for name in names if (given := getattr(namespace, name, None)) is not None}
+    values |= given(namespace, ExtractSettings)
     for name in ("clips", "store"):
         if not values.get(name):
             msg = f"--{name} is missing (give it, or {name}: in the --settings file)"
@@ -170,14 +151,6 @@ def summary(record: RunRecord, store: str) -> str:
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names: Sequence[str] = [name.strip() for name in text.split(",")]
-    if not all(names):
-        msg = f"{text!r} is not a comma-separated list"
-        raise argparse.ArgumentTypeError(msg)
-    return tuple(names)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

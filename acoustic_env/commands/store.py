@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import names, url
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
@@ -64,7 +64,7 @@ def add_parsers(subparsers: Any) -> None:
     parser = _add(commands, "verify", "prove that nothing was lost", VERIFY, verify_store)
     parser.add_argument("--clips", type=url, metavar="LIST", help="clip list (Parquet or CSV) to account for")
     parser.add_argument(
-        "--signals", type=_names, metavar="raw,fg,bg", help="each clip should have (default: those found)"
+        "--signals", type=names, metavar="raw,fg,bg", help="each clip should have (default: those found)"
     )
     parser.add_argument("--read", action="store_true", help="decode every column of every part")
     parser.add_argument("--strict", action="store_true", help="pending clips and other notes fail as well")
@@ -76,10 +76,10 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--block", required=True, metavar="B", help="which block")
     parser.add_argument("--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz, at any URL")
     parser.add_argument(
-        "--fingerprint", type=_names, metavar="F[,F]", help="which version, or its first digits (default: the only one)"
+        "--fingerprint", type=names, metavar="F[,F]", help="which version, or its first digits (default: the only one)"
     )
-    parser.add_argument("--signals", type=_names, metavar="raw,fg,bg", help="only these (default: all)")
-    parser.add_argument("--columns", type=_names, metavar="C,C,...", help="only these (default: all)")
+    parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="only these (default: all)")
+    parser.add_argument("--columns", type=names, metavar="C,C,...", help="only these (default: all)")
     parser.add_argument("--wide", action="store_true", help="a row for each clip instead of each clip and signal")
 
 
@@ -280,11 +280,3 @@ def _size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        msg = f"{text!r} is not a comma-separated list"
-        raise argparse.ArgumentTypeError(msg)
-    return names
