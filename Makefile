@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes of pytest: the files of tests are shared out, one of the two has the Ray cluster.
+IN_TWO := -n 2 --dist loadgroup
 
 .PHONY: demo test test-slow lint types docs format clean
 
@@ -19,10 +21,10 @@ demo: $(BIN)/acoustic-env
 	$(BIN)/acoustic-env demo --out demo-out
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_TWO)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest $(IN_TWO) -m slow --timeout 1800
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -20,6 +20,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # workers at Ray's 15 starve beside other tests
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process of pytest-xdist, and all that use the shared Ray cluster in one, too."""
+    for item in items:
+        shared = "ray" if "ray_cluster" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(shared))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real clips, lists and weights; tests that need it skip without it."""
