@@ -22,9 +22,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # workers at Ray's 15 starve 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process of pytest-xdist, and all that use the shared Ray cluster in one, too."""
+    """Keep the tests of a file in one process of pytest-xdist, and all that share a costly fixture, too."""
     for item in items:
-        shared = "ray" if "ray_cluster" in getattr(item, "fixturenames", ()) else str(item.path)
+        fixtures = getattr(item, "fixturenames", ())
+        shared = next((name for name in ("ray_cluster", "trained", "given") if name in fixtures), str(item.path))
         item.add_marker(pytest.mark.xdist_group(shared))
 
 

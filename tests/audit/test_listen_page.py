@@ -11,6 +11,8 @@ from acoustic_env.audit.listen_server import ListenServer
 from tests.audit.chromium import Chromium
 from tests.audit.test_listen import row_of, server  # noqa: F401  a fixture
 
+pytestmark = pytest.mark.slow
+
 READY = "!document.querySelector('#answers button:last-child').disabled && performance.now() - state.shownAt > 300"
 COUNT = "document.getElementById('count').textContent.startsWith('{} of 3')"
 

@@ -32,6 +32,7 @@ from acoustic_env.errors import AcousticEnvError
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_efficiency_is_the_command_over_a_loop_on_this_machine_and_nothing_stays_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_the_reference_runs_between_two_fast_runs_on_one_list_and_efficiency_has
     assert (job.clips, job.clip_seconds, job.efficiency.clips) == (6, 2.0, 24)
 
 
+@pytest.mark.slow
 def test_a_run_says_how_long_it_took_and_what_a_worker_needed(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
     write_clips(clip_table([{"clip_id": "noise", "uri": str(tmp_path / "noise.wav")}]), str(tmp_path / "list.csv"))

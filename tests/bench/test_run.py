@@ -30,6 +30,7 @@ def test_the_json_is_one_object_with_seconds_and_ratio_of_each_stage(
     assert result["machine"]
 
 
+@pytest.mark.slow
 def test_every_dsp_stage_runs_on_both_engines_and_the_whole_is_faster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,6 +44,7 @@ def test_every_dsp_stage_runs_on_both_engines_and_the_whole_is_faster(
     assert float(ratios["dsp"].removesuffix("x")) > 5  # the README's figure is measured on more than one clip
 
 
+@pytest.mark.slow
 def test_the_whole_dsp_comes_with_its_cost_for_clips_of_other_lengths(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,8 @@ from acoustic_env.bench import tagging
 from acoustic_env.bench.clips import BenchClip
 from acoustic_env.bench.pair import Pair
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("stage", [tagging.panns, tagging.mn04])
 def test_both_sides_of_a_stage_compute_the_same(stage: Callable[[], Pair]) -> None:
