@@ -45,10 +45,11 @@ def listen(arguments: argparse.Namespace) -> int:
     """Serve the listening page until interrupted; see LISTEN."""
     from acoustic_env.audit.listen import InvalidAnswerError, Session, clean_name, read_rows
     from acoustic_env.audit.listen_audio import ClipCache, places
-    from acoustic_env.audit.listen_server import ListenServer
     from acoustic_env.audit.table import read_table
     from acoustic_env.clips.table import read_clips
     from acoustic_env.errors import UsageError
+    from acoustic_env.web.annotate import annotation_page
+    from acoustic_env.web.app import Server
 
     try:
         annotator = clean_name(arguments.annotator) if arguments.annotator is not None else None
@@ -59,9 +60,10 @@ def listen(arguments: argparse.Namespace) -> int:
     wanted = places(rows, read_clips(arguments.clips), arguments.clips)
     with Session(rows, sample_id, arguments.out) as session:
         try:
-            with ListenServer(arguments.host, arguments.port, session, ClipCache(wanted), annotator) as server:
+            page = annotation_page(session, ClipCache(wanted), annotator)
+            with Server(arguments.host, arguments.port, page) as server:
                 _serve(server, arguments)
-                port = server.port
+                port = server.access.port
         finally:
             session.write_annotations()
         kept, annotators = session.kept(), session.annotators()
@@ -78,17 +80,17 @@ def _serve(server: Any, arguments: argparse.Namespace) -> None:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    print(f"listening page: {server.url}\nCtrl-C ends it; no answer is lost", file=sys.stderr, flush=True)
-    if not server.loopback:
+    print(f"listening page: {server.access.url}\nCtrl-C ends it; no answer is lost", file=sys.stderr, flush=True)
+    if not server.access.loopback:
         print(f"{arguments.host} can be reached from other machines, unencrypted", file=sys.stderr, flush=True)
     if arguments.open:
         import webbrowser
 
-        webbrowser.open(server.url)
+        webbrowser.open(server.access.url)
     # SIGINT, too: a script's background jobs are started with it ignored.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        server.serve_forever()
+        server.serve()
     except KeyboardInterrupt:
         print(file=sys.stderr)
     finally:

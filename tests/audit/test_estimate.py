@@ -116,7 +116,7 @@ def test_clips_of_one_recording_widen_the_interval() -> None:
     assert grouped["overall"]["wilson"].half_width > 1.5 * plain["overall"]["wilson"].half_width
 
 
-def test_the_latest_answer_of_a_annotator_counts() -> None:
+def test_the_latest_answer_of_an_annotator_counts() -> None:
     sample = draw_sample(RANKED, SampleSettings(50, "simple", repeat=0.0))
     annotations = listen(sample, np.ones(3000, dtype=bool), {"ada": 1.0}, 0)
     changed = listen(sample, np.zeros(3000, dtype=bool), {"ada": 1.0}, 0)

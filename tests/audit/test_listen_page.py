@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from acoustic_env.audit.listen_server import ListenServer
 from tests.audit.chromium import Chromium
-from tests.audit.test_listen import row_of, server  # noqa: F401  a fixture
+from tests.audit.test_listen import ListenServer, row_of, server  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ def enter(browser: Chromium, name: str) -> None:
     browser.wait(READY)
 
 
-def test_a_annotator_plays_answers_by_keyboard_and_finds_it_again_after_a_reload(
+def test_an_annotator_plays_answers_by_keyboard_and_finds_it_again_after_a_reload(
     server: ListenServer,  # noqa: F811
     browser: Chromium,
     tmp_path: Path,

@@ -74,7 +74,7 @@ async function send(entry) {
   try {
     for (;;) {
       try {
-        const kept = await ask("/api/answers", entry);
+        const kept = await ask("api/answers", entry);
         notice(kept.warning);
         store("pending", null);
         return kept;
@@ -99,7 +99,7 @@ async function send(entry) {
 // ---- who listens
 
 async function begin() {
-  const session = await ask("/api/session");
+  const session = await ask("api/session");
   state.sample = session.sample;
   $("names").replaceChildren(...session.annotators.map((name) => Object.assign(document.createElement("option"), { value: name })));
   const name = stored("annotator");
@@ -116,12 +116,12 @@ function welcome(proposed) {
 }
 
 async function enter(name) {
-  let known = await ask(`/api/state?annotator=${encodeURIComponent(name)}`);
+  let known = await ask(`api/state?annotator=${encodeURIComponent(name)}`);
   const pending = stored("pending");
   if (pending) {
     if ("verdict" in pending) Object.assign(pending, { annotator: pending.listener, answer: pending.verdict }); // of an older page
     await send(pending);
-    known = await ask(`/api/state?annotator=${encodeURIComponent(name)}`);
+    known = await ask(`api/state?annotator=${encodeURIComponent(name)}`);
   }
   state.annotator = known.annotator;
   state.rows = known.rows;
@@ -185,7 +185,7 @@ async function show(at, play) {
   $("question").focus({ preventScroll: true });
   let clip;
   try {
-    clip = await ask(`/api/rows/${row.row}`);
+    clip = await ask(`api/rows/${row.row}`);
   } catch (error) {
     clip = { error: error.message, video: null };
   }
@@ -199,7 +199,7 @@ async function show(at, play) {
     state.seconds = clip.seconds;
     state.picture = picture(clip.spectrogram);
     canvas.setAttribute("aria-valuemax", clip.seconds.toFixed(1));
-    audio.src = `/audio/${row.row}`;
+    audio.src = `audio/${row.row}`;
     if (play && $("autoplay").checked) start();
     prefetch(at);
   }
@@ -221,7 +221,7 @@ function showFailure(clip) {
 
 function prefetch(at) {
   const row = state.rows.slice(at + 1).find((one) => !one.answer);
-  if (row) fetch(`/api/rows/${row.row}`).catch(() => {});
+  if (row) fetch(`api/rows/${row.row}`).catch(() => {});
 }
 
 function showProgress() {

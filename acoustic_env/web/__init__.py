@@ -1,0 +1,1 @@
+"""The web application: one FastAPI application for all pages."""
