@@ -104,7 +104,7 @@ def _default(field: FieldInfo) -> str:
 
 def command_help(*only: str) -> str:
     """Return the help text of commands with all their subcommands; of all commands when none is named."""
-    os.environ["COLUMNS"] = "110"
+    os.environ["COLUMNS"] = "100"
     [action] = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     names = [name for commands in COMMANDS.values() for name in commands if not only or name in only]
     return "\n\n".join(text for name in names for text in _helps(f"acoustic-env {name}", action.choices[name], 2))
