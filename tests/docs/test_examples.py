@@ -28,7 +28,7 @@ def run(block: Block, folder: Path) -> str:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "example_package"), str(folder)]),
         "ACOUSTIC_ENV_WEIGHTS": str(folder / "weights"),
         "COLUMNS": "120",
     }
@@ -74,7 +74,7 @@ def test_the_examples_of_a_page_run_as_shown(page: Path, tmp_path: Path, demo: t
     left, printed = demo
     shutil.copytree(left, tmp_path / "demo-out")
     for block in blocks(page):
-        if block.file:
+        if block.file and not block.text.startswith("--8<-- "):
             (tmp_path / block.file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / block.file).write_text(block.text)
         if not block.runs:
