@@ -70,13 +70,13 @@ def run(namespace: argparse.Namespace) -> int:
 
     settings = read_settings(namespace)
     previous = signal.signal(signal.SIGTERM, _terminate)
-    judgment: TooManyFailures | None = None
+    too_many: TooManyFailures | None = None
     try:
-        record: RunRecord = extract(settings, say=_log)
+        record: RunRecord = extract(settings, log=_log)
     except (UsageError, LeaseHeld):
         raise
     except TooManyFailures as error:
-        judgment, record = error, cast("RunRecord", error.record)
+        too_many, record = error, cast("RunRecord", error.record)
     except Exception as error:
         error.add_note(f"stopped by an error; what is finished is kept. To resume: {resume_command(settings)}")
         raise
@@ -86,8 +86,8 @@ def run(namespace: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(record), sort_keys=True), flush=True)
     elif not settings.dry_run:
         print(summary(record, settings.store), flush=True)
-    if judgment is not None:  # the record comes first
-        raise judgment
+    if too_many is not None:  # the record comes first
+        raise too_many
     return 0
 
 

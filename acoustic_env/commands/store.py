@@ -1,4 +1,4 @@
-"""`acoustic-env store`: what is in a feature store, whether the books close, what failed, and a block as one file."""
+"""`acoustic-env store`: list, verify and export a feature store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ What a store holds: each version (fingerprint) of each block with its rows, clip
 with, and where two versions of a block and signal differ. Then the last runs, and who may write now."""
 
 VERIFY = """\
-Prove from the parts alone that nothing was lost: every part can be read and is what its folder says, and no key stands
-in two parts with different values. With --clips the books must close for every block and signal, by id:
+Prove from the parts alone that nothing was lost: every part can be read and is what its folder names, and no key is
+in two parts with different values. With --clips every clip must be accounted for, for each block and signal, by id:
 
     clips on the list = clips with rows + clips with a permanent error + pending clips
 
@@ -107,16 +107,16 @@ def list_store(namespace: argparse.Namespace) -> int:
     store = _open(namespace.store)
     report = verify(store, sources=False)
     blocks = []
-    for block in sorted({books.block for books in report.blocks}):
+    for block in sorted({counts.block for counts in report.blocks}):
         versions = store.fingerprints(block)  # none where every clip of the last run failed
         for version in versions:
             rivals = [other for other in versions if set(store.signals(other)) & set(store.signals(version))]
-            books = next(b for b in report.blocks if (b.block, b.fingerprint) == (block, version.fingerprint))
+            counts = next(b for b in report.blocks if (b.block, b.fingerprint) == (block, version.fingerprint))
             size = sum(entry.size for entry in store.parts(block, version.fingerprint))
             blocks.append(
                 {
                     **{name: getattr(version, name) for name in ("block", "fingerprint", "version", "engine")},
-                    **{name: getattr(books, name) for name in ("rows", "clips", "signals", "parts")},
+                    **{name: getattr(counts, name) for name in ("rows", "clips", "signals", "parts")},
                     "older": version.covers_all_signals,
                     "bytes": size,
                     "made_with": dict(version.made_with),
@@ -128,13 +128,13 @@ def list_store(namespace: argparse.Namespace) -> int:
     lease = read_lease(namespace.store)
     held = lease.describe() if lease is not None and not lease.released else None
     if namespace.json:
-        print(json.dumps({"store": store.url, "blocks": blocks, "runs": runs, "lease": held, "faults": report.faults}))
+        print(json.dumps({"store": store.url, "blocks": blocks, "runs": runs, "lease": held, "issues": report.issues}))
         return 0
     _print_blocks(store.url, blocks)
     _print_runs(runs)
     print(f"lease: {held or 'free'}")
-    for fault in report.faults:
-        print(f"fault: {fault}")
+    for issue in report.issues:
+        print(f"issue: {issue}")
     return 0
 
 
@@ -201,11 +201,11 @@ def _print_report(report: Report) -> None:
             f"{block.block}/{block.fingerprint}: {block.rows:,} rows of {block.clips:,} clips "
             f"({', '.join(block.signals) or 'no signal'}) in {block.parts:,} parts"
         )
-        for books in block.books:
-            retried = f" ({books.failed_before:,} failed before)" if books.failed_before else ""
+        for counts in block.counts:
+            retried = f" ({counts.failed_before:,} failed before)" if counts.failed_before else ""
             print(
-                f"  {books.signal:<4} {report.listed:,} listed = {books.rows:,} with rows + {books.permanent:,} "
-                f"permanent errors + {books.pending:,} pending{retried}"
+                f"  {counts.signal:<4} {report.listed:,} listed = {counts.rows:,} with rows + {counts.permanent:,} "
+                f"permanent errors + {counts.pending:,} pending{retried}"
             )
     if not report.blocks:
         print("no feature tables, and no run recorded")
@@ -215,8 +215,12 @@ def _print_report(report: Report) -> None:
         print(f"{report.without_source:,} clips have rows but no recorded source; extract takes it from its list")
     for note in report.notes:
         print(f"note: {note}")
-    if not report.faults:
-        print(f"{report.store}: the books close" if report.listed is not None else f"{report.store}: consistent")
+    if not report.issues:
+        print(
+            f"{report.store}: every clip is accounted for"
+            if report.listed is not None
+            else f"{report.store}: consistent"
+        )
 
 
 def list_errors(namespace: argparse.Namespace) -> int:

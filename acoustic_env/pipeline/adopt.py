@@ -40,7 +40,7 @@ def older_versions(store: FeatureStore, works: Sequence[BlockWork]) -> list[tupl
 
 
 def adopt(
-    store: FeatureStore, works: Sequence[BlockWork], say: Callable[[str], None], check: Callable[[], None]
+    store: FeatureStore, works: Sequence[BlockWork], log: Callable[[str], None], check: Callable[[], None]
 ) -> None:
     """Move rows under older fingerprints to today's, part by part; the caller holds the lease.
 
@@ -50,7 +50,7 @@ def adopt(
     Args:
         store: the store.
         works: the blocks of the run.
-        say: told what was moved.
+        log: receives a line for each version moved.
         check: called before each part; raises when the lease is lost.
     """
     for work, versions in older_versions(store, works):
@@ -63,7 +63,7 @@ def adopt(
                 if isinstance(part, ScannedPart):
                     _rewrite(store, every, part.table)
                     store.filesystem.remove(entry.path)
-            say(f"store     {version.block} {version.fingerprint}: {len(parts)} parts moved to today's fingerprints")
+            log(f"store     {version.block} {version.fingerprint}: {len(parts)} parts moved to today's fingerprints")
 
 
 def _rewrite(store: FeatureStore, work: BlockWork, table: pa.Table) -> None:

@@ -65,7 +65,7 @@ class Found:
         table: of `GROUPS_SCHEMA`, one row a clip, in the list's order.
         links: every confirmed pair.
         sets: clip numbers of each set of duplicates, first one first.
-        silent: clip ids in which nothing is heard; nobody's duplicates.
+        silent: ids of silent clips, excluded from matching.
         failed: clip id -> why it could not be read; such clips keep their group.
         candidates: how many pairs were confirmed or refused.
     """
@@ -80,7 +80,7 @@ class Found:
 
 @dataclass
 class Collected(AbstractContextManager["Collected"]):
-    """Fingerprints of a list as they come in; leaves the temporary file behind nowhere."""
+    """Fingerprints of a list as they come in; removes the temporary file."""
 
     starts: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)

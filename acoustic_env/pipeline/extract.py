@@ -1,4 +1,4 @@
-"""The extraction job: clip list in, feature tables out, the books closed."""
+"""The extraction job: compute the missing rows of a clip list and account for every clip."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LIBRARIES: Final = (
     "torch",
 )
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass
@@ -79,12 +79,12 @@ class RunRecord:
         left: clips still with something missing that a run without --retry-errors would do.
         stopped: why the run stopped before its end; empty for one that did not.
         faults: workers that were at fault, with node, reason and whether the node was left out (`health.Fault`).
-        rows: block -> rows written; after a fault without those whose writer was stopped before it could say.
+        rows: block -> rows written; after a fault without those whose writer was stopped before it reported them.
         seconds: stage -> worker seconds; `wall` is the whole streaming part.
         clips_per_second: finished / wall.
         throughput: stage -> clips per worker-second.
         relocated: prefixes `old` and `new` of --relocated, and of how many `clips` the recorded source changed by it.
-        memory: pool -> bytes that its hungriest worker has needed at most, pages shared with other processes included.
+        memory: pool -> peak memory of a worker in bytes, pages shared with other processes included.
         versions: of this package, Python and the libraries.
     """
 
@@ -113,13 +113,13 @@ def _silent(_: str) -> None:
 
 
 def extract(
-    settings: ExtractSettings, say: Say = _silent, clips: pa.Table | None = None, recipe: Recipe | None = None
+    settings: ExtractSettings, log: Log = _silent, clips: pa.Table | None = None, recipe: Recipe | None = None
 ) -> RunRecord:
     """Compute what is missing of the wanted blocks for every clip of the list.
 
     Args:
         settings: of the run.
-        say: takes each line meant for the person who started it.
+        log: receives each human-readable line.
         clips: the clip list, where the caller has it at hand; else it is read from `settings.clips`.
         recipe: in place of `settings.recipe`, where the caller has it at hand (a bundle's).
 
@@ -146,44 +146,44 @@ def extract(
         versions=_versions(),
     )
     if settings.dry_run:
-        _admit(settings, table, store, record, say)
+        _admit(settings, table, store, record, log)
         for work, versions in older_versions(store, works):
-            say(f"store     {work.spec.name}: {len(versions)} older fingerprints of the same numbers; a run moves them")
-        pending = _plan_work(settings, works, table, store, record, say)
+            log(f"store     {work.spec.name}: {len(versions)} older fingerprints of the same numbers; a run moves them")
+        pending = _plan_work(settings, works, table, store, record, log)
         if pending.num_rows:
-            _show_plan(settings, works, pending, say)
+            _show_plan(settings, works, pending, log)
         return record
     with acquire_lease(settings.store, f"extract {record.run_id}") as lease:
-        admission = _admit(settings, table, store, record, say)
+        admission = _admit(settings, table, store, record, log)
         if record.relocated:
-            store.write_run(record.run_id, dataclasses.asdict(record))  # first, so that a killed run has said why
+            store.write_run(record.run_id, dataclasses.asdict(record))  # first, so that a killed run leaves the reason
         sources.record(store, admission, record.run_id, lease.check)
-        adopt(store, works, say, lease.check)
-        pending = _plan_work(settings, works, table, store, record, say)
-        for line in store.tidy():
-            say(line)
+        adopt(store, works, log, lease.check)
+        pending = _plan_work(settings, works, table, store, record, log)
+        for line in store.clean_up():
+            log(line)
         if pending.num_rows or record.relocated:
             store.write_run(record.run_id, dataclasses.asdict(record))  # so that errors of a killed run have a version
         if pending.num_rows:
             try:
-                _Run(settings, works, table, store, record, lease.token, say).all(pending)
+                _Run(settings, works, table, store, record, lease.token, log).all(pending)
             except NoHealthyWorkerError as error:
                 record.stopped = str(error)
-                _close(record, table, works, store)
+                _finish(record, table, works, store)
                 raise
-            _close(record, table, works, store)
-    _judge(settings, record, store)
+            _finish(record, table, works, store)
+    _check_failures(settings, record, store)
     return record
 
 
 def _admit(
-    settings: ExtractSettings, clips: pa.Table, store: FeatureStore, record: RunRecord, say: Say
+    settings: ExtractSettings, clips: pa.Table, store: FeatureStore, record: RunRecord, log: Log
 ) -> sources.Admission:
     """Compare the list with the sources that the store has recorded, before anything runs."""
     admission = sources.admit(store, clips, settings.relocated, settings.clips)
     record.relocated = admission.relocations
     for line in admission.lines:
-        say(f"sources   {line}")
+        log(f"sources   {line}")
     return admission
 
 
@@ -220,17 +220,17 @@ class MissingWork:
     """What the store has and has not of a clip list, per clip as bits of `need` (`pipeline.work`).
 
     Attributes:
-        owed: int64[clips], (block, signal) without a row.
-        barred: int64[clips], those of `owed` that a permanent error rules out.
+        missing: int64[clips], (block, signal) without a row.
+        excluded: int64[clips], those of `missing` that a permanent error excludes.
     """
 
-    owed: npt.NDArray[np.int64]
-    barred: npt.NDArray[np.int64]
+    missing: npt.NDArray[np.int64]
+    excluded: npt.NDArray[np.int64]
 
     @property
     def pending(self) -> npt.NDArray[np.int64]:
         """int64[clips], what a run without --retry-errors does."""
-        return self.owed & ~self.barred
+        return self.missing & ~self.excluded
 
 
 def find_missing(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> MissingWork:
@@ -244,29 +244,29 @@ def find_missing(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStor
     """
     ids = clips["clip_id"].combine_chunks()
     failures = Failures(store, errors)
-    owed, barred = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+    missing, excluded = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
     for work in works:
         for fingerprint, signals in work.versions().items():
             missing = store.missing(ids, signals, work.spec.name, fingerprint, retry_errors=True)
             for signal in signals:
                 without = missing.filter(pc.equal(missing["signal"], signal))["clip_id"].combine_chunks()
-                owed[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
+                missing[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
                 excluded = pc.is_in(ids, value_set=failures.excluded(work.spec.name, fingerprint, signal))
-                barred[excluded.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
-    return MissingWork(owed, owed & barred)
+                excluded[excluded.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
+    return MissingWork(missing, missing & excluded)
 
 
 def pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
-    """Rows of `rows.WORK_SCHEMA` for the clips that owe something, in the order of the list.
+    """Rows of `rows.WORK_SCHEMA` for the clips that lack something, in the order of the list.
 
     Args:
         clips: a clip list.
-        need: int64[clips], a bit for each block and signal owed (`pipeline.work`).
+        need: int64[clips], a bit for each block and signal missing (`pipeline.work`).
         errors: of the store, for the number of attempts before.
     """
-    owing = clips.select(["clip_id", "uri", "start_s", "end_s"]).filter(pa.array(need != 0)).combine_chunks()
-    owing = owing.append_column("need", pa.array(need[need != 0]))
-    return owing.append_column("attempt", _attempts(owing["clip_id"], errors)).cast(WORK_SCHEMA)
+    rows = clips.select(["clip_id", "uri", "start_s", "end_s"]).filter(pa.array(need != 0)).combine_chunks()
+    rows = rows.append_column("need", pa.array(need[need != 0]))
+    return rows.append_column("attempt", _attempts(rows["clip_id"], errors)).cast(WORK_SCHEMA)
 
 
 def _attempts(clip_ids: pa.ChunkedArray, errors: pa.Table) -> pa.ChunkedArray:
@@ -287,7 +287,7 @@ class _Run:
     store: FeatureStore
     record: RunRecord
     token: int
-    say: Say
+    log: Log
     health: Health = field(default_factory=Health)
 
     def all(self, pending: pa.Table) -> None:
@@ -320,7 +320,7 @@ class _Run:
         remote = any_remote(pending["uri"])
         plan = make_plan(works, pending.num_rows, resources, self.settings.device, remote=remote)
         for line in describe(plan, resources):
-            self.say(line)
+            self.log(line)
         watch.in_work = plan.in_work
         summaries = graph.run(pending, plan, works, self.settings.store, self.token, record.run_id, self.health)
         with closing(summaries):
@@ -338,8 +338,8 @@ class _Run:
         errors = self.store.errors()
         ours = pc.and_(pc.equal(errors["run_id"], self.record.run_id), pc.not_equal(errors["code"], RESOLVED))
         failed = pc.unique(errors["clip_id"].filter(ours))
-        books = find_missing(self.clips, self.works, self.store, errors)
-        need = (books.owed if self.settings.retry_errors else books.pending).copy()
+        found = find_missing(self.clips, self.works, self.store, errors)
+        need = (found.missing if self.settings.retry_errors else found.pending).copy()
         need[pc.is_in(self.clips["clip_id"], value_set=failed).to_numpy()] = 0
         rest = pending_rows(self.clips, need, errors)
         finished = pending.num_rows - rest.num_rows
@@ -350,7 +350,7 @@ class _Run:
         finally:
             self.record.faults = self.health.as_json()
         out = "the run goes on without this node" if fault.left_out else "new workers do its clips"
-        self.say(f"node      {fault.host} {fault.node[:8]}: {error}; nothing of its task is recorded, {out}")
+        self.log(f"node      {fault.host} {fault.node[:8]}: {error}; nothing of its task is recorded, {out}")
         return rest
 
     def _time(self, wall: float) -> None:
@@ -382,11 +382,11 @@ def _count(record: RunRecord, summary: pa.Table, works: Sequence[BlockWork]) -> 
             record.memory[pool] = max(record.memory.get(pool, 0), int(value))
 
 
-def _close(record: RunRecord, clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore) -> None:
+def _finish(record: RunRecord, clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore) -> None:
     """Write the record with what the store answers after the run; not the run's own count."""
-    books = find_missing(clips, works, store, store.errors())
-    record.left = int(np.count_nonzero(books.pending))
-    record.failed_on_list = int(np.count_nonzero(books.owed))
+    found = find_missing(clips, works, store, store.errors())
+    record.left = int(np.count_nonzero(found.pending))
+    record.failed_on_list = int(np.count_nonzero(found.missing))
     store.write_run(record.run_id, dataclasses.asdict(record))
 
 
@@ -397,12 +397,12 @@ def _stopped_early(settings: ExtractSettings, record: RunRecord, share: float) -
     )
 
 
-def _judge(settings: ExtractSettings, record: RunRecord, store: FeatureStore) -> None:
+def _check_failures(settings: ExtractSettings, record: RunRecord, store: FeatureStore) -> None:
     """Raise TooManyFailures where more of the list failed, or is certain enough to fail, than is allowed."""
     see = f"see: acoustic-env store errors {settings.store}"
     if record.stopped:
         msg = (
-            f"{record.stopped}. {_most_frequent(store, record.run_id)}What is done is kept; mend the cause and run the "
+            f"{record.stopped}. {_most_frequent(store, record.run_id)}What is done is kept; fix the cause and run the "
             f"same command again, or raise --max-error-rate; {see}"
         )
         raise TooManyFailures(msg, record, early=True)
@@ -434,33 +434,33 @@ def _plan_work(
     clips: pa.Table,
     store: FeatureStore,
     record: RunRecord,
-    say: Say,
+    log: Log,
 ) -> pa.Table:
     """The rows to do, shown and noted in the record."""
     errors = store.errors()
-    books = find_missing(clips, works, store, errors)
-    need = books.owed if settings.retry_errors else books.pending
-    record.left = int(np.count_nonzero(books.pending))
-    record.failed_on_list = int(np.count_nonzero(books.barred))
+    found = find_missing(clips, works, store, errors)
+    need = found.missing if settings.retry_errors else found.pending
+    record.left = int(np.count_nonzero(found.pending))
+    record.failed_on_list = int(np.count_nonzero(found.excluded))
     pending = pending_rows(clips, need, errors)
     record.pending = pending.num_rows
     for line in _describe_work(pending, works, clips.num_rows):
-        say(line)
+        log(line)
     return pending
 
 
-def _show_plan(settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, say: Say) -> None:
+def _show_plan(settings: ExtractSettings, works: Sequence[BlockWork], pending: pa.Table, log: Log) -> None:
     with cluster(settings.address) if joins(settings.address) else nullcontext(local_resources()) as resources:
         active = _active(works, pending)
         plan = make_plan(active, pending.num_rows, resources, settings.device, remote=any_remote(pending["uri"]))
         for line in describe(plan, resources):
-            say(line)
+            log(line)
 
 
 def _active(works: Sequence[BlockWork], pending: pa.Table) -> list[BlockWork]:
-    """The blocks that any pending clip owes."""
-    owed = np.bitwise_or.reduce(pending["need"].to_numpy())
-    return [work for work in works if owed & work.spec.mask]
+    """Return the blocks that any pending clip lacks."""
+    missing = np.bitwise_or.reduce(pending["need"].to_numpy())
+    return [work for work in works if missing & work.spec.mask]
 
 
 def _describe_work(pending: pa.Table, works: Sequence[BlockWork], clips: int) -> list[str]:
@@ -469,11 +469,11 @@ def _describe_work(pending: pa.Table, works: Sequence[BlockWork], clips: int) ->
     for work in works:
         for fingerprint, signals in work.versions().items():
             bits = [work.spec.bit(signal) for signal in signals]
-            clips_owing = int(np.count_nonzero(need & sum(bits)))
+            clips_missing = int(np.count_nonzero(need & sum(bits)))
             rows = sum(int(np.count_nonzero(need & bit)) for bit in bits)
             lines.append(
                 f"block     {work.spec.name:<8} {fingerprint} ({work.spec.engine}) {','.join(signals)}: "
-                f"{clips_owing} clips, {rows} rows pending"
+                f"{clips_missing} clips, {rows} rows pending"
             )
     return lines
 

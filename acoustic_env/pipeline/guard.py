@@ -54,7 +54,7 @@ class CrashIsolatedStage:
         stage: its class.
         arguments: of the class.
         run_id: of the run, so that the marks of other runs do not count.
-        pool: whose worker this is; each task says how much memory it has needed by then.
+        pool: whose worker this is; each task reports the worker's peak memory so far.
         suspects: clips to do in a process of their own, since a worker fell sick at them (`health`).
 
     What stops the worker from being built (weights absent, a golden clip that differs) is raised by the first call:

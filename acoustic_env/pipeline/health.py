@@ -54,7 +54,7 @@ class SickWorkerError(AcousticEnvError):
 
 
 class NoHealthyWorkerError(AcousticEnvError):
-    """No node is left that can do the work; the message says what failed on which."""
+    """No node is left that can do the work; the message names what failed on which node."""
 
     exit_code = 1
 
@@ -108,7 +108,7 @@ class Health:
         A node is left out at once where a new process is sick from the start, else after `MAX_STRIKES`.
 
         Args:
-            error: what the worker said.
+            error: of the worker.
             nodes: ids of the nodes of the cluster that can work.
             guilty: clips that have an error of this run: what they broke was not the node's fault.
 
@@ -124,16 +124,16 @@ class Health:
         if out:
             self.left_out.add(error.node)
         if not set(nodes) - self.left_out:
-            raise NoHealthyWorkerError(f"no worker is left that can do the work. {self._said()}")
+            raise NoHealthyWorkerError(f"no worker is left that can do the work. {self._reasons()}")
         if len(self.faults) > MAX_RESTARTS:
-            raise NoHealthyWorkerError(f"workers fell sick {len(self.faults)} times. {self._said()}")
+            raise NoHealthyWorkerError(f"workers fell sick {len(self.faults)} times. {self._reasons()}")
         return fault
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return the faults for the run record."""
         return [asdict(fault) for fault in self.faults]
 
-    def _said(self) -> str:
+    def _reasons(self) -> str:
         last = {(fault.host, fault.node): fault.reason for fault in self.faults}
         return "; ".join(f"{host}: {reason}" for (host, _), reason in last.items())
 

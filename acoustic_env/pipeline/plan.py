@@ -1,10 +1,9 @@
-"""The plan of a run against the machines there are: pools that leave room for the readers, or a refusal with numbers.
+"""Plan the worker pools of a run on the machines there are, or refuse with the shortfall.
 
-Ray Data hangs without a word when actor pools together want every CPU and something else needs one. So the plan divides
-the CPUs before anything starts and leaves a share unasked for. There is one pool for all that runs on CPUs, a worker a
-CPU: more processes than cores thrash the caches (three on two cores did 25 clips/s where two did 30). So its workers
-also decode where audio is local; remote audio waits on the network and gets readers of its own. Memory bounds the
-number of workers.
+Ray Data hangs without a message when actor pools together want every CPU and something else needs one. So the plan
+divides the CPUs before anything starts and leaves a share unallocated. One pool does all that runs on CPUs, a worker a
+CPU. Its workers also decode where audio is local; remote audio waits on the network and gets readers of its own. Memory
+bounds the number of workers.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Device = Literal["auto", "cpu", "cuda"]
 GIB: Final = 1 << 30
 DECODE_SHARE: Final = 0.15  # of all CPUs, for fetching and decoding remote audio
 WRITE_SHARE: Final = 0.05  # of all CPUs, for the sink
-SPARE_SHARE: Final = 0.05  # of all CPUs, for nobody
+SPARE_SHARE: Final = 0.05  # of all CPUs, unallocated
 CPUS_PER_WRITER: Final = 32
 MEMORY_SHARE: Final = (
     0.8  # of the machines' memory that workers may count on; the rest is the system's and the driver's
@@ -77,7 +76,7 @@ class Plan:
 
     Attributes:
         decode: readers of remote audio; None where the first compute pool decodes.
-        compute: in the order of the graph; the first levels and separates.
+        compute: in the order of the graph; the first normalizes and separates.
         write: the sink.
         task_clips: clips a task, at most.
         part_clips: clips a part file, at most.
@@ -132,7 +131,7 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
 
     Raises:
         UsageError: the machines cannot hold one worker of every pool, or there is no GPU although one is demanded;
-            says how much is missing.
+            states the shortfall.
     """
     for_gpus: dict[str, tuple[BlockWork, ...]] = {}
     for work in works:
@@ -199,7 +198,7 @@ def _floor(share: float) -> float:
 
 
 def describe(plan: Plan, resources: Resources) -> list[str]:
-    """The plan for a person, a line each."""
+    """Return the plan as human-readable lines."""
     lines = [
         f"cluster   {resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory / GIB:.1f} GiB",
         f"tasks     up to {plan.task_clips} clips each; a part file holds up to {plan.part_clips} clips",

@@ -1,13 +1,13 @@
 """The table that travels through the graph: one row per clip, waveforms and finished rows as list columns.
 
 clip_id, uri, start_s, end_s     from the clip list
-need                             int64, one bit per (block, signal) still owed (`pipeline.work`)
+need                             int64, one bit per missing (block, signal) (`pipeline.work`)
 attempt                          int32, 1 for a clip that never failed before
 wave:<rate>[:<signal>]           list<float32>, dropped once nothing needs it
 rows:<block>                     list<struct of the block's table row>
 errors                           list<struct<stage, code, message, permanent, signal>>
 seconds:<stage>                  float64, time spent on the clip
-memory:<pool>                    int64, bytes the worker had needed at most by then
+memory:<pool>                    int64, peak memory of the worker so far, bytes
 """
 
 from __future__ import annotations

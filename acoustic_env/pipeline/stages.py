@@ -41,8 +41,7 @@ Wave = npt.NDArray[np.float32]
 Decoded = tuple[dict[int, Wave], list[RowError], float]  # waveforms at each rate, errors, seconds
 T = TypeVar("T")
 
-# Levelled, separated and computed at once, 8 clips of 10 s: larger arrays are faulted in anew for each step, which cost
-# tasks of 52 clips 8 % (`reuse_freed_memory`), and memory would grow with the task.
+# Samples normalized, separated and computed at once (8 clips of 10 s): bounds the memory of a task.
 STEP_SAMPLES: Final = 8 * 160_000
 HANG_S: Final = 1800.0  # without one clip decoded: a decoder or a download that never ends
 # Remote reads wait on the network, so several clips are fetched at once; local ones wait on the decoder.
@@ -105,7 +104,7 @@ class ComputeSettings:
     Attributes:
         blocks: the blocks it computes.
         decodes: sample rates the pool decodes the clips to, Hz; none where an earlier pool did.
-        prepares: whether waveforms arrive decoded (the pool levels and separates) or as prepared signals.
+        prepares: whether waveforms arrive decoded (the pool normalizes and separates) or as prepared signals.
         passes_on: blocks of later pools, for which the prepared signals are kept.
         device: where the blocks' models run, "cpu" or "cuda".
     """
@@ -139,7 +138,7 @@ class Compute:
         return self._compute(Decode(self.settings.decodes)(clips) if self.settings.decodes else clips)
 
     def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
-        """Clips that owe nothing any more, with this error."""
+        """Clips with nothing left to compute, with this error."""
         if self.settings.decodes:
             return self._compute(Decode(self.settings.decodes).skip(clips, error))
         earlier = [[RowError(**e) for e in errors] for errors in clips["errors"].to_pylist()]
@@ -202,13 +201,13 @@ class _Batch:
         self.kept: dict[str, list[Wave | None]] = {}
 
     def prepare(self, rate: int, specs: Sequence[BlockSpec]) -> Iterator[_Signals]:
-        """Level and separate what the specs owe, in groups of equal length and equal signals, a bounded step each."""
+        """Normalize and separate what the specs lack, in groups of equal length and signals, a bounded step each."""
         waves = unpack_waves(self.clips[wave_column(rate)])
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for i, wave in enumerate(waves):
-            owed = missing_signals(int(self.need[i]), specs)
-            if wave is not None and owed:
-                groups.setdefault((len(wave), owed), []).append(i)
+            missing = missing_signals(int(self.need[i]), specs)
+            if wave is not None and missing:
+                groups.setdefault((len(wave), missing), []).append(i)
         engine = specs[0].engine if specs else "fast"
         for (samples, signals), members in groups.items():
             step = max(1, STEP_SAMPLES // samples)
@@ -245,7 +244,7 @@ class _Batch:
         ]
 
     def compute(self, work: BlockWork, block: FeatureBlock, signals: _Signals) -> None:
-        """Add the block's rows for the clips of a group that owe them."""
+        """Add the block's rows for the clips of a group that lack them."""
         tables, owners = self.pieces.setdefault(work.spec.name, ([], []))
         clip_ids = self.clips["clip_id"]
         stacks = []
@@ -253,20 +252,22 @@ class _Batch:
             if signal in signals.waves:
                 chosen = np.flatnonzero(needed(self.need[signals.clips], work.spec, signal))
                 stacks.append((signal, signals.clips[chosen], signals.waves[signal][chosen]))
-        owed = [(signal, int(i), wave) for signal, clips, waves in stacks for i, wave in zip(clips, waves, strict=True)]
-        if not owed:
+        missing = [
+            (signal, int(i), wave) for signal, clips, waves in stacks for i, wave in zip(clips, waves, strict=True)
+        ]
+        if not missing:
             return
 
         def run(positions: list[int]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-            picked = [owed[p] for p in positions]
+            picked = [missing[p] for p in positions]
             columns = block.compute(np.stack([wave for _, _, wave in picked]))
             ids = [clip_ids[i].as_py() for _, i, _ in picked]
             table = to_table(work.schema, ids, [signal for signal, _, _ in picked], columns)
             clips = np.array([i for _, i, _ in picked], np.int64)
             return table, np.repeat(clips, table.num_rows // len(picked))
 
-        clips_and_signals = [(i, signal) for signal, i, _ in owed]
-        results = self._guarded(work.spec.name, list(range(len(owed))), run, clips_and_signals)
+        clips_and_signals = [(i, signal) for signal, i, _ in missing]
+        results = self._guarded(work.spec.name, list(range(len(missing))), run, clips_and_signals)
         for table, owner in results:
             tables.append(table)
             owners.append(owner)
@@ -295,11 +296,11 @@ class _Batch:
         return results
 
     def keep(self, rate: int, works: Sequence[BlockWork], signals: _Signals) -> None:
-        """Hold on to the prepared signals that later pools owe rows for."""
+        """Hold on to the prepared signals that later pools need."""
         for signal, waves in signals.waves.items():
-            owing = [work for work in works if signal in work.spec.signals]
+            lacking = [work for work in works if signal in work.spec.signals]
             for clip, wave in zip(signals.clips, waves, strict=True):
-                if any(self.need[clip] & work.spec.bit(signal) for work in owing):
+                if any(self.need[clip] & work.spec.bit(signal) for work in lacking):
                     nothing: list[Wave | None] = [None] * self.clips.num_rows
                     self.kept.setdefault(wave_column(rate, signal), nothing)[clip] = wave
 

@@ -66,7 +66,7 @@ def lower_bound(failed: int, finished: int, confidence: float = CONFIDENCE) -> f
 
 @dataclass
 class FailureWatch:
-    """A count of finished and failed clips that says when to stop.
+    """A count of finished and failed clips that decides when to stop.
 
     Attributes:
         allowed: share of the pending clips that may fail, 0 to 1.

@@ -1,4 +1,4 @@
-"""What there is to do: the blocks of a run, and which (clip, block, signal) a table row still owes."""
+"""What there is to do: the blocks of a run, and which (clip, block, signal) rows are missing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class BlockWork:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the rows of all signals together, as they travel; whose fingerprint it names says nothing."""
+        """Of the rows of all signals together, as they travel; the fingerprint it names is of one of them only."""
         return next(iter(self.schemas.values()))
 
     @property
@@ -99,16 +99,16 @@ def block_work(spec: BlockSpec) -> BlockWork:
 
 
 def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: str) -> npt.NDArray[np.bool_]:
-    """bool[rows]: which rows owe this block for this signal.
+    """bool[rows]: which rows lack this block for this signal.
 
     Args:
         need: int64[rows] bit masks.
     """
-    owing: npt.NDArray[np.bool_] = (need & spec.bit(signal)) != 0
-    return owing
+    missing: npt.NDArray[np.bool_] = (need & spec.bit(signal)) != 0
+    return missing
 
 
 def missing_signals(need: int, specs: Sequence[BlockSpec]) -> tuple[str, ...]:
-    """The signals one row owes to any of the blocks."""
-    owed = {signal for spec in specs for signal in spec.signals if need & spec.bit(signal)}
-    return tuple(signal for signal in SIGNALS if signal in owed)
+    """Return the signals of one row that any of the blocks lacks."""
+    missing = {signal for spec in specs for signal in spec.signals if need & spec.bit(signal)}
+    return tuple(signal for signal in SIGNALS if signal in missing)

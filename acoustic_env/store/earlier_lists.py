@@ -1,4 +1,4 @@
-"""What the clip lists of earlier runs say about ids whose source no table records."""
+"""Sources of ids from the clip lists of earlier runs, where no table records them."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def recorded_relocations(store: FeatureStore) -> list[Relocation]:
 
 
 def disagreement(clip_id: str, *sources: tuple[str | None, dict[str, Any]]) -> dict[str, Any]:
-    """Return an id and the sources it has, each with the list that says so (None: recorded in the store)."""
-    said = [{"list": url, **{name: source[name] for name in SOURCE_COLUMNS}} for url, source in sources]
-    return {"clip_id": clip_id, "sources": said}
+    """Return an id and the sources it has, each with its list (None: recorded in the store)."""
+    described = [{"list": url, **{name: source[name] for name in SOURCE_COLUMNS}} for url, source in sources]
+    return {"clip_id": clip_id, "sources": described}
 
 
 def contradictions(
     lists: Iterable[tuple[str | None, pa.Table | None]], relocations: Sequence[Relocation]
 ) -> list[dict[str, Any]]:
-    """Return the ids of which two lists say other audio.
+    """Return the ids for which two lists have different audio.
 
     Args:
         lists: locations and sources, as `sources_by_earlier_lists` yields them.

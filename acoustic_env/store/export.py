@@ -61,7 +61,7 @@ def export(
     """
     suffix = next((suffix for suffix in FORMATS if out.lower().endswith(suffix)), None)
     if suffix is None:
-        msg = f"--out {out}: the ending says the format, one of {', '.join(FORMATS)}"
+        msg = f"--out {out}: expected a name that ends with one of {', '.join(FORMATS)}"
         raise UsageError(msg)
     check_place(out)
     versions = _chosen(store, block, fingerprints, signals)
@@ -91,7 +91,7 @@ def _chosen(
     unknown = sorted(set(signals or ()) - set(versions))
     if unknown:
         there = ", ".join(store.resolve(block, None, fingerprints))
-        msg = f"{store.url}: block {block} holds no signal {unknown[0]!r}; there are {there}"
+        msg = f"{store.url}: block {block} holds no signal {unknown[0]!r}; expected one of: {there}"
         raise UsageError(msg)
     return versions
 

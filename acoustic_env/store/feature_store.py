@@ -43,7 +43,7 @@ class ScannedPart:
 
     Attributes:
         entry: the file.
-        described: what its metadata say.
+        described: by its metadata.
         schema: of its rows.
         table: the columns asked for, rows in the file's order (by key).
     """
@@ -110,7 +110,7 @@ class FeatureStore:
         again = pc.indices_nonzero(repeats(table))
         if len(again):
             row = table.select(keys).slice(again[0].as_py(), 1).to_pylist()[0]
-            msg = f"{described.block}: the key {row} stands twice in one part"
+            msg = f"{described.block}: the key {row} is twice in one part"
             raise ValueError(msg)
         folder = layout.block_folder(described.block, described.fingerprint)
         name = digest(table, keys, f"{described.block}/{described.fingerprint}")
@@ -135,7 +135,7 @@ class FeatureStore:
         text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False, default=str)
         self.filesystem.write(layout.run_path(run_id), text.encode())
 
-    def tidy(self) -> list[str]:
+    def clean_up(self) -> list[str]:
         """What a writer does once, under its lease, after it has looked at what is missing.
 
         Moves parts that this object found unreadable (and that still are) to `set-aside/`, where they count for
@@ -216,8 +216,8 @@ class FeatureStore:
                 described = describe(file.metadata.metadata)
                 place = layout.block_and_fingerprint(entry.path)
                 if described is None or (described.block, described.fingerprint) != place:
-                    said = "nothing" if described is None else f"{described.block}/{described.fingerprint}"
-                    return UnreadablePart(entry, f"its metadata name {said}, its folder {'/'.join(place or ())}")
+                    named = "nothing" if described is None else f"{described.block}/{described.fingerprint}"
+                    return UnreadablePart(entry, f"its metadata name {named}, its folder {'/'.join(place or ())}")
                 table = read_part(self.filesystem, entry, file, columns) if columns != [] else KEY_SCHEMA.empty_table()
                 return ScannedPart(entry, described, file.schema_arrow, table)
         except NotAPart as error:
@@ -262,7 +262,7 @@ class FeatureStore:
         ids = _string_array(clip_ids)
         keys = self._keys(block, fingerprint)
         failures = None if retry_errors else Failures(self)
-        owed = []
+        found = []
         for signal in signals:
             done = keys.filter(pc.equal(keys["signal"], signal))["clip_id"]
             pending = ids.filter(pc.invert(pc.is_in(ids, value_set=done)))
@@ -270,13 +270,13 @@ class FeatureStore:
                 excluded = failures.excluded(block, fingerprint, signal)
                 pending = pending.filter(pc.invert(pc.is_in(pending, value_set=excluded)))
             names = pa.array([signal]).take(pa.array(np.zeros(len(pending), np.int8)))
-            owed.append(pa.table({"clip_id": pending, "signal": names}, schema=KEY_SCHEMA))
-        return pa.concat_tables([KEY_SCHEMA.empty_table(), *owed])
+            found.append(pa.table({"clip_id": pending, "signal": names}, schema=KEY_SCHEMA))
+        return pa.concat_tables([KEY_SCHEMA.empty_table(), *found])
 
     # ---- reading
 
     def errors(self) -> pa.Table:
-        """Every recorded error, `ERROR_SCHEMA`, by clip, stage and attempt; a repeated one stands once."""
+        """Every recorded error, `ERROR_SCHEMA`, by clip, stage and attempt; each once."""
         tables = []
         entries = [entry for entry in self.filesystem.entries(layout.ERRORS) if layout.is_part(entry.path)]
         for part in in_threads(self.filesystem, entries, self.read_errors_part):
@@ -337,7 +337,8 @@ class FeatureStore:
         covered = {version.fingerprint: self.signals(version) for version in self.fingerprints(block)}
         unknown = [name for name in chosen if not any(known.startswith(name) for known in covered)]
         if unknown:
-            msg = f"{self.url}: block {block} has no fingerprint {unknown[0]!r}; there are\n{self._versions(block)}"
+            versions = self._versions(block)
+            msg = f"{self.url}: block {block} has no fingerprint {unknown[0]!r}; expected one of:\n{versions}"
             raise UsageError(msg)
         found: dict[str, list[str]] = {}
         for signal in {signal for own in covered.values() for signal in own}:
@@ -411,7 +412,7 @@ class FeatureStore:
                 only ones there are.
             signals: only these; None for all.
             columns: besides the keys (clip_id, signal, frame); None for all.
-            clip_ids: only these; None for all. Ids that are not there are left out without a word.
+            clip_ids: only these; None for all. Ids that are not there are left out.
 
         Returns:
             The table with the metadata of `joint_schema`.
@@ -435,7 +436,7 @@ class FeatureStore:
     def pieces(
         self, block: str, versions: Mapping[str, str], wanted: pa.Schema, clip_ids: Ids | None = None
     ) -> Iterator[pa.Table]:
-        """As `read`, part by part: rows of one part in key order; a key that stands in two parts comes twice."""
+        """As `read`, part by part: rows of one part in key order; a key of two parts comes twice."""
         for fingerprint in dict.fromkeys(versions.values()):
             own = [signal for signal, version in versions.items() if version == fingerprint]
             yield from self._pieces(block, fingerprint, wanted, own, clip_ids)
@@ -490,7 +491,7 @@ def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) ->
     unknown = [name for name in columns if name not in schema.names]
     if unknown:
         known = ", ".join(schema.names)
-        msg = f"{url}: no column {unknown[0]!r}; there are {known}"
+        msg = f"{url}: no column {unknown[0]!r}; expected one of: {known}"
         raise UsageError(msg)
     names = [*row_keys(schema), *(name for name in columns if name not in row_keys(schema))]
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)

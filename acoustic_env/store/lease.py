@@ -1,11 +1,11 @@
 """One writer at a time: a lease with a holder, an expiry that a heartbeat moves on, and a fencing id that only grows.
 
 The lease is `lease.json` in the store. It is changed by compare and swap alone (`store.exclusive`), so of two that
-want it at once one gets it. It is never removed: a lease given back keeps its fencing id, and the next one is larger.
+want it at once one gets it. It is never removed: a released lease keeps its fencing id, and the next one is larger.
 
 A lease may be taken over
 
-- at once, when it was given back, or when its holder ran on this machine (same host, boot and process namespace) and
+- at once, when it was released, or when its holder ran on this machine (same host, boot and process namespace) and
   its process is gone;
 - `SKEW_S` after its expiry otherwise. Machines' clocks may differ by that much; if they differ by more, a lease can be
   taken from a living holder, who then finds out at its next heartbeat or `check` and stops.
@@ -65,7 +65,7 @@ class LeaseRecord:
         machine: boot id and process namespace: where `pid` means something.
         since: Unix time of the acquisition.
         expires: Unix time after which others may take it.
-        released: given back.
+        released: whether its holder released it.
     """
 
     fencing_id: int
@@ -81,7 +81,7 @@ class LeaseRecord:
     released: bool = False
 
     def describe(self) -> str:
-        """Who holds it, for a person."""
+        """Return who holds it as text."""
         return (
             f"'{self.holder}' (user {self.user}, host {self.host}, process {self.pid}), since {_time(self.since)}, "
             f"until {_time(self.expires)} unless renewed"
@@ -114,7 +114,7 @@ class Lease:
         check(self._url, self.token)
 
     def release(self) -> None:
-        """Give the lease back; nothing when that was done, or when it is another's."""
+        """Release the lease; does nothing where it is released already, or another's."""
         self._stop.set()
         self._thread.join()
         with self._lock:
@@ -144,7 +144,7 @@ class Lease:
 
 @contextmanager
 def acquire_lease(store_url: str, holder: str, ttl_s: float = TTL_S) -> Iterator[Lease]:
-    """Hold the store's lease for the body of a `with`; renewed in the background, given back at the end.
+    """Hold the store's lease for the body of a `with`; renewed in the background, released at the end.
 
     Args:
         store_url: the store.
@@ -164,14 +164,14 @@ def acquire_lease(store_url: str, holder: str, ttl_s: float = TTL_S) -> Iterator
         try:
             lease.release()
         except StoreError as error:  # it expires by itself; the body's own error matters more
-            log.warning("the lease could not be given back and ends by itself in %.0f s: %s", ttl_s + SKEW_S, error)
+            log.warning("the lease could not be released and ends by itself in %.0f s: %s", ttl_s + SKEW_S, error)
 
 
 def check(store_url: str, token: int) -> None:
     """Before a commit: raise unless the lease with this fencing id still holds.
 
     Raises:
-        LeaseLost: another writer has taken the lease, or it was given back.
+        LeaseLost: another writer has taken the lease, or it was released.
         StoreError: the store cannot be read.
     """
     now = _parse(exclusive_file(open_filesystem(store_url), LEASE).load())
@@ -179,13 +179,13 @@ def check(store_url: str, token: int) -> None:
         return
     found = "its lease file is gone" if now is None else f"it is now held by {now.describe()}"
     if now is not None and now.released:
-        found = f"it was given back by {now.describe()}"
+        found = f"it was released by {now.describe()}"
     msg = f"{store_url}: this writer's lease ({token}) is lost: {found}; nothing more is written by this run"
     raise LeaseLost(msg)
 
 
 def read_lease(store_url: str) -> LeaseRecord | None:
-    """The lease as it stands; None when no writer ever was there."""
+    """Return the lease as it is now; None where there never was a writer."""
     return _parse(exclusive_file(open_filesystem(store_url), LEASE).load())
 
 

@@ -32,7 +32,7 @@ class UnreadablePart:
 
     Attributes:
         entry: the file.
-        reason: why, for a person.
+        reason: why, as text.
     """
 
     entry: Entry

@@ -35,8 +35,8 @@ class Imported:
     Attributes:
         clips: the clip list: those wanted that have a record.
         written: rows written now.
-        there: rows that stood in the store already.
-        notes: for a person: what the recipe left out, what has no record, labels that differ from the list's.
+        there: rows that were in the store already.
+        notes: human-readable: what the recipe left out, what has no record, labels that differ from the list's.
     """
 
     clips: pa.Table
@@ -48,7 +48,7 @@ class Imported:
 def import_released(folder: str, segments: str, recipe: Recipe | None, store_url: str) -> Imported:
     """Write the released embeddings of a segment list's clips to a store.
 
-    Rows that stand there already are not written again, so an import that was broken off goes on where it was.
+    Rows that are there already are not written again, so an interrupted import continues.
 
     Args:
         folder: with the .tfrecord files of the list.

@@ -1,4 +1,4 @@
-"""The tables' schemas, their keys, and what a part says about itself."""
+"""The tables' schemas, their keys, and how a part describes itself."""
 
 from __future__ import annotations
 
@@ -82,20 +82,20 @@ class Described:
 
 
 def describe(metadata: Mapping[bytes, bytes] | None) -> Described | None:
-    """What a schema's or a Parquet footer's metadata say; None when they name no block and fingerprint."""
+    """Return the version that a schema's or a Parquet footer's metadata describe; None where they name none."""
     prefix = METADATA_PREFIX.encode()
-    said = {
+    named = {
         key[len(prefix) :].decode(): value.decode() for key, value in (metadata or {}).items() if key.startswith(prefix)
     }
-    if "block" not in said or "fingerprint" not in said:
+    if "block" not in named or "fingerprint" not in named:
         return None
-    known = {name: said.pop(name, "") for name in ("block", "fingerprint", "version", "engine", "sample_rate")}
+    known = {name: named.pop(name, "") for name in ("block", "fingerprint", "version", "engine", "sample_rate")}
     return Described(
         **known,
-        signals=tuple(filter(None, said.pop("signals", "").split(","))),
-        parameters=_mapping(said.pop("parameters", "")),
-        audio=_mapping(said.pop("audio", "")),
-        made_with=said,
+        signals=tuple(filter(None, named.pop("signals", "").split(","))),
+        parameters=_mapping(named.pop("parameters", "")),
+        audio=_mapping(named.pop("audio", "")),
+        made_with=named,
     )
 
 

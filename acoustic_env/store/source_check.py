@@ -31,34 +31,34 @@ class SourcesChecked:
     """What is wrong with the sources of a store's ids.
 
     Attributes:
-        faults: a line each.
+        issues: a line each.
         without_source: ids with rows and no recorded source.
         differing: of each id with two sources `clip_id` and both `sources`.
     """
 
-    faults: list[str] = field(default_factory=list)
+    issues: list[str] = field(default_factory=list)
     without_source: int = 0
     differing: list[dict[str, Any]] = field(default_factory=list)
 
-    def fault(self, what: str, found: Sequence[dict[str, Any]]) -> None:
+    def add(self, what: str, found: Sequence[dict[str, Any]]) -> None:
         """Note ids with two sources, if there are any."""
         if found:
             self.differing += found
             shown = "; ".join(f"{entry['clip_id']}: {describe_both(entry)}" for entry in found[:NAMED])
-            self.faults.append(f"{len(found):,} clips {what}: {shown}{'; ...' if len(found) > NAMED else ''}")
+            self.issues.append(f"{len(found):,} clips {what}: {shown}{'; ...' if len(found) > NAMED else ''}")
 
 
 def describe_both(entry: dict[str, Any]) -> str:
-    """Return both sources of an id as text, each with where it stands."""
-    said = (f"{describe_source(source)} {_where(source['list'])}" for source in entry["sources"])
-    return ", ".join(said)
+    """Return both sources of an id as text, each with its list."""
+    described = (f"{describe_source(source)} {_where(source['list'])}" for source in entry["sources"])
+    return ", ".join(described)
 
 
 def _where(url: str | None) -> str:
     return "recorded" if url is None else f"in {url}"
 
 
-def read_clips_of(store: FeatureStore, url: str, say: Callable[[str], None]) -> pa.Table:
+def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None]) -> pa.Table:
     """Return a clip list whose ids are to be looked up in a store, and compare both.
 
     Rows are not computed here, so a list that names other places of the same segments is only noted: it may be a copy.
@@ -66,7 +66,7 @@ def read_clips_of(store: FeatureStore, url: str, say: Callable[[str], None]) -> 
     Args:
         store: whose rows will be read.
         url: of the list.
-        say: told which clips are in another place than recorded.
+        log: receives a line about clips in another place than recorded.
 
     Raises:
         UsageError: the list is wrong (as `clips.table.read_clips`), or ids have rows of other segments.
@@ -81,14 +81,14 @@ def read_clips_of(store: FeatureStore, url: str, say: Callable[[str], None]) -> 
         pairs = list(zip(recorded.to_pylist(), mine.to_pylist(), strict=True))
         wrong = [pair for pair, other in zip(pairs, cut.tolist(), strict=True) if other]
         old, new = (wrong or pairs)[0]
-        such = f"{old['clip_id']}: rows of {describe_source(old)}, the list says {describe_source(new)}"
+        such = f"{old['clip_id']}: rows of {describe_source(old)}, the list has {describe_source(new)}"
         if wrong:
             msg = (
                 f"{url}: {len(wrong):,} clips have ids under which {store.url} has rows of other segments, such as "
                 f"{such}; use the list that the rows were computed from, or a store of this list"
             )
             raise UsageError(msg)
-        say(f"{url}: {len(pairs):,} clips are in another place than their rows were computed from, such as {such}")
+        log(f"{url}: {len(pairs):,} clips are in another place than their rows were computed from, such as {such}")
     return clips
 
 
@@ -107,16 +107,16 @@ def check_sources(store: FeatureStore, clips: pa.Table | None, clips_url: str) -
     table = SourceTable(store)
     with_rows = ids_with_rows(store)
     for part in table.damaged:
-        checked.faults.append(f"{part.entry.path}: {part.reason}")
-    checked.fault("have two recorded sources", list(_recorded_twice(table)))
+        checked.issues.append(f"{part.entry.path}: {part.reason}")
+    checked.add("have two recorded sources", list(_recorded_twice(table)))
     if clips is not None:
         listed = listed_sources(clips)
-        first = pc.index_in(pc.unique(listed["clip_id"]), value_set=listed["clip_id"])  # an id twice is another fault
+        first = pc.index_in(pc.unique(listed["clip_id"]), value_set=listed["clip_id"])  # an id twice is another issue
         listed = listed.take(first)
         conflicts = table.compare(listed).conflicts
         pairs = zip(conflicts.to_pylist(), listed.take(conflicts["row"]).to_pylist(), strict=True)
         found = [disagreement(old["clip_id"], (None, old), (clips_url, new)) for old, new in pairs]
-        checked.fault("have another source on the list than recorded", found)
+        checked.add("have another source on the list than recorded", found)
     revision = pa.chunked_array([table.revisions])
     without = with_rows.filter(pc.invert(pc.is_in(with_rows, value_set=table.ids.filter(pc.greater(revision, 0)))))
     checked.without_source = len(without)
@@ -127,7 +127,7 @@ def check_sources(store: FeatureStore, clips: pa.Table | None, clips_url: str) -
         what = (
             "have rows from before sources were recorded, of one of two pieces of audio (compute them in a new store)"
         )
-        checked.fault(what, found)
+        checked.add(what, found)
     return checked
 
 

@@ -163,7 +163,7 @@ class Admission:
         sources: new current sources, `SOURCE_SCHEMA` without `run_id`.
         without_source: ids of a store written before the table, which are entered without a source.
         relocations: for the run record: prefixes and the number of clips whose source changed by them.
-        lines: for a person.
+        lines: human-readable.
         damaged: parts of the table that cannot be read; their ids are entered again.
     """
 
@@ -246,7 +246,7 @@ def _refusal(recorded: pa.Table, listed: pa.Table, store: FeatureStore, listed_i
     lines = [f"{listed_in}: {recorded.num_rows:,} clips have ids under which {store.url} has rows of other audio:"]
     pairs = list(zip(recorded.slice(0, SHOWN).to_pylist(), listed.slice(0, SHOWN).to_pylist(), strict=True))
     for old, new in pairs:
-        lines.append(f"  {old['clip_id']}: rows of {describe_source(old)}, the list says {describe_source(new)}")
+        lines.append(f"  {old['clip_id']}: rows of {describe_source(old)}, the list has {describe_source(new)}")
     if recorded.num_rows > SHOWN:
         lines.append(f"  and {recorded.num_rows - SHOWN:,} more (all of them: acoustic-env store verify --clips)")
     return "\n".join([*lines, *_remedy(*pairs[0])])
@@ -254,7 +254,7 @@ def _refusal(recorded: pa.Table, listed: pa.Table, store: FeatureStore, listed_i
 
 def _remedy(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     lines = [
-        "an id means one piece of audio: make the list again with ids that say which audio (clips from-..., "
+        "an id means one piece of audio: make the list again with ids that name the audio (clips from-..., "
         "--name NAME), or write to another --store"
     ]
     same_segment = all(old[name] == new[name] for name in SOURCE_COLUMNS[1:])
@@ -294,7 +294,7 @@ def _adopt(
 def _contradiction(earlier: pa.Table, listed: pa.Table, store: FeatureStore, listed_in: str, url: str) -> str:
     lines = [
         f"{listed_in}: {earlier.num_rows:,} clips have rows in {store.url}, and {url}, the list of an earlier run, "
-        "says other audio:"
+        "has other audio:"
     ]
     pairs = list(zip(earlier.slice(0, SHOWN).to_pylist(), listed.slice(0, SHOWN).to_pylist(), strict=True))
     for old, new in pairs:

@@ -1,16 +1,15 @@
-"""Closing the books: clip list = rows + permanent errors + pending, by id, for every block and signal.
+"""Account for every clip: clip list = rows + permanent errors + pending, by id, for every block and signal.
 
-Found from the parts alone. What opens the books:
+Everything is found from the parts alone. Issues make a store inconsistent:
 
-- a part that cannot be read, or whose metadata or columns are not those of its folder (its rows count for nothing);
-- a key that stands in two parts with different values;
+- a part that cannot be read, or whose metadata or columns are not those of its folder (its rows do not count);
+- a key that is in two parts with different values;
 - an errors part that cannot be read, or a part of the table of sources;
-- an id with rows of which two lists of earlier runs say other audio, in a store written before sources were recorded;
+- an id with rows for which two lists of earlier runs have different audio, in a store without recorded sources;
 - with a clip list: an id listed twice or with another source than the recorded one, or counts that do not add up.
 
-Only reported, unless `strict`: a key that stands in two parts with equal values (readers give it once; left by a writer
-that lost its lease), rows of clips that are not on the list, temporary files, pending clips. The number of ids with
-rows but no recorded source is told beside them.
+Notes are reported only, unless `strict`: a key in two parts with equal values (readers return it once; a writer that
+lost its lease leaves such), rows of clips that are not on the list, temporary files, pending clips.
 """
 
 from __future__ import annotations
@@ -71,9 +70,9 @@ class BlockCounts:
         rows: in them, each key once.
         clips: with at least one row.
         signals: found.
-        duplicates: keys that stand in more than one part, with equal values.
+        duplicates: keys that are in more than one part, with equal values.
         unlisted: clips with rows that are not on the list.
-        books: per signal, with a clip list.
+        counts: per signal, with a clip list.
     """
 
     block: str
@@ -84,7 +83,7 @@ class BlockCounts:
     signals: list[str] = field(default_factory=list)
     duplicates: int = 0
     unlisted: int = 0
-    books: list[SignalCounts] = field(default_factory=list)
+    counts: list[SignalCounts] = field(default_factory=list)
 
 
 @dataclass
@@ -95,36 +94,36 @@ class Report:
         store: its URL.
         listed: clips on the list, None without one.
         blocks: each version of each block.
-        faults: what opens the books, a line each.
+        issues: why the store is inconsistent, a line each.
         notes: what is reported only, a line each.
         without_source: clips with rows whose source is not recorded: of a store written before sources were.
         other_sources: of each id with another source than recorded, or than another list says: clip_id and both
-            `sources`, each with uri, start_s, end_s and where it stands (`list`; null: recorded in the store).
+            `sources`, each with uri, start_s, end_s and its list (`list`; null: recorded in the store).
     """
 
     store: str
     listed: int | None
     blocks: list[BlockCounts] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    issues: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     without_source: int = 0
     other_sources: list[dict[str, Any]] = field(default_factory=list)
 
     def raise_if_inconsistent(self, strict: bool = False) -> None:
-        """Raise unless the books close.
+        """Raise unless every clip is accounted for.
 
         Args:
-            strict: what is only noted opens them as well, pending clips included.
+            strict: notes count as issues, pending clips included.
 
         Raises:
-            StoreInconsistentError: they do not; lists why.
+            StoreInconsistentError: some clip is not; lists why.
         """
-        reasons = self.faults + (self.notes if strict else [])
+        reasons = self.issues + (self.notes if strict else [])
         if reasons:
             lines = "\n".join(f"  {reason}" for reason in reasons[:MAX_NAMED])
             more = f"\n  and {len(reasons) - MAX_NAMED} more" if len(reasons) > MAX_NAMED else ""
             msg = (
-                f"{self.store}: the books do not close:\n{lines}{more}\n"
+                f"{self.store}: not every clip is accounted for:\n{lines}{more}\n"
                 "acoustic-env extract computes again what cannot be read, and moves unreadable parts aside"
             )
             raise StoreInconsistentError(msg)
@@ -159,7 +158,7 @@ def verify(
     if listed is not None:
         twice = len(listed) - pc.count_distinct(listed).as_py()
         if twice:
-            report.faults.append(f"the clip list holds {twice:,} ids more than once")
+            report.issues.append(f"the clip list holds {twice:,} ids more than once")
     failures = _failures(store, report)
     versions = _versions(store)
     for (block, fingerprint), covered in versions.items():
@@ -171,7 +170,7 @@ def verify(
         report.notes += _signals_without_rows(versions, signals)
     if sources:
         checked = check_sources(store, clips, clips_url)
-        report.faults += checked.faults
+        report.issues += checked.issues
         report.without_source = checked.without_source
         report.other_sources = checked.differing
     report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
@@ -209,7 +208,7 @@ def _failures(store: FeatureStore, report: Report) -> Failures:
     for entry in store.filesystem.entries(layout.ERRORS):
         part = store.read_errors_part(entry) if layout.is_part(entry.path) else None
         if isinstance(part, UnreadablePart):
-            report.faults.append(f"{entry.path}: {part.reason}")
+            report.issues.append(f"{entry.path}: {part.reason}")
     return Failures(store)
 
 
@@ -241,26 +240,26 @@ def _verify_block(
             report.notes.append(f"{block}/{fingerprint}: {found.unlisted:,} clips with rows are not on the list")
         for signal in (found.signals or sorted(covered)) if signals is None else signals:
             done = unique.filter(pc.equal(unique["signal"], signal))["clip_id"]
-            books = _signal_counts(signal, listed, done, failures.in_force(block, fingerprint, signal))
-            found.books.append(books)
-            _judge(found, books, report)
+            counts = _signal_counts(signal, listed, done, failures.in_force(block, fingerprint, signal))
+            found.counts.append(counts)
+            _check_counts(found, counts, report)
     return found
 
 
 def _keys(store: FeatureStore, found: BlockCounts, report: Report, *, read_all: bool) -> pa.Table:
-    """Key columns of all parts and the part's number; faults of parts go to the report."""
+    """Key columns of all parts and the part's number; issues of parts go to the report."""
     first: ScannedPart | None = None
     tables = []
     schema = store_key_schema(store, found.block, found.fingerprint)
     columns = None if read_all else schema.names
     for part in store.scan(found.block, found.fingerprint, columns, checksums=read_all):
         if isinstance(part, UnreadablePart):
-            report.faults.append(f"{part.entry.path}: {part.reason}")
+            report.issues.append(f"{part.entry.path}: {part.reason}")
             continue
         first = first or part
         difference = _difference(first, part)
         if difference:
-            report.faults.append(f"{part.entry.path}: {difference} as in {first.entry.path}")
+            report.issues.append(f"{part.entry.path}: {difference} as in {first.entry.path}")
         part_number = pa.array(np.full(part.table.num_rows, found.parts, np.int32))
         keys = part.table.select(schema.names).replace_schema_metadata(None).cast(schema)
         tables.append(keys.append_column("part", part_number))
@@ -291,7 +290,7 @@ def _difference(first: ScannedPart, part: ScannedPart) -> str | None:
 
 
 def _compare_duplicates(store: FeatureStore, found: BlockCounts, repeated: pa.Table, report: Report) -> None:
-    """Equal duplicates are counted and noted, different ones are a fault."""
+    """Equal duplicates are counted and noted, different ones are an issue."""
     schema = store.schema(found.block, found.fingerprint)
     ids = pc.unique(repeated["clip_id"])
     versions = dict.fromkeys(found.signals, found.fingerprint)
@@ -308,10 +307,10 @@ def _compare_duplicates(store: FeatureStore, found: BlockCounts, repeated: pa.Ta
         if column not in names:
             unequal |= _unequal(one[column], other[column])
     found.duplicates = int((sizes > 1).sum())
-    note = f"{found.block}/{found.fingerprint}: {found.duplicates:,} keys stand in more than one part"
+    note = f"{found.block}/{found.fingerprint}: {found.duplicates:,} keys are in more than one part"
     if unequal.any():
         row = table.select(names).slice(int(np.flatnonzero(unequal)[0]), 1).to_pylist()[0]
-        report.faults.append(f"{note}, {len(np.unique(group[unequal])):,} of them with different values, such as {row}")
+        report.issues.append(f"{note}, {len(np.unique(group[unequal])):,} of them with different values, such as {row}")
     else:
         report.notes.append(f"{note}, with equal values; readers give them once")
 
@@ -354,11 +353,11 @@ def _signal_counts(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, 
     )
 
 
-def _judge(found: BlockCounts, books: SignalCounts, report: Report) -> None:
-    name = f"{found.block}/{found.fingerprint} {books.signal}"
-    total = books.rows + books.permanent + books.pending
+def _check_counts(found: BlockCounts, counts: SignalCounts, report: Report) -> None:
+    name = f"{found.block}/{found.fingerprint} {counts.signal}"
+    total = counts.rows + counts.permanent + counts.pending
     if total != report.listed:
-        report.faults.append(f"{name}: {total:,} clips accounted for, {report.listed:,} listed")
-    if books.pending:
-        shown = ", ".join(books.first_pending[:3])
-        report.notes.append(f"{name}: {books.pending:,} clips pending, such as {shown}")
+        report.issues.append(f"{name}: {total:,} clips accounted for, {report.listed:,} listed")
+    if counts.pending:
+        shown = ", ".join(counts.first_pending[:3])
+        report.notes.append(f"{name}: {counts.pending:,} clips pending, such as {shown}")

@@ -63,7 +63,7 @@ class Study:
         """Clips that `store verify` excludes from a block."""
         assert main(["store", "verify", self.store, "--clips", self.clips, "--json"]) == 0
         blocks = json.loads(self.capsys.readouterr().out)["blocks"]
-        return sum(books["permanent"] for found in blocks if found["block"] == block for books in found["books"])
+        return sum(counts["permanent"] for found in blocks if found["block"] == block for counts in found["counts"])
 
 
 @pytest.fixture

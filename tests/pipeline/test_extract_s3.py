@@ -1,4 +1,4 @@
-"""Audio and store on an S3 server that throttles, fails and drops connections: nothing is lost, the books close."""
+"""Audio and store on an S3 server that throttles, fails and drops connections: every clip is accounted for."""
 
 from __future__ import annotations
 

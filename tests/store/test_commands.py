@@ -71,13 +71,13 @@ def test_verify_accounts_for_every_clip_of_the_list(url: str, listed: str, capsy
     code, out, _ = run(capsys, "verify", url, "--clips", listed)
     assert code == 0
     assert "raw  5 listed = 3 with rows + 1 permanent errors + 1 pending (1 failed before)" in out
-    assert "the books close" in out
+    assert "every clip is accounted for" in out
     code, _, err = run(capsys, "verify", url, "--clips", listed, "--strict")
     assert code == 5
     assert "1 clips pending, such as slow" in err
     code, out, _ = run(capsys, "verify", url, "--clips", listed, "--signals", "raw,bg", "--json")
     (block,) = json.loads(out)["blocks"]
-    assert [(b["signal"], b["rows"], b["pending"]) for b in block["books"]] == [("raw", 3, 1), ("bg", 0, 4)]
+    assert [(b["signal"], b["rows"], b["pending"]) for b in block["counts"]] == [("raw", 3, 1), ("bg", 0, 4)]
 
 
 def test_verify_ends_with_5_when_a_part_is_damaged(url: str, listed: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,7 @@ def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
     [
         (["--block", "fake", "--out", "x.xlsx"], "one of .parquet, .csv, .npz"),
         (["--block", "none", "--out", "x.csv"], "holds no block 'none' (there: fake)"),
-        (["--block", "fake", "--signals", "bg", "--out", "x.csv"], "holds no signal 'bg'; there are raw, fg"),
+        (["--block", "fake", "--signals", "bg", "--out", "x.csv"], "holds no signal 'bg'; expected one of: raw, fg"),
         (["--block", "fake", "--columns", "q", "--out", "x.csv"], "no column 'q'"),
         (["--block", "fake", "--fingerprint", "zz", "--out", "x.csv"], "has no fingerprint 'zz'"),
     ],

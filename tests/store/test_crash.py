@@ -45,7 +45,7 @@ def one_run(store: FeatureStore, cut: int, dies_at: int | None, how: str) -> Non
         step += 1
 
     missing = store.missing(CLIPS, SIGNALS, "fake", FP)
-    store.tidy()
+    store.clean_up()
     pending = [clip for clip in CLIPS if clip in set(missing["clip_id"].to_pylist())]
     for start in range(0, len(pending), cut):
         batch = pending[start : start + cut]
@@ -99,9 +99,9 @@ def test_any_sequence_of_crashes_ends_in_the_undisturbed_table(crashes: list[tup
         table = store.read("fake")
         assert table.sort_by([("clip_id", "ascending"), ("signal", "descending")]).equals(wanted)
         report = verify(store, clip_table([{"clip_id": clip, "uri": "x"} for clip in CLIPS]))
-        assert report.faults == []
+        assert report.issues == []
         assert report.blocks[0].duplicates == 0
-        assert [(b.rows, b.permanent, b.pending) for b in report.blocks[0].books] == [(15, 2, 0)] * 2
+        assert [(b.rows, b.permanent, b.pending) for b in report.blocks[0].counts] == [(15, 2, 0)] * 2
         assert store.missing(CLIPS, SIGNALS, "fake", FP).num_rows == 0
 
 
@@ -123,13 +123,13 @@ def test_a_killed_writer_leaves_whole_parts_only(tmp_path: Path) -> None:
         try:
             deadline = time.monotonic() + 30
             while len(store.parts("fake", FP)) < before + 3:
-                assert verify(store).faults == []  # a reader during the writing
+                assert verify(store).issues == []  # a reader during the writing
                 assert time.monotonic() < deadline
         finally:
             process.kill()
             process.wait(timeout=10)
         report = verify(store, read_all=True)
-        assert report.faults == []
+        assert report.issues == []
         assert report.blocks[0].rows % 400 == 0
 
 
@@ -143,9 +143,9 @@ def test_files_of_dead_writers_are_noted_and_removed_after_a_day(tmp_path: Path)
         file.write_bytes(b"half")
     os.utime(old, (time.time() - STALE_S - 1,) * 2)
     report = verify(store)
-    assert report.faults == []
+    assert report.issues == []
     assert len(report.notes) == 2
-    assert store.tidy() == [".tmp/old.partial: stale temporary file, removed"]
+    assert store.clean_up() == [".tmp/old.partial: stale temporary file, removed"]
     assert (old.exists(), fresh.exists()) == (False, True)
 
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_said_and_what_is_there_stays_whole(small_disk: Path) -> 
         store.write_part(next(tables))
     assert written > 0
     report = verify(store, read_all=True)
-    assert report.faults == []
+    assert report.issues == []
     assert report.notes == []  # no remains of the one that did not fit
     assert report.blocks[0].rows == written * 1000
 

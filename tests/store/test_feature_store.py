@@ -71,7 +71,7 @@ def test_read_takes_only_what_was_asked_for(store: FeatureStore) -> None:
     table = store.read("fake", signals=["raw"], columns=["v"], clip_ids=["d", "a", "unknown"])
     assert keys(table) == [("a", "raw"), ("d", "raw")]
     assert table.column_names == ["clip_id", "signal", "v"]
-    with pytest.raises(UsageError, match="no column 'w'; there are clip_id, signal, x, v"):
+    with pytest.raises(UsageError, match="no column 'w'; expected one of: clip_id, signal, x, v"):
         store.read("fake", columns=["w"])
     with pytest.raises(UsageError, match=r"holds no block 'other' \(there: fake\)"):
         store.read("other")
@@ -83,11 +83,11 @@ def test_a_key_in_two_parts_is_read_once_and_its_values_compared(store: FeatureS
     assert keys(store.read("fake")) == [(c, s) for c in "abc" for s in ("fg", "raw")]
     assert store.committed_keys("fake", FP).num_rows == 6
     report = verify(store)
-    assert not report.faults
+    assert not report.issues
     assert report.blocks[0].duplicates == 2
     other = fake_table(["c"])
     store.write_part(other.set_column(2, other.schema.field("x"), pa.array([1.0, None])))
-    (fault,) = verify(store).faults
+    (fault,) = verify(store).issues
     assert "2 of them with different values" in fault
 
 
@@ -130,12 +130,12 @@ def test_a_table_with_several_frames_a_clip_keeps_them_all(store: FeatureStore) 
     assert table["frame"].to_pylist() == [0, 1, 2] * 6
     assert store.committed_keys("framed", fingerprint).num_rows == 6
     report = verify(store)
-    assert not report.faults
+    assert not report.issues
     assert (report.blocks[0].rows, report.blocks[0].clips, report.blocks[0].duplicates) == (18, 3, 6)
 
 
 def test_a_repeated_or_empty_key_is_refused(store: FeatureStore) -> None:
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="is twice in one part"):
         store.write_part(fake_table(["a", "a"]))
     with pytest.raises(ValueError, match="needs rows"):
         store.write_part(fake_table([]))
@@ -213,14 +213,14 @@ def test_a_damaged_part_is_named_and_computed_again(
         missing = store.missing(["a", "b", "c"], SIGNALS, "fake", FP)
     assert path in caplog.text
     assert keys(missing) == [(c, s) for s in SIGNALS for c in ("a", "b")]
-    assert any(path in fault for fault in verify(store).faults)
+    assert any(path in fault for fault in verify(store).issues)
     assert keys(store.read("fake")) == [("c", "fg"), ("c", "raw")]
     store.write_part(fake_table(["a"]))  # computed again, cut otherwise
     store.write_part(fake_table(["b"]))
-    (line,) = store.tidy()
+    (line,) = store.clean_up()
     assert path in line
     report = verify(store)
-    assert not report.faults
+    assert not report.issues
     assert file_of(store, f"set-aside/{path}").exists()
     assert store.read("fake").num_rows == 6
 
@@ -235,8 +235,8 @@ def test_damage_inside_a_column_is_found_by_reading_all(store: FeatureStore) -> 
     end = column.data_page_offset + column.total_compressed_size
     data[end - 4] ^= 0xFF
     file.write_bytes(bytes(data))
-    assert not verify(store).faults
-    assert any(path in fault for fault in verify(store, read_all=True).faults)
+    assert not verify(store).issues
+    assert any(path in fault for fault in verify(store, read_all=True).issues)
 
 
 def test_a_part_in_the_wrong_folder_does_not_count(store: FeatureStore) -> None:
@@ -245,7 +245,7 @@ def test_a_part_in_the_wrong_folder_does_not_count(store: FeatureStore) -> None:
     wrong.parent.mkdir(parents=True)
     file_of(store, path).rename(wrong)
     assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
-    assert any("its metadata name fake/" in fault for fault in verify(store).faults)
+    assert any("its metadata name fake/" in fault for fault in verify(store).issues)
 
 
 def test_errors_and_runs_come_back_and_a_repeated_write_stands_once(store: FeatureStore) -> None:

@@ -105,7 +105,7 @@ def test_fencing_ids_only_grow_and_an_old_one_is_refused(url: str) -> None:
     with acquire_lease(url, "first") as first:
         check(url, first.token)
         first.check()
-    with pytest.raises(LeaseLost, match="was given back"):
+    with pytest.raises(LeaseLost, match="was released"):
         check(url, first.token)
     with acquire_lease(url, "second") as second:
         assert second.token == first.token + 1

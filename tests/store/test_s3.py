@@ -33,7 +33,7 @@ def test_parts_errors_and_runs_live_on_s3_as_on_a_disk(s3: S3Server) -> None:
     assert store.read("fake").equals(FeatureStore(s3.url).read("fake", FP))
     assert store.missing([*many, "bad", "new"], SIGNALS, "fake", FP)["clip_id"].to_pylist() == ["new", "new"]
     assert [run["run_id"] for run in store.runs()] == ["run-1"]
-    assert not verify(store).faults
+    assert not verify(store).issues
 
 
 @pytest.mark.parametrize("fault", ["throttle", "fail", "drop", "drop_answer", "stall"])
@@ -46,7 +46,7 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(s3: S3Server, fault: Fau
             store.write_part(fake_table(ids))
             check(s3.url, lease.token)
     assert store.read("fake")["clip_id"].to_pylist() == [c for c in "abcd" for _ in SIGNALS]
-    assert not verify(store).faults
+    assert not verify(store).issues
     assert fault in s3.done
 
 
@@ -74,8 +74,8 @@ def test_a_truncated_object_is_a_damaged_part(s3: S3Server) -> None:
     path = store.write_part(fake_table(["a"]))
     store.filesystem.write(path, store.filesystem.read(path)[:-9])
     assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
-    assert [path in line for line in store.tidy()] == [True]
-    assert verify(store).faults == []
+    assert [path in line for line in store.clean_up()] == [True]
+    assert verify(store).issues == []
 
 
 def test_of_writers_on_s3_that_start_together_one_gets_the_lease(s3: S3Server, tmp_path: Path) -> None:

@@ -138,12 +138,12 @@ def test_a_damaged_part_is_found_and_its_ids_are_adopted_again(tmp_path: Path, c
     data[described.data_page_offset + described.total_compressed_size // 2] ^= 255
     part.write_bytes(data)
     report = verify(store, listed)
-    assert [fault.split(":")[0] for fault in report.faults] == [f"clips/{part.name}"]
+    assert [fault.split(":")[0] for fault in report.issues] == [f"clips/{part.name}"]
     assert report.without_source == 2
     admission = admit(store, listed)
     assert "2 clips have rows from before" in admission.lines[0]
     record(store, admission, "run-1")
-    assert verify(store, listed).faults == []
+    assert verify(store, listed).issues == []
     assert current(store, "x", "y") == [("/d/x.wav", None, None), ("/d/y.wav", None, None)]
     assert not part.exists()
 
@@ -154,7 +154,7 @@ def test_two_current_sources_of_one_id_are_a_fault(tmp_path: Path) -> None:
     record(other, admit(other, clips(("x", "/d/other.wav", None, None))), "run-1")
     for part in (tmp_path / "other" / "clips").iterdir():  # a writer that had lost its lease
         part.rename(tmp_path / "store" / "clips" / part.name)
-    (fault,) = verify(store).faults
+    (fault,) = verify(store).issues
     assert "1 clips have two recorded sources: x: " in fault
     for uri in ("/d/x.wav", "/d/other.wav"):
         with pytest.raises(UsageError, match="other audio"):
@@ -171,10 +171,10 @@ def test_lists_of_earlier_runs_may_differ_by_a_recorded_relocation(tmp_path: Pat
         moved = [{"old": "/old", "new": "/new", "clips": 1}] if number else []
         settings = {"clips": str(tmp_path / f"{number}.csv"), "limit": None}
         store.write_run(str(number), {"run_id": str(number), "settings": settings, "clips": 1, "relocated": moved})
-    assert verify(store).faults == []
+    assert verify(store).issues == []
     assert "1 of them as in the lists" in admit(store, clips(("x", "/new/x.wav", None, None))).lines[0]
     store.write_run("1", {"run_id": "1", "settings": {"clips": str(tmp_path / "1.csv")}, "clips": 1})
-    assert "1 clips have rows from before sources were recorded" in verify(store).faults[0]
+    assert "1 clips have rows from before sources were recorded" in verify(store).issues[0]
 
 
 def test_rows_of_released_embeddings_have_sources_too(tmp_path: Path, test_data: Path) -> None:
