@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from acoustic_env.store.feature_store import FeatureStore
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Store", "compute", "open_store", "read_clips"]
+__all__ = ["Store", "compute", "estimate", "open_store", "read_clips"]
 
 Blocks = Sequence[str] | Mapping[str, Mapping[str, Json]]
 
@@ -194,3 +194,35 @@ def open_store(url: str | Path) -> Store:
     [(300,)]
     """
     return Store(url)
+
+
+def estimate(sample: str | Path, annotations: str | Path, clips: str | Path | None = None) -> dict[str, Any]:
+    """Estimate label accuracy from an annotated sample, as `acoustic-env audit estimate` does.
+
+    Args:
+        sample: file of `audit sample`.
+        annotations: file of `audit listen`.
+        clips: clip list; clips of one group then count as dependent.
+
+    Returns:
+        The result of `audit.estimate.estimate`: `preferred` names the estimator to quote, `overall` and `labels` hold
+        an interval per estimator.
+
+    Raises:
+        UsageError: a file is missing or damaged, or no row of the sample has an answer.
+
+    >>> from acoustic_env import estimate
+    >>> found = estimate("sample.parquet", "annotations.parquet")
+    >>> print(found["overall"][found["preferred"]])
+    0.825 (0.779 to 0.863, n = 100, stratified)
+    """
+    from acoustic_env.audit.annotations import check_annotations
+    from acoustic_env.audit.estimate import estimate as estimated
+    from acoustic_env.audit.table import read_table
+
+    groups = None
+    if clips is not None:
+        table = read_clips(str(clips))
+        groups = dict(zip(table["clip_id"].to_pylist(), table["group"].to_pylist(), strict=True))
+    answers = check_annotations(read_table(str(annotations)), str(annotations))
+    return estimated(read_table(str(sample)), answers, str(sample), groups)

@@ -8,9 +8,14 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tests.models.conftest import write_study
+from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
+from acoustic_env.audit.sample import SampleSettings, draw_sample
+from tests.models.conftest import CLIPS, write_study
 
 PACKAGE = Path(__file__).parents[1] / "acoustic_env"
 OPTIONAL = ("duckdb", "polars")
@@ -24,10 +29,21 @@ WITH_EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The current folder of the examples: `clips.parquet`, the store `features`, the recipe `study.yaml`."""
+    """The current folder of the examples: clip list, store, recipe, and a sample of its labels with answers."""
     folder = tmp_path_factory.mktemp("examples")
     write_study(folder)
     (folder / "store").rename(folder / "features")
+    quality = np.linspace(0.05, 0.95, CLIPS)
+    own = {"clip_id": [f"clip{i:03d}" for i in range(CLIPS)], "label": ["urban", "natural"] * (CLIPS // 2)}
+    ranked = pa.table({**own, "given": [True] * CLIPS, "quality": quality, "flagged": quality < 0.2})
+    sample = draw_sample(ranked, SampleSettings(n=100))
+    answers = [
+        {"clip_id": row["clip_id"], "label": row["label"], "annotator": "Ada", "role": row["role"], "time_utc": 0}
+        | {"answer": "wrong" if row["flagged"] else "right"}
+        for row in sample.to_pylist()
+    ]
+    pq.write_table(sample, folder / "sample.parquet")
+    pq.write_table(pa.Table.from_pylist(answers, ANNOTATION_SCHEMA), folder / "annotations.parquet")
     return folder
 
 
