@@ -20,13 +20,20 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # workers at Ray's 15 starve beside other tests
 
 
+# Tests with one of these fixtures share a process of pytest-xdist: it is made once.
+COSTLY = ("ray_cluster", "trained", "given")
+# Tests with one of these run TensorFlow, in the slow tier.
+SLOW = ("savedmodel_cache", "savedmodels")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process of pytest-xdist, and all that share a costly fixture, too."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        shared = next((name for name in ("ray_cluster", "trained", "given") if name in fixtures), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(shared))
+        item.add_marker(pytest.mark.xdist_group(next((name for name in COSTLY if name in fixtures), str(item.path))))
+        if any(name in fixtures for name in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 from acoustic_env.registry import Registry
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     Batch = TypeVar("Batch", npt.NDArray[np.float32], npt.NDArray[np.float64])  # [clips, samples]
 
 Engine = Literal["fast", "reference"]  # batched array code, or the published libraries
-ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
 
 DECODED: Final = "decoded"  # what every signal starts from: clips as decoded and resampled
 

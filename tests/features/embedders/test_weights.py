@@ -310,6 +310,7 @@ def test_a_second_fetch_does_not_fetch(cache: Path, archive: Path, capsys: pytes
     assert "in the cache already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fetched_weights_that_cannot_be_converted_say_why(
     cache: Path, archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

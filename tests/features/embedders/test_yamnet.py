@@ -67,6 +67,7 @@ def test_the_fast_engine_gives_what_tf_hubs_model_gives(savedmodels: Path) -> No
         assert difference(means["scores"], expected["scores"].mean(axis=1)) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_front_end_is_tensorflows_within_1e_5(test_data: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     front_end = LogMelPatches(YAMNET_FRONT_END, LOG_OFFSET, pads=False)
@@ -142,6 +143,7 @@ def _without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [("nothing", "no SavedModel"), ("cut", "truncated or not a .tar.gz")])
+@pytest.mark.slow
 def test_an_archive_that_is_no_savedmodel_is_refused(cache: Path, tmp_path: Path, content: str, message: str) -> None:
     pytest.importorskip("tensorflow_hub")
     archive, member = tmp_path / "yamnet_1.tar.gz", tmp_path / "readme"
@@ -162,6 +164,7 @@ def test_variables_of_another_network_are_refused() -> None:
         fold_variables(dict(variables), "some file")
 
 
+@pytest.mark.slow
 def test_the_tflite_file_is_read_as_tensorflow_reads_it(test_data: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     path = test_data / "weights" / "yamnet.tflite"
@@ -199,6 +202,7 @@ def test_operators_of_another_network_are_refused(test_data: Path) -> None:
         map_operators(without_one, "another")
 
 
+@pytest.mark.slow
 def test_the_tflite_weights_agree_with_their_interpreter_on_real_clips(real_yamnet: Path, test_data: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     block = make_block("yamnet", "fast", {"weights": "tflite", "activations": "int8"})
