@@ -256,6 +256,48 @@ class ExtractSettings(Settings):
     given more than once."""
 
 
+class RelabelSettings(Settings):
+    """How the ranking may decide labels without an answer."""
+
+    precision: float = Field(0.8, ge=0.5, lt=1)
+    """Share of automatic decisions that must be right, proven with 95 % confidence for each kind (drop, add, keep), in
+    [0.5, 1)."""
+
+
+class ReannotateSettings(Settings):
+    """One run of the re-annotation job."""
+
+    clips: str
+    """The new clip list."""
+
+    store: str
+    """Feature store."""
+
+    bundle: str
+    """Folder of the trained classifier."""
+
+    labels: str
+    """LABELS, the folder of versions of the labels."""
+
+    annotations: str | None = None
+    """All annotations of the samples so far (Parquet or CSV); those of earlier runs are kept."""
+
+    budget: int = Field(100, ge=2)
+    """Rows in the sample that evaluates a version, at least 2."""
+
+    approve: str | None = None
+    """Name of the approver: publish the new version whatever its sample says."""
+
+    max_error_rate: float = Field(0.05, ge=0, le=1)
+    """Share of the list's clips that may fail in the extraction before the run ends with exit code 3, 0 to 1."""
+
+    address: str | None = None
+    """Ray cluster to join; without it that of RAY_ADDRESS, or a local one."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of the sample and of the drift test."""
+
+
 def from_mapping(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     """Return settings made of plain data, every key, type and range checked.
 

@@ -35,7 +35,6 @@ from acoustic_env.audit.intervals import Floats
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-PRECISION: Final = 0.8
 CONFIDENCE: Final = 0.95
 STARTS: Final = 4
 STEPS: Final = 100  # regions considered, evenly spaced in the logarithm of their sampled rows

@@ -303,7 +303,7 @@ def _annotators(
     found: dict[str, Any] = {
         "answers": {name: int((votes.votes[:, c] >= 0).sum()) for c, name in enumerate(votes.annotators)},
         "agreement": agreement(votes.votes, 2, seed, level=level),
-        "with_themselves": _repeats(sample, answers, level),
+        "self_agreement": _repeats(sample, answers, level),
         "gold": {
             name: {label: intervals.wilson(*hits, level) for label, hits in sides.items()}
             for name, sides in skill.items()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -38,11 +37,11 @@ from acoustic_env.audit.frames import (
 )
 from acoustic_env.audit.labels import diff, read_version, versions, write_version
 from acoustic_env.audit.merge import merge
-from acoustic_env.audit.relabel import RelabelSettings, relabel
+from acoustic_env.audit.relabel import relabel
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.clips.select import CLASS_COLUMN, select
 from acoustic_env.clips.table import CLIP_SCHEMA
-from acoustic_env.config import ExtractSettings
+from acoustic_env.config import ExtractSettings, ReannotateSettings, RelabelSettings
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.registry import BLOCKS
 from acoustic_env.io.filesystem import open_filesystem
@@ -60,35 +59,6 @@ OLD_ANNOTATIONS: Final = "verdicts.parquet"  # written by earlier releases
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class ReannotateSettings:
-    """One run.
-
-    Attributes:
-        clips: URL of the clip list.
-        store: URL of the feature store.
-        bundle: folder of the classifier.
-        labels: LABELS, the folder of versions.
-        annotations: all that annotators have said of the samples so far; None for what an earlier run was given.
-        budget: label rows in the sample that judges a version, at least 2.
-        approved_by: name of the person who publishes whatever the numbers say.
-        max_error_rate: as of the extraction job.
-        address: Ray cluster to join for the extraction.
-        seed: of samples and of the drift test.
-    """
-
-    clips: str
-    store: str
-    bundle: str
-    labels: str
-    annotations: str | None = None
-    budget: int = 100
-    approved_by: str | None = None
-    max_error_rate: float = 0.05
-    address: str | None = None
-    seed: int = 23
-
-
 def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
     """Run once; returns the summary (plain data).
 
@@ -103,9 +73,6 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         TooManyFailures: more clips failed in extraction than allowed; everything else is done, unless the extraction
             was stopped early.
     """
-    if settings.budget < 2:
-        msg = f"--budget {settings.budget}: a sample that judges a version has at least 2 rows"
-        raise UsageError(msg)
     bundle = Bundle.load(settings.bundle)
     clips = select(read_clips_of(FeatureStore(settings.store), settings.clips, say), bundle.recipe).clips
     with acquire_lease(settings.labels, f"reannotate {settings.clips}"):
@@ -121,7 +88,7 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         changed = 0
         if written.new:
             changed = _write_diff(settings.labels, written.version, before, table)
-        if settings.approved_by:
+        if settings.approve:
             published = _approve(settings, written.version)
         places = _keep_list(settings, clips)
         sample, sample_clips = _sample(settings, written.version, samples, published["version"], places)
@@ -388,7 +355,7 @@ def _approve(settings: ReannotateSettings, version: str) -> dict[str, Any]:
     """Publish a version on a person's word."""
     if _published(settings) == version:
         return {"version": version, "reason": "published already"}
-    return _publish(settings, version, f"approved by {settings.approved_by}", None)
+    return _publish(settings, version, f"approved by {settings.approve}", None)
 
 
 def _published(settings: ReannotateSettings) -> str | None:

@@ -25,12 +25,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.automatic import CONFIDENCE, PRECISION, Answers, Rule, find_rule
+from acoustic_env.audit.automatic import CONFIDENCE, Answers, Rule, find_rule
 from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.ranking import quality_of, scorer_names
 from acoustic_env.audit.sample import FRAME_KEY
-from acoustic_env.errors import UsageError
+from acoustic_env.config import RelabelSettings
 
 Bools = npt.NDArray[np.bool_]
 
@@ -55,23 +55,6 @@ DECISION_FIELDS: Final = (
     pa.field("version", pa.string(), nullable=False),
     pa.field("previous_version", pa.string()),
 )
-
-
-@dataclass(frozen=True)
-class RelabelSettings:
-    """How the ranking may decide rows without an answer.
-
-    Attributes:
-        precision: share in [0.5, 1) of right decisions that is promised of each kind (drop, add, keep), with 95 %
-            confidence.
-    """
-
-    precision: float = PRECISION
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.precision < 1.0:
-            msg = f"--precision {self.precision:g}: expected at least 0.5 and less than 1"
-            raise UsageError(msg)
 
 
 @dataclass(frozen=True)

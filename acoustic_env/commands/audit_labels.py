@@ -1,4 +1,4 @@
-"""`acoustic-env audit relabel | diff | export | scorecard`: versions of the labels, and how good a relabelling is."""
+"""`acoustic-env audit relabel | diff | export | scorecard`: versions of the labels, and how good a relabeling is."""
 
 from __future__ import annotations
 
@@ -8,85 +8,65 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import RenamedOption, url
+from acoustic_env.commands.arguments import RenamedOption, add_settings, given, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
+from acoustic_env.config import RelabelSettings, from_mapping
 
-RELABEL = """\
+RELABEL: Final = """\
 Write the next version of the labels table. Answers decide first. The ranking decides a label without an answer only
 where the answers to the sample prove, with 95 % confidence, that at least the share --precision of such decisions is
-right; the rest abstains, and the command says how many more answers it would take. Labels of other lists and decisions
-by people stay as the last version has them. Nothing is written when no decision changed. The original labels stay in
-the column `given`."""
+right; the rest abstains, and the command prints how many more answers it would take. Labels of other lists and
+decisions by people stay as the last version has them. Nothing is written when no decision changed. The original labels
+stay in the column `given`."""
 
-DIFF = """\
-What changed between two versions: rows whose action, or whether the label applies, differs. OLD may be `original`."""
+DIFF: Final = """\
+Print what changed between two versions: rows whose action, or whether the label applies, differs. OLD may be
+`original`."""
 
-EXPORT = """\
-A version of the labels as an AudioSet segments list (YTID, start_seconds, end_seconds, positive_labels)."""
+EXPORT: Final = """\
+Write a version of the labels as an AudioSet segments list (YTID, start_seconds, end_seconds, positive_labels)."""
 
-SCORECARD = """\
-Does a relabelling keep, add and remove what people would? Discrimination against human votes with intervals. The votes
-file is a table with columns clip_id, label, yes, no and, if the labels do not know it, given."""
+SCORECARD: Final = """\
+Measure whether a relabeling keeps, adds and removes what people would: discrimination against human votes, with
+intervals. The votes file is a table with columns clip_id, label, yes, no and, if the labels do not hold it, given."""
 
-EXAMPLES: Final[Mapping[str, str]] = {
-    "relabel": "  acoustic-env audit relabel --ranked ranked.parquet --labels labels\n"
-    "  acoustic-env audit relabel --ranked ranked.parquet --annotations annotations.parquet --sample sample.parquet "
-    "--labels labels",
-    "diff": "  acoustic-env audit diff --labels labels v0001 v0002 --json",
-    "export": "  acoustic-env audit export --labels labels --out segments.csv",
-    "scorecard": "  acoustic-env audit scorecard --labels AudioSet-R_eval.json --votes votes.csv",
-}
+RELABELED: Final = """\
+  acoustic-env audit relabel --ranked ranked.parquet --labels labels
+  acoustic-env audit relabel --ranked ranked.parquet --annotations annotations.parquet --sample sample.parquet \\
+      --labels labels"""
 
 
 def add_parsers(commands: Any) -> None:
-    """`audit relabel`, `diff`, `export` and `scorecard`."""
-    parser = add_command(
-        commands, "relabel", "write the next version of the labels", RELABEL, EXAMPLES["relabel"], relabel_clips
-    )
-    parser.add_argument("--ranked", type=url, required=True, metavar="FILE")
-    parser.add_argument(
-        "--annotations", type=url, metavar="FILE", help="Annotations written by `audit listen` (Parquet or CSV)."
-    )
-    parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
-    parser.add_argument(
-        "--sample",
-        type=url,
-        metavar="FILE",
-        help="The annotated sample; with it, the ranking may decide labels within --precision.",
-    )
-    parser.add_argument("--labels", type=url, required=True, metavar="LABELS", help="folder of versions, at any URL")
-    parser.add_argument(
-        "--precision",
-        type=float,
-        default=0.8,
-        metavar="P",
-        help="Share of automatic decisions that must be right, from 0.5 to below 1, for each kind (drop, add, keep), "
-        "proven with 95 %% confidence. Default: 0.8.",
-    )
-    line = "what changed between two versions"
-    parser = add_command(commands, "diff", line, DIFF, EXAMPLES["diff"], diff_labels)
-    parser.add_argument("--labels", type=url, required=True, metavar="LABELS")
-    parser.add_argument("old", metavar="OLD", help="version, or `original` for the labels as given")
-    parser.add_argument("new", metavar="NEW", help="version")
-    parser = add_command(
-        commands,
-        "export",
-        "labels as a segments list",
-        "A version as an AudioSet segments list.",
-        EXAMPLES["export"],
-        export,
-    )
-    parser.add_argument("--labels", type=url, required=True, metavar="LABELS")
-    parser.add_argument("--version", metavar="V", help="version (default: the latest)")
-    parser.add_argument("--clips", type=url, metavar="LIST", help="clip list, for start and end of the clips")
-    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="segments CSV to write")
-    parser = add_command(
-        commands, "scorecard", "a relabelling against human votes", SCORECARD, EXAMPLES["scorecard"], score_relabelling
-    )
-    parser.add_argument(
-        "--labels", type=url, required=True, metavar="FILE", help="labels.parquet, LABELS folder, or AudioSet-R JSON"
-    )
-    parser.add_argument("--votes", type=url, required=True, metavar="FILE")
+    """Add `audit relabel`, `diff`, `export` and `scorecard`."""
+    folder: dict[str, Any] = {"type": url, "required": True, "metavar": "LABELS", "help": "Folder of versions."}
+    line = "write the next version of the labels"
+    parser = add_command(commands, "relabel", line, RELABEL, RELABELED, relabel_clips)
+    add = parser.add_argument
+    add("--ranked", type=url, required=True, metavar="FILE", help="Ranked table.")
+    add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen` (Parquet or CSV).")
+    add("--verdicts", action=RenamedOption, const="--annotations")
+    sample = "The annotated sample; with it, the ranking may decide labels within --precision."
+    add("--sample", type=url, metavar="FILE", help=sample)
+    add("--labels", **folder)
+    add_settings(parser, RelabelSettings, precision={"metavar": "P"})
+    examples = "  acoustic-env audit diff --labels labels v0001 v0002 --json"
+    parser = add_command(commands, "diff", "what changed between two versions", DIFF, examples, diff_labels)
+    parser.add_argument("--labels", **folder)
+    parser.add_argument("old", metavar="OLD", help="Version, or `original` for the labels as given.")
+    parser.add_argument("new", metavar="NEW", help="Version.")
+    examples = "  acoustic-env audit export --labels labels --out segments.csv"
+    parser = add_command(commands, "export", "labels as a segments list", EXPORT, examples, export)
+    add = parser.add_argument
+    add("--labels", **folder)
+    add("--version", metavar="V", help="Version; the latest without it.")
+    add("--clips", type=url, metavar="LIST", help="Clip list, for start and end of the clips.")
+    add("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
+    examples = "  acoustic-env audit scorecard --labels AudioSet-R_eval.json --votes votes.csv"
+    line = "a relabeling against human votes"
+    parser = add_command(commands, "scorecard", line, SCORECARD, examples, score_relabeling)
+    source = "labels.parquet, LABELS folder, or AudioSet-R JSON."
+    parser.add_argument("--labels", type=url, required=True, metavar="FILE", help=source)
+    parser.add_argument("--votes", type=url, required=True, metavar="FILE", help="Table of human votes.")
 
 
 def relabel_clips(arguments: argparse.Namespace) -> int:
@@ -94,17 +74,17 @@ def relabel_clips(arguments: argparse.Namespace) -> int:
     from acoustic_env.audit.annotations import check_annotations
     from acoustic_env.audit.labels import read_manifest, read_version, versions, write_version
     from acoustic_env.audit.merge import merge
-    from acoustic_env.audit.relabel import RelabelSettings, decide
+    from acoustic_env.audit.relabel import decide
     from acoustic_env.audit.table import read_table
     from acoustic_env.store.lease import acquire_lease
 
-    settings = RelabelSettings(arguments.precision)
+    settings = from_mapping(RelabelSettings, given(arguments, RelabelSettings), "command line")
     ranked = ranked_table(arguments.ranked)
     annotations = (
         check_annotations(read_table(arguments.annotations), arguments.annotations) if arguments.annotations else None
     )
     sample = read_table(arguments.sample) if arguments.sample else None
-    origin = {name: getattr(arguments, name) for name in ("ranked", "annotations", "sample", "precision")}
+    origin = {name: getattr(arguments, name) for name in ("ranked", "annotations", "sample")} | settings.as_json()
     with acquire_lease(arguments.labels, "audit relabel"):
         before = read_version(arguments.labels) if versions(arguments.labels) else None
         relabeled = decide(ranked, annotations, sample, settings, before)
@@ -115,7 +95,7 @@ def relabel_clips(arguments: argparse.Namespace) -> int:
         print(json.dumps(asdict(written) | counted | {"rules": [rule.as_dict() for rule in relabeled.rules]}))
         return 0
     counts = ", ".join(f"{action} {n:,}" for action, n in manifest["actions"].items())
-    state = "written" if written.new else "stands: no decision changed"
+    state = "written" if written.new else "unchanged: no new version"
     print(f"{arguments.labels}/{written.version} {state}; {manifest['rows']:,} rows: {counts}")
     for rule in relabeled.rules:
         print(f"  {rule}")
@@ -123,7 +103,7 @@ def relabel_clips(arguments: argparse.Namespace) -> int:
 
 
 def diff_labels(arguments: argparse.Namespace) -> int:
-    """What changed between two versions."""
+    """Print what changed between two versions; see DIFF."""
     from acoustic_env.audit.labels import diff, original, read_version
 
     new = read_version(arguments.labels, arguments.new)
@@ -139,7 +119,7 @@ def diff_labels(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """A version as an AudioSet segments list."""
+    """Write a version as an AudioSet segments list; see EXPORT."""
     from acoustic_env.audit.labels import read_version, segments_csv
     from acoustic_env.clips.table import read_clips
     from acoustic_env.io.files import write_bytes
@@ -156,13 +136,13 @@ def export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def score_relabelling(arguments: argparse.Namespace) -> int:
-    """A relabelling against human votes; see SCORECARD."""
+def score_relabeling(arguments: argparse.Namespace) -> int:
+    """Print a relabeling against human votes; see SCORECARD."""
     from acoustic_env.audit.scorecard import pair_up, scorecard
     from acoustic_env.audit.table import read_table
 
     spelling = _spelling()
-    now, given = _relabelling(arguments.labels, spelling)
+    now, given = _relabeling(arguments.labels, spelling)
     pairs = pair_up(read_table(arguments.votes), arguments.votes, now, given, spelling)
     found = scorecard(pairs)
     counts = {"pairs": len(pairs.clip), "tied": pairs.tied, "uncovered": pairs.uncovered}
@@ -175,8 +155,8 @@ def score_relabelling(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _relabelling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[str]], dict[str, set[str]] | None]:
-    """Labels by clip now and, where the file knows them, originally."""
+def _relabeling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[str]], dict[str, set[str]] | None]:
+    """Return the labels of each clip now and, where the file holds them, originally."""
     import numpy as np
 
     from acoustic_env.audit.labels import read_version
@@ -203,7 +183,7 @@ def _relabelling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[s
 
 
 def _spelling() -> dict[str, str]:
-    """Display name -> id of every AudioSet label."""
+    """Return display name -> id of every AudioSet label."""
     from acoustic_env.clips.ontology import audioset
 
     return {name: identifier for identifier, name in audioset().names.items()}

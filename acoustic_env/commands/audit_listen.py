@@ -1,4 +1,4 @@
-"""`acoustic-env audit listen`: the listening page."""
+"""`acoustic-env audit listen`: the annotation page."""
 
 from __future__ import annotations
 
@@ -8,41 +8,44 @@ import shlex
 import signal
 import sys
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import RenamedOption, url
 from acoustic_env.commands.audit_form import add_command
 
+if TYPE_CHECKING:
+    from acoustic_env.web.app import Server
+
 LISTEN: Final = """\
-A local web page that plays the clips of a sample and asks whether the label applies. It hides scores, strata and
-whether the label is a given one. Each annotator hears the clips in an order of their own; every answer is kept for
-good before the page goes on, and the same command resumes. Ctrl-C ends it.
+Serve a local web page that plays the clips of a sample and asks whether the label applies. It shows neither scores nor
+strata nor whether the label is a given one. Each annotator gets the clips in an order of their own; every answer is
+stored before the page goes on, and the same command resumes. Ctrl-C ends it.
 
 Only this machine can open the page. For annotators elsewhere forward the port (ssh -L 8765:127.0.0.1:8765 HOST) or
 give --host: the traffic is then not encrypted, and whoever has the address with its token can answer."""
 
 EXAMPLES: Final = """\
   acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out annotations.parquet
-  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out v.csv --port 8765 --annotator Ada"""
+  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out a.csv --port 8765 --annotator Ada"""
 
 
 def add_parser(commands: Any) -> None:
-    """The `listen` command."""
-    parser = add_command(commands, "listen", "listen to a sample in the browser", LISTEN, EXAMPLES, listen)
-    parser.add_argument("--sample", type=url, required=True, metavar="FILE", help="sample of `audit sample`")
-    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="clip list the sample was drawn from")
+    """Add the `listen` command."""
+    parser = add_command(commands, "listen", "annotate a sample in the browser", LISTEN, EXAMPLES, listen)
+    parser.add_argument("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
+    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="Clip list that holds its clips.")
     parser.add_argument(
-        "--out", type=url, required=True, metavar="FILE", help="annotations, .parquet or .csv; a journal beside it"
+        "--out", type=url, required=True, metavar="FILE", help="Annotations to write, .parquet or .csv, and a journal."
     )
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="port (a free one)")
-    parser.add_argument("--annotator", metavar="NAME", help="name proposed on the first visit")
+    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="Address to serve. Default: %(default)s.")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="Port. Default: 0, a free one.")
+    parser.add_argument("--annotator", metavar="NAME", help="Name proposed on the first visit.")
     parser.add_argument("--listener", action=RenamedOption, const="--annotator")
-    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    parser.add_argument("--open", action="store_true", help="Open the page in this machine's browser.")
 
 
 def listen(arguments: argparse.Namespace) -> int:
-    """Serve the listening page until interrupted; see LISTEN."""
+    """Serve the annotation page until interrupted; see LISTEN."""
     from acoustic_env.audit.listen import InvalidAnswerError, Session, clean_name, read_rows
     from acoustic_env.audit.listen_audio import ClipCache, places
     from acoustic_env.audit.table import read_table
@@ -57,13 +60,11 @@ def listen(arguments: argparse.Namespace) -> int:
         msg = f"--annotator: {error}"
         raise UsageError(msg) from error
     rows, sample_id = read_rows(read_table(arguments.sample), arguments.sample)
-    wanted = places(rows, read_clips(arguments.clips), arguments.clips)
+    clips = ClipCache(places(rows, read_clips(arguments.clips), arguments.clips))
     with Session(rows, sample_id, arguments.out) as session:
         try:
-            page = annotation_page(session, ClipCache(wanted), annotator)
-            with Server(arguments.host, arguments.port, page) as server:
+            with Server(arguments.host, arguments.port, annotation_page(session, clips, annotator)) as server:
                 _serve(server, arguments)
-                port = server.access.port
         finally:
             session.write_annotations()
         kept, annotators = session.kept(), session.annotators()
@@ -72,21 +73,22 @@ def listen(arguments: argparse.Namespace) -> int:
         return 0
     by = f" by {', '.join(annotators)}" if annotators else ""
     print(f"{arguments.out}: {kept:,} answers{by} to {len(rows):,} rows")
-    print(f"to go on: acoustic-env {shlex.join(_resume(arguments, port))}")
+    print(f"to resume: acoustic-env {shlex.join(_resume(arguments, server.access.port))}")
     return 0
 
 
-def _serve(server: Any, arguments: argparse.Namespace) -> None:
+def _serve(server: Server, arguments: argparse.Namespace) -> None:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    print(f"listening page: {server.access.url}\nCtrl-C ends it; no answer is lost", file=sys.stderr, flush=True)
-    if not server.access.loopback:
+    access = server.access
+    print(f"annotation page: {access.url}\nCtrl-C ends it; no answer is lost", file=sys.stderr, flush=True)
+    if not access.loopback:
         print(f"{arguments.host} can be reached from other machines, unencrypted", file=sys.stderr, flush=True)
     if arguments.open:
         import webbrowser
 
-        webbrowser.open(server.access.url)
+        webbrowser.open(access.url)
     # SIGINT, too: a script's background jobs are started with it ignored.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -99,7 +101,7 @@ def _serve(server: Any, arguments: argparse.Namespace) -> None:
 
 
 def _resume(arguments: argparse.Namespace, port: int) -> list[str]:
-    """The command that goes on at the same port, so that open pages find the session again."""
+    """Return the command that goes on at the same port, so that open pages find the session again."""
     command = ["audit", "listen", "--sample", arguments.sample, "--clips", arguments.clips, "--out", arguments.out]
     if arguments.host != "127.0.0.1":
         command += ["--host", arguments.host]

@@ -125,7 +125,7 @@ def _estimates(
     title = f"Label accuracy from {found['answered']:,} answers to {found['drawn']:,} rows, {found['design']} design"
     annotators = found["annotators"]
     agreement = [(name, *_cells(annotators["agreement"][key])) for key, name in AGREEMENT.items()]
-    agreement.append(("same answer when asked again", *_cells(annotators["with_themselves"])))
+    agreement.append(("same answer when asked again", *_cells(annotators["self_agreement"])))
     parts: list[Part] = [
         Heading("Accuracy of the labels, from annotations"),
         folder.draw(estimate_plot(found["overall"][chosen], labels, truth)),

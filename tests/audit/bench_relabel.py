@@ -24,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import binom
 
-from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
+from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.audit.sample import Design
+from acoustic_env.config import RelabelSettings
 from tests.audit.planted import Errors, answered, drawn, planted
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3)

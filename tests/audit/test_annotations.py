@@ -10,9 +10,10 @@ import pytest
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA, check_annotations
 from acoustic_env.audit.listen import Session
-from acoustic_env.audit.reannotate import ReannotateSettings, read_answers
+from acoustic_env.audit.reannotate import read_answers
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.cli import main
+from acoustic_env.config import ReannotateSettings
 from tests.audit.generated import listen
 from tests.audit.test_listen import ROWS, SAMPLE, SAMPLE_ID, answer
 
@@ -47,7 +48,7 @@ def test_a_journal_with_old_names_goes_on_under_new_ones(tmp_path: Path, capsys:
 def test_a_labels_folder_with_verdicts_is_read_and_then_superseded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ReannotateSettings("clips", "store", "bundle", str(tmp_path))
+    settings = ReannotateSettings(clips="clips", store="store", bundle="bundle", labels=str(tmp_path))
     write_table(SAMPLE, str(tmp_path / "samples" / "0001-x.parquet"))
     write_table(OLD, str(tmp_path / "verdicts.parquet"))
     assert read_answers(settings)[0] == NEW

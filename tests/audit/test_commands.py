@@ -76,7 +76,7 @@ def test_the_annotations_may_be_a_csv(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_source_systems_numbers_are_refused_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--auc", "0.766", "--rates", "0.721,0.721", "--clips", "122,121"]
+    arguments = ["--auc", "0.766", "--rates", "0.721,0.721", "--num-clips", "122,121"]
     (auc, balanced) = answer(capsys, "adjust", *arguments, "--positive", "42/50", "--negative", "32/50")  # type: ignore[misc]
     assert (auc["status"], balanced["status"]) == ("refused", "refused")
     assert auc["corrected"] == pytest.approx(1.054, abs=5e-4)
@@ -103,7 +103,7 @@ def test_a_scorecard_of_votes(folder: Path, capsys: pytest.CaptureFixture[str]) 
         (["sample", "--ranked", "ranked.parquet", "--n", "5000", "--out", "s"], "there are 1200 rows"),
         (["estimate", "--sample", "ranked.parquet", "--annotations", "ranked.parquet"], "no column 'annotator'"),
         (["diff", "--labels", "empty", "v0001", "v0002"], "no version 'v0002'"),
-        (["adjust", "--clips", "1,1", "--positive", "1/2", "--negative", "1/2"], "give --auc or --rates"),
+        (["adjust", "--num-clips", "1,1", "--positive", "1/2", "--negative", "1/2"], "give --auc or --rates"),
     ],
 )
 def test_wrong_use_is_named_without_a_traceback(

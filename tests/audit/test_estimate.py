@@ -81,7 +81,7 @@ def test_a_fallible_annotator_is_corrected_by_gold_clips() -> None:
     apparent, corrected = found["overall"]["difference"], found["annotators"]["corrected"]
     assert apparent.high < RIGHT.mean()
     assert corrected.low <= RIGHT.mean() <= corrected.high
-    assert found["annotators"]["with_themselves"].n == 60
+    assert found["annotators"]["self_agreement"].n == 60
 
 
 def test_several_annotators_are_weighed_and_their_agreement_reported() -> None:

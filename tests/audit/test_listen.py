@@ -609,7 +609,7 @@ def test_a_session_killed_in_the_middle_loses_nothing_and_an_interrupt_ends_it_c
             [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
-        address = process.stderr.readline().removeprefix("listening page: ").strip()
+        address = process.stderr.readline().removeprefix("annotation page: ").strip()
         port = int(address.split(":")[2].partition("/")[0])
         visitor = Visitor(_Remote(port, address.rpartition("=")[2]))  # type: ignore[arg-type]
         return process, visitor.enter()
@@ -629,7 +629,7 @@ def test_a_session_killed_in_the_middle_loses_nothing_and_an_interrupt_ends_it_c
         pytest.fail(f"the page does not end; its threads are at: {process.communicate()[1]}")
     assert process.returncode == 0
     assert "v.parquet: 2 answers by Ada to 3 rows" in said
-    assert "to go on: acoustic-env audit listen --sample s.parquet --clips c.parquet --out v.parquet --port " in said
+    assert "to resume: acoustic-env audit listen --sample s.parquet --clips c.parquet --out v.parquet --port " in said
     assert pq.read_table(tmp_path / "v.parquet").num_rows == 2
 
 

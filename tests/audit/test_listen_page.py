@@ -1,4 +1,4 @@
-"""The listening page as a person meets it, in headless Chromium."""
+"""The annotation page as a person meets it, in headless Chromium."""
 
 from __future__ import annotations
 

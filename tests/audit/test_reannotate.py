@@ -14,13 +14,14 @@ from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.frames import judge
 from acoustic_env.audit.labels import read_version, versions
 from acoustic_env.audit.merge import merge
-from acoustic_env.audit.reannotate import ReannotateSettings, reannotate, weekly_accuracy
-from acoustic_env.audit.relabel import RelabelSettings, relabel
+from acoustic_env.audit.reannotate import read_answers, reannotate, weekly_accuracy
+from acoustic_env.audit.relabel import relabel
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.cli import main
 from acoustic_env.clips.scenes import write_scenes
 from acoustic_env.clips.table import write_clips
 from acoustic_env.commands.reannotate import describe
+from acoustic_env.config import ReannotateSettings, RelabelSettings
 from acoustic_env.errors import UsageError
 
 RECIPE = """\
@@ -62,7 +63,7 @@ def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeyp
     study = ["--clips", first, "--store", store, "--recipe", str(recipe)]
     assert main(["extract", *study]) == 0
     assert main(["train", *study, "--out", bundle]) == 0
-    settings = ReannotateSettings(first, store, bundle, str(tmp_path / "labels"), budget=20)
+    settings = ReannotateSettings(clips=first, store=store, bundle=bundle, labels=str(tmp_path / "labels"), budget=20)
     said: list[str] = []
 
     once = reannotate(settings, said.append)
@@ -75,7 +76,7 @@ def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeyp
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
 
-    grown = ReannotateSettings(longer, store, bundle, settings.labels, budget=20)
+    grown = settings.replace(clips=longer)
     with monkeypatch.context() as patched:
         patched.setattr(room, "write_version", kill)
         with pytest.raises(KeyboardInterrupt):
@@ -92,7 +93,7 @@ def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeyp
 
     annotations = str(tmp_path / "annotations.parquet")
     write_table(annotations_on(read_table(completed["sample"]), true_label), annotations)
-    answered = reannotate(ReannotateSettings(**{**grown.__dict__, "annotations": annotations}), said.append)
+    answered = reannotate(grown.replace(annotations=annotations), said.append)
     accuracy = answered["accuracy"]
     assert (accuracy["n"], accuracy["version"], accuracy["frame"]) == (20, "v0002", 2)
     assert accuracy["low"] < accuracy["estimate"] <= accuracy["high"]
@@ -103,7 +104,7 @@ def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeyp
     assert f"accuracy of v0002 on the {accuracy['rows']} rows of frame 2: {accuracy['estimate']:.3f}" in "\n".join(
         lines
     )
-    approved = ReannotateSettings(**{**grown.__dict__, "annotations": annotations, "approved_by": "a person"})
+    approved = grown.replace(annotations=annotations, approve="a person")
     assert reannotate(approved, said.append)["published"]["version"] == answered["version"]
     assert json.loads((tmp_path / "labels" / "published.json").read_text())["reason"] == "approved by a person"
     silent = reannotate(grown, said.append)
@@ -149,7 +150,11 @@ def test_rows_of_other_lists_stay_and_a_heard_row_keeps_its_decision() -> None:
 def test_annotations_before_any_sample_are_refused(tmp_path: Path) -> None:
     write_table(pa.Table.from_pylist([], ANNOTATION_SCHEMA), str(tmp_path / "annotations.parquet"))
     settings = ReannotateSettings(
-        "c", "s", "b", str(tmp_path / "labels"), annotations=str(tmp_path / "annotations.parquet")
+        clips="c",
+        store="s",
+        bundle="b",
+        labels=str(tmp_path / "labels"),
+        annotations=str(tmp_path / "annotations.parquet"),
     )
     with pytest.raises(UsageError, match="no sample has been drawn"):
-        room._answers(settings)
+        read_answers(settings)

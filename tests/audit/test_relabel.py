@@ -19,8 +19,9 @@ from acoustic_env.audit.labels import (
     versions,
     write_version,
 )
-from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
+from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.config import RelabelSettings
 from acoustic_env.errors import UsageError
 from tests.audit.generated import listen, ranked_with_truth
 
@@ -92,7 +93,7 @@ def test_the_ranking_decides_alone_only_as_far_as_the_sample_proves_it_right() -
 
 def test_a_clip_of_exclusive_classes_never_ends_with_two() -> None:
     sample, annotations = annotated(400)
-    labels = relabel(RANKED, annotations, sample, RelabelSettings(0.5))
+    labels = relabel(RANKED, annotations, sample, RelabelSettings(precision=0.5))
     now = applies(labels)
     ids = np.asarray(labels.column("clip_id").to_pylist())
     assert np.bincount(np.unique(ids, return_inverse=True)[1], weights=now).max() == 1

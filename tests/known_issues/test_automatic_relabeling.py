@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
+from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.cli import main
+from acoustic_env.config import RelabelSettings
 from tests.audit.planted import Errors, answered, drawn, planted
 
 PROMISED = RelabelSettings().precision
@@ -136,4 +137,4 @@ def test_a_promise_that_cannot_be_is_refused(
     monkeypatch.chdir(tmp_path)
     pq.write_table(planted(20, 0.2, 0.9, "uniform", 1)[0], "ranked.parquet")
     assert main(["audit", "relabel", "--ranked", "ranked.parquet", "--labels", "l", "--precision", "1"]) == 2
-    assert "--precision 1: expected at least 0.5 and less than 1" in capsys.readouterr().err
+    assert "precision: 1.0: input should be less than 1" in capsys.readouterr().err

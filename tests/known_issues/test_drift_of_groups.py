@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from acoustic_env.audit.reannotate import ReannotateSettings, reannotate
+from acoustic_env.audit.reannotate import reannotate
 from acoustic_env.cli import main
 from acoustic_env.clips.table import CLIP_SCHEMA
+from acoustic_env.config import ReannotateSettings
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.store.feature_store import FeatureStore
 from tests.models.conftest import Generated
@@ -73,6 +74,9 @@ def test_drift_counts_a_recording_once_on_both_sides(tmp_path: Path) -> None:
     store, bundle = str(tmp_path / "store"), str(tmp_path / "bundle")
     study = ["--clips", trained, "--store", store, "--recipe", str(tmp_path / "recipe.yaml")]
     assert main(["train", *study, "--out", bundle]) == 0
-    found = reannotate(ReannotateSettings(listed, store, bundle, str(tmp_path / "labels")), lambda _line: None)
+    found = reannotate(
+        ReannotateSettings(clips=listed, store=store, bundle=bundle, labels=str(tmp_path / "labels")),
+        lambda _line: None,
+    )
     assert tuple(found["drift"]["clips"]) == (40, 30)
     assert not found["drift"]["drifted"]

@@ -15,8 +15,9 @@ from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.consensus import consensus
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.frames import Judgement, Judges, draw_frame, judge
-from acoustic_env.audit.relabel import RelabelSettings, applies, relabel
+from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.config import RelabelSettings
 from tests.audit.generated import START, listen, ranked_with_truth
 
 RANKED, RIGHT = ranked_with_truth(600)

@@ -89,7 +89,7 @@ audit estimate {ANNOTATED} --clips @/clips.parquet
 audit relabel {ANNOTATED} --ranked @/ranked.parquet --labels @/labels
 audit diff --labels @/labels original v0001
 audit export --labels @/labels --clips @/timed.parquet --out @/segments-out.csv
-audit adjust --auc 0.766 --clips 122,121 --positive 42/50 --negative 32/50 --gold @/tested.csv
+audit adjust --auc 0.766 --num-clips 122,121 --positive 42/50 --negative 32/50 --gold @/tested.csv
 audit scorecard --labels @/labels --votes @/votes.csv
 reannotate {DONE} --labels @/weekly --json
 reannotate {DONE} --labels @/weekly --json
@@ -191,11 +191,11 @@ def answer_weekly(base: str) -> None:
 
 
 def listen(arguments: list[str]) -> int:
-    """Answer half of the rows on the listening page, then end it as Ctrl-C does."""
+    """Answer half of the rows on the annotation page, then end it as Ctrl-C does."""
     command = [sys.executable, "-m", "acoustic_env.cli", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as page:
         assert page.stderr is not None
-        address = next(found[1] for line in page.stderr if (found := re.search(r"listening page: (\S+)", line)))
+        address = next(found[1] for line in page.stderr if (found := re.search(r"annotation page: (\S+)", line)))
         visitor = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
         visitor.open(address).read()
         root = address.partition("/?")[0]

@@ -15,10 +15,10 @@ import yaml
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.labels import write_version
-from acoustic_env.audit.relabel import RelabelSettings, relabel
+from acoustic_env.audit.relabel import relabel
 from acoustic_env.audit.sample import SampleSettings, draw_sample
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
-from acoustic_env.config import ModelSettings
+from acoustic_env.config import ModelSettings, RelabelSettings
 from acoustic_env.explain.plot import Plot, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
