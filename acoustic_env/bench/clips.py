@@ -1,4 +1,4 @@
-"""What the benchmark runs on: real recordings when there are any at hand, else scenes generated for the purpose."""
+"""The clips of the benchmark: real recordings where there are any, else generated scenes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SEED: Final = 23
 
 @dataclass(frozen=True)
 class BenchClip:
-    """One clip and what the stages start from.
+    """A clip as the stages take it.
 
     Attributes:
         data: the file's bytes.
         start_s, end_s: the clip in it.
-        raw: float32 [samples], levelled.
+        raw: float32 [samples], RMS-normalized.
         signals: raw, foreground and background, float32 [samples].
     """
 
@@ -54,7 +54,7 @@ class Material:
 
     Attributes:
         paths: audio files, most of them at least as long as a clip.
-        source: what they are, for a person.
+        source: human-readable origin.
         clip_seconds: of the clips made of them.
     """
 
@@ -63,7 +63,7 @@ class Material:
     clip_seconds: float
 
     def clips(self, count: int) -> list[BenchClip]:
-        """The beginnings of so many recordings, spread over all; fewer when there are not as many.
+        """Return the beginnings of so many recordings, spread over all; fewer where there are not as many.
 
         Raises:
             UsageError: one cannot be decoded.
@@ -73,7 +73,7 @@ class Material:
         return [_clip(path, self.clip_seconds) for path in spread]
 
     def clip_list(self, count: int) -> pa.Table:
-        """A clip list of so many windows of a clip's length, spread evenly over all recordings; they may overlap.
+        """Return a clip list of so many windows, spread evenly over all recordings; they may overlap.
 
         Raises:
             UsageError: a recording cannot be read.
@@ -93,7 +93,7 @@ class Material:
 
 @contextlib.contextmanager
 def bench_clips(scenes: int) -> Iterator[Material]:
-    """Recordings, for the length of the block.
+    """Yield recordings; generated ones are removed after the block.
 
     Args:
         scenes: how many to generate where there are no real recordings.

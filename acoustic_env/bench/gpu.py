@@ -1,16 +1,15 @@
-"""The benchmark's stage `gpu`: what a GPU does of a clip, and how many processors it takes to keep it busy.
+"""The benchmark's stage `gpu`: the throughput of a GPU, and the CPU cores that keep it busy.
 
-The job gives a GPU the modulation spectrum and the networks; processors decode, separate and compute the indices. A
-part's seconds are of the wall for the GPU, from samples in the machine's memory to numbers there, in batches; for a
-processor they are its own. The networks are those of the fast engine in float32, with random weights: what is in them
-costs no time.
+The job gives a GPU the modulation spectrum and the networks; CPUs decode, separate and compute the indices. A GPU part
+is timed by the wall, from samples in host memory to numbers there, in batches; a CPU part in processor seconds. The
+networks are those of the fast engine in float32 with random weights.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from acoustic_env.audio.decode import resample
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
-from acoustic_env.bench.pair import one_thread, seconds
+from acoustic_env.bench.timing import cpu_seconds, one_thread, wall_seconds
 from acoustic_env.features.modulation import ModulationBlock
 
 GPU_CLIPS: Final = 64
@@ -34,19 +33,19 @@ class GpuPart:
     """One part of the work on a clip, its three signals."""
 
     part: str
-    place: Literal["gpu", "processor"]
+    place: Literal["gpu", "cpu"]
     s_per_clip: float
 
 
 @dataclass(frozen=True)
 class GpuRate:
-    """What a GPU that does nothing but these parts would finish.
+    """The throughput of a GPU that does nothing but these parts.
 
     Attributes:
         parts: on the GPU.
         clips_per_second: of the GPU alone.
-        decode_cores: processors that decoding as many clips takes.
-        dsp_cores: processors that separation and indices of as many clips take.
+        decode_cores: CPU cores that decode as many clips.
+        dsp_cores: CPU cores that separate as many clips and compute their indices.
     """
 
     parts: tuple[str, ...]
@@ -66,29 +65,29 @@ class GpuResult:
 
 
 def has_gpu() -> bool:
-    """Whether PyTorch sees a GPU here."""
+    """Return whether PyTorch sees a GPU here."""
     import torch
 
     return torch.cuda.is_available()
 
 
-def measure_gpu(sample: Sequence[BenchClip], device: str, progress: Callable[[str], None]) -> GpuResult:
+def measure_gpu(sample: Sequence[BenchClip], device: str, log: Callable[[str], None]) -> GpuResult:
     """Time every part.
 
     Args:
         sample: clips of one length.
         device: "cuda" ("cpu" computes the same there).
-        progress: told what is measured.
+        log: receives the name of what is measured.
     """
     repeated = [sample[i % len(sample)] for i in range(GPU_CLIPS)]
     waves = np.stack([signal for clip in repeated for signal in clip.signals.values()])
     with one_thread():  # as in a worker
-        parts = [GpuPart(name, "processor", each) for name, each in _processor_parts(sample)]
+        parts = [GpuPart(name, "cpu", each) for name, each in _cpu_parts(sample)]
         for name, make in _gpu_parts().items():
-            progress(f"{name} on {device}")
+            log(f"{name} on {device}")
             run = make(device)
-            run(waves[:3])  # memory and kernels are chosen at a first time
-            parts.append(GpuPart(name, "gpu", min(_wall(run, waves) for _ in range(RUNS)) / GPU_CLIPS))
+            run(waves[:3])  # warm-up: memory and kernels are chosen
+            parts.append(GpuPart(name, "gpu", min(wall_seconds(partial(run, waves)) for _ in range(RUNS)) / GPU_CLIPS))
     return GpuResult(_name(device), tuple(parts), _rate(parts, ["modulation"]), _rate(parts, list(_gpu_parts())))
 
 
@@ -98,17 +97,13 @@ def _rate(parts: Sequence[GpuPart], on_gpu: Sequence[str]) -> GpuRate:
     return GpuRate(tuple(on_gpu), rate, rate * each["decode"], rate * (each["separation"] + each["indices"]))
 
 
-def _processor_parts(sample: Sequence[BenchClip]) -> Iterator[tuple[str, float]]:
+def _cpu_parts(sample: Sequence[BenchClip]) -> Iterator[tuple[str, float]]:
     from acoustic_env.bench import dsp
 
-    for name, make in (
-        ("decode", dsp.decode),
-        ("separation", dsp.separation),
-        ("indices", dsp.indices),
-    ):
+    for name, make in (("decode", dsp.decode), ("separation", dsp.separation), ("indices", dsp.indices)):
         side = make().fast
         side(sample[0])
-        yield name, sum(seconds(side, clip) for clip in sample) / len(sample)
+        yield name, sum(cpu_seconds(side, clip) for clip in sample) / len(sample)
 
 
 def _gpu_parts() -> dict[str, Callable[[str], Part]]:
@@ -156,7 +151,7 @@ def _mn04(device: str) -> Part:
 
 
 def _network(front_end: Any, network: Any, rate: int, device: str) -> Part:
-    """Resampled, sent there, through both modules and back, a batch at a time, as an embedder does it."""
+    """Return a function that resamples, sends and computes waveforms in batches, as an embedder does."""
     import torch
 
     from acoustic_env.features.embedders.torch_embedder import float32_products
@@ -171,12 +166,6 @@ def _network(front_end: Any, network: Any, rate: int, device: str) -> Part:
                 embeddings.cpu()
 
     return run
-
-
-def _wall(run: Part, waves: Waves) -> float:
-    started = time.perf_counter()
-    run(waves)
-    return time.perf_counter() - started
 
 
 def _name(device: str) -> str:

@@ -1,10 +1,9 @@
-"""The benchmark's stage `extract`: what of the fast engine's advantage reaches the user of the whole job.
+"""The benchmark's stage `extract`: the speed of the whole job with both engines, and its efficiency.
 
-The command is run as a user would run it, a process of its own with a store of its own: the fast engine before and
-after the reference, because the speed of a shared machine drifts. Efficiency is the job's clips per second over those
-of a plain loop: the pipeline's own stages in as many processes as the job has workers, without Ray, without a store.
-Half of the loop runs before the job and half after it; its processes are warm when its clock starts, while the job's
-clock, the run record's streaming time, includes the start of its workers.
+Each run is a process with a store of its own: the fast engine before and after the reference, because the speed of a
+shared machine drifts. Efficiency is the job's clips per second over those of a plain loop: the pipeline's own stages in
+as many processes as the job has workers, without Ray and store. Half of the loop runs before the job and half after it.
+The loop's clock starts with warm processes; the job's includes the start of its workers.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from acoustic_env.pipeline.plan import Device
 from acoustic_env.pipeline.stages import Compute, ComputeSettings
 from acoustic_env.store.schema import ERROR_SCHEMA
 
-CLIPS_A_PROCESSOR: Final = 100  # three minutes of the reference engine on a slow core
+CLIPS_PER_CPU: Final = 100  # three minutes of the reference engine on a slow core
 EFFICIENCY_CLIPS: Final = 4  # times as many as the pair of engines sees: the fast one is soon done
 LOOP_CLIPS: Final = 8  # a piece of the plain loop
-STOP_S: Final = 60.0  # for an interrupted run to give its lease back
+STOP_S: Final = 60.0  # for an interrupted run to release its lease
 
-Progress = Callable[[str], None]
-_compute: Compute | None = None  # of a process of the plain loop
+Log = Callable[[str], None]
+_compute: Compute | None = None  # in a process of the plain loop
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class EngineRun:
     Attributes:
         command_s: seconds of the whole command, from its start to its end.
         clips_per_second: while it streams (the start of workers included, that of Ray and the plan not).
-        worker_bytes: memory that the hungriest worker has needed at most.
+        worker_bytes: peak memory of a worker.
     """
 
     command_s: float
@@ -100,48 +99,48 @@ class JobResult:
     efficiency: Efficiency
 
 
-def measure_job(material: Material, wanted: int | None, progress: Progress) -> JobResult:
+def measure_job(material: Material, wanted: int | None, log: Log) -> JobResult:
     """Run the job with both engines on so many clips, then the fast one on a longer list.
 
     Args:
         material: what the clips are made of.
-        wanted: clips on the list of both; None for `CLIPS_A_PROCESSOR`.
-        progress: told what runs.
+        wanted: clips on the list of both; None for `CLIPS_PER_CPU`.
+        log: receives what runs.
 
     Raises:
-        AcousticEnvError: a run failed; says what it said.
+        AcousticEnvError: a run failed; quotes its last lines.
     """
-    clips = wanted or CLIPS_A_PROCESSOR * _processes()
+    clips = wanted or CLIPS_PER_CPU * _processes()
     with tempfile.TemporaryDirectory(prefix="acoustic-env-") as folder:
         short, long = Path(folder, "short.parquet"), Path(folder, "long.parquet")
         write_clips(material.clip_list(clips), str(short))
         runs = []
         for engine in ("fast", "reference", "fast"):
-            progress(f"extract, {engine} engine, {clips} clips")
+            log(f"extract, {engine} engine, {clips} clips")
             runs.append(run_extract(str(short), engine))
         reference, fast = runs[1], _mean(runs[0], runs[2])
         many = material.clip_list(EFFICIENCY_CLIPS * clips)
         write_clips(many, str(long))
-        efficiency = measure_efficiency(str(long), many, "fast", progress)
+        efficiency = measure_efficiency(str(long), many, "fast", log)
     ratio = reference.command_s / fast.command_s
     return JobResult(clips, material.clip_seconds, _processes(), reference, fast, ratio, efficiency)
 
 
-def measure_efficiency(url: str, clips: pa.Table, engine: Engine, progress: Progress) -> Efficiency:
+def measure_efficiency(url: str, clips: pa.Table, engine: Engine, log: Log) -> Efficiency:
     """The job on a list between two halves of a plain loop over the same list.
 
     Args:
         url: where the list is.
         clips: its rows.
         engine: of the job and the loop.
-        progress: told what runs.
+        log: receives what runs.
     """
-    progress(f"plain loop, {engine} engine, half of {clips.num_rows} clips")
+    log(f"plain loop, {engine} engine, half of {clips.num_rows} clips")
     odd = np.arange(clips.num_rows) % 2 == 1
     seconds = _loop_seconds(clips.filter(pa.array(~odd)), engine)
-    progress(f"extract, {engine} engine, {clips.num_rows} clips")
+    log(f"extract, {engine} engine, {clips.num_rows} clips")
     job = run_extract(url, engine, device="cpu").clips_per_second
-    progress(f"plain loop, {engine} engine, the other half")
+    log(f"plain loop, {engine} engine, the other half")
     seconds += _loop_seconds(clips.filter(pa.array(odd)), engine)
     loop = clips.num_rows / seconds
     return Efficiency(clips.num_rows, job, loop, job / loop)
@@ -155,7 +154,7 @@ def run_extract(url: str, engine: str, device: Device = "auto") -> EngineRun:
         engine, device: as the options of these names.
 
     Raises:
-        AcousticEnvError: it failed; says what it said.
+        AcousticEnvError: it failed; quotes its last lines.
     """
     with tempfile.TemporaryDirectory(prefix="acoustic-env-") as store:
         options = ["--clips", url, "--store", store, "--engine", engine, "--device", device, "--json"]

@@ -1,8 +1,7 @@
-"""How much faster the fast engine is than the reference, stage by stage and in the whole job, pairs in one run.
+"""Measure both engines side by side, stage by stage and in the whole job.
 
-A stage's seconds are this process's processor time on one thread, so that they are core-seconds whatever else the
-machine does. Each clip goes through both engines one straight after the other; a stage's figure is the median over
-clips, its ratio the median of the clips' ratios.
+A stage is timed in processor seconds of one thread. Each clip goes through one engine and then the other; a stage's
+seconds are the median over clips, its ratio the median of the clips' ratios.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip, bench_clips
 from acoustic_env.bench.gpu import GpuResult, has_gpu, measure_gpu
 from acoustic_env.bench.job import JobResult, measure_job
-from acoustic_env.bench.pair import Pair, one_thread, seconds
+from acoustic_env.bench.timing import Pair, cpu_seconds, one_thread
 from acoustic_env.errors import UsageError
 
 LENGTHS: Final = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds
@@ -29,18 +28,10 @@ LENGTH_RUNS: Final = 3
 GPU: Final = "gpu"  # the stage that is the parts a GPU can do
 JOB: Final = "extract"  # the stage that is the whole job
 
-# A stage is one line: its name and the function that makes its two sides, each a callable of a BenchClip.
+# Stage -> the function that makes its pair of engines.
 STAGES: Final[dict[str, str]] = {
     "decode": "acoustic_env.bench.dsp:decode",
     "separation": "acoustic_env.bench.dsp:separation",
-    "spectrogram": "acoustic_env.bench.dsp:power_spectrogram",
-    "indices temporal": "acoustic_env.bench.dsp:temporal",
-    "indices spectrum": "acoustic_env.bench.dsp:spectrum",
-    "indices entropy": "acoustic_env.bench.dsp:equalised_entropy",
-    "indices gradient": "acoustic_env.bench.dsp:gradient",
-    "indices bands": "acoustic_env.bench.dsp:bands",
-    "indices activity": "acoustic_env.bench.dsp:activity",
-    "indices regions": "acoustic_env.bench.dsp:regions",
     "indices": "acoustic_env.bench.dsp:indices",
     "modulation": "acoustic_env.bench.dsp:modulation",
     "dsp": "acoustic_env.bench.dsp:dsp",
@@ -79,7 +70,7 @@ class BenchResult:
         clip_seconds: their median length.
         source: real clips or generated scenes.
         stages: in the order of `STAGES`.
-        lengths: what the stage dsp costs at each of `LENGTHS`; empty where it was not asked for.
+        lengths: what the stage dsp costs at each of `LENGTHS`; empty without that stage.
         gpu: the parts that a GPU can do, on it; None where there is none or it was not asked for.
         job: the whole job with both engines; None where it was not asked for.
     """
@@ -94,14 +85,14 @@ class BenchResult:
     job: JobResult | None
 
 
-def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, progress: Callable[[str], None]) -> BenchResult:
+def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, log: Callable[[str], None]) -> BenchResult:
     """Measure the named stages.
 
     Args:
         stages: of `STAGES`, `GPU` or `JOB`; all when empty, `GPU` only where there is one.
         clips: for a stage, 1 or more; fewer when there are not as many.
         job_clips: on the list of the job, 1 or more; None for as many as keep this machine busy for a while.
-        progress: told what is measured.
+        log: receives the name of what is measured.
 
     Raises:
         UsageError: an unknown stage, no real clips where there should be, or no GPU where one was asked for.
@@ -110,7 +101,7 @@ def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, progress
     known = [*STAGES, GPU, JOB]
     unknown = [stage for stage in stages if stage not in known]
     if unknown:
-        msg = f"no stage named {unknown[0]!r}; there are {', '.join(known)}"
+        msg = f"no stage named {unknown[0]!r}; expected one of: {', '.join(known)}"
         raise UsageError(msg)
     if GPU in stages and not has_gpu():
         msg = f"stage {GPU}: PyTorch sees no GPU here; leave it out"
@@ -118,8 +109,8 @@ def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, progress
     wanted = stages or [stage for stage in known if stage != GPU or has_gpu()]
     with bench_clips(clips) as material:
         sample = material.clips(clips)
-        results, lengths = _measure_stages([stage for stage in STAGES if stage in wanted], sample, progress)
-        gpu = measure_gpu(sample, "cuda", progress) if GPU in wanted else None
+        results, lengths = _measure_stages([stage for stage in STAGES if stage in wanted], sample, log)
+        gpu = measure_gpu(sample, "cuda", log) if GPU in wanted else None
         return BenchResult(
             machine=_machine(),
             clips=len(sample),
@@ -128,18 +119,18 @@ def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, progress
             stages=results,
             lengths=lengths,
             gpu=gpu,
-            job=measure_job(material, job_clips, progress) if JOB in wanted else None,
+            job=measure_job(material, job_clips, log) if JOB in wanted else None,
         )
 
 
 def _measure_stages(
-    stages: Sequence[str], sample: Sequence[BenchClip], progress: Callable[[str], None]
+    stages: Sequence[str], sample: Sequence[BenchClip], log: Callable[[str], None]
 ) -> tuple[tuple[StageResult, ...], tuple[LengthResult, ...]]:
     results = []
     lengths: tuple[LengthResult, ...] = ()
     with one_thread():
         for stage in stages:
-            progress(stage)
+            log(stage)
             module, _, attribute = STAGES[stage].partition(":")
             pair = getattr(import_module(module), attribute)()
             results.append(_measure(stage, pair, sample))
@@ -150,19 +141,17 @@ def _measure_stages(
 
 def _measure(stage: str, pair: Pair, material: Sequence[BenchClip]) -> StageResult:
     times = []
-    for clip in (material[0], *material):  # the first once more: its first time is imports and caches
-        pair.ready(clip)
-        times.append((seconds(pair.reference, clip), seconds(pair.fast, clip)))
-    times = times[1:]
-    reference, fast = zip(*times, strict=True)
-    ratio = statistics.median(a / b for a, b in times)
+    for clip in (material[0], *material):  # the first clip twice, to warm up
+        times.append((cpu_seconds(pair.reference, clip), cpu_seconds(pair.fast, clip)))
+    reference, fast = zip(*times[1:], strict=True)
+    ratio = statistics.median(a / b for a, b in times[1:])
     return StageResult(stage, statistics.median(reference), statistics.median(fast), ratio)
 
 
 def _measure_length(length_s: float, pair: Pair, clip: BenchClip) -> LengthResult:
-    """The fast side for the clip cut or repeated to a length: the quickest of a few runs, as the first fills caches."""
+    """The fast side for the clip cut or repeated to a length: the quickest of a few runs."""
     other = replace(clip, raw=np.resize(clip.raw, round(length_s * SAMPLE_RATE)), signals={})
-    return LengthResult(length_s, min(seconds(pair.fast, other) for _ in range(LENGTH_RUNS)))
+    return LengthResult(length_s, min(cpu_seconds(pair.fast, other) for _ in range(LENGTH_RUNS)))
 
 
 def _machine() -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from acoustic_env.audio.decode import resample
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
-from acoustic_env.bench.pair import Pair
+from acoustic_env.bench.timing import Pair
 from acoustic_env.features.embedders.cnn14 import AudioTagging, Cnn14, Cnn14FrontEnd, PublishedCnn14
 from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
 from acoustic_env.features.embedders.panns import published_class

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from acoustic_env.bench.clips import BenchClip
-from acoustic_env.bench.pair import Pair
+from acoustic_env.bench.timing import Pair
 from acoustic_env.features.embedders import seeded_savedmodel, vggish, yamnet_weights
 from acoustic_env.features.embedders.log_mel import LogMelPatches
 from acoustic_env.features.embedders.savedmodel import savedmodel

@@ -8,6 +8,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from acoustic_env.commands.arguments import names
+
 if TYPE_CHECKING:
     from acoustic_env.bench.gpu import GpuResult
     from acoustic_env.bench.job import JobResult
@@ -15,24 +17,23 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Measure the reference engine (noisereduce, scikit-maad, soundsig as published) and the fast engine on the same clips in
-one run: each clip through one, then the other. Seconds are processor time of one thread, per clip with its three
-signals; a ratio is the median over clips. Stage `dsp` is the whole: separation, 60 indices and modulation spectrum;
-with it comes what the fast engine costs for clips of 5 to 60 s.
+one run. Seconds are processor time of one thread, per clip with its three signals; a ratio is the median over clips.
+Stage `dsp` is separation, 60 indices and modulation spectrum; it also reports the fast engine's cost for clips of 5 to
+60 s.
 
-Stage `gpu` times what a GPU does of a clip (modulation spectrum and networks), and says how many processors keep it
-busy; without --stages it is left out where there is no GPU. The last stage, `extract`, is the job itself on all
-processors: the whole command with both engines on one list, the memory of its workers, and the fast job's clips per
-second over those of a plain loop of the same kernels, on a list four times as long. It takes most of the time, on two
-processors some eight minutes of ten.
+Stage `gpu` measures the throughput of a GPU (modulation spectrum and networks) and the CPU cores that keep it busy;
+without --stages it is left out where there is no GPU. Stage `extract` runs the whole job with both engines on one list,
+with the memory of its workers, and compares the fast job with a plain loop of the same kernels on a list four times as
+long. It takes most of the time: some eight minutes of ten on two cores.
 
-The clips are real ones of 10 s when the environment variable ACOUSTIC_ENV_TEST_DATA names the folder of real data,
-otherwise scenes generated for the purpose."""
+The clips are real ones of 10 s if the environment variable ACOUSTIC_ENV_TEST_DATA names the folder of real data, else
+generated scenes."""
 
 EPILOG = """\
 examples:
   acoustic-env bench
-  acoustic-env bench --stages dsp --clips 5 --json
-  acoustic-env bench --stages extract --job-clips 500"""
+  acoustic-env bench --stages dsp --num-clips 5 --json
+  acoustic-env bench --stages extract --num-job-clips 500"""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -43,12 +44,14 @@ def add_parsers(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--stages", default="", metavar="A,B", help="stages to measure (default: all)")
-    parser.add_argument("--clips", type=_positive, default=12, metavar="N", help="clips to measure on (default: 12)")
+    parser.add_argument("--stages", type=names, default=(), metavar="A,B", help="Stages to measure. Default: all.")
     parser.add_argument(
-        "--job-clips", type=_positive, metavar="N", help="clips on the list of extract (default: 100 a processor)"
+        "--num-clips", type=_positive, default=12, metavar="N", help="Number of clips of each stage. Default: 12."
     )
-    parser.add_argument("--json", action="store_true", help="one object for a program to read")
+    parser.add_argument(
+        "--num-job-clips", type=_positive, metavar="N", help="Number of clips of extract. Default: 100 per CPU."
+    )
+    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.set_defaults(run=bench)
 
 
@@ -56,13 +59,12 @@ def bench(namespace: argparse.Namespace) -> int:
     """Measure and print."""
     from acoustic_env.bench.run import run_bench
 
-    stages = [stage.strip() for stage in namespace.stages.split(",") if stage.strip()]
-    result = run_bench(stages, namespace.clips, namespace.job_clips, _log)
+    result = run_bench(namespace.stages, namespace.num_clips, namespace.num_job_clips, _log)
     if namespace.json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
     else:
         print("\n".join(_lines(result)))
-    if not stages and result.gpu is None:
+    if not namespace.stages and result.gpu is None:
         _log("PyTorch sees no GPU here: stage gpu was not run")
     return 0
 
@@ -100,7 +102,7 @@ def _gpu_lines(gpu: GpuResult) -> list[str]:
     lines += [f"{part.part:<34}{part.place:<12}{1e3 * part.s_per_clip:>12.2f}" for part in gpu.parts]
     for what, rate in (("the DSP", gpu.dsp), ("the DSP and all networks", gpu.dsp_and_networks)):
         lines.append(
-            f"{what}: {rate.clips_per_second:.0f} clips/s of the GPU, if {rate.decode_cores:.1f} processors decode and "
+            f"{what}: {rate.clips_per_second:.0f} clips/s of the GPU, if {rate.decode_cores:.1f} CPU cores decode and "
             f"{rate.dsp_cores:.1f} separate and compute indices"
         )
     return lines
@@ -115,7 +117,7 @@ def _job_lines(job: JobResult, source: str) -> list[str]:
         f"{'':<18}{'reference':>14}{'fast':>12}{'ratio':>9}",
         f"{'whole command, s':<18}{reference.command_s:>14.1f}{fast.command_s:>12.1f}{job.ratio:>8.1f}x",
         f"{'clips/s, running':<18}{reference.clips_per_second:>14.2f}{fast.clips_per_second:>12.2f}",
-        f"{'GiB a worker':<18}{reference.worker_bytes / gib:>14.2f}{fast.worker_bytes / gib:>12.2f}",
+        f"{'GiB per worker':<18}{reference.worker_bytes / gib:>14.2f}{fast.worker_bytes / gib:>12.2f}",
         "",
         f"fast job, {efficiency.clips} clips: {efficiency.job_clips_per_second:.2f} clips/s; a plain loop of the same "
         f"kernels {efficiency.loop_clips_per_second:.2f}: efficiency {efficiency.ratio:.2f}",

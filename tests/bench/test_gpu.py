@@ -20,7 +20,7 @@ def test_rates_follow_from_what_each_part_takes(monkeypatch: pytest.MonkeyPatch)
     each = {part.part: part.s_per_clip for part in result.parts}
     places = {part.part: part.place for part in result.parts}
     on_gpu = ("modulation", "vggish", "yamnet", "panns", "mn04")
-    assert [name for name, place in places.items() if place == "processor"] == ["decode", "separation", "indices"]
+    assert [name for name, place in places.items() if place == "cpu"] == ["decode", "separation", "indices"]
     assert [name for name, place in places.items() if place == "gpu"] == list(on_gpu)
     assert all(seconds > 0 for seconds in each.values())
     for rate, parts in ((result.dsp, ("modulation",)), (result.dsp_and_networks, on_gpu)):

@@ -82,7 +82,7 @@ def test_a_run_says_how_long_it_took_and_what_a_worker_needed(tmp_path: Path) ->
     assert 50 * MIB < run.worker_bytes < 4096 * MIB
 
 
-def test_a_run_that_fails_says_what_it_said() -> None:
+def test_a_run_that_fails_quotes_its_last_lines() -> None:
     with pytest.raises(AcousticEnvError, match=r"exit code 2:\n.*/no/such\.parquet"):
         run_extract("/no/such.parquet", "fast")
 
@@ -91,7 +91,7 @@ def test_an_interrupt_ends_the_run_as_a_stopped_job_ends(tmp_path: Path) -> None
     code = """
 import signal, sys, pathlib
 def stop(*_):
-    pathlib.Path(sys.argv[1]).write_text("lease given back")
+    pathlib.Path(sys.argv[1]).write_text("lease released")
     sys.exit(1)
 signal.signal(signal.SIGTERM, stop)
 pathlib.Path(sys.argv[2]).touch()
@@ -111,4 +111,4 @@ signal.pause()
             _record([sys.executable, "-c", code, str(told), str(ready)])
     finally:
         signal.signal(signal.SIGINT, before)
-    assert told.read_text() == "lease given back"
+    assert told.read_text() == "lease released"

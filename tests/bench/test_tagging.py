@@ -11,7 +11,7 @@ import torch
 
 from acoustic_env.bench import tagging
 from acoustic_env.bench.clips import BenchClip
-from acoustic_env.bench.pair import Pair
+from acoustic_env.bench.timing import Pair
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,49 @@
+"""Timing of the benchmark: processor seconds of the two sides of a stage, seconds of the wall, one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from acoustic_env.bench.clips import BenchClip
+
+Side = Callable[[BenchClip], object]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two engines of a stage as functions of a clip; their results are discarded."""
+
+    reference: Side
+    fast: Side
+
+
+def cpu_seconds(side: Side, clip: BenchClip) -> float:
+    """Return the processor seconds of this process for one clip."""
+    started = time.process_time()
+    side(clip)
+    return time.process_time() - started
+
+
+def wall_seconds(work: Callable[[], object]) -> float:
+    """Return the seconds until a call returns."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit BLAS, OpenMP and PyTorch to one thread, as in a worker of the job."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
