@@ -1,4 +1,4 @@
-"""`acoustic-env demo`: the whole way on synthetic scenes, command by command."""
+"""`acoustic-env demo`: the full pipeline on synthetic scenes, command by command."""
 
 from __future__ import annotations
 
@@ -8,29 +8,34 @@ import sys
 import time
 from typing import Any
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import RenamedOption, url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import join
 
 DESCRIPTION = """\
-Write synthetic urban and natural scenes (some with a wrong label on purpose) and take them the whole way: check the
-list, extract features, verify the books, train, evaluate and explain a classifier, audit the labels, write the report.
-Each step is an ordinary command, printed before it runs, so that you can repeat it with your own clips."""
+Write synthetic urban and natural scenes, some with a wrong label on purpose, and run the full pipeline on them: check
+the list, extract features, verify the store, train, evaluate and explain a classifier, audit the labels, write the
+report. Each step is an ordinary command, printed before it runs, so that you can repeat it with your own clips."""
 
 MARKER = ".acoustic-env-demo"
 
 
 def add_parsers(subparsers: Any) -> None:
-    """The `demo` command."""
+    """Add the `demo` command."""
     parser = subparsers.add_parser("demo", description=DESCRIPTION)
     parser.add_argument(
-        "--out", type=url, default="demo-out", metavar="DIR", help="folder for everything (default: demo-out)"
+        "--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s."
     )
-    parser.add_argument("--scenes", type=int, default=240, metavar="N", help="synthetic clips (default: 240)")
-    parser.add_argument("--flip", type=float, default=0.1, metavar="SHARE", help="labels made wrong (default: 0.1)")
-    parser.add_argument("--seed", type=int, default=23, help="of the scenes (default: 23)")
+    parser.add_argument(
+        "--num-clips", type=int, default=240, metavar="N", help="Synthetic clips. Default: %(default)s."
+    )
+    parser.add_argument("--scenes", action=RenamedOption, const="--num-clips")
+    parser.add_argument(
+        "--flip", type=float, default=0.1, metavar="SHARE", help="Share of wrong labels, 0 to 1. Default: %(default)s."
+    )
+    parser.add_argument("--seed", type=int, default=23, metavar="N", help="Seed of the scenes. Default: %(default)s.")
     parser.set_defaults(run=run)
 
 
@@ -40,8 +45,9 @@ def run(namespace: argparse.Namespace) -> int:
 
     started = time.monotonic()
     out = _fresh_folder(namespace.out)
-    _log(f"writing {namespace.scenes} synthetic scenes to {join(out, 'scenes')} ({namespace.flip:.0%} of labels wrong)")
-    write_scenes(join(out, "scenes"), namespace.scenes, namespace.seed, namespace.flip)
+    scenes = join(out, "scenes")
+    _log(f"writing {namespace.num_clips} synthetic scenes to {scenes} ({namespace.flip:.0%} of labels wrong)")
+    write_scenes(scenes, namespace.num_clips, namespace.seed, namespace.flip)
     for step in learning(out):
         if code := _step(step):
             return code
@@ -55,7 +61,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def learning(out: str) -> list[list[str]]:
-    """The commands up to the sample for the annotators."""
+    """Return the commands up to the sample for the annotators."""
     clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
     study = ["--clips", clips, "--store", store, "--recipe", "scenes"]
     ranked = join(out, "ranked.parquet")
@@ -72,7 +78,7 @@ def learning(out: str) -> list[list[str]]:
 
 
 def auditing(out: str) -> list[list[str]]:
-    """The commands from the annotations to the report."""
+    """Return the commands from the annotations to the report."""
     clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
     annotated = ["--sample", join(out, "sample.parquet"), "--annotations", join(out, "annotations.parquet")]
     ranked, labels = ["--ranked", join(out, "ranked.parquet")], ["--labels", join(out, "labels")]
@@ -116,10 +122,10 @@ def _step(arguments: list[str]) -> int:
 
 
 def _fresh_folder(out: str) -> str:
-    """An empty folder of the demo's own: an earlier demo's is emptied, anybody else's is left alone."""
+    """Empty the folder of an earlier demo, or make a new one; any other folder is an error."""
     there = files_below(out)
     if (there and MARKER not in there) or (there is None and read_if_there(out) is not None):
-        msg = f"--out {out}: exists and is not an earlier demo's folder; name another one"
+        msg = f"--out {out}: exists and is not the folder of an earlier demo; give another one"
         raise UsageError(msg)
     filesystem = open_filesystem(out)
     for path in there or ():

@@ -102,7 +102,7 @@ train {NETWORK_STUDY} --workers 2 --checkpoints @/checkpoints --out @/network
 tune {NETWORK_STUDY} --trials 2 --out @/tuned
 tune {NETWORK_STUDY} --trials 2 --out @/tuned
 report --tune @/tuned --out @/tuned.html
-demo --scenes 80 --out @/demo
+demo --num-clips 80 --out @/demo
 """
 
 
