@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (ROOT / "README.md", ROOT / "cluster" / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RUN: Final = frozenset({"bash", "console", "python"})
 SHOWN: Final = frozenset({"text", "yaml", "json", "csv", "toml", "python"})
+DEMO: Final = "acoustic-env demo"
 NOT_RUN: Final = "Not run by the tests: "
 FENCE: Final = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 JOBS: Final = {
@@ -53,6 +54,8 @@ class Block:
         """Return the shell commands of the block."""
         if self.language != "console":
             return self.text
+        if self.text.startswith(f"$ {DEMO}\n"):  # the rest is its output: it prints the commands that it runs
+            return DEMO
         kept, goes_on = [], False
         for line in self.text.splitlines():
             if line.startswith("$ ") or goes_on:
@@ -62,6 +65,8 @@ class Block:
 
     def output(self) -> list[str]:
         """Return the lines of output shown, without `...`."""
+        if self.script() == DEMO:
+            return [line for line in self.text.splitlines()[1:] if line.strip() not in ("", "...")]
         kept, goes_on = [], False
         for line in self.text.splitlines():
             if not line.startswith("$ ") and not goes_on and line.strip() not in ("", "..."):
@@ -71,7 +76,7 @@ class Block:
 
     def commands(self) -> list[list[str]]:
         """Return the arguments of every acoustic-env command, also of those run as a job of Ray."""
-        text = re.sub(r"\\\n\s*", " ", self.script())
+        text = re.sub(r"\\\n\s*", " ", self.text if self.script() == DEMO else self.script())
         found = []
         for line in text.splitlines():
             for start, command in [

@@ -8,14 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from acoustic_env.cli import build_parser
-from tests.docs.pages import NOT_RUN, PAGES, ROOT, RUN, SHOWN, Block, blocks, normalized
-
-DEMO: Final = "acoustic-env demo"
+from tests.docs.pages import DEMO, NOT_RUN, PAGES, ROOT, RUN, SHOWN, Block, blocks, normalized
 
 
 def name(page: Path) -> str:
