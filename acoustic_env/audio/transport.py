@@ -5,30 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from acoustic_env.errors import ClipError, ErrorCode
-from acoustic_env.io.filesystem import open_filesystem, remote_filesystem
+from acoustic_env.io.filesystem import BLOCK_BYTES, open_filesystem, remote_filesystem
 from acoustic_env.io.location import local_path
 from acoustic_env.io.ranged import RangedFile
 from acoustic_env.io.retry import StoreError
-
-# One request brings a whole 10 s clip; what is longer is read in blocks.
-BLOCK_BYTES: Final = 8 * 2**20
 
 # Wrong settings of this machine, by name (botocore's classes); `InvalidURL` (aiohttp) is a fault of the clip's URL.
 SETTINGS_CLASSES: Final = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError", "ConfigParseError"}
 )
-
-
-class _RemoteClip(RangedFile):
-    """A long remote file; a block that cannot be had is a ClipError."""
-
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        with _as_clip_error(self.fs.place(self.path)):
-            return super()._fetch_range(start, end)
 
 
 def open_url(url: str) -> BinaryIO:
@@ -48,7 +38,7 @@ def open_url(url: str) -> BinaryIO:
         if len(first) != BLOCK_BYTES:
             return io.BytesIO(first)
         size = filesystem.size("")
-        return cast(BinaryIO, _RemoteClip(filesystem, "", size, known=first, block_bytes=BLOCK_BYTES))
+        return cast(BinaryIO, RangedFile(partial(read_range, url), size, known=first, block_bytes=BLOCK_BYTES))
 
 
 def read_range(url: str, start: int, end: int) -> bytes:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.select import recipe_labels, select
 from acoustic_env.clips.sources import LISTED_SCHEMA, describe_source, differing, listed_sources
-from acoustic_env.clips.table import Fault, load_clips
+from acoustic_env.clips.table import ValidationIssue, load_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.io.location import local_path
@@ -34,13 +34,13 @@ class Checked:
 
     Attributes:
         clips: rows of the list.
-        faults: everything wrong.
+        issues: everything wrong.
         notes: what the recipe makes of the list, and what is worth knowing.
         table: the list, of `CLIP_SCHEMA` and `row`, counted from 1 in the file.
     """
 
     clips: int
-    faults: list[Fault]
+    issues: list[ValidationIssue]
     notes: list[str]
     table: pa.Table
 
@@ -52,7 +52,7 @@ def check_clips(
 
     Args:
         url: the list.
-        recipe: labels that neither it nor the AudioSet ontology knows are faults; None: only labels that look like
+        recipe: labels that neither it nor the AudioSet ontology knows are issues; None: only labels that look like
             AudioSet ids and are none.
         read: opens and decodes one clip.
         progress: called with clips read and clips in all.
@@ -60,35 +60,35 @@ def check_clips(
     Raises:
         UsageError: the list itself cannot be read.
     """
-    clips, faults = load_clips(url)
+    clips, issues = load_clips(url)
     if clips.num_rows == 0:
-        return Checked(0, faults, [], _numbered(clips, faults))
-    table = _numbered(clips, faults)
-    faults += _label_faults(clips, recipe, audioset())
-    bad_places = _place_faults(clips)
-    faults += bad_places
+        return Checked(0, issues, [], _numbered(clips, issues))
+    table = _numbered(clips, issues)
+    issues += _label_issues(clips, recipe, audioset())
+    bad_places = _place_issues(clips)
+    issues += bad_places
     notes = _notes(clips)
-    if recipe is not None and not faults:
+    if recipe is not None and not issues:
         try:
             notes += [f"recipe {recipe.name}: {line}" for line in select(clips, recipe).summary()]
         except UsageError as error:
-            faults.append(Fault(None, "labels", str(error)))
+            issues.append(ValidationIssue(None, "labels", str(error)))
     if read is not None:
-        skipped = {fault.row for fault in faults}
-        faults += _read_faults(clips, read, skipped, progress)
-    return Checked(clips.num_rows, faults, notes, table)
+        skipped = {issue.row for issue in issues}
+        issues += _read_issues(clips, read, skipped, progress)
+    return Checked(clips.num_rows, issues, notes, table)
 
 
-def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[Fault]]:
+def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[ValidationIssue]]:
     """Find ids that are of different audio in two lists.
 
     Args:
         lists: by name, as `Checked.table` has them.
 
     Returns:
-        The faults of each list that contradicts an earlier one, by name.
+        The issues of each list that contradicts an earlier one, by name.
     """
-    faults: dict[str, list[Fault]] = {}
+    issues: dict[str, list[ValidationIssue]] = {}
     names = list(lists)
     seen = LISTED_SCHEMA.append(pa.field("row", pa.int64())).append(pa.field("list", pa.int32())).empty_table()
     for number, name in enumerate(names):
@@ -105,19 +105,19 @@ def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[Fault]]:
                 f"{other['clip_id']!r} is {describe_source(other)} here, and in {names[one['list']]}, "
                 f"row {one['row']:,}, {describe_source(one)}"
             )
-            faults.setdefault(name, []).append(Fault(other["row"], "clip_id", message))
+            issues.setdefault(name, []).append(ValidationIssue(other["row"], "clip_id", message))
         seen = pa.concat_tables([seen, listed.filter(pc.is_null(before))])
-    return faults
+    return issues
 
 
-def _numbered(clips: pa.Table, faults: Sequence[Fault]) -> pa.Table:
+def _numbered(clips: pa.Table, issues: Sequence[ValidationIssue]) -> pa.Table:
     """The clips with their rows in the file, where rows with a wrong number of cells stand as well."""
-    ragged = {fault.row for fault in faults if fault.row is not None and fault.column is None}
+    ragged = {issue.row for issue in issues if issue.row is not None and issue.column is None}
     rows = np.arange(1, clips.num_rows + len(ragged) + 1)
     return clips.append_column("row", pa.array(rows[~np.isin(rows, sorted(ragged))][: clips.num_rows]))
 
 
-def _label_faults(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) -> list[Fault]:
+def _label_issues(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) -> list[ValidationIssue]:
     labels = pc.unique(pc.list_flatten(clips["labels"])).to_pylist()
     known = set(ontology.names) | set(ontology.names.values())
     if recipe is not None and recipe.classes:
@@ -130,17 +130,17 @@ def _label_faults(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) ->
     if not unknown:
         return []
     return [
-        Fault(row, "labels", f"unknown label {label!r}: {where}")
+        ValidationIssue(row, "labels", f"unknown label {label!r}: {where}")
         for row, of in enumerate(clips["labels"].to_pylist(), start=1)
         for label in dict.fromkeys(of or [])
         if label in unknown
     ]
 
 
-def _place_faults(clips: pa.Table) -> list[Fault]:
+def _place_issues(clips: pa.Table) -> list[ValidationIssue]:
     """Local files that are not there; places behind a protocol are left to `read`."""
     missing: dict[str, str | None] = {}
-    faults = []
+    issues = []
     for row, uri in enumerate(clips["uri"].to_pylist(), start=1):
         if not uri:
             continue
@@ -148,8 +148,8 @@ def _place_faults(clips: pa.Table) -> list[Fault]:
         if outer not in missing:
             missing[outer] = _missing(outer)
         if missing[outer] is not None:
-            faults.append(Fault(row, "uri", f"{outer}: {missing[outer]}"))
-    return faults
+            issues.append(ValidationIssue(row, "uri", f"{outer}: {missing[outer]}"))
+    return issues
 
 
 def _missing(location: str) -> str | None:
@@ -159,9 +159,9 @@ def _missing(location: str) -> str | None:
     return "a folder, not a file" if path.is_dir() else "no such file"
 
 
-def _read_faults(
+def _read_issues(
     clips: pa.Table, read: ReadClip, skipped: set[int | None], progress: Progress | None
-) -> Iterator[Fault]:
+) -> Iterator[ValidationIssue]:
     def attempt(row: dict[str, object]) -> tuple[str, str] | None:
         try:
             read(row["uri"], row["start_s"], row["end_s"], row["clip_id"])  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def _read_faults(
         outcomes = pool.map(attempt, (row for _, row in numbered))
         for done, ((number, _), outcome) in enumerate(zip(numbered, outcomes, strict=True), start=1):
             if outcome is not None:
-                yield Fault(number, *outcome)
+                yield ValidationIssue(number, *outcome)
             if progress is not None:
                 progress(done, len(numbered))
 

@@ -65,7 +65,7 @@ def segment_id(base: str, start_s: float, end_s: float) -> str:
 
 
 def require_unique(clips: pa.Table, what: str) -> pa.Table:
-    """Return the clips of a reader, if every id is there once.
+    """Return the clips of a reader if every id is unique.
 
     Args:
         clips: of `CLIP_SCHEMA`.
@@ -83,7 +83,7 @@ def require_unique(clips: pa.Table, what: str) -> pa.Table:
         uris = clips.filter(pc.equal(clips["clip_id"], clip_id))["uri"].slice(0, 2).to_pylist()
         lines.append(f"  {clip_id}: {' and '.join(uris)}")
     msg = "\n".join([
-        f"{what}: {len(twice):,} ids would stand in the list more than once:", *lines,
+        f"{what}: {len(twice):,} duplicate ids:", *lines,
         "give each file once; read files with the same name apart, each time with another --name",
     ])  # fmt: skip
     raise UsageError(msg)

@@ -28,17 +28,17 @@ CLIP_SCHEMA: Final = pa.schema(
     ]
 )
 REQUIRED: Final = ("clip_id", "uri")
-MAX_SHOWN_FAULTS: Final = 20
+MAX_SHOWN_ISSUES: Final = 20
 PARQUET_MAGIC: Final = b"PAR1"
 
 
 @dataclass(frozen=True)
-class Fault:
+class ValidationIssue:
     """One thing wrong with a clip list.
 
     Attributes:
-        row: counted from 1, a CSV header not counted; None for a fault of the whole file.
-        column: the column, None when the fault is of the row or of the file.
+        row: counted from 1, a CSV header not counted; None for a issue of the whole file.
+        column: the column, None when the issue is of the row or of the file.
         message: what is wrong.
     """
 
@@ -53,18 +53,18 @@ class Fault:
         return f"{', '.join(place)}: {self.message}" if place else self.message
 
 
-def raise_faults(url: str, faults: Sequence[Fault]) -> None:
-    """UsageError with the first faults and their number; nothing when there is none."""
-    if faults:
-        raise UsageError(describe_faults(url, faults))
+def raise_issues(url: str, issues: Sequence[ValidationIssue]) -> None:
+    """UsageError with the first issues and their number; nothing when there is none."""
+    if issues:
+        raise UsageError(describe_issues(url, issues))
 
 
-def describe_faults(url: str, faults: Sequence[Fault]) -> str:
-    """The faults of a file, at most `MAX_SHOWN_FAULTS` of them, one a line, each with file, row and column."""
-    ordered = sorted(faults, key=lambda fault: (fault.row or 0, fault.column or ""))
-    lines = [f"{url}: {fault}" for fault in ordered[:MAX_SHOWN_FAULTS]]
-    if len(ordered) > MAX_SHOWN_FAULTS:
-        lines.append(f"{url}: and {len(ordered) - MAX_SHOWN_FAULTS:,} more faults")
+def describe_issues(url: str, issues: Sequence[ValidationIssue]) -> str:
+    """The issues of a file, at most `MAX_SHOWN_ISSUES` of them, one a line, each with file, row and column."""
+    ordered = sorted(issues, key=lambda issue: (issue.row or 0, issue.column or ""))
+    lines = [f"{url}: {issue}" for issue in ordered[:MAX_SHOWN_ISSUES]]
+    if len(ordered) > MAX_SHOWN_ISSUES:
+        lines.append(f"{url}: and {len(ordered) - MAX_SHOWN_ISSUES:,} more issues")
     return "\n".join(lines)
 
 
@@ -82,15 +82,15 @@ def read_clips(url: str) -> pa.Table:
         folder: the processes that open them may run elsewhere.
 
     Raises:
-        UsageError: the file is missing or damaged, or rows are wrong; lists the faults with file, row and column.
+        UsageError: the file is missing or damaged, or rows are wrong; lists the issues with file, row and column.
     """
-    table, faults = load_clips(url)
-    raise_faults(url, faults)
+    table, issues = load_clips(url)
+    raise_issues(url, issues)
     return absolute_uris(table)
 
 
-def load_clips(url: str) -> tuple[pa.Table, list[Fault]]:
-    """As `read_clips`, but faults of columns and rows are returned; rows with faults hold nulls where the value is bad.
+def load_clips(url: str) -> tuple[pa.Table, list[ValidationIssue]]:
+    """As `read_clips`, but issues of columns and rows are returned; rows with issues hold nulls where the value is bad.
 
     Raises:
         UsageError: the file is missing, empty or damaged.
@@ -100,15 +100,15 @@ def load_clips(url: str) -> tuple[pa.Table, list[Fault]]:
         msg = f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}"
         raise UsageError(msg)
     if data[:4] == PARQUET_MAGIC:
-        raw, faults = _parse_parquet(data, url), list[Fault]()
+        raw, issues = _parse_parquet(data, url), list[ValidationIssue]()
     else:
-        raw, faults = _parse_csv(data, url)
-    faults += _column_faults(raw)
-    if any(fault.row is None for fault in faults):
-        return CLIP_SCHEMA.empty_table(), faults
+        raw, issues = _parse_csv(data, url)
+    issues += _column_issues(raw)
+    if any(issue.row is None for issue in issues):
+        return CLIP_SCHEMA.empty_table(), issues
     table, bad_values = _to_schema(raw)
-    skipped = sorted(fault.row for fault in faults if fault.row is not None)
-    return table, faults + [_in_file(fault, skipped) for fault in bad_values + row_faults(table)]
+    skipped = sorted(issue.row for issue in issues if issue.row is not None)
+    return table, issues + [_in_file(issue, skipped) for issue in bad_values + row_issues(table)]
 
 
 def write_clips(table: pa.Table, url: str) -> None:
@@ -118,7 +118,7 @@ def write_clips(table: pa.Table, url: str) -> None:
         UsageError: rows are wrong (as in `read_clips`), or the place cannot be written.
     """
     table = table.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
-    raise_faults(url, row_faults(table))
+    raise_issues(url, row_issues(table))
     if url.lower().endswith(".csv"):
         write_bytes(url, _csv_bytes(table))
         return
@@ -148,62 +148,64 @@ def _absolute(uri: str) -> str:
     return f"{inner}{separator}{Path(outer).absolute()}"
 
 
-def row_faults(table: pa.Table) -> list[Fault]:
+def row_issues(table: pa.Table) -> list[ValidationIssue]:
     """What is wrong with the rows of a table of `CLIP_SCHEMA`: empty ids and places, duplicates, impossible times."""
     if table.num_rows == 0:
-        return [Fault(None, None, "the list holds no clips")]
-    faults = []
+        return [ValidationIssue(None, None, "the list holds no clips")]
+    issues = []
     for name in REQUIRED:
         empty = pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name], ""))
-        faults += _faults_where(empty, name, lambda _row: "is empty")
-    faults += _duplicate_faults(table["clip_id"])
+        issues += _issues_where(empty, name, lambda _row: "is empty")
+    issues += _duplicate_issues(table["clip_id"])
     for name in ("start_s", "end_s"):
         values = table[name]
         wrong = pc.invert(pc.and_(pc.is_finite(values), pc.greater_equal(values, 0.0)))
-        faults += _faults_where(wrong, name, lambda row: f"{table[name][row].as_py()!r} is not a time in s (>= 0)")  # noqa: B023  called at once
+        issues += _issues_where(wrong, name, lambda row: f"{table[name][row].as_py()!r} is not a time in s (>= 0)")  # noqa: B023  called at once
     ends = table["end_s"]
     backwards = pc.less_equal(ends, pc.fill_null(table["start_s"], 0.0))
-    faults += _faults_where(
+    issues += _issues_where(
         backwards, "end_s", lambda row: f"end {ends[row].as_py():g} s is not after start {table['start_s'][row]} s"
     )
     folds = table["fold"]
-    faults += _faults_where(pc.less(folds, 0), "fold", lambda row: f"{folds[row].as_py()} is not a fold (0, 1, ...)")
-    return faults + _label_faults(table["labels"])
+    issues += _issues_where(pc.less(folds, 0), "fold", lambda row: f"{folds[row].as_py()} is not a fold (0, 1, ...)")
+    return issues + _label_issues(table["labels"])
 
 
-def _in_file(fault: Fault, skipped: Sequence[int]) -> Fault:
-    """The fault with its row counted in the file, where the `skipped` rows stand as well."""
-    row = fault.row
+def _in_file(issue: ValidationIssue, skipped: Sequence[int]) -> ValidationIssue:
+    """The issue with its row counted in the file, where the `skipped` rows stand as well."""
+    row = issue.row
     for missing in skipped:
         if row is not None and missing <= row:
             row += 1
-    return replace(fault, row=row)
+    return replace(issue, row=row)
 
 
-def _label_faults(labels: pa.ChunkedArray) -> list[Fault]:
+def _label_issues(labels: pa.ChunkedArray) -> list[ValidationIssue]:
     flat = pc.list_flatten(labels)
     empty = pc.or_kleene(pc.is_null(flat), pc.equal(pc.utf8_trim_whitespace(flat), ""))
     rows = pc.unique(pc.list_parent_indices(labels).filter(empty)).to_pylist()
-    faults = [Fault(row + 1, "labels", "holds an empty label") for row in rows]
-    return faults + _faults_where(pc.is_null(labels), "labels", lambda _row: "is null; a clip without labels has []")
+    issues = [ValidationIssue(row + 1, "labels", "holds an empty label") for row in rows]
+    return issues + _issues_where(pc.is_null(labels), "labels", lambda _row: "is null; a clip without labels has []")
 
 
-def _faults_where(wrong: pa.ChunkedArray, column: str, message: Callable[[int], str]) -> list[Fault]:
+def _issues_where(wrong: pa.ChunkedArray, column: str, message: Callable[[int], str]) -> list[ValidationIssue]:
     if not pc.any(wrong).as_py():
         return []
     rows = pc.indices_nonzero(pc.fill_null(wrong, False)).to_pylist()
-    return [Fault(row + 1, column, message(row) if i < MAX_SHOWN_FAULTS else "") for i, row in enumerate(rows)]
+    return [
+        ValidationIssue(row + 1, column, message(row) if i < MAX_SHOWN_ISSUES else "") for i, row in enumerate(rows)
+    ]
 
 
-def _duplicate_faults(clip_ids: pa.ChunkedArray) -> list[Fault]:
+def _duplicate_issues(clip_ids: pa.ChunkedArray) -> list[ValidationIssue]:
     if pc.count_distinct(clip_ids).as_py() == len(clip_ids):
         return []
     first: dict[str, int] = {}
-    faults = []
+    issues = []
     for row, clip_id in enumerate(clip_ids.to_pylist(), start=1):
         if clip_id and first.setdefault(clip_id, row) != row:
-            faults.append(Fault(row, "clip_id", f"{clip_id!r} stands already in row {first[clip_id]:,}"))
-    return faults
+            issues.append(ValidationIssue(row, "clip_id", f"{clip_id!r} stands already in row {first[clip_id]:,}"))
+    return issues
 
 
 def _parse_parquet(data: bytes, url: str) -> pa.Table:
@@ -216,14 +218,16 @@ def _parse_parquet(data: bytes, url: str) -> pa.Table:
         raise UsageError(msg) from error
 
 
-def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[Fault]]:
-    """Every cell a string (null when empty); rows with a wrong number of cells are faults and left out."""
+def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[ValidationIssue]]:
+    """Every cell a string (null when empty); rows with a wrong number of cells are issues and left out."""
     from pyarrow import csv as arrow_csv
 
-    faults: list[Fault] = []
+    issues: list[ValidationIssue] = []
 
     def ragged(row: Any) -> str:
-        faults.append(Fault(row.number - 1, None, f"has {row.actual_columns} cells, the header {row.expected_columns}"))
+        issues.append(
+            ValidationIssue(row.number - 1, None, f"has {row.actual_columns} cells, the header {row.expected_columns}")
+        )
         return "skip"
 
     try:
@@ -243,39 +247,44 @@ def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[Fault]]:
     except (pa.ArrowException, csv.Error, StopIteration) as error:
         msg = f"{url}: not a readable CSV file: {error}"
         raise UsageError(msg) from error
-    return table, faults
+    return table, issues
 
 
-def _column_faults(raw: pa.Table) -> list[Fault]:
+def _column_issues(raw: pa.Table) -> list[ValidationIssue]:
     names = raw.schema.names
     known = ", ".join(CLIP_SCHEMA.names)
-    faults = [
-        Fault(None, name, f"unknown column; a clip list has {known}") for name in names if name not in CLIP_SCHEMA.names
+    issues = [
+        ValidationIssue(None, name, f"unknown column; a clip list has {known}")
+        for name in names
+        if name not in CLIP_SCHEMA.names
     ]
-    faults += [Fault(None, name, "appears twice") for name in sorted({name for name in names if names.count(name) > 1})]
-    faults += [Fault(None, name, "the column is missing") for name in REQUIRED if name not in names]
+    issues += [
+        ValidationIssue(None, name, "appears twice")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    issues += [ValidationIssue(None, name, "the column is missing") for name in REQUIRED if name not in names]
     if raw.num_rows == 0:
-        faults.append(Fault(None, None, "the list holds no clips"))
-    return faults
+        issues.append(ValidationIssue(None, None, "the list holds no clips"))
+    return issues
 
 
-def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[Fault]]:
-    faults: list[Fault] = []
+def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[ValidationIssue]]:
+    issues: list[ValidationIssue] = []
     columns = {}
     for field in CLIP_SCHEMA:
         if field.name not in raw.schema.names:
             empty: Any = [] if field.name == "labels" else None
             columns[field.name] = pa.chunked_array([pa.array([empty] * raw.num_rows, field.type)])
         elif field.name == "labels":
-            columns["labels"] = _labels(raw["labels"], faults)
+            columns["labels"] = _labels(raw["labels"], issues)
         else:
-            columns[field.name] = _cast(raw[field.name], field, faults)
+            columns[field.name] = _cast(raw[field.name], field, issues)
     columns["group"] = pc.if_else(pc.equal(columns["group"], ""), pa.scalar(None, pa.string()), columns["group"])
     columns["group"] = pc.coalesce(columns["group"], columns["clip_id"])
-    return pa.table(columns, schema=CLIP_SCHEMA), faults
+    return pa.table(columns, schema=CLIP_SCHEMA), issues
 
 
-def _cast(values: pa.ChunkedArray, field: pa.Field, faults: list[Fault]) -> pa.ChunkedArray:
+def _cast(values: pa.ChunkedArray, field: pa.Field, issues: list[ValidationIssue]) -> pa.ChunkedArray:
     kind = "a number" if pa.types.is_floating(field.type) else "a whole number"
     try:
         return values.cast(field.type)
@@ -287,17 +296,17 @@ def _cast(values: pa.ChunkedArray, field: pa.Field, faults: list[Fault]) -> pa.C
             cells.append(pa.scalar(value).cast(field.type).as_py())
         except pa.ArrowException:
             described = kind if not pa.types.is_string(field.type) else "text"
-            faults.append(Fault(row, field.name, f"{value!r} is not {described}"))
+            issues.append(ValidationIssue(row, field.name, f"{value!r} is not {described}"))
             cells.append(None)
     return pa.chunked_array([pa.array(cells, field.type)])
 
 
-def _labels(values: pa.ChunkedArray, faults: list[Fault]) -> pa.ChunkedArray:
+def _labels(values: pa.ChunkedArray, issues: list[ValidationIssue]) -> pa.ChunkedArray:
     wanted = CLIP_SCHEMA.field("labels").type
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         return values.cast(wanted)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        faults.append(Fault(1, "labels", f"is {values.type}, not a list of strings"))
+        issues.append(ValidationIssue(1, "labels", f"is {values.type}, not a list of strings"))
         return pa.chunked_array([pa.array([[]] * len(values), wanted)])
     return pa.chunked_array([pa.array([split_labels(cell) for cell in values.to_pylist()], wanted)])
 

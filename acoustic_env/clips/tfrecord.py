@@ -19,8 +19,8 @@ import numpy.typing as npt
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from acoustic_env.clips.audioset import Segment
 from acoustic_env.clips.ontology import Ontology
+from acoustic_env.clips.readers.audioset import Segment
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_bytes
 from acoustic_env.io.location import join

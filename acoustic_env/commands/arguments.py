@@ -9,23 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
+from acoustic_env.io.location import url as url
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from acoustic_env.config import Settings
-
-
-def url(text: str) -> str:
-    """Check a location: a path, or an fsspec URL such as s3://bucket/clips.parquet.
-
-    Every option that names a file or a folder has this type, and every command takes any such location there. The walk
-    of tests/known_issues/test_every_path_is_a_url.py finds these options by it.
-    """
-    if not text.strip():
-        msg = "expected a path or a URL, found an empty text"
-        raise argparse.ArgumentTypeError(msg)
-    return text
 
 
 class RenamedOption(argparse.Action):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.filesystem import open_filesystem, remote_filesystem
+from acoustic_env.io.filesystem import BLOCK_BYTES, open_filesystem, remote_filesystem
 from acoustic_env.io.location import join, local_path
 from acoustic_env.io.retry import StoreError
 
@@ -64,8 +65,69 @@ def files_below(url: str) -> list[str] | None:
     return found if found or path is not None else None
 
 
+def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+    """Open a file for reading, seekable; of a remote one only the blocks that are read are fetched.
+
+    Raises:
+        UsageError: it is not there or may not be read.
+    """
+    path = local_path(url)
+    try:
+        return path.open("rb") if path is not None else remote_filesystem(url).open("", block_bytes)
+    except FileNotFoundError as error:
+        msg = f"{url}: no such file"
+        raise UsageError(msg) from error
+    except (OSError, StoreError) as error:
+        raise _unusable(url, "read", error) from error
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the files that a pattern with `*`, `?` or `[...]` matches, sorted; what is no pattern is itself.
+
+    Raises:
+        UsageError: no file matches, or the place cannot be listed.
+    """
+    path = local_path(pattern)
+    if path is not None and (path.exists() or not glob.has_magic(pattern)):
+        return [str(path.absolute())]
+    if path is None and (not glob.has_magic(pattern) or pattern.startswith(("http://", "https://"))):
+        return [pattern]  # a "?" begins a query there
+    try:
+        found = glob.glob(str(path.absolute())) if path is not None else remote_filesystem(pattern).matches()  # noqa: PTH207
+    except StoreError as error:
+        raise _unusable(pattern, "listed", error) from error
+    if not found:
+        msg = f"{pattern}: no such file"
+        raise UsageError(msg)
+    return sorted(found)
+
+
+def copy_to(url: str, target: Path, callback: Any = None) -> None:
+    """Copy a file to a local one.
+
+    Args:
+        url: of the file.
+        target: written over.
+        callback: fsspec's, for a progress bar.
+
+    Raises:
+        UsageError: it is not there or may not be read.
+    """
+    path = local_path(url)
+    try:
+        if path is not None:
+            shutil.copyfile(path, target)
+        else:
+            remote_filesystem(url).download("", target, callback)
+    except FileNotFoundError as error:
+        msg = f"{url}: no such file"
+        raise UsageError(msg) from error
+    except StoreError as error:
+        raise _unusable(url, "read", error) from error
+
+
 def for_arrow(data: bytes) -> pa.BufferReader:
-    """The bytes as a file that Arrow's threads may read.
+    """Return the bytes as a file that Arrow's threads may read.
 
     They are copied into Arrow's own memory: its threads let go of what they read a little late, and one that holds a
     Python object while the interpreter ends aborts the process or hangs it (apache/arrow#50482).
@@ -95,7 +157,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def check_place(url: str) -> None:
-    """Say before long work whether its file or folder can be written, as far as this can be known.
+    """Check before long work that its file or folder can be written, as far as this can be known.
 
     Raises:
         UsageError: no such bucket, no credentials, or a folder that cannot be made or written.

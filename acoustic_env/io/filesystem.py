@@ -14,7 +14,7 @@ import uuid
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -24,6 +24,7 @@ from acoustic_env.io.retry import StoreError, retrying, s3_code, store_error
 TMP: Final = ".tmp"
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 20
+BLOCK_BYTES: Final = 8 * 2**20  # of a remote file that is read piece by piece; a clip of 10 s is smaller
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Filesystem(ABC):
         """Read bytes start (included) to end (excluded) of a file, fewer where it ends before; raises as `read`."""
 
     @abstractmethod
-    def open(self, path: str) -> BinaryIO:
-        """Open a file for reading, seekable; raises as `read`."""
+    def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+        """Open a file for reading, seekable, a remote one in blocks; raises as `read`."""
 
     @abstractmethod
     def write(self, path: str, data: bytes) -> None:
@@ -183,7 +184,7 @@ class LocalFilesystem(Filesystem):
         except OSError as error:
             raise store_error(self.place(path), "read", error) from error
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
         return retrying(lambda: (self.root / path).open("rb"), self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
@@ -283,10 +284,21 @@ class RemoteFilesystem(Filesystem):
         """Return the size of a file in bytes; raises as `read`."""
         return retrying(lambda: int(self.filesystem.size(self.full(path))), self.place(path), "read")
 
-    def open(self, path: str) -> BinaryIO:
-        from acoustic_env.io.ranged import BLOCK_BYTES, RangedFile
+    def matches(self) -> list[str]:
+        """Return the URLs of the files that the root matches as a pattern; of the root alone where it is a file."""
 
-        return cast(BinaryIO, RangedFile(self, path, self.size(path), block_bytes=BLOCK_BYTES))
+        def find() -> list[str]:
+            if self.filesystem.exists(self.root):
+                return [self.url]
+            return [self.filesystem.unstrip_protocol(name) for name in self.filesystem.glob(self.root)]
+
+        return retrying(find, self.url, "listed")
+
+    def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+        from acoustic_env.io.ranged import RangedFile
+
+        file = RangedFile(partial(self.read_range, path), self.size(path), block_bytes=block_bytes)
+        return cast(BinaryIO, file)
 
     def download(self, path: str, target: Path, callback: Any = None) -> None:
         """Copy a file to a local one, piece by piece; `callback` is fsspec's, for a progress bar. Raises as `read`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -10,8 +11,20 @@ from urllib.parse import unquote
 FILE_SCHEME: Final = "file://"
 
 
+def url(text: str) -> str:
+    """Check a location: a path, or an fsspec URL such as s3://bucket/clips.parquet.
+
+    Every option that names a file or a folder has this type, and every command takes any such location there. The walk
+    of tests/known_issues/test_every_path_is_a_url.py finds these options by it.
+    """
+    if not text.strip():
+        msg = "expected a path or a URL, found an empty text"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
 def local_path(url: str) -> Path | None:
-    """The path of a local location, None for one behind a protocol.
+    """Return the path of a local location, None for one behind a protocol.
 
     A plain path is literal: `#`, `?`, `%`, spaces and `::` in it mean themselves. The path of a `file://` URL is taken
     literally when such a file exists, else percent-decoded.

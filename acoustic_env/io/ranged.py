@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from fsspec.spec import AbstractBufferedFile
 
-if TYPE_CHECKING:
-    from acoustic_env.io.filesystem import Filesystem
-
-BLOCK_BYTES: Final = 2**20
 BLOCKS_KEPT: Final = 4
 
 
 class RangedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
-    """A file of known size whose bytes come by ranges, tried again as io.retry says.
+    """A file of known size whose bytes come by ranges.
 
     Args:
-        filesystem: that holds it.
-        path: in the filesystem.
+        fetch: returns the bytes from start (included) to end (excluded).
         size: bytes in all.
         known: bytes that were read already.
         known_start: of the first of them.
@@ -27,19 +23,20 @@ class RangedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
 
     def __init__(
         self,
-        filesystem: Filesystem,
-        path: str,
+        fetch: Callable[[int, int], bytes],
         size: int,
         known: bytes = b"",
         known_start: int = 0,
         block_bytes: int | None = None,
     ) -> None:
-        self._known, self._known_start = known, known_start
-        cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": BLOCKS_KEPT}} if block_bytes else {}
-        super().__init__(filesystem, path, size=size, block_size=block_bytes, **({"cache_type": "none"} | cache))
+        self._fetch, self._known, self._known_start = fetch, known, known_start
+        cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": BLOCKS_KEPT}}
+        super().__init__(
+            None, "", size=size, block_size=block_bytes, **(cache if block_bytes else {"cache_type": "none"})
+        )
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         first, end = start - self._known_start, min(end, self.size)
         if first >= 0 and end <= self._known_start + len(self._known):
             return self._known[first : end - self._known_start]
-        return self.fs.read_range(self.path, start, end)  # type: ignore[no-any-return]
+        return self._fetch(start, end)

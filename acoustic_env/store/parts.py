@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -83,7 +84,7 @@ def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> 
             return pq.ParquetFile(filesystem.root / entry.path, page_checksum_verification=checksums)
         start = max(0, entry.size - TAIL_BYTES)
         tail = filesystem.read_range(entry.path, start, entry.size) if entry.size else b""
-        source = RangedFile(filesystem, entry.path, entry.size, known=tail, known_start=start)
+        source = RangedFile(partial(filesystem.read_range, entry.path), entry.size, known=tail, known_start=start)
         return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=checksums)
 
     return _reading(filesystem, entry, opened)

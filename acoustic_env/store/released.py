@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,14 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.clips.audioset import read_audioset
 from acoustic_env.clips.ontology import audioset
+from acoustic_env.clips.readers import Log
+from acoustic_env.clips.readers.audioset import read_audioset
 from acoustic_env.clips.select import select
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.clips.tfrecord import read_embeddings
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
+from acoustic_env.io.documents import load_recipe
+from acoustic_env.io.location import url
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
@@ -28,44 +32,54 @@ ROWS_A_PART: Final = 5000
 SHOWN: Final = 3
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What an import did.
+class EmbeddingsReader:
+    """Make a clip list of AudioSet's released embeddings, and write them to a feature store.
 
-    Attributes:
-        clips: the clip list: those wanted that have a record.
-        written: rows written now.
-        there: rows that were in the store already.
-        notes: human-readable: what the recipe left out, what has no record, labels that differ from the list's.
+    Reads the TFRecord files AudioSet releases (VGGish, one vector of 128 bytes a second) and writes the block
+    vggish_released: the frames as they are, and their mean and standard deviation as the clip's vector.
     """
 
-    clips: pa.Table
-    written: int
-    there: int
-    notes: list[str]
+    examples = """\
+  acoustic-env clips from-audioset-embeddings embeddings/bal_train --segments balanced_train_segments.csv \\
+      --recipe urban-nature-ontology --out train.parquet --store features/
+"""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the folder, the segment list and the store."""
+        parser.add_argument("folder", type=url, metavar="DIR", help="Folder with the .tfrecord files.")
+        parser.add_argument(
+            "--segments", type=url, required=True, metavar="SEGMENTS.csv", help="The official list of these clips."
+        )
+        parser.add_argument("--store", type=url, required=True, metavar="URL", help="Feature store to write to.")
+
+    def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
+        """Import the embeddings of the recipe's clips."""
+        recipe = load_recipe(arguments.recipe) if arguments.recipe else None
+        return import_released(arguments.folder, arguments.segments, recipe, arguments.store, log)
 
 
-def import_released(folder: str, segments: str, recipe: Recipe | None, store_url: str) -> Imported:
+def import_released(folder: str, segments: str, recipe: Recipe | None, store_url: str, log: Log) -> pa.Table:
     """Write the released embeddings of a segment list's clips to a store.
 
-    Rows that are there already are not written again, so an interrupted import continues.
+    Rows that are there already are not written again, so an interrupted import resumes where it was.
 
     Args:
         folder: with the .tfrecord files of the list.
         segments: the official segment list; its labels are the clips'.
         recipe: only the clips of this study; None for all.
         store_url: the feature store.
+        log: is told how many rows were written, which clips have no record, and which have other labels in it.
+
+    Returns:
+        The clip list: those wanted that have a record.
 
     Raises:
         UsageError: a file is missing or damaged, no clip of the list has a record, or an id has rows of other audio.
         LeaseHeld: another writer holds the store.
     """
     clips = read_audioset(segments)
-    notes: list[str] = []
     if recipe is not None:
-        selection = select(clips, recipe)
-        clips = selection.clips.select(CLIP_SCHEMA.names)
-        notes += selection.summary()
+        clips = select(clips, recipe).clips.select(CLIP_SCHEMA.names)
     labels = dict(zip(clips["clip_id"].to_pylist(), clips["labels"].to_pylist(), strict=True))
     with acquire_lease(store_url, f"clips from-audioset-embeddings {folder}") as lease:
         store = FeatureStore(store_url)
@@ -75,10 +89,16 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
     if len(missing) == len(labels):
         msg = f"{folder}: no record of any of the {len(labels):,} clips of {segments}; is it the folder of that list?"
         raise UsageError(msg)
-    notes += _note(missing, f"have no record in {folder} and are left out")
-    notes += _note(found.other_labels, "have other labels in their record; the segment list's count")
-    kept = clips.filter(pc.invert(pc.is_in(clips["clip_id"], value_set=pa.array(missing, pa.string()))))
-    return Imported(kept, found.written, len(found.clip_ids) - found.written, notes)
+    there = len(found.clip_ids) - found.written
+    log(f"{store_url}: block {vggish_released.NAME}, {found.written:,} rows written, {there:,} were there")
+    for clip_ids, what in (
+        (missing, f"have no record in {folder} and are left out"),
+        (found.other_labels, "have other labels in their record; the segment list's count"),
+    ):
+        if clip_ids:
+            shown = f"{', '.join(clip_ids[:SHOWN])}{', ...' if len(clip_ids) > SHOWN else ''}"
+            log(f"{len(clip_ids):,} clips {what} ({shown})")
+    return clips.filter(pc.invert(pc.is_in(clips["clip_id"], value_set=pa.array(missing, pa.string()))))
 
 
 @dataclass
@@ -116,8 +136,3 @@ def _write(store: FeatureStore, pending: dict[str, npt.NDArray[np.uint8]], check
         check()
         store.write_part(vggish_released.rows(list(pending), list(pending.values())))
     return len(pending)
-
-
-def _note(clip_ids: list[str], what: str) -> list[str]:
-    shown = f"{', '.join(clip_ids[:SHOWN])}{', ...' if len(clip_ids) > SHOWN else ''}"
-    return [f"{len(clip_ids):,} clips {what} ({shown})"] if clip_ids else []

@@ -181,7 +181,7 @@ def test_an_empty_folder_names_the_command_that_fills_it(tmp_path: Path) -> None
 
 
 def test_the_export_is_an_audioset_list_that_reads_back(tmp_path: Path) -> None:
-    from acoustic_env.clips.audioset import read_segments
+    from acoustic_env.clips.readers.audioset import read_segments
 
     labels = pa.table(
         {

@@ -1,4 +1,4 @@
-"""`clips check`: every fault with file, row and column; cheap unless asked to read."""
+"""`clips check`: every issue with file, row and column; cheap unless asked to read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_good_list_has_no_faults_and_says_what_is_in_it(tmp_path: Path, sounds
         ],
     )
     checked = check_clips(url, RECIPE)
-    assert checked.faults == []
+    assert checked.issues == []
     assert checked.notes == ["3 clips in 3 groups, 2 labels", "recipe scenes: 3 clips: natural 2, urban 1"]
 
 
@@ -47,7 +47,7 @@ def test_missing_local_files_and_shards_are_named(tmp_path: Path, sounds: list[s
     places = [sounds[0], "/no/a b.wav", str(tmp_path), "tar://1.wav::/no/s.tar", "parquet://audio/3::/no/p.parquet"]
     places += ["s3://bucket/not-asked.wav"]
     url = make_list(tmp_path, [{"clip_id": f"c{i}", "uri": uri} for i, uri in enumerate(places)])
-    assert [str(fault) for fault in check_clips(url).faults] == [
+    assert [str(issue) for issue in check_clips(url).issues] == [
         "row 2, column uri: /no/a b.wav: no such file",
         f"row 3, column uri: {tmp_path}: a folder, not a file",
         "row 4, column uri: /no/s.tar: no such file",
@@ -59,16 +59,16 @@ def test_labels_unknown_to_recipe_and_ontology_are_faults(tmp_path: Path, sounds
     kinds = [["natural"], ["/m/09x0r", "urban"], ["forest", "natural"]]
     rows = [{"clip_id": str(i), "uri": sounds[i], "labels": labels} for i, labels in enumerate(kinds)]
     url = make_list(tmp_path, rows)
-    assert check_clips(url).faults == []
-    faults = [str(fault) for fault in check_clips(url, RECIPE).faults]
-    assert faults == [
+    assert check_clips(url).issues == []
+    issues = [str(issue) for issue in check_clips(url, RECIPE).issues]
+    assert issues == [
         "row 3, column labels: unknown label 'forest': neither of recipe scenes nor of the AudioSet ontology"
     ]
 
 
 def test_an_audioset_id_that_is_none_is_a_fault_without_a_recipe(tmp_path: Path, sounds: list[str]) -> None:
     url = make_list(tmp_path, [{"clip_id": "a", "uri": sounds[0], "labels": ["/m/09x0r", "/m/typo", "/my/own"]}])
-    assert [str(fault) for fault in check_clips(url).faults] == [
+    assert [str(issue) for issue in check_clips(url).issues] == [
         "row 1, column labels: unknown label '/m/typo': looks like an AudioSet id and is none"
     ]
 
@@ -81,13 +81,13 @@ def test_faults_of_every_kind_come_together(tmp_path: Path, sounds: list[str]) -
         "b,/no.wav,x,,urban",
     ]
     (tmp_path / "bad.csv").write_text("\n".join(lines))
-    faults = sorted((fault.row, fault.column) for fault in check_clips(str(tmp_path / "bad.csv"), RECIPE).faults)
-    assert faults == [(2, "clip_id"), (2, "end_s"), (3, "start_s"), (3, "uri")]
+    issues = sorted((issue.row, issue.column) for issue in check_clips(str(tmp_path / "bad.csv"), RECIPE).issues)
+    assert issues == [(2, "clip_id"), (2, "end_s"), (3, "start_s"), (3, "uri")]
 
 
 def test_a_recipe_that_takes_no_clip_is_a_fault(tmp_path: Path, sounds: list[str]) -> None:
     url = make_list(tmp_path, [{"clip_id": "a", "uri": sounds[0], "labels": ["/m/09x0r"]}])
-    assert "no clip is left of 1" in str(check_clips(url, RECIPE).faults[0])
+    assert "no clip is left of 1" in str(check_clips(url, RECIPE).issues[0])
 
 
 def test_reading_names_the_row_of_every_clip_that_fails_and_skips_known_faults(
@@ -109,7 +109,7 @@ def test_reading_names_the_row_of_every_clip_that_fails_and_skips_known_faults(
     checked = check_clips(url, read=read, progress=lambda done, total: seen.append((done, total)))
     assert sorted(asked) == ["0", "1", "2"]
     assert seen[-1] == (3, 3)
-    assert sorted(str(fault) for fault in checked.faults) == [
+    assert sorted(str(issue) for issue in checked.issues) == [
         "row 2, column start_s: no_such_segment: beyond the end",
         "row 3, column uri: decode_failed: no decoder",
         "row 4, column uri: /no.wav: no such file",

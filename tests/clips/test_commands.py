@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ import soundfile
 from acoustic_env.cli import main
 from acoustic_env.clips.table import read_clips
 from acoustic_env.commands import clips as command
+from acoustic_env.registry import Registry
 
 Captured = pytest.CaptureFixture[str]
 
@@ -35,7 +37,7 @@ def test_a_folder_becomes_a_list_that_checks_and_reads(tree: Path, tmp_path: Pat
     assert "6 clips: natural 3, urban 3" in said.err
     assert read_clips(str(out)).num_rows == 6
     assert main(["clips", "check", str(out), "--recipe", "scenes", "--read"]) == 0
-    assert f"{out}: no faults" in capsys.readouterr().out
+    assert f"{out}: no issues" in capsys.readouterr().out
 
 
 def test_check_decodes_and_names_a_clip_that_is_no_audio(tree: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -85,7 +87,7 @@ def test_bad_input_ends_with_a_message_and_exit_code_2(arguments: list[str], cap
 def test_every_example_in_the_help_is_a_command_the_parser_takes() -> None:
     from acoustic_env.cli import build_parser
 
-    texts = [value for value in vars(command).values() if isinstance(value, str) and "acoustic-env clips" in value]
+    texts = [command.CHECK, *(command.READERS.load(name).examples for name in command.READERS.names())]
     joined = "\n".join(texts).replace("\\\n", " ")
     examples = re.findall(r"^ +acoustic-env (clips .*)$", joined, re.MULTILINE)
     assert len(examples) >= 10
@@ -93,3 +95,54 @@ def test_every_example_in_the_help_is_a_command_the_parser_takes() -> None:
         build_parser().parse_args(
             shlex.split(re.split(r"\s{4,}(?=\w)(?![^']*')", example.replace("      --", " --"))[0])
         )
+
+
+def test_results_are_one_json_document(tree: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = str(tmp_path / "clips.csv")
+    assert main(["clips", "from-folder", str(tree), "--out", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "out": out, "clips": 6, "groups": 6, "labels": {"natural": 3, "urban": 3}, "left_out": {}
+    }  # fmt: skip
+    (tree / "urban" / "1.wav").unlink()
+    assert main(["clips", "check", out, "--json"]) == 2
+    issues = json.loads(capsys.readouterr().out)["lists"][0]["issues"]
+    assert [(issue["row"], issue["column"]) for issue in issues] == [(5, "uri")]
+
+
+READER = """
+import sys
+print("imported", file=sys.stderr)
+from acoustic_env.clips.table import clip_table
+class Reader:
+    '''Make a clip list of numbers.'''
+    examples = "  acoustic-env clips from-numbers 3 --out clips.csv"
+    def add_arguments(self, parser):
+        parser.add_argument("count", type=int, help="Number of clips.")
+    def read(self, arguments, log):
+        log(f"counting to {arguments.count}")
+        return clip_table({"clip_id": f"clip-{n}", "uri": f"/audio/{n}.wav"} for n in range(arguments.count))
+"""
+
+
+def test_a_reader_of_another_package_is_imported_when_its_command_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "numbers_reader.py").write_text(READER)
+    info = tmp_path / "numbers_reader-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: numbers-reader\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[acoustic_env.readers]\nnumbers = numbers_reader:Reader\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(command, "READERS", Registry("readers", "reader of clip lists", {}))
+    with pytest.raises(SystemExit):
+        main(["clips", "--help"])
+    said = capsys.readouterr()
+    assert "from-numbers" in said.out
+    assert "imported" not in said.err
+    out = str(tmp_path / "clips.csv")
+    assert main(["clips", "from-numbers", "3", "--out", out]) == 0
+    assert "counting to 3" in capsys.readouterr().err
+    assert read_clips(out)["clip_id"].to_pylist() == ["clip-0", "clip-1", "clip-2"]
+    with pytest.raises(SystemExit):
+        main(["clips", "from-numbers", "--help"])
+    assert "Make a clip list of numbers." in capsys.readouterr().out

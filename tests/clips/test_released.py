@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from acoustic_env.cli import main
-from acoustic_env.clips.audioset import read_segments
 from acoustic_env.clips.ontology import audioset
+from acoustic_env.clips.readers.audioset import read_segments
 from acoustic_env.clips.table import read_clips
 from acoustic_env.clips.tfrecord import masked_crc32c, read_embeddings
 from acoustic_env.errors import UsageError
@@ -139,12 +139,16 @@ def test_the_block_keeps_the_frames_and_their_mean_and_deviation() -> None:
 def test_an_import_writes_the_recipes_clips_once(release: tuple[Path, Path], tmp_path: Path) -> None:
     folder, segments = release
     store = str(tmp_path / "store")
-    first = import_released(str(folder), str(segments), load_recipe("urban-nature-with-music"), store)
-    assert first.clips["clip_id"].to_pylist() == ["aaa_0", "bbb_30500"]
-    assert (first.written, first.there) == (2, 0)
-    assert any("1 clips have no record" in note and "ddd_0" in note for note in first.notes)
-    again = import_released(str(folder), str(segments), None, store)
-    assert (again.written, again.there) == (1, 2)
+    notes: list[str] = []
+    recipe = load_recipe("urban-nature-with-music")
+    first = import_released(str(folder), str(segments), recipe, store, notes.append)
+    assert first["clip_id"].to_pylist() == ["aaa_0", "bbb_30500"]
+    assert any("1 clips have no record" in note and "ddd_0" in note for note in notes)
+    import_released(str(folder), str(segments), None, store, notes.append)
+    assert [note.partition("released, ")[2] for note in notes if "rows written" in note] == [
+        "2 rows written, 0 were there",
+        "1 rows written, 2 were there",
+    ]
     rows = FeatureStore(store).read("vggish_released")
     assert rows["clip_id"].to_pylist() == ["aaa_0", "bbb_30500", "ccc_10000"]
     assert set(rows["signal"].to_pylist()) == {"raw"}
@@ -153,7 +157,7 @@ def test_an_import_writes_the_recipes_clips_once(release: tuple[Path, Path], tmp
 def test_a_folder_of_another_list_is_an_error(release: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text('zzz, 0, 10, "/m/09x0r"\n')
     with pytest.raises(UsageError, match="no record of any of the 1 clips"):
-        import_released(str(release[0]), str(tmp_path / "other.csv"), None, str(tmp_path / "store"))
+        import_released(str(release[0]), str(tmp_path / "other.csv"), None, str(tmp_path / "store"), print)
 
 
 def test_the_command_writes_list_and_store(
@@ -164,7 +168,7 @@ def test_the_command_writes_list_and_store(
     options = ["--segments", str(segments), "--store", str(store), "--out", str(out)]
     assert main(["clips", "from-audioset-embeddings", str(folder), *options]) == 0
     said = capsys.readouterr()
-    assert f"{store}: block vggish_released, 3 rows written, 0 were there" in said.out
+    assert f"{store}: block vggish_released, 3 rows written, 0 were there" in said.err
     assert "1 clips have no record" in said.err
     assert read_clips(str(out)).num_rows == 3
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from acoustic_env.clips.audioset import read_audioset
 from acoustic_env.clips.ontology import audioset
+from acoustic_env.clips.readers.audioset import read_audioset
 from acoustic_env.clips.select import (
     CONTRADICTING,
     EXCLUDED,

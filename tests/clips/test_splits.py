@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acoustic_env.clips.audioset import read_audioset
-from acoustic_env.clips.folder import Naming, read_folder
+from acoustic_env.clips.readers.audioset import read_audioset
+from acoustic_env.clips.readers.folder import read_folder
 from acoustic_env.clips.select import CONTRADICTING, class_targets, select
 from acoustic_env.clips.splits import assign_folds, contradicting_clips, leak_check, split
 from acoustic_env.clips.table import clip_table
@@ -173,8 +173,8 @@ def test_the_source_systems_table_has_78_contradictions_and_they_are_excluded(te
 
 
 def test_esc10s_own_folds_keep_its_recordings_whole(test_data: Path) -> None:
-    naming = Naming(group=r"/\d-(\d+)-", fold=r"/(\d)-")
-    clips = read_folder(str(test_data / "clips" / "esc10"), naming).clips
+    patterns = {"group": r"/\d-(\d+)-", "fold": r"/(\d)-"}
+    clips = read_folder(str(test_data / "clips" / "esc10"), patterns=patterns)
     made = split(select(clips, load_recipe("esc10")).clips, load_recipe("esc10").split)
     assert np.bincount(made.folds).tolist() == [0, 80, 80, 80, 80, 80]
     assert (len(made.train), len(made.validation), len(made.test)) == (240, 80, 80)

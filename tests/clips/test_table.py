@@ -1,4 +1,4 @@
-"""Clip lists: what is read is what was written, and every fault is named with file, row and column."""
+"""Clip lists: what is read is what was written, and every issue is named with file, row and column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from acoustic_env.clips.table import (
     CLIP_SCHEMA,
-    MAX_SHOWN_FAULTS,
+    MAX_SHOWN_ISSUES,
     clip_table,
     join_labels,
     load_clips,
@@ -141,18 +141,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_many_faults_are_counted_and_the_first_shown(tmp_path: Path) -> None:
     rows = "\n".join(f"{i},/a.wav,x" for i in range(500))
     lines = fault_of(tmp_path / "c.csv", f"clip_id,uri,start_s\n{rows}\n").splitlines()
-    assert len(lines) == MAX_SHOWN_FAULTS + 1
+    assert len(lines) == MAX_SHOWN_ISSUES + 1
     assert "row 1, column start_s" in lines[0]
-    assert f"and {500 - MAX_SHOWN_FAULTS} more faults" in lines[-1]
+    assert f"and {500 - MAX_SHOWN_ISSUES} more issues" in lines[-1]
 
 
 def test_a_parquet_list_of_other_types_is_read_or_its_fault_named(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     columns = {"clip_id": pa.array([1, 2]), "uri": pa.array(["/a", "/b"], pa.large_string()), "end_s": ["3", "four"]}
     pq.write_table(pa.table(columns), path)
-    table, faults = load_clips(str(path))
+    table, issues = load_clips(str(path))
     assert table["clip_id"].to_pylist() == ["1", "2"]
-    assert [str(fault) for fault in faults] == ["row 2, column end_s: 'four' is not a number"]
+    assert [str(issue) for issue in issues] == ["row 2, column end_s: 'four' is not a number"]
 
 
 def test_labels_of_a_wrong_type_are_a_fault(tmp_path: Path) -> None:

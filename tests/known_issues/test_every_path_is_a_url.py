@@ -45,6 +45,7 @@ def actions(parser: argparse.ArgumentParser, command: str = "") -> Iterator[tupl
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, child in action.choices.items():
+                child.format_help()  # readers of clip lists add their options when they are first needed
                 yield from actions(child, f"{command} {name}".strip())
         else:
             yield command, action

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from typing import Final
 import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique
-from acoustic_env.clips.table import CLIP_SCHEMA, Fault, raise_faults
+from acoustic_env.clips.readers import Log
+from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, raise_issues
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_bytes
+from acoustic_env.io.location import url as location
 
 PLACEHOLDERS: Final = ("ytid", "start_ms", "end_ms", "start_s", "end_s")
 NO_AUDIO: Final = "audioset://{ytid}/{start_ms}"  # a name without a place: only the released embeddings are at hand
@@ -35,8 +38,42 @@ class Segment:
         return f"{self.ytid}_{round(self.start_s * 1000)}"
 
 
+class AudioSetReader:
+    """Make a clip list of an official AudioSet segment list.
+
+    Placeholders of --audio: {ytid} {start_ms} {end_ms} {start_s} {end_s}; Python formats apply: {start_s:.0f} gives 30.
+    """
+
+    examples = """\
+  # clips cut and named by video id and start, the usual layout of a download
+  acoustic-env clips from-audioset balanced_train_segments.csv \\
+      --audio 's3://bucket/audioset/{ytid}_{start_ms}.flac' --recipe urban-nature --out clips.parquet
+
+  # whole videos: without a time in the template the segment is cut from the file
+  acoustic-env clips from-audioset eval_segments.csv --audio '/data/videos/{ytid}.m4a' --out clips.parquet
+
+  # cut clips named by video id alone
+  acoustic-env clips from-audioset eval_segments.csv --audio '/data/Y{ytid}.wav' --cut-already --out clips.parquet
+"""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the list, the template of its audio, and whether the files are cut."""
+        parser.add_argument("segments", type=location, metavar="SEGMENTS.csv", help="The official list.")
+        parser.add_argument(
+            "--audio", type=location, required=True, metavar="TEMPLATE", help="URL of a clip's audio with placeholders."
+        )
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument("--cut-already", action="store_true", help="The files are the clips, whatever their names.")
+        form.add_argument("--whole-videos", action="store_true", help="The files are whole videos, however named.")
+
+    def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
+        """Read the list."""
+        whole = True if arguments.whole_videos else False if arguments.cut_already else None
+        return read_audioset(arguments.segments, arguments.audio, whole)
+
+
 def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = None) -> pa.Table:
-    """The clips of a segment list.
+    """Return the clips of a segment list.
 
     Args:
         url: a list such as balanced_train_segments.csv.
@@ -71,7 +108,7 @@ def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = N
 
 
 def read_segments(url: str) -> Iterator[Segment]:
-    """The lines of a segment list: comment lines, then `YTID, start_seconds, end_seconds, "label,label"`.
+    """Yield the lines of a segment list: comment lines, then `YTID, start_seconds, end_seconds, "label,label"`.
 
     Raises:
         UsageError: the file cannot be read, holds no segments, or has faulty lines; names them.
@@ -81,40 +118,44 @@ def read_segments(url: str) -> Iterator[Segment]:
     except UnicodeDecodeError as error:
         msg = f"{url}: not a segment list: not UTF-8 text"
         raise UsageError(msg) from error
-    faults: list[Fault] = []
+    issues: list[ValidationIssue] = []
     count = 0
     reader = csv.reader(io.StringIO(text), skipinitialspace=True)
     for cells in reader:
         if not cells or cells[0].startswith("#"):
             continue
-        segment = _segment(cells, reader.line_num, faults)
+        segment = _segment(cells, reader.line_num, issues)
         if segment is not None:
             count += 1
             yield segment
-    raise_faults(url, faults)
+    raise_issues(url, issues)
     if count == 0:
         msg = f'{url}: no segments; a line is YTID, start_seconds, end_seconds, "label,label"'
         raise UsageError(msg)
 
 
-def _segment(cells: list[str], line: int, faults: list[Fault]) -> Segment | None:
+def _segment(cells: list[str], line: int, issues: list[ValidationIssue]) -> Segment | None:
     if len(cells) != 4:
-        faults.append(Fault(line, None, f"{len(cells)} cells, not YTID, start_seconds, end_seconds, positive_labels"))
+        issues.append(
+            ValidationIssue(line, None, f"{len(cells)} cells, not YTID, start_seconds, end_seconds, positive_labels")
+        )
         return None
     ytid, start, end, labels = (cell.strip() for cell in cells)
     try:
         segment = Segment(ytid, float(start), float(end), tuple(label.strip() for label in labels.split(",")))
     except ValueError:
-        faults.append(Fault(line, "start_seconds, end_seconds", f"{start!r}, {end!r} are not numbers"))
+        issues.append(ValidationIssue(line, "start_seconds, end_seconds", f"{start!r}, {end!r} are not numbers"))
         return None
     if not ytid or not 0 <= segment.start_s < segment.end_s < float("inf"):
-        faults.append(Fault(line, "start_seconds, end_seconds", f"{ytid!r} from {start} to {end} s is no segment"))
+        issues.append(
+            ValidationIssue(line, "start_seconds, end_seconds", f"{ytid!r} from {start} to {end} s is no segment")
+        )
         return None
     return segment
 
 
 def _check_template(template: str) -> bool:
-    """Whether the template mentions a time."""
+    """Return whether the template mentions a time."""
     allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
@@ -125,10 +166,10 @@ def _check_template(template: str) -> bool:
         msg = f"audio template {template!r}: {error}; placeholders are {allowed}"
         raise UsageError(msg) from error
     if unknown:
-        msg = f"audio template {template!r}: unknown placeholder {{{unknown[0]}}}; there are {allowed}"
+        msg = f"audio template {template!r}: unknown placeholder {{{unknown[0]}}}; expected some of {allowed}"
         raise UsageError(msg)
     if "ytid" not in names:
-        msg = f"audio template {template!r}: without {{ytid}} every clip would have the same audio; there are {allowed}"
+        msg = f"audio template {template!r}: without {{ytid}} every clip has the same audio; expected some of {allowed}"
         raise UsageError(msg)
     return len(names) > 1
 

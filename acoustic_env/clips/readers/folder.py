@@ -1,0 +1,186 @@
+"""A folder tree of audio files: the label is the folder, long recordings are cut into windows."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Final
+
+import pyarrow as pa
+
+from acoustic_env.clips.naming import require_unique, root_name, segment_id
+from acoustic_env.clips.readers import Log
+from acoustic_env.clips.table import clip_table
+from acoustic_env.errors import AcousticEnvError, UsageError
+from acoustic_env.io.files import files_below, open_file
+from acoustic_env.io.location import join, local_path, url
+
+AUDIO_SUFFIXES: Final = frozenset({
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma",
+    ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
+})  # fmt: skip
+
+
+HEADER_BYTES: Final = 2**18
+EXAMPLES: Final = """\
+  acoustic-env clips from-folder recordings/ --out clips.parquet                  label = folder below recordings/
+
+  # windows of 10 s every 5 s; the recording is the group
+  acoustic-env clips from-folder recordings/ --window 10 --hop 5 --out clips.parquet
+
+  # ids start with the folder's name: recordings/dog/a.wav_0-10000; --name gives another start
+  acoustic-env clips from-folder /data/2024/recordings/ --name site-3/2024 --out clips.parquet
+
+  # ESC-10: the first digit of a name is the fold, the number after it the original recording
+  acoustic-env clips from-folder esc10/ --fold-from '/(\\d)-' --group-from '/\\d-(\\d+)-' --out clips.parquet
+
+  # UrbanSound8K: fold1/7061-6-0-0.wav is recording-class-take-slice
+  acoustic-env clips from-folder audio/ --fold-from '^fold(\\d+)/' --group-from '/(\\d+)-' --label-from='-(\\d+)-' \\
+      --out clips.parquet
+"""
+
+
+class FolderReader:
+    """Make a clip list of a folder of audio files: the label is the folder, long recordings are cut into windows."""
+
+    examples = EXAMPLES
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the folder, the windows and the patterns."""
+        parser.add_argument("folder", type=url, metavar="DIR", help="Path or fsspec URL that can be listed.")
+        parser.add_argument("--window", type=float, metavar="S", help="Length of windows cut from recordings, in s.")
+        parser.add_argument("--hop", type=float, metavar="S", help="Time between windows' starts (default: --window).")
+        for column in ("label", "group", "fold"):
+            pattern = f"Regular expression on the path below DIR; its first (...) is the {column}."
+            parser.add_argument(f"--{column}-from", metavar="REGEX", help=pattern)
+        parser.add_argument("--name", help="Start of the clip ids (default: the folder's own name).")
+
+    def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
+        """Read the folder."""
+        patterns = {column: getattr(arguments, f"{column}_from") for column in ("label", "group", "fold")}
+        return read_folder(arguments.folder, arguments.window, arguments.hop, arguments.name, patterns, log)
+
+
+def read_folder(
+    folder: str,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    name: str | None = None,
+    patterns: Mapping[str, str | None] | None = None,
+    log: Log = lambda _note: None,
+) -> pa.Table:
+    """Return the clips of a folder tree.
+
+    Args:
+        folder: a path or any fsspec URL that can be listed.
+        window_s: cut recordings into windows of so many seconds; None takes files whole. Only whole windows count,
+            but a recording shorter than one is a clip of its own.
+        hop_s: seconds from one window's start to the next; None is `window_s`, windows side by side.
+        name: what ids and groups start with; None takes the folder's own name.
+        patterns: regular expressions on the path below the folder whose first group is the `label` (default: the first
+            folder of the path), the `group` (default: the recording) or the `fold`.
+        log: is told which files have no known length, and how many seconds fill no window.
+
+    Returns:
+        Clips named `<folder>/<path below it>`, windows with `_<start>-<end>` in ms after it; sorted by path.
+
+    Raises:
+        UsageError: no such folder, no audio in it, an impossible window, a pattern that does not match a path, or an
+            id twice.
+    """
+    if hop_s is not None and window_s is None:
+        msg = "--hop needs --window"
+        raise UsageError(msg)
+    if (window_s is not None and window_s <= 0) or (hop_s is not None and hop_s <= 0):
+        msg = f"windows of {window_s} s every {hop_s} s: both must be above 0"
+        raise UsageError(msg)
+    root, rows = root_name(folder, name), list[dict[str, Any]]()
+    unreadable, dropped_s = list[str](), 0.0
+    for relative in _audio_files(folder):
+        recording, path = f"{root}/{relative}", local_path(folder)
+        uri = str(path.absolute() / relative) if path is not None else join(folder, relative)
+        row = {"uri": uri, "source": "folder", "group": recording, **_named(relative, patterns or {})}
+        duration = duration_s(uri) if window_s else None
+        if window_s and duration is None:
+            unreadable.append(uri)
+        if not window_s or duration is None or duration < window_s:
+            rows.append({"clip_id": recording, **row})
+            continue
+        hop = hop_s or window_s
+        count = int((duration - window_s) / hop + 1e-6) + 1
+        dropped_s += max(0.0, duration - ((count - 1) * hop + window_s))
+        for number in range(count):
+            start, end = round(number * hop, 6), round(number * hop + window_s, 6)
+            rows.append({"clip_id": segment_id(recording, start, end), "start_s": start, "end_s": end, **row})
+    if not rows:
+        msg = f"{folder}: no audio files below it; known are {' '.join(sorted(AUDIO_SUFFIXES))}"
+        raise UsageError(msg)
+    if unreadable:
+        log("\n".join([f"{len(unreadable):,} files of unknown length are listed as whole files:", *unreadable[:5]]))
+    if dropped_s >= 0.1:
+        log(f"{dropped_s:,.1f} s dropped: shorter than one window")
+    return require_unique(clip_table(rows), folder)
+
+
+def _audio_files(folder: str) -> list[str]:
+    """Return the path below the folder of every audio file, sorted."""
+    found = files_below(folder)
+    if found is None:
+        msg = f"{folder}: no such folder"
+        raise UsageError(msg)
+    return [name for name in found if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES]
+
+
+def _named(relative: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:
+    parts = PurePosixPath(relative).parts
+    named: dict[str, Any] = {"labels": [parts[0]] if len(parts) > 1 else []}
+    if label := patterns.get("label"):
+        named["labels"] = [_matched(label, relative, "label")]
+    if group := patterns.get("group"):
+        named["group"] = _matched(group, relative, "group")
+    if pattern := patterns.get("fold"):
+        fold = _matched(pattern, relative, "fold")
+        if not fold.isdecimal():
+            msg = f"{relative}: the fold pattern {pattern!r} finds {fold!r}, not a whole number"
+            raise UsageError(msg)
+        named["fold"] = int(fold)
+    return named
+
+
+def _matched(pattern: str, relative: str, what: str) -> str:
+    try:
+        match = re.search(pattern, relative)
+    except re.error as error:
+        msg = f"the {what} pattern {pattern!r} is no regular expression: {error}"
+        raise UsageError(msg) from error
+    if match is None or not match.groups() or match.group(1) is None:
+        msg = f"{relative}: the {what} pattern {pattern!r} does not match (the value is what the first (...) matches)"
+        raise UsageError(msg)
+    return match.group(1)
+
+
+def duration_s(uri: str) -> float | None:
+    """Return the seconds of audio by the file's header, None when no library can tell."""
+    import av
+    import soundfile
+
+    with suppress(soundfile.LibsndfileError, OSError, AcousticEnvError), open_file(uri, HEADER_BYTES) as file:
+        return float(soundfile.info(file).duration)
+    with suppress(av.FFmpegError, OSError, AcousticEnvError), open_file(uri, HEADER_BYTES) as file:
+        return _container_duration_s(file)
+    return None
+
+
+def _container_duration_s(file: BinaryIO) -> float | None:
+    import av
+
+    with av.open(file, mode="r") as container:
+        audio = next(iter(container.streams.audio), None)
+        if audio is None:
+            return None
+        if audio.duration is not None and audio.time_base is not None:
+            return float(audio.duration * audio.time_base)
+        return container.duration / 1e6 if container.duration is not None else None

@@ -1,0 +1,135 @@
+"""Clip lists of Parquet files that hold encoded audio (Hugging Face layout)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from acoustic_env.clips.naming import require_unique, root_name, shard_name
+from acoustic_env.clips.readers import Log
+from acoustic_env.clips.table import clip_table
+from acoustic_env.errors import UsageError
+from acoustic_env.io.files import expand, open_file
+from acoustic_env.io.location import url
+
+
+class ParquetReader:
+    """Make a clip list of Parquet files that hold encoded audio.
+
+    The audio column holds bytes or the Hugging Face struct<bytes, path>. Only labels, ids and groups are read here. Ids
+    are <the file's last two folders>/<file>/<row>; --name NAME takes NAME in place of the folders.
+    """
+
+    examples = """\
+  acoustic-env clips from-parquet 'data/train-*.parquet' --label-column category --out clips.parquet
+"""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add files, the names of their columns, and --name."""
+        parser.add_argument("files", type=url, nargs="+", metavar="FILE.parquet", help="Files; * and ? are expanded.")
+        parser.add_argument("--audio-column", default="audio", metavar="NAME", help="Column of audio (default: audio).")
+        parser.add_argument(
+            "--label-column", metavar="NAME", help="Column of strings, lists of strings or ClassLabel numbers."
+        )
+        parser.add_argument("--id-column", metavar="NAME", help="Column of ids (default: <folders>/<file>/<row>).")
+        parser.add_argument(
+            "--group-column", metavar="NAME", help="Column of what must not be split (default: every row is a group)."
+        )
+        parser.add_argument(
+            "--name", help="Start of the clip ids (default: each file's last two folders; with --id-column nothing)."
+        )
+
+    def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
+        """Read the files."""
+        columns = (arguments.audio_column, arguments.label_column, arguments.id_column, arguments.group_column)
+        return read_parquet(arguments.files, *columns, arguments.name)
+
+
+def read_parquet(
+    urls: Sequence[str],
+    audio_column: str = "audio",
+    label_column: str | None = "label",
+    id_column: str | None = None,
+    group_column: str | None = None,
+    name: str | None = None,
+) -> pa.Table:
+    """Return the clips of Parquet files with a column of audio bytes or struct<bytes, path>; no audio is read.
+
+    Args:
+        urls: files at any fsspec URL, patterns allowed.
+        audio_column: the column with the bytes.
+        label_column: strings, lists of strings, or the class numbers of a Hugging Face data set (names from its
+            metadata); None for clips without labels.
+        id_column: clip ids, with `name` before them if there is one; None makes
+            `<the file's last two folders>/<file>/<row>`.
+        group_column: what must not be split; None: every row is a group.
+        name: in place of the files' folders.
+
+    Raises:
+        UsageError: a file or column is missing, a column is of the wrong kind, or two clips would have the same id.
+    """
+    wanted = {"--label-column": label_column, "--id-column": id_column, "--group-column": group_column}
+    tables = []
+    for place in (place for pattern in urls for place in expand(pattern)):
+        values, schema = _read_columns(place, audio_column, wanted)
+        rows = values.num_rows
+        if id_column is None:
+            shard = shard_name(place, ".parquet", name)
+            ids = [f"{shard}/{row}" for row in range(rows)]
+        else:
+            ids = values[id_column].cast(pa.string()).to_pylist()
+            if name is not None:
+                ids = [clip_id and f"{root_name('', name)}/{clip_id}" for clip_id in ids]
+        columns: dict[str, list[Any]] = {
+            "clip_id": ids,
+            "uri": [f"parquet://{audio_column}/{row}::{place}" for row in range(rows)],
+            "labels": _labels(values[label_column], schema, label_column) if label_column else [[]] * rows,
+            "group": values[group_column].cast(pa.string()).to_pylist() if group_column else ids,
+            "source": [PurePosixPath(place).name.removesuffix(".parquet")] * rows,
+        }
+        tables.append(clip_table(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)))
+    return require_unique(pa.concat_tables(tables), ", ".join(urls))
+
+
+def _read_columns(place: str, audio_column: str, wanted: dict[str, str | None]) -> tuple[pa.Table, pa.Schema]:
+    import pyarrow.parquet as pq
+
+    with open_file(place) as source:
+        try:
+            file = pq.ParquetFile(source)
+        except (pa.ArrowException, OSError) as error:
+            msg = f"{place}: not a readable Parquet file: {error}"
+            raise UsageError(msg) from error
+        schema = file.schema_arrow
+        for option, column in {"--audio-column": audio_column, **wanted}.items():
+            if column is not None and column not in schema.names:
+                msg = f"{place}: no column {column!r} ({option}); expected one of: {', '.join(schema.names)}"
+                raise UsageError(msg)
+        kind = schema.field(audio_column).type
+        if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            msg = f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>"
+            raise UsageError(msg)
+        return file.read(columns=sorted({column for column in wanted.values() if column}), use_threads=False), schema
+
+
+def _labels(values: pa.ChunkedArray, schema: pa.Schema, column: str) -> list[list[str]]:
+    names = _class_names(schema, column)
+    cells = [[] if cell is None else cell if isinstance(cell, list) else [cell] for cell in values.to_pylist()]
+    try:
+        return [[names[label] if names else str(label) for label in cell] for cell in cells]
+    except (IndexError, TypeError) as error:
+        msg = f"column {column!r}: a label has no name among the {len(names)} of the file's metadata"
+        raise UsageError(msg) from error
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    """Return the names of a Hugging Face ClassLabel column, empty for other columns."""
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = metadata.get("info", {}).get("features", {}).get(column, {})
+    inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
+    return list(inner.get("names", [])) if isinstance(inner, dict) else []
