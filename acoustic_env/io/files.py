@@ -94,6 +94,8 @@ def expand(pattern: str) -> list[str]:
         return [pattern]  # a "?" begins a query there
     try:
         found = glob.glob(str(path.absolute())) if path is not None else remote_filesystem(pattern).matches()  # noqa: PTH207
+    except FileNotFoundError:  # no such bucket
+        found = []
     except StoreError as error:
         raise _unusable(pattern, "listed", error) from error
     if not found:
