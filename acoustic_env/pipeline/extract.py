@@ -247,12 +247,12 @@ def find_missing(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStor
     missing, excluded = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
     for work in works:
         for fingerprint, signals in work.versions().items():
-            missing = store.missing(ids, signals, work.spec.name, fingerprint, retry_errors=True)
+            rows = store.missing(ids, signals, work.spec.name, fingerprint, retry_errors=True)
             for signal in signals:
-                without = missing.filter(pc.equal(missing["signal"], signal))["clip_id"].combine_chunks()
+                without = rows.filter(pc.equal(rows["signal"], signal))["clip_id"].combine_chunks()
                 missing[pc.is_in(ids, value_set=without).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
-                excluded = pc.is_in(ids, value_set=failures.excluded(work.spec.name, fingerprint, signal))
-                excluded[excluded.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
+                failed = pc.is_in(ids, value_set=failures.excluded(work.spec.name, fingerprint, signal))
+                excluded[failed.to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
     return MissingWork(missing, missing & excluded)
 
 
