@@ -1,108 +1,37 @@
 """Probabilities of every label that do not depend on the label the clip itself is given.
 
-Each scorer judges the clips of a fold with what it learned from the other folds. The weights with which the scorers
-are pooled in that fold are fitted on the two folds beside it, to predictions of models that knew neither those clips'
-own fold nor the fold the weights are for. So nothing that scores a clip's labels has seen its label, and the
-label counts once, at the end, when the ranking asks how well it agrees.
+Each scorer judges the clips of a fold after learning from the other folds. The weights with which the scorers are
+pooled in that fold are fitted on the two adjacent folds, to predictions of models that learned from neither those folds
+nor the fold the weights are for. So nothing that scores a clip's labels has seen its label, and the label counts
+once, at the end, when the ranking asks how well it agrees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from acoustic_env.audit.combine import Combination, LabelCombination, fit_combination, fit_label_combination
+from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.intervals import Floats
-from acoustic_env.audit.neighbors import Neighborhood
-from acoustic_env.audit.scorers import Features, Scorer, out_of_fold, without_two_folds
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from acoustic_env.audit.scorers import Bools, Ints, LabeledClips, Scorer
 
-NEIGHBORS: Final = "neighbors"
-UNTAGGED: Final = 1e-3  # share of every class before its tag score
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What scorers learn from and judge.
-
-    Attributes:
-        features: float32 [clips, features], scaled, finite.
-        target: [clips, classes] 0 or 1.
-        exclusive: every clip has one of the classes; else each class is a label of its own, there or not.
-        folds: [clips] grouped folds, 0 to 2 or more.
-        neighborhood: nearest clips of other folds.
-        seed: of models.
-        models: scorers by name.
-        tags: scores in [0, 1] from taggers that never saw these labels, by name, [clips, classes]; NaN where absent.
-    """
-
-    features: Features
-    target: Floats
-    exclusive: bool
-    folds: Ints
-    neighborhood: Neighborhood
-    seed: int
-    models: Mapping[str, Scorer]
-    tags: Mapping[str, Floats] = field(default_factory=dict)
-
-    @property
-    def prior(self) -> float:
-        """Probability of each class before anything is known."""
-        return 1.0 / self.target.shape[1] if self.exclusive else 0.5
-
-    def judge(self, name: str, train: Bools, judged: Bools) -> Floats:
-        """Return probabilities [judged, classes] by a scorer that knows the labels of `train` only.
-
-        Args:
-            name: of a model, of tags, or `neighbors`.
-            train: [clips].
-            judged: [clips].
-        """
-        if name == NEIGHBORS:
-            return self.neighborhood.vote(self.target, train, judged, self.prior)
-        if name in self.tags:
-            return self._calibrated_tags(self.tags[name], train, judged)
-        model, features = self.models[name], self.features
-        return model(features[train], self.target[train], features[judged], self.seed, self.exclusive)
-
-    def combine(self, probabilities: Floats, rows: Bools) -> Combination | LabelCombination:
-        """Fit the scorers' weights to the labels of `rows`.
-
-        Args:
-            probabilities: [scorers, rows, classes].
-            rows: [clips].
-        """
-        target = self.target[rows]
-        if self.exclusive:
-            return fit_combination(probabilities, target.argmax(axis=1))
-        return fit_label_combination(probabilities, target)
-
-    def _calibrated_tags(self, scores: Floats, train: Bools, judged: Bools) -> Floats:
-        """A tagger's scores, calibrated to the labels of `train` by a slope and biases; unknown ones undecided."""
-        present: Bools = np.asarray(np.isfinite(scores))
-        if self.exclusive:
-            present = np.repeat(present.all(axis=1, keepdims=True), scores.shape[1], axis=1)
-        shares = np.where(present, np.nan_to_num(scores), self.prior) + UNTAGGED
-        shares = shares / (shares.sum(axis=1, keepdims=True) if self.exclusive else 1.0 + 2.0 * UNTAGGED)
-        calibrated = self.combine(shares[None, train], train).log_pool(shares[None, judged])
-        return np.asarray(np.where(present[judged], calibrated, self.prior))
+    HeldOutScorer = Callable[[Bools, Bools], Floats]
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the scorers of some evidence score_labels, each and together.
+    """Probabilities of the classes by each scorer and by all together.
 
     Attributes:
         own: [scorers, clips, classes] each scorer's probabilities.
-        pooled: [clips, classes] probabilities of all together.
-        shares: [scorers, classes] weight of each scorer, mean over the folds; exclusive classes share one.
+        pooled: [clips, classes] their weighted mean.
+        shares: [scorers, classes or 1] weight of each scorer, mean over the folds; exclusive classes share one.
     """
 
     own: Floats
@@ -110,35 +39,72 @@ class Posterior:
     shares: Floats
 
 
-def posterior(evidence: Evidence, names: Sequence[str]) -> Posterior:
-    """HeldOutScorer every clip by scorers, and pool them with weights, that know nothing of its fold's labels.
+def score_posterior(clips: LabeledClips, scorers: Mapping[str, Scorer]) -> Posterior:
+    """Score every clip by models and with weights that do not know the labels of its fold.
 
-    Linear algebra runs on one thread: the products are too small to share, and waiting threads burn processor time. So
-    its numbers do not depend on how many there are.
+    Linear algebra runs on one thread, which is faster for its small products and makes the result independent of the
+    number of threads.
 
     Args:
-        evidence: with three folds or more.
-        names: of the scorers.
+        clips: with three folds or more.
+        scorers: by name.
     """
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        return _posterior(evidence, names)
+        return _score_posterior(clips, [partial(scorer, clips) for scorer in scorers.values()])
 
 
-def _posterior(evidence: Evidence, names: Sequence[str]) -> Posterior:
-    folds, classes = evidence.folds, evidence.target.shape[1]
-    judges = [partial(evidence.judge, name) for name in names]
-    own = np.stack([out_of_fold(judge, folds, classes) for judge in judges])
-    before, after = np.stack([without_two_folds(judge, folds, classes) for judge in judges], axis=1)
-    pooled, shares = np.empty(own.shape[1:]), np.zeros((len(names), classes))
+def _score_posterior(clips: LabeledClips, scorers: list[HeldOutScorer]) -> Posterior:
+    folds, classes = clips.folds, clips.target.shape[1]
+    own = np.stack([predict_out_of_fold(scorer, folds, classes) for scorer in scorers])
+    before, after = np.stack([predict_without_two_folds(scorer, folds, classes) for scorer in scorers], axis=1)
+    pooled, shares = np.empty(own.shape[1:]), []
     count = int(folds.max()) + 1
     for fold in range(count):
         previous, following = folds == (fold - 1) % count, folds == (fold + 1) % count
         blind = np.where(previous[:, None], after, before)
-        rows = previous | following
-        combination = evidence.combine(blind[:, rows], rows)
-        held = folds == fold
-        pooled[held] = combination.pool(own[:, held])
-        shares += combination.shares.reshape(len(names), -1) / count
-    return Posterior(own, pooled, shares)
+        rows, held_out = previous | following, folds == fold
+        combination = fit_combination(blind[:, rows], clips.target[rows], clips.exclusive)
+        pooled[held_out] = combination.pool(own[:, held_out])
+        shares.append(combination.shares)
+    return Posterior(own, pooled, np.mean(shares, axis=0))
+
+
+def predict_out_of_fold(scorer: HeldOutScorer, folds: Ints, classes: int) -> Floats:
+    """Return probabilities [clips, classes] of each clip by a model that learned from the other folds only.
+
+    Args:
+        scorer: (clips to learn from, clips to judge) -> probabilities [clips to judge, classes].
+        folds: [clips].
+        classes: how many.
+    """
+    found = np.empty((len(folds), classes))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        found[held_out] = scorer(~held_out, held_out)
+    return found
+
+
+def predict_without_two_folds(scorer: HeldOutScorer, folds: Ints, classes: int) -> tuple[Floats, Floats]:
+    """Return probabilities [clips, classes] by models that learned neither from a clip's fold nor from an adjacent one.
+
+    Folds form a ring: fold 0 follows the last. What must not know the labels of fold k can be fitted on the clips of
+    the two adjacent folds.
+
+    Args:
+        scorer: (clips to learn from, clips to judge) -> probabilities [clips to judge, classes].
+        folds: [clips], 0 to 2 or more.
+        classes: how many.
+
+    Returns:
+        Without the fold before the clip's own, and without the fold after it.
+    """
+    before, after = np.empty((2, len(folds), classes))
+    count = int(folds.max()) + 1
+    for fold in range(count):
+        one, two = folds == fold, folds == (fold + 1) % count
+        held_out = one | two
+        found = scorer(~held_out, held_out)
+        after[one], before[two] = found[one[held_out]], found[two[held_out]]
+    return before, after

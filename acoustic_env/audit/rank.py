@@ -1,9 +1,8 @@
-"""Rank the labels of a study from suspect to supported, by several scorers.
+"""Rank the labels of a study by quality, lowest first, with several scorers.
 
 Every scorer judges each clip out of fold, and their probabilities are pooled with learned weights (`posterior`). There
-is one round. A second one, learned from labels softened by the first and blind to the judged clip's own label as this
-is, doubled the work; beside the first round's average precision on planted errors it gained nothing at 5 to 10 % of
-wrong labels, lost 0.007 where those were ambiguous clips, and gained 0.004 to 0.016 only at 20 to 30 %.
+is one round: a second one, with scorers retrained on softened labels, doubled the work and did not improve average
+precision at 5 to 10 % of planted errors (tests/audit/bench_planted.py).
 
 The result orders labels for listening and repair. It is not an error rate, whatever the share of flagged labels.
 """
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,22 +22,20 @@ from acoustic_env.audit.check import DUPLICATES, CheckResult, duplicates_check, 
 from acoustic_env.audit.confident import confident_flags, confident_joint
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.neighbors import Neighborhood, find_neighbors
-from acoustic_env.audit.posterior import NEIGHBORS, Evidence, posterior
-from acoustic_env.audit.scorers import SCORERS, Features, Scorer
+from acoustic_env.audit.posterior import Posterior, score_posterior
+from acoustic_env.audit.scorers import SCORERS, LabeledClips, Scorer
+from acoustic_env.audit.tags import score_by_tags
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 
 if TYPE_CHECKING:
-    from acoustic_env.config import ReductionSettings
+    from acoustic_env.audit.scorers import Bools, Features, Ints
+    from acoustic_env.config import AuditSettings, ReductionSettings
     from acoustic_env.models.matrix import FeatureColumn
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 MOST_FEATURES: Final = 512  # more are reduced to as many principal components
 REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
-LEAST_FOLDS: Final = 3  # one to judge, one to weigh the scorers on, one to learn from
-LABELS: Final = 64  # labels of a multi-label study judged together, if memory allows
+LABELS: Final = 64  # labels of a multi-label study scored together, if memory allows
 PROBABILITIES: Final = 2**26  # most that are held at once
 NOT_A_RATE: Final = (
     "this is a ranking: it says where to listen first. Neither the flagged share nor the mean quality is an error "
@@ -46,32 +44,13 @@ NOT_A_RATE: Final = (
 
 
 @dataclass(frozen=True)
-class RankSettings:
-    """How labels are ranked.
-
-    Attributes:
-        scorers: names of models and of `neighbors`.
-        folds: grouped folds, at least `LEAST_FOLDS`.
-        neighbors: how many vote.
-        seed: of folds and models.
-        models: the models by name; others than the built-in ones may be injected.
-    """
-
-    scorers: tuple[str, ...] = ("mlp", "xgboost", "logistic", "neighbors")
-    folds: int = 5
-    neighbors: int = 25
-    seed: int = 23
-    models: Mapping[str, Scorer] = field(default_factory=lambda: SCORERS)
-
-
-@dataclass(frozen=True)
 class LabelScores:
-    """What the scorers together score_labels of one study, or of one class of a multi-label study.
+    """Scores of the labels of one study, or of one class of a multi-label study.
 
     Attributes:
-        posterior: [clips, classes] combined probability of each class.
-        flagged: [clips] the given class is confidently another.
-        checks: each scorer's answer.
+        posterior: [clips, classes] pooled probability of each class.
+        flagged: [clips] whether the clip is confidently of another class than the given one.
+        checks: the result of each scorer.
         information: weights, counts, the confident joint.
     """
 
@@ -83,14 +62,14 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class Clips:
-    """What is known of the clips to rank, once for all classes.
+    """What is known of the clips to rank, the same for all classes.
 
     Attributes:
         clip_ids: [clips].
         features: float32 [clips, features], scaled and reduced (`prepare`).
         folds: [clips] grouped folds.
         neighborhood: nearest clips of other folds.
-        duplicates: [clips] group of duplicates, -1 for none; None when nobody looked.
+        duplicates: [clips] group of duplicates, -1 for none; None when they are unknown.
         tags: scores of taggers by name, [clips, classes of the study]; NaN where absent.
     """
 
@@ -103,7 +82,7 @@ class Clips:
 
 
 def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction: ReductionSettings) -> Features:
-    """Features reduced block by block as a recipe says: thousands of modulation cells would outvote sixty indices.
+    """Reduce features block by block as a recipe says, so that thousands of columns do not outvote sixty.
 
     Blocks that the recipe does not name stay whole: of few clips the default would keep nearly every component, and
     scaling makes the last, which is noise, as large as the first.
@@ -129,69 +108,122 @@ def prepare(
     features: Features,
     y: npt.NDArray[Any],
     groups: npt.NDArray[Any],
-    settings: RankSettings,
+    settings: AuditSettings,
     duplicates: Ints | None = None,
     tags: Mapping[str, Floats] | None = None,
 ) -> Clips:
-    """Scale and reduce the features, deal the folds, find the neighbors.
+    """Scale and reduce the features, assign folds, find the neighbors.
 
     Args:
         clip_ids: [clips].
         features: float32 [clips, features]; missing values as NaN.
         y: int64 [clips] given classes, or bool [clips, classes] for multi-label.
         groups: [clips] what must stay in one fold (video, recording, duplicates).
-        settings: how.
+        settings: folds, neighbors, seed.
         duplicates: [clips] number of the clip's group of duplicates, -1 for none.
         tags: scores in [0, 1] of taggers trained on other data, by name, [clips, classes].
 
     Raises:
-        UsageError: fewer groups than folds, fewer folds than `LEAST_FOLDS`, or a scorer that does not exist.
+        UsageError: fewer groups than folds.
     """
     from acoustic_env.models.folds import grouped_folds
 
-    known = {*settings.models, NEIGHBORS}
-    unknown = [name for name in settings.scorers if name not in known]
-    if unknown or not settings.scorers:
-        msg = f"no scorer {(unknown or ['?'])[0]!r}; there are {', '.join(sorted(known))}"
-        raise UsageError(msg)
-    if settings.folds < LEAST_FOLDS:
-        msg = f"audit.folds is {settings.folds}; a ranking needs {LEAST_FOLDS} folds or more"
-        raise UsageError(msg)
     scaled = _reduce(features, settings.seed)
     folds = grouped_folds(y, groups, settings.folds, settings.seed)
     neighborhood = find_neighbors(scaled, folds, settings.neighbors, settings.seed)
     return Clips(np.asarray(clip_ids), scaled, folds, neighborhood, duplicates, tags or {})
 
 
-def score_labels(clips: Clips, given: Ints, classes: int, settings: RankSettings) -> LabelScores:
-    """HeldOutScorer the labels of exclusive classes.
+def score_labels(clips: Clips, given: Ints, classes: int, settings: AuditSettings) -> LabelScores:
+    """Score the labels of exclusive classes.
 
     Args:
         clips: from `prepare`.
         given: [clips] 0 to classes - 1.
         classes: how many.
-        settings: how.
+        settings: scorers and seed.
 
     Raises:
-        UsageError: only one class is given.
+        UsageError: only one class is given, or no scorer has a name of the settings.
     """
     if (np.bincount(given, minlength=classes) > 0).sum() < 2:
         msg = "all clips are given one class; a ranking needs clips of two classes or more"
         raise UsageError(msg)
-    names = [*settings.scorers, *clips.tags]
-    found = posterior(_evidence(clips, np.eye(classes)[given], True, settings, clips.tags), names)
-    return _belief(clips, given, found.pooled, dict(zip(names, found.own, strict=True)), found.shares[:, 0])
+    scorers = _scorers(settings, clips.tags)
+    found = score_posterior(_labeled(clips, np.eye(classes)[given], True, settings), scorers)
+    return _label_scores(clips, given, found.pooled, dict(zip(scorers, found.own, strict=True)), found.shares[:, 0])
 
 
-def _evidence(
-    clips: Clips, target: Floats, exclusive: bool, settings: RankSettings, tags: Mapping[str, Floats]
-) -> Evidence:
-    neighborhood = clips.neighborhood
-    return Evidence(clips.features, target, exclusive, clips.folds, neighborhood, settings.seed, settings.models, tags)
+def rank_exclusive(
+    clips: Clips, given: Ints, classes: Sequence[str], settings: AuditSettings
+) -> tuple[pa.Table, dict[str, Json]]:
+    """Return the ranked table of a binary or multi-class study (see `ranking`), lowest quality first, and its summary.
+
+    Args:
+        clips: from `prepare`.
+        given: [clips] index into `classes`.
+        classes: names.
+        settings: scorers and seed.
+    """
+    scores = score_labels(clips, given, len(classes), settings)
+    # A label that is not given is suspect when the given one is and it is the likeliest in its place.
+    others = np.where(np.eye(len(classes), dtype=bool)[given], -1.0, scores.posterior).argmax(axis=1)
+    tables = []
+    for k, label in enumerate(classes):
+        flagged = scores.flagged & ((given == k) | (others == k))
+        tables.append(_table(clips.clip_ids, label, given == k, k, scores, flagged, given))
+    summary: dict[str, Json] = {"note": NOT_A_RATE, "classes": list(classes), **scores.information}
+    return _sorted(pa.concat_tables(tables)), summary
 
 
-def _belief(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats) -> LabelScores:
-    """What probabilities [clips, classes], pooled and of each scorer, say about the given classes."""
+def rank_multilabel(
+    clips: Clips, given: Bools, classes: Sequence[str], settings: AuditSettings
+) -> Iterator[tuple[pa.Table, dict[str, Json]]]:
+    """Yield the ranked table and the summary of each class of a multi-label study.
+
+    Some classes are scored together, so memory stays bounded. Classes that fewer clips carry (or lack) than there are
+    folds cannot be scored: they come out unflagged with quality and scores 1/2, with a note in their summary.
+
+    Args:
+        clips: from `prepare`.
+        given: bool [clips, classes].
+        classes: names.
+        settings: scorers and seed.
+    """
+    names = list(_scorers(settings, clips.tags))
+    carried = given.sum(axis=0)
+    able = np.flatnonzero(np.minimum(carried, len(given) - carried) >= settings.folds)
+    together = int(np.clip(PROBABILITIES // (4 * len(names) * len(given)), 1, LABELS))
+    for start in range(0, len(classes), together):
+        some = able[(able >= start) & (able < start + together)]
+        found: Posterior | None = None
+        if len(some):
+            scorers = _scorers(settings, {name: scores[:, some] for name, scores in clips.tags.items()})
+            found = score_posterior(_labeled(clips, given[:, some].astype(np.float64), False, settings), scorers)
+        for k in range(start, min(start + together, len(classes))):
+            carries = given[:, k].astype(np.int64)
+            if found is not None and k in some:
+                place = int(np.searchsorted(some, k))
+                own = {name: _yes_or_no(each[:, place]) for name, each in zip(names, found.own, strict=True)}
+                pooled = _yes_or_no(found.pooled[:, place])
+                scores = _label_scores(clips, carries, pooled, own, found.shares[:, place])
+            else:
+                scores = _unscored(clips, carries, names, settings)
+            table = _table(clips.clip_ids, classes[k], given[:, k], 1, scores, scores.flagged, carries)
+            yield _sorted(table), {"label": classes[k], **scores.information}
+
+
+def _scorers(settings: AuditSettings, tags: Mapping[str, Floats]) -> dict[str, Scorer]:
+    tagged: dict[str, Scorer] = {name: partial(score_by_tags, scores) for name, scores in tags.items()}
+    return {name: SCORERS.load(name) for name in settings.scorers} | tagged
+
+
+def _labeled(clips: Clips, target: Floats, exclusive: bool, settings: AuditSettings) -> LabeledClips:
+    return LabeledClips(clips.features, target, exclusive, clips.folds, clips.neighborhood, settings.seed)
+
+
+def _label_scores(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats) -> LabelScores:
+    """Compare probabilities [clips, classes], pooled and of each scorer, with the given classes."""
     flagged = confident_flags(given, pooled)
     checks = [from_probabilities(name, probabilities, given) for name, probabilities in own.items()]
     if clips.duplicates is not None:
@@ -207,97 +239,32 @@ def _belief(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats]
     return LabelScores(pooled, flagged, checks, information)
 
 
-def rank_exclusive(
-    clips: Clips, given: Ints, classes: Sequence[str], settings: RankSettings
-) -> tuple[pa.Table, dict[str, Json]]:
-    """Ranked table of a binary or multi-class study (see `ranking`), most suspect first, and its summary.
-
-    Args:
-        clips: from `prepare`.
-        given: [clips] index into `classes`.
-        classes: names.
-        settings: how.
-    """
-    belief = score_labels(clips, given, len(classes), settings)
-    # A label that is not given is suspect when the given one is and it is the likeliest in its place.
-    others = np.where(np.eye(len(classes), dtype=bool)[given], -1.0, belief.posterior).argmax(axis=1)
-    tables = []
-    for k, label in enumerate(classes):
-        flagged = belief.flagged & ((given == k) | (others == k))
-        tables.append(_table(clips.clip_ids, label, given == k, k, belief, flagged, given))
-    table = pa.concat_tables(tables).sort_by([("quality", "ascending"), ("clip_id", "ascending")])
-    summary: dict[str, Json] = {"note": NOT_A_RATE, "classes": list(classes), **belief.information}
-    return table, summary
-
-
-def rank_multilabel(
-    clips: Clips, given: Bools, classes: Sequence[str], settings: RankSettings
-) -> Iterator[tuple[pa.Table, dict[str, Json]]]:
-    """Ranked tables of a multi-label study, one per class; some classes are judged together, so memory stays bounded.
-
-    Classes that fewer clips carry (or lack) than there are folds cannot be judged and come out unflagged with quality
-    and scores 1/2, and say so in their summary.
-
-    Args:
-        clips: from `prepare`.
-        given: bool [clips, classes].
-        classes: names.
-        settings: how.
-    """
-    names = [*settings.scorers, *clips.tags]
-    carried = given.sum(axis=0)
-    able = np.flatnonzero(np.minimum(carried, len(given) - carried) >= settings.folds)
-    together = int(np.clip(PROBABILITIES // (4 * len(names) * len(given)), 1, LABELS))
-    for start in range(0, len(classes), together):
-        some = able[(able >= start) & (able < start + together)]
-        tags = {name: scores[:, some] for name, scores in clips.tags.items()}
-        if len(some):
-            found = posterior(_evidence(clips, given[:, some].astype(np.float64), False, settings, tags), names)
-        for k in range(start, min(start + together, len(classes))):
-            has = given[:, k].astype(np.int64)
-            if k in some:
-                place = int(np.searchsorted(some, k))
-                own = {name: _yes_or_no(each[:, place]) for name, each in zip(names, found.own, strict=True)}
-                belief = _belief(clips, has, _yes_or_no(found.pooled[:, place]), own, found.shares[:, place])
-            else:
-                belief = _undecided(clips, has, names, settings)
-            table = _table(clips.clip_ids, classes[k], given[:, k], 1, belief, belief.flagged, has)
-            yield (
-                table.sort_by([("quality", "ascending"), ("clip_id", "ascending")]),
-                {"label": classes[k], **belief.information},
-            )
+def _unscored(clips: Clips, given: Ints, names: Sequence[str], settings: AuditSettings) -> LabelScores:
+    half, unflagged = np.full((len(given), 2), 0.5), np.zeros(len(given), dtype=bool)
+    checks = [CheckResult(name, half, unflagged, 0.5, {"summary": "too few clips for the folds"}) for name in names]
+    if clips.duplicates is not None:
+        checks.append(duplicates_check(clips.duplicates, given, 2))
+    note = f"fewer than {settings.folds} clips with or without it: not scored"
+    return LabelScores(half, unflagged, checks, {"clips": len(given), "flagged": 0, "note": note})
 
 
 def _yes_or_no(positive: Floats) -> Floats:
     return np.stack([1.0 - positive, positive], axis=1)
 
 
-def _undecided(clips: Clips, given: Ints, names: Sequence[str], settings: RankSettings) -> LabelScores:
-    half = np.full((len(given), 2), 0.5)
-    nobody = np.zeros(len(half), dtype=bool)
-    reason: dict[str, Json] = {"summary": "too few clips of one kind for the folds"}
-    checks = [CheckResult(name, half, nobody, 0.5, reason) for name in names]
-    if clips.duplicates is not None:
-        checks.append(duplicates_check(clips.duplicates, given, 2))
-    fewer = f"fewer than {settings.folds} clips with or without it: not judged"
-    return LabelScores(half, nobody, checks, {"clips": len(half), "flagged": 0, "note": fewer})
-
-
 def _table(
-    clip_ids: npt.NDArray[Any], label: str, has: Bools, k: int, belief: LabelScores, flagged: Bools, given: Ints
+    clip_ids: npt.NDArray[Any], label: str, has: Bools, k: int, scores: LabelScores, flagged: Bools, given: Ints
 ) -> pa.Table:
-    quality = label_quality(belief.posterior, given)[:, k]
-    duplicates = [check.score[:, k] for check in belief.checks if check.name == DUPLICATES]
-    if duplicates:
-        quality = quality * duplicates[0]
-    columns = {
-        "clip_id": pa.array(clip_ids, pa.string()),
-        "label": pa.array([label] * len(clip_ids), pa.string()),
-        "given": pa.array(has),
-        "quality": pa.array(quality),
-        "flagged": pa.array(flagged),
-    }
-    return pa.table(columns | {check.name: pa.array(check.score[:, k]) for check in belief.checks})
+    quality = label_quality(scores.posterior, given)[:, k]
+    columns = {check.name: check.score[:, k] for check in scores.checks}
+    rows = {"clip_id": pa.array(clip_ids, pa.string()), "label": pa.array([label] * len(clip_ids), pa.string())}
+    return pa.table(
+        {**rows, "given": has, "quality": quality * columns.get(DUPLICATES, 1.0), "flagged": flagged, **columns}
+    )
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    return table.sort_by([("quality", "ascending"), ("clip_id", "ascending")])
 
 
 def _reduce(features: Features, seed: int) -> Features:
@@ -312,7 +279,5 @@ def _reduce(features: Features, seed: int) -> Features:
 
     rows = np.random.default_rng(seed).permutation(len(scaled))[:REDUCE_ROWS]
     components = min(MOST_FEATURES, len(rows))
-    reduction = PCA(components, svd_solver="randomized", random_state=seed).fit(scaled[rows])
-    spread = np.sqrt(np.maximum(reduction.explained_variance_, 1e-12))
-    reduced = reduction.transform(scaled) / spread[0]
-    return np.asarray(reduced, dtype=np.float32)
+    pca = PCA(components, svd_solver="randomized", random_state=seed).fit(scaled[rows])
+    return np.asarray(pca.transform(scaled) / np.sqrt(max(pca.explained_variance_[0], 1e-12)), dtype=np.float32)

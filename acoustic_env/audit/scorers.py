@@ -1,203 +1,76 @@
-"""The models that scorer: quick, well-regularised classifiers that are hard to convince by a single label.
+"""Scorers of the audit: what judges whether a label is right, by name.
 
-A scorer is a function of training features, training labels and the features to judge; it returns probabilities. It
-learns exclusive classes, or many labels of a multi-label study together. All are tuned to be cheap (strong penalties,
-dropout of half the inputs, few shallow trees), which is also what finding errors needs.
+A scorer is a function of clips with given labels, of which it may learn from some and returns probabilities of the
+classes for others. The classifiers of `models` are scorers, with settings that make them quick and hard to convince by
+a single label; the checks that are no classifiers have names of their own. Another package adds scorers by the
+entry-point group `acoustic_env.scorers`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.registry import Registry
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+    import numpy.typing as npt
 
-Features = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+    from acoustic_env.audit.intervals import Floats
+    from acoustic_env.audit.neighbors import Neighborhood
+
+    Features = npt.NDArray[np.float32]
+    Ints = npt.NDArray[np.int64]
+    Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabeledClips:
+    """Clips with given labels, as scorers see them.
+
+    Attributes:
+        features: float32 [clips, features], scaled, finite.
+        target: [clips, classes] 0 or 1, the given labels.
+        exclusive: every clip has one of the classes; else each class is a label of its own, present or not.
+        folds: [clips] grouped folds, 0 to 2 or more.
+        neighborhood: nearest clips of other folds.
+        seed: of whatever is random.
+    """
+
+    features: Features
+    target: Floats
+    exclusive: bool
+    folds: Ints
+    neighborhood: Neighborhood
+    seed: int
+
+    @property
+    def prior(self) -> float:
+        """Probability of each class before anything is known."""
+        return 1.0 / self.target.shape[1] if self.exclusive else 0.5
 
 
 class Scorer(Protocol):
-    """A model that learns labels and judges other clips."""
+    """A function that learns from the labels of some clips and judges others."""
 
-    def __call__(self, train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
-        """Return probabilities [m, classes] of the classes of `judged`.
+    def __call__(self, clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:
+        """Return probabilities [held out, classes]; rows sum to 1 where classes are exclusive.
 
         Args:
-            train: float32 [n, features].
-            target: [n, classes] in 0 to 1.
-            judged: float32 [m, features].
-            seed: of whatever is random.
-            exclusive: rows of `target` are distributions over two classes or more, and the answer's rows sum to 1;
-                else every column is a label of its own, there or not.
+            clips: all clips.
+            train: [clips] those whose labels may be used.
+            held_out: [clips] those to judge, none of them in `train`.
         """
 
 
-PENALTY: Final = 0.03  # of the logistic regression, per row: scikit-learn's 1 / (C n)
-LARGE: Final = 20_000  # rows beyond which one quick model is enough
-
-# Up to so many rows: MLP members, passes over the rows, rows a step. More rows need fewer passes.
-MLP_EFFORT: Final = ((5_000, 2, 25, 128), (LARGE, 1, 12, 256))
-MLP_LEAST_EFFORT: Final = (1, 4, 512)
-
-TREES: Final[dict[str, Any]] = {
-    "eta": 0.06,
-    "max_depth": 4,
-    "subsample": 0.7,
-    "colsample_bytree": 0.3,
-    "min_child_weight": 5.0,
-    "lambda": 5.0,
-    "tree_method": "hist",
-    "max_bin": 64,
-}
-ROUNDS: Final = 150
-TREE_ROWS: Final = 25_000  # a tree learns from so many rows or more (up to twice as many), where there are as many
-
-
-def logistic(train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
-    """Ridge logistic regressions, all labels together, or softmax regression of three classes or more."""
-    from scipy.special import expit, softmax
-
-    from acoustic_env.models.logistic import fit_weights
-    from acoustic_env.models.sigmoids import fit_sigmoids
-
-    if exclusive and target.shape[1] > 2:
-        weights = fit_weights(train, target.astype(np.float32), "multiclass", PENALTY).astype(np.float32)
-        return np.asarray(softmax((judged @ weights[:-1] + weights[-1]).astype(np.float64), axis=1))
-    labels = fit_sigmoids(train, target[:, 1:] if exclusive else target, PENALTY)
-    positive = expit((judged @ labels[:-1] + labels[-1]).astype(np.float64))
-    return _two(positive[:, 0]) if exclusive else np.asarray(positive)
-
-
-def xgboost(train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
-    """Shallow boosted trees of the classes, or of one label after the other.
-
-    On many rows the trees take turns on random parts of them, so that a tree costs the same however many there are.
-    """
-    if not exclusive:
-        labels = [_two(column) for column in target.T]
-        return np.stack([xgboost(train, label, judged, seed, True)[:, 1] for label in labels], axis=1)
-    import xgboost as xgb
-
-    binary = target.shape[1] == 2
-    settings = TREES | {"seed": seed, "nthread": _threads()}
-    settings["objective"] = "binary:logistic" if binary else "multi:softprob"
-    if not binary:
-        settings["num_class"] = target.shape[1]
-    label, weight = (target[:, 1], None) if binary else (target.argmax(axis=1), target.max(axis=1))
-    turns = max(1, len(train) // TREE_ROWS)
-    order = np.random.default_rng(seed).permutation(len(train))
-    parts: list[xgb.QuantileDMatrix] = []
-    for turn in range(turns):
-        rows = np.sort(order[turn::turns])
-        weights = None if weight is None else weight[rows]
-        bins = parts[0] if parts else None
-        parts.append(xgb.QuantileDMatrix(train[rows], label[rows], weight=weights, max_bin=TREES["max_bin"], ref=bins))
-    booster = xgb.Booster(settings, parts)
-    for tree in range(ROUNDS):
-        booster.update(parts[tree % turns], tree)
-    found = np.asarray(booster.inplace_predict(judged), dtype=np.float64)
-    return _two(found) if binary else found
-
-
-def mlp(train: Features, target: Floats, judged: Features, seed: int, exclusive: bool) -> Floats:
-    """One hidden layer of 128 for all classes, with half of inputs and units dropped; two members on small sets."""
-    import torch
-    from scipy.special import expit, softmax
-
-    efforts = (effort for most, *effort in MLP_EFFORT if len(train) <= most)
-    members, passes, batch = next(efforts, MLP_LEAST_EFFORT)
-    inputs, wanted = torch.from_numpy(train), torch.from_numpy(target.astype(np.float32))
-    scores = np.zeros((len(judged), target.shape[1]))
-    for member in range(members):
-        generator = torch.Generator().manual_seed(seed * 100 + member)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed * 100 + member)
-            network = torch.nn.Sequential(
-                torch.nn.Dropout(0.5),
-                torch.nn.Linear(train.shape[1], 128),
-                torch.nn.ReLU(),
-                torch.nn.Dropout(0.5),
-                torch.nn.Linear(128, target.shape[1]),
-            )
-            optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-3)
-            for _ in range(passes):
-                for rows in torch.randperm(len(train), generator=generator).split(batch):  # type: ignore[no-untyped-call]
-                    loss = _mlp_loss(network(inputs[rows]), wanted[rows], exclusive)
-                    optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-        network.eval()
-        with torch.no_grad():
-            scores += network(torch.from_numpy(judged)).numpy()
-    mean = scores / members
-    return np.asarray(softmax(mean, axis=1) if exclusive else expit(mean))
-
-
-def _mlp_loss(scores: torch.Tensor, wanted: torch.Tensor, exclusive: bool) -> torch.Tensor:
-    from torch.nn import functional
-
-    if exclusive:
-        return functional.cross_entropy(scores, wanted)
-    return functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / len(wanted)
-
-
-SCORERS: Final[dict[str, Scorer]] = {"mlp": mlp, "xgboost": xgboost, "logistic": logistic}
-
-
-HeldOutScorer = Callable[[Bools, Bools], Floats]
-"""(clips to learn from, clips to judge) -> probabilities [judged, classes]."""
-
-
-def out_of_fold(judge: HeldOutScorer, folds: Ints, classes: int) -> Floats:
-    """Return probabilities [clips, classes] of each clip by a model that learned from the other folds only.
-
-    Args:
-        judge: learns and judges.
-        folds: [clips].
-        classes: how many.
-    """
-    found = np.empty((len(folds), classes))
-    for fold in np.unique(folds):
-        held = folds == fold
-        found[held] = judge(~held, held)
-    return found
-
-
-def without_two_folds(judge: HeldOutScorer, folds: Ints, classes: int) -> tuple[Floats, Floats]:
-    """Return probabilities [clips, classes] by models that learned neither from a clip's fold nor from one beside it.
-
-    Folds stand in a ring: fold 0 follows the last. What must not know the labels of fold k can be fitted on the clips
-    of the two folds beside it.
-
-    Args:
-        judge: learns and judges.
-        folds: [clips], 0 to 2 or more.
-        classes: how many.
-
-    Returns:
-        Without the fold before the clip's own, and without the fold after it.
-    """
-    before, after = np.empty((2, len(folds), classes))
-    count = int(folds.max()) + 1
-    for fold in range(count):
-        one, two = folds == fold, folds == (fold + 1) % count
-        held = one | two
-        found = judge(~held, held)
-        after[one], before[two] = found[one[held]], found[two[held]]
-    return before, after
-
-
-def _two(positive: npt.NDArray[Any]) -> Floats:
-    return np.stack([1.0 - positive, positive], axis=1).astype(np.float64)
-
-
-def _threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+SCORERS: Final[Registry[Scorer]] = Registry(
+    "scorers",
+    "scorer",
+    {
+        "mlp": "acoustic_env.audit.classifier_scorers:score_by_mlp",
+        "xgboost": "acoustic_env.audit.classifier_scorers:score_by_xgboost",
+        "logistic": "acoustic_env.audit.classifier_scorers:score_by_logistic",
+        "neighbors": "acoustic_env.audit.neighbors:score_by_neighbors",
+    },
+)

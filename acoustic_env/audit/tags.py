@@ -1,19 +1,29 @@
-"""Scores of audio taggers as scorers: embedders that know AudioSet's classes learned without the study's list."""
+"""Scores of audio taggers as scorers: embedders that learned AudioSet's classes without the study's labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from acoustic_env.audit.combine import fit_combination
 from acoustic_env.audit.intervals import Floats
+
+if TYPE_CHECKING:
+    from acoustic_env.audit.scorers import LabeledClips
+
+Bools = npt.NDArray[np.bool_]
+
+SMOOTHING: Final = 1e-3  # added to every tag score
 
 
 def tag_scores(
     rows: pa.Table, tags: Sequence[str], clip_ids: Sequence[str], wanted: Sequence[frozenset[str]]
 ) -> Floats | None:
-    """[clips, classes] largest score among the tags that make each class; NaN for a clip without a row.
+    """Return the largest score [clips, classes] among the tags that make each class; NaN for a clip without a row.
 
     Args:
         rows: `clip_id` and `scores` (vectors in the order of `tags`) of one signal.
@@ -36,3 +46,24 @@ def tag_scores(
     place = np.array([row_of.get(clip_id, -1) for clip_id in clip_ids])
     found = np.where((place >= 0)[:, None], per_class[place] if len(per_class) else np.nan, np.nan)
     return np.asarray(np.clip(found, 0.0, 1.0))
+
+
+def score_by_tags(scores: Floats, clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:
+    """Calibrate a tagger's scores to the labels of `train` by a slope and biases.
+
+    Args:
+        scores: [clips, classes] in [0, 1], NaN where unknown; those clips get the prior.
+        clips: all clips.
+        train: [clips] whose labels may be used.
+        held_out: [clips] to judge.
+
+    Returns:
+        [held out, classes] probabilities.
+    """
+    known: Bools = np.asarray(np.isfinite(scores))
+    if clips.exclusive:
+        known = np.repeat(known.all(axis=1, keepdims=True), scores.shape[1], axis=1)
+    shares = np.where(known, np.nan_to_num(scores), clips.prior) + SMOOTHING
+    shares = shares / (shares.sum(axis=1, keepdims=True) if clips.exclusive else 1.0 + 2.0 * SMOOTHING)
+    combination = fit_combination(shares[None, train], clips.target[train], clips.exclusive)
+    return np.asarray(np.where(known[held_out], combination.log_pool(shares[None, held_out]), clips.prior))

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from acoustic_env.audit import rank as ranking
 from acoustic_env.audit.check import label_quality
 from acoustic_env.audit.designs import StratumCounts, stratified
 from acoustic_env.audit.intervals import from_variance, wilson
+from acoustic_env.audit.posterior import predict_out_of_fold
 from acoustic_env.audit.sample import allocate, score_strata
-from acoustic_env.audit.scorers import logistic, out_of_fold
+from acoustic_env.audit.scorers import SCORERS, LabeledClips
+from acoustic_env.config import AuditSettings
 from tests.audit.planted import plant_errors
 
 RATES = (0.05, 0.1, 0.2, 0.3)
@@ -102,7 +105,7 @@ def read_study(clips: str, store: str, name: str) -> Study:
     return Study(features, targets.y, np.asarray(selection.clips.column("group").to_pylist()))
 
 
-def prepared(study: Study, given: np.ndarray, settings: ranking.RankSettings) -> ranking.Clips:
+def prepared(study: Study, given: np.ndarray, settings: AuditSettings) -> ranking.Clips:
     return ranking.prepare([str(i) for i in range(len(given))], study.x, given, study.groups, settings)
 
 
@@ -111,7 +114,7 @@ def judge(study: Study, given: np.ndarray, clean: np.ndarray) -> Result:
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    settings = ranking.RankSettings()
+    settings = AuditSettings()
     belief = ranking.score_labels(prepared(study, given, settings), given, 2, settings)
     rows = np.arange(len(given))
     quality = {"ours": belief.posterior[rows, given]}
@@ -193,14 +196,13 @@ def suspicious_against_sampled(cell: tuple[str, float], result: Result) -> str:
 
 def run(study: Study, plantings: int, cells: list[tuple[str, float]]) -> None:
     """The whole benchmark."""
-    truth, settings = study.truth, ranking.RankSettings()
+    truth, settings = study.truth, AuditSettings()
     clips = prepared(study, truth, settings)
     clean = ranking.score_labels(clips, truth, 2, settings).posterior
 
-    def knowing(train: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        return logistic(clips.features[train], np.eye(2)[truth[train]], clips.features[judged], settings.seed, True)
-
-    ambiguity = 1.0 - np.abs(2.0 * out_of_fold(knowing, clips.folds, 2)[:, 1] - 1.0)
+    labeled = LabeledClips(clips.features, np.eye(2)[truth], True, clips.folds, clips.neighborhood, settings.seed)
+    knowing = partial(SCORERS.load("logistic"), labeled)
+    ambiguity = 1.0 - np.abs(2.0 * predict_out_of_fold(knowing, clips.folds, 2)[:, 1] - 1.0)
     found: dict[tuple[str, float], list[Result]] = {cell: [] for cell in cells}
     for cell in cells:
         for planting in range(plantings):

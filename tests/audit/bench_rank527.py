@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from acoustic_env.audit import rank as ranking
+from acoustic_env.config import AuditSettings
 
 BOOTSTRAP = 50
 COMMAND = (sys.executable, "-m", "acoustic_env.cli")
@@ -52,7 +53,7 @@ def measure_command(folder: Path) -> None:
     )
 
 
-def prepare_study(folder: Path) -> tuple[ranking.Clips, np.ndarray, ranking.RankSettings]:
+def prepare_study(folder: Path) -> tuple[ranking.Clips, np.ndarray, AuditSettings]:
     """Clips and given labels as the command prepares them."""
     from acoustic_env.clips.select import class_targets, select
     from acoustic_env.clips.table import read_clips
@@ -67,9 +68,7 @@ def prepare_study(folder: Path) -> tuple[ranking.Clips, np.ndarray, ranking.Rank
     matrix = load_matrix(store, targets.clip_ids, list(recipe.blocks), recipe.signals)
     groups = np.asarray(selection.clips.column("group").to_pylist())
     features = ranking.reduce_blocks(matrix.values, matrix.columns, recipe.reduction)
-    audit = recipe.audit
-    settings = ranking.RankSettings(audit.scorers, audit.folds, audit.neighbors, audit.seed)
-    return ranking.prepare(targets.clip_ids, features, targets.y, groups, settings), targets.y, settings
+    return ranking.prepare(targets.clip_ids, features, targets.y, groups, recipe.audit), targets.y, recipe.audit
 
 
 def plant(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
@@ -83,13 +82,13 @@ def plant(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarra
     return given
 
 
-def quality_together(clips: ranking.Clips, given: np.ndarray, settings: ranking.RankSettings) -> np.ndarray:
+def quality_together(clips: ranking.Clips, given: np.ndarray, settings: AuditSettings) -> np.ndarray:
     names = [str(k) for k in range(given.shape[1])]
     tables = (table for table, _ in ranking.rank_multilabel(clips, given, names, settings))
     return np.stack([table.sort_by("clip_id").column("quality").to_numpy() for table in tables], axis=1)
 
 
-def quality_alone(clips: ranking.Clips, given: np.ndarray, settings: ranking.RankSettings) -> np.ndarray:
+def quality_alone(clips: ranking.Clips, given: np.ndarray, settings: AuditSettings) -> np.ndarray:
     found = []
     for k in range(given.shape[1]):
         belief = ranking.score_labels(clips, given[:, k].astype(np.int64), 2, settings)
@@ -98,7 +97,7 @@ def quality_alone(clips: ranking.Clips, given: np.ndarray, settings: ranking.Ran
     return np.stack(found, axis=1)
 
 
-def compare(clips: ranking.Clips, truth: np.ndarray, rate: float, settings: ranking.RankSettings) -> None:
+def compare(clips: ranking.Clips, truth: np.ndarray, rate: float, settings: AuditSettings) -> None:
     """Print average precision of both ways on labels with planted errors."""
     from sklearn.metrics import average_precision_score
 

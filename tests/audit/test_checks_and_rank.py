@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score
 
-from acoustic_env.audit import confident, scorers
+from acoustic_env.audit import classifier_scorers, confident
 from acoustic_env.audit.check import (
     CheckResult,
     duplicate_sets,
@@ -15,15 +17,18 @@ from acoustic_env.audit.check import (
     from_probabilities,
     label_quality,
 )
-from acoustic_env.audit.combine import fit_combination, fit_label_combination
-from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
+from acoustic_env.audit.combine import fit_combination
+from acoustic_env.audit.posterior import predict_out_of_fold, predict_without_two_folds
+from acoustic_env.audit.rank import prepare, rank_exclusive, rank_multilabel
 from acoustic_env.audit.ranking import check_ranked, scorer_names
-from acoustic_env.audit.scorers import logistic, out_of_fold, without_two_folds
+from acoustic_env.audit.scorers import LabeledClips
 from acoustic_env.audit.tags import tag_scores
+from acoustic_env.config import AuditSettings, from_mapping
 from acoustic_env.errors import UsageError
+from acoustic_env.registry import Registry
 from tests.audit.planted import plant_errors
 
-QUICK = RankSettings(("logistic", "neighbors"), folds=4, neighbors=15)
+QUICK = AuditSettings(scorers=("logistic", "neighbors"), folds=4, neighbors=15)
 
 
 def clouds(clips: int = 600, classes: int = 2, seed: int = 0, apart: float = 2.0):
@@ -81,7 +86,7 @@ def test_multi_label_classes_are_ranked_one_at_a_time() -> None:
     assert len(first & {f"clip{i:04d}" for i in missing}) >= 13
     rare, summary = tables[2]
     assert set(rare.column("quality").to_pylist()) == {0.5}
-    assert "not judged" in str(summary["note"])
+    assert "not scored" in str(summary["note"])
 
 
 def test_the_same_seed_gives_the_same_ranking_and_groups_stay_together() -> None:
@@ -94,7 +99,7 @@ def test_the_same_seed_gives_the_same_ranking_and_groups_stay_together() -> None
     assert (neighbor_groups != groups[:, None]).all()
 
 
-def test_the_witnesses_never_see_the_clip_they_judge_nor_the_fold_their_weights_are_for() -> None:
+def test_the_scorers_never_see_the_clip_they_judge_nor_the_fold_their_weights_are_for() -> None:
     folds = np.arange(200) % 4
     seen = []
 
@@ -102,28 +107,49 @@ def test_the_witnesses_never_see_the_clip_they_judge_nor_the_fold_their_weights_
         seen.append((set(folds[train]), set(folds[judged])))
         return np.tile(sum(10.0**fold for fold in set(folds[train])), (judged.sum(), 2))
 
-    assert (out_of_fold(judge, folds, 2)[folds == 0] == 1110.0).all()
-    before, after = without_two_folds(judge, folds, 2)
+    assert (predict_out_of_fold(judge, folds, 2)[folds == 0] == 1110.0).all()
+    before, after = predict_without_two_folds(judge, folds, 2)
     assert all(not learned & judged for learned, judged in seen)
     assert (before[folds == 0] == 110.0).all()
     assert (after[folds == 0] == 1100.0).all()
 
 
-def test_a_witness_can_be_injected_and_all_built_in_ones_run() -> None:
+def test_all_built_in_scorers_find_the_errors() -> None:
     x, _, given, wrong = clouds(240)
-    everyone = RankSettings(("mlp", "xgboost", "logistic", "neighbors"), folds=3)
+    everyone = AuditSettings(folds=3)
     clips = prepare(ids(240), x, given, np.arange(240), everyone)
     table, summary = rank_exclusive(clips, given, ["a", "b"], everyone)
     own = table.filter(table.column("given")).sort_by("clip_id")
     for name in scorer_names(table):
         assert average_precision_score(wrong, -own.column(name).to_numpy()) > 0.5, name
     assert set(summary["weights"]) == set(everyone.scorers)  # type: ignore[arg-type]
-    injected = RankSettings(("mine",), folds=3, models={"mine": logistic})
-    assert scorer_names(rank_exclusive(clips, given, ["a", "b"], injected)[0]) == ["mine"]
-    with pytest.raises(UsageError, match="no scorer 'oracle'; there are logistic, mlp, neighbors, xgboost"):
-        prepare(ids(240), x, given, np.arange(240), RankSettings(("oracle",)))
-    with pytest.raises(UsageError, match=r"audit\.folds is 2; a ranking needs 3 folds or more"):
-        prepare(ids(240), x, given, np.arange(240), RankSettings(("logistic",), folds=2))
+
+
+def score_by_first_feature(clips: LabeledClips, train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    assert not (train & held_out).any()
+    score = 1 / (1 + np.exp(-clips.features[held_out, 0].astype(float)))
+    return np.stack([1 - score, score], axis=1)
+
+
+def test_a_scorer_of_another_package_ranks_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("mine", f"{__name__}:score_by_first_feature", "acoustic_env.scorers")
+    registry = Registry("scorers", "scorer", {"neighbors": "acoustic_env.audit.neighbors:score_by_neighbors"})
+    monkeypatch.setattr("acoustic_env.registry.entry_points", lambda group: [entry] if group == entry.group else [])
+    monkeypatch.setattr("acoustic_env.audit.rank.SCORERS", registry)
+    x, _, given, _ = clouds(240)
+    settings = AuditSettings(scorers=("mine", "neighbors"), folds=3)
+    clips = prepare(ids(240), x, given, np.arange(240), settings)
+    assert scorer_names(rank_exclusive(clips, given, ["a", "b"], settings)[0]) == ["mine", "neighbors"]
+
+
+def test_an_unknown_scorer_and_too_few_folds_are_rejected() -> None:
+    x, _, given, _ = clouds(240)
+    settings = AuditSettings(scorers=("oracle",))
+    clips = prepare(ids(240), x, given, np.arange(240), settings)
+    with pytest.raises(UsageError, match="no scorer named 'oracle'; expected one of: mlp, xgboost, logistic"):
+        rank_exclusive(clips, given, ["a", "b"], settings)
+    with pytest.raises(UsageError, match="folds: 2: input should be greater than or equal to 3"):
+        from_mapping(AuditSettings, {"folds": 2}, "recipe.yaml")
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -131,8 +157,8 @@ def test_trees_that_take_turns_on_parts_of_the_clips_find_the_errors_too(
     classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, _, given, wrong = clouds(classes=classes)
-    settings = RankSettings(("xgboost",), folds=3)
-    monkeypatch.setattr(scorers, "TREE_ROWS", 100)
+    settings = AuditSettings(scorers=("xgboost",), folds=3)
+    monkeypatch.setattr(classifier_scorers, "TREE_ROWS", 100)
     clips = prepare(ids(600), x, given, np.arange(600), settings)
     one, two = (rank_exclusive(clips, given, [f"{k}" for k in range(classes)], settings)[0] for _ in range(2))
     assert one.equals(two)
@@ -172,7 +198,7 @@ def test_sets_of_duplicates_follow_chains_and_leave_single_clips_out() -> None:
     assert list(sets[3:]) == [-1, -1]
 
 
-def test_tag_scores_are_a_witness_where_present() -> None:
+def test_tag_scores_are_a_scorer_where_present() -> None:
     x, truth, given, wrong = clouds(300, apart=0.3)
     tags = np.eye(2)[truth] * 0.8 + 0.1
     tags[:20] = np.nan
@@ -226,21 +252,21 @@ def test_every_check_keeps_the_contract() -> None:
         CheckResult("bad", np.full((2, 2), 1.5), np.zeros(2, dtype=bool), 0.0, {})
 
 
-def test_a_statement_score_is_its_own_inverse() -> None:
+def test_a_label_quality_is_its_own_inverse() -> None:
     given, probabilities = random_probabilities(50, 4, 3)
     score = label_quality(probabilities, given)
     np.testing.assert_allclose(label_quality(score, given), probabilities)
     assert score[0, given[0]] == pytest.approx(probabilities[0, given[0]])
 
 
-def test_the_combination_believes_the_better_witness_and_equals_logistic_regression() -> None:
+def test_the_better_scorer_gets_more_weight_which_equals_logistic_regression() -> None:
     rng = np.random.default_rng(1)
     given = rng.integers(0, 2, 4000)
     good, bad = (np.where(given == 1, 1, -1) * strength + rng.normal(0, 1, 4000) for strength in (1.2, 0.2))
     both = np.stack([[1 - p, p] for p in (1 / (1 + np.exp(-good)), 1 / (1 + np.exp(-bad)))]).transpose(0, 2, 1)
-    combination = fit_combination(both, given)
-    assert combination.weights[0] > 3 * combination.weights[1]
-    assert combination.shares[0] > combination.shares[1] > 0.2
+    combination = fit_combination(both, np.eye(2)[given], True)
+    assert combination.weights[0, 0] > 3 * combination.weights[1, 0]
+    assert combination.shares[0, 0] > combination.shares[1, 0] > 0.2
     np.testing.assert_allclose(combination.pool(both).sum(axis=1), 1.0)
     from sklearn.linear_model import LogisticRegression
 
@@ -254,12 +280,12 @@ def test_labels_weighed_together_get_the_weights_of_two_classes_weighed_alone() 
     given = rng.random((500, 3)) < [0.5, 0.1, 0.02]
     strength = np.array([2.0, 0.5, -1.0])[:, None, None]
     one = 1 / (1 + np.exp(-(strength * (2 * given - 1) + rng.normal(0, 1.5, (3, 500, 3)))))
-    together = fit_label_combination(one, given.astype(float))
+    together = fit_combination(one, given.astype(float), False)
     assert together.weights[2].max() == 0.0  # a scorer that is wrong more often than right
     for k in range(3):
         both = np.stack([1 - one[:, :, k], one[:, :, k]], axis=2)
-        alone = fit_combination(both, given[:, k].astype(np.int64))
-        np.testing.assert_allclose(together.shares[:, k], alone.shares, atol=2e-3)
+        alone = fit_combination(both, np.eye(2)[given[:, k].astype(np.int64)], True)
+        np.testing.assert_allclose(together.shares[:, k], alone.shares[:, 0], atol=2e-3)
         np.testing.assert_allclose(together.pool(one)[:, k], alone.pool(both)[:, 1], atol=2e-3)
         np.testing.assert_allclose(together.log_pool(one)[:, k], alone.log_pool(both)[:, 1], atol=1e-2)
 
@@ -292,14 +318,14 @@ def test_the_ranking_is_the_same_on_one_thread_and_on_two() -> None:
     assert tables[0].equals(tables[1])
 
 
-def test_all_built_in_witnesses_learn_many_labels() -> None:
+def test_all_built_in_scorers_learn_many_labels() -> None:
     rng = np.random.default_rng(6)
     truth = rng.random((300, 3)) < 0.4
     x = (truth @ rng.normal(0, 3, (3, 10)) + rng.normal(0, 1, (300, 10))).astype(np.float32)
     given = truth.copy()
     wrong = rng.random((300, 3)) < 0.05
     given ^= wrong
-    settings = RankSettings(("mlp", "xgboost", "logistic", "neighbors"), folds=3)
+    settings = AuditSettings(folds=3)
     clips = prepare(ids(300), x, given, np.arange(300), settings)
     for k, (table, _) in enumerate(rank_multilabel(clips, given, ["rain", "wind", "owl"], settings)):
         for name in scorer_names(table):
@@ -325,7 +351,7 @@ def test_100_000_clips_of_512_features_are_ranked_within_5_processor_minutes_and
     x = rng.standard_normal((100_000, 512), dtype=np.float32)
     x[:, :20] += 0.35 * (truth[:, None] * 2 - 1)
     given, wrong = plant_errors(truth, 0.1, rng)
-    settings = RankSettings()
+    settings = AuditSettings()
     started = time.process_time()
     clips = prepare([str(i) for i in range(100_000)], x, given, np.arange(100_000), settings)
     table, _ = rank_exclusive(clips, given, ["a", "b"], settings)

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from acoustic_env.audit.rank import RankSettings, prepare, rank_exclusive, rank_multilabel
+from acoustic_env.audit.rank import prepare, rank_exclusive, rank_multilabel
 from acoustic_env.audit.ranking import scorer_names
+from acoustic_env.config import AuditSettings
 from tests.audit.planted import plant_errors
 
 CLIPS = 200
@@ -54,7 +55,7 @@ def scene(classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("whole_fold", [True, False])
 def test_the_given_labels_of_a_fold_do_not_move_what_is_believed_of_it(classes: int, whole_fold: bool) -> None:
     x, given, tags = scene(classes)
-    settings = RankSettings(folds=3, neighbors=10)
+    settings = AuditSettings(folds=3, neighbors=10)
     clips = prepare([f"clip{i:04d}" for i in range(CLIPS)], x, given, np.arange(CLIPS), settings, tags={"tags": tags})
     held = clips.folds == 1 if whole_fold else np.arange(CLIPS) == 17
     flipped = np.where(held, (given + 1) % classes, given)
@@ -66,7 +67,7 @@ def test_the_given_labels_of_a_fold_do_not_move_what_is_believed_of_it(classes: 
 def test_the_same_holds_for_every_class_of_a_multi_label_study() -> None:
     x, first, tags = scene(3)
     given = np.eye(3, dtype=bool)[first] | (np.random.default_rng(5).random((CLIPS, 3)) < 0.1)
-    settings = RankSettings(folds=3, neighbors=10)
+    settings = AuditSettings(folds=3, neighbors=10)
     clips = prepare([f"clip{i:04d}" for i in range(CLIPS)], x, given, np.arange(CLIPS), settings, tags={"tags": tags})
     held = clips.folds == 2
     flipped = given ^ held[:, None]
