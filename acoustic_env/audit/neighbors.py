@@ -53,9 +53,8 @@ def find_neighbors(features: npt.NDArray[np.float32], folds: Ints, k: int, seed:
     index, distance = np.empty((clips, k), np.int64), np.empty((clips, k), np.float32)
     for fold in np.unique(folds):
         others, own = references[folds[references] != fold], folds == fold
-        distance[own], nearest = (
-            NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit[others]).kneighbors(unit[own])
-        )
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit[others])
+        distance[own], nearest = search.kneighbors(unit[own])
         index[own] = others[nearest]
     return Neighborhood(index, np.exp(-SHARPNESS / 2.0 * distance**2))  # s - 1 = -d^2 / 2 on the unit sphere
 

@@ -42,7 +42,7 @@ def rank_study(
     duplicates: pa.Table | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[pa.Table, dict[str, Json]]]:
-    """Yield ranked tables (see `ranking`) with their summaries: one of all classes, or one per label of a multi-label study.
+    """Yield ranked tables (see `ranking`) with their summaries: one in all, or one per label of a multi-label study.
 
     Args:
         clips: clip list.
@@ -78,9 +78,9 @@ def rank_study(
     tags = _read_tags(store, recipe, clip_ids, targets.classes)
     ready = prepare(clip_ids, features, y, np.asarray(groups)[complete], settings, sets, tags)
     if recipe.task == "multilabel":
-        yield from rank_multilabel(ready, y, targets.classes, settings)
+        yield from rank_multilabel(ready, y.astype(bool), targets.classes, settings)
     else:
-        yield rank_exclusive(ready, y, targets.classes, settings)
+        yield rank_exclusive(ready, y.astype(np.int64), targets.classes, settings)
 
 
 def _read_tags(
