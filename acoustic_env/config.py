@@ -15,6 +15,7 @@ from acoustic_env.errors import UsageError
 RECIPES: Final = Path(__file__).parent / "recipes"
 
 Task = Literal["binary", "multiclass", "multilabel"]
+Design = Literal["simple", "stratified", "unequal"]
 ModelKind = Literal["mlp", "xgboost", "logistic"]
 
 
@@ -254,6 +255,26 @@ class ExtractSettings(Settings):
     relocated: tuple[str, ...] = ()
     """The audio below OLD (a folder or URL), from which rows were computed, is now below NEW: the same files. May be
     given more than once."""
+
+
+class SampleSettings(Settings):
+    """How a sample of ranked rows is drawn."""
+
+    n: int = Field(ge=1)
+    """Rows to draw; gold and repeated rows are added."""
+
+    design: Design = "stratified"
+    """simple (all rows alike), stratified (class x score quantile, as fine as n allows) or unequal (undecided rows more
+    often, with a minimum for every row)."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of the draw and of the order."""
+
+    absent: bool = False
+    """Sample labels that the list does not give, to find missing ones, in place of those it gives."""
+
+    repeat: float = Field(0.1, ge=0, le=1)
+    """Share of the drawn rows presented a second time, to measure whether annotators agree with themselves, 0 to 1."""
 
 
 class RelabelSettings(Settings):

@@ -30,8 +30,9 @@ from acoustic_env.audit.annotations import APPLIES
 from acoustic_env.audit.consensus import Key, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats, Interval, nothing_observed
 from acoustic_env.audit.relabel import applies
-from acoustic_env.audit.sample import SampleSettings, frame_of, sample_table
+from acoustic_env.audit.sample import frame_of, sample_table
 from acoustic_env.audit.sequential import METHOD, SampledStratum, confidence_sequence, level_of_frame
+from acoustic_env.config import SampleSettings
 
 JUDGES_KEY: Final = b"acoustic_env.judges"
 UNCHANGED, CHANGED = "unchanged", "changed"
@@ -138,7 +139,7 @@ def draw_frame(
     rng = np.random.default_rng([seed, judges.number])
     rows, inclusion = _draw(changed, budget, rng)
     strata = np.where(changed, CHANGED, UNCHANGED).astype(object)
-    settings = SampleSettings(len(rows), "stratified", seed, repeat=0.0)
+    settings = SampleSettings(n=len(rows), design="stratified", seed=seed, repeat=0.0)
     sample = sample_table(frame, strata, rows, inclusion, settings, rng)
     place = np.asarray(pc.index_in(row_keys(sample), value_set=row_keys(frame)))
     sample = sample.append_column("decided", pa.array(decided[place]))

@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,9 @@ from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.ranking import quality_of, suspicion_rank
 from acoustic_env.errors import UsageError
 
-Design = Literal["simple", "stratified", "unequal"]
+if TYPE_CHECKING:
+    from acoustic_env.config import SampleSettings
+
 Ints = npt.NDArray[np.int64]
 
 FRAME_KEY: Final = b"acoustic_env.frame"
@@ -59,26 +60,6 @@ UNIFORM_FLOOR: Final = 0.1  # share of an unequal-probability sample that falls 
 SCORE_STRATA: Final = 5  # score quantiles of each class
 POOLED_STRATA: Final = 10  # score quantiles of all classes together, where there are too many for strata of their own
 LEAST_PER_STRATUM: Final = 4
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """How a sample is drawn.
-
-    Attributes:
-        n: clip-label rows to draw; gold and repeated rows come on top.
-        design: simple (all rows alike), stratified (class x score quantile, as fine as n allows), unequal (where the
-            score is undecided more often, with a floor for every row).
-        seed: of the draw and of the order.
-        absent: draw from labels the list does not give (to find missing ones) instead of those it gives.
-        repeat: share of the drawn rows presented a second time, to see whether annotators agree with themselves.
-    """
-
-    n: int
-    design: Design = "stratified"
-    seed: int = 23
-    absent: bool = False
-    repeat: float = 0.1
 
 
 def draw_sample(ranked: pa.Table, settings: SampleSettings, gold: pa.Table | None = None) -> pa.Table:

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
-from acoustic_env.commands.arguments import RenamedOption, url
+from acoustic_env.commands.arguments import RenamedOption, add_settings, given, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
+from acoustic_env.config import SampleSettings, from_mapping
 
 PLAN: Final = "Compute how many clip-label rows to annotate for an interval of a wanted half-width, by design."
 
@@ -55,15 +56,9 @@ def add_parsers(subparsers: Any) -> None:
     parser = add_command(commands, "sample", "draw a sample to annotate", SAMPLE, SAMPLES, draw)
     add = parser.add_argument
     add("--ranked", type=url, required=True, metavar="FILE", help="Ranked table.")
-    add("--n", type=int, required=True, metavar="N", help="Rows to draw, without gold and repeated rows.")
-    designs = ("simple", "stratified", "unequal")
-    add("--design", choices=designs, default="stratified", help="Design of the sample. Default: %(default)s.")
     add("--out", type=url, required=True, metavar="FILE", help="Sample to write (Parquet).")
-    add("--seed", type=int, default=23, metavar="N", help="Seed of the draw. Default: %(default)s.")
-    add("--absent", action="store_true", help="Sample labels that the list does not give, to find missing ones.")
     add("--gold", type=url, metavar="FILE", help="Known rows to mix in: clip_id, label, truth (right or wrong).")
-    repeat = "Share of the rows presented twice, 0 to 1. Default: %(default)s."
-    add("--repeat", type=float, default=0.1, metavar="SHARE", help=repeat)
+    add_settings(parser, SampleSettings, n={"required": True}, repeat={"metavar": "SHARE"})
     line = "label accuracy from an annotated sample"
     parser = add_command(commands, "estimate", line, ESTIMATE, ESTIMATES, estimate_accuracy)
     add = parser.add_argument
@@ -103,14 +98,10 @@ def plan_sample(arguments: argparse.Namespace) -> int:
 
 def draw(arguments: argparse.Namespace) -> int:
     """Draw a sample to annotate; see SAMPLE."""
-    from acoustic_env.audit.sample import SampleSettings, draw_sample
+    from acoustic_env.audit.sample import draw_sample
     from acoustic_env.audit.table import read_table, write_table
-    from acoustic_env.errors import UsageError
 
-    if not 0.0 <= arguments.repeat <= 1.0:
-        msg = f"--repeat {arguments.repeat:g}: expected a share from 0 to 1"
-        raise UsageError(msg)
-    settings = SampleSettings(arguments.n, arguments.design, arguments.seed, arguments.absent, arguments.repeat)
+    settings = from_mapping(SampleSettings, given(arguments, SampleSettings), "command line")
     gold = read_table(arguments.gold) if arguments.gold else None
     sample = draw_sample(ranked_table(arguments.ranked), settings, gold)
     write_table(sample, arguments.out)
@@ -118,9 +109,9 @@ def draw(arguments: argparse.Namespace) -> int:
     counts = {role: roles.count(role) for role in ("sample", "gold", "repeat")}
     frame_hash = sample.column("frame_hash")[0].as_py()
     if arguments.json:
-        print(json.dumps({"out": arguments.out, "design": arguments.design, "frame_hash": frame_hash, **counts}))
+        print(json.dumps({"out": arguments.out, "design": settings.design, "frame_hash": frame_hash, **counts}))
         return 0
-    rows = f"{counts['sample']:,} rows ({arguments.design}), {counts['gold']:,} gold, {counts['repeat']:,} repeats"
+    rows = f"{counts['sample']:,} rows ({settings.design}), {counts['gold']:,} gold, {counts['repeat']:,} repeats"
     print(f"{arguments.out}: {rows}; frame {frame_hash}")
     return 0
 

@@ -46,8 +46,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def names(text: str) -> list[str]:
-    """The items of a comma-separated argument."""
-    return [name.strip() for name in text.split(",") if name.strip()]

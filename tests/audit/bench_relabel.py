@@ -25,8 +25,7 @@ import pyarrow as pa
 from scipy.stats import binom
 
 from acoustic_env.audit.relabel import applies, relabel
-from acoustic_env.audit.sample import Design
-from acoustic_env.config import RelabelSettings
+from acoustic_env.config import Design, RelabelSettings
 from tests.audit.planted import Errors, answered, drawn, planted
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3)
@@ -193,13 +192,14 @@ def real(plantings: int, rates: tuple[float, ...] = (0.05, 0.1), n: int = 200) -
 
 
 def _real_row(ranked: pa.Table, classes: np.ndarray, design: Design, n: int) -> str:
-    from acoustic_env.audit.sample import SampleSettings, draw_sample
+    from acoustic_env.audit.sample import draw_sample
+    from acoustic_env.config import SampleSettings
 
     def truth_of(table: pa.Table) -> np.ndarray:
         clips = [int(clip_id[4:]) for clip_id in table["clip_id"].to_pylist()]
         return np.array(["nature", "urban"])[classes[clips]] == np.array(table["label"].to_pylist())
 
-    sample = draw_sample(ranked, SampleSettings(n, design, repeat=0.0))
+    sample = draw_sample(ranked, SampleSettings(n=n, design=design, repeat=0.0))
     at_rows = sample.set_column(0, "clip_id", pa.array([f"given{i:05d}" for i in range(sample.num_rows)]))
     annotations = answered(at_rows, truth_of(sample)).set_column(0, "clip_id", sample["clip_id"])
     labels = relabel(ranked, annotations, sample, RelabelSettings())

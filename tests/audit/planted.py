@@ -9,7 +9,8 @@ import pyarrow as pa
 from scipy.special import expit, ndtri
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
-from acoustic_env.audit.sample import Design, SampleSettings, draw_sample
+from acoustic_env.audit.sample import draw_sample
+from acoustic_env.config import Design, SampleSettings
 
 Errors = Literal["uniform", "ambiguous"]
 
@@ -56,7 +57,7 @@ def planted(
 def drawn(ranked: pa.Table, n: int, design: Design, seed: int) -> pa.Table:
     """A sample of the table's rows, of which all are given or all are not."""
     absent = not ranked["given"][0].as_py()
-    return draw_sample(ranked, SampleSettings(n, design, seed, absent=absent, repeat=0.0))
+    return draw_sample(ranked, SampleSettings(n=n, design=design, seed=seed, absent=absent, repeat=0.0))
 
 
 def answered(sample: pa.Table, applies: np.ndarray) -> pa.Table:

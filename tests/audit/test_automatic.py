@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from acoustic_env.audit.automatic import Answers, fewest_answers, find_rule
-from acoustic_env.audit.sample import Design, SampleSettings, draw_sample
+from acoustic_env.audit.sample import draw_sample
+from acoustic_env.config import Design, SampleSettings
 from tests.audit.bench_relabel import DESIGNS, Cell, Tally, allowed, cells, run_cell
 from tests.audit.planted import planted
 
@@ -16,7 +17,7 @@ PROMISED = 0.8
 def rows_heard(design: Design, n: int, seed: int, rows: int = 1000) -> tuple[np.ndarray, np.ndarray]:
     """Scores of a frame, and the inclusion probability of its sampled rows (0 elsewhere)."""
     ranked, _ = planted(rows, 0.2, 0.9, "uniform", seed)
-    sample = draw_sample(ranked, SampleSettings(n, design, seed, repeat=0.0))
+    sample = draw_sample(ranked, SampleSettings(n=n, design=design, seed=seed, repeat=0.0))
     inclusion = np.zeros(rows)
     place = [int(clip_id[5:]) for clip_id in sample["clip_id"].to_pylist()]
     inclusion[place] = sample["inclusion_probability"].to_numpy()

@@ -9,7 +9,8 @@ import pytest
 from acoustic_env.audit.annotations import check_annotations, latest
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.intervals import Interval, wilson
-from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.audit.sample import draw_sample
+from acoustic_env.config import SampleSettings
 from acoustic_env.errors import UsageError
 from tests.audit.coverage import coverage
 from tests.audit.generated import listen, ranked_with_truth
@@ -26,7 +27,7 @@ GOLD = pa.table(
 
 
 def audit(design: str, seed: int, n: int = 240, skill: float = 1.0, **more):
-    sample = draw_sample(RANKED, SampleSettings(n, design, seed=seed, repeat=0.0))  # type: ignore[arg-type]
+    sample = draw_sample(RANKED, SampleSettings(n=n, design=design, seed=seed, repeat=0.0))  # type: ignore[arg-type]
     annotations = check_annotations(listen(sample, RIGHT, {"ada": skill}, seed), "annotations")
     return estimate(sample, annotations, "sample.parquet", **more)
 
@@ -75,7 +76,7 @@ def test_the_most_suspicious_clips_estimate_nothing_but_themselves() -> None:
 
 
 def test_a_fallible_annotator_is_corrected_by_gold_clips() -> None:
-    sample = draw_sample(RANKED, SampleSettings(600, "simple", seed=2), GOLD)
+    sample = draw_sample(RANKED, SampleSettings(n=600, design="simple", seed=2), GOLD)
     annotations = check_annotations(listen(sample, RIGHT, {"ada": 0.85}, 5), "v")
     found = estimate(sample, annotations, "s")
     apparent, corrected = found["overall"]["difference"], found["annotators"]["corrected"]
@@ -85,7 +86,7 @@ def test_a_fallible_annotator_is_corrected_by_gold_clips() -> None:
 
 
 def test_several_annotators_are_weighed_and_their_agreement_reported() -> None:
-    sample = draw_sample(RANKED, SampleSettings(300, "simple", seed=2), GOLD)
+    sample = draw_sample(RANKED, SampleSettings(n=300, design="simple", seed=2), GOLD)
     annotations = check_annotations(listen(sample, RIGHT, {"ada": 0.95, "bob": 0.9, "cy": 0.6}, 5), "v")
     found = estimate(sample, annotations, "s")
     assert found["overall"]["wilson"].low <= RIGHT.mean() <= found["overall"]["wilson"].high
@@ -95,7 +96,7 @@ def test_several_annotators_are_weighed_and_their_agreement_reported() -> None:
 
 
 def test_unsure_answers_are_counted_and_bounded() -> None:
-    sample = draw_sample(RANKED, SampleSettings(200, "unequal"))
+    sample = draw_sample(RANKED, SampleSettings(n=200, design="unequal"))
     found = estimate(sample, check_annotations(listen(sample, RIGHT, {"ada": 1.0}, 1, unsure=0.15), "v"), "s")
     assert found["answered"] + found["unsure"]["rows"] == 200
     low, high = found["unsure"]["if all wrong"].estimate, found["unsure"]["if all right"].estimate
@@ -103,7 +104,7 @@ def test_unsure_answers_are_counted_and_bounded() -> None:
 
 
 def test_clips_of_one_recording_widen_the_interval() -> None:
-    sample = draw_sample(RANKED, SampleSettings(200, "simple"))
+    sample = draw_sample(RANKED, SampleSettings(n=200, design="simple"))
     everywhere = np.zeros(len(RIGHT), dtype=bool)
     order = np.argsort(sample.column("clip_id").to_pylist())
     ids = np.array(sample.column("clip_id").to_pylist())[order]
@@ -117,7 +118,7 @@ def test_clips_of_one_recording_widen_the_interval() -> None:
 
 
 def test_the_latest_answer_of_an_annotator_counts() -> None:
-    sample = draw_sample(RANKED, SampleSettings(50, "simple", repeat=0.0))
+    sample = draw_sample(RANKED, SampleSettings(n=50, design="simple", repeat=0.0))
     annotations = listen(sample, np.ones(3000, dtype=bool), {"ada": 1.0}, 0)
     changed = listen(sample, np.zeros(3000, dtype=bool), {"ada": 1.0}, 0)
     import datetime as dt
@@ -129,7 +130,7 @@ def test_the_latest_answer_of_an_annotator_counts() -> None:
 
 
 def test_a_sample_nobody_listened_to_and_broken_annotations_are_refused() -> None:
-    sample = draw_sample(RANKED, SampleSettings(50, "simple"))
+    sample = draw_sample(RANKED, SampleSettings(n=50, design="simple"))
     annotations = check_annotations(listen(sample, RIGHT, {"ada": 1.0}, 0), "v")
     with pytest.raises(UsageError, match="annotate first"):
         estimate(sample, annotations.slice(0, 0), "sample.parquet")

@@ -28,10 +28,11 @@ from acoustic_env.audit.annotations import check_annotations, latest
 from acoustic_env.audit.journal import LEASE_SUFFIX
 from acoustic_env.audit.listen import InvalidAnswerError, Session, order_for, read_rows
 from acoustic_env.audit.listen_audio import ClipCache, normalize_for_playback, places, spectrogram, video_at
-from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.audit.sample import draw_sample
 from acoustic_env.audit.table import read_table
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.config import SampleSettings
 from acoustic_env.errors import LeaseHeld, UsageError
 from acoustic_env.io import retry
 from acoustic_env.io.files import read_bytes, write_bytes

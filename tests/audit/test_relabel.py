@@ -20,8 +20,8 @@ from acoustic_env.audit.labels import (
     write_version,
 )
 from acoustic_env.audit.relabel import applies, relabel
-from acoustic_env.audit.sample import SampleSettings, draw_sample
-from acoustic_env.config import RelabelSettings
+from acoustic_env.audit.sample import draw_sample
+from acoustic_env.config import RelabelSettings, SampleSettings
 from acoustic_env.errors import UsageError
 from tests.audit.generated import listen, ranked_with_truth
 
@@ -40,7 +40,7 @@ RANKED = both_classes(GIVEN)
 
 
 def annotated(n: int = 400, seed: int = 3, skill: dict[str, float] | None = None) -> tuple[pa.Table, pa.Table]:
-    sample = draw_sample(RANKED, SampleSettings(n, "stratified", seed=seed, repeat=0.0))
+    sample = draw_sample(RANKED, SampleSettings(n=n, design="stratified", seed=seed, repeat=0.0))
     return sample, check_annotations(listen(sample, RIGHT, skill or {"ada": 1.0}, seed), "v")
 
 

@@ -26,7 +26,7 @@ GOLD = pa.table({"clip_id": ["g1", "g2"], "label": ["urban", "nature"], "truth":
 
 @pytest.mark.parametrize("design", ["simple", "stratified", "unequal"])
 def test_a_sample_has_the_rows_asked_for_and_every_inclusion_probability(design: str) -> None:
-    sample = draw_sample(RANKED, SampleSettings(200, design, repeat=0.1), GOLD)  # type: ignore[arg-type]
+    sample = draw_sample(RANKED, SampleSettings(n=200, design=design, repeat=0.1), GOLD)  # type: ignore[arg-type]
     assert sample.schema.equals(SAMPLE_SCHEMA)
     roles = sample.column("role").to_pylist()
     assert (roles.count("sample"), roles.count("gold"), roles.count("repeat")) == (200, 2, 20)
@@ -40,20 +40,22 @@ def test_a_sample_has_the_rows_asked_for_and_every_inclusion_probability(design:
 
 
 def test_repeats_come_after_their_originals() -> None:
-    rows = draw_sample(RANKED, SampleSettings(100, repeat=0.5)).to_pylist()
+    rows = draw_sample(RANKED, SampleSettings(n=100, repeat=0.5)).to_pylist()
     first = {row["clip_id"]: row["order"] for row in rows if row["role"] == "sample"}
     assert all(row["order"] > first[row["clip_id"]] for row in rows if row["role"] == "repeat")
 
 
 def test_the_same_seed_draws_the_same_sample_from_rows_in_any_order() -> None:
     shuffled = RANKED.take(pa.array(np.random.default_rng(0).permutation(RANKED.num_rows)))
-    settings = SampleSettings(150, "unequal", seed=5)
+    settings = SampleSettings(n=150, design="unequal", seed=5)
     assert draw_sample(RANKED, settings).equals(draw_sample(shuffled, settings))
-    assert not draw_sample(RANKED, settings).equals(draw_sample(RANKED, SampleSettings(150, "unequal", seed=6)))
+    assert not draw_sample(RANKED, settings).equals(
+        draw_sample(RANKED, SampleSettings(n=150, design="unequal", seed=6))
+    )
 
 
 def test_the_frame_hash_changes_when_a_label_does() -> None:
-    settings = SampleSettings(10, "simple")
+    settings = SampleSettings(n=10, design="simple")
     other = RANKED.set_column(1, "label", pa.array(["urban", *RANKED.column("label").to_pylist()[1:]]))
     other = other if other.column("label")[0] != RANKED.column("label")[0] else RANKED.slice(1)
     assert draw_sample(RANKED, settings).column("frame_hash")[0] != draw_sample(other, settings).column("frame_hash")[0]
@@ -89,16 +91,16 @@ def test_allocation_follows_size_and_spread_with_a_floor() -> None:
 
 def test_labels_not_given_can_be_sampled_too() -> None:
     absent = RANKED.set_column(2, "given", pa.array(np.arange(3000) % 3 == 0))
-    sample = draw_sample(absent, SampleSettings(60, "simple", absent=True))
+    sample = draw_sample(absent, SampleSettings(n=60, design="simple", absent=True))
     assert not any(sample.column("given").to_pylist())
     assert frame_of(sample, "s")["size"] == 2000
 
 
 def test_impossible_samples_are_refused_with_the_remedy() -> None:
     with pytest.raises(UsageError, match="there are 3000 rows of given labels"):
-        draw_sample(RANKED, SampleSettings(3001))
+        draw_sample(RANKED, SampleSettings(n=3001))
     with pytest.raises(UsageError, match="row 1, column 'truth': 'maybe'"):
-        draw_sample(RANKED, SampleSettings(50), GOLD.set_column(2, "truth", pa.array(["right", "maybe"])))
+        draw_sample(RANKED, SampleSettings(n=50), GOLD.set_column(2, "truth", pa.array(["right", "maybe"])))
     with pytest.raises(UsageError, match="not a sample of `audit sample`"):
         frame_of(RANKED, "ranked.parquet")
 

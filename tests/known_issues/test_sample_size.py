@@ -14,8 +14,9 @@ import pytest
 from acoustic_env.audit import designs
 from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.estimate import estimate
-from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.audit.sample import draw_sample
 from acoustic_env.cli import main
+from acoustic_env.config import SampleSettings
 from tests.audit.generated import listen
 
 LABELS, ROWS = 527, 6000
@@ -38,7 +39,7 @@ RANKED, RIGHT = many_labels()
 
 @pytest.mark.parametrize("n", [1, 3, 10, 200, 1500])
 def test_a_sample_never_has_more_rows_than_asked_for(n: int) -> None:
-    sample = draw_sample(RANKED, SampleSettings(n, repeat=0.1))
+    sample = draw_sample(RANKED, SampleSettings(n=n, repeat=0.1))
     roles = sample["role"].to_pylist()
     assert (roles.count("sample"), roles.count("repeat")) == (n, round(0.1 * n))
     chances = sample.filter(pc.equal(sample["role"], "sample"))["inclusion_probability"].to_numpy()
@@ -56,7 +57,7 @@ def test_estimates_from_pooled_strata_are_unbiased_and_better_than_a_simple_samp
     top = np.asarray(RANKED["label"]) == "label 000"
     errors, errors_of_top, chosen = [], [], np.zeros(ROWS)
     for seed in range(100):
-        sample = draw_sample(RANKED, SampleSettings(200, seed=seed, repeat=0.0))
+        sample = draw_sample(RANKED, SampleSettings(n=200, seed=seed, repeat=0.0))
         rows = np.array([int(clip[4:]) for clip in sample["clip_id"].to_pylist()])
         inclusion = sample["inclusion_probability"].to_numpy()
         chosen[rows] += 1 / inclusion
@@ -73,7 +74,7 @@ def test_the_intervals_cover_overall_and_for_a_label_that_shares_its_strata() ->
     top = np.asarray(RANKED["label"]) == "label 000"
     held = {"all": 0, "label 000": 0}
     for seed in range(40):
-        sample = draw_sample(RANKED, SampleSettings(400, seed=seed, repeat=0.0))
+        sample = draw_sample(RANKED, SampleSettings(n=400, seed=seed, repeat=0.0))
         found = estimate(sample, check_annotations(listen(sample, RIGHT, {"ada": 1.0}, seed), "v"), "s")
         overall, one = found["overall"]["stratified"], found["labels"]["label 000"]["stratified"]
         held["all"] += overall.low <= RIGHT.mean() <= overall.high
@@ -84,5 +85,5 @@ def test_the_intervals_cover_overall_and_for_a_label_that_shares_its_strata() ->
 
 def test_few_labels_keep_strata_of_their_own() -> None:
     few = RANKED.set_column(1, "label", pa.array(np.where(np.arange(ROWS) % 3 == 0, "urban", "nature")))
-    names = set(draw_sample(few, SampleSettings(200))["stratum"].to_pylist())
+    names = set(draw_sample(few, SampleSettings(n=200))["stratum"].to_pylist())
     assert names == {f"{label} q{k}" for label in ("urban", "nature") for k in range(1, 6)}

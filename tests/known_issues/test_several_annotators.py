@@ -16,8 +16,8 @@ from acoustic_env.audit.consensus import consensus
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.frames import Judgement, Judges, draw_frame, judge
 from acoustic_env.audit.relabel import applies, relabel
-from acoustic_env.audit.sample import SampleSettings, draw_sample
-from acoustic_env.config import RelabelSettings
+from acoustic_env.audit.sample import draw_sample
+from acoustic_env.config import RelabelSettings, SampleSettings
 from tests.audit.generated import START, listen, ranked_with_truth
 
 RANKED, RIGHT = ranked_with_truth(600)
@@ -25,7 +25,7 @@ SETTINGS = RelabelSettings()
 
 
 def simple_sample(n: int, gold: pa.Table | None = None) -> pa.Table:
-    return draw_sample(RANKED, SampleSettings(n, "simple", seed=4, repeat=0.0), gold)
+    return draw_sample(RANKED, SampleSettings(n=n, design="simple", seed=4, repeat=0.0), gold)
 
 
 def answers(sample: pa.Table, skill: dict[str, float], seed: int = 0) -> pa.Table:

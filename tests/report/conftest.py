@@ -16,9 +16,9 @@ import yaml
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.labels import write_version
 from acoustic_env.audit.relabel import relabel
-from acoustic_env.audit.sample import SampleSettings, draw_sample
+from acoustic_env.audit.sample import draw_sample
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
-from acoustic_env.config import ModelSettings, RelabelSettings
+from acoustic_env.config import ModelSettings, RelabelSettings, SampleSettings
 from acoustic_env.explain.plot import Plot, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
@@ -145,7 +145,7 @@ def _audit(
     }
     ranked = pa.concat_tables([pa.table({**part, "mlp": suspect}) for part in (own, other)])
     pq.write_table(ranked, places["ranked"])
-    sample = draw_sample(ranked, SampleSettings(60, "stratified"))
+    sample = draw_sample(ranked, SampleSettings(n=60, design="stratified"))
     pq.write_table(sample, places["sample"])
     right = dict(zip(ids, names[truth].tolist(), strict=True))
     annotations = [
