@@ -10,13 +10,13 @@ import pytest
 from acoustic_env.audit.plan import plan, simple_size
 from acoustic_env.audit.sample import (
     SAMPLE_SCHEMA,
-    SampleSettings,
     allocate,
     draw_sample,
     frame_of,
     inclusion_probabilities,
     systematic,
 )
+from acoustic_env.config import SampleSettings
 from acoustic_env.errors import UsageError
 from tests.audit.generated import ranked_with_truth
 
