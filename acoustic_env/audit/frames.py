@@ -1,17 +1,15 @@
-"""HeldOutScorer versions of the labels by samples whose decisions were frozen before anyone listened.
+"""Evaluate versions of the labels by samples whose decisions were fixed before anyone annotated.
 
-Each version of the labels gets one *frame*: the given labels of clips that no earlier frame held, and every row that
-the version decides otherwise than the published one (the labels as given, where that has no such row). Rows that
-annotators answered or an earlier sample drew are left out. Each of its two strata, the changed rows and the others, is
-sampled simply, without replacement; half of the budget goes to the changed ones. The sample table (`audit.sample`) also
-keeps what was in force at that time:
+Each version gets one *frame*: the given labels of clips that no earlier frame held, and every row that the version
+decides otherwise than the published one (the labels as given, where that has no such row), without rows that have
+answers or that an earlier sample drew. Its two strata, changed rows and others, are sampled simply, without
+replacement; half of the budget goes to the changed ones. The sample table (`audit.sample`) also holds
 
-    decided              bool, whether the label applies in the version that the sample judges
+    decided              bool, whether the label applies in the version that the sample evaluates
     published_decided    bool, whether it applied in the version published then
 
-and, in its metadata (`acoustic_env.judges`, JSON), the frame's number, the clip list, and the names of both versions.
-So an answer is only ever scored under decisions that were made without it, and two versions are compared on the same
-rows of the same frame. Unsure answers count as not given.
+and, in its metadata, `FrameInfo` as JSON. So answers only evaluate decisions made without them, and two versions are
+compared on the same rows. Unsure answers count as not given.
 """
 
 from __future__ import annotations
@@ -31,10 +29,11 @@ from acoustic_env.audit.consensus import Key, consensus, gold_truths
 from acoustic_env.audit.intervals import Floats, Interval, nothing_observed
 from acoustic_env.audit.relabel import applies
 from acoustic_env.audit.sample import frame_of, sample_table
-from acoustic_env.audit.sequential import METHOD, SampledStratum, confidence_sequence, level_of_frame
+from acoustic_env.audit.sequential import METHOD, SampledStratum, confidence_sequence, level_of_frame, stratified_mean
+from acoustic_env.audit.table import row_keys
 from acoustic_env.config import SampleSettings
 
-JUDGES_KEY: Final = b"acoustic_env.judges"
+INFO_KEY: Final = b"acoustic_env.judges"
 UNCHANGED, CHANGED = "unchanged", "changed"
 FEWEST_TO_SAMPLE: Final = 10
 
@@ -43,13 +42,13 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What a sample judges.
+class FrameInfo:
+    """What a sample evaluates.
 
     Attributes:
         number: of the frame, 1 for the first.
         clips: URL of the clip list whose run drew it.
-        version: the version it judges.
+        version: the version that it evaluates.
         published: the version published then; None for the labels as given.
     """
 
@@ -60,11 +59,11 @@ class Judges:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One frame's answers so far. Every interval holds at every look, those of all frames together.
+class FrameEvaluation:
+    """One frame's answers so far; its intervals hold at all times and for all frames together.
 
     Attributes:
-        judges: what was judged.
+        info: what is evaluated.
         rows, drawn, changed: rows of the frame, of the sample, and of the frame's rows that the version changed.
         accuracy: share of the frame's rows on which the version is right.
         published: estimated share on which the published version is right, from the same rows.
@@ -73,7 +72,7 @@ class Judgement:
         strata: answers by stratum, 1 where the version is right.
     """
 
-    judges: Judges
+    info: FrameInfo
     rows: int
     drawn: int
     changed: int
@@ -84,16 +83,16 @@ class Judgement:
     strata: tuple[SampledStratum, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             **self.accuracy.as_dict(),
-            "version": self.judges.version,
-            "frame": self.judges.number,
-            "clips": self.judges.clips,
+            "version": self.info.version,
+            "frame": self.info.number,
+            "clips": self.info.clips,
             "rows": self.rows,
             "drawn": self.drawn,
             "as_given": self.as_given,
-            "published_version": self.judges.published,
+            "published_version": self.info.published,
             "published": self.published,
             "changed": self.changed,
             "improvement": self.improvement.as_dict(),
@@ -105,18 +104,18 @@ def draw_frame(
     published: pa.Table | None,
     new_clips: pa.Array,
     drawn_before: Sequence[pa.Table],
-    judges: Judges,
+    info: FrameInfo,
     budget: int,
     seed: int,
 ) -> pa.Table | None:
-    """Draw the sample that judges a version; None when its frame has fewer than 10 rows (see the module).
+    """Draw the sample that evaluates a version; None when its frame has fewer than 10 rows (see the module).
 
     Args:
         labels: the version.
         published: the published version; None when there is none.
         new_clips: ids of the clips that no earlier frame held.
         drawn_before: earlier samples.
-        judges: what the sample is kept as judging.
+        info: kept with the sample.
         budget: rows to draw at most.
         seed: of the draw; the frame's number is added to it.
     """
@@ -130,13 +129,9 @@ def draw_frame(
     inside = changed | (free & given & np.asarray(pc.is_in(table["clip_id"], value_set=new_clips)))
     if inside.sum() < FEWEST_TO_SAMPLE:
         return None
-    frame, decided, before, changed = (
-        _ranked(table).filter(pa.array(inside)),
-        decided[inside],
-        before[inside],
-        changed[inside],
-    )
-    rng = np.random.default_rng([seed, judges.number])
+    frame = _ranked(table).filter(pa.array(inside))
+    decided, before, changed = decided[inside], before[inside], changed[inside]
+    rng = np.random.default_rng([seed, info.number])
     rows, inclusion = _draw(changed, budget, rng)
     strata = np.where(changed, CHANGED, UNCHANGED).astype(object)
     settings = SampleSettings(n=len(rows), design="stratified", seed=seed, repeat=0.0)
@@ -144,24 +139,26 @@ def draw_frame(
     place = np.asarray(pc.index_in(row_keys(sample), value_set=row_keys(frame)))
     sample = sample.append_column("decided", pa.array(decided[place]))
     sample = sample.append_column("published_decided", pa.array(before[place]))
-    return sample.replace_schema_metadata({**sample.schema.metadata, JUDGES_KEY: json.dumps(vars(judges))})
+    return sample.replace_schema_metadata({**sample.schema.metadata, INFO_KEY: json.dumps(vars(info))})
 
 
-def what_it_judges(sample: pa.Table) -> Judges | None:
-    """Return what a sample judges; None when it was drawn for another purpose."""
-    described = (sample.schema.metadata or {}).get(JUDGES_KEY)
-    return None if described is None else Judges(**json.loads(described))
+def frame_info(sample: pa.Table) -> FrameInfo | None:
+    """Return what a sample evaluates; None when it was drawn for another purpose."""
+    described = (sample.schema.metadata or {}).get(INFO_KEY)
+    return None if described is None else FrameInfo(**json.loads(described))
 
 
-def judge(samples: Sequence[pa.Table], annotations: pa.Table | None, level: float = 0.95) -> list[Judgement]:
-    """HeldOutScorer every version whose sample has an answer, by number of the frame.
+def evaluate_frames(
+    samples: Sequence[pa.Table], annotations: pa.Table | None, level: float = 0.95
+) -> list[FrameEvaluation]:
+    """Evaluate every version whose sample has an answer, by number of the frame.
 
     Args:
         samples: from `draw_frame`; others are left out.
-        annotations: from `check_annotations`, all answers so far.
-        level: coverage of the accuracies over all frames and looks, and of the improvements likewise.
+        annotations: from `check_annotations`, all so far.
+        level: coverage of the accuracies over all frames at all times, and of the improvements likewise.
     """
-    frames = sorted(((judges, sample) for sample in samples if (judges := what_it_judges(sample))), key=_number)
+    frames = [(info, sample) for sample in samples if (info := frame_info(sample))]
     if annotations is None or not frames:
         return []
     gold: dict[Key, bool] = {}
@@ -169,37 +166,28 @@ def judge(samples: Sequence[pa.Table], annotations: pa.Table | None, level: floa
         gold |= gold_truths(sample)
     believed = {key: row.applies for key, row in consensus(annotations, gold).items() if row.applies is not None}
     when = _first_answered(annotations)
-    found = [_judge_frame(judges, sample, believed, when, level) for judges, sample in frames]
-    return [judgement for judgement in found if judgement is not None]
+    frames.sort(key=lambda frame: frame[0].number)
+    found = [_evaluate_frame(info, sample, believed, when, level) for info, sample in frames]
+    return [evaluation for evaluation in found if evaluation is not None]
 
 
-def accuracy_of_all(judgements: Sequence[Judgement], level: float = 0.95) -> Interval:
-    """Return the share of rows of all frames that the versions judged there were right on, each frame by its size.
+def accuracy_of_all(evaluations: Sequence[FrameEvaluation], level: float = 0.95) -> Interval:
+    """Return the share of rows of all frames on which the evaluated versions are right, each frame by its size.
 
-    It holds at every look (`audit.sequential`), whatever became of models, decisions and lists in the meantime.
+    It holds at all times (`audit.sequential`), however models, decisions and lists change.
     """
-    strata = [stratum for judgement in judgements for stratum in judgement.strata]
+    strata = [stratum for evaluation in evaluations for stratum in evaluation.strata]
     return confidence_sequence(strata, level) if strata else nothing_observed(METHOD)
 
 
-def better_version(judgements: Sequence[Judgement], published: str | None) -> Judgement | None:
-    """Return the last judged version shown to be better than the published one on the same rows; None if none is."""
-    shown = [
-        judgement
-        for judgement in judgements
-        if judgement.judges.published == published and judgement.improvement.low > 0.0
-    ]
+def better_version(evaluations: Sequence[FrameEvaluation], published: str | None) -> FrameEvaluation | None:
+    """Return the last version shown to be better than the published one on the same rows; None if none is."""
+    shown = [one for one in evaluations if one.info.published == published and one.improvement.low > 0.0]
     return shown[-1] if shown else None
 
 
-def row_keys(table: pa.Table) -> pa.Array:
-    """[rows] one string for each (clip_id, label)."""
-    clip_ids, labels = (table[name].combine_chunks() for name in ("clip_id", "label"))
-    return pc.binary_join_element_wise(clip_ids, labels, "\x00")
-
-
 def _decided_before(table: pa.Table, published: pa.Table | None) -> Bools:
-    """[rows] whether the label applied in the published version; as given where that has no such row."""
+    """Return [rows] whether the label applied in the published version; as given where that has no such row."""
     given = np.asarray(table["given"])
     if published is None:
         return given
@@ -210,7 +198,7 @@ def _decided_before(table: pa.Table, published: pa.Table | None) -> Bools:
 
 
 def _ranked(table: pa.Table) -> pa.Table:
-    """The columns a sample describes its rows by: quality is the probability of what the list says."""
+    """Return the columns that a sample needs; quality is the probability that the given label is right."""
     given, posterior = np.asarray(table["given"]), table["posterior"].to_numpy()
     quality = np.where(given, posterior, 1.0 - posterior)
     described = table.select(["clip_id", "label", "given"])
@@ -218,7 +206,7 @@ def _ranked(table: pa.Table) -> pa.Table:
 
 
 def _draw(changed: Bools, budget: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Rows drawn and inclusion probabilities [frame rows]; half of the budget goes to the changed rows."""
+    """Return rows drawn and inclusion probabilities [frame rows]; half of the budget goes to the changed rows."""
     sizes = {True: int(changed.sum()), False: int((~changed).sum())}
     budget = min(max(budget, 2), len(changed))
     many = min(sizes[True], max(budget // 2, budget - sizes[False]))
@@ -230,12 +218,8 @@ def _draw(changed: Bools, budget: int, rng: np.random.Generator) -> tuple[Ints, 
     return np.sort(np.concatenate(rows)), inclusion
 
 
-def _number(frame: tuple[Judges, pa.Table]) -> int:
-    return frame[0].number
-
-
 def _first_answered(annotations: pa.Table) -> dict[Key, Any]:
-    """When each row was first answered by someone who could tell."""
+    """Return when each row first got an answer other than unsure."""
     sure = pa.array([name for name, value in APPLIES.items() if value >= 0])
     answers = annotations.filter(
         pc.and_(pc.is_in(annotations["answer"], sure), pc.not_equal(annotations["role"], "repeat"))
@@ -245,9 +229,9 @@ def _first_answered(annotations: pa.Table) -> dict[Key, Any]:
     return {(clip_id, label): time for clip_id, label, time in zip(*columns, strict=True)}
 
 
-def _judge_frame(
-    judges: Judges, sample: pa.Table, believed: Mapping[Key, float], when: Mapping[Key, Any], level: float
-) -> Judgement | None:
+def _evaluate_frame(
+    info: FrameInfo, sample: pa.Table, believed: Mapping[Key, float], when: Mapping[Key, Any], level: float
+) -> FrameEvaluation | None:
     rows = sample.filter(pc.equal(sample["role"], "sample")).sort_by("order").to_pylist()
     keyed = [((row["clip_id"], row["label"]), row) for row in rows]
     answered = sorted(
@@ -255,8 +239,8 @@ def _judge_frame(
     )
     if not answered:
         return None
-    described = frame_of(sample, judges.clips)["strata"]
-    level = level_of_frame(judges.number, level)
+    described = frame_of(sample, info.clips)["strata"]
+    level = level_of_frame(info.number, level)
     right: dict[str, tuple[SampledStratum, ...]] = {}
     for name in ("decided", "published_decided", "given"):
         strata = []
@@ -267,30 +251,23 @@ def _judge_frame(
                 drawn = sum(row["stratum"] == stratum for row in rows)
                 strata.append(SampledStratum(described[stratum]["size"], drawn, values))
         right[name] = tuple(strata)
-    size = frame_of(sample, judges.clips)["size"]
+    size = frame_of(sample, info.clips)["size"]
     changed = described.get(CHANGED, {"size": 0})["size"]
-    return Judgement(
-        judges,
+    return FrameEvaluation(
+        info,
         size,
         len(rows),
         changed,
         confidence_sequence(right["decided"], level),
-        _mean(right["published_decided"]),
-        _mean(right["given"]),
+        stratified_mean(right["published_decided"]),
+        stratified_mean(right["given"]),
         _improvement(right["decided"][-1] if changed else None, size, level),
         right["decided"],
     )
 
 
-def _mean(strata: Sequence[SampledStratum]) -> float:
-    """The rows' mean weighted by inclusion probability; 1/2 for a stratum nobody answered."""
-    total = sum(stratum.size for stratum in strata)
-    means = [stratum.values.mean() if len(stratum.values) else 0.5 for stratum in strata]
-    return float(sum(stratum.size * mean for stratum, mean in zip(strata, means, strict=True)) / total)
-
-
 def _improvement(changed: SampledStratum | None, rows: int, level: float) -> Interval:
-    """Difference in accuracy of two versions that differ in the changed rows alone, where one of both is right."""
+    """Return the difference in accuracy of two versions: on each changed row exactly one of them is right."""
     if changed is None:
         return Interval(0.0, 0.0, 0.0, METHOD, 0)
     share = confidence_sequence([changed], level)

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.relabel import DECISION_FIELDS, LABEL_FIELDS, applies
+from acoustic_env.audit.table import row_keys
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.files import for_arrow
@@ -49,14 +50,14 @@ class Written:
 
 
 def versions(url: str) -> list[str]:
-    """Versions there are, oldest first."""
+    """Return the versions, oldest first."""
     entries = open_filesystem(url).entries("")
     found = {path.split("/")[0] for entry in entries if (path := entry.path).endswith(f"/{MANIFEST}")}
     return sorted((name for name in found if VERSION.match(name)), key=lambda name: int(name[1:]))
 
 
 def read_manifest(url: str, version: str) -> dict[str, Any]:
-    """The manifest of a version.
+    """Return the manifest of a version.
 
     Raises:
         UsageError: there is no such version.
@@ -65,13 +66,13 @@ def read_manifest(url: str, version: str) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(open_filesystem(url).read(f"{version}/{MANIFEST}"))
     except FileNotFoundError as error:
         there = ", ".join(versions(url)) or "none; make one: audit relabel"
-        msg = f"{url}: no version {version!r} of the labels; there are {there}"
+        msg = f"{url}: no version {version!r} of the labels; expected one of: {there}"
         raise UsageError(msg) from error
     return manifest
 
 
 def read_version(url: str, version: str | None = None) -> pa.Table:
-    """The labels table of a version, the latest by default, checked against its manifest.
+    """Return the labels table of a version, the latest by default, checked against its manifest.
 
     Raises:
         UsageError: no such version, or the file is not the one that was written.
@@ -130,8 +131,28 @@ def write_version(url: str, labels: pa.Table, origin: Mapping[str, Json]) -> Wri
     return Written(version, previous, True)
 
 
+def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
+    """Return the whole labels table: rows decided now, all other rows as they were.
+
+    A row with answers keeps that decision unless it has answers now (`relabel` with `before` carries them over).
+
+    Args:
+        before: the last version, None for the first.
+        now: from `relabel`.
+    """
+    if before is None:
+        return now
+    before = before.drop_columns(["version", "previous_version"])
+    answered = pc.and_(pc.is_valid(before["votes"]), pc.invert(_among(before, now.filter(pc.is_valid(now["votes"])))))
+    kept = before.filter(pc.or_(pc.invert(_among(before, now)), answered))
+    whole = pa.concat_tables([kept, now.filter(pc.invert(_among(now, kept)))], promote_options="default")
+    first, last = now.column_names[:4], now.column_names[-3:]
+    scorers = sorted({*whole.column_names} - {*first, *last})
+    return whole.select([*first, *scorers, *last]).sort_by([("clip_id", "ascending"), ("label", "ascending")])
+
+
 def decision_hash(labels: pa.Table) -> str:
-    """16 hex digits over what the table decides, not over the scores that led there."""
+    """Return 16 hex digits over what the table decides, not over the scores that led there."""
     digest = hashlib.sha256()
     for batch in labels.select(["clip_id", "label", "given", "votes", "action"]).to_batches(max_chunksize=100_000):
         digest.update(json.dumps(list(batch.to_pydict().values())).encode())
@@ -139,7 +160,7 @@ def decision_hash(labels: pa.Table) -> str:
 
 
 def original(labels: pa.Table) -> pa.Table:
-    """The labels as they were given, as a table in which nothing was done."""
+    """Return the labels as given: every row kept."""
     rows = labels.num_rows
     for name, value in (("action", "keep"), ("reason", "as given")):
         labels = labels.set_column(labels.column_names.index(name), name, pa.array([value] * rows))
@@ -147,7 +168,7 @@ def original(labels: pa.Table) -> pa.Table:
 
 
 def diff(old: pa.Table, new: pa.Table) -> pa.Table:
-    """Rows in which two versions differ in what applies or in the action, and rows only one of them has.
+    """Return the rows in which two versions differ in what applies or in the action, or that only one of them has.
 
     Columns: clip_id, label, applied (bool, null: not in the old table), applies, action_before, action, reason.
     """
@@ -174,7 +195,7 @@ def diff(old: pa.Table, new: pa.Table) -> pa.Table:
 
 
 def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str, str]) -> tuple[str, int]:
-    """The labels as an AudioSet segments list, and how many clips were left out because no label is left to them.
+    """Return the labels as an AudioSet segments list, and the number of clips left out because no label applies.
 
     Args:
         labels: a version.
@@ -182,7 +203,7 @@ def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str
         spelling: label -> what to write for it (its id in the ontology); others are written as they are.
 
     Raises:
-        UsageError: an id from which the segment cannot be told.
+        UsageError: the segment of an id is not known.
     """
     now = labels.filter(pa.array(applies(labels)))
     of_clip: dict[str, list[str]] = {}
@@ -203,6 +224,10 @@ def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str
     ]
     left_out = pc.count_distinct(labels.column("clip_id")).as_py() - len(of_clip)
     return "\n".join([*head, *lines]) + "\n", left_out
+
+
+def _among(rows: pa.Table, others: pa.Table) -> pa.Array:
+    return pc.is_in(row_keys(rows), value_set=row_keys(others))
 
 
 def _times(clips: pa.Table) -> dict[str, tuple[float | None, float | None]]:

@@ -1,4 +1,4 @@
-"""A listening session: whose turn is which row, and every answer kept for good before it is acknowledged.
+"""An annotation session: the order of the rows for each annotator, and every answer stored before it is acknowledged.
 
 The journal (JSON lines beside the annotation table, `<out>.journal.jsonl`) is the record; the table is written from it.
 An answer is one appended line (`audit.journal`). Nothing in it is ever changed: a later answer of the same
@@ -17,8 +17,6 @@ import json
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
@@ -46,13 +44,7 @@ _NEEDED: Final = pa.schema([SAMPLE_SCHEMA.field(name) for name in ("clip_id", "l
 
 @dataclass(frozen=True)
 class Row:
-    """One clip-label row to listen to.
-
-    Attributes:
-        clip_id: of the clip list.
-        label: the label in question.
-        role: sample, gold or repeat; never told to the annotator.
-    """
+    """One clip-label row to annotate; its role (sample, gold or repeat) is hidden from the annotator."""
 
     clip_id: str
     label: str
@@ -83,11 +75,11 @@ class RowAnnotation:
 
 
 class InvalidAnswerError(Exception):
-    """An answer that cannot be kept; the message says why."""
+    """An answer that cannot be stored; the message says why."""
 
 
 def read_rows(sample: pa.Table, where: str) -> tuple[list[Row], str]:
-    """The sample's rows in their order, and what identifies the sample: a hash of rows and frame.
+    """Return the sample's rows in their order and the sample's id, a hash of rows and frame.
 
     Raises:
         UsageError: a column is missing or the sample is empty.
@@ -102,7 +94,7 @@ def read_rows(sample: pa.Table, where: str) -> tuple[list[Row], str]:
 
 
 def order_for(rows: list[Row], sample_id: str, annotator: str) -> list[int]:
-    """Row numbers in the order this annotator hears them: random, their own, repeats after their originals.
+    """Return the row numbers in this annotator's own random order, repeats after their originals.
 
     The same annotator and sample give the same order in every session.
     """
@@ -175,41 +167,41 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Let go of the journal; every answer is in it already."""
+        """Close the journal; every answer is in it already."""
         with self._lock:
             self._journal.close()
 
     def annotators(self) -> list[str]:
-        """Names with answers, sorted."""
+        """Return the names with answers, sorted."""
         with self._lock:
             return sorted({answer.annotator for answer in self._answers.values()})
 
     def known_as(self, name: object) -> str:
-        """The annotator's name, in the spelling it has in the journal if only its case differs."""
+        """Return the annotator's name, in the journal's spelling if only its case differs."""
         cleaned = clean_name(name)
         same = [known for known in self.annotators() if known.casefold() == cleaned.casefold()]
         return same[0] if same else cleaned
 
     def counted(self, annotator: str | None = None) -> dict[tuple[str, int], RowAnnotation]:
-        """(annotator, row) -> the answer that counts: the latest that was not taken back."""
+        """Return (annotator, row) -> the answer that counts: the latest that was not taken back."""
         return {key: given[-1] for key, given in self._standing().items() if given and annotator in (None, key[0])}
 
     def kept(self) -> int:
-        """How many rows have an answer that counts, over all annotators."""
+        """Return the number of answers that count, over all annotators."""
         return len(self.counted())
 
     def record(self, entry: dict[str, Any]) -> RowAnnotation:
-        """Keep one answer (or, with the answer None, take the last one of this row back).
+        """Store one answer; the answer None takes the last one of this row back.
 
         Args:
             entry: `id`, `annotator`, `row`, `answer`, and maybe `note`, `seconds`.
 
         Returns:
-            The answer as kept; the one already there when its id is known.
+            The stored answer; the earlier one where the id is known.
 
         Raises:
-            InvalidAnswerError: something in it is not as it must be; nothing is kept.
-            OSError: the disk or object store refused it.
+            InvalidAnswerError: a value is invalid; nothing is stored.
+            OSError: the disk or object store failed.
         """
         answer = self._checked(entry)
         with self._lock:
@@ -221,16 +213,12 @@ class Session:
             return answer
 
     def write_annotations(self) -> None:
-        """Write the annotation table from the journal, whole or not at all.
-
-        Every answer not taken back is a row, earlier answers to the same row included.
-        """
+        """Write the annotation table from the journal, whole or not at all."""
         with self._lock:
-            table = self.annotations()
-            write_table(table, self.out)
+            write_table(self.annotations(), self.out)
 
     def annotations(self) -> pa.Table:
-        """The annotation table, rows in the order they were answered."""
+        """Return the annotation table: every answer not taken back, in order of time."""
         standing = [answer for given in self._standing().values() for answer in given]
         ordered = sorted(standing, key=lambda answer: answer.time_utc)
         entries = [
@@ -249,7 +237,7 @@ class Session:
         return pa.Table.from_pylist(entries, schema=ANNOTATION_SCHEMA)
 
     def _standing(self) -> dict[tuple[str, int], list[RowAnnotation]]:
-        """(annotator, row) -> its answers in order, without those taken back."""
+        """Return (annotator, row) -> its answers in order, without those taken back."""
         with self._lock:
             answers = list(self._answers.values())
         standing: dict[tuple[str, int], list[RowAnnotation]] = {}
@@ -262,7 +250,7 @@ class Session:
         return standing
 
     def _now(self) -> str:
-        """The time, later than every answer's before: a clock set back must not reorder them."""
+        """Return the time, later than that of every earlier answer even if the clock was set back."""
         now = datetime.now(UTC)
         with self._lock:
             self._last = max(now, self._last + timedelta(microseconds=1))
@@ -300,9 +288,12 @@ class Session:
             return
         events = []
         for number, line in enumerate(lines, start=1):
-            with self._named(number):
+            try:
                 events.append(json.loads(line))
                 self._take(events[-1], first=number == 1)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                msg = f"{self.journal_url}: line {number:,} is damaged ({error}); restore it or remove that line"
+                raise UsageError(msg) from error
         if any(OLD_NAMES.keys() & event.keys() for event in events):
             log_old_names(self.journal_url, list(OLD_NAMES))
 
@@ -322,14 +313,6 @@ class Session:
             raise ValueError(msg)
         self._last = max(self._last, datetime.fromisoformat(answer.time_utc))
         self._answers[answer.id] = answer
-
-    @contextmanager
-    def _named(self, number: int) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            msg = f"{self.journal_url}: line {number:,} is damaged ({error}); restore it or remove that line"
-            raise UsageError(msg) from error
 
     def _append(self, event: dict[str, Any]) -> None:
         self._journal.append(json.dumps(event, ensure_ascii=False).encode() + b"\n")

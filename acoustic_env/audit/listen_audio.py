@@ -1,10 +1,9 @@
-"""A clip of the sample as a page can play and draw it: a WAV at a normalize_for_playback level and its spectrogram."""
+"""Clips of the sample as the page plays and draws them: a WAV of one loudness and its spectrogram."""
 
 from __future__ import annotations
 
 import base64
 import io
-import itertools
 import re
 import threading
 from collections import OrderedDict
@@ -42,12 +41,7 @@ _VIDEO_HOSTS: Final = frozenset({"youtube.com", "www.youtube.com", "m.youtube.co
 
 @dataclass(frozen=True)
 class Place:
-    """Where a clip's audio is.
-
-    Attributes:
-        uri, start_s, end_s: of the clip list.
-        video: address of the video at the second for an AudioSet clip, else None.
-    """
+    """Where a clip's audio is: columns of the clip list, and the video's address for an AudioSet clip, else None."""
 
     uri: str
     start_s: float | None
@@ -56,7 +50,7 @@ class Place:
 
     @property
     def length_s(self) -> float | None:
-        """Seconds of the segment, None when the list does not say."""
+        """Seconds of the segment, None where the list has no end."""
         return None if self.end_s is None else self.end_s - (self.start_s or 0.0)
 
 
@@ -76,7 +70,7 @@ class PlayableClip:
 
 
 def places(rows: list[Row], clips: pa.Table, where: str) -> list[Place]:
-    """The place of every row's clip.
+    """Return the place of every row's clip.
 
     Args:
         rows: of the sample.
@@ -97,10 +91,9 @@ def places(rows: list[Row], clips: pa.Table, where: str) -> list[Place]:
 
 
 def video_at(clip_id: str, uri: str, start_s: float | None) -> str | None:
-    """Address of an AudioSet clip's video at the clip's first second; None when the clip is not of a video."""
+    """Return the address of an AudioSet clip's video at the clip's first second; None if the clip is of no video."""
     found = _AUDIOSET_ID.fullmatch(clip_id)
-    named = (found[1], int(found[2]) / 1000) if found else None
-    named = _video_of(uri, start_s) or named
+    named = _video_of(uri, start_s) or ((found[1], int(found[2]) / 1000) if found else None)
     return f"https://www.youtube.com/watch?v={named[0]}&t={int(named[1])}s" if named else None
 
 
@@ -127,10 +120,10 @@ class ClipCache:
         self._kept: OrderedDict[int, PlayableClip] = OrderedDict()
 
     def __getitem__(self, row: int) -> PlayableClip:
-        """The clip of a row.
+        """Return the clip of a row.
 
         Raises:
-            ClipError: its audio cannot be had; says why.
+            ClipError: its audio cannot be read; the message says why.
         """
         with self._decoding[row % len(self._decoding)]:
             with self._lock:
@@ -149,7 +142,7 @@ def load_clip(place: Place) -> PlayableClip:
     """Fetch and decode a clip.
 
     Raises:
-        ClipError: why it cannot be played. The message never holds the place: a folder's name often is the label.
+        ClipError: why it cannot be played. The message never names the place: a folder's name often is the label.
     """
     if _video_of(place.uri, None):
         raise ClipError("not_found", "the clip list has no audio file for it, only its video")
@@ -158,43 +151,38 @@ def load_clip(place: Place) -> PlayableClip:
             waveform, rate = decode(source, place.start_s, place.end_s, "the clip")
     except ClipError as error:
         raise ClipError(error.code, _blind(error, place.uri)) from None
-    levelled = normalize_for_playback(waveform)
+    waveform = normalize_for_playback(waveform)
     buffer = io.BytesIO()
-    soundfile.write(buffer, levelled, rate, format="WAV", subtype="PCM_16")
-    return PlayableClip(buffer.getvalue(), len(levelled) / rate, describe(levelled, rate))
+    soundfile.write(buffer, waveform, rate, format="WAV", subtype="PCM_16")
+    return PlayableClip(buffer.getvalue(), len(waveform) / rate, describe(waveform, rate))
 
 
 def _blind(error: ClipError, uri: str) -> str:
-    said = {
+    known = {
         "not_found": "its file is not where the clip list says",
         "access_denied": "its file may not be read",
         "download_failed": "its file could not be fetched",
         "unreachable": "its file cannot be reached from this machine",
     }
-    return said.get(error.code, error.message.replace(uri, "the clip"))
+    return known.get(error.code, error.message.replace(uri, "the clip"))
 
 
 def normalize_for_playback(waveform: Mono) -> Mono:
-    """The waveform without its mean at an RMS of `TARGET_RMS`, its peak at most `PEAK`; silence stays silence.
-
-    Args:
-        waveform: float32 [samples].
-    """
-    centerd = waveform - waveform.mean(dtype=np.float64)
-    rms, peak = float(np.sqrt(np.square(centerd).mean())), float(np.abs(centerd).max())
+    """Remove the mean of float32 [samples], scale to RMS 0.1 with a peak of at most 0.9; silence becomes zeros."""
+    centered = waveform - waveform.mean(dtype=np.float64)
+    rms, peak = float(np.sqrt(np.square(centered).mean())), float(np.abs(centered).max())
     if rms < 1e-8:
         return np.zeros_like(waveform)
-    levelled: Mono = (centerd * min(TARGET_RMS / rms, PEAK / peak, LARGEST_GAIN)).astype(np.float32)
-    return levelled
+    return np.asarray(centered * min(TARGET_RMS / rms, PEAK / peak, LARGEST_GAIN), np.float32)
 
 
 def mel(hertz: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
-    """Frequency in mel, 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
+    """Convert Hz to mel, 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
     return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0))
 
 
 def spectrogram(waveform: Mono, rate: int) -> npt.NDArray[np.uint8]:
-    """Level in dB over frequency (mel-spaced from `LOWEST_HZ` to half the rate) and time.
+    """Compute the level in dB over mel-spaced frequency, from `LOWEST_HZ` to half the rate, and time.
 
     Args:
         waveform: float32 [samples].
@@ -202,7 +190,7 @@ def spectrogram(waveform: Mono, rate: int) -> npt.NDArray[np.uint8]:
 
     Returns:
         uint8 [SPECTROGRAM_BANDS, frames]: 255 is the loudest point of the clip, 0 is `RANGE_DB` below it or less; band
-        0 is the lowest, frames at most `SPECTROGRAM_FRAMES`, spread evenly from the clip's start to its end.
+        0 is the lowest; at most `SPECTROGRAM_FRAMES` frames, spread evenly over the clip.
     """
     window = 1 << max(5, round(np.log2(_WINDOW_S * rate)))
     padded = np.pad(waveform, window // 2)
@@ -212,7 +200,8 @@ def spectrogram(waveform: Mono, rate: int) -> npt.NDArray[np.uint8]:
     shape = np.hanning(window).astype(np.float32)
     edges = np.linspace(mel(LOWEST_HZ), mel(rate / 2), SPECTROGRAM_BANDS + 1)
     edge_bins = 700.0 * (10.0 ** (edges / 2595.0) - 1.0) * window / rate
-    weights = _band_weights(edge_bins, window // 2 + 1)
+    inside = np.diff(np.clip(edge_bins[:, None] + 0.5 - np.arange(window // 2 + 1), 0.0, 1.0), axis=0)
+    weights = (inside / np.diff(edge_bins)[:, None]).astype(np.float32)  # each band's mean over its bins
     power = np.empty((SPECTROGRAM_BANDS, frames), np.float32)
     for first in range(0, frames, 128):  # a bounded piece of a long clip at a time
         taken = starts[first : first + 128]
@@ -226,23 +215,8 @@ def spectrogram(waveform: Mono, rate: int) -> npt.NDArray[np.uint8]:
     return levels
 
 
-def _band_weights(edges: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float32]:
-    """[bands, bins] mean of the bins inside a band; a band narrower than a bin takes its interpolated value."""
-    weights = np.zeros((len(edges) - 1, bins), np.float32)
-    for band, (low, high) in enumerate(itertools.pairwise(edges)):
-        inside = np.arange(np.ceil(low), min(np.ceil(high), bins)).astype(np.int64)
-        if len(inside) >= 2:
-            weights[band, inside] = 1.0 / len(inside)
-            continue
-        center = min((low + high) / 2, bins - 1.0)
-        below = int(center)
-        weights[band, below] += 1.0 - (center - below)
-        weights[band, min(below + 1, bins - 1)] += center - below
-    return weights
-
-
 def describe(waveform: Mono, rate: int) -> dict[str, Any]:
-    """The spectrogram as JSON: `bands`, `frames`, `low_hz`, `high_hz`, `scale` and base64 `levels`, row by row."""
+    """Return the spectrogram as JSON; `levels` are base64, row by row."""
     levels = spectrogram(waveform, rate)
     return {
         "bands": levels.shape[0],

@@ -1,12 +1,9 @@
-"""A new clip list into the labels table: extract what is missing, score, look for drift, decide, sample, publish.
+"""Add a new clip list to the labels table, on a schedule: extract, score, test for drift, decide, sample, publish.
 
-Made for a schedule: the same list twice changes nothing the second time, and a run that was killed is completed by the
-next one. Versions of the labels are written freely; which of them counts is LABELS/published.json, and that moves only
-when a version is shown to be better than the published one on the same rows of the same frame (`audit.frames`), or a
-person approves.
-
-In each run: the answers so far judge the versions whose samples they are of, and the best shown one is published; the
-next version is written with those answers; a sample is drawn that will judge it.
+A second run with the same list changes nothing; a killed run is completed by the next one. In each run, the annotations
+so far evaluate the versions whose samples they answer, and the last version shown to be better than the published one
+on the same rows (`audit.frames`) is published in LABELS/published.json; the next version is written with these
+annotations; a sample is drawn that will evaluate it.
 """
 
 from __future__ import annotations
@@ -26,19 +23,17 @@ from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
 from acoustic_env.audit.frames import (
     CHANGED,
     UNCHANGED,
-    Judgement,
-    Judges,
+    FrameEvaluation,
+    FrameInfo,
     accuracy_of_all,
     better_version,
     draw_frame,
-    judge,
-    row_keys,
-    what_it_judges,
+    evaluate_frames,
+    frame_info,
 )
-from acoustic_env.audit.labels import diff, read_version, versions, write_version
-from acoustic_env.audit.merge import merge
+from acoustic_env.audit.labels import diff, merge, read_version, versions, write_version
 from acoustic_env.audit.relabel import relabel
-from acoustic_env.audit.table import read_table, write_table
+from acoustic_env.audit.table import read_table, row_keys, write_table
 from acoustic_env.clips.select import CLASS_COLUMN, select
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.config import ExtractSettings, ReannotateSettings, RelabelSettings
@@ -56,15 +51,15 @@ from acoustic_env.store.source_check import read_clips_of
 PUBLISHED: Final = "published.json"
 ANNOTATIONS: Final = "annotations.parquet"
 OLD_ANNOTATIONS: Final = "verdicts.parquet"  # written by earlier releases
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
-    """Run once; returns the summary (plain data).
+def reannotate(settings: ReannotateSettings, log: Log) -> dict[str, Any]:
+    """Run once and return the summary (plain data).
 
     Args:
         settings: of the run.
-        say: takes each line meant for a person.
+        log: takes each human-readable line.
 
     Raises:
         UsageError: a wrong list, bundle or annotations, or features that this installation computes otherwise than
@@ -74,20 +69,18 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
             was stopped early.
     """
     bundle = Bundle.load(settings.bundle)
-    clips = select(read_clips_of(FeatureStore(settings.store), settings.clips, say), bundle.recipe).clips
+    clips = select(read_clips_of(FeatureStore(settings.store), settings.clips, log), bundle.recipe).clips
     with acquire_lease(settings.labels, f"reannotate {settings.clips}"):
         annotations, samples = read_answers(settings)
-        failure, extracted = _extract(settings, bundle, clips, say)
-        ranked = score(bundle, clips, FeatureStore(settings.store), say)
-        judged = judge(samples, annotations)
-        published = _publish_judged(settings, judged)
+        failure, extracted = _extract(settings, bundle, clips, log)
+        ranked = score(bundle, clips, FeatureStore(settings.store), log)
+        evaluated = evaluate_frames(samples, annotations)
+        published = _publish_evaluated(settings, evaluated)
         before = read_version(settings.labels) if versions(settings.labels) else None
         fresh = _fresh(ranked, before)
         table = merge(before, _decide(settings, ranked, before, annotations, samples))
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
-        changed = 0
-        if written.new:
-            changed = _write_diff(settings.labels, written.version, before, table)
+        changed = _write_diff(settings.labels, written.version, before, table) if written.new else 0
         if settings.approve:
             published = _approve(settings, written.version)
         places = _keep_list(settings, clips)
@@ -102,29 +95,35 @@ def reannotate(settings: ReannotateSettings, say: Say) -> dict[str, Any]:
         "previous_version": written.previous,
         "new_version": written.new,
         "changed": changed,
-        "drift": None if drift is None else _drift_summary(drift),
+        "drift": drift
+        and {
+            "p_value": drift.p_value,
+            "drifted": drift.drifted(),
+            "far": drift.far.as_dict(),
+            "clips": drift.clips,
+        },
         "sample": sample,
         "sample_clips": sample_clips,
         "published": published,
-        **weekly_accuracy(judged),
+        **weekly_accuracy(evaluated),
     }
     if failure is not None:
         raise TooManyFailures(f"{failure}\n{json.dumps(summary, sort_keys=True)}") from failure
     return summary
 
 
-def weekly_accuracy(judged: Sequence[Judgement]) -> dict[str, Any]:
-    """Return what the summary says: `accuracy` on the last frame with answers, `accuracy_of_all` on all of them."""
-    if not judged:
+def weekly_accuracy(evaluated: Sequence[FrameEvaluation]) -> dict[str, Any]:
+    """Return the summary's `accuracy` on the last frame with answers and `accuracy_of_all` on all of them."""
+    if not evaluated:
         return {"accuracy": None, "accuracy_of_all": None}
-    frames = {"frames": len(judged), "rows": sum(judgement.rows for judgement in judged)}
-    return {"accuracy": judged[-1].as_dict(), "accuracy_of_all": accuracy_of_all(judged).as_dict() | frames}
+    frames = {"frames": len(evaluated), "rows": sum(evaluation.rows for evaluation in evaluated)}
+    return {"accuracy": evaluated[-1].as_dict(), "accuracy_of_all": accuracy_of_all(evaluated).as_dict() | frames}
 
 
 def _extract(
-    settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, say: Say
+    settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, log: Log
 ) -> tuple[TooManyFailures | None, int]:
-    """Compute the bundle's blocks for clips that lack them; returns a failure to report at the end, clips computed."""
+    """Compute the bundle's missing blocks; return a failure to report at the end, and the number of clips computed."""
     blocks = tuple(block for block in bundle.fingerprints if block in BLOCKS)
     if not blocks:
         return None, 0
@@ -139,9 +138,9 @@ def _extract(
     )
     _check_fingerprints(bundle, extraction)
     try:
-        record = extract(extraction, say, clips, bundle.recipe)
+        record = extract(extraction, log, clips, bundle.recipe)
     except TooManyFailures as failure:
-        if failure.early:  # labels of half a list would look like an answer
+        if failure.early:  # labels of half a list would look complete
             raise
         return failure, getattr(failure.record, "finished", 0)
     return None, record.finished
@@ -160,16 +159,16 @@ def _check_fingerprints(bundle: Bundle, extraction: ExtractSettings) -> None:
                 raise UsageError(msg)
 
 
-def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> pa.Table:
-    """A ranked table (`audit.ranking`) with the bundle as its scorer.
+def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> pa.Table:
+    """Return a ranked table (`audit.ranking`) with the bundle as its scorer.
 
     Args:
         bundle: trained.
         clips: a selection's clips, with `class`.
         store: with their features.
-        say: told which clips have none.
+        log: told which clips have none.
     """
-    predicted = predict(bundle, clips["clip_id"].to_pylist(), store, say)
+    predicted = predict(bundle, clips["clip_id"].to_pylist(), store, log)
     classes = dict(zip(clips["clip_id"].to_pylist(), clips[CLASS_COLUMN].to_pylist(), strict=True))
     pairs = zip(predicted["clip_id"].to_pylist(), predicted["label"].to_pylist(), strict=True)
     given = np.array([label in classes[clip_id] for clip_id, label in pairs], dtype=np.bool_)
@@ -194,10 +193,9 @@ def _decide(
     annotations: pa.Table | None,
     samples: list[pa.Table],
 ) -> pa.Table:
-    """The list's rows as decided now, and those of earlier lists, whose samples may have been answered since.
+    """Decide the rows of this list and, since their samples may have new answers, of earlier lists.
 
-    The ranking decides alone only among the clips that answered samples were drawn from: answers to one list prove
-    nothing of another.
+    Automatic decisions are made only among the clips that answered samples were drawn from.
     """
     rows = ranked if before is None else pa.concat_tables([ranked, _scored_before(before, ranked)])
     inside = pc.is_in(rows["clip_id"], value_set=_clips_of_answered_frames(settings, annotations, samples))
@@ -208,7 +206,7 @@ def _decide(
 
 
 def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
-    """Rows of earlier lists as a ranked table, by the score a bundle gave them then."""
+    """Return the rows of earlier lists as a ranked table, by the score that a bundle gave them then."""
     if "bundle" not in before.column_names:
         return ranked.slice(0, 0)
     known = pc.is_in(before["clip_id"], value_set=pc.unique(ranked["clip_id"]))
@@ -221,21 +219,21 @@ def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
 def _clips_of_answered_frames(
     settings: ReannotateSettings, annotations: pa.Table | None, samples: list[pa.Table]
 ) -> pa.Array:
-    """Clips of all frames up to the last before one without an answer to its new rows."""
-    frames = {judges.number: (judges, sample) for sample in samples if (judges := what_it_judges(sample))}
+    """Return the clips of all frames before the first one without an answer to its new rows."""
+    frames = {info.number: (info, sample) for sample in samples if (info := frame_info(sample))}
     held = pa.array([], pa.string())
     if annotations is None:
         return held
-    for _, (judges, sample) in sorted(frames.items()):
+    for _, (info, sample) in sorted(frames.items()):
         new = sample.filter(pc.equal(sample["stratum"], UNCHANGED))
         if new.num_rows and not pc.any(pc.is_in(row_keys(new), value_set=row_keys(annotations))).as_py():
             break
-        held = pc.unique(read_version(settings.labels, judges.version)["clip_id"])
+        held = pc.unique(read_version(settings.labels, info.version)["clip_id"])
     return held
 
 
 def _fresh(ranked: pa.Table, before: pa.Table | None) -> pa.Table:
-    """The ranked rows of clips that no version has yet."""
+    """Return the ranked rows of clips that no version holds."""
     if before is None:
         return ranked
     known = pc.is_in(ranked["clip_id"], value_set=pc.unique(before["clip_id"]))
@@ -243,7 +241,7 @@ def _fresh(ranked: pa.Table, before: pa.Table | None) -> pa.Table:
 
 
 def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table) -> int:
-    """LABELS/diffs/<version>.parquet: what the version changed; returns the number of rows."""
+    """Write what the version changed to LABELS/diffs/<version>.parquet; return the number of rows."""
     old = table.slice(0, 0) if before is None else before
     changes = diff(old, table)
     write_table(changes, f"{url.rstrip('/')}/diffs/{version}.parquet")
@@ -251,9 +249,9 @@ def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table
 
 
 def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
-    """Where the clips of every list taken in so far are, the last place of each; new ones are kept in LABELS/clips/.
+    """Return the last place of each clip of all lists so far; new places are kept in LABELS/clips/.
 
-    A later sample may hold clips of this list, whose file may be another one by then.
+    A later sample may hold clips of this list, whose file may have changed by then.
     """
     root, filesystem = settings.labels.rstrip("/"), open_filesystem(settings.labels)
     now = clips.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
@@ -274,25 +272,25 @@ def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
 def _sample(
     settings: ReannotateSettings, version: str, samples: list[pa.Table], published: str | None, clips: pa.Table
 ) -> tuple[str | None, str | None]:
-    """Draw and keep the sample that judges the version, and the list of its clips, to be listened to with it.
+    """Draw the sample that evaluates the version; return the URLs of sample and clip list.
 
-    Nothing is drawn where the version has a sample, or where there are too few rows of clips whose place is known.
+    None is drawn where the version has one, or where there are too few rows of clips whose place is known.
     """
-    known = [judges for sample in samples if (judges := what_it_judges(sample))]
-    if any(judges.version == version for judges in known):
+    known = [info for sample in samples if (info := frame_info(sample))]
+    if any(info.version == version for info in known):
         return None, None
     labels = read_version(settings.labels, version)
     labels = labels.filter(pc.is_in(labels["clip_id"], value_set=clips["clip_id"]))
     new = pc.unique(labels["clip_id"])
     if known:
-        held = read_version(settings.labels, max(known, key=lambda judges: judges.number).version)
+        held = read_version(settings.labels, max(known, key=lambda info: info.number).version)
         new = new.filter(pc.invert(pc.is_in(new, value_set=pc.unique(held["clip_id"]))))
-    judges = Judges(len(known) + 1, settings.clips, version, published)
+    info = FrameInfo(len(known) + 1, settings.clips, version, published)
     base = None if published is None else read_version(settings.labels, published)
-    drawn = draw_frame(labels, base, new, samples, judges, settings.budget, settings.seed)
+    drawn = draw_frame(labels, base, new, samples, info, settings.budget, settings.seed)
     if drawn is None:
         return None, None
-    root, name = settings.labels.rstrip("/"), f"{judges.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
+    root, name = settings.labels.rstrip("/"), f"{info.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
     listed, url = f"{root}/sample_clips/{name}", f"{root}/samples/{name}"
     write_table(clips.filter(pc.is_in(clips["clip_id"], value_set=drawn["clip_id"])), listed)
     write_table(drawn, url)
@@ -300,7 +298,7 @@ def _sample(
 
 
 def read_answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Table]]:
-    """The annotations and all samples drawn so far; annotations once given are kept and count in every later run."""
+    """Return all annotations, those of earlier runs if none are given now, and all samples drawn so far."""
     root = settings.labels.rstrip("/")
     filesystem = open_filesystem(settings.labels)
     samples = [read_table(f"{root}/{entry.path}") for entry in filesystem.entries("samples")]
@@ -313,7 +311,7 @@ def read_answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa
         given = f"{root}/{min(names)}"
     annotations = check_annotations(read_table(given), given)
     if not samples:
-        msg = f"--annotations {given}: no sample has been drawn yet; listen to the one a first run names"
+        msg = f"--annotations {given}: no sample has been drawn yet; annotate the one that the first run draws"
         raise UsageError(msg)
     if given != kept:
         write_table(annotations, kept)
@@ -321,45 +319,45 @@ def read_answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa
 
 
 def _together(samples: list[pa.Table]) -> pa.Table | None:
-    """The samples of new rows as one, for relabeling.
+    """Return the samples of new rows as one, for relabeling.
 
-    Rows drawn because a version changed them judge that version only: their lists were sampled before, when they were
-    new, and a second chance to be drawn would make them count too much.
+    Rows drawn because a version changed them evaluate that version only: their lists were sampled before, when they
+    were new, and a second chance to be drawn would make them count too much.
     """
     new = (sample.filter(pc.not_equal(sample["stratum"], CHANGED)) for sample in samples)
     plain = [sample.replace_schema_metadata(None) for sample in new]
     return pa.concat_tables(plain, promote_options="default") if plain else None
 
 
-def _publish_judged(settings: ReannotateSettings, judged: Sequence[Judgement]) -> dict[str, Any]:
-    """Move LABELS/published.json to a version shown to be better; returns what is published now and why."""
+def _publish_evaluated(settings: ReannotateSettings, evaluated: Sequence[FrameEvaluation]) -> dict[str, Any]:
+    """Publish a version shown to be better; return the published version and the reason."""
     current = _published(settings)
-    better = better_version(judged, current)
+    better = better_version(evaluated, current)
     if better is not None:
-        reason = f"{better.judges.version} is better than {_name(current)}: {_improvement(better)}"
-        return _publish(settings, better.judges.version, reason, better.as_dict())
-    if not judged:
+        reason = f"{better.info.version} is better than {_name(current)}: {_improvement(better)}"
+        return _publish(settings, better.info.version, reason, better.as_dict())
+    if not evaluated:
         reason = "no sample of a version has an answer yet"
-    elif judged[-1].judges.version == current:
+    elif evaluated[-1].info.version == current:
         reason = "published already"
-    elif not judged[-1].changed:
-        last = judged[-1].judges
-        reason = f"apart from rows with answers, {last.version} says what {_name(last.published)} said"
+    elif not evaluated[-1].changed:
+        last = evaluated[-1].info
+        reason = f"apart from rows with answers, {last.version} decides as {_name(last.published)}"
     else:
-        last = judged[-1].judges
-        reason = f"{last.version} is not shown to be better than {_name(last.published)}: {_improvement(judged[-1])}"
+        last = evaluated[-1].info
+        reason = f"{last.version} is not shown to be better than {_name(last.published)}: {_improvement(evaluated[-1])}"
     return {"version": current, "reason": reason}
 
 
 def _approve(settings: ReannotateSettings, version: str) -> dict[str, Any]:
-    """Publish a version on a person's word."""
+    """Publish a version in the approver's name."""
     if _published(settings) == version:
         return {"version": version, "reason": "published already"}
     return _publish(settings, version, f"approved by {settings.approve}", None)
 
 
 def _published(settings: ReannotateSettings) -> str | None:
-    """The version that LABELS/published.json names."""
+    """Return the published version."""
     try:
         version: str | None = json.loads(open_filesystem(settings.labels).read(PUBLISHED))["version"]
     except FileNotFoundError:
@@ -367,9 +365,9 @@ def _published(settings: ReannotateSettings) -> str | None:
     return version
 
 
-def _publish(settings: ReannotateSettings, version: str, reason: str, judged: dict[str, Any] | None) -> dict[str, Any]:
+def _publish(settings: ReannotateSettings, version: str, reason: str, shown: dict[str, Any] | None) -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    record = {"version": version, "reason": reason, "judged": judged, "time_utc": now}
+    record = {"version": version, "reason": reason, "evaluation": shown, "time_utc": now}
     open_filesystem(settings.labels).write(PUBLISHED, json.dumps(record, indent=1).encode())
     return {"version": version, "reason": reason}
 
@@ -378,16 +376,16 @@ def _name(version: str | None) -> str:
     return version or "the labels as given"
 
 
-def _improvement(judged: Judgement) -> str:
-    found = judged.improvement
+def _improvement(evaluated: FrameEvaluation) -> str:
+    found = evaluated.improvement
     return (
-        f"improvement {found.estimate:+.3f} ({found.low:+.3f} to {found.high:+.3f}) on frame {judged.judges.number}, "
-        f"{found.n:,} of {judged.changed:,} changed rows answered"
+        f"improvement {found.estimate:+.3f} ({found.low:+.3f} to {found.high:+.3f}) on frame {evaluated.info.number}, "
+        f"{found.n:,} of {evaluated.changed:,} changed rows answered"
     )
 
 
 def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh: pa.Table) -> Drift | None:
-    """New clips against those trained on, one of each group, in the bundle's reduced features; None without either."""
+    """Test new clips against training clips, one per group, in the bundle's reduced features; None without either."""
     store = FeatureStore(settings.store)
     block, versions = next(iter(bundle.fingerprints.items()))
     stored = pc.unique(store.committed_keys(block, next(iter(versions.values())))["clip_id"]).to_pylist()
@@ -406,7 +404,7 @@ def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh:
 
 
 def _one_of_each(clip_ids: list[str], groups: Sequence[Any]) -> list[str]:
-    """One clip of each group, sorted: clips of one recording are alike and count as one, on both sides of the test."""
+    """Return one clip of each group, sorted: clips of one recording are alike and count as one."""
     first: dict[Any, str] = {}
     for clip_id, group in sorted(zip(clip_ids, groups, strict=True), key=lambda pair: pair[0]):
         first.setdefault(group, clip_id)
@@ -414,13 +412,9 @@ def _one_of_each(clip_ids: list[str], groups: Sequence[Any]) -> list[str]:
 
 
 def _reduced(bundle: Bundle, clip_ids: list[str], store: FeatureStore, seed: int) -> npt.NDArray[np.float32]:
-    """Reduced features of at most `MOST_CLIPS` of the clips; those that lack a block are left out."""
+    """Return the reduced features of at most `MOST_CLIPS` of the clips, without those that lack a block."""
     chosen = np.random.default_rng(seed).permutation(len(clip_ids))[:MOST_CLIPS]
     matrix = bundle_matrix(bundle, [clip_ids[i] for i in sorted(chosen)], store)
     kept = matrix.take(matrix.complete())
     reduced: npt.NDArray[np.float32] = bundle.reducer.transform(kept.values).astype(np.float32)
     return reduced
-
-
-def _drift_summary(drift: Drift) -> dict[str, Any]:
-    return {"p_value": drift.p_value, "drifted": drift.drifted(), "far": drift.far.as_dict(), "clips": drift.clips}

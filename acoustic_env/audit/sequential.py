@@ -1,13 +1,10 @@
-"""Confidence sequences: intervals of a share that hold at every look together, for samples of several strata.
+"""Confidence sequences: intervals of a share that hold at all times together, for samples of several strata.
 
-An ordinary 95 % interval looked at every week is wrong far more often than 5 % of the time. A confidence sequence
-covers at every look at once: it may be watched, and listening may stop whenever it is narrow enough.
+A finite frame consists of strata (lists of unequal size, rows that a version changed and rows that it did not), each
+sampled without replacement. Later strata may depend on earlier answers in any way, and annotation may stop whenever the
+interval is narrow enough.
 
-`confidence_sequence` is about a finite frame in strata (lists of unequal size, rows a version changed and rows it did
-not), each sampled without replacement, in which later strata may depend on earlier answers in any way: models,
-decisions and list sizes may change from week to week.
-
-Why it holds. Let y_1, y_2, ... in [0, 1] be a stratum's answers in the order in which they came, N its rows, A its
+Proof. Let y_1, y_2, ... in [0, 1] be a stratum's answers in the order in which they came, N its rows, A its
 mean. Given everything before, the next answer has the mean mu_j = (N A - y_1 - ... - y_(j-1)) / (N - j + 1)
 (Waudby-Smith & Ramdas 2020). For a bet l > 0 and a weight w fixed when the stratum was drawn, convexity (Hoeffding
 1963) gives E exp(-l w y_j) <= 1 - mu_j (1 - exp(-l w)). So the product of exp(-l w y_j) / (1 - mu_j (1 - exp(-l w)))
@@ -50,22 +47,26 @@ class SampledStratum:
 
 
 def confidence_sequence(strata: Sequence[SampledStratum], level: float = 0.95) -> Interval:
-    """Return one look of the confidence sequence for the mean of all rows of all strata (see the module).
+    """Return the confidence sequence's interval of the mean of all rows of all strata (see the module).
 
     Args:
-        strata: between two looks answers and strata are only ever added. A stratum without answers is counted with
-            everything it may hold.
-        level: coverage over all looks together.
+        strata: answers and strata are only ever added. One without answers counts with everything that it may hold.
+        level: coverage at all times together.
     """
     answers = sum(len(stratum.values) for stratum in strata)
     if answers == 0:
         return nothing_observed(METHOD)
-    total = sum(stratum.size for stratum in strata)
-    means = [stratum.values.mean() if len(stratum.values) else 0.5 for stratum in strata]
-    estimate = float(sum(stratum.size * mean for stratum, mean in zip(strata, means, strict=True))) / total
+    estimate = stratified_mean(strata)
     high = _upper(strata, level)
     low = 1.0 - _upper([SampledStratum(s.size, s.drawn, 1.0 - s.values) for s in strata], level)
     return Interval(estimate, min(low, estimate), max(high, estimate), METHOD, answers)
+
+
+def stratified_mean(strata: Sequence[SampledStratum]) -> float:
+    """Return the mean of all rows, each stratum by its size; 1/2 for a stratum without answers."""
+    total = sum(stratum.size for stratum in strata)
+    means = [stratum.values.mean() if len(stratum.values) else 0.5 for stratum in strata]
+    return float(sum(stratum.size * mean for stratum, mean in zip(strata, means, strict=True)) / total)
 
 
 def level_of_frame(number: int, level: float = 0.95) -> float:
@@ -81,7 +82,7 @@ def level_of_frame(number: int, level: float = 0.95) -> float:
 
 
 def _upper(strata: Sequence[SampledStratum], level: float) -> float:
-    """Largest mean of all rows that the mixture of bets does not reject at 2 / (1 - level)."""
+    """Return the largest mean of all rows that the mixture of bets does not reject at 2 / (1 - level)."""
     share = np.array([stratum.size for stratum in strata], dtype=np.float64)
     share /= share.sum()
     weight = np.array([_bet_weight(stratum) for stratum in strata])
@@ -108,13 +109,12 @@ def _upper(strata: Sequence[SampledStratum], level: float) -> float:
 
 
 def _bet_weight(stratum: SampledStratum) -> float:
-    """What one answer counts: about N / n, less where the sample takes much of the stratum."""
-    steps = stratum.size - np.arange(stratum.drawn)
-    return 1.0 / float((1.0 / steps).sum())
+    """Return the weight of one answer: about N / n, less where the sample takes much of the stratum."""
+    return 1.0 / float((1.0 / (stratum.size - np.arange(stratum.drawn))).sum())
 
 
 def _conditional_means(stratum: SampledStratum) -> tuple[float, float, float, float]:
-    """The mean over answers of mu_j = slope A - shift, and the least and largest A that the answers leave possible."""
+    """Return slope and shift of the answers' mean of mu_j = slope A - shift, and the least and largest possible A."""
     n, size = len(stratum.values), stratum.size
     known = float(stratum.values.sum())
     if n == 0:
@@ -134,7 +134,7 @@ def _dual(
     lowest: Floats,
     highest: Floats,
 ) -> tuple[Floats, Floats]:
-    """Multipliers eta and D(eta) [bets, multipliers]: min over eta of D(eta) - eta mean bounds the log of the product.
+    """Return multipliers eta and D(eta) [bets, multipliers]; min over eta of D(eta) - eta mean bounds the log product.
 
     D(eta) = max over A of sum m log(1 - caution (slope A - shift)) + eta share A, stratum by stratum in closed form.
     """

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import for_arrow, new_file, read_bytes, write_bytes
 
 
 def read_table(url: str) -> pa.Table:
-    """The table at `url`.
+    """Return the table at `url`.
 
     Raises:
         UsageError: missing, unreadable, empty or damaged.
@@ -55,7 +56,7 @@ def write_table(table: pa.Table, url: str) -> None:
 
 
 def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) -> pa.Table:
-    """The table's columns of `schema`, cast to its types; columns that may be null and are absent become null.
+    """Return the table's columns of `schema`, cast to its types; absent columns that may be null become null.
 
     Raises:
         UsageError: a column is missing, of the wrong type, or null where it must not be; names file, row and column.
@@ -84,13 +85,19 @@ def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) 
     return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
 
 
+def row_keys(table: pa.Table) -> pa.Array:
+    """Return [rows] one string for each (clip_id, label)."""
+    clip_ids, labels = (table[name].combine_chunks() for name in ("clip_id", "label"))
+    return pc.binary_join_element_wise(clip_ids, labels, "\x00")
+
+
 @contextmanager
 def streamed(schema: pa.Schema, url: str) -> Iterator[Any]:
-    """A writer (`write_table`) of a Parquet file too large to hold in memory; the file appears when the body ends well.
+    """Open a writer (`write_table`) of a large Parquet file; the file appears when the body ends without an error.
 
     Args:
         schema: of the tables.
-        url: where; a body that raises leaves nothing there.
+        url: of the file.
 
     Raises:
         UsageError: the place cannot be written.

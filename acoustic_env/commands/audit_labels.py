@@ -72,8 +72,7 @@ def add_parsers(commands: Any) -> None:
 def relabel_clips(arguments: argparse.Namespace) -> int:
     """Write the next version of the labels; see RELABEL."""
     from acoustic_env.audit.annotations import check_annotations
-    from acoustic_env.audit.labels import read_manifest, read_version, versions, write_version
-    from acoustic_env.audit.merge import merge
+    from acoustic_env.audit.labels import merge, read_manifest, read_version, versions, write_version
     from acoustic_env.audit.relabel import decide
     from acoustic_env.audit.table import read_table
     from acoustic_env.store.lease import acquire_lease

@@ -11,9 +11,8 @@ import pytest
 
 from acoustic_env.audit import reannotate as room
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
-from acoustic_env.audit.frames import judge
-from acoustic_env.audit.labels import read_version, versions
-from acoustic_env.audit.merge import merge
+from acoustic_env.audit.frames import evaluate_frames
+from acoustic_env.audit.labels import merge, read_version, versions
 from acoustic_env.audit.reannotate import read_answers, reannotate, weekly_accuracy
 from acoustic_env.audit.relabel import relabel
 from acoustic_env.audit.table import read_table, write_table
@@ -98,8 +97,8 @@ def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeyp
     assert (accuracy["n"], accuracy["version"], accuracy["frame"]) == (20, "v0002", 2)
     assert accuracy["low"] < accuracy["estimate"] <= accuracy["high"]
     samples = [read_table(str(path)) for path in sorted((tmp_path / "labels" / "samples").glob("*.parquet"))]
-    judged = judge(samples, read_table(annotations))
-    assert weekly_accuracy(judged) == {name: answered[name] for name in ("accuracy", "accuracy_of_all")}
+    evaluated = evaluate_frames(samples, read_table(annotations))
+    assert weekly_accuracy(evaluated) == {name: answered[name] for name in ("accuracy", "accuracy_of_all")}
     lines = describe(answered)
     assert f"accuracy of v0002 on the {accuracy['rows']} rows of frame 2: {accuracy['estimate']:.3f}" in "\n".join(
         lines

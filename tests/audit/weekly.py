@@ -1,7 +1,7 @@
 """Weekly runs with known truth: lists of unequal size, models that change, answers that come late.
 
 `python -m tests.audit.weekly [RUNS [SHARE ...]]` prints the table of README, section 5. Everything goes through what
-`reannotate` calls: `draw_frame`, `judge`, `better_version`, `weekly_accuracy` (the dictionaries that it prints).
+`reannotate` calls: `draw_frame`, `evaluate_frames`, `better_version`, `weekly_accuracy`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
-from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge
+from acoustic_env.audit.frames import FrameInfo, better_version, draw_frame, evaluate_frames
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
 
@@ -65,7 +65,7 @@ def run_weeks(
         candidates[name] = model
         labels, base, truth = _list(week, error, sizes, model, in_force, rng)
         sample = draw_frame(
-            labels, base, labels["clip_id"], samples, Judges(week, "list", name, published), budget, seed
+            labels, base, labels["clip_id"], samples, FrameInfo(week, "list", name, published), budget, seed
         )
         assert sample is not None
         samples.append(sample)
@@ -75,28 +75,28 @@ def run_weeks(
         gains.append(float((now == truth)[inside].mean() - (before == truth)[inside].mean()))
         truths |= dict(zip(_keys(labels), truth.tolist(), strict=True))
         annotations = pa.concat_tables([annotations, _answers(samples, annotations, truths, week, rng)])
-        judged = judge(samples, annotations)
-        if not judged:
+        evaluated = evaluate_frames(samples, annotations)
+        if not evaluated:
             continue
-        said = weekly_accuracy(judged)
-        _check(outcome, said, judged, accurate, gains)
+        said = weekly_accuracy(evaluated)
+        _check(outcome, said, evaluated, accurate, gains)
         optimistic = said["accuracy"]["estimate"] > accurate[said["accuracy"]["frame"] - 1][1]
-        better = better_version(judged, published)
+        better = better_version(evaluated, published)
         if better is not None:
             outcome.published += 1
-            outcome.published_worse += gains[better.judges.number - 1] <= 0.0
-            published, in_force = better.judges.version, candidates[better.judges.version]
+            outcome.published_worse += gains[better.info.number - 1] <= 0.0
+            published, in_force = better.info.version, candidates[better.info.version]
     return outcome
 
 
 def _check(
-    outcome: Outcome, said: dict[str, Any], judged: list[Any], accurate: list[tuple[int, float]], gains: list[float]
+    outcome: Outcome, said: dict[str, Any], evaluated: list[Any], accurate: list[tuple[int, float]], gains: list[float]
 ) -> None:
-    for judgement in judged:
-        shown, place = judgement.as_dict(), judgement.judges.number - 1
+    for evaluation in evaluated:
+        shown, place = evaluation.as_dict(), evaluation.info.number - 1
         outcome.frames_held &= _holds(shown, accurate[place][1])
         outcome.improvements_held &= _holds(shown["improvement"], gains[place])
-    there = [accurate[judgement.judges.number - 1] for judgement in judged]
+    there = [accurate[evaluation.info.number - 1] for evaluation in evaluated]
     everywhere = sum(rows * share for rows, share in there) / sum(rows for rows, _ in there)
     outcome.all_held &= _holds(said["accuracy_of_all"], everywhere)
     outcome.half_width = (said["accuracy_of_all"]["high"] - said["accuracy_of_all"]["low"]) / 2

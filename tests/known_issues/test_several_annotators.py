@@ -14,7 +14,7 @@ import pytest
 from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.consensus import consensus
 from acoustic_env.audit.estimate import estimate
-from acoustic_env.audit.frames import Judgement, Judges, draw_frame, judge
+from acoustic_env.audit.frames import FrameEvaluation, FrameInfo, draw_frame, evaluate_frames
 from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.audit.sample import draw_sample
 from acoustic_env.config import RelabelSettings, SampleSettings
@@ -55,14 +55,14 @@ def test_in_reannotate_the_last_annotator_does_not_win() -> None:
 def weekly_sample(n: int) -> pa.Table:
     """What `reannotate` draws of a version that changes nothing."""
     labels = relabel(RANKED, None, None, SETTINGS)
-    sample = draw_frame(labels, None, labels["clip_id"], [], Judges(1, "clips", "v0001", None), n, 4)
+    sample = draw_frame(labels, None, labels["clip_id"], [], FrameInfo(1, "clips", "v0001", None), n, 4)
     assert sample is not None
     return sample
 
 
-def weekly(sample: pa.Table, annotations: pa.Table) -> Judgement:
-    (judgement,) = judge([sample], annotations)
-    return judgement
+def weekly(sample: pa.Table, annotations: pa.Table) -> FrameEvaluation:
+    (evaluation,) = evaluate_frames([sample], annotations)
+    return evaluation
 
 
 def test_gold_is_not_overruled_when_relabeling() -> None:

@@ -1,6 +1,6 @@
 """The weekly accuracy of `reannotate` pooled lists of different sizes and scored answers under newer decisions.
 
-A list of 100 rows counted as much as one of 10,000; a version was judged by answers its own decisions had used; and it
+A list of 100 rows counted as much as one of 10,000; a version was evaluated by answers it had used; and it
 was published when its accuracy on one frame beat another version's accuracy on another.
 """
 
@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
-from acoustic_env.audit.frames import Judges, better_version, draw_frame, judge, what_it_judges
+from acoustic_env.audit.frames import FrameInfo, better_version, draw_frame, evaluate_frames, frame_info
 from acoustic_env.audit.labels import read_version
 from acoustic_env.audit.listen import read_rows
 from acoustic_env.audit.listen_audio import places
@@ -43,8 +43,8 @@ def version(name: str, rows: int, dropped: int, votes: int = 0) -> pa.Table:
     )
 
 
-def drawn(labels: pa.Table, published: pa.Table | None, judges: Judges, budget: int = 100) -> pa.Table:
-    sample = draw_frame(labels, published, labels["clip_id"], [], judges, budget, 1)
+def drawn(labels: pa.Table, published: pa.Table | None, info: FrameInfo, budget: int = 100) -> pa.Table:
+    sample = draw_frame(labels, published, labels["clip_id"], [], info, budget, 1)
     assert sample is not None
     return sample
 
@@ -64,54 +64,54 @@ def told_by_a(sample: pa.Table, right: list[bool]) -> pa.Table:
 
 
 def test_a_list_counts_by_its_size() -> None:
-    small = drawn(version("s", 100, 0), None, Judges(1, "small", "v0001", None))
-    large = drawn(version("l", 10_000, 0), None, Judges(2, "large", "v0002", None))
-    judged = judge([small, large], pa.concat_tables([answers(small, 100), answers(large, 0)]))
-    said = weekly_accuracy(judged)["accuracy_of_all"]
+    small = drawn(version("s", 100, 0), None, FrameInfo(1, "small", "v0001", None))
+    large = drawn(version("l", 10_000, 0), None, FrameInfo(2, "large", "v0002", None))
+    evaluated = evaluate_frames([small, large], pa.concat_tables([answers(small, 100), answers(large, 0)]))
+    said = weekly_accuracy(evaluated)["accuracy_of_all"]
     assert said["estimate"] == pytest.approx(10_000 / 10_100)
     assert (said["rows"], said["frames"], said["n"]) == (10_100, 2, 200)
 
 
 def test_answers_are_scored_under_the_decisions_that_were_frozen_before_them() -> None:
     labels = version("c", 2000, 400)
-    sample = drawn(labels, None, Judges(1, "list", "v0001", None))
+    sample = drawn(labels, None, FrameInfo(1, "list", "v0001", None))
     state = dict(zip(labels["clip_id"].to_pylist(), applies(labels).tolist(), strict=True))
     assert {row["clip_id"]: row["decided"] for row in sample.to_pylist()} == {
         clip: state[clip] for clip in sample["clip_id"].to_pylist()
     }
-    (judged,) = judge([sample], answers(sample, 0))
-    assert judged.accuracy.estimate == pytest.approx(0.8)  # every drop is wrong, whatever a later version says of it
-    assert judged.as_given == pytest.approx(1.0)
-    assert judged.improvement.estimate == pytest.approx(-0.2)
+    (evaluated,) = evaluate_frames([sample], answers(sample, 0))
+    assert evaluated.accuracy.estimate == pytest.approx(0.8)  # every drop is wrong, whatever a later version says of it
+    assert evaluated.as_given == pytest.approx(1.0)
+    assert evaluated.improvement.estimate == pytest.approx(-0.2)
 
 
 def test_a_version_is_compared_with_the_published_one_on_the_same_rows() -> None:
     published, better, worse = version("c", 2000, 100), version("c", 2000, 400), version("c", 2000, 900)
     for labels, shown in ((better, True), (worse, False)):
-        sample = drawn(labels, published, Judges(2, "list", "v0002", "v0001"))
-        judged = judge([sample], answers(sample, 400))
-        (judgement,) = judged
-        assert judgement.published == pytest.approx(0.85, abs=0.05)
-        assert (better_version(judged, "v0001") is not None) is shown
-        assert better_version(judged, "v0000") is None, "the sample compares with v0001"
-        assert better_version(judged, None) is None
+        sample = drawn(labels, published, FrameInfo(2, "list", "v0002", "v0001"))
+        evaluated = evaluate_frames([sample], answers(sample, 400))
+        (evaluation,) = evaluated
+        assert evaluation.published == pytest.approx(0.85, abs=0.05)
+        assert (better_version(evaluated, "v0001") is not None) is shown
+        assert better_version(evaluated, "v0000") is None, "the sample compares with v0001"
+        assert better_version(evaluated, None) is None
 
 
 def test_rows_annotators_answered_or_a_sample_drew_judge_nothing() -> None:
     labels = version("c", 300, 50, votes=150)
-    first = drawn(labels, None, Judges(1, "list", "v0001", None))
+    first = drawn(labels, None, FrameInfo(1, "list", "v0001", None))
     assert max(int(clip[1:]) for clip in first["clip_id"].to_pylist()) < 150
-    again = draw_frame(labels, None, labels["clip_id"], [first], Judges(2, "list", "v0002", None), 100, 1)
+    again = draw_frame(labels, None, labels["clip_id"], [first], FrameInfo(2, "list", "v0002", None), 100, 1)
     assert again is not None
     assert not set(first["clip_id"].to_pylist()) & set(again["clip_id"].to_pylist())
     assert again.num_rows == 50
-    judges = what_it_judges(again)
-    assert judges is not None
-    assert (judges.number, judges.version) == (2, "v0002")
+    info = frame_info(again)
+    assert info is not None
+    assert (info.number, info.version) == (2, "v0002")
 
 
 def test_the_sample_keeps_to_its_budget_and_its_inclusion_probabilities() -> None:
-    sample = drawn(version("c", 1000, 30), None, Judges(1, "list", "v0001", None))
+    sample = drawn(version("c", 1000, 30), None, FrameInfo(1, "list", "v0001", None))
     rows = sample.to_pylist()
     chances = {row["stratum"]: row["inclusion_probability"] for row in rows}
     assert len(rows) == 100
