@@ -30,7 +30,8 @@ from acoustic_env.clips.table import write_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.pipeline.cluster import local_resources, workers_of_one_thread
-from acoustic_env.pipeline.extract import pending_rows, resolve_blocks
+from acoustic_env.pipeline.extract import resolve_blocks
+from acoustic_env.pipeline.missing import pending_rows
 from acoustic_env.pipeline.plan import Device
 from acoustic_env.pipeline.stages import Compute, ComputeSettings
 from acoustic_env.store.schema import ERROR_SCHEMA

@@ -17,7 +17,7 @@ from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
 from acoustic_env.io.documents import read_mapping
 
 if TYPE_CHECKING:
-    from acoustic_env.pipeline.extract import RunRecord
+    from acoustic_env.pipeline.record import RunRecord
 
 DESCRIPTION = """\
 Compute feature blocks for every clip of a list, into a feature store.

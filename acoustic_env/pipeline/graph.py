@@ -58,7 +58,7 @@ def run(
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # Ray Data's own wrapper arrives without what it wraps
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised here all the same
-    pieces = [pending.slice(task.start, len(task)) for task in plan.tasks(pending.num_rows)]
+    pieces = [pending.slice(first, plan.task_clips) for first in range(0, pending.num_rows, plan.task_clips)]
     rates = tuple(sorted({work.sample_rate for work in works}))
     data = ray.data.from_blocks(pieces)
     stages: list[tuple[type, tuple[Any, ...], Pool, int | None]] = []

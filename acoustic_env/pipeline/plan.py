@@ -9,7 +9,7 @@ bounds the number of workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -35,7 +35,6 @@ MIN_TASK_CLIPS: Final = 4
 MAX_TASK_CLIPS: Final = 64
 MAX_REMOTE_TASK_CLIPS: Final = 16  # whose waveforms wait in the object store
 TASKS_PER_WORKER: Final = 24  # progress, and work at hand for every worker
-TAIL_TASKS_PER_WORKER: Final = 4  # that the clips left are cut into; Ray Data queues two at each worker
 MIN_PART_CLIPS: Final = 16
 MAX_PART_CLIPS: Final = 256  # what a killed run loses at most, and what the sink holds in memory
 
@@ -94,18 +93,6 @@ class Plan:
     def pools(self) -> tuple[Pool, ...]:
         """All pools in the order of the graph."""
         return (*((self.decode,) if self.decode else ()), *self.compute, self.write)
-
-    def tasks(self, clips: int) -> Iterator[range]:
-        """The clips of each task: ever fewer towards the end, so that the workers end together.
-
-        Guided self-scheduling (Polychronopoulos and Kuck, IEEE Trans. Computers 36(12), 1987) with a bound above.
-        """
-        pieces = TAIL_TASKS_PER_WORKER * self.compute[0].workers
-        first = 0
-        while first < clips:
-            size = min(self.task_clips, math.ceil((clips - first) / pieces))
-            yield range(first, first + size)
-            first += size
 
     @property
     def in_work(self) -> int:

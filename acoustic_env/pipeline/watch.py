@@ -37,36 +37,9 @@ def log_evidence(failed: int, finished: int, allowed: float) -> float:
     return float(mixed - xlogy(failed, allowed) - xlog1py(good, -allowed))
 
 
-def lower_bound(failed: int, finished: int, confidence: float = CONFIDENCE) -> float:
-    """Return the lower confidence bound of the failing share, valid at every look at once.
-
-    The largest rate that `log_evidence` rejects.
-
-    >>> lower_bound(0, 10)
-    0.0
-    >>> 0.85 < lower_bound(100, 100) < 1.0
-    True
-
-    Args:
-        failed: clips that failed so far.
-        finished: clips so far.
-        confidence: probability that the bound lies below the truth at all looks together.
-    """
-    from scipy.optimize import brentq
-
-    def excess(rate: float) -> float:
-        return log_evidence(failed, finished, rate) + math.log(1 - confidence)
-
-    share = failed / finished if finished else 0.0
-    if failed == 0 or excess(1e-12) <= 0:
-        return 0.0
-    top = min(share, 1.0 - 1e-12)
-    return top if excess(top) > 0 else float(brentq(excess, 1e-12, top))
-
-
 @dataclass
 class FailureWatch:
-    """A count of finished and failed clips that decides when to stop.
+    """Decide from the counts of finished and failed clips whether a run should stop.
 
     Attributes:
         allowed: share of the pending clips that may fail, 0 to 1.
@@ -86,13 +59,8 @@ class FailureWatch:
         self.failed += failed
 
     @property
-    def share(self) -> float:
-        """The lower confidence bound of the failing share."""
-        return lower_bound(self.failed, self.finished + self.in_work)
-
-    @property
     def exceeded(self) -> bool:
-        """Whether the lower confidence bound has passed the allowed share."""
+        """Whether the run should stop: a failing share of at most `allowed` is rejected at the 5 % level."""
         if self.failed < MIN_FAILURES:
             return False
         return log_evidence(self.failed, self.finished + self.in_work, self.allowed) > -math.log(1 - CONFIDENCE)

@@ -30,7 +30,7 @@ from acoustic_env.features.block import to_table
 from acoustic_env.features.embedders import placeholder
 from acoustic_env.models.matrix import load_matrix
 from acoustic_env.pipeline.adopt import adopt
-from acoustic_env.pipeline.extract import find_missing, pending_rows
+from acoustic_env.pipeline.missing import find_missing, pending_rows
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.stages import Compute, ComputeSettings
 from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work

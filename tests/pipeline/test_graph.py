@@ -12,7 +12,8 @@ import pytest
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import ExtractSettings
 from acoustic_env.pipeline import graph
-from acoustic_env.pipeline.extract import extract, pending_rows, resolve_blocks
+from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.missing import pending_rows
 from acoustic_env.pipeline.plan import GIB, Plan, Resources, make_plan
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease

@@ -114,16 +114,6 @@ def test_a_block_and_its_per_frame_table_share_one_pool() -> None:
     assert [block.spec.name for block in pool.blocks] == ["yamnet", "yamnet_frames"]
 
 
-@given(clips=st.integers(1, 5_000), cpus=st.integers(1, 64), remote=st.booleans())
-def test_tasks_cover_every_clip_once_and_shrink_to_single_clips_at_the_end(clips: int, cpus: int, remote: bool) -> None:
-    plan = plan_for(DSP, clips, Resources(cpus, 0, 512 * GIB), remote=remote)
-    tasks = list(plan.tasks(clips))
-    assert [clip for task in tasks for clip in task] == list(range(clips))
-    sizes = [len(task) for task in tasks]
-    assert sizes == sorted(sizes, reverse=True)
-    assert 1 == sizes[-1] <= sizes[0] <= plan.task_clips
-
-
 def test_a_few_clips_are_still_spread_over_all_workers() -> None:
     plan = plan_for(DSP, 16, Resources(2, 0, 24 * GIB))
     assert plan.task_clips <= 8
