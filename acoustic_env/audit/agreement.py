@@ -1,4 +1,4 @@
-"""How far annotators agree, beyond what chance would give, with intervals from resampling clips.
+"""Measure how far annotators agree, beyond what chance would give, with intervals from resampling clips.
 
 Answers come as `votes`: int [clips, annotators], a category 0..K-1 or -1 where an annotator did not answer.
 """
@@ -14,13 +14,13 @@ Ints = npt.NDArray[np.int64]
 
 
 def vote_counts(votes: Ints, categories: int) -> Floats:
-    """[clips, categories] how many annotators gave each answer."""
+    """Return [clips, categories] how many annotators gave each answer."""
     counts = [(votes == category).sum(axis=1) for category in range(categories)]
     return np.stack(counts, axis=1).astype(np.float64)
 
 
 def krippendorff_alpha(counts: Floats, weights: Floats | None = None) -> Floats:
-    """Krippendorff's alpha for nominal answers, 1 - D_observed / D_expected; NaN when only one answer ever occurs.
+    """Return Krippendorff's alpha for nominal answers, 1 - D_observed / D_expected; NaN when only one answer ever occurs.
 
     Args:
         counts: [clips, categories] from `vote_counts`; clips with fewer than two answers are ignored.
@@ -40,7 +40,7 @@ def krippendorff_alpha(counts: Floats, weights: Floats | None = None) -> Floats:
 
 
 def gwet_ac1(counts: Floats, weights: Floats | None = None) -> Floats:
-    """Gwet's AC1, (agreement - chance) / (1 - chance), chance = sum p_k (1 - p_k) / (K - 1).
+    """Return Gwet's AC1, (agreement - chance) / (1 - chance), chance = sum p_k (1 - p_k) / (K - 1).
 
     Steadier than alpha or kappa when one answer is rare, as wrong labels are. Arguments and result as above.
     """
@@ -55,7 +55,7 @@ def gwet_ac1(counts: Floats, weights: Floats | None = None) -> Floats:
 
 
 def pairwise_agreement(counts: Floats, weights: Floats | None = None) -> Floats:
-    """[draws] share of pairs of annotators of the same clip who gave the same answer."""
+    """Return [draws] the share of pairs of annotators of the same clip who gave the same answer."""
     counts, weights = _pairable(counts, weights)
     answers = counts.sum(axis=1)
     same = (counts * (counts - 1.0)).sum(axis=1)
@@ -71,7 +71,7 @@ MEASURES = {
 
 
 def agreement(votes: Ints, categories: int, seed: int, draws: int = 2000, level: float = 0.95) -> dict[str, Interval]:
-    """Every measure of agreement with its clip-bootstrap interval.
+    """Return every measure of agreement with its clip-bootstrap interval.
 
     Args:
         votes: [clips, annotators], -1 for no answer.

@@ -1,8 +1,7 @@
-"""What scorers and checks answer: one form, whatever they look for.
+"""The one form in which every check answers, whatever it looks for.
 
-A score per clip and label, a flag, a number for the set, and details. Scorers score_labels in probabilities of the
-classes, and whether a probability contradicts the list is found here; duplicates with contradicting labels are a check
-of their own.
+A score per clip and label, a flag, a number for the data set, and details. The checks are the scorers, by their
+probabilities of the classes, and duplicates with contradicting labels.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ DUPLICATES: Final = "duplicates"  # name of the check
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What every check answers.
+    """Result of a check.
 
     Attributes:
         name: of the check; its column in the ranked table.
         score: [clips, classes] in 0 to 1, low where the list looks wrong about that clip and label: a label that is
             given and looks wrong, or one that is not given and looks missing.
-        flagged: [clips] whether the check takes the clip's given label for wrong.
-        summary: one number for the set, named in `information["summary"]`; never an error rate.
+        flagged: [clips] whether the check considers the clip's given label wrong.
+        summary: one number for the data set, named in `information["summary"]`; never an error rate.
         information: details.
     """
 
@@ -53,7 +52,7 @@ class CheckResult:
 
 
 def label_quality(probabilities: Floats, given: Ints) -> Floats:
-    """[clips, classes] P(the list is right about clip and class): p where given, 1 - p where not; its own inverse."""
+    """Return [clips, classes] P(the list is right about clip and class): p where given, 1 - p where not; its own inverse."""
     score = 1.0 - probabilities
     rows = np.arange(len(given))
     score[rows, given] = probabilities[rows, given]
@@ -61,7 +60,7 @@ def label_quality(probabilities: Floats, given: Ints) -> Floats:
 
 
 def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckResult:
-    """The result of a check that believes in probabilities of the classes."""
+    """Return the result of a scorer from its probabilities [clips, classes]."""
     flagged = confident_flags(given, probabilities)
     agreeing = float((probabilities.argmax(axis=1) == given).mean())
     joint = confident_joint(given, probabilities)
@@ -74,7 +73,7 @@ def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckRe
 
 
 def duplicates_check(groups: Ints, given: Ints, classes: int) -> CheckResult:
-    """Duplicates with contradicting labels: the score is the share of a clip's duplicates that carry its label.
+    """Check duplicates for contradicting labels: the score is the share of a clip's duplicates that carry its label.
 
     Args:
         groups: [clips] number of the clip's set of duplicates, -1 for none.
@@ -98,7 +97,7 @@ def duplicates_check(groups: Ints, given: Ints, classes: int) -> CheckResult:
 
 
 def duplicate_sets(original: Mapping[str, str], clip_ids: Sequence[str]) -> Ints:
-    """[clips] number of each clip's set of duplicates, -1 for a clip without any among these.
+    """Return [clips] the number of each clip's set of duplicates, -1 for a clip without any among these.
 
     Args:
         original: clip id -> the clip it is a duplicate of, which may itself be one of another; no cycles.

@@ -1,8 +1,7 @@
-"""Confident learning: which labels the class-wise confident predictions contradict, and how given and likely labels
-go together (Northcutt, Jiang & Chuang 2021, JAIR 70).
+"""Confident learning: the labels that confident predictions contradict, and the joint of given and likely
+labels (Northcutt, Jiang & Chuang 2021, JAIR 70).
 
-What comes out ranks and describes; it is no error rate. On noise that falls on ambiguous clips the joint misses more
-than half of the errors.
+The joint is no error rate: of errors on ambiguous clips it misses more than half.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def class_thresholds(given: Ints, probabilities: Floats) -> Floats:
-    """[K] mean of P(class k) over the clips given k: how sure of k it usually is; 1 for a class without clips."""
+    """Return [K] the mean of P(class k) over the clips given k: its usual confidence in k; 1 for a class without clips."""
     classes = probabilities.shape[1]
     counts = np.bincount(given, minlength=classes)
     own = np.bincount(given, weights=probabilities[np.arange(len(given)), given], minlength=classes)
@@ -25,14 +24,14 @@ def class_thresholds(given: Ints, probabilities: Floats) -> Floats:
 
 
 def confident_class(given: Ints, probabilities: Floats) -> Ints:
-    """[clips] likeliest class among those that reach their threshold; -1 where none does."""
+    """Return [clips] the likeliest class among those that reach their threshold; -1 where none does."""
     above = np.where(probabilities >= class_thresholds(given, probabilities) - 1e-6, probabilities, -1.0)
     chosen: Ints = above.argmax(axis=1)
     return np.where(above.max(axis=1) >= 0.0, chosen, -1)
 
 
 def confident_joint(given: Ints, probabilities: Floats) -> Floats:
-    """[K, K] share of clips given i that are confidently k, calibrated to the counts of given labels; sums to 1.
+    """Return [K, K] the share of clips given i that are confidently k, calibrated to the counts of given labels; sums to 1.
 
     Rows are given labels. A class in which nothing is confident stays on the diagonal.
     """
@@ -49,7 +48,7 @@ def confident_joint(given: Ints, probabilities: Floats) -> Floats:
 
 
 def confident_flags(given: Ints, probabilities: Floats) -> Bools:
-    """[clips] given labels that are confidently another class, which is also likelier than the given one."""
+    """Return [clips] whether the given label is confidently another class, which is also likelier than the given one."""
     likely = confident_class(given, probabilities)
     rows = np.arange(len(given))
     better = probabilities[rows, np.maximum(likely, 0)] > probabilities[rows, given]

@@ -1,8 +1,7 @@
 """Estimators of a share (or mean) of a finite frame from a probability sample of it.
 
-A frame is all N clip-label rows; `proxy` f is a guess for every row (the ranking's quality: the probability that the
-label is right), which may be as wrong as it likes: it can cost precision, never validity. Functions that return
-`(estimate, variance)` let callers combine; `Interval` versions are made with `intervals.from_variance`.
+A frame is all N clip-label rows; `proxy` f is a guess for every row, such as the ranking's quality. A wrong guess costs
+precision, never validity. `intervals.from_variance` makes an interval of the estimates and variances returned here.
 
 Sources: Cassel et al. 1976 and Sarndal (difference and GREG); Angelopoulos et al. 2023 (PPI, PPI++); Hajek 1964
 (variance for fixed-size unequal-probability samples); Zrnic & Candes 2024 (active inference).
@@ -21,12 +20,12 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class StratumCounts:
-    """What was heard of one stratum.
+    """Answers about one stratum.
 
     Attributes:
         size: rows of the stratum in the frame.
-        n: answers; may be less than drawn (unsure answers are missing).
-        right: right answers, fractional where several votes were weighed.
+        n: answers, at most the rows drawn.
+        right: right answers, fractional where several votes were weighted.
     """
 
     size: int
@@ -35,9 +34,9 @@ class StratumCounts:
 
 
 def stratified(strata: list[StratumCounts]) -> tuple[float, float]:
-    """Estimate sum W_h p_h and variance sum W_h^2 (1 - n_h/N_h) p~_h (1 - p~_h) / n_h, p~ = (k + 1/2) / (n + 1).
+    """Return the estimate sum W_h p_h and its variance.
 
-    A stratum without answers adds the widest it can: share 1/2, variance W_h^2 / 4.
+    The variance is sum W_h^2 (1 - n_h/N_h) p~_h (1 - p~_h) / n_h with p~ = (k + 1/2) / (n + 1). A stratum without answers adds the widest it can: share 1/2, variance W_h^2 / 4.
     """
     total = sum(stratum.size for stratum in strata)
     estimate = variance = 0.0
@@ -85,7 +84,7 @@ def stratified_ratio(
 
 
 def difference(values: Floats, proxy: Floats, frame_mean: float, size: int) -> tuple[float, float]:
-    """Regression (difference) estimator of the frame's mean from a simple random sample.
+    """Return the regression (difference) estimate of the frame's mean from a simple random sample.
 
     lambda f_frame + mean(y - lambda f), lambda = Cov(y, f) / Var(f), variance (1 - n/N) Var(y - lambda f) / n.
 
@@ -105,9 +104,9 @@ def difference(values: Floats, proxy: Floats, frame_mean: float, size: int) -> t
 
 
 def ppi_plus_plus(
-    values: Floats, proxy: Floats, unlabelled_mean: float, unlabelled_variance: float, unlabelled: int
+    values: Floats, proxy: Floats, unlabeled_mean: float, unlabeled_variance: float, unlabeled: int
 ) -> tuple[float, float]:
-    """Prediction-powered estimate of a population mean from n answers and N further rows with a proxy only.
+    """Return the prediction-powered estimate of a population mean from n answers and N further rows with a proxy only.
 
     lambda f_N + mean(y - lambda f), lambda = Cov(y, f) / ((1 + n/N) Var f),
     variance lambda^2 Var(f)/N + Var(y - lambda f)/n.
@@ -115,21 +114,21 @@ def ppi_plus_plus(
     Args:
         values: [n] answers y.
         proxy: [n] proxy f of the same rows.
-        unlabelled_mean: mean of f over the N rows.
-        unlabelled_variance: variance of f over the N rows.
-        unlabelled: N.
+        unlabeled_mean: mean of f over the N rows.
+        unlabeled_variance: variance of f over the N rows.
+        unlabeled: N.
     """
     n = len(values)
-    pooled = (n * float(proxy.var()) + unlabelled * unlabelled_variance) / (n + unlabelled)
+    pooled = (n * float(proxy.var()) + unlabeled * unlabeled_variance) / (n + unlabeled)
     covariance = float(np.cov(values, proxy)[0, 1]) if n > 1 else 0.0
-    weight = covariance / ((1.0 + n / unlabelled) * pooled) if pooled > 0.0 else 0.0
+    weight = covariance / ((1.0 + n / unlabeled) * pooled) if pooled > 0.0 else 0.0
     residuals = values - weight * proxy
-    variance = weight**2 * unlabelled_variance / unlabelled + float(residuals.var(ddof=1)) / n
-    return weight * unlabelled_mean + float(residuals.mean()), variance
+    variance = weight**2 * unlabeled_variance / unlabeled + float(residuals.var(ddof=1)) / n
+    return weight * unlabeled_mean + float(residuals.mean()), variance
 
 
 def ratio(numerator: Floats, denominator: Floats, inclusion: Floats) -> tuple[float, float]:
-    """Ratio of two frame totals, sum(a/pi) / sum(b/pi), with the linearised Hajek variance.
+    """Return the ratio of two frame totals, sum(a/pi) / sum(b/pi), with the linearized Hajek variance.
 
     A share within a part of the frame is a ratio: a = y 1[part], b = 1[part]; so are recall and precision.
 
@@ -149,7 +148,7 @@ def ratio(numerator: Floats, denominator: Floats, inclusion: Floats) -> tuple[fl
 
 
 def hajek_variance(expanded: Floats, inclusion: Floats) -> float:
-    """Variance of the total sum(expanded) under a fixed-size unequal-probability design (Hajek's approximation)."""
+    """Return the variance of the total sum(expanded) under a fixed-size unequal-probability design (Hajek's approximation)."""
     n = len(expanded)
     slack = 1.0 - inclusion
     if n < 2 or slack.sum() <= 0.0:

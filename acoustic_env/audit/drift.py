@@ -1,7 +1,7 @@
-"""Has the sound of new clips moved away from what a model was trained on?
+"""Test whether the features of new clips differ from those of the training clips.
 
-An energy test (Szekely & Rizzo 2004) on embeddings, its p-value from a seeded permutation of clips; and the share of
-new clips farther from training than training clips are from each other, which says how much has moved.
+An energy test (Szekely & Rizzo 2004) with a seeded permutation p-value, and the share of new clips that are farther
+from training clips than those are from each other, which measures how many moved.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FAR: Final = 0.95  # quantile of training's own nearest-neighbor distances beyon
 
 @dataclass(frozen=True)
 class Drift:
-    """What the test found.
+    """Result of the test.
 
     Attributes:
         statistic: energy distance between the two samples, 0 for equal distributions.
@@ -37,12 +37,12 @@ class Drift:
     clips: tuple[int, int]
 
     def drifted(self, level: float = 0.01) -> bool:
-        """Whether the difference is beyond chance at this level: listen to more of the new clips."""
+        """Return whether the difference is significant at this level: annotate more of the new clips."""
         return self.p_value < level
 
 
 def drift_test(new: Features, training: Features, seed: int, permutations: int = 999) -> Drift:
-    """Compare new clips with those trained on.
+    """Compare new clips with training clips.
 
     Args:
         new: float32 [clips, features]; one clip of each group, or the p-value is too small.
@@ -50,39 +50,32 @@ def drift_test(new: Features, training: Features, seed: int, permutations: int =
         seed: of subsamples and permutations.
         permutations: of the test.
     """
+    from scipy.spatial.distance import cdist
+
     rng = np.random.default_rng(seed)
-    center, spread = np.nanmean(training, axis=0), np.nanstd(training, axis=0)
-    spread = np.where(spread > 0.0, spread, np.inf)
-    one = _standard(new[rng.permutation(len(new))[:MOST_CLIPS]], center, spread)
-    two = _standard(training[rng.permutation(len(training))[:MOST_CLIPS]], center, spread)
-    distances = _distances(np.vstack([one, two]))
+    center, std = np.nanmean(training, axis=0), np.nanstd(training, axis=0)
+    std = np.where(std > 0.0, std, np.inf)
+    both = [side[rng.permutation(len(side))[:MOST_CLIPS]] for side in (new, training)]
+    points, count = np.nan_to_num((np.vstack(both) - center) / std), len(both[0])
+    distances = cdist(points, points)
     member = np.zeros((permutations + 1, len(distances)))
-    member[0, : len(one)] = 1.0
+    member[0, :count] = 1.0
     for row in range(1, permutations + 1):
-        member[row, rng.permutation(len(distances))[: len(one)]] = 1.0
-    energy = _energy(distances, member, len(one))
+        member[row, rng.permutation(len(distances))[:count]] = 1.0
+    energy = _energy(distances, member, count)
     p_value = float((energy[1:] >= energy[0] - 1e-12).sum() + 1) / (permutations + 1)
-    within = distances[len(one) :, len(one) :].copy()
+    within = distances[count:, count:].copy()
     np.fill_diagonal(within, np.inf)
     limit = float(np.quantile(within.min(axis=1), FAR))
-    far = int((distances[: len(one), len(one) :].min(axis=1) > limit).sum())
-    return Drift(float(energy[0]), p_value, wilson(far, len(one)), (len(one), len(two)))
+    far = int((distances[:count, count:].min(axis=1) > limit).sum())
+    return Drift(float(energy[0]), p_value, wilson(far, count), (count, len(points) - count))
 
 
 def _energy(distances: Floats, member: Floats, size: int) -> Floats:
-    """[draws] 2 mean d(x, y) - mean d(x, x') - mean d(y, y') for each membership [draws, clips]."""
+    """Return [draws] 2 mean d(x, y) - mean d(x, x') - mean d(y, y') for each membership [draws, clips]."""
     other = len(distances) - size
     towards = member @ distances
     inside = (towards * member).sum(axis=1)
     across = towards.sum(axis=1) - inside
     rest = distances.sum() - inside - 2.0 * across
     return np.asarray(2.0 * across / (size * other) - inside / size**2 - rest / other**2)
-
-
-def _standard(values: Features, center: Features, spread: Features) -> Floats:
-    return np.asarray(np.nan_to_num((values - center) / spread), dtype=np.float64)
-
-
-def _distances(points: Floats) -> Floats:
-    squares = (points**2).sum(axis=1)
-    return np.asarray(np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2.0 * points @ points.T, 0.0)))

@@ -1,12 +1,12 @@
 """Intervals of a proportion from independent answers: Wilson, Clopper-Pearson, Jeffreys, and their clustered form.
 
-What goes in is k right answers of n listened; what comes out says how well that pins down the share of right labels.
-Estimators for designed samples are in `designs`; intervals that may be looked at every week in `sequential`.
+Estimators for designed samples are in `designs`, intervals that stay valid when computed every week in `sequential`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ class Interval:
         estimate: point estimate; NaN where nothing was observed.
         low, high: bounds of the interval.
         method: how it was made.
-        n: answers it rests on.
+        n: number of answers.
     """
 
     estimate: float
@@ -38,7 +38,7 @@ class Interval:
         return (self.high - self.low) / 2.0
 
     def as_dict(self) -> dict[str, float | str | int | None]:
-        """Plain values for JSON; NaN becomes None."""
+        """Return plain values for JSON; NaN becomes None."""
         numbers = {"estimate": self.estimate, "low": self.low, "high": self.high}
         plain: dict[str, float | str | int | None] = {k: None if math.isnan(v) else v for k, v in numbers.items()}
         return plain | {"method": self.method, "n": self.n}
@@ -48,65 +48,73 @@ class Interval:
 
 
 def z_value(level: float) -> float:
-    """Two-sided standard normal quantile: 1.96 for level 0.95."""
+    """Return the two-sided standard normal quantile: 1.96 for level 0.95."""
     from scipy.special import ndtri
 
     return float(ndtri(0.5 + level / 2.0))
 
 
 def nothing_observed(method: str) -> Interval:
-    """The interval that no answer at all supports: 0 to 1."""
+    """Return the interval without any answer: 0 to 1."""
     return Interval(math.nan, 0.0, 1.0, method, 0)
 
 
 def wilson(right: float, n: float, level: float = 0.95) -> Interval:
-    """Wilson 1927: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+    """Return Wilson's interval (1927): (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
 
     Args:
         right: right answers k; need not be whole (effective counts of weighted or clustered samples).
         n: answers, or the effective sample size.
         level: coverage.
+
+    >>> print(wilson(42, 50))
+    0.840 (0.715 to 0.917, n = 50, wilson)
     """
-    if n <= 0:
-        return nothing_observed("wilson")
-    _check_counts(right, n)
-    z, p = z_value(level), right / n
-    center = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(p, max(0.0, center - half), min(1.0, center + half), "wilson", round(n))
+
+    def bounds() -> tuple[float, float]:
+        z, p = z_value(level), right / n
+        center, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return (center - half) / (1 + z * z / n), (center + half) / (1 + z * z / n)
+
+    return _of_counts("wilson", right, n, bounds)
 
 
 def clopper_pearson(right: float, n: float, level: float = 0.95) -> Interval:
-    """Clopper & Pearson 1934: Beta quantiles B(a/2; k, n-k+1) and B(1-a/2; k+1, n-k). Never covers less than level.
+    """Return the interval of Clopper & Pearson (1934), which never covers less than the level.
 
-    With effective counts of a clustered or weighted sample it is the interval of Korn & Graubard 1998.
+    Beta quantiles B(a/2; k, n-k+1) and B(1-a/2; k+1, n-k). With effective counts of a clustered or weighted sample it
+    is the interval of Korn & Graubard 1998, which SciPy's `binomtest`, for whole counts, does not have.
     """
-    if n <= 0:
-        return nothing_observed("clopper-pearson")
-    _check_counts(right, n)
-    from scipy.special import betaincinv
-
-    tail = (1.0 - level) / 2.0
-    low = 0.0 if right == 0 else float(betaincinv(right, n - right + 1, tail))
-    high = 1.0 if right == n else float(betaincinv(right + 1, n - right, 1.0 - tail))
-    return Interval(right / n, low, high, "clopper-pearson", round(n))
+    return _of_counts("clopper-pearson", right, n, lambda: _beta_bounds(right, n, level, 0.0, 1.0))
 
 
 def jeffreys(right: float, n: float, level: float = 0.95) -> Interval:
-    """Quantiles of Beta(k + 1/2, n - k + 1/2); covers the level on average over the proportion."""
-    if n <= 0:
-        return nothing_observed("jeffreys")
-    _check_counts(right, n)
+    """Return quantiles of Beta(k + 1/2, n - k + 1/2), which cover the level on average over the proportion."""
+    return _of_counts("jeffreys", right, n, lambda: _beta_bounds(right, n, level, 0.5, 0.5))
+
+
+def _beta_bounds(right: float, n: float, level: float, least: float, most: float) -> tuple[float, float]:
+    """Quantiles of Beta(k + least, n - k + most) and Beta(k + most, n - k + least), open ends at 0 and 1."""
     from scipy.special import betaincinv
 
     tail = (1.0 - level) / 2.0
-    low = 0.0 if right == 0 else float(betaincinv(right + 0.5, n - right + 0.5, tail))
-    high = 1.0 if right == n else float(betaincinv(right + 0.5, n - right + 0.5, 1.0 - tail))
-    return Interval(right / n, low, high, "jeffreys", round(n))
+    low = 0.0 if right == 0 else float(betaincinv(right + least, n - right + most, tail))
+    high = 1.0 if right == n else float(betaincinv(right + most, n - right + least, 1.0 - tail))
+    return low, high
+
+
+def _of_counts(method: str, right: float, n: float, bounds: Callable[[], tuple[float, float]]) -> Interval:
+    if n <= 0:
+        return nothing_observed(method)
+    if not 0 <= right <= n * (1 + 1e-12):
+        msg = f"{right:g} right answers of {n:g}: the count must lie between 0 and n"
+        raise ValueError(msg)
+    low, high = bounds()
+    return Interval(right / n, max(0.0, low), min(1.0, high), method, round(n))
 
 
 def from_variance(estimate: float, variance: float, n: int, method: str, level: float = 0.95) -> Interval:
-    """Interval of a share whose estimator has a known variance: Wilson on the effective size p(1-p)/variance.
+    """Return the interval of a share whose estimator has this variance: Wilson's with effective size p(1-p)/variance.
 
     Near 0 and 1 this keeps its coverage where the symmetric normal interval loses it (Korn & Graubard's idea with
     Wilson in place of Clopper-Pearson). Where the estimated variance is 0 the answers themselves (n) are the size.
@@ -114,21 +122,21 @@ def from_variance(estimate: float, variance: float, n: int, method: str, level: 
     Args:
         estimate: the estimated share; clipped to [0, 1].
         variance: of the estimator.
-        n: answers it rests on.
+        n: number of answers.
         method: name of the estimator.
         level: coverage.
     """
     if n == 0 or math.isnan(estimate):
         return nothing_observed(method)
     p = min(1.0, max(0.0, estimate))
-    spread = p * (1.0 - p)
-    effective = spread / variance if variance > 0.0 and spread > 0.0 else float(n)
+    binomial = p * (1.0 - p)
+    effective = binomial / variance if variance > 0.0 and binomial > 0.0 else float(n)
     core = wilson(p * effective, effective, level)
     return Interval(p, core.low, core.high, method, n)
 
 
 def design_effect(values: Floats, groups: npt.NDArray[np.int64]) -> float:
-    """Variance of the mean with clips clustered in groups over its variance with independent clips, at least 1.
+    """Return the variance of the mean with clips clustered in groups over its variance with independent clips, at least 1.
 
     For equal groups of m with intra-class correlation r it is 1 + (m - 1) r.
 
@@ -148,7 +156,7 @@ def design_effect(values: Floats, groups: npt.NDArray[np.int64]) -> float:
 
 
 def clustered(values: Floats, groups: npt.NDArray[np.int64], level: float = 0.95) -> Interval:
-    """Wilson interval of a share whose answers come in groups: the sample counts as n / design effect answers.
+    """Return Wilson's interval of a share whose answers come in groups: the sample counts as n / design effect answers.
 
     Args:
         values: [n] 0 or 1.
@@ -164,15 +172,9 @@ def clustered(values: Floats, groups: npt.NDArray[np.int64], level: float = 0.95
 
 
 def percentile(draws: Floats, estimate: float, n: int, method: str, level: float = 0.95) -> Interval:
-    """Percentile interval of bootstrap or posterior draws; NaN draws are left out."""
+    """Return the percentile interval of bootstrap or posterior draws, NaN excluded."""
     finite = draws[np.isfinite(draws)]
     if n == 0 or finite.size == 0:
         return nothing_observed(method)
     low, high = np.quantile(finite, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(estimate, float(low), float(high), method, n)
-
-
-def _check_counts(right: float, n: float) -> None:
-    if not 0 <= right <= n * (1 + 1e-12):
-        msg = f"{right:g} right answers of {n:g}: the count must lie between 0 and n"
-        raise ValueError(msg)

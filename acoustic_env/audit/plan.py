@@ -1,4 +1,4 @@
-"""How many clips to listen to for an interval of a wanted width, by design, before anyone listens."""
+"""Compute how many clips to annotate for an interval of a wanted width, by design."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from acoustic_env.errors import UsageError
 
 @dataclass(frozen=True)
 class Plan:
-    """Clips to listen to.
+    """A sample size.
 
     Attributes:
         design: simple, stratified, unequal, ...
         n: clip-label rows in all.
         per_class: whether every class is to reach the half-width by itself.
-        note: what the number rests on.
+        note: the assumption behind the number.
     """
 
     design: str
@@ -33,7 +33,7 @@ class Plan:
 
 
 def simple_size(share: float, half_width: float, frame: int | None = None, level: float = 0.95) -> int:
-    """Rows of a simple random sample for an interval of +- `half_width` at a true share: z^2 p (1 - p) / h^2.
+    """Return the rows of a simple random sample for an interval of +- `half_width` at a true share: z^2 p (1 - p) / h^2.
 
     Args:
         share: expected share of right labels; 0.5 is the safe guess.
@@ -45,10 +45,10 @@ def simple_size(share: float, half_width: float, frame: int | None = None, level
 
 
 def plan(half_width: float, share: float, ranked: pa.Table | None = None, level: float = 0.95) -> list[Plan]:
-    """Plans for every design.
+    """Return a plan for every design.
 
-    What stratifying and unequal probabilities save depends on how much the ranking knows. The figures for them take
-    its qualities at their word, so the simple design's figure is the one that is always enough.
+    What stratifying and unequal probabilities save depends on the ranking, whose qualities are taken as probabilities
+    here; only the size of the simple design is sufficient whatever the ranking.
 
     Args:
         half_width: wanted, in (0, 0.5).
@@ -60,10 +60,10 @@ def plan(half_width: float, share: float, ranked: pa.Table | None = None, level:
         UsageError: a half-width or share that cannot be.
     """
     if not 0.0 < half_width < 0.5:
-        msg = f"--half-width {half_width:g}: it must lie between 0 and 0.5"
+        msg = f"--half-width {half_width:g}: expected a number between 0 and 0.5"
         raise UsageError(msg)
     if not 0.0 < share < 1.0:
-        msg = f"--accuracy {share:g}: the expected label accuracy must lie between 0 and 1"
+        msg = f"--accuracy {share:g}: expected a share between 0 and 1"
         raise UsageError(msg)
     if ranked is None:
         return [Plan("simple", simple_size(share, half_width, None, level), False, f"at accuracy {share:g}")]
@@ -83,12 +83,12 @@ def plan(half_width: float, share: float, ranked: pa.Table | None = None, level:
 
 
 def _neyman(sizes: Floats, means: Floats) -> float:
-    """Variance times n of the stratified estimator under Neyman allocation: (sum W_h s_h)^2."""
+    """Return the variance times n of the stratified estimator under Neyman allocation: (sum W_h s_h)^2."""
     return float((sizes / sizes.sum()) @ np.sqrt(means * (1.0 - means))) ** 2
 
 
 def _unequal(quality: Floats, factor: float) -> int:
-    """Least n whose difference estimator reaches the width, the answers varying as q (1 - q) about the quality."""
+    """Return the least n whose difference estimator reaches the width, the answers varying as q (1 - q) about the quality."""
     size, doubt = len(quality), quality * (1.0 - quality)
     low, high = 1, size
     while low < high:

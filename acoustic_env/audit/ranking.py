@@ -1,10 +1,10 @@
-"""The ranked table: what `audit rank` writes and planning, sampling and relabelling read.
+"""The ranked table: what `audit rank` writes and planning, sampling and relabeling read.
 
 One row per clip and class of the study: `clip_id`, `label`, `given` (whether the list gives the clip that label),
 `quality` in 0 to 1 (how well the scorers support the list on this row; low = suspect), `flagged`, then one column
 per scorer in the same orientation. A row with `given` false is about a label the list does not give: low quality
 means that it may be missing. A quality is a rank, not a probability of being right, and the share of flagged rows is
-not an error rate: only a listened probability sample gives one.
+not an error rate: only an annotated probability sample gives one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RANKED_COLUMNS: Final = {
 
 
 def check_ranked(table: pa.Table, where: str) -> pa.Table:
-    """The table with plain column types.
+    """Return the table with plain column types.
 
     Raises:
         UsageError: a column is missing, holds nulls or values that cannot be; names the file and the column.
@@ -60,18 +60,18 @@ def check_ranked(table: pa.Table, where: str) -> pa.Table:
 
 
 def scorer_names(table: pa.Table) -> list[str]:
-    """Names of the scorer columns of a ranked table."""
+    """Return the names of the scorer columns of a ranked table."""
     return [name for name in table.column_names if name not in RANKED_COLUMNS]
 
 
 def quality_of(table: pa.Table) -> Floats:
-    """[rows] the quality column."""
+    """Return [rows] the quality column."""
     values: Floats = table.column("quality").to_numpy()
     return values
 
 
 def suspicion_rank(quality: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """[rows] place of each row from most (1) to least suspect; ties in row order."""
+    """Return [rows] the place of each row from most (1) to least suspect; ties in row order."""
     place = np.empty(len(quality), dtype=np.int64)
     place[np.argsort(quality, kind="stable")] = np.arange(1, len(quality) + 1)
     return place

@@ -1,8 +1,8 @@
-"""Probability samples of clip-label rows to listen to, with everything an honest estimate needs stored beside them.
+"""Draw probability samples of clip-label rows to annotate, with all that a valid estimate needs stored in the table.
 
 The sample table (`sample.parquet`, read by the listening page and by `audit estimate`):
 
-    clip_id, label           what to listen to, and the label in question (hidden from the annotator)
+    clip_id, label           the clip to annotate, and the label in question (hidden from the annotator)
     order                    int64, random order of presentation, 0 first
     stratum                  string, "all", "<label> q<score quantile, 1 = most suspect>", or "q<score quantile>" where
                              there are too many labels for strata of their own
@@ -63,7 +63,7 @@ LEAST_PER_STRATUM: Final = 4
 
 
 def draw_sample(ranked: pa.Table, settings: SampleSettings, gold: pa.Table | None = None) -> pa.Table:
-    """A probability sample of the ranked rows, gold and repeat rows mixed in; see the module for its columns.
+    """Return a probability sample of the ranked rows, gold and repeat rows mixed in; see the module for its columns.
 
     Args:
         ranked: from `audit rank` (checked by `check_ranked`).
@@ -135,7 +135,7 @@ def sample_table(
 
 
 def frame_of(sample: pa.Table, where: str) -> dict[str, Any]:
-    """What the sample's metadata says of its frame: `size`, `quality`, `variance`, `flagged`, `strata`, `labels`.
+    """Return the description of the frame in the sample's metadata: `size`, `quality`, `variance`, `flagged`, `strata`, `labels`.
 
     Raises:
         UsageError: the table is not a sample made by `audit sample`.
@@ -151,7 +151,7 @@ def frame_of(sample: pa.Table, where: str) -> dict[str, Any]:
 
 
 def inclusion_probabilities(quality: Floats, n: int, floor: float = UNIFORM_FLOOR) -> Floats:
-    """Inclusion probabilities that sum to n, proportional to sqrt(q (1 - q)) mixed with a uniform floor.
+    """Return inclusion probabilities that sum to n, proportional to sqrt(q (1 - q)) mixed with a uniform floor.
 
     Args:
         quality: [rows] in [0, 1].
@@ -169,7 +169,7 @@ def inclusion_probabilities(quality: Floats, n: int, floor: float = UNIFORM_FLOO
 
 
 def systematic(inclusion: Floats, rng: np.random.Generator) -> Ints:
-    """Rows of a fixed-size sample with exactly these inclusion probabilities: systematic from a random order."""
+    """Return the rows of a fixed-size sample with exactly these inclusion probabilities: systematic from a random order."""
     order = rng.permutation(len(inclusion))
     steps = np.floor(np.cumsum(inclusion[order]) + rng.random() + 1e-9)
     chosen = np.diff(steps, prepend=0.0) > 0
@@ -177,7 +177,7 @@ def systematic(inclusion: Floats, rng: np.random.Generator) -> Ints:
 
 
 def score_strata(labels: npt.NDArray[Any], quality: Floats, n: int) -> npt.NDArray[Any]:
-    """[rows] name of the stratum: the label and the quantile of the score within it, 1 = most suspect.
+    """Return [rows] the stratum: the label and the quantile of the score within it, 1 = most suspect.
 
     A label has up to five quantiles, as many as need no more than half of the sample for four rows of every stratum, so
     that the other half can follow size and spread. Where n is too small for a stratum of each label, all labels are
@@ -202,7 +202,7 @@ def score_strata(labels: npt.NDArray[Any], quality: Floats, n: int) -> npt.NDArr
 
 
 def _quantiles(rows: int, bins: int) -> int:
-    """How many quantiles of the score so many rows have: each holds twice the least that is drawn from it."""
+    """Return the number of quantiles such that each holds twice the rows that are drawn from it at least."""
     return max(1, min(bins, rows // (2 * LEAST_PER_STRATUM)))
 
 
@@ -212,7 +212,7 @@ def _by_quantile(quality: Floats, quantiles: int, prefix: str) -> npt.NDArray[An
 
 
 def allocate(sizes: Ints, spread: Floats, n: int, least: int = LEAST_PER_STRATUM) -> Ints:
-    """Neyman allocation n_h proportional to N_h s_h, at least `least` and at most N_h rows per stratum.
+    """Return the Neyman allocation n_h proportional to N_h s_h, at least `least` and at most N_h rows per stratum.
 
     Args:
         sizes: [strata] N_h.
@@ -232,7 +232,7 @@ def allocate(sizes: Ints, spread: Floats, n: int, least: int = LEAST_PER_STRATUM
 
 
 def frame_hash(frame: pa.Table) -> str:
-    """16 hex digits over the frame's (clip_id, label, given) rows, in whatever order they stand."""
+    """Return 16 hex digits over the frame's (clip_id, label, given) rows, whatever their order."""
     ordered = frame.select(["clip_id", "label", "given"]).sort_by([("clip_id", "ascending"), ("label", "ascending")])
     digest = hashlib.sha256()
     for batch in ordered.to_batches(max_chunksize=100_000):
@@ -246,7 +246,7 @@ def _frame(ranked: pa.Table, settings: SampleSettings) -> pa.Table:
     frame = kept.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
     if not 1 <= settings.n <= frame.num_rows:
         kind = "labels not given" if settings.absent else "given labels"
-        msg = f"--n {settings.n}: there are {frame.num_rows} rows of {kind} to draw from"
+        msg = f"--n {settings.n}: expected 1 to {frame.num_rows}, the number of rows of {kind}"
         raise UsageError(msg)
     return frame
 
@@ -256,7 +256,7 @@ def _draw_stratified(
 ) -> tuple[Ints, Floats]:
     names, index = np.unique(strata.astype(str), return_inverse=True)
     sizes = np.bincount(index)
-    # A score that is wrong about itself must not starve a stratum: no expected share beyond 0.1 to 0.9.
+    # A miscalibrated score must not leave a stratum without rows: no expected share beyond 0.1 to 0.9.
     share = np.clip(np.bincount(index, weights=quality) / sizes, 0.1, 0.9)
     wanted = allocate(sizes, np.sqrt(share * (1.0 - share)), n)
     drawn = [rng.choice(np.flatnonzero(index == h), wanted[h], replace=False) for h in range(len(names))]
@@ -280,7 +280,7 @@ def _add_gold(columns: dict[str, list[Any]], gold: pa.Table | None, given: bool)
 
 
 def _add_repeats_and_order(columns: dict[str, list[Any]], repeats: int, rng: np.random.Generator) -> Ints:
-    """Append repeats of sampled rows; place of every row in a random order in which a repeat follows its original."""
+    """Append repeats of sampled rows; return a random order of all rows in which a repeat follows its original."""
     first = len(columns["role"])
     sampled = np.flatnonzero(np.array(columns["role"]) == "sample")
     again = rng.choice(sampled, repeats, replace=False)

@@ -1,4 +1,4 @@
-"""A human-anchored scorecard for any relabelling: does it keep, add and remove what people would?
+"""Compare any relabeling with human votes: does it keep, add and remove the labels that people would?
 
 The votes file is a CSV (or Parquet) table with one row per clip and candidate label that people voted on:
 
@@ -8,9 +8,9 @@ The votes file is a CSV (or Parquet) table with one row per clip and candidate l
 and `no` the number of votes that the label applies or does not, `given` (true/false) whether the original list gives
 it; without that column the labels table's own `given` is used.
 
-A relabelling that is right about people discriminates: it keeps more of the given labels that people confirm than of
-those they reject, and adds more of the missing labels they confirm than of those they reject. A difference near 0 is
-chance, however many labels were changed.
+A good relabeling discriminates: it keeps more of the given labels that people confirm than of
+those they reject, and adds more of the missing labels they confirm than of those they reject. A difference near 0 is chance,
+however many labels were changed.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ VOTES_SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True)
 class Pairs:
-    """Clip-label pairs that people voted on and the relabelling covers.
+    """Clip-label pairs that people voted on and the relabeling covers.
 
     Attributes:
         clip: [pairs] number of the clip.
         confirmed: [pairs] more yes than no.
         given: [pairs] originally given.
-        now: [pairs] applies after relabelling.
-        tied, uncovered: pairs left out because votes tie, or because the relabelling does not cover the clip.
+        now: [pairs] applies after relabeling.
+        tied, uncovered: pairs left out because votes tie, or because the relabeling does not cover the clip.
     """
 
     clip: npt.NDArray[np.int64]
@@ -68,12 +68,12 @@ def pair_up(
     given: Mapping[str, set[str]] | None,
     spelling: Mapping[str, str],
 ) -> Pairs:
-    """Join votes with a relabelling.
+    """Join votes with a relabeling.
 
     Args:
         votes: in the format above.
         where: its file, for messages.
-        now: clip id -> labels after relabelling.
+        now: clip id -> labels after relabeling.
         given: clip id -> original labels; None: the votes' own `given` column.
         spelling: display name -> id; labels on all sides are compared after it.
 
@@ -96,7 +96,7 @@ def pair_up(
             was = entry["given"] if given is None else label in given.get(clip, set())
             rows.append((clip, entry["yes"] > entry["no"], was, label in now[clip]))
     if not rows:
-        msg = f"{where}: none of its {votes.num_rows} pairs is of a clip that the relabelling covers; compare the ids"
+        msg = f"{where}: none of its {votes.num_rows} pairs is of a clip that the relabeling covers; compare the ids"
         raise UsageError(msg)
     clips, confirmed, was, is_ = zip(*rows, strict=True)
     index = np.unique(np.asarray(clips), return_inverse=True)[1].astype(np.int64)
@@ -104,10 +104,10 @@ def pair_up(
 
 
 def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000, level: float = 0.95) -> dict[str, Interval]:
-    """Shares and differences, intervals from resampling clips.
+    """Return shares and differences with intervals from resampling clips.
 
     `keep of confirmed`, `keep of rejected`, `keep discrimination` (among given labels), the same for `add` (among
-    labels not given), and how often the relabelling and the original labels agree with the majority.
+    labels not given), and how often the relabeling and the original labels agree with the majority.
     """
     clips = int(pairs.clip.max()) + 1
     rng = np.random.default_rng(seed)
@@ -129,14 +129,14 @@ def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000, level: float = 0.
         confirmed = share(f"{action} of confirmed", pairs.now, among & pairs.confirmed)
         rejected = share(f"{action} of rejected", pairs.now, among & ~pairs.confirmed)
         found[f"{action} discrimination"] = _interval(confirmed - rejected, int(among.sum()), level)
-    everyone = np.ones(len(pairs.clip), dtype=bool)
-    share("agreement of the relabelling", pairs.now == pairs.confirmed, everyone)
-    share("agreement of the original", pairs.given == pairs.confirmed, everyone)
+    pairs_all = np.ones(len(pairs.clip), dtype=bool)
+    share("agreement of the relabeling", pairs.now == pairs.confirmed, pairs_all)
+    share("agreement of the original", pairs.given == pairs.confirmed, pairs_all)
     return found
 
 
 def audioset_r(document: Any, where: str) -> dict[str, set[str]]:
-    """Clip id (the video's) -> labels, from an AudioSet-R JSON file ({"data": [{"wav": ..., "labels": "a,b"}]}).
+    """Return clip id (the video's) -> labels of an AudioSet-R JSON file ({"data": [{"wav": ..., "labels": "a,b"}]}).
 
     Raises:
         UsageError: the document is of another form.
@@ -155,7 +155,7 @@ def audioset_r(document: Any, where: str) -> dict[str, set[str]]:
 def by_clip(
     clip_ids: Sequence[str], labels: Sequence[str], chosen: Bools, spelling: Mapping[str, str]
 ) -> dict[str, set[str]]:
-    """Clip id -> labels of the chosen rows; every clip of the table is there, if only with an empty set."""
+    """Return clip id -> labels of the chosen rows; clips without one get an empty set."""
     found: dict[str, set[str]] = {clip_id: set() for clip_id in clip_ids}
     for clip_id, label, is_ in zip(clip_ids, labels, chosen.tolist(), strict=True):
         if is_:
@@ -164,7 +164,7 @@ def by_clip(
 
 
 def _known(clip_id: str, now: Mapping[str, set[str]]) -> str | None:
-    """The id as the relabelling spells it: as it is, or without the start time."""
+    """Return the id in the spelling of the relabeling: as it is, or without the start time."""
     if clip_id in now:
         return clip_id
     video = clip_id.rpartition("_")[0]
