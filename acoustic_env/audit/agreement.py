@@ -20,7 +20,7 @@ def vote_counts(votes: Ints, categories: int) -> Floats:
 
 
 def krippendorff_alpha(counts: Floats, weights: Floats | None = None) -> Floats:
-    """Return Krippendorff's alpha for nominal answers, 1 - D_observed / D_expected; NaN when only one answer ever occurs.
+    """Return Krippendorff's alpha for nominal answers, 1 - D_observed / D_expected; NaN if all answers are equal.
 
     Args:
         counts: [clips, categories] from `vote_counts`; clips with fewer than two answers are ignored.

@@ -52,7 +52,7 @@ class CheckResult:
 
 
 def label_quality(probabilities: Floats, given: Ints) -> Floats:
-    """Return [clips, classes] P(the list is right about clip and class): p where given, 1 - p where not; its own inverse."""
+    """Return [clips, classes] P(the list is right): p where the class is given, 1 - p where not; its own inverse."""
     score = 1.0 - probabilities
     rows = np.arange(len(given))
     score[rows, given] = probabilities[rows, given]

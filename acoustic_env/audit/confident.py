@@ -16,7 +16,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def class_thresholds(given: Ints, probabilities: Floats) -> Floats:
-    """Return [K] the mean of P(class k) over the clips given k: its usual confidence in k; 1 for a class without clips."""
+    """Return [K] the mean of P(class k) over the clips given k; 1 for a class without clips."""
     classes = probabilities.shape[1]
     counts = np.bincount(given, minlength=classes)
     own = np.bincount(given, weights=probabilities[np.arange(len(given)), given], minlength=classes)
@@ -31,7 +31,7 @@ def confident_class(given: Ints, probabilities: Floats) -> Ints:
 
 
 def confident_joint(given: Ints, probabilities: Floats) -> Floats:
-    """Return [K, K] the share of clips given i that are confidently k, calibrated to the counts of given labels; sums to 1.
+    """Return [K, K] the share of clips given i that are confidently k; calibrated to the counts given, sums to 1.
 
     Rows are given labels. A class in which nothing is confident stays on the diagonal.
     """
@@ -48,7 +48,7 @@ def confident_joint(given: Ints, probabilities: Floats) -> Floats:
 
 
 def confident_flags(given: Ints, probabilities: Floats) -> Bools:
-    """Return [clips] whether the given label is confidently another class, which is also likelier than the given one."""
+    """Return [clips] whether the clip is confidently of another class, likelier than the given one."""
     likely = confident_class(given, probabilities)
     rows = np.arange(len(given))
     better = probabilities[rows, np.maximum(likely, 0)] > probabilities[rows, given]

@@ -36,7 +36,8 @@ class StratumCounts:
 def stratified(strata: list[StratumCounts]) -> tuple[float, float]:
     """Return the estimate sum W_h p_h and its variance.
 
-    The variance is sum W_h^2 (1 - n_h/N_h) p~_h (1 - p~_h) / n_h with p~ = (k + 1/2) / (n + 1). A stratum without answers adds the widest it can: share 1/2, variance W_h^2 / 4.
+    The variance is sum W_h^2 (1 - n_h/N_h) p~_h (1 - p~_h) / n_h with p~ = (k + 1/2) / (n + 1). A stratum
+    without answers adds the widest it can: share 1/2, variance W_h^2 / 4.
     """
     total = sum(stratum.size for stratum in strata)
     estimate = variance = 0.0
@@ -148,7 +149,7 @@ def ratio(numerator: Floats, denominator: Floats, inclusion: Floats) -> tuple[fl
 
 
 def hajek_variance(expanded: Floats, inclusion: Floats) -> float:
-    """Return the variance of the total sum(expanded) under a fixed-size unequal-probability design (Hajek's approximation)."""
+    """Return Hajek's approximate variance of sum(expanded) in a fixed-size unequal-probability design."""
     n = len(expanded)
     slack = 1.0 - inclusion
     if n < 2 or slack.sum() <= 0.0:

@@ -136,7 +136,7 @@ def from_variance(estimate: float, variance: float, n: int, method: str, level: 
 
 
 def design_effect(values: Floats, groups: npt.NDArray[np.int64]) -> float:
-    """Return the variance of the mean with clips clustered in groups over its variance with independent clips, at least 1.
+    """Return the variance of the mean of clustered clips over that of independent clips, at least 1.
 
     For equal groups of m with intra-class correlation r it is 1 + (m - 1) r.
 

@@ -33,7 +33,7 @@ class Plan:
 
 
 def simple_size(share: float, half_width: float, frame: int | None = None, level: float = 0.95) -> int:
-    """Return the rows of a simple random sample for an interval of +- `half_width` at a true share: z^2 p (1 - p) / h^2.
+    """Return the rows of a simple random sample for an interval of +- `half_width`: z^2 p (1 - p) / h^2.
 
     Args:
         share: expected share of right labels; 0.5 is the safe guess.
@@ -88,7 +88,7 @@ def _neyman(sizes: Floats, means: Floats) -> float:
 
 
 def _unequal(quality: Floats, factor: float) -> int:
-    """Return the least n whose difference estimator reaches the width, the answers varying as q (1 - q) about the quality."""
+    """Return the least n whose difference estimator reaches the width, with answers of variance q (1 - q)."""
     size, doubt = len(quality), quality * (1.0 - quality)
     low, high = 1, size
     while low < high:

@@ -135,7 +135,7 @@ def sample_table(
 
 
 def frame_of(sample: pa.Table, where: str) -> dict[str, Any]:
-    """Return the description of the frame in the sample's metadata: `size`, `quality`, `variance`, `flagged`, `strata`, `labels`.
+    """Return `size`, `quality`, `variance`, `flagged`, `strata` and `labels` of the frame, from the sample's metadata.
 
     Raises:
         UsageError: the table is not a sample made by `audit sample`.
@@ -169,7 +169,7 @@ def inclusion_probabilities(quality: Floats, n: int, floor: float = UNIFORM_FLOO
 
 
 def systematic(inclusion: Floats, rng: np.random.Generator) -> Ints:
-    """Return the rows of a fixed-size sample with exactly these inclusion probabilities: systematic from a random order."""
+    """Return a fixed-size sample with exactly these inclusion probabilities: systematic from a random order."""
     order = rng.permutation(len(inclusion))
     steps = np.floor(np.cumsum(inclusion[order]) + rng.random() + 1e-9)
     chosen = np.diff(steps, prepend=0.0) > 0

@@ -9,8 +9,8 @@ and `no` the number of votes that the label applies or does not, `given` (true/f
 it; without that column the labels table's own `given` is used.
 
 A good relabeling discriminates: it keeps more of the given labels that people confirm than of
-those they reject, and adds more of the missing labels they confirm than of those they reject. A difference near 0 is chance,
-however many labels were changed.
+those they reject, and adds more of the missing labels they confirm than of those they reject. A difference near 0 is
+chance, however many labels were changed.
 """
 
 from __future__ import annotations
