@@ -18,7 +18,7 @@ ADD = {True: 0.7, False: 0.2}
 
 
 def generated_pairs(rng: np.random.Generator, clips: int = 250) -> Pairs:
-    """Four pairs a clip; the relabelling keeps and adds with the probabilities above, clips differing a little."""
+    """Four pairs a clip; the relabeling keeps and adds with the probabilities above, clips differing a little."""
     clip = np.repeat(np.arange(clips), 4)
     confirmed, given = rng.random(len(clip)) < 0.5, rng.random(len(clip)) < 0.6
     chance = np.where(given, np.where(confirmed, 0.9, 0.4), np.where(confirmed, 0.7, 0.2))
@@ -30,7 +30,7 @@ def test_the_scorecard_finds_keep_and_add_discrimination() -> None:
     found = scorecard(generated_pairs(np.random.default_rng(0), 3000))
     assert found["keep discrimination"].estimate == pytest.approx(KEEP[True] - KEEP[False], abs=0.03)
     assert found["add discrimination"].estimate == pytest.approx(ADD[True] - ADD[False], abs=0.03)
-    assert found["agreement of the relabelling"].low > found["agreement of the original"].high
+    assert found["agreement of the relabeling"].low > found["agreement of the original"].high
 
 
 def card_coverage(repeats: int, seed: int) -> dict[str, float]:
