@@ -24,7 +24,6 @@ KNOWS_RAY = ("pipeline/", "models/train.py", "models/tune.py", "web/serve.py")
 
 # What the package itself does not call, and why it stays.
 USED_FROM_OUTSIDE: dict[str, str] = {
-    "copy_to": "coming (issue 14)",
     "WAVE_TYPE": "going (issue 14)",
     "OF_ROUNDING": "going (issue 14)",
     "write_golden": "going (issue 14)",

@@ -1,11 +1,12 @@
-"""`acoustic-env weights`: which weights there are, fetching them once, checking them again."""
+"""`acoustic-env weights`: list weights, fetch them once, verify them again."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from acoustic_env.commands.arguments import url
 from acoustic_env.errors import UsageError
@@ -18,29 +19,26 @@ if TYPE_CHECKING:
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `weights ls|fetch|verify`."""
-    weights = subparsers.add_parser("weights")
+    weights = subparsers.add_parser("weights", help="list, fetch and verify the weights of the embedders")
     actions = weights.add_subparsers(metavar="ACTION", required=True)
 
-    listing = actions.add_parser("ls", help="the weights there are, and which of them are in the cache")
-    listing.add_argument("--json", action="store_true", help="for programs")
+    listing = actions.add_parser("ls", help="list the weights, and which of them are in the cache")
     listing.set_defaults(run=_ls)
 
     fetching = actions.add_parser("fetch", help="download weights into the cache that ACOUSTIC_ENV_WEIGHTS names")
-    fetching.add_argument("names", nargs="*", metavar="NAME", help="as `weights ls` calls them; all if none is named")
+    fetching.add_argument("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all).")
     fetching.add_argument(
-        "--from",
-        type=url,
-        dest="origin",
-        metavar="FILE",
-        help="a file, or a folder with files, instead of the network",
+        "--from", type=url, dest="origin", metavar="FILE", help="File, or folder with files, instead of the network."
     )
-    fetching.add_argument("--sha256", help="what the file is known to be, instead of the published checksum (one NAME)")
-    fetching.add_argument("--force", action="store_true", help="fetch again what is in the cache already")
+    fetching.add_argument("--sha256", help="Checksum of the file, instead of the published one (with one NAME).")
+    fetching.add_argument("--force", action="store_true", help="Fetch again what is in the cache already.")
     fetching.set_defaults(run=_fetch)
 
     verifying = actions.add_parser("verify", help="compute the checksums of what is in the cache")
-    verifying.add_argument("names", nargs="*", metavar="NAME", help="all in the cache if none is named")
+    verifying.add_argument("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all in it).")
     verifying.set_defaults(run=_verify)
+    for action in (listing, fetching, verifying):
+        action.add_argument("--json", action="store_true", help="Print one JSON document.")
 
 
 def _ls(options: argparse.Namespace) -> None:
@@ -48,20 +46,17 @@ def _ls(options: argparse.Namespace) -> None:
     from acoustic_env.features.embedders.weights_registry import WEIGHTS
 
     cache = WeightsCache()
-    records = {name: cache.holds(source) for name, source in WEIGHTS.items()}
+    rows = [_row(source, cache) for source in WEIGHTS.values()]
     if options.json:
-        rows = [_row(source, cache) for source in WEIGHTS.values()]
         print(json.dumps({"cache": cache.url, "weights": rows}, indent=1))
         return
     print(f"cache: {cache.url}")
-    for name, source in WEIGHTS.items():
-        record = records[name]
-        size = source.size if record is None else record.size
-        held = "not fetched" if record is None else f"sha256 {record.sha256[:12]} ({record.trust})"
-        print(f"{name:<17} {_megabytes(size):>9}  {source.license:<11} {held:<41} {source.url}")
+    for row in rows:
+        held = f"sha256 {row['sha256'][:12]} ({row['trust']})" if row["in_cache"] else "not fetched"
+        print(f"{row['name']:<17} {_megabytes(row['size']):>9}  {row['license']:<11} {held:<41} {row['origin']}")
 
 
-def _row(source: WeightsSource, cache: WeightsCache) -> dict[str, object]:
+def _row(source: WeightsSource, cache: WeightsCache) -> dict[str, Any]:
     record = cache.holds(source)
     return {
         "name": source.name,
@@ -83,29 +78,34 @@ def _fetch(options: argparse.Namespace) -> None:
     from acoustic_env.features.embedders.weights_registry import weights_source
 
     cache = WeightsCache()
+    log = partial(print, file=sys.stderr)
     if options.sha256 and len(options.names) != 1:
-        msg = "--sha256 says what one file is: name exactly one NAME with it"
+        msg = "--sha256 is the checksum of one file: name exactly one NAME with it"
         raise UsageError(msg)
-    for name in _wanted(options.names, options.origin):
+    names = _wanted(options.names, options.origin)
+    for name in names:
         source = weights_source(name)
         if cache.holds(source) is not None and not options.force and options.sha256 is None:
             cache.local(source)
-            print(f"{name}: in the cache already, checksum right: {cache.place(source.file_name)}", file=sys.stderr)
+            log(f"{name}: in the cache already, checksum right: {cache.place(source.file_name)}")
         else:
-            print(f"{name}: from {options.origin or source.url}", file=sys.stderr)
+            log(f"{name}: from {options.origin or source.url}")
             record = fetch(source, cache, options.origin, options.sha256)
-            print(f"{name}: sha256 {record.sha256} ({record.trust}), {_megabytes(record.size)}", file=sys.stderr)
+            log(f"{name}: sha256 {record.sha256} ({record.trust}), {_megabytes(record.size)}")
             if record.trust == "first fetch":
-                print(f"{name}: no checksum is published; this first fetch is trusted and recorded", file=sys.stderr)
-        print(cache.place(source.file_name))
-    for name in _wanted(options.names, options.origin):
+                log(f"{name}: no checksum is published; this first fetch is trusted and recorded")
+        if not options.json:
+            print(cache.place(source.file_name))
+    for name in names:
         message = prepare(name)
         if message:
-            print(f"{name}: {message}", file=sys.stderr)
+            log(f"{name}: {message}")
+    if options.json:
+        print(json.dumps({"cache": cache.url, "weights": [_row(weights_source(name), cache) for name in names]}))
 
 
 def _wanted(names: list[str], origin: str | None) -> list[str]:
-    """The named weights and the lists of classes they need; without names all, or all that the folder has."""
+    """Return the named weights and the lists of classes they need; without names all, or all that the folder has."""
     from acoustic_env.features.embedders.weights_registry import WEIGHTS, weights_source
 
     there = None if origin is None else files_below(origin)
@@ -132,17 +132,21 @@ def _verify(options: argparse.Namespace) -> None:
     names = options.names or [name for name, source in WEIGHTS.items() if cache.holds(source) is not None]
     if not names:
         print(f"no weights in {cache.url}", file=sys.stderr)
-    faults = []
+    states: dict[str, str] = {}
+    errors = []
     for name in names:
         try:
             cache.verify(weights_source(name))
+            states[name] = "right"
         except UsageError as error:
-            faults.append(str(error))
-            print(f"{name}: {'absent' if cache.holds(weights_source(name)) is None else 'wrong'}")
-        else:
-            print(f"{name}: right")
-    if faults:
-        raise UsageError("\n".join(faults))
+            errors.append(str(error))
+            states[name] = "absent" if cache.holds(weights_source(name)) is None else "wrong"
+        if not options.json:
+            print(f"{name}: {states[name]}")
+    if options.json:
+        print(json.dumps({"cache": cache.url, "weights": states}))
+    if errors:
+        raise UsageError("\n".join(errors))
 
 
 def _megabytes(size: int | None) -> str:

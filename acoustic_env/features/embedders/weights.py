@@ -27,7 +27,7 @@ CONVERSION_VERSION = 1
 
 
 def weights_sha256(name: str) -> str:
-    """sha256 of the weights in the cache, 64 hex digits; reads a small record, not the file.
+    """Return the sha256 of the weights in the cache, 64 hex digits; reads a small record, not the file.
 
     Raises:
         UsageError: they are not there; the message has the command and the file to place by hand.
@@ -36,7 +36,7 @@ def weights_sha256(name: str) -> str:
 
 
 def local_weights(name: str) -> Path:
-    """A local file with the named weights, its sha256 just checked. From a remote cache it is copied once per node.
+    """Return a local file with the named weights, its sha256 just checked. From a remote cache it is copied once per node.
 
     Raises:
         UsageError: not in the cache, damaged, or no space for the node's copy.
@@ -45,7 +45,7 @@ def local_weights(name: str) -> Path:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Names of the classes of the named weights, in the order of their scores; empty when it has none.
+    """Return the names of the classes of the named weights, in the order of their scores; empty when it has none.
 
     Raises:
         UsageError: the list of classes is not in the cache.
@@ -58,7 +58,7 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def read_checkpoint(name: str) -> dict[str, Any]:
-    """A PyTorch checkpoint of the cache as the dictionary it holds, read with weights_only (no code can run).
+    """Return a PyTorch checkpoint of the cache as the dictionary it holds, read with weights_only (no code can run).
 
     Raises:
         UsageError: not in the cache, or not such a checkpoint.
@@ -88,22 +88,22 @@ def fit_state(network: torch.nn.Module, state: Mapping[str, Any], name: str) -> 
 
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, torch.Tensor)}
-    faults = [f"{key} missing" for key in wanted if key not in given]
-    faults += [f"{key} not of this network" for key in given if key not in wanted]
-    faults += [
+    mismatches = [f"{key} missing" for key in wanted if key not in given]
+    mismatches += [f"{key} not of this network" for key in given if key not in wanted]
+    mismatches += [
         f"{key} of shape {given[key]}, expected {wanted[key]}"
         for key in wanted
         if key in given and given[key] != wanted[key]
     ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        msg = f"weights {name!r} are of another architecture: {'; '.join(faults[:3])}{more}"
+    if mismatches:
+        more = f" and {len(mismatches) - 3} more" if len(mismatches) > 3 else ""
+        msg = f"weights {name!r} are of another architecture: {'; '.join(mismatches[:3])}{more}"
         raise UsageError(msg)
     network.load_state_dict(dict(state))
 
 
 def converted(name: str, convert: Callable[[Path], tuple[Arrays, dict[str, Any]]]) -> tuple[Path, dict[str, Any]]:
-    """The named weights as safetensors, converted once and kept in the cache under the source's checksum.
+    """Return the named weights as safetensors, converted once and kept in the cache under the source's checksum.
 
     Args:
         name: in the weights registry.
@@ -130,14 +130,14 @@ def converted(name: str, convert: Callable[[Path], tuple[Arrays, dict[str, Any]]
 
 
 def converted_details(name: str) -> dict[str, Any] | None:
-    """The plain data kept with converted weights, without loading anything; None when they are not converted yet."""
+    """Return the plain data kept with converted weights, without loading anything; None when they are not converted yet."""
     cache, source = WeightsCache(), weights_source(name)
     file_name = f"converted/{name}-{cache.record(source).sha256}-v{CONVERSION_VERSION}.safetensors"
     return cache.derived_details(file_name)
 
 
 def read_arrays(path: Path) -> Arrays:
-    """The arrays of a safetensors file."""
+    """Return the arrays of a safetensors file."""
     from safetensors.numpy import load_file
 
     return dict(load_file(path))

@@ -1,7 +1,7 @@
-"""Where weights lie: a cache on any filesystem that fsspec knows, and a verified copy on each node.
+"""A cache of weights on any filesystem that fsspec knows, and a verified copy on each node (placed by pooch).
 
 A file of the cache counts only together with its record `FILE.json` (sha256, size, origin), which is written last and
-agrees with it. A file that somebody placed by hand gets its record on first use.
+agrees with it. A file that was placed by hand gets its record on first use.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final, Literal, Protocol
-
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from pathlib import Path
+from typing import Any, Final, Literal, cast
 
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.weights_registry import WeightsSource
+from acoustic_env.io.files import copy_to, put_file
+from acoustic_env.io.filesystem import LocalFilesystem, open_filesystem
+from acoustic_env.io.location import join
+from acoustic_env.io.retry import StoreError
 
 ENVIRONMENT: Final = "ACOUSTIC_ENV_WEIGHTS"
-CHUNK: Final = 1 << 20
 
 Trust = Literal["published", "given", "first fetch"]
 
@@ -55,7 +55,7 @@ class Record:
 
 
 def user_cache() -> Path:
-    """The user's cache folder of this program."""
+    """Return the user's cache folder of this program."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acoustic-env"
 
 
@@ -70,51 +70,48 @@ class WeightsCache:
     def __init__(self, url: str | None = None) -> None:
         self.url = url or os.environ.get(ENVIRONMENT) or str(user_cache() / "weights")
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
+            self._files = open_filesystem(self.url)
+        except StoreError as error:
             msg = f"{ENVIRONMENT}={self.url}: {error}"
             raise UsageError(msg) from error
-        self.is_local = isinstance(self._fs, LocalFileSystem)
-        copy = user_cache() / "weights-node" / hashlib.sha256(self.url.encode()).hexdigest()[:12]
-        self.node = Path(self._root) if self.is_local else copy
+        copies = user_cache() / "weights-node" / hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        self.node = self._files.root if isinstance(self._files, LocalFilesystem) else copies
 
     def place(self, file_name: str) -> str:
-        """Where a file of the cache is, for people."""
-        return f"{self.url.rstrip('/')}/{file_name}"
+        """Return the location of a file of the cache."""
+        return join(self.url, file_name)
 
     def by_hand(self, source: WeightsSource) -> str:
-        """How to bring a file where there is no network, for people."""
+        """Describe how to bring a file where there is no network."""
         return (
             f"Without a network: bring {source.url} from another machine as {source.file_name} and run acoustic-env "
             f"weights fetch {source.name} --from {source.file_name}, or place it as {self.place(source.file_name)}"
         )
 
     def record(self, source: WeightsSource) -> Record:
-        """The record of weights that are in the cache.
+        """Return the record of weights that are in the cache; a file placed by hand gets it now.
 
         Raises:
-            UsageError: they are not; says how to get them there.
+            UsageError: they are not there; the message has the commands that bring them.
         """
-        record = self._read_record(source.file_name)
+        record = self.holds(source)
         if record is None:
-            self.local(source)  # a file placed by hand gets its record
-            record = self._read_record(source.file_name)
-        if record is None:
-            raise UsageError(self._absent(source))
+            with self._lock(source.file_name):
+                record = self.holds(source) or self._adopt(source)
         return record
 
     def holds(self, source: WeightsSource) -> Record | None:
-        """The record, or None when the weights are not in the cache or not recorded yet."""
+        """Return the record, or None when the weights are not in the cache or not recorded yet."""
         return self._read_record(source.file_name)
 
     def local(self, source: WeightsSource) -> Path:
-        """A verified local file, copied from a remote cache once per node.
+        """Return a verified local file, copied from a remote cache once per node.
 
         Raises:
             UsageError: absent or damaged, or no space for the copy.
         """
+        record = self.record(source)
         with self._lock(source.file_name):
-            record = self._read_record(source.file_name) or self._adopt(source)
             return self._verified(source.file_name, record, f"acoustic-env weights fetch {source.name} --force")
 
     def verify(self, source: WeightsSource) -> None:
@@ -124,9 +121,7 @@ class WeightsCache:
             UsageError: absent, or not what its record says.
         """
         record = self.record(source)
-        with temporary_file(self.node, record.size) as copy:
-            self._download(self._path(source.file_name), copy)
-            sha256, _ = _digest(copy)
+        sha256, _ = self._digest(source.file_name)
         if sha256 != record.sha256:
             msg = (
                 f"{self.place(source.file_name)}: damaged since it was fetched: sha256 is {sha256}, its record says "
@@ -135,7 +130,7 @@ class WeightsCache:
             raise UsageError(msg)
 
     def derived(self, file_name: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-        """A file made from weights, made once: here under the lock if the cache does not hold it yet.
+        """Return a file made from weights, made once: here under the lock if the cache does not hold it yet.
 
         Args:
             file_name: within the cache; must name everything it is made from.
@@ -144,16 +139,15 @@ class WeightsCache:
         with self._lock(file_name):
             record = self._read_record(file_name)
             if record is None:
-                with temporary_file(self.node) as made:
+                with self.new_file() as made:
                     details = build(made)
-                    sha256, size = _digest(made)
-                    record = Record(sha256, size, "converted", "given", _now(), details)
+                    record = Record(*digest(made), "converted", "given", _now(), details)
                     self._store(made, file_name, record)
             remedy = f"delete {self.place(file_name)} and {self.place(file_name)}.json"
             return self._verified(file_name, record, remedy), record.details
 
     def derived_details(self, file_name: str) -> dict[str, Any] | None:
-        """What was kept with a derived file; None when there is none."""
+        """Return what was kept with a derived file; None when there is none."""
         record = self._read_record(file_name)
         return None if record is None else record.details
 
@@ -169,9 +163,9 @@ class WeightsCache:
         Raises:
             UsageError: the file is not what it should be, or there is no space.
         """
-        actual, size = _digest(file)
+        actual, size = digest(file)
         expected = sha256 or source.sha256
-        if expected is not None and actual != expected:
+        if expected not in (None, actual) or (expected is None and source.size not in (None, size)):
             truncated = source.size is not None and size < source.size
             what = f"truncated ({size:,} of {source.size:,} bytes)" if truncated else "not the published file"
             msg = (
@@ -179,24 +173,33 @@ class WeightsCache:
                 f"again; if the origin has a new edition that you trust, pass --sha256 {actual}"
             )
             raise UsageError(msg)
-        if expected is None and source.size is not None and size != source.size:
-            msg = f"{origin}: {size:,} bytes, expected {source.size:,}. Nothing was placed in the cache; fetch it again"
-            raise UsageError(msg)
         trust: Trust = "first fetch" if expected is None else "published" if sha256 is None else "given"
         record = Record(actual, size, origin, trust, _now())
         with self._lock(source.file_name):
             self._store(file, source.file_name, record)
         return record
 
+    @contextlib.contextmanager
+    def new_file(self, needed: int | None = None) -> Iterator[Path]:
+        """Yield a local file to write, gone afterwards; there must be space for the `needed` bytes."""
+        with self._space(needed):
+            self.node.mkdir(parents=True, exist_ok=True)
+            if needed is not None and needed > shutil.disk_usage(self.node).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=self.node) as folder:
+                yield Path(folder, "file")
+
     def _adopt(self, source: WeightsSource) -> Record:
-        """The record of a file that was placed by hand."""
-        where = self._path(source.file_name)
-        if not self._exists(where):
-            raise UsageError(self._absent(source))
-        with temporary_file(self.node) as copy:
-            self._download(where, copy)
-            sha256, size = _digest(copy)
-        if source.sha256 is not None and sha256 != source.sha256:
+        """Make the record of a file that was placed by hand."""
+        try:
+            sha256, size = self._digest(source.file_name)
+        except FileNotFoundError:
+            msg = (
+                f"weights {source.name!r} are not in the cache {self.url}. With a network: acoustic-env weights fetch "
+                f"{source.name}. {self.by_hand(source)}"
+            )
+            raise UsageError(msg) from None
+        if source.sha256 not in (None, sha256):
             msg = (
                 f"{self.place(source.file_name)}: truncated or not the published file: sha256 is {sha256}, expected "
                 f"{source.sha256}. Fetch it: acoustic-env weights fetch {source.name}"
@@ -208,176 +211,108 @@ class WeightsCache:
         return record
 
     def _verified(self, file_name: str, record: Record, remedy: str) -> Path:
-        """The local file, its bytes agreeing with the record; a stale copy of a remote file is made again."""
-        path = self.node / file_name
-        if path.is_file() and _digest(path)[0] == record.sha256:
-            return path
-        if self.is_local:
-            state = "damaged since it was fetched" if path.is_file() else "gone, only its record is there"
-            msg = f"{path}: {state}. Remedy: {remedy}"
-            raise UsageError(msg)
-        with temporary_file(self.node, record.size) as copy:
-            self._download(self._path(file_name), copy)
-            sha256, _ = _digest(copy)
-            if sha256 != record.sha256:
-                msg = f"{self.place(file_name)}: sha256 is {sha256}, its record says {record.sha256}. Remedy: {remedy}"
+        """Return the local file, its bytes agreeing with the record; a stale copy of a remote file is made again."""
+
+        def copy(target: Path) -> None:
+            if isinstance(self._files, LocalFilesystem):
+                state = (
+                    "damaged since it was fetched" if (self.node / file_name).is_file() else "gone, its record is left"
+                )
+                msg = f"{self.place(file_name)}: {state}. Remedy: {remedy}"
                 raise UsageError(msg)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            copy.replace(path)
-        return path
+            copy_to(self.place(file_name), target)
+
+        return self._local_file(file_name, record, copy, remedy)
+
+    def _local_file(self, file_name: str, record: Record, get: Callable[[Path], object], remedy: str) -> Path:
+        """Return the file of the node's folder; `get` writes it where it is absent or has another checksum."""
+        import pooch
+
+        def download(_url: str, target: str, _pooch: object) -> None:
+            get(Path(target))
+            Path(target).chmod(0o644)  # a cache is shared
+
+        pooch.get_logger().setLevel("ERROR")
+        place = self.place(file_name)
+        try:
+            with self._space(record.size):
+                return Path(pooch.retrieve(place, f"sha256:{record.sha256}", file_name, self.node, downloader=download))
+        except ValueError as error:
+            msg = f"{place}: sha256 is not what its record says ({error}). Remedy: {remedy}"
+            raise UsageError(msg) from error
 
     def _store(self, file: Path, file_name: str, record: Record) -> None:
-        if self.is_local:
-            path = self.node / file_name
-            with temporary_file(path.parent, record.size) as copy:
-                with no_space(path.parent, record.size):
-                    shutil.copyfile(file, copy)
-                copy.replace(path)
+        if isinstance(self._files, LocalFilesystem):
+            self._local_file(file_name, record, lambda target: shutil.copyfile(file, target), "fetch it again")
         else:
-            with _reached(self.place(file_name), "written"):
-                self._fs.makedirs(str(PurePosixPath(self._path(file_name)).parent), exist_ok=True)
-                self._fs.put_file(str(file), self._path(file_name))
+            put_file(file, self.place(file_name))
         self._write_record(file_name, record)
 
     def _write_record(self, file_name: str, record: Record) -> None:
         text = json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True)
-        if self.is_local:
-            path = self.node / f"{file_name}.json"
-            with temporary_file(path.parent) as made:
-                made.write_text(text, encoding="utf-8")
-                made.replace(path)
-        else:
-            with _reached(self.place(f"{file_name}.json"), "written"):
-                self._fs.pipe_file(self._path(f"{file_name}.json"), text.encode())
+        with self._reached():
+            self._files.write(f"{file_name}.json", text.encode())
 
     def _read_record(self, file_name: str) -> Record | None:
         try:
-            with _reached(self.place(f"{file_name}.json"), "read"):
-                text = self._fs.cat_file(self._path(f"{file_name}.json"))
+            with self._reached():
+                text = self._files.read(f"{file_name}.json")
+            return Record(**json.loads(text))
         except FileNotFoundError:
             return None
-        try:
-            return Record(**json.loads(text))
         except (ValueError, TypeError) as error:
             msg = f"{self.place(file_name)}.json: not a record of weights ({error}); delete it and fetch again"
             raise UsageError(msg) from error
 
-    def _exists(self, path: str) -> bool:
-        with _reached(self.url, "read"):
-            return bool(self._fs.exists(path))
-
-    def _download(self, path: str, target: Path) -> None:
-        with no_space(target.parent, None):
-            try:
-                with _reached(path, "read"):
-                    self._fs.get_file(path, str(target))
-            except FileNotFoundError as error:
-                msg = f"{path}: gone, only its record is in the cache; fetch the weights again"
-                raise UsageError(msg) from error
-
-    def _path(self, file_name: str) -> str:
-        return f"{self._root.rstrip('/')}/{file_name}"
-
-    def _absent(self, source: WeightsSource) -> str:
-        return (
-            f"weights {source.name!r} are not in the cache {self.url}. With a network: acoustic-env weights fetch "
-            f"{source.name}. {self.by_hand(source)}"
-        )
+    def _digest(self, file_name: str) -> tuple[str, int]:
+        """Return sha256 and size of the cache's own file."""
+        with self._reached(), self._files.open(file_name) as stream:
+            return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest(), stream.tell()
 
     @contextlib.contextmanager
     def _lock(self, file_name: str) -> Iterator[None]:
-        """One process of the node at a time for one file; the operating system frees it when a process dies."""
+        """Let one process of the node at a time use a file; the operating system frees it when a process dies."""
         lock = self.node / f".lock-{hashlib.sha256(file_name.encode()).hexdigest()[:16]}"
         with contextlib.ExitStack() as held:
             try:
-                with no_space(self.node, None):
+                with self._space(None):
                     self.node.mkdir(parents=True, exist_ok=True)
                     stream = held.enter_context(lock.open("w"))
             except UsageError:
-                if not (self.is_local and os.access(self.node, os.R_OK)):
+                if not (isinstance(self._files, LocalFilesystem) and os.access(self.node, os.R_OK)):
                     raise
                 # A cache mounted read-only can be read without a lock; whoever has to write in it fails there.
             else:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as error:
+            msg = f"{error}; check {ENVIRONMENT} and your credentials"
+            raise UsageError(msg) from error
 
-@contextlib.contextmanager
-def _reached(place: str, verb: str) -> Iterator[None]:
-    """Turn whatever a filesystem raises into one clear error, but for a missing file and a full disk.
-
-    Args:
-        place: what was read or written.
-        verb: "read" or "written".
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        msg = f"{place}: cannot be {verb} ({type(error).__name__}: {error}); check {ENVIRONMENT} and your credentials"
-        raise UsageError(msg) from error
-
-
-@contextlib.contextmanager
-def no_space(folder: Path, needed: int | None) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into one clear error.
-
-    Args:
-        folder: where the writing happens.
-        needed: bytes to be written; None when not known.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        want = f" for {needed / 1e6:,.0f} MB" if needed else ""
-        what = f"no space left{want}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "not writable"
-        msg = f"{folder}: {what}; free some or name another place for weights with {ENVIRONMENT}"
-        raise UsageError(msg) from error
+    @contextlib.contextmanager
+    def _space(self, needed: int | None) -> Iterator[None]:
+        """Turn a full disk, or a folder that cannot be written, into one clear error."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full and not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+                raise
+            want = f" for {needed / 1e6:,.0f} MB" if needed else ""
+            what = f"no space left{want}" if full else "not writable"
+            msg = f"{self.node}: {what}; free some or name another place for weights with {ENVIRONMENT}"
+            raise UsageError(msg) from error
 
 
-@contextlib.contextmanager
-def temporary_file(folder: Path, needed: int | None = None) -> Iterator[Path]:
-    """A file in the folder that is gone afterwards unless it was moved to its place."""
-    with no_space(folder, needed):
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        if needed is not None and needed > free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        handle, name = tempfile.mkstemp(prefix=".partial-", dir=folder)
-    os.fchmod(handle, 0o644)  # a cache is shared
-    os.close(handle)
-    path = Path(name)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    with path.open("rb") as stream:
-        return copy_digest(stream, None)
-
-
-class Readable(Protocol):
-    """Anything with `read`."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-def copy_digest(source: Readable, target: BinaryIO | None) -> tuple[str, int]:
-    """sha256 and size of a stream, copied on the way when there is a target."""
-    digest, size = hashlib.sha256(), 0
-    while chunk := source.read(CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-        if target is not None:
-            target.write(chunk)
-    return digest.hexdigest(), size
+def digest(file: Path) -> tuple[str, int]:
+    """Return sha256 and size of a local file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""Which weights there are: where they come from, under which license, and how to know them again."""
+"""The published weights: origin, license and checksum of each."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ WEIGHTS: Final[dict[str, WeightsSource]] = {source.name: source for source in _S
 
 
 def weights_source(name: str, architecture: str | None = None) -> WeightsSource:
-    """The named weights.
+    """Return the named weights.
 
     Args:
         name: as in `weights ls`; the network's name may be left out by one that asks for its own (tflite for
@@ -200,7 +200,7 @@ def weights_source(name: str, architecture: str | None = None) -> WeightsSource:
     fitting = [s.name for s in _SOURCES if architecture in (None, s.architecture)]
     asked, name = name, name if name in WEIGHTS else f"{architecture}-{name}"
     if name not in WEIGHTS:
-        msg = f"no weights named {asked!r}; there are {', '.join(fitting)}"
+        msg = f"no weights named {asked!r}; expected one of: {', '.join(fitting)}"
         raise UsageError(msg)
     source = WEIGHTS[name]
     if architecture is not None and source.architecture != architecture:
@@ -212,7 +212,7 @@ def weights_source(name: str, architecture: str | None = None) -> WeightsSource:
 
 
 def check_front_end(source: WeightsSource, actual: FrontEnd) -> None:
-    """Refuse a front end other than the one the weights were trained with, before anything is read or fetched.
+    """Reject a front end other than the one the weights were trained with, before anything is read or fetched.
 
     Raises:
         UsageError: names every setting that differs, expected against actual.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.server
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -20,7 +23,7 @@ import torch
 from acoustic_env.cli import main
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import fingerprint
-from acoustic_env.features.embedders import weights_cache, weights_fetch
+from acoustic_env.features.embedders import weights_cache
 from acoustic_env.features.embedders.weights import (
     class_names,
     converted,
@@ -34,6 +37,7 @@ from acoustic_env.features.embedders.weights_cache import ENVIRONMENT, WeightsCa
 from acoustic_env.features.embedders.weights_fetch import fetch
 from acoustic_env.features.embedders.weights_registry import WEIGHTS, weights_source
 from acoustic_env.features.registry import make_block
+from acoustic_env.io import retry
 
 VGGISH = weights_source("vggish-tfhub")  # no published checksum
 TFLITE = weights_source("yamnet-tflite")  # a published one
@@ -118,39 +122,52 @@ def test_a_wrong_file_placed_by_hand_is_refused(cache: Path) -> None:
 def test_without_a_network_one_line_says_what_to_do(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise weights_fetch.urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setattr(weights_fetch.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setitem(WEIGHTS, "vggish-tfhub", replace(VGGISH, url="http://127.0.0.1:9/vggish_1.tar.gz"))
     assert main(["weights", "fetch", "vggish-tfhub"]) == 2
     message = capsys.readouterr().err
-    assert "cannot be reached: Name or service not known" in message
+    assert "http://127.0.0.1:9/vggish_1.tar.gz: cannot be read: ClientConnectorError" in message
     assert "weights fetch vggish-tfhub --from vggish_1.tar.gz" in message
     assert "Traceback" not in message
 
 
-class _Response:
-    """A server that promises more than it sends."""
+class _Published(http.server.BaseHTTPRequestHandler):
+    """An origin that breaks off the first `broken` downloads."""
 
-    headers = {"Content-Length": "5000"}  # noqa: RUF012
+    broken = 0
 
-    def __init__(self) -> None:
-        self.chunks = [b"x" * 1200]
+    def do_GET(self) -> None:
+        type(self).broken -= 1
+        self.send_response(200)
+        self.send_header("Content-Length", "5000")
+        self.end_headers()
+        self.wfile.write(b"x" * (1200 if type(self).broken >= 0 else 5000))
 
-    def read(self, _: int) -> bytes:
-        return self.chunks.pop() if self.chunks else b""
-
-    def __enter__(self) -> _Response:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
-def test_a_download_that_breaks_off_is_an_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_fetch.urllib.request, "urlopen", lambda *_, **__: _Response())
-    with pytest.raises(UsageError, match="broken off after 1,200 of 5,000 bytes"):
-        fetch(VGGISH, WeightsCache())
+@pytest.fixture
+def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Published)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/vggish_1.tar.gz"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_that_breaks_off_is_tried_again(cache: Path, origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Published, "broken", 2)
+    assert fetch(replace(VGGISH, url=origin), WeightsCache()).size == 5000
+
+
+def test_a_download_that_always_breaks_off_is_an_error(
+    cache: Path, origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Published, "broken", 1000)
+    with pytest.raises(UsageError, match=r"vggish_1.tar.gz: cannot be read: ClientPayloadError.*after 7 tries"):
+        fetch(replace(VGGISH, url=origin), WeightsCache())
     assert WeightsCache().holds(VGGISH) is None
 
 
@@ -296,6 +313,8 @@ def test_a_folder_fills_the_cache_with_what_it_has(
     ]
     assert main(["weights", "verify"]) == 0
     assert capsys.readouterr().out.split() == ["yamnet-tflite:", "right", "mn04:", "right", "yamnet-classes:", "right"]
+    assert main(["weights", "verify", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["weights"].values()) == {"right"}
     assert main(["weights", "ls", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["weights"]}
     assert rows["mn04"]["in_cache"]
