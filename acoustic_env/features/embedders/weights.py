@@ -36,7 +36,7 @@ def weights_sha256(name: str) -> str:
 
 
 def local_weights(name: str) -> Path:
-    """Return a local file with the named weights, its sha256 just checked. From a remote cache it is copied once per node.
+    """Return a local file with the named weights, its sha256 just checked; a remote cache is copied once per node.
 
     Raises:
         UsageError: not in the cache, damaged, or no space for the node's copy.
@@ -130,7 +130,7 @@ def converted(name: str, convert: Callable[[Path], tuple[Arrays, dict[str, Any]]
 
 
 def converted_details(name: str) -> dict[str, Any] | None:
-    """Return the plain data kept with converted weights, without loading anything; None when they are not converted yet."""
+    """Return the plain data kept with converted weights, without loading them; None before they are converted."""
     cache, source = WeightsCache(), weights_source(name)
     file_name = f"converted/{name}-{cache.record(source).sha256}-v{CONVERSION_VERSION}.safetensors"
     return cache.derived_details(file_name)
