@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pytest
 import soundfile
 
+from acoustic_env.clips.table import read_clips
 from acoustic_env.store.feature_store import FeatureStore
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,21 @@ def test_its_block_of_its_signal_is_computed_and_stored_by_the_command_line(
     assert rows.filter(pc.field("clip_id") == "silence")["level"].null_count == 2
     metadata = FeatureStore(store).read("loudness", signals=["differenced"]).schema.metadata
     assert json.loads(metadata[b"acoustic_env.audio"])["signal:differenced"] == {"version": 1}
+
+
+def test_its_reader_is_a_command(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "site-1.txt").write_text("0.0\t2.5\tbird\n4.0\t9.0\ttraffic\n")
+    out = tmp_path / "clips.parquet"
+    make = ["-m", "acoustic_env.cli", "clips", "from-audacity"]
+    ran = python(environment, *make, str(tmp_path / "*.txt"), "--out", str(out))
+    assert ran.returncode == 0, ran.stderr
+    rows = read_clips(str(out)).select(["clip_id", "uri", "start_s", "end_s", "labels", "group"]).to_pylist()
+    track = {"uri": str(tmp_path / "site-1.wav"), "group": "site-1"}
+    assert rows == [
+        {"clip_id": "site-1_0", **track, "start_s": 0.0, "end_s": 2.5, "labels": ["bird"]},
+        {"clip_id": "site-1_4000", **track, "start_s": 4.0, "end_s": 9.0, "labels": ["traffic"]},
+    ]
+    assert "Make a clip list of exported Audacity label tracks" in python(environment, *make, "--help").stdout
 
 
 def test_an_unknown_block_is_refused_with_its_names_among_the_others(

@@ -59,8 +59,8 @@ def test_every_block_is_run_or_says_why_not(page: Path) -> None:
 def test_every_command_is_accepted_by_the_parser(page: Path) -> None:
     parser = build_parser()
     for block in blocks(page):
-        for arguments in block.commands() if block.language in ("bash", "console", "text") else ():
-            if "..." not in arguments:
+        if block.language in ("bash", "console", "text") and not block.title.endswith("needs the example package"):
+            for arguments in block.commands():
                 parser.parse_args(arguments)
 
 

@@ -1,1 +1,1 @@
-"""What another package adds to acoustic-env: a feature block and a signal."""
+"""What another package adds to acoustic-env: a feature block, a signal and a reader of clip lists."""
