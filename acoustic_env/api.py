@@ -185,12 +185,12 @@ def open_store(url: str | Path) -> Store:
         UsageError: there is nothing at the URL.
 
     >>> from acoustic_env import open_store
-    >>> table = open_store("features").table("indices", "raw")
+    >>> rows = open_store("features").table("indices", "raw")
     >>> import polars
-    >>> polars.from_arrow(table).select(polars.col("f0").is_null().sum()).item()
+    >>> polars.from_arrow(rows).select(polars.col("f0").is_null().sum()).item()
     0
     >>> import duckdb
-    >>> duckdb.sql("select count(*) from table").fetchall()
+    >>> duckdb.sql("select count(*) from rows").fetchall()
     [(300,)]
     """
     return Store(url)
