@@ -84,6 +84,7 @@ class TestExtract:
         assert (record["pending"], record["finished"], record["failed_on_list"]) == (2, 2, 0)
         assert study.permanent("placeholder_frames") == study.permanent("placeholder") == 0
 
+    @pytest.mark.slow
     def test_a_clip_that_broke_after_it_had_rows_is_counted_and_listed(self, study: Study) -> None:
         study.extract("placeholder")
         study.break_it("bad")

@@ -123,6 +123,7 @@ def run_walk(s3: S3Server, folder: Path, part: str) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_whole_program_runs_with_every_path_on_s3(s3: S3Server, tmp_path: Path) -> None:
     run_walk(s3, tmp_path, "quick")
 

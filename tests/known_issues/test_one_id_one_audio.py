@@ -107,6 +107,7 @@ def test_the_same_set_has_the_same_ids_wherever_it_is(recordings: Path, tmp_path
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_windows_of_two_lengths_in_one_store_have_their_own_numbers(recordings: Path, tmp_path: Path) -> None:
     lists = {}
     for window in ("10", "5"):
@@ -156,6 +157,7 @@ def test_the_same_id_with_another_segment_or_file_is_refused_before_anything_run
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_audio_that_moved_is_accepted_when_said_and_recorded_in_the_run(
     recordings: Path, tmp_path: Path, capsys: Captured
 ) -> None:

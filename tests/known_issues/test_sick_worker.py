@@ -216,6 +216,7 @@ def assert_all_done(result: dict[str, Any]) -> None:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_sick_node_costs_no_clip_and_a_run_without_a_sound_node_stops_and_says_why(tmp_path: Path) -> None:
     results, said = run_on_two_nodes(tmp_path, "decoder-node", "decoder-all")
     result = results["decoder-node"]

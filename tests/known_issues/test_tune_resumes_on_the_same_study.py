@@ -28,6 +28,7 @@ def trials_of(out: Path) -> dict[int, float]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_search_goes_on_with_more_trials_and_only_with_its_own_study(
     disk: Disk,  # noqa: F811
     tmp_path: Path,
