@@ -29,7 +29,6 @@ USED_FROM_OUTSIDE: dict[str, str] = {
     "write_golden": "going (issue 14)",
     "auc_difference": "going (issue 14)",
     "contradicting_clips": "going (issue 14)",
-    "gold_accuracy": "going (issue 14)",
     "download": "coming use (issue 14)",
 }
 

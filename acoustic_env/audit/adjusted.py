@@ -1,16 +1,14 @@
-"""Noise-adjusted AUC and accuracy, shown only when nothing speaks against the assumption they rest on.
+"""Noise-adjusted AUC and accuracy, shown only when nothing contradicts the assumption that they rest on.
 
-The corrections of `noise` need predictions and label errors to be independent given the truth, and a closed
-vocabulary. Real label errors fall on ambiguous clips, where both fail together, and the corrected value overshoots.
-So each corrected value comes with its interval (the sampling error of the metric and of the audit propagated), the
-probability that it is impossible, the bounds that need no assumption, and, where there is gold, a direct test of the
-assumption and the direct estimate that makes the correction unnecessary.
+The corrections of `noise` need predictions and label errors to be independent given the truth, and a closed vocabulary.
+Real label errors fall on ambiguous clips, where both fail together, and the corrected value overshoots. So it comes
+with its interval (sampling errors of the metric and of the audit), the probability that it is impossible, the bounds
+that need no assumption, and, with gold clips, a test of the assumption and a direct estimate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audit import noise
-from acoustic_env.audit.designs import difference, ratio
+from acoustic_env.audit.designs import ratio
 from acoustic_env.audit.intervals import Floats, Interval, design_effect, from_variance, nothing_observed, percentile
 from acoustic_env.audit.noise import Contamination
 from acoustic_env.audit.table import require_columns
@@ -45,10 +43,10 @@ _GOLD: Final = pa.schema(
 
 @dataclass(frozen=True)
 class AnnotatedCounts:
-    """Right answers among the clips of one given class that were listened to (a simple random sample of them)."""
+    """Answers to a simple random sample of the clips of one given class, and how many say that the label is right."""
 
     right: int
-    annotated: int
+    answers: int
 
 
 @dataclass(frozen=True)
@@ -72,19 +70,19 @@ class GoldClips:
 
 @dataclass(frozen=True)
 class Adjusted:
-    """A noise-adjusted metric and everything one must know before believing it.
+    """A noise-adjusted metric with its limits.
 
     Attributes:
         metric: its name.
         observed: its value against the given labels.
-        corrected: the value the identity gives; may be impossible.
+        corrected: the value that the identity gives; may be impossible.
         interval: of the corrected value, not clipped to what is possible.
         impossible: P(corrected value outside 0 to 1, or labels without information).
         bounds: what accuracy can be whatever the dependence (accuracy only).
-        independence_p: p-value of the test of the assumption on gold clips; None when there are none.
+        independence_p: p-value of the test of the assumption on gold clips; None without them.
         status: "refused", or "not refuted" (which is not "confirmed").
         reason: why.
-        gold: the direct estimate on gold clips; None when there are none.
+        gold: the direct estimate on gold clips; None without them.
     """
 
     metric: str
@@ -116,7 +114,7 @@ def adjusted_auc(
     independence_p: float | None = None,
     gold: Interval | None = None,
 ) -> Adjusted:
-    """AUC against true labels, or the reason why it cannot be had from these numbers.
+    """Correct an AUC to true labels, or state why these numbers do not allow it.
 
     Args:
         auc: against given labels.
@@ -127,13 +125,8 @@ def adjusted_auc(
         independence_p: from `independence_test`, where there are gold clips.
         gold: from `gold_auc`.
     """
-    rng = np.random.default_rng(seed)
-    observed = rng.normal(auc, hanley_mcneil(auc, *clips), DRAWS)
-    corrected = _at(lambda contamination: noise.adjusted_auc(auc, contamination), positive, negative)
-    alpha, beta = _contaminations(positive, negative, rng)
-    with np.errstate(divide="ignore"):
-        draws = 0.5 + (observed - 0.5) / (1.0 - alpha - beta)
-    return _judged("AUC", auc, corrected, draws, 1.0 - alpha - beta, None, independence_p, gold)
+    error = hanley_mcneil(auc, *clips)
+    return _adjusted("AUC", auc, error, (positive, negative), None, seed, independence_p, gold)
 
 
 def adjusted_balanced_accuracy(
@@ -145,29 +138,26 @@ def adjusted_balanced_accuracy(
     independence_p: float | None = None,
     gold: Interval | None = None,
 ) -> Adjusted:
-    """Balanced accuracy against true labels, or the reason why not.
+    """Correct a balanced accuracy to true labels, or state why not.
 
     Args:
         rates: true positive and true negative rate against given labels.
         clips, positive, negative, seed, independence_p, gold: as for `adjusted_auc`.
     """
-    rng = np.random.default_rng(seed)
-    balanced = (rates[0] + rates[1]) / 2.0
-    spread = math.sqrt(sum(rate * (1.0 - rate) / n for rate, n in zip(rates, clips, strict=True))) / 2.0
-    alpha, beta = _contaminations(positive, negative, rng)
-    with np.errstate(divide="ignore"):
-        draws = 0.5 + (rng.normal(balanced, spread, DRAWS) - 0.5) / (1.0 - alpha - beta)
-    corrected = _at(lambda contamination: noise.adjusted_auc(balanced, contamination), positive, negative)
+    error = math.sqrt(sum(rate * (1.0 - rate) / n for rate, n in zip(rates, clips, strict=True))) / 2.0
     share = clips[0] / sum(clips)
     agreement = share * rates[0] + (1.0 - share) * rates[1]
-    accuracy = noise.label_accuracy(_contamination(positive, negative), share)
-    bounds = noise.frechet_bounds(agreement, accuracy)
-    name = "balanced accuracy"
-    return _judged(name, balanced, corrected, draws, 1.0 - alpha - beta, bounds, independence_p, gold)
+    bounds = noise.frechet_bounds(agreement, noise.label_accuracy(_contamination(positive, negative), share))
+    name, counts = "balanced accuracy", (positive, negative)
+    return _adjusted(name, sum(rates) / 2.0, error, counts, bounds, seed, independence_p, gold)
 
 
 def hanley_mcneil(auc: float, positives: int, negatives: int) -> float:
-    """Standard error of an AUC from its value and the class sizes (Hanley & McNeil 1982)."""
+    """Return the standard error of an AUC from its value and the class sizes (Hanley & McNeil 1982).
+
+    >>> round(hanley_mcneil(0.893, 51, 58), 3)
+    0.032
+    """
     both_positive, both_negative = auc / (2.0 - auc), 2.0 * auc**2 / (1.0 + auc)
     variance = (
         auc * (1.0 - auc) + (positives - 1) * (both_positive - auc**2) + (negatives - 1) * (both_negative - auc**2)
@@ -176,7 +166,7 @@ def hanley_mcneil(auc: float, positives: int, negatives: int) -> float:
 
 
 def independence_test(predicted: Ints, given: Ints, truth: Ints) -> float:
-    """p-value of "predictions and given labels are independent given the truth", on gold clips.
+    """Test on gold clips whether predictions and given labels are independent given the truth; return the p-value.
 
     Fisher's exact test within each true class, the smaller p-value doubled (Bonferroni).
 
@@ -201,7 +191,7 @@ def read_gold(table: pa.Table, where: str) -> GoldClips:
         where: name of its file, for messages.
 
     Raises:
-        UsageError: a column is missing or holds something else; names file, row and column.
+        UsageError: a column is missing or a value is invalid; names file, row and column.
     """
     found = require_columns(table, _GOLD, where, "a table of gold clips")
     if not found.num_rows:
@@ -218,50 +208,28 @@ def read_gold(table: pa.Table, where: str) -> GoldClips:
             row = found[name].is_null().to_pylist().index(True) + 1
             msg = f"{where}: row {row:,}, column {name!r}: empty, while other rows have a value"
             raise UsageError(msg)
-    score = None if found["score"].null_count else found["score"].to_numpy()
-    even = found["inclusion_probability"].null_count
-    inclusion = np.ones(found.num_rows) if even else found["inclusion_probability"].to_numpy()
-    names = list(range(found.num_rows)) if found["group"].null_count else found["group"].to_pylist()
-    groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    predicted, given, truth = (found[name].to_numpy() for name in ("predicted", "given", "truth"))
-    return GoldClips(predicted, given, truth, score, inclusion, groups)
+    known = {name: found[name].to_numpy() for name in _GOLD.names if not found[name].null_count}
+    clips = np.arange(found.num_rows)
+    groups = np.unique(known.get("group", clips), return_inverse=True)[1].astype(np.int64)
+    inclusion = known.get("inclusion_probability", np.ones(found.num_rows))
+    return GoldClips(known["predicted"], known["given"], known["truth"], known.get("score"), inclusion, groups)
 
 
 def gold_balanced_accuracy(gold: GoldClips, level: float = 0.95) -> Interval:
-    """Return the balanced accuracy against true labels, directly: the mean of both classes' shares predicted right.
-
-    Args:
-        gold: clips of the test list whose truth is known.
-        level: coverage.
-    """
+    """Estimate the balanced accuracy against true labels directly: the mean of both classes' shares predicted right."""
     method = "gold, balanced accuracy"
     if len(np.unique(gold.truth)) < 2:
         return nothing_observed(method)
     right = (gold.predicted == gold.truth).astype(np.float64)
     shares = [ratio(right * (gold.truth == k), (gold.truth == k).astype(float), gold.inclusion) for k in (0, 1)]
     estimate, variance = sum(share for share, _ in shares) / 2.0, sum(variance for _, variance in shares) / 4.0
-    effect = design_effect(right, gold.groups)
-    return from_variance(estimate, variance * effect, len(right), method, level)
-
-
-def gold_accuracy(correct: Floats, proxy: Floats, frame_mean: float, size: int, level: float = 0.95) -> Interval:
-    """Accuracy against true labels, directly: the difference estimator on gold clips, no independence assumed.
-
-    Args:
-        correct: [gold clips] whether the prediction is the truth, a simple random sample of the test list.
-        proxy: [gold clips] a guess of that from given label and score, such as P(prediction right | given, score).
-        frame_mean: mean of the proxy over the test list.
-        size: clips of the test list.
-        level: coverage.
-    """
-    estimate, variance = difference(correct, proxy, frame_mean, size)
-    return from_variance(estimate, variance, len(correct), "gold, difference estimator", level)
+    return from_variance(estimate, variance * design_effect(right, gold.groups), len(right), method, level)
 
 
 def gold_auc(
     score: Floats, truth: Ints, inclusion: Floats, groups: Ints, seed: int, draws: int = 1000, level: float = 0.95
 ) -> Interval:
-    """AUC against true labels, directly: pairs weighted 1 / (pi_i pi_j), interval from resampling groups.
+    """Estimate the AUC against true labels directly: pairs weighted 1 / (pi_i pi_j), interval from resampled groups.
 
     Args:
         score: [gold clips].
@@ -272,34 +240,43 @@ def gold_auc(
         draws: bootstrap samples.
         level: coverage.
     """
+    method = "gold, weighted AUC"
     if len(np.unique(truth)) < 2:
-        return nothing_observed("gold, weighted AUC")
-    rng = np.random.default_rng(seed)
+        return nothing_observed(method)
     _, index = np.unique(groups, return_inverse=True)
     count = int(index.max()) + 1
-    wins = (score[truth == 1][:, None] > score[truth == 0][None, :]) + 0.5 * (
-        score[truth == 1][:, None] == score[truth == 0][None, :]
-    )
-    again = rng.multinomial(count, np.full(count, 1.0 / count), size=draws)[:, index]
+    ahead = score[truth == 1][:, None] - score[truth == 0][None, :]
+    again = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=draws)[:, index]
     weights = np.vstack([np.ones(len(score)), again]) / inclusion
     up, down = weights[:, truth == 1], weights[:, truth == 0]
     with np.errstate(invalid="ignore"):
-        values = np.einsum("bi,ij,bj->b", up, wins, down, optimize=True) / (up.sum(axis=1) * down.sum(axis=1))
-    return percentile(values[1:], float(values[0]), len(score), "gold, weighted AUC", level)
+        wins = np.einsum("bi,ij,bj->b", up, np.heaviside(ahead, 0.5), down, optimize=True)
+        values = wins / (up.sum(axis=1) * down.sum(axis=1))
+    return percentile(values[1:], float(values[0]), len(score), method, level)
 
 
-def _judged(
+def _adjusted(
     metric: str,
     observed: float,
-    corrected: float,
-    draws: Floats,
-    information: Floats,
+    error: float,
+    counts: tuple[AnnotatedCounts, AnnotatedCounts],
     bounds: tuple[float, float] | None,
+    seed: int,
     independence_p: float | None,
     gold: Interval | None,
 ) -> Adjusted:
-    bad = (draws < 0.0) | (draws > 1.0) | (information <= 0.0)
-    impossible = float(bad.mean())
+    """Correct a metric of standard error `error`, with draws of it and of the contaminations (Jeffreys posteriors)."""
+    try:
+        corrected = noise.adjusted_auc(observed, _contamination(*counts))
+    except ValueError:  # labels without information
+        corrected = math.inf
+    rng = np.random.default_rng(seed)
+    values = rng.normal(observed, error, DRAWS)
+    alpha, beta = (rng.beta(one.answers - one.right + 0.5, one.right + 0.5, DRAWS) for one in counts)
+    information = 1.0 - alpha - beta
+    with np.errstate(divide="ignore"):
+        draws = 0.5 + (values - 0.5) / information
+    impossible = float(((draws < 0.0) | (draws > 1.0) | (information <= 0.0)).mean())
     low, high = np.quantile(draws, [0.025, 0.975])
     status: Status = "refused"
     if not 0.0 <= corrected <= 1.0:
@@ -310,7 +287,7 @@ def _judged(
     elif independence_p is not None and independence_p < LEAST_P:
         reason = f"on gold clips predictions and label errors are not independent (p = {independence_p:.3g})"
     elif impossible > MOST_IMPOSSIBLE:
-        reason = f"with probability {impossible:.2f} the corrected value is impossible: too little is known to correct"
+        reason = f"with probability {impossible:.2f} the corrected value is impossible: too few answers to correct"
     else:
         status = "not refuted"
         tested = "not tested on gold clips" if independence_p is None else f"p = {independence_p:.2f} on gold clips"
@@ -320,21 +297,4 @@ def _judged(
 
 
 def _contamination(positive: AnnotatedCounts, negative: AnnotatedCounts) -> Contamination:
-    return Contamination(1.0 - positive.right / positive.annotated, 1.0 - negative.right / negative.annotated)
-
-
-def _contaminations(
-    positive: AnnotatedCounts, negative: AnnotatedCounts, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Draws of alpha and beta from their Jeffreys posteriors."""
-    return (
-        rng.beta(positive.annotated - positive.right + 0.5, positive.right + 0.5, DRAWS),
-        rng.beta(negative.annotated - negative.right + 0.5, negative.right + 0.5, DRAWS),
-    )
-
-
-def _at(identity: Callable[[Contamination], float], positive: AnnotatedCounts, negative: AnnotatedCounts) -> float:
-    try:
-        return identity(_contamination(positive, negative))
-    except ValueError:
-        return math.inf
+    return Contamination(1.0 - positive.right / positive.answers, 1.0 - negative.right / negative.answers)

@@ -7,10 +7,11 @@ import pytest
 
 from acoustic_env.audit.adjusted import (
     AnnotatedCounts,
+    GoldClips,
     adjusted_auc,
     adjusted_balanced_accuracy,
-    gold_accuracy,
     gold_auc,
+    gold_balanced_accuracy,
     hanley_mcneil,
     independence_test,
 )
@@ -77,12 +78,13 @@ def test_dependent_noise_inflates_the_correction_and_gold_does_not() -> None:
     tpr, tnr = predicted[given == 1].mean(), 1 - predicted[given == 0].mean()
     accuracy = (predicted == truth).mean()
     inflated = adjusted_balanced_accuracy(
-        (tpr, tnr), (annotated[0].annotated, annotated[1].annotated), annotated[0], annotated[1]
+        (tpr, tnr), (annotated[0].answers, annotated[1].answers), annotated[0], annotated[1]
     )
     assert inflated.corrected > accuracy + 0.05
     gold = rng.choice(20_000, 400, replace=False)
-    proxy = np.where(predicted == given, 0.8, 0.4)
-    direct = gold_accuracy((predicted == truth)[gold].astype(float), proxy[gold], float(proxy.mean()), 20_000)
+    direct = gold_balanced_accuracy(
+        GoldClips(predicted[gold], given[gold], truth[gold], None, np.ones(400), np.arange(400))
+    )
     assert direct.low <= accuracy <= direct.high
 
 
@@ -117,9 +119,9 @@ def test_the_gold_auc_covers_thoroughly() -> None:
 def draw_gold_accuracy(rng: np.random.Generator) -> tuple[Interval, float]:
     truth, predicted, given, _ = simulated(3000, True, rng)
     gold = rng.choice(3000, 200, replace=False)
-    proxy = np.where(predicted == given, 0.8, 0.4)
-    correct = (predicted == truth).astype(float)
-    return gold_accuracy(correct[gold], proxy[gold], float(proxy.mean()), 3000), float(correct.mean())
+    clips = GoldClips(predicted[gold], given[gold], truth[gold], None, np.ones(200), np.arange(200))
+    right = predicted == truth
+    return gold_balanced_accuracy(clips), float((right[truth == 0].mean() + right[truth == 1].mean()) / 2.0)
 
 
 def test_the_gold_accuracy_covers() -> None:
