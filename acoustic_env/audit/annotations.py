@@ -1,8 +1,7 @@
-"""What annotators said: the annotation table, shared by the listening page and the estimates.
+"""The annotation table, shared by the annotation page and the estimates.
 
 One row per answer: `clip_id`, `label`, `annotator`, `answer`, `note`, `time_utc`, `role` (of the sample row: sample,
-gold, repeat), `seconds` spent on it. Answers are never overwritten; where an annotator answered the same row again, the
-latest counts.
+gold, repeat), `seconds` spent on it. The latest answer of an annotator to a row counts.
 
     right               the label applies
     incomplete          the label applies, others that apply are missing
@@ -83,7 +82,7 @@ def check_annotations(table: pa.Table, where: str) -> pa.Table:
     """Return the table in `ANNOTATION_SCHEMA`; the old names of its columns are accepted.
 
     Raises:
-        UsageError: a column is missing or a value is not one of those listed above; names file, row and column.
+        UsageError: a column is missing or a value is not allowed; names file, row and column.
     """
     table = require_columns(rename_old_columns(table, where), ANNOTATION_SCHEMA, where, "an annotation table")
     for column, allowed in (("answer", ANSWERS), ("role", ROLES)):
@@ -97,7 +96,7 @@ def check_annotations(table: pa.Table, where: str) -> pa.Table:
 
 
 def latest(annotations: pa.Table) -> pa.Table:
-    """The last answer of each (clip, label, annotator, role), in order of time."""
+    """Return the last answer of each (clip, label, annotator, role), in order of time."""
     ordered = annotations.sort_by([("time_utc", "ascending")]).combine_chunks()
     keys = zip(*(ordered.column(name).to_pylist() for name in ("clip_id", "label", "annotator", "role")), strict=True)
     last = {key: row for row, key in enumerate(keys)}
@@ -105,7 +104,7 @@ def latest(annotations: pa.Table) -> pa.Table:
 
 
 def vote_table(annotations: pa.Table, keys: list[tuple[str, str]], annotators: list[str] | None = None) -> VoteTable:
-    """The latest annotations on the given rows.
+    """Return the latest annotations of the given rows as votes.
 
     Args:
         annotations: of one role, from `latest`.

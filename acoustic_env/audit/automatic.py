@@ -1,12 +1,12 @@
 """Automatic decisions by score, with a bound on the share of wrong ones among them.
 
 A decision (drop a given label, add a missing one, keep one) is made for every row without an answer whose score lies
-below a threshold. Bounded is what a user is promised: with probability `confidence`, at least the share `precision` of
-the rows so decided is decided rightly. The evidence is the answers to a probability sample of the rows.
+below a threshold. With probability `confidence`, at least the share `precision` of these decisions is right. The
+evidence is the answers to a probability sample of the rows.
 
 One threshold: let R be the rows below it. Each answered sample row of R is retained with chance (smallest inclusion
 probability in R) / (its own), so that all rows of R are equally likely to be among the T retained. The null hypothesis
-is that less than `precision` of R's rows without an answer would be decided rightly: R then holds at most
+is that less than `precision` of R's decisions would be right: R then holds at most
 K = (right answers in R) + ceil(precision * rows without an answer) - 1 right rows. Its p-value is
 P(Hypergeometric(|R|, K, T) >= right answers among the retained). For a simple sample this is exact, whatever the score.
 In stratified samples and samples with unequal chances, inclusions are negatively dependent and the count varies about
@@ -46,13 +46,13 @@ THINNING_SEED: Final = 23
 
 @dataclass(frozen=True)
 class Answers:
-    """What is known of the rows of one kind of decision, all [rows].
+    """What is known about the rows of one kind of decision, all [rows].
 
     Attributes:
         score: low = decide first.
         annotated: the row has an answer, so people decide it.
         right: the row has an answer and it surely agrees with the decision.
-        inclusion: probability in (0, 1] with which an answered sample row came to be answered; 0 for all other rows.
+        inclusion: probability in (0, 1] that an answered sample row was drawn and answered; 0 for all other rows.
     """
 
     score: Floats
@@ -71,7 +71,7 @@ class Region:
         unannotated: those without an answer.
         answers: retained answers T.
         right: those of them that agree with the decision.
-        p_value: of "too few of the rows without an answer would be decided rightly".
+        p_value: of the null hypothesis that too few of the decisions would be right.
     """
 
     below: float
@@ -91,10 +91,10 @@ class Rule:
         precision: promised share of right decisions.
         sampled: answered rows of the probability sample.
         passed: the largest region that may be decided; None where none may.
-        nearest: where none may: the region that needs the fewest further answers; None where all hold too few to say.
-        needed: answers it needs in all; None where no number of answers would pass while as many labels are left.
-        expected: whether `needed` passes with a chance of 80 % at the region's present precision; else it passes only
-            if all further answers agree.
+        nearest: where none may: the region that needs the fewest further answers; None where all have too few.
+        needed: answers it needs in all; None where no number would pass while as many labels are left.
+        expected: whether `needed` passes with a chance of 80 % at the region's present precision, not only if all
+            further answers agree.
         outside: rows of this kind that the sample was not drawn from, where they are too many to decide any.
     """
 
@@ -108,7 +108,7 @@ class Rule:
     outside: int = 0
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON; an infinite threshold becomes None."""
+        """Return plain values for JSON; an infinite threshold becomes None."""
         plain = asdict(self)
         for region in (plain["passed"], plain["nearest"]):
             if region is not None and math.isinf(region["below"]):
@@ -116,7 +116,6 @@ class Rule:
         return plain
 
     def __str__(self) -> str:
-        """A sentence for a person."""
         if self.passed is not None:
             found = self.passed
             proven = f"with {CONFIDENCE:.0%} confidence at least {self.precision:.0%} are right"
@@ -129,7 +128,7 @@ class Rule:
             )
         if self.nearest is None:
             fewest = fewest_answers(self.precision)
-            return f"{none}{self.sampled} answers are too few to say more: it takes {fewest} that all agree"
+            return f"{none}{self.sampled} answers are too few: it takes at least {fewest} that all agree"
         near, wanted = self.nearest, f"where {self.precision:.0%} must be proven"
         seen = f"of the {near.rows:,} labels to decide first, {near.right} of {near.answers} answers agree {wanted}"
         if self.needed is None:
@@ -167,7 +166,7 @@ def fewest_answers(precision: float, starts: int = 1, confidence: float = CONFID
 
 
 def _regions(answers: Answers, precision: float, most: float) -> list[Region]:
-    """Regions below the scores of sampled rows, smallest first, then all rows; bounded without a look at an answer."""
+    """Return the regions below the scores of sampled rows, smallest first, then all rows; no bound uses an answer."""
     from scipy.stats import hypergeom
 
     by_score = np.argsort(answers.score, kind="stable")
@@ -196,7 +195,7 @@ def _regions(answers: Answers, precision: float, most: float) -> list[Region]:
 
 
 def _chains(regions: list[Region], precision: float, alpha: float) -> list[list[Region]]:
-    """The regions that are tested, in the order in which they are, from as many starts as the answers allow."""
+    """Return the regions in the order of their tests, from as many starts as the answers allow."""
     for starts in range(STARTS, 0, -1):
         wanted = float(fewest_answers(precision, starts, 1.0 - alpha))
         chains: list[list[Region]] = []
@@ -212,7 +211,7 @@ def _chains(regions: list[Region], precision: float, alpha: float) -> list[list[
 
 
 def _advise(regions: list[Region], precision: float, level: float) -> tuple[Region | None, int | None, bool]:
-    """The region that needs the fewest further answers, how many in all, and whether its present precision is enough.
+    """Return the region that needs the fewest further answers, how many in all, and whether its precision is enough.
 
     Answers pay as long as they leave at least as many labels to decide as they cost. A region is given up when the
     95 % upper bound of its precision is below the promise.
@@ -242,5 +241,5 @@ def _advise(regions: list[Region], precision: float, level: float) -> tuple[Regi
 
 
 def _first(sizes: Ints, holds: Bools) -> Floats:
-    """[rows] the first size for which a row of `holds` [rows, sizes] is true; infinite where none is."""
+    """Return [rows] the first size for which a row of `holds` [rows, sizes] is true; infinite where none is."""
     return np.where(holds.any(axis=1), sizes[holds.argmax(axis=1)], np.inf)

@@ -1,6 +1,5 @@
-"""Combine what several annotators answered into one belief per row: the only place where answers are aggregated.
+"""Combine the answers of several annotators into one probability per row, the same for all commands.
 
-`audit estimate`, `audit relabel` and `reannotate` all ask `consensus`, so one file of answers has one meaning:
 
 * The last answer of an annotator replaces that annotator's earlier ones on the same row, never another annotator's.
 * Where annotators answered the same rows, their answers are weighed by Dawid-Skene, fitted to the whole file; an
@@ -25,10 +24,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class RowConsensus:
-    """What annotators and gold say of one row.
+    """The combined answers to one row.
 
     Attributes:
-        applies: probability in [0, 1] that the label applies; None when no annotator could tell.
+        applies: probability in [0, 1] that the label applies; None when every answer is unsure.
         votes: "annotator: answer", sorted by annotator; "gold: right" or "gold: wrong" first where the truth is known.
         gold: whether the truth was known beforehand.
     """
@@ -44,7 +43,7 @@ class RowConsensus:
 
 
 def consensus(annotations: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Key, RowConsensus]:
-    """Return the belief about every (clip_id, label) that has an answer or a known truth, sorted by key.
+    """Return the combined answers to every (clip_id, label) that has an answer or a known truth, sorted by key.
 
     Args:
         annotations: from `check_annotations`, all of them; answers to repeated rows only check an annotator and are
@@ -54,19 +53,19 @@ def consensus(annotations: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Ke
     if annotations is None:
         return {key: RowConsensus(float(gold[key]), [_gold_vote(gold[key])], True) for key in sorted(gold)}
     answers = _last_of_each(annotations)
-    spoken: dict[Key, list[str]] = {key: [_gold_vote(truth)] for key, truth in gold.items()}
+    given: dict[Key, list[str]] = {key: [_gold_vote(truth)] for key, truth in gold.items()}
     for entry in answers.sort_by([("annotator", "ascending")]).to_pylist():
-        spoken.setdefault((entry["clip_id"], entry["label"]), []).append(f"{entry['annotator']}: {entry['answer']}")
-    keys = sorted(spoken)
+        given.setdefault((entry["clip_id"], entry["label"]), []).append(f"{entry['annotator']}: {entry['answer']}")
+    keys = sorted(given)
     votes = vote_table(answers, keys).votes
     known = np.array([int(gold.get(key, -1)) for key in keys], dtype=np.int64)
     if ((votes >= 0).sum(axis=1) >= 2).any():
-        belief = dawid_skene(votes, 2, known).posterior[:, 1]
+        applies = dawid_skene(votes, 2, known).posterior[:, 1]
     else:
-        belief = np.where(known >= 0, known, votes.max(axis=1, initial=-1)).astype(np.float64)
+        applies = np.where(known >= 0, known, votes.max(axis=1, initial=-1)).astype(np.float64)
     sure = (votes >= 0).any(axis=1) | (known >= 0)
     return {
-        key: RowConsensus(float(belief[row]) if sure[row] else None, spoken[key], bool(known[row] >= 0))
+        key: RowConsensus(float(applies[row]) if sure[row] else None, given[key], bool(known[row] >= 0))
         for row, key in enumerate(keys)
     }
 
@@ -81,7 +80,7 @@ def gold_truths(sample: pa.Table | None) -> dict[Key, bool]:
 
 
 def _last_of_each(annotations: pa.Table) -> pa.Table:
-    """The last answer of each annotator on each row, whether it was shown as a sampled or as a gold row."""
+    """Return the last answer of each annotator to each row, whether it was shown as a sampled or as a gold row."""
     answers = annotations.filter(pc.not_equal(annotations["role"], "repeat"))
     role = answers.column_names.index("role")
     return latest(answers.set_column(role, "role", pa.array(["sample"] * answers.num_rows, pa.string())))

@@ -1,7 +1,7 @@
-"""From a listened probability sample to label accuracy, per class and overall, and to the ranking's own quality.
+"""Estimate label accuracy from an annotated probability sample, per class and overall, and the ranking's own quality.
 
-Only estimators that are valid for the sample's design are given. `values` are 1 where the list is right about a row
-(for rows of labels not given: right not to give it), 0 where it is wrong, in between where several votes were weighed.
+Only estimators that are valid for the sample's design are used. `values` are 1 where the list is right about a row (for
+rows of labels not given: right not to give it), 0 where it is wrong, in between where several votes were weighted.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from acoustic_env.audit import designs, intervals
 from acoustic_env.audit.agreement import agreement
-from acoustic_env.audit.annotations import VoteTable, latest, vote_table
-from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
+from acoustic_env.audit.annotations import latest, vote_table
+from acoustic_env.audit.consensus import consensus, gold_truths
 from acoustic_env.audit.designs import StratumCounts
 from acoustic_env.audit.intervals import Floats, Interval, from_variance
 from acoustic_env.audit.sample import frame_of
+from acoustic_env.audit.table import key_pairs
 from acoustic_env.audit.votes import dawid_skene_share, rogan_gladen
 from acoustic_env.errors import UsageError
 
@@ -37,12 +38,12 @@ SIDES: Final = (("right", 1), ("wrong", 0))
 
 @dataclass(frozen=True)
 class AnnotatedSample:
-    """The sampled rows with answers.
+    """The sampled rows and whether the list is right about them.
 
     Attributes:
         design: simple, stratified or unequal.
-        frame: what the sample's metadata says of its frame.
-        values: [rows] whether the list is right, in [0, 1]; NaN where nobody could tell.
+        frame: the sample's metadata about its frame.
+        values: [rows] in [0, 1], 1 where the list is right; NaN for rows without an answer other than unsure.
         inclusion, quality: [rows] of the sample table.
         rank: [rows] place in the ranking, 1 = most suspect.
         flagged: [rows].
@@ -61,6 +62,17 @@ class AnnotatedSample:
     label: npt.NDArray[Any]
     effect: float = 1.0
 
+    @property
+    def preferred(self) -> str:
+        """Name of the estimator to quote for this design and number of answers."""
+        few = self.design == "simple" and np.isfinite(self.values).sum() < FEW
+        return "wilson" if few else PREFERRED[self.design]
+
+    def headline(self, values: Floats, level: float) -> Interval:
+        """Return the preferred estimate of the whole frame with other values."""
+        other = replace(self, values=values)
+        return estimators(other, None, level)[other.preferred]
+
 
 def estimate(
     sample: pa.Table,
@@ -70,7 +82,7 @@ def estimate(
     seed: int = 23,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """Everything a listened sample says.
+    """Estimate label accuracy, the annotators' agreement and the ranking's quality.
 
     Args:
         sample: from `audit sample`.
@@ -89,53 +101,44 @@ def estimate(
     """
     frame = frame_of(sample, where)
     answers = latest(annotations)
-    drawn = sample.filter(pc.equal(sample.column("role"), "sample"))
-    votes = _votes(drawn, answers, "sample")
-    gold = _gold(sample, answers, votes.annotators)
+    drawn = _of_role(sample, "sample")
     given = np.asarray(drawn.column("given"))
-    answered = _answered(answers)
-    values = _values(consensus(annotations, gold_truths(sample)), votes.keys, answered, given)
-    spoken = np.array([key in answered for key in votes.keys], dtype=np.bool_)
-    if np.isnan(values).all():
-        msg = (
-            f"{where}: none of the {len(values)} sampled rows has an answer; annotate first: acoustic-env audit listen"
-        )
+    keys = key_pairs(drawn)
+    answered = set(key_pairs(_of_role(answers, "sample")))
+    known = consensus(annotations, gold_truths(sample))
+    # A gold row that was drawn counts once it is answered, like any other: before, it would favor the gold rows.
+    beliefs = [known[key].applies if key in answered else None for key in keys]
+    applies = np.array([np.nan if belief is None else belief for belief in beliefs], dtype=np.float64)
+    has_answer = np.array([key in answered for key in keys], dtype=np.bool_)
+    if np.isnan(applies).all():
+        msg = f"{where}: none of the {len(keys)} sampled rows has an answer; annotate first: acoustic-env audit listen"
         raise UsageError(msg)
-    annotated = _annotated_sample(drawn, frame, values, groups)
-    names = sorted(frame["labels"])
-    chosen = preferred(annotated)
-    overall = estimators(annotated, None, level)
+    annotated = _annotated_sample(drawn, frame, np.where(given, applies, 1.0 - applies), groups)
     return {
         "design": annotated.design,
         "frame": {"rows": frame["size"], "flagged": frame["flagged"], "hash": sample.column("frame_hash")[0].as_py()},
-        "drawn": len(values),
-        "answered": int(np.isfinite(values).sum()),
-        "without_answer": int((~spoken).sum()),
-        "unsure": _unsure(annotated, spoken, level),
+        "drawn": len(keys),
+        "answered": int(np.isfinite(applies).sum()),
+        "without_answer": int((~has_answer).sum()),
+        "unsure": _unsure(annotated, has_answer, level),
         "design_effect": annotated.effect,
-        "preferred": chosen,
-        "overall": overall,
-        "labels": {name: estimators(annotated, name, level) for name in names},
-        "annotators": _annotators(sample, answers, votes, gold, _apparent(annotated, votes, given, level), seed, level),
+        "preferred": annotated.preferred,
+        "overall": estimators(annotated, None, level),
+        "labels": {name: estimators(annotated, name, level) for name in sorted(frame["labels"])},
+        "annotators": _annotators(sample, answers, annotated, level, seed),
         "ranking": ranking_quality(annotated, level),
     }
 
 
-def preferred(annotated: AnnotatedSample) -> str:
-    """Name of the estimator to quote for this design and number of answers."""
-    few = annotated.design == "simple" and np.isfinite(annotated.values).sum() < FEW
-    return "wilson" if few else PREFERRED[annotated.design]
-
-
 def estimators(annotated: AnnotatedSample, label: str | None, level: float) -> dict[str, Interval]:
-    """Every estimator that is valid for the design, for one label or (None) for the whole frame."""
-    known = np.isfinite(annotated.values) & (
-        np.ones(len(annotated.values), dtype=bool) if label is None else annotated.label == label
-    )
+    """Return every estimate that is valid for the design, of one label or (None) of the whole frame."""
+    known = np.isfinite(annotated.values)
+    if label is not None:
+        known &= annotated.label == label
     part = annotated.frame if label is None else annotated.frame["labels"][label]
     y, f, n = annotated.values[known], annotated.quality[known], int(known.sum())
     if n == 0:
-        return {preferred(annotated): intervals.nothing_observed(preferred(annotated))}
+        return {annotated.preferred: intervals.nothing_observed(annotated.preferred)}
 
     def made(pair: tuple[float, float], method: str) -> Interval:
         return from_variance(pair[0], pair[1] * annotated.effect, n, method, level)
@@ -167,10 +170,10 @@ def estimators(annotated: AnnotatedSample, label: str | None, level: float) -> d
 
 
 def ranking_quality(annotated: AnnotatedSample, level: float = 0.95) -> dict[str, dict[str, Interval]]:
-    """How good the ranking is: precision (share wrong) and recall (share of all wrong) of the flags and of top ks.
+    """Estimate precision (share wrong) and recall (share of all wrong) of the ranking's flags and top ks.
 
-    Each is a ratio of two totals of the frame, weighted by inclusion probabilities; a top-k that holds fewer than
-    five sampled rows is left out.
+    Each is a ratio of two totals of the frame, weighted by inclusion probabilities; a top k with fewer than five
+    sampled rows is left out.
     """
     known = np.isfinite(annotated.values)
     wrong, inclusion = 1.0 - annotated.values[known], annotated.inclusion[known]
@@ -179,16 +182,18 @@ def ranking_quality(annotated: AnnotatedSample, level: float = 0.95) -> dict[str
         within = annotated.rank[known] <= k
         if within.sum() >= FEWEST_IN_TOP and k < annotated.frame["size"]:
             parts[f"top {k}"] = within
-    found = {}
-    for name, part in parts.items():
-        inside = part.astype(np.float64)
-        precision = designs.ratio(wrong * inside, inside, inclusion)
-        recall = designs.ratio(wrong * inside, wrong, inclusion)
-        found[name] = {
-            "precision": from_variance(precision[0], precision[1] * annotated.effect, int(part.sum()), "ratio", level),
-            "recall": from_variance(recall[0], recall[1] * annotated.effect, int((wrong > 0.5).sum()), "ratio", level),
+
+    def ratio(inside: Bools, total: Floats, n: int) -> Interval:
+        share, variance = designs.ratio(wrong * inside, total, inclusion)
+        return from_variance(share, variance * annotated.effect, n, "ratio", level)
+
+    return {
+        name: {
+            "precision": ratio(part, part.astype(np.float64), int(part.sum())),
+            "recall": ratio(part, wrong, int((wrong > 0.5).sum())),
         }
-    return found
+        for name, part in parts.items()
+    }
 
 
 def _annotated_sample(
@@ -215,7 +220,7 @@ def _annotated_sample(
 
 
 def _stratified(annotated: AnnotatedSample, label: str | None, known: Bools) -> tuple[float, float]:
-    """Estimate and variance for a label with strata of its own, for one that shares them, or for all labels."""
+    """Return estimate and variance of a label with strata of its own, of one that shares them, or of all labels."""
     names = list(annotated.frame["strata"])
     own = names if label is None else [name for name in names if name.rpartition(" q")[0] == label]
     if own:
@@ -232,106 +237,64 @@ def _stratified(annotated: AnnotatedSample, label: str | None, known: Bools) -> 
     return designs.stratified_ratio(annotated.values[answered] * inside, inside, strata, sizes)
 
 
-def _unsure(annotated: AnnotatedSample, spoken: Bools, level: float) -> dict[str, Any]:
-    """How many answered rows nobody could tell, and what the estimate would be were they all wrong or all right."""
-    missing = np.isnan(annotated.values) & spoken
-    if not missing.any():
+def _unsure(annotated: AnnotatedSample, has_answer: Bools, level: float) -> dict[str, Any]:
+    """Count the rows with unsure answers only; bound the estimate by counting them all as wrong or as right."""
+    unsure = np.isnan(annotated.values) & has_answer
+    if not unsure.any():
         return {"rows": 0}
-    bounds = {}
-    for name, value in (("if all wrong", 0.0), ("if all right", 1.0)):
-        filled = replace(annotated, values=np.where(missing, value, annotated.values))
-        bounds[name] = estimators(filled, None, level)[preferred(filled)]
-    return {"rows": int(missing.sum()), **bounds}
+    sides = {"if all wrong": 0.0, "if all right": 1.0}
+    bounds = {
+        name: annotated.headline(np.where(unsure, value, annotated.values), level) for name, value in sides.items()
+    }
+    return {"rows": int(unsure.sum()), **bounds}
 
 
-def _votes(rows: pa.Table, answers: pa.Table, role: str) -> VoteTable:
-    keys = list(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
-    return vote_table(answers.filter(pc.equal(answers.column("role"), role)), keys)
-
-
-def _gold(sample: pa.Table, answers: pa.Table, annotators: list[str]) -> tuple[Ints, Ints]:
-    """Truths [gold rows] (1 the label applies) and the same annotators' votes on them."""
-    rows = sample.filter(pc.equal(sample.column("role"), "gold"))
-    keys = list(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
-    truth = np.array([value == "right" for value in rows.column("truth").to_pylist()], dtype=np.int64)
-    of_gold = answers.filter(pc.equal(answers.column("role"), "gold"))
-    return truth, vote_table(of_gold, keys, annotators).votes
-
-
-def _values(believed: Mapping[Key, RowConsensus], keys: list[Key], answered: set[Key], given: Bools) -> Floats:
-    """[rows] probability that the list is right; NaN where nobody could tell.
-
-    A gold row that was drawn counts once it is answered, like any other: counting it before would favor the gold rows.
-    """
-    beliefs = [believed[key].applies if key in answered else None for key in keys]
-    applies = np.array([np.nan if belief is None else belief for belief in beliefs], dtype=np.float64)
-    return np.where(given, applies, 1.0 - applies)
-
-
-def _answered(answers: pa.Table) -> set[Key]:
-    """Sampled rows with an answer, unsure ones included."""
-    rows = answers.filter(pc.equal(answers.column("role"), "sample"))
-    return set(zip(rows.column("clip_id").to_pylist(), rows.column("label").to_pylist(), strict=True))
-
-
-def _apparent(annotated: AnnotatedSample, votes: VoteTable, given: Bools, level: float) -> Interval:
-    """The headline by the sampled rows' own answers alone: what a correction for a fallible annotator starts from."""
-    said = votes.votes.max(axis=1, initial=-1)
-    values = np.where(said >= 0, said == given, np.nan)
-    return estimators(replace(annotated, values=values), None, level)[preferred(annotated)]
+def _of_role(table: pa.Table, role: str) -> pa.Table:
+    return table.filter(pc.equal(table.column("role"), role))
 
 
 def _annotators(
-    sample: pa.Table,
-    answers: pa.Table,
-    votes: VoteTable,
-    gold: tuple[Ints, Ints],
-    apparent: Interval,
-    seed: int,
-    level: float,
+    sample: pa.Table, answers: pa.Table, annotated: AnnotatedSample, level: float, seed: int
 ) -> dict[str, Any]:
-    """Who answered how much, agreement, skill on gold rows, and what a fallible annotator's figure corrects to."""
-    truth, said = gold
-    skill = {}
-    for column, name in enumerate(votes.annotators):
-        annotated = said[:, column]
-        hits = {
-            label: (int((annotated[truth == k] == k).sum()), int((annotated[truth == k] >= 0).sum()))
-            for label, k in SIDES
-        }
-        skill[name] = hits
+    """Describe the annotators: answers, agreement, skill on gold rows, and the accuracy corrected for their errors."""
+    drawn, gold_rows = _of_role(sample, "sample"), _of_role(sample, "gold")
+    votes = vote_table(_of_role(answers, "sample"), key_pairs(drawn))
+    truth = np.array([value == "right" for value in gold_rows["truth"].to_pylist()], dtype=np.int64)
+    on_gold = vote_table(_of_role(answers, "gold"), key_pairs(gold_rows), votes.annotators).votes
+    skill = {
+        name: {side: (int((vote[truth == k] == k).sum()), int((vote[truth == k] >= 0).sum())) for side, k in SIDES}
+        for name, vote in zip(votes.annotators, on_gold.T, strict=True)
+    }
     found: dict[str, Any] = {
-        "answers": {name: int((votes.votes[:, c] >= 0).sum()) for c, name in enumerate(votes.annotators)},
+        "answers": {name: int((vote >= 0).sum()) for name, vote in zip(votes.annotators, votes.votes.T, strict=True)},
         "agreement": agreement(votes.votes, 2, seed, level=level),
         "self_agreement": _repeats(sample, answers, level),
         "gold": {
-            name: {label: intervals.wilson(*hits, level) for label, hits in sides.items()}
+            name: {side: intervals.wilson(*counts, level) for side, counts in sides.items()}
             for name, sides in skill.items()
         },
     }
-    given = bool(sample.column("given")[0].as_py())
+    given = np.asarray(drawn["given"])
     if len(votes.annotators) == 1:
-        spread = apparent.estimate * (1.0 - apparent.estimate)
-        effective = spread / _variance(apparent, level) if spread > 0 else apparent.n
-        sides = skill[votes.annotators[0]]
-        right, wrong = (sides["right"], sides["wrong"]) if given else (sides["wrong"], sides["right"])
-        positive = apparent.estimate * effective
-        found["corrected"] = rogan_gladen(positive, effective, right, wrong, seed, level=level)
-    elif sample.column("design")[0].as_py() == "simple":
-        found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given), seed, level=level, gold=gold)
+        answer = votes.votes[:, 0]
+        apparent = annotated.headline(np.where(answer >= 0, answer == given, np.nan), level)
+        share = apparent.estimate
+        variance = max((apparent.half_width / intervals.z_value(level)) ** 2, 1e-9)
+        effective = share * (1.0 - share) / variance if 0.0 < share < 1.0 else apparent.n
+        right, wrong = (
+            skill[votes.annotators[0]][side] for side in (("right", "wrong") if given[0] else ("wrong", "right"))
+        )
+        found["corrected"] = rogan_gladen(share * effective, effective, right, wrong, seed, level=level)
+    elif annotated.design == "simple":
+        gold = (truth, on_gold)
+        found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given[0]), seed, level=level, gold=gold)
     return found
 
 
-def _variance(interval: Interval, level: float) -> float:
-    return max((interval.half_width / intervals.z_value(level)) ** 2, 1e-9)
-
-
 def _repeats(sample: pa.Table, answers: pa.Table, level: float) -> Interval:
-    """Share of repeated rows on which an annotator gave the same answer as before."""
-    again = sample.filter(pc.equal(sample.column("role"), "repeat"))
-    first, second = _votes(again, answers, "sample"), _votes(again, answers, "repeat")
-    both = sorted(set(first.annotators) & set(second.annotators))
-    one = first.votes[:, [first.annotators.index(name) for name in both]]
-    two = second.votes[:, [second.annotators.index(name) for name in both]]
+    """Estimate the share of repeated rows on which an annotator gave the same answer as before."""
+    keys = key_pairs(_of_role(sample, "repeat"))
+    second = vote_table(_of_role(answers, "repeat"), keys)
+    one, two = vote_table(_of_role(answers, "sample"), keys, second.annotators).votes, second.votes
     pairs = (one >= 0) & (two >= 0)
     return intervals.wilson(int((one == two)[pairs].sum()), int(pairs.sum()), level)

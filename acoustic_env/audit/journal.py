@@ -1,8 +1,7 @@
-"""An append-only file of lines, each kept for good before `append` returns: on a disk, or as an object of a store.
+"""An append-only file of lines, each durable before `append` returns, on a disk or in an object store.
 
 On a disk a line is written and flushed (fsync), under a file lock. An object store cannot append: the object is
-replaced as a whole, which is one upload, under a lease (`store.lease`) beside it. Both hold the same bytes, so that a
-journal may be copied from one to the other.
+replaced as a whole, which is one upload, under a lease (`store.lease`) beside it. Both hold the same bytes.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ class Journal(Protocol):
     """The file, held by this process alone."""
 
     def lines(self) -> list[bytes]:
-        """Return the whole lines; half a line that a crash left is cut off."""
+        """Return the whole lines; half a line left by a crash is cut off."""
 
     def append(self, line: bytes) -> None:
-        """Keep one line, which ends in a newline.
+        """Store one line, which ends in a newline.
 
         Raises:
-            OSError: it could not be kept; the journal is as it was.
+            OSError: it could not be stored; the journal is as it was.
         """
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
 
 
 def open_journal(url: str, holder: str) -> Journal:
@@ -70,7 +69,7 @@ class DiskJournal:
         except OSError as error:
             self._file.close()
             msg = (
-                f"{path}: another `{holder}` keeps its answers here; open the address it printed "
+                f"{path}: another `{holder}` writes its answers here; open the address it printed "
                 "(several annotators share one session), or choose another --out"
             )
             raise UsageError(msg) from error

@@ -1,15 +1,15 @@
-"""From a ranking and annotations to a re-annotated labels table.
+"""Make a re-annotated labels table from a ranking and annotations.
 
 The labels table has one row per clip and class: `clip_id`, `label`, `given` (the original label, never changed),
 `posterior` (P(label applies)), each scorer's score, `votes`, `action`, `reason`, `version`, `previous_version`.
 
-    keep      as given                           drop   given, but it does not apply
-    add       not given, but it applies          abstain   as given for now: nobody knows
+    keep      as given                           drop      given, but it does not apply
+    add       not given, but it applies          abstain   as given for now: not known
 
 Answers decide first, those of earlier versions too. The ranking decides the other rows only where the answers to a
-probability sample prove that it does so rightly often enough (`automatic`); what it cannot decide abstains. Thresholds
-are on the ranking's quality, which no answer has shaped, never on the posterior, which answers calibrate. What a label
-is now is `applies`; what it was is `given`.
+probability sample prove that enough of these decisions are right (`automatic`); the rest abstains. Thresholds are on
+the ranking's quality, which does not depend on answers, never on the posterior, which answers calibrate. `applies` is
+what a label is now, `given` what it was.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_trut
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.ranking import quality_of, scorer_names
 from acoustic_env.audit.sample import FRAME_KEY
+from acoustic_env.audit.table import key_pairs
 from acoustic_env.config import RelabelSettings
 
 Bools = npt.NDArray[np.bool_]
 
 ACTIONS: Final = ("keep", "drop", "add", "abstain")
-AGREED: Final = 0.9  # belief of several weighed votes above which they count as one answer
+AGREED: Final = 0.9  # probability from several weighted votes above which they count as one answer
 FEWEST_TO_CALIBRATE: Final = 30
 FEWEST_OF_A_KIND: Final = 10  # answers of each kind, else the posterior stays as the ranking has it
-CHANGES: Final = {True: ("drop", "keep"), False: ("add", "leave out")}  # kinds of decision about labels given, and not
-COVERED: Final = 0.9  # share of the rows of a kind that a sample must stand for
+CHANGES: Final = {True: ("drop", "keep"), False: ("add", "leave out")}  # decisions about labels given, and not given
+COVERED: Final = 0.9  # share of the rows of a kind that a sample must represent
 MOST_CHANGED: Final = 0.5  # share of the labels that the ranking may change at most
 
 LABEL_FIELDS: Final = (
@@ -59,12 +60,7 @@ DECISION_FIELDS: Final = (
 
 @dataclass(frozen=True)
 class Relabeled:
-    """What `decide` found.
-
-    Attributes:
-        labels: the labels table without its version columns, sorted by clip and label.
-        rules: for each kind of decision that answers were given for, how far the ranking may decide.
-    """
+    """The labels table without its version columns, sorted, and the rule for each kind of automatic decision."""
 
     labels: pa.Table
     rules: list[Rule]
@@ -72,14 +68,14 @@ class Relabeled:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The ranked rows and what is known of them, all [rows].
+    """The ranked rows and what is known about them, all [rows].
 
     Attributes:
         given, flagged: of the ranked table.
         quality: low = suspect.
         annotated: people decided the row, now or in an earlier version.
-        truth: 1 the label applies, 0 it does not, -1 nobody is sure.
-        inclusion: probability with which an answered sample row came to be answered; 0 for all other rows.
+        truth: 1 the label applies, 0 it does not, -1 not known.
+        inclusion: probability that an answered sample row was drawn and answered; 0 for all other rows.
     """
 
     given: Bools
@@ -112,20 +108,20 @@ def decide(
 
     Args:
         ranked: from `audit rank`.
-        annotations: from `check_annotations`; None when nobody has listened.
-        sample: the sample they listened to. Only with it may the ranking decide alone: its inclusion probabilities
-            let the annotations stand for all labels. Its gold rows are known, whatever is answered to them.
+        annotations: from `check_annotations`, or None.
+        sample: the annotated sample; without its inclusion probabilities there are no automatic decisions. Its gold
+            rows are known, whatever their answers.
         settings: how.
         before: the last version of the labels; its rows with votes stay decided where there are no new answers.
     """
     ordered = ranked.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
     given = np.asarray(ordered.column("given"))
-    keys: list[Key] = list(zip(ordered["clip_id"].to_pylist(), ordered["label"].to_pylist(), strict=True))
+    keys = key_pairs(ordered)
     answered = consensus(annotations, gold_truths(sample))
     people = _decided_before(before) | {
-        key: (said.votes, *_by_answers(said, is_given))
+        key: (found.votes, *_by_answers(found, is_given))
         for key, is_given in zip(keys, given.tolist(), strict=True)
-        if (said := answered.get(key)) is not None
+        if (found := answered.get(key)) is not None
     }
     rows = _rows(ordered, keys, people, _inclusion(sample, answered))
     posterior = _calibrated(rows)
@@ -146,14 +142,14 @@ def decide(
 
 
 def applies(labels: pa.Table) -> Bools:
-    """[rows] whether the label applies after the table's actions; abstaining leaves it as given."""
+    """Return [rows] whether the label applies after the table's actions; abstaining leaves it as given."""
     action = np.asarray(labels.column("action").to_pylist())
     now: Bools = (np.asarray(labels.column("given")) & (action != "drop")) | (action == "add")
     return now
 
 
 def _decided_before(before: pa.Table | None) -> dict[Key, tuple[list[str], str, str]]:
-    """Votes, action and reason of the rows that people decided in an earlier version."""
+    """Return votes, action and reason of the rows that people decided in an earlier version."""
     if before is None:
         return {}
     annotated = before.filter(pc.is_valid(before["votes"]))
@@ -162,17 +158,17 @@ def _decided_before(before: pa.Table | None) -> dict[Key, tuple[list[str], str, 
 
 
 def _inclusion(sample: pa.Table | None, answered: Mapping[Key, RowConsensus]) -> dict[Key, float]:
-    """Probability with which each answered sample row came to be answered.
+    """Return the probability that each answered sample row was drawn and answered.
 
-    Rows are presented in random order, so the answered rows of a stratum are a random sample of it however far the
-    annotators have come: the drawn rows' probability times the answered share of the stratum's drawn rows.
+    Rows are presented in random order, so the answered rows of a stratum are always a random sample of it: the drawn
+    rows' probability times the answered share of the stratum's drawn rows.
     """
     if sample is None:
         return {}
     drawn = sample.filter(pc.equal(sample.column("role"), "sample"))
     parts = [drawn[name].to_pylist() for name in ("frame_hash", "stratum") if name in drawn.column_names]
     strata = list(zip(*parts, strict=True)) if parts else [()] * drawn.num_rows
-    keys: list[Key] = list(zip(drawn["clip_id"].to_pylist(), drawn["label"].to_pylist(), strict=True))
+    keys = key_pairs(drawn)
     has = [key in answered and answered[key].answered for key in keys]
     every, some = Counter(strata), Counter(stratum for stratum, is_ in zip(strata, has, strict=True) if is_)
     rows = zip(keys, strata, has, drawn["inclusion_probability"].to_pylist(), strict=True)
@@ -202,7 +198,7 @@ def _rows(
 
 
 def _calibrated(rows: _Rows) -> Floats:
-    """P(label applies) fitted to the sample's answers (logistic in the log-odds, by given); raw where they are few."""
+    """Return P(label applies) fitted to the answers (logistic in the log-odds, by given); raw where they are few."""
     raw = np.where(rows.given, rows.quality, 1.0 - rows.quality)
     log_odds = np.log(np.clip(raw, 1e-6, 1 - 1e-6)) - np.log(np.clip(1 - raw, 1e-6, 1 - 1e-6))
     posterior = raw.copy()
@@ -220,7 +216,7 @@ def _calibrated(rows: _Rows) -> Floats:
 
 
 def _frame_size(sample: pa.Table | None) -> int | None:
-    """Rows of the frame of a sample as `audit sample` wrote it; None for several samples together."""
+    """Return the number of rows of a sample's frame; None for several samples together."""
     described = (sample.schema.metadata or {}).get(FRAME_KEY) if sample is not None else None
     return None if described is None else int(json.loads(described)["size"])
 
@@ -228,10 +224,10 @@ def _frame_size(sample: pa.Table | None) -> int | None:
 def _by_ranking(
     rows: _Rows, frame_size: int | None, settings: RelabelSettings
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[Rule]]:
-    """Actions and reasons by the ranking alone, and the rules behind them.
+    """Return actions and reasons by the ranking alone, and their rules.
 
-    Labels given and labels not given have rules of their own, from answers to rows of their own kind. The rows that the
-    sample was drawn from must be those to decide: their number is known from the frame, or is the sum of 1/inclusion.
+    Labels given and labels not given have rules of their own. The rows that the sample was drawn from must be those to
+    decide: their number is known from the frame, or is the sum of 1 / inclusion.
     """
     actions = np.where(rows.flagged, "abstain", "keep").astype(object)
     reasons = np.where(rows.flagged, "flagged; without an answer", "not flagged").astype(object)
@@ -263,14 +259,14 @@ def _by_ranking(
 
 
 def _by_answers(row: RowConsensus, given: bool) -> tuple[str, str]:
-    said = "; ".join(row.votes)
+    votes = "; ".join(row.votes)
     if row.applies is None:
-        return "abstain", f"annotators cannot tell ({said})"
+        return "abstain", f"annotators unsure ({votes})"
     if 1.0 - AGREED < row.applies < AGREED:
-        return "abstain", f"annotators disagree ({said})"
+        return "abstain", f"annotators disagree ({votes})"
     if row.applies > 0.5:
-        return ("keep" if given else "add"), f"listened ({said})"
-    return ("drop" if given else "keep"), f"listened ({said})"
+        return ("keep" if given else "add"), f"annotated ({votes})"
+    return ("drop" if given else "keep"), f"annotated ({votes})"
 
 
 def _one_class_each(
@@ -280,7 +276,7 @@ def _one_class_each(
     reasons: npt.NDArray[Any],
     posterior: Floats,
 ) -> None:
-    """Where each clip is given exactly one class, let none end with two: an added class replaces a dropped one."""
+    """Where each clip is given exactly one class, let an added class only replace a dropped one."""
     _, clip = np.unique(np.asarray(clip_ids), return_inverse=True)
     if (np.bincount(clip, weights=given) != 1).any():
         return

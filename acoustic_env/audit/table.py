@@ -85,6 +85,11 @@ def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) 
     return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
 
 
+def key_pairs(table: pa.Table) -> list[tuple[str, str]]:
+    """Return (clip_id, label) of each row."""
+    return list(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
 def row_keys(table: pa.Table) -> pa.Array:
     """Return [rows] one string for each (clip_id, label)."""
     clip_ids, labels = (table[name].combine_chunks() for name in ("clip_id", "label"))

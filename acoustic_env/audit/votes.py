@@ -1,4 +1,4 @@
-"""From several fallible answers to one belief: Dawid-Skene, and the Rogan-Gladen correction for a single annotator."""
+"""Weigh fallible answers: Dawid-Skene for several annotators, the Rogan-Gladen correction for a single one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Ints = npt.NDArray[np.int64]
 # annotators are better than chance, and vanish beside a few dozen real answers.
 PRIOR_RIGHT = 3.0
 PRIOR_WRONG = 1.0
-CONVERGED = 1e-4  # largest change of a belief at which EM stops
+CONVERGED = 1e-4  # largest change of a posterior at which EM stops
 
 
 @dataclass(frozen=True)
 class VoteModel:
-    """What Dawid-Skene believes.
+    """A fitted Dawid-Skene model.
 
     Attributes:
         posterior: [clips, K] P(truth = k | votes).
-        confusion: [annotators, K, K] P(annotator says j | truth k), rows k.
+        confusion: [annotators, K, K] P(answer j | truth k), rows k.
         prior: [K] share of each truth.
     """
 
@@ -34,7 +34,7 @@ class VoteModel:
 
 
 def dawid_skene(votes: Ints, categories: int, known: Ints | None = None, rounds: int = 200) -> VoteModel:
-    """Maximum a posteriori Dawid-Skene by EM.
+    """Fit Dawid-Skene by EM, maximum a posteriori.
 
     Two annotators alone do not identify it; three do, or clips whose truth is known.
 
@@ -60,7 +60,7 @@ def dawid_skene_share(
     level: float = 0.95,
     gold: tuple[Ints, Ints] | None = None,
 ) -> Interval:
-    """Share of clips whose truth is `category`, interval from resampling clips and fitting again.
+    """Estimate the share of clips whose truth is `category`, with an interval from resampled clips.
 
     Args:
         votes: [clips, annotators] category or -1, a simple random sample of clips.
@@ -69,8 +69,7 @@ def dawid_skene_share(
         seed: of the bootstrap.
         draws: bootstrap samples.
         level: coverage.
-        gold: truths [gold clips] and the same annotators' votes on them; they teach how annotators err, and are no part
-            of the share.
+        gold: truths [gold clips] and the same annotators' votes on them, to learn how annotators err.
     """
     votes = votes[(votes >= 0).any(axis=1)]
     clips = len(votes)
@@ -96,7 +95,7 @@ def rogan_gladen(
     draws: int = 20_000,
     level: float = 0.95,
 ) -> Interval:
-    """Rogan & Gladen 1978: share = (p + Sp - 1) / (Se + Sp - 1), the uncertainty of all three propagated.
+    """Correct a share for one annotator's errors (Rogan & Gladen 1978): share = (p + Sp - 1) / (Se + Sp - 1).
 
     Args:
         positive: "right" answers among n (an effective count for a designed sample).
@@ -108,8 +107,8 @@ def rogan_gladen(
         level: coverage.
 
     Returns:
-        The corrected share; 0 to 1 when gold clips of either kind are missing or the annotator is no better than
-        chance within the uncertainty, so that the correction says nothing.
+        The corrected share; 0 to 1 when gold clips of either kind are missing or the annotator may be no better
+        than chance.
     """
     method = "rogan-gladen"
     if n <= 0 or gold_right[1] == 0 or gold_wrong[1] == 0:
@@ -128,35 +127,35 @@ def rogan_gladen(
 
 
 def _patterns(votes: Ints, known: Ints) -> tuple[Ints, Ints, Ints]:
-    """Distinct rows of (votes, known truth), each clip's row, and how often each occurs: EM works on these alone."""
+    """Return the distinct rows of (votes, known truth), the row of each clip, and how often each occurs."""
     rows = np.column_stack([votes, known])
     patterns, index, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     return patterns, index.reshape(-1), counts
 
 
 def _start(patterns: Ints, categories: int) -> Floats:
-    """[patterns, K] each pattern's share of votes."""
+    """Return [patterns, K] each pattern's share of votes."""
     shares = (patterns[:, :-1, None] == np.arange(categories)).sum(axis=1) + 0.1
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
 def _em(patterns: Ints, weights: Floats, categories: int, rounds: int, start: Floats) -> tuple[Floats, Floats, Floats]:
-    """EM for several weightings [draws, patterns] at once; posterior [draws, patterns, K], confusion, prior."""
+    """Run EM for several weightings [draws, patterns]; return posterior [draws, patterns, K], confusion, prior."""
     votes, known = patterns[:, :-1], patterns[:, -1]
-    said = (votes[:, :, None] == np.arange(categories)).astype(np.float64)
+    answers = (votes[:, :, None] == np.arange(categories)).astype(np.float64)
     fixed = known >= 0
     truth = np.eye(categories)[np.maximum(known, 0)]
     posterior: Floats = np.repeat(np.where(fixed[:, None], truth, start)[None], len(weights), axis=0)
     pseudo = np.full((categories, categories), PRIOR_WRONG) + np.eye(categories) * (PRIOR_RIGHT - PRIOR_WRONG)
-    flat = said.reshape(len(said), -1)
+    flat = answers.reshape(len(answers), -1)
     sampled = weights * ~fixed
     for _ in range(rounds):
         weighted = weights[:, :, None] * posterior
         confusion = (flat.T @ weighted).reshape(len(weights), votes.shape[1], categories, -1)
         confusion = confusion.transpose(0, 1, 3, 2) + pseudo
         confusion /= confusion.sum(axis=3, keepdims=True)
-        belief = (sampled[:, :, None] * posterior).sum(axis=1) + 0.5
-        prior = belief / belief.sum(axis=1, keepdims=True)
+        mass = (sampled[:, :, None] * posterior).sum(axis=1) + 0.5
+        prior = mass / mass.sum(axis=1, keepdims=True)
         by_answer = np.log(confusion).transpose(0, 1, 3, 2).reshape(len(weights), -1, categories)
         log = flat @ by_answer + np.log(prior)[:, None, :]
         log -= log.max(axis=2, keepdims=True)

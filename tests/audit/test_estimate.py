@@ -129,7 +129,7 @@ def test_the_latest_answer_of_an_annotator_counts() -> None:
     assert set(both.column("answer").to_pylist()) == {"wrong"}
 
 
-def test_a_sample_nobody_listened_to_and_broken_annotations_are_refused() -> None:
+def test_a_sample_without_answers_and_broken_annotations_are_refused() -> None:
     sample = draw_sample(RANKED, SampleSettings(n=50, design="simple"))
     annotations = check_annotations(listen(sample, RIGHT, {"ada": 1.0}, 0), "v")
     with pytest.raises(UsageError, match="annotate first"):

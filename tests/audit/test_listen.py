@@ -1,4 +1,4 @@
-"""The listening session: blind, nothing lost, nobody else let in."""
+"""The annotation session: blind, no answer lost, no one else let in."""
 
 from __future__ import annotations
 

@@ -54,9 +54,9 @@ def test_without_annotators_flagged_labels_abstain_and_nothing_is_dropped() -> N
 def test_annotators_decide_and_their_votes_are_kept() -> None:
     sample, annotations = annotated(200)
     labels = relabel(RANKED, annotations, None, SETTINGS)
-    listened = [row for row in labels.to_pylist() if row["votes"]]
-    assert len(listened) == 200
-    for row in listened:
+    annotated_rows = [row for row in labels.to_pylist() if row["votes"]]
+    assert len(annotated_rows) == 200
+    for row in annotated_rows:
         assert row["action"] == ("keep" if RIGHT[int(row["clip_id"][4:])] else "drop")
         assert row["votes"] == [f"ada: {'right' if row['action'] == 'keep' else 'wrong'}"]
     others = [row for row in labels.to_pylist() if not row["votes"]]
@@ -139,7 +139,7 @@ def test_a_version_without_its_manifest_does_not_exist_and_a_changed_file_is_not
     (tmp_path / "v0002").mkdir()
     (tmp_path / "v0002/labels.parquet").write_bytes(b"half")
     assert versions(url) == ["v0001"]
-    with pytest.raises(UsageError, match="no version 'v0002' of the labels; there are v0001"):
+    with pytest.raises(UsageError, match="no version 'v0002' of the labels; expected one of: v0001"):
         read_version(url, "v0002")
     file = tmp_path / "v0001/labels.parquet"
     file.write_bytes(file.read_bytes() + b"x")

@@ -88,7 +88,7 @@ def test_a_list_heard_whole_is_known() -> None:
     assert (found.low, found.high) == (pytest.approx(0.75), pytest.approx(0.75))
 
 
-def test_a_stratum_nobody_heard_may_hold_anything() -> None:
+def test_a_stratum_without_answers_may_hold_anything() -> None:
     complete = SampledStratum(600, 600, np.ones(600))
     found = confidence_sequence([complete, SampledStratum(400, 50, np.zeros(0))])
     assert found.low == pytest.approx(0.6)

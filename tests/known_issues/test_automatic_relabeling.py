@@ -117,7 +117,7 @@ def test_the_command_says_how_many_more_answers_it_would_take(
         ("fewer", 60, 0.99, "more answers, all agreeing, among them may do (`audit sample --n"),
         ("few", 100, 0.95, "more answers among them may do (`audit sample --n"),
         ("useless", 300, 0.6, "no number of answers proves that: annotate these labels one by one"),
-        ("none", 5, 0.99, "5 answers are too few to say more: it takes 14 that all agree"),
+        ("none", 5, 0.99, "5 answers are too few: it takes at least 14 that all agree"),
         ("many", 500, 0.99, "so with 95% confidence at least 80% are right"),
     ):
         ranked, truth = planted(2000, 0.2, auc, "uniform", 6)
