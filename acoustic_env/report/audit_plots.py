@@ -1,4 +1,4 @@
-"""Figures of the label audit: the ranking, the estimates, and how both fare where the truth is known."""
+"""Plots of the label audit: the ranking, the estimates, and both compared with the truth where it is known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BINS: Final = 40
 
 @drawn
 def quality_plot(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np.bool_]) -> Plot:
-    """How the quality of given labels is spread, by class."""
+    """Draw the distribution of the quality of given labels, by class."""
     names, counts = np.unique(np.array(labels, object).astype(str), return_counts=True)
     shown = names[np.argsort(-counts, kind="stable")[:CLASSES]]
     edges = np.linspace(0, 1, BINS + 1)
@@ -36,12 +36,12 @@ def quality_plot(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np
         row = ([str(name)] * BINS, edges[:-1].tolist(), edges[1:].tolist(), heights.tolist())
         for key, values in zip(columns, row, strict=True):
             columns[key] += values
-    panel.set(xlabel="quality of the given label: 0 = most suspect, 1 = best supported", ylabel="labels", xlim=(0, 1))
+    panel.set(xlabel="quality of the given label: 0 = most suspect, 1 = best", ylabel="labels", xlim=(0, 1))
     panel.grid(axis="y", color=FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=min(3, len(shown)))
     sentence = (
-        f"How well the scorers support the {len(quality):,} given labels; the {int(flagged.sum()):,} flagged ones "
-        "are where to listen first. It is a ranking: neither flags nor mean quality say how many labels are wrong."
+        f"Quality of the {len(quality):,} given labels; listen to the {int(flagged.sum()):,} flagged ones first. It is "
+        "a ranking: neither the flags nor the mean quality estimate how many labels are wrong."
     )
     low = float(np.mean(quality < 0.5))
     alt = f"Histogram of label quality by class; {low:.0%} of the labels have a quality below 0.5."
@@ -50,7 +50,7 @@ def quality_plot(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np
 
 @drawn
 def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapping[str | None, float]) -> Plot:
-    """Label accuracy with intervals, overall and by label; crosses where the truth is known (None = overall)."""
+    """Draw label accuracy with intervals, overall and by label; crosses where the truth is known (None = overall)."""
     order = sorted(labels, key=lambda name: -labels[name].n)[:LABELS]
     rows: list[tuple[str, Interval, float | None]] = [
         *((shortened(name), labels[name], truth.get(name)) for name in order[::-1]),
@@ -69,7 +69,7 @@ def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapp
     panel.set_ylim(-0.6, len(rows) - 0.4)
     panel.set(xlim=(-0.02, 1.02), xlabel="share of given labels that are right, 95 % interval")
     panel.grid(axis="x", color=FAINT, lw=0.6)
-    panel.plot([], [], "o", color=GREY, label="estimate from the listened sample")
+    panel.plot([], [], "o", color=GREY, label="estimate from the annotated sample")
     if truth:
         panel.plot([], [], "X", color="black", ls="", ms=8, label="truth")
     figure.legend(loc="outside lower center", ncols=2)
@@ -79,8 +79,8 @@ def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapp
         inside = "inside" if overall.low <= known <= overall.high else "outside"
         against = f" The truth, known here, is {known:.3f}, {inside} the interval."
     sentence = (
-        f"{overall.estimate:.1%} of the given labels are right by the listened sample, between {overall.low:.1%} and "
-        f"{overall.high:.1%} ({overall.n} answers, {overall.method}).{against}"
+        f"Estimated from the annotated sample, {overall.estimate:.1%} of the given labels are right (95 % interval "
+        f"{overall.low:.1%} to {overall.high:.1%}, {overall.n} answers, {overall.method}).{against}"
     )
     alt = "Estimates with intervals: " + "; ".join(
         f"{name} {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
@@ -101,7 +101,7 @@ def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapp
 
 @drawn
 def found_plot(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimate) -> Plot:
-    """Where the truth is known: share of the wrong labels found when listening from the most suspect on."""
+    """Draw the share of the wrong labels found when listening by quality, lowest first; the truth must be known."""
     ordered = wrong[np.argsort(quality, kind="stable")]
     annotated = np.arange(1, len(ordered) + 1)
     share = np.cumsum(ordered) / max(int(wrong.sum()), 1)
@@ -119,8 +119,8 @@ def found_plot(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimat
     k = max(int(wrong.sum()), 1)
     hits = int(ordered[:k].sum())
     sentence = (
-        f"{int(wrong.sum()):,} of {len(wrong):,} given labels are wrong in truth; among the {k:,} most suspect are "
-        f"{hits:,} of them. Average precision {precision}, by chance {base:.3f}."
+        f"{int(wrong.sum()):,} of {len(wrong):,} given labels are wrong; {hits:,} of them are among the {k:,} most "
+        f"suspect. Average precision {precision}, by chance {base:.3f}."
     )
     alt = f"Curve of wrong labels found against labels listened to; average precision {precision}, chance {base:.3f}."
     data = pa.table({"listened": annotated, "wrong_found": np.cumsum(ordered)})
