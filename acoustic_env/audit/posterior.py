@@ -75,7 +75,7 @@ def predict_out_of_fold(scorer: HeldOutScorer, folds: Ints, classes: int) -> Flo
     """Return probabilities [clips, classes] of each clip by a model that learned from the other folds only.
 
     Args:
-        scorer: (clips to learn from, clips to judge) -> probabilities [clips to judge, classes].
+        scorer: (clips to learn from, clips to score) -> probabilities [clips to score, classes].
         folds: [clips].
         classes: how many.
     """
@@ -93,7 +93,7 @@ def predict_without_two_folds(scorer: HeldOutScorer, folds: Ints, classes: int) 
     the two adjacent folds.
 
     Args:
-        scorer: (clips to learn from, clips to judge) -> probabilities [clips to judge, classes].
+        scorer: (clips to learn from, clips to score) -> probabilities [clips to score, classes].
         folds: [clips], 0 to 2 or more.
         classes: how many.
 

@@ -38,7 +38,7 @@ REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
 LABELS: Final = 64  # labels of a multi-label study scored together, if memory allows
 PROBABILITIES: Final = 2**26  # most that are held at once
 NOT_A_RATE: Final = (
-    "this is a ranking: it says where to listen first. Neither the flagged share nor the mean quality is an error "
+    "this is a ranking: it shows where to listen first. Neither the flagged share nor the mean quality is an error "
     "rate; `audit sample`, `audit listen` and `audit estimate` give one"
 )
 
@@ -82,7 +82,7 @@ class Clips:
 
 
 def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction: ReductionSettings) -> Features:
-    """Reduce features block by block as a recipe says, so that thousands of columns do not outvote sixty.
+    """Reduce features block by block as a recipe requires, so that thousands of columns do not outvote sixty.
 
     Blocks that the recipe does not name stay whole: of few clips the default would keep nearly every component, and
     scaling makes the last, which is noise, as large as the first.

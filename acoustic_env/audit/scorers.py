@@ -1,4 +1,4 @@
-"""Scorers of the audit: what judges whether a label is right, by name.
+"""Scorers of the audit: functions that score whether a label is right, by name.
 
 A scorer is a function of clips with given labels, of which it may learn from some and returns probabilities of the
 classes for others. The classifiers of `models` are scorers, with settings that make them quick and hard to convince by
@@ -52,7 +52,7 @@ class LabeledClips:
 
 
 class Scorer(Protocol):
-    """A function that learns from the labels of some clips and judges others."""
+    """A function that learns from the labels of some clips and scores others."""
 
     def __call__(self, clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:
         """Return probabilities [held out, classes]; rows sum to 1 where classes are exclusive.
@@ -60,7 +60,7 @@ class Scorer(Protocol):
         Args:
             clips: all clips.
             train: [clips] those whose labels may be used.
-            held_out: [clips] those to judge, none of them in `train`.
+            held_out: [clips] those to score, none of them in `train`.
         """
 
 

@@ -55,7 +55,7 @@ def score_by_tags(scores: Floats, clips: LabeledClips, train: Bools, held_out: B
         scores: [clips, classes] in [0, 1], NaN where unknown; those clips get the prior.
         clips: all clips.
         train: [clips] whose labels may be used.
-        held_out: [clips] to judge.
+        held_out: [clips] to score.
 
     Returns:
         [held out, classes] probabilities.

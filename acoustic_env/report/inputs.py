@@ -12,7 +12,7 @@ def _option(metavar: str, help_text: str) -> Any:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files and folders to report on, None for what is not given; the help texts say what each is."""
+    """Files and folders to report on, None for what is not given; the help texts describe each."""
 
     store: str | None = _option("URL", "Feature store: runs, blocks, errors.")
     clips: str | None = _option("LIST", "Clip list: data, exclusions.")

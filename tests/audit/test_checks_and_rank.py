@@ -166,7 +166,7 @@ def test_trees_that_take_turns_on_parts_of_the_clips_find_the_errors_too(
     assert average_precision_score(wrong, -own.column("quality").to_numpy()) > 0.7
 
 
-def test_one_class_only_is_refused() -> None:
+def test_one_class_only_is_rejected() -> None:
     x, _, _, _ = clouds(60)
     given = np.zeros(60, dtype=np.int64)
     clips = prepare(ids(60), x, given, np.arange(60), QUICK)
@@ -333,7 +333,7 @@ def test_all_built_in_scorers_learn_many_labels() -> None:
             assert average_precision_score(wrong[:, k], -score) > 0.4, (k, name)
 
 
-def test_a_broken_ranked_table_is_refused_by_file_and_column() -> None:
+def test_a_broken_ranked_table_is_rejected_by_file_and_column() -> None:
     table = pa.table({"clip_id": ["a"], "label": ["x"], "given": [True], "quality": [1.5], "flagged": [False]})
     with pytest.raises(UsageError, match=r"r\.parquet: column 'quality' runs from 1\.5 to 1\.5"):
         check_ranked(table, "r.parquet")

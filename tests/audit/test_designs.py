@@ -121,7 +121,7 @@ def test_ppi_with_no_slope_is_the_plain_mean() -> None:
     assert (estimate, variance) == (0.75, pytest.approx(values.var(ddof=1) / 4))
 
 
-def test_a_stratum_nobody_heard_widens_the_interval_instead_of_vanishing() -> None:
+def test_a_stratum_without_answers_widens_the_interval_instead_of_vanishing() -> None:
     answered = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 50, 40)])
     unanswered = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 0, 0)])
     assert answered[0] == pytest.approx(0.8)

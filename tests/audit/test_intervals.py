@@ -32,14 +32,14 @@ def test_the_source_systems_audit_is_wider_than_it_was_quoted() -> None:
     assert (urban.low, urban.high) == pytest.approx((0.501, 0.759), abs=5e-4)
 
 
-def test_nothing_heard_is_the_whole_range() -> None:
+def test_no_answer_is_the_whole_range() -> None:
     for form in FORMS:
         interval = getattr(intervals, form)(0, 0)
         assert (interval.low, interval.high, interval.n) == (0.0, 1.0, 0)
     assert intervals.wilson(0, 0).as_dict()["estimate"] is None
 
 
-def test_more_right_answers_than_answers_are_refused() -> None:
+def test_more_right_answers_than_answers_are_rejected() -> None:
     with pytest.raises(ValueError, match="5 right answers of 4"):
         intervals.wilson(5, 4)
 

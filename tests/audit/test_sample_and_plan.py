@@ -96,7 +96,7 @@ def test_labels_not_given_can_be_sampled_too() -> None:
     assert frame_of(sample, "s")["size"] == 2000
 
 
-def test_impossible_samples_are_refused_with_the_remedy() -> None:
+def test_impossible_samples_are_rejected_with_the_remedy() -> None:
     with pytest.raises(UsageError, match="expected 1 to 3000, the number of rows of given labels"):
         draw_sample(RANKED, SampleSettings(n=3001))
     with pytest.raises(UsageError, match="row 1, column 'truth': 'maybe'"):

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing, says everything that is given, and believes no text."""
+"""The report: one self-contained page that shows everything given and escapes every text."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_figures_of_the_truth_appear_only_where_it_is_known(given: Mapping[str, 
     assert "truth" not in (tmp_path / "a.html").read_text().replace("_files", "")
 
 
-def test_an_impossible_correction_is_refused_with_its_reason(whole: tuple[Path, Page]) -> None:
+def test_an_impossible_correction_is_rejected_with_its_reason(whole: tuple[Path, Page]) -> None:
     text = whole[0].read_text(encoding="utf-8")
     assert "AUC against true labels" in text
     assert re.search(r"Refused: </strong>.{0,80}(impossible|independent)", text)
