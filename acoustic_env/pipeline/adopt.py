@@ -19,7 +19,8 @@ from acoustic_env.audio import prepare
 from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.pipeline.work import BlockWork, block_work
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.contents import ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.schema import Described
 
 # What fingerprints cover since, at the values that all older rows were made with.

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import check_place, put_file
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart, signal_order, wanted_schema
+from acoustic_env.store.contents import ScannedPart, signal_order
+from acoustic_env.store.feature_store import FeatureStore, wanted_schema
 from acoustic_env.store.schema import repeats, row_keys, sort_by_key
 
 Shape = Literal["long", "wide"]

@@ -1,34 +1,24 @@
-"""The feature store: what is done is what can be read back from its parts."""
+"""The feature store: write parts, find missing rows, read tables."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import METADATA_PREFIX
-from acoustic_env.io.filesystem import Entry, open_filesystem
+from acoustic_env.io.filesystem import Entry
 from acoustic_env.store import layout
+from acoustic_env.store.contents import ScannedPart, StoreContents, signal_order
 from acoustic_env.store.failures import Failures
-from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
-from acoustic_env.store.schema import (
-    ERROR_SCHEMA,
-    KEY_SCHEMA,
-    Described,
-    describe,
-    digest,
-    repeats,
-    row_keys,
-    sort_by_key,
-)
+from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
+from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, describe, digest, repeats, row_keys, sort_by_key
 
 STALE_S: Final = 24 * 3600.0
 ERROR_KEYS: Final = ("clip_id", "stage", "code", "attempt", "run_id")
@@ -37,24 +27,7 @@ Ids: TypeAlias = pa.ChunkedArray | pa.Array | Sequence[str]
 log = logging.getLogger("acoustic_env.store")
 
 
-@dataclass(frozen=True)
-class ScannedPart:
-    """A part that reads back.
-
-    Attributes:
-        entry: the file.
-        described: by its metadata.
-        schema: of its rows.
-        table: the columns asked for, rows in the file's order (by key).
-    """
-
-    entry: Entry
-    described: Described
-    schema: pa.Schema
-    table: pa.Table
-
-
-class FeatureStore:
+class FeatureStore(StoreContents):
     """Feature tables, errors and run records below one URL.
 
     Readers need no lease and see whole parts only. A writer holds the lease (`store.lease`).
@@ -62,24 +35,6 @@ class FeatureStore:
     Args:
         url: a folder, `s3://bucket/prefix`, or another fsspec URL. Nothing is created before the first write.
     """
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.filesystem = open_filesystem(url)
-        self._unreadable: dict[str, UnreadablePart] = {}
-
-    @classmethod
-    def existing(cls, url: str) -> FeatureStore:
-        """A store to read from.
-
-        Raises:
-            UsageError: there is nothing at the URL.
-        """
-        store = cls(url)
-        if not store.filesystem.entries(""):
-            msg = f"{url}: there is no store; check the URL, or make one with acoustic-env extract --store {url}"
-            raise UsageError(msg)
-        return store
 
     # ---- writing
 
@@ -152,91 +107,6 @@ class FeatureStore:
         self._unreadable.clear()
         return done + [f"{path}: stale temporary file, removed" for path in self.filesystem.remove_stale(STALE_S)]
 
-    # ---- what is there
-
-    def blocks(self) -> dict[str, list[str]]:
-        """block -> fingerprints that have parts, both sorted."""
-        found: dict[str, set[str]] = {}
-        for entry in self.filesystem.entries(layout.FEATURES):
-            place = layout.block_and_fingerprint(entry.path)
-            if place is not None:
-                found.setdefault(place[0], set()).add(place[1])
-        return {block: sorted(found[block]) for block in sorted(found)}
-
-    def parts(self, block: str, fingerprint: str) -> list[Entry]:
-        """Files with a part's name of one version of a block."""
-        folder = layout.block_folder(block, fingerprint)
-        return [entry for entry in self.filesystem.entries(folder) if layout.is_part(entry.path)]
-
-    def fingerprints(self, block: str) -> list[Described]:
-        """The versions of a block that are in the store, each described by its first readable part."""
-        versions = []
-        for fingerprint in self.blocks().get(block, []):
-            for entry in self.parts(block, fingerprint):
-                part = self.scan_one(entry, [])
-                if isinstance(part, ScannedPart):
-                    versions.append(part.described)
-                    break
-            else:
-                versions.append(Described(block, fingerprint))
-        return versions
-
-    def signals(self, version: Described) -> list[str]:
-        """The signals of a version: those its parts name, else (parts of older code) those found in its rows."""
-        if version.signals:
-            return list(version.signals)
-        found = pc.unique(self._keys(version.block, version.fingerprint)["signal"]).to_pylist()
-        return sorted(found, key=signal_order)
-
-    def scan(
-        self, block: str, fingerprint: str, columns: Sequence[str] | None, checksums: bool = False
-    ) -> Iterator[ScannedPart | UnreadablePart]:
-        """Every part of a version with the columns asked for, in order of name, several read at once.
-
-        Args:
-            columns: read from each part; an empty list reads the footers alone, None all columns.
-            checksums: verify each page's checksum.
-
-        Raises:
-            StoreError: the filesystem failed (a damaged part is an `UnreadablePart`, no error).
-        """
-        entries = self.parts(block, fingerprint)
-        for part in in_threads(self.filesystem, entries, lambda entry: self.scan_one(entry, columns, checksums)):
-            if isinstance(part, UnreadablePart) and part.entry.path not in self._unreadable:
-                self._unreadable[part.entry.path] = part
-                log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)
-            yield part
-
-    def scan_one(
-        self, entry: Entry, columns: Sequence[str] | None, checksums: bool = False
-    ) -> ScannedPart | UnreadablePart:
-        """One part, as `scan` gives it."""
-        try:
-            with open_part(self.filesystem, entry, checksums) as file:
-                described = describe(file.metadata.metadata)
-                place = layout.block_and_fingerprint(entry.path)
-                if described is None or (described.block, described.fingerprint) != place:
-                    named = "nothing" if described is None else f"{described.block}/{described.fingerprint}"
-                    return UnreadablePart(entry, f"its metadata name {named}, its folder {'/'.join(place or ())}")
-                table = read_part(self.filesystem, entry, file, columns) if columns != [] else KEY_SCHEMA.empty_table()
-                return ScannedPart(entry, described, file.schema_arrow, table)
-        except NotAPart as error:
-            return UnreadablePart(entry, str(error))
-
-    def committed_keys(self, block: str, fingerprint: str) -> pa.Table:
-        """Unique (clip_id, signal) of one version of a block that can be read back: `KEY_SCHEMA`."""
-        keys = self._keys(block, fingerprint)
-        return keys.group_by(KEY_SCHEMA.names).aggregate([]).select(KEY_SCHEMA.names)
-
-    def _keys(self, block: str, fingerprint: str) -> pa.Table:
-        """(clip_id, signal) of every row, repeated where rows are."""
-        tables = [
-            part.table.replace_schema_metadata(None).cast(KEY_SCHEMA)
-            for part in self.scan(block, fingerprint, KEY_SCHEMA.names)
-            if isinstance(part, ScannedPart)
-        ]
-        return pa.concat_tables([KEY_SCHEMA.empty_table(), *tables])
-
     def missing(
         self,
         clip_ids: Ids,
@@ -274,50 +144,6 @@ class FeatureStore:
         return pa.concat_tables([KEY_SCHEMA.empty_table(), *found])
 
     # ---- reading
-
-    def errors(self) -> pa.Table:
-        """Every recorded error, `ERROR_SCHEMA`, by clip, stage and attempt; each once."""
-        tables = []
-        entries = [entry for entry in self.filesystem.entries(layout.ERRORS) if layout.is_part(entry.path)]
-        for part in in_threads(self.filesystem, entries, self.read_errors_part):
-            if isinstance(part, UnreadablePart):
-                log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)
-            else:
-                tables.append(part)
-        table = pa.concat_tables([ERROR_SCHEMA.empty_table(), *tables])
-        table = table.group_by(ERROR_SCHEMA.names).aggregate([]).select(ERROR_SCHEMA.names)
-        order = [(name, "ascending") for name in ("clip_id", "stage", "attempt", "run_id", "code", "signal", "message")]
-        return table.sort_by(order).cast(ERROR_SCHEMA)
-
-    def read_errors_part(self, entry: Entry) -> pa.Table | UnreadablePart:
-        """One part of the errors table; one written before errors had a signal has nulls for it."""
-        try:
-            with open_part(self.filesystem, entry) as file:
-                there = [name for name in ERROR_SCHEMA.names if name != "signal" or name in file.schema_arrow.names]
-                table = read_part(self.filesystem, entry, file, there)
-        except NotAPart as error:
-            return UnreadablePart(entry, str(error))
-        if "signal" not in there:
-            table = table.append_column("signal", pa.nulls(table.num_rows, pa.string()))
-        return table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
-
-    def runs(self) -> list[dict[str, Any]]:
-        """The records of all runs, oldest first; one that is not JSON is left out with a warning."""
-        names = [entry.path for entry in self.filesystem.entries(layout.RUNS) if entry.path.endswith(".json")]
-        records = (self.run(path.removeprefix(f"{layout.RUNS}/").removesuffix(".json")) for path in names)
-        return [record for record in records if record is not None]
-
-    def run(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run; None where there is none."""
-        path = layout.run_path(run_id)
-        try:
-            record = json.loads(self.filesystem.read(path))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            log.warning("%s: not a run record: %s", self.filesystem.place(path), error)
-            return None
-        return record if isinstance(record, dict) else None
 
     def resolve(self, block: str, signals: Sequence[str] | None = None, chosen: Sequence[str] = ()) -> dict[str, str]:
         """Return the fingerprint of each signal of a block: one of those chosen, else the only one there is.
@@ -495,12 +321,6 @@ def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) ->
         raise UsageError(msg)
     names = [*row_keys(schema), *(name for name in columns if name not in row_keys(schema))]
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
-
-
-def signal_order(signal: str) -> tuple[int, str]:
-    """Sort key: the registry's order, then others by name."""
-    names = SIGNALS.names()
-    return (names.index(signal) if signal in names else len(names), signal)
 
 
 def _string_array(values: Ids) -> pa.Array:

@@ -32,8 +32,9 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout
+from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.earlier_lists import recorded_relocations, sources_by_earlier_lists
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
 from acoustic_env.store.schema import SOURCE_SCHEMA, digest
 

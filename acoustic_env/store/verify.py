@@ -26,8 +26,9 @@ import pyarrow.compute as pc
 from acoustic_env.errors import StoreInconsistentError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
+from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import UnreadablePart
 from acoustic_env.store.schema import KEY_SCHEMA, row_keys, sort_by_key
 from acoustic_env.store.source_check import check_sources
