@@ -156,7 +156,7 @@ def hanley_mcneil(auc: float, positives: int, negatives: int) -> float:
     """Return the standard error of an AUC from its value and the class sizes (Hanley & McNeil 1982).
 
     >>> round(hanley_mcneil(0.893, 51, 58), 3)
-    0.032
+    0.033
     """
     both_positive, both_negative = auc / (2.0 - auc), 2.0 * auc**2 / (1.0 + auc)
     variance = (

@@ -161,7 +161,11 @@ def find_rule(kind: str, answers: Answers, precision: float, most: float, confid
 
 
 def fewest_answers(precision: float, starts: int = 1, confidence: float = CONFIDENCE) -> int:
-    """Return how many answers pass when all of them are right: the smallest T with precision^T <= level."""
+    """Return how many answers pass when all of them are right: the smallest T with precision^T <= level.
+
+    >>> fewest_answers(0.8)
+    14
+    """
     return math.ceil(math.log((1.0 - confidence) / starts) / math.log(precision))
 
 

@@ -1,13 +1,12 @@
 """An annotation session: the order of the rows for each annotator, and every answer stored before it is acknowledged.
 
 The journal (JSON lines beside the annotation table, `<out>.journal.jsonl`) is the record; the table is written from it.
-An answer is one appended line (`audit.journal`). Nothing in it is ever changed: a later answer of the same
-annotator to the same row counts instead of the earlier one, and taking one back is a line, too. What is found after a
-crash:
+An answer is one appended line (`audit.journal`); lines never change. A later answer of the same annotator to the same
+row counts instead of the earlier one, and taking one back is a line, too. After a crash
 
-    before the line is whole    the answer was not acknowledged; the page still has it and sends it again
-    after it                    the answer is there; sent again, it is known by its id and not counted twice
-    before the table is written the next start writes it
+    before the line is whole       the answer was not acknowledged; the page still has it and sends it again
+    after it                       the answer is there; sent again, it is known by its id and not counted twice
+    before the table is written    the next start writes it
 """
 
 from __future__ import annotations
@@ -112,10 +111,13 @@ def order_for(rows: list[Row], sample_id: str, annotator: str) -> list[int]:
 
 
 def clean_name(name: object) -> str:
-    """An annotator's name in one spelling: NFC, single spaces.
+    """Return an annotator's name in one spelling: NFC, single spaces.
 
     Raises:
         InvalidAnswerError: empty, too long, or not text.
+
+    >>> clean_name(" Ada   Lovelace ")
+    'Ada Lovelace'
     """
     if not isinstance(name, str):
         raise InvalidAnswerError("the annotator's name is not text")

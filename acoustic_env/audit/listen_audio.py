@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,10 +20,8 @@ from acoustic_env.audio.fetch import open_source
 from acoustic_env.audit.listen import Row
 from acoustic_env.errors import ClipError, UsageError
 
-CACHE_BYTES: Final = 64 << 20
-TARGET_RMS: Final = (
-    0.1  # loudness differs by 60 dB between recordings; an annotator should not have to reach for the knob
-)
+KEPT: Final = 8
+TARGET_RMS: Final = 0.1  # loudness differs by 60 dB between recordings
 PEAK: Final = 0.9
 LARGEST_GAIN: Final = 1_000.0
 
@@ -91,7 +88,11 @@ def places(rows: list[Row], clips: pa.Table, where: str) -> list[Place]:
 
 
 def video_at(clip_id: str, uri: str, start_s: float | None) -> str | None:
-    """Return the address of an AudioSet clip's video at the clip's first second; None if the clip is of no video."""
+    """Return the address of an AudioSet clip's video at the clip's first second; None if the clip is of no video.
+
+    >>> video_at("abcdefghijk_12500", "s3://bucket/x.flac", None)
+    'https://www.youtube.com/watch?v=abcdefghijk&t=12s'
+    """
     found = _AUDIOSET_ID.fullmatch(clip_id)
     named = _video_of(uri, start_s) or ((found[1], int(found[2]) / 1000) if found else None)
     return f"https://www.youtube.com/watch?v={named[0]}&t={int(named[1])}s" if named else None
@@ -107,7 +108,7 @@ def _video_of(uri: str, start_s: float | None) -> tuple[str, float] | None:
 
 
 class ClipCache:
-    """The clips of a sample by row number, the last ones kept in memory; safe for several threads.
+    """The clips of a sample by row number, the last `KEPT` in memory; safe for several threads.
 
     Args:
         wanted: place of each row's clip.
@@ -115,9 +116,7 @@ class ClipCache:
 
     def __init__(self, wanted: list[Place]) -> None:
         self.wanted = wanted
-        self._lock = threading.Lock()
-        self._decoding = [threading.Lock() for _ in range(16)]
-        self._kept: OrderedDict[int, PlayableClip] = OrderedDict()
+        self._load = lru_cache(KEPT)(lambda place: load_clip(place))
 
     def __getitem__(self, row: int) -> PlayableClip:
         """Return the clip of a row.
@@ -125,17 +124,7 @@ class ClipCache:
         Raises:
             ClipError: its audio cannot be read; the message says why.
         """
-        with self._decoding[row % len(self._decoding)]:
-            with self._lock:
-                if row in self._kept:
-                    self._kept.move_to_end(row)
-                    return self._kept[row]
-            clip = load_clip(self.wanted[row])
-            with self._lock:
-                self._kept[row] = clip
-                while len(self._kept) > 1 and sum(len(kept.wav) for kept in self._kept.values()) > CACHE_BYTES:
-                    self._kept.popitem(last=False)
-            return clip
+        return self._load(self.wanted[row])
 
 
 def load_clip(place: Place) -> PlayableClip:

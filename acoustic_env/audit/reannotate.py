@@ -33,7 +33,7 @@ from acoustic_env.audit.frames import (
 )
 from acoustic_env.audit.labels import diff, merge, read_version, versions, write_version
 from acoustic_env.audit.relabel import relabel
-from acoustic_env.audit.table import read_table, row_keys, write_table
+from acoustic_env.audit.table import of_clips, read_table, row_keys, write_table
 from acoustic_env.clips.select import CLASS_COLUMN, select
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.config import ExtractSettings, ReannotateSettings, RelabelSettings
@@ -77,7 +77,7 @@ def reannotate(settings: ReannotateSettings, log: Log) -> dict[str, Any]:
         evaluated = evaluate_frames(samples, annotations)
         published = _publish_evaluated(settings, evaluated)
         before = read_version(settings.labels) if versions(settings.labels) else None
-        fresh = _fresh(ranked, before)
+        fresh = ranked if before is None else ranked.filter(pc.invert(of_clips(ranked, before)))
         table = merge(before, _decide(settings, ranked, before, annotations, samples))
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
         changed = _write_diff(settings.labels, written.version, before, table) if written.new else 0
@@ -95,13 +95,7 @@ def reannotate(settings: ReannotateSettings, log: Log) -> dict[str, Any]:
         "previous_version": written.previous,
         "new_version": written.new,
         "changed": changed,
-        "drift": drift
-        and {
-            "p_value": drift.p_value,
-            "drifted": drift.drifted(),
-            "far": drift.far.as_dict(),
-            "clips": drift.clips,
-        },
+        "drift": drift and vars(drift) | {"drifted": drift.drifted(), "far": drift.far.as_dict()},
         "sample": sample,
         "sample_clips": sample_clips,
         "published": published,
@@ -198,7 +192,7 @@ def _decide(
     Automatic decisions are made only among the clips that answered samples were drawn from.
     """
     rows = ranked if before is None else pa.concat_tables([ranked, _scored_before(before, ranked)])
-    inside = pc.is_in(rows["clip_id"], value_set=_clips_of_answered_frames(settings, annotations, samples))
+    inside = of_clips(rows, _clips_of_answered_frames(settings, annotations, samples))
     covered, others = rows.filter(inside), rows.filter(pc.invert(inside))
     parts = [(covered, _together(samples)), (others, None)]
     decided = [relabel(part, annotations, sample, RelabelSettings(), before) for part, sample in parts if part.num_rows]
@@ -209,8 +203,7 @@ def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
     """Return the rows of earlier lists as a ranked table, by the score that a bundle gave them then."""
     if "bundle" not in before.column_names:
         return ranked.slice(0, 0)
-    known = pc.is_in(before["clip_id"], value_set=pc.unique(ranked["clip_id"]))
-    rows = before.filter(pc.and_(pc.is_valid(before["bundle"]), pc.invert(known)))
+    rows = before.filter(pc.and_not(pc.is_valid(before["bundle"]), of_clips(before, ranked)))
     named = rows.select(["clip_id", "label", "given"]).append_column("quality", rows["bundle"])
     named = named.append_column("flagged", pc.less(rows["bundle"], 0.5)).append_column("bundle", rows["bundle"])
     return named.cast(ranked.schema)
@@ -232,18 +225,9 @@ def _clips_of_answered_frames(
     return held
 
 
-def _fresh(ranked: pa.Table, before: pa.Table | None) -> pa.Table:
-    """Return the ranked rows of clips that no version holds."""
-    if before is None:
-        return ranked
-    known = pc.is_in(ranked["clip_id"], value_set=pc.unique(before["clip_id"]))
-    return ranked.filter(pc.invert(known))
-
-
 def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table) -> int:
     """Write what the version changed to LABELS/diffs/<version>.parquet; return the number of rows."""
-    old = table.slice(0, 0) if before is None else before
-    changes = diff(old, table)
+    changes = diff(table.slice(0, 0) if before is None else before, table)
     write_table(changes, f"{url.rstrip('/')}/diffs/{version}.parquet")
     return int(changes.num_rows)
 
@@ -280,19 +264,19 @@ def _sample(
     if any(info.version == version for info in known):
         return None, None
     labels = read_version(settings.labels, version)
-    labels = labels.filter(pc.is_in(labels["clip_id"], value_set=clips["clip_id"]))
-    new = pc.unique(labels["clip_id"])
+    labels = labels.filter(of_clips(labels, clips))
+    new = labels
     if known:
         held = read_version(settings.labels, max(known, key=lambda info: info.number).version)
-        new = new.filter(pc.invert(pc.is_in(new, value_set=pc.unique(held["clip_id"]))))
+        new = labels.filter(pc.invert(of_clips(labels, held)))
     info = FrameInfo(len(known) + 1, settings.clips, version, published)
     base = None if published is None else read_version(settings.labels, published)
-    drawn = draw_frame(labels, base, new, samples, info, settings.budget, settings.seed)
+    drawn = draw_frame(labels, base, pc.unique(new["clip_id"]), samples, info, settings.budget, settings.seed)
     if drawn is None:
         return None, None
     root, name = settings.labels.rstrip("/"), f"{info.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
     listed, url = f"{root}/sample_clips/{name}", f"{root}/samples/{name}"
-    write_table(clips.filter(pc.is_in(clips["clip_id"], value_set=drawn["clip_id"])), listed)
+    write_table(clips.filter(of_clips(clips, drawn)), listed)
     write_table(drawn, url)
     return url, listed
 
@@ -392,14 +376,13 @@ def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh:
     trained = np.array(stored, dtype=object)[bundle.seen(stored, [""] * len(stored))].tolist()
     ids, groups = clips["clip_id"].to_pylist(), clips["group"].to_pylist()
     unseen = ~bundle.seen(ids, [group or "" for group in groups])
-    listed = pc.is_in(clips["clip_id"], value_set=pc.unique(fresh["clip_id"])).to_numpy(zero_copy_only=False)
-    new_of = {clip: group or clip for clip, group, is_new in zip(ids, groups, unseen & listed, strict=True) if is_new}
+    rows = zip(ids, groups, unseen & np.asarray(of_clips(clips, fresh)), strict=True)
+    new_of = {clip: group or clip for clip, group, is_new in rows if is_new}
     one_new = _one_of_each(list(new_of), list(new_of.values()))
     one_old = _one_of_each(trained, bundle.groups_of(trained).tolist())
     if len(one_old) < 2 or len(one_new) < 2:
         return None
-    new = _reduced(bundle, one_new, store, settings.seed)
-    old = _reduced(bundle, one_old, store, settings.seed)
+    new, old = (_reduced(bundle, one, store, settings.seed) for one in (one_new, one_old))
     return None if min(len(new), len(old)) < 2 else drift_test(new, old, settings.seed)
 
 

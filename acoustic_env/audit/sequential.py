@@ -77,6 +77,9 @@ def level_of_frame(number: int, level: float = 0.95) -> float:
     Args:
         number: 1 for the first frame.
         level: coverage of all frames together.
+
+    >>> round(level_of_frame(2, 0.94), 2)
+    0.99
     """
     return 1.0 - (1.0 - level) / (number * (number + 1))
 

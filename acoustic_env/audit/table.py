@@ -86,8 +86,18 @@ def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) 
 
 
 def key_pairs(table: pa.Table) -> list[tuple[str, str]]:
-    """Return (clip_id, label) of each row."""
+    """Return (clip_id, label) of each row.
+
+    >>> key_pairs(pa.table({"clip_id": ["a"], "label": ["rain"]}))
+    [('a', 'rain')]
+    """
     return list(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def of_clips(table: pa.Table, others: pa.Table | pa.Array) -> pa.Array:
+    """Return [rows] whether a row's clip is among those of another table, or among the given ids."""
+    ids = others["clip_id"] if isinstance(others, pa.Table) else others
+    return pc.is_in(table["clip_id"], value_set=pc.unique(ids))
 
 
 def row_keys(table: pa.Table) -> pa.Array:

@@ -1,4 +1,4 @@
-"""What the `audit` commands share: how a subcommand is declared, how results become JSON."""
+"""Shared by the `audit` commands: a subcommand with examples, a checked ranked table, results as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_command(
     commands: Any, name: str, line: str, description: str, examples: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    """A subcommand with its examples and `--json`."""
+    """Add a subcommand with its examples and `--json`."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=line,
@@ -23,12 +23,12 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     return parser
 
 
 def ranked_table(url: str) -> pa.Table:
-    """The ranked table at `url`, checked."""
+    """Return the ranked table at `url`, checked."""
     from acoustic_env.audit.ranking import check_ranked
     from acoustic_env.audit.table import read_table
 
@@ -36,7 +36,7 @@ def ranked_table(url: str) -> pa.Table:
 
 
 def plain(value: Any) -> Any:
-    """Intervals as dictionaries, NaN and infinity as null."""
+    """Return plain data: intervals as dictionaries, NaN and infinity as None."""
     from acoustic_env.audit.intervals import Interval
 
     if isinstance(value, Interval):
