@@ -8,15 +8,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+)
 
 from acoustic_env.errors import UsageError
+from acoustic_env.registry import Registry
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 
 Task = Literal["binary", "multiclass", "multilabel"]
 Design = Literal["simple", "stratified", "unequal"]
-ModelKind = Literal["mlp", "xgboost", "logistic"]
+DEFAULT_CLASSIFIER: Final = "mlp"
 
 
 def _check_signal(name: str) -> str:
@@ -123,44 +132,79 @@ class ReductionSettings(Settings):
     """Seed of the randomized solver."""
 
 
-class ModelSettings(Settings):
-    """The classifier and how it is trained."""
+# Named here for recipes, defined in models/classifiers/, one file each.
+CLASSIFIERS: Final[Registry[type[ClassifierSettings]]] = Registry(
+    "classifiers",
+    "classifier",
+    {
+        name: f"acoustic_env.models.classifiers.{name}:{settings}"
+        for name, settings in (
+            ("mlp", "MLPSettings"),
+            ("xgboost", "XGBoostSettings"),
+            ("logistic", "LogisticSettings"),
+            ("random_forest", "RandomForestSettings"),
+            ("gradient_boosting", "GradientBoostingSettings"),
+            ("svm", "SVMSettings"),
+            ("knn", "KNNSettings"),
+        )
+    },
+)
 
-    kind: ModelKind = "mlp"
-    """Kind of the classifier."""
 
-    layers: tuple[Annotated[int, Field(ge=1)], ...] = (240,)
-    """Hidden units of each MLP layer."""
+class ClassifierSettings(Settings):
+    """Settings that every kind of classifier has; a registered kind is a subclass.
 
-    activation: Literal["relu", "tanh"] = "relu"
-    """Activation of the hidden layers."""
+    A subclass sets `kind` to its registered name, adds its own settings and implements the methods.
+    """
 
-    dropout: float = Field(0.5, ge=0, lt=1)
-    """Dropout on the input and after every hidden layer, in [0, 1)."""
-
-    learning_rate: float = Field(1e-3, gt=0)
-    """Learning rate of Adam."""
-
-    weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay of AdamW, 0 for none."""
-
-    batch_size: int = Field(256, ge=1)
-    """Rows a step."""
-
-    max_epochs: int = Field(200, ge=1)
-    """Upper bound of epochs; training stops `patience` epochs after the best validation score."""
-
-    patience: int = Field(15, ge=1)
-    """Epochs without improvement after which training stops."""
+    kind: str
+    """Kind of the classifier, a registered name."""
 
     ensemble: int = Field(1, ge=1)
     """Models trained with successive seeds whose probabilities are averaged."""
 
-    workers: int = Field(0, ge=0)
-    """Ray Train workers; 0 trains in this process with the same code."""
-
     seed: int = Field(23, ge=0)
-    """Seed of weights, dropout and order."""
+    """Seed of everything random."""
+
+    def estimator(self, random_state: int) -> Any:
+        """Return an unfitted scikit-learn classifier; see `acoustic_env.models.classifier` for the contract."""
+        raise NotImplementedError
+
+    @classmethod
+    def search_space(cls, trial: Any, features: int) -> None:
+        """Suggest values of an Optuna trial, named as the settings, for `features` inputs."""
+        raise NotImplementedError
+
+    def at(self, point: Mapping[str, Any]) -> Self:
+        """Return these settings at a point of the search space."""
+        return self.replace(**point)
+
+    def of_kind(self, kind: str) -> ClassifierSettings:
+        """Return the settings of another kind with this ensemble and seed, its own at their defaults."""
+        return self if kind == self.kind else CLASSIFIERS.load(kind)(kind=kind, ensemble=self.ensemble, seed=self.seed)
+
+
+def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
+    """Return the settings of a classifier of `values["kind"]` (default: mlp), checked by the class of that kind.
+
+    Raises:
+        UsageError: no such kind.
+        pydantic.ValidationError: an unknown setting, or a value of the wrong type or out of range.
+
+    >>> classifier_settings({"kind": "mlp", "layers": [64]}).kind
+    'mlp'
+    """
+    values = {"kind": DEFAULT_CLASSIFIER, **values}
+    return CLASSIFIERS.load(str(values["kind"])).model_validate_json(json.dumps(values, default=str))
+
+
+def _validate_classifier(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return classifier_settings(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 class AuditSettings(Settings):
@@ -206,8 +250,10 @@ class Recipe(Settings):
     reduction: ReductionSettings = Field(default_factory=ReductionSettings)
     """How features are preprocessed."""
 
-    model: ModelSettings = Field(default_factory=ModelSettings)
-    """The classifier."""
+    model: Annotated[SerializeAsAny[ClassifierSettings], BeforeValidator(_validate_classifier)] = Field(
+        default_factory=lambda: classifier_settings({})
+    )
+    """The classifier: its kind and the settings of that kind."""
 
     audit: AuditSettings = Field(default_factory=AuditSettings)
     """The label audit."""
@@ -336,15 +382,15 @@ def from_mapping(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise UsageError("; ".join(_describe(kind, issue, where) for issue in error.errors()[:3])) from error
+        raise UsageError("; ".join(_describe(kind, values, issue, where) for issue in error.errors()[:3])) from error
 
 
-def _describe(kind: type[Settings], issue: Any, where: str) -> str:
+def _describe(kind: type[Settings], values: Any, issue: Any, where: str) -> str:
     path, value = issue["loc"], issue["input"]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     match issue["type"]:
         case "extra_forbidden":
-            expected = ", ".join(_section(kind, path[:-1]))
+            expected = ", ".join(_section(kind, values, path[:-1]))
             return f"{where}: unknown setting {place!r}; expected one of: {expected}"
         case "missing":
             return f"{where}: setting {place!r} is missing"
@@ -354,10 +400,13 @@ def _describe(kind: type[Settings], issue: Any, where: str) -> str:
     return f"{where}: {place}: {value!r}: {reason}"
 
 
-def _section(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
+def _section(kind: type[Settings], values: Any, path: tuple[Any, ...]) -> list[str]:
     """Names of the settings in the section that a path leads to."""
     for part in path:
         annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
         nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         kind = next((a for a in nested if issubclass(a, Settings)), kind)
+        values = values[part]
+        if kind is ClassifierSettings:
+            kind = CLASSIFIERS.load(values.get("kind", DEFAULT_CLASSIFIER))
     return list(kind.model_fields)

@@ -40,7 +40,7 @@ def logistic(train: Features, target: Floats, judged: Features, seed: int, exclu
     """Ridge logistic regressions, all labels together, or softmax regression of three classes or more."""
     from scipy.special import expit, softmax
 
-    from acoustic_env.models.logistic import fit_weights
+    from acoustic_env.models.classifiers.logistic import fit_weights
     from acoustic_env.models.sigmoids import fit_sigmoids
 
     if exclusive and target.shape[1] > 2:

@@ -98,9 +98,9 @@ def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction:
     Raises:
         UsageError: no feature varies.
     """
-    from acoustic_env.models.reduce import Reducer
+    from acoustic_env.models.preprocess import Preprocessor
 
-    return Reducer(columns, reduction.replace(default_components=0)).fit(values).transform(values)
+    return Preprocessor.of(columns, reduction.replace(default_components=0)).fit(values).transform(values)
 
 
 def prepare(
@@ -268,11 +268,12 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 
 def _reduce(features: Features, seed: int) -> Features:
-    from acoustic_env.models.cross_val import Scaler
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    scaler = Scaler()
-    scaler.fit(features)
-    scaled = scaler.transform(features)
+    from acoustic_env.models.preprocess import MeanImputer
+
+    scaled = np.asarray(make_pipeline(MeanImputer(), StandardScaler()).fit_transform(features), np.float32)
     if scaled.shape[1] <= MOST_FEATURES:
         return scaled
     from sklearn.decomposition import PCA

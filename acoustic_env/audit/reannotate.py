@@ -121,7 +121,7 @@ def _extract(
     blocks = tuple(block for block in bundle.fingerprints if block in BLOCKS)
     if not blocks:
         return None, 0
-    signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.reducer.columns))
+    signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
     extraction = ExtractSettings(
         clips=settings.clips,
         store=settings.store,
@@ -399,5 +399,5 @@ def _reduced(bundle: Bundle, clip_ids: list[str], store: FeatureStore, seed: int
     chosen = np.random.default_rng(seed).permutation(len(clip_ids))[:MOST_CLIPS]
     matrix = bundle_matrix(bundle, [clip_ids[i] for i in sorted(chosen)], store)
     kept = matrix.take(matrix.complete())
-    reduced: npt.NDArray[np.float32] = bundle.reducer.transform(kept.values).astype(np.float32)
+    reduced: npt.NDArray[np.float32] = bundle.preprocessor.transform(kept.values).astype(np.float32)
     return reduced

@@ -52,8 +52,8 @@ def check_inputs(
     for file in (*files, *([clips] if clips else [])):
         _check_file(file)
     folder = local_path(bundle) if bundle else None
-    if folder is not None and not (folder / "bundle.json").is_file():
-        msg = f"{bundle}: no bundle: bundle.json is not there; make one with acoustic-env train"
+    if folder is not None and not any((folder / name).is_file() for name in ("metadata.json", "bundle.json")):
+        msg = f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train"
         raise UsageError(msg)
     if recipe:
         from acoustic_env.io.documents import load_recipe

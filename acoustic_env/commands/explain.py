@@ -64,7 +64,7 @@ def run(namespace: argparse.Namespace) -> int:
         print(json.dumps([asdict(entry) for entry in entries]))
     else:
         for entry in entries:
-            print(f"{join(namespace.out, entry.files['png'])}\n  {entry.sentence}")
+            print(f"{join(namespace.out, entry.files['png'])}\n  {entry.caption}")
     _log(f"{len(entries)} figures with their data: {join(namespace.out, INDEX)}")
     return 0
 

@@ -1,29 +1,32 @@
-"""What the model makes its decision of: SHAP values of the reduced features, over many backgrounds.
+"""SHAP values of the preprocessed features, over many backgrounds, for a classifier of any kind.
 
 A SHAP value is a difference from a background, and changes with it. So the background is stratified (k-means within
 each class, one clip from each cluster, weighted by the cluster's size) and drawn anew many times; what is reported is
 how the ranks of the features vary over these draws, and whether the values add up to f(x) - E f.
 
-Models that can be differentiated (MLP, logistic) get expected gradients: the gradient integrated along the straight
-line from each background clip to the explained one (Sundararajan, Taly and Yan 2017; Erion et al. 2021), what
-`shap.GradientExplainer` estimates by sampling, here by Gauss-Legendre quadrature. Trees get interventional SHAP values
-of `shap.TreeExplainer`, exact. Both are computed once for each pair of explained clip and background clip; every
-background is a weighted mean over pairs, so many backgrounds cost no more than one.
+Networks and logistic regressions get expected gradients: the gradient integrated along the straight line from each
+background clip to the explained one (Sundararajan, Taly and Yan 2017; Erion et al. 2021), as `shap.GradientExplainer`
+estimates by sampling, here by Gauss-Legendre quadrature. Trees get interventional SHAP values of `shap.TreeExplainer`,
+exact. Every other classifier gets the mean change of its probability as features are switched one by one, in a random
+order and its reverse, from a background clip to the explained one (permutation sampling, Mitchell et al. 2022), on
+fewer clips. Values are computed once for each pair of explained clip and background clip; every background is a
+weighted mean over pairs, so many backgrounds cost no more than one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.errors import UsageError
-from acoustic_env.explain.gradients import SMOOTH, LogOdds, members_of, parameters
+from acoustic_env.explain.gradients import LogOdds, is_smooth, weight_count
 from acoustic_env.explain.maps import stratified_rows
-from acoustic_env.models.classifier import Classifier, State
+from acoustic_env.models.classifier import Ensemble
+from acoustic_env.models.classifiers.xgboost import MOST_SINGLE_OUTPUTS
 from acoustic_env.models.evaluate import Floats
 
 CLUSTERS: Final = 20
@@ -36,9 +39,14 @@ MOST_ROWS: Final = 100
 LEAST_ROWS: Final = 10
 BUDGET: Final = 2e11
 CLUSTERED_ROWS: Final = 2000
+# For other classifiers: clusters, clips of each, and evaluations of the classifier.
+FEW_CLUSTERS: Final = 5
+FEW_PER_CLUSTER: Final = 2
+EVALUATIONS: Final = 200_000
 SEED: Final = 23
 
 Rows = npt.NDArray[np.int64]
+Values = tuple[npt.NDArray[np.float32], Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Attribution:
         importance: mean |phi| over the clips, for each background [backgrounds, d].
         ranks: 1 = most important, for each background [backgrounds, d].
         residual: f(x) - E f - sum of phi, for each background and clip [backgrounds, n].
-        spread: standard deviation of f(x) over the clips, to judge the residual by.
+        std: standard deviation of f(x) over the clips, to judge the residual by.
         output: what f is.
     """
 
@@ -77,16 +85,16 @@ class Attribution:
     importance: Floats
     ranks: Floats
     residual: Floats
-    spread: float
+    std: float
     output: str
 
     def rank_interval(self) -> tuple[Floats, Floats, Floats]:
-        """Median, 2.5 % and 97.5 % quantile of each feature's rank over backgrounds [d]."""
+        """Return the median, 2.5 % and 97.5 % quantile of each feature's rank over backgrounds [d]."""
         low, middle, high = np.quantile(self.ranks, [0.025, 0.5, 0.975], axis=0, method="nearest")
         return middle, low, high
 
     def direction(self) -> Floats:
-        """Correlation of each feature's value with its phi [d]: the sign says which way a high value pushes."""
+        """Return the correlation of each feature's value with its phi [d]; its sign is the way a high value pushes."""
         x = self.values - self.values.mean(axis=0)
         y = self.phi - self.phi.mean(axis=0)
         length = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
@@ -94,34 +102,41 @@ class Attribution:
 
 
 def draw_backgrounds(
-    x: npt.NDArray[np.float32], label: npt.NDArray[np.int64], count: int = BACKGROUNDS, seed: int = SEED
+    x: npt.NDArray[np.float32],
+    label: npt.NDArray[np.int64],
+    count: int = BACKGROUNDS,
+    seed: int = SEED,
+    clusters: int = CLUSTERS,
+    per_cluster: int = PER_CLUSTER,
 ) -> Backgrounds:
-    """Backgrounds stratified by class and, within a class, by k-means.
+    """Draw backgrounds stratified by class and, within a class, by k-means.
 
     Args:
         x: reduced features of the training clips [n, d].
         label: class of each [n]; each class gets clusters by its share, at least one.
         count: backgrounds.
         seed: of clusters and draws.
+        clusters: of all classes together.
+        per_cluster: reference clips of a cluster.
     """
     from sklearn.cluster import KMeans
 
     random = np.random.default_rng(seed)
     some = stratified_rows(label, CLUSTERED_ROWS, seed)
-    clusters: list[Rows] = []
+    found: list[Rows] = []
     for own in (some[label[some] == value] for value in np.unique(label[some])):
-        wanted = min(len(own), max(1, round(CLUSTERS * len(own) / len(some))))
+        wanted = min(len(own), max(1, round(clusters * len(own) / len(some))))
         assigned = KMeans(wanted, n_init=1, random_state=seed).fit_predict(x[own])
-        clusters += [own[assigned == cluster] for cluster in np.unique(assigned)]
-    pools = [random.permutation(rows)[:PER_CLUSTER] for rows in clusters]
+        found += [own[assigned == cluster] for cluster in np.unique(assigned)]
+    pools = [random.permutation(rows)[:per_cluster] for rows in found]
     starts = np.cumsum([0, *(len(pool) for pool in pools)])
     draws = np.stack([starts[c] + random.integers(len(pool), size=count) for c, pool in enumerate(pools)], axis=1)
-    sizes = np.array([len(rows) for rows in clusters], np.float64)
+    sizes = np.array([len(rows) for rows in found], np.float64)
     return Backgrounds(np.concatenate(pools), draws, sizes / sizes.sum())
 
 
 def attribute(
-    classifier: Classifier,
+    classifier: Ensemble,
     chosen: int,
     x: npt.NDArray[np.float32],
     label: npt.NDArray[np.int64],
@@ -130,35 +145,43 @@ def attribute(
     budget: float = BUDGET,
     seed: int = SEED,
 ) -> Attribution:
-    """SHAP values of a class over several backgrounds.
+    """Compute SHAP values of a class over several backgrounds.
 
     Args:
-        classifier: trained.
+        classifier: trained, its members of any kind.
         chosen: number of the class.
-        x: reduced features of the clips [n, d]; backgrounds are drawn from all of them.
+        x: preprocessed features of the clips [n, d]; backgrounds are drawn from all of them.
         label: class of each [n], for stratification.
         candidates: rows that may be explained; a stratified sample of at most 100 is, fewer where the model is large.
         count: backgrounds.
         budget: multiplications that the gradients may cost.
         seed: of all draws.
-
-    Raises:
-        UsageError: trees with vectors in their leaves, which no exact method explains.
     """
-    members = members_of(classifier)
+    members = classifier.members
     grounds = draw_backgrounds(x, label, count, seed)
-    affordable = int(budget / (6.0 * parameters(members) * NODES * len(grounds.pool)))
-    rows = candidates[stratified_rows(label[candidates], int(np.clip(affordable, LEAST_ROWS, MOST_ROWS)), seed)]
-    explained, pool = x[rows], x[grounds.pool]
-    if all(state.facts["kind"] in SMOOTH for state in members):
-        pairs, values, base = expected_gradients(LogOdds(members, chosen), explained, pool)
-        output = "log-odds"
-    else:
-        pairs, values, base = _tree_values(members, chosen, explained, pool)
-        output = "margin of the trees"
+
+    def sample(affordable: float) -> Rows:
+        most = int(np.clip(affordable, LEAST_ROWS, MOST_ROWS))
+        return candidates[stratified_rows(label[candidates], most, seed)]
+
+    found = None
+    if all(is_smooth(member, classifier.classes) for member in members):
+        rows = sample(budget / (6.0 * weight_count(members) * NODES * len(grounds.pool)))
+        found = expected_gradients(LogOdds(members, chosen), x[rows], x[grounds.pool])
+        output = "log odds"
+    elif len(trees := [own for member in members if (own := _trees(member, chosen))]) == len(members):
+        rows = sample(MOST_ROWS)
+        found = _tree_values(trees, x[rows], x[grounds.pool])
+        output = "output of the trees"
+    if found is None:
+        grounds = draw_backgrounds(x, label, count, seed, FEW_CLUSTERS, FEW_PER_CLUSTER)
+        rows = sample(EVALUATIONS / (2 * x.shape[1] * len(grounds.pool)))
+        found = permutation_values(lambda z: classifier.predict_proba(z)[:, chosen], x[rows], x[grounds.pool], seed)
+        output = "probability"
+    pairs, values, base = found
     importance: list[Floats] = []
     residual: list[Floats] = []
-    total = np.zeros(explained.shape)
+    total = np.zeros((len(rows), x.shape[1]))
     for draw in grounds.draws:
         phi = np.tensordot(pairs[:, draw], grounds.weights, axes=(1, 0))
         importance.append(np.abs(phi).mean(axis=0))
@@ -167,14 +190,14 @@ def attribute(
     order = np.argsort(-np.array(importance), axis=1, kind="stable")
     ranks = np.argsort(order, axis=1).astype(np.float64) + 1
     return Attribution(
-        rows, total / count, explained, np.array(importance), ranks, np.array(residual), float(values.std()), output
+        rows, total / count, x[rows], np.array(importance), ranks, np.array(residual), float(values.std()), output
     )
 
 
 def expected_gradients(
     function: LogOdds, explained: npt.NDArray[Any], pool: npt.NDArray[Any], nodes: int = NODES
-) -> tuple[npt.NDArray[np.float32], Floats, Floats]:
-    """Integrated gradients for each pair.
+) -> Values:
+    """Integrate gradients for each pair.
 
     Args:
         function: with `value` and `gradient`.
@@ -197,36 +220,89 @@ def expected_gradients(
     return pairs, function.value(explained), function.value(pool)
 
 
-def _tree_values(
-    members: Sequence[State], chosen: int, explained: npt.NDArray[np.float32], pool: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], Floats, Floats]:
-    """Interventional SHAP values of the mean margin of boosted trees; as `expected_gradients`."""
+def permutation_values(
+    function: Callable[[npt.NDArray[np.float32]], Floats],
+    explained: npt.NDArray[np.float32],
+    pool: npt.NDArray[np.float32],
+    seed: int = SEED,
+) -> Values:
+    """Estimate SHAP values of any function for each pair; they add up exactly.
+
+    Args:
+        function: of rows [n, d], returns [n].
+        explained: [n, d].
+        pool: reference clips [p, d].
+        seed: of the orders.
+
+    Returns:
+        As `expected_gradients`.
+    """
+    random = np.random.default_rng(seed)
+    features = explained.shape[1]
+    pairs = np.zeros((len(explained), *pool.shape), np.float32)
+    for i, row in enumerate(explained):
+        for p, reference in enumerate(pool):
+            order = random.permutation(features)
+            for path in (order, order[::-1]):
+                switched = np.tri(features + 1, features, -1, dtype=bool)[:, np.argsort(path)]
+                steps = np.diff(function(np.where(switched, row, reference)))
+                pairs[i, p, path] += steps / 2
+    return pairs, function(explained), function(pool)
+
+
+@dataclass(frozen=True)
+class _Trees:
+    """A model of trees that `shap.TreeExplainer` reads; `column` is that of the class, or its sign for one output."""
+
+    model: Any
+    output: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
+    chosen: int
+
+    def of_class(self, found: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
+        """Return the class's part of outputs or SHAP values, which have `ndim` axes where there is one output."""
+        if found.ndim > ndim:
+            return np.asarray(found[..., self.chosen])
+        return found if self.chosen else -found
+
+
+def _trees(member: Any, chosen: int) -> _Trees | None:
+    """Return what explains the trees of a fitted estimator, None for other estimators."""
+    from sklearn.multiclass import OneVsRestClassifier
+
+    if isinstance(member, OneVsRestClassifier):
+        return _trees(member.estimators_[chosen], 1)
+    booster = getattr(member, "booster_", None)
+    if booster is not None:
+        multilabel = member.task_ == "multilabel" and len(member.classes_) > MOST_SINGLE_OUTPUTS
+        margin = partial(_margin, booster)
+        return None if multilabel else _Trees(booster, margin, chosen)
+    if type(member).__name__ == "HistGradientBoostingClassifier":
+        return _Trees(member, member.decision_function, chosen)
+    if hasattr(member, "estimators_") and hasattr(member, "max_depth") and not isinstance(member.classes_, list):
+        return _Trees(member, member.predict_proba, chosen)
+    return None
+
+
+def _tree_values(members: Sequence[_Trees], explained: npt.NDArray[np.float32], pool: npt.NDArray[np.float32]) -> Any:
+    """Return interventional SHAP values of the mean output of trees; None where shap cannot read them."""
     import shap
-    import xgboost
 
     pairs = np.zeros((len(explained), *pool.shape), np.float32)
     values, base = np.zeros(len(explained)), np.zeros(len(pool))
-    for state in members:
-        booster = xgboost.Booster(model_file=bytearray(np.asarray(state.arrays["ubj"]).tobytes()))
-        booster = booster[: int(str(state.facts["rounds"]))]
-        margins = [
-            _of_class(booster.predict(xgboost.DMatrix(x), output_margin=True), state, chosen) for x in (explained, pool)
-        ]
-        values += margins[0] / len(members)
-        base += margins[1] / len(members)
+    for trees in members:
+        values += trees.of_class(np.asarray(trees.output(explained)), 1) / len(members)
+        base += trees.of_class(np.asarray(trees.output(pool)), 1) / len(members)
         for p in range(len(pool)):
             try:
-                tree = shap.TreeExplainer(booster, data=pool[p : p + 1], feature_perturbation="interventional")
-                found = tree.shap_values(explained, check_additivity=False)
-            except Exception as error:  # shap has no type for a model it cannot read
-                msg = f"SHAP values of this XGBoost model cannot be computed: {type(error).__name__}: {error}"
-                raise UsageError(msg) from error
-            pairs[:, p] += _of_class(np.asarray(found), state, chosen) / len(members)
+                explainer = shap.TreeExplainer(trees.model, pool[p : p + 1], feature_perturbation="interventional")
+                found = explainer.shap_values(explained, check_additivity=False)
+            except Exception:  # noqa: BLE001  shap has no type for a model it cannot read
+                return None
+            pairs[:, p] += trees.of_class(np.asarray(found), 2) / len(members)
     return pairs, values, base
 
 
-def _of_class(found: npt.NDArray[Any], state: State, chosen: int) -> Any:
-    """The chosen class of per-class values on the last axis; a binary model has one value, that of class 1."""
-    if state.facts["task"] == "binary":
-        return found if chosen else -found
-    return found[..., chosen]
+def _margin(booster: Any, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    import xgboost
+
+    return np.asarray(booster.predict(xgboost.DMatrix(x), output_margin=True))

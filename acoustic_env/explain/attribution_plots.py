@@ -42,7 +42,7 @@ KINDS: Final = {
 
 def attribution_plots(material: Material) -> list[Plot]:
     """SHAP figures of each class explained, the leading components in terms of the original features."""
-    x = material.bundle.reducer.transform(material.matrix.values)
+    x = material.bundle.preprocessor.transform(material.matrix.values)
     label = material.truth.argmax(axis=1)
     candidates = np.unique(np.concatenate([judge.rows for judge in material.judges]))
     found: list[Plot] = []
@@ -55,12 +55,12 @@ def attribution_plots(material: Material) -> list[Plot]:
 
 
 def _name(material: Material, feature: int) -> str:
-    return material.bundle.reducer.names[feature]
+    return material.bundle.preprocessor.names[feature]
 
 
 @drawn
 def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
-    names, name = material.bundle.reducer.names, material.name(chosen)
+    names, name = material.bundle.preprocessor.names, material.name(chosen)
     middle, low, high = found.rank_interval()
     mean = found.importance.mean(axis=0)
     ends = np.quantile(found.importance, [0.025, 0.975], axis=0)
@@ -86,7 +86,7 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
         f"rank is {_ranks(low[first], high[first])} (bars: 95 % of the backgrounds, "
         f"{len(found.rows)} {material.judged}). Additivity: f(x) − E f and the sum of the values differ by "
         f"{residual.mean():.1e} on average, {residual.max():.1e} at most, where f(x) has a standard deviation of "
-        f"{found.spread:.2f}."
+        f"{found.std:.2f}."
     )
     listed = ", ".join(f"{names[i]} rank {_ranks(low[i], high[i])}" for i in order[:5])
     alt = f"Dots with intervals of importance and rank of the {len(top)} leading reduced features: {listed}."
@@ -111,7 +111,7 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
 
 @drawn
 def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
-    names, name = material.bundle.reducer.names, material.name(chosen)
+    names, name = material.bundle.preprocessor.names, material.name(chosen)
     top = np.argsort(-np.abs(found.phi).mean(axis=0), kind="stable")[:SWARMED][::-1]
     figure = new_figure(9, 1.5 + 0.38 * len(top))
     panel = figure.subplots()
@@ -161,7 +161,7 @@ def _draw_components(material: Material, chosen: int, found: Attribution) -> lis
     order = np.argsort(-found.importance.mean(axis=0), kind="stable")
     named, mapped = [], []
     for feature in order:
-        loading = material.bundle.reducer.back_project(int(feature))
+        loading = material.bundle.preprocessor.back_project(int(feature))
         if np.count_nonzero(loading.component) == 1:
             continue
         if loading.columns[0].block == MAPS:
@@ -195,7 +195,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     table: dict[str, list[Any]] = {key: [] for key in ("feature", "column", "weight", "per_deviation")}
     for panel, feature in zip(panels, features, strict=False):
-        loading = material.bundle.reducer.back_project(feature)
+        loading = material.bundle.preprocessor.back_project(feature)
         top = np.argsort(-np.abs(loading.per_deviation), kind="stable")[:WEIGHTS][::-1]
         colors = [OKABE_ITO[0] if loading.per_deviation[i] > 0 else OKABE_ITO[1] for i in top]
         panel.barh(range(len(top)), loading.per_deviation[top], color=colors, height=0.75)
@@ -209,7 +209,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
     for panel in panels[len(features) :]:
         panel.set_visible(False)
     figure.supxlabel("change of the component when the index rises by one standard deviation", fontsize=10)
-    first = material.bundle.reducer.back_project(features[0])
+    first = material.bundle.preprocessor.back_project(features[0])
     strongest = first.columns[int(np.abs(first.per_deviation).argmax())].name
     title = f"The leading components of the indices: {name}"
     sentence = (
@@ -269,7 +269,7 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
 
 def _component_map(material: Material, feature: int) -> Floats:
     """Effect of each cell on a component, [spectral, temporal]; NaN for cells left out of the reduction."""
-    loading = material.bundle.reducer.back_project(feature)
+    loading = material.bundle.preprocessor.back_project(feature)
     vector = np.full(SHAPE[0] * SHAPE[1], np.nan)
     cells = [int(column.name.partition("[")[2].rstrip("]")) for column in loading.columns]
     vector[cells] = loading.per_deviation

@@ -1,4 +1,4 @@
-"""Everything that is drawn of a trained classifier, in the order in which it is told."""
+"""Every plot of a trained classifier, by chapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from acoustic_env.explain.contrast_plots import contrast_plots, correlation_plot
 from acoustic_env.explain.maps import map_plots
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Entry, Plot, write_index
-from acoustic_env.models.learn import Say
+from acoustic_env.models.learn import Log
 
 CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Plot]]], ...]] = (
     ("differences between the classes", contrast_plots),
@@ -24,16 +24,16 @@ CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Plot]]], ...]] = (
 )
 
 
-def explain(material: Material, folder: Path, say: Say) -> list[Entry]:
-    """Draw and write every figure, then the index.
+def explain(material: Material, folder: Path, log: Log) -> list[Entry]:
+    """Draw and write every plot, then the index.
 
     Args:
         material: from `material.gather`.
         folder: where PNG, SVG, CSV and explain.json go.
-        say: told each chapter and how long it took, and what could not be had.
+        log: receives each chapter and how long it took, and what was left out.
     """
-    entries = [plot.save(folder) for plot in _drawn(material, say)]
-    facts = {
+    entries = [plot.save(folder) for plot in _drawn(material, log)]
+    about = {
         "recipe": material.bundle.recipe.name,
         "classes": list(material.targets.classes),
         "clips": len(material.groups),
@@ -42,18 +42,18 @@ def explain(material: Material, folder: Path, say: Say) -> list[Entry]:
         "training_hash": material.bundle.training_hash,
         "fingerprints": material.bundle.fingerprints,
     }
-    write_index(folder, entries, facts)
+    write_index(folder, entries, about)
     return entries
 
 
-def _drawn(material: Material, say: Say) -> Iterator[Plot]:
+def _drawn(material: Material, log: Log) -> Iterator[Plot]:
     for title, illustrate in CHAPTERS:
         started = time.monotonic()
         try:
             found = illustrate(material)
         except UsageError as error:
-            say(f"{title}: left out: {error}")
+            log(f"{title}: left out: {error}")
             continue
         yield from found
         if found:
-            say(f"{title}: {len(found)} figures, {time.monotonic() - started:.1f} s")
+            log(f"{title}: {len(found)} plots, {time.monotonic() - started:.1f} s")

@@ -1,50 +1,41 @@
-"""The log-odds of a class as a function of the reduced features that can be differentiated."""
+"""The log odds of a class as a function of the preprocessed features that can be differentiated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.models.classifier import Classifier, Ensemble, State
 from acoustic_env.models.evaluate import Floats
 
 if TYPE_CHECKING:
     import torch
 
-SMOOTH = ("mlp", "logistic")
-
-
-def members_of(classifier: Classifier) -> list[State]:
-    """The states of the models that a classifier averages; its own where it is one model."""
-    models = classifier.members if isinstance(classifier, Ensemble) else [classifier]
-    return [model.state() for model in models]
-
 
 class LogOdds:
-    """log P(class) - log P(not class) of a classifier of MLPs or logistic regressions.
+    """log P(class) - log P(not class) of the mean of MLPs and logistic regressions.
 
     Args:
-        members: states of the models whose probabilities are averaged, each of a kind in `SMOOTH`.
+        members: fitted; each `is_smooth`.
         chosen: number of the class.
     """
 
-    def __init__(self, members: list[State], chosen: int) -> None:
-        self._members = [(_network(state), str(state.facts.get("task"))) for state in members]
+    def __init__(self, members: Sequence[Any], chosen: int) -> None:
+        self._members = [(_network(member), _task(member)) for member in members]
         self._chosen = chosen
 
     def value(self, x: npt.NDArray[Any]) -> Floats:
-        """[n] of rows [n, d]."""
+        """Return the log odds [n] of rows [n, d]."""
         import torch
 
         with torch.no_grad():
             return np.asarray(self._of(torch.from_numpy(np.asarray(x, np.float64))).numpy())
 
     def gradient(self, x: npt.NDArray[Any]) -> Floats:
-        """Derivatives [n, d] at rows [n, d]."""
+        """Return the derivatives [n, d] at rows [n, d]."""
         import torch
 
         inputs = torch.from_numpy(np.asarray(x, np.float64)).requires_grad_()
@@ -59,8 +50,30 @@ class LogOdds:
         return inside - outside
 
 
+def is_smooth(member: Any, classes: int) -> bool:
+    """Return whether a fitted estimator is a network or a logistic regression that knows every class."""
+    from sklearn.linear_model import LogisticRegression
+
+    from acoustic_env.models.classifiers.logistic import LogisticClassifier
+    from acoustic_env.models.mlp import MLPClassifier
+
+    return (
+        isinstance(member, MLPClassifier | LogisticClassifier | LogisticRegression) and len(member.classes_) == classes
+    )
+
+
+def weight_count(members: Sequence[Any]) -> int:
+    """Return the weights of all members: what one evaluation costs."""
+    arrays = [array for one in members for array in ([one.coef_] if hasattr(one, "coef_") else one.weights_.values())]
+    return sum(math.prod(array.shape) for array in arrays)
+
+
+def _task(member: Any) -> str:
+    return str(getattr(member, "task_", "binary" if len(member.classes_) == 2 else "multiclass"))
+
+
 def _log_probabilities(scores: torch.Tensor, task: str, chosen: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """log P(class) and log P(not class) [n] of output scores."""
+    """Return log P(class) and log P(not class) [n] of output scores."""
     import torch
     from torch.nn import functional
 
@@ -72,19 +85,20 @@ def _log_probabilities(scores: torch.Tensor, task: str, chosen: int) -> tuple[to
     return functional.logsigmoid(score), functional.logsigmoid(-score)
 
 
-def _network(state: State) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Output scores of a stored model in double precision."""
+def _network(member: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the output scores of a member in double precision, as a function."""
     import torch
 
-    def tensor(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(state.arrays[name], np.float64))
+    def tensor(array: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(array, np.float64))
 
-    if state.facts["kind"] == "logistic":
-        weights = tensor("weights")
-        return lambda x: x @ weights[:-1] + weights[-1]
-    numbers = sorted({int(name.split(".")[0]) for name in state.arrays})
-    layers = [(tensor(f"{number}.weight").T, tensor(f"{number}.bias")) for number in numbers]
-    activation = {"relu": torch.relu, "tanh": torch.tanh}[str(state.facts["activation"])]
+    if hasattr(member, "coef_"):
+        weight, bias = tensor(member.coef_).T, tensor(member.intercept_)
+        return lambda x: x @ weight + bias
+    arrays = member.weights_
+    numbers = sorted({int(name.split(".")[0]) for name in arrays})
+    layers = [(tensor(arrays[f"{number}.weight"]).T, tensor(arrays[f"{number}.bias"])) for number in numbers]
+    activation = {"relu": torch.relu, "tanh": torch.tanh}[member.activation]
 
     def network(x: torch.Tensor) -> torch.Tensor:
         for weight, bias in layers[:-1]:
@@ -92,8 +106,3 @@ def _network(state: State) -> Callable[[torch.Tensor], torch.Tensor]:
         return x @ layers[-1][0] + layers[-1][1]
 
     return network
-
-
-def parameters(members: list[State]) -> int:
-    """Weights in all: what one evaluation costs."""
-    return sum(math.prod(array.shape) for state in members for array in state.arrays.values())

@@ -19,7 +19,7 @@ from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
 from acoustic_env.models.evaluate import Floats, Ranking, group_weights, mean_over_classes
-from acoustic_env.models.reduce import PartReduction
+from acoustic_env.models.preprocess import Part
 
 REPEATS: Final = 20
 MOST_ROWS: Final = 1000
@@ -125,8 +125,8 @@ def permutation_importance(
     values = material.matrix.values[jury.rows]
     weights = list(group_weights(material.groups[jury.rows], repeats, seed))
     orders = [jury.shuffled(seed + repeat) for repeat in range(repeats)]
-    parts = material.bundle.reducer.parts_
-    whole = material.bundle.reducer.transform(values)
+    parts = material.bundle.preprocessor.parts
+    whole = material.bundle.preprocessor.transform(values)
     base = jury.score(whole, [None, *weights])
     measured: list[Importance] = []
     start = 0
@@ -150,13 +150,13 @@ def permutation_importance(
     return measured + nothing, base[0], len(jury.rows)
 
 
-def _change(part: PartReduction, centerd: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
+def _change(part: Part, centerd: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
     """What shuffling some columns of a part does to its reduced features [n, size]; reduction is linear."""
     moved = centerd[np.ix_(order, columns)] - centerd[:, columns]
     if part.components is not None:
-        return np.asarray(moved @ part.components[:, columns].T / part.spread, np.float32)
+        return np.asarray(moved @ part.components[:, columns].T / part.component_std, np.float32)
     change = np.zeros((len(centerd), part.size), np.float32)
-    change[:, columns] = moved / part.spread[columns]
+    change[:, columns] = moved / part.component_std[columns]
     return change
 
 

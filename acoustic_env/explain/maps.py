@@ -13,8 +13,7 @@ from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, class_name, drawn, new_figure, shortened, signal_name
 from acoustic_env.models.evaluate import Floats
-from acoustic_env.models.pca import principal_components
-from acoustic_env.models.reduce import PartReduction
+from acoustic_env.models.preprocess import Part, PrincipalComponents
 
 SECTION: Final = "How the clips lie"
 CLIPS: Final = 500  # t-SNE of more takes minutes and shows no more
@@ -81,17 +80,15 @@ def clip_map(
     """
     from sklearn.manifold import TSNE
 
-    components, variances, total = principal_components(
-        lambda start, stop: features[start:stop], len(features), features.shape[1], COMPONENTS, seed
-    )
-    scores = features @ components.T
+    pca = PrincipalComponents(COMPONENTS, seed)
+    scores = pca.fit_transform(features)
     agreement, chance = neighbor_agreement(scores, label, groups)
     perplexity = min(PERPLEXITY, max(2.0, (len(features) - 1) / 3))
     plane = TSNE(perplexity=perplexity, init="pca", random_state=seed, max_iter=750).fit_transform(scores)
     shown = np.zeros((len(scores), 2))
     shown[:, : min(2, scores.shape[1])] = scores[:, :2]
     shares = np.zeros(2)
-    shares[: min(2, len(variances))] = variances[:2] / total
+    shares[: min(2, scores.shape[1])] = pca.explained_variance_ratio_[:2]
     return shown, shares, plane.astype(np.float64), agreement, chance
 
 
@@ -117,7 +114,7 @@ def map_plots(material: Material) -> list[Plot]:
     label, names = _labels(material)
     rows = stratified_rows(label, CLIPS)
     centerd: dict[str, list[ClipMap]] = {}
-    for part in material.bundle.reducer.parts_:
+    for part in material.bundle.preprocessor.parts:
         features = _features(part, material.matrix.values[rows])
         found = clip_map(features, label[rows], material.groups[rows])
         centerd.setdefault(part.block, []).append(ClipMap(part.block, part.signal, *found))
@@ -126,10 +123,11 @@ def map_plots(material: Material) -> list[Plot]:
     return [_draw(block, maps, label[rows], names, taken, of) for block, maps in centerd.items()]
 
 
-def _features(part: PartReduction, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _features(part: Part, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Standardised features, or their component scores in the units of the features: distances stay what they are."""
-    reduced = part.transform(values).astype(np.float64)
-    scores = reduced * part.spread if part.components is not None else reduced
+    scores = part.center(values)
+    if part.components is not None:
+        scores = scores @ part.components.T
     return np.asarray(scores - scores.mean(axis=0))
 
 

@@ -15,8 +15,8 @@ from acoustic_env.clips.splits import Split, split
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle, clips_hash
-from acoustic_env.models.classifier import Classifier, Ensemble
-from acoustic_env.models.learn import Say, bundle_matrix, without_absent
+from acoustic_env.models.classifier import Ensemble
+from acoustic_env.models.learn import Log, bundle_matrix, without_absent
 from acoustic_env.models.matrix import FeatureMatrix
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -40,7 +40,7 @@ class HeldOutScorer:
     """
 
     rows: Rows
-    model: Classifier
+    model: Ensemble
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Material:
         return class_name(classes[0]) if self.bundle.recipe.task == "binary" else "the other classes"
 
 
-def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Material:
+def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Material:
     """The clips of a list that the bundle learned from (training and validation), with their features.
 
     Test clips are left alone: looking at them here would be a look at the test. Of a list the bundle does not know,
@@ -109,9 +109,9 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Ma
     """
     selection = select(clips, bundle.recipe)
     for line in selection.summary():
-        say(line)
+        log(line)
     matrix = bundle_matrix(bundle, selection.clips["clip_id"].to_pylist(), store)
-    kept, matrix = without_absent(selection.clips, matrix, say)
+    kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, bundle.recipe, bundle.classes)
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
     whole = Material(
@@ -132,7 +132,7 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Ma
     seen = bundle.seen(targets.clip_ids, kept["group"].to_pylist())
     if not seen.any():
         return whole
-    say(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
+    log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
     known = f"{seen.sum():,} clips the model learned from"
     judged = "clips the model learned from, which flatters it"
     return _take(replace(whole, clips=known, judged=judged, test_clips=SEEN), seen)
@@ -140,9 +140,11 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, say: Say) -> Ma
 
 def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
     """Whether a list that was not trained on is one that the bundle was evaluated on."""
-    looks = [number for number, look in enumerate(bundle.looks, start=1) if look.clips_hash == hash_of_clips]
-    if looks:
-        return f"these are the test clips of look {looks[0]}, so nothing chosen by these figures can be tested on them"
+    numbers = [n for n, one in enumerate(bundle.test_evaluations, start=1) if one.clips_hash == hash_of_clips]
+    if numbers:
+        return (
+            f"these are the test clips of evaluation {numbers[0]}: what is chosen by these plots needs other test clips"
+        )
     return "no record of the bundle says whether they are test clips"
 
 
@@ -174,7 +176,7 @@ def _learned(whole: Material, parts: Split) -> Material:
 def _judges(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[HeldOutScorer]:
     """As `classifier.fit_ensemble` held folds out: the validation folds first, then each other fold in turn."""
     first = bundle.recipe.split.validation_folds
-    members = bundle.classifier.members if isinstance(bundle.classifier, Ensemble) else [bundle.classifier]
+    members = bundle.classifier.members
     others = [(int(fold),) for fold in np.unique(folds) if fold not in first]
     held_out: list[tuple[int, ...]] = [tuple(first), *others]
     judges = []
@@ -182,7 +184,7 @@ def _judges(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[HeldOutScorer]
         own = list(members[number :: len(held_out)])
         rows = np.flatnonzero(np.isin(folds, held))
         if own and len(rows):
-            judges.append(HeldOutScorer(rows, Ensemble(own)))
+            judges.append(HeldOutScorer(rows, Ensemble(own, len(bundle.classes))))
     return judges
 
 

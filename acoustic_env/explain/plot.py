@@ -1,7 +1,8 @@
-"""A figure with what a reader needs of it: a title, one sentence, a text for those who cannot see it, its data."""
+"""A plot with its title, caption, alternative text and data."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,18 +18,18 @@ from acoustic_env.io.files import read_if_there
 from acoustic_env.io.location import join
 
 INDEX: Final = "explain.json"
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure before it is written.
+    """A plot before it is written.
 
     Attributes:
         name: stem of its files: letters, digits, hyphens.
         section: heading it belongs under.
         title: of the figure.
-        sentence: what it shows.
+        caption: what it shows.
         alt: the figure in words, for those who cannot see it.
         figure: `matplotlib.figure.Figure`.
         data: what is drawn.
@@ -37,10 +38,17 @@ class Plot:
     name: str
     section: str
     title: str
-    sentence: str
+    caption: str
     alt: str
     figure: Any
     data: pa.Table
+
+    @drawn
+    def png(self) -> bytes:
+        """Return the plot as a PNG."""
+        image = io.BytesIO()
+        self.figure.savefig(image, format="png", dpi=DPI)
+        return image.getvalue()
 
     def save(self, folder: Path) -> Entry:
         """Write NAME.png, NAME.svg and NAME.csv."""
@@ -48,7 +56,7 @@ class Plot:
         _save_figure(self.figure, folder / self.name)
         pa_csv.write_csv(self.data, folder / f"{self.name}.csv")
         files = {kind: f"{self.name}.{kind}" for kind in ("png", "svg", "csv")}
-        return Entry(self.name, self.section, self.title, self.sentence, self.alt, files)
+        return Entry(self.name, self.section, self.title, self.caption, self.alt, files)
 
 
 @drawn
@@ -59,29 +67,29 @@ def _save_figure(figure: Any, stem: Path) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A written figure, as the index lists it.
+    """A written plot, as the index lists it.
 
     Attributes:
-        name, section, title, sentence, alt: of the plot.
+        name, section, title, caption, alt: of the plot.
         files: png, svg, csv -> file name in the folder.
     """
 
     name: str
     section: str
     title: str
-    sentence: str
+    caption: str
     alt: str
     files: dict[str, str]
 
 
-def write_index(folder: Path, entries: Sequence[Entry], facts: dict[str, Any]) -> None:
-    """`explain.json`: what was explained, and every figure with its sentence, alternative text and files."""
-    document = {"format": FORMAT, **facts, "figures": [asdict(entry) for entry in entries]}
+def write_index(folder: Path, entries: Sequence[Entry], about: dict[str, Any]) -> None:
+    """`explain.json`: what was explained, and every plot with its caption, alternative text and files."""
+    document = {"format": FORMAT, **about, "plots": [asdict(entry) for entry in entries]}
     (folder / INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def read_index(folder: str) -> tuple[list[Entry], dict[str, Any]]:
-    """The figures of a folder and the other facts of its index.
+    """Return the plots of a folder and what else its index says.
 
     Raises:
         UsageError: there is no index, or it is damaged or of another version.
@@ -96,8 +104,8 @@ def read_index(folder: str) -> tuple[list[Entry], dict[str, Any]]:
         if document["format"] != FORMAT:
             msg = f"{path}: format {document['format']!r}, this version reads {FORMAT}; run acoustic-env explain again"
             raise UsageError(msg)
-        entries = [Entry(**entry) for entry in document["figures"]]
+        entries = [Entry(**entry) for entry in document["plots"]]
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{path}: not readable: {error}; run acoustic-env explain again"
         raise UsageError(msg) from error
-    return entries, {key: value for key, value in document.items() if key not in ("format", "figures")}
+    return entries, {key: value for key, value in document.items() if key not in ("format", "plots")}

@@ -1,31 +1,28 @@
-"""The contract of a classifier: reduced features in, probabilities out, its state as plain arrays and facts.
+"""Classifiers: scikit-learn estimators of any kind behind one way to fit, to predict and to average.
 
-`x` is float32 [n, features] of reduced features, finite and of the order of one (`reduce.Reducer`). `y` is int64 [n],
-an index into the classes, or bool [n, classes] for multilabel. Probabilities are float64 [n, classes]: rows sum to one
-for binary (negative, positive) and multiclass; for multilabel each column is its own probability.
+`x` is float32 [n, features] of preprocessed features, finite and of the order of one. `y` is int64 [n], an index into
+the classes, or bool [n, classes] for multilabel. Probabilities are float64 [n, classes]: rows sum to one for binary
+(negative, positive) and multiclass; for multilabel each column is its own probability.
+
+An estimator has `fit(X, y)` and `predict_proba(X)`. Its `fit` may also take, by these names, `sample_weight`, `X_val`
+and `y_val` (rows to stop training on, as scikit-learn's histogram gradient boosting has them) and `groups` (rows that
+must not be split by inner folds); each is passed only to a `fit` that names it. One that cannot learn several labels
+at once is fitted label by label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
-from acoustic_env.config import ModelKind, ModelSettings, Task
-from acoustic_env.errors import UsageError
-from acoustic_env.features.block import Json
+from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.models.evaluate import Floats, Integers
-
-# Named, not imported: torch and xgboost take seconds to load.
-CLASSIFIERS: Final[dict[ModelKind, str]] = {
-    "mlp": "acoustic_env.models.mlp:MlpClassifier",
-    "xgboost": "acoustic_env.models.xgboost_classifier:XGBoostClassifier",
-    "logistic": "acoustic_env.models.logistic:LogisticClassifier",
-}
 
 
 @dataclass(frozen=True)
@@ -36,140 +33,185 @@ class Examples:
         x: float32 [n, features].
         y: int64 [n], or bool [n, classes].
         groups: int64 [n], rows that must not be split.
+        weights: [n], None for one each.
     """
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[Any]
     groups: npt.NDArray[Any]
+    weights: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, rows: npt.NDArray[Any]) -> Examples:
-        """The chosen rows (index or mask)."""
-        return Examples(self.x[rows], self.y[rows], self.groups[rows])
+        """Return the chosen rows (index or mask)."""
+        weights = None if self.weights is None else self.weights[rows]
+        return Examples(self.x[rows], self.y[rows], self.groups[rows], weights)
 
 
-@dataclass(frozen=True)
-class State:
-    """A trained classifier as it is stored: arrays for safetensors, facts for JSON.
+def make_estimator(classifier: ClassifierSettings | Any, random_state: int, checkpoints: str | None = None) -> Any:
+    """Return an unfitted estimator of a registered kind's settings, or a copy of an estimator.
 
-    Attributes:
-        arrays: by name.
-        facts: `kind` and what else is needed to rebuild it.
+    Args:
+        classifier: settings, or any scikit-learn classifier with `predict_proba`.
+        random_state: its seed, where it has one.
+        checkpoints: where it keeps checkpoints, where it can.
+    """
+    from sklearn.base import clone
+
+    settings = isinstance(classifier, ClassifierSettings)
+    made = classifier.estimator(random_state) if settings else clone(classifier)
+    options = {"random_state": random_state, "checkpoints": checkpoints}
+    known = made.get_params(deep=False)
+    return made.set_params(**{name: value for name, value in options.items() if name in known})
+
+
+def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> Any:
+    """Fit an estimator and return it; label by label where it cannot learn several at once.
+
+    Args:
+        estimator: unfitted.
+        train: rows to learn from.
+        validation: rows to stop on; not looked at by an estimator that takes none.
+    """
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.utils import get_tags
+    from sklearn.utils.validation import has_fit_parameter
+
+    if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
+        estimator = OneVsRestClassifier(estimator)
+    options: dict[str, Any] = {"groups": train.groups}
+    if train.weights is not None:
+        options["sample_weight"] = train.weights
+    if validation is not None:
+        known = np.ones(len(validation), bool) if train.y.ndim == 2 else np.isin(validation.y, train.y)
+        options |= {"X_val": validation.x[known], "y_val": validation.y[known]}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Label .* is present in all training examples")
+        return estimator.fit(
+            train.x, train.y, **{name: v for name, v in options.items() if has_fit_parameter(estimator, name)}
+        )
+
+
+def predict_proba(estimator: Any, x: npt.NDArray[np.float32], classes: int) -> Floats:
+    """Return probabilities [n, classes] of a fitted estimator; 0 for classes without a training row."""
+    if not len(x):
+        return np.empty((0, classes))
+    said = estimator.predict_proba(x)
+    if isinstance(said, list):  # one array a label, as scikit-learn's multi-output estimators answer
+        return np.stack([_positive(own, seen) for own, seen in zip(said, estimator.classes_, strict=True)], axis=1)
+    found = np.asarray(said, np.float64)
+    if found.shape[1] == classes:
+        return found
+    whole = np.zeros((len(x), classes))
+    whole[:, np.asarray(estimator.classes_, np.int64)] = found
+    return whole
+
+
+def _positive(said: npt.NDArray[Any], seen: npt.NDArray[Any]) -> Floats:
+    """Probability [n] of a label that training rows have, lack, or both."""
+    column = np.flatnonzero(seen)
+    return np.asarray(said[:, column[0]], np.float64) if len(column) else np.zeros(len(said))
+
+
+class Ensemble:
+    """Fitted estimators whose probabilities are averaged.
+
+    Args:
+        members: fitted.
+        classes: number of classes.
     """
 
-    arrays: Mapping[str, npt.NDArray[Any]]
-    facts: Mapping[str, Json]
-
-
-class Classifier(Protocol):
-    """A trained model: one of `CLASSIFIERS`, or an `Ensemble` of them."""
+    def __init__(self, members: Sequence[Any], classes: int) -> None:
+        self.members, self.classes = list(members), classes
 
     def predict_proba(self, x: npt.NDArray[np.float32]) -> Floats:
-        """Probabilities [n, classes]."""
-
-    def state(self) -> State:
-        """What `restore_classifier` needs."""
-
-
-class Trainable(Classifier, Protocol):
-    """One model that can be trained."""
-
-    def fit(self, train: Examples, validation: Examples) -> None:
-        """Train on `train`; `validation` is for stopping."""
-
-
-def make_classifier(
-    settings: ModelSettings, task: Task, classes: int, member: int = 0, trainer: Callable[..., Any] | None = None
-) -> Trainable:
-    """One untrained model; `member` is added to its seed; an MLP trains where `trainer` does, None for here."""
-    made: Any = _kind(settings.kind)(settings.replace(seed=settings.seed + member), task, classes)
-    if trainer is not None and settings.kind == "mlp":
-        made.trainer = trainer
-    trainable: Trainable = made
-    return trainable
+        """Return mean probabilities [n, classes]."""
+        return np.asarray(sum(predict_proba(member, x, self.classes) for member in self.members) / len(self.members))
 
 
 def fit_ensemble(
-    settings: ModelSettings,
-    task: Task,
+    classifier: ClassifierSettings | Any,
     classes: int,
     data: Examples,
     folds: Integers,
     first: Sequence[int],
-    trainer: Callable[..., Any] | None = None,
+    *,
+    size: int = 1,
+    seed: int = 23,
+    checkpoints: str | None = None,
 ) -> Ensemble:
-    """Models of successive seeds, each with another fold held out to stop on.
+    """Fit models of successive seeds, each with another fold held out to stop on.
 
-    With `settings.ensemble` of 1 this is one model trained without the `first` folds. With more, the next members hold
-    out the other folds in turn, so every row trains most members. What the held-out rows are called by one member says
-    nothing of the mean of all: `crossfit` judges that.
+    An ensemble of 1 is one model trained without the `first` folds. With more, the next members hold out the other
+    folds in turn, so every row trains most members. What a member predicts for its held-out rows is not what the mean
+    of all members predicts: `crossfit` measures that.
 
     Args:
-        settings: of the model; `ensemble` says how many.
-        task: of the study.
+        classifier: settings or an estimator.
         classes: how many.
         data: all rows but the test's.
         folds: fold of each row [n].
         first: the folds the first member holds out: the study's validation folds.
-        trainer: where an MLP trains; None for this process.
+        size: number of models.
+        seed: of the first.
+        checkpoints: where estimators that can keep checkpoints.
     """
     others = [[int(fold)] for fold in np.unique(folds) if fold not in first]
     held_out = [list(first), *others]
-    members: list[Classifier] = []
-    for member in range(settings.ensemble):
+    members = []
+    for member in range(size):
         held = np.isin(folds, held_out[member % len(held_out)])
-        model = make_classifier(settings, task, classes, member, trainer)
-        model.fit(data.take(~held), data.take(held))
-        members.append(model)
-    return Ensemble(members)
+        members.append(fit(make_estimator(classifier, seed + member, checkpoints), data.take(~held), data.take(held)))
+    return Ensemble(members, classes)
 
 
-def restore_classifier(state: State) -> Classifier:
-    """The classifier whose state this is.
+# ---- what the package's own estimators share
+
+
+def check_rows(
+    estimator: Any, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None, groups: Any = None
+) -> tuple[Examples, Examples | None]:
+    """Check the arguments of `fit`, set `classes_`, `task_` and `n_features_in_`, and return coded rows.
 
     Raises:
-        UsageError: a kind this version does not know.
+        ValueError: wrong shapes, values that are not finite, a continuous target, or one class only.
     """
-    kind = state.facts["kind"]
-    if kind == "ensemble":
-        return Ensemble.restore(state)
-    restored: Classifier = _kind(str(kind)).restore(state)
-    return restored
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import _check_sample_weight, validate_data
+
+    X, y = validate_data(estimator, X, y, dtype=np.float32, multi_output=True)
+    check_classification_targets(y)
+    weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y.ravel()
+    if y.ndim == 2:
+        estimator.classes_, estimator.task_ = np.arange(y.shape[1]), "multilabel"
+        coded = y.astype(bool)
+    else:
+        estimator.classes_, coded = np.unique(y, return_inverse=True)
+        if len(estimator.classes_) < 2:
+            msg = f"{type(estimator).__name__} needs rows of two classes, found one class: {estimator.classes_}"
+            raise ValueError(msg)
+        estimator.task_ = "binary" if len(estimator.classes_) == 2 else "multiclass"
+    train = Examples(X, coded, np.arange(len(X)) if groups is None else np.asarray(groups), weights)
+    if X_val is None or not len(X_val):
+        return train, None
+    held = np.asarray(y_val).astype(bool) if y.ndim == 2 else np.searchsorted(estimator.classes_, y_val)
+    X_val = validate_data(estimator, X_val, dtype=np.float32, reset=False)
+    return train, Examples(X_val, held, np.arange(len(X_val)))
 
 
-def _kind(kind: str) -> Any:
-    if kind not in CLASSIFIERS:
-        msg = f"no model of kind {kind!r}; there are {', '.join(CLASSIFIERS)}"
-        raise UsageError(msg)
-    module, _, attribute = CLASSIFIERS[kind].partition(":")
-    return getattr(import_module(module), attribute)
+def probabilities(scores: npt.NDArray[Any], task: Task) -> Floats:
+    """Return probabilities [n, classes] of log odds [n, outputs]."""
+    scores = scores.astype(np.float64)
+    if task == "multiclass":
+        return np.asarray(special.softmax(scores, axis=1))
+    positive = special.expit(scores)
+    return np.hstack([1 - positive, positive]) if task == "binary" else np.asarray(positive)
 
 
-class Ensemble:
-    """Models whose probabilities are averaged."""
-
-    def __init__(self, members: Sequence[Classifier]) -> None:
-        self.members = members
-
-    def predict_proba(self, x: npt.NDArray[np.float32]) -> Floats:
-        """Mean probabilities [n, classes]."""
-        return np.asarray(sum(member.predict_proba(x) for member in self.members) / len(self.members))
-
-    def state(self) -> State:
-        """Every member's state, array names prefixed by the member's number."""
-        states = [member.state() for member in self.members]
-        arrays = {f"{i}.{name}": array for i, state in enumerate(states) for name, array in state.arrays.items()}
-        return State(arrays, {"kind": "ensemble", "members": [state.facts for state in states]})
-
-    @classmethod
-    def restore(cls, state: State) -> Ensemble:
-        """The ensemble whose state this is."""
-        facts: Any = state.facts["members"]
-        return cls([restore_classifier(State(_of_member(state.arrays, i), own)) for i, own in enumerate(facts)])
-
-
-def _of_member(arrays: Mapping[str, npt.NDArray[Any]], member: int) -> dict[str, npt.NDArray[Any]]:
-    prefix = f"{member}."
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+def most_likely(found: Floats, classes: npt.NDArray[Any], task: Task) -> npt.NDArray[Any]:
+    """Return the likeliest class [n], or int [n, classes] of probability 0.5 or more for multilabel."""
+    return (found >= 0.5).astype(np.int64) if task == "multilabel" else np.asarray(classes[found.argmax(axis=1)])

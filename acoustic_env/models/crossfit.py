@@ -1,10 +1,10 @@
-"""Calibration, thresholds and held-out figures of what is shipped, each on rows that none of it was fitted on.
+"""Calibration, thresholds and held-out metrics of what is shipped, each on rows that none of it was fitted on.
 
 A bundle ships the mean of an ensemble, and the rows that trained it cannot tell what its probabilities are worth. So
-the whole procedure (reduction, every member, stopping, averaging) is repeated without each part of the rows in turn
-(`cross_val.out_of_fold`), and the calibration and the thresholds of the bundle are fitted on what these ensembles said
-of the parts they had not seen. The figures come from calibrations and thresholds that are fitted without the rows they
-are then applied to.
+the whole procedure (preprocessing, every member, stopping, averaging) is repeated without each part of the rows in turn
+(`cross_val.out_of_fold`), and the calibration and the thresholds of the bundle are fitted on what these ensembles
+predict for the parts they have not seen. The metrics come from calibrations and thresholds that are fitted without the
+rows they are then applied to.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from acoustic_env.models.evaluate import Floats, Integers
 from acoustic_env.models.folds import grouped_folds
 from acoustic_env.models.thresholds import choose_f1_threshold, choose_threshold
 
-# Each part is judged by an ensemble of the other four: four fifths of the rows, near what the shipped one has.
+# Each part is predicted by an ensemble of the other four: four fifths of the rows, near what the shipped one has.
 PARTS: Final = 5
-# Parts are judged until so many rows are: more would cost training time and tell little more.
+# Parts are predicted until so many rows are: more would cost training time and tell little more.
 ENOUGH_ROWS: Final = 5_000
 
 
-def judged_parts(
+def predicted_parts(
     y: npt.NDArray[Any], groups: npt.NDArray[Any], folds: Integers, seed: int
 ) -> tuple[Integers, Integers]:
-    """Return the part [n] of each row and the parts to judge, as many as hold `ENOUGH_ROWS` rows.
+    """Return the part [n] of each row and the parts to predict, as many as hold `ENOUGH_ROWS` rows.
 
     Parts are unions of the study's folds; new folds by class where a class would lie in one part only.
 

@@ -18,18 +18,15 @@ from acoustic_env.models.bundle import Bundle, clips_hash, keys, library_version
 from acoustic_env.models.calibrate import fit_calibration
 from acoustic_env.models.classifier import Examples, fit_ensemble
 from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.crossfit import choose_thresholds, cross_fit, judged_parts
-from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.crossfit import choose_thresholds, cross_fit, predicted_parts
 from acoustic_env.models.matrix import FeatureMatrix, Store, load_matrix
 from acoustic_env.models.performance import Performance, performance
-from acoustic_env.models.reduce import Reducer
+from acoustic_env.models.preprocess import Preprocessor
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 # A study goes on without the few clips that failed in extraction, not without a block.
 MAX_ABSENT: Final = 0.05
-# How a bundle's figures on held-out clips were made; bundles without it had them from single members.
-PROTOCOL: Final = "cross-fitted"
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def prepare(
     blocks: Sequence[str] = (),
     signals: Sequence[str] = (),
     fingerprints: Mapping[str, Sequence[str]] | None = None,
-    say: Say = print,
+    log: Log = print,
 ) -> Study:
     """Apply the recipe, join the features, split; checked for leaks.
 
@@ -76,37 +73,37 @@ def prepare(
         recipe: of the study.
         blocks, signals: instead of the recipe's.
         fingerprints: block -> versions, where the store has several.
-        say: told what was left out, a line at a time.
+        log: receives a line for each thing left out.
 
     Raises:
         UsageError: nothing to learn, a block missing for many clips, or a split that leaks.
     """
     selection = select(clips, recipe)
     for line in selection.summary():
-        say(line)
+        log(line)
     chosen = tuple(blocks) or tuple(recipe.blocks)
     matrix = load_matrix(
         store, selection.clips["clip_id"].to_pylist(), chosen, tuple(signals) or recipe.signals, fingerprints
     )
-    kept, matrix = without_absent(selection.clips, matrix, say)
+    kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, recipe, selection.classes if recipe.classes else None)
     parts = split(kept, recipe.split)
     _refuse_one_sided(recipe, targets, parts)
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
     roles = {"training": parts.train, "validation": parts.validation, "test": parts.test}
-    say(", ".join(f"{len(rows):,} {role}" for role, rows in roles.items()) + " clips, no group in two folds")
+    log(", ".join(f"{len(rows):,} {role}" for role, rows in roles.items()) + " clips, no group in two folds")
     return Study(recipe, kept, targets, matrix, parts, groups.astype(np.int64))
 
 
-def without_absent(clips: pa.Table, matrix: FeatureMatrix, say: Say) -> tuple[pa.Table, FeatureMatrix]:
-    """The clips that have a row in every block.
+def without_absent(clips: pa.Table, matrix: FeatureMatrix, log: Log) -> tuple[pa.Table, FeatureMatrix]:
+    """Return the clips that have a row in every block.
 
     Raises:
         UsageError: more than 5 % lack a row of a block.
     """
     complete = matrix.complete()
     for line in matrix.summary():
-        say(line)
+        log(line)
     if complete.all():
         return clips, matrix
     if (~complete).mean() > MAX_ABSENT:
@@ -115,7 +112,7 @@ def without_absent(clips: pa.Table, matrix: FeatureMatrix, say: Say) -> tuple[pa
             "Extract them, or leave the block out with --blocks"
         )
         raise UsageError(msg)
-    say(f"left out: {(~complete).sum():,} clips that lack a block")
+    log(f"left out: {(~complete).sum():,} clips that lack a block")
     return clips.filter(pa.array(complete)), matrix.take(complete)
 
 
@@ -133,102 +130,109 @@ def _refuse_one_sided(recipe: Recipe, targets: Targets, parts: Split) -> None:
             raise UsageError(msg)
 
 
-def fit_reducer(study: Study) -> Reducer:
-    """The reduction of a study, fitted on its training rows; with an ensemble whose members stop on each fold in turn,
-    on every row that trains one of them. Never on test rows."""
+def fit_preprocessor(study: Study) -> Preprocessor:
+    """Fit the preprocessing of a study on its training rows, never on test rows.
+
+    With an ensemble, whose members stop on each fold in turn, it is fitted on every row that trains one of them.
+    """
     rows = study.learning if study.recipe.model.ensemble > 1 else study.split.train
-    return Reducer(study.matrix.columns, study.recipe.reduction).fit(study.matrix.values[rows])
+    return Preprocessor.of(study.matrix.columns, study.recipe.reduction).fit(study.matrix.values[rows])
 
 
-def train(study: Study, say: Say = print, trainer: Callable[..., Any] | None = None) -> tuple[Bundle, Performance]:
-    """Reduce, fit, calibrate and choose thresholds, all on training and validation rows; test rows are not looked at.
+def preprocessed_parts(study: Study) -> tuple[Examples, Examples]:
+    """Return the training and the validation rows of a study, preprocessed."""
+    preprocessor = fit_preprocessor(study)
 
-    The bundle ships the mean of its members. Calibration, thresholds and figures are of such a mean: the reduction and
-    the members are fitted again without each of up to five parts of the rows, which are then judged (`crossfit`). That
-    costs up to four times the training of the shipped members; from 5,000 judged rows on less.
+    def part(rows: npt.NDArray[np.int64]) -> Examples:
+        x = preprocessor.transform(study.matrix.values[rows])
+        return Examples(x, study.targets.y[rows], study.groups[rows])
+
+    return part(study.split.train), part(study.split.validation)
+
+
+def train(
+    study: Study, log: Log = print, *, classifier: Any = None, checkpoints: str | None = None
+) -> tuple[Bundle, Performance]:
+    """Preprocess, fit, calibrate and choose thresholds, all on training and validation rows.
+
+    The bundle ships the mean of its members. Calibration, thresholds and metrics are of such a mean: the preprocessing
+    and the members are fitted again without each of up to five parts of the rows, which are then predicted
+    (`crossfit`). That costs up to four times the training of the shipped members; from 5,000 predicted rows on less.
 
     Args:
         study: from `prepare`.
-        say: told what came of the reduction.
-        trainer: where an MLP trains; None for this process.
+        log: receives the lines of the preprocessing's summary.
+        classifier: any scikit-learn classifier with `predict_proba`, instead of the recipe's kind. The ensemble and the
+            seed are the recipe's.
+        checkpoints: where Ray Train's workers keep checkpoints; None for a temporary folder.
 
     Returns:
         The bundle, and the performance of its procedure on rows held out from all of it.
     """
     recipe, rows = study.recipe, study.learning
-    reducer = fit_reducer(study)
-    for line in reducer.summary():
-        say(line)
+    preprocessor = fit_preprocessor(study)
+    for line in preprocessor.summary():
+        log(line)
     y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
-    data = Examples(reducer.transform(study.matrix.values[rows]), y, groups)
-    classes = study.targets.classes
+    data = Examples(preprocessor.transform(study.matrix.values[rows]), y, groups)
+    classes, model = study.targets.classes, recipe.model
+    members: dict[str, Any] = {"size": model.ensemble, "checkpoints": checkpoints}
+    chosen = model if classifier is None else classifier
     ensemble = fit_ensemble(
-        recipe.model, recipe.task, len(classes), data, folds, recipe.split.validation_folds, trainer
+        chosen, len(classes), data, folds, recipe.split.validation_folds, seed=model.seed, **members
     )
-    held, said = _held_out(study, y, groups, folds, trainer)
-    calibration = fit_calibration(recipe.task, y[held], said)
-    thresholds = choose_thresholds(recipe.task, y[held], calibration.apply(said))
-    calibrated, by_row = cross_fit(recipe.task, y[held], said, groups[held], recipe.model.seed)
-    judged = performance(recipe.task, classes, y[held], said, groups[held], by_row, calibrated)
-    judged = replace(judged, threshold=float(thresholds[-1]) if recipe.task == "binary" else float("nan"))
+    part, parts = predicted_parts(y, groups, folds, model.seed)
+    unseen = out_of_fold(
+        study.matrix.values[rows],
+        y,
+        groups,
+        chosen,
+        part,
+        model.seed,
+        classes=len(classes),
+        preprocessor=Preprocessor.of(study.matrix.columns, recipe.reduction),
+        predicted=parts,
+        **members,
+    )
+    held = np.isin(part, parts)
+    y_held, probabilities, held_groups = y[held], unseen[held], groups[held]
+    calibration = fit_calibration(recipe.task, y_held, probabilities)
+    thresholds = choose_thresholds(recipe.task, y_held, calibration.apply(probabilities))
+    calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
+    found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)
+    found = replace(found, threshold=float(thresholds[-1]) if recipe.task == "binary" else float("nan"))
     clip_ids = [study.targets.clip_ids[row] for row in rows]
     groups_seen = study.clips["group"].take(pa.array(rows)).to_pylist()
     bundle = Bundle(
         recipe=recipe.replace(blocks={block: recipe.blocks.get(block, {}) for block in study.matrix.fingerprints}),
         classes=classes,
-        reducer=reducer,
-        classifier=ensemble.members[0] if len(ensemble.members) == 1 else ensemble,
+        preprocessor=preprocessor,
+        classifier=ensemble,
         calibration=calibration,
         thresholds=thresholds,
         fingerprints=study.matrix.fingerprints,
-        metrics={**judged.as_json(), "protocol": PROTOCOL},
+        held_out=found.as_json(),
         training_hash=clips_hash(clip_ids, y),
         trained_on=np.unique(keys([*clip_ids, *groups_seen])),
         trained_groups=np.unique(np.column_stack([keys(clip_ids), keys(groups_seen)]), axis=0),
         versions=library_versions(),
+        own_estimator=classifier is not None,
     )
-    return bundle, judged
+    return bundle, found
 
 
-def _held_out(
-    study: Study,
-    y: npt.NDArray[Any],
-    groups: npt.NDArray[Any],
-    folds: npt.NDArray[np.int64],
-    trainer: Callable[..., Any] | None,
-) -> tuple[npt.NDArray[np.bool_], Floats]:
-    """Which of the learning rows were judged [n], and what ensembles that never saw them said of these."""
-    model = study.recipe.model
-    part, parts = judged_parts(y, groups, folds, model.seed)
-    said = out_of_fold(
-        study.matrix.values[study.learning],
-        y,
-        groups,
-        model.kind,
-        model,
-        part,
-        model.seed,
-        classes=len(study.targets.classes),
-        reduction=lambda: Reducer(study.matrix.columns, study.recipe.reduction),
-        judged=parts,
-        trainer=trainer,
-    )
-    held = np.isin(part, parts)
-    return held, said[held]
-
-
-def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: Store, say: Say = print) -> tuple[Performance, str]:
-    """A bundle on clips it has not seen; those it has, or whose group it has, are left out.
+def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: Store, log: Log = print) -> tuple[Performance, str]:
+    """Evaluate a bundle on clips it has not seen; those it has, or whose group it has, are left out.
 
     Returns:
-        The performance, and the hash of the clips judged.
+        The performance, and the hash of the clips.
 
     Raises:
         UsageError: no clip is left, a label outside the bundle's classes, or features of another version.
     """
     selection = select(clips, bundle.recipe)
     for line in selection.summary():
-        say(line)
+        log(line)
     kept = selection.clips
     seen = bundle.seen(kept["clip_id"].to_pylist(), kept["group"].to_pylist())
     if seen.all():
@@ -237,14 +241,14 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: Store, say: Say = pr
         )
         raise UsageError(msg)
     if seen.any():
-        say(f"left out: {seen.sum():,} clips the bundle was trained on")
+        log(f"left out: {seen.sum():,} clips the bundle was trained on")
         kept = kept.filter(pa.array(~seen))
     matrix = bundle_matrix(bundle, kept["clip_id"].to_pylist(), store)
-    kept, matrix = without_absent(kept, matrix, say)
+    kept, matrix = without_absent(kept, matrix, log)
     targets = class_targets(kept, bundle.recipe, bundle.classes)
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
     raw = bundle.raw_proba(matrix)
-    judged = performance(
+    found = performance(
         bundle.recipe.task,
         bundle.classes,
         targets.y,
@@ -253,13 +257,15 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: Store, say: Say = pr
         bundle.thresholds,
         bundle.calibration.apply(raw),
     )
-    return judged, clips_hash(targets.clip_ids, targets.y)
+    return found, clips_hash(targets.clip_ids, targets.y)
 
 
 def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: Store) -> FeatureMatrix:
-    """The features a bundle needs, for some clips: the version trained on where the store has it, else what it has,
-    which `Bundle.check` then refuses by name."""
-    signals: list[Any] = list(dict.fromkeys(column.signal for column in bundle.reducer.columns))
+    """Return the features a bundle needs, for some clips.
+
+    The version trained on where the store has it, else what it has, which `Bundle.check` then refuses by name.
+    """
+    signals: list[Any] = list(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
     versions: dict[str, list[str]] = {}
     for block, trained in bundle.fingerprints.items():
         versions[block] = list(dict.fromkeys(trained.values()))

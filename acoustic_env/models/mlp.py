@@ -7,18 +7,25 @@ ends with the weights it would have had.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from acoustic_env.config import ModelSettings, Task
-from acoustic_env.models.classifier import Examples, State
+from acoustic_env.config import Task
+from acoustic_env.models.classifier import Examples, check_rows, most_likely, probabilities
+from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.evaluate import Floats, Ranking, mean_over_classes, roc_auc
 
 if TYPE_CHECKING:
@@ -93,16 +100,16 @@ class LocalSession:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingSpec:
     """What to train: passed to workers as it is.
 
     Attributes:
-        settings: of the model.
-        task: of the study.
-        classes: how many.
+        settings: of the MLP; `seed` is that of weights, dropout and order.
+        task: of the rows.
+        classes: number of classes.
     """
 
-    settings: ModelSettings
+    settings: MLPSettings
     task: Task
     classes: int
 
@@ -112,10 +119,7 @@ class Job:
         return 1 if self.task == "binary" else self.classes
 
 
-Trainer = Callable[[Job, Examples, Examples], Arrays]
-
-
-def build_network(inputs: int, outputs: int, settings: ModelSettings) -> torch.nn.Sequential:
+def build_network(inputs: int, outputs: int, settings: MLPSettings) -> torch.nn.Sequential:
     """Dropout, then (linear, activation, dropout) per hidden layer, then linear: [n, inputs] -> logits [n, outputs]."""
     from torch import nn
 
@@ -128,14 +132,14 @@ def build_network(inputs: int, outputs: int, settings: ModelSettings) -> torch.n
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
-def train_network(job: Job, train: Examples, validation: Examples, session: Session) -> Arrays:
-    """Train until the validation score has not improved for `patience` epochs; the best epoch's weights.
+def train_network(spec: TrainingSpec, train: Examples, validation: Examples | None, session: Session) -> Arrays:
+    """Train until the validation score has not improved for `patience` epochs; return the best epoch's weights.
 
-    Each step takes one batch of `batch_size` rows, dealt over the workers, whose gradients are averaged: the same steps
-    whatever their number.
+    Without validation rows it trains for `max_epochs` and returns the last weights. Each step takes one batch of
+    `batch_size` rows, distributed over the workers, whose gradients are averaged: the same steps whatever their number.
 
     Args:
-        job: what to train.
+        spec: what to train.
         train, validation: rows; every worker has all of them.
         session: the surroundings.
 
@@ -144,9 +148,9 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
     """
     import torch
 
-    settings = job.settings
+    settings = spec.settings
     torch.manual_seed(settings.seed)
-    network = build_network(train.x.shape[1], job.outputs, settings)
+    network = build_network(train.x.shape[1], spec.outputs, settings)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = session.resume()
     if state is None:
@@ -155,7 +159,7 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
         _load(network, optimizer, state.arrays)
     best = state.best_weights
     wrapped = session.wrap(network)
-    inputs, targets = torch.from_numpy(train.x), _targets(train.y, job.task)
+    data = _tensors(train, spec.task)
     best_epoch, best_score, best_loss = state.best_epoch, state.best_score, state.best_loss
 
     last = state.epoch >= settings.max_epochs or state.epoch - best_epoch >= settings.patience
@@ -165,11 +169,14 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
         order = torch.from_numpy(np.random.default_rng([settings.seed, epoch]).permutation(len(train)))
         torch.manual_seed((settings.seed * 100_003 + epoch) * 1_009 + session.rank)
         network.train()
-        loss = _run_epoch(wrapped, optimizer, inputs, targets, order, settings.batch_size, session, job.task)
-        score, held_loss = validation_score(forward(network, validation.x), validation.y, job.task)
+        loss = _run_epoch(wrapped, optimizer, data, order, session, spec)
+        score, held_loss = float(epoch), 0.0
+        if validation is not None:
+            score, held_loss = validation_score(forward(network, validation.x), validation.y, spec.task)
         if (score, -held_loss) > (best_score, -best_loss):
             best_epoch, best_score, best_loss = epoch, score, held_loss
-            best = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+            if validation is not None or epoch == settings.max_epochs:
+                best = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
         last = epoch >= settings.max_epochs or epoch - best_epoch >= settings.patience
         reached = Progress(epoch, best_epoch, best_score, best_loss, {})
         metrics = {
@@ -186,21 +193,22 @@ def train_network(job: Job, train: Examples, validation: Examples, session: Sess
 def _run_epoch(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: torch.Tensor,
-    targets: torch.Tensor,
+    data: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
     order: torch.Tensor,
-    batch_size: int,
     session: Session,
-    task: Task,
+    spec: TrainingSpec,
 ) -> float:
+    inputs, targets, weights = data
     total = 0.0
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for start in range(0, len(order), spec.settings.batch_size):
+        batch = order[start : start + spec.settings.batch_size]
         rows = batch[session.rank :: session.workers]
         # A last batch with fewer rows than workers leaves some without: they still join the averaging, weight zero.
         share = len(rows) * session.workers / len(batch)
         rows = rows if len(rows) else batch[:1]
-        loss = _loss(network(inputs[rows]), targets[rows], task) * share
+        loss = (
+            _loss(network(inputs[rows]), targets[rows], None if weights is None else weights[rows], spec.task) * share
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -208,21 +216,26 @@ def _run_epoch(
     return total / len(order)
 
 
-def _targets(y: npt.NDArray[Any], task: Task) -> torch.Tensor:
+def _tensors(examples: Examples, task: Task) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Inputs, targets and weights (of mean 1) of rows."""
     import torch
 
-    if task == "multiclass":
-        return torch.from_numpy(y.astype(np.int64))
+    y, weights = examples.y, examples.weights
     # bool until used: 22,000 clips of 527 classes as float32 would be 46 MB a copy.
-    return torch.from_numpy(y.astype(bool) if y.ndim == 2 else (y[:, None] == 1))
+    targets = y.astype(np.int64) if task == "multiclass" else y.astype(bool) if y.ndim == 2 else (y[:, None] == 1)
+    scaled = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
+    return torch.from_numpy(examples.x), torch.from_numpy(targets), scaled
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
+def _loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, task: Task) -> torch.Tensor:
     from torch.nn import functional
 
     if task == "multiclass":
-        return functional.cross_entropy(logits, targets)
-    return functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="sum") / len(targets)
+        if weights is None:
+            return functional.cross_entropy(logits, targets)
+        return (functional.cross_entropy(logits, targets, reduction="none") * weights).mean()
+    own = None if weights is None else weights[:, None]
+    return functional.binary_cross_entropy_with_logits(logits, targets.float(), own, reduction="sum") / len(targets)
 
 
 def forward(network: torch.nn.Module, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -279,65 +292,116 @@ def _load(network: torch.nn.Module, optimizer: torch.optim.Optimizer, arrays: Ar
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
-def train_locally(job: Job, train: Examples, validation: Examples) -> Arrays:
-    """Train in this process."""
-    return train_network(job, train, validation, LocalSession())
+class MLPClassifier(ClassifierMixin, BaseEstimator):
+    """A multilayer perceptron on scikit-learn's contract; predicts with NumPy alone.
 
-
-class MlpClassifier:
-    """The MLP behind the classifier contract; predicts with numpy alone.
+    Args:
+        layers, activation, dropout, learning_rate, weight_decay, batch_size, max_epochs, patience, workers: see
+            `MLPSettings`.
+        checkpoints: where Ray Train's workers keep checkpoints, a folder or URL every node sees; None for a temporary
+            folder. Without workers there are none.
+        random_state: seed of weights, dropout and order.
 
     Attributes:
-        trainer: where it trains: in this process, unless set to `train.train_on_ray`.
+        classes_: [classes].
+        weights_: `<layer>.weight` and `<layer>.bias`, named as PyTorch names them in `build_network`.
     """
 
-    def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
-        self._job = Job(settings, task, classes)
-        self.trainer: Trainer = train_locally
-        self.weights_: Arrays = {}
+    file_suffix: ClassVar = "safetensors"
+    task_: Task
+    classes_: npt.NDArray[Any]
 
-    def fit(self, train: Examples, validation: Examples) -> None:
-        """Train where `trainer` does, stopped on `validation`."""
-        self.weights_ = self.trainer(self._job, train, validation)
+    def __init__(
+        self,
+        layers: Sequence[int] = (240,),
+        activation: str = "relu",
+        dropout: float = 0.5,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        batch_size: int = 256,
+        max_epochs: int = 200,
+        patience: int = 15,
+        workers: int = 0,
+        checkpoints: str | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.layers = layers
+        self.activation = activation
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.workers = workers
+        self.checkpoints = checkpoints
+        self.random_state = random_state
 
-    def predict_proba(self, x: npt.NDArray[np.float32]) -> Floats:
-        """Probabilities [n, classes]."""
-        scores = self.logits(x).astype(np.float64)
-        if self._job.task == "multiclass":
-            return np.asarray(special.softmax(scores, axis=1))
-        positive = special.expit(scores)
-        return np.hstack([1 - positive, positive]) if self._job.task == "binary" else np.asarray(positive)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> MLPClassifier:
+        """Train on rows, stopped on validation rows where there are some, else for `max_epochs`.
 
-    def logits(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits [n, outputs]."""
+        Args:
+            X: [n, features].
+            y: [n] classes, or bool [n, classes] for multilabel.
+            sample_weight: [n].
+            X_val, y_val: validation rows.
+
+        Raises:
+            ValueError: one class only, or wrong shapes.
+        """
+        train, validation = check_rows(self, X, y, sample_weight, X_val, y_val)
+        own = {name: value for name, value in self.get_params().items() if name not in ("checkpoints", "random_state")}
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31)
+        settings = MLPSettings(**{**own, "layers": tuple(self.layers), "seed": int(seed)})
+        spec = TrainingSpec(settings, self.task_, len(self.classes_))
+        if not self.workers:
+            self.weights_ = train_network(spec, train, validation, LocalSession())
+            return self
+        from acoustic_env.models.train import train_on_ray
+
+        with nullcontext(self.checkpoints) if self.checkpoints else tempfile.TemporaryDirectory() as place:
+            self.weights_ = train_on_ray(spec, train, validation, place)
+        return self
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Return probabilities [n, classes]."""
+        return probabilities(self.logits(X), self.task_)
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the likeliest class [n], or bool [n, classes] of probability 0.5 or more for multilabel."""
+        return most_likely(self.predict_proba(X), self.classes_, self.task_)
+
+    def logits(self, X: Any) -> npt.NDArray[np.float32]:
+        """Return logits [n, outputs]."""
+        check_is_fitted(self, "weights_")
+        found: npt.NDArray[np.float32] = validate_data(self, X, dtype=np.float32, reset=False)
         names = sorted({int(name.split(".")[0]) for name in self.weights_})
-        found = x
         for name in names:
             found = found @ self.weights_[f"{name}.weight"].T + self.weights_[f"{name}.bias"]
             if name != names[-1]:
-                relu = self._job.settings.activation == "relu"
-                found = np.maximum(found, 0, out=found) if relu else np.tanh(found, out=found)
+                found = np.maximum(found, 0, out=found) if self.activation == "relu" else np.tanh(found, out=found)
         return found
 
-    def state(self) -> State:
-        """The weights of each layer, named as PyTorch names them in `build_network`."""
-        facts = {
-            "kind": "mlp",
-            "task": self._job.task,
-            "classes": self._job.classes,
-            "layers": list(self._job.settings.layers),
-            "activation": self._job.settings.activation,
-            "dropout": self._job.settings.dropout,
-        }
-        return State(self.weights_, facts)
+    def dump_fitted(self) -> bytes:
+        """Return what `fit` learned as safetensors."""
+        from safetensors.numpy import save
 
-    @classmethod
-    def restore(cls, state: State) -> MlpClassifier:
-        """The classifier whose state this is."""
-        facts: Any = state.facts
-        settings = ModelSettings(
-            layers=tuple(facts["layers"]), activation=facts["activation"], dropout=facts["dropout"]
-        )
-        made = cls(settings, facts["task"], facts["classes"])
-        made.weights_ = {name: np.asarray(array) for name, array in state.arrays.items()}
-        return made
+        return save({**self.weights_, "classes": np.asarray(self.classes_)}, {"task": self.task_})
+
+    def load_fitted(self, data: bytes) -> MLPClassifier:
+        """Take over what `dump_fitted` returned."""
+        from safetensors.numpy import load
+
+        self.weights_ = load(data)
+        self.classes_ = self.weights_.pop("classes")
+        first = min(self.weights_, key=lambda name: int(name.split(".")[0]))
+        self.n_features_in_ = self.weights_[f"{first.split('.')[0]}.weight"].shape[1]
+        self.task_ = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["task"]
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

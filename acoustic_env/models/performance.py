@@ -1,4 +1,4 @@
-"""Everything said of a model on one set of clips: figures with intervals, per class, curves, calibration."""
+"""Performance of a model on one set of clips: metrics with intervals, per class, curves, calibration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REPEATS: Final = 1000
 # mAP over hundreds of classes and tens of thousands of clips costs a tenth of a second a resample.
 LARGE_REPEATS: Final = 100
 LARGE: Final = 10**6
-# What is kept of a curve: enough for a figure, whatever the number of clips.
+# What is kept of a curve: enough for a plot, whatever the number of clips.
 CURVE_POINTS: Final = 400
 CLASS_POINTS: Final = 60
 CURVE_CLASSES: Final = 30
@@ -84,14 +84,14 @@ class Performance:
     Attributes:
         task, classes: of the study.
         clips, groups: how many.
-        figures: name -> figure with interval: `auc`, `average_precision`, `accuracy`, `balanced_accuracy`, `f1`
+        metrics: name -> estimate with interval: `auc`, `average_precision`, `accuracy`, `balanced_accuracy`, `f1`
             (binary); `accuracy`, `balanced_accuracy`, `macro_f1`, `mean_auc` (multiclass); `map`, `mean_auc`,
             `macro_f1`, `micro_f1` (multilabel).
         per_class: every class of the study, whether it has clips or not.
         undefined: classes without clips, or with all of them, which no mean AUC or mAP can contain.
         confusion: [classes, classes], rows given, columns predicted; None for multilabel.
         threshold: the decision's (binary); NaN otherwise, and where rows had their own.
-        calibration: name -> figure, before and after calibration: `brier`, and `ece` of the positive class (binary) or
+        calibration: name -> value, before and after calibration: `brier`, and `ece` of the positive class (binary) or
             of the highest probability (multiclass); `class_ece` for multilabel, the mean over the `class_ece_classes`
             classes with enough positive clips, since pooled pairs of clip and class are nearly all easy negatives.
         reliability_before, reliability_after: the diagrams; of all pairs, in bins of equal positive mass, for
@@ -105,7 +105,7 @@ class Performance:
     classes: tuple[str, ...]
     clips: int
     groups: int
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate]
     per_class: list[ClassMetrics]
     undefined: list[str]
     confusion: Floats | None
@@ -123,9 +123,9 @@ class Performance:
         return plain
 
     def lines(self) -> list[str]:
-        """For a person: the figures, one a line."""
+        """Return the metrics, human-readable, one a line."""
         found = [f"{self.clips:,} clips in {self.groups:,} groups"]
-        found += [f"{name.replace('_', ' '):<20} {figure}" for name, figure in self.figures.items()]
+        found += [f"{name.replace('_', ' '):<20} {estimate}" for name, estimate in self.metrics.items()]
         found += [f"{name.replace('_', ' '):<20} {value:.4f}" for name, value in self.calibration.items()]
         if self.undefined:
             shown = ", ".join(self.undefined[:5]) + (", ..." if len(self.undefined) > 5 else "")
@@ -143,7 +143,7 @@ def performance(
     calibrated: Floats,
     seed: int = SEED,
 ) -> Performance:
-    """HeldOutScorer probabilities before and after calibration, with thresholds, both fitted on other rows.
+    """Measure probabilities before and after calibration, with thresholds, both fitted on other rows.
 
     Args:
         task, classes: of the study.
@@ -165,27 +165,27 @@ def performance(
         called = np.eye(len(classes), dtype=bool)[calibrated.argmax(axis=1)]
     rankings = [Ranking(truth[:, c], calibrated[:, c]) for c in range(len(classes))]
     per_class = _per_class(classes, truth, called, rankings)
-    before, after = _judged(task, truth, probabilities), _judged(task, truth, calibrated)
+    before, after = _events(task, truth, probabilities), _events(task, truth, calibrated)
     diagrams = tuple(
         reliability(*pair, weights=positive_mass(*pair) if task == "multilabel" else None) for pair in (before, after)
     )
-    judged = (truth[:, 1], calibrated[:, 1]) if task == "binary" else (truth.ravel(), calibrated.ravel())
+    pooled = (truth[:, 1], calibrated[:, 1]) if task == "binary" else (truth.ravel(), calibrated.ravel())
     return Performance(
         task=task,
         classes=tuple(classes),
         clips=len(y),
         groups=len(np.unique(groups)),
-        figures=_figures(task, truth, called, calibrated, groups, seed),
+        metrics=_metrics(task, truth, called, calibrated, groups, seed),
         per_class=per_class,
-        undefined=[figures.name for figures in per_class if not np.isfinite(figures.auc)],
+        undefined=[one.name for one in per_class if not np.isfinite(one.auc)],
         confusion=None if task == "multilabel" else confusion(y, called.argmax(axis=1), len(classes)),
         threshold=threshold,
         calibration=_calibration_errors(task, truth, probabilities, calibrated, diagrams)
         | {"brier_before": brier(*before), "brier_after": brier(*after)},
         reliability_before=diagrams[0],
         reliability_after=diagrams[1],
-        roc=roc_curve(*judged, CURVE_POINTS),
-        precision_recall=precision_recall_curve(*judged, CURVE_POINTS),
+        roc=roc_curve(*pooled, CURVE_POINTS),
+        precision_recall=precision_recall_curve(*pooled, CURVE_POINTS),
         class_curves=[] if task == "binary" else _class_curves(per_class, truth, calibrated),
     )
 
@@ -210,17 +210,17 @@ def _class_curves(
         return []
     return [
         ClassCurves(
-            figures.name,
+            one.name,
             roc_curve(truth[:, c], calibrated[:, c], CLASS_POINTS),
             precision_recall_curve(truth[:, c], calibrated[:, c], CLASS_POINTS),
         )
-        for c, figures in enumerate(per_class)
-        if np.isfinite(figures.auc)
+        for c, one in enumerate(per_class)
+        if np.isfinite(one.auc)
     ]
 
 
-def _judged(task: Task, truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
-    """What a probability is held against: the positive class, every class, or being right about the top class."""
+def _events(task: Task, truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Return events and their probabilities: the positive class, every class, or being right about the top class."""
     if task == "binary":
         return truth[:, 1], probabilities[:, 1]
     if task == "multilabel":
@@ -253,7 +253,7 @@ def _per_class(
     ]
 
 
-def _figures(
+def _metrics(
     task: Task,
     truth: npt.NDArray[np.bool_],
     called: npt.NDArray[np.bool_],

@@ -11,7 +11,7 @@ import pyarrow as pa
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.learn import Say, bundle_matrix
+from acoustic_env.models.learn import Log, bundle_matrix
 from acoustic_env.models.matrix import Store
 
 PREDICTION_SCHEMA: Final = pa.schema(
@@ -27,17 +27,17 @@ CHUNK: Final = 8192
 Extract = Callable[[pa.Table, Bundle], Store]
 
 
-def predict(bundle: Bundle, clip_ids: Sequence[str], store: Store, say: Say = print) -> pa.Table:
-    """Calibrated probabilities of every class for every clip that has its features in the store.
+def predict(bundle: Bundle, clip_ids: Sequence[str], store: Store, log: Log = print) -> pa.Table:
+    """Return calibrated probabilities of every class for every clip that has its features in the store.
 
     Returns:
         `PREDICTION_SCHEMA`, clips in the order given, classes in the bundle's. Clips that lack a block are left out and
-        said.
+        logged.
 
     Raises:
         UsageError: the store's features are not those trained on, or no clip has them.
     """
-    parts = list(_predicted(bundle, clip_ids, store, say))
+    parts = list(_predicted(bundle, clip_ids, store, log))
     table = pa.concat_tables([PREDICTION_SCHEMA.empty_table(), *parts])
     if not table.num_rows:
         msg = "no clip has all the features the bundle needs; extract them first"
@@ -45,12 +45,12 @@ def predict(bundle: Bundle, clip_ids: Sequence[str], store: Store, say: Say = pr
     return table
 
 
-def _predicted(bundle: Bundle, clip_ids: Sequence[str], store: Store, say: Say) -> Iterator[pa.Table]:
+def _predicted(bundle: Bundle, clip_ids: Sequence[str], store: Store, log: Log) -> Iterator[pa.Table]:
     for start in range(0, len(clip_ids), CHUNK):
         matrix = bundle_matrix(bundle, clip_ids[start : start + CHUNK], store)
         complete = matrix.complete()
         for line in matrix.summary():
-            say(f"without prediction: {line}")
+            log(f"without prediction: {line}")
         kept = matrix.take(complete)
         if not kept.clip_ids:
             continue
@@ -66,14 +66,14 @@ def _predicted(bundle: Bundle, clip_ids: Sequence[str], store: Store, say: Say) 
         )
 
 
-def predict_files(bundle: Bundle, files: Sequence[str], extract: Extract, say: Say = print) -> pa.Table:
-    """Predictions for audio files, whose features are computed first; the clip id is the file as given.
+def predict_files(bundle: Bundle, files: Sequence[str], extract: Extract, log: Log = print) -> pa.Table:
+    """Predict audio files, whose features are computed first; the clip id is the file as given.
 
     Args:
         bundle: trained.
         files: paths or URLs, each once.
         extract: computes the bundle's blocks and signals for a clip list into a store and gives that store.
-        say: told what was left out.
+        log: receives a line for each thing left out.
 
     Raises:
         UsageError: a file twice, or none could be read.
@@ -83,4 +83,4 @@ def predict_files(bundle: Bundle, files: Sequence[str], extract: Extract, say: S
         msg = f"{repeated[0]}: given twice"
         raise UsageError(msg)
     rows = [{"clip_id": file, "uri": file, "labels": [], "group": file, "source": "command line"} for file in files]
-    return predict(bundle, list(files), extract(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), bundle), say)
+    return predict(bundle, list(files), extract(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), bundle), log)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.config import ModelKind
+from acoustic_env.config import CLASSIFIERS
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.evaluate import (
     Estimate,
@@ -24,8 +24,8 @@ from acoustic_env.models.evaluate import (
     bootstrap,
     mean_over_classes,
 )
-from acoustic_env.models.learn import Say, Study
-from acoustic_env.models.reduce import Reducer
+from acoustic_env.models.learn import Log, Study
+from acoustic_env.models.preprocess import Preprocessor
 from acoustic_env.models.thresholds import class_scores, confusion, mean_f1, share_interval
 
 # Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
@@ -54,9 +54,9 @@ class Row:
     """One row of the study.
 
     Attributes:
-        features, signals, model: what was judged.
+        features, signals, model: what was evaluated.
         inputs: features before reduction.
-        score: the study's figure: AUC (binary), macro F1 (multiclass), mAP (multilabel).
+        score: the study's metric: AUC (binary), macro F1 (multiclass), mAP (multilabel).
         accuracy: share of clips called right (argmax); None for multilabel.
         behind: the best score minus this one's, paired on the same clips, with an interval that allows for the choice
             of the best (`evaluate.behind_the_best`); None for the best.
@@ -89,18 +89,21 @@ def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
     ]
 
 
-def run_study(study: Study, models: Sequence[ModelKind], say: Say = print, *, every_fold: bool = False) -> list[Row]:
-    """Out-of-fold figures of every variant and model, best first.
+def run_study(study: Study, models: Sequence[str], log: Log = print, *, every_fold: bool = False) -> list[Row]:
+    """Return out-of-fold scores of every variant and model, best first.
 
     Args:
         study: prepared with every block and signal.
         models: kinds.
-        say: told each row as it is done.
-        every_fold: judge the clips of test folds too, each by a model of the other folds.
+        log: receives each row as it is done.
+        every_fold: predict the clips of test folds too, each by a model of the other folds.
     """
+    for kind in models:
+        CLASSIFIERS.check(kind)
+    model = study.recipe.model
     rows = np.arange(len(study.groups)) if every_fold else study.learning
     y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
-    found: list[tuple[Variant, ModelKind, int, Floats]] = []
+    found: list[tuple[Variant, str, int, Floats]] = []
     for variant in variants(list(study.matrix.fingerprints), _signals(study)):
         matrix = study.matrix.restrict(variant.parts)
         for kind in models:
@@ -108,15 +111,15 @@ def run_study(study: Study, models: Sequence[ModelKind], say: Say = print, *, ev
                 matrix.values[rows],
                 y,
                 groups,
-                kind,
-                study.recipe.model,
+                model.of_kind(kind),
                 folds,
-                study.recipe.model.seed,
+                model.seed,
                 classes=len(study.targets.classes),
-                reduction=lambda columns=matrix.columns: Reducer(columns, study.recipe.reduction),  # type: ignore[misc]
+                preprocessor=Preprocessor.of(matrix.columns, study.recipe.reduction),
+                size=model.ensemble,
             )
             found.append((variant, kind, len(matrix.columns), probabilities))
-            say(f"{variant.features} {variant.signals} {kind}: {_value(y, probabilities):.4f}")
+            log(f"{variant.features} {variant.signals} {kind}: {_value(y, probabilities):.4f}")
     statistics = [_statistic(y, probabilities) for *_, probabilities in found]
     behind = behind_the_best(statistics, groups, repeats=REPEATS)
     best = max(range(len(found)), key=lambda i: statistics[i](None))
@@ -170,17 +173,17 @@ def score_name(study: Study) -> str:
 
 
 def study_table(rows: Sequence[Row]) -> pa.Table:
-    """The study as a table, figures with their intervals in columns of their own."""
+    """The study as a table, scores with their intervals in columns of their own."""
 
     def column(take: Callable[[Row], Estimate | None], part: str) -> list[float | None]:
         return [getattr(estimate, part) if (estimate := take(row)) else None for row in rows]
 
-    figures = {"score": lambda r: r.score, "accuracy": lambda r: r.accuracy, "behind": lambda r: r.behind}
+    estimates = {"score": lambda r: r.score, "accuracy": lambda r: r.accuracy, "behind": lambda r: r.behind}
     return pa.table(
         {name: [getattr(row, name) for row in rows] for name in ("features", "signals", "model", "inputs")}
         | {
             name if part == "value" else f"{name}_{part}": pa.array(column(take, part), pa.float64())
-            for name, take in figures.items()
+            for name, take in estimates.items()
             for part in ("value", "low", "high")
         }
         | {"within_noise": [row.behind is None or row.behind.within_noise() for row in rows]}

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.config import ModelSettings, from_mapping
+import numpy as np
+
+from acoustic_env.config import classifier_settings
 from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples
-from acoustic_env.models.mlp import Arrays, Job, Progress, train_network
+from acoustic_env.models.mlp import Arrays, Progress, TrainingSpec, train_network
 from acoustic_env.pipeline.cluster import cluster_resources
 
 if TYPE_CHECKING:
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("acoustic_env.models.train")
 
-# A report waits for the controller to look: at most this many seconds of training are done twice after a death.
+# A report waits for the controller to look: at most this many seconds of training are done twice after a worker died.
 CHECKPOINT_S: Final = 5.0
 # How often the controller looks; its own 2 s would make a second of training take a minute of reports.
 HEALTH_CHECK_S: Final = "0.25"
 MAX_FAILURES: Final = 3
 ARRAYS: Final = "progress.safetensors"
-FACTS: Final = "progress.json"
+METADATA: Final = "progress.json"
 
 
 class TrainingFailed(AcousticEnvError):  # noqa: N818  the outcome's own name
@@ -57,7 +59,7 @@ class RaySession:
         self._due = 0.0
 
     def resume(self) -> Progress | None:
-        """The last checkpoint of the run."""
+        """Return the last checkpoint of the run."""
         from ray import train
 
         checkpoint = train.get_checkpoint()
@@ -67,7 +69,7 @@ class RaySession:
             return read_progress(Path(folder))
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network with its gradients averaged over the workers."""
+        """Average the gradients of the network over the workers."""
         from ray.train.torch import prepare_model
 
         wrapped: torch.nn.Module = prepare_model(network)
@@ -88,41 +90,41 @@ class RaySession:
         self._due = time.monotonic() + self._checkpoint_s
 
     def _agree(self, due: bool) -> bool:
-        """What the first worker says: a report waits for all workers, so all must make the same ones."""
+        """Return the first worker's choice: a report waits for all workers, so all must make the same ones."""
         import torch
 
-        said = torch.tensor(int(due))
+        shared = torch.tensor(int(due))
         if self.workers > 1:
-            torch.distributed.broadcast(said, src=0)
-        return bool(said)
+            torch.distributed.broadcast(shared, src=0)
+        return bool(shared)
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
-    """A checkpoint: arrays as safetensors, the rest as JSON."""
+    """Write a checkpoint: arrays as safetensors, the rest as JSON."""
     from safetensors.numpy import save_file
 
-    facts = {name: value for name, value in vars(progress).items() if name != "arrays"}
+    metadata = {name: value for name, value in vars(progress).items() if name != "arrays"}
     save_file(progress.arrays, folder / ARRAYS)
-    (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
 
 
 def read_progress(folder: Path) -> Progress:
-    """What `write_progress` wrote."""
+    """Read what `write_progress` wrote."""
     from safetensors.numpy import load_file
 
-    return Progress(**json.loads((folder / FACTS).read_text(encoding="utf-8")), arrays=load_file(folder / ARRAYS))
+    return Progress(**json.loads((folder / METADATA).read_text(encoding="utf-8")), arrays=load_file(folder / ARRAYS))
 
 
 def train_on_ray(
-    job: Job, train: Examples, validation: Examples, storage: str, checkpoint_s: float = CHECKPOINT_S
+    spec: TrainingSpec, train: Examples, validation: Examples | None, storage: str, checkpoint_s: float = CHECKPOINT_S
 ) -> Arrays:
-    """Train on `job.settings.workers` Ray workers of one CPU each, joined to the cluster at hand.
+    """Train on `spec.settings.workers` Ray workers of one CPU each, joined to the cluster at hand.
 
     A worker that dies is replaced and the run goes on from its last checkpoint; the same call after a killed driver
     does so, too, because the run's name follows from what is trained.
 
     Args:
-        job: what to train.
+        spec: what to train.
         train, validation: rows; placed once in the object store, shared by the workers of a node.
         storage: where checkpoints go, a folder or URL every node sees.
         checkpoint_s: seconds between checkpoints.
@@ -139,7 +141,7 @@ def train_on_ray(
     from ray.train.torch import TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
-    workers = job.settings.workers
+    workers = spec.settings.workers
     cpus = int(cluster_resources().cpus)
     if workers > cpus:
         msg = f"{workers} training workers need {workers} CPUs and the cluster has {cpus}; set fewer `model: workers`"
@@ -147,10 +149,10 @@ def train_on_ray(
     filesystem, place = arrow_filesystem(storage)
     trainer = TorchTrainer(
         _run_worker,
-        train_loop_config={"job": _plain(job), "data": ray.put((train, validation)), "checkpoint_s": checkpoint_s},
+        train_loop_config={"spec": _plain(spec), "data": ray.put((train, validation)), "checkpoint_s": checkpoint_s},
         scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
-            name=f"mlp-{_digest(job, train, validation)}",
+            name=f"mlp-{_digest(spec, train, validation)}",
             storage_path=place,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
@@ -172,22 +174,22 @@ def train_on_ray(
 def _run_worker(config: Mapping[str, Any]) -> None:
     import ray
 
-    described = config["job"]
-    settings = from_mapping(ModelSettings, described["settings"], "train_loop_config")
+    described = config["spec"]
     train, validation = ray.get(config["data"])
     # Arrays in the object store are read-only, and training does not write to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     session = RaySession(config["checkpoint_s"])
-    train_network(Job(settings, described["task"], described["classes"]), train, validation, session)
+    settings: Any = classifier_settings(described["settings"])
+    train_network(TrainingSpec(settings, described["task"], described["classes"]), train, validation, session)
 
 
-def _plain(job: Job) -> dict[str, Any]:
-    return {"settings": job.settings.as_json(), "task": job.task, "classes": job.classes}
+def _plain(spec: TrainingSpec) -> dict[str, Any]:
+    return {"settings": spec.settings.as_json(), "task": spec.task, "classes": spec.classes}
 
 
-def _digest(job: Job, *data: Examples) -> str:
-    digest = hashlib.sha256(json.dumps(_plain(job), sort_keys=True).encode())
+def _digest(spec: TrainingSpec, *data: Examples | None) -> str:
+    digest = hashlib.sha256(json.dumps(_plain(spec), sort_keys=True).encode())
     for examples in data:
-        digest.update(examples.x.tobytes())
-        digest.update(examples.y.tobytes())
+        for array in (examples.x, examples.y, examples.weights) if examples else ():
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

@@ -1,18 +1,16 @@
-"""Search of the MLP's settings with Ray Tune and Optuna: the source system's space, parallel, resumable.
+"""Search of a classifier's settings with Ray Tune and Optuna: the search space of its kind, parallel, resumable.
 
-The data are reduced once and put once into Ray's object store; every trial is the training loop of `mlp` in a process
-of one CPU, and reports its validation score. Test rows are not there.
+The data are preprocessed once and put once into Ray's object store; every trial fits one estimator in a process of one
+CPU, and reports its validation score. Test rows are not there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.config import ModelSettings, Task, from_mapping
+from acoustic_env.config import ClassifierSettings, classifier_settings
 from acoustic_env.io.arrow import arrow_filesystem
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.mlp import Job, LocalSession, Progress, train_network
+from acoustic_env.models.classifier import Examples, fit, predict_proba
+from acoustic_env.models.evaluate import Floats, Ranking, mean_over_classes
 from acoustic_env.models.search_state import Batch, SearchState
 
 if TYPE_CHECKING:
@@ -34,20 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("acoustic_env.models.tune")
 
 STUDY: Final = "optuna"
-METRIC: Final = "best_score"
-MAX_LAYERS: Final = 5
-# What a search's record says of the space; change it with `_Space`.
-SPACE: Final = (
-    "16 to 256 (512 above 600 inputs) units by 16, relu or tanh, dropout 0 to 0.5, learning rate 1e-4 to 1e-2"
-)
-# Above this many inputs the source system allowed wider layers (its three signals side by side).
-WIDE_INPUTS: Final = 600
+METRIC: Final = "score"
 # Random trials before the searcher models anything: the source system's 25 of 100.
 RANDOM_SHARE: Final = 0.25
-MAX_EPOCHS: Final = 50
-PATIENCE: Final = 5
-# A report waits for the driver, longer than an epoch on small data takes.
-REPORT_S: Final = 2.0
+# An MLP's trial is shorter than its training.
+SHORT: Final = {"max_epochs": 50, "patience": 5}
 
 
 @dataclass(frozen=True)
@@ -56,34 +45,19 @@ class Trial:
 
     Attributes:
         number: in the order of the suggestions, from 0.
-        settings: of the model.
-        score: best validation score; None when the trial failed.
-        epochs: run.
+        point: of the search space.
+        chosen: the searched settings at this point.
+        score: validation score; None when the trial failed.
         seconds: taken.
         error: what failed, or an empty string.
     """
 
     number: int
-    settings: ModelSettings
+    point: dict[str, Any]
+    chosen: dict[str, Any]
     score: float | None
-    epochs: int
     seconds: float
     error: str
-
-
-class _Reporting(LocalSession):
-    """A session that tells Ray Tune how a trial stands."""
-
-    def __init__(self) -> None:
-        self._due = time.monotonic() + REPORT_S
-
-    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
-        """The epoch's figures, without a checkpoint: a trial takes seconds and is run again instead."""
-        from ray import tune
-
-        if last or time.monotonic() >= self._due:
-            tune.report(dict(metrics))
-            self._due = time.monotonic() + REPORT_S
 
 
 def search_identity(study: Study) -> dict[str, str]:
@@ -95,6 +69,9 @@ def search_identity(study: Study) -> dict[str, str]:
     train, validation = study.split.train, study.split.validation
     model, matrix, targets = study.recipe.model, study.matrix, study.targets
     columns = [str(column) for column in matrix.columns]
+    space = _Recorder(model, len(columns)).ranges
+    searched = changed_settings(model, _Recorder(model, len(columns)).point)
+    fixed = {name: value for name, value in search_settings(model).as_json().items() if name not in searched}
 
     def clips(rows: npt.NDArray[Any]) -> str:
         ids = [targets.clip_ids[row] for row in rows]
@@ -111,23 +88,71 @@ def search_identity(study: Study) -> dict[str, str]:
         ),
         "features": f"{len(columns):,} columns, {_digest(columns, matrix.values[train], matrix.values[validation])}",
         "reduction": json.dumps(study.recipe.reduction.as_json(), sort_keys=True),
-        "fixed settings": f"weight_decay {model.weight_decay}, batch_size {model.batch_size}, seed {model.seed}",
-        "search": f"{MAX_LAYERS} layers, {SPACE}, {MAX_EPOCHS} epochs, patience {PATIENCE}, by {METRIC}",
+        "fixed settings": ", ".join(f"{name} {value}" for name, value in fixed.items()),
+        "search": ", ".join(f"{name} {values}" for name, values in space.items()),
     }
 
 
 def _digest(*parts: list[str] | npt.NDArray[Any]) -> str:
-    """16 hex digits of names and arrays, in their order."""
+    """Return 16 hex digits of names and arrays, in their order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(json.dumps(part).encode() if isinstance(part, list) else np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()[:16]
 
 
+def search_settings(settings: ClassifierSettings) -> ClassifierSettings:
+    """Return the settings that every trial starts from: one model in one process, an MLP with fewer epochs."""
+    fixed = {"ensemble": 1, "workers": 0, **SHORT}
+    return settings.replace(**{name: value for name, value in fixed.items() if name in type(settings).model_fields})
+
+
+def changed_settings(base: ClassifierSettings, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings, as plain data, that a point of the search space sets."""
+    plain = base.at(point).as_json()
+    layers = {"layers"} if any(name.startswith("units_") for name in point) else set()
+    return {name: plain[name] for name in plain if name in point or name in layers}
+
+
+class _Recorder:
+    """An Optuna trial that takes the first value of each range and notes the ranges."""
+
+    def __init__(self, settings: ClassifierSettings, features: int) -> None:
+        self.ranges: dict[str, str] = {}
+        self.point: dict[str, Any] = {}
+        settings.search_space(self, features)
+
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
+        return int(self._note(name, f"{low} to {high}", high, options))
+
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
+        return float(self._note(name, f"{low} to {high}", low, options))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._note(name, f"one of {list(choices)}", choices[0], {})
+
+    def _note(self, name: str, text: str, value: Any, options: Mapping[str, Any]) -> Any:
+        self.ranges[name] = " ".join([text, *(f"{option} {of}" for option, of in options.items())])
+        self.point[name] = value
+        return value
+
+
+def validation_score(found: Floats, y: npt.NDArray[Any]) -> float:
+    """Return AUC (binary), mean one-against-rest AUC (multiclass) or mAP (multilabel) of probabilities.
+
+    Rows of one class only have none; their score is minus the log loss.
+    """
+    truth = y if y.ndim == 2 else np.eye(found.shape[1], dtype=bool)[y]
+    measure = Ranking.average_precision if y.ndim == 2 else Ranking.auc
+    score = mean_over_classes(truth, found, measure)(None)
+    if np.isfinite(score):
+        return score
+    return float(np.log(np.clip(np.where(truth, found, 1 - found), 1e-7, None)).sum(axis=1).mean())
+
+
 def search(
-    task: Task,
+    base: ClassifierSettings,
     classes: int,
-    base: ModelSettings,
     train: Examples,
     validation: Examples,
     state: SearchState,
@@ -137,9 +162,9 @@ def search(
     """Run the trials of `state` that are left: those of an interrupted batch, then those of a new one.
 
     Args:
-        task, classes: of the study.
-        base: settings that are not searched (weight decay, batch size, seed).
-        train, validation: reduced rows.
+        base: settings; what the kind's search space does not name stays as it is.
+        classes: number of classes.
+        train, validation: preprocessed rows.
         state: from `SearchState.open` with this study's `search_identity`; its folder keeps Ray Tune's state, too.
         at_once: trials running together; None for one a CPU.
 
@@ -150,21 +175,21 @@ def search(
     from ray import tune
 
     state.write()
-    base = base.replace(max_epochs=MAX_EPOCHS, patience=PATIENCE, ensemble=1, workers=0)
+    base = search_settings(base)
     found: list[Trial] = []
     trainable = None
     for batch in state.batches:
         if batch.done is None:
             if trainable is None:
-                job = {"base": base.as_json(), "task": task, "classes": classes}
                 data = ray.put((train, validation))
-                trainable = tune.with_resources(tune.with_parameters(_run_trial, data=data, job=job), {"cpu": 1})
+                bound = tune.with_parameters(_run_trial, data=data, base=base.as_json(), classes=classes)
+                trainable = tune.with_resources(bound, {"cpu": 1})
             trials = _run_batch(state.folder, batch, trainable, found, base, train.x.shape[1], at_once)
             if all(not trial.error for trial in trials):  # failed ones are tried again by the next command
-                batch.done = [{**asdict(trial), "settings": trial.settings.as_json()} for trial in trials]
+                batch.done = [asdict(trial) for trial in trials]
                 state.write()
         else:
-            trials = [_stored(done) for done in batch.done]
+            trials = [Trial(**done) for done in batch.done]
         found += trials
     return sorted(found, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
 
@@ -174,8 +199,8 @@ def _run_batch(
     batch: Batch,
     trainable: Any,
     earlier: Sequence[Trial],
-    base: ModelSettings,
-    inputs: int,
+    base: ClassifierSettings,
+    features: int,
     at_once: int | None,
 ) -> list[Trial]:
     """Run a batch, or what an interruption left of it; suggestions follow from the seed and the earlier trials."""
@@ -193,7 +218,10 @@ def _run_batch(
             storage_filesystem=filesystem,
         )
     else:
-        space = _Space(inputs)
+
+        def space(trial: Any) -> None:
+            base.search_space(trial, features)
+
         searcher = OptunaSearch(
             space=space,
             metric=METRIC,
@@ -216,7 +244,7 @@ def _run_batch(
     return [_trial(results[index], base, batch.first) for index in range(len(results))]
 
 
-def _earlier_scores(space: _Space, trials: Sequence[Trial]) -> Any:
+def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> Any:
     """An Optuna storage that knows the trials of earlier batches, so that suggestions go on from them."""
     import optuna
 
@@ -226,27 +254,12 @@ def _earlier_scores(space: _Space, trials: Sequence[Trial]) -> Any:
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.score is None:
             continue
-        fixed = optuna.trial.FixedTrial(_point(trial.settings))
+        fixed = optuna.trial.FixedTrial(trial.point)
         space(fixed)
         study.add_trial(
             optuna.trial.create_trial(params=fixed.params, distributions=fixed.distributions, value=trial.score)
         )
     return storage
-
-
-def _point(settings: ModelSettings) -> dict[str, Any]:
-    """The point of the space that has these settings: the reverse of `settings_of`."""
-    return {
-        "layers": len(settings.layers),
-        **{f"units_{layer}": units for layer, units in enumerate(settings.layers)},
-        "activation": settings.activation,
-        "dropout": settings.dropout,
-        "learning_rate": settings.learning_rate,
-    }
-
-
-def _stored(done: Mapping[str, Any]) -> Trial:
-    return Trial(**{**done, "settings": from_mapping(ModelSettings, done["settings"], "search.json")})
 
 
 def _cpus() -> int:
@@ -261,121 +274,56 @@ def _sampler(seed: int, trials: int) -> Any:
     return optuna.samplers.TPESampler(n_startup_trials=max(1, round(RANDOM_SHARE * trials)), seed=seed)
 
 
-class _Space:
-    """The source system's space: 1 to 5 layers of 16 to 256 (or 512) units in steps of 16, relu or tanh, one dropout of
-    0 to 0.5, learning rate 1e-4 to 1e-2 on a logarithmic scale."""
-
-    def __init__(self, inputs: int) -> None:
-        self.widest = 512 if inputs > WIDE_INPUTS else 256
-
-    def __call__(self, trial: Any) -> None:
-        layers = trial.suggest_int("layers", 1, MAX_LAYERS)
-        for layer in range(layers):
-            trial.suggest_int(f"units_{layer}", 16, self.widest, step=16)
-        trial.suggest_categorical("activation", ["relu", "tanh"])
-        trial.suggest_float("dropout", 0.0, 0.5)
-        trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-
-
-def settings_of(base: ModelSettings, chosen: Mapping[str, Any]) -> ModelSettings:
-    """Model settings of a point of the space."""
-    units = tuple(int(chosen[f"units_{layer}"]) for layer in range(int(chosen["layers"])))
-    return base.replace(
-        kind="mlp",
-        layers=units,
-        activation=chosen["activation"],
-        dropout=float(chosen["dropout"]),
-        learning_rate=float(chosen["learning_rate"]),
-    )
-
-
-def _run_trial(config: Mapping[str, Any], data: Any, job: Mapping[str, Any]) -> None:
+def _run_trial(point: Mapping[str, Any], data: Any, base: Mapping[str, Any], classes: int) -> None:
     import warnings
 
     import ray
-    import torch
+    from ray import tune
+    from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     train, validation = ray.get(data) if isinstance(data, ray.ObjectRef) else data
-    settings = settings_of(from_mapping(ModelSettings, job["base"], "tune"), config)
-    train_network(Job(settings, job["task"], job["classes"]), train, validation, _Reporting())
+    settings = classifier_settings(base).at(point)
+    with threadpool_limits(1):
+        estimator = fit(settings.estimator(settings.seed), train, validation)
+        tune.report({METRIC: validation_score(predict_proba(estimator, validation.x, classes), validation.y)})
 
 
-def _trial(result: Any, base: ModelSettings, first: int = 0) -> Trial:
+def _trial(result: Any, base: ClassifierSettings, first: int = 0) -> Trial:
     metrics = result.metrics or {}
     return Trial(
         number=first + _number(result.path),
-        settings=settings_of(base, result.config),
+        point=dict(result.config),
+        chosen=changed_settings(base, result.config),
         score=None if result.error or METRIC not in metrics else float(metrics[METRIC]),
-        epochs=int(metrics.get("epoch", 0)),
         seconds=float(metrics.get("time_total_s", 0.0)),
         error=str(result.error).splitlines()[-1] if result.error else "",
     )
 
 
 def _number(path: str) -> int:
-    """Place among the suggestions of its batch, from 0: the folder's name is `<function>_<id>_<number>_<settings>`.
+    """Return the place among the suggestions of its batch, from 0.
 
-    The place among the results would not do: a resumed search gives its trials back in another order.
+    It is in the folder's name, `<function>_<id>_<number>_<settings>`; a resumed search returns its trials in another
+    order.
     """
     return int(Path(path).name.removeprefix(f"{_run_trial.__name__}_").split("_")[1]) - 1
 
 
 def trial_table(trials: list[Trial]) -> pa.Table:
-    """Trials as a table, in the order given."""
+    """Return trials as a table, in the order given: number, score, each searched setting, seconds, error."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.chosen))
+
+    def column(name: str) -> list[Any]:
+        values = [trial.chosen.get(name) for trial in trials]
+        return ["-".join(map(str, value)) if isinstance(value, list | tuple) else value for value in values]
+
     return pa.table(
         {
             "trial": [trial.number for trial in trials],
             "score": pa.array([trial.score for trial in trials], pa.float64()),
-            "layers": ["-".join(map(str, trial.settings.layers)) for trial in trials],
-            "activation": [trial.settings.activation for trial in trials],
-            "dropout": [trial.settings.dropout for trial in trials],
-            "learning_rate": [trial.settings.learning_rate for trial in trials],
-            "epochs": [trial.epochs for trial in trials],
+            **{name: column(name) for name in names},
             "seconds": [trial.seconds for trial in trials],
             "error": [trial.error for trial in trials],
         }
     )
-
-
-# Beside the panel's title, where no trial can lie.
-_ABOVE: Final[Any] = {"frameon": False, "loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
-
-
-def plot_trials(trials: list[Trial]) -> bytes:
-    """Return a PNG: validation score of each trial in order, with the best so far, and against each setting."""
-    from matplotlib.figure import Figure
-
-    done = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.number)
-    scores = [trial.score or 0.0 for trial in done]
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    panels = figure.subplots(2, 2)
-    axes = panels[0, 0]
-    axes.plot(range(1, len(done) + 1), scores, "o", color="#0072B2", ms=4, label="trial")
-    best = [max(scores[: i + 1]) for i in range(len(scores))]
-    axes.step(range(1, len(done) + 1), best, where="post", color="#D55E00", label="best so far")
-    axes.set(xlabel="trial", ylabel="validation score")
-    axes.legend(**_ABOVE)
-    views: list[tuple[Any, str, Callable[[ModelSettings], float], str]] = [
-        (panels[0, 1], "learning rate", lambda s: s.learning_rate, "log"),
-        (panels[1, 0], "dropout", lambda s: s.dropout, "linear"),
-        (panels[1, 1], "hidden units in all", lambda s: float(sum(s.layers)), "linear"),
-    ]
-    for axes, label, value, scale in views:
-        for activation, marker, color in (("relu", "o", "#0072B2"), ("tanh", "^", "#D55E00")):
-            own = [trial for trial in done if trial.settings.activation == activation]
-            axes.plot(
-                [value(trial.settings) for trial in own],
-                [trial.score for trial in own],
-                marker,
-                color=color,
-                ms=4,
-                ls="",
-                label=activation,
-            )
-        axes.set(xlabel=label, ylabel="validation score", xscale=scale)
-        axes.legend(**_ABOVE)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()

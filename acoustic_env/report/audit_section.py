@@ -155,11 +155,11 @@ def _adjusted(bundle: Bundle | None, labels: Mapping[str, Interval]) -> Adjusted
     """Correct the held-out AUC of a binary bundle for wrong labels, if the accuracy of both labels is estimated."""
     if bundle is None or bundle.recipe.task != "binary" or set(bundle.classes) - set(labels):
         return None
-    auc = bundle.metrics["figures"]["auc"]["value"]
+    auc = bundle.held_out["metrics"]["auc"]["value"]
     negative, positive = (labels[name] for name in bundle.classes)
     if auc is None or not all(np.isfinite(one.estimate) and one.n for one in (positive, negative)):
         return None
-    support = {row["name"]: row["support"] for row in bundle.metrics["per_class"]}
+    support = {row["name"]: row["support"] for row in bundle.held_out["per_class"]}
     clips = (support[bundle.classes[1]], support[bundle.classes[0]])
     return adjusted_auc(auc, clips, _counts(positive), _counts(negative))
 

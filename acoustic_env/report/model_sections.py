@@ -10,7 +10,6 @@ import pyarrow as pa
 from acoustic_env.explain.plot import read_index
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.learn import PROTOCOL
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Code, Part, Table, Terms, Text
 from acoustic_env.report.plots import (
@@ -20,6 +19,7 @@ from acoustic_env.report.plots import (
     interval_text,
     metric_name,
     performance_plots,
+    searched_settings,
     study_plot,
     trials_plot,
 )
@@ -28,13 +28,9 @@ CLASSES: Final = 30
 ROWS: Final = 40
 TRIALS: Final = 10
 CLASS_METRICS: Final = ("precision", "recall", "f1", "auc", "average_precision")
-HELD_OUT_BY: Final = {
-    PROTOCOL: "Every held-out clip was predicted by an ensemble that was preprocessed, trained and stopped without it, "
+HELD_OUT_BY: Final = (
+    "Every held-out clip was predicted by an ensemble that was preprocessed, trained and stopped without it, "
     "with a calibration and thresholds that were chosen without it. The shipped ensemble has seen more clips."
-}
-HELD_OUT_EARLIER: Final = (
-    "These metrics were recorded by an earlier version: they are of single members, on clips that early stopping, "
-    "thresholds and calibration used, so they are optimistic. Train the bundle again."
 )
 STUDY: Final = (
     "Every block alone, every embedder with the indices and the modulation spectrum, and all blocks; each clip is "
@@ -47,25 +43,25 @@ STUDY: Final = (
 def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     """Describe settings, metrics on held-out clips, thresholds, calibration, confusion, curves and preprocessing."""
     section = Section("The classifier")
-    metrics, model = bundle.metrics, bundle.recipe.model
+    metrics, model = bundle.held_out, bundle.recipe.model
     terms = [
         ("model", f"{model.kind}, {model.ensemble} averaged" if model.ensemble > 1 else model.kind),
         ("task", f"{bundle.recipe.task}, {len(bundle.classes):,} classes"),
-        ("features", f"{len(bundle.reducer.columns):,}, reduced to {len(bundle.reducer.names):,}"),
+        ("features", f"{len(bundle.preprocessor.columns):,}, reduced to {len(bundle.preprocessor.names):,}"),
         ("scaled before PCA", bundle.recipe.reduction.scale_first),
         ("held-out clips", f"{metrics['clips']:,} in {metrics['groups']:,} recordings"),
     ]
     estimates = [
         (metric_name(name), interval_text(estimate), estimate.get("method", ""))
-        for name, estimate in metrics["figures"].items()
+        for name, estimate in metrics["metrics"].items()
     ]
     header = ("metric", "held-out clips of training and validation", "interval by")
     section.add(
         Terms(terms),
         Table("Metrics with 95 % intervals", header, estimates),
-        Text(HELD_OUT_BY.get(metrics.get("protocol", ""), HELD_OUT_EARLIER), "quiet"),
+        Text(HELD_OUT_BY, "quiet"),
     )
-    if not bundle.own_looks:
+    if not bundle.own_evaluations:
         section.add(Text("The bundle was not evaluated on test clips yet: acoustic-env evaluate.", "note"))
     section.add(*_decisions(bundle, metrics, HELD_OUT))
     section.add(*(folder.draw(plot) for plot in performance_plots(metrics)))
@@ -78,7 +74,7 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
             f"{part.explained.sum():.1%}" if part.components is not None else "all, no PCA",
             ", ".join((*part.empty, *part.constant)) or None,
         )
-        for part in bundle.reducer.parts_
+        for part in bundle.preprocessor.parts
     ]
     columns = ("block", "signal", "columns", "components", "variance kept", "dropped")
     section.add(Table("Reduction: original columns to components", columns, parts))
@@ -87,27 +83,27 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
 
 def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     """List every evaluation on test clips, and describe the last one; None before the first."""
-    if not bundle.looks:
+    if not bundle.test_evaluations:
         return None
     section = Section(TEST.section)
-    names = list(bundle.looks[-1].figures)
+    names = list(bundle.test_evaluations[-1].metrics)
     rows = [
         (
             number,
-            look.time,
-            "these" if look.weights == bundle.weights_sha256 else "earlier weights at this path",
-            f"{look.clips:,}",
-            Code(look.clips_hash),
-            *(_metric(look.figures.get(name)) for name in names),
+            one.time,
+            "these" if one.weights == bundle.weights_sha256 else "earlier weights at this path",
+            f"{one.clips:,}",
+            Code(one.clips_hash),
+            *(_metric(one.metrics.get(name)) for name in names),
         )
-        for number, look in enumerate(bundle.looks, start=1)
+        for number, one in enumerate(bundle.test_evaluations, start=1)
     ]
     header = ("evaluation", "time", "weights", "clips", "list", *map(metric_name, names))
     section.add(Table("Evaluations on test clips", header, rows))
-    if len(bundle.looks) > 1:
-        text = f"The bundle was evaluated on test clips {len(bundle.looks)} times. Only the first result is unbiased "
-        section.add(Text(f"{text}if anything was chosen by the results since.", "note"))
-    if not bundle.own_looks:
+    if len(bundle.test_evaluations) > 1:
+        text = f"The bundle was evaluated on test clips {len(bundle.test_evaluations)} times. Only the first result is "
+        section.add(Text(f"{text}unbiased if anything was chosen by the results since.", "note"))
+    if not bundle.own_evaluations:
         text = (
             "The bundle was not evaluated on test clips since it was trained: the evaluations are of earlier weights."
         )
@@ -117,8 +113,8 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
         text = "An earlier version recorded the evaluations without curves; acoustic-env evaluate records them."
         section.add(Text(text, "note"))
         return section
-    last = max(number for number, look in enumerate(bundle.looks, start=1) if look in bundle.own_looks)
-    which = f" of evaluation {last}" if len(bundle.looks) > 1 else ""
+    last = max(number for number, one in enumerate(bundle.test_evaluations, start=1) if one in bundle.own_evaluations)
+    which = f" of evaluation {last}" if len(bundle.test_evaluations) > 1 else ""
     text = f"The metrics{which}; threshold and calibration are those chosen on {TEST.chosen_on}."
     section.add(Text(text, "quiet"), *_decisions(bundle, bundle.test, TEST))
     section.add(*(folder.draw(plot) for plot in performance_plots(bundle.test, TEST)))
@@ -203,19 +199,16 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
 def search_section(table: pa.Table, folder: PlotFolder) -> Section:
     """Show the search's plot and its best trials."""
     listed = sorted(table.to_pylist(), key=lambda row: -(row["score"] if row["score"] is not None else -1.0))
+    searched = searched_settings(table.column_names)
     rows = [
         (
             row["trial"],
             "failed" if row["score"] is None else f"{row['score']:.4f}",
-            str(row["layers"]),
-            row["activation"],
-            f"{row['dropout']:.2f}",
-            f"{row['learning_rate']:.1e}",
-            row["epochs"],
+            *(f"{row[name]:.3g}" if isinstance(row[name], float) else row[name] for name in searched),
         )
         for row in listed[:TRIALS]
     ]
-    header = ("trial", "score", "layers", "activation", "dropout", "learning rate", "epochs")
+    header = ("trial", "score", *(name.replace("_", " ") for name in searched))
     best = Table(f"The best {min(TRIALS, len(listed))} of {len(listed)} trials", header, rows)
     return Section("The search", [folder.draw(trials_plot(listed)), best])
 

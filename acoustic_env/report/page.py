@@ -70,7 +70,7 @@ class PlotFolder:
     def _picture(self, entry: Entry) -> Picture:
         png = (self.path / Path(entry.files["png"]).name).read_bytes()
         links = {kind: f"{self.path.name}/{Path(name).name}" for kind, name in entry.files.items()}
-        return Picture(entry.title, entry.sentence, entry.alt, png, links)
+        return Picture(entry.title, entry.caption, entry.alt, png, links)
 
 
 def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:

@@ -128,7 +128,7 @@ def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
         panel.legend(loc="lower right")
     left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curve")
     right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
-    auc, precision = (interval_text(metrics["figures"][key]) for key in ("auc", "average_precision"))
+    auc, precision = (interval_text(metrics["metrics"][key]) for key in ("auc", "average_precision"))
     sentence = (
         f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} {clips.name}: "
         f"AUC {auc}, average precision {precision}; the diamond is the threshold chosen on {clips.chosen_on}."
@@ -182,7 +182,7 @@ def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     panels[1].set(xlabel="recall", ylabel="precision", title="Precision and recall")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    auc = interval_text(metrics["figures"]["mean_auc"])
+    auc = interval_text(metrics["metrics"]["mean_auc"])
     said = f"; hardest by average precision: {', '.join(row['name'] for row in hardest)}" if hardest else ""
     sentence = (
         f"How well each class is ranked above the rest on {metrics['clips']:,} {clips.name}: mean AUC over the "
@@ -373,51 +373,44 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     )
 
 
+def searched_settings(columns: Sequence[str]) -> list[str]:
+    """Return the searched settings among the columns of trials.csv."""
+    return [name for name in columns if name not in ("trial", "score", "seconds", "error", "epochs")]
+
+
 @drawn
 def trials_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """The search's trials (of trials.csv): score in order with the best so far, and against the learning rate."""
+    """Draw the trials of trials.csv: score in order with the best so far, and against the searched numbers."""
     done = sorted((row for row in rows if row["score"] is not None), key=lambda row: row["trial"])
     scores = [row["score"] for row in done]
-    figure = new_figure(9, 4.0)
-    left, right = figure.subplots(1, 2, sharey=True)
+    searched = searched_settings(list(rows[0])) if rows else []
+    numbers = [name for name in searched if done and all(isinstance(row[name], int | float) for row in done)][:3]
+    figure = new_figure(4.5 + 3 * len(numbers), 4.0)
+    left, *others = figure.subplots(1, 1 + len(numbers), sharey=True, squeeze=False)[0]
     left.plot([row["trial"] + 1 for row in done], scores, "o", color=OKABE_ITO[0], ms=5, label="trial")
     best = list(np.maximum.accumulate(scores)) if scores else []
     left.step([row["trial"] + 1 for row in done], best, where="post", color=OKABE_ITO[1], lw=2, label="best so far")
     left.set(xlabel="trial", ylabel="validation score", title="The search")
-    for number, activation in enumerate(("relu", "tanh")):
-        own = [row for row in done if row["activation"] == activation]
-        right.plot(
-            [row["learning_rate"] for row in own],
-            [row["score"] for row in own],
-            MARKERS[number],
-            color=OKABE_ITO[number],
-            ms=5,
-            ls="",
-            label=activation,
-        )
-    right.set(xlabel="learning rate", xscale="log", title="Against the learning rate")
-    for panel in (left, right):
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    for name, panel in zip(numbers, others, strict=True):
+        values = [row[name] for row in done]
+        panel.plot(values, scores, "o", color=OKABE_ITO[0], ms=5)
+        wide = min(values) > 0 and max(values) > 20 * min(values)
+        panel.set(xlabel=name.replace("_", " "), xscale="log" if wide else "linear")
+    for panel in (left, *others):
         panel.grid(color=FAINT, lw=0.6)
-        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     top = max(done, key=lambda row: row["score"]) if done else None
-    found = (
-        "no trial ended well"
-        if top is None
-        else (
-            f"the best of {len(done)} trials reached {top['score']:.3f} with layers {top['layers']}, "
-            f"{top['activation']}, dropout {top['dropout']:.2f} and learning rate {top['learning_rate']:.1e}"
-        )
+    found = "no trial succeeded"
+    if top is not None:
+        chosen = (f"{name} {_short(top[name])}" for name in searched if top[name] is not None)
+        found = f"the best of {len(done)} trials reached {top['score']:.3f} with {', '.join(chosen)}"
+    caption = (
+        f"Search of the settings: {found}; the best of many tries is too good by chance: evaluate it on test clips."
     )
-    sentence = (
-        f"Search of the MLP's settings: {found}; the best of many tries is too good by chance, so judge it on test "
-        "clips."
-    )
-    return Plot(
-        "trials",
-        "The search",
-        "Trials of the search",
-        sentence,
-        f"Validation scores of the trials: {found}.",
-        figure,
-        pa.Table.from_pylist([dict(row) for row in rows]),
-    )
+    data = pa.Table.from_pylist([dict(row) for row in rows])
+    alt = f"Validation scores of the trials: {found}."
+    return Plot("trials", "The search", "Trials of the search", caption, alt, figure, data)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

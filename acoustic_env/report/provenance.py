@@ -48,7 +48,10 @@ def _bundle(bundle: Bundle) -> list[Part]:
         for block, versions in bundle.fingerprints.items()
         for signal, fingerprint in versions.items()
     ]
-    rows += [(f"test clips of look {number}", Code(look.clips_hash)) for number, look in enumerate(bundle.looks, 1)]
+    rows += [
+        (f"test clips of evaluation {number}", Code(one.clips_hash))
+        for number, one in enumerate(bundle.test_evaluations, 1)
+    ]
     return [
         Table("Hashes the classifier was made with", ("of", "hash"), rows),
         _settings("Recipe of the classifier", bundle.recipe.as_json()),

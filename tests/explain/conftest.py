@@ -85,7 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     clips = str(folder / "clips.parquet")
-    study = prepare(read_clips(clips), store, load_recipe(str(folder / "study.yaml")), say=_silent)
+    study = prepare(read_clips(clips), store, load_recipe(str(folder / "study.yaml")), log=_silent)
     bundle, _ = train(study, _silent)
     bundle.save(folder / "bundle")
     material = gather(Bundle.load(folder / "bundle"), read_clips(clips), store, _silent)

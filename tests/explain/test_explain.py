@@ -32,7 +32,7 @@ def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_figure_has_its_files_a_sentence_and_an_alternative_text(folder: Path) -> None:
     index = json.loads((folder / "explain.json").read_text())
-    names = {figure["name"] for figure in index["figures"]}
+    names = {figure["name"] for figure in index["plots"]}
     assert {
         "contrast-indices-1",
         "contrast-modulation-1",
@@ -45,9 +45,9 @@ def test_every_figure_has_its_files_a_sentence_and_an_alternative_text(folder: P
         "components-modulation-1",
         "permutation-importance",
     } <= names
-    for figure in index["figures"]:
+    for figure in index["plots"]:
         assert len(figure["alt"]) > 40
-        assert figure["sentence"].endswith(".")
+        assert figure["caption"].endswith(".")
         assert figure["title"]
         assert (folder / figure["files"]["png"]).read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / figure["files"]["svg"]).read_text()
@@ -92,7 +92,7 @@ def test_every_clip_is_judged_by_models_that_held_it_out(trained: Trained) -> No
         folds = set(material.folds[judge.rows].tolist())
         others = np.setdiff1d(np.arange(len(material.groups)), judge.rows)
         assert not folds & set(material.folds[others].tolist())
-    x = material.bundle.reducer.transform(material.matrix.values)
+    x = material.bundle.preprocessor.transform(material.matrix.values)
     said = np.empty(len(rows))
     for judge in material.judges:
         said[judge.rows] = judge.model.predict_proba(x[judge.rows])[:, 1]
@@ -114,7 +114,7 @@ def test_shuffling_costs_what_it_costs_when_the_whole_chain_is_run(trained: Trai
         for fold in np.unique(material.folds):
             own = np.flatnonzero(material.folds == fold)
             values[np.ix_(own, group.columns)] = values[np.ix_(random.permutation(own), group.columns)]
-        x = material.bundle.reducer.transform(values)
+        x = material.bundle.preprocessor.transform(values)
         said = np.empty(clips)
         for judge in material.judges:
             said[judge.rows] = judge.model.predict_proba(x[judge.rows])[:, 1]

@@ -32,49 +32,54 @@ def test_training_over_a_bundle_keeps_the_record_of_test_evaluations_with_their_
 ) -> None:
     bundle = train(disk, "logistic")
     assert evaluate(disk, bundle) == 0
-    first = json.loads(Path(bundle, "bundle.json").read_text())
+    first = json.loads(Path(bundle, "metadata.json").read_text())
     capsys.readouterr()
     train(disk, "xgboost")
     said = capsys.readouterr().err
     assert "1 test evaluation of earlier weights at this path is kept on record" in said
-    kept = json.loads(Path(bundle, "bundle.json").read_text())
+    kept = json.loads(Path(bundle, "metadata.json").read_text())
     assert kept["weights_sha256"] != first["weights_sha256"]
-    assert [look["weights"] for look in kept["looks"]] == [first["weights_sha256"]]
+    assert [one["weights"] for one in kept["test_evaluations"]] == [first["weights_sha256"]]
     assert kept["test"] is None  # what the last evaluation found was of other weights
     assert evaluate(disk, bundle, "--json") == 0
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["look"] == 2
+    assert json.loads(shown.out)["test_evaluation"] == 2
     assert json.loads(shown.out)["earlier_weights"] == 1
-    assert "look 2 at test clips with this bundle, 1 before at these" in shown.err
+    assert "test evaluation 2 of this bundle (1 earlier on this set" in shown.err
     assert "1 of them of earlier weights at this path" in shown.err
-    assert [look.weights for look in Bundle.load(bundle).looks] == [first["weights_sha256"], kept["weights_sha256"]]
+    assert [one.weights for one in Bundle.load(bundle).test_evaluations] == [
+        first["weights_sha256"],
+        kept["weights_sha256"],
+    ]
 
 
 def test_the_same_weights_trained_again_keep_what_was_found_with_them(disk: Disk) -> None:  # noqa: F811
     bundle = train(disk, "logistic")
     assert evaluate(disk, bundle) == 0
-    before = json.loads(Path(bundle, "bundle.json").read_text())
+    before = json.loads(Path(bundle, "metadata.json").read_text())
     train(disk, "logistic")
-    after = json.loads(Path(bundle, "bundle.json").read_text())
-    assert (after["looks"], after["test"]) == (before["looks"], before["test"])
+    after = json.loads(Path(bundle, "metadata.json").read_text())
+    assert (after["test_evaluations"], after["test"]) == (before["test_evaluations"], before["test"])
 
 
 def test_a_bundle_saved_twice_does_not_count_its_evaluations_twice(disk: Disk) -> None:  # noqa: F811
     bundle = train(disk, "logistic")
     assert evaluate(disk, bundle) == 0
     Bundle.load(bundle).save(bundle)
-    assert len(Bundle.load(bundle).looks) == 1
+    assert len(Bundle.load(bundle).test_evaluations) == 1
 
 
 def test_a_record_of_an_earlier_version_gets_the_weights_it_was_made_with(disk: Disk) -> None:  # noqa: F811
     bundle = train(disk, "logistic")
     assert evaluate(disk, bundle) == 0
-    facts = json.loads(Path(bundle, "bundle.json").read_text())
-    del facts["looks"][0]["weights"]
-    Path(bundle, "bundle.json").write_text(json.dumps(facts))
-    assert Bundle.load(bundle).looks[0].weights == facts["weights_sha256"]
+    path = Path(bundle, "metadata.json")
+    metadata = json.loads(path.read_text())
+    (one,) = metadata.pop("test_evaluations")
+    del one["weights"]
+    path.unlink()
+    Path(bundle, "bundle.json").write_text(json.dumps(metadata | {"looks": [one | {"figures": one.pop("metrics")}]}))
     train(disk, "xgboost")
-    assert Bundle.load(bundle).looks[0].weights == facts["weights_sha256"]
+    assert Bundle.load(bundle).test_evaluations[0].weights == metadata["weights_sha256"]
 
 
 def test_an_evaluation_of_weights_that_were_replaced_meanwhile_is_recorded_as_theirs(disk: Disk) -> None:  # noqa: F811
@@ -84,9 +89,9 @@ def test_an_evaluation_of_weights_that_were_replaced_meanwhile_is_recorded_as_th
     loaded = Bundle.load(place)
     judged, clips = evaluate_bundle(loaded, disk.table(), disk.feature_store(), lambda _: None)
     train(disk, "xgboost")
-    loaded.record_look(place, clips, judged)
+    loaded.record_evaluation(place, clips, judged)
     now = Bundle.load(place)
-    assert [look.weights for look in now.looks] == [loaded.weights_sha256]
+    assert [one.weights for one in now.test_evaluations] == [loaded.weights_sha256]
     assert now.test is None
 
 
@@ -95,11 +100,11 @@ def test_a_record_that_cannot_be_read_is_not_overwritten(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle = train(disk, "logistic")
-    Path(bundle, "bundle.json").write_text('{"looks": [')
+    Path(bundle, "metadata.json").write_text('{"test_evaluations": [')
     study = ["--clips", disk.clips, "--store", disk.store, "--recipe", disk.recipe]
     assert main(["train", *study, "--model", "logistic", "--out", bundle]) == 2
     said = capsys.readouterr().err
-    assert "bundle.json" in said
+    assert "metadata.json" in said
     assert "test evaluations" in said
     assert "Traceback" not in said
 

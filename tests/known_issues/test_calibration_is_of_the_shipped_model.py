@@ -13,31 +13,33 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from scipy import special
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from acoustic_env.clips.select import Targets
 from acoustic_env.clips.splits import Split
-from acoustic_env.config import ModelSettings, Recipe, ReductionSettings, SplitSettings, Task
-from acoustic_env.models import classifier, crossfit
+from acoustic_env.config import Recipe, ReductionSettings, SplitSettings, classifier_settings
+from acoustic_env.models import crossfit
 from acoustic_env.models.calibrate import fit_calibration, reliability
-from acoustic_env.models.classifier import Examples
 from acoustic_env.models.learn import Study, train
 from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
-from acoustic_env.models.reduce import Reducer
+from acoustic_env.models.preprocess import Preprocessor
 
 FOLDS = 10
 
 
-class NoisyMember:
+class NoisyMember(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A model that knows the signal and adds much noise of its own, another for every seed; it learns nothing."""
 
-    def __init__(self, settings: ModelSettings, task: Task, classes: int) -> None:
-        self._direction = np.random.default_rng(settings.seed).normal(size=8) * 20
+    def __init__(self, random_state: int = 0) -> None:
+        self.random_state = random_state
 
-    def fit(self, train: Examples, validation: Examples) -> None:
-        pass
+    def fit(self, X: Any, y: Any) -> NoisyMember:
+        self.classes_ = np.arange(2)
+        return self
 
     def predict_proba(self, x: Any) -> Any:
-        positive = special.expit(1.5 * x[:, 0] + 4.0 * np.sin(x @ self._direction))
+        direction = np.random.default_rng(self.random_state).normal(size=8) * 20
+        positive = special.expit(1.5 * x[:, 0] + 4.0 * np.sin(x @ direction))
         return np.stack([1 - positive, positive], axis=1)
 
 
@@ -56,7 +58,7 @@ def study(x: Any, y: Any, **model: Any) -> Study:
     recipe = Recipe(
         name="study",
         blocks={"b": {}},
-        model=ModelSettings(**{"kind": "logistic", **model}),
+        model=classifier_settings({"kind": "logistic", **model}),
         split=SplitSettings(folds=FOLDS, validation_folds=(FOLDS - 1,), test_folds=()),
         reduction=ReductionSettings(default_components=0),
     )
@@ -72,33 +74,32 @@ def silent(_: str) -> None:
     pass
 
 
-def test_the_calibration_is_right_for_the_mean_of_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(classifier.CLASSIFIERS, "logistic", f"{__name__}:NoisyMember")
-    bundle, judged = train(study(*rows(2000, 0), ensemble=10), silent)
+def test_the_calibration_is_right_for_the_mean_of_the_members() -> None:
+    bundle, judged = train(study(*rows(2000, 0), ensemble=10), silent, classifier=NoisyMember())
     x, y = rows(20_000, 1)
     raw = bundle.raw_proba(matrix(x))
     best = fit_calibration("binary", y, raw)
-    single = fit_calibration("binary", y, NoisyMember(ModelSettings(seed=0), "binary", 2).predict_proba(x))
+    single = fit_calibration("binary", y, NoisyMember(0).predict_proba(x))
     assert best.slope > 2 * single.slope  # else there is nothing to tell apart
     assert bundle.calibration.slope == pytest.approx(best.slope, rel=0.15)
     calibrated = bundle.calibration.apply(raw)[:, 1]
     assert reliability(y == 1, calibrated).expected_error < 0.03
     # Figures that are said of held-out clips are those of new ones.
     accuracy = np.mean((calibrated >= bundle.thresholds[1]) == (y == 1))
-    assert judged.figures["accuracy"].low < accuracy < judged.figures["accuracy"].high
+    assert judged.metrics["accuracy"].low < accuracy < judged.metrics["accuracy"].high
     assert judged.clips == 2000
 
 
 def test_no_reduction_that_judges_a_clip_was_fitted_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = rows(200, 2)
     fitted: list[set[float]] = []
-    fit = Reducer.fit
+    fit = Preprocessor.fit
 
-    def recorded(self: Reducer, values: Any) -> Reducer:
+    def recorded(self: Preprocessor, values: Any) -> Preprocessor:
         fitted.append(set(values[:, 0].tolist()))
         return fit(self, values)
 
-    monkeypatch.setattr(Reducer, "fit", recorded)
+    monkeypatch.setattr(Preprocessor, "fit", recorded)
     _, judged = train(study(x, y, ensemble=3), silent)
     assert judged.clips == 200
     shipped, *judging = fitted
@@ -110,13 +111,16 @@ def test_no_reduction_that_judges_a_clip_was_fitted_with_it(monkeypatch: pytest.
 
 @pytest.mark.parametrize("ensemble", [1, 3])
 def test_thresholds_do_not_flatter_the_figures_they_are_chosen_for(
-    ensemble: int, monkeypatch: pytest.MonkeyPatch
+    ensemble: int,
 ) -> None:
-    monkeypatch.setitem(classifier.CLASSIFIERS, "logistic", f"{__name__}:NoisyMember")
     found = []
     for seed in range(20):
         x, y = rows(120, seed, signal=0.0)  # nothing to learn
-        found.append(train(study(x, y, ensemble=ensemble), silent)[1].figures["balanced_accuracy"].value)
+        found.append(
+            train(study(x, y, ensemble=ensemble), silent, classifier=NoisyMember())[1]
+            .metrics["balanced_accuracy"]
+            .value
+        )
     assert abs(np.mean(found) - 0.5) < 0.03
 
 

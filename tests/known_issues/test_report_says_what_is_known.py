@@ -63,13 +63,16 @@ def test_of_a_list_the_model_has_not_seen_the_record_of_evaluations_is_asked(tra
     clips = replace(place, clips=test).table()
     assert said(place, bundle, clips) == "no record of the bundle says whether they are test clips"
     assert main(["evaluate", "--bundle", bundle, "--clips", test, "--store", place.store]) == 0
-    assert "these are the test clips of look 1" in said(place, bundle, clips)
+    assert "these are the test clips of evaluation 1" in said(place, bundle, clips)
 
 
 @pytest.mark.parametrize(
     ("about", "expected"),
     [
-        ({"which_clips": "60 clips", "test_clips": "these are the test clips of look 1"}, "the test clips of look 1."),
+        (
+            {"which_clips": "60 clips", "test_clips": "these are the test clips of evaluation 1"},
+            "the test clips of evaluation 1.",
+        ),
         ({"which_clips": "60 clips"}, "whether test clips are among them is not on record."),
     ],
 )

@@ -161,7 +161,7 @@ def test_what_is_wrong_with_the_arguments_is_said_before_heavy_libraries_are_imp
     arguments, message = MISTAKES[name]
     clips = write_noise(tmp_path / "audio", 1)
     (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    (tmp_path / "bundle" / "metadata.json").write_text("{}")
     places = {"clips": str(clips), "folder": str(tmp_path / "audio"), "bundle": str(tmp_path / "bundle")}
     given = [argument.format(**places) for argument in arguments]
     script = (

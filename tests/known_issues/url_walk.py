@@ -225,7 +225,7 @@ def read_back(base: str) -> None:
         assert read_table(f"{base}/{name}.parquet").num_rows, name
     drawn, answered = (read_table(f"{base}/{name}.parquet").num_rows for name in ("sample", "annotations"))
     assert answered == drawn, "an answer of the first session was lost"
-    assert len(Bundle.load(f"{base}/bundle").looks) == 1
+    assert len(Bundle.load(f"{base}/bundle").test_evaluations) == 1
     assert read_table(f"{base}/study/study.csv").num_rows == 1
     assert versions(f"{base}/labels") == versions(f"{base}/weekly")[:1] == ["v0001"]
     explained = files_below(f"{base}/explained") or []

@@ -19,7 +19,7 @@ from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.evaluate import auc_with_interval
 from acoustic_env.models.learn import prepare
-from acoustic_env.models.reduce import Reducer
+from acoustic_env.models.preprocess import Preprocessor
 from acoustic_env.store.feature_store import FeatureStore
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     demo, recipe = Path(options.demo), load_recipe("scenes")
     clips = read_clips(str(demo / "scenes" / "clips.parquet"))
-    study = prepare(clips, FeatureStore(str(demo / "features")), recipe, say=lambda _: None)
+    study = prepare(clips, FeatureStore(str(demo / "features")), recipe, log=lambda _: None)
     table = read_table(str(demo / "scenes" / "truth.parquet"))
     label = dict(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))
     true = np.array([label[clip_id] == "urban" for clip_id in study.targets.clip_ids])
@@ -42,9 +42,9 @@ def main() -> None:
             study.matrix.values,
             given.astype(np.int64),
             study.groups,
-            recipe.model.kind,
             recipe.model,
-            reduction=lambda: Reducer(study.matrix.columns, recipe.reduction),
+            preprocessor=Preprocessor.of(study.matrix.columns, recipe.reduction),
+            size=recipe.model.ensemble,
         )[:, 1]
         by_given, by_true = (auc_with_interval(truth, posterior, study.groups) for truth in (given, true))
         print(f"{flip:>6.0%}   {by_given}   {by_true}")

@@ -1,4 +1,4 @@
-"""The models behind one contract, and their out-of-fold probabilities."""
+"""The kinds of classifiers behind one contract, and their out-of-fold probabilities."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.naive_bayes import GaussianNB
 
-from acoustic_env.config import ModelKind, ModelSettings, Task
+from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Task, classifier_settings
 from acoustic_env.errors import UsageError
-from acoustic_env.models import logistic
-from acoustic_env.models.classifier import Examples, fit_ensemble, make_classifier, restore_classifier
+from acoustic_env.models.classifier import Examples, fit, fit_ensemble, make_estimator, predict_proba
+from acoustic_env.models.classifiers import logistic
+from acoustic_env.models.classifiers.logistic import LogisticClassifier, fit_weights
+from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.logistic import LogisticClassifier, fit_weights
-from acoustic_env.models.mlp import MlpClassifier, build_network, forward
+from acoustic_env.models.mlp import MLPClassifier, build_network, forward
+from acoustic_env.models.storage import dump_estimator, load_estimator
 
-SMALL = ModelSettings(layers=(16,), dropout=0.1, learning_rate=1e-2, max_epochs=15, batch_size=64)
-KINDS: list[ModelKind] = ["mlp", "xgboost", "logistic"]
+SMALL = MLPSettings(layers=(16,), dropout=0.1, learning_rate=1e-2, max_epochs=15, batch_size=64)
+KINDS = CLASSIFIERS.names()
 TASKS: list[tuple[Task, int]] = [("binary", 2), ("multiclass", 3), ("multilabel", 3)]
+
+
+def settings(kind: str) -> ClassifierSettings:
+    small = {"mlp": SMALL.as_json(), "random_forest": {"n_estimators": 40}, "gradient_boosting": {"max_iter": 40}}
+    return classifier_settings({"kind": kind, **small.get(kind, {})})
 
 
 def rows(task: Task, n: int = 240, seed: int = 0) -> Examples:
@@ -32,29 +40,52 @@ def rows(task: Task, n: int = 240, seed: int = 0) -> Examples:
 
 @pytest.mark.parametrize(("task", "classes"), TASKS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_model_learns_every_task_and_survives_being_stored(kind: ModelKind, task: Task, classes: int) -> None:
-    model = make_classifier(SMALL.replace(kind=kind), task, classes)
-    model.fit(rows(task), rows(task, seed=2))
+def test_every_kind_learns_every_task_and_survives_being_stored(kind: str, task: Task, classes: int) -> None:
+    made = settings(kind)
+    model = fit(make_estimator(made, 23), rows(task), rows(task, seed=2))
     new = rows(task, seed=1)
-    found = model.predict_proba(new.x)
+    found = predict_proba(model, new.x, classes)
     assert found.shape == (len(new), classes)
     if task != "multilabel":
         np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-6)
     truth = new.y if task == "multilabel" else np.eye(classes, dtype=bool)[new.y]
     assert roc_auc_score(truth, found, average="macro") > 0.85
-    np.testing.assert_array_equal(restore_classifier(model.state()).predict_proba(new.x), found)
+    suffix, data = dump_estimator(model)
+    again = load_estimator(data, f"classifier-0.{suffix}", made.estimator(0))
+    np.testing.assert_allclose(predict_proba(again, new.x, classes), found, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_seed_gives_the_same_probabilities(kind: ModelKind) -> None:
-    data = rows("binary")
-    settings = SMALL.replace(kind=kind)
-    found = []
-    for _ in range(2):
-        model = make_classifier(settings, "binary", 2)
-        model.fit(data, data)
-        found.append(model.predict_proba(data.x))
-    np.testing.assert_array_equal(found[0], found[1])
+def test_the_same_seed_gives_the_same_probabilities(kind: str) -> None:
+    data, new = rows("binary"), rows("binary", seed=1)
+    found = [predict_proba(fit(make_estimator(settings(kind), 5), data, new), new.x, 2) for _ in range(2)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_without_a_training_row_have_probability_zero(kind: str) -> None:
+    data = rows("multiclass")
+    there = data.y != 1
+    model = fit(make_estimator(settings(kind), 5), data.take(there), data)
+    found = predict_proba(model, data.x, 4)
+    assert found.shape == (len(data), 4)
+    assert not found[:, [1, 3]].any()
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-6)
+    labels = rows("multilabel")
+    labels.y[:, 2], labels.y[:, 0] = False, True
+    found = predict_proba(fit(make_estimator(settings(kind), 5), labels, labels), labels.x, 3)
+    assert (found[:, 2] < 0.1).all()
+    assert (found[:, 0] > 0.9).all()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "xgboost", "logistic", "random_forest", "gradient_boosting", "svm"])
+def test_rows_that_weigh_nothing_are_not_learned_from(kind: str) -> None:
+    data, new = rows("binary", 400), rows("binary", seed=1)
+    wrong = np.arange(400) % 2 == 0
+    y = np.where(wrong, 1 - data.y, data.y)
+    weights = np.where(wrong, 1e-6, 1.0)
+    model = fit(make_estimator(settings(kind), 5), Examples(data.x, y, data.groups, weights))
+    assert roc_auc_score(new.y, predict_proba(model, new.x, 2)[:, 1]) > 0.8
 
 
 def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successive_folds() -> None:
@@ -62,12 +93,47 @@ def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successiv
     folds = np.arange(len(data)) // 2 % 4
     members = []
     for member, fold in enumerate((3, 0, 1)):
-        model = make_classifier(SMALL, "binary", 2, member)
-        model.fit(data.take(folds != fold), data.take(folds == fold))
+        model = fit(make_estimator(SMALL, 23 + member), data.take(folds != fold), data.take(folds == fold))
         members.append(model.predict_proba(new.x))
-    ensemble = fit_ensemble(SMALL.replace(ensemble=3), "binary", 2, data, folds, (3,))
+    ensemble = fit_ensemble(SMALL, 2, data, folds, (3,), size=3, seed=23)
     np.testing.assert_allclose(ensemble.predict_proba(new.x), np.mean(members, axis=0))
-    np.testing.assert_allclose(restore_classifier(ensemble.state()).predict_proba(new.x), np.mean(members, axis=0))
+
+
+def test_any_estimator_of_scikit_learn_is_a_classifier() -> None:
+    data, new = rows("binary"), rows("binary", seed=1)
+    found = out_of_fold(data.x, data.y, data.groups, GaussianNB(), 4, 1)
+    assert roc_auc_score(data.y, found[:, 1]) > 0.85
+    model = fit(make_estimator(LogisticRegression(C=0.5), 5), data, new)
+    assert (model.C, model.random_state) == (0.5, 5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"kind": "xgboost", "layers": [16]},
+            "unknown setting 'model.layers'; expected one of: kind, ensemble, seed, eta",
+        ),
+        ({"kind": "svm", "C": 0}, r"model.C: 0.*greater than 0"),
+        ({"layers": [16, 0]}, r"model.layers\[1\]: 0"),
+        ({"kind": "perceptron"}, "model: no classifier named 'perceptron'; expected one of: mlp, xgboost"),
+    ],
+)
+def test_settings_are_checked_by_the_kind_with_their_path(values: dict[str, Any], message: str) -> None:
+    from acoustic_env.config import Recipe, from_mapping
+
+    with pytest.raises(UsageError, match=message):
+        from_mapping(Recipe, {"name": "study", "model": values}, "study.yaml")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_of_every_kind_survive_a_recipe_as_json(kind: str) -> None:
+    from acoustic_env.config import Recipe, from_mapping
+
+    recipe = Recipe(name="study", model=settings(kind).replace(ensemble=3))
+    again = from_mapping(Recipe, recipe.as_json(), "metadata.json")
+    assert again == recipe
+    assert again.model.as_json()["ensemble"] == 3
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -86,10 +152,7 @@ def test_the_penalty_is_strong_for_noise_and_weak_for_clean_signal() -> None:
     x = random.normal(size=(300, 30)).astype(np.float32)
     penalties = []
     for y in (random.integers(0, 2, 300), (x[:, 0] > 0).astype(np.int64)):
-        model = LogisticClassifier(ModelSettings(kind="logistic"), "binary", 2)
-        data = Examples(x, y, np.arange(300))
-        model.fit(data, data)
-        penalties.append(model.penalty_)
+        penalties.append(LogisticClassifier(random_state=23).fit(x, y).penalty_)
     assert penalties[0] > 100 * penalties[1]
 
 
@@ -97,11 +160,10 @@ def test_the_penalty_is_strong_for_noise_and_weak_for_clean_signal() -> None:
 def test_prediction_with_numpy_is_the_forward_pass_of_the_network(activation: Any) -> None:
     import torch
 
-    settings = SMALL.replace(layers=(8, 5), activation=activation, max_epochs=2)
-    model = MlpClassifier(settings, "multiclass", 3)
+    own = SMALL.replace(layers=(8, 5), activation=activation, max_epochs=2)
     data = rows("multiclass")
-    model.fit(data, data)
-    network = build_network(6, 3, settings)
+    model: MLPClassifier = fit(make_estimator(own, 23), data, data)
+    network = build_network(6, 3, own)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in model.weights_.items()})
     np.testing.assert_allclose(model.logits(data.x), forward(network, data.x), atol=1e-5)
 
@@ -111,36 +173,35 @@ def test_out_of_fold_probabilities_come_from_models_that_never_saw_the_row_or_it
     groups = np.arange(200) // 4
     x = random.normal(size=(50, 3))[groups].astype(np.float32)  # a group's rows are copies with random labels
     y = random.integers(0, 2, 50)[groups]
-    settings = ModelSettings(kind="xgboost")
-    found = out_of_fold(x, y, groups, "xgboost", settings, 5, 1)
+    found = out_of_fold(x, y, groups, settings("xgboost"), 5, 1)
     assert found.shape == (200, 2)
     assert np.isfinite(found).all()
     assert roc_auc_score(y, found[:, 1]) < 0.75
-    leaking = out_of_fold(x, y, np.arange(200), "xgboost", settings, 5, 1)
+    leaking = out_of_fold(x, y, np.arange(200), settings("xgboost"), 5, 1)
     assert roc_auc_score(y, leaking[:, 1]) > 0.9
 
 
 def test_out_of_fold_honours_given_folds_and_refuses_folds_that_split_a_group() -> None:
     data = rows("binary")
     fold = np.arange(len(data)) // 2 % 3
-    found = out_of_fold(data.x, data.y, data.groups, "logistic", SMALL, fold, 1)
+    found = out_of_fold(data.x, data.y, data.groups, settings("logistic"), fold, 1)
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
     with pytest.raises(UsageError, match="group 0 lies in more than one fold"):
-        out_of_fold(data.x, data.y, data.groups, "logistic", SMALL, np.arange(len(data)) % 3, 1)
+        out_of_fold(data.x, data.y, data.groups, settings("logistic"), np.arange(len(data)) % 3, 1)
 
 
 def test_out_of_fold_takes_missing_and_constant_columns() -> None:
     data = rows("binary")
     x = np.column_stack([data.x, np.full(len(data), 7.0), np.full(len(data), np.nan)]).astype(np.float32)
     x[::7, 1] = np.nan
-    found = out_of_fold(x, data.y, data.groups, "logistic", SMALL, 4, 1)
+    found = out_of_fold(x, data.y, data.groups, settings("logistic"), 4, 1)
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
 
 
 def test_out_of_fold_refuses_rows_of_one_class() -> None:
     data = rows("binary")
     with pytest.raises(UsageError, match="all rows are of one class"):
-        out_of_fold(data.x, np.zeros(len(data), np.int64), data.groups, "logistic", SMALL, 4, 1)
+        out_of_fold(data.x, np.zeros(len(data), np.int64), data.groups, settings("logistic"), 4, 1)
 
 
 def test_more_features_than_rows_are_searched_in_the_space_of_the_rows_with_the_same_result(
@@ -149,9 +210,8 @@ def test_more_features_than_rows_are_searched_in_the_space_of_the_rows_with_the_
     random = np.random.default_rng(5)
     y = np.arange(60) % 3
     x = (random.normal(size=(60, 200)) + 0.7 * y[:, None]).astype(np.float32)
-    wide, plain = (LogisticClassifier(ModelSettings(kind="logistic"), "multiclass", 3) for _ in range(2))
-    wide.fit(Examples(x, y, np.arange(60)), Examples(x[:1], y[:1], y[:1]))
+    wide = LogisticClassifier(random_state=23).fit(x, y)
     monkeypatch.setattr(logistic, "WIDE", 1000)
-    plain.fit(Examples(x, y, np.arange(60)), Examples(x[:1], y[:1], y[:1]))
+    plain = LogisticClassifier(random_state=23).fit(x, y)
     assert wide.penalty_ == plain.penalty_
     np.testing.assert_allclose(wide.predict_proba(x), plain.predict_proba(x), atol=1e-3)

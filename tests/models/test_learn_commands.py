@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from sklearn.ensemble import ExtraTreesClassifier
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import write_clips
+from acoustic_env.config import CLASSIFIERS
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
@@ -22,6 +25,14 @@ from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.predict import predict, predict_files
 from acoustic_env.models.study import run_study, variants
 from tests.models.conftest import CLIPS, Disk, Generated, write_block
+
+
+class Own(ExtraTreesClassifier):  # type: ignore[misc]
+    """A user's estimator."""
+
+
+class Harmful:
+    """A type that no bundle holds."""
 
 
 def silent(_: str) -> None:
@@ -38,26 +49,25 @@ def trained(disk: Disk, *options: str, recipe: str | None = None) -> str:
     return bundle
 
 
-@pytest.mark.parametrize("model", ["mlp", "xgboost", "logistic"])
-def test_a_bundle_predicts_the_same_after_it_was_stored_and_holds_no_pickle(disk: Disk, model: Any) -> None:
+@pytest.mark.parametrize("model", CLASSIFIERS.names())
+def test_a_bundle_predicts_the_same_after_it_was_stored_and_holds_no_pickle(disk: Disk, model: str) -> None:
     recipe = load_recipe(disk.recipe)
-    study = prepare(
-        disk.table(), disk.feature_store(), recipe.replace(model=recipe.model.replace(kind=model)), say=silent
-    )
+    study = prepare(disk.table(), disk.feature_store(), recipe.replace(model=recipe.model.of_kind(model)), log=silent)
     bundle, judged = train(study, silent)
-    assert judged.figures["auc"].value > 0.85
+    assert judged.metrics["auc"].value > 0.85
     assert judged.clips == len(study.learning)
     bundle.save(disk.folder / "bundle")
-    assert sorted(path.name for path in (disk.folder / "bundle").iterdir()) == ["bundle.json", "weights.safetensors"]
+    names = {path.suffix for path in (disk.folder / "bundle").iterdir()}
+    assert names <= {".json", ".skops", ".safetensors", ".ubj"}
     again = Bundle.load(disk.folder / "bundle")
-    np.testing.assert_array_equal(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix))
+    np.testing.assert_allclose(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix), atol=1e-4)
     assert again.training_hash == bundle.training_hash
     assert set(again.fingerprints) == {"indices", "yamnet"}
 
 
 def test_training_does_not_look_at_test_clips(disk: Disk) -> None:
     recipe, store, clips = load_recipe(disk.recipe), disk.feature_store(), disk.table()
-    study = prepare(clips, store, recipe, say=silent)
+    study = prepare(clips, store, recipe, log=silent)
     spoiled = replace(study, matrix=replace(study.matrix, values=study.matrix.values.copy()))
     spoiled.matrix.values[study.split.test] = 1e6
     spoiled.targets.y[study.split.test] = 0
@@ -69,12 +79,12 @@ def test_training_does_not_look_at_test_clips(disk: Disk) -> None:
 def test_with_an_ensemble_every_clip_but_the_tests_is_judged_by_ensembles_that_held_it_out(disk: Disk) -> None:
     recipe = load_recipe(disk.recipe)
     recipe = recipe.replace(model=recipe.model.replace(ensemble=4))
-    study = prepare(disk.table(), disk.feature_store(), recipe, say=silent)
+    study = prepare(disk.table(), disk.feature_store(), recipe, log=silent)
     _, judged = train(study, silent)
     assert judged.clips == len(study.learning) == CLIPS - len(study.split.test)
 
 
-def test_evaluate_leaves_out_what_was_trained_on_and_counts_its_looks(
+def test_evaluate_leaves_out_what_was_trained_on_and_counts_its_test_evaluations(
     disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = trained(disk)
@@ -84,20 +94,18 @@ def test_evaluate_leaves_out_what_was_trained_on_and_counts_its_looks(
     shown = capsys.readouterr()
     first = json.loads(shown.out)
     assert first["clips"] == 60
-    assert first["look"] == 1
+    assert first["test_evaluation"] == 1
     assert "left out: 240 clips the bundle was trained on" in shown.err
-    assert first["figures"]["auc"]["low"] < first["figures"]["auc"]["value"] < first["figures"]["auc"]["high"]
+    assert first["metrics"]["auc"]["low"] < first["metrics"]["auc"]["value"] < first["metrics"]["auc"]["high"]
     assert len(first["roc"]["x"]) == len(first["roc"]["y"])
     assert main(evaluate) == 0
     shown = capsys.readouterr()
-    assert "look 2 at test clips with this bundle, 1 before at these" in shown.err
-    looks = json.loads(Path(bundle, "bundle.json").read_text())["looks"]
-    assert [look["clips"] for look in looks] == [60, 60]
+    assert "test evaluation 2 of this bundle (1 earlier on this set" in shown.err
+    recorded = json.loads(Path(bundle, "metadata.json").read_text())["test_evaluations"]
+    assert [one["clips"] for one in recorded] == [60, 60]
 
 
-def test_a_bundle_keeps_what_its_last_look_found_and_loads_without(
-    disk: Disk, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_keeps_what_its_last_test_evaluation_found(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
     place = trained(disk, "--model", "logistic")
     assert Bundle.load(place).test is None
     capsys.readouterr()
@@ -108,10 +116,6 @@ def test_a_bundle_keeps_what_its_last_look_found_and_loads_without(
     assert kept is not None
     assert kept == {name: shown[name] for name in kept}
     assert sum(map(sum, kept["confusion"])) == 60
-    facts = json.loads(Path(place, "bundle.json").read_text())
-    del facts["test"]  # as an earlier version wrote it
-    Path(place, "bundle.json").write_text(json.dumps(facts))
-    assert Bundle.load(place).test is None
 
 
 def test_predict_writes_a_row_per_clip_and_class_and_says_which_it_has_learned_from(
@@ -180,7 +184,7 @@ def test_the_study_has_all_blocks_together_where_there_are_several_embedders() -
 
 
 def test_the_study_looks_at_test_clips_only_when_every_fold_is_asked_for(disk: Disk) -> None:
-    study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), blocks=["indices"], say=silent)
+    study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), blocks=["indices"], log=silent)
     spoiled = replace(study, matrix=replace(study.matrix, values=study.matrix.values.copy()))
     spoiled.matrix.values[study.split.test] = 1e6
     scores = [run_study(one, ["logistic"], silent)[0].score.value for one in (study, spoiled)]
@@ -203,7 +207,7 @@ def test_more_than_two_classes_are_trained_and_judged_with_every_class(
     capsys.readouterr()
     assert main(["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["figures"][figure]["low"] <= found["figures"][figure]["value"] <= found["figures"][figure]["high"]
+    assert found["metrics"][figure]["low"] <= found["metrics"][figure]["value"] <= found["metrics"][figure]["high"]
     assert len(found["per_class"]) == (4 if task == "multilabel" else 3)
 
 
@@ -269,25 +273,60 @@ def test_a_bundle_from_another_version_of_a_block_is_refused_by_name(
     assert "yamnet" not in message
 
 
-def test_a_bundle_of_older_code_with_one_fingerprint_for_all_signals_is_read(
+def test_a_bundle_of_an_earlier_format_is_refused_with_the_command_that_makes_it_again(
     disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = trained(disk, "--model", "logistic")
-    path = Path(bundle, "bundle.json")
-    facts = json.loads(path.read_text())
-    older = {block: versions["raw"] for block, versions in facts["fingerprints"].items()}
-    path.write_text(json.dumps({**facts, "format": 1, "fingerprints": older}))
-    assert Bundle.load(bundle).fingerprints == facts["fingerprints"]
-    assert main(["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store]) == 0
+    folder = disk.folder / "old"
+    folder.mkdir()
+    look = {"time": "2026-01-01T00:00:00+00:00", "clips_hash": "a", "clips": 60, "figures": {"auc": [0.9, 0.8, 0.95]}}
+    old = {"format": 2, "weights_sha256": "abc", "looks": [look], "test": None}
+    (folder / "bundle.json").write_text(json.dumps(old))
+    evaluate = ["evaluate", "--bundle", str(folder), "--clips", disk.clips, "--store", disk.store]
+    assert f"acoustic-env train --clips LIST --store URL --recipe R --out {folder}" in refused(capsys, *evaluate)
+    assert main(["train", *study_options(disk), "--model", "logistic", "--out", str(folder)]) == 0
+    (kept,) = Bundle.load(folder).test_evaluations
+    assert (kept.weights, kept.metrics) == ("abc", {"auc": [0.9, 0.8, 0.95]})
+
+
+def test_a_part_with_a_type_that_is_not_trusted_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    import skops.io
+
+    bundle = trained(disk, "--model", "random_forest")
+    part = Path(bundle, "classifier-0.skops")
+    part.write_bytes(skops.io.dumps(Harmful()))
+    evaluate = ["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store]
+    assert "not the part metadata.json was written with" in refused(capsys, *evaluate)
+    path = Path(bundle, "metadata.json")
+    metadata = json.loads(path.read_text())
+    metadata["parts"][part.name] = hashlib.sha256(part.read_bytes()).hexdigest()
+    path.write_text(json.dumps(metadata))
+    message = refused(capsys, *evaluate)
+    assert "holds types that are not trusted: tests.models.test_learn_commands.Harmful" in message
+    assert "train the bundle again" in message
+    part.write_bytes(b"PK damaged")
+    metadata["parts"][part.name] = hashlib.sha256(part.read_bytes()).hexdigest()
+    path.write_text(json.dumps(metadata))
+    assert "classifier-0.skops: not a readable skops file" in refused(capsys, *evaluate)
+
+
+def test_an_own_estimator_is_trained_stored_and_loaded_with_its_types_trusted(disk: Disk) -> None:
+    study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), log=silent)
+    bundle, found = train(study, silent, classifier=Own(n_estimators=30))
+    assert found.metrics["auc"].value > 0.8
+    bundle.save(disk.folder / "own")
+    with pytest.raises(UsageError, match=r"not trusted: tests\.models\.test_learn_commands\.Own"):
+        Bundle.load(disk.folder / "own")
+    again = Bundle.load(disk.folder / "own", trusted=["tests.models.test_learn_commands.Own"])
+    np.testing.assert_allclose(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix), atol=1e-9)
 
 
 def test_a_bundle_that_is_not_there_or_damaged_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate = ["evaluate", "--clips", disk.clips, "--store", disk.store, "--bundle"]
-    assert "no bundle: bundle.json is not there" in refused(capsys, *evaluate, str(disk.folder / "none"))
+    assert "no bundle: metadata.json is not there" in refused(capsys, *evaluate, str(disk.folder / "none"))
     bundle = trained(disk, "--model", "logistic")
-    weights = Path(bundle, "weights.safetensors")
+    weights = Path(bundle, "preprocessing.skops")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert "not the weights bundle.json was written with" in refused(capsys, *evaluate, bundle)
+    assert "not the part metadata.json was written with" in refused(capsys, *evaluate, bundle)
 
 
 def test_a_list_the_bundle_was_trained_on_is_no_test(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:

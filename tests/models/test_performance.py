@@ -28,12 +28,12 @@ def test_multilabel_figures_are_scikit_learns_and_an_empty_class_is_named_and_co
     probabilities = special.expit(random.normal(size=(200, 4)) + 2 * y - 1)
     found = performance("multilabel", "abcd", y, probabilities, np.arange(200), np.full(4, 0.5), probabilities)
     expected = metrics.average_precision_score(y[:, :3], probabilities[:, :3], average="macro")
-    assert found.figures["map"].value == pytest.approx(expected)
-    assert found.figures["mean_auc"].value == pytest.approx(metrics.roc_auc_score(y[:, :3], probabilities[:, :3]))
+    assert found.metrics["map"].value == pytest.approx(expected)
+    assert found.metrics["mean_auc"].value == pytest.approx(metrics.roc_auc_score(y[:, :3], probabilities[:, :3]))
     called = probabilities >= 0.5
     for average in ("macro", "micro"):
         f1 = metrics.f1_score(y, called, average=average, zero_division=0)
-        assert found.figures[f"{average}_f1"].value == pytest.approx(f1)
+        assert found.metrics[f"{average}_f1"].value == pytest.approx(f1)
     assert found.undefined == ["d"]
     assert [one.name for one in found.per_class] == ["a", "b", "c", "d"]
     assert (found.per_class[3].f1, found.per_class[3].support) == (0.0, 0)
@@ -49,15 +49,15 @@ def test_binary_figures_use_the_threshold_given_and_the_calibration_given() -> N
     calibrated = special.expit(0.5 * special.logit(positive) - 0.3)
     called = calibrated >= 0.3
     assert found.threshold == 0.3
-    assert found.figures["auc"].value == pytest.approx(metrics.roc_auc_score(y, positive))
-    assert found.figures["average_precision"].value == pytest.approx(metrics.average_precision_score(y, positive))
-    assert found.figures["accuracy"].value == pytest.approx(metrics.accuracy_score(y, called))
-    assert found.figures["balanced_accuracy"].value == pytest.approx(metrics.balanced_accuracy_score(y, called))
-    assert found.figures["f1"].value == pytest.approx(metrics.f1_score(y, called))
+    assert found.metrics["auc"].value == pytest.approx(metrics.roc_auc_score(y, positive))
+    assert found.metrics["average_precision"].value == pytest.approx(metrics.average_precision_score(y, positive))
+    assert found.metrics["accuracy"].value == pytest.approx(metrics.accuracy_score(y, called))
+    assert found.metrics["balanced_accuracy"].value == pytest.approx(metrics.balanced_accuracy_score(y, called))
+    assert found.metrics["f1"].value == pytest.approx(metrics.f1_score(y, called))
     assert found.calibration["brier_after"] == pytest.approx(metrics.brier_score_loss(y, calibrated))
     assert found.confusion is not None
     np.testing.assert_array_equal(found.confusion, metrics.confusion_matrix(y, called))
-    for figure in found.figures.values():
+    for figure in found.metrics.values():
         assert figure.low <= figure.value <= figure.high
 
 
@@ -88,13 +88,13 @@ def test_a_class_that_resamples_leave_out_does_not_stretch_the_interval_of_macro
     sure[[3, 40]] = sure[[40, 3]]
     for task, own in (("multiclass", y), ("multilabel", np.eye(10, dtype=bool)[y])):
         found = performance(task, "abcdefghij", own, sure, recordings, np.full(10, 0.5), sure)
-        figure = found.figures["macro_f1"]
+        figure = found.metrics["macro_f1"]
         assert figure.value == pytest.approx(metrics.f1_score(y, sure.argmax(axis=1), average="macro"))
         assert 0.85 < figure.low < figure.value < figure.high
     # A class that the data lack is no accident of resampling: it counts as 0.
     padded = np.pad(sure, ((0, 0), (0, 1)))
     lacking = performance("multiclass", "abcdefghijk", y, padded, recordings, np.zeros(11), padded)
-    assert lacking.figures["macro_f1"].value == pytest.approx(figure.value * 10 / 11)
+    assert lacking.metrics["macro_f1"].value == pytest.approx(figure.value * 10 / 11)
 
 
 def test_a_performance_is_plain_json_without_nan() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acoustic_env.models.logistic import fit_weights
+from acoustic_env.models.classifiers.logistic import fit_weights
 from acoustic_env.models.sigmoids import fit_sigmoids
 
 

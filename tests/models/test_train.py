@@ -13,14 +13,14 @@ import numpy as np
 import psutil
 import pytest
 
-from acoustic_env.config import ModelSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
+from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.evaluate import roc_auc
-from acoustic_env.models.mlp import Arrays, Job, LocalSession, MlpClassifier, Progress, train_locally, train_network
+from acoustic_env.models.mlp import Arrays, LocalSession, MLPClassifier, Progress, TrainingSpec, train_network
 from acoustic_env.models.train import read_progress, train_on_ray, write_progress
 
-SETTINGS = ModelSettings(layers=(16,), dropout=0.2, learning_rate=3e-3, batch_size=64, max_epochs=30, patience=30)
+SETTINGS = MLPSettings(layers=(16,), dropout=0.2, learning_rate=3e-3, batch_size=64, max_epochs=30, patience=30)
 
 
 def rows(n: int, seed: int) -> Examples:
@@ -34,8 +34,8 @@ TRAIN, VALIDATION, NEW = rows(600, 0), rows(300, 1), rows(2000, 2)
 
 
 def auc(weights: Arrays) -> float:
-    model = MlpClassifier(SETTINGS, "binary", 2)
-    model.weights_ = weights
+    model = MLPClassifier(layers=SETTINGS.layers)
+    model.weights_, model.task_, model.classes_, model.n_features_in_ = weights, "binary", np.arange(2), 8
     return roc_auc(NEW.y == 1, model.predict_proba(NEW.x)[:, 1])
 
 
@@ -60,13 +60,13 @@ class Recorder(LocalSession):
 
 
 def test_a_run_stopped_and_resumed_ends_with_the_weights_it_would_have_had(tmp_path: Path) -> None:
-    job = Job(SETTINGS, "binary", 2)
+    spec = TrainingSpec(SETTINGS, "binary", 2)
     with pytest.raises(Interrupted):
-        train_network(job, TRAIN, VALIDATION, Recorder(tmp_path, stop_at=12))
+        train_network(spec, TRAIN, VALIDATION, Recorder(tmp_path, stop_at=12))
     second = Recorder(tmp_path)
-    resumed = train_network(job, TRAIN, VALIDATION, second)
+    resumed = train_network(spec, TRAIN, VALIDATION, second)
     assert second.epochs[0] == 13
-    expected = train_locally(job, TRAIN, VALIDATION)
+    expected = train_network(spec, TRAIN, VALIDATION, LocalSession())
     for name, weights in expected.items():
         np.testing.assert_array_equal(resumed[name], weights)
 
@@ -75,7 +75,7 @@ def test_training_stops_after_the_patience_and_keeps_the_best_epoch(tmp_path: Pa
     noise = Examples(VALIDATION.x, np.random.default_rng(0).integers(0, 2, 300), VALIDATION.groups)
     recorder = Recorder(tmp_path)
     settings = SETTINGS.replace(patience=4, max_epochs=200)
-    train_network(Job(settings, "binary", 2), TRAIN, noise, recorder)
+    train_network(TrainingSpec(settings, "binary", 2), TRAIN, noise, recorder)
     assert recorder.epochs[-1] < 100
 
 
@@ -100,10 +100,10 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_
 
     killer = threading.Thread(target=kill_after_a_checkpoint)
     killer.start()
-    weights = train_on_ray(Job(settings, "binary", 2), TRAIN, VALIDATION, str(tmp_path), checkpoint_s=0.5)
+    weights = train_on_ray(TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, str(tmp_path), checkpoint_s=0.5)
     killer.join()
     assert killed
-    expected = train_locally(Job(settings, "binary", 2), TRAIN, VALIDATION)
+    expected = train_network(TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, LocalSession())
     for name, array in expected.items():
         np.testing.assert_allclose(weights[name], array, atol=1e-5)
     assert auc(weights) == pytest.approx(auc(expected), abs=1e-4)
@@ -111,11 +111,13 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_train_as_good_a_model_as_one(tmp_path: Path) -> None:
-    both = train_on_ray(Job(SETTINGS.replace(workers=2), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
-    assert auc(both) == pytest.approx(auc(train_locally(Job(SETTINGS, "binary", 2), TRAIN, VALIDATION)), abs=0.02)
+    both = train_on_ray(TrainingSpec(SETTINGS.replace(workers=2), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
+    assert auc(both) == pytest.approx(
+        auc(train_network(TrainingSpec(SETTINGS, "binary", 2), TRAIN, VALIDATION, LocalSession())), abs=0.02
+    )
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_more_workers_than_cpus_are_refused_rather_than_waited_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="64 training workers need 64 CPUs and the cluster has 2"):
-        train_on_ray(Job(SETTINGS.replace(workers=64), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
+        train_on_ray(TrainingSpec(SETTINGS.replace(workers=64), "binary", 2), TRAIN, VALIDATION, str(tmp_path))

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from acoustic_env.config import ModelSettings
+from acoustic_env.config import CLASSIFIERS, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
+from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.search_state import SearchState
-from acoustic_env.models.tune import METRIC, Trial, _trial, plot_trials, search, settings_of, trial_table
+from acoustic_env.models.tune import METRIC, Trial, _trial, search, trial_table
 
-BASE = ModelSettings(batch_size=64)
+BASE = MLPSettings(batch_size=64)
 
 
 def rows(n: int, seed: int) -> Examples:
@@ -28,29 +29,31 @@ def rows(n: int, seed: int) -> Examples:
     return Examples(x, (x[:, 0] + random.normal(size=n) > 0).astype(np.int64), np.arange(n))
 
 
-def run(trials: int, folder: Path) -> list[Trial]:
+def run(trials: int, folder: Path, kind: str = "mlp") -> list[Trial]:
     state = SearchState.open(str(folder), {"rows": "of this test"}, trials)
-    return search("binary", 2, BASE, rows(200, 0), rows(150, 1), state)
+    return search(
+        classifier_settings({"kind": kind, "seed": 23}) if kind != "mlp" else BASE, 2, rows(200, 0), rows(150, 1), state
+    )
 
 
 def test_a_point_of_the_space_becomes_model_settings() -> None:
     chosen = {"layers": 2, "units_0": 64, "units_1": 16, "activation": "tanh", "dropout": 0.25, "learning_rate": 3e-4}
-    made = settings_of(BASE, chosen)
+    made = BASE.at(chosen)
     assert (made.layers, made.activation, made.dropout, made.learning_rate) == ((64, 16), "tanh", 0.25, 3e-4)
     assert made.batch_size == 64
 
 
-def test_the_table_and_the_plot_show_every_trial(tmp_path: Path) -> None:
-    other = BASE.replace(layers=(16,), activation="tanh", dropout=0.0)
+def test_the_table_shows_every_trial_with_its_searched_settings() -> None:
+    chosen = {"layers": [240], "dropout": 0.5}, {"layers": [16, 8], "dropout": 0.0}
     trials = [
-        Trial(0, BASE, 0.7, 5, 1.0, ""),
-        Trial(1, other, 0.8, 9, 1.0, ""),
-        Trial(2, BASE, None, 0, 0.1, "RuntimeError"),
+        Trial(0, {}, chosen[0], 0.7, 1.0, ""),
+        Trial(1, {}, chosen[1], 0.8, 1.0, ""),
+        Trial(2, {}, chosen[0], None, 0.1, "RuntimeError"),
     ]
     table = trial_table(trials)
     assert table["score"].to_pylist() == [0.7, 0.8, None]
-    assert table["layers"].to_pylist() == ["240", "16", "240"]
-    assert plot_trials(trials).startswith(b"\x89PNG")
+    assert table["layers"].to_pylist() == ["240", "16-8", "240"]
+    assert table.column_names == ["trial", "score", "layers", "dropout", "seconds", "error"]
 
 
 def test_a_trial_keeps_its_number_in_whatever_order_a_resumed_search_gives_it_back() -> None:
@@ -58,9 +61,9 @@ def test_a_trial_keeps_its_number_in_whatever_order_a_resumed_search_gives_it_ba
         "/search/tune/_run_trial_9e1b84b7_38_activation=relu,dropout=0.4654,layers=3,units_0=96_2026-11-21_12-22-00"
     )
     chosen = {"layers": 1, "units_0": 32, "activation": "relu", "dropout": 0.1, "learning_rate": 1e-3}
-    result = SimpleNamespace(path=folder, config=chosen, metrics={METRIC: 0.8, "epoch": 4}, error=None)
+    result = SimpleNamespace(path=folder, config=chosen, metrics={METRIC: 0.8}, error=None)
     made = _trial(result, BASE)
-    assert (made.number, made.score, made.settings.layers) == (37, 0.8, (32,))
+    assert (made.number, made.score, made.chosen["layers"]) == (37, 0.8, [32])
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -71,11 +74,20 @@ def test_trials_stay_inside_the_source_systems_space_and_the_best_comes_first(tm
     assert all(score is not None and score > 0.6 for score in scores)
     assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
     for trial in trials:
-        assert 1 <= len(trial.settings.layers) <= 5
-        assert all(16 <= units <= 256 and units % 16 == 0 for units in trial.settings.layers)
-        assert 0 <= trial.settings.dropout <= 0.5
-        assert 1e-4 <= trial.settings.learning_rate <= 1e-2
-        assert trial.epochs >= 1
+        assert 1 <= len(trial.chosen["layers"]) <= 5
+        assert all(16 <= units <= 256 and units % 16 == 0 for units in trial.chosen["layers"])
+        assert 0 <= trial.chosen["dropout"] <= 0.5
+        assert 1e-4 <= trial.chosen["learning_rate"] <= 1e-2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("kind", [kind for kind in CLASSIFIERS.names() if kind != "mlp"])
+def test_every_kind_is_searched_in_its_own_space(kind: str, tmp_path: Path) -> None:
+    trials = run(2, tmp_path, kind)
+    assert [trial.error for trial in trials] == ["", ""]
+    assert all(trial.score is not None and trial.score > 0.6 for trial in trials)
+    base = classifier_settings({"kind": kind})
+    assert all(set(trial.chosen) <= set(type(base).model_fields) and trial.chosen for trial in trials)
 
 
 def test_no_trials_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from acoustic_env.audit.labels import write_version
 from acoustic_env.audit.relabel import relabel
 from acoustic_env.audit.sample import draw_sample
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
-from acoustic_env.config import ModelSettings, RelabelSettings, SampleSettings
+from acoustic_env.config import RelabelSettings, SampleSettings
 from acoustic_env.explain.plot import Plot, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
@@ -96,10 +96,10 @@ def _bundle(folder: Path, places: Mapping[str, str], names: list[str]) -> None:
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     clips, store = read_clips(places["clips"]), FeatureStore(places["store"])
-    bundle, _ = train(prepare(clips, store, load_recipe(str(folder / "study.yaml")), say=_silent), _silent)
+    bundle, _ = train(prepare(clips, store, load_recipe(str(folder / "study.yaml")), log=_silent), _silent)
     bundle.save(places["bundle"])
     judged, hashed = evaluate_bundle(bundle, clips, store, _silent)
-    bundle.record_look(places["bundle"], hashed, judged)
+    bundle.record_evaluation(places["bundle"], hashed, judged)
 
 
 def _explain(folder: Path) -> None:
@@ -121,7 +121,10 @@ def _study_and_search(folder: Path) -> None:
     (folder / "study").mkdir()
     pa_csv.write_csv(study_table(rows), folder / "study" / "study.csv")
     scores = [0.71, 0.78, None, 0.75]
-    trials = [Trial(i, ModelSettings(), score, 9, 1.0, "" if score else HOSTILE) for i, score in enumerate(scores)]
+    trials = [
+        Trial(i, {}, {"layers": [240], "dropout": 0.5}, score, 1.0, "" if score else HOSTILE)
+        for i, score in enumerate(scores)
+    ]
     (folder / "tune").mkdir()
     pa_csv.write_csv(trial_table(trials), folder / "tune" / "trials.csv")
 

@@ -56,7 +56,7 @@ def test_every_task_has_its_figures_with_words_and_data(
     assert [plot.name for plot in found] == [f"{judged.prefix}{name}" for name in names]
     for plot in found:
         entry = plot.save(tmp_path)
-        assert entry.sentence.endswith(".")
+        assert entry.caption.endswith(".")
         assert entry.title.endswith(judged.name)
         assert entry.section == judged.section
         assert len(entry.alt) > 30
@@ -80,7 +80,7 @@ def test_curves_of_several_classes_name_the_hardest_and_keep_every_class_in_the_
     labels = [text.get_text() for text in curves.figure.legends[0].get_texts()]
     assert any(label.startswith(hardest) for label in labels)
     assert "each of the other 3 classes" in labels
-    assert hardest in curves.sentence
+    assert hardest in curves.caption
     assert set(curves.data["class"].to_pylist()) == {"all classes pooled", *metrics["classes"]}
     first = curves.data.filter(curves.data["class"].to_numpy() == hardest).to_pylist()[0]
     assert (first["curve"], first["x"], first["y"], first["threshold"]) == ("roc", 0.0, 0.0, None)
@@ -100,10 +100,10 @@ def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_tri
         {**row, "features": "b", "score": 0.79, "within_noise": True, "behind": 0.01},
         {**row, "features": "c", "score": 0.7, "within_noise": False, "behind": 0.1},
     ]
-    assert "1 of the other 2 variants" in study_plot(rows).sentence
+    assert "1 of the other 2 variants" in study_plot(rows).caption
     failed = {"trial": 0, "score": None, "layers": "16", "activation": "relu", "dropout": 0.1, "learning_rate": 1e-3}
-    assert "no trial ended well" in trials_plot([failed]).sentence
-    assert "reached 0.810" in trials_plot([failed, {**failed, "trial": 1, "score": 0.81}]).sentence
+    assert "no trial succeeded" in trials_plot([failed]).caption
+    assert "reached 0.810" in trials_plot([failed, {**failed, "trial": 1, "score": 0.81}]).caption
 
 
 def test_classes_of_audioset_go_by_their_names() -> None:

@@ -178,27 +178,27 @@ def test_the_numbers_are_those_of_the_bundle(whole: tuple[Path, Page], given: Ma
     from acoustic_env.models.bundle import Bundle
 
     bundle = Bundle.load(given["bundle"])
-    auc = bundle.metrics["figures"]["auc"]
+    auc = bundle.held_out["metrics"]["auc"]
     text = whole[0].read_text(encoding="utf-8")
     assert f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f})" in text
-    look = bundle.looks[0].figures["auc"]
-    assert f"{look[0]:.3f} ({look[1]:.3f}–{look[2]:.3f})" in text
+    tested = bundle.test_evaluations[0].metrics["auc"]
+    assert f"{tested[0]:.3f} ({tested[1]:.3f}–{tested[2]:.3f})" in text
     assert bundle.training_hash in text
     assert bundle.fingerprints["indices"]["raw"] in text
 
 
-def test_a_bundle_is_told_without_a_test_and_with_looks_that_kept_no_curves(
+def test_a_bundle_is_told_without_a_test_and_with_evaluations_that_kept_no_curves(
     given: Mapping[str, str], tmp_path: Path
 ) -> None:
-    for looks, said, expected in (
+    for evaluated, said, expected in (
         (False, "was not evaluated on test clips yet", ["The classifier", "Provenance"]),
         (True, "without curves", ["The classifier", "The classifier on test clips", "Provenance"]),
     ):
-        copied = shutil.copytree(given["bundle"], tmp_path / f"bundle{looks}")
-        facts = json.loads((copied / "bundle.json").read_text(encoding="utf-8"))
-        facts |= {"test": None} if looks else {"test": None, "looks": []}
-        (copied / "bundle.json").write_text(json.dumps(facts), encoding="utf-8")
-        out = tmp_path / f"{looks}.html"
+        copied = shutil.copytree(given["bundle"], tmp_path / f"bundle{evaluated}")
+        metadata = json.loads((copied / "metadata.json").read_text(encoding="utf-8"))
+        metadata |= {"test": None} if evaluated else {"test": None, "test_evaluations": []}
+        (copied / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+        out = tmp_path / f"{evaluated}.html"
         assert sections(report(out, {"bundle": str(copied)}, "bundle")) == expected
         assert said in out.read_text(encoding="utf-8")
 

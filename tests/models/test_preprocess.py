@@ -11,9 +11,9 @@ from sklearn.preprocessing import StandardScaler
 
 from acoustic_env.config import ReductionSettings
 from acoustic_env.errors import UsageError
-from acoustic_env.models import pca
+from acoustic_env.models import preprocess
 from acoustic_env.models.matrix import FeatureColumn
-from acoustic_env.models.reduce import Reducer
+from acoustic_env.models.preprocess import Preprocessor
 
 
 def table(n: int = 150, d: int = 12, seed: int = 0) -> np.ndarray:
@@ -38,32 +38,31 @@ def same_up_to_sign(first: np.ndarray, second: np.ndarray, tolerance: float) -> 
 def test_the_chain_is_scikit_learns(scale_first: bool, shape: tuple[int, int]) -> None:
     values, new = table(*shape), table(*shape, seed=0)[:7] * np.float32(1.1)
     settings = ReductionSettings(scale_first=scale_first, components={"indices": 5})
-    reducer = Reducer(columns(shape[1]), settings).fit(values)
+    reducer = Preprocessor.of(columns(shape[1]), settings).fit(values)
     scaler = [StandardScaler()] if scale_first else []
     chain = make_pipeline(SimpleImputer(), *scaler, PCA(5), StandardScaler()).fit(values)
     for rows in (values, new):
         same_up_to_sign(reducer.transform(rows), chain.transform(rows), 2e-3)
-    np.testing.assert_allclose(reducer.parts_[0].explained, chain[-2].explained_variance_ratio_, rtol=1e-4)
+    np.testing.assert_allclose(reducer.parts[0].explained, chain[-2].explained_variance_ratio_, rtol=1e-4)
 
 
 def test_a_share_of_variance_takes_the_fewest_components_that_reach_it() -> None:
     values = table()
-    reducer = Reducer(columns(12), ReductionSettings(components={"indices": 0.9})).fit(values)
+    reducer = Preprocessor.of(columns(12), ReductionSettings(components={"indices": 0.9})).fit(values)
     expected = make_pipeline(SimpleImputer(), StandardScaler(), PCA(0.9)).fit(values)[-1].n_components_
-    assert reducer.parts_[0].size == expected
-    assert reducer.parts_[0].explained.sum() >= 0.9
+    assert reducer.parts[0].size == expected
+    assert reducer.parts[0].explained.sum() >= 0.9
 
 
 @pytest.mark.parametrize("wanted", [6, 0.9])
 def test_the_randomised_solver_finds_the_exact_components(monkeypatch: pytest.MonkeyPatch, wanted: float) -> None:
     values = table(200, 60)
     settings = ReductionSettings(components={"indices": wanted})
-    exact = Reducer(columns(60), settings).fit(values)
-    monkeypatch.setattr(pca, "EXACT", 10)
-    monkeypatch.setattr(pca, "FIRST_GUESS", 2)
-    randomised = Reducer(columns(60), settings).fit(values)
-    assert randomised.parts_[0].size == exact.parts_[0].size
-    np.testing.assert_allclose(randomised.parts_[0].explained[:4], exact.parts_[0].explained[:4], rtol=1e-4)
+    exact = Preprocessor.of(columns(60), settings).fit(values)
+    monkeypatch.setattr(preprocess, "EXACT", 10)
+    randomised = Preprocessor.of(columns(60), settings).fit(values)
+    assert randomised.parts[0].size == exact.parts[0].size
+    np.testing.assert_allclose(randomised.parts[0].explained[:4], exact.parts[0].explained[:4], rtol=1e-4)
     np.testing.assert_allclose(randomised.transform(values)[:, :4], exact.transform(values)[:, :4], atol=2e-2)
 
 
@@ -71,25 +70,25 @@ def test_each_block_and_signal_is_reduced_by_itself_to_its_own_size() -> None:
     values = np.column_stack([table(seed=1), table(seed=2), table(seed=3)])
     named = columns(12, "mps", "raw") + columns(12, "mps", "fg") + columns(12, "vggish", "raw")
     settings = ReductionSettings(components={"mps": 3, "vggish": 0})
-    reducer = Reducer(named, settings).fit(values)
-    assert [part.size for part in reducer.parts_] == [3, 3, 12]
+    reducer = Preprocessor.of(named, settings).fit(values)
+    assert [part.size for part in reducer.parts] == [3, 3, 12]
     assert reducer.names[:4] == ["mps.raw.pc000", "mps.raw.pc001", "mps.raw.pc002", "mps.fg.pc000"]
     assert reducer.names[-1] == "vggish.raw.f11"
-    alone = Reducer(named[12:24], settings).fit(values[:, 12:24])
+    alone = Preprocessor.of(named[12:24], settings).fit(values[:, 12:24])
     np.testing.assert_array_equal(reducer.transform(values)[:, 3:6], alone.transform(values[:, 12:24]))
 
 
 def test_without_pca_features_are_imputed_and_scaled_only() -> None:
     values = table()
-    reducer = Reducer(columns(12), ReductionSettings(components={"indices": 0})).fit(values)
+    reducer = Preprocessor.of(columns(12), ReductionSettings(components={"indices": 0})).fit(values)
     expected = make_pipeline(SimpleImputer(), StandardScaler()).fit_transform(values)
     np.testing.assert_allclose(reducer.transform(values), expected, atol=1e-4)
 
 
 def test_columns_that_say_nothing_are_left_out_and_named() -> None:
     values = np.column_stack([table(), np.full(150, 3.0), np.full(150, np.nan)]).astype(np.float32)
-    reducer = Reducer(columns(14), ReductionSettings()).fit(values)
-    part = reducer.parts_[0]
+    reducer = Preprocessor.of(columns(14), ReductionSettings()).fit(values)
+    part = reducer.parts[0]
     assert (part.constant, part.empty) == (("f12",), ("f13",))
     assert "1 without any value left out: f13; 1 constant left out: f12" in reducer.summary()[0]
     assert np.isfinite(reducer.transform(values)).all()
@@ -97,33 +96,24 @@ def test_columns_that_say_nothing_are_left_out_and_named() -> None:
 
 def test_features_that_nowhere_vary_are_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"no feature varies.*indices\.raw.*2 constant left out: f0, f1"):
-        Reducer(columns(2), ReductionSettings()).fit(np.ones((10, 2), np.float32))
+        Preprocessor.of(columns(2), ReductionSettings()).fit(np.ones((10, 2), np.float32))
 
 
 def test_rows_that_are_transformed_do_not_change_what_was_learned() -> None:
     values = table()
-    reducer = Reducer(columns(12), ReductionSettings()).fit(values[:100])
+    reducer = Preprocessor.of(columns(12), ReductionSettings()).fit(values[:100])
     alone = reducer.transform(values[120:121])
     np.testing.assert_allclose(reducer.transform(values[100:])[20:21], alone, rtol=1e-6)
-
-
-def test_a_stored_reducer_gives_the_same_features() -> None:
-    values = table()
-    reducer = Reducer(columns(12), ReductionSettings(components={"indices": 4})).fit(values)
-    again = Reducer.restore(reducer.facts(), reducer.arrays())
-    np.testing.assert_array_equal(again.transform(values), reducer.transform(values))
-    assert again.names == reducer.names
-    assert again.summary() == reducer.summary()
 
 
 def test_back_projection_says_what_a_reduced_feature_does_when_a_feature_moves() -> None:
     values = np.nan_to_num(table())
     for scale_first in (True, False):
         settings = ReductionSettings(scale_first=scale_first, components={"indices": 4})
-        reducer = Reducer(columns(12), settings).fit(values)
+        reducer = Preprocessor.of(columns(12), settings).fit(values)
         loading = reducer.back_project(2)
         moved = values.copy()
-        moved[:, 5] += reducer.parts_[0].deviation[5]
+        moved[:, 5] += reducer.parts[0].deviation[5]
         change = reducer.transform(moved)[:, 2] - reducer.transform(values)[:, 2]
         np.testing.assert_allclose(change, loading.per_deviation[5], rtol=1e-3, atol=1e-4)
         assert loading.columns[5].name == "f5"

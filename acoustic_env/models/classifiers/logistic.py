@@ -1,0 +1,217 @@
+"""Logistic regression with a ridge penalty chosen by inner folds: the baseline every other model is shown beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy import optimize
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from acoustic_env.config import ClassifierSettings, Task
+from acoustic_env.models.classifier import Examples, check_rows, most_likely, probabilities
+from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.folds import grouped_folds
+
+# Per row: the penalty scikit-learn calls 1 / (C n). From strong to weak, each fit starting from the one before.
+PENALTIES: Final = tuple(10.0 ** (exponent / 2) for exponent in range(2, -11, -1))
+FOLDS: Final = 5
+# Above this many products a row pass, one held-out fold chooses the penalty.
+LARGE: Final = 10**9
+# Up to here double precision costs nothing worth saving.
+DOUBLE: Final = 2 * 10**7
+# Scores worked on at once: what a processor's cache holds.
+CACHED: Final = 2**19
+# Above so many features a row, the search goes on in the space of the rows, where the best weights lie.
+WIDE: Final = 2
+# The path ends after this many penalties without a better held-out loss.
+PATIENCE: Final = 2
+
+
+class LogisticClassifier(ClassifierMixin, BaseEstimator):
+    """Ridge logistic regression: one sigmoid (binary), one softmax (multiclass) or a sigmoid per class (multilabel).
+
+    Args:
+        penalty: per row, scikit-learn's 1 / (C n); None chooses it by log loss over inner grouped folds.
+        random_state: seed of the inner folds.
+
+    Attributes:
+        classes_: [classes].
+        penalty_: the penalty used.
+        coef_, intercept_: [outputs, features] and [outputs].
+    """
+
+    def __init__(self, penalty: float | None = None, random_state: Any = None) -> None:
+        self.penalty = penalty
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> LogisticClassifier:
+        """Fit weights, and the penalty unless it is given.
+
+        Args:
+            X: [n, features].
+            y: [n] classes, or bool [n, classes] for multilabel.
+            sample_weight: [n].
+            groups: [n], rows that inner folds do not split.
+        """
+        rows, _ = check_rows(self, X, y, sample_weight, groups=groups)
+        outputs = 1 if self.task_ == "binary" else len(self.classes_)
+        basis = row_space(rows.x) if rows.x.shape[1] > WIDE * len(rows) else None
+        train = rows if basis is None else replace(rows, x=(rows.x @ basis).astype(np.float32))
+        penalty, start = self.penalty, None
+        if penalty is None:
+            folds = min(FOLDS, len(np.unique(train.groups)))
+            seed = self.random_state
+            if not isinstance(seed, int | np.integer):
+                seed = check_random_state(seed).randint(2**31)
+            penalty = PENALTIES[len(PENALTIES) // 2]
+            if folds > 1:
+                fold = grouped_folds(train.y, train.groups, folds, int(seed))
+                tried = 1 if train.x.size * outputs > LARGE else folds
+                paths = [self._path(train.take(fold != f), train.take(fold == f)) for f in range(tried)]
+                best = int(np.argmin(np.mean([losses for losses, _ in paths], axis=0)))
+                penalty, start = PENALTIES[best], paths[0][1][best]
+        found = fit_weights(train.x, self._outcomes(train.y), self.task_, penalty, start, train.weights)
+        self.penalty_ = penalty
+        self.coef_ = (found[:-1] if basis is None else basis @ found[:-1]).T
+        self.intercept_ = found[-1]
+        return self
+
+    def _path(self, train: Examples, held: Examples) -> tuple[Floats, list[Floats]]:
+        """Held-out loss of every penalty, infinite where the path ended before, and the weights as far as it went."""
+        losses, weights = np.full(len(PENALTIES), np.inf), list[Floats]()
+        outcomes, held_outcomes = self._outcomes(train.y), self._outcomes(held.y)
+        for i, penalty in enumerate(PENALTIES):
+            start = weights[-1] if weights else None
+            weights.append(fit_weights(train.x, outcomes, self.task_, penalty, start, train.weights))
+            scores = _scores(held.x, weights[-1])
+            losses[i] = _loss_and_residual(scores, held_outcomes, self.task_, _mean_one(held.weights))[0] / len(held)
+            if i - int(np.argmin(losses)) >= PATIENCE:
+                break
+        return losses, weights
+
+    def _outcomes(self, y: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if self.task_ == "multiclass":
+            return np.asarray(np.eye(len(self.classes_), dtype=np.float32)[y])
+        return np.asarray(y if y.ndim == 2 else y[:, None], np.float32)
+
+    def decision_function(self, X: Any) -> npt.NDArray[Any]:
+        """Return log odds [n, outputs], [n] for binary."""
+        check_is_fitted(self, "coef_")
+        x: npt.NDArray[np.float32] = validate_data(self, X, dtype=np.float32, reset=False)
+        scores = x @ self.coef_.T.astype(np.float32) + self.intercept_
+        return np.asarray(scores[:, 0] if self.task_ == "binary" else scores)
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Return probabilities [n, classes]."""
+        scores = self.decision_function(X)
+        return probabilities(scores[:, None] if scores.ndim == 1 else scores, self.task_)
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the likeliest class [n], or int [n, classes] for multilabel."""
+        return most_likely(self.predict_proba(X), self.classes_, self.task_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class LogisticSettings(ClassifierSettings):
+    """Logistic regression with a ridge penalty: the baseline every other classifier is compared with."""
+
+    kind: Literal["logistic"] = "logistic"
+
+    penalty: float | None = Field(None, gt=0)
+    """Ridge penalty per row, scikit-learn's 1 / (C n); None chooses it by inner grouped folds."""
+
+    def estimator(self, random_state: int) -> Any:
+        """Return an unfitted `LogisticClassifier`."""
+        return LogisticClassifier(self.penalty, random_state)
+
+    @classmethod
+    def search_space(cls, trial: Any, features: int) -> None:
+        """Suggest the penalty."""
+        trial.suggest_float("penalty", PENALTIES[-1], PENALTIES[0], log=True)
+
+
+def row_space(x: npt.NDArray[np.float32]) -> Floats:
+    """Orthonormal basis [features, rows] of the rows' span; ridge weights have no part outside it."""
+    return np.asarray(np.linalg.qr(x.T.astype(np.float64))[0])
+
+
+def _scores(x: npt.NDArray[np.float32], weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(x @ weights[:-1].astype(x.dtype, copy=False) + weights[-1])
+
+
+def _loss_and_residual(
+    scores: npt.NDArray[Any], outcomes: npt.NDArray[Any], task: Task, weights: Floats | None = None
+) -> tuple[float, npt.NDArray[Any]]:
+    """Weighted log loss, summed over all of [n, outputs], and its derivative [n, outputs]."""
+    own: Any = 1 if weights is None else weights[:, None].astype(scores.dtype)
+    if task == "multiclass":
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        shares = np.exp(shifted)
+        total = shares.sum(axis=1, keepdims=True)
+        loss = own * (np.log(total) - (shifted * outcomes).sum(axis=1, keepdims=True))
+        return float(loss.sum()), own * (shares / total - outcomes)
+    # By exp and log alone, which numpy computes several at a time; 1 + small loses what the sum would lose anyway.
+    small = np.exp(-np.abs(scores))
+    loss = own * (np.maximum(scores, 0) + np.log(1 + small) - scores * outcomes)
+    return float(loss.sum()), own * (np.where(scores >= 0, 1, small) / (1 + small) - outcomes)
+
+
+def fit_weights(
+    x: npt.NDArray[np.float32],
+    outcomes: npt.NDArray[np.float32],
+    task: Task,
+    penalty: float,
+    start: Floats | None = None,
+    sample_weight: npt.NDArray[Any] | None = None,
+) -> Floats:
+    """Weights [features + 1, outputs] with the least mean log loss + penalty / 2 x squared weights; intercept free.
+
+    Args:
+        x: [n, features].
+        outcomes: 0 or 1 [n, outputs].
+        task: softmax over the outputs for multiclass, else a sigmoid each.
+        penalty: per row; scikit-learn's 1 / (C n).
+        start: weights to start from.
+        sample_weight: [n], scaled to a mean of 1.
+    """
+    n, features = x.shape
+    row_weights = _mean_one(sample_weight)
+    shape = (features + 1, outcomes.shape[1])
+    inputs: npt.NDArray[Any] = x.astype(np.float64) if x.size * shape[1] <= DOUBLE else x
+    targets: npt.NDArray[Any] = outcomes.astype(inputs.dtype, copy=False)
+    chunk = max(1, CACHED // shape[1])
+
+    def loss_and_gradient(flat: Floats) -> tuple[float, Floats]:
+        weights = flat.reshape(shape).astype(inputs.dtype, copy=False)
+        loss, gradient = 0.0, np.zeros(shape)
+        for start in range(0, n, chunk):
+            rows = inputs[start : start + chunk]
+            of_rows = None if row_weights is None else row_weights[start : start + chunk]
+            own, residual = _loss_and_residual(_scores(rows, weights), targets[start : start + chunk], task, of_rows)
+            loss += own / n
+            gradient[:-1] += rows.T @ residual
+            gradient[-1] += residual.sum(axis=0)
+        free = flat.reshape(shape)[:-1]
+        gradient /= n
+        gradient[:-1] += penalty * free
+        return loss + penalty / 2 * float((free**2).sum()), gradient.ravel()
+
+    first = np.zeros(shape) if start is None else start
+    # In single precision the last digits of the loss are rounding, and a search for them never ends.
+    limits: Any = {"maxiter": 500, "gtol": 1e-6} if inputs.dtype == np.float64 else {"maxiter": 150, "ftol": 1e-6}
+    found = optimize.minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=limits)
+    return np.asarray(found.x, np.float64).reshape(shape)
+
+
+def _mean_one(weights: npt.NDArray[Any] | None) -> Floats | None:
+    return None if weights is None else np.asarray(weights / weights.mean(), np.float64)

@@ -1,0 +1,332 @@
+"""Preprocessing of features: impute, scale, PCA and scale each (block, signal), as a scikit-learn ColumnTransformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from acoustic_env.config import ReductionSettings
+from acoustic_env.errors import UsageError
+from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.matrix import FeatureColumn
+
+Matrix = npt.NDArray[np.float32]
+
+# A column that varies by less than this share of its mean does so by rounding only.
+CONSTANT: Final = 1e-6
+# Components below this share of the first one's variance are rounding.
+NEGLIGIBLE: Final = 1e-10
+# Up to so many columns (or rows, where these are fewer) PCA is exact.
+EXACT: Final = 3000
+CHUNK: Final = 2048
+SHOWN: Final = 5
+
+
+class MeanImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Replace values that are not finite by the mean of the column, in double precision; 0 in an empty column."""
+
+    def fit(self, X: Any, y: Any = None) -> MeanImputer:
+        """Learn the mean of the finite values of each column of [n, features]."""
+        X = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
+        finite = np.isfinite(X)
+        self.mean_ = np.where(finite, X, 0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+        return self
+
+    def transform(self, X: Any) -> Floats:
+        """Return imputed values, float64 [n, features]."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, ensure_all_finite=False, copy=True, reset=False)
+        return np.asarray(np.where(np.isfinite(X), X, self.mean_))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """PCA with at most the components that the rows have: scikit-learn's, less those whose variance is rounding.
+
+    Args:
+        n_components: a number of components, or a share of variance in (0, 1).
+        random_state: seed of the randomized solver, which serves a number of components of more than 3,000 rows and
+            columns.
+
+    Attributes:
+        components_: [components, features], the largest weight of each positive.
+        mean_: [features].
+        explained_variance_ratio_: [components].
+    """
+
+    def __init__(self, n_components: float = 0.95, random_state: Any = None) -> None:
+        self.n_components = n_components
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> PrincipalComponents:
+        """Find the components of rows [n, features]."""
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        least = min(X.shape)
+        wanted = self.n_components if self.n_components < 1 else min(int(self.n_components), least)
+        solver = "covariance_eigh" if X.shape[1] <= X.shape[0] else "full"
+        if least > EXACT and wanted >= 1:
+            solver = "randomized"
+        pca = PCA(wanted, svd_solver=solver, random_state=self.random_state).fit(X)
+        kept = pca.explained_variance_ > NEGLIGIBLE * pca.explained_variance_.max(initial=0)
+        self.components_, self.mean_ = pca.components_[kept], pca.mean_
+        self.explained_variance_ratio_ = pca.explained_variance_ratio_[kept]
+        self._n_features_out = int(kept.sum())
+        return self
+
+    def transform(self, X: Any) -> Floats:
+        """Return the components' scores [n, components]."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray((X - self.mean_) @ self.components_.T)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was learned of one (block, signal).
+
+    Attributes:
+        block, signal: which.
+        columns: numbers of the matrix columns kept, int64 [k].
+        names: their names in the block.
+        empty, constant: names of the columns left out because they are all missing, or the same everywhere.
+        deviation: standard deviation of each kept column [k].
+        steps: the fitted pipeline; None where no column is kept.
+    """
+
+    block: str
+    signal: str
+    columns: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    empty: tuple[str, ...]
+    constant: tuple[str, ...]
+    deviation: Floats
+    steps: Pipeline | None
+
+    @property
+    def components(self) -> Floats | None:
+        """Rows are components [c, k]; None where the scaled features themselves are kept."""
+        pca = None if self.steps is None else self.steps.named_steps.get("pca")
+        return None if pca is None else pca.components_
+
+    @property
+    def explained(self) -> Floats:
+        """Share of the part's (scaled) variance of each component [c]."""
+        pca = None if self.steps is None else self.steps.named_steps.get("pca")
+        return np.empty(0) if pca is None else pca.explained_variance_ratio_
+
+    @property
+    def size(self) -> int:
+        """Preprocessed features of the part."""
+        return len(self.columns) if self.components is None else len(self.components)
+
+    @property
+    def scale(self) -> Floats:
+        """What each kept column is divided by before PCA [k]."""
+        own = None if self.steps is None else self.steps.named_steps["scale"].scale_
+        return np.ones(len(self.columns)) if own is None else own
+
+    @property
+    def component_std(self) -> Floats:
+        """Standard deviation of each component's score [c]; ones without PCA."""
+        return np.ones(self.size) if self.components is None or not self.steps else self.steps[-1].scale_
+
+    def center(self, values: Matrix) -> Floats:
+        """Return the kept columns of matrix rows, imputed, centered and scaled: float64 [n, k]."""
+        assert self.steps is not None
+        return np.asarray(self.steps[:2].transform(values[:, self.columns]))
+
+    def summary(self) -> str:
+        """Describe what became of the part, human-readable."""
+        kind = "features, no PCA" if self.components is None else "components"
+        text = f"{self.block}.{self.signal}: {len(self.columns) + len(self.empty) + len(self.constant)} columns -> "
+        text += f"{self.size} {kind}"
+        if self.components is not None:
+            text += f" ({self.explained.sum():.1%} of variance)"
+        for reason, names in (("without any value", self.empty), ("constant", self.constant)):
+            if names:
+                more = ", ..." if len(names) > SHOWN else ""
+                text += f"; {len(names)} {reason} left out: {', '.join(names[:SHOWN])}{more}"
+        return text
+
+
+@dataclass(frozen=True)
+class Loading:
+    """One preprocessed feature in terms of the features it is made of.
+
+    Attributes:
+        columns: the features [k].
+        component: the PCA component's row [k] (1 at the feature itself without PCA).
+        per_deviation: change of the preprocessed feature when a feature rises by one of its standard deviations [k].
+    """
+
+    columns: list[FeatureColumn]
+    component: Floats
+    per_deviation: Floats
+
+
+class Preprocessor(TransformerMixin, BaseEstimator):
+    """Preprocessing of a feature matrix, part by part.
+
+    Args:
+        columns: (block, signal, name) of each column of the matrix [d].
+        components: block -> number of components, share of variance, or 0 for the scaled features themselves.
+        default_components: the same for blocks not named.
+        scale_first: scale features to unit variance before PCA.
+        random_state: seed of PCA.
+
+    Attributes:
+        transformer_: `ColumnTransformer` with one `Pipeline` per (block, signal) that has a column left.
+        mean_, deviation_: of each column [d], missing values imputed.
+        empty_: bool [d], columns without any value.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Sequence[str]],
+        components: Any = None,
+        default_components: float = 0.95,
+        scale_first: bool = True,
+        random_state: int = 23,
+    ) -> None:
+        self.columns = columns
+        self.components = components
+        self.default_components = default_components
+        self.scale_first = scale_first
+        self.random_state = random_state
+
+    @classmethod
+    def of(cls, columns: Sequence[FeatureColumn], settings: ReductionSettings) -> Preprocessor:
+        """Return the unfitted preprocessing of a matrix by a recipe's settings."""
+        names = [(column.block, column.signal, column.name) for column in columns]
+        return cls(names, dict(settings.components), settings.default_components, settings.scale_first, settings.seed)
+
+    @property
+    def feature_columns(self) -> list[FeatureColumn]:
+        """The columns of the matrix [d]."""
+        return [FeatureColumn(*column) for column in self.columns]
+
+    def fit(self, X: Matrix, y: Any = None) -> Preprocessor:
+        """Learn from training rows [n, d].
+
+        Raises:
+            UsageError: no column of any part varies.
+        """
+        self.empty_, self.mean_, self.deviation_ = _moments(X)
+        constant = ~self.empty_ & (self.deviation_ <= CONSTANT * np.abs(self.mean_))
+        numbers: dict[tuple[str, str], list[int]] = {}
+        for number, (block, signal, _) in enumerate(self.columns):
+            numbers.setdefault((block, signal), []).append(number)
+        kept = {part: [n for n in own if not (self.empty_[n] or constant[n])] for part, own in numbers.items()}
+        self.numbers_ = {f"{block}.{signal}": own for (block, signal), own in numbers.items()}
+        pipelines = [(f"{block}.{signal}", self._pipeline(block), own) for (block, signal), own in kept.items() if own]
+        if not pipelines:
+            reasons = "; ".join(part.summary() for part in self._parts(kept))
+            msg = f"no feature varies over the {len(X):,} training clips: {reasons}"
+            raise UsageError(msg)
+        self.transformer_ = ColumnTransformer(pipelines, sparse_threshold=0).fit(X)
+        self.kept_ = {f"{block}.{signal}": own for (block, signal), own in kept.items()}
+        return self
+
+    def _pipeline(self, block: str) -> Pipeline:
+        wanted = (self.components or {}).get(block, self.default_components)
+        steps = [
+            ("impute", MeanImputer()),
+            ("scale", StandardScaler(copy=False, with_std=self.scale_first or not wanted)),
+        ]
+        if wanted:
+            steps += [("pca", PrincipalComponents(wanted, self.random_state)), ("rescale", StandardScaler(copy=False))]
+        return Pipeline(steps)
+
+    def transform(self, X: Matrix) -> Matrix:
+        """Return preprocessed features float32 [n, reduced] of matrix rows [n, d], parts side by side."""
+        check_is_fitted(self, "transformer_")
+        out = np.empty((len(X), len(self.names)), np.float32)
+        for start in range(0, len(X), CHUNK):
+            out[start : start + CHUNK] = self.transformer_.transform(X[start : start + CHUNK])
+        return out
+
+    @property
+    def parts(self) -> list[Part]:
+        """What was learned of each (block, signal) with a column left."""
+        return [part for part in self._all_parts() if part.steps is not None]
+
+    def _all_parts(self) -> list[Part]:
+        kept = {tuple(name.split(".", 1)): own for name, own in self.kept_.items()}
+        return self._parts(kept)  # type: ignore[arg-type]
+
+    def _parts(self, kept: dict[tuple[str, str], list[int]]) -> list[Part]:
+        steps = self.transformer_.named_transformers_ if hasattr(self, "transformer_") else {}
+        found = []
+        for (block, signal), own in kept.items():
+            numbers = self.numbers_[f"{block}.{signal}"]
+            left_out = [number for number in numbers if number not in set(own)]
+            found.append(
+                Part(
+                    block,
+                    signal,
+                    np.array(own, np.int64),
+                    tuple(self.columns[n][2] for n in own),
+                    tuple(self.columns[n][2] for n in left_out if self.empty_[n]),
+                    tuple(self.columns[n][2] for n in left_out if not self.empty_[n]),
+                    self.deviation_[own],
+                    steps[f"{block}.{signal}"] if own and steps else None,
+                )
+            )
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the preprocessed features: `block.signal.pc000`, or the feature's own without PCA."""
+        found = []
+        for part in self.parts:
+            own = part.names if part.components is None else [f"pc{i:03d}" for i in range(part.size)]
+            found += [f"{part.block}.{part.signal}.{name}" for name in own]
+        return found
+
+    def back_project(self, feature: int) -> Loading:
+        """Return what the preprocessed feature number `feature` is made of.
+
+        Raises:
+            IndexError: no such feature.
+        """
+        for part in self.parts:
+            if feature < part.size:
+                row = np.eye(part.size)[feature] if part.components is None else part.components[feature]
+                effect = row * part.deviation / part.scale / part.component_std[feature]
+                return Loading([FeatureColumn(*self.columns[number]) for number in part.columns], row, effect)
+            feature -= part.size
+        msg = f"the preprocessing has {len(self.names)} features"
+        raise IndexError(msg)
+
+    def summary(self) -> list[str]:
+        """Describe each part, human-readable, those without a column left last."""
+        return [part.summary() for part in sorted(self._all_parts(), key=lambda part: part.steps is None)]
+
+
+def _moments(values: Matrix) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
+    """Whether each column is empty, and its mean and standard deviation with missing values imputed, in chunks."""
+    count, total = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    for start in range(0, len(values), CHUNK):
+        chunk = values[start : start + CHUNK].astype(np.float64)
+        finite = np.isfinite(chunk)
+        count += finite.sum(axis=0)
+        total += np.where(finite, chunk, 0).sum(axis=0)
+    mean, squares = total / np.maximum(count, 1), np.zeros(values.shape[1])
+    for start in range(0, len(values), CHUNK):
+        chunk = values[start : start + CHUNK].astype(np.float64) - mean
+        squares += (np.where(np.isfinite(chunk), chunk, 0) ** 2).sum(axis=0)
+    return count == 0, mean, np.sqrt(squares / max(len(values), 1))
