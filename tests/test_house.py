@@ -28,7 +28,6 @@ USED_FROM_OUTSIDE: dict[str, str] = {
     "OF_ROUNDING": "going (issue 14)",
     "write_golden": "going (issue 14)",
     "auc_difference": "going (issue 14)",
-    "contradicting_clips": "going (issue 14)",
     "download": "coming use (issue 14)",
 }
 

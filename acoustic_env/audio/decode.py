@@ -1,4 +1,4 @@
-"""Bytes to a mono waveform: soundfile first, PyAV (ffmpeg) for what it cannot read, one error that says what both said.
+"""Bytes to a mono waveform: soundfile first, PyAV (ffmpeg) for what it cannot read, one error with both reasons.
 
 Rules:
 
@@ -66,7 +66,7 @@ _MAGIC: Final = (
 
 
 class _NoAudioError(Exception):
-    """A decoder recognises the file, and it holds no audio stream."""
+    """A decoder recognizes the file, and it holds no audio stream."""
 
 
 class _GaveUpError(Exception):
@@ -130,7 +130,7 @@ class _Segment:
 
 
 def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: str) -> tuple[Mono, int]:
-    """The wanted segment of a recording as a mono waveform.
+    """Decode the wanted segment of a recording to a mono waveform.
 
     Args:
         source: seekable, opened for reading; not closed.
@@ -166,7 +166,7 @@ def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: s
 
 
 def resample(waveform: Mono, rate_in: int, rate_out: int) -> Mono:
-    """The waveform at another rate, by soxr at its HQ setting.
+    """Resample a waveform by soxr at its HQ setting.
 
     Args:
         waveform: [samples]; float64 stays float64.
@@ -194,22 +194,22 @@ def _decode(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
         raise ClipError("empty", f"{segment.name}: no bytes")
     source.seek(0)
     head = source.read(12) or b""
-    recognised = head.startswith(_MAGIC) or head[4:8] == b"ftyp"
-    said = []
+    recognized = head.startswith(_MAGIC) or head[4:8] == b"ftyp"
+    reasons = []
     try:
         return _by_soundfile(source, segment)
     except (soundfile.SoundFileError, _GaveUpError) as error:
-        recognised = recognised or isinstance(error, _GaveUpError)
-        said.append(f"soundfile: {str(error).rpartition('>: ')[2].rstrip('.')}")
+        recognized = recognized or isinstance(error, _GaveUpError)
+        reasons.append(f"soundfile: {str(error).rpartition('>: ')[2].rstrip('.')}")
     try:
         return _by_pyav(source, segment)
     except _NoAudioError as error:
-        recognised = False
-        said.append(f"PyAV: {error}")
+        recognized = False
+        reasons.append(f"PyAV: {error}")
     except (av.FFmpegError, _GaveUpError) as error:
-        recognised = recognised or isinstance(error, _GaveUpError)
-        said.append(f"PyAV: {getattr(error, 'strerror', None) or error}")
-    raise ClipError("decode_failed" if recognised else "not_audio", f"{segment.name}: {'; '.join(said)}")
+        recognized = recognized or isinstance(error, _GaveUpError)
+        reasons.append(f"PyAV: {getattr(error, 'strerror', None) or error}")
+    raise ClipError("decode_failed" if recognized else "not_audio", f"{segment.name}: {'; '.join(reasons)}")
 
 
 def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
@@ -294,7 +294,7 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames; an error in a stream whose rate is known is the file's, not a sign that it is no audio."""
+    """Yield decoded frames; an error in a stream whose rate is known is the file's, not a sign that it is no audio."""
     count = 0
     try:
         for frame in container.decode(stream):
@@ -322,7 +322,7 @@ def _position(frame: Any, stream: Any, rate: int) -> int:
 
 
 def _mono(frame: Any) -> Mono:
-    """The frame's mean over channels at a full scale of 1.0, float32 [samples]."""
+    """Return the frame's mean over channels at a full scale of 1.0, float32 [samples]."""
     try:
         samples = frame.to_ndarray()
     except ValueError as error:
@@ -337,7 +337,7 @@ def _mono(frame: Any) -> Mono:
 
 
 def _check_end(container: Any, stream: Any, segment: _Segment, rate: int, position: int) -> None:
-    """The stream has ended before the segment's end: rightly so?"""
+    """Raise where the stream ended before the segment's end, but not where its header says."""
     if container.format.name in _NO_LENGTH:
         announced_s, slack = 0.0, 0.0
     elif stream.duration is not None:

@@ -20,7 +20,7 @@ SHARDS_INDEXED: Final = 64
 
 
 def member_bytes(member: str, shard: str) -> bytes:
-    """A member of an uncompressed tar file. The shard's index is read once per process, the member as one range.
+    """Read a member of an uncompressed tar file: the shard's index once per process, the member as one range.
 
     Raises:
         ClipError: not_found for a missing shard or member; decode_failed for a damaged or compressed shard; the codes
@@ -39,7 +39,7 @@ def member_bytes(member: str, shard: str) -> bytes:
 
 
 def row_bytes(column: str, row: int, url: str) -> bytes:
-    """The audio file in a row (from 0) of a Parquet file's column of bytes or struct<bytes, path>.
+    """Read the audio file in a row (from 0) of a Parquet file's column of bytes or struct<bytes, path>.
 
     Raises:
         ClipError: not_found for a missing file, column, row or an empty cell; decode_failed for a damaged file; the
@@ -68,7 +68,7 @@ def _version(url: str) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=SHARDS_INDEXED)
 def _tar_index(shard: str, version: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
-    """Member name -> (first byte, size). A shard cut short keeps the members before the cut."""
+    """Return member name -> (first byte, size); a shard cut short keeps the members before the cut."""
     index: dict[str, tuple[int, int]] = {}
     try:
         with open_url(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -97,7 +97,7 @@ def _row_group(url: str, version: tuple[int, int] | None, column: str, group: in
     with _parquet(url) as file:
         schema = file.schema_arrow
         if column not in schema.names:
-            msg = f"{url}: no column {column!r}; there are {', '.join(schema.names)}"
+            msg = f"{url}: no column {column!r}; expected one of: {', '.join(schema.names)}"
             raise ClipError("not_found", msg)
         kind = schema.field(column).type
         leaf = f"{column}.bytes" if pa.types.is_struct(kind) else column

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from acoustic_env.audio.normalize import rms_normalize
 
-VERSION: Final = 1  # raised whenever the same samples give another fingerprint
+VERSION: Final = 1  # raised whenever the same samples give another signature
 
 RATE: Final = 16_000  # Hz
 HOP: Final = 512  # samples
@@ -46,7 +46,7 @@ Waveform = npt.NDArray[np.float32]  # [samples] at RATE
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class Signature:
     """Of one clip; arrays have one entry a frame of 32 ms, [frames] or [frames, bands].
 
     Attributes:
@@ -69,12 +69,12 @@ class Fingerprint:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing is to be heard: such clips are nobody's duplicates."""
+        """Whether the clip is silent: such clips are excluded from matching."""
         return self.exact == b""
 
 
-def fingerprint(waveform: Waveform) -> Fingerprint:
-    """The fingerprint of a clip.
+def compute_signature(waveform: Waveform) -> Signature:
+    """Compute the signature of a clip.
 
     Args:
         waveform: float32 mono [samples] at `RATE`, of any length; too short for a frame gives no frames.
@@ -91,7 +91,7 @@ def fingerprint(waveform: Waveform) -> Fingerprint:
     landmarks = _peaks(certainty)
     # The middle of the two bit frames compared is the middle of this level frame.
     offset = (_BIT_WINDOW - _LEVEL_WINDOW) // (2 * HOP) + _STEP // 2
-    return Fingerprint(
+    return Signature(
         exact=b"" if silent else _digest(waveform),
         scaled=b"" if silent else _digest(_without_gain_and_silence(waveform)),
         bits=((change > 0) * (np.uint32(1) << np.arange(BITS, dtype=np.uint32))).sum(axis=1, dtype=np.uint32),
@@ -103,7 +103,7 @@ def fingerprint(waveform: Waveform) -> Fingerprint:
 
 
 def _peaks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Entries above zero that none of the `_PEAK_FRAMES` on either side exceeds."""
+    """Find entries above zero that none of the `_PEAK_FRAMES` on either side exceeds."""
     if not len(values):
         return np.zeros(0, np.int64)
     padded = np.pad(values, _PEAK_FRAMES)
@@ -114,7 +114,7 @@ def _peaks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 def _log_energies(
     waveform: Waveform, window: int, bands: int, range_hz: tuple[float, float]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Energy of log-spaced bands [frames, bands] and of whole frames [frames], in dB of full scale."""
+    """Compute the energy of log-spaced bands [frames, bands] and of whole frames [frames], in dB of full scale."""
     frames = max(0, 1 + (len(waveform) - window) // HOP)
     edges = np.round(np.geomspace(*range_hz, bands + 1) * window / RATE).astype(np.int64)
     edges = np.maximum.accumulate(np.maximum(edges, edges[0] + np.arange(bands + 1)))
@@ -137,10 +137,10 @@ def _digest(waveform: Waveform) -> bytes:
 
 
 def _without_gain_and_silence(waveform: Waveform) -> Waveform:
-    """From the first to the last sample that is not zero, its peak at 1/256: rounding of a gain then seldom shows."""
-    heard = np.flatnonzero(np.abs(waveform) > 1.0 / 65_536.0)
-    if not len(heard):
+    """Cut to the first and last sample that is not zero, peak at 1/256: rounding of a gain then seldom shows."""
+    sounding = np.flatnonzero(np.abs(waveform) > 1.0 / 65_536.0)
+    if not len(sounding):
         return waveform[:0]
-    inside = waveform[heard[0] : heard[-1] + 1]
+    inside = waveform[sounding[0] : sounding[-1] + 1]
     scaled: Waveform = inside * np.float32(1.0 / (256.0 * np.abs(inside).max()))
     return scaled

@@ -1,7 +1,7 @@
-"""Whether a file ends before its own header says it should.
+"""Files that end before their own header says.
 
-libsndfile reads a truncated WAV, AIFF, AU or Ogg without a word and returns what is left. A clip that is shorter than
-its maker meant has other numbers, so the difference is worth a look at the header.
+libsndfile reads a truncated WAV, AIFF, AU or Ogg silently and returns what is left. A clip that is shorter than
+meant has other numbers, so the header is checked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Payload:
 
     @property
     def cut(self) -> bool:
-        """Whether bytes are missing."""
+        """Return whether bytes are missing."""
         return self.present < self.announced
 
 
 def sample_data(source: BinaryIO) -> Payload | None:
-    """Size of the sample data of an uncompressed file, announced and present.
+    """Return the size of the sample data of an uncompressed file, announced and present.
 
     Args:
         source: seekable; its position is not kept.
@@ -59,7 +59,7 @@ def sample_data(source: BinaryIO) -> Payload | None:
 
 
 def ogg_ends_early(source: BinaryIO) -> bool:
-    """Whether an Ogg file lacks its last page: cut inside a page, or no page marked as the stream's end.
+    """Return whether an Ogg file lacks its last page: cut inside a page, or no page marked as the stream's end.
 
     Args:
         source: seekable; its position is not kept. Anything but Ogg answers False.
@@ -78,7 +78,7 @@ def ogg_ends_early(source: BinaryIO) -> bool:
 
 
 def _find_chunk(source: BinaryIO, wanted: bytes, order: str, start: int, length: int) -> tuple[int, int] | None:
-    """(offset of the content, announced bytes) of a chunk of an IFF-like file."""
+    """Find a chunk of an IFF-like file: offset of the content, announced bytes."""
     offset = start
     while offset + 8 <= length:
         source.seek(offset)

@@ -1,4 +1,4 @@
-"""What is wrong with a clip list: cheaply, or by reading every clip."""
+"""Validate clip lists: cheaply, or by reading every clip."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ READERS: Final = 4
 
 @dataclass(frozen=True)
 class Checked:
-    """Outcome of a check.
+    """Outcome of a validation.
 
     Attributes:
         clips: rows of the list.
-        issues: everything wrong.
+        issues: what is wrong.
         notes: what the recipe makes of the list, and what is worth knowing.
         table: the list, of `CLIP_SCHEMA` and `row`, counted from 1 in the file.
     """
@@ -48,12 +48,12 @@ class Checked:
 def check_clips(
     url: str, recipe: Recipe | None = None, read: ReadClip | None = None, progress: Progress | None = None
 ) -> Checked:
-    """Check a clip list: columns, ids, times, labels, that local files exist, and with `read` every clip.
+    """Validate a clip list: columns, ids, times, labels, that local files exist, and with `read` every clip.
 
     Args:
         url: the list.
-        recipe: labels that neither it nor the AudioSet ontology knows are issues; None: only labels that look like
-            AudioSet ids and are none.
+        recipe: labels that neither it nor the AudioSet ontology knows are issues; None: only labels with the form of an
+            AudioSet id that are unknown.
         read: opens and decodes one clip.
         progress: called with clips read and clips in all.
 
@@ -111,7 +111,7 @@ def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[ValidationIss
 
 
 def _numbered(clips: pa.Table, issues: Sequence[ValidationIssue]) -> pa.Table:
-    """The clips with their rows in the file, where rows with a wrong number of cells stand as well."""
+    """Number the clips by their row in the file, which has rows with a wrong number of cells as well."""
     ragged = {issue.row for issue in issues if issue.row is not None and issue.column is None}
     rows = np.arange(1, clips.num_rows + len(ragged) + 1)
     return clips.append_column("row", pa.array(rows[~np.isin(rows, sorted(ragged))][: clips.num_rows]))
@@ -126,7 +126,7 @@ def _label_issues(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) ->
         where = f"neither of recipe {recipe.name} nor of the AudioSet ontology"
     else:
         unknown = {label for label in labels if label and AUDIOSET_ID.fullmatch(label) and label not in known}
-        where = "looks like an AudioSet id and is none"
+        where = "not a known AudioSet id"
     if not unknown:
         return []
     return [
@@ -138,7 +138,7 @@ def _label_issues(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) ->
 
 
 def _place_issues(clips: pa.Table) -> list[ValidationIssue]:
-    """Local files that are not there; places behind a protocol are left to `read`."""
+    """Find local files that do not exist; locations behind a protocol are left to `read`."""
     missing: dict[str, str | None] = {}
     issues = []
     for row, uri in enumerate(clips["uri"].to_pylist(), start=1):
@@ -182,8 +182,8 @@ def _read_issues(
 def _notes(clips: pa.Table) -> list[str]:
     labels = pc.list_flatten(clips["labels"])
     groups = pc.count_distinct(clips["group"]).as_py()
-    unlabelled = pc.sum(pc.equal(pc.list_value_length(clips["labels"]), 0)).as_py() or 0
+    unlabeled = pc.sum(pc.equal(pc.list_value_length(clips["labels"]), 0)).as_py() or 0
     notes = [f"{clips.num_rows:,} clips in {groups:,} groups, {pc.count_distinct(labels).as_py():,} labels"]
-    if unlabelled:
-        notes.append(f"{unlabelled:,} clips without labels")
+    if unlabeled:
+        notes.append(f"{unlabeled:,} clips without labels")
     return notes

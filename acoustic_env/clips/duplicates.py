@@ -1,4 +1,4 @@
-"""What follows when clips are the same recording: links, groups that belong in one fold, contradictions.
+"""Links between clips of the same recording, the groups and folds they join, and contradictions.
 
 Whatever is linked, over any number of links, is one group.
 """
@@ -34,7 +34,7 @@ class Link:
 
 
 def same_digest(digests: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Links of every clip to the first one with its digest; empty digests are nobody's."""
+    """Link every clip to the first one with its digest; empty digests are excluded."""
     first: dict[bytes, int] = {}
     links = []
     for number, digest in enumerate(digests):
@@ -60,7 +60,7 @@ def components(count: int, links: Sequence[tuple[int, int]]) -> Ints:
 
 
 def merged_groups(groups: Sequence[str], links: Sequence[tuple[int, int]]) -> list[str]:
-    """The clips' groups with linked ones made one; a merged group has the name its first clip had.
+    """Merge the groups of linked clips; a merged group has the name its first clip had.
 
     Args:
         groups: [clips] of the clip list.
@@ -72,12 +72,12 @@ def merged_groups(groups: Sequence[str], links: Sequence[tuple[int, int]]) -> li
 
 
 def spanning_links(count: int, links: Sequence[Link]) -> dict[int, Link]:
-    """Clip -> the confirmed link by which it hangs on its set's first clip, over as few links as possible."""
+    """Return clip -> the confirmed link towards its set's first clip, over as few links as possible."""
     of: list[list[Link]] = [[] for _ in range(count)]
     for link in links:
         of[link.first].append(link)
         of[link.second].append(link)
-    hangs: dict[int, Link] = {}
+    parent_link: dict[int, Link] = {}
     seen = np.zeros(count, np.bool_)
     for start in range(count):
         if seen[start] or not of[start]:
@@ -90,18 +90,18 @@ def spanning_links(count: int, links: Sequence[Link]) -> dict[int, Link]:
                 other = link.second if link.first == clip else link.first
                 if not seen[other]:
                     seen[other] = True
-                    hangs[other] = link
+                    parent_link[other] = link
                     waiting.append(other)
-    return hangs
+    return parent_link
 
 
 def disagreeing(sets: Sequence[Sequence[int]], values: Sequence[object]) -> list[Sequence[int]]:
-    """The sets whose members differ in a value (fold, source, labels); members with None take no part."""
+    """Return the sets whose members differ in a value (fold, source, labels); None is ignored."""
     return [members for members in sets if len({values[clip] for clip in members if values[clip] is not None}) > 1]
 
 
 def joined_folds(groups: Sequence[str], folds: Sequence[int | None]) -> list[int | None]:
-    """The folds with every group in one: that of most of its clips, the lower one when even. None stays None."""
+    """Move every group into one fold: that of most of its clips, the lower one when even. None stays None."""
     count: dict[str, dict[int, int]] = {}
     for group, fold in zip(groups, folds, strict=True):
         if fold is not None:

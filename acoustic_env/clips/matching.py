@@ -1,4 +1,4 @@
-"""Which clips share a stretch of sound, from their fingerprints: candidates and their confirmation.
+"""Which clips share a stretch of sound, from their signatures: candidates and their confirmation.
 
 Everything here works on arrays that hold all clips end to end, and its cost grows with their number:
 
@@ -41,8 +41,8 @@ _CHUNK_FRAMES: Final = 1 << 20  # frames compared at once
 
 
 @dataclass(frozen=True)
-class Prints:
-    """Fingerprints of all clips, end to end with `GAP` silent frames after each.
+class Signatures:
+    """Signatures of all clips, end to end with `GAP` silent frames after each.
 
     Attributes:
         starts: int64 [clips], first frame of each clip.
@@ -63,7 +63,7 @@ class Prints:
     weakest: npt.NDArray[np.uint8]
 
     def clip_of(self, frames: Ints) -> Ints:
-        """The clip of each frame number."""
+        """Return the clip of each frame number."""
         return np.searchsorted(self.starts, frames, side="right") - 1
 
 
@@ -86,33 +86,33 @@ class Pairs:
         return len(self.first)
 
     def take(self, rows: Ints | Bools) -> Pairs:
-        """Some of them."""
+        """Return the pairs of some rows."""
         return Pairs(self.first[rows], self.second[rows], self.lag[rows], self.value[rows])
 
 
 def joined(pairs: Sequence[Pairs]) -> Pairs:
-    """All of them, one after the other."""
+    """Concatenate pairs."""
     columns = ([getattr(some, name) for some in pairs] for name in ("first", "second", "lag", "value"))
     first, second, lag, value = (np.concatenate(parts) for parts in columns)
     return Pairs(first, second, lag, value)
 
 
-def candidates(prints: Prints) -> Pairs:
-    """Pairs whose frames meet in the table, each at its best lag, fewer than `MOST_BITS_APART` of the bits apart."""
-    table = _Table(prints)
-    bounds = np.searchsorted(prints.landmarks, prints.starts[::_QUERY_CLIPS])
+def candidates(signatures: Signatures) -> Pairs:
+    """Find pairs whose frames meet in the table, each at its best lag, under `MOST_BITS_APART` of the bits apart."""
+    table = _Table(signatures)
+    bounds = np.searchsorted(signatures.landmarks, signatures.starts[::_QUERY_CLIPS])
     found = []
-    for low, high in itertools.pairwise([*bounds.tolist(), len(prints.landmarks)]):
+    for low, high in itertools.pairwise([*bounds.tolist(), len(signatures.landmarks)]):
         query, met = table.hits(low, high)
-        near = _alike_around(prints, query, met)
-        found.append(_met_most(prints, query[near], met[near]))
+        near = _alike_around(signatures, query, met)
+        found.append(_met_most(signatures, query[near], met[near]))
     keys = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 3), np.int64)
     pairs = Pairs(keys[:, 0], keys[:, 1], keys[:, 2], np.zeros(len(keys), np.float32))
-    return _nearest(_best(_at_best_lag(prints, pairs), MOST_BITS_APART))
+    return _nearest(_best(_at_best_lag(signatures, pairs), MOST_BITS_APART))
 
 
 def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
-    """Pairs of clips whose embeddings are neighbors, to be confirmed like all others.
+    """Find pairs of clips whose embeddings are neighbors, to be confirmed like all others.
 
     The clips are divided among some sqrt(n) of them drawn as pivots, and each looks for its `NEIGHBORS` nearest among
     the clips of its two nearest pivots: n sqrt(n) instead of n^2 comparisons.
@@ -147,17 +147,17 @@ def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
     return unique[:, 0], unique[:, 1]
 
 
-def align(prints: Prints, first: Ints, second: Ints) -> Pairs:
-    """Pairs of unknown lag, each at the lag where the fewest bits differ; those too far apart are left out."""
+def align(signatures: Signatures, first: Ints, second: Ints) -> Pairs:
+    """Align pairs of unknown lag, each at the lag where the fewest bits differ; those too far apart are left out."""
     lags = np.zeros(len(first), np.int64)
     apart = np.ones(len(first), np.float32)
     for row, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-        lags[row], apart[row] = _lag_of(prints, one, other)
+        lags[row], apart[row] = _lag_of(signatures, one, other)
     return Pairs(first, second, lags, apart).take(apart <= MOST_BITS_APART)
 
 
-def confirm(prints: Prints, pairs: Pairs, threshold: float = CORRELATION) -> Pairs:
-    """The pairs whose log band energies correlate by `threshold` or more.
+def confirm(signatures: Signatures, pairs: Pairs, threshold: float = CORRELATION) -> Pairs:
+    """Return the pairs whose log band energies correlate by `threshold` or more.
 
     Band means are removed (any two clips of rain have one spectrum) and frame means (any two barks rise and fall).
 
@@ -170,9 +170,9 @@ def confirm(prints: Prints, pairs: Pairs, threshold: float = CORRELATION) -> Pai
     for row, (one, other, at) in enumerate(
         zip(pairs.first.tolist(), pairs.second.tolist(), pairs.lag.tolist(), strict=True)
     ):
-        if correlation(prints, one, other, at) < threshold / 2.0:
+        if correlation(signatures, one, other, at) < threshold / 2.0:
             continue
-        near = [correlation(prints, one, other, at + step) for step in (-2, -1, 0, 1, 2)]
+        near = [correlation(signatures, one, other, at + step) for step in (-2, -1, 0, 1, 2)]
         best = max((1, 2, 3), key=lambda place: near[place])
         left, middle, right = near[best - 1 : best + 2]
         bend = left - 2.0 * middle + right
@@ -181,13 +181,13 @@ def confirm(prints: Prints, pairs: Pairs, threshold: float = CORRELATION) -> Pai
     return Pairs(pairs.first, pairs.second, lag, value).take(value >= threshold)
 
 
-def correlation(prints: Prints, first: int, second: int, lag: int) -> float:
-    """Of the doubly centerd log band energies of two clips at a lag, over frames audible in both; 0 without any."""
-    a, b = _overlap(prints, first, second, lag)
-    both = prints.audible[a] & prints.audible[b]
+def correlation(signatures: Signatures, first: int, second: int, lag: int) -> float:
+    """Correlate the doubly centered log band energies of two clips at a lag, over frames audible in both."""
+    a, b = _overlap(signatures, first, second, lag)
+    both = signatures.audible[a] & signatures.audible[b]
     if both.sum() < LEAST_OVERLAP:
         return 0.0
-    one, other = (_centred(prints.levels[part][both]) for part in (a, b))
+    one, other = (_centered(signatures.levels[part][both]) for part in (a, b))
     norm = float(np.sqrt(np.square(one).sum() * np.square(other).sum()))
     return float((one * other).sum()) / norm if norm > 0.0 else 0.0
 
@@ -195,19 +195,19 @@ def correlation(prints: Prints, first: int, second: int, lag: int) -> float:
 class _Table:
     """Audible frames by their bits."""
 
-    def __init__(self, prints: Prints) -> None:
-        self.prints = prints
-        frames = np.flatnonzero(prints.audible)
-        bits = prints.bits[frames]
-        number = np.int32 if len(prints.bits) < 1 << 31 else np.int64
+    def __init__(self, signatures: Signatures) -> None:
+        self.signatures = signatures
+        frames = np.flatnonzero(signatures.audible)
+        bits = signatures.bits[frames]
+        number = np.int32 if len(signatures.bits) < 1 << 31 else np.int64
         self.frames = frames[np.argsort(bits, kind="stable")].astype(number)
         self.begins = np.zeros((1 << BITS) + 1, np.int64)
         np.cumsum(np.bincount(bits, minlength=1 << BITS), out=self.begins[1:])
 
     def hits(self, low: int, high: int) -> tuple[Ints, Ints]:
         """Frames (query, met) of the landmarks low to high with every frame their probes meet."""
-        queries = self.prints.landmarks[low:high]
-        probes = _probes(self.prints.bits[queries], self.prints.weakest[low:high])
+        queries = self.signatures.landmarks[low:high]
+        probes = _probes(self.signatures.bits[queries], self.signatures.weakest[low:high])
         begin, end = self.begins[probes], self.begins[probes + 1]
         size = end - begin
         taken = np.minimum(size, CROWD)
@@ -234,25 +234,25 @@ def _probes(bits: npt.NDArray[np.uint32], weakest: npt.NDArray[np.uint8]) -> Int
     return (bits[:, None] ^ flips).astype(np.int64)
 
 
-def _alike_around(prints: Prints, query: Ints, met: Ints) -> Bools:
-    """Whether the frames half a second before and after a hit are alike, too: a chance hit stands alone."""
+def _alike_around(signatures: Signatures, query: Ints, met: Ints) -> Bools:
+    """Return whether the frames half a second before and after a hit match, too, unlike a chance hit's."""
     compared = np.zeros(len(query), np.int64)
     apart = np.zeros(len(query), np.int64)
-    last = len(prints.bits) - 1
+    last = len(signatures.bits) - 1
     for step in (-GAP, GAP):
         one, other = np.clip(query + step, 0, last), np.clip(met + step, 0, last)
-        both = prints.audible[one] & prints.audible[other]
+        both = signatures.audible[one] & signatures.audible[other]
         compared += both
-        apart += np.where(both, np.bitwise_count(prints.bits[one] ^ prints.bits[other]), 0)
+        apart += np.where(both, np.bitwise_count(signatures.bits[one] ^ signatures.bits[other]), 0)
     return (compared > 0) & (apart <= _MOST_APART_NEAR * BITS * compared)
 
 
-def _met_most(prints: Prints, query: Ints, met: Ints) -> Ints:
+def _met_most(signatures: Signatures, query: Ints, met: Ints) -> Ints:
     """[n, 3] (first, second, lag), first < second, of the `MOST_MET` places each clip's landmarks met most often."""
-    a, b = prints.clip_of(query), prints.clip_of(met)
+    a, b = signatures.clip_of(query), signatures.clip_of(met)
     other = a != b
     a, b, query, met = a[other], b[other], query[other], met[other]
-    lag = (query - prints.starts[a]) - (met - prints.starts[b])
+    lag = (query - signatures.starts[a]) - (met - signatures.starts[b])
     keys, times = np.unique(np.stack([a, b, lag], axis=1), axis=0, return_counts=True)
     keys = keys[np.lexsort((-times, keys[:, 0]))]
     a, b, lag = keys[_place_within(keys[:, 0]) < MOST_MET].T
@@ -261,7 +261,7 @@ def _met_most(prints: Prints, query: Ints, met: Ints) -> Ints:
 
 
 def _nearest(pairs: Pairs) -> Pairs:
-    """The pairs that are among the `MOST_CONFIRMED` nearest of either clip."""
+    """Return the pairs that are among the `MOST_CONFIRMED` nearest of either clip."""
     kept = np.zeros(len(pairs), np.bool_)
     for side in (pairs.first, pairs.second):
         order = np.lexsort((pairs.value, side))
@@ -274,21 +274,21 @@ def _place_within(ordered: Ints) -> Ints:
     return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
 
 
-def _overlap(prints: Prints, first: int, second: int, lag: int) -> tuple[slice, slice]:
-    """The frames of two clips that coincide when the second starts at frame `lag` of the first."""
+def _overlap(signatures: Signatures, first: int, second: int, lag: int) -> tuple[slice, slice]:
+    """Return the frames of two clips that coincide when the second starts at frame `lag` of the first."""
     begin_a, begin_b = max(0, lag), max(0, -lag)
-    length = max(0, min(int(prints.lengths[first]) - begin_a, int(prints.lengths[second]) - begin_b))
-    a, b = int(prints.starts[first]) + begin_a, int(prints.starts[second]) + begin_b
+    length = max(0, min(int(signatures.lengths[first]) - begin_a, int(signatures.lengths[second]) - begin_b))
+    a, b = int(signatures.starts[first]) + begin_a, int(signatures.starts[second]) + begin_b
     return slice(a, a + length), slice(b, b + length)
 
 
-def _at_best_lag(prints: Prints, pairs: Pairs) -> Pairs:
-    """Each pair at its lag or the one beside it where fewer bits differ; `value` is their share."""
+def _at_best_lag(signatures: Signatures, pairs: Pairs) -> Pairs:
+    """Move each pair to its lag or the one beside it where fewer bits differ; `value` is their share."""
     value = np.ones(len(pairs), np.float32)
     lag = pairs.lag.copy()
     for step in (0, -1, 1):
         apart = np.concatenate(
-            [_bits_apart(prints, some, step) for some in _chunks(prints, pairs)] or [np.zeros(0, np.float32)]
+            [_bits_apart(signatures, some, step) for some in _chunks(signatures, pairs)] or [np.zeros(0, np.float32)]
         )
         better = apart < value
         value[better] = apart[better]
@@ -296,23 +296,23 @@ def _at_best_lag(prints: Prints, pairs: Pairs) -> Pairs:
     return Pairs(pairs.first, pairs.second, lag, value)
 
 
-def _bits_apart(prints: Prints, pairs: Pairs, step: int) -> Floats:
-    """Share of differing bits over the audible overlap at lag + step, 1 where the overlap is too short."""
+def _bits_apart(signatures: Signatures, pairs: Pairs, step: int) -> Floats:
+    """Compute the share of differing bits over the audible overlap at lag + step, 1 where the overlap is too short."""
     lag = pairs.lag + step
     begin_a, begin_b = np.maximum(0, lag), np.maximum(0, -lag)
-    length = np.minimum(prints.lengths[pairs.first] - begin_a, prints.lengths[pairs.second] - begin_b)
+    length = np.minimum(signatures.lengths[pairs.first] - begin_a, signatures.lengths[pairs.second] - begin_b)
     within = np.arange(max(int(length.max(initial=0)), 1))
     inside = within[None, :] < length[:, None]
-    a = np.where(inside, (prints.starts[pairs.first] + begin_a)[:, None] + within, 0)
-    b = np.where(inside, (prints.starts[pairs.second] + begin_b)[:, None] + within, 0)
-    both = inside & prints.audible[a] & prints.audible[b]
-    apart = np.where(both, np.bitwise_count(prints.bits[a] ^ prints.bits[b]), 0).sum(axis=1)
+    a = np.where(inside, (signatures.starts[pairs.first] + begin_a)[:, None] + within, 0)
+    b = np.where(inside, (signatures.starts[pairs.second] + begin_b)[:, None] + within, 0)
+    both = inside & signatures.audible[a] & signatures.audible[b]
+    apart = np.where(both, np.bitwise_count(signatures.bits[a] ^ signatures.bits[b]), 0).sum(axis=1)
     frames = both.sum(axis=1)
     return np.where(frames >= LEAST_OVERLAP, apart / np.maximum(frames * BITS, 1), 1.0).astype(np.float32)
 
 
 def _best(pairs: Pairs, most: float) -> Pairs:
-    """The lag of each pair with the lowest value, if that is at most `most`."""
+    """Keep the lag of each pair with the lowest value, if that is at most `most`."""
     kept = pairs.take(pairs.value <= most)
     order = np.lexsort((kept.lag, kept.value, kept.second, kept.first))
     kept = kept.take(order)
@@ -321,16 +321,16 @@ def _best(pairs: Pairs, most: float) -> Pairs:
     return kept.take(new)
 
 
-def _chunks(prints: Prints, pairs: Pairs) -> Iterator[Pairs]:
-    longest = int(prints.lengths.max(initial=1))
+def _chunks(signatures: Signatures, pairs: Pairs) -> Iterator[Pairs]:
+    longest = int(signatures.lengths.max(initial=1))
     size = max(1, _CHUNK_FRAMES // longest)
     for at in range(0, len(pairs), size):
         yield pairs.take(np.arange(at, min(at + size, len(pairs))))
 
 
-def _lag_of(prints: Prints, first: int, second: int) -> tuple[int, float]:
-    """The lag of a pair with the smallest share of differing bits, and the share, over all lags at once by FFT."""
-    spans = [_overlap(prints, clip, clip, 0)[0] for clip in (first, second)]
+def _lag_of(signatures: Signatures, first: int, second: int) -> tuple[int, float]:
+    """Return the lag of a pair with the smallest share of differing bits, and the share, by FFT over all lags."""
+    spans = [_overlap(signatures, clip, clip, 0)[0] for clip in (first, second)]
     lengths = [span.stop - span.start for span in spans]
     if min(lengths) < LEAST_OVERLAP:
         return 0, 1.0
@@ -338,8 +338,8 @@ def _lag_of(prints: Prints, first: int, second: int) -> tuple[int, float]:
     shifts = np.arange(BITS, dtype=np.uint32)
     signs, masks = [], []
     for span in spans:
-        audible = prints.audible[span].astype(np.float32)
-        sign = 2.0 * ((prints.bits[span] >> shifts[:, None]) & 1).astype(np.float32) - 1.0
+        audible = signatures.audible[span].astype(np.float32)
+        sign = 2.0 * ((signatures.bits[span] >> shifts[:, None]) & 1).astype(np.float32) - 1.0
         signs.append(np.fft.rfft(sign * audible, size))
         masks.append(np.fft.rfft(audible, size))
     agreement = np.fft.irfft((signs[0] * signs[1].conj()).sum(axis=0), size)
@@ -355,7 +355,7 @@ def _highest(values: Floats, count: int) -> Ints:
     return np.argpartition(-values, taken - 1, axis=1)[:, :taken]
 
 
-def _centred(levels: npt.NDArray[np.uint8]) -> Floats:
+def _centered(levels: npt.NDArray[np.uint8]) -> Floats:
     values = levels.astype(np.float32)
     values -= values.mean(axis=0)
     values -= values.mean(axis=1, keepdims=True)

@@ -29,7 +29,7 @@ class Ontology:
     class_order: tuple[str, ...] = ()
 
     def descendants(self, label: str) -> frozenset[str]:
-        """The ids of the label (an id or a display name) and of everything below it.
+        """Return the ids of the label (an id or a display name) and of everything below it.
 
         Raises:
             UsageError: the ontology does not know the label.
@@ -44,7 +44,7 @@ class Ontology:
         return frozenset(found)
 
     def id_of(self, label: str) -> str:
-        """The id of an id or a display name."""
+        """Return the id of an id or a display name."""
         if label in self.names:
             return label
         for identifier, name in self.names.items():
@@ -57,7 +57,7 @@ class Ontology:
         return label in self.names or label in self.names.values()
 
     def spellings(self, labels: Iterable[str]) -> frozenset[str]:
-        """The labels, and for those the ontology knows the id and the display name: clip lists use either."""
+        """Return the labels, and for known ones both id and display name: clip lists use either."""
         spelled = set(labels)
         for label in list(spelled):
             if label in self:
@@ -68,7 +68,7 @@ class Ontology:
 
 @cache
 def audioset() -> Ontology:
-    """The AudioSet ontology (632 labels) with the order of its 527 classes."""
+    """Load the AudioSet ontology (632 labels) with the order of its 527 classes."""
     document = json.loads(AUDIOSET_FILE.read_text(encoding="utf-8"))
     return Ontology(
         names={identifier: name for identifier, name, _ in document["nodes"]},

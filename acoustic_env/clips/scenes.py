@@ -114,7 +114,7 @@ def write_scenes(folder: Path | str, clips: int, seed: int, flip: float = 0.0, s
 
 
 def recording(seed: int, index: int) -> Recording:
-    """The recording of this number; of each successive two one is urban."""
+    """Draw the recording of this number; of each successive two one is urban."""
     pair = np.random.default_rng([seed, 1, index // 2])
     label = CLASSES[(index + int(pair.integers(2))) % 2]
     rng = np.random.default_rng([seed, 2, index])
@@ -138,7 +138,7 @@ def recording(seed: int, index: int) -> Recording:
 
 
 def scene(place: Recording, seed: int, index: int, seconds: float = 10.0) -> npt.NDArray[np.float32]:
-    """Clip `index` of the study, a moment of a recording.
+    """Synthesize clip `index` of the study, a moment of a recording.
 
     Returns:
         float32 [samples] at the recording's rate, peak at most 1.

@@ -40,7 +40,7 @@ class Selection:
     left_out: dict[str, list[str]]
 
     def summary(self) -> list[str]:
-        """For a person: how many clips of each class, how many left out and why, with examples."""
+        """Describe how many clips each class has, how many are left out and why, with examples."""
         counts = Counter(pc.list_flatten(self.clips[CLASS_COLUMN]).to_pylist())
         shown = [f"{name} {counts[name]:,}" for name in self.classes[:12]]
         more = f" and {len(self.classes) - 12} more classes" if len(self.classes) > 12 else ""
@@ -67,7 +67,7 @@ class Targets:
 
 
 def select(clips: pa.Table, recipe: Recipe, ontology: Ontology | None = None) -> Selection:
-    """The clips that take part in a study.
+    """Return the clips that take part in a study.
 
     Args:
         clips: of `CLIP_SCHEMA`; ids may repeat (a raw list with contradictions in it).
@@ -106,7 +106,7 @@ def select(clips: pa.Table, recipe: Recipe, ontology: Ontology | None = None) ->
 
 
 def class_targets(clips: pa.Table, recipe: Recipe, classes: Sequence[str] | None = None) -> Targets:
-    """The targets of a study's clips.
+    """Return the targets of a study's clips.
 
     Args:
         clips: a clip list (the recipe is applied, what it leaves out is left out) or a selection's clips.
@@ -143,7 +143,7 @@ def class_targets(clips: pa.Table, recipe: Recipe, classes: Sequence[str] | None
 
 
 def recipe_labels(recipe: Recipe, ontology: Ontology) -> dict[str, frozenset[str]]:
-    """Class name -> every label that makes it, as ids and display names."""
+    """Return class name -> every label that makes it, as ids and display names."""
     return {
         name: ontology.spellings(settings.labels)
         | ontology.spellings(label for root in settings.descendants_of for label in ontology.descendants(root))
@@ -159,7 +159,7 @@ def _excluded_labels(recipe: Recipe, ontology: Ontology) -> frozenset[str]:
 
 
 def _carries(labels: pa.ListArray, wanted: frozenset[str]) -> npt.NDArray[np.bool_]:
-    """Which clips carry one of the labels; bool [clips]."""
+    """Return bool [clips]: which carry one of the labels."""
     carries = np.zeros(len(labels), dtype=np.bool_)
     hits = pc.is_in(pc.list_flatten(labels), value_set=pa.array(sorted(wanted), pa.string()))
     carries[pc.list_parent_indices(labels).filter(hits).to_numpy(zero_copy_only=False)] = True
@@ -177,13 +177,13 @@ def _assign(labels: pa.ListArray, recipe: Recipe, ontology: Ontology) -> tuple[t
 
 
 def _ordered(classes: Sequence[str], ontology: Ontology) -> tuple[str, ...]:
-    """AudioSet's classes in AudioSet's order, others after them by name."""
+    """Sort classes: AudioSet's in AudioSet's order, others after them by name."""
     rank = {name: number for number, name in enumerate(ontology.class_order)}
     return tuple(sorted(classes, key=lambda name: (rank.get(name, len(rank)), name)))
 
 
 def _duplicates(clips: pa.Table, assigned: pa.ListArray) -> tuple[list[int], list[int]]:
-    """Rows of audio listed with contradicting classes, and repetitions of a row that agree with the first."""
+    """Return rows of audio listed with contradicting classes, and repetitions that agree with the first."""
     place = pa.table({name: clips[name] for name in ("uri", "start_s", "end_s")})
     same_id = pc.count_distinct(clips["clip_id"]).as_py() < len(clips)
     same_place = place.group_by(place.column_names).aggregate([]).num_rows < len(clips)

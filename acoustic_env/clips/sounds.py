@@ -19,7 +19,7 @@ Source = Callable[[int, int, np.random.Generator, np.random.Generator], Wave]
 
 
 def colored_noise(samples: int, rate: int, rng: np.random.Generator, gain: Callable[[Wave], Wave]) -> Wave:
-    """Gaussian noise whose amplitude at a frequency (Hz) is `gain` of it."""
+    """Generate Gaussian noise whose amplitude at a frequency (Hz) is `gain` of it."""
     padded = fft.next_fast_len(samples, real=True)
     frequencies = fft.rfftfreq(padded, 1 / rate)
     spectrum = fft.rfft(rng.standard_normal(padded)) * gain(np.maximum(frequencies, 1.0))
@@ -27,19 +27,19 @@ def colored_noise(samples: int, rate: int, rng: np.random.Generator, gain: Calla
 
 
 def unit(wave: Wave) -> Wave:
-    """The wave scaled to deviation 1; a silent one stays silent."""
+    """Scale the wave to deviation 1; a silent one stays silent."""
     return np.asarray(wave / (wave.std() + 1e-9))
 
 
 def slow_curve(samples: int, rate: int, rng: np.random.Generator, fastest_hz: float) -> Wave:
-    """A random curve of mean 0 and deviation 1 that moves no faster than `fastest_hz`."""
+    """Generate a random curve of mean 0 and deviation 1 that moves no faster than `fastest_hz`."""
     knots = rng.standard_normal(max(4, int(samples / rate * fastest_hz * 2) + 3))
     curve = np.interp(np.linspace(0, len(knots) - 1, samples), np.arange(len(knots)), knots)
     return unit(curve - curve.mean())
 
 
 def tone(frequency: Wave, rate: int, harmonics: Wave, phase: float = 0.0) -> Wave:
-    """A harmonic tone along a frequency curve (Hz) [samples]; harmonics that would alias are left out."""
+    """Generate a harmonic tone along a frequency curve (Hz) [samples]; harmonics that would alias are left out."""
     usable = harmonics[: max(1, int(0.45 * rate / max(float(frequency.max()), 1.0)))]
     cycle = np.linspace(0, 1, 2048, endpoint=False)
     table = np.sin(2 * np.pi * np.outer(np.arange(1, len(usable) + 1), cycle)).T @ usable
@@ -48,7 +48,7 @@ def tone(frequency: Wave, rate: int, harmonics: Wave, phase: float = 0.0) -> Wav
 
 
 def impulses(samples: int, rate: int, rng: np.random.Generator, per_second: float) -> Wave:
-    """Poisson impulses of exponential height."""
+    """Generate Poisson impulses of exponential height."""
     train = np.zeros(samples)
     count = int(rng.poisson(per_second * samples / rate))
     np.add.at(train, rng.integers(0, samples, count), rng.exponential(1.0, count))
@@ -56,7 +56,7 @@ def impulses(samples: int, rate: int, rng: np.random.Generator, per_second: floa
 
 
 def gate(samples: int, rate: int, start_s: float, length_s: float, edge_s: float = 0.02) -> Wave:
-    """1 between start and start + length, with raised edges, 0 elsewhere."""
+    """Return 1 between start and start + length, with raised edges, 0 elsewhere."""
     times = np.arange(samples) / rate - start_s
     return np.asarray(np.clip(np.minimum(times / edge_s, (length_s - times) / edge_s), 0.0, 1.0))
 
@@ -162,7 +162,7 @@ def babble(samples: int, rate: int, character: np.random.Generator, timing: np.r
 
 
 def footsteps(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Somebody walking on a pavement: dull knocks with a brush of the sole."""
+    """Steps of a person walking on a pavement: dull knocks with a brush of the sole."""
     steps = np.zeros(samples)
     places = (np.cumsum(timing.normal(1 / character.uniform(1.6, 2.2), 0.03, 40)) * rate).astype(np.intp)
     steps[places[(places >= 0) & (places < samples)]] = 1.0

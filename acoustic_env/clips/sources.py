@@ -1,4 +1,4 @@
-"""The source of a clip, location and segment, in one spelling; when two sources are the same audio."""
+"""The source of a clip (location and segment) in one spelling, and whether two sources are the same audio."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def unplaced(sources: pa.Table) -> Bools:
 
 
 def _named_start_s(uris: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Start in s that a name without a place says, NaN for every other location."""
+    """Return the start in s of a name without a place, NaN for every other location."""
     if not pc.any(pc.starts_with(uris, "audioset://")).as_py():
         return np.full(len(uris), np.nan)
     named = pc.struct_field(pc.extract_regex(uris, UNPLACED), "ms")
@@ -151,7 +151,7 @@ class Relocation:
 
 
 def parse_relocation(text: str) -> Relocation:
-    """Return the relocation that `OLD=NEW` says; of several `=` the first before a path or URL counts.
+    """Parse `OLD=NEW`; of several `=` the first before a path or URL counts.
 
     Raises:
         UsageError: it is not of this form.

@@ -1,4 +1,4 @@
-"""Folds that do not leak: given ones honoured, others stratified by class with groups kept whole.
+"""Folds that do not leak: given ones kept, others stratified by class with groups kept whole.
 
 The method is greedy: groups, the largest and those of rare classes first, each go to the fold that lacks most of theirs
 (Sechidis, Tsoumakas and Vlahavas 2011, with a fixed order instead of a recomputed one), so it serves one label a clip
@@ -44,7 +44,7 @@ class Split:
 
 
 def split(clips: pa.Table, settings: SplitSettings) -> Split:
-    """The folds of a study's clips and their roles, checked for leaks.
+    """Assign the folds of a study's clips and their roles, checked for leaks.
 
     Args:
         clips: a selection's clips: `clip_id`, `uri`, `start_s`, `end_s`, `group`, `fold`, `class`.
@@ -55,7 +55,7 @@ def split(clips: pa.Table, settings: SplitSettings) -> Split:
     """
     both = sorted(set(settings.validation_folds) & set(settings.test_folds))
     if both:
-        msg = f"split: fold {both[0]} is named for validation and for test; validation is never test"
+        msg = f"split: fold {both[0]} is in validation_folds and in test_folds; validation is never test"
         raise UsageError(msg)
     folds = assign_folds(clips, settings.folds, settings.seed)
     leak_check(clips, folds)
@@ -74,7 +74,7 @@ def split(clips: pa.Table, settings: SplitSettings) -> Split:
 
 
 def assign_folds(clips: pa.Table, folds: int, seed: int) -> Folds:
-    """A fold for every clip.
+    """Assign a fold to every clip.
 
     Args:
         clips: `clip_id`, `group`, `fold` and `class`. A clip's given fold is kept, and its group follows it.
@@ -102,10 +102,10 @@ def assign_folds(clips: pa.Table, folds: int, seed: int) -> Folds:
 
 
 def leak_check(clips: pa.Table, folds: Folds) -> None:
-    """Run before every training.
+    """Raise when folds share a group, a clip id or audio.
 
     Raises:
-        UsageError: a group, a clip id or the same audio stands in more than one fold; names them.
+        UsageError: names what appears in more than one fold.
     """
     places = zip(*(clips[name].to_pylist() for name in ("uri", "start_s", "end_s")), strict=True)
     keys: dict[str, Sequence[object]] = {
@@ -122,21 +122,8 @@ def leak_check(clips: pa.Table, folds: Folds) -> None:
         if torn:
             shown = [f"{value!r} in folds {sorted(of)}" for value, of in sorted(torn.items(), key=str)[:SHOWN_GROUPS]]
             more = f" and {len(torn) - SHOWN_GROUPS:,} more" if len(torn) > SHOWN_GROUPS else ""
-            msg = f"split: {len(torn):,} {kind}s stand in more than one fold: {'; '.join(shown)}{more}"
+            msg = f"split: {len(torn):,} {kind}s appear in more than one fold: {'; '.join(shown)}{more}"
             raise UsageError(msg)
-
-
-def contradicting_clips(clip_ids: Sequence[str], labels: Sequence[object]) -> list[str]:
-    """Ids listed with different labels, sorted; they belong in no fold at all.
-
-    Args:
-        clip_ids: [n], repeats allowed.
-        labels: [n], anything hashable.
-    """
-    first: dict[str, object] = {}
-    return sorted(
-        {clip_id for clip_id, label in zip(clip_ids, labels, strict=True) if first.setdefault(clip_id, label) != label}
-    )
 
 
 def _given_folds(group_of: npt.NDArray[np.int32], assigned: Folds, names: Sequence[str]) -> Folds:
@@ -155,7 +142,7 @@ def _given_folds(group_of: npt.NDArray[np.int32], assigned: Folds, names: Sequen
 def _group_counts(
     clips: pa.Table, group_of: npt.NDArray[np.int32], groups: int
 ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Per group the classes it carries and how many clips of each."""
+    """Return per group the classes it carries and how many clips of each."""
     column = clips["class"].combine_chunks()
     classes = pc.dictionary_encode(pc.list_flatten(column))
     parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)

@@ -37,7 +37,7 @@ class ValidationIssue:
     """One thing wrong with a clip list.
 
     Attributes:
-        row: counted from 1, a CSV header not counted; None for a issue of the whole file.
+        row: counted from 1, a CSV header not counted; None for an issue of the whole file.
         column: the column, None when the issue is of the row or of the file.
         message: what is wrong.
     """
@@ -54,13 +54,13 @@ class ValidationIssue:
 
 
 def raise_issues(url: str, issues: Sequence[ValidationIssue]) -> None:
-    """UsageError with the first issues and their number; nothing when there is none."""
+    """Raise UsageError with the first issues and their number; nothing when there is none."""
     if issues:
         raise UsageError(describe_issues(url, issues))
 
 
 def describe_issues(url: str, issues: Sequence[ValidationIssue]) -> str:
-    """The issues of a file, at most `MAX_SHOWN_ISSUES` of them, one a line, each with file, row and column."""
+    """List the issues of a file, at most `MAX_SHOWN_ISSUES`, one a line, each with file, row and column."""
     ordered = sorted(issues, key=lambda issue: (issue.row or 0, issue.column or ""))
     lines = [f"{url}: {issue}" for issue in ordered[:MAX_SHOWN_ISSUES]]
     if len(ordered) > MAX_SHOWN_ISSUES:
@@ -69,12 +69,12 @@ def describe_issues(url: str, issues: Sequence[ValidationIssue]) -> str:
 
 
 def read_clips(url: str) -> pa.Table:
-    """A validated clip list.
+    """Read and validate a clip list.
 
     Args:
         url: CSV or Parquet, told apart by content. `clip_id` and `uri` must be there; a missing `labels`, `start_s`,
             `end_s`, `fold` or `source` column is filled with empty values, a missing or empty `group` with the clip's
-            id. In CSV the labels of a clip stand comma-separated in one quoted cell; a label that itself holds a
+            id. In CSV the labels of a clip are comma-separated in one quoted cell; a label that itself holds a
             comma is quoted once more inside the cell.
 
     Returns:
@@ -90,7 +90,7 @@ def read_clips(url: str) -> pa.Table:
 
 
 def load_clips(url: str) -> tuple[pa.Table, list[ValidationIssue]]:
-    """As `read_clips`, but issues of columns and rows are returned; rows with issues hold nulls where the value is bad.
+    """Read a clip list as `read_clips`, but return the issues; rows hold nulls where the value is bad.
 
     Raises:
         UsageError: the file is missing, empty or damaged.
@@ -130,13 +130,13 @@ def write_clips(table: pa.Table, url: str) -> None:
 
 
 def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """A table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, an absent `group` is the clip's id."""
+    """Make a table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, `group` the clip's id."""
     filled = [{"labels": [], "group": row["clip_id"], **row} for row in rows]
     return pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
 
 
 def absolute_uris(table: pa.Table) -> pa.Table:
-    """The table with relative local paths, also those of tar shards and Parquet files, made absolute."""
+    """Make relative local paths absolute, also those of tar shards and Parquet files."""
     places = pa.array([_absolute(uri) for uri in table["uri"].to_pylist()], pa.string())
     return table.set_column(table.schema.get_field_index("uri"), CLIP_SCHEMA.field("uri"), places)
 
@@ -149,7 +149,7 @@ def _absolute(uri: str) -> str:
 
 
 def row_issues(table: pa.Table) -> list[ValidationIssue]:
-    """What is wrong with the rows of a table of `CLIP_SCHEMA`: empty ids and places, duplicates, impossible times."""
+    """Validate the rows of a table of `CLIP_SCHEMA`: empty ids and places, duplicates, impossible times."""
     if table.num_rows == 0:
         return [ValidationIssue(None, None, "the list holds no clips")]
     issues = []
@@ -172,7 +172,7 @@ def row_issues(table: pa.Table) -> list[ValidationIssue]:
 
 
 def _in_file(issue: ValidationIssue, skipped: Sequence[int]) -> ValidationIssue:
-    """The issue with its row counted in the file, where the `skipped` rows stand as well."""
+    """Count the issue's row in the file, which has the `skipped` rows as well."""
     row = issue.row
     for missing in skipped:
         if row is not None and missing <= row:
@@ -204,7 +204,7 @@ def _duplicate_issues(clip_ids: pa.ChunkedArray) -> list[ValidationIssue]:
     issues = []
     for row, clip_id in enumerate(clip_ids.to_pylist(), start=1):
         if clip_id and first.setdefault(clip_id, row) != row:
-            issues.append(ValidationIssue(row, "clip_id", f"{clip_id!r} stands already in row {first[clip_id]:,}"))
+            issues.append(ValidationIssue(row, "clip_id", f"{clip_id!r} is already in row {first[clip_id]:,}"))
     return issues
 
 
@@ -219,7 +219,7 @@ def _parse_parquet(data: bytes, url: str) -> pa.Table:
 
 
 def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[ValidationIssue]]:
-    """Every cell a string (null when empty); rows with a wrong number of cells are issues and left out."""
+    """Parse every cell as a string (null when empty); rows with a wrong number of cells are issues and left out."""
     from pyarrow import csv as arrow_csv
 
     issues: list[ValidationIssue] = []
@@ -254,7 +254,7 @@ def _column_issues(raw: pa.Table) -> list[ValidationIssue]:
     names = raw.schema.names
     known = ", ".join(CLIP_SCHEMA.names)
     issues = [
-        ValidationIssue(None, name, f"unknown column; a clip list has {known}")
+        ValidationIssue(None, name, f"unknown column; expected some of: {known}")
         for name in names
         if name not in CLIP_SCHEMA.names
     ]
@@ -312,7 +312,7 @@ def _labels(values: pa.ChunkedArray, issues: list[ValidationIssue]) -> pa.Chunke
 
 
 def split_labels(cell: str | None) -> list[str]:
-    """The labels of a CSV cell: comma-separated, a label with a comma in double quotes."""
+    """Split the labels of a CSV cell: comma-separated, a label with a comma in double quotes."""
     if not cell or not cell.strip():
         return []
     if '"' not in cell:
@@ -321,7 +321,7 @@ def split_labels(cell: str | None) -> list[str]:
 
 
 def join_labels(labels: Sequence[str]) -> str:
-    """The CSV cell of a clip's labels; the inverse of `split_labels`."""
+    """Join a clip's labels to a CSV cell; the inverse of `split_labels`."""
     if not any(mark in label for label in labels for mark in ',"\n\r'):
         return ",".join(labels)
     buffer = io.StringIO()

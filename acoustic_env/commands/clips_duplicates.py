@@ -27,8 +27,8 @@ or the same sound shifted, trimmed, coded or louder, sharing at least one audibl
   kind              exact, scaled, near
   lag_s             second of duplicate_of at which this clip starts
   correlation       of the two spectrograms at that lag, band and frame means removed
-Lists on standard output the sets that stand in several folds or sources, and those whose labels differ. Silent clips
-are nobody's duplicates."""
+Lists on standard output the sets that span several folds or sources, and those whose labels differ. Silent clips are
+excluded from matching."""
 
 EXAMPLES: Final = """\
 examples:
@@ -43,7 +43,7 @@ examples:
 
 
 def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
-    """The `duplicates` command.
+    """Add the `duplicates` command.
 
     Args:
         commands: of the `clips` group.
@@ -56,18 +56,16 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--clips", type=url, required=True, metavar="LIST")
+    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="Clip list, Parquet or CSV.")
+    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="Groups to write, .parquet or .csv.")
     parser.add_argument(
-        "--out", type=url, required=True, metavar="FILE", help="groups to write: .parquet or .csv, any URL"
+        "--apply", type=url, metavar="LIST", help="Also write the clip list with these groups, each in one fold."
     )
     parser.add_argument(
-        "--apply", type=url, metavar="LIST", help="also write the clip list with these groups, each in one fold"
+        "--store", type=url, metavar="URL", help="Feature store: embedding neighbors are candidates, too."
     )
-    parser.add_argument(
-        "--store", type=url, metavar="URL", help="feature store: embedding neighbors are candidates, too"
-    )
-    parser.add_argument("--block", metavar="NAME", help="embedding block (the first there is)")
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--block", metavar="NAME", help="Embedding block (default: the first of the store).")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     parser.set_defaults(run=lambda arguments: find(arguments, progress))
 
 
@@ -87,8 +85,8 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     store = FeatureStore(arguments.store) if arguments.store else None
     for place in filter(None, (arguments.out, arguments.apply)):
         check_place(place)
-    say = partial(print, file=sys.stderr)
-    clips = read_clips_of(store, arguments.clips, say) if store else read_clips(arguments.clips)
+    log = partial(print, file=sys.stderr)
+    clips = read_clips_of(store, arguments.clips, log) if store else read_clips(arguments.clips)
     found = find_duplicates(clips, store, arguments.block, progress)
     write_table(found.table, arguments.out)
     moved: list[str] = []
@@ -143,7 +141,7 @@ def _describe(clips: pa.Table, found: Found, arguments: argparse.Namespace) -> N
     print(f"{arguments.out}: {members:,} of {clips.num_rows:,} clips in {len(found.sets):,} sets of duplicates")
     print(f"  pairs confirmed: {links}; {found.candidates:,} candidates")
     if found.silent:
-        print(f"  {len(found.silent):,} silent clips, nobody's duplicates: {_names(found.silent)}")
+        print(f"  {len(found.silent):,} silent clips, excluded from matching: {_names(found.silent)}")
     if found.failed:
         print(f"  {len(found.failed):,} clips could not be read and keep their group")
     ids, values = (

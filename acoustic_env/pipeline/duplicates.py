@@ -1,4 +1,4 @@
-"""Duplicates of a clip list: decode, fingerprint, pair, confirm, group.
+"""Duplicates of a clip list: decode, compute signatures, pair, confirm, group.
 
 Clips are decoded by a few processes of this machine, a batch at a time. In memory stay some 1.7 kB a clip of 10 s;
 the band energies, 10 kB a clip, go to a temporary file that is mapped when pairs are confirmed.
@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audio.signature import BITS, HOP_S, LEVELS, PROBES, RATE, Fingerprint, fingerprint
+from acoustic_env.audio.signature import BITS, HOP_S, LEVELS, PROBES, RATE, Signature, compute_signature
 from acoustic_env.clips import duplicates, matching
 from acoustic_env.clips.duplicates import Link
-from acoustic_env.clips.matching import GAP, Pairs, Prints
+from acoustic_env.clips.matching import GAP, Pairs, Signatures
 from acoustic_env.errors import AcousticEnvError, ClipError, UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Found:
 
 @dataclass
 class Collected(AbstractContextManager["Collected"]):
-    """Fingerprints of a list as they come in; removes the temporary file."""
+    """Signatures of a list as they come in; removes the temporary file."""
 
     starts: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -102,11 +102,11 @@ class Collected(AbstractContextManager["Collected"]):
     def __enter__(self) -> Self:
         return self
 
-    def add(self, one: Fingerprint | str) -> None:
-        """The next clip's fingerprint, or why it has none."""
+    def add(self, one: Signature | str) -> None:
+        """The next clip's signature, or why it has none."""
         if isinstance(one, str):
             self.failed[len(self.starts)] = one
-            one = fingerprint(np.zeros(1, np.float32))
+            one = compute_signature(np.zeros(1, np.float32))
         self.starts.append(self._frames)
         self.lengths.append(len(one.bits))
         self.exact.append(one.exact)
@@ -119,11 +119,11 @@ class Collected(AbstractContextManager["Collected"]):
         self._levels.write(bytes(GAP * LEVELS))
         self._frames += len(one.bits) + GAP
 
-    def prints(self) -> Prints:
+    def signatures(self) -> Signatures:
         """All of them as arrays; the lists are given up."""
         self._levels.flush()
         shape = (self._frames, LEVELS)
-        made = Prints(
+        made = Signatures(
             starts=np.array(self.starts, np.int64),
             lengths=np.array(self.lengths, np.int64),
             bits=np.concatenate([np.zeros(0, np.uint32), *self._bits]),
@@ -158,28 +158,28 @@ def find_duplicates(
     ids = clips["clip_id"].to_pylist()
     neighbors = None if store is None else _neighbors(store, block, ids)
     with Collected() as collected:
-        for done, one in enumerate(_fingerprints(clips), start=1):
+        for done, one in enumerate(_signatures(clips), start=1):
             collected.add(one)
             if progress is not None:
                 progress(done, len(ids))
-        prints = collected.prints()
-        alike = matching.candidates(prints)
+        signatures = collected.signatures()
+        alike = matching.candidates(signatures)
         if neighbors is not None:
             known = set(zip(alike.first.tolist(), alike.second.tolist(), strict=True))
             new = np.array(
                 [pair not in known for pair in zip(*(side.tolist() for side in neighbors), strict=True)], bool
             )
-            alike = matching.joined([alike, matching.align(prints, neighbors[0][new], neighbors[1][new])])
-        links = link(prints, collected, alike)
+            alike = matching.joined([alike, matching.align(signatures, neighbors[0][new], neighbors[1][new])])
+        links = link(signatures, collected, alike)
     return _found(clips, links, collected, len(alike))
 
 
-def link(prints: Prints, collected: Collected, alike: Pairs) -> list[Link]:
+def link(signatures: Signatures, collected: Collected, alike: Pairs) -> list[Link]:
     """Exact and scaled links by digest, near ones by confirmed candidates; each pair once, the strictest kind first."""
     links: dict[tuple[int, int], Link] = {}
     for pair in duplicates.same_digest(collected.exact):
         links[pair] = Link(*pair, "exact", 0.0, 1.0)
-    confirmed = matching.confirm(prints, alike)
+    confirmed = matching.confirm(signatures, alike)
     columns = (confirmed.first.tolist(), confirmed.second.tolist(), confirmed.lag.tolist(), confirmed.value.tolist())
     near = {(a, b): Link(a, b, "near", lag * HOP_S, value) for a, b, lag, value in zip(*columns, strict=True)}
     for pair in duplicates.same_digest(collected.scaled):
@@ -237,17 +237,17 @@ def apply_groups(clips: pa.Table, found: Found) -> tuple[pa.Table, list[str]]:
     return applied.set_column(schema.get_field_index("fold"), schema.field("fold"), fold), moved
 
 
-def fingerprints_of(places: Sequence[Place]) -> list[Fingerprint | str]:
-    """Fingerprint of each clip, or why it has none; runs in a process of its own."""
+def signatures_of(places: Sequence[Place]) -> list[Signature | str]:
+    """Signature of each clip, or why it has none; runs in a process of its own."""
     from acoustic_env.audio.decode import decode, resample
     from acoustic_env.audio.fetch import open_source
 
-    made: list[Fingerprint | str] = []
+    made: list[Signature | str] = []
     for uri, start_s, end_s in places:
         try:
             with open_source(uri) as source:
                 waveform, rate = decode(source, start_s, end_s, uri)
-            made.append(fingerprint(resample(waveform, rate, RATE)))
+            made.append(compute_signature(resample(waveform, rate, RATE)))
         except ClipError as error:
             made.append(str(error))
         except Exception as error:  # noqa: BLE001  one clip must not stop the list
@@ -255,7 +255,7 @@ def fingerprints_of(places: Sequence[Place]) -> list[Fingerprint | str]:
     return made
 
 
-def _fingerprints(clips: pa.Table) -> Iterator[Fingerprint | str]:
+def _signatures(clips: pa.Table) -> Iterator[Signature | str]:
     """In the order of the list."""
     columns = (clips[name].to_pylist() for name in ("uri", "start_s", "end_s"))
     places: list[Place] = list(zip(*columns, strict=True))
@@ -263,13 +263,13 @@ def _fingerprints(clips: pa.Table) -> Iterator[Fingerprint | str]:
     processes = min(len(os.sched_getaffinity(0)), len(places) // FEWEST_PER_PROCESS)
     if processes < 2:
         for batch in batches:
-            yield from fingerprints_of(batch)
+            yield from signatures_of(batch)
         return
-    waiting: list[Future[list[Fingerprint | str]]] = []
+    waiting: list[Future[list[Signature | str]]] = []
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         try:
             for batch in batches:
-                waiting.append(pool.submit(fingerprints_of, batch))
+                waiting.append(pool.submit(signatures_of, batch))
                 if len(waiting) > 2 * processes:
                     yield from waiting.pop(0).result()
             while waiting:

@@ -1,7 +1,7 @@
 """How well and how fast duplicates are found: `python -m tests.clips.bench_duplicates [edits|scale]`.
 
 edits: real clips and edits of them in one list, precision and recall with Wilson intervals by edit and threshold.
-scale: generated fingerprints of 10 s clips, 1 % planted duplicates, 5 % hum: seconds, memory and recall.
+scale: generated signatures of 10 s clips, 1 % planted duplicates, 5 % hum: seconds, memory and recall.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 import soundfile
 
 from acoustic_env.audio.decode import decode, resample
-from acoustic_env.audio.signature import LEVELS, PROBES, RATE, fingerprint
+from acoustic_env.audio.signature import LEVELS, PROBES, RATE, compute_signature
 from acoustic_env.audit.intervals import wilson
 from acoustic_env.clips import matching
-from acoustic_env.clips.matching import GAP, Pairs, Prints
+from acoustic_env.clips.matching import GAP, Pairs, Signatures
 from acoustic_env.pipeline.duplicates import Collected
 from tests.sounds import Sound
 
@@ -153,7 +153,7 @@ def real_clips(folder: Path, count: int, seconds: float = 10.0) -> dict[str, Sou
             with path.open("rb") as file:
                 waveform, rate = decode(file, 0.0, seconds, path.name)
             sound = resample(waveform, rate, RATE)
-            if len(sound) >= 3.9 * RATE and fingerprint(sound).audible.mean() > 0.5:
+            if len(sound) >= 3.9 * RATE and compute_signature(sound).audible.mean() > 0.5:
                 found[str(path.relative_to(folder))] = sound
     return found
 
@@ -170,12 +170,12 @@ def edits(folder: Path, count: int) -> None:
                 edited = edit(sound, rng)
                 if len(edited) < 2 * RATE and name:
                     continue
-                collected.add(fingerprint(np.ascontiguousarray(edited, np.float32)))
+                collected.add(compute_signature(np.ascontiguousarray(edited, np.float32)))
                 owner.append(number)
                 made_by.append(name)
-        prints = collected.prints()
-        candidates = matching.candidates(prints)
-        pairs = matching.confirm(prints, candidates, threshold=0.0)
+        signatures = collected.signatures()
+        candidates = matching.candidates(signatures)
+        pairs = matching.confirm(signatures, candidates, threshold=0.0)
     total = Counter(made_by)
     originals = {n: row for row, (n, name) in enumerate(zip(owner, made_by, strict=True)) if not name}
     recalled = {name: np.zeros(len(THRESHOLDS), int) for name in EDITS}
@@ -210,8 +210,8 @@ def _interval(k: int, n: int) -> str:
     return f"({interval.low:.3f}-{interval.high:.3f})"
 
 
-def generated(count: int, folder: str, seed: int = 23) -> tuple[Prints, list[tuple[int, int]]]:
-    """Fingerprints like those of 10 s clips, bits that last some frames; planted duplicates, and one hum in 5 %."""
+def generated(count: int, folder: str, seed: int = 23) -> tuple[Signatures, list[tuple[int, int]]]:
+    """Signatures like those of 10 s clips, bits that last some frames; planted duplicates, and one hum in 5 %."""
     rng = np.random.default_rng(seed)
     width = FRAMES + GAP
     bits = np.zeros(count * width, np.uint32)
@@ -248,25 +248,25 @@ def generated(count: int, folder: str, seed: int = 23) -> tuple[Prints, list[tup
     starts = np.arange(count, dtype=np.int64) * width
     lengths = np.full(count, FRAMES, np.int64)
     marks = np.concatenate(landmarks)
-    return Prints(starts, lengths, bits, audible, levels, marks, np.concatenate(weakest)), planted
+    return Signatures(starts, lengths, bits, audible, levels, marks, np.concatenate(weakest)), planted
 
 
 def scale(counts: list[int]) -> None:
-    """Seconds, memory and recall by number of fingerprints."""
+    """Seconds, memory and recall by number of signatures."""
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
-            prints, planted = generated(count, folder)
+            signatures, planted = generated(count, folder)
             base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             began, cpu = time.perf_counter(), time.process_time()
-            candidates = matching.candidates(prints)
+            candidates = matching.candidates(signatures)
             looked_up = time.perf_counter() - began
-            confirmed: Pairs = matching.confirm(prints, candidates)
+            confirmed: Pairs = matching.confirm(signatures, candidates)
             wall, used = time.perf_counter() - began, time.process_time() - cpu
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pairs = set(zip(confirmed.first.tolist(), confirmed.second.tolist(), strict=True))
         found = sum(pair in pairs for pair in planted)
         print(
-            f"{count:>8,} fingerprints: {wall:7.1f} s ({used:.1f} s of CPU; candidates {looked_up:.1f} s), "
+            f"{count:>8,} signatures: {wall:7.1f} s ({used:.1f} s of CPU; candidates {looked_up:.1f} s), "
             f"{len(candidates):,} candidates, {len(pairs):,} pairs, {found:,} of {len(planted):,} planted found, "
             f"{len(pairs - set(planted)):,} others; peak {peak / 1024:,.0f} MiB, {base / 1024:,.0f} MiB of it before",
             flush=True,

@@ -69,7 +69,7 @@ def test_labels_unknown_to_recipe_and_ontology_are_faults(tmp_path: Path, sounds
 def test_an_audioset_id_that_is_none_is_a_fault_without_a_recipe(tmp_path: Path, sounds: list[str]) -> None:
     url = make_list(tmp_path, [{"clip_id": "a", "uri": sounds[0], "labels": ["/m/09x0r", "/m/typo", "/my/own"]}])
     assert [str(issue) for issue in check_clips(url).issues] == [
-        "row 1, column labels: unknown label '/m/typo': looks like an AudioSet id and is none"
+        "row 1, column labels: unknown label '/m/typo': not a known AudioSet id"
     ]
 
 

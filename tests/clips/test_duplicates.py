@@ -15,11 +15,11 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acoustic_env.audio.signature import HOP_S, RATE, fingerprint
+from acoustic_env.audio.signature import HOP_S, RATE, compute_signature
 from acoustic_env.cli import main
 from acoustic_env.clips import duplicates, matching
 from acoustic_env.clips.duplicates import Link
-from acoustic_env.clips.matching import Prints
+from acoustic_env.clips.matching import Signatures
 from acoustic_env.clips.splits import assign_folds
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.pipeline import duplicates as search
@@ -37,16 +37,16 @@ def varied(seconds: float, seed: int) -> Sound:
     return (sound * np.interp(np.arange(sound.size), knots, 0.1 + rng.random(knots.size))).astype(np.float32)
 
 
-def prints_of(*sounds: Sound) -> Prints:
+def signatures_of(*sounds: Sound) -> Signatures:
     with Collected() as collected:
         for sound in sounds:
-            collected.add(fingerprint(sound))
-        return collected.prints()
+            collected.add(compute_signature(sound))
+        return collected.signatures()
 
 
-def pairs_of(prints: Prints) -> dict[tuple[int, int], float]:
+def pairs_of(signatures: Signatures) -> dict[tuple[int, int], float]:
     """Confirmed pairs and their lag in s."""
-    found = matching.confirm(prints, matching.candidates(prints))
+    found = matching.confirm(signatures, matching.candidates(signatures))
     return {(a, b): lag * HOP_S for a, b, lag in zip(found.first, found.second, found.lag, strict=True)}
 
 
@@ -56,45 +56,47 @@ def pairs_of(prints: Prints) -> dict[tuple[int, int], float]:
 @pytest.mark.parametrize("shift_s", [0.0, 0.31, 2.0, 3.716])
 def test_a_shifted_copy_is_found_with_its_lag(shift_s: float) -> None:
     sound = varied(8.0, 1)
-    prints = prints_of(sound, varied(8.0, 2), sound[round(shift_s * RATE) :], varied(8.0, 3))
-    assert pairs_of(prints) == {(0, 2): pytest.approx(shift_s, abs=0.01)}
+    signatures = signatures_of(sound, varied(8.0, 2), sound[round(shift_s * RATE) :], varied(8.0, 3))
+    assert pairs_of(signatures) == {(0, 2): pytest.approx(shift_s, abs=0.01)}
 
 
 def test_two_stretches_of_one_recording_are_found_by_what_they_share() -> None:
     sound = varied(10.0, 1)
-    assert pairs_of(prints_of(sound[: 6 * RATE], sound[4 * RATE :])) == {(0, 1): pytest.approx(4.0, abs=0.01)}
-    assert pairs_of(prints_of(sound[: 5 * RATE], sound[5 * RATE :])) == {}
+    assert pairs_of(signatures_of(sound[: 6 * RATE], sound[4 * RATE :])) == {(0, 1): pytest.approx(4.0, abs=0.01)}
+    assert pairs_of(signatures_of(sound[: 5 * RATE], sound[5 * RATE :])) == {}
 
 
 def test_clips_of_one_kind_are_no_duplicates() -> None:
     envelope = np.tile(np.exp(-np.arange(RATE) / 3_000), 6).astype(np.float32)
     barks = [noise(6.0, RATE, seed) * envelope for seed in range(6)]
-    assert pairs_of(prints_of(*barks, *(noise(6.0, RATE, seed + 50) for seed in range(6)))) == {}
+    assert pairs_of(signatures_of(*barks, *(noise(6.0, RATE, seed + 50) for seed in range(6)))) == {}
 
 
 def test_one_loudness_curve_does_not_correlate() -> None:
     envelope = np.tile(np.exp(-np.arange(RATE) / 3_000), 6).astype(np.float32)
     barks = [noise(6.0, RATE, seed) * envelope for seed in range(4)]
-    prints = prints_of(*barks)
+    signatures = signatures_of(*barks)
     for one, other in itertools.combinations(range(4), 2):
-        assert matching.correlation(prints, one, other, 0) < 0.2
-    assert matching.correlation(prints, 2, 2, 0) == pytest.approx(1.0)
-    assert matching.correlation(prints, 0, 1, 6 * 31) == 0.0  # too little of them coincides
+        assert matching.correlation(signatures, one, other, 0) < 0.2
+    assert matching.correlation(signatures, 2, 2, 0) == pytest.approx(1.0)
+    assert matching.correlation(signatures, 0, 1, 6 * 31) == 0.0  # too little of them coincides
 
 
 def test_either_clip_finds_the_other_at_the_same_lag() -> None:
     sound = varied(8.0, 1)
-    prints = prints_of(sound, sound[2 * RATE :])
-    later = prints.landmarks >= prints.starts[1]
+    signatures = signatures_of(sound, sound[2 * RATE :])
+    later = signatures.landmarks >= signatures.starts[1]
     for marked in (later, ~later):
-        half = dataclasses.replace(prints, landmarks=prints.landmarks[marked], weakest=prints.weakest[marked])
+        half = dataclasses.replace(
+            signatures, landmarks=signatures.landmarks[marked], weakest=signatures.weakest[marked]
+        )
         assert pairs_of(half) == {(0, 1): pytest.approx(2.0, abs=0.01)}
 
 
 def test_silence_and_silent_ends_link_nothing() -> None:
     ends = [np.concatenate([varied(2.0, seed), silence(6.0)]) for seed in range(3)]
-    prints = prints_of(silence(8.0), silence(8.0), *ends)
-    assert len(matching.candidates(prints)) == 0
+    signatures = signatures_of(silence(8.0), silence(8.0), *ends)
+    assert len(matching.candidates(signatures)) == 0
 
 
 def test_a_hum_in_many_clips_costs_no_more_than_the_crowd() -> None:
@@ -106,8 +108,8 @@ def test_a_hum_in_many_clips_costs_no_more_than_the_crowd() -> None:
     landmarks = (starts[:, None] + np.arange(0, frames, 5)).ravel()
     weakest = np.zeros((len(landmarks), 1), np.uint8)
     levels = np.zeros((len(bits), 2), np.uint8)
-    prints = Prints(starts, np.full(count, frames, np.int64), bits, audible, levels, landmarks, weakest)
-    query, _ = matching._Table(prints).hits(0, len(landmarks))
+    signatures = Signatures(starts, np.full(count, frames, np.int64), bits, audible, levels, landmarks, weakest)
+    query, _ = matching._Table(signatures).hits(0, len(landmarks))
     assert len(query) == len(landmarks) * matching.CROWD
 
 
@@ -115,7 +117,7 @@ def test_many_copies_become_one_set_although_an_entry_is_crowded() -> None:
     sound = varied(4.0, 1)
     rng = np.random.default_rng(0)
     copies = [sound[int(rng.integers(0, 4_000)) :] for _ in range(40)]
-    pairs = list(pairs_of(prints_of(*copies)))
+    pairs = list(pairs_of(signatures_of(*copies)))
     assert len(set(duplicates.components(40, pairs).tolist())) == 1
 
 
@@ -131,16 +133,16 @@ def test_real_clips_are_found_again_after_an_edit(real_sounds: list[Sound], edit
     """At least 9 of 10; `python -m tests.clips.bench_duplicates` measures how many of 100."""
     sounds = real_sounds
     rng = np.random.default_rng(3)
-    found = set(pairs_of(prints_of(*sounds, *(EDITS[edit](sound, rng) for sound in sounds))))
+    found = set(pairs_of(signatures_of(*sounds, *(EDITS[edit](sound, rng) for sound in sounds))))
     assert len({(n, n + len(sounds)) for n in range(len(sounds))} & found) >= 9
     assert all(b - a == len(sounds) for a, b in found)
 
 
 def test_pairs_of_unknown_lag_are_aligned() -> None:
     sound = varied(8.0, 1)
-    prints = prints_of(sound, sound[3 * RATE :], varied(8.0, 2), varied(0.3, 4))
+    signatures = signatures_of(sound, sound[3 * RATE :], varied(8.0, 2), varied(0.3, 4))
     first, second = np.array([0, 0, 0, 1]), np.array([1, 2, 3, 2])
-    aligned = matching.confirm(prints, matching.align(prints, first, second))
+    aligned = matching.confirm(signatures, matching.align(signatures, first, second))
     assert (aligned.first.tolist(), aligned.second.tolist()) == ([0], [1])
     assert aligned.lag[0] * HOP_S == pytest.approx(3.0, abs=0.01)
 
@@ -316,7 +318,7 @@ def test_embedding_candidates_come_from_a_store(listed: Path, monkeypatch: pytes
     monkeypatch.setattr(FeatureStore, "blocks", lambda _self: {"yamnet": ["0"]})
     monkeypatch.setattr(FeatureStore, "read", lambda _self, *_args, **_named: table)
     nothing = matching.Pairs(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.float32))
-    monkeypatch.setattr(matching, "candidates", lambda _prints: nothing)
+    monkeypatch.setattr(matching, "candidates", lambda _signatures: nothing)
     found = find_duplicates(clips, store)
     assert ("original", "shifted") in {
         tuple(clips["clip_id"][n].as_py() for n in (link.first, link.second)) for link in found.links
@@ -324,8 +326,8 @@ def test_embedding_candidates_come_from_a_store(listed: Path, monkeypatch: pytes
 
 
 def test_planted_duplicates_are_found_among_many_with_a_common_hum(tmp_path: Path) -> None:
-    prints, planted = generated(500, str(tmp_path))
-    pairs = set(pairs_of(prints))
+    signatures, planted = generated(500, str(tmp_path))
+    pairs = set(pairs_of(signatures))
     assert pairs == set(planted)
     assert len(planted) == 4
 

@@ -91,7 +91,7 @@ def test_labels_survive_the_cell_they_are_joined_in(labels: list[str]) -> None:
         ("a,/a.wav,-1,3,l,0", "row 2, column start_s: -1.0 is not a time"),
         ("a,/a.wav,0,nan,l,0", "row 2, column end_s: nan"),
         ("a,/a.wav,0,inf,l,0", "row 2, column end_s: inf"),
-        ("first,/a.wav,0,3,l,0", "row 2, column clip_id: 'first' stands already in row 1"),
+        ("first,/a.wav,0,3,l,0", "row 2, column clip_id: 'first' is already in row 1"),
         (",/a.wav,0,3,l,0", "row 2, column clip_id: is empty"),
         ("a,,0,3,l,0", "row 2, column uri: is empty"),
         ("a,/a.wav,0,3,l,1.5", "row 2, column fold: '1.5' is not a whole number"),
@@ -118,7 +118,7 @@ def test_rows_after_a_short_row_keep_their_numbers(tmp_path: Path) -> None:
         ("", "the file is empty"),
         ("clip_id,uri\n", "the list holds no clips"),
         ("clip_id\na\n", "column uri: the column is missing"),
-        ("clip_id,uri,color\na,/a.wav,red\n", "column color: unknown column; a clip list has clip_id, uri"),
+        ("clip_id,uri,color\na,/a.wav,red\n", "column color: unknown column; expected some of: clip_id, uri"),
         ("clip_id,uri,uri\na,/a.wav,x\n", "column uri: appears twice"),
         ("PAR1 but no Parquet", "a damaged Parquet file"),
     ],
@@ -164,7 +164,7 @@ def test_labels_of_a_wrong_type_are_a_fault(tmp_path: Path) -> None:
 
 def test_a_faulty_list_is_not_written(tmp_path: Path) -> None:
     twice = pa.concat_tables([CLIPS, CLIPS])
-    with pytest.raises(UsageError, match="stands already"):
+    with pytest.raises(UsageError, match="is already in row"):
         write_clips(twice, str(tmp_path / "c.parquet"))
     assert list(tmp_path.iterdir()) == []
 
