@@ -172,26 +172,14 @@ def diff(old: pa.Table, new: pa.Table) -> pa.Table:
 
     Columns: clip_id, label, applied (bool, null: not in the old table), applies, action_before, action, reason.
     """
-
-    def states(table: pa.Table) -> dict[tuple[str, str], tuple[bool, str, str]]:
-        columns = [table.column(name).to_pylist() for name in ("clip_id", "label", "action", "reason")]
-        now = applies(table).tolist()
-        return {
-            (clip_id, label): (is_, action, reason)
-            for clip_id, label, action, reason, is_ in zip(*columns, now, strict=True)
-        }
-
-    before, after = states(old), states(new)
-    nothing: tuple[None, None, None] = (None, None, None)
-    rows = []
-    for key in sorted(before.keys() | after.keys()):
-        was, is_ = before.get(key, nothing), after.get(key, nothing)
-        if was[:2] != is_[:2]:
-            rows.append((*key, was[0], is_[0], was[1], is_[1], is_[2]))
-    names = ("clip_id", "label", "applied", "applies", "action_before", "action", "reason")
-    types = (pa.string(), pa.string(), pa.bool_(), pa.bool_(), pa.string(), pa.string(), pa.string())
-    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[] for _ in names]
-    return pa.table({name: pa.array(c, t) for name, c, t in zip(names, columns, types, strict=True)})
+    key, columns = ["clip_id", "label"], ["applied", "applies", "action_before", "action", "reason"]
+    before = old.select([*key, "action"]).rename_columns([*key, "action_before"])
+    before = before.append_column("applied", pa.array(applies(old)))
+    after = new.select([*key, "action", "reason"]).append_column("applies", pa.array(applies(new)))
+    both = after.join(before, key, join_type="full outer")
+    same = pc.and_(pc.equal(both["applied"], both["applies"]), pc.equal(both["action_before"], both["action"]))
+    changed = both.filter(pc.invert(pc.fill_null(same, False))).select([*key, *columns])
+    return changed.sort_by([(name, "ascending") for name in key]).combine_chunks()
 
 
 def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str, str]) -> tuple[str, int]:
