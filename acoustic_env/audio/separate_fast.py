@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.matmul import matmul
 from acoustic_env.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
@@ -111,12 +110,12 @@ class _NoiseFloor:
     def forward(self, block: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """y of a block [clips, up to _BLOCK, bins] after the frame `state` [clips, 1, bins]."""
         size = block.shape[1]
-        return matmul(self._response[:size, :size], block).add_(self._decay[:size] * state)
+        return (self._response[:size, :size] @ block).add_(self._decay[:size] * state)
 
     def backward(self, block: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """The same against time: `state` is the frame after the block."""
         size = block.shape[1]
-        return matmul(self._response[:size, :size].T, block).add_(self._decay[:size].flip(0) * state)
+        return (self._response[:size, :size].T @ block).add_(self._decay[:size].flip(0) * state)
 
     def turn(self, silent_after: int) -> float:
         """Gain from the last frame of the forward pass to the state in which the backward pass reaches it.
@@ -194,7 +193,7 @@ def _synthesise(spectrum: torch.Tensor, mask: torch.Tensor, sample_rate: int) ->
     samples = mask.new_zeros((clips, count + parts - 1, HOP))
     for begin in range(0, count, _BLOCK):
         size = min(_BLOCK, count - begin)
-        smooth = matmul(weights[:size, : size + 2 * reach], padded[:, begin : begin + size + 2 * reach])
+        smooth = weights[:size, : size + 2 * reach] @ padded[:, begin : begin + size + 2 * reach]
         frames = torch.fft.irfft(spectrum[:, begin : begin + size] * smooth, n=N_FFT).mul_(window)
         pieces = frames.view(clips, size, parts, HOP)
         for part in range(parts):

@@ -76,7 +76,7 @@ def check_golden(block: FeatureBlock) -> None:
         return
     kept = json.loads(GOLDEN_FILE.read_text(encoding="utf-8")).get(f"{block.name} {block.version}")
     if kept is None:
-        msg = f"{GOLDEN_FILE.name} has no numbers for version {block.version} of block {block.name}; run write_golden()"
+        msg = f"{GOLDEN_FILE.name} has no numbers for version {block.version} of block {block.name}; run python -m acoustic_env.features.golden"
         raise AcousticEnvError(msg)
     for signal, columns in golden_numbers(block).items():
         for column, numbers in columns.items():
@@ -158,3 +158,7 @@ def _kept(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _plain(number: Any) -> float | None:
     return float(number) if np.isfinite(number) else None
+
+
+if __name__ == "__main__":
+    write_golden()

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.matmul import matmul
 from acoustic_env.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
@@ -211,11 +210,11 @@ def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
     first = axes.half - (_BLOCKS - 1) * axes.shift - 1  # where the first window's first block starts
     for clip in range(clips):
         blocks = rows[clip, first:].unfold(0, axes.shift + 1, axes.shift)[: windows + 2 * _BLOCKS - 1]
-        coefficients = matmul(span, blocks.transpose(1, 2))  # [blocks, dimensions, rows]
+        coefficients = span @ blocks.transpose(1, 2)  # [blocks, dimensions, rows]
         for some in _slices(windows, _WINDOWS_AT_ONCE[rows.device.type]):
             for sign, weights in ((1, cosine), (-1, sine)):
                 features = _features(coefficients, rows[clip], basis, axes, some, sign)
-                total[clip] += matmul(weights, features).square_().sum(dim=0)
+                total[clip] += (weights @ features).square_().sum(dim=0)
     power = total.view(clips, len(axes.temporal), count // 2, 2).sum(dim=3) / windows
     return power.transpose(1, 2)
 

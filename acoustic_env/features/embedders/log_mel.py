@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from acoustic_env.features.embedders.front_end import FrontEnd
-from acoustic_env.features.embedders.int8_activations import rounded
 
 
 def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
@@ -63,16 +62,12 @@ class LogMelPatches(nn.Module):
         front_end: its settings; has patches.
         log_offset: added before the logarithm.
         pads: zeros at the end complete the last patch (`pad_waveform` of YAMNet); otherwise the rest is left out.
-        int8_mel: mel weights [fft // 2 + 1, mel_bands] as de-quantised from a tflite file; the spectrum is then rounded
-            to 8 bits too, as its interpreter does.
     """
 
     window: Tensor
     mel: Tensor
 
-    def __init__(
-        self, front_end: FrontEnd, log_offset: float, *, pads: bool, int8_mel: npt.NDArray[np.float32] | None = None
-    ) -> None:
+    def __init__(self, front_end: FrontEnd, log_offset: float, *, pads: bool) -> None:
         super().__init__()
         if front_end.patch_frames is None or front_end.patch_hop is None:
             msg = "a front end with patches is needed"
@@ -80,8 +75,7 @@ class LogMelPatches(nn.Module):
         self.settings, self.log_offset, self.pads = front_end, log_offset, pads
         self.patch_frames, self.patch_hop = front_end.patch_frames, front_end.patch_hop
         self.register_buffer("window", torch.from_numpy(hann_window(front_end.window)))
-        self.register_buffer("mel", torch.from_numpy(htk_mel_weights(front_end) if int8_mel is None else int8_mel))
-        self.int8 = int8_mel is not None
+        self.register_buffer("mel", torch.from_numpy(htk_mel_weights(front_end)))
 
     def forward(self, waveforms: Tensor) -> Tensor:
         first = patch_samples(self.settings)
@@ -100,7 +94,6 @@ class LogMelPatches(nn.Module):
         frames = waveforms.unfold(1, self.settings.window, self.settings.hop)
         spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window, self.settings.fft)).square_()
         magnitude = (spectrum[..., 0] + spectrum[..., 1]).sqrt_()  # several times faster than abs
-        magnitude = rounded(magnitude, (2,)) if self.int8 else magnitude
         return torch.log(magnitude @ self.mel + self.log_offset)
 
 
@@ -110,11 +103,6 @@ def by_steps(embed: Callable[[Tensor], Tensor], patches: Tensor, step: int) -> T
     flat = patches.flatten(0, 1)
     outputs = [embed(flat[first : first + step]) for first in range(0, len(flat), step)]
     return torch.cat(outputs).reshape(clips, count, -1)
-
-
-def on_cpu_in_float32(x: Tensor) -> bool:
-    """Whether a network's layer computes on a CPU and is not lowered to bf16: where it takes its own CPU kernels."""
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def patch_samples(front_end: FrontEnd) -> int:

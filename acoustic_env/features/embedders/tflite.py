@@ -37,13 +37,11 @@ class TfliteTensor:
         name: as in the file.
         shape: as in the file.
         values: the stored numbers, de-quantised to float32 where they are quantised; None for activations.
-        int8: whether they are stored in 8 bits.
     """
 
     name: str
     shape: tuple[int, ...]
     values: npt.NDArray[Any] | None
-    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def _tensor(table: _Table, buffers: Sequence[npt.NDArray[np.uint8]]) -> TfliteTe
     quantisation = table.table(4)
     if quantisation is None or kind != 9:
         return TfliteTensor(name, shape, values)
-    return TfliteTensor(name, shape, _dequantised(values, quantisation), int8=True)
+    return TfliteTensor(name, shape, _dequantised(values, quantisation))
 
 
 def _dequantised(values: npt.NDArray[Any], quantisation: _Table) -> npt.NDArray[np.float32]:

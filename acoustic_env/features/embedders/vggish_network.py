@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  PyTorch's own name for it
 from torch import Tensor, nn
 
-from acoustic_env.features.embedders.log_mel import by_steps, on_cpu_in_float32
-from acoustic_env.features.embedders.onednn import linear, packed
+from acoustic_env.features.embedders.log_mel import by_steps
 from acoustic_env.features.embedders.winograd_4x4 import conv3x3_relu, transform_kernel
 
 EMBEDDING: Final = 128
@@ -42,22 +41,17 @@ class VggishNetwork(nn.Module):
         self.convolutions = nn.ModuleDict({name: nn.Conv2d(i, o, 3, padding=1) for name, i, o, _ in CONVOLUTIONS})
         self.dense = nn.ModuleDict({name: nn.Linear(i, o) for name, i, o in DENSE})
         self._kernels: dict[str, Tensor] = {}
-        self._packed: dict[str, Tensor] = {}
 
     def forward(self, patches: Tensor) -> tuple[Tensor, None]:
         return by_steps(self.embed, patches, STEP_PATCHES[patches.device.type]), None
 
     def embed(self, patches: Tensor) -> Tensor:
         """Patches[n, 96, 64] to embeddings[n, 128]."""
-        minimal = on_cpu_in_float32(patches)
+        minimal = patches.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         x = (self._minimal(patches[:, None]) if minimal else self._direct(patches[:, None])).flatten(1)
         for name, _, outputs in DENSE:
-            relu = outputs != EMBEDDING or self.final_relu
-            if minimal:
-                x = linear(x, self._packed_weight(name), self.get_parameter(f"dense.{name}.bias"), relu=relu)
-            else:
-                x = self.dense[name](x)
-                x = x.relu_() if relu else x
+            x = self.dense[name](x)
+            x = x.relu_() if outputs != EMBEDDING or self.final_relu else x
         return x
 
     def _direct(self, x: Tensor) -> Tensor:
@@ -85,8 +79,3 @@ class VggishNetwork(nn.Module):
         if name not in self._kernels:
             self._kernels[name] = transform_kernel(self.get_parameter(f"convolutions.{name}.weight"))
         return conv3x3_relu(x, self._kernels[name], self.get_parameter(f"convolutions.{name}.bias"), halve=pooled)
-
-    def _packed_weight(self, name: str) -> Tensor:
-        if name not in self._packed:
-            self._packed[name] = packed(self.get_parameter(f"dense.{name}.weight"))
-        return self._packed[name]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,13 @@ from acoustic_env.features.embedders.savedmodel import SavedModelEmbedder
 from acoustic_env.features.embedders.torch_embedder import TorchEmbedder
 from acoustic_env.features.embedders.weights import converted, converted_details, read_arrays
 from acoustic_env.features.embedders.weights_registry import YAMNET_FRONT_END, weights_source
-from acoustic_env.features.embedders.yamnet_weights import CONVERTERS, LOG_OFFSET, MEL, filled
+from acoustic_env.features.embedders.yamnet_weights import CONVERTERS, LOG_OFFSET, filled
 
 if TYPE_CHECKING:
     import torch
 
+OLD_MEL: Final = "front_end.mel"  # in arrays that an older release converted from the tflite file
 MIN_SAMPLES: Final = 15_600  # 95 hops and one window: one patch
-Activations = Literal["float32", "int8"]
 
 
 class _Yamnet(Embedder):
@@ -50,34 +50,25 @@ class YamnetEmbedder(_Yamnet, TorchEmbedder):
     Args:
         weights: name in the weights registry.
         precision: of the matrix products.
-        activations: int8 rounds them as the tflite interpreter does, for tables that must agree with its numbers.
     """
 
     weights: str
-
-    def __init__(self, weights: str, precision: Precision = "float32", activations: Activations = "float32") -> None:
-        super().__init__(weights, precision)
-        self.activations = activations
 
     def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         from acoustic_env.features.embedders.log_mel import LogMelPatches
         from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
 
         path, details = self._converted()
-        arrays = read_arrays(path)
-        rounds = self.activations == "int8"
-        mel = arrays.pop(MEL, None)
-        front_end = LogMelPatches(
-            YAMNET_FRONT_END, LOG_OFFSET, pads=bool(details["pads"]), int8_mel=mel if rounds else None
-        )
-        return front_end, filled(YamnetNetwork(details["int8"] if rounds else ()), arrays, self.weights)
+        arrays = {name: array for name, array in read_arrays(path).items() if name != OLD_MEL}
+        front_end = LogMelPatches(YAMNET_FRONT_END, LOG_OFFSET, pads=bool(details["pads"]))
+        return front_end, filled(YamnetNetwork(), arrays, self.weights)
 
     def class_names(self) -> tuple[str, ...]:
         details = converted_details(self.weights) or self._converted()[1]
         return tuple(details["class_names"])
 
     def parameters(self) -> dict[str, Json]:
-        return {**super().parameters(), "activations": self.activations}
+        return {**super().parameters(), "activations": "float32"}
 
     def _converted(self) -> tuple[Path, dict[str, Any]]:
         return converted(self.weights, CONVERTERS[weights_source(self.weights).format])
@@ -97,7 +88,7 @@ class YamnetReference(_Yamnet, SavedModelEmbedder):
 class YamnetBlock(EmbedderBlock):
     """Mean over frames of YAMNet's embedding and scores.
 
-    Options: `weights`, tfhub (the default) or tflite; with tflite, `activations: int8` for its interpreter's numbers.
+    Option `weights`: tfhub (the default) or tflite.
     """
 
     name = "yamnet"
@@ -105,17 +96,12 @@ class YamnetBlock(EmbedderBlock):
     default_weights: ClassVar[Mapping[Engine, str]] = {"fast": "yamnet-tfhub", "reference": "yamnet-tfhub"}
 
     def make_embedder(self, engine: Engine, weights: str, precision: Precision, **options: Json) -> Embedder:
-        activations = options.pop("activations", "float32")
         if options:
-            msg = f"unknown options {sorted(options)}; there are weights, precision, frames, activations"
+            msg = f"unknown options {sorted(options)}; expected some of: weights, precision, frames"
             raise TypeError(msg)
-        stored = weights_source(weights).format
-        if activations not in ("float32", "int8") or (activations == "int8" and (stored, engine) != ("tflite", "fast")):
-            msg = f"block {self.name}: activations are float32, or int8 with weights: tflite on the fast engine"
-            raise UsageError(msg)
         if engine == "fast":
-            return YamnetEmbedder(weights, precision, "int8" if activations == "int8" else "float32")
-        if stored != "savedmodel":
+            return YamnetEmbedder(weights, precision)
+        if weights_source(weights).format != "savedmodel":
             msg = f"block {self.name}: the reference engine runs TF-Hub's model, not {weights!r}; use weights: tfhub"
             raise UsageError(msg)
         return YamnetReference(weights)

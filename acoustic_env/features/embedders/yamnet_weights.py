@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 LOG_OFFSET: Final = 0.001
 BATCH_NORM_EPSILON: Final = 1e-4
 LAYERS: Final = 14
-# Beside the network's arrays: the mel weights of a tflite file, for those who want its interpreter's numbers.
-MEL: Final = "front_end.mel"
-
-
-class _Stored(NamedTuple):
-    """Weights of a tflite operator, and whether they are stored in 8 bits."""
-
-    values: npt.NDArray[Any]
-    int8: bool
 
 
 def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -43,13 +34,13 @@ def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
     if len(names) != scores.shape[1]:
         msg = f"{archive}: {len(names)} class names for {scores.shape[1]} scores"
         raise UsageError(msg)
-    return arrays, {"class_names": names, "pads": pads, "int8": [], "conversion_error": error}
+    return arrays, {"class_names": names, "pads": pads, "conversion_error": error}
 
 
 def convert_tflite(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """The tflite file as the arrays of `YamnetNetwork`; padding as in TF-Hub's model, as the file takes one patch."""
-    arrays, int8 = map_operators(read_tflite(path), path.name)
-    return arrays, {"class_names": class_names("yamnet-tflite"), "pads": True, "int8": int8}
+    arrays = map_operators(read_tflite(path), path.name)
+    return arrays, {"class_names": class_names("yamnet-tflite"), "pads": True}
 
 
 CONVERTERS: Final = {"savedmodel": convert_savedmodel, "tflite": convert_tflite}
@@ -86,11 +77,8 @@ def fold_variables(variables: Arrays, source: str) -> Arrays:
     return arrays
 
 
-def map_operators(operators: list[TfliteOperator], source: str) -> tuple[Arrays, list[str]]:
-    """The operators of YAMNet's tflite file as the network's arrays, by the order they run.
-
-    Returns:
-        The arrays, and the modules whose weights are stored in 8 bits.
+def map_operators(operators: list[TfliteOperator], source: str) -> Arrays:
+    """Return the operators of YAMNet's tflite file as the network's arrays, by the order they run.
 
     Raises:
         UsageError: the operators are not YAMNet's.
@@ -104,37 +92,28 @@ def map_operators(operators: list[TfliteOperator], source: str) -> tuple[Arrays,
     parts = [(1, "conv")]
     parts += [(number, part) for number in range(2, LAYERS + 1) for part in ("depthwise_conv", "pointwise_conv")]
     arrays: Arrays = {}
-    int8: list[str] = []
     for (number, part), operator in zip(parts, convolutions, strict=True):
         kernel, bias = _weights(operator, source)
         outputs_first = (3, 0, 1, 2) if part == "depthwise_conv" else (0, 3, 1, 2)
-        name = _add(arrays, number, part, kernel.values.transpose(outputs_first), bias.values)
-        int8 += [name] if kernel.int8 else []
+        _add(arrays, number, part, kernel.transpose(outputs_first), bias)
     kernel, bias = _weights(weighted[-1], source)
-    arrays |= {"classifier.weight": kernel.values, "classifier.bias": bias.values}
-    int8 += ["classifier"] if kernel.int8 else []
-    bands = (YAMNET_FRONT_END.mel_bands, YAMNET_FRONT_END.fft // 2 + 1)
-    mel = [t.values for operator in weighted for t in operator.inputs if t is not None and t.shape == bands and t.int8]
-    if mel and mel[0] is not None:
-        arrays[MEL] = np.ascontiguousarray(mel[0].T)
-    return arrays, int8
+    return arrays | {"classifier.weight": kernel, "classifier.bias": bias}
 
 
-def _weights(operator: TfliteOperator, source: str) -> tuple[_Stored, _Stored]:
-    stored = [_Stored(t.values, t.int8) for t in operator.inputs[1:3] if t is not None and t.values is not None]
+def _weights(operator: TfliteOperator, source: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    stored = [t.values for t in operator.inputs[1:3] if t is not None and t.values is not None]
     if len(stored) != 2:
         msg = f"{source}: not YAMNet: a {operator.kind} without weights and bias"
         raise UsageError(msg)
     return stored[0], stored[1]
 
 
-def _add(arrays: Arrays, number: int, part: str, kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> str:
-    """Add a convolution; returns the name of its module."""
+def _add(arrays: Arrays, number: int, part: str, kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> None:
+    """Add a convolution under the name of its module."""
     name = f"layer{number}" if part == "conv" else f"layer{number}.{part.removesuffix('_conv')}"
     kernel = kernel[:, :, 0, 0] if part == "pointwise_conv" else kernel
     arrays[f"{name}.weight"] = np.ascontiguousarray(kernel, dtype=np.float32)
     arrays[f"{name}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
-    return name
 
 
 def filled(network: YamnetNetwork, arrays: Arrays, source: str) -> YamnetNetwork:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from acoustic_env.audio.signals import Engine
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.embedders.log_mel import LogMelPatches
-from acoustic_env.features.embedders.onednn import linear, packed
 from acoustic_env.features.embedders.savedmodel import check_conversion
 from acoustic_env.features.embedders.vggish import LOG_OFFSET, map_variables
 from acoustic_env.features.embedders.vggish_network import VggishNetwork
@@ -21,6 +21,8 @@ from acoustic_env.features.embedders.weights_cache import ENVIRONMENT
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END
 from acoustic_env.features.embedders.winograd_4x4 import conv3x3_relu, transform_kernel
 from acoustic_env.features.registry import make_block
+
+ENGINES: tuple[Engine, ...] = ("fast", "reference")
 
 
 def noise(clips: int, samples: int) -> npt.NDArray[np.float32]:
@@ -93,16 +95,6 @@ def test_filtering_of_4x4_tiles_gives_what_the_library_convolves(halve: bool) ->
 def test_filtering_of_4x4_tiles_refuses_maps_of_other_sizes() -> None:
     with pytest.raises(ValueError, match="maps of 6x8 are not made of whole 4x4 tiles"):
         conv3x3_relu(torch.zeros(1, 6, 8, 1), transform_kernel(torch.zeros(1, 1, 3, 3)), torch.zeros(1), halve=False)
-
-
-@pytest.mark.parametrize("relu", [False, True])
-def test_a_packed_dense_layer_gives_what_the_library_gives(relu: bool) -> None:
-    torch.manual_seed(5)
-    x, weight, bias = torch.randn(3, 5, 70), torch.randn(33, 70), torch.randn(33)
-    expected = functional.linear(x, weight, bias)
-    expected = expected.relu() if relu else expected
-    for form in (weight, packed(weight)):
-        torch.testing.assert_close(linear(x, form, bias, relu=relu), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_variables_of_another_network_are_refused() -> None:

@@ -101,13 +101,11 @@ def test_one_table_names_weights_classes_and_licence(savedmodels: Path) -> None:
 
 
 def test_other_weights_give_another_fingerprint(savedmodels: Path, real_yamnet: Path) -> None:
-    blocks = [make_block("yamnet", "fast", {"weights": "tflite"})]
-    blocks.append(make_block("yamnet", "fast", {"weights": "tflite", "activations": "int8"}))
-    prints = {fingerprint(block, {}) for block in blocks}
+    prints = {fingerprint(make_block("yamnet", "fast", {"weights": "tflite"}), {})}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ACOUSTIC_ENV_WEIGHTS", str(savedmodels))
         prints |= {fingerprint(make_block("yamnet", engine), {}) for engine in ("fast", "reference")}
-    assert len(prints) == 4
+    assert len(prints) == 3
 
 
 def test_workers_of_the_fast_engine_need_no_tensorflow(savedmodels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +171,7 @@ def test_the_tflite_file_is_read_as_tensorflow_reads_it(test_data: Path) -> None
     compared = 0
     for operator in read_tflite(path):
         for tensor in operator.inputs:
-            if tensor is None or tensor.values is None or not tensor.int8:
+            if tensor is None or tensor.values is None or details[tensor.name]["dtype"] != np.int8:
                 continue
             detail = details[tensor.name]
             quantised = detail["quantization_parameters"]
@@ -205,10 +203,8 @@ def test_operators_of_another_network_are_refused(test_data: Path) -> None:
 @pytest.mark.slow
 def test_the_tflite_weights_agree_with_their_interpreter_on_real_clips(real_yamnet: Path, test_data: Path) -> None:
     tf = pytest.importorskip("tensorflow")
-    block = make_block("yamnet", "fast", {"weights": "tflite", "activations": "int8"})
-    plain = make_block("yamnet", "fast", {"weights": "tflite"})
-    for each in (block, plain):
-        each.load("cpu")
+    block = make_block("yamnet", "fast", {"weights": "tflite"})
+    block.load("cpu")
     path = str(test_data / "weights" / "yamnet.tflite")
     interpreter = tf.lite.Interpreter(path, experimental_preserve_all_tensors=True, num_threads=1)
     interpreter.allocate_tensors()
@@ -217,14 +213,11 @@ def test_the_tflite_weights_agree_with_their_interpreter_on_real_clips(real_yamn
         for d in interpreter.get_tensor_details()
         if d["name"].endswith("global_average_pooling2d/Mean") and list(d["shape"]) == [1, 1024]
     )
-    alike, near = [], []
+    near = []
     for waveform in real_clips(test_data, every=40):
         expected = _interpreted(interpreter, pooled, waveform).mean(axis=0)
-        alike.append(_cosine(block.compute(waveform[None])["embedding"][0], expected))
-        near.append(_cosine(plain.compute(waveform[None])["embedding"][0], expected))
-    assert np.mean(alike) > 0.995
-    assert min(alike) > 0.98
-    assert np.mean(near) > 0.95  # without the interpreter's rounding
+        near.append(_cosine(block.compute(waveform[None])["embedding"][0], expected))
+    assert np.mean(near) > 0.95  # the interpreter rounds activations to 8 bits, this network does not
 
 
 def _interpreted(interpreter: Any, pooled: int, waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -257,7 +250,7 @@ def test_bf16_is_near_float32_on_real_clips(real_yamnet: Path, test_data: Path) 
     ("engine", "options", "message"),
     [
         ("reference", {"weights": "tflite"}, "runs TF-Hub's model, not 'yamnet-tflite'"),
-        ("fast", {"activations": "int8"}, "int8 with weights: tflite"),
+        ("fast", {"activations": "int8"}, "unknown options"),
         ("fast", {"patch_hop": 1}, "unknown options"),
     ],
 )
