@@ -154,7 +154,7 @@ def _network(front_end: Any, network: Any, rate: int, device: str) -> Part:
     """Return a function that resamples, sends and computes waveforms in batches, as an embedder does."""
     import torch
 
-    from acoustic_env.features.embedders.torch_embedder import float32_products
+    from acoustic_env.features.embedders.contract import float32_products
 
     modules = torch.nn.Sequential(front_end, network).to(device).eval().requires_grad_(False)
 

@@ -1,6 +1,6 @@
 """The golden clip: numbers every node must compute before it may write any.
 
-A sound made by integer arithmetic, the same to the bit on every machine, goes through levelling, separation and the
+A sound made by integer arithmetic, the same to the bit on every machine, goes through normalization, separation and the
 block; the result is compared with the numbers kept in `golden.json`. A node whose processor, libraries or compiler give
 something else refuses, so that a fleet of different machines cannot write differing numbers into one table.
 
@@ -76,7 +76,10 @@ def check_golden(block: FeatureBlock) -> None:
         return
     kept = json.loads(GOLDEN_FILE.read_text(encoding="utf-8")).get(f"{block.name} {block.version}")
     if kept is None:
-        msg = f"{GOLDEN_FILE.name} has no numbers for version {block.version} of block {block.name}; run python -m acoustic_env.features.golden"
+        msg = (
+            f"{GOLDEN_FILE.name} has no numbers for version {block.version} of block {block.name}; "
+            "run python -m acoustic_env.features.golden"
+        )
         raise AcousticEnvError(msg)
     for signal, columns in golden_numbers(block).items():
         for column, numbers in columns.items():

@@ -7,7 +7,8 @@ undefined one only. The rule is a relative 1e-6; the table holds the exceptions,
 Two more things:
 
 * A clip of two spectrogram frames (0.096 to 0.128 s) has no median-equalised spectrogram: each of its cells is 1 but
-  for rounding, so the reference's own ECU, ECV and EPS columns are rounding noise there. They are compared from three frames on.
+  for rounding, so the reference's own ECU, ECV and EPS columns are rounding noise there. They are compared from three
+  frames on.
 * Along the whole float32 chain each engine, and each machine, separates for itself. Foregrounds agree but for the last
   digit of some samples, and `OWN_SEPARATION` holds what that may do to their indices: 1e-5 and one exception. It does
   not hold where a clip is digitally silent. There the gate leaves 1e-17, its rounding, and columns that measure each

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from acoustic_env.audio.separate_fast import separate_fast
-from acoustic_env.features.embedders.placeholder import PlaceholderEmbedder
+from acoustic_env.features.embedders.placeholder import PlaceholderBlock
 from acoustic_env.features.modulation_fast import modulation_spectrum
 
 RATE = 16_000
@@ -41,7 +41,7 @@ def test_the_modulation_spectrum_on_a_gpu_is_that_on_a_processor(clips: npt.NDAr
 def test_an_embedder_on_a_gpu_gives_the_numbers_of_a_processor(clips: npt.NDArray[np.float32]) -> None:
     outputs = []
     for device in ("cpu", "cuda"):
-        embedder = PlaceholderEmbedder()
+        embedder = PlaceholderBlock("fast")
         embedder.load(device)
         outputs.append(embedder.embed(clips).embeddings)
     np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)

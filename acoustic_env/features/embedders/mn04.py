@@ -6,13 +6,10 @@ preprocessing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from acoustic_env.errors import UsageError
-from acoustic_env.features.block import Engine, Json
-from acoustic_env.features.embedders.contract import Embedder, EmbedderBlock, FramesBlock, Precision
-from acoustic_env.features.embedders.torch_embedder import TorchEmbedder
+from acoustic_env.features.block import Json
+from acoustic_env.features.embedders.contract import EmbedderBlock, FramesBlock
 from acoustic_env.features.embedders.weights import fit_state, read_checkpoint
 from acoustic_env.features.embedders.weights_registry import MN04_FRONT_END
 
@@ -20,57 +17,29 @@ if TYPE_CHECKING:
     import torch
 
 
-class Mn04Embedder(TorchEmbedder):
-    """The fast engine.
-
-    Args:
-        weights: name in the weights registry.
-        precision: of the convolutions.
-        per_frame: embeddings and scores of every 0.32 s, or of the clip as published.
-    """
-
-    weights: str
-    step_samples: ClassVar[dict[str, int]] = {"cpu": 320_000, "cuda": 128 * 320_000}
-
-    def __init__(self, weights: str, precision: Precision = "float32", *, per_frame: bool = False) -> None:
-        super().__init__()
-        self.weights, self.precision, self.per_frame = weights, precision, per_frame
-        self.front_end = MN04_FRONT_END
-        self.sample_rate = self.front_end.sample_rate
-        self.min_samples = self.front_end.fft // 2 + 2  # pre-emphasis takes one, reflection half an FFT and one
-        self.frame_hop_s = 32 * self.front_end.hop / self.sample_rate
-        self.embedding_size, self.score_size = 384, 527
-
-    def parameters(self) -> dict[str, Json]:
-        return {"padding": f"zeros at the end, to {self.min_samples} samples", "per_frame": self.per_frame}
-
-    def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
-
-        network = Mn04(per_frame=self.per_frame)
-        fit_state(network, read_checkpoint(self.weights), self.weights)
-        return Mn04FrontEnd(), network.fold()
-
-
 class Mn04Block(EmbedderBlock):
     """mn04's clip embedding (the last feature map's mean) and the scores its classifier gives to that."""
 
     name = "mn04"
     architecture = "mn04"
-    uses_gpu = True
-    default_weights: ClassVar[Mapping[Engine, str]] = {"fast": "mn04", "reference": "mn04"}
+    default_weights = "mn04"
+    front_end = MN04_FRONT_END
+    sample_rate = MN04_FRONT_END.sample_rate
+    min_samples = MN04_FRONT_END.fft // 2 + 2  # pre-emphasis takes one, reflection half an FFT and one
+    frame_s = 32 * MN04_FRONT_END.hop / MN04_FRONT_END.sample_rate
+    embedding_size, score_size = 384, 527
+    step_samples = {"cpu": 320_000, "cuda": 128 * 320_000}  # noqa: RUF012
+    pooling = "mean over frequency and time"
 
-    def make_embedder(self, engine: Engine, weights: str, precision: Precision, **options: Json) -> Embedder:
-        if options:
-            msg = f"unknown options {sorted(options)}; there are weights, precision, frames"
-            raise TypeError(msg)
-        if engine == "reference":
-            msg = f"block {self.name} has no reference engine, because its authors publish no package; use engine fast"
-            raise UsageError(msg)
-        return Mn04Embedder(weights, precision, per_frame=self.keeps_frames)
+    def own_parameters(self) -> dict[str, Json]:
+        return {"padding": f"zeros at the end, to {self.min_samples} samples", "per_frame": self.keeps_frames}
 
-    def metadata(self) -> dict[str, str]:
-        return {**super().metadata(), "pooling": "none" if self.keeps_frames else "mean over frequency and time"}
+    def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
+
+        network = Mn04(per_frame=self.keeps_frames)
+        fit_state(network, read_checkpoint(str(self.weights)), str(self.weights))
+        return Mn04FrontEnd(), network.fold()
 
 
 class Mn04FramesBlock(FramesBlock, Mn04Block):

@@ -11,17 +11,15 @@ import importlib.util
 import json
 import sys
 import types
-from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from acoustic_env.audio.decode import resample
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Engine, Json, Waveforms
-from acoustic_env.features.embedders.contract import Embedder, EmbedderBlock, EmbedderOutput, Precision
-from acoustic_env.features.embedders.torch_embedder import TorchEmbedder
+from acoustic_env.features.embedders.contract import EmbedderBlock, EmbedderOutput, LoadedModel
 from acoustic_env.features.embedders.weights import fit_state, read_checkpoint
 from acoustic_env.features.embedders.weights_registry import CNN14_FRONT_END
 
@@ -30,112 +28,76 @@ if TYPE_CHECKING:
 
     from acoustic_env.features.embedders.cnn14 import PublishedCnn14
 
-Input = Literal["resampled-16k", "native-32k"]
-INPUTS: Final[tuple[Input, ...]] = get_args(Input)
+INPUTS: Final = ("resampled-16k", "native-32k")
 # What a shorter waveform is padded to. At 16 kHz the source system's 10 s; at 32 kHz the shortest input of the network:
 # 32 frames, so that five halvings leave one time step.
-SAMPLE_RATE: Final[dict[Input, int]] = {"resampled-16k": 16_000, "native-32k": 32_000}
-MIN_SAMPLES: Final[dict[Input, int]] = {"resampled-16k": 160_000, "native-32k": 31 * CNN14_FRONT_END.hop}
-
-
-class PannsEmbedder(TorchEmbedder):
-    """The fast engine.
-
-    Args:
-        weights: name in the weights registry.
-        precision: of the convolutions.
-        source: resampled-16k (the source system's: padded with its mean to 10 s at 16 kHz, then resampled to 32 kHz,
-            so nothing is above 8 kHz) or native-32k (as decoded at 32 kHz).
-    """
-
-    weights: str
-    step_samples: ClassVar[dict[str, int]] = {"cpu": 8 * 320_000, "cuda": 64 * 320_000}
-
-    def __init__(self, weights: str, precision: Precision = "float32", source: Input = "resampled-16k") -> None:
-        super().__init__()
-        self.weights, self.precision, self.source = weights, precision, source
-        self.front_end = CNN14_FRONT_END
-        self.sample_rate = SAMPLE_RATE[source]
-        self.min_samples = MIN_SAMPLES[source]
-        self.frame_hop_s = np.inf  # the only frame is the clip
-        self.embedding_size, self.score_size = 2048, 527
-        self._minimal_filtering = False
-
-    def parameters(self) -> dict[str, Json]:
-        resampler = "soxr HQ" if self.source == "resampled-16k" else None
-        padding = f"its mean at the end, to {self.min_samples} samples"
-        return {"input": self.source, "padding": padding, "resampler": resampler}
-
-    def load(self, device: str) -> None:
-        self._minimal_filtering = device == "cpu" and self.precision != "bf16"
-        super().load(device)
-
-    def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        import torch
-
-        from acoustic_env.features.embedders.cnn14 import Cnn14, Cnn14FrontEnd, PublishedCnn14
-
-        published = PublishedCnn14.empty()
-        fit_state(published, read_model_state(self.weights), self.weights)
-        check_mel_weights(published, self.weights)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        network = Cnn14(published, use_winograd=self._minimal_filtering, dtype=dtype)
-        return Cnn14FrontEnd(published), network
-
-    def embed(self, waveforms: Waveforms) -> EmbedderOutput:
-        padded = pad_with_mean(waveforms, self.min_samples)
-        if self.source == "native-32k":
-            return super().embed(padded)
-        return super().embed(np.stack([resample(waveform, self.sample_rate, 32_000) for waveform in padded]))
-
-
-class PannsReference(PannsEmbedder):
-    """panns-inference's model class, in evaluation mode, called with (waveforms, None) as AudioTagging calls it."""
-
-    def parameters(self) -> dict[str, Json]:
-        return {**super().parameters(), **_library_versions()}
-
-    def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        import torch
-
-        from acoustic_env.features.embedders.cnn14 import AudioTagging
-
-        model = published_class()(32_000, 1024, 320, 64, 50, 14_000, 527)
-        fit_state(model, read_model_state(self.weights), self.weights)
-        return torch.nn.Identity(), AudioTagging(model)
+SAMPLE_RATE: Final[dict[str, int]] = {"resampled-16k": 16_000, "native-32k": 32_000}
+MIN_SAMPLES: Final[dict[str, int]] = {"resampled-16k": 160_000, "native-32k": 31 * CNN14_FRONT_END.hop}
 
 
 class PannsBlock(EmbedderBlock):
     """CNN14's clip embedding and probabilities.
 
-    Option `input`: resampled-16k (the default, as the source system) or native-32k. CNN14 pools over time before its
-    embedding layer, so there is no per-frame table.
+    Option `input`: resampled-16k (the default, the source system's: padded with its mean to 10 s at 16 kHz, then
+    resampled to 32 kHz, so nothing is above 8 kHz) or native-32k (as decoded at 32 kHz). CNN14 pools over time before
+    its embedding layer, so there is no per-frame table.
     """
 
     name = "panns"
     architecture = "cnn14"
-    uses_gpu = True
-    default_weights: ClassVar[Mapping[Engine, str]] = {"fast": "panns-cnn14", "reference": "panns-cnn14"}
+    default_weights = "panns-cnn14"
+    front_end = CNN14_FRONT_END
+    frame_s = np.inf  # the only frame is the clip
+    embedding_size, score_size = 2048, 527
+    engines = ("fast", "reference")
+    step_samples = {"cpu": 8 * 320_000, "cuda": 64 * 320_000}  # noqa: RUF012
+    pooling = "the network's own, maximum plus mean over time"
 
-    def __init__(self, engine: Engine, **options: Any) -> None:
+    def __init__(self, engine: Engine, *, input: str = INPUTS[0], **options: Any) -> None:
+        if input not in INPUTS:
+            msg = f"block {self.name}: input {input!r} is not one of {', '.join(INPUTS)}"
+            raise UsageError(msg)
         if options.get("frames"):
             msg = f"block {self.name}: CNN14 has one embedding per clip and no frames; take frames from yamnet or mn04"
             raise UsageError(msg)
+        self.input = input
+        self.sample_rate, self.min_samples = SAMPLE_RATE[input], MIN_SAMPLES[input]
         super().__init__(engine, **options)
 
-    def make_embedder(self, engine: Engine, weights: str, precision: Precision, **options: Json) -> Embedder:
-        source = options.pop("input", INPUTS[0])
-        if options:
-            msg = f"unknown options {sorted(options)}; there are weights, precision, input"
-            raise TypeError(msg)
-        if source not in INPUTS:
-            msg = f"block {self.name}: input {source!r} is not one of {', '.join(INPUTS)}"
-            raise UsageError(msg)
-        kind = PannsEmbedder if engine == "fast" else PannsReference
-        return kind(weights, precision, source)
+    def own_parameters(self) -> dict[str, Json]:
+        resampler = "soxr HQ" if self.input == "resampled-16k" else None
+        padding = f"its mean at the end, to {self.min_samples} samples"
+        libraries = _library_versions() if self.engine == "reference" else {}
+        return {"input": self.input, "padding": padding, "resampler": resampler, **libraries}
+
+    def load_model(self, device: str) -> LoadedModel:
+        self._use_winograd = device == "cpu" and self.precision != "bf16"
+        return super().load_model(device)
+
+    def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        import torch
+
+        from acoustic_env.features.embedders.cnn14 import AudioTagging, Cnn14, Cnn14FrontEnd, PublishedCnn14
+
+        weights = str(self.weights)
+        if self.engine == "reference":
+            model = published_class()(32_000, 1024, 320, 64, 50, 14_000, 527)
+            fit_state(model, read_model_state(weights), weights)
+            return torch.nn.Identity(), AudioTagging(model)
+        published = PublishedCnn14.empty()
+        fit_state(published, read_model_state(weights), weights)
+        check_mel_weights(published, weights)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return Cnn14FrontEnd(published), Cnn14(published, use_winograd=self._use_winograd, dtype=dtype)
+
+    def embed(self, waveforms: Waveforms) -> EmbedderOutput:
+        padded = pad_with_mean(waveforms, self.min_samples)
+        if self.input == "native-32k":
+            return super().embed(padded)
+        return super().embed(np.stack([resample(waveform, self.sample_rate, 32_000) for waveform in padded]))
 
     def metadata(self) -> dict[str, str]:
-        described = {**super().metadata(), "pooling": "the network's own, maximum plus mean over time"}
+        described = super().metadata()
         if self.engine == "reference":
             described["libraries"] = json.dumps({"torch": version("torch"), **_library_versions()})
         return described

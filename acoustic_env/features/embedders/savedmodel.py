@@ -21,8 +21,7 @@ import numpy.typing as npt
 
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.features.block import Waveforms
-from acoustic_env.features.embedders.contract import Embedder, EmbedderOutput
-from acoustic_env.features.embedders.torch_embedder import joined, pad_end
+from acoustic_env.features.embedders.contract import EmbedderBlock, EmbedderOutput, LoadedModel, joined, pad_end
 from acoustic_env.features.embedders.weights import Arrays, local_weights
 
 INSTALL: Final = "pip install 'acoustic-env[tensorflow]'"
@@ -104,27 +103,28 @@ def check_conversion(name: str, expected: npt.NDArray[np.float32], actual: npt.N
     raise UsageError(msg)
 
 
-class SavedModelEmbedder(Embedder):
-    """The published model called as its page says: one waveform at a time."""
+class SavedModelBlock(EmbedderBlock):
+    """An embedder whose reference engine calls TF-Hub's model as its page says: one waveform at a time."""
 
-    weights: str
+    engines = ("fast", "reference")
 
-    def load(self, device: str) -> None:
-        if getattr(self, "_device", None) == device:
-            return
+    def load_model(self, device: str) -> LoadedModel:
+        if self.engine == "fast":
+            return super().load_model(device)
         _prepare_tensorflow(device)
-        with savedmodel(local_weights(self.weights)) as model:
-            self._model = model
-        self._device = device
+        with savedmodel(local_weights(str(self.weights))) as model:
+            return LoadedModel(device, None, model)
 
     def embed(self, waveforms: Waveforms) -> EmbedderOutput:
+        if self.engine == "fast":
+            return super().embed(waveforms)
         from tensorflow.errors import ResourceExhaustedError
 
         padded = pad_end(np.asarray(waveforms, np.float32), self.min_samples)
         try:
-            return joined([self.call(self._model, waveform) for waveform in padded])
+            return joined([self.call(self._model.network, waveform) for waveform in padded])
         except ResourceExhaustedError as error:
-            msg = f"one clip of {padded.shape[1]} samples does not fit into the memory of {self._device}"
+            msg = f"one clip of {padded.shape[1]} samples does not fit into the memory of {self._model.device}"
             raise ClipError("out_of_memory", msg) from error
 
     @abstractmethod

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.errors import UsageError
-from acoustic_env.features.block import Engine, Json
-from acoustic_env.features.embedders.contract import Embedder, EmbedderBlock, EmbedderOutput, FramesBlock, Precision
+from acoustic_env.features.block import Json
+from acoustic_env.features.embedders.contract import EmbedderOutput, FramesBlock
 from acoustic_env.features.embedders.savedmodel import (
-    SavedModelEmbedder,
+    SavedModelBlock,
     check_conversion,
     probe,
     read_variables,
     savedmodel,
 )
-from acoustic_env.features.embedders.torch_embedder import TorchEmbedder
 from acoustic_env.features.embedders.weights import Arrays, converted, fit_state, read_arrays
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END
 
@@ -42,54 +40,30 @@ SCOPES: Final = {
 }
 
 
-class _Vggish(Embedder):
-    """What both engines have in common."""
-
-    def __init__(self, weights: str, precision: Precision = "float32") -> None:
-        super().__init__()
-        self.weights, self.precision = weights, precision
-        self.front_end = VGGISH_FRONT_END
-        self.sample_rate = self.front_end.sample_rate
-        self.min_samples = MIN_SAMPLES
-        self.frame_hop_s = 0.96
-        self.embedding_size, self.score_size = 128, 0
-
-    def parameters(self) -> dict[str, Json]:
-        return {"padding": "zeros at the end to one patch; a last part shorter than a patch is left out"}
-
-
-class VggishEmbedder(_Vggish, TorchEmbedder):
-    """The fast engine."""
-
-    weights: str
-
-    def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        from acoustic_env.features.embedders.log_mel import LogMelPatches
-
-        path, details = converted(self.weights, convert_savedmodel)
-        network = filled(read_arrays(path), self.weights, final_relu=bool(details["final_relu"]))
-        return LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False), network
-
-
-class VggishReference(_Vggish, SavedModelEmbedder):
-    """TF-Hub's model, clip by clip."""
-
-    def call(self, model: Any, waveform: npt.NDArray[np.float32]) -> EmbedderOutput:
-        return EmbedderOutput(model(waveform).numpy()[None])
-
-
-class VggishBlock(EmbedderBlock):
+class VggishBlock(SavedModelBlock):
     """Mean over frames of VGGish's embedding."""
 
     name = "vggish"
     architecture = "vggish"
-    default_weights: ClassVar[Mapping[Engine, str]] = {"fast": "vggish-tfhub", "reference": "vggish-tfhub"}
+    default_weights = "vggish-tfhub"
+    front_end = VGGISH_FRONT_END
+    sample_rate = VGGISH_FRONT_END.sample_rate
+    min_samples = MIN_SAMPLES
+    frame_s = 0.96
+    embedding_size = 128
 
-    def make_embedder(self, engine: Engine, weights: str, precision: Precision, **options: Json) -> Embedder:
-        if options:
-            msg = f"unknown options {sorted(options)}; there are weights, precision, frames"
-            raise TypeError(msg)
-        return VggishEmbedder(weights, precision) if engine == "fast" else VggishReference(weights)
+    def own_parameters(self) -> dict[str, Json]:
+        return {"padding": "zeros at the end to one patch; a last part shorter than a patch is left out"}
+
+    def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        from acoustic_env.features.embedders.log_mel import LogMelPatches
+
+        path, details = converted(str(self.weights), convert_savedmodel)
+        network = filled(read_arrays(path), str(self.weights), final_relu=bool(details["final_relu"]))
+        return LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False), network
+
+    def call(self, model: Any, waveform: npt.NDArray[np.float32]) -> EmbedderOutput:
+        return EmbedderOutput(model(waveform).numpy()[None])
 
 
 class VggishFramesBlock(FramesBlock, VggishBlock):

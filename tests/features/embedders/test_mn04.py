@@ -19,7 +19,7 @@ from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd, kaldi_mel_weights
-from acoustic_env.features.embedders.mn04 import Mn04Embedder
+from acoustic_env.features.embedders.mn04 import Mn04Block
 from acoustic_env.features.embedders.weights_cache import ENVIRONMENT, WeightsCache
 from acoustic_env.features.embedders.weights_registry import weights_source
 from acoustic_env.features.registry import make_block
@@ -194,7 +194,7 @@ def test_there_is_no_reference_engine_and_it_says_so() -> None:
 
 
 def test_it_names_the_527_audioset_classes(block: EmbedderBlock) -> None:
-    names = block.embedder.class_names()
+    names = block.class_names()
     assert len(names) == 527
     assert names[:2] == ("Speech", "Male speech, man speaking")
 
@@ -208,7 +208,7 @@ def test_weights_of_another_width_are_refused_by_key_and_shape(tmp_path: Path, m
     WeightsCache(str(tmp_path)).put(weights_source("mn04"), tmp_path / "mn10", "a test", sha256=known)
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
     with pytest.raises(UsageError, match=r"classifier\.2\.weight of shape \(1280, 960\), expected \(512, 384\)"):
-        Mn04Embedder("mn04").load("cpu")
+        Mn04Block("fast").load("cpu")
 
 
 def esc10(folder: Path, block: EmbedderBlock, folds: set[int]) -> dict[str, npt.NDArray[Any]]:
@@ -234,7 +234,7 @@ def zero_shot_accuracy(rows: dict[str, npt.NDArray[Any]], names: list[str]) -> f
 def test_the_class_scores_recognise_a_fold_of_esc10(block: EmbedderBlock, test_data: Path) -> None:
     rows = esc10(test_data / "clips" / "esc10", block, {1})
     assert len(rows["class"]) == 80
-    assert zero_shot_accuracy(rows, list(block.embedder.class_names())) >= 0.93
+    assert zero_shot_accuracy(rows, list(block.class_names())) >= 0.93
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_esc10_reaches_the_published_accuracies(block: EmbedderBlock, test_data:
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         probe.fit(rows["embedding"][~test], rows["class"][~test])
         right.append(probe.score(rows["embedding"][test], rows["class"][test]))
-    zero_shot = zero_shot_accuracy(rows, list(block.embedder.class_names()))
+    zero_shot = zero_shot_accuracy(rows, list(block.class_names()))
     print(f"ESC-10, mn04, normalized: linear probe {100 * np.mean(right):.2f} %, zero-shot {100 * zero_shot:.2f} %")
     assert np.mean(right) >= 0.98
     assert zero_shot >= 0.955

@@ -23,7 +23,7 @@ from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import fingerprint
 from acoustic_env.features.embedders.cnn14 import Cnn14FrontEnd, PublishedCnn14
-from acoustic_env.features.embedders.panns import PannsEmbedder
+from acoustic_env.features.embedders.panns import PannsBlock
 from acoustic_env.features.embedders.weights_cache import ENVIRONMENT, WeightsCache
 from acoustic_env.features.embedders.weights_registry import weights_source
 from acoustic_env.features.embedders.winograd import conv3x3_relu, transform_kernel
@@ -93,17 +93,17 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def fast(seeded: Path) -> PannsEmbedder:
-    embedder = make_block("panns", "fast", {"input": "native-32k"}).embedder  # type: ignore[attr-defined]
-    embedder.load("cpu")
-    return embedder  # type: ignore[no-any-return]
+def fast(seeded: Path) -> PannsBlock:
+    block = PannsBlock("fast", input="native-32k")
+    block.load("cpu")
+    return block
 
 
 @pytest.fixture(scope="module")
-def reference(seeded: Path) -> PannsEmbedder:
-    embedder = make_block("panns", "reference", {"input": "native-32k"}).embedder  # type: ignore[attr-defined]
-    embedder.load("cpu")
-    return embedder  # type: ignore[no-any-return]
+def reference(seeded: Path) -> PannsBlock:
+    block = PannsBlock("reference", input="native-32k")
+    block.load("cpu")
+    return block
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def waveform() -> npt.NDArray[np.float32]:
 
 @pytest.mark.parametrize("samples", [320_000, 50_001, 9_920])
 def test_the_fast_engine_gives_what_panns_inference_gives(
-    fast: PannsEmbedder, reference: PannsEmbedder, waveform: npt.NDArray[np.float32], samples: int
+    fast: PannsBlock, reference: PannsBlock, waveform: npt.NDArray[np.float32], samples: int
 ) -> None:
     batch = waveform[None, :samples]
 
@@ -145,21 +145,21 @@ def real_clips(folder: Path) -> Iterator[npt.NDArray[np.float32]]:
         yield resample(rms_normalize(resample(native, native_rate, rate)[None])[0], rate, 32_000)[None, :32_000]
 
 
-def test_the_fast_engine_agrees_on_real_clips(fast: PannsEmbedder, reference: PannsEmbedder, test_data: Path) -> None:
+def test_the_fast_engine_agrees_on_real_clips(fast: PannsBlock, reference: PannsBlock, test_data: Path) -> None:
     for batch in real_clips(test_data / "clips"):
         given, expected = fast.embed(batch).embeddings, reference.embed(batch).embeddings
         assert np.abs(given - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_bands_of_real_clips_down_to_90_db_are_torchlibrosas(
-    fast: PannsEmbedder, reference: PannsEmbedder, test_data: Path
+    fast: PannsBlock, reference: PannsBlock, test_data: Path
 ) -> None:
-    model: Any = reference._network.model
+    model: Any = reference._model.network.model
     for batch in real_clips(test_data / "clips"):
         waveform = torch.from_numpy(batch)
         with torch.inference_mode():
             expected = model.logmel_extractor(model.spectrogram_extractor(waveform))[:, 0]
-            error = (fast._front_end(waveform) - expected).abs() / expected.abs().max()
+            error = (fast._model.preprocess(waveform) - expected).abs() / expected.abs().max()
         audible = expected > expected.amax(-1, keepdim=True) - 90
         assert float(error[audible].max()) < 1e-5
         assert float(error.max()) < 1e-4  # below, panns-inference's own rounding
@@ -167,25 +167,25 @@ def test_bands_of_real_clips_down_to_90_db_are_torchlibrosas(
 
 @pytest.mark.parametrize("samples", [320_000, 123_457, 1_000])
 def test_the_front_end_gives_torchlibrosas_decibels(
-    fast: PannsEmbedder, reference: PannsEmbedder, waveform: npt.NDArray[np.float32], samples: int
+    fast: PannsBlock, reference: PannsBlock, waveform: npt.NDArray[np.float32], samples: int
 ) -> None:
-    model: Any = reference._network.model
+    model: Any = reference._model.network.model
     batch = torch.from_numpy(waveform[None, :samples])
     with torch.inference_mode():
         expected = model.logmel_extractor(model.spectrogram_extractor(batch))[:, 0]
-        given = fast._front_end(batch)
+        given = fast._model.preprocess(batch)
     assert given.shape == expected.shape
     assert float((given - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
-def test_one_clip_does_not_depend_on_its_neighbors(fast: PannsEmbedder, waveform: npt.NDArray[np.float32]) -> None:
+def test_one_clip_does_not_depend_on_its_neighbors(fast: PannsBlock, waveform: npt.NDArray[np.float32]) -> None:
     pieces = waveform[: 4 * 16_000].reshape(4, 16_000)
     together = fast.embed(pieces).embeddings
     alone = np.concatenate([fast.embed(piece[None]).embeddings for piece in pieces])
     np.testing.assert_allclose(together, alone, atol=1e-5 * np.abs(alone).max())
 
 
-def test_silence_and_the_shortest_clip_have_finite_embeddings(fast: PannsEmbedder) -> None:
+def test_silence_and_the_shortest_clip_have_finite_embeddings(fast: PannsBlock) -> None:
     output = fast.embed(np.zeros((1, 3_200), np.float32))
     assert np.isfinite(output.embeddings).all()
     assert output.embeddings.shape == (1, 1, 2048)
@@ -194,11 +194,11 @@ def test_silence_and_the_shortest_clip_have_finite_embeddings(fast: PannsEmbedde
 
 
 def test_the_16_khz_input_is_padded_with_its_mean_to_ten_seconds_and_resampled(
-    seeded: Path, fast: PannsEmbedder, waveform: npt.NDArray[np.float32]
+    seeded: Path, fast: PannsBlock, waveform: npt.NDArray[np.float32]
 ) -> None:
     clip = waveform[:60_001] + np.float32(0.01)
-    at_16k = PannsEmbedder("panns-cnn14", source="resampled-16k")
-    at_16k._front_end, at_16k._network, at_16k._device = fast._front_end, fast._network, "cpu"
+    at_16k = PannsBlock("fast", input="resampled-16k")
+    at_16k._loaded = fast._loaded
     by_hand = resample(np.pad(clip, (0, 160_000 - clip.size), mode="mean"), 16_000, 32_000)
 
     given = at_16k.embed(clip[None]).embeddings
@@ -232,8 +232,8 @@ def test_the_native_input_asks_for_32_khz_and_the_other_for_16_khz(seeded: Path)
     assert make_block("panns", "fast", {"input": "native-32k"}).sample_rate == 32_000
 
 
-def test_bf16_stays_close_to_float32(seeded: Path, fast: PannsEmbedder, waveform: npt.NDArray[np.float32]) -> None:
-    coarse = PannsEmbedder("panns-cnn14", "bf16", "native-32k")
+def test_bf16_stays_close_to_float32(seeded: Path, fast: PannsBlock, waveform: npt.NDArray[np.float32]) -> None:
+    coarse = PannsBlock("fast", precision="bf16", input="native-32k")
     coarse.load("cpu")
     batch = waveform[None, :32_000]
     given, expected = coarse.embed(batch).embeddings[0, 0], fast.embed(batch).embeddings[0, 0]
@@ -241,7 +241,7 @@ def test_bf16_stays_close_to_float32(seeded: Path, fast: PannsEmbedder, waveform
     assert 0.999 < cosine < 1
 
 
-def test_the_reference_engine_neither_downloads_nor_imports_the_package(reference: PannsEmbedder) -> None:
+def test_the_reference_engine_neither_downloads_nor_imports_the_package(reference: PannsBlock) -> None:
     assert "panns_inference" not in sys.modules
     assert "panns_inference.config" not in sys.modules
     assert not any(name.endswith("download.config") for name in sys.modules)
@@ -278,7 +278,7 @@ def test_weights_of_another_architecture_are_refused_by_key_and_shape(cache: Pat
     key = "spectrogram_extractor.stft.conv_real.weight"
     place(cache, "panns-cnn14", {"model": hollow_state(**{key: torch.zeros(()).expand(257, 1, 512)})})
     with pytest.raises(UsageError, match=rf"{key} of shape \(257, 1, 512\), expected \(513, 1, 1024\)"):
-        PannsEmbedder("panns-cnn14").load("cpu")
+        PannsBlock("fast").load("cpu")
 
 
 def test_weights_without_a_layer_are_refused_by_its_name(cache: Path) -> None:
@@ -286,19 +286,19 @@ def test_weights_without_a_layer_are_refused_by_its_name(cache: Path) -> None:
     del state["fc1.bias"]
     place(cache, "panns-cnn14", {"model": state})
     with pytest.raises(UsageError, match=r"fc1\.bias missing"):
-        PannsEmbedder("panns-cnn14").load("cpu")
+        PannsBlock("fast").load("cpu")
 
 
 def test_weights_for_other_mel_bands_are_refused(cache: Path) -> None:
     place(cache, "panns-cnn14", {"model": hollow_state()})
     with pytest.raises(UsageError, match=r"not 64 from 50 to 14000 Hz at 32000 Hz"):
-        PannsEmbedder("panns-cnn14").load("cpu")
+        PannsBlock("fast").load("cpu")
 
 
 def test_a_checkpoint_without_a_model_says_what_it_holds(cache: Path) -> None:
     place(cache, "panns-cnn14", {"state_dict": {}, "epoch": 3})
     with pytest.raises(UsageError, match="no model in the checkpoint, only state_dict, epoch"):
-        PannsEmbedder("panns-cnn14").load("cpu")
+        PannsBlock("fast").load("cpu")
 
 
 class Dangerous:
@@ -312,7 +312,7 @@ class Dangerous:
 def test_a_checkpoint_that_would_run_something_is_refused(cache: Path, zipped: bool) -> None:
     place(cache, "panns-cnn14", {"model": Dangerous()}, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UsageError, match="not a checkpoint that PyTorch can read safely"):
-        PannsEmbedder("panns-cnn14").load("cpu")
+        PannsBlock("fast").load("cpu")
     assert not (cache / "harm").exists()
 
 
@@ -322,7 +322,7 @@ def test_a_truncated_or_tampered_file_is_refused(cache: Path) -> None:
     for damaged in (whole[: len(whole) // 2], whole[:-1] + b"\x01", b""):
         file.write_bytes(damaged)
         with pytest.raises(UsageError, match="damaged"):
-            PannsEmbedder("panns-cnn14").load("cpu")
+            PannsBlock("fast").load("cpu")
 
 
 def test_a_truncated_file_that_was_trusted_by_checksum_is_still_one_clear_error(cache: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_truncated_file_that_was_trusted_by_checksum_is_still_one_clear_error(
     known = hashlib.sha256(half).hexdigest()
     WeightsCache(str(cache)).put(weights_source("panns-cnn14"), cache / "half", "a test", sha256=known)
     with pytest.raises(UsageError, match="not a checkpoint that PyTorch can read safely"):
-        PannsEmbedder("panns-cnn14").load("cpu")
+        PannsBlock("fast").load("cpu")
 
 
 @settings(max_examples=25, deadline=None)
@@ -372,7 +372,9 @@ def test_many_tiles_are_worked_in_pieces_without_seams() -> None:
         torch.testing.assert_close(given.permute(0, 3, 1, 2), expected, atol=2e-5, rtol=1e-5)
 
 
-def test_a_front_end_is_made_of_the_checkpoints_own_window_and_mel_weights(fast: PannsEmbedder) -> None:
-    assert isinstance(fast._front_end, Cnn14FrontEnd)
-    np.testing.assert_allclose(fast._front_end.window.numpy(), np.hanning(1025)[:-1].astype(np.float32), atol=1e-6)
-    assert fast._front_end.mel.shape == (513, 64)
+def test_a_front_end_is_made_of_the_checkpoints_own_window_and_mel_weights(fast: PannsBlock) -> None:
+    assert isinstance(fast._model.preprocess, Cnn14FrontEnd)
+    np.testing.assert_allclose(
+        fast._model.preprocess.window.numpy(), np.hanning(1025)[:-1].astype(np.float32), atol=1e-6
+    )
+    assert fast._model.preprocess.mel.shape == (513, 64)

@@ -23,7 +23,7 @@ from acoustic_env.features.embedders.tflite import read_tflite
 from acoustic_env.features.embedders.weights_cache import WeightsCache
 from acoustic_env.features.embedders.weights_fetch import fetch
 from acoustic_env.features.embedders.weights_registry import YAMNET_FRONT_END, weights_source
-from acoustic_env.features.embedders.yamnet import YamnetEmbedder
+from acoustic_env.features.embedders.yamnet import YamnetBlock
 from acoustic_env.features.embedders.yamnet_weights import LOG_OFFSET, fold_variables, map_operators
 from acoustic_env.features.registry import make_block
 
@@ -110,9 +110,9 @@ def test_other_weights_give_another_fingerprint(savedmodels: Path, real_yamnet: 
 
 def test_workers_of_the_fast_engine_need_no_tensorflow(savedmodels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _without_tensorflow(monkeypatch)
-    embedder = YamnetEmbedder("yamnet-tfhub")
-    embedder.load("cpu")
-    assert embedder.embed(noise(1, 16_000)).embeddings.shape == (1, 2, 1024)
+    block = YamnetBlock("fast")
+    block.load("cpu")
+    assert block.embed(noise(1, 16_000)).embeddings.shape == (1, 2, 1024)
 
 
 def test_without_tensorflow_the_error_says_what_to_install(
@@ -250,8 +250,8 @@ def test_bf16_is_near_float32_on_real_clips(real_yamnet: Path, test_data: Path) 
     ("engine", "options", "message"),
     [
         ("reference", {"weights": "tflite"}, "runs TF-Hub's model, not 'yamnet-tflite'"),
-        ("fast", {"activations": "int8"}, "unknown options"),
-        ("fast", {"patch_hop": 1}, "unknown options"),
+        ("fast", {"activations": "int8"}, "unexpected keyword argument 'activations'"),
+        ("fast", {"patch_hop": 1}, "unexpected keyword argument 'patch_hop'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(engine: Any, options: dict[str, Any], message: str) -> None:
