@@ -69,7 +69,7 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
 
 
 def _gate_chunk(batch: torch.Tensor, start: int, end: int, sample_rate: int) -> torch.Tensor:
-    """The gate over samples start to end, heard with PADDING samples on both sides; float64 [clips, end - start]."""
+    """The gate over samples start to end, with PADDING samples of context on both sides; float64 [clips, end - start]."""
     import torch
     from torch.nn.functional import pad
 
@@ -81,12 +81,12 @@ def _gate_chunk(batch: torch.Tensor, start: int, end: int, sample_rate: int) -> 
     last = min(frames - 1, -((origin - right - N_FFT // 2) // HOP) - 1)
     base = origin + first * HOP - N_FFT // 2  # position in the clip of the first frame's first sample
     length = (last - first) * HOP + N_FFT
-    heard = pad(batch[:, left:right], (left - base, max(0, base + length - right)))[:, :length]
+    context = pad(batch[:, left:right], (left - base, max(0, base + length - right)))[:, :length]
 
     smoothing = _NoiseFloor(sample_rate, batch.device)
-    spectrum, magnitude, forward = _analyse(heard, smoothing, silent_before=first)
+    spectrum, magnitude, forward = _analyze(context, smoothing, silent_before=first)
     mask = _mask(magnitude, forward, smoothing, silent_after=frames - 1 - last, sample_rate=sample_rate)
-    gated = _synthesise(spectrum, mask, sample_rate)
+    gated = _synthesize(spectrum, mask, sample_rate)
     gated[~torch.isfinite(mask).flatten(1).all(dim=1)] = 0
     return gated[:, start - base : min(end, samples) - base]
 
@@ -129,8 +129,8 @@ class _NoiseFloor:
         return gain
 
 
-def _analyse(
-    heard: torch.Tensor, smoothing: _NoiseFloor, silent_before: int
+def _analyze(
+    context: torch.Tensor, smoothing: _NoiseFloor, silent_before: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Spectrum, its magnitude and that smoothed forwards in time; each [clips, frames, bins].
 
@@ -139,11 +139,11 @@ def _analyse(
     """
     import torch
 
-    window = torch.hann_window(N_FFT, dtype=heard.dtype, device=heard.device)
-    framed = heard.unfold(1, N_FFT, HOP)
-    shape = (len(heard), framed.shape[1], N_FFT // 2 + 1)
-    spectrum = torch.empty(shape, dtype=torch.complex128, device=heard.device)
-    magnitude = torch.empty(shape, dtype=torch.float64, device=heard.device)
+    window = torch.hann_window(N_FFT, dtype=context.dtype, device=context.device)
+    framed = context.unfold(1, N_FFT, HOP)
+    shape = (len(context), framed.shape[1], N_FFT // 2 + 1)
+    spectrum = torch.empty(shape, dtype=torch.complex128, device=context.device)
+    magnitude = torch.empty(shape, dtype=torch.float64, device=context.device)
     forward = torch.empty_like(magnitude)
     state = torch.zeros_like(magnitude[:, :1])
     for begin in range(0, shape[1], _BLOCK):
@@ -175,7 +175,7 @@ def _mask(
     return forward
 
 
-def _synthesise(spectrum: torch.Tensor, mask: torch.Tensor, sample_rate: int) -> torch.Tensor:
+def _synthesize(spectrum: torch.Tensor, mask: torch.Tensor, sample_rate: int) -> torch.Tensor:
     """Samples [clips, samples] of the spectrum times the mask smoothed over time.
 
     Frames of padding alone have a mask of 1e-13; beyond the first and last frame it counts as zero.

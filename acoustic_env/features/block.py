@@ -31,7 +31,7 @@ class Column:
         name: column name in the table.
         type: `pa.float64()` for a scalar, `pa.list_(pa.float32(), n)` for a vector of n.
         unit: SI unit or "1" when dimensionless.
-        description: one line for a person.
+        description: one line of human-readable text.
     """
 
     name: str

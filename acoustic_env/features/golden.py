@@ -148,7 +148,7 @@ def write_golden() -> None:
 
 
 def _scramble(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Numbers without pattern below 2^31 (the finaliser of MurmurHash3)."""
+    """Numbers without pattern below 2^31 (the finalizer of MurmurHash3)."""
     h = n.astype(np.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)

@@ -11,7 +11,7 @@ waveforms, 55 of the 60 are equal; the others are
 
 At 16 kHz the band of 10 to 20 kHz holds only the topmost bin (7,984 Hz): HFC is that one bin's cover, and the two
 highest of the ten bands of ADI and AEI are that bin as well. MEANt, VARt and LEQt of the raw signal are constants,
-because it is levelled.
+because it is RMS-normalized.
 
 Waveforms are handed over in double precision, which is what the library's own loader gives. In single precision a
 stretch of digital silence, 0 minus the clip's mean, leaves rounding noise in the spectrogram, and everything measured

@@ -1,7 +1,7 @@
 """The modulation power spectrum: how fast and how finely a sound's spectrogram varies (Singh and Theunissen 2003).
 
 As soundsig computes it, `BioSound(soundWave, fs=16000)`, `mpsCalc(window=1, Norm=True)`: a Gaussian spectrogram in dB
-(50 Hz wide, 1,000 frames/s), clipped 50 dB below its maximum and standardised over the whole clip, cut into Gaussian
+(50 Hz wide, 1,000 frames/s), clipped 50 dB below its maximum and standardized over the whole clip, cut into Gaussian
 windows of 1 s, 2-D Fourier transform, power averaged over windows. Linear power.
 
 Then folded, since the spectrogram is real: spectral modulation >= 0 and the mean of the positive and the mirrored

@@ -6,7 +6,7 @@ undefined one only. The rule is a relative 1e-6; the table holds the exceptions,
 
 Two more things:
 
-* A clip of two spectrogram frames (0.096 to 0.128 s) has no median-equalised spectrogram: each of its cells is 1 but
+* A clip of two spectrogram frames (0.096 to 0.128 s) has no median-equalized spectrogram: each of its cells is 1 but
   for rounding, so the reference's own ECU, ECV and EPS columns are rounding noise there. They are compared from three
   frames on.
 * Along the whole float32 chain each engine, and each machine, separates for itself. Foregrounds agree but for the last

@@ -1,4 +1,4 @@
-"""Block `vggish_released`: the embeddings AudioSet publishes, one VGGish vector a second, already quantised.
+"""Block `vggish_released`: the embeddings AudioSet publishes, one VGGish vector a second, already quantized.
 
 It is not computed from waveforms, so it is only a schema and what makes a clip's row of its frames.
 """
@@ -20,7 +20,7 @@ VERSION: Final = 1
 SIZE: Final = 128
 SIGNAL: Final = "raw"
 SOURCE: Final = "AudioSet released embeddings (TFRecord SequenceExample, audio_embedding): VGGish, PCA, 8 bit"
-# The release's quantisation: [-2, 2] to 0..255 (tensorflow/models, audioset/vggish/vggish_postprocess.py).
+# The release's quantization: [-2, 2] to 0..255 (tensorflow/models, audioset/vggish/vggish_postprocess.py).
 LOWEST: Final = -2.0
 STEP: Final = 4.0 / 255.0
 

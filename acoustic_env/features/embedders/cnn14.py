@@ -3,7 +3,7 @@
 Kong et al. 2020, "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern Recognition"
 (arXiv:1912.10211); checkpoints and model class by its authors (panns-inference, `models.Cnn14`). Differences from that
 class, none of which changes what is computed: a real FFT in place of two convolutions with DFT matrices, batch
-normalisation folded into the convolutions, channels last, and on CPUs minimal filtering (`winograd`).
+normalization folded into the convolutions, channels last, and on CPUs Winograd convolution (`winograd`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PublishedCnn14(nn.Module):
 
     @classmethod
     def empty(cls) -> PublishedCnn14:
-        """Room for the tensors, without the time that initialising 80 million numbers takes."""
+        """Room for the tensors, without the time that initializing 80 million numbers takes."""
         with torch.device("meta"):
             module = cls()
         return module.to_empty(device="cpu").eval()
@@ -168,7 +168,7 @@ class _Convolution(nn.Module):
 
 
 class _FilteredConvolution(nn.Module):
-    """As `_Convolution`, by minimal filtering."""
+    """As `_Convolution`, by Winograd convolution."""
 
     kernel: Tensor
     bias: Tensor

@@ -2,7 +2,7 @@
 
 Schmid, Koutini and Widmer 2023, "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation"
 (arXiv:2211.04772); checkpoint and definition by its authors (fschmid56/EfficientAT, MIT: models/mn and
-models/preprocess.py in evaluation mode). Differences, none of which changes what is computed: batch normalisation is
+models/preprocess.py in evaluation mode). Differences, none of which changes what is computed: batch normalization is
 folded into the convolutions, and the squeeze-and-excitation over channels stands alone, without the maximum over one.
 """
 
@@ -76,7 +76,7 @@ def kaldi_mel_weights(bands: int, fft: int, sample_rate: int, low_hz: float, hig
 
 
 class Mn04FrontEnd(nn.Module):
-    """Normalised log mel spectrogram: waveforms[clips, samples] -> [clips, 1, 128 mel bands, frames]."""
+    """Normalized log mel spectrogram: waveforms[clips, samples] -> [clips, 1, 128 mel bands, frames]."""
 
     window: Tensor
     mel: Tensor
@@ -118,7 +118,7 @@ class Mn04(nn.Module):
         self.per_frame = per_frame
 
     def fold(self) -> Mn04:
-        """Fold batch normalisation into the convolutions, for inference; returns the network itself."""
+        """Fold batch normalization into the convolutions, for inference; returns the network itself."""
         self.eval()
         for module in self.modules():
             if isinstance(module, _NormedConvolution):
@@ -135,7 +135,7 @@ class Mn04(nn.Module):
 
 
 class _NormedConvolution(nn.Sequential):
-    """Convolution of the same size, batch normalisation, activation."""
+    """Convolution of the same size, batch normalization, activation."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class _NormedConvolution(nn.Sequential):
             self.append(activation(inplace=True))
 
     def fold(self) -> None:
-        """Make one of convolution and normalisation; once, after the weights are loaded."""
+        """Make one of convolution and normalization; once, after the weights are loaded."""
         conv, norm = self[0], self[1]
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)

@@ -22,7 +22,7 @@ class FrontEnd:
         low_hz, high_hz: lowest and highest edge of the mel bands.
         mel_scale: htk, slaney or kaldi.
         spectrum: magnitude or power.
-        compression: the formula that follows the mel bands, for people and for comparison.
+        compression: formula of what follows the mel bands.
         patch_frames: spectrogram frames of one input of the network; None where it takes any number.
         patch_hop: frames from patch to patch; None where there are no patches.
     """

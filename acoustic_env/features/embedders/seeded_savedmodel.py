@@ -89,7 +89,7 @@ def write_yamnet(archive: Path, seed: int = 23, classes: int = 521) -> None:
             x = tf.signal.frame(log_mel, 96, 48, axis=0)[..., None]
             for (stride, _), parts in zip(YAMNET_LAYERS, self.layers, strict=True):
                 for part in parts:
-                    x = _normalised(tf, _convolved(tf, x, part[0], stride), part)
+                    x = _normalized(tf, _convolved(tf, x, part[0], stride), part)
                     stride = 1
             embeddings = tf.reduce_mean(x, [1, 2])
             scores = tf.sigmoid(embeddings @ self.dense[0] + self.dense[1])
@@ -166,7 +166,7 @@ def _convolved(tf: Any, x: Any, kernel: Any, stride: int) -> Any:
     return tf.nn.conv2d(x, kernel, stride, "SAME")
 
 
-def _normalised(tf: Any, x: Any, part: list[Any]) -> Any:
+def _normalized(tf: Any, x: Any, part: list[Any]) -> Any:
     _, beta, mean, variance = part
     ones = tf.ones_like(beta)
     x, _, _, *_ = tf.compat.v1.nn.fused_batch_norm(

@@ -1,4 +1,4 @@
-"""The power spectrogram that CNN14 and mn04 share: frames centerd on their place, the ends reflected."""
+"""The power spectrogram that CNN14 and mn04 share: frames centered on their place, the ends reflected."""
 
 from __future__ import annotations
 

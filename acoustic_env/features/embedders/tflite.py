@@ -1,4 +1,4 @@
-"""Reading a tflite file: its tensors and operators, with int8 weights de-quantised. No TensorFlow needed.
+"""Reading a tflite file: its tensors and operators, with int8 weights dequantized. No TensorFlow needed.
 
 A FlatBuffer is read in place: a table starts with the distance back to its vtable, which lists where each field lies
 (0: absent). Field numbers are those of tensorflow/lite/schema/schema.fbs.
@@ -36,7 +36,7 @@ class TfliteTensor:
     Attributes:
         name: as in the file.
         shape: as in the file.
-        values: the stored numbers, de-quantised to float32 where they are quantised; None for activations.
+        values: the stored numbers, dequantized to float32 where they are quantized; None for activations.
     """
 
     name: str
@@ -134,19 +134,19 @@ def _tensor(table: _Table, buffers: Sequence[npt.NDArray[np.uint8]]) -> TfliteTe
     if kind not in _DTYPES:
         return TfliteTensor(name, shape, None)
     values = stored.view(_DTYPES[kind]).reshape(shape)
-    quantisation = table.table(4)
-    if quantisation is None or kind != 9:
+    quantization = table.table(4)
+    if quantization is None or kind != 9:
         return TfliteTensor(name, shape, values)
-    return TfliteTensor(name, shape, _dequantised(values, quantisation))
+    return TfliteTensor(name, shape, _dequantized(values, quantization))
 
 
-def _dequantised(values: npt.NDArray[Any], quantisation: _Table) -> npt.NDArray[np.float32]:
-    """(q - zero point) * scale, with one scale for all or one for each index along the quantised axis."""
-    scale, zero = quantisation.array(2, "<f4"), quantisation.array(3, "<i8")
+def _dequantized(values: npt.NDArray[Any], quantization: _Table) -> npt.NDArray[np.float32]:
+    """(q - zero point) * scale, with one scale for all or one for each index along the quantized axis."""
+    scale, zero = quantization.array(2, "<f4"), quantization.array(3, "<i8")
     if scale.size == 0:
         return values.astype(np.float32)
     along = [1] * values.ndim
-    along[quantisation.scalar(6, "<i")] = scale.size
+    along[quantization.scalar(6, "<i")] = scale.size
     zero = np.broadcast_to(zero if zero.size else np.zeros(1, np.int64), scale.shape)
-    centerd: npt.NDArray[np.float32] = values.astype(np.float32) - zero.reshape(along).astype(np.float32)
-    return centerd * scale.reshape(along).astype(np.float32)
+    centered: npt.NDArray[np.float32] = values.astype(np.float32) - zero.reshape(along).astype(np.float32)
+    return centered * scale.reshape(along).astype(np.float32)

@@ -63,7 +63,7 @@ class VggishNetwork(nn.Module):
         return x.permute(0, 2, 3, 1)
 
     def _minimal(self, x: Tensor) -> Tensor:
-        """As `_direct`, with minimal filtering for all but the first convolution."""
+        """As `_direct`, with Winograd convolution for all but the first convolution."""
         weight = self.get_parameter("convolutions.conv1.weight").to(memory_format=torch.channels_last)
         bias = self.get_parameter("convolutions.conv1.bias")
         early: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""3x3 convolution on a CPU by minimal filtering F(2x2, 3x3): 2.25 times fewer multiplications than directly.
+"""3x3 convolution on a CPU by Winograd minimal filtering F(2x2, 3x3): 2.25 times fewer multiplications than directly.
 
 Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks" (arXiv:1509.09308), equation 12: every tile of
 4x4 inputs gives 2x2 outputs as Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A. B and A hold only 0 and ±1, so their products are written as

@@ -1,4 +1,4 @@
-"""3x3 convolution on a CPU by minimal filtering F(4x4, 3x3): 4 times fewer multiplications than directly.
+"""3x3 convolution on a CPU by Winograd minimal filtering F(4x4, 3x3): 4 times fewer multiplications than directly.
 
 Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks" (arXiv:1509.09308), section 4.3: every tile of
 6x6 inputs gives 4x4 outputs as Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A. Against `winograd`, F(2x2, 3x3), it needs maps of whole 4x4

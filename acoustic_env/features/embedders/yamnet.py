@@ -1,6 +1,6 @@
 """YAMNet: 1024 numbers and 521 class scores for every 0.96 s, a frame every 0.48 s.
 
-Weights: TF-Hub's google/yamnet/1, or the published int8 tflite file, de-quantised. Both fill one network.
+Weights: TF-Hub's google/yamnet/1, or the published int8 tflite file, dequantized. Both fill one network.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """YAMNet's network: MobileNet v1 on log-mel patches (tensorflow/models, research/audioset/yamnet/yamnet.py).
 
-Batch normalisation is folded into the convolutions, so weights read from a SavedModel and from a tflite file have one
+Batch normalization is folded into the convolutions, so weights read from a SavedModel and from a tflite file have one
 form: layer1.weight, layer1.bias, layerN.depthwise.weight ..., layerN.pointwise.weight ..., classifier.weight, .bias.
 """
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.features.indices_fast.activity import activity_indices
-from acoustic_env.features.indices_fast.entropy import equalised_entropies, rao_quadratic_entropy, spectrum_entropies
+from acoustic_env.features.indices_fast.entropy import equalized_entropies, rao_quadratic_entropy, spectrum_entropies
 from acoustic_env.features.indices_fast.measures import Array
 from acoustic_env.features.indices_fast.regions import region_indices
 from acoustic_env.features.indices_fast.spectral import (
@@ -73,7 +73,7 @@ def spectral_indices(of: Spectrogram) -> dict[str, Array]:
     binned, bins = coarse_bins(of)
     return {
         **spectrum_indices(of),
-        **equalised_entropies(of),
+        **equalized_entropies(of),
         **gradient_indices(of),
         **soundscape_indices(binned, bins, of.power.shape[-1]),
         "BI": bioacoustic_index(of),

@@ -1,4 +1,4 @@
-"""Cover, activity and events of the median-equalised spectrogram."""
+"""Cover, activity and events of the median-equalized spectrogram."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ HIGH_HZ: Final = (10_000.0, 20_000.0)
 def activity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
     """LFC to EVNspCount; `spectral_cover`, `spectral_activity`, `spectral_events`."""
     threshold = 10 ** (THRESHOLD_DB / 10)
-    equalised = spectrogram.equalised
-    active = equalised >= threshold
+    equalized = spectrogram.equalized
+    active = equalized >= threshold
     count = measures.count_true(active)  # [clips, bins]
-    frames = equalised.shape[-1]
+    frames = equalized.shape[-1]
     fraction = count / frames
 
-    loud = np.where(equalised > threshold, equalised, 0)
+    loud = np.where(equalized > threshold, equalized, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         loud_level = 10 * np.log10(loud.sum(axis=-1).sum(axis=-1) / np.count_nonzero(loud, axis=(1, 2)))
 

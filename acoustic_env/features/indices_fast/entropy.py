@@ -1,4 +1,4 @@
-"""Entropies and diversities of the spectrum and of the median-equalised spectrogram."""
+"""Entropies and diversities of the spectrum and of the median-equalized spectrogram."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BAND_HZ: Final = (1000.0, 20_000.0)
 ORDER: Final = 3  # of the Havrda, Renyi and gamma entropies
 
 
-def equalised_entropies(spectrogram: Spectrogram) -> dict[str, Array]:
+def equalized_entropies(spectrogram: Spectrogram) -> dict[str, Array]:
     """EAS to EPS_SKEW: one minus the entropy of the bins' mean, variance, variation and peaks (`spectral_entropy`)."""
     band = spectrogram.band(*BAND_HZ)
-    mean, variance = measures.variance(spectrogram.equalised[:, band])
+    mean, variance = measures.variance(spectrogram.equalized[:, band])
     peaks = _peak_histogram(spectrogram, band)
     _, _, skewness, kurtosis = measures.moments(peaks)
     return {
@@ -42,7 +42,7 @@ def _peak_histogram(spectrogram: Spectrogram, band: slice) -> Array:
     place = np.searchsorted(edges, frequencies, side="right") - 1
     place[frequencies == edges[-1]] = size - 1
     place[frequencies < edges[0]] = size
-    loudest = place[spectrogram.equalised[:, band].argmax(axis=1)]
+    loudest = place[spectrogram.equalized[:, band].argmax(axis=1)]
     counts = np.array([np.bincount(clip, minlength=size + 1)[:size] for clip in loudest], np.float64)
     counts = counts.reshape(len(loudest), size)
     share: Array = counts / counts.sum(axis=-1, keepdims=True)

@@ -43,19 +43,19 @@ def median(x: Array) -> Array:
 def variance(x: Array) -> tuple[Array, Array]:
     """Mean and population variance along the last axis."""
     mean = x.mean(axis=-1)
-    centerd = x - mean[..., None]
-    return mean, mean_product(centerd, centerd)
+    centered = x - mean[..., None]
+    return mean, mean_product(centered, centered)
 
 
 def moments(x: Array) -> tuple[Array, Array, Array, Array]:
     """Mean, variance, skewness and kurtosis; the last two are sums over n - 1 by powers of the population deviation."""
     mean = x.mean(axis=-1)
-    centerd = x - mean[..., None]
-    square = centerd * centerd
+    centered = x - mean[..., None]
+    square = centered * centered
     count = x.shape[-1]
     var = square.mean(axis=-1)
     std = np.sqrt(var)
-    skewness = mean_product(square, centerd) * count / (count - 1) / std**3
+    skewness = mean_product(square, centered) * count / (count - 1) / std**3
     kurtosis = mean_product(square, square) * count / (count - 1) / std**4
     return mean, var, skewness, kurtosis
 

@@ -65,16 +65,16 @@ class Spectrogram:
         return measures.median(self.power)
 
     @cached_property
-    def equalised(self) -> Array:
+    def equalized(self) -> Array:
         """Power above the bin's median in units of the median's height above the minimum, at least 1.
 
         `maad.sound.median_equalizer`; [clips, bins, frames]. NaN throughout for silence.
         """
         norm = self.median_power - self.power.min(axis=-1)
         norm = np.where(norm <= 0, self.power.max(axis=(1, 2))[:, None], norm)
-        equalised = self.power - self.median_power[..., None]
-        equalised /= norm[..., None]
-        return np.maximum(equalised, 1, out=equalised)
+        equalized = self.power - self.median_power[..., None]
+        equalized /= norm[..., None]
+        return np.maximum(equalized, 1, out=equalized)
 
     def band(self, low_hz: float, high_hz: float) -> slice:
         """Bins from the one nearest to `low_hz` to the one nearest to `high_hz`, both included."""
