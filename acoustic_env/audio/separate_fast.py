@@ -69,7 +69,7 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
 
 
 def _gate_chunk(batch: torch.Tensor, start: int, end: int, sample_rate: int) -> torch.Tensor:
-    """The gate over samples start to end, with PADDING samples of context on both sides; float64 [clips, end - start]."""
+    """Gate the samples start to end, with PADDING samples of context on both sides; float64 [clips, end - start]."""
     import torch
     from torch.nn.functional import pad
 
