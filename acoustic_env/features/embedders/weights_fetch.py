@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Final
 
 from acoustic_env.errors import UsageError
+from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.embedders.weights_cache import Record, WeightsCache
 from acoustic_env.features.embedders.weights_registry import WeightsSource, weights_source
+from acoustic_env.features.registry import make_block
 from acoustic_env.io.files import copy_to, files_below
 from acoustic_env.io.location import join
 
-# Networks whose weights are converted, and the embedder that knows how.
-CONVERTED: Final = {
-    "yamnet": "acoustic_env.features.embedders.yamnet:YamnetEmbedder",
-    "vggish": "acoustic_env.features.embedders.vggish:VggishEmbedder",
-}
+CONVERTED: Final = ("yamnet", "vggish")  # blocks whose network reads weights converted from the published file
 
 
 def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None, sha256: str | None = None) -> Record:
@@ -51,9 +48,10 @@ def prepare(name: str) -> str | None:
     source = weights_source(name)
     if source.architecture not in CONVERTED:
         return None
-    module, _, attribute = CONVERTED[source.architecture].partition(":")
+    block = make_block(source.architecture, "fast", {"weights": name})
+    assert isinstance(block, EmbedderBlock)
     try:
-        getattr(import_module(module), attribute)(name).build()
+        block.build()
     except UsageError as error:
         return f"fetched, but not converted yet: {error}"
     return None
