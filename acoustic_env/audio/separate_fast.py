@@ -39,7 +39,7 @@ _SAMPLES_AT_ONCE: Final = {"cpu": 1 << 18, "cuda": 1 << 23}
 
 
 def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") -> FloatArray:
-    """Foreground of each clip; the background is what is left, `waveforms - foreground`.
+    """Compute the foreground of each clip; the background is what is left, `waveforms - foreground`.
 
     Args:
         waveforms: float32 or float64 [clips, samples].
@@ -108,17 +108,17 @@ class _NoiseFloor:
         self._decay = (1 - self.b) ** (lag + 1)
 
     def forward(self, block: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """y of a block [clips, up to _BLOCK, bins] after the frame `state` [clips, 1, bins]."""
+        """Compute y of a block [clips, up to _BLOCK, bins] after the frame `state` [clips, 1, bins]."""
         size = block.shape[1]
         return (self._response[:size, :size] @ block).add_(self._decay[:size] * state)
 
     def backward(self, block: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """The same against time: `state` is the frame after the block."""
+        """Compute the same, backward in time: `state` is the frame after the block."""
         size = block.shape[1]
         return (self._response[:size, :size].T @ block).add_(self._decay[:size].flip(0) * state)
 
     def turn(self, silent_after: int) -> float:
-        """Gain from the last frame of the forward pass to the state in which the backward pass reaches it.
+        """Compute the gain from the last frame of the forward pass to the state in which the backward pass reaches it.
 
         `scipy.signal.filtfilt` turns round at the end of the chunk, after `silent_after` frames of silence, in the
         steady state of the frame it finds there.
@@ -132,7 +132,7 @@ class _NoiseFloor:
 def _analyze(
     context: torch.Tensor, smoothing: _NoiseFloor, silent_before: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Spectrum, its magnitude and that smoothed forwards in time; each [clips, frames, bins].
+    """Compute the spectrum, its magnitude and that smoothed forwards in time; each [clips, frames, bins].
 
     `silent_before` frames of silence leave the filter at rest; without them it starts in the steady state of its first
     frame, as `filtfilt` does.
@@ -176,7 +176,7 @@ def _mask(
 
 
 def _synthesize(spectrum: torch.Tensor, mask: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Samples [clips, samples] of the spectrum times the mask smoothed over time.
+    """Compute the samples [clips, samples] of the spectrum times the mask smoothed over time.
 
     Frames of padding alone have a mask of 1e-13; beyond the first and last frame it counts as zero.
     """
@@ -229,7 +229,7 @@ def _triangle(x: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def _magnitude(x: torch.Tensor) -> torch.Tensor:
-    """Modulus of complex numbers, on a CPU by NumPy, whose modulus is the faster one."""
+    """Compute the modulus of complex numbers, on a CPU by NumPy, whose modulus is the faster one."""
     import torch
 
     return torch.from_numpy(np.abs(x.numpy())) if x.device.type == "cpu" else x.abs()

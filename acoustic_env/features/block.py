@@ -79,7 +79,7 @@ class FeatureBlock(ABC):
         """Everything besides name, version and audio that can change a number (weights' sha256 included)."""
 
     def metadata(self) -> dict[str, str]:
-        """What a reader of the table needs beyond the columns: axes, library versions, weights' origin."""
+        """Return what a reader of the table needs beyond the columns: axes, library versions, weights' origin."""
         return {}
 
     def load(self, device: str) -> None:  # noqa: B027  most blocks have nothing to load
@@ -106,7 +106,7 @@ class FeatureBlock(ABC):
 
 
 def check_device(device: str, asked_by: str) -> None:
-    """Whether PyTorch can compute there.
+    """Raise UsageError unless PyTorch can compute there.
 
     Raises:
         UsageError: "cuda" without a GPU.
@@ -140,7 +140,7 @@ def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:
 
 
 def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequence[str] = ()) -> pa.Schema:
-    """Arrow schema of the block's table, with block, version, fingerprint, settings and units in its metadata.
+    """Return the Arrow schema of a table, with block, version, fingerprint, settings and units in its metadata.
 
     Args:
         block: the block.
@@ -173,7 +173,7 @@ def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequen
 
 
 def to_table(schema: pa.Schema, clip_ids: Sequence[str], signals: Sequence[str], columns: Columns) -> pa.Table:
-    """Rows of a block's table for one batch; non-finite scalars and vectors with a non-finite cell become null.
+    """Return the rows of a table for one batch; non-finite scalars and vectors with a non-finite cell become null.
 
     Args:
         schema: from `table_schema`.

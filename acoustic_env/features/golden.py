@@ -37,7 +37,7 @@ _VECTOR_STRIDE: Final = 131  # of a vector column every so manieth number is kep
 
 
 def golden_clip(sample_rate: int) -> npt.NDArray[np.float32]:
-    """SECONDS of a falling tone, bursts of noise and a bed of it: float32 [1, samples] of 16-bit values."""
+    """Return SECONDS of a falling tone, bursts of noise and a bed of it: float32 [1, samples] of 16-bit values."""
     n = np.arange(SECONDS * sample_rate, dtype=np.int64)
     noise = _scramble(n) % 65_536 - 32_768
     phase = n * (3_000 * 65_536 // sample_rate) - n * n * (1_000 * 65_536 // sample_rate**2 + 1) // SECONDS
@@ -50,7 +50,7 @@ def golden_clip(sample_rate: int) -> npt.NDArray[np.float32]:
 
 
 def golden_numbers(block: FeatureBlock) -> dict[str, dict[str, list[float | None]]]:
-    """Signal -> column -> numbers of the golden clip; null for undefined."""
+    """Return signal -> column -> numbers of the golden clip; null for undefined."""
     numbers: dict[str, dict[str, list[float | None]]] = {}
     for signal, waveforms in prepare(
         golden_clip(block.sample_rate), block.sample_rate, block.engine, GOLDEN_SIGNALS
@@ -129,7 +129,7 @@ def _wav(samples: npt.NDArray[np.int16], rate: int) -> bytes:
 
 
 def _matroska(samples: npt.NDArray[np.int16], rate: int) -> bytes:
-    """PCM in a container that only PyAV reads."""
+    """Encode samples as PCM in a container that only PyAV reads."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
         stream = output.add_stream("pcm_s16le", rate=rate, layout="mono")
@@ -148,7 +148,7 @@ def write_golden() -> None:
 
 
 def _scramble(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Numbers without pattern below 2^31 (the finalizer of MurmurHash3)."""
+    """Compute numbers without pattern below 2^31 (the finalizer of MurmurHash3)."""
     h = n.astype(np.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)

@@ -136,7 +136,7 @@ class IndicesBlock(FeatureBlock):
         return {"scikit-maad": version("scikit-maad")} if self.engine == "reference" else {}
 
     def compute(self, waveforms: Waveforms) -> Columns:
-        """60 arrays float64 [clips]; undefined and infinite numbers are NaN."""
+        """Compute 60 arrays float64 [clips]; undefined and infinite numbers are NaN."""
         waveforms = waveforms.astype(np.float64)
         if self.engine == "fast":
             from acoustic_env.features.indices_fast import compute_indices
@@ -151,7 +151,7 @@ class IndicesBlock(FeatureBlock):
 
 
 def reference_indices(waveform: npt.NDArray[np.float64], sample_rate: int) -> npt.NDArray[np.float64]:
-    """The indices of one clip by scikit-maad itself.
+    """Compute the indices of one clip by scikit-maad itself.
 
     Args:
         waveform: float64 [samples], at least 0.1 s.

@@ -45,7 +45,7 @@ MIN_SAMPLES: Final = (_WINDOW_FRAMES - 1) * SAMPLE_RATE // _FRAME_RATE + 1
 
 
 def axes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Axes of the map: spectral modulation [80] in cycles/kHz, temporal modulation [101] in Hz."""
+    """Return the axes of the map: spectral modulation [80] in cycles/kHz, temporal modulation [101] in Hz."""
     spectral = np.arange(_BINS // 2) / (_BINS * _BIN_HZ) * 1e3
     temporal = np.arange((_WINDOW_FRAMES + 1) // 2) * _FRAME_RATE / _WINDOW_FRAMES
     return spectral, temporal[temporal <= MAX_TEMPORAL_HZ]
@@ -55,7 +55,7 @@ SHAPE: Final = (axes()[0].size, axes()[1].size)  # spectral, temporal
 
 
 def as_maps(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Stored vectors [..., spectral * temporal] as maps [..., spectral, temporal]."""
+    """Return stored vectors [..., spectral * temporal] as maps [..., spectral, temporal]."""
     return vectors.reshape(*vectors.shape[:-1], *SHAPE)
 
 
@@ -95,7 +95,7 @@ class ModulationBlock(FeatureBlock):
         }
 
     def metadata(self) -> dict[str, str]:
-        """Shape and axes of the map, as JSON."""
+        """Return the shape and axes of the map, as JSON."""
         spectral, temporal = axes()
         return {
             "mps_shape": json.dumps(SHAPE),
@@ -104,7 +104,7 @@ class ModulationBlock(FeatureBlock):
         }
 
     def compute(self, waveforms: Waveforms) -> Columns:
-        """`mps` float32 [clips, spectral * temporal]; a silent clip's row is NaN."""
+        """Compute `mps` float32 [clips, spectral * temporal]; a silent clip's row is NaN."""
         missing = max(0, MIN_SAMPLES - waveforms.shape[1])
         padded: Any = np.pad(waveforms, ((0, 0), (0, missing)))
         if self.engine == "fast":
@@ -117,7 +117,7 @@ class ModulationBlock(FeatureBlock):
 
 
 def reference_spectrum(waveform: npt.NDArray[Any], sample_rate: int) -> npt.NDArray[np.float64]:
-    """The folded modulation power spectrum of one clip by soundsig itself.
+    """Compute the folded modulation power spectrum of one clip by soundsig itself.
 
     Args:
         waveform: float32 or float64 [samples], at least `MIN_SAMPLES`.
@@ -139,7 +139,7 @@ def reference_spectrum(waveform: npt.NDArray[Any], sample_rate: int) -> npt.NDAr
 def fold(
     power: npt.NDArray[np.float64], spectral: npt.NDArray[np.float64], temporal: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Spectral >= 0, mean of the positive and the mirrored negative temporal half, up to 100 Hz.
+    """Fold a map: spectral >= 0, mean of the positive and the mirrored negative temporal half, up to 100 Hz.
 
     Args:
         power: [spectral, temporal], zero in the middle of an odd number of temporal modulations.

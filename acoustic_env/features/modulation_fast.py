@@ -104,7 +104,7 @@ def modulation_axes(sample_rate: int) -> Axes:
 
 
 def modulation_spectrum(waveforms: FloatArray, sample_rate: int, device: str = "cpu") -> FloatArray:
-    """Modulation power spectrum of each clip.
+    """Compute the modulation power spectrum of each clip.
 
     Args:
         waveforms: float32 or float64 [clips, samples], more than one second of them.
@@ -137,7 +137,7 @@ def modulation_spectrum(waveforms: FloatArray, sample_rate: int, device: str = "
 
 
 def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Level of each frame and band in bel (powers of ten), up to a constant.
+    """Compute the level of each frame and band in bel (powers of ten), up to a constant.
 
     Returns:
         The level [clips, frames, bands], and its maximum [clips].
@@ -161,7 +161,7 @@ def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> tuple[torch.Te
 
 
 def _spectral_rows(level: torch.Tensor, highest: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fourier transform over bands of the level, edges padded with the transform of its minimum.
+    """Compute the Fourier transform over bands of the level, edges padded with the transform of its minimum.
 
     The level is clipped DYNAMIC_RANGE_DB below the maximum (in place), and its mean over all of a clip made 0. The mean
     matters to the transform's first bin alone and follows from sums taken on the way, as does the variance.
@@ -196,7 +196,7 @@ def _spectral_rows(level: torch.Tensor, highest: torch.Tensor, axes: Axes) -> tu
 
 
 def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """Mean over windows of the power of each row's windowed Fourier transform; [clips, spectral, temporal]."""
+    """Average over windows the power of each row's windowed Fourier transform; [clips, spectral, temporal]."""
     import torch
 
     clips, padded, count = rows.shape
@@ -222,7 +222,7 @@ def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
 def _features(
     coefficients: torch.Tensor, rows: torch.Tensor, basis: Basis, axes: Axes, some: slice, sign: int
 ) -> torch.Tensor:
-    """What the cosines (sign 1) or sines (-1) of some windows are made of; [windows, features, rows].
+    """Return what the cosines (sign 1) or sines (-1) of some windows are made of; [windows, features, rows].
 
     Of each pair of blocks at the same distance before and after the middle, the even coefficients' sum and the odd
     ones' difference (for sines the reverse), and the like of the samples at the window's ends.
@@ -303,7 +303,7 @@ def _basis(half: int, shift: int, columns: int, error: float) -> Basis:
 
 
 def _log10_(x: torch.Tensor) -> torch.Tensor:
-    """log10 in place, on a CPU by NumPy, whose logarithm is the faster one; -inf for zero."""
+    """Compute log10 in place, on a CPU by NumPy, whose logarithm is the faster one; -inf for zero."""
     if x.device.type == "cpu":
         with np.errstate(divide="ignore"):
             np.log10(x.numpy(), out=x.numpy())

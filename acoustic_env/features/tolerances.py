@@ -78,7 +78,7 @@ def tolerance(column: str, own_separation: bool = False) -> Tolerance:
 def within(
     column: str, expected: npt.NDArray[Any], found: npt.NDArray[Any], own_separation: bool = False
 ) -> npt.NDArray[np.bool_]:
-    """Whether each number is as near as its column asks.
+    """Return whether each number is as near as its column asks.
 
     Args:
         column: the table's column.

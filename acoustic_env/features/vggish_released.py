@@ -32,7 +32,7 @@ COLUMNS: Final = (
 
 
 def schema() -> pa.Schema:
-    """Arrow schema of the block's table, metadata as `features.block.table_schema` writes it."""
+    """Return the Arrow schema of the block's table, metadata as `features.block.table_schema` writes it."""
     parameters = {"source": SOURCE, "lowest": LOWEST, "step": STEP}
     covered = {"block": NAME, "version": VERSION, "parameters": parameters}
     canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"))
@@ -57,7 +57,7 @@ def schema() -> pa.Schema:
 
 
 def rows(clip_ids: list[str], frames: list[npt.NDArray[np.uint8]]) -> pa.Table:
-    """Rows of the block.
+    """Return the rows of the block.
 
     Args:
         clip_ids: [clips].

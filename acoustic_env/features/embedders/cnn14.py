@@ -57,7 +57,7 @@ class PublishedCnn14(nn.Module):
         return module.to_empty(device="cpu").eval()
 
     def blocks(self) -> list[_PublishedBlock]:
-        """The six blocks of two convolutions."""
+        """Return the six blocks of two convolutions."""
         return [block for block in self.children() if isinstance(block, _PublishedBlock)]
 
 

@@ -41,7 +41,7 @@ class FrontEnd:
     patch_hop: int | None = None
 
     def differences(self, actual: FrontEnd) -> list[str]:
-        """One line per setting that differs: "mel_bands: expected 64, actual 128"."""
+        """Return one line per setting that differs: "mel_bands: expected 64, actual 128"."""
         return [
             f"{field.name}: expected {getattr(self, field.name)}, actual {getattr(actual, field.name)}"
             for field in dataclasses.fields(self)

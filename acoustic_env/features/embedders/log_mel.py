@@ -39,14 +39,14 @@ def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
 
 
 def hann_window(samples: int) -> npt.NDArray[np.float32]:
-    """Periodic Hann window of an even number of samples, in float32 throughout (tf.signal.hann_window)."""
+    """Return the periodic Hann window of an even number of samples, in float32 throughout (tf.signal.hann_window)."""
     phase = np.float32(2.0 * np.pi) * np.arange(samples, dtype=np.float32) / np.float32(samples)
     window: npt.NDArray[np.float32] = np.float32(0.5) - np.float32(0.5) * np.cos(phase)
     return window
 
 
 def _linspace(start: float, stop: float, count: int) -> npt.NDArray[np.float32]:
-    """Evenly spaced in float32 throughout, as tf.linspace."""
+    """Return values evenly spaced in float32 throughout, as tf.linspace."""
     step = (np.float32(stop) - np.float32(start)) / np.float32(count - 1)
     values = np.float32(start) + step * np.arange(count, dtype=np.float32)
     values[-1] = stop
@@ -86,7 +86,7 @@ class LogMelPatches(nn.Module):
         return self.log_mel(waveforms).unfold(1, self.patch_frames, self.patch_hop).transpose(2, 3)
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
-        """Log-mel spectrogram [clips, frames, mel_bands]."""
+        """Compute the log-mel spectrogram [clips, frames, mel_bands]."""
         pieces: tuple[Tensor, ...] = torch.split(waveforms, 1 if waveforms.device.type == "cpu" else len(waveforms))
         return torch.cat([self._log_mel(piece) for piece in pieces])
 
@@ -106,5 +106,5 @@ def by_steps(embed: Callable[[Tensor], Tensor], patches: Tensor, step: int) -> T
 
 
 def patch_samples(front_end: FrontEnd) -> int:
-    """Samples that fill exactly one patch."""
+    """Return samples that fill exactly one patch."""
     return ((front_end.patch_frames or 1) - 1) * front_end.hop + front_end.window

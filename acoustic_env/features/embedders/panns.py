@@ -116,7 +116,7 @@ def pad_with_mean(waveforms: Waveforms, samples: int) -> Waveforms:
 
 
 def read_model_state(weights: str) -> dict[str, Any]:
-    """The tensors under "model" of a published checkpoint.
+    """Return the tensors under "model" of a published checkpoint.
 
     The trainer that wrote these files saved the state of its sampler beside the model, with NumPy arrays in it; those
     types, and no others, are allowed besides tensors.

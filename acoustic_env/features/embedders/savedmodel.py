@@ -60,7 +60,7 @@ def _load(hub: Any, folder: Path, archive: Path) -> Any:
 
 
 def read_variables(model: Any) -> Arrays:
-    """Every variable of a loaded SavedModel by its name, without ":0"."""
+    """Return every variable of a loaded SavedModel by its name, without ":0"."""
     found: Arrays = {}
     for variable in _variables(model):
         found[variable.name.removesuffix(":0")] = variable.numpy()
@@ -78,7 +78,7 @@ def _variables(model: Any) -> Iterator[Any]:
 
 
 def probe() -> npt.NDArray[np.float32]:
-    """A fixed waveform at 16 kHz by which a converted network is compared with its source: noise that swells."""
+    """Return a fixed waveform at 16 kHz by which a converted network is compared with its source: noise that swells."""
     noise = np.random.default_rng(20260101).standard_normal(PROBE_SAMPLES)
     return (0.1 * noise * np.linspace(0.1, 1.0, PROBE_SAMPLES)).astype(np.float32)
 

@@ -108,7 +108,7 @@ def write_yamnet(archive: Path, seed: int = 23, classes: int = 521) -> None:
 
 
 def write_vggish(archive: Path, seed: int = 23) -> None:
-    """An archive in the form of google/vggish/1: waveform [samples] to embeddings [patches, 128]."""
+    """Write an archive in the form of google/vggish/1: waveform [samples] to embeddings [patches, 128]."""
     import tensorflow as tf
 
     rng = np.random.default_rng(seed)

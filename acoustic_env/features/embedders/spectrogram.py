@@ -7,7 +7,7 @@ from torch.nn import functional
 
 
 def power_spectrogram(waveforms: Tensor, window: Tensor, hop: int) -> Tensor:
-    """|STFT|² as torch.stft(center=True) and torchlibrosa's Spectrogram define it.
+    """Compute |STFT|² as torch.stft(center=True) and torchlibrosa's Spectrogram define it.
 
     Args:
         waveforms: float32 or float64 [clips, samples], more samples than half a window.

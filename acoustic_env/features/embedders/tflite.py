@@ -53,7 +53,7 @@ class TfliteOperator:
 
 
 def read_tflite(path: Path) -> list[TfliteOperator]:
-    """The operators of a model's first graph, in the order they run.
+    """Return the operators of a model's first graph, in the order they run.
 
     Raises:
         UsageError: not a tflite file, truncated, or of a type not known here.
@@ -141,7 +141,7 @@ def _tensor(table: _Table, buffers: Sequence[npt.NDArray[np.uint8]]) -> TfliteTe
 
 
 def _dequantized(values: npt.NDArray[Any], quantization: _Table) -> npt.NDArray[np.float32]:
-    """(q - zero point) * scale, with one scale for all or one for each index along the quantized axis."""
+    """Compute (q - zero point) * scale, with one scale for all or one for each index along the quantized axis."""
     scale, zero = quantization.array(2, "<f4"), quantization.array(3, "<i8")
     if scale.size == 0:
         return values.astype(np.float32)

@@ -93,7 +93,7 @@ def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def map_variables(variables: Arrays, source: str) -> Arrays:
-    """TF-Hub's variables as the network's arrays, outputs first.
+    """Return TF-Hub's variables as the network's arrays, outputs first.
 
     Args:
         variables: by name, such as vggish/conv1/weights and vggish/fc2/biases.
@@ -117,7 +117,7 @@ def map_variables(variables: Arrays, source: str) -> Arrays:
 
 
 def filled(arrays: Arrays, source: str, *, final_relu: bool) -> torch.nn.Module:
-    """The network with the arrays loaded.
+    """Return the network with the arrays loaded.
 
     Raises:
         UsageError: they do not fit.

@@ -46,7 +46,7 @@ class VggishNetwork(nn.Module):
         return by_steps(self.embed, patches, STEP_PATCHES[patches.device.type]), None
 
     def embed(self, patches: Tensor) -> Tensor:
-        """Patches[n, 96, 64] to embeddings[n, 128]."""
+        """Map patches[n, 96, 64] to embeddings[n, 128]."""
         minimal = patches.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         x = (self._minimal(patches[:, None]) if minimal else self._direct(patches[:, None])).flatten(1)
         for name, _, outputs in DENSE:
@@ -55,7 +55,7 @@ class VggishNetwork(nn.Module):
         return x
 
     def _direct(self, x: Tensor) -> Tensor:
-        """[n, 1, 96, 64] to [n, 6, 4, 512] with the library's convolutions."""
+        """Map [n, 1, 96, 64] to [n, 6, 4, 512] with the library's convolutions."""
         x = x.contiguous(memory_format=torch.channels_last)
         for name, _, _, pooled in CONVOLUTIONS:
             x = self.convolutions[name](x).relu_()

@@ -21,7 +21,7 @@ CHUNK_TILES: Final = 512
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """G g Gᵀ of every kernel, for `conv3x3_relu`.
+    """Compute G g Gᵀ of every kernel, for `conv3x3_relu`.
 
     Args:
         weight: [outputs, inputs, 3, 3].
@@ -82,7 +82,7 @@ def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Ten
 
 
 def _chunks(clips: int, tile_rows: int, tile_columns: int) -> Iterator[tuple[slice, int, int]]:
-    """(clips, first and last row of tiles) of pieces of about `CHUNK_TILES` tiles."""
+    """Return (clips, first and last row of tiles) of pieces of about `CHUNK_TILES` tiles."""
     rows = min(tile_rows, max(1, CHUNK_TILES // tile_columns))
     step = max(1, CHUNK_TILES // (tile_rows * tile_columns))
     for clip in range(0, clips, step):
@@ -130,7 +130,7 @@ def _store(quarters: list[list[Tensor]], bias: Tensor, out: Tensor) -> None:
 
 
 def _store_mean(quarters: list[list[Tensor]], bias: Tensor, out: Tensor) -> None:
-    """Mean over every tile after bias and ReLU: out [clips, rows, columns, c], whole tiles only."""
+    """Compute the mean over every tile after bias and ReLU: out [clips, rows, columns, c], whole tiles only."""
     import torch
 
     (a, b), (c, d) = ([quarter.add_(bias).relu_() for quarter in half] for half in quarters)

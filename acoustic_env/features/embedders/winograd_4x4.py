@@ -24,7 +24,7 @@ BIAS_PLACE: Final = 1 * 6 + 1
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """G g Gᵀ of every kernel, for `conv3x3_relu`.
+    """Compute G g Gᵀ of every kernel, for `conv3x3_relu`.
 
     Args:
         weight: [outputs, inputs, 3, 3].
@@ -42,7 +42,7 @@ def transform_kernel(weight: Tensor) -> Tensor:
 
 
 def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Tensor:
-    """relu(conv(x) + bias) with zero padding 1, and with `halve` its 2x2 maxima.
+    """Compute relu(conv(x) + bias) with zero padding 1, and with `halve` its 2x2 maxima.
 
     Args:
         x: float32[maps, height, width, inputs], height and width multiples of 4.
@@ -91,12 +91,12 @@ def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Ten
 
 
 def _part(room: Tensor, *shape: int) -> Tensor:
-    """The beginning of flat room in a shape."""
+    """Return the beginning of flat room in a shape."""
     return room[: math.prod(shape)].view(shape)
 
 
 def _transform_input(x: Tensor, along_height: Tensor, out: Tensor) -> None:
-    """Bᵀ d B of every tile.
+    """Compute Bᵀ d B of every tile.
 
     Args:
         x: [maps, 4 rows + 2, 4 columns + 2, c].
@@ -126,7 +126,7 @@ def _combine_inputs(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
 
 
 def _output_matrix(x: Tensor) -> Tensor:
-    """AᵀmA as one matrix for all of a tile, [16, 36]: each of the 36 values is read only once."""
+    """Return AᵀmA as one matrix for all of a tile, [16, 36]: each of the 36 values is read only once."""
     import torch
 
     rows = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
@@ -135,7 +135,7 @@ def _output_matrix(x: Tensor) -> Tensor:
 
 
 def _store(tiles: Tensor, out: Tensor) -> None:
-    """ReLU of tiles [4, 4, maps, rows, columns, c] in out [maps, 4 rows, 4 columns, c]."""
+    """Store the ReLU of tiles [4, 4, maps, rows, columns, c] in out [maps, 4 rows, 4 columns, c]."""
     import torch
 
     for i in range(4):
@@ -144,7 +144,7 @@ def _store(tiles: Tensor, out: Tensor) -> None:
 
 
 def _store_maxima(tiles: Tensor, out: Tensor) -> None:
-    """2x2 maxima of the ReLU of tiles [4, 4, maps, rows, columns, c] in out [maps, 2 rows, 2 columns, c]."""
+    """Compute 2x2 maxima of the ReLU of tiles [4, 4, maps, rows, columns, c] in out [maps, 2 rows, 2 columns, c]."""
     import torch
 
     rows = torch.maximum(tiles[::2], tiles[1::2], out=tiles[::2])

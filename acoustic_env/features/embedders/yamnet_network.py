@@ -74,7 +74,7 @@ class YamnetNetwork(nn.Module):
         return embeddings, torch.sigmoid(self.classifier(embeddings).float())
 
     def embed(self, patches: Tensor) -> Tensor:
-        """Patches[n, 96, 64] to embeddings[n, 1024]."""
+        """Map patches[n, 96, 64] to embeddings[n, 1024]."""
         x = patches[:, None].contiguous(memory_format=torch.channels_last)
         for number in range(1, len(LAYERS) + 1):
             x = self.get_submodule(f"layer{number}")(x)

@@ -44,7 +44,7 @@ _SAMPLES_AT_ONCE: Final = 1 << 18
 def compute_indices(
     waveforms: npt.NDArray[np.float32] | npt.NDArray[np.float64], sample_rate: int
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """All indices of [clips, samples], by name in the library's order; undefined ones (NaN, infinite) are NaN.
+    """Compute all indices of [clips, samples], by name in the library's order; undefined ones (NaN, infinite) are NaN.
 
     Args:
         waveforms: float32 or float64; the arithmetic is in double precision.
@@ -69,7 +69,7 @@ def compute_indices(
 
 
 def spectral_indices(of: Spectrogram) -> dict[str, Array]:
-    """The 44 spectral indices (`all_spectral_alpha_indices`, defaults); each [clips]."""
+    """Compute the 44 spectral indices (`all_spectral_alpha_indices`, defaults); each [clips]."""
     binned, bins = coarse_bins(of)
     return {
         **spectrum_indices(of),

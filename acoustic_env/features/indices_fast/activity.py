@@ -18,7 +18,7 @@ HIGH_HZ: Final = (10_000.0, 20_000.0)
 
 
 def activity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """LFC to EVNspCount; `spectral_cover`, `spectral_activity`, `spectral_events`."""
+    """Compute LFC to EVNspCount; `spectral_cover`, `spectral_activity`, `spectral_events`."""
     threshold = 10 ** (THRESHOLD_DB / 10)
     equalized = spectrogram.equalized
     active = equalized >= threshold

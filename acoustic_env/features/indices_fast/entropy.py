@@ -32,7 +32,7 @@ def equalized_entropies(spectrogram: Spectrogram) -> dict[str, Array]:
 
 
 def _peak_histogram(spectrogram: Spectrogram, band: slice) -> Array:
-    """Share of frames whose loudest bin falls into each of as many bins as the band has, spread over BAND_HZ.
+    """Compute share of frames whose loudest bin falls into each of as many bins as the band has, spread over BAND_HZ.
 
     The band's lowest bin may lie below it; frames that peak there are left out.
     """
@@ -50,7 +50,7 @@ def _peak_histogram(spectrogram: Spectrogram, band: slice) -> Array:
 
 
 def spectrum_entropies(mean_power: Array) -> dict[str, Array]:
-    """H_Havrda to H_GiniSimpson of the mean power spectrum [clips, bins]; `more_entropy`, order 3."""
+    """Compute H_Havrda to H_GiniSimpson of the mean power spectrum [clips, bins]; `more_entropy`, order 3."""
     p = measures.without_zero(mean_power / mean_power.sum(axis=-1, keepdims=True))
     cubes = (p**ORDER).sum(axis=-1)
     return {
@@ -63,7 +63,7 @@ def spectrum_entropies(mean_power: Array) -> dict[str, Array]:
 
 
 def rao_quadratic_entropy(binned: Array, bins: npt.NDArray[np.float64]) -> Array:
-    """RAOQ of power in coarse bins [clips, bins] that start at `bins`; `frequency_raoq`."""
+    """Compute RAOQ of power in coarse bins [clips, bins] that start at `bins`; `frequency_raoq`."""
     p = binned / binned.sum(axis=-1, keepdims=True)
     position = bins / (bins.max() - bins.min())
     distance = np.abs(position[:, None] - position)

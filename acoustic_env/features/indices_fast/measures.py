@@ -13,22 +13,22 @@ _TINY: Final = float(np.finfo(np.float64).tiny)
 
 
 def without_zero(x: Array) -> Array:
-    """x with its zeros replaced by the smallest normal double, so that logarithms and ratios stay finite."""
+    """Return x with its zeros replaced by the smallest normal double, so that logarithms and ratios stay finite."""
     return np.where(x == 0, _TINY, x)
 
 
 def power_to_db(x: Array) -> Array:
-    """10 log10 |x|, finite for zero."""
+    """Compute 10 log10 |x|, finite for zero."""
     return 10 * np.log10(without_zero(np.abs(x)))
 
 
 def amplitude_to_db(x: Array) -> Array:
-    """20 log10 |x|, finite for zero."""
+    """Compute 20 log10 |x|, finite for zero."""
     return 20 * np.log10(without_zero(np.abs(x)))
 
 
 def median(x: Array) -> Array:
-    """Median along the last axis of finite values.
+    """Compute the median along the last axis of finite values.
 
     By a full sort: NumPy sorts short rows with vector instructions, as fast as it partitions them, and three times as
     fast where many values are equal.
@@ -41,7 +41,7 @@ def median(x: Array) -> Array:
 
 
 def variance(x: Array) -> tuple[Array, Array]:
-    """Mean and population variance along the last axis."""
+    """Compute the mean and population variance along the last axis."""
     mean = x.mean(axis=-1)
     centered = x - mean[..., None]
     return mean, mean_product(centered, centered)
@@ -61,13 +61,13 @@ def moments(x: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def mean_product(x: Array, y: Array) -> Array:
-    """Mean of x * y along the last axis."""
+    """Compute the mean of x * y along the last axis."""
     product: Array = np.einsum("...i,...i->...", x, y) / x.shape[-1]
     return product
 
 
 def entropy(x: Array) -> Array:
-    """Shannon entropy of x >= 0 as a distribution over n, in units of log n; 1 where all is zero."""
+    """Compute the Shannon entropy of x >= 0 as a distribution over n, in units of log n; 1 where all is zero."""
     if x.shape[-1] == 1:
         return np.zeros(x.shape[:-1])
     p = without_zero(x / x.sum(axis=-1, keepdims=True))
@@ -77,7 +77,7 @@ def entropy(x: Array) -> Array:
 
 
 def gini(x: Array) -> Array:
-    """Gini coefficient without correction; 0 where all is zero."""
+    """Compute the Gini coefficient without correction; 0 where all is zero."""
     n = x.shape[-1]
     total = x.sum(axis=-1)
     weighted = (np.sort(x, axis=-1) * np.arange(1, n + 1)).sum(axis=-1)
@@ -87,7 +87,7 @@ def gini(x: Array) -> Array:
 
 
 def runs(active: npt.NDArray[np.bool_], shortest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Runs of True along the last axis that last `shortest` or longer: how many, and how long together.
+    """Return the runs of True along the last axis that last `shortest` or longer: how many, and how long together.
 
     The opening of each row by a bar of that length. The starts at which a bar fits form one run per run that is kept,
     shorter by one less than the bar.
@@ -107,6 +107,6 @@ def runs(active: npt.NDArray[np.bool_], shortest: int) -> tuple[npt.NDArray[np.i
 
 
 def count_true(x: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """How many are True along the last axis."""
+    """Return how many are True along the last axis."""
     count: npt.NDArray[np.int64] = np.count_nonzero(x, axis=-1).astype(np.int64)
     return count

@@ -23,7 +23,7 @@ _EIGHT_NEIGHBORS: Final = np.ones((3, 3), np.int8)
 
 
 def region_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """nROI (regions per minute) and aROI (per cent of the spectrogram's cells); `region_of_interest_index`."""
+    """Compute nROI (regions per minute) and aROI (per cent of the spectrogram's cells); `region_of_interest_index`."""
     level = _without_background(spectrogram.log_power)
     found = [_regions(clip, spectrogram.dt, spectrogram.df) for clip in level]
     count, cells = np.array(found, np.float64).reshape(-1, 2).T
@@ -34,7 +34,7 @@ def region_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 
 def _without_background(log_power: Array) -> Array:
-    """Level in dB above rain (each frame's mean over bins), then above each bin's median; negative below."""
+    """Compute levels in dB above rain (each frame's mean over bins), then above each bin's median; negative below."""
     level = 10 * log_power
     np.maximum(level, -RANGE_DB, out=level)
     np.minimum(level, 0, out=level)
@@ -46,7 +46,7 @@ def _without_background(log_power: Array) -> Array:
 
 
 def _regions(level: Array, dt: float, df: float) -> tuple[int, int]:
-    """Regions that pass every test, and cells of the regions that count for the cover.
+    """Compute the regions that pass every test, and cells of the regions that count for the cover.
 
     A region is a component of eight-connected cells above LOW_DB that has one above SEED_DB and two cells or more. The
     cover keeps regions that fail a test, except those of good size that reach down to the lowest bins.

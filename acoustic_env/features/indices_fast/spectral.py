@@ -34,7 +34,7 @@ _THIRD_OCTAVES: Final = np.array(
 
 
 def spectrum_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """MEANf to Hf: moments, peaks, levels and entropy of the spectrum averaged over frames."""
+    """Compute MEANf to Hf: moments, peaks, levels and entropy of the spectrum averaged over frames."""
     power = spectrogram.mean_power
     amplitude = np.sqrt(power)
     mean, variance, skewness, kurtosis = measures.moments(amplitude)
@@ -61,7 +61,7 @@ def spectrum_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 
 def _count_peaks(level: Array, df: float) -> int:
-    """Peaks of a spectrum in dB at least PEAK_DISTANCE_HZ apart that rise by PEAK_SLOPE_DB on both sides."""
+    """Count peaks of a spectrum in dB at least PEAK_DISTANCE_HZ apart that rise by PEAK_SLOPE_DB on both sides."""
     peaks, found = scipy.signal.find_peaks(level, distance=PEAK_DISTANCE_HZ / df, prominence=0)
     rise = level[peaks] - level[found["left_bases"]]
     fall = level[peaks] - level[found["right_bases"]]
@@ -69,7 +69,7 @@ def _count_peaks(level: Array, df: float) -> int:
 
 
 def gradient_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """ACI, ROU and AGI: first and second differences of the amplitude from frame to frame."""
+    """Compute ACI, ROU and AGI: first and second differences of the amplitude from frame to frame."""
     amplitude = spectrogram.amplitude
     change = np.diff(amplitude, axis=-1)
     bend = np.diff(change, axis=-1)
@@ -85,7 +85,7 @@ def gradient_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 
 def soundscape_indices(binned: Array, bins: npt.NDArray[np.float64], frames: int) -> dict[str, Array]:
-    """NDSI, rBA, AnthroEnergy, BioEnergy of mean power in coarse bins (`soundscape_index`, soundecology)."""
+    """Compute NDSI, rBA, AnthroEnergy, BioEnergy of mean power in coarse bins (`soundscape_index`, soundecology)."""
     biophony = binned[:, nearest_band(bins, *MID_HZ)].sum(axis=-1) * frames
     anthropophony = binned[:, nearest_band(bins, *LOW_HZ)].sum(axis=-1) * frames
     return {
@@ -116,7 +116,7 @@ def bioacoustic_index(spectrogram: Spectrogram) -> Array:
 
 
 def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """ADI and AEI: how evenly cells above DIVERSITY_DB of the maximum spread over bands of BIN_HZ."""
+    """Compute ADI and AEI: how evenly cells above DIVERSITY_DB of the maximum spread over bands of BIN_HZ."""
     amplitude = spectrogram.amplitude
     loudest = amplitude.max(axis=(1, 2))
     threshold = np.where(loudest > 0, loudest * 10 ** (DIVERSITY_DB / 20), np.inf)
@@ -140,7 +140,7 @@ def time_frequency_derivation(spectrogram: Spectrogram) -> Array:
 
 
 def _third_octave_weights(frequencies: npt.NDArray[np.float64]) -> tuple[Array, npt.NDArray[np.float64]]:
-    """Which bin belongs to which band [bands, bins], and the bands' centers (`linear_to_octave`)."""
+    """Return which bin belongs to which band [bands, bins], and the bands' centers (`linear_to_octave`)."""
     centers = np.array([hz for hz in _THIRD_OCTAVES if frequencies[0] <= hz <= frequencies[-1]])
     low, high = centers / 2**0.1666666, centers * 2**0.1666666
     return ((frequencies >= low[:, None]) & (frequencies <= high[:, None])).astype(np.float64), centers

@@ -77,18 +77,18 @@ class Spectrogram:
         return np.maximum(equalized, 1, out=equalized)
 
     def band(self, low_hz: float, high_hz: float) -> slice:
-        """Bins from the one nearest to `low_hz` to the one nearest to `high_hz`, both included."""
+        """Return the bins from the one nearest to `low_hz` to the one nearest to `high_hz`, both included."""
         return nearest_band(self.frequencies, low_hz, high_hz)
 
 
 def nearest_band(frequencies: npt.NDArray[np.float64], low_hz: float, high_hz: float) -> slice:
-    """Indices from the frequency nearest to `low_hz` to the one nearest to `high_hz`, both included."""
+    """Return the indices from the frequency nearest to `low_hz` to the one nearest to `high_hz`, both included."""
     first, last = (int(np.abs(frequencies - hz).argmin()) for hz in (low_hz, high_hz))
     return slice(first, last + 1)
 
 
 def spectrogram(waveforms: Array, sample_rate: int) -> Spectrogram:
-    """Spectrogram of [clips, samples].
+    """Compute the spectrogram of [clips, samples].
 
     Raises:
         ValueError: clips shorter than two frames.

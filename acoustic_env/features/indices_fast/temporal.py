@@ -18,7 +18,7 @@ REJECT_S: Final = 0.01  # events of this duration or shorter, in frames rounded,
 
 
 def temporal_indices(waveforms: Array, sample_rate: int) -> dict[str, Array]:
-    """ZCR to EVNtCount of [clips, samples]; each [clips]."""
+    """Compute ZCR to EVNtCount of [clips, samples]; each [clips]."""
     samples = waveforms.shape[1]
     positive = waveforms > 0
     crossings = measures.count_true(positive[:, 1:] != positive[:, :-1])
@@ -35,7 +35,7 @@ def temporal_indices(waveforms: Array, sample_rate: int) -> dict[str, Array]:
 
 
 def _equivalent_level(waveforms: Array, sample_rate: int) -> Array:
-    """Mean level of whole seconds in dB; NaN for less than one."""
+    """Compute the mean level of whole seconds in dB; NaN for less than one."""
     seconds = waveforms.shape[1] // sample_rate
     if seconds == 0:
         return np.full(len(waveforms), np.nan)
@@ -46,7 +46,7 @@ def _equivalent_level(waveforms: Array, sample_rate: int) -> Array:
 
 
 def _envelope_indices(waveforms: Array, sample_rate: int) -> dict[str, Array]:
-    """The indices of the envelope, the largest magnitude of each frame."""
+    """Compute the indices of the envelope, the largest magnitude of each frame."""
     frames = waveforms.shape[1] // FRAME
     framed = waveforms[:, : frames * FRAME].reshape(len(waveforms), frames, FRAME)
     envelope = np.maximum(framed.max(axis=-1), -framed.min(axis=-1))
