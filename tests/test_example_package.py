@@ -83,6 +83,22 @@ def test_its_reader_is_a_command(environment: dict[str, str], tmp_path: Path) ->
     assert "Make a clip list of exported Audacity label tracks" in python(environment, *make, "--help").stdout
 
 
+def test_its_classifier_is_a_kind_in_recipes_with_checked_settings(environment: dict[str, str], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    code = (
+        "import sys, numpy as np\n"
+        "from acoustic_env.io.documents import load_recipe\n"
+        f"model = load_recipe({str(recipe)!r}).model\n"
+        "rows, labels = np.array([[0.0], [0.1], [1.0], [1.1]]), [0, 0, 1, 1]\n"
+        "print(model.kind, *model.estimator(0).fit(rows, labels, sample_weight=[1, 1, 1, 1]).predict(rows))"
+    )
+    recipe.write_text("name: r\nmodel: {kind: naive_bayes, smoothing: 0.01}\n")
+    ran = python(environment, "-c", code)
+    assert ran.stdout.split() == ["naive_bayes", "0", "0", "1", "1"], ran.stderr
+    recipe.write_text("name: r\nmodel: {kind: naive_bayes, smoothing: 0}\n")
+    assert "model.smoothing" in python(environment, "-c", code).stderr
+
+
 def test_an_unknown_block_is_refused_with_its_names_among_the_others(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,1 +1,1 @@
-"""What another package adds to acoustic-env: a feature block, a signal and a reader of clip lists."""
+"""What another package adds to acoustic-env: a feature block, a signal, a classifier and a reader of clip lists."""
