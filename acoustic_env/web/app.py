@@ -24,7 +24,8 @@ def create_app(access: Access, *pages: APIRouter) -> FastAPI:
         access: who may use it.
         pages: routes of each page, such as `annotate.annotation_page`.
     """
-    app = FastAPI(title="acoustic-env", openapi_url=None, redirect_slashes=False)
+    # No tracing: a span would hold the query of the first address, and so the token.
+    app = FastAPI(title="acoustic-env", openapi_url=None, redirect_slashes=False, telemetry={"tracing": False})
     for page in pages:
         app.include_router(page)
     app.add_exception_handler(HTTPException, _describe)
