@@ -14,7 +14,7 @@ from tests.audit.planted import planted
 PROMISED = 0.8
 
 
-def rows_heard(design: Design, n: int, seed: int, rows: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+def annotated_rows(design: Design, n: int, seed: int, rows: int = 1000) -> tuple[np.ndarray, np.ndarray]:
     """Scores of a frame, and the inclusion probability of its sampled rows (0 elsewhere)."""
     ranked, _ = planted(rows, 0.2, 0.9, "uniform", seed)
     sample = draw_sample(ranked, SampleSettings(n=n, design=design, seed=seed, repeat=0.0))
@@ -26,7 +26,7 @@ def rows_heard(design: Design, n: int, seed: int, rows: int = 1000) -> tuple[np.
 
 def share_decided(design: Design, rising: float, runs: int, precision: float = PROMISED) -> float:
     """Share of runs with decisions although every region is just too impure; `rising` with the score: purer later."""
-    frames = [rows_heard(design, 200, seed) for seed in range(10)]
+    frames = [annotated_rows(design, 200, seed) for seed in range(10)]
     decided = 0
     for run in range(runs):
         score, inclusion = frames[run % 10]
@@ -63,7 +63,7 @@ def test_all_right_answers_pass_at_the_number_said_and_not_below() -> None:
 
 
 def test_rules_do_not_depend_on_the_order_of_the_rows() -> None:
-    score, inclusion = rows_heard("unequal", 300, 3)
+    score, inclusion = annotated_rows("unequal", 300, 3)
     right = (inclusion > 0) & (score < 0.3)
     shuffled = np.random.default_rng(0).permutation(len(score))
     rules = [

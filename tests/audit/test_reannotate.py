@@ -50,7 +50,7 @@ def annotations_on(sample: pa.Table, truth: dict[str, str]) -> pa.Table:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_list_twice_then_longer_then_killed_then_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_twice_then_longer_then_killed_then_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = write_scenes(tmp_path / "scenes", 88, seed=3, flip=0.1, seconds=1.5)
     truth = read_table(str(tmp_path / "scenes" / "truth.parquet"))
     true_label = dict(zip(truth["clip_id"].to_pylist(), truth["label"].to_pylist(), strict=True))

@@ -25,7 +25,7 @@ ABSENT = 0.1  # clips with a second row, of a label the list does not give
 
 @dataclass(frozen=True)
 class Model:
-    """How a version decides rows nobody answered: the share of wrong given labels it drops, and of right ones."""
+    """How a version decides rows without an answer: the share of wrong given labels it drops, and of right ones."""
 
     found: float
     spoiled: float

@@ -107,7 +107,7 @@ def test_an_annotators_last_answer_replaces_that_annotators_alone() -> None:
     assert found.applies > 0.9
 
 
-def test_gold_rows_nobody_answered_do_not_enter_the_estimate_of_the_sample() -> None:
+def test_gold_rows_without_answers_do_not_enter_the_estimate_of_the_sample() -> None:
     sample = simple_sample(60, gold_rows(range(300)))
     first = answers(sample, {"ada": 1.0}).slice(0, 40)
     found = estimate(sample, first, "sample.parquet")

@@ -97,7 +97,7 @@ def test_a_version_is_compared_with_the_published_one_on_the_same_rows() -> None
         assert better_version(evaluated, None) is None
 
 
-def test_rows_annotators_answered_or_a_sample_drew_judge_nothing() -> None:
+def test_rows_annotators_answered_or_a_sample_drew_evaluate_nothing() -> None:
     labels = version("c", 300, 50, votes=150)
     first = drawn(labels, None, FrameInfo(1, "list", "v0001", None))
     assert max(int(clip[1:]) for clip in first["clip_id"].to_pylist()) < 150
