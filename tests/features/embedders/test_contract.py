@@ -148,7 +148,7 @@ def test_a_wrong_front_end_is_refused_before_anything_is_loaded(cache: object) -
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(UsageError, match=r"weights 'mn04' are for the network mn04, not yamnet; use yamnet-tfhub"):
         make_block("yamnet", "fast", {"weights": "mn04"})
-    with pytest.raises(UsageError, match=r"no weights named 'float'; there are yamnet-tfhub, yamnet-tflite"):
+    with pytest.raises(UsageError, match=r"no weights named 'float'; expected one of: yamnet-tfhub, yamnet-tflite"):
         make_block("yamnet", "fast", {"weights": "float"})
 
 
