@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,8 +29,7 @@ def read_bytes(url: str) -> bytes:
     """
     data = read_if_there(url)
     if data is None:
-        msg = f"{url}: no such file"
-        raise UsageError(msg)
+        raise _absent(url)
     return data
 
 
@@ -41,12 +40,9 @@ def read_if_there(url: str) -> bytes | None:
         UsageError: it may not be read.
     """
     path = local_path(url)
-    try:
+    with suppress(FileNotFoundError), _usable(url, "read"):
         return path.read_bytes() if path is not None else remote_filesystem(url).read("")
-    except FileNotFoundError:
-        return None
-    except (OSError, StoreError) as error:
-        raise _unusable(url, "read", error) from error
+    return None
 
 
 def files_below(url: str) -> list[str] | None:
@@ -58,10 +54,8 @@ def files_below(url: str) -> list[str] | None:
     path = local_path(url)
     if path is not None and not path.is_dir():
         return None
-    try:
+    with _usable(url, "listed"):
         found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
-    except StoreError as error:
-        raise _unusable(url, "listed", error) from error
     return found if found or path is not None else None
 
 
@@ -73,12 +67,10 @@ def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
     """
     path = local_path(url)
     try:
-        return path.open("rb") if path is not None else remote_filesystem(url).open("", block_bytes)
+        with _usable(url, "read"):
+            return path.open("rb") if path is not None else remote_filesystem(url).open("", block_bytes)
     except FileNotFoundError as error:
-        msg = f"{url}: no such file"
-        raise UsageError(msg) from error
-    except (OSError, StoreError) as error:
-        raise _unusable(url, "read", error) from error
+        raise _absent(url) from error
 
 
 def expand(pattern: str) -> list[str]:
@@ -92,28 +84,20 @@ def expand(pattern: str) -> list[str]:
         return [str(path.absolute())]
     if path is None and (not glob.has_magic(pattern) or pattern.startswith(("http://", "https://"))):
         return [pattern]  # a "?" begins a query there
-    try:
+    found: list[str] = []
+    with suppress(FileNotFoundError), _usable(pattern, "listed"):  # no such bucket
         found = glob.glob(str(path.absolute())) if path is not None else remote_filesystem(pattern).matches()  # noqa: PTH207
-    except FileNotFoundError:  # no such bucket
-        found = []
-    except StoreError as error:
-        raise _unusable(pattern, "listed", error) from error
     if not found:
-        msg = f"{pattern}: no such file"
-        raise UsageError(msg)
+        raise _absent(pattern)
     return sorted(found)
 
 
 def copy_to(url: str, target: Path, callback: Any = None) -> None:
-    """Copy a file to a local one.
-
-    Args:
-        url: of the file.
-        target: written over.
-        callback: fsspec's, for a progress bar.
+    """Copy a file to a local one, written over; `callback` is fsspec's, for a progress bar.
 
     Raises:
         UsageError: it is not there or may not be read.
+        OSError: the local file cannot be written.
     """
     path = local_path(url)
     try:
@@ -122,10 +106,9 @@ def copy_to(url: str, target: Path, callback: Any = None) -> None:
         else:
             remote_filesystem(url).download("", target, callback)
     except FileNotFoundError as error:
-        msg = f"{url}: no such file"
-        raise UsageError(msg) from error
+        raise _absent(url) from error
     except StoreError as error:
-        raise _unusable(url, "read", error) from error
+        raise UsageError(str(error)) from error
 
 
 def for_arrow(data: bytes) -> pa.BufferReader:
@@ -148,14 +131,12 @@ def write_bytes(url: str, data: bytes) -> None:
         UsageError: the place does not exist or may not be written.
     """
     path = local_path(url)
-    try:
+    with _usable(url, "written", missing=True):
         if path is None:
             remote_filesystem(url).write("", data)
             return
         with _partial(path) as partial:
             partial.write_bytes(data)
-    except (OSError, StoreError) as error:
-        raise _unusable(url, "written", error) from error
 
 
 def check_place(url: str) -> None:
@@ -165,15 +146,13 @@ def check_place(url: str) -> None:
         UsageError: no such bucket, no credentials, or a folder that cannot be made or written.
     """
     path = local_path(url)
-    try:
+    with _usable(url, "written", missing=True):
         if path is None:
             remote_filesystem(url).check()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except (OSError, StoreError) as error:
-        raise _unusable(url, "written", error) from error
 
 
 @contextmanager
@@ -201,14 +180,12 @@ def put_file(file: Path, url: str) -> None:
         UsageError: the place does not exist or may not be written.
     """
     path = local_path(url)
-    try:
+    with _usable(url, "written", missing=True):
         if path is None:
             remote_filesystem(url).upload(file, "")
             return
         with _partial(path) as partial:
             shutil.copyfile(file, partial)
-    except (OSError, StoreError) as error:
-        raise _unusable(url, "written", error) from error
 
 
 @contextmanager
@@ -224,10 +201,8 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
     """
     path = local_path(url)
     if path is not None:
-        try:
+        with _usable(url, "written", missing=True):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unusable(url, "written", error) from error
         yield path
         return
     check_place(url)
@@ -251,7 +226,18 @@ def _partial(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _unusable(url: str, done: str, error: Exception) -> UsageError:
-    if isinstance(error, StoreError):
-        return UsageError(str(error))
-    return UsageError(f"{url}: cannot be {done}: {type(error).__name__}: {error}")
+@contextmanager
+def _usable(url: str, done: str, missing: bool = False) -> Iterator[None]:
+    """Turn what a filesystem raises into UsageError; FileNotFoundError only with `missing`."""
+    try:
+        yield
+    except (OSError, StoreError) as error:
+        if isinstance(error, FileNotFoundError) and not missing:
+            raise
+        known = isinstance(error, StoreError)
+        msg = str(error) if known else f"{url}: cannot be {done}: {type(error).__name__}: {error}"
+        raise UsageError(msg) from error
+
+
+def _absent(url: str) -> UsageError:
+    return UsageError(f"{url}: no such file")

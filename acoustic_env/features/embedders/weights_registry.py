@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from acoustic_env.errors import UsageError
@@ -59,20 +59,7 @@ YAMNET_FRONT_END: Final = FrontEnd(
     patch_hop=48,
 )
 # tensorflow/models, research/audioset/vggish/vggish_params.py.
-VGGISH_FRONT_END: Final = FrontEnd(
-    sample_rate=16000,
-    window=400,
-    hop=160,
-    fft=512,
-    mel_bands=64,
-    low_hz=125.0,
-    high_hz=7500.0,
-    mel_scale="htk",
-    spectrum="magnitude",
-    compression="log(x + 0.01)",
-    patch_frames=96,
-    patch_hop=96,
-)
+VGGISH_FRONT_END: Final = replace(YAMNET_FRONT_END, compression="log(x + 0.01)", patch_hop=96)
 # panns-inference 0.1.1, AudioTagging: torchlibrosa's Spectrogram and LogmelFilterBank.
 CNN14_FRONT_END: Final = FrontEnd(
     sample_rate=32000,
