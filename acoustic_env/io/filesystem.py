@@ -12,7 +12,8 @@ import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -49,7 +50,7 @@ class Filesystem(ABC):
         self.url = url.rstrip("/") or "/"
 
     def place(self, path: str) -> str:
-        """The full URL of a path, for messages."""
+        """Return the full URL of a path, for messages."""
         return f"{self.url}/{path}" if path else self.url
 
     def check(self) -> None:  # noqa: B027  most filesystems cannot say before the first file
@@ -57,11 +58,11 @@ class Filesystem(ABC):
 
     @abstractmethod
     def entries(self, folder: str) -> list[Entry]:
-        """All files below a folder, by path; none when it does not exist."""
+        """List all files below a folder, by path; none when it does not exist."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """A whole file.
+        """Read a whole file.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -98,7 +99,7 @@ class Filesystem(ABC):
 
 
 def open_filesystem(url: str) -> Filesystem:
-    """The filesystem of a folder: a plain path, `file://`, `s3://`, or any protocol of fsspec.
+    """Return the filesystem of a folder: a plain path, `file://`, `s3://`, or any protocol of fsspec.
 
     S3 takes its endpoint, region and credentials from the usual places (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3,
     AWS_ACCESS_KEY_ID, ~/.aws, the machine's role).
@@ -114,8 +115,11 @@ def open_filesystem(url: str) -> Filesystem:
 
 @lru_cache(maxsize=32)
 def remote_filesystem(url: str) -> RemoteFilesystem:
-    """The filesystem behind a URL with a protocol, of a folder or of one file (its path is then ""); raises as
-    `open_filesystem`."""
+    """Return the filesystem behind a URL with a protocol, of a folder or of one file (its path is then "").
+
+    Raises:
+        StoreError: as `open_filesystem`.
+    """
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -151,38 +155,26 @@ class LocalFilesystem(Filesystem):
         return sorted(found, key=lambda entry: entry.path)
 
     def _collect(self, directory: Path, below: str, found: list[Entry]) -> None:
-        try:
-            with os.scandir(directory) as items:
-                for item in items:
-                    path = f"{below}/{item.name}" if below else item.name
-                    if item.is_dir():
-                        self._collect(Path(item.path), path, found)
-                    else:
-                        with suppress(FileNotFoundError):  # removed while we looked
-                            status = item.stat()
-                            found.append(Entry(path, status.st_size, status.st_mtime))
-        except (FileNotFoundError, NotADirectoryError):
+        if directory.is_file():
             return
-        except OSError as error:
-            raise store_error(self.place(below), "listed", error) from error
+        with suppress(FileNotFoundError), self._errors(below, "listed"), os.scandir(directory) as items:
+            for item in items:
+                path = f"{below}/{item.name}" if below else item.name
+                if item.is_dir():
+                    self._collect(Path(item.path), path, found)
+                else:
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        status = item.stat()
+                        found.append(Entry(path, status.st_size, status.st_mtime))
 
     def read(self, path: str) -> bytes:
-        try:
+        with self._errors(path, "read"):
             return (self.root / path).read_bytes()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise store_error(self.place(path), "read", error) from error
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        try:
-            with (self.root / path).open("rb") as file:
-                file.seek(start)
-                return file.read(end - start)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise store_error(self.place(path), "read", error) from error
+        with self._errors(path, "read"), (self.root / path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
 
     def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
         return retrying(lambda: (self.root / path).open("rb"), self.place(path), "read")
@@ -190,7 +182,7 @@ class LocalFilesystem(Filesystem):
     def write(self, path: str, data: bytes) -> None:
         target = self.root / path
         partial = self.root / TMP / f"{uuid.uuid4().hex}.partial"
-        try:
+        with self._errors(path, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -202,23 +194,27 @@ class LocalFilesystem(Filesystem):
                 sync_folder(target.parent)
             finally:
                 partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise store_error(self.place(path), "written", error, free=_free(self.root)) from error
 
     def remove(self, path: str) -> None:
-        try:
+        with self._errors(path, "removed"):
             (self.root / path).unlink(missing_ok=True)
-        except OSError as error:
-            raise store_error(self.place(path), "removed", error) from error
 
     def move(self, path: str, to: str) -> None:
         target = self.root / to
-        try:
+        with self._errors(path, "moved"):
             target.parent.mkdir(parents=True, exist_ok=True)
             (self.root / path).replace(target)
             sync_folder(target.parent)
+
+    @contextmanager
+    def _errors(self, path: str, done: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise store_error(self.place(path), "moved", error) from error
+            if isinstance(error, FileNotFoundError) and done in ("read", "listed"):
+                raise
+            free = _free(self.root) if done == "written" else None
+            raise store_error(self.place(path), done, error, free=free) from error
 
     def remove_stale(self, older_than_s: float) -> list[str]:
         limit = time.time() - older_than_s
@@ -237,7 +233,7 @@ class RemoteFilesystem(Filesystem):
         self.root = root
 
     def full(self, path: str) -> str:
-        """The path as the fsspec filesystem wants it."""
+        """Return the path as the fsspec filesystem names it."""
         return f"{self.root}/{path}" if path else self.root
 
     def entries(self, folder: str) -> list[Entry]:
@@ -310,22 +306,15 @@ class RemoteFilesystem(Filesystem):
         retrying(get, self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
-        def put() -> None:
-            self.filesystem.pipe_file(self.full(path), data)
-
-        try:
-            retrying(put, self.place(path), "written")
-        except FileNotFoundError as error:
-            raise store_error(self.place(path), "written", error) from error
+        self._put(path, lambda: self.filesystem.pipe_file(self.full(path), data))
 
     def upload(self, file: Path, path: str) -> None:
         """Write a local file's content, piece by piece, visible when complete; raises as `write`."""
+        self._put(path, lambda: self.filesystem.put_file(str(file), self.full(path)))
 
-        def put() -> None:
-            self.filesystem.put_file(str(file), self.full(path))
-
+    def _put(self, path: str, call: Callable[[], Any]) -> None:
         try:
-            retrying(put, self.place(path), "written")
+            retrying(call, self.place(path), "written")
         except FileNotFoundError as error:
             raise store_error(self.place(path), "written", error) from error
 
