@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from acoustic_env.api import Store, compute, estimate, open_store, read_clips
+    from acoustic_env.api import Store, compute, estimate, open_store, rank_labels, read_clips
 
 __version__ = "0.1.0"
-__all__ = ["Store", "compute", "estimate", "open_store", "read_clips"]
+__all__ = ["Store", "compute", "estimate", "open_store", "rank_labels", "read_clips"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,15 +18,17 @@ import pyarrow as pa
 from acoustic_env.audio import prepare
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.clips.table import read_clips
+from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Engine, FeatureBlock, Json, Waveforms, table_schema, to_table
 from acoustic_env.features.registry import make_block
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.store.feature_store import FeatureStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Store", "compute", "estimate", "open_store", "read_clips"]
+__all__ = ["Store", "compute", "estimate", "open_store", "rank_labels", "read_clips"]
 
 Blocks = Sequence[str] | Mapping[str, Mapping[str, Json]]
 
@@ -226,3 +228,43 @@ def estimate(sample: str | Path, annotations: str | Path, clips: str | Path | No
         groups = dict(zip(table["clip_id"].to_pylist(), table["group"].to_pylist(), strict=True))
     answers = check_annotations(read_table(str(annotations)), str(annotations))
     return estimated(read_table(str(sample)), answers, str(sample), groups)
+
+
+def rank_labels(
+    clips: str | Path, store: str | Path, recipe: str | Path | Recipe, duplicates: str | Path | None = None
+) -> pd.DataFrame:
+    """Rank every label of a study by quality, lowest first, as `acoustic-env audit rank` does.
+
+    It is a ranking, not an error rate: annotate a sample and `estimate` that.
+
+    Args:
+        clips: clip list.
+        store: feature store.
+        recipe: of the study: its name, file or `Recipe`.
+        duplicates: table of `acoustic-env clips duplicates`.
+
+    Returns:
+        clip_id, label, given, quality (0 to 1, low = suspect), flagged, and a column per scorer.
+
+    Raises:
+        UsageError: an input is missing or wrong, or there are too few clips.
+
+    >>> from acoustic_env import rank_labels
+    >>> ranked = rank_labels("clips.parquet", "features", "study.yaml")
+    >>> ranked.columns.tolist()
+    ['clip_id', 'label', 'given', 'quality', 'flagged', 'logistic', 'neighbors']
+    >>> suspects = ranked[ranked["given"] & ranked["flagged"]]
+    >>> bool(suspects["quality"].is_monotonic_increasing)
+    True
+    """
+    from acoustic_env.audit.rank_study import rank_study
+    from acoustic_env.audit.table import read_table
+
+    groups = None if duplicates is None else read_table(str(duplicates))
+    ranked = rank_study(read_clips(str(clips)), FeatureStore.existing(str(store)), _recipe(recipe), duplicates=groups)
+    table: pd.DataFrame = pa.concat_tables([part for part, _ in ranked]).to_pandas()
+    return table
+
+
+def _recipe(recipe: str | Path | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))

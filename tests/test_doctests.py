@@ -32,7 +32,7 @@ WITH_EXAMPLES = [
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The current folder of the examples: clip list, store, recipe, and a sample of its labels with answers."""
     folder = tmp_path_factory.mktemp("examples")
-    write_study(folder)
+    write_study(folder).write_recipe(audit={"scorers": ["logistic", "neighbors"]})
     (folder / "store").rename(folder / "features")
     quality = np.linspace(0.05, 0.95, CLIPS)
     own = {"clip_id": [f"clip{i:03d}" for i in range(CLIPS)], "label": ["urban", "natural"] * (CLIPS // 2)}

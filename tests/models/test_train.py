@@ -84,6 +84,7 @@ def _train_workers() -> list[psutil.Process]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     # Long enough to be killed in the middle.
     settings = SETTINGS.replace(workers=1, max_epochs=1000, patience=1000)

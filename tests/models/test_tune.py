@@ -67,6 +67,7 @@ def test_a_trial_keeps_its_number_in_whatever_order_a_resumed_search_gives_it_ba
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_trials_stay_inside_the_source_systems_space_and_the_best_comes_first(tmp_path: Path) -> None:
     trials = run(4, tmp_path)
     assert [trial.number for trial in sorted(trials, key=lambda t: t.number)] == [0, 1, 2, 3]
