@@ -231,6 +231,7 @@ def test_settings_come_from_a_file_and_options_win(tmp_path: Path, capsys: pytes
     assert "unknown setting 'block'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_then_killed_then_repeated_gives_the_undisturbed_table(tmp_path: Path) -> None:
     clips = write_noise(tmp_path / "audio", 300, seconds=1.0)
     store, undisturbed = tmp_path / "store", tmp_path / "undisturbed"
@@ -252,6 +253,7 @@ def test_a_run_interrupted_then_killed_then_repeated_gives_the_undisturbed_table
     assert main(["store", "verify", str(store), "--clips", str(clips)]) == 0
 
 
+@pytest.mark.slow
 def test_one_cpu_is_enough(tmp_path: Path) -> None:
     clips = write_noise(tmp_path / "audio", 6)
     pinned = ["taskset", "-c", "0", *command(clips, tmp_path / "store", "--json")]
