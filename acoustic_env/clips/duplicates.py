@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse import csgraph
 
 Ints = npt.NDArray[np.int64]
 
@@ -44,19 +46,17 @@ def same_digest(digests: Sequence[bytes]) -> list[tuple[int, int]]:
 
 
 def components(count: int, links: Sequence[tuple[int, int]]) -> Ints:
-    """[count] the smallest member of the component of each (union-find with path halving)."""
-    parent = list(range(count))
+    """Return [count] the smallest member of the component of each.
 
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    for one, other in links:
-        a, b = root(one), root(other)
-        parent[max(a, b)] = min(a, b)
-    return np.array([root(item) for item in range(count)], np.int64)
+    >>> components(4, [(3, 1)])
+    array([0, 1, 2, 1])
+    """
+    if not links:
+        return np.arange(count)
+    ends = np.array(links).T
+    graph = sparse.coo_array((np.ones(len(links)), (ends[0], ends[1])), shape=(count, count))
+    _, component = csgraph.connected_components(graph, directed=False)
+    return np.unique(component, return_index=True)[1][component]
 
 
 def merged_groups(groups: Sequence[str], links: Sequence[tuple[int, int]]) -> list[str]:
