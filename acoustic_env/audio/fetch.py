@@ -69,7 +69,7 @@ def local_file(uri: str) -> Path | None:
 
 
 def any_remote(uris: pa.ChunkedArray) -> bool:
-    """Whether any of the clips' audio comes over a network.
+    """Return whether any of the clips' audio comes over a network.
 
     Args:
         uris: string[clips], of the forms above.

@@ -83,7 +83,11 @@ def _as_clip_error(where: str) -> Iterator[None]:
 
 
 def failure_code(error: BaseException) -> ErrorCode:
-    """Return what a filesystem's exception means for the clip; what is not clearly final is a failed transfer."""
+    """Return what a filesystem's exception means for the clip; what is not clearly final is a failed transfer.
+
+    >>> failure_code(FileNotFoundError()), failure_code(TimeoutError())
+    ('not_found', 'download_failed')
+    """
     status = getattr(error, "status", None)  # aiohttp
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or status in (404, 410):

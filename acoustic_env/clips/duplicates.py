@@ -101,7 +101,11 @@ def disagreeing(sets: Sequence[Sequence[int]], values: Sequence[object]) -> list
 
 
 def joined_folds(groups: Sequence[str], folds: Sequence[int | None]) -> list[int | None]:
-    """Move every group into one fold: that of most of its clips, the lower one when even. None stays None."""
+    """Move every group into one fold: that of most of its clips, the lower one when even. None stays None.
+
+    >>> joined_folds(["a", "a", "a", "b"], [1, 0, 1, None])
+    [1, 1, 1, None]
+    """
     count: dict[str, dict[int, int]] = {}
     for group, fold in zip(groups, folds, strict=True):
         if fold is not None:

@@ -73,7 +73,7 @@ def _ringing(samples: int, rate: int, train: Wave, frequency: float, decay_s: fl
 
 
 def engine(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """A running engine: a low harmonic hum that wanders, rough at half its firing rate, over exhaust noise."""
+    """Synthesize an engine: a low harmonic hum that wanders, rough at half its firing rate, and exhaust noise."""
     firing = character.uniform(28, 85)
     order = np.arange(1.0, 41.0)
     harmonics = order ** -character.uniform(0.7, 1.4) * character.lognormal(0, 0.7, 40)
@@ -86,7 +86,7 @@ def engine(samples: int, rate: int, character: np.random.Generator, timing: np.r
 
 
 def traffic(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """A road: tyre noise that swells and fades as vehicles pass over a steady roar."""
+    """Synthesize a road: tire noise that swells and fades as vehicles pass over a steady roar."""
     slope = character.uniform(0.5, 1.0)
     roar = colored_noise(samples, rate, timing, lambda f: (f + 60.0) ** -slope)
     tyres = colored_noise(samples, rate, timing, lambda f: _resonance(f, 900.0, 700.0))
@@ -99,7 +99,7 @@ def traffic(samples: int, rate: int, character: np.random.Generator, timing: np.
 
 
 def horn(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Car horns: two bright tones a third apart, in a few short blasts."""
+    """Synthesize car horns: two bright tones a third apart, in a few short blasts."""
     base = character.uniform(320, 480)
     harmonics = np.arange(1.0, 16.0) ** -0.8
     both = tone(np.full(samples, base), rate, harmonics) + tone(np.full(samples, 1.26 * base), rate, harmonics)
@@ -111,7 +111,7 @@ def horn(samples: int, rate: int, character: np.random.Generator, timing: np.ran
 
 
 def siren(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """An emergency vehicle: a tone that wails or yelps between 500 and 1,500 Hz, near or far."""
+    """Synthesize an emergency vehicle: a tone that wails or yelps between 500 and 1,500 Hz, near or far."""
     times = np.arange(samples) / rate
     sweep = character.choice([0.2, 0.35, 2.8]) * character.uniform(0.9, 1.1)
     position = 0.5 + 0.5 * signal.sawtooth(2 * np.pi * (sweep * times + timing.uniform()), 0.6)
@@ -121,7 +121,7 @@ def siren(samples: int, rate: int, character: np.random.Generator, timing: np.ra
 
 
 def jackhammer(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """A jackhammer: bursts of blows, each ringing in stone and steel."""
+    """Synthesize a jackhammer: bursts of blows, each ringing in stone and steel."""
     blows = np.zeros(samples)
     at = np.arange(0, samples, rate / character.uniform(16, 27)) + timing.normal(0, 0.001 * rate)
     places = at.astype(np.intp)
@@ -133,7 +133,7 @@ def jackhammer(samples: int, rate: int, character: np.random.Generator, timing: 
 
 
 def hum(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Mains hum and a ventilator: exact harmonics of 50 Hz over a steady low rush."""
+    """Synthesize mains hum and a ventilator: exact harmonics of 50 Hz over a steady low rush."""
     harmonics = character.lognormal(0, 0.8, 12) * np.arange(1.0, 13.0) ** -1.0
     mains = tone(np.full(samples, 50.0), rate, harmonics, timing.uniform())
     rush = colored_noise(samples, rate, timing, lambda f: _resonance(f, character.uniform(120, 420), 250.0))
@@ -141,7 +141,7 @@ def hum(samples: int, rate: int, character: np.random.Generator, timing: np.rand
 
 
 def babble(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Several voices at once: buzzes shaped by changing vowels, at three to six syllables a second."""
+    """Synthesize several voices at once: buzzes shaped by changing vowels, at three to six syllables a second."""
     total = np.zeros(samples)
     padded = fft.next_fast_len(samples, real=True)
     frequencies = fft.rfftfreq(padded, 1 / rate)
@@ -162,7 +162,7 @@ def babble(samples: int, rate: int, character: np.random.Generator, timing: np.r
 
 
 def footsteps(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Steps of a person walking on a pavement: dull knocks with a brush of the sole."""
+    """Synthesize steps of a person walking on a pavement: dull knocks with a brush of the sole."""
     steps = np.zeros(samples)
     places = (np.cumsum(timing.normal(1 / character.uniform(1.6, 2.2), 0.03, 40)) * rate).astype(np.intp)
     steps[places[(places >= 0) & (places < samples)]] = 1.0
@@ -171,7 +171,7 @@ def footsteps(samples: int, rate: int, character: np.random.Generator, timing: n
 
 
 def wind(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Wind in trees and on the microphone: deep noise in gusts, leaves above it."""
+    """Synthesize wind in trees and on the microphone: deep noise in gusts, leaves above it."""
     corner = character.uniform(80, 400)
     deep = colored_noise(samples, rate, timing, lambda f: 1.0 / (1.0 + (f / corner) ** 1.6))
     leaves = colored_noise(samples, rate, timing, lambda f: _resonance(f, character.uniform(1500, 3500), 1500.0))
@@ -180,7 +180,7 @@ def wind(samples: int, rate: int, character: np.random.Generator, timing: np.ran
 
 
 def rain(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Rain: an even rush from 1 kHz upwards and single drops."""
+    """Synthesize rain: an even rush from 1 kHz upwards and single drops."""
     rush = colored_noise(samples, rate, timing, lambda f: (f / (f + 1500.0)) ** 1.2)
     total = unit(rush)
     for pitch in character.uniform(1200, 6000, 4):
@@ -190,7 +190,7 @@ def rain(samples: int, rate: int, character: np.random.Generator, timing: np.ran
 
 
 def surf(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Waves on a shore: noise that swells every several seconds and grows brighter as it breaks."""
+    """Synthesize waves on a shore: noise that swells every several seconds and grows brighter as it breaks."""
     times = np.arange(samples) / rate
     swell = 0.5 + 0.5 * np.sin(2 * np.pi * (times / character.uniform(5, 11) + timing.uniform()))
     dark = colored_noise(samples, rate, timing, lambda f: (f + 100.0) ** -0.8)
@@ -199,7 +199,7 @@ def surf(samples: int, rate: int, character: np.random.Generator, timing: np.ran
 
 
 def stream(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Running water: a bed of noise with countless small bubbles that ring."""
+    """Synthesize running water: a bed of noise with countless small bubbles that ring."""
     center = character.uniform(700, 2500)
     bed = colored_noise(samples, rate, timing, lambda f: _resonance(f, center, 1200.0))
     total = unit(bed)
@@ -210,7 +210,7 @@ def stream(samples: int, rate: int, character: np.random.Generator, timing: np.r
 
 
 def birds(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """One or two birds that sing: phrases of whistled syllables sweeping between 2 and 7 kHz."""
+    """Synthesize one or two birds: phrases of whistled syllables sweeping between 2 and 7 kHz."""
     total = np.zeros(samples)
     for _ in range(int(character.integers(1, 3))):
         song = [
@@ -232,7 +232,7 @@ def birds(samples: int, rate: int, character: np.random.Generator, timing: np.ra
 
 
 def insects(samples: int, rate: int, character: np.random.Generator, timing: np.random.Generator) -> Wave:
-    """Crickets and cicadas: narrow tones between 3 and 7 kHz, pulsed and in trills."""
+    """Synthesize crickets and cicadas: narrow tones between 3 and 7 kHz, pulsed and in trills."""
     times = np.arange(samples) / rate
     carrier = character.uniform(3200, 7000) + 60 * slow_curve(samples, rate, timing, 3.0)
     pulses = np.maximum(np.sin(2 * np.pi * (character.uniform(18, 55) * times + timing.uniform())), 0.0) ** 0.5

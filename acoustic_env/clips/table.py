@@ -130,7 +130,11 @@ def write_clips(table: pa.Table, url: str) -> None:
 
 
 def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """Make a table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, `group` the clip's id."""
+    """Make a table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, `group` the clip's id.
+
+    >>> clip_table([{"clip_id": "a", "uri": "/a.wav"}])["group"].to_pylist()
+    ['a']
+    """
     filled = [{"labels": [], "group": row["clip_id"], **row} for row in rows]
     return pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
 
@@ -312,7 +316,11 @@ def _labels(values: pa.ChunkedArray, issues: list[ValidationIssue]) -> pa.Chunke
 
 
 def split_labels(cell: str | None) -> list[str]:
-    """Split the labels of a CSV cell: comma-separated, a label with a comma in double quotes."""
+    """Split the labels of a CSV cell: comma-separated, a label with a comma in double quotes.
+
+    >>> split_labels('dog, "rain, heavy"')
+    ['dog', 'rain, heavy']
+    """
     if not cell or not cell.strip():
         return []
     if '"' not in cell:
@@ -321,7 +329,11 @@ def split_labels(cell: str | None) -> list[str]:
 
 
 def join_labels(labels: Sequence[str]) -> str:
-    """Join a clip's labels to a CSV cell; the inverse of `split_labels`."""
+    """Join a clip's labels to a CSV cell; the inverse of `split_labels`.
+
+    >>> join_labels(["dog", "rain, heavy"])
+    'dog,"rain, heavy"'
+    """
     if not any(mark in label for label in labels for mark in ',"\n\r'):
         return ",".join(labels)
     buffer = io.StringIO()

@@ -193,7 +193,7 @@ def _read_clip(uri: str, start_s: float | None, end_s: float | None, name: str) 
 
 
 def _progress(done: int, total: int) -> None:
-    """A counter on a terminal, a line at every tenth in a log."""
+    """Show a counter on a terminal, a line at every tenth in a log."""
     if sys.stderr.isatty():
         print(f"\r{done:,} of {total:,} clips read", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done == total or done % max(1, total // 10) == 0:

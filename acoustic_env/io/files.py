@@ -194,7 +194,7 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
 
     Args:
         url: the folder.
-        last: name of the file that says that the folder is whole: a remote folder gets it after all others.
+        last: name of the file that marks the folder as whole: a remote folder gets it last.
 
     Raises:
         UsageError: the place does not exist or may not be written.
@@ -216,7 +216,7 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when the body ends well."""
+    """Yield a file beside `path` that takes its place when the body ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -2,7 +2,7 @@
 
 A file is written whole or not at all: on a disk under `.tmp/`, flushed, then renamed; on object stores as one upload
 that becomes visible when it is complete. What can pass (throttling, timeouts, dropped connections) is tried again with
-growing pauses; what cannot becomes a `StoreError` that says what to do.
+growing pauses; what cannot becomes a `StoreError` with the remedy.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Filesystem(ABC):
         return f"{self.url}/{path}" if path else self.url
 
     def check(self) -> None:  # noqa: B027  most filesystems cannot say before the first file
-        """Raise StoreError where it is known already that nothing can be written: no bucket, no credentials."""
+        """Raise StoreError where it is known that nothing can be written: no bucket, no credentials."""
 
     @abstractmethod
     def entries(self, folder: str) -> list[Entry]:
