@@ -12,10 +12,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -79,9 +77,10 @@ class Found:
 
 
 @dataclass
-class Collected(AbstractContextManager["Collected"]):
-    """Signatures of a list as they come in; removes the temporary file."""
+class Collected:
+    """Signatures of a list as they come in; their band energies go to the file `levels`."""
 
+    levels: IO[bytes]
     starts: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     exact: list[bytes] = field(default_factory=list)
@@ -92,15 +91,6 @@ class Collected(AbstractContextManager["Collected"]):
     _audible: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     _landmarks: list[npt.NDArray[np.int64]] = field(default_factory=list)
     _weakest: list[npt.NDArray[np.uint8]] = field(default_factory=list)
-    _levels: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._levels.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def add(self, one: Signature | str) -> None:
         """The next clip's signature, or why it has none."""
@@ -115,20 +105,20 @@ class Collected(AbstractContextManager["Collected"]):
         self._audible += [one.audible, np.zeros(GAP, np.bool_)]
         self._landmarks.append(one.landmarks + self._frames)
         self._weakest.append(one.weakest)
-        self._levels.write(one.levels.tobytes())
-        self._levels.write(bytes(GAP * LEVELS))
+        self.levels.write(one.levels.tobytes())
+        self.levels.write(bytes(GAP * LEVELS))
         self._frames += len(one.bits) + GAP
 
     def signatures(self) -> Signatures:
         """All of them as arrays; the lists are given up."""
-        self._levels.flush()
+        self.levels.flush()
         shape = (self._frames, LEVELS)
         made = Signatures(
             starts=np.array(self.starts, np.int64),
             lengths=np.array(self.lengths, np.int64),
             bits=np.concatenate([np.zeros(0, np.uint32), *self._bits]),
             audible=np.concatenate([np.zeros(0, np.bool_), *self._audible]),
-            levels=np.memmap(self._levels, np.uint8, "r", shape=shape) if self._frames else np.zeros(shape, np.uint8),
+            levels=np.memmap(self.levels, np.uint8, "r", shape=shape) if self._frames else np.zeros(shape, np.uint8),
             landmarks=np.concatenate([np.zeros(0, np.int64), *self._landmarks]),
             weakest=np.concatenate([np.zeros((0, PROBES), np.uint8), *self._weakest]),
         )
@@ -157,7 +147,8 @@ def find_duplicates(
     """
     ids = clips["clip_id"].to_pylist()
     neighbors = None if store is None else _neighbors(store, block, ids)
-    with Collected() as collected:
+    with tempfile.TemporaryFile() as levels:
+        collected = Collected(levels)
         for done, one in enumerate(_signatures(clips), start=1):
             collected.add(one)
             if progress is not None:

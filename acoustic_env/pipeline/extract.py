@@ -243,7 +243,7 @@ class _Run:
         try:
             fault = self.health.note(error, working_nodes(), failed.to_pylist())
         finally:
-            self.record.faults = self.health.as_json()
+            self.record.faults = [dataclasses.asdict(fault) for fault in self.health.faults]
         out = "the run goes on without this node" if fault.left_out else "new workers do its clips"
         self.log(f"node      {fault.host} {fault.node[:8]}: {error}; nothing of its task is recorded, {out}")
         return rest

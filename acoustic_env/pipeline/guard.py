@@ -14,6 +14,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -130,14 +131,9 @@ class CrashIsolatedStage:
         return Path(tempfile.gettempdir()) / f"acoustic-env-{self.run_id}-{task.hexdigest()[:32]}"
 
     def _one_by_one(self, clips: pa.Table) -> Iterator[pa.Table]:
-        context = multiprocessing.get_context("spawn")
         done = 0
         while done < clips.num_rows:
-            ours, theirs = context.Pipe()
-            rest = (self.kind, self.arguments, clips.slice(done), theirs)
-            child = context.Process(target=_work, args=rest, daemon=True)
-            child.start()
-            theirs.close()
+            ours, child = self._start_child(clips.slice(done))
             try:
                 while done < clips.num_rows:
                     result = ours.recv()
@@ -161,13 +157,17 @@ class CrashIsolatedStage:
                 ours.close()
                 child.join()
 
-    def _check_in_child(self) -> None:
-        """Build the stage and do the golden clip in a process of its own; raises SickWorkerError where that dies."""
+    def _start_child(self, clips: pa.Table | None) -> tuple[Connection, SpawnProcess]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        child = context.Process(target=_work, args=(self.kind, self.arguments, None, theirs), daemon=True)
+        child = context.Process(target=_work, args=(self.kind, self.arguments, clips, theirs), daemon=True)
         child.start()
         theirs.close()
+        return ours, child
+
+    def _check_in_child(self) -> None:
+        """Build the stage and do the golden clip in a process of its own; raises SickWorkerError where that dies."""
+        ours, child = self._start_child(None)
         try:
             raise ours.recv()
         except EOFError:

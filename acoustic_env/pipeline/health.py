@@ -1,19 +1,17 @@
-"""Tell a sick worker from a bad clip: its failure costs no clip, and its node is named and, if need be, left out.
+"""Tell a sick worker from a bad clip: the worker's failure costs no clip, and its node is named or left out.
 
-A broken CUDA context, a missing library or an unmounted disk fails fast, so a sick worker would draw most tasks of a
-list and write an error for each of their clips. After a failure the worker therefore computes the golden clip again. If
-that fails too, the task ends with `SickWorkerError`, nothing of it is recorded, and the run starts new workers for the
-clips that are left: everywhere at first, for a new process cures most of it, and without the node where that does not
-help. The clip that came first is then done in a process of its own, which tells a clip that breaks its worker from a
-worker that broke.
+A broken CUDA context, a missing library or an unmounted disk fails fast, so a sick worker would draw most tasks and
+write an error for each of their clips. After a failure the worker therefore computes the golden clip. If that fails
+too, the task ends with `SickWorkerError`, nothing of it is recorded, and the run starts new workers for the clips that
+are left: everywhere at first, then without the node. The clip that came first is done in a process of its own.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from acoustic_env.audio.fetch import local_file
 from acoustic_env.errors import AcousticEnvError, ErrorCode
@@ -128,10 +126,6 @@ class Health:
         if len(self.faults) > MAX_RESTARTS:
             raise NoHealthyWorkerError(f"workers fell sick {len(self.faults)} times. {self._reasons()}")
         return fault
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return the faults for the run record."""
-        return [asdict(fault) for fault in self.faults]
 
     def _reasons(self) -> str:
         last = {(fault.host, fault.node): fault.reason for fault in self.faults}

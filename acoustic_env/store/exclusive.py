@@ -68,11 +68,13 @@ def exclusive_file(filesystem: Filesystem, path: str) -> ExclusiveFile:
         return _LockedFile(filesystem, path)
     if isinstance(filesystem, S3Filesystem):
         return _ConditionalFile(filesystem, path)
-    return _SettlingFile(cast(RemoteFilesystem, filesystem), path)
+    return _SettlingFile(filesystem, path)
 
 
-class _LockedFile(ExclusiveFile):
-    def __init__(self, filesystem: LocalFilesystem, path: str) -> None:
+class _ComparedFile(ExclusiveFile):
+    """A file whose version is a digest of its bytes."""
+
+    def __init__(self, filesystem: Filesystem, path: str) -> None:
         self.filesystem, self.path = filesystem, path
 
     def load(self) -> Seen | None:
@@ -82,17 +84,24 @@ class _LockedFile(ExclusiveFile):
             return None
         return Seen(data, hashlib.sha256(data).hexdigest())
 
+    def _compare_and_write(self, seen: Seen | None, data: bytes) -> bool:
+        now = self.load()
+        if (now and now.version) != (seen and seen.version):
+            return False
+        self.filesystem.write(self.path, data)
+        return True
+
+
+class _LockedFile(_ComparedFile):
+    filesystem: LocalFilesystem
+
     def swap(self, seen: Seen | None, data: bytes) -> bool:
         with self._lock():
-            now = self.load()
-            if (now and now.version) != (seen and seen.version):
-                return False
-            self.filesystem.write(self.path, data)
-            return True
+            return self._compare_and_write(seen, data)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """The kernel gives it back when the process ends, however it ends."""
+        """Hold a kernel lock, which ends with the process at the latest."""
         import fcntl
 
         root, place = self.filesystem.root, self.filesystem.place(self.path)
@@ -183,26 +192,14 @@ class _ConditionalFile(ExclusiveFile):
         return False
 
 
-class _SettlingFile(ExclusiveFile):
-    def __init__(self, filesystem: RemoteFilesystem, path: str) -> None:
-        self.filesystem, self.path = filesystem, path
-        # A filesystem in this process's memory needs no waiting: the lock keeps its threads apart.
-        self.settles = "memory" not in filesystem.filesystem.protocol
-
-    def load(self) -> Seen | None:
-        try:
-            data = self.filesystem.read(self.path)
-        except FileNotFoundError:
-            return None
-        return Seen(data, hashlib.sha256(data).hexdigest())
-
+class _SettlingFile(_ComparedFile):
     def swap(self, seen: Seen | None, data: bytes) -> bool:
         with _IN_PROCESS:
-            now = self.load()
-            if (now and now.version) != (seen and seen.version):
+            if not self._compare_and_write(seen, data):
                 return False
-            self.filesystem.write(self.path, data)
-        return not self.settles or _settled(self, data)
+        # A filesystem in this process's memory needs no waiting: the lock keeps its threads apart.
+        in_memory = "memory" in cast(RemoteFilesystem, self.filesystem).filesystem.protocol
+        return in_memory or _settled(self, data)
 
 
 class _ConflictError(StoreError):

@@ -164,7 +164,8 @@ def edits(folder: Path, count: int) -> None:
     clips = real_clips(folder, count)
     owner: list[int] = []
     made_by: list[str] = []
-    with Collected() as collected:
+    with tempfile.TemporaryFile() as levels:
+        collected = Collected(levels)
         for number, sound in enumerate(clips.values()):
             for name, edit in {"": lambda one, _rng: one, **EDITS}.items():
                 edited = edit(sound, rng)

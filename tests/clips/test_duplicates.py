@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def varied(seconds: float, seed: int) -> Sound:
 
 
 def signatures_of(*sounds: Sound) -> Signatures:
-    with Collected() as collected:
+    with tempfile.TemporaryFile() as levels:
+        collected = Collected(levels)
         for sound in sounds:
             collected.add(compute_signature(sound))
         return collected.signatures()
