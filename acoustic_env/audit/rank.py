@@ -23,7 +23,7 @@ from acoustic_env.audit.confident import confident_flags, confident_joint
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.neighbors import Neighborhood, find_neighbors
 from acoustic_env.audit.posterior import Posterior, score_posterior
-from acoustic_env.audit.scorers import SCORERS, LabeledClips, Scorer
+from acoustic_env.audit.scorers import LabeledClips, Scorer, load_scorer
 from acoustic_env.audit.tags import score_by_tags
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
@@ -215,7 +215,7 @@ def rank_multilabel(
 
 def _scorers(settings: AuditSettings, tags: Mapping[str, Floats]) -> dict[str, Scorer]:
     tagged: dict[str, Scorer] = {name: partial(score_by_tags, scores) for name, scores in tags.items()}
-    return {name: SCORERS.load(name) for name in settings.scorers} | tagged
+    return {name: load_scorer(name) for name in settings.scorers} | tagged
 
 
 def _labeled(clips: Clips, target: Floats, exclusive: bool, settings: AuditSettings) -> LabeledClips:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from acoustic_env.audit.check import duplicate_sets
 from acoustic_env.audit.intervals import Floats
 from acoustic_env.audit.rank import prepare, rank_exclusive, rank_multilabel, reduce_blocks
-from acoustic_env.audit.scorers import SCORERS
+from acoustic_env.audit.scorers import load_scorer
 from acoustic_env.audit.table import require_columns
 from acoustic_env.audit.tags import tag_scores
 from acoustic_env.clips.ontology import audioset
@@ -58,7 +58,7 @@ def rank_study(
     from acoustic_env.models.matrix import load_matrix
 
     for name in recipe.audit.scorers:
-        SCORERS.check(name)
+        load_scorer(name)
     selection = select(clips, recipe)
     targets = class_targets(selection.clips, recipe)
     matrix = load_matrix(store, targets.clip_ids, list(blocks or recipe.blocks), signals or recipe.signals)

@@ -9,8 +9,11 @@ entry-point group `acoustic_env.scorers`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+from acoustic_env.config import CLASSIFIERS
+from acoustic_env.errors import UsageError
 from acoustic_env.registry import Registry
 
 if TYPE_CHECKING:
@@ -65,12 +68,30 @@ class Scorer(Protocol):
 
 
 SCORERS: Final[Registry[Scorer]] = Registry(
-    "scorers",
-    "scorer",
-    {
-        "mlp": "acoustic_env.audit.classifier_scorers:score_by_mlp",
-        "xgboost": "acoustic_env.audit.classifier_scorers:score_by_xgboost",
-        "logistic": "acoustic_env.audit.classifier_scorers:score_by_logistic",
-        "neighbors": "acoustic_env.audit.neighbors:score_by_neighbors",
-    },
+    "scorers", "scorer", {"neighbors": "acoustic_env.audit.neighbors:score_by_neighbors"}
 )
+
+
+def scorer_kinds() -> tuple[str, ...]:
+    """Return the names of all scorers: the classifiers, then the other checks.
+
+    >>> {"mlp", "random_forest", "neighbors"} <= set(scorer_kinds())
+    True
+    """
+    return (*CLASSIFIERS.names(), *SCORERS.names())
+
+
+def load_scorer(name: str) -> Scorer:
+    """Return the scorer of a name.
+
+    Raises:
+        UsageError: no such scorer, or the package that defines it cannot be imported.
+    """
+    if name in SCORERS:
+        return SCORERS.load(name)
+    if name not in CLASSIFIERS:
+        msg = f"no scorer named {name!r}; expected one of: {', '.join(scorer_kinds())}"
+        raise UsageError(msg)
+    from acoustic_env.audit.classifier_scorers import score_by_classifier
+
+    return partial(score_by_classifier, name)

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final
 
-from acoustic_env.audit.scorers import SCORERS
+from acoustic_env.audit.scorers import scorer_kinds
 from acoustic_env.commands.arguments import names, url
 from acoustic_env.commands.audit_form import add_command
 
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=url, required=True, metavar="FILE", help="Ranked table to write (Parquet).")
     parser.add_argument("--blocks", type=names, metavar="B,B,...", help="Blocks to learn from. Default: the recipe's.")
     parser.add_argument("--signals", type=names, metavar="S,S,...", help="Signals. Default: the recipe's.")
-    known = ", ".join(SCORERS.names())
+    known = ", ".join(scorer_kinds())
     parser.add_argument("--scorers", type=names, metavar="S,S,...", help=f"Some of {known}. Default: the recipe's.")
     parser.add_argument("--duplicates", type=url, metavar="FILE", help="Table of `clips duplicates`.")
 

@@ -33,7 +33,7 @@ from acoustic_env.audit.designs import StratumCounts, stratified
 from acoustic_env.audit.intervals import from_variance, wilson
 from acoustic_env.audit.posterior import predict_out_of_fold
 from acoustic_env.audit.sample import allocate, score_strata
-from acoustic_env.audit.scorers import SCORERS, LabeledClips
+from acoustic_env.audit.scorers import LabeledClips, load_scorer
 from acoustic_env.config import AuditSettings
 from tests.audit.planted import plant_errors
 
@@ -201,7 +201,7 @@ def run(study: Study, plantings: int, cells: list[tuple[str, float]]) -> None:
     clean = ranking.score_labels(clips, truth, 2, settings).posterior
 
     labeled = LabeledClips(clips.features, np.eye(2)[truth], True, clips.folds, clips.neighborhood, settings.seed)
-    knowing = partial(SCORERS.load("logistic"), labeled)
+    knowing = partial(load_scorer("logistic"), labeled)
     ambiguity = 1.0 - np.abs(2.0 * predict_out_of_fold(knowing, clips.folds, 2)[:, 1] - 1.0)
     found: dict[tuple[str, float], list[Result]] = {cell: [] for cell in cells}
     for cell in cells:

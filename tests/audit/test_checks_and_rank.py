@@ -135,7 +135,7 @@ def test_a_scorer_of_another_package_ranks_by_its_name(monkeypatch: pytest.Monke
     entry = EntryPoint("mine", f"{__name__}:score_by_first_feature", "acoustic_env.scorers")
     registry = Registry("scorers", "scorer", {"neighbors": "acoustic_env.audit.neighbors:score_by_neighbors"})
     monkeypatch.setattr("acoustic_env.registry.entry_points", lambda group: [entry] if group == entry.group else [])
-    monkeypatch.setattr("acoustic_env.audit.rank.SCORERS", registry)
+    monkeypatch.setattr("acoustic_env.audit.scorers.SCORERS", registry)
     x, _, given, _ = clouds(240)
     settings = AuditSettings(scorers=("mine", "neighbors"), folds=3)
     clips = prepare(ids(240), x, given, np.arange(240), settings)
@@ -153,7 +153,7 @@ def test_an_unknown_scorer_and_too_few_folds_are_rejected() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_trees_that_take_turns_on_parts_of_the_clips_find_the_errors_too(
+def test_trees_that_learn_from_a_share_of_the_clips_find_the_errors_too(
     classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, _, given, wrong = clouds(classes=classes)
