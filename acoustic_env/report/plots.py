@@ -1,4 +1,4 @@
-"""Figures of how good a classifier is, of the study and of the search, drawn from what was recorded."""
+"""Plots of a classifier's metrics, of the study and of the search, drawn from recorded values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
 SHOWN_CLASSES: Final = 30
 SHOWN_ROWS: Final = 30
 HARDEST: Final = 3  # classes whose curves are colored
-FIGURE_NAMES: Final = {
+METRIC_NAMES: Final = {
     "auc": "AUC",
     "average_precision": "average precision",
     "map": "mAP",
@@ -48,8 +48,8 @@ class EvaluatedClips:
 
     Attributes:
         name: "held-out clips" or "test clips".
-        section: heading the figures belong under.
-        prefix: of the figures' names.
+        section: heading of the plots.
+        prefix: of the plots' names.
         chosen_on: the clips that threshold and calibration were chosen on, as seen from these.
     """
 
@@ -64,19 +64,19 @@ TEST: Final = EvaluatedClips("test clips", "The classifier on test clips", "test
 
 
 def calibration_errors(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """The calibration error before and after calibration; None where no class has enough positive clips."""
+    """Return the calibration error before and after calibration; None where no class has enough positive clips."""
     errors = metrics["calibration"]
     name = "class_ece" if "class_ece_before" in errors else "ece"
     return errors[f"{name}_before"], errors[f"{name}_after"]
 
 
 def metric_name(name: str) -> str:
-    """A figure's name for a person."""
-    return FIGURE_NAMES.get(name, name.replace("_", " "))
+    """Return the display name of a metric."""
+    return METRIC_NAMES.get(name, name.replace("_", " "))
 
 
 def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
-    """value (low–high)."""
+    """Return "value (low–high)"."""
     value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
     if value is None:
         return "not defined"
@@ -85,7 +85,7 @@ def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
 
 
 def performance_plots(metrics: Metrics, clips: EvaluatedClips = HELD_OUT) -> list[Plot]:
-    """Curves, confusion, calibration and classes, as far as the task has them."""
+    """Draw curves, confusion, calibration and classes, as far as the task has them."""
     found = []
     named = [{**row, "name": class_name(row["name"])} for row in metrics["per_class"]]
     curves = [{**row, "name": class_name(row["name"])} for row in metrics.get("class_curves", [])]
@@ -139,24 +139,24 @@ def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
 
 
 def _curve_table(curves: Sequence[tuple[str, Metrics]]) -> pa.Table:
-    """Points of the two curves of each class or pool."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("class", "curve", "x", "y", "threshold")}
-    for name, both in curves:
-        for kind in ("roc", "precision_recall"):
-            curve = both[kind]
-            points = len(curve["x"])
-            for column, values in zip(
-                columns.values(),
-                ([name] * points, [kind] * points, curve["x"], curve["y"], curve["thresholds"]),
-                strict=True,
-            ):
-                column.extend(values)
-    return pa.table({**columns, "threshold": pa.array(columns["threshold"], pa.float64())})
+    """Return the points of the two curves of each class or pool."""
+    schema = pa.schema(
+        {"class": pa.string(), "curve": pa.string()} | dict.fromkeys(("x", "y", "threshold"), pa.float64())
+    )
+    return pa.Table.from_pylist(
+        [
+            {"class": name, "curve": kind, "x": x, "y": y, "threshold": threshold}
+            for name, both in curves
+            for kind in ("roc", "precision_recall")
+            for x, y, threshold in zip(*(both[kind][key] for key in ("x", "y", "thresholds")), strict=True)
+        ],
+        schema,
+    )
 
 
 @drawn
 def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
-    """All classes pooled, each class faint, the hardest in color."""
+    """Draw the curves of all classes pooled, of each class faint, and of the hardest in color."""
     precision = {row["name"]: row["average_precision"] for row in metrics["per_class"]}
     classes = sorted(metrics["class_curves"], key=lambda row: precision[row["name"]])
     hardest = [row for row in classes[:HARDEST] if precision[row["name"]] < 1.0]
@@ -194,7 +194,7 @@ def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
 
 
 def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int | None:
-    """Last point of a curve at or above the threshold."""
+    """Return the last point of a curve at or above the threshold."""
     if cut is None:
         return None
     above = [i for i, value in enumerate(thresholds) if value is None or value >= cut]
@@ -226,11 +226,12 @@ def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     off = shares - np.diag(np.diag(shares))
     row, column = np.unravel_index(int(off.argmax()), off.shape)
     sentence = (
-        f"{right:.0%} of {counts.sum():,.0f} {clips.name} are called what the list says; most often confused is "
-        f"{classes[row]}, called {classes[column]} in {off[row, column]:.0%} of its clips."
+        f"{right:.0%} of {counts.sum():,.0f} {clips.name} agree with the given label; most often "
+        f"confused is {classes[row]}, predicted as {classes[column]} in {off[row, column]:.0%} of its clips."
     )
     alt = "Confusion matrix: " + "; ".join(
-        f"{classes[i]} called right {shares[i, i]:.0%} of {counts[i].sum():,.0f}" for i in range(min(len(classes), 20))
+        f"{classes[i]} predicted right {shares[i, i]:.0%} of {counts[i].sum():,.0f}"
+        for i in range(min(len(classes), 20))
     )
     first, second = np.indices(counts.shape)
     data = pa.table(
@@ -249,21 +250,20 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     figure = new_figure(5.6, 5.0)
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
-    columns: dict[str, list[Any]] = {key: [] for key in ("when", "predicted", "observed", "low", "high", "clips")}
+    rows: list[dict[str, Any]] = []
     before, after = calibration_errors(metrics)
     for number, (when, ece) in enumerate((("before", before), ("after", after))):
         diagram = metrics[f"reliability_{when}"]
-        kept = [i for i, count in enumerate(diagram["count"]) if count and diagram["observed"][i] is not None]
-        predicted, observed = ([diagram[key][i] for i in kept] for key in ("predicted", "observed"))
-        lows, highs = ([diagram[key][i] for i in kept] for key in ("low", "high"))
-        error = [
-            [max(o - low, 0) for o, low in zip(observed, lows, strict=True)],
-            [max(h - o, 0) for o, h in zip(observed, highs, strict=True)],
-        ]
+        keys = ("predicted", "observed", "low", "high", "count")
+        bins = [dict(zip(keys, one, strict=True)) for one in zip(*(diagram[key] for key in keys), strict=True)]
+        bins = [one for one in bins if one["count"] and one["observed"] is not None]
+        rows += [{"when": when, "clips": one["count"], **one} for one in bins]
+        below = [max(one["observed"] - one["low"], 0) for one in bins]
+        above = [max(one["high"] - one["observed"], 0) for one in bins]
         panel.errorbar(
-            predicted,
-            observed,
-            yerr=error,
+            [one["predicted"] for one in bins],
+            [one["observed"] for one in bins],
+            yerr=[below, above],
             fmt=MARKERS[number],
             color=OKABE_ITO[number],
             ms=9 - 4 * number,
@@ -272,12 +272,6 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
             lw=1.3,
             label=f"{when} calibration, mean error {'none' if ece is None else f'{ece:.3f}'}",
         )
-        rows = zip(
-            [when] * len(kept), predicted, observed, lows, highs, [diagram["count"][i] for i in kept], strict=True
-        )
-        for row in rows:
-            for key, value in zip(columns, row, strict=True):
-                columns[key].append(value)
     panel.set(
         xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="predicted probability", ylabel="observed share"
     )
@@ -293,14 +287,16 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     counted = metrics["calibration"].get("class_ece_classes")
     of = "" if counted is None else f"as a mean over {int(counted):,} classes with enough positive clips, "
     sentence = (
-        "Whether a probability means what it says: the predicted probability misses the observed share by "
+        "Calibration: the predicted probability differs from the observed share by "
         f"{missed} before calibration and by {repaired} after it, {of}on {clips.name} ({fitted})."
     )
     alt = (
         "Observed share against predicted probability with 95 % intervals; mean error "
         f"{missed} before calibration, {repaired} after."
     )
-    return _plot(clips, "calibration", "Calibration", sentence, alt, figure, pa.table(columns))
+    numbers = dict.fromkeys(("predicted", "observed", "low", "high"), pa.float64())
+    data = pa.Table.from_pylist(rows, pa.schema({"when": pa.string(), **numbers, "clips": pa.int64()}))
+    return _plot(clips, "calibration", "Calibration", sentence, alt, figure, data)
 
 
 @drawn
@@ -335,7 +331,7 @@ def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
 
 @drawn
 def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """The study's rows (of study.csv), best first: scores with intervals, those within noise of the best marked."""
+    """Draw the study's rows (of study.csv), best first, with intervals; mark those within noise of the best."""
     shown = list(rows[:SHOWN_ROWS])[::-1]
     figure = new_figure(9, 1.5 + 0.28 * max(len(shown), 2))
     panel = figure.subplots()
@@ -365,7 +361,7 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot(
         "study",
         "The study",
-        "Which features tell the classes apart",
+        "Which features separate the classes",
         sentence,
         alt,
         figure,
