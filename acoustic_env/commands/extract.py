@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         max_error_rate={"metavar": "SHARE"},
         relocated={"action": "append", "metavar": "OLD=NEW"},
     )
-    parser.add_argument("--json", action="store_true", help="print the run record as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="Print the run record as JSON.")
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -154,5 +154,5 @@ def _log(line: str) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM (a stopped job) ends like Ctrl-C: the lease is given back and the way to resume is printed."""
+    """SIGTERM (a stopped job) ends like Ctrl-C: the lease is released and the way to resume is printed."""
     raise KeyboardInterrupt

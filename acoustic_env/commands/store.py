@@ -39,7 +39,7 @@ Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicat
 temporary files are reported; --strict lets them fail, too. --read decodes every column and checks page checksums."""
 
 ERRORS = """\
-What failed and has not been cured since: counts by stage and code, then the clips. Permanent errors are final until
+What failed and has not been resolved since: counts by stage and code, then the clips. Permanent errors are final until
 acoustic-env extract --retry-errors; the others are tried again by the next run."""
 
 EXPORT = """\
@@ -62,25 +62,30 @@ def add_parsers(subparsers: Any) -> None:
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "ls", "what a store holds", LS, list_store)
     parser = _add(commands, "verify", "prove that nothing was lost", VERIFY, verify_store)
-    parser.add_argument("--clips", type=url, metavar="LIST", help="clip list (Parquet or CSV) to account for")
+    parser.add_argument("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) to account for.")
     parser.add_argument(
-        "--signals", type=names, metavar="raw,fg,bg", help="each clip should have (default: those found)"
+        "--signals", type=names, metavar="raw,fg,bg", help="Signals that each clip should have. Default: those found."
     )
-    parser.add_argument("--read", action="store_true", help="decode every column of every part")
-    parser.add_argument("--strict", action="store_true", help="pending clips and other notes fail as well")
+    parser.add_argument("--read", action="store_true", help="Decode every column of every part.")
+    parser.add_argument("--strict", action="store_true", help="Fail on pending clips and other notes, too.")
     parser = _add(commands, "errors", "which clips failed, and why", ERRORS, list_errors)
-    parser.add_argument("--code", metavar="CODE", help="only this code (not_found, decode_failed, ...)")
-    parser.add_argument("--stage", metavar="STAGE", help="only this stage (fetch, decode, prepare, or a block)")
-    parser.add_argument("--all", action="store_true", help="every attempt, cured ones included; print every clip")
+    parser.add_argument("--code", metavar="CODE", help="Only this code (not_found, decode_failed, ...).")
+    parser.add_argument("--stage", metavar="STAGE", help="Only this stage (fetch, decode, prepare, or a block).")
+    parser.add_argument("--all", action="store_true", help="List every attempt, resolved ones included.")
     parser = _add(commands, "export", "a block as one file", EXPORT, export_block)
-    parser.add_argument("--block", required=True, metavar="B", help="which block")
-    parser.add_argument("--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz, at any URL")
+    parser.add_argument("--block", required=True, metavar="B", help="Block to export.")
     parser.add_argument(
-        "--fingerprint", type=names, metavar="F[,F]", help="which version, or its first digits (default: the only one)"
+        "--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz file, at any URL."
     )
-    parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="only these (default: all)")
-    parser.add_argument("--columns", type=names, metavar="C,C,...", help="only these (default: all)")
-    parser.add_argument("--wide", action="store_true", help="a row for each clip instead of each clip and signal")
+    parser.add_argument(
+        "--fingerprint",
+        type=names,
+        metavar="F[,F]",
+        help="Version or its first digits. Default: the only one.",
+    )
+    parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
+    parser.add_argument("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
+    parser.add_argument("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
 
 
 def _add(
@@ -93,8 +98,8 @@ def _add(
         epilog=f"examples:\n{EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("store", type=url, metavar="URL", help="the store: a folder or s3://bucket/prefix")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("store", type=url, metavar="URL", help="Feature store: a folder or s3://bucket/prefix.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     parser.set_defaults(run=run)
     return parser
 

@@ -48,7 +48,7 @@ class StoreContents:
 
     @classmethod
     def existing(cls, url: str) -> Self:
-        """A store to read from.
+        """Open a store to read from.
 
         Raises:
             UsageError: there is nothing at the URL.
@@ -60,7 +60,7 @@ class StoreContents:
         return store
 
     def blocks(self) -> dict[str, list[str]]:
-        """block -> fingerprints that have parts, both sorted."""
+        """Return block -> fingerprints that have parts, both sorted."""
         found: dict[str, set[str]] = {}
         for entry in self.filesystem.entries(layout.FEATURES):
             place = layout.block_and_fingerprint(entry.path)
@@ -69,12 +69,12 @@ class StoreContents:
         return {block: sorted(found[block]) for block in sorted(found)}
 
     def parts(self, block: str, fingerprint: str) -> list[Entry]:
-        """Files with a part's name of one version of a block."""
+        """Return the files with a part's name of one version of a block."""
         folder = layout.block_folder(block, fingerprint)
         return [entry for entry in self.filesystem.entries(folder) if layout.is_part(entry.path)]
 
     def fingerprints(self, block: str) -> list[Described]:
-        """The versions of a block that are in the store, each described by its first readable part."""
+        """Return the versions of a block that are in the store, each described by its first readable part."""
         versions = []
         for fingerprint in self.blocks().get(block, []):
             for entry in self.parts(block, fingerprint):
@@ -87,7 +87,7 @@ class StoreContents:
         return versions
 
     def signals(self, version: Described) -> list[str]:
-        """The signals of a version: those its parts name, else (parts of older code) those found in its rows."""
+        """Return the signals of a version: those its parts name, else (parts of older code) those found in its rows."""
         if version.signals:
             return list(version.signals)
         found = pc.unique(self._keys(version.block, version.fingerprint)["signal"]).to_pylist()
@@ -96,7 +96,7 @@ class StoreContents:
     def scan(
         self, block: str, fingerprint: str, columns: Sequence[str] | None, checksums: bool = False
     ) -> Iterator[ScannedPart | UnreadablePart]:
-        """Every part of a version with the columns asked for, in order of name, several read at once.
+        """Yield every part of a version with the columns asked for, in order of name, several read at once.
 
         Args:
             columns: read from each part; an empty list reads the footers alone, None all columns.
@@ -115,7 +115,7 @@ class StoreContents:
     def scan_one(
         self, entry: Entry, columns: Sequence[str] | None, checksums: bool = False
     ) -> ScannedPart | UnreadablePart:
-        """One part, as `scan` gives it."""
+        """Read one part, as `scan` gives it."""
         try:
             with open_part(self.filesystem, entry, checksums) as file:
                 described = describe(file.metadata.metadata)
@@ -129,7 +129,7 @@ class StoreContents:
             return UnreadablePart(entry, str(error))
 
     def committed_keys(self, block: str, fingerprint: str) -> pa.Table:
-        """Unique (clip_id, signal) of one version of a block that can be read back: `KEY_SCHEMA`."""
+        """Return the unique (clip_id, signal) of one version of a block that can be read back: `KEY_SCHEMA`."""
         keys = self._keys(block, fingerprint)
         return keys.group_by(KEY_SCHEMA.names).aggregate([]).select(KEY_SCHEMA.names)
 
@@ -143,7 +143,7 @@ class StoreContents:
         return pa.concat_tables([KEY_SCHEMA.empty_table(), *tables])
 
     def errors(self) -> pa.Table:
-        """Every recorded error, `ERROR_SCHEMA`, by clip, stage and attempt; each once."""
+        """Return every recorded error, `ERROR_SCHEMA`, by clip, stage and attempt; each once."""
         tables = []
         entries = [entry for entry in self.filesystem.entries(layout.ERRORS) if layout.is_part(entry.path)]
         for part in in_threads(self.filesystem, entries, self.read_errors_part):
@@ -157,7 +157,7 @@ class StoreContents:
         return table.sort_by(order).cast(ERROR_SCHEMA)
 
     def read_errors_part(self, entry: Entry) -> pa.Table | UnreadablePart:
-        """One part of the errors table; one written before errors had a signal has nulls for it."""
+        """Read one part of the errors table; one written before errors had a signal has nulls for it."""
         try:
             with open_part(self.filesystem, entry) as file:
                 there = [name for name in ERROR_SCHEMA.names if name != "signal" or name in file.schema_arrow.names]
@@ -169,13 +169,13 @@ class StoreContents:
         return table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
 
     def runs(self) -> list[dict[str, Any]]:
-        """The records of all runs, oldest first; one that is not JSON is left out with a warning."""
+        """Return the records of all runs, oldest first; one that is not JSON is left out with a warning."""
         names = [entry.path for entry in self.filesystem.entries(layout.RUNS) if entry.path.endswith(".json")]
         records = (self.run(path.removeprefix(f"{layout.RUNS}/").removesuffix(".json")) for path in names)
         return [record for record in records if record is not None]
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run; None where there is none."""
+        """Return the record of a run; None where there is none."""
         path = layout.run_path(run_id)
         try:
             record = json.loads(self.filesystem.read(path))

@@ -36,8 +36,6 @@ class FeatureStore(StoreContents):
         url: a folder, `s3://bucket/prefix`, or another fsspec URL. Nothing is created before the first write.
     """
 
-    # ---- writing
-
     def write_part(self, table: pa.Table) -> str:
         """Write rows of one block as one part, whole or not at all.
 
@@ -91,10 +89,9 @@ class FeatureStore(StoreContents):
         self.filesystem.write(layout.run_path(run_id), text.encode())
 
     def clean_up(self) -> list[str]:
-        """What a writer does once, under its lease, after it has looked at what is missing.
+        """Move parts that this object found unreadable to `set-aside/` and remove temporary files older than a day.
 
-        Moves parts that this object found unreadable (and that still are) to `set-aside/`, where they count for
-        nothing and can be looked at, and removes temporary files older than a day.
+        The caller holds the lease and has looked for missing rows before.
 
         Returns:
             A line for each file moved or removed.
@@ -116,7 +113,7 @@ class FeatureStore(StoreContents):
         *,
         retry_errors: bool = False,
     ) -> pa.Table:
-        """The work left: keys of the list without a row and not excluded by a permanent error (`failures.Failures`).
+        """Return the keys of the list without a row and not excluded by a permanent error (`failures.Failures`).
 
         Args:
             clip_ids: the clip list's ids.
@@ -142,8 +139,6 @@ class FeatureStore(StoreContents):
             names = pa.array([signal]).take(pa.array(np.zeros(len(pending), np.int8)))
             found.append(pa.table({"clip_id": pending, "signal": names}, schema=KEY_SCHEMA))
         return pa.concat_tables([KEY_SCHEMA.empty_table(), *found])
-
-    # ---- reading
 
     def resolve(self, block: str, signals: Sequence[str] | None = None, chosen: Sequence[str] = ()) -> dict[str, str]:
         """Return the fingerprint of each signal of a block: one of those chosen, else the only one there is.
@@ -188,7 +183,7 @@ class FeatureStore(StoreContents):
         )
 
     def schema(self, block: str, fingerprint: str) -> pa.Schema:
-        """Schema of a version's rows, metadata included.
+        """Return the schema of a version's rows, metadata included.
 
         Raises:
             UsageError: no part of it can be read.
@@ -201,7 +196,7 @@ class FeatureStore(StoreContents):
         raise UsageError(msg)
 
     def joint_schema(self, block: str, versions: Mapping[str, str]) -> pa.Schema:
-        """Schema of the rows of several signals, with the metadata in which their versions are alike.
+        """Return the schema of the rows of several signals, with the metadata in which their versions are alike.
 
         Where they are not alike, `fingerprints` has the mapping of signals as JSON in place of `fingerprint`.
 
@@ -231,7 +226,7 @@ class FeatureStore(StoreContents):
         columns: Sequence[str] | None = None,
         clip_ids: Ids | None = None,
     ) -> pa.Table:
-        """Rows of a block, each key once, in the order of the keys.
+        """Return rows of a block, each key once, in the order of the keys.
 
         Args:
             versions: signal -> fingerprint (from `resolve`), or one fingerprint, whose signals are read; None for the
@@ -307,7 +302,7 @@ class FeatureStore(StoreContents):
 
 
 def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) -> pa.Schema:
-    """The keys and the columns asked for, with the schema's metadata.
+    """Return the keys and the columns asked for, with the schema's metadata.
 
     Raises:
         UsageError: no such column.
