@@ -61,12 +61,10 @@ def check_clips(
         UsageError: the list itself cannot be read.
     """
     clips, issues = load_clips(url)
-    if clips.num_rows == 0:
-        return Checked(0, issues, [], _numbered(clips, issues))
     table = _numbered(clips, issues)
-    issues += _label_issues(clips, recipe, audioset())
-    bad_places = _place_issues(clips)
-    issues += bad_places
+    if clips.num_rows == 0:
+        return Checked(0, issues, [], table)
+    issues += _label_issues(clips, recipe, audioset()) + _place_issues(clips)
     notes = _notes(clips)
     if recipe is not None and not issues:
         try:
