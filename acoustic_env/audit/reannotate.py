@@ -75,14 +75,12 @@ def reannotate(settings: ReannotateSettings, log: Log) -> dict[str, Any]:
         failure, extracted = _extract(settings, bundle, clips, log)
         ranked = score(bundle, clips, FeatureStore(settings.store), log)
         evaluated = evaluate_frames(samples, annotations)
-        published = _publish_evaluated(settings, evaluated)
         before = read_version(settings.labels) if versions(settings.labels) else None
         fresh = ranked if before is None else ranked.filter(pc.invert(of_clips(ranked, before)))
         table = merge(before, _decide(settings, ranked, before, annotations, samples))
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
         changed = _write_diff(settings.labels, written.version, before, table) if written.new else 0
-        if settings.approve:
-            published = _approve(settings, written.version)
+        published = _publish(settings, evaluated, written.version)
         places = _keep_list(settings, clips)
         sample, sample_clips = _sample(settings, written.version, samples, published["version"], places)
         drift = _drift(settings, bundle, clips, fresh)
@@ -313,47 +311,36 @@ def _together(samples: list[pa.Table]) -> pa.Table | None:
     return pa.concat_tables(plain, promote_options="default") if plain else None
 
 
-def _publish_evaluated(settings: ReannotateSettings, evaluated: Sequence[FrameEvaluation]) -> dict[str, Any]:
-    """Publish a version shown to be better; return the published version and the reason."""
-    current = _published(settings)
-    better = better_version(evaluated, current)
-    if better is not None:
-        reason = f"{better.info.version} is better than {_name(current)}: {_improvement(better)}"
-        return _publish(settings, better.info.version, reason, better.as_dict())
-    if not evaluated:
-        reason = "no sample of a version has an answer yet"
-    elif evaluated[-1].info.version == current:
-        reason = "published already"
-    elif not evaluated[-1].changed:
-        last = evaluated[-1].info
-        reason = f"apart from rows with answers, {last.version} decides as {_name(last.published)}"
-    else:
-        last = evaluated[-1].info
-        reason = f"{last.version} is not shown to be better than {_name(last.published)}: {_improvement(evaluated[-1])}"
-    return {"version": current, "reason": reason}
-
-
-def _approve(settings: ReannotateSettings, version: str) -> dict[str, Any]:
-    """Publish a version in the approver's name."""
-    if _published(settings) == version:
-        return {"version": version, "reason": "published already"}
-    return _publish(settings, version, f"approved by {settings.approve}", None)
-
-
-def _published(settings: ReannotateSettings) -> str | None:
-    """Return the published version."""
+def _publish(settings: ReannotateSettings, evaluated: Sequence[FrameEvaluation], new: str) -> dict[str, Any]:
+    """Publish the approved version, or one shown to be better; return the published version and the reason."""
+    filesystem = open_filesystem(settings.labels)
     try:
-        version: str | None = json.loads(open_filesystem(settings.labels).read(PUBLISHED))["version"]
+        current: str | None = json.loads(filesystem.read(PUBLISHED))["version"]
     except FileNotFoundError:
-        return None
-    return version
-
-
-def _publish(settings: ReannotateSettings, version: str, reason: str, shown: dict[str, Any] | None) -> dict[str, Any]:
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    record = {"version": version, "reason": reason, "evaluation": shown, "time_utc": now}
-    open_filesystem(settings.labels).write(PUBLISHED, json.dumps(record, indent=1).encode())
+        current = None
+    version, reason, better = current, _reason_to_wait(evaluated, current), better_version(evaluated, current)
+    if better is not None:
+        version, reason = better.info.version, f"{better.info.version} is better than {_name(current)}: "
+        reason += _improvement(better)
+    if settings.approve:
+        version, reason = new, "published already" if new == version else f"approved by {settings.approve}"
+    if version != current:
+        shown = None if better is None or better.info.version != version else better.as_dict()
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        record = {"version": version, "reason": reason, "evaluation": shown, "time_utc": now}
+        filesystem.write(PUBLISHED, json.dumps(record, indent=1).encode())
     return {"version": version, "reason": reason}
+
+
+def _reason_to_wait(evaluated: Sequence[FrameEvaluation], current: str | None) -> str:
+    if not evaluated:
+        return "no sample of a version has an answer yet"
+    last = evaluated[-1].info
+    if last.version == current:
+        return "published already"
+    if not evaluated[-1].changed:
+        return f"apart from rows with answers, {last.version} decides as {_name(last.published)}"
+    return f"{last.version} is not shown to be better than {_name(last.published)}: {_improvement(evaluated[-1])}"
 
 
 def _name(version: str | None) -> str:
