@@ -102,6 +102,12 @@ def _default(field: FieldInfo) -> str:
     )
 
 
+def classifier_tables(level: str = "3") -> str:
+    """Return a table of the settings of each registered classifier."""
+    kinds = config.CLASSIFIERS
+    return "\n\n".join(text for name in kinds.names() for text in _tables(kinds.load(name), int(level), ""))
+
+
 def command_help(*only: str) -> str:
     """Return the help text of commands with all their subcommands; of all commands when none is named."""
     os.environ["COLUMNS"] = "100"
@@ -150,6 +156,7 @@ def error_table() -> str:
 
 GENERATORS: Final[dict[str, Callable[..., str]]] = {
     "settings": settings_tables,
+    "classifiers": classifier_tables,
     "help": command_help,
     "recipes": recipe_table,
     "weights": weights_table,
