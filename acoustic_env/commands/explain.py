@@ -1,4 +1,4 @@
-"""`acoustic-env explain`: what a classifier relies on and what differs between its classes, as figures with data."""
+"""`acoustic-env explain`: what a classifier relies on and what differs between its classes, as plots with data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from acoustic_env.commands.arguments import url
 
 DESCRIPTION: Final = """\
 Draw what differs between the classes (Welch's t of the indices and of the modulation spectrum, with false-discovery
-control and effect sizes), how clips and indices hang together, and what the classifier relies on (SHAP values over 40
-backgrounds with rank intervals, the leading components in terms of the original features, permutation importance).
+control and effect sizes), maps of the clips, correlations of the indices, and what the classifier relies on (SHAP
+values over 40 backgrounds with rank intervals, the leading components in terms of the original features, permutation
+importance).
 
-Of the list that the bundle was trained on, only training and validation clips are looked at; of another list, those it
-learned from, or all if there are none. The figures say which, and what is known of test clips among them.
+Of the list that the bundle was trained on, only training and validation clips are used; of another list, those it
+learned from, or all if there are none. The captions say which, and what is known of test clips among them.
 
-Every figure is written as PNG, SVG and CSV; OUT/explain.json lists them, each with a sentence that says what it shows.
+Every plot is written as PNG, SVG and CSV; OUT/explain.json lists them with their captions.
 `acoustic-env report --explain OUT` puts them on its page."""
 
 EXAMPLES: Final = """\
@@ -35,8 +36,8 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--bundle", type=url, metavar="BUNDLE", required=True, help="folder of the classifier")
     parser.add_argument("--clips", type=url, metavar="LIST", required=True, help="the clip list it was trained on")
     parser.add_argument("--store", type=url, metavar="URL", required=True, help="feature store")
-    parser.add_argument("--out", type=url, metavar="DIR", required=True, help="folder of the figures")
-    parser.add_argument("--json", action="store_true", help="print the index of the figures as JSON")
+    parser.add_argument("--out", type=url, metavar="DIR", required=True, help="folder of the plots")
+    parser.add_argument("--json", action="store_true", help="print the index of the plots as JSON")
     parser.set_defaults(run=run)
 
 
@@ -65,7 +66,7 @@ def run(namespace: argparse.Namespace) -> int:
     else:
         for entry in entries:
             print(f"{join(namespace.out, entry.files['png'])}\n  {entry.caption}")
-    _log(f"{len(entries)} figures with their data: {join(namespace.out, INDEX)}")
+    _log(f"{len(entries)} plots with their data: {join(namespace.out, INDEX)}")
     return 0
 
 

@@ -75,7 +75,7 @@ class Attribution:
         importance: mean |phi| over the clips, for each background [backgrounds, d].
         ranks: 1 = most important, for each background [backgrounds, d].
         residual: f(x) - E f - sum of phi, for each background and clip [backgrounds, n].
-        std: standard deviation of f(x) over the clips, to judge the residual by.
+        std: standard deviation of f(x) over the clips, to compare the residual with.
         output: what f is.
     """
 

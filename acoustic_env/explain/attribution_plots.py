@@ -1,4 +1,4 @@
-"""Figures of what the model relies on: SHAP over backgrounds, the components behind it, permutation importance."""
+"""Plots of what the model relies on: SHAP over backgrounds, the components behind it, permutation importance."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ KINDS: Final = {
 
 
 def attribution_plots(material: Material) -> list[Plot]:
-    """SHAP figures of each class explained, the leading components in terms of the original features."""
+    """Draw SHAP values of each class explained, and the leading components in terms of the original features."""
     x = material.bundle.preprocessor.transform(material.matrix.values)
     label = material.truth.argmax(axis=1)
-    candidates = np.unique(np.concatenate([judge.rows for judge in material.judges]))
+    candidates = np.unique(np.concatenate([scorer.rows for scorer in material.scorers]))
     found: list[Plot] = []
     classes = material.explained_classes()
     for chosen in classes:
@@ -81,10 +81,10 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
     residual = np.abs(found.residual)
     first = order[0]
     title = f"SHAP values of the reduced features: {name}"
-    sentence = (
+    caption = (
         f"{names[first]} moves the {found.output} of {name} most; over {len(found.ranks)} stratified backgrounds its "
         f"rank is {_ranks(low[first], high[first])} (bars: 95 % of the backgrounds, "
-        f"{len(found.rows)} {material.judged}). Additivity: f(x) − E f and the sum of the values differ by "
+        f"{len(found.rows)} {material.scored}). Additivity: f(x) − E f and the sum of the values differ by "
         f"{residual.mean():.1e} on average, {residual.max():.1e} at most, where f(x) has a standard deviation of "
         f"{found.std:.2f}."
     )
@@ -106,7 +106,7 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
             "direction": found.direction(),
         }
     ).take(pa.array(order))
-    return Plot(f"shap-ranks-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"shap-ranks-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
 @drawn
@@ -136,7 +136,7 @@ def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
     first = int(top[-1])
     way = "towards" if found.direction()[first] > 0 else "away from"
     title = f"SHAP values clip by clip: {name}"
-    sentence = (
+    caption = (
         f"Each point is one clip: high values (yellow) of {names[first]} push {way} {name}; points right of the line "
         f"speak for {name}, left of it against."
     )
@@ -150,11 +150,11 @@ def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
             "shap": found.phi[:, top].ravel(),
         }
     )
-    return Plot(f"shap-values-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"shap-values-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
 def _draw_components(material: Material, chosen: int, found: Attribution) -> list[Plot]:
-    """The leading components of named columns as weights, those of the modulation spectrum as maps.
+    """Draw the leading components of named columns as weights, those of the modulation spectrum as maps.
 
     A part kept without PCA has no components: its reduced features are its columns.
     """
@@ -212,7 +212,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
     first = material.bundle.preprocessor.back_project(features[0])
     strongest = first.columns[int(np.abs(first.per_deviation).argmax())].name
     title = f"The leading components of the indices: {name}"
-    sentence = (
+    caption = (
         f"What the components that matter most are made of: {_name(material, features[0])} follows {strongest} above "
         f"all (+ in the heading: high values speak for {name}; ranks as in the SHAP figure)."
     )
@@ -221,7 +221,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
         f"components-indices-{chosen}",
         SECTION,
         title,
-        sentence,
+        caption,
         alt,
         figure,
         pa.table({"class": [name] * len(table["feature"]), **table}),
@@ -248,7 +248,7 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
         mesh, ax=panels.ravel().tolist(), label="effect of a cell, 1 = the strongest of the map", shrink=0.8
     )
     title = f"The leading components of the modulation spectrum: {name}"
-    sentence = (
+    caption = (
         f"Where in the modulation spectrum the components that matter most lie: "
         f"{_peak(material, features[0], maps[0])} (+ in the heading: high values speak for {name})."
     )
@@ -264,11 +264,11 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
             "per_deviation": np.concatenate([values.ravel() for values in maps]),
         }
     )
-    return Plot(f"components-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"components-modulation-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
 def _component_map(material: Material, feature: int) -> Floats:
-    """Effect of each cell on a component, [spectral, temporal]; NaN for cells left out of the reduction."""
+    """Return the effect of each cell on a component, [spectral, temporal]; NaN for cells left out of the reduction."""
     loading = material.bundle.preprocessor.back_project(feature)
     vector = np.full(SHAPE[0] * SHAPE[1], np.nan)
     cells = [int(column.name.partition("[")[2].rstrip("]")) for column in loading.columns]
@@ -283,7 +283,7 @@ def _peak(material: Material, feature: int, values: Floats) -> str:
 
 
 def importance_plots(material: Material) -> list[Plot]:
-    """Permutation importance of blocks, indices and regions of the modulation spectrum."""
+    """Draw permutation importance of blocks, indices and regions of the modulation spectrum."""
     groups = feature_groups(material)
     found, base, clips = permutation_importance(material, groups)
     return [_draw_importance(material, found, base, clips)]
@@ -311,11 +311,11 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     figure.legend(loc="outside lower center", ncols=len(kinds))
     best = ordered[0]
     clear = sum(one.low > 0 for one in ordered)
-    sentence = (
+    caption = (
         f"Shuffling {_spoken(best)} costs most, {best.drop:.3f} of an AUC of {base:.3f} ({best.low:.3f} to "
         f"{best.high:.3f}); for {clear} of {len(ordered)} groups the interval lies above 0 "
-        f"(if none mattered, about {0.025 * len(ordered):.0f} would by chance; {clips:,} {material.judged}). "
-        "Features that say the same can stand in for each other, so a small drop does not mean useless."
+        f"(if none mattered, about {0.025 * len(ordered):.0f} would by chance; {clips:,} {material.scored}). "
+        "Correlated features replace each other, so a small drop does not mean that a feature is useless."
     )
     listed = ", ".join(f"{one.group.name} {one.drop:.3f}" for one in ordered[:5])
     alt = f"Bars of the drop in AUC with intervals, whole blocks above, their finer groups below: {listed}."
@@ -332,7 +332,7 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
         }
     )
     title = "Permutation importance of the original features"
-    return Plot("permutation-importance", SECTION, title, sentence, alt, figure, data)
+    return Plot("permutation-importance", SECTION, title, caption, alt, figure, data)
 
 
 def _spoken(one: Importance) -> str:

@@ -98,7 +98,7 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
     called = int((q <= CALLED).sum())
     strongest = columns[order[0]]
     title = f"Acoustic indices: {name} against {rest}"
-    sentence = (
+    caption = (
         f"{called:,} of {len(numbers):,} indices differ between {name} and {rest} at a false-discovery rate of "
         f"{CALLED:.0%} ({_counted(found)}, {material.clips}); {strongest.name} of the "
         f"{signal_name(strongest.signal)} differs most (t = {found.t[order[0]]:.1f}, g = {found.g[order[0]]:.2f})."
@@ -117,7 +117,7 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
             "q": q,
         }
     )
-    return Plot(f"contrast-indices-{chosen}", SECTION, title, sentence, alt, figure, data.take(pa.array(order)))
+    return Plot(f"contrast-indices-{chosen}", SECTION, title, caption, alt, figure, data.take(pa.array(order)))
 
 
 @drawn
@@ -138,7 +138,7 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
     where = _strongest(t, called, list(maps))
     title = f"Modulation spectrum: {name} against {rest}"
     said = "no cell differs, so all are drawn," if nothing else "grey cells do not differ"
-    sentence = (
+    caption = (
         f"Welch's t of each modulation, {name} minus {rest} ({_counted(found)}); {said} at a false-discovery rate of "
         f"{CALLED:.0%}. {where}"
     )
@@ -157,11 +157,11 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
             "g": found.g,
         }
     )
-    return Plot(f"contrast-modulation-{chosen}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"contrast-modulation-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
 def _strongest(t: Floats, called: npt.NDArray[np.bool_], signals: list[str]) -> str:
-    """The two ends of the called cells in words, of all cells where none is called."""
+    """Describe the two ends of the called cells, of all cells where none is called."""
     if not called.any():
         called = np.isfinite(t)
     spectral, temporal = axes()
@@ -177,7 +177,7 @@ def _strongest(t: Floats, called: npt.NDArray[np.bool_], signals: list[str]) -> 
 
 
 def correlation_plots(material: Material) -> list[Plot]:
-    """A heat map of the rank correlations of a block's named columns, for each signal that has several."""
+    """Draw a heat map of the rank correlations of a block's named columns, for each signal that has several."""
     found = []
     for (block, signal), numbers in material.parts().items():
         own = np.intersect1d(numbers, scalar_columns(material))
@@ -203,8 +203,8 @@ def _draw_correlation(block: str, signal: str, names: list[str], values: Any, cl
     figure.colorbar(image, ax=axes_, label="Spearman correlation", shrink=0.6)
     strong = int((np.abs(ordered[np.triu_indices(len(kept), 1)]) > 0.9).sum())
     pairs = len(kept) * (len(kept) - 1) // 2
-    title = f"How the {block} of the {signal_name(signal)} hang together"
-    sentence = (
+    title = f"How the {block} of the {signal_name(signal)} correlate"
+    caption = (
         f"{strong:,} of {pairs:,} pairs of {block} ({signal_name(signal)}) order the clips almost alike (Spearman "
         f"correlation beyond ±0.9), so few of them say something of their own; columns that are alike stand side by "
         f"side ({clips})."
@@ -218,4 +218,4 @@ def _draw_correlation(block: str, signal: str, names: list[str], values: Any, cl
             "spearman": ordered.ravel(),
         }
     )
-    return Plot(f"correlation-{block}-{signal}", SECTION, title, sentence, alt, figure, data)
+    return Plot(f"correlation-{block}-{signal}", SECTION, title, caption, alt, figure, data)

@@ -1,8 +1,8 @@
 """Grouped permutation importance: how much worse the whole chain gets when original features are shuffled among clips.
 
 Shuffled are features as they come from the store, before reduction, so units and principal components cannot make one
-look important. Columns of a group are shuffled together, among clips of the same fold, and every clip is judged by a
-model that held it out. One resample of recordings per repeat puts the sampling of the clips into the interval.
+look important. Columns of a group are shuffled together, among clips of the same fold, and every clip is predicted by
+a model that held it out. One resample of recordings per repeat puts the sampling of the clips into the interval.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Group:
     """Original features that are shuffled together.
 
     Attributes:
-        name: for a person.
+        name: human-readable.
         kind: `part` (a whole block of a signal), `column` (one index or vector), `region` (of a modulation map).
         block, signal: where they come from.
         columns: numbers in the matrix.
@@ -67,7 +67,7 @@ class Importance:
 
 
 def feature_groups(material: Material) -> list[Group]:
-    """Every block of a signal; within it every index or vector, and the regions of a modulation map."""
+    """Return every block of a signal; within it every index or vector, and the regions of a modulation map."""
     maps = map_parts(material)
     found: list[Group] = []
     for (block, signal), numbers in material.parts().items():
@@ -113,13 +113,13 @@ def permutation_importance(
     """Shuffle each group.
 
     Args:
-        material: with its judges.
+        material: with its scorers.
         groups: from `feature_groups`.
         repeats: shuffles of each group.
         seed: of shuffles and resamples; the same shuffles for every group.
 
     Returns:
-        Every group, block by block, the AUC without shuffling, and the number of clips judged.
+        Every group, block by block, the AUC without shuffling, and the number of clips predicted.
     """
     jury = _HeldOutScorers.of(material, seed)
     values = material.matrix.values[jury.rows]
@@ -131,14 +131,14 @@ def permutation_importance(
     measured: list[Importance] = []
     start = 0
     for part in parts:
-        centerd = part.center(values)
+        centered = part.center(values)
         own = [group for group in groups if (group.block, group.signal) == (part.block, part.signal)]
         for group in own:
             columns = np.flatnonzero(np.isin(part.columns, group.columns))
             drops, resampled = np.zeros(repeats), np.zeros(repeats)
             for repeat, order in enumerate(orders if len(columns) else []):
                 moved = whole.copy()
-                moved[:, start : start + part.size] += _change(part, centerd, columns, order)
+                moved[:, start : start + part.size] += _change(part, centered, columns, order)
                 found = jury.score(moved, [None, weights[repeat]])
                 drops[repeat], resampled[repeat] = base[0] - found[0], base[repeat + 1] - found[1]
             half = Z * float(np.nanstd(resampled, ddof=1))
@@ -150,49 +150,51 @@ def permutation_importance(
     return measured + nothing, base[0], len(jury.rows)
 
 
-def _change(part: Part, centerd: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
-    """What shuffling some columns of a part does to its reduced features [n, size]; reduction is linear."""
-    moved = centerd[np.ix_(order, columns)] - centerd[:, columns]
+def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
+    """Return what shuffling some columns of a part does to its reduced features [n, size]; reduction is linear."""
+    moved = centered[np.ix_(order, columns)] - centered[:, columns]
     if part.components is not None:
         return np.asarray(moved @ part.components[:, columns].T / part.component_std, np.float32)
-    change = np.zeros((len(centerd), part.size), np.float32)
+    change = np.zeros((len(centered), part.size), np.float32)
     change[:, columns] = moved / part.component_std[columns]
     return change
 
 
 @dataclass(frozen=True)
 class _HeldOutScorers:
-    """The judges and the clips they judge.
+    """The scorers and the clips they scorer.
 
     Attributes:
         rows: of the material, sorted.
-        judges: their rows count within `rows`.
+        scorers: their rows count within `rows`.
         truth: bool [n, classes].
         folds: [n].
         binary: whether the study is.
     """
 
     rows: Columns
-    judges: list[HeldOutScorer]
+    scorers: list[HeldOutScorer]
     truth: npt.NDArray[np.bool_]
     folds: npt.NDArray[np.int64]
     binary: bool
 
     @classmethod
     def of(cls, material: Material, seed: int) -> _HeldOutScorers:
-        """At most 1,000 of the judged clips, classes with their shares."""
-        judged = np.unique(np.concatenate([judge.rows for judge in material.judges]))
+        """Return at most 1,000 of the held-out clips, classes with their shares."""
+        held = np.unique(np.concatenate([scorer.rows for scorer in material.scorers]))
         truth = material.truth
-        rows = judged[stratified_rows(truth[judged].argmax(axis=1), MOST_ROWS, seed)]
-        judges = [HeldOutScorer(np.flatnonzero(np.isin(rows, judge.rows)), judge.model) for judge in material.judges]
-        return cls(rows, judges, truth[rows], material.folds[rows], material.bundle.recipe.task == "binary")
+        rows = held[stratified_rows(truth[held].argmax(axis=1), MOST_ROWS, seed)]
+        scorers = [
+            HeldOutScorer(np.flatnonzero(np.isin(rows, scorer.rows)), scorer.model) for scorer in material.scorers
+        ]
+        return cls(rows, scorers, truth[rows], material.folds[rows], material.bundle.recipe.task == "binary")
 
     def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Floats | None]) -> list[float]:
-        """AUC of reduced features [n, reduced], for each weighting of the clips."""
+        """Return the AUC of preprocessed features [n, reduced], for each weighting of the clips."""
         found = np.full(self.truth.shape, np.nan)
-        for judge in self.judges:
-            if len(judge.rows):
-                found[judge.rows] = judge.model.predict_proba(x[judge.rows])
+        for scorer in self.scorers:
+            if len(scorer.rows):
+                found[scorer.rows] = scorer.model.predict_proba(x[scorer.rows])
         statistic: Callable[[npt.NDArray[np.float64] | None], float] = (
             Ranking(self.truth[:, 1], found[:, 1]).auc
             if self.binary
@@ -201,7 +203,7 @@ class _HeldOutScorers:
         return [statistic(weights) for weights in weightings]
 
     def shuffled(self, seed: int) -> Columns:
-        """An order of the clips in which every one keeps its fold."""
+        """Return an order of the clips in which every one keeps its fold."""
         random = np.random.default_rng(seed)
         order = np.arange(len(self.rows))
         for fold in np.unique(self.folds):

@@ -37,7 +37,7 @@ class ClipMap:
 
     Attributes:
         block, signal: which.
-        pca: [n, 2] scores of the first two components of the standardised features.
+        pca: [n, 2] scores of the first two components of the standardized features.
         explained: their shares of the variance [2].
         tsne: [n, 2], no unit: only nearness means something.
         agreement: share of the 10 nearest neighbors (other recordings, all components) that share the class.
@@ -54,7 +54,7 @@ class ClipMap:
 
 
 def stratified_rows(label: npt.NDArray[np.int64], most: int, seed: int = SEED) -> Rows:
-    """At most `most` rows, each label with its share (at least one), in row order."""
+    """Return at most `most` rows, each label with its share (at least one), in row order."""
     if len(label) <= most:
         return np.arange(len(label))
     random = np.random.default_rng(seed)
@@ -67,10 +67,10 @@ def stratified_rows(label: npt.NDArray[np.int64], most: int, seed: int = SEED) -
 def clip_map(
     features: npt.NDArray[np.float64], label: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], seed: int = SEED
 ) -> tuple[Floats, Floats, Floats, float, float]:
-    """Map clips.
+    """Map clips to the plane by PCA and t-SNE.
 
     Args:
-        features: [n, d], centerd; distances between rows count.
+        features: [n, d], centered; distances between rows count.
         label: [n] class of each clip.
         groups: [n] recording of each clip.
         seed: of t-SNE.
@@ -95,7 +95,7 @@ def clip_map(
 def neighbor_agreement(
     scores: Floats, label: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
 ) -> tuple[float, float]:
-    """Share of each clip's nearest neighbors from other recordings that have its label, and the share by chance."""
+    """Return the share of each clip's nearest neighbors from other recordings with its label, and that by chance."""
     squares = (scores**2).sum(axis=1)
     distance = squares[:, None] + squares[None] - 2 * scores @ scores.T
     foreign = groups[:, None] != groups[None]
@@ -110,21 +110,21 @@ def neighbor_agreement(
 
 
 def map_plots(material: Material) -> list[Plot]:
-    """A figure of PCA and t-SNE maps for each block, a column a signal."""
+    """Draw PCA and t-SNE maps of each block, a column per signal."""
     label, names = _labels(material)
     rows = stratified_rows(label, CLIPS)
-    centerd: dict[str, list[ClipMap]] = {}
+    centered: dict[str, list[ClipMap]] = {}
     for part in material.bundle.preprocessor.parts:
         features = _features(part, material.matrix.values[rows])
         found = clip_map(features, label[rows], material.groups[rows])
-        centerd.setdefault(part.block, []).append(ClipMap(part.block, part.signal, *found))
+        centered.setdefault(part.block, []).append(ClipMap(part.block, part.signal, *found))
     taken = [material.targets.clip_ids[row] for row in rows]
     of = f"{len(rows):,} of the {len(label):,}" if len(rows) < len(label) else f"all {len(label):,}"
-    return [_draw(block, maps, label[rows], names, taken, of) for block, maps in centerd.items()]
+    return [_draw(block, maps, label[rows], names, taken, of) for block, maps in centered.items()]
 
 
 def _features(part: Part, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Standardised features, or their component scores in the units of the features: distances stay what they are."""
+    """Return standardized features, or their component scores in the units of the features; distances stay."""
     scores = part.center(values)
     if part.components is not None:
         scores = scores @ part.components.T
@@ -132,7 +132,7 @@ def _features(part: Part, values: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
 
 
 def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A color number for each clip and the names: the classes with most clips, all else as `other`."""
+    """Return a color number for each clip and the names: the classes with most clips, all else as `other`."""
     truth, classes = material.truth, material.targets.classes
     support = truth.sum(axis=0)
     chosen = [int(c) for c in np.argsort(-support, kind="stable")[:COLORED] if support[c]]
@@ -144,7 +144,7 @@ def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
 
 
 def _marker(number: int, names: list[str]) -> dict[str, Any]:
-    """How the points of a class look: no two alike for any kind of color vision."""
+    """Return how the points of a class look: no two alike for any kind of color vision."""
     if names[number] == OTHERS:
         return {"marker": MARKERS[-1], "color": "#9a9a9a", "ms": 4.5, "alpha": 0.75, "mew": 0}
     color = OKABE_ITO[number % COLORS]
@@ -178,7 +178,7 @@ def _draw(
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, markerscale=1.6)
     best = max(maps, key=lambda found: found.agreement)
     perplexity = min(PERPLEXITY, max(2.0, (len(label) - 1) / 3))
-    sentence = (
+    caption = (
         f"Each point is a clip ({of} clips, t-SNE with perplexity {perplexity:.0f}): in the {block} of the "
         f"{signal_name(best.signal)}, {best.agreement:.0%} of a clip's {NEIGHBORS} nearest neighbors from other "
         f"recordings share its class, by chance {best.chance:.0%}."
@@ -201,4 +201,4 @@ def _draw(
             },
         }
     )
-    return Plot(f"map-{block}", SECTION, f"Clips by {block}", sentence, alt, figure, data)
+    return Plot(f"map-{block}", SECTION, f"Clips by {block}", caption, alt, figure, data)

@@ -1,4 +1,4 @@
-"""What is explained: a bundle, the clips it learned from, their features, and who may judge which clip."""
+"""What is explained: a bundle, the clips it learned from, their features, and which model predicts which clip."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HeldOutScorer:
 
     Attributes:
         rows: of the material.
-        model: to judge them with.
+        model: that predicts them.
     """
 
     rows: Rows
@@ -53,11 +53,11 @@ class Material:
         targets: given labels [n].
         groups: int64 [n], recording of each clip.
         folds: int64 [n], fold of each clip; zeros where the list is not the one trained on.
-        judges: models with the clips each held out.
+        scorers: models with the clips each held out.
         units: (block, column) -> unit.
-        clips: which clips these are, for a sentence.
-        judged: which clips the judges judge, for a sentence.
-        test_clips: what the bundle's records say of test clips among these, for a sentence.
+        clips: which clips these are, for captions.
+        scored: which clips the scorers predict, for captions.
+        test_clips: what the bundle's records say of test clips among these, for captions.
     """
 
     bundle: Bundle
@@ -65,44 +65,44 @@ class Material:
     targets: Targets
     groups: npt.NDArray[np.int64]
     folds: npt.NDArray[np.int64]
-    judges: list[HeldOutScorer]
+    scorers: list[HeldOutScorer]
     units: Mapping[tuple[str, str], str]
     clips: str
-    judged: str
+    scored: str
     test_clips: str
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
-        """Given labels, bool [n, classes]."""
+        """The given labels, bool [n, classes]."""
         y: npt.NDArray[Any] = self.targets.y
         return y.astype(bool) if y.ndim == 2 else np.eye(len(self.targets.classes), dtype=bool)[y]
 
     def explained_classes(self) -> list[int]:
-        """The positive class of a binary study, else the classes with most clips."""
+        """Return the positive class of a binary study, else the classes with most clips."""
         if self.bundle.recipe.task == "binary":
             return [1]
         support = self.truth.sum(axis=0)
         return [int(c) for c in np.argsort(-support, kind="stable")[:MOST_CLASSES] if 0 < support[c] < len(self.truth)]
 
     def name(self, chosen: int) -> str:
-        """A class for a person."""
+        """Return the display name of a class."""
         return class_name(self.targets.classes[chosen])
 
     def parts(self) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
-        """(block, signal) -> column numbers."""
+        """Return (block, signal) -> column numbers."""
         return self.matrix.parts()
 
     def against(self, chosen: int) -> str:
-        """What a class is compared with, for a person."""
+        """Return what a class is compared with, human-readable."""
         classes = self.targets.classes
         return class_name(classes[0]) if self.bundle.recipe.task == "binary" else "the other classes"
 
 
 def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Material:
-    """The clips of a list that the bundle learned from (training and validation), with their features.
+    """Gather the clips of a list that the bundle learned from (training and validation), with their features.
 
-    Test clips are left alone: looking at them here would be a look at the test. Of a list the bundle does not know,
-    every clip is taken, and the sentences say so.
+    Test clips are not used: that would be a test evaluation. Of a list the bundle does not know,
+    every clip is taken, and the captions say so.
 
     Raises:
         UsageError: no clip of the bundle's classes, or features of another version.
@@ -120,10 +120,10 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
         targets=targets,
         groups=groups.astype(np.int64),
         folds=np.zeros(len(groups), np.int64),
-        judges=[HeldOutScorer(np.arange(len(groups)), bundle.classifier)],
+        scorers=[HeldOutScorer(np.arange(len(groups)), bundle.classifier)],
         units=_units(bundle, store),
         clips=f"{len(groups):,} clips of a list the model was not trained on",
-        judged="clips of a list the model was not trained on",
+        scored="clips of a list the model was not trained on",
         test_clips=_evaluated(bundle, clips_hash(targets.clip_ids, targets.y)),
     )
     parts = _known_split(bundle, kept, targets)
@@ -134,12 +134,12 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
         return whole
     log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
     known = f"{seen.sum():,} clips the model learned from"
-    judged = "clips the model learned from, which flatters it"
-    return _take(replace(whole, clips=known, judged=judged, test_clips=SEEN), seen)
+    scored = "clips the model learned from, so scores are optimistic"
+    return _take(replace(whole, clips=known, scored=scored, test_clips=SEEN), seen)
 
 
 def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
-    """Whether a list that was not trained on is one that the bundle was evaluated on."""
+    """Describe whether a list that was not trained on is one that the bundle was evaluated on."""
     numbers = [n for n, one in enumerate(bundle.test_evaluations, start=1) if one.clips_hash == hash_of_clips]
     if numbers:
         return (
@@ -149,7 +149,7 @@ def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
 
 
 def _known_split(bundle: Bundle, clips: pa.Table, targets: Targets) -> Split | None:
-    """The split the bundle was trained with, if these are the clips it was trained with."""
+    """Return the split the bundle was trained with, if these are the clips it was trained with."""
     try:
         parts = split(clips, bundle.recipe.split)
     except UsageError:
@@ -168,28 +168,28 @@ def _learned(whole: Material, parts: Split) -> Material:
     learned = _take(replace(whole, folds=folds, clips=clips, test_clips=LEARNED), mask)
     return replace(
         learned,
-        judges=_judges(whole.bundle, learned.folds),
-        judged="clips held out from the model that judges them",
+        scorers=_scorers(whole.bundle, learned.folds),
+        scored="clips held out from the model that scorers them",
     )
 
 
-def _judges(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[HeldOutScorer]:
+def _scorers(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[HeldOutScorer]:
     """As `classifier.fit_ensemble` held folds out: the validation folds first, then each other fold in turn."""
     first = bundle.recipe.split.validation_folds
     members = bundle.classifier.members
     others = [(int(fold),) for fold in np.unique(folds) if fold not in first]
     held_out: list[tuple[int, ...]] = [tuple(first), *others]
-    judges = []
+    scorers = []
     for number, held in enumerate(held_out):
         own = list(members[number :: len(held_out)])
         rows = np.flatnonzero(np.isin(folds, held))
         if own and len(rows):
-            judges.append(HeldOutScorer(rows, Ensemble(own, len(bundle.classes))))
-    return judges
+            scorers.append(HeldOutScorer(rows, Ensemble(own, len(bundle.classes))))
+    return scorers
 
 
 def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
-    """Some rows, judged by the whole model."""
+    """Return some rows, predicted by the whole model."""
     rows = np.flatnonzero(mask)
     targets = material.targets
     return replace(
@@ -198,7 +198,7 @@ def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
         targets=replace(targets, clip_ids=[targets.clip_ids[row] for row in rows], y=targets.y[rows]),
         groups=material.groups[rows],
         folds=material.folds[rows],
-        judges=[HeldOutScorer(np.arange(len(rows)), material.bundle.classifier)],
+        scorers=[HeldOutScorer(np.arange(len(rows)), material.bundle.classifier)],
     )
 
 

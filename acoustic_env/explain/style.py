@@ -1,4 +1,4 @@
-"""How every figure looks: palettes that color-blind readers can tell apart, sizes one can read, units on the axes."""
+"""The style of every plot: palettes that color-blind readers can tell apart, sizes one can read, units on the axes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SIGNAL_NAMES: Final = {"raw": "raw sound", "fg": "foreground", "bg": "background
 
 
 def drawn(make: Callable[P, T]) -> Callable[P, T]:
-    """A function whose figures have the project's style."""
+    """Draw the figures of a function in the project's style."""
 
     @functools.wraps(make)
     def inside(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -54,19 +54,19 @@ def drawn(make: Callable[P, T]) -> Callable[P, T]:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty `matplotlib.figure.Figure` in inches; no display, no global state."""
+    """Return an empty `matplotlib.figure.Figure` in inches; no display, no global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def signal_name(signal: str) -> str:
-    """A signal for a person."""
+    """Return the display name of a signal."""
     return SIGNAL_NAMES.get(signal, signal)
 
 
 def class_name(name: str) -> str:
-    """A class for a person: AudioSet's display name for one of its ids, else as it is."""
+    """Return the display name of a class: AudioSet's display name for one of its ids, else as it is."""
     if not name.startswith("/"):
         return name
     from acoustic_env.clips.ontology import audioset
@@ -75,12 +75,12 @@ def class_name(name: str) -> str:
 
 
 def shortened(name: str, most: int = 34) -> str:
-    """A name that fits a tick label."""
+    """Shorten a name to a tick label."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def modulation_axes(axes: Any, *, label_y: bool = True) -> None:
-    """Axes of a modulation map: Hz and cycles/kHz, wide where most of the sound is, marked in round numbers."""
+    """Set the axes of a modulation map: Hz and cycles/kHz, wide where most of the sound is, marked in round numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("symlog", linthresh=4)
@@ -95,7 +95,7 @@ def modulation_axes(axes: Any, *, label_y: bool = True) -> None:
 
 
 def draw_modulation(axes: Any, values: Any, limit: float) -> Any:
-    """A map [spectral, temporal] around zero; NaN cells are grey. Returns the mesh, for a color bar."""
+    """Draw a map [spectral, temporal] around zero, NaN cells grey, and return the mesh for a color bar."""
     import matplotlib
 
     from acoustic_env.features.modulation import axes as modulation

@@ -1,4 +1,4 @@
-"""Calibration: what a probability of 0.8 is worth, measured and repaired on validation rows."""
+"""Calibration of probabilities, measured and fitted on held-out rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Reliability:
 def reliability(
     truth: Bools, probabilities: Floats, bins: int = BINS, weights: npt.NDArray[Any] | None = None
 ) -> Reliability:
-    """The reliability diagram of bool [n] and probabilities [n]; rows of one probability stay in one bin.
+    """Return the reliability diagram of bool [n] and probabilities [n]; rows of one probability stay in one bin.
 
     Args:
         truth: bool [n].
@@ -76,7 +76,7 @@ def reliability(
 
 
 def positive_mass(truth: npt.NDArray[np.bool_], probabilities: Floats) -> Floats:
-    """Weights of a diagram of rare classes: the probability plus the outcome, of the same shape.
+    """Return weights of a diagram of rare classes: the probability plus the outcome, of the same shape.
 
     A row that is predicted absent and is absent weighs nothing. In a study of hundreds of labels such rows are more
     than 99 of 100; by numbers of rows they would fill every bin and make any error small.
@@ -85,7 +85,7 @@ def positive_mass(truth: npt.NDArray[np.bool_], probabilities: Floats) -> Floats
 
 
 def class_error(truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[float, int]:
-    """Expected calibration error of each class by itself, averaged over the classes with enough positive rows.
+    """Return the expected calibration error of each class by itself, averaged over those with enough positive rows.
 
     Adaptive calibration error by class (Nixon et al., CVPR Workshops 2019), with bins of equal positive mass.
 
@@ -97,16 +97,16 @@ def class_error(truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[fl
         The mean over classes (NaN without one), and how many had `CLASS_POSITIVES` positive rows.
     """
     errors = []
-    for own, said in zip(truth.T, probabilities.T, strict=True):
+    for own, predicted in zip(truth.T, probabilities.T, strict=True):
         positives = int(own.sum())
         if positives >= CLASS_POSITIVES:
             bins = min(BINS, 2 * positives // CLASS_POSITIVES)
-            errors.append(reliability(own, said, bins, positive_mass(own, said)).expected_error)
+            errors.append(reliability(own, predicted, bins, positive_mass(own, predicted)).expected_error)
     return (float(np.mean(errors)) if errors else float("nan")), len(errors)
 
 
 def brier(truth: npt.NDArray[Any], probabilities: Floats) -> float:
-    """Mean squared distance of probability from outcome."""
+    """Return the mean squared distance of probability from outcome."""
     return float(np.mean((probabilities - truth) ** 2))
 
 
@@ -126,7 +126,7 @@ class Calibration:
     shift: float = 0.0
 
     def apply(self, probabilities: Floats) -> Floats:
-        """Calibrated probabilities of the same shape [n, classes]; rows of two or more classes still sum to one."""
+        """Return calibrated probabilities of the same shape [n, classes]; rows of several classes still sum to one."""
         if self.kind == "none":
             return probabilities
         if self.kind == "temperature":
@@ -194,7 +194,7 @@ def _fit_temperature(y: npt.NDArray[Any], probabilities: Floats) -> Calibration:
 
 
 def _target(count: Any) -> Any:
-    """Platt's target of an outcome that `count` rows have."""
+    """Return Platt's target of an outcome that `count` rows have."""
     return (count + 1) / (count + 2)
 
 

@@ -179,13 +179,13 @@ def check_rows(
         ValueError: wrong shapes, values that are not finite, a continuous target, or one class only.
     """
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, validate_data
+    from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
     X, y = validate_data(estimator, X, y, dtype=np.float32, multi_output=True)
     check_classification_targets(y)
     weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
     if y.ndim == 2 and y.shape[1] == 1:
-        y = y.ravel()
+        y = column_or_1d(y, warn=True)
     if y.ndim == 2:
         estimator.classes_, estimator.task_ = np.arange(y.shape[1]), "multilabel"
         coded = y.astype(bool)

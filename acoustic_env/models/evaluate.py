@@ -1,4 +1,4 @@
-"""How good a classifier is, and how sure one can be: curves, AUC, mAP, their intervals and paired differences.
+"""How good a classifier is, and how sure one can be: curves, AUC, mAP and their intervals.
 
 Pure functions on arrays. `truth` is bool [n], `scores` float [n] (higher = more likely positive), `groups` any labels
 [n] of rows that belong together (clips of one recording) and are resampled together. Statistics take `weights` [n], so
@@ -28,10 +28,10 @@ DEVIATES: Final = 20_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval.
+    """A metric with its interval.
 
     Attributes:
-        value: the figure on the data at hand.
+        value: the metric on the data at hand.
         low, high: the interval's ends.
         method: how the interval was made.
         level: its nominal coverage.
@@ -47,7 +47,7 @@ class Estimate:
         return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
     def within_noise(self) -> bool:
-        """For a difference: whether the interval contains zero."""
+        """Return whether the interval of a difference contains zero."""
         return self.low <= 0.0 <= self.high
 
 
@@ -92,7 +92,7 @@ class Ranking:
         return of_positives, np.r_[0.0, np.cumsum(ordered)], np.r_[0.0, np.cumsum(of_positives)]
 
     def auc(self, weights: npt.NDArray[Any] | None = None) -> float:
-        """Area under the ROC curve, ties counted half; NaN without rows of both kinds."""
+        """Return the area under the ROC curve, ties counted half; NaN without rows of both kinds."""
         own, rows, positives = self._sums(weights)
         negatives = rows[-1] - positives[-1]
         if positives[-1] <= 0 or negatives <= 0:
@@ -102,7 +102,7 @@ class Ranking:
         return float(own @ (negatives - (upto + before) / 2) / (positives[-1] * negatives))
 
     def average_precision(self, weights: npt.NDArray[Any] | None = None) -> float:
-        """Mean precision over the positives (not interpolated); NaN without positives."""
+        """Return mean precision over the positives (not interpolated); NaN without positives."""
         own, rows, positives = self._sums(weights)
         if positives[-1] <= 0:
             return float("nan")
@@ -112,17 +112,17 @@ class Ranking:
 
 
 def roc_auc(truth: Bools, scores: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
-    """Area under the ROC curve; NaN without rows of both kinds."""
+    """Return the area under the ROC curve; NaN without rows of both kinds."""
     return Ranking(truth, scores).auc(weights)
 
 
 def average_precision(truth: Bools, scores: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
-    """Average precision; NaN without positives."""
+    """Return average precision; NaN without positives."""
     return Ranking(truth, scores).average_precision(weights)
 
 
 def roc_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -> Curve:
-    """ROC curve: x false positive rate, y true positive rate, from (0, 0) to (1, 1).
+    """Return the ROC curve: x false positive rate, y true positive rate, from (0, 0) to (1, 1).
 
     One point per distinct score, or of more rows than `most` about so many of these points, even in both rates.
     """
@@ -132,13 +132,13 @@ def roc_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -
 
 
 def precision_recall_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -> Curve:
-    """Precision-recall curve: x recall, y precision, from few calls to all; points as in `roc_curve`."""
+    """Return the precision-recall curve: x recall, y precision, from few calls to all; points as in `roc_curve`."""
     hits, calls, thresholds = _cumulated(truth, scores, most)
     return Curve(hits / max(int(truth.sum()), 1), hits / calls, thresholds)
 
 
 def _cumulated(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> tuple[Floats, Floats, Floats]:
-    """Positive rows and all rows at or above each threshold, and the thresholds, strictest first."""
+    """Count positive rows and all rows at or above each threshold, and the thresholds, strictest first."""
     thresholds = _thresholds(truth, scores, most)
     reached = np.searchsorted(thresholds, scores, side="right")
     size = len(thresholds) + 1
@@ -149,7 +149,7 @@ def _cumulated(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> tupl
 
 
 def _thresholds(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> npt.NDArray[Any]:
-    """Ascending: every score, or so many of the positive and the negative rows' at even ranks, the ends kept."""
+    """Return ascending thresholds: every score, or so many of the positive and of the negative rows' at even ranks."""
     if most is None or len(scores) <= most:
         return np.unique(scores)
     even = np.linspace(0.0, 1.0, max(most // 2, 2))
@@ -158,49 +158,27 @@ def _thresholds(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> npt
 
 
 def auc_delong(truth: Bools, scores: npt.NDArray[Any], level: float = LEVEL) -> Estimate:
-    """AUC with DeLong's variance (Biometrics 44, 1988) and a logit interval, for rows that are independent.
+    """Return the AUC with DeLong's variance (Biometrics 44, 1988) and a logit interval, for rows that are independent.
 
-    The interval is made on the logit scale, so it stays inside 0 to 1 and keeps its coverage near 1; see
-    `bounded_interval` for an AUC of exactly 0 or 1.
+    By mid-ranks (Sun and Xu, IEEE SPL 21, 2014). The interval is made on the logit scale, so it stays inside 0 to 1 and
+    keeps its coverage near 1; see `bounded_interval` for an AUC of exactly 0 or 1.
     """
-    aucs, covariance = _delong(truth, np.asarray(scores, np.float64)[None])
-    smaller = int(min(truth.sum(), (~truth).sum()))
-    low, high = bounded_interval(float(aucs[0]), float(np.sqrt(covariance[0, 0])), smaller, level)
-    return Estimate(float(aucs[0]), low, high, "DeLong, logit", level)
-
-
-def auc_difference_delong(
-    truth: Bools, first: npt.NDArray[Any], second: npt.NDArray[Any], level: float = LEVEL
-) -> Estimate:
-    """AUC of `first` minus AUC of `second` on the same rows, with DeLong's covariance of the two."""
-    aucs, covariance = _delong(truth, np.stack([first, second]).astype(np.float64))
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    half = _quantile(level) * float(np.sqrt(max(variance, 0.0)))
-    difference = float(aucs[0] - aucs[1])
-    return Estimate(difference, difference - half, difference + half, "DeLong, paired", level)
-
-
-def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
-    """AUCs [m] of scores [m, n] and their covariance [m, m], by mid-ranks (Sun and Xu, IEEE SPL 21, 2014)."""
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
-        return np.full(len(scores), np.nan), np.full((len(scores), len(scores)), np.nan)
-    ranks = stats.rankdata(scores, axis=1)
-    among_positives = stats.rankdata(scores[:, truth], axis=1)
-    among_negatives = stats.rankdata(scores[:, ~truth], axis=1)
-    of_positives = (ranks[:, truth] - among_positives) / negatives
-    of_negatives = 1.0 - (ranks[:, ~truth] - among_negatives) / positives
-    covariance = _covariance(of_positives) / positives + _covariance(of_negatives) / negatives
-    return of_positives.mean(axis=1), covariance
-
-
-def _covariance(rows: Floats) -> Floats:
-    centerd = rows - rows.mean(axis=1, keepdims=True)
-    return np.asarray(centerd @ centerd.T / max(rows.shape[1] - 1, 1))
+        return Estimate(float("nan"), float("nan"), float("nan"), "DeLong, logit", level)
+    ranks = stats.rankdata(scores)
+    of_positives = (ranks[truth] - stats.rankdata(scores[truth])) / negatives
+    of_negatives = 1.0 - (ranks[~truth] - stats.rankdata(scores[~truth])) / positives
+    variance = sum(
+        ((own - own.mean()) ** 2).sum() / max(len(own) - 1, 1) / len(own) for own in (of_positives, of_negatives)
+    )
+    auc = float(of_positives.mean())
+    low, high = bounded_interval(auc, float(np.sqrt(variance)), min(positives, negatives), level)
+    return Estimate(auc, low, high, "DeLong, logit", level)
 
 
 def bounded_interval(value: float, error: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a figure between 0 and 1 from its standard error, symmetric on the logit scale.
+    """Return the interval of a metric between 0 and 1 from its standard error, symmetric on the logit scale.
 
     At exactly 0 or 1 the error is 0 and says nothing: the open end is then that of n successes in n trials
     (Clopper-Pearson, one-sided), n being the number of independent rows that could have shown otherwise.
@@ -220,7 +198,7 @@ def _quantile(level: float) -> float:
 
 
 def group_weights(groups: Sequence[Any] | npt.NDArray[Any], repeats: int, seed: int) -> Iterator[Floats]:
-    """Weights [n] of each bootstrap resample: how often each row's group was drawn with replacement."""
+    """Yield weights [n] of each bootstrap resample: how often each row's group was drawn with replacement."""
     _, codes = np.unique(np.asarray(groups), return_inverse=True)
     count = int(codes.max()) + 1 if len(codes) else 0
     random = np.random.default_rng(seed)
@@ -237,10 +215,10 @@ def bootstrap(
     level: float = LEVEL,
     seed: int = SEED,
 ) -> Estimate:
-    """A statistic with an interval from its standard error over resampled groups.
+    """Return a statistic with an interval from its standard error over resampled groups.
 
-    The interval is centerd on the statistic of the data, on the logit scale unless it is a `difference`: percentiles of
-    resamples would sit too high for average precision, which repeated rows push up.
+    The interval is centered on the statistic of the data, on the logit scale unless it is a `difference`: percentiles
+    of resamples would sit too high for average precision, which repeated rows push up.
 
     Args:
         statistic: of the weights of the rows; None for weights of one. Between 0 and 1 unless `difference`.
@@ -272,34 +250,10 @@ def auc_with_interval(
     repeats: int = REPEATS,
     seed: int = SEED,
 ) -> Estimate:
-    """AUC with its interval: DeLong's for independent rows, bootstrap over groups where rows share a group."""
+    """Return AUC with its interval: DeLong's for independent rows, bootstrap over groups where rows share a group."""
     if groups is None or len(set(np.asarray(groups).tolist())) == len(truth):
         return auc_delong(truth, scores, level)
     return bootstrap(Ranking(truth, scores).auc, groups, repeats=repeats, level=level, seed=seed)
-
-
-def auc_difference(
-    truth: Bools,
-    first: npt.NDArray[Any],
-    second: npt.NDArray[Any],
-    groups: Sequence[Any] | npt.NDArray[Any] | None = None,
-    *,
-    level: float = LEVEL,
-    repeats: int = REPEATS,
-    seed: int = SEED,
-) -> Estimate:
-    """AUC of `first` minus AUC of `second` on the same rows: paired DeLong, or paired bootstrap over groups."""
-    if groups is None or len(set(np.asarray(groups).tolist())) == len(truth):
-        return auc_difference_delong(truth, first, second, level)
-    one, two = Ranking(truth, first), Ranking(truth, second)
-    return bootstrap(
-        lambda weights: one.auc(weights) - two.auc(weights),
-        groups,
-        difference=True,
-        repeats=repeats,
-        level=level,
-        seed=seed,
-    )
 
 
 def behind_the_best(
@@ -310,7 +264,7 @@ def behind_the_best(
     level: float = LEVEL,
     seed: int = SEED,
 ) -> list[Estimate]:
-    """How far each of several statistics on the same rows lies behind the best of all, whichever that is in truth.
+    """Estimate how far each of several statistics on the same rows lies behind the truly best of them.
 
     The best of the data was selected, so its differences from the others are no differences of two that were named
     beforehand. Multiple comparisons with the best (Hsu, Annals of Statistics 12, 1984): the differences of all others
@@ -333,11 +287,11 @@ def behind_the_best(
     method = f"simultaneous with all others, bootstrap over groups, {repeats} repeats"
     if len(drawn) < 2:
         return [Estimate(float(values.max() - value), 0.0, float("inf"), method, level) for value in values]
-    centerd = (drawn - drawn.mean(axis=0)) / np.sqrt(len(drawn) - 1)
+    centered = (drawn - drawn.mean(axis=0)) / np.sqrt(len(drawn) - 1)
     random = np.random.default_rng(seed)
     # Normal deviates with the bootstrap's covariance, over a chi that accounts for few groups: multivariate t.
     freedom = max(len(set(np.asarray(groups).tolist())) - 1, 1)
-    deviates = random.standard_normal((DEVIATES, len(centerd))) @ centerd
+    deviates = random.standard_normal((DEVIATES, len(centered))) @ centered
     deviates /= np.sqrt(random.chisquare(freedom, (DEVIATES, 1)) / freedom)
     found = []
     for own in range(len(values)):
@@ -345,7 +299,7 @@ def behind_the_best(
         if not len(ahead):
             found.append(Estimate(0.0, 0.0, 0.0, method, level))
             continue
-        errors = np.sqrt(((np.delete(centerd, own, axis=1) - centerd[:, [own]]) ** 2).sum(axis=0))
+        errors = np.sqrt(((np.delete(centered, own, axis=1) - centered[:, [own]]) ** 2).sum(axis=0))
         differences = np.abs(np.delete(deviates, own, axis=1) - deviates[:, [own]])
         largest = np.divide(differences, errors, out=np.zeros_like(differences), where=errors > 0).max(axis=1)
         half = float(np.quantile(largest, level)) * errors
@@ -359,7 +313,7 @@ def mean_over_classes(
     scores: npt.NDArray[Any],
     measure: Callable[[Ranking, npt.NDArray[Any] | None], float],
 ) -> Callable[[npt.NDArray[Any] | None], float]:
-    """The mean of a ranking measure over classes, as a statistic of weights for `bootstrap`.
+    """Return the mean of a ranking measure over classes, as a statistic of weights for `bootstrap`.
 
     Args:
         truth: bool [n, classes].

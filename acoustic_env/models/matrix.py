@@ -55,14 +55,14 @@ class FeatureMatrix:
     absent: dict[tuple[str, str], list[str]]
 
     def parts(self) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
-        """(block, signal) -> its column numbers, in order."""
+        """Return (block, signal) -> its column numbers, in order."""
         found: dict[tuple[str, str], list[int]] = {}
         for number, column in enumerate(self.columns):
             found.setdefault((column.block, column.signal), []).append(number)
         return {key: np.array(numbers, np.int64) for key, numbers in found.items()}
 
     def restrict(self, parts: Sequence[tuple[str, str]]) -> FeatureMatrix:
-        """The matrix of some (block, signal) parts only, in the order given."""
+        """Return the matrix of some (block, signal) parts only, in the order given."""
         there = self.parts()
         fingerprints: dict[str, dict[str, str]] = {}
         for block, signal in parts:
@@ -77,12 +77,12 @@ class FeatureMatrix:
         )
 
     def complete(self) -> npt.NDArray[np.bool_]:
-        """Clips that have a row in every block and signal; bool [n]."""
+        """Return clips that have a row in every block and signal; bool [n]."""
         lacking = {clip_id for ids in self.absent.values() for clip_id in ids}
         return np.array([clip_id not in lacking for clip_id in self.clip_ids], np.bool_)
 
     def take(self, rows: npt.NDArray[Any]) -> FeatureMatrix:
-        """Some rows (index or mask)."""
+        """Return some rows (index or mask)."""
         numbers = np.arange(len(self.clip_ids))[rows]
         clip_ids = [self.clip_ids[number] for number in numbers]
         kept = set(clip_ids)
@@ -90,7 +90,7 @@ class FeatureMatrix:
         return FeatureMatrix(clip_ids, self.values[numbers], self.columns, self.fingerprints, absent)
 
     def summary(self) -> list[str]:
-        """For a person: what lacks rows, and for how many clips, with examples."""
+        """Describe what lacks rows, and for how many clips, with examples."""
         return [
             f"block {block}, signal {signal}: no row for {len(ids):,} of {len(self.clip_ids):,} clips "
             f"({', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''})"
@@ -123,7 +123,7 @@ def load_matrix(
     signals: Sequence[str],
     fingerprints: Mapping[str, Sequence[str]] | None = None,
 ) -> FeatureMatrix:
-    """Features of clips from the store, blocks side by side, signals side by side within a block.
+    """Load features of clips from the store, blocks side by side, signals side by side within a block.
 
     Args:
         store: to read.

@@ -39,7 +39,7 @@ PREDICT_ROWS: Final = 8192
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands after an epoch: everything the next epoch needs.
+    """The state of training after an epoch: everything the next epoch needs.
 
     Attributes:
         epoch: epochs done.
@@ -72,31 +72,31 @@ class Session(Protocol):
     workers: int
 
     def resume(self) -> Progress | None:
-        """Where an earlier attempt got to, or None."""
+        """Return where an earlier attempt got to, or None."""
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network with its gradients averaged over the workers."""
+        """Average the gradients of the network over the workers."""
 
     def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
-        """Called after each epoch; `progress` is made only when it is kept, which the last one should be."""
+        """Receive the metrics of an epoch; `progress` is made only when it is kept, which the last one should be."""
 
 
 class LocalSession:
-    """A session of one process that keeps nothing."""
+    """Training in the current process, without checkpoints."""
 
     rank = 0
     workers = 1
 
     def resume(self) -> Progress | None:
-        """Nothing to resume."""
+        """Return None; local training cannot resume."""
         return None
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network itself."""
+        """Return the network itself."""
         return network
 
     def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
-        """Nobody listens."""
+        """Ignore the metrics."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class TrainingSpec:
 
 
 def build_network(inputs: int, outputs: int, settings: MLPSettings) -> torch.nn.Sequential:
-    """Dropout, then (linear, activation, dropout) per hidden layer, then linear: [n, inputs] -> logits [n, outputs]."""
+    """Build dropout, then (linear, activation, dropout) per hidden layer, then linear: [n, inputs] -> [n, outputs]."""
     from torch import nn
 
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[settings.activation]
@@ -239,7 +239,7 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | N
 
 
 def forward(network: torch.nn.Module, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Logits [n, outputs] without dropout."""
+    """Return logits [n, outputs] without dropout."""
     import torch
 
     network.eval()
@@ -249,7 +249,7 @@ def forward(network: torch.nn.Module, x: npt.NDArray[np.float32]) -> npt.NDArray
 
 
 def validation_score(logits: npt.NDArray[np.float32], y: npt.NDArray[Any], task: Task) -> tuple[float, float]:
-    """The score training stops on and the log loss that breaks its ties.
+    """Return the score training stops on and the log loss that breaks its ties.
 
     The score is AUC (binary), mean one-against-rest AUC (multiclass) or mAP (multilabel); rows of one class only have
     none, and then it is minus the loss.

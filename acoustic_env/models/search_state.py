@@ -1,4 +1,4 @@
-"""The record of a search: what its scores are of, and which batches of trials were asked for. Free of Ray.
+"""The record of a search: the data and settings of its scores, and its batches of trials. Free of Ray.
 
 A score belongs to the clips, folds, features, settings and search space it was reached with. The record names them, so
 that a search goes on only with its own. Asking for more trials adds a batch; finished batches are read from the record.
@@ -78,7 +78,7 @@ class SearchState:
         written = read_if_there(join(folder, FILE))
         state = cls(folder, dict(identity)) if written is None else cls._read(folder, written)
         if written is None and files_below(join(folder, FIRST)):
-            msg = f"{folder}: holds a search of an earlier version, which does not say of what data; give another --out"
+            msg = f"{folder}: holds a search of an earlier version, without a record of its data; give another --out"
             raise UsageError(msg)
         state._refuse_other(identity)
         planned = sum(batch.trials for batch in state.batches)

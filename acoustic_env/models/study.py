@@ -1,7 +1,7 @@
 """The study: which features tell the classes apart, and which differences are more than noise.
 
-Every variant is judged on out-of-fold predictions of the training and validation clips, so that all of them count and
-the test clips are not looked at, unless every fold is asked for: the protocol of data sets published with folds.
+Every variant is evaluated on out-of-fold predictions for training and validation clips, so that all of them count and
+the test clips are not used, unless every fold is asked for: the protocol of data sets published with folds.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Row:
 
 
 def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
-    """Every block alone, every embedder beside the handmade blocks, all blocks together; each signal, then all."""
+    """Return every block alone, every embedder beside the handmade blocks, all blocks; each signal, then all."""
     handmade = [block for block in HANDMADE if block in blocks]
     embedders = [block for block in blocks if block not in HANDMADE]
     combinations: list[tuple[str, ...]] = [(block,) for block in blocks]
@@ -168,12 +168,12 @@ def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:
 
 
 def score_name(study: Study) -> str:
-    """What `Row.score` is in this study."""
+    """Return what `Row.score` is in this study."""
     return {"binary": "AUC", "multiclass": "macro F1", "multilabel": "mAP"}[study.recipe.task]
 
 
 def study_table(rows: Sequence[Row]) -> pa.Table:
-    """The study as a table, scores with their intervals in columns of their own."""
+    """Return the study as a table, scores with their intervals in columns of their own."""
 
     def column(take: Callable[[Row], Estimate | None], part: str) -> list[float | None]:
         return [getattr(estimate, part) if (estimate := take(row)) else None for row in rows]
@@ -191,7 +191,7 @@ def study_table(rows: Sequence[Row]) -> pa.Table:
 
 
 def study_lines(rows: Sequence[Row], name: str) -> list[str]:
-    """The study for a person, a line a row."""
+    """Return the study, human-readable, a line per row."""
     wide = max(len(row.features) for row in rows)
     lines = [f"{'features':<{wide}}  signal  model     {name:<21}  {'accuracy':<21}  behind the best"]
     for row in rows:

@@ -14,25 +14,25 @@ from acoustic_env.models.evaluate import LEVEL, Bools, Estimate, Floats, Integer
 def confusion(
     truth: Integers, predicted: Integers, classes: int, weights: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Counts [classes, classes]: rows what was given, columns what was predicted."""
+    """Count clips [classes, classes]: rows what was given, columns what was predicted."""
     cells = truth * classes + predicted
     return np.bincount(cells, weights=weights, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
 
 
 def accuracy(matrix: Floats) -> float:
-    """Share of rows on the diagonal of a confusion matrix."""
+    """Return the share of rows on the diagonal of a confusion matrix."""
     total = matrix.sum()
     return float(np.trace(matrix) / total) if total else float("nan")
 
 
 def balanced_accuracy(matrix: Floats) -> float:
-    """Mean recall over the classes that have rows."""
+    """Return mean recall over the classes that have rows."""
     support = matrix.sum(axis=1)
     return float((np.diag(matrix)[support > 0] / support[support > 0]).mean()) if support.any() else float("nan")
 
 
 def class_scores(matrix: Floats) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1 [classes] of a confusion matrix; 0 where there is nothing to divide by.
+    """Return precision, recall and F1 [classes] of a confusion matrix; 0 where there is nothing to divide by.
 
     A class without a prediction or without a row counts as 0 and is not skipped: leaving it out flatters the mean.
     """
@@ -40,7 +40,7 @@ def class_scores(matrix: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def binary_scores(hits: Floats, calls: Floats, positives: Floats) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1 [classes] from true positives, positive calls and positive rows [classes]."""
+    """Return precision, recall and F1 [classes] from true positives, positive calls and positive rows [classes]."""
     precision = np.divide(hits, calls, out=np.zeros(len(hits)), where=calls > 0)
     recall = np.divide(hits, positives, out=np.zeros(len(hits)), where=positives > 0)
     both = calls + positives
@@ -48,7 +48,7 @@ def binary_scores(hits: Floats, calls: Floats, positives: Floats) -> tuple[Float
 
 
 def mean_f1(f1: Floats, support: Floats, absent: Bools) -> float:
-    """Macro F1 of a (re)sample: the mean over its classes and those that the data themselves lack, which count as 0.
+    """Return macro F1 of a (re)sample: the mean over its classes and those that the data lack, which count as 0.
 
     A class that a resample happens to leave out says nothing of the classifier; as 0 it would stretch the interval.
 
@@ -61,7 +61,7 @@ def mean_f1(f1: Floats, support: Floats, absent: Bools) -> float:
 
 
 def choose_threshold(truth: Bools, probabilities: Floats) -> float:
-    """The threshold with the best balanced accuracy (Youden's J) on validation rows; never chosen on test rows.
+    """Choose the threshold with the best balanced accuracy (Youden's J) on validation rows; never chosen on test rows.
 
     Halfway between the two neighboring probabilities, so that a rounding error does not flip a row. 0.5 when the rows
     are of one kind only.
@@ -78,7 +78,7 @@ def choose_threshold(truth: Bools, probabilities: Floats) -> float:
 
 
 def choose_f1_threshold(truth: Bools, probabilities: Floats) -> float:
-    """The threshold with the best F1 on validation rows, for one class of many; 0.5 without positive rows."""
+    """Choose the threshold with the best F1 on validation rows, for one class of many; 0.5 without positive rows."""
     if not truth.any():
         return 0.5
     order = np.argsort(-probabilities, kind="stable")
@@ -91,7 +91,7 @@ def choose_f1_threshold(truth: Bools, probabilities: Floats) -> float:
 
 
 def share_interval(hits: npt.NDArray[Any], groups: Any = None, level: float = LEVEL) -> Estimate:
-    """A share of rows with Wilson's interval (JASA 22, 1927), n divided by the design effect of the groups.
+    """Return a share of rows with Wilson's interval (JASA 22, 1927), n divided by the design effect of the groups.
 
     Args:
         hits: bool [n].

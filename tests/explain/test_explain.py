@@ -86,16 +86,16 @@ def test_test_clips_are_not_looked_at(trained: Trained, folder: Path) -> None:
 
 def test_every_clip_is_judged_by_models_that_held_it_out(trained: Trained) -> None:
     material = trained.material
-    rows = np.concatenate([judge.rows for judge in material.judges])
+    rows = np.concatenate([scorer.rows for scorer in material.scorers])
     assert sorted(rows.tolist()) == list(range(len(material.groups)))
-    for judge in material.judges:
-        folds = set(material.folds[judge.rows].tolist())
-        others = np.setdiff1d(np.arange(len(material.groups)), judge.rows)
+    for scorer in material.scorers:
+        folds = set(material.folds[scorer.rows].tolist())
+        others = np.setdiff1d(np.arange(len(material.groups)), scorer.rows)
         assert not folds & set(material.folds[others].tolist())
     x = material.bundle.preprocessor.transform(material.matrix.values)
     said = np.empty(len(rows))
-    for judge in material.judges:
-        said[judge.rows] = judge.model.predict_proba(x[judge.rows])[:, 1]
+    for scorer in material.scorers:
+        said[scorer.rows] = scorer.model.predict_proba(x[scorer.rows])[:, 1]
     # Held out in truth: the judges do worse than the ensemble does on clips its members learned from.
     learned = material.bundle.classifier.predict_proba(x)[:, 1]
     truth = material.truth[:, 1]
@@ -116,8 +116,8 @@ def test_shuffling_costs_what_it_costs_when_the_whole_chain_is_run(trained: Trai
             values[np.ix_(own, group.columns)] = values[np.ix_(random.permutation(own), group.columns)]
         x = material.bundle.preprocessor.transform(values)
         said = np.empty(clips)
-        for judge in material.judges:
-            said[judge.rows] = judge.model.predict_proba(x[judge.rows])[:, 1]
+        for scorer in material.scorers:
+            said[scorer.rows] = scorer.model.predict_proba(x[scorer.rows])[:, 1]
         drops.append(base - roc_auc(material.truth[:, 1], said))
     assert found.drop == pytest.approx(np.mean(drops), abs=3 * np.std(drops) / np.sqrt(10))
     assert found.low < found.drop < found.high
@@ -162,7 +162,7 @@ def test_a_list_the_model_was_not_trained_on_is_said_to_be_one(trained: Trained)
     assert "not trained on" in material.clips
     part = gather(trained.material.bundle, clips.slice(0, 100), FeatureStore(trained.store), print)
     assert set(part.targets.clip_ids) <= set(trained.material.targets.clip_ids)
-    assert "flatters" in part.judged
+    assert "optimistic" in part.scored
 
 
 def test_a_bundle_that_is_not_there_is_refused_with_a_remedy(

@@ -101,7 +101,7 @@ def test_a_search_goes_on_with_more_trials_and_only_with_its_own_study(
 def test_a_search_that_does_not_say_of_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tune").mkdir()
     (tmp_path / "tune" / "tuner.pkl").write_bytes(b"as an earlier version left it")
-    with pytest.raises(UsageError, match="does not say of what data; give another --out"):
+    with pytest.raises(UsageError, match="without a record of its data; give another --out"):
         SearchState.open(str(tmp_path), {"rows": "1"}, 3)
 
 

@@ -1,0 +1,46 @@
+"""The package's own estimators pass scikit-learn's checks; what does not apply is listed with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from acoustic_env.models.classifiers.logistic import LogisticClassifier
+from acoustic_env.models.classifiers.svm import SVMClassifier
+from acoustic_env.models.classifiers.xgboost import XGBoostClassifier
+from acoustic_env.models.mlp import MLPClassifier
+from acoustic_env.models.preprocess import MeanImputer, PrincipalComponents
+
+KINDS = ("dense", "sparse")
+SAMPLED = "rows of weight 0 still take part in random batches or samples"
+EXPECTED: dict[str, dict[str, str]] = {
+    "MLPClassifier": {"check_sample_weight_equivalence_on_dense_data": SAMPLED},
+    "XGBoostClassifier": {"check_sample_weight_equivalence_on_dense_data": SAMPLED},
+    "SVMClassifier": {
+        f"check_sample_weight_equivalence_on_{kind}_data": "scikit-learn's SVC has the same limit" for kind in KINDS
+    },
+    "LogisticClassifier": {
+        "check_sample_weight_equivalence_on_dense_data": "rows of weight 0 still take part in the inner folds"
+    },
+}
+
+
+def expected_failures(estimator: Any) -> dict[str, str]:
+    return EXPECTED.get(type(estimator).__name__, {})
+
+
+@parametrize_with_checks(
+    [
+        MLPClassifier(layers=(16,), dropout=0.0, learning_rate=0.02, max_epochs=40),
+        XGBoostClassifier(rounds=30, min_child_weight=0.1, subsample=1.0),
+        LogisticClassifier(),
+        LogisticClassifier(penalty=0.01),
+        SVMClassifier(),
+        MeanImputer(),
+        PrincipalComponents(2),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_the_estimator_passes_scikit_learns_check(estimator: Any, check: Any) -> None:
+    check(estimator)
