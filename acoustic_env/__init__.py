@@ -3,10 +3,30 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from acoustic_env.api import Store, compute, estimate, open_store, rank_labels, read_clips
+    from acoustic_env.api import (
+        Classifier,
+        Store,
+        compute,
+        estimate,
+        load_bundle,
+        open_store,
+        rank_labels,
+        read_clips,
+        train,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Store", "compute", "estimate", "open_store", "rank_labels", "read_clips"]
+__all__ = [
+    "Classifier",
+    "Store",
+    "compute",
+    "estimate",
+    "load_bundle",
+    "open_store",
+    "rank_labels",
+    "read_clips",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -28,7 +29,19 @@ from acoustic_env.store.feature_store import FeatureStore
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Store", "compute", "estimate", "open_store", "rank_labels", "read_clips"]
+    from acoustic_env.models.bundle import Bundle
+
+__all__ = [
+    "Classifier",
+    "Store",
+    "compute",
+    "estimate",
+    "load_bundle",
+    "open_store",
+    "rank_labels",
+    "read_clips",
+    "train",
+]
 
 Blocks = Sequence[str] | Mapping[str, Mapping[str, Json]]
 
@@ -266,5 +279,126 @@ def rank_labels(
     return table
 
 
+class Classifier:
+    """A trained classifier with its preprocessing, from `train` or `load_bundle`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes.
+
+        >>> from acoustic_env import load_bundle
+        >>> load_bundle("bundle").classes
+        ('natural', 'urban')
+        """
+        return self.bundle.classes
+
+    def predict(
+        self, audio: str | Path | Sequence[str | Path] = (), *, clips: str | Path = "", store: str | Path = ""
+    ) -> pd.DataFrame:
+        """Predict calibrated probabilities of audio files, or of a clip list whose features are in a store.
+
+        Args:
+            audio: a file or several; their features are computed in this process.
+            clips, store: instead of files, a clip list and a feature store.
+
+        Returns:
+            clip_id (of a file its path), label, posterior: a row per clip and class.
+
+        Raises:
+            UsageError: neither or both given, a file twice, or features missing or of another version.
+            ClipError: a file cannot be used.
+
+        >>> from acoustic_env import load_bundle
+        >>> table = load_bundle("bundle").predict(clips="clips.parquet", store="features")
+        >>> table.shape
+        (600, 3)
+        """
+        from acoustic_env.models.predict import predict, predict_files
+
+        files = [str(audio)] if isinstance(audio, (str, Path)) else [str(file) for file in audio]
+        if bool(files) == bool(clips) or bool(clips) != bool(store):
+            msg = "predict takes either audio files, or clips with store"
+            raise UsageError(msg)
+        if clips:
+            clip_ids = read_clips(str(clips))["clip_id"].to_pylist()
+            table = predict(self.bundle, clip_ids, FeatureStore.existing(str(store)), _quiet)
+        else:
+            with TemporaryDirectory(prefix="acoustic-env-") as scratch:
+                table = predict_files(self.bundle, files, partial(_extract, store=FeatureStore(scratch)), _quiet)
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
+
+    def save(self, folder: str | Path) -> None:
+        """Write the bundle that `acoustic-env predict`, `evaluate` and `explain` take."""
+        self.bundle.save(str(folder))
+
+
+def train(clips: str | Path, store: str | Path, recipe: str | Path | Recipe, *, classifier: Any = None) -> Classifier:
+    """Train a classifier in this process, as `acoustic-env train` does without `--workers`.
+
+    Args:
+        clips: clip list with labels.
+        store: feature store with the recipe's blocks and signals.
+        recipe: of the study: its name, file or `Recipe`.
+        classifier: a scikit-learn classifier in place of the recipe's.
+
+    Raises:
+        UsageError: an input is missing or wrong.
+
+    >>> from acoustic_env import train
+    >>> classifier = train("clips.parquet", "features", "study.yaml")
+    >>> classifier.classes
+    ('natural', 'urban')
+    >>> classifier.save("another-bundle")
+    """
+    from acoustic_env.models import learn
+
+    study = learn.prepare(read_clips(str(clips)), FeatureStore.existing(str(store)), _recipe(recipe), log=_quiet)
+    return Classifier(learn.train(study, _quiet, classifier=classifier)[0])
+
+
+def load_bundle(folder: str | Path) -> Classifier:
+    """Load a classifier that `train` or `acoustic-env train` has written.
+
+    Raises:
+        UsageError: no bundle, a damaged one, or one of an older version; says how to make it again.
+
+    >>> from acoustic_env import load_bundle
+    >>> load_bundle("bundle").classes
+    ('natural', 'urban')
+    """
+    from acoustic_env.models.bundle import Bundle
+
+    return Classifier(Bundle.load(str(folder)))
+
+
+def _extract(clips: pa.Table, bundle: Bundle, *, store: FeatureStore) -> FeatureStore:
+    """Compute a bundle's features of audio files in this process."""
+    from acoustic_env.pipeline.work import BlockSpec, block_work
+
+    signals = tuple(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
+    specs = [BlockSpec(name, "fast", 0, signals, bundle.recipe.blocks.get(name, {})) for name in bundle.fingerprints]
+    loaded = [
+        (block_work(spec), _load(spec.name, spec.engine, json.dumps(dict(spec.options)), "cpu")) for spec in specs
+    ]
+    for clip in clips.to_pylist():
+        with open_source(clip["uri"]) as source:
+            rates = {block.sample_rate for _, block in loaded}
+            waves = prepare.decode_and_resample(source, None, None, clip["uri"], rates)
+        prepared = {rate: prepare.prepare(wave[np.newaxis], rate, "fast", signals) for rate, wave in waves.items()}
+        for work, block in loaded:
+            for signal in signals:
+                columns = block.compute(prepared[block.sample_rate][signal])
+                store.write_part(to_table(work.schemas[signal], [clip["clip_id"]], [signal], columns))
+    return store
+
+
 def _recipe(recipe: str | Path | Recipe) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+
+
+def _quiet(_: str) -> None:
+    """Drop a line of the log."""

@@ -15,6 +15,7 @@ import pytest
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.sample import draw_sample
+from acoustic_env.cli import main
 from acoustic_env.config import SampleSettings
 from tests.models.conftest import CLIPS, write_study
 
@@ -34,6 +35,8 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     write_study(folder).write_recipe(audit={"scorers": ["logistic", "neighbors"]})
     (folder / "store").rename(folder / "features")
+    arguments = ["--clips", folder / "clips.parquet", "--store", folder / "features", "--recipe", folder / "study.yaml"]
+    assert main(["train", *map(str, arguments), "--model", "logistic", "--out", str(folder / "bundle")]) == 0
     quality = np.linspace(0.05, 0.95, CLIPS)
     own = {"clip_id": [f"clip{i:03d}" for i in range(CLIPS)], "label": ["urban", "natural"] * (CLIPS // 2)}
     ranked = pa.table({**own, "given": [True] * CLIPS, "quality": quality, "flagged": quality < 0.2})
