@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +21,7 @@ from acoustic_env.audio.fetch import open_source
 from acoustic_env.audit.listen import Row
 from acoustic_env.errors import ClipError, UsageError
 
-KEPT: Final = 8
+CACHE_BYTES: Final = 64 * 1024**2
 TARGET_RMS: Final = 0.1  # loudness differs by 60 dB between recordings
 PEAK: Final = 0.9
 LARGEST_GAIN: Final = 1_000.0
@@ -108,7 +109,7 @@ def _video_of(uri: str, start_s: float | None) -> tuple[str, float] | None:
 
 
 class ClipCache:
-    """The clips of a sample by row number, the last `KEPT` in memory; safe for several threads.
+    """The clips of a sample by row number, the last `CACHE_BYTES` of them in memory; safe for several threads.
 
     Args:
         wanted: place of each row's clip.
@@ -116,7 +117,8 @@ class ClipCache:
 
     def __init__(self, wanted: list[Place]) -> None:
         self.wanted = wanted
-        self._load = lru_cache(KEPT)(lambda place: load_clip(place))
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, PlayableClip] = OrderedDict()
 
     def __getitem__(self, row: int) -> PlayableClip:
         """Return the clip of a row.
@@ -124,7 +126,16 @@ class ClipCache:
         Raises:
             ClipError: its audio cannot be read; the message says why.
         """
-        return self._load(self.wanted[row])
+        with self._lock:
+            if row in self._kept:
+                self._kept.move_to_end(row)
+                return self._kept[row]
+        clip = load_clip(self.wanted[row])
+        with self._lock:
+            self._kept[row] = clip
+            while len(self._kept) > 1 and sum(len(kept.wav) for kept in self._kept.values()) > CACHE_BYTES:
+                self._kept.popitem(last=False)
+        return clip
 
 
 def load_clip(place: Place) -> PlayableClip:
