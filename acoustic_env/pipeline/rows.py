@@ -31,7 +31,6 @@ ERROR_TYPE: Final = pa.struct(
     ]
 )
 ERRORS_TYPE: Final = pa.list_(ERROR_TYPE)
-WAVE_TYPE: Final = pa.large_list(pa.float32())
 MAX_MESSAGE: Final = 1000
 SECONDS: Final = "seconds:"
 MEMORY: Final = "memory:"

@@ -111,6 +111,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_two_workers_train_as_good_a_model_as_one(tmp_path: Path) -> None:
     both = train_on_ray(TrainingSpec(SETTINGS.replace(workers=2), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
     assert auc(both) == pytest.approx(

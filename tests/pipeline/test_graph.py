@@ -37,6 +37,7 @@ def assert_same_rows(ours: pa.Table, theirs: pa.Table) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_path: Path) -> None:
     listed = write_noise(tmp_path / "audio", 10)
     settings = ExtractSettings(
