@@ -64,6 +64,12 @@ def test_every_command_is_accepted_by_the_parser(page: Path) -> None:
                 parser.parse_args(arguments)
 
 
+@pytest.mark.parametrize("page", ["README.md", "cluster/README.md", "CONTRIBUTING.md"])
+def test_every_link_outside_the_site_leads_to_a_file(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", [p for p in PAGES if any(block.runs for block in blocks(p))], ids=name)
