@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from acoustic_env.cli import main
@@ -39,6 +40,7 @@ def every_fifth_request_goes_wrong(_method: str, _path: str, number: int) -> Fau
     return faults[number // 5 % 3] if number % 5 == 0 else None
 
 
+@pytest.mark.slow
 def test_a_server_that_throttles_and_drops_costs_no_clip(s3: S3Server, tmp_path: Path) -> None:
     clips = upload(s3, tmp_path)
     s3.choose = every_fifth_request_goes_wrong

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from acoustic_env.features.embedders.weights_cache import ENVIRONMENT, WeightsCache
@@ -35,6 +36,7 @@ def run(clips: Path, store: Path, cache: Path, limit: int) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.slow
 def test_changed_weights_recompute_their_block_alone_and_never_mix_with_the_old_rows(
     tmp_path: Path, test_data: Path
 ) -> None:
