@@ -302,7 +302,8 @@ class Classifier:
 
         Args:
             audio: a file or several; their features are computed in this process.
-            clips, store: instead of files, a clip list and a feature store.
+            clips: instead of files, a clip list.
+            store: the feature store of the list.
 
         Returns:
             clip_id (of a file its path), label, posterior: a row per clip and class.
