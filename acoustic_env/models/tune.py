@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -218,10 +219,7 @@ def _run_batch(
             storage_filesystem=filesystem,
         )
     else:
-
-        def space(trial: Any) -> None:
-            base.search_space(trial, features)
-
+        space = partial(_suggest, base=base, features=features)  # Ray pickles it with the searcher
         searcher = OptunaSearch(
             space=space,
             metric=METRIC,
@@ -242,6 +240,10 @@ def _run_batch(
     with contextlib.redirect_stdout(sys.stderr):  # Ray's tables are no result
         results = tuner.fit()
     return [_trial(results[index], base, batch.first) for index in range(len(results))]
+
+
+def _suggest(trial: Any, base: ClassifierSettings, features: int) -> None:
+    base.search_space(trial, features)
 
 
 def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> Any:
