@@ -271,7 +271,7 @@ class Preprocessor(TransformerMixin, BaseEstimator):
     def transform(self, X: Matrix) -> Matrix:
         """Return preprocessed features float32 [n, reduced] of matrix rows [n, d], parts side by side."""
         check_is_fitted(self, "transformer_")
-        out = np.empty((len(X), len(self.names)), np.float32)
+        out = np.empty((len(X), sum(part.size for part in self.parts)), np.float32)
         for start in range(0, len(X), CHUNK):
             out[start : start + CHUNK] = self.transformer_.transform(X[start : start + CHUNK])
         return out
@@ -290,7 +290,7 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         found = []
         for (block, signal), own in kept.items():
             numbers = self.numbers_[f"{block}.{signal}"]
-            left_out = [number for number in numbers if number not in set(own)]
+            left_out = sorted(set(numbers) - set(own))
             found.append(
                 Part(
                     block,
