@@ -136,7 +136,7 @@ def test_the_same_id_with_another_segment_or_file_is_refused_before_anything_run
         assert run(five, store) == 2
         said = capsys.readouterr().err
         assert "3 clips" in said
-        assert f"a.wav_0: rows of {recording} (0 to 10 s), the list says {recording} (0 to 5 s)" in said
+        assert f"a.wav_0: rows of {recording} (0 to 10 s), the list has {recording} (0 to 5 s)" in said
         assert "cluster" not in said
         assert "Traceback" not in said
     assert sorted(path for path in store.rglob("*.parquet")) == before
