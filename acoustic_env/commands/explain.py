@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import check_inputs, url
 
 DESCRIPTION: Final = """\
 Draw what differs between the classes (Welch's t of the indices and of the modulation spectrum, with false-discovery
@@ -43,6 +43,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Draw and write."""
+    check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
     import json
     from dataclasses import asdict
 

@@ -99,8 +99,8 @@ report {DONE} {ANNOTATED} --recipe @/recipe.yaml --explain @/explained --study @
 """
 SLOW: Final = f"""
 train {NETWORK_STUDY} --workers 2 --checkpoints @/checkpoints --out @/network
-tune {NETWORK_STUDY} --trials 2 --out @/tuned
-tune {NETWORK_STUDY} --trials 2 --out @/tuned
+tune {NETWORK_STUDY} --settings @/model.json --trials 2 --out @/tuned
+tune {NETWORK_STUDY} --settings @/model.json --trials 2 --out @/tuned
 report --tune @/tuned --out @/tuned.html
 demo --num-clips 80 --out @/demo
 """
@@ -136,7 +136,7 @@ def prepare(base: str) -> None:
         "network.yaml": NETWORK,
         "segments.csv": SEGMENTS,
         "job.yaml": f"{{clips: {base}/clips.parquet, store: {base}/store, recipe: {base}/recipe.yaml}}".encode(),
-        "model.json": b'{"learning_rate": 1e-05}',
+        "model.json": b'{"seed": 5}',
         "weights/yamnet_class_map.csv": CLASSES,
     }.items():
         write_bytes(f"{base}/{name}", data)
