@@ -270,7 +270,7 @@ def rank_labels(
     >>> bool(suspects["quality"].is_monotonic_increasing)
     True
     """
-    from acoustic_env.audit.rank_study import rank_study
+    from acoustic_env.audit.rank import rank_study
     from acoustic_env.audit.table import read_table
 
     groups = None if duplicates is None else read_table(str(duplicates))

@@ -86,13 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in given if not word.startswith("-")), "")
     namespace = build_parser(command).parse_args(given)
+    namespace.resume = f"acoustic-env {shlex.join(given)}"
     try:
         return int(namespace.run(namespace) or 0)
     except AcousticEnvError as error:
         _print_error(str(error), error)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\ninterrupted; nothing finished is lost. To resume: acoustic-env {shlex.join(given)}", file=sys.stderr)
+        print(f"\ninterrupted; nothing finished is lost. To resume: {namespace.resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

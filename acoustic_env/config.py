@@ -1,4 +1,4 @@
-"""Typed settings with ranges: recipes (a study as a YAML file) and the options of the extraction job."""
+"""Typed settings with ranges: recipes (a study as a YAML file), and what all settings have in common."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,15 +24,14 @@ from acoustic_env.registry import Registry
 RECIPES: Final = Path(__file__).parent / "recipes"
 
 Task = Literal["binary", "multiclass", "multilabel"]
-Design = Literal["simple", "stratified", "unequal"]
 DEFAULT_CLASSIFIER: Final = "mlp"
 
 
 def _check_signal(name: str) -> str:
-    """Return a registered name; pydantic reports a ValueError with the field's path."""
-    signals = import_module("acoustic_env.audio.signals").SIGNALS  # by name: audio is below this room
+    """Return the name of a signal; pydantic reports a ValueError with the field's path."""
+    signals = import_module("acoustic_env.audio.signals")  # by name: audio is below this room
     try:
-        signals.check(name)
+        signals.make_signal(name)
     except UsageError as error:
         raise ValueError(str(error)) from error
     return name
@@ -102,17 +101,14 @@ class SplitSettings(Settings):
     """Seed of the assignment."""
 
 
-def _check_components(components: Mapping[str, int | float]) -> Mapping[str, int | float]:
-    for block, value in components.items():
-        _check_component(value, f"{block}: ")
-    return components
-
-
-def _check_component(value: float, where: str = "") -> float:
+def _check_components(value: float) -> float:
     if value < 0 or (isinstance(value, float) and value >= 1):
-        msg = f"{where}{value} is neither a number of components (0, 1, 2, ...) nor a share of variance in (0, 1)"
+        msg = f"{value} is neither a number of components (0, 1, 2, ...) nor a share of variance in (0, 1)"
         raise ValueError(msg)
     return value
+
+
+Components = Annotated[int | float, AfterValidator(_check_components)]
 
 
 class ReductionSettings(Settings):
@@ -121,10 +117,10 @@ class ReductionSettings(Settings):
     scale_first: bool = True
     """Scale features to unit variance before PCA (the source system did not)."""
 
-    components: Annotated[Mapping[str, int | float], AfterValidator(_check_components)] = Field(default_factory=dict)
+    components: Mapping[str, Components] = Field(default_factory=dict)
     """Per block a number of components, a share of variance in (0, 1), or 0 for the scaled features themselves."""
 
-    default_components: Annotated[int | float, AfterValidator(_check_component)] = 0.95
+    default_components: Components = 0.95
     """For blocks not named. The components are scaled after PCA, so the last count as much as the first: with fewer
     clips than columns a share of 0.99 keeps mostly noise (ESC-10, mn04, MLP: macro F1 0.788 against 0.959)."""
 
@@ -146,6 +142,10 @@ CLASSIFIERS: Final[Registry[type[ClassifierSettings]]] = Registry(
             ("gradient_boosting", "GradientBoostingSettings"),
             ("svm", "SVMSettings"),
             ("knn", "KNNSettings"),
+            ("cnn", "CNNSettings"),
+            ("resnet", "ResNetSettings"),
+            ("attention", "AttentionSettings"),
+            ("crnn", "CRNNSettings"),
         )
     },
 )
@@ -165,6 +165,13 @@ class ClassifierSettings(Settings):
 
     seed: int = Field(23, ge=0)
     """Seed of everything random."""
+
+    reads_sequences: ClassVar[bool] = False
+    """Whether rows are the frames of a block, not its features of whole clips."""
+
+    def own(self) -> dict[str, Any]:
+        """Return the settings that only this kind has."""
+        return {name: value for name, value in self if name not in ClassifierSettings.model_fields}
 
     def estimator(self, random_state: int) -> Any:
         """Return an unfitted scikit-learn classifier; see `acoustic_env.models.classifier` for the contract."""
@@ -258,111 +265,13 @@ class Recipe(Settings):
     audit: AuditSettings = Field(default_factory=AuditSettings)
     """The label audit."""
 
+    def block_options(self, block: str) -> Mapping[str, Any]:
+        """Return a block's options; NAME_frames without its own has those of NAME.
 
-class ExtractSettings(Settings):
-    """One run of the extraction job."""
-
-    clips: str
-    """Clip list, Parquet or CSV, at any fsspec URL."""
-
-    store: str
-    """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
-
-    recipe: str | None = None
-    """Recipe (name or YAML file) whose signals and blocks, with their options, are the defaults of those two."""
-
-    signals: tuple[SignalName, ...] = ()
-    """Signals of each clip, such as raw,fg,bg. Default: those of the recipe; without one, all three."""
-
-    blocks: tuple[str, ...] = ()
-    """Feature blocks, such as indices,mps. Default: those of the recipe; without one, these two."""
-
-    engine: Literal["fast", "reference"] = "fast"
-    """Engine: batched array code (fast) or the published libraries (reference)."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of networks and the modulation spectrum; auto takes a GPU where there is one."""
-
-    limit: int | None = Field(None, ge=1)
-    """Only the first N clips of the list, 1 or more. Default: all."""
-
-    retry_errors: bool = False
-    """Try clips with a permanent error again."""
-
-    max_error_rate: float = Field(0.05, ge=0, le=1)
-    """Share of the list's clips that may fail, 0 to 1, before the run ends with exit code 3."""
-
-    address: str | None = None
-    """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
-
-    dry_run: bool = False
-    """Print the plan and stop."""
-
-    relocated: tuple[str, ...] = ()
-    """The audio below OLD (a folder or URL), from which rows were computed, is now below NEW: the same files. May be
-    given more than once."""
-
-
-class SampleSettings(Settings):
-    """How a sample of ranked rows is drawn."""
-
-    n: int = Field(ge=1)
-    """Rows to draw; gold and repeated rows are added."""
-
-    design: Design = "stratified"
-    """simple (all rows alike), stratified (class x score quantile, as fine as n allows) or unequal (undecided rows more
-    often, with a minimum for every row)."""
-
-    seed: int = Field(23, ge=0)
-    """Seed of the draw and of the order."""
-
-    absent: bool = False
-    """Sample labels that the list does not give, to find missing ones, in place of those it gives."""
-
-    repeat: float = Field(0.1, ge=0, le=1)
-    """Share of the drawn rows presented a second time, to measure whether annotators agree with themselves, 0 to 1."""
-
-
-class RelabelSettings(Settings):
-    """How the ranking may decide labels without an answer."""
-
-    precision: float = Field(0.8, ge=0.5, lt=1)
-    """Share of automatic decisions that must be right, proven with 95 % confidence for each kind (drop, add, keep), in
-    [0.5, 1)."""
-
-
-class ReannotateSettings(Settings):
-    """One run of the re-annotation job."""
-
-    clips: str
-    """The new clip list."""
-
-    store: str
-    """Feature store."""
-
-    bundle: str
-    """Folder of the trained classifier."""
-
-    labels: str
-    """LABELS, the folder of versions of the labels."""
-
-    annotations: str | None = None
-    """All annotations of the samples so far (Parquet or CSV); those of earlier runs are kept."""
-
-    budget: int = Field(100, ge=2)
-    """Rows in the sample that evaluates a version, at least 2."""
-
-    approve: str | None = None
-    """Name of the approver: publish the new version whatever its sample says."""
-
-    max_error_rate: float = Field(0.05, ge=0, le=1)
-    """Share of the list's clips that may fail in the extraction before the run ends with exit code 3, 0 to 1."""
-
-    address: str | None = None
-    """Ray cluster to join; without it that of RAY_ADDRESS, or a local one."""
-
-    seed: int = Field(23, ge=0)
-    """Seed of the sample and of the drift test."""
+        >>> Recipe(name="r", blocks={"logmel": {"n_mels": 32}}).block_options("logmel_frames")
+        {'n_mels': 32}
+        """
+        return self.blocks.get(block) or self.blocks.get(block.removesuffix("_frames"), {})
 
 
 def from_mapping(kind: type[S], values: Mapping[str, Any], where: str) -> S:

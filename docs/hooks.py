@@ -6,13 +6,13 @@ import argparse
 import os
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from acoustic_env import config
+from acoustic_env import config, options
 from acoustic_env.cli import COMMANDS, build_parser
 from acoustic_env.config import RECIPES, Settings
 
@@ -26,25 +26,29 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 def settings_tables(name: str, level: str = "3") -> str:
     """Return a table of the fields of a settings class, then one for each class it contains."""
-    return "\n\n".join(_tables(getattr(config, name), int(level), ""))
+    return "\n\n".join(_tables(getattr(config, name, None) or getattr(options, name), int(level), ""))
 
 
 def _tables(kind: type[Settings], level: int, path: str) -> Iterator[str]:
-    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
-    nested = []
-    for name, field in kind.model_fields.items():
-        inner = _settings_in(field.annotation)
-        meaning = " ".join((field.description or "").split()).replace("|", r"\|")
-        if inner:
-            sections = ", ".join(f"[{one.__name__}](#{one.__name__.lower()})" for one in inner)
-            meaning = f"{meaning} See {sections}."
-            nested += [(one, f"{path}{name}.") for one in inner]
-        rows.append(f"| `{name}` | {_type(field)} | {_default(field)} | {meaning} |")
-    summary = (kind.__doc__ or "").strip().replace("\n    ", "\n")
     where = f"Section `{path.rstrip('.')}`. " if path else ""
-    yield f"{'#' * level} {kind.__name__}\n\n{where}{summary}\n\n" + "\n".join(rows)
-    for one, inside in nested:
-        yield from _tables(one, level, inside)
+    yield f"{'#' * level} {kind.__name__}\n\n{where}{_summary(kind)}\n\n{_table(kind.model_fields)}"
+    for name, field in kind.model_fields.items():
+        for inner in _settings_in(field.annotation):
+            yield from _tables(inner, level, f"{path}{name}.")
+
+
+def _summary(kind: type[Settings]) -> str:
+    return (kind.__doc__ or "").strip().replace("\n    ", "\n")
+
+
+def _table(fields: Mapping[str, FieldInfo]) -> str:
+    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in fields.items():
+        meaning = " ".join((field.description or "").split()).replace("|", r"\|")
+        sections = ", ".join(f"[{one.__name__}](#{one.__name__.lower()})" for one in _settings_in(field.annotation))
+        see = f" See {sections}." if sections else ""
+        rows.append(f"| `{name}` | {_type(field)} | {_default(field)} | {meaning}{see} |")
+    return "\n".join(rows)
 
 
 def _settings_in(annotation: Any) -> list[type[Settings]]:
@@ -96,16 +100,48 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, Settings):
         return "see section"
     if isinstance(value, tuple):
-        value = list(value)
+        value = [
+            one.model_dump(mode="json", exclude_defaults=True) if isinstance(one, Settings) else one for one in value
+        ]
     return (
         "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`".replace("'", "")
     )
 
 
 def classifier_tables(level: str = "3") -> str:
-    """Return a table of the settings of each registered classifier."""
+    """Return a table of the settings of each registered classifier, then one of each section that several share."""
     kinds = config.CLASSIFIERS
-    return "\n\n".join(text for name in kinds.names() for text in _tables(kinds.load(name), int(level), ""))
+    texts = [list(_tables(kinds.load(name), int(level), "")) for name in kinds.names()]
+    sections = {text.partition("\n")[0]: text for _, *nested in texts for text in nested}
+    return "\n\n".join([*(kind for kind, *_ in texts), *sections.values()])
+
+
+def block_tables(*names: str) -> str:
+    """Return a table of the options that short-time blocks share, then one of each block's own."""
+    from acoustic_env.features.registry import BLOCKS
+    from acoustic_env.features.short_time import FrameSettings
+
+    texts = [f"### Frames\n\n{_summary(FrameSettings)}\n\n{_table(FrameSettings.model_fields)}"]
+    for name in names:
+        fields = typing.cast("Any", BLOCKS.load(name)).settings_class.model_fields
+        own = {setting: field for setting, field in fields.items() if setting not in FrameSettings.model_fields}
+        texts.append(f"### {name}\n\n{_table(own)}")
+    return "\n\n".join(texts)
+
+
+def transform_table() -> str:
+    """Return the transforms of variants with their settings and defaults."""
+    from acoustic_env.audio.transforms import TRANSFORMS
+
+    rows = ["| transform | what it does | settings |", "|---|---|---|"]
+    for name in TRANSFORMS.names():
+        kind = TRANSFORMS.load(name)
+        settings = "<br>".join(
+            f"`{setting}` (default {_default(field)}): {' '.join((field.description or '').split())}"
+            for setting, field in kind.model_fields.items()
+        )
+        rows.append(f"| `{name}` | {_summary(kind)} | {settings or '-'} |")
+    return "\n".join(rows)
 
 
 def command_help(*only: str) -> str:
@@ -157,6 +193,8 @@ def error_table() -> str:
 GENERATORS: Final[dict[str, Callable[..., str]]] = {
     "settings": settings_tables,
     "classifiers": classifier_tables,
+    "blocks": block_tables,
+    "transforms": transform_table,
     "help": command_help,
     "recipes": recipe_table,
     "weights": weights_table,

@@ -26,14 +26,13 @@ COSTLY = ("ray_cluster", "trained", "given")
 SLOW = ("savedmodel_cache", "savedmodels")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep the tests of a file in one process of pytest-xdist, and all that share a costly fixture, too."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group(next((name for name in COSTLY if name in fixtures), str(item.path))))
-        if any(name in fixtures for name in SLOW):
-            item.add_marker(pytest.mark.slow)
+    fixtures = getattr(item, "fixturenames", ())
+    group = next((name for name in COSTLY if name in fixtures), str(item.path))
+    item.add_marker(pytest.mark.xdist_group(group))
+    if any(name in fixtures for name in SLOW):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 
 import acoustic_env
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
-from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import extract
 from tests import sounds
 from tests.pipeline.test_extract import write_noise

@@ -16,7 +16,7 @@ import pytest
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.sample import draw_sample
 from acoustic_env.cli import main
-from acoustic_env.config import SampleSettings
+from acoustic_env.options import SampleSettings
 from tests.models.conftest import CLIPS, write_study
 
 PACKAGE = Path(__file__).parents[1] / "acoustic_env"

@@ -15,7 +15,20 @@ PACKAGE = ROOT / "acoustic_env"
 # A room imports only from rooms above it; the last line is one level, since `demo` runs the other commands by `cli`.
 FOUNDATIONS = ("errors", "registry", "memory")
 ROOMS = (
-    *("recipes", "config", "io", "clips", "audio", "features", "store", "pipeline", "models", "audit", "search"),
+    *(
+        "recipes",
+        "config",
+        "options",
+        "io",
+        "clips",
+        "audio",
+        "features",
+        "store",
+        "pipeline",
+        "models",
+        "audit",
+        "search",
+    ),
     *("explain", "report", "web", "bench"),
 )
 DOORS = ("api", "commands", "cli")

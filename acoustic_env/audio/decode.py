@@ -51,18 +51,8 @@ _NO_LENGTH: Final = ("aac",)  # raw ADTS: ffmpeg guesses its length from the bit
 _FULL_SCALE: Final = {"i2": 2.0**15, "i4": 2.0**31}
 _LOWEST_RATE: Final = 1_000  # Hz; below it a damaged header would blow a small file up to gigabytes
 _MAGIC: Final = (
-    b"RIFF",
-    b"RIFX",
-    b"RF64",
-    b"riff",
-    b"FORM",
-    b".snd",
-    b"OggS",
-    b"fLaC",
-    b"caff",
-    b"ID3",
-    b"\x1aE\xdf\xa3",
-)
+    b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"OggS", b"fLaC", b"caff", b"ID3", b"\x1aE\xdf\xa3",
+)  # fmt: skip
 
 
 class _NoAudioError(Exception):

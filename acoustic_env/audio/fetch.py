@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from acoustic_env.audio.transport import open_url
 from acoustic_env.errors import ClipError
-from acoustic_env.io.location import local_path
+from acoustic_env.io.location import local_path, split_shard
 
 TAR_FORM: Final = "tar://MEMBER::URL"
 PARQUET_FORM: Final = "parquet://COLUMN/ROW::URL"
@@ -64,8 +64,7 @@ def local_file(uri: str) -> Path | None:
     Args:
         uri: one of the forms above.
     """
-    inside = uri.startswith(("tar://", "parquet://")) and "::" in uri
-    return local_path(uri.partition("://")[2].partition("::")[2] if inside else uri)
+    return local_path(split_shard(uri)[1])
 
 
 def any_remote(uris: pa.ChunkedArray) -> bool:

@@ -21,6 +21,7 @@ class RawSignal(Signal):
     """The clip itself, RMS-normalized."""
 
     name = "raw"
+    title = "raw sound"
     version = 2
     needs = (DECODED,)
 

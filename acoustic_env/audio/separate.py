@@ -48,6 +48,7 @@ class ForegroundSignal(Signal):
     """What stands out from the noise floor; not normalized again, so its level says how much of the clip it is."""
 
     name = "fg"
+    title = "foreground"
 
     def settings(self, sample_rate: int, engine: Engine) -> dict[str, Any]:
         """Return the gate's parameters; the reference engine calls noisereduce, so its release counts."""
@@ -73,6 +74,7 @@ class BackgroundSignal(Signal):
     """The clip without its foreground: raw - fg. It has the foreground's fingerprints."""
 
     name = "bg"
+    title = "background"
     needs = ("raw", "fg")
 
     def settings(self, sample_rate: int, engine: Engine) -> dict[str, Any]:

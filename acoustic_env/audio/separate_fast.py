@@ -203,7 +203,7 @@ def _synthesize(spectrum: torch.Tensor, mask: torch.Tensor, sample_rate: int) ->
 
 @lru_cache
 def smoothing_reach(sample_rate: int) -> tuple[int, int]:
-    """Bins and frames the triangle that smooths the mask reaches to each side.
+    """Return how many bins and frames the triangle that smooths the mask reaches to each side.
 
     Raises:
         ValueError: less than one of either.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Engine = Literal["fast", "reference"]  # batched array code, or the published libraries
 
+VARIANT: Final = "+"  # between a signal and the transforms of a variant of it
 DECODED: Final = "decoded"  # what every signal starts from: clips as decoded and resampled
 
 
@@ -28,13 +29,15 @@ class Signal(ABC):
 
     Attributes:
         name: as recipes, `--signals` and the column `signal` of the store have it.
+        title: as captions name it, such as "foreground"; empty for the name.
         version: raise it whenever the samples change for the same input and parameters.
         needs: signals it is computed from, each computed once for all that need it, or `DECODED`.
     """
 
-    name: ClassVar[str]
+    name: str
+    title: ClassVar[str] = ""
     version: ClassVar[int] = 1
-    needs: ClassVar[tuple[str, ...]] = ("raw",)
+    needs: tuple[str, ...] = ("raw",)
 
     def parameters(self, sample_rate: int, engine: Engine) -> dict[str, Any]:
         """Return what besides its version and the signals it needs can change a sample; part of fingerprints."""
@@ -66,22 +69,47 @@ SIGNALS: Final[Registry[type[Signal]]] = Registry(
         "raw": "acoustic_env.audio.normalize:RawSignal",
         "fg": "acoustic_env.audio.separate:ForegroundSignal",
         "bg": "acoustic_env.audio.separate:BackgroundSignal",
+        "original": "acoustic_env.audio.original:OriginalSignal",
     },
 )
 
 
-def in_order(names: Collection[str]) -> tuple[str, ...]:
-    """Return the named signals in the registry's order, each once.
+def make_signal(name: str) -> Signal:
+    """Return a registered signal, or a variant of one (`audio.variants`).
 
     Raises:
-        UsageError: a name that is not registered.
+        UsageError: a name that is neither.
 
-    >>> in_order(["bg", "raw"])
-    ('raw', 'bg')
+    >>> make_signal("raw+noise:snr_db=20").needs
+    ('raw',)
+    """
+    if VARIANT not in name:
+        return SIGNALS.load(name)()
+    from acoustic_env.audio.variants import VariantSignal
+
+    signal = VariantSignal(name)
+    SIGNALS.check(signal.needs[0])
+    return signal
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Return the named signals in the registry's order, then variants by name, each once.
+
+    Raises:
+        UsageError: a name that is neither registered nor a variant's.
+
+    >>> in_order(["bg+gain", "bg", "raw"])
+    ('raw', 'bg', 'bg+gain')
     """
     for name in names:
-        SIGNALS.check(name)
-    return tuple(name for name in SIGNALS.names() if name in names)
+        make_signal(name)
+    return tuple(sorted(set(names), key=signal_order))
+
+
+def signal_order(name: str) -> tuple[int, str]:
+    """Return a sort key: the registry's order, then others by name."""
+    names = SIGNALS.names()
+    return (names.index(name) if name in names else len(names), name)
 
 
 def with_needed(names: Collection[str]) -> dict[str, Signal]:
@@ -93,7 +121,7 @@ def with_needed(names: Collection[str]) -> dict[str, Signal]:
     found: dict[str, Signal] = {}
     for name in names:
         if name != DECODED and name not in found:
-            signal = SIGNALS.load(name)()
+            signal = make_signal(name)
             found |= {need: made for need, made in with_needed(signal.needs).items() if need not in found}
             found[name] = signal
     return found

@@ -22,8 +22,6 @@ import numpy.typing as npt
 
 from acoustic_env.audio.normalize import rms_normalize
 
-VERSION: Final = 1  # raised whenever the same samples give another signature
-
 RATE: Final = 16_000  # Hz
 HOP: Final = 512  # samples
 HOP_S: Final = HOP / RATE
@@ -50,7 +48,7 @@ class Signature:
     """Of one clip; arrays have one entry a frame of 32 ms, [frames] or [frames, bands].
 
     Attributes:
-        exact: digest of the samples, 16-bit.
+        exact: digest of the samples, 16-bit; empty for a silent clip, which is excluded from matching.
         scaled: digest of the samples without silence at the ends and gain.
         bits: uint32, the lowest 24 used.
         landmarks: int64 [landmarks], frames whose bits are more certain than their neighbors', some 6 a second.
@@ -66,11 +64,6 @@ class Signature:
     weakest: npt.NDArray[np.uint8]
     audible: npt.NDArray[np.bool_]
     levels: npt.NDArray[np.uint8]
-
-    @property
-    def silent(self) -> bool:
-        """Whether the clip is silent: such clips are excluded from matching."""
-        return self.exact == b""
 
 
 def compute_signature(waveform: Waveform) -> Signature:

@@ -6,11 +6,10 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from acoustic_env.errors import ClipError, ErrorCode
-from acoustic_env.io.filesystem import BLOCK_BYTES, open_filesystem, remote_filesystem
+from acoustic_env.io.filesystem import BLOCK_BYTES, LocalFilesystem, open_filesystem
 from acoustic_env.io.location import local_path
 from acoustic_env.io.ranged import RangedFile
 from acoustic_env.io.retry import StoreError
@@ -29,11 +28,10 @@ def open_url(url: str) -> BinaryIO:
     Raises:
         ClipError: not_found, unreachable, access_denied, or download_failed after the tries of io.retry.
     """
-    path = local_path(url)
     with _as_clip_error(url):
-        if path is not None:
-            return _open_local(path)
-        filesystem = remote_filesystem(url)
+        filesystem = open_filesystem(url)
+        if isinstance(filesystem, LocalFilesystem):
+            return filesystem.open("")
         first = filesystem.read_first("", BLOCK_BYTES)
         if len(first) != BLOCK_BYTES:
             return io.BytesIO(first)
@@ -47,27 +45,8 @@ def read_range(url: str, start: int, end: int) -> bytes:
     Raises:
         ClipError: as `open_url`.
     """
-    path = local_path(url)
     with _as_clip_error(url):
-        if path is None:
-            return remote_filesystem(url).read_range("", start, end)
-        with _open_local(path) as file:
-            file.seek(start)
-            return file.read(end - start)
-
-
-def _open_local(path: Path) -> BinaryIO:
-    """Open a local file; without even its folder it is `unreachable`, as where its disk is not mounted."""
-    if "\0" in str(path):
-        msg = f"{str(path)!r}: no file has such a name"
-        raise ClipError("not_found", msg)
-    try:
-        return open_filesystem(str(path.parent)).open(path.name)
-    except FileNotFoundError as error:
-        if path.parent.is_dir():
-            raise
-        msg = f"{path}: there is no folder {path.parent} on this machine; is its disk mounted?"
-        raise ClipError("unreachable", msg) from error
+        return open_filesystem(url).read_range("", start, end)
 
 
 @contextmanager
@@ -77,6 +56,13 @@ def _as_clip_error(where: str) -> Iterator[None]:
     except ClipError:
         raise
     except Exception as error:  # every filesystem raises its own kinds; each becomes a code
+        path = local_path(where)
+        if path is not None and "\0" in where:
+            msg = f"{where!r}: no file has such a name"
+            raise ClipError("not_found", msg) from error
+        if isinstance(error, FileNotFoundError) and path is not None and not path.parent.is_dir():
+            msg = f"{path}: there is no folder {path.parent} on this machine; is its disk mounted?"
+            raise ClipError("unreachable", msg) from error
         cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
         named = str(error) if isinstance(error, StoreError) else f"{where}: {type(error).__name__}: {error}"
         raise ClipError(failure_code(cause), named.removesuffix(": ")) from error

@@ -13,31 +13,33 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audit import noise
 from acoustic_env.audit.designs import ratio
-from acoustic_env.audit.intervals import Floats, Interval, design_effect, from_variance, nothing_observed, percentile
+from acoustic_env.audit.intervals import (
+    Floats,
+    Interval,
+    Ints,
+    design_effect,
+    from_variance,
+    nothing_observed,
+    percentile,
+)
 from acoustic_env.audit.noise import Contamination
-from acoustic_env.audit.table import require_columns
+from acoustic_env.audit.table import require_columns, require_values, table_schema
 from acoustic_env.errors import UsageError
 
-Ints = npt.NDArray[np.int64]
 Status = Literal["refused", "not refuted"]
 
 MOST_IMPOSSIBLE: Final = 0.05  # a corrected value is refused when it is impossible with more than this probability
 LEAST_P: Final = 0.05  # the assumption is rejected below this p-value on gold clips
 DRAWS: Final = 40_000
-_GOLD: Final = pa.schema(
-    [
-        pa.field("predicted", pa.int64(), nullable=False),
-        pa.field("given", pa.int64(), nullable=False),
-        pa.field("truth", pa.int64(), nullable=False),
-        pa.field("score", pa.float64()),
-        pa.field("inclusion_probability", pa.float64()),
-        pa.field("group", pa.string()),
-    ]
+SEED: Final = 23  # of the draws
+_GOLD: Final = table_schema(
+    {"predicted": pa.int64(), "given": pa.int64(), "truth": pa.int64()}
+    | {"score": pa.float64(), "inclusion_probability": pa.float64(), "group": pa.string()},
+    nullable=("score", "inclusion_probability", "group"),
 )
 
 
@@ -110,7 +112,6 @@ def adjusted_auc(
     clips: tuple[int, int],
     positive: AnnotatedCounts,
     negative: AnnotatedCounts,
-    seed: int = 23,
     independence_p: float | None = None,
     gold: Interval | None = None,
 ) -> Adjusted:
@@ -121,12 +122,11 @@ def adjusted_auc(
         clips: given positives and negatives of the test list.
         positive: of the clips given positive, how many are.
         negative: of the clips given negative, how many are.
-        seed: of the draws.
         independence_p: from `independence_test`, where there are gold clips.
         gold: from `gold_auc`.
     """
     error = hanley_mcneil(auc, *clips)
-    return _adjusted("AUC", auc, error, (positive, negative), None, seed, independence_p, gold)
+    return _adjusted("AUC", auc, error, (positive, negative), None, independence_p, gold)
 
 
 def adjusted_balanced_accuracy(
@@ -134,7 +134,6 @@ def adjusted_balanced_accuracy(
     clips: tuple[int, int],
     positive: AnnotatedCounts,
     negative: AnnotatedCounts,
-    seed: int = 23,
     independence_p: float | None = None,
     gold: Interval | None = None,
 ) -> Adjusted:
@@ -142,14 +141,14 @@ def adjusted_balanced_accuracy(
 
     Args:
         rates: true positive and true negative rate against given labels.
-        clips, positive, negative, seed, independence_p, gold: as for `adjusted_auc`.
+        clips, positive, negative, independence_p, gold: as for `adjusted_auc`.
     """
     error = math.sqrt(sum(rate * (1.0 - rate) / n for rate, n in zip(rates, clips, strict=True))) / 2.0
     share = clips[0] / sum(clips)
     agreement = share * rates[0] + (1.0 - share) * rates[1]
     bounds = noise.frechet_bounds(agreement, noise.label_accuracy(_contamination(positive, negative), share))
     name, counts = "balanced accuracy", (positive, negative)
-    return _adjusted(name, sum(rates) / 2.0, error, counts, bounds, seed, independence_p, gold)
+    return _adjusted(name, sum(rates) / 2.0, error, counts, bounds, independence_p, gold)
 
 
 def hanley_mcneil(auc: float, positives: int, negatives: int) -> float:
@@ -197,12 +196,7 @@ def read_gold(table: pa.Table, where: str) -> GoldClips:
     if not found.num_rows:
         msg = f"{where}: no rows; a table of gold clips has {', '.join(_GOLD.names)}"
         raise UsageError(msg)
-    ranges = {"predicted": (0, 1), "given": (0, 1), "truth": (0, 1), "inclusion_probability": (1e-12, 1.0)}
-    for name, (low, high) in ranges.items():
-        for row, value in enumerate(found[name].to_pylist(), start=1):
-            if value is not None and not low <= value <= high:
-                msg = f"{where}: row {row:,}, column {name!r}: {value:g} is not {'0 or 1' if low == 0 else 'in (0, 1]'}"
-                raise UsageError(msg)
+    require_values(found, dict.fromkeys(("predicted", "given", "truth"), (0, 1)), where)
     for name in ("score", "inclusion_probability", "group"):
         if 0 < found[name].null_count < found.num_rows:
             row = found[name].is_null().to_pylist().index(True) + 1
@@ -212,6 +206,11 @@ def read_gold(table: pa.Table, where: str) -> GoldClips:
     clips = np.arange(found.num_rows)
     groups = np.unique(known.get("group", clips), return_inverse=True)[1].astype(np.int64)
     inclusion = known.get("inclusion_probability", np.ones(found.num_rows))
+    impossible = np.flatnonzero((inclusion <= 0.0) | (inclusion > 1.0))
+    if len(impossible):
+        row = impossible[0]
+        msg = f"{where}: row {row + 1:,}, column 'inclusion_probability': {inclusion[row]:g} is not in (0, 1]"
+        raise UsageError(msg)
     return GoldClips(known["predicted"], known["given"], known["truth"], known.get("score"), inclusion, groups)
 
 
@@ -261,7 +260,6 @@ def _adjusted(
     error: float,
     counts: tuple[AnnotatedCounts, AnnotatedCounts],
     bounds: tuple[float, float] | None,
-    seed: int,
     independence_p: float | None,
     gold: Interval | None,
 ) -> Adjusted:
@@ -270,7 +268,7 @@ def _adjusted(
         corrected = noise.adjusted_auc(observed, _contamination(*counts))
     except ValueError:  # labels without information
         corrected = math.inf
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     values = rng.normal(observed, error, DRAWS)
     alpha, beta = (rng.beta(one.answers - one.right + 0.5, one.right + 0.5, DRAWS) for one in counts)
     information = 1.0 - alpha - beta

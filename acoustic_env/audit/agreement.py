@@ -6,11 +6,8 @@ Answers come as `votes`: int [clips, annotators], a category 0..K-1 or -1 where 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from acoustic_env.audit.intervals import Floats, Interval, nothing_observed, percentile
-
-Ints = npt.NDArray[np.int64]
+from acoustic_env.audit.intervals import Floats, Interval, Ints, nothing_observed, percentile
 
 
 def vote_counts(votes: Ints, categories: int) -> Floats:

@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from acoustic_env.audit.table import require_columns
-from acoustic_env.errors import UsageError
+from acoustic_env.audit.intervals import Ints
+from acoustic_env.audit.table import require_columns, require_values, table_schema
 
 ANSWERS: Final = ("right", "wrong", "incomplete", "out_of_vocabulary", "unsure")
 # Whether the label applies; unsure is no answer.
@@ -33,20 +31,11 @@ ROLES: Final = ("sample", "gold", "repeat")
 # Names of columns and journal keys in files of earlier releases.
 OLD_NAMES: Final = {"listener": "annotator", "verdict": "answer"}
 
-ANNOTATION_SCHEMA: Final = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("annotator", pa.string(), nullable=False),
-        pa.field("answer", pa.string(), nullable=False),
-        pa.field("note", pa.string()),
-        pa.field("time_utc", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("role", pa.string(), nullable=False),
-        pa.field("seconds", pa.float64()),
-    ]
+ANNOTATION_SCHEMA: Final = table_schema(
+    dict.fromkeys(("clip_id", "label", "annotator", "answer", "note"), pa.string())
+    | {"time_utc": pa.timestamp("us", tz="UTC"), "role": pa.string(), "seconds": pa.float64()},
+    nullable=("note", "seconds"),
 )
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -54,12 +43,10 @@ class VoteTable:
     """Annotations as numbers.
 
     Attributes:
-        keys: (clip_id, label) of each row.
         annotators: names, sorted.
         votes: [rows, annotators] 1 the label applies, 0 it does not, -1 unsure or not answered.
     """
 
-    keys: list[tuple[str, str]]
     annotators: list[str]
     votes: Ints
 
@@ -85,13 +72,7 @@ def check_annotations(table: pa.Table, where: str) -> pa.Table:
         UsageError: a column is missing or a value is not allowed; names file, row and column.
     """
     table = require_columns(rename_old_columns(table, where), ANNOTATION_SCHEMA, where, "an annotation table")
-    for column, allowed in (("answer", ANSWERS), ("role", ROLES)):
-        known = pc.is_in(table.column(column), pa.array(allowed))
-        if not pc.all(known, min_count=0).as_py():
-            row = known.to_pylist().index(False)
-            value = table.column(column)[row].as_py()
-            msg = f"{where}: row {row + 1:,}, column {column!r}: {value!r} is not one of {', '.join(allowed)}"
-            raise UsageError(msg)
+    require_values(table, {"answer": ANSWERS, "role": ROLES}, where)
     return table
 
 
@@ -119,4 +100,4 @@ def vote_table(annotations: pa.Table, keys: list[tuple[str, str]], annotators: l
         row, column = row_of.get((entry["clip_id"], entry["label"])), column_of.get(entry["annotator"])
         if row is not None and column is not None:
             votes[row, column] = APPLIES[entry["answer"]]
-    return VoteTable(keys, named, votes)
+    return VoteTable(named, votes)

@@ -4,36 +4,24 @@ A decision (drop a given label, add a missing one, keep one) is made for every r
 below a threshold. With probability `confidence`, at least the share `precision` of these decisions is right. The
 evidence is the answers to a probability sample of the rows.
 
-One threshold: let R be the rows below it. Each answered sample row of R is retained with chance (smallest inclusion
-probability in R) / (its own), so that all rows of R are equally likely to be among the T retained. The null hypothesis
-is that less than `precision` of R's decisions would be right: R then holds at most
-K = (right answers in R) + ceil(precision * rows without an answer) - 1 right rows. Its p-value is
-P(Hypergeometric(|R|, K, T) >= right answers among the retained). For a simple sample this is exact, whatever the score.
-In stratified samples and samples with unequal chances, inclusions are negatively dependent and the count varies about
-as much or less; for them the promise is shown by simulation (`tests.audit.bench_relabel`).
-
-Several thresholds: regions are bounded by the scores of sampled rows and chosen without an answer. From up to four
-starting sizes, each twice the one before, regions grow by steps until one fails (fixed-sequence testing); Bonferroni's
-correction pays for the starts. A bounding row and all that tie with it stay outside: given that row, the sampled rows
-below it are a random sample of the region.
-
-Sources: Angelopoulos et al. 2021 (Learn then Test: fixed sequences from several starts); the hypergeometric test.
+One threshold: let R be the rows below it. Answered sample rows of R are thinned until all rows of R are equally likely
+to be among the T retained. Fewer than `precision` right decisions would mean at most K = (right answers in R) +
+ceil(precision * rows without an answer) - 1 right rows in R; the p-value is P(Hypergeometric(|R|, K, T) >= right
+answers retained). Several thresholds: fixed-sequence testing over growing regions, from up to four starts that share
+the error by Bonferroni's correction (Angelopoulos et al. 2021, Learn then Test). docs/audit.md says why, and what is
+proven by simulation only (`tests.audit.bench_relabel`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from acoustic_env.audit.intervals import Floats
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from acoustic_env.audit.intervals import Bools, Floats, Ints
 
 CONFIDENCE: Final = 0.95
 STARTS: Final = 4
@@ -106,14 +94,6 @@ class Rule:
     needed: int | None = None
     expected: bool = False
     outside: int = 0
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values for JSON; an infinite threshold becomes None."""
-        plain = asdict(self)
-        for region in (plain["passed"], plain["nearest"]):
-            if region is not None and math.isinf(region["below"]):
-                region["below"] = None
-        return plain
 
     def __str__(self) -> str:
         if self.passed is not None:

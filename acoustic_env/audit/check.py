@@ -2,6 +2,9 @@
 
 A score per clip and label, a flag, a number for the data set, and details. The checks are the scorers, by their
 probabilities of the classes, and duplicates with contradicting labels.
+
+Flags are those of confident learning: labels that confident predictions contradict (Northcutt, Jiang & Chuang 2021,
+JAIR 70). Its joint of given and likely labels is no error rate: of errors on ambiguous clips it misses more than half.
 """
 
 from __future__ import annotations
@@ -11,14 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from acoustic_env.audit.confident import confident_flags, confident_joint
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.audit.intervals import Bools, Floats, Ints
 from acoustic_env.features.block import Json
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 DUPLICATES: Final = "duplicates"  # name of the check
 
@@ -52,7 +50,11 @@ class CheckResult:
 
 
 def label_quality(probabilities: Floats, given: Ints) -> Floats:
-    """Return [clips, classes] P(the list is right): p where the class is given, 1 - p where not; its own inverse."""
+    """Return [clips, classes] P(the list is right): p where the class is given, 1 - p where not; its own inverse.
+
+    >>> label_quality(np.array([[0.25, 0.75]]), np.array([0]))
+    array([[0.25, 0.25]])
+    """
     score = 1.0 - probabilities
     rows = np.arange(len(given))
     score[rows, given] = probabilities[rows, given]
@@ -70,6 +72,47 @@ def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckRe
         "confident_joint": joint.round(6).tolist(),
     }
     return CheckResult(name, label_quality(probabilities, given), flagged, agreeing, information)
+
+
+def class_thresholds(given: Ints, probabilities: Floats) -> Floats:
+    """Return [K] the mean of P(class k) over the clips given k; 1 for a class without clips."""
+    classes = probabilities.shape[1]
+    counts = np.bincount(given, minlength=classes)
+    own = np.bincount(given, weights=probabilities[np.arange(len(given)), given], minlength=classes)
+    return np.where(counts > 0, own / np.maximum(counts, 1), 1.0)
+
+
+def confident_class(given: Ints, probabilities: Floats) -> Ints:
+    """Return [clips] the likeliest class among those that reach their threshold; -1 where none does."""
+    above = np.where(probabilities >= class_thresholds(given, probabilities) - 1e-6, probabilities, -1.0)
+    chosen: Ints = above.argmax(axis=1)
+    return np.where(above.max(axis=1) >= 0.0, chosen, -1)
+
+
+def confident_joint(given: Ints, probabilities: Floats) -> Floats:
+    """Return [K, K] the share of clips given i that are confidently k; calibrated to the counts given, sums to 1.
+
+    Rows are given labels. A class in which nothing is confident stays on the diagonal.
+    """
+    classes = probabilities.shape[1]
+    likely = confident_class(given, probabilities)
+    kept = likely >= 0
+    joint = np.zeros((classes, classes))
+    np.add.at(joint, (given[kept], likely[kept]), 1.0)
+    empty = joint.sum(axis=1) == 0
+    joint[empty, empty] = 1.0
+    counts = np.bincount(given, minlength=classes)
+    calibrated = joint / joint.sum(axis=1, keepdims=True) * counts[:, None]
+    return np.asarray(calibrated / calibrated.sum())
+
+
+def confident_flags(given: Ints, probabilities: Floats) -> Bools:
+    """Return [clips] whether the clip is confidently of another class, likelier than the given one."""
+    likely = confident_class(given, probabilities)
+    rows = np.arange(len(given))
+    better = probabilities[rows, np.maximum(likely, 0)] > probabilities[rows, given]
+    flags: Bools = (likely >= 0) & (likely != given) & better
+    return flags
 
 
 def duplicates_check(groups: Ints, given: Ints, classes: int) -> CheckResult:

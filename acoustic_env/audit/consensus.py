@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.annotations import latest, vote_table
+from acoustic_env.audit.table import fill_columns, key_pairs
 from acoustic_env.audit.votes import dawid_skene
 
 Key = tuple[str, str]
@@ -75,15 +76,13 @@ def gold_truths(sample: pa.Table | None) -> dict[Key, bool]:
     if sample is None or "truth" not in sample.column_names:
         return {}
     rows = sample.filter(pc.equal(sample["role"], "gold"))
-    columns = (rows[name].to_pylist() for name in ("clip_id", "label", "truth"))
-    return {(clip_id, label): truth == "right" for clip_id, label, truth in zip(*columns, strict=True)}
+    return {key: truth == "right" for key, truth in zip(key_pairs(rows), rows["truth"].to_pylist(), strict=True)}
 
 
 def _last_of_each(annotations: pa.Table) -> pa.Table:
     """Return the last answer of each annotator to each row, whether it was shown as a sampled or as a gold row."""
     answers = annotations.filter(pc.not_equal(annotations["role"], "repeat"))
-    role = answers.column_names.index("role")
-    return latest(answers.set_column(role, "role", pa.array(["sample"] * answers.num_rows, pa.string())))
+    return latest(fill_columns(answers, role="sample"))
 
 
 def _gold_vote(applies: bool) -> str:

@@ -9,53 +9,35 @@ Sources: Cassel et al. 1976 and Sarndal (difference and GREG); Angelopoulos et a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from acoustic_env.audit.intervals import Floats, Ints
 
 
-@dataclass(frozen=True)
-class StratumCounts:
-    """Answers about one stratum.
-
-    Attributes:
-        size: rows of the stratum in the frame.
-        n: answers, at most the rows drawn.
-        right: right answers, fractional where several votes were weighted.
-    """
-
-    size: int
-    n: int
-    right: float
-
-
-def stratified(strata: list[StratumCounts]) -> tuple[float, float]:
+def stratified(sizes: Floats, answers: Floats, right: Floats) -> tuple[float, float]:
     """Return the estimate sum W_h p_h and its variance.
 
     The variance is sum W_h^2 (1 - n_h/N_h) p~_h (1 - p~_h) / n_h with p~ = (k + 1/2) / (n + 1). A stratum
     without answers adds the widest it can: share 1/2, variance W_h^2 / 4.
+
+    Args:
+        sizes: [strata] rows N_h in the frame.
+        answers: [strata] n_h, at most the rows drawn.
+        right: [strata] right answers k_h, fractional where several votes were weighted.
+
+    >>> estimate, variance = stratified(np.array([900.0, 100.0]), np.array([30.0, 10.0]), np.array([27.0, 2.0]))
+    >>> round(estimate, 3), round(variance**0.5, 3)
+    (0.83, 0.053)
     """
-    total = sum(stratum.size for stratum in strata)
-    estimate = variance = 0.0
-    for stratum in strata:
-        weight = stratum.size / total
-        if stratum.n == 0:
-            estimate += weight / 2.0
-            variance += weight**2 / 4.0
-            continue
-        smoothed = (stratum.right + 0.5) / (stratum.n + 1.0)
-        estimate += weight * stratum.right / stratum.n
-        variance += weight**2 * (1.0 - stratum.n / stratum.size) * smoothed * (1.0 - smoothed) / stratum.n
-    return estimate, variance
+    n, answered = np.maximum(answers, 1.0), answers > 0
+    smoothed = (right + 0.5) / (answers + 1.0)
+    share = np.where(answered, right / n, 0.5)
+    variance = np.where(answered, (1.0 - answers / sizes) * smoothed * (1.0 - smoothed) / n, 0.25)
+    weight = sizes / sizes.sum()
+    return float(weight @ share), float(weight**2 @ variance)
 
 
-def stratified_ratio(
-    numerator: Floats, denominator: Floats, strata: npt.NDArray[np.int64], sizes: Ints
-) -> tuple[float, float]:
+def stratified_ratio(numerator: Floats, denominator: Floats, strata: Ints, sizes: Floats) -> tuple[float, float]:
     """Return the ratio of two frame totals from a stratified sample, with its linearized variance.
 
     R = sum N_h mean_h(a) / sum N_h mean_h(b), variance sum N_h^2 (1 - n_h/N_h) var_h(a - R b) / n_h over the

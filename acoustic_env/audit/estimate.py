@@ -19,15 +19,11 @@ from acoustic_env.audit import designs, intervals
 from acoustic_env.audit.agreement import agreement
 from acoustic_env.audit.annotations import latest, vote_table
 from acoustic_env.audit.consensus import consensus, gold_truths
-from acoustic_env.audit.designs import StratumCounts
-from acoustic_env.audit.intervals import Floats, Interval, from_variance
+from acoustic_env.audit.intervals import Bools, Floats, Interval, Ints, from_variance
 from acoustic_env.audit.sample import frame_of
 from acoustic_env.audit.table import key_pairs
 from acoustic_env.audit.votes import dawid_skene_share, rogan_gladen
 from acoustic_env.errors import UsageError
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 PREFERRED: Final = {"simple": "difference", "stratified": "stratified", "unequal": "difference"}
 FEW: Final = 50  # below, a slope of answers on the score is not worth estimating
@@ -60,7 +56,7 @@ class AnnotatedSample:
     flagged: Bools
     stratum: npt.NDArray[Any]
     label: npt.NDArray[Any]
-    effect: float = 1.0
+    effect: float
 
     @property
     def preferred(self) -> str:
@@ -145,19 +141,18 @@ def estimators(annotated: AnnotatedSample, label: str | None, level: float) -> d
 
     if annotated.design == "simple":
         effective = n / annotated.effect
-        right = float(y.mean()) * effective
+        counts = float(y.mean()) * effective, effective, level
         found = {
-            "wilson": intervals.wilson(right, effective, level),
-            "clopper-pearson": intervals.clopper_pearson(right, effective, level),
-            "jeffreys": intervals.jeffreys(right, effective, level),
+            "wilson": intervals.wilson(*counts),
+            "clopper-pearson": intervals.clopper_pearson(*counts),
+            "jeffreys": intervals.jeffreys(*counts),
         }
-        if n > 2:
-            rest = max(part["size"] - n, 1)
-            found["difference"] = made(designs.difference(y, f, part["quality"], part["size"]), "difference")
-            found["ppi++"] = made(designs.ppi_plus_plus(y, f, part["quality"], part["variance"], rest), "ppi++")
-        else:
-            found["difference"] = found["wilson"]
-        return found
+        if n <= 2:
+            return found | {"difference": found["wilson"]}
+        rest = max(part["size"] - n, 1)
+        difference = designs.difference(y, f, part["quality"], part["size"])
+        ppi = designs.ppi_plus_plus(y, f, part["quality"], part["variance"], rest)
+        return found | {"difference": made(difference, "difference"), "ppi++": made(ppi, "ppi++")}
     if annotated.design == "stratified":
         return {"stratified": made(_stratified(annotated, label, known), "stratified")}
     everyone = np.ones(n)
@@ -205,36 +200,24 @@ def _annotated_sample(
         clip_ids = drawn.column("clip_id").to_pylist()
         _, index = np.unique([groups.get(clip_id, clip_id) for clip_id in clip_ids], return_inverse=True)
         effect = intervals.design_effect(values[known], index[known])
-    return AnnotatedSample(
-        drawn.column("design")[0].as_py(),
-        frame,
-        values,
-        drawn.column("inclusion_probability").to_numpy(),
-        drawn.column("quality").to_numpy(),
-        drawn.column("rank").to_numpy(),
-        np.asarray(drawn.column("flagged")),
-        np.asarray(drawn.column("stratum").to_pylist()),
-        np.asarray(drawn.column("label").to_pylist()),
-        effect,
-    )
+    columns = {name: drawn[name].to_numpy() for name in ("quality", "rank", "flagged", "stratum", "label")}
+    inclusion = drawn["inclusion_probability"].to_numpy()
+    return AnnotatedSample(drawn["design"][0].as_py(), frame, values, inclusion, effect=effect, **columns)
 
 
 def _stratified(annotated: AnnotatedSample, label: str | None, known: Bools) -> tuple[float, float]:
     """Return estimate and variance of a label with strata of its own, of one that shares them, or of all labels."""
     names = list(annotated.frame["strata"])
-    own = names if label is None else [name for name in names if name.rpartition(" q")[0] == label]
-    if own:
-        counts = []
-        for name in own:
-            rows = known & (annotated.stratum == name)
-            size = annotated.frame["strata"][name]["size"]
-            counts.append(StratumCounts(size, int(rows.sum()), float(annotated.values[rows].sum())))
-        return designs.stratified(counts)
+    sizes = np.array([annotated.frame["strata"][name]["size"] for name in names], dtype=np.float64)
     answered = np.isfinite(annotated.values)
-    inside = known[answered].astype(np.float64)
     strata = np.array([names.index(name) for name in annotated.stratum[answered]], dtype=np.int64)
-    sizes = np.array([annotated.frame["strata"][name]["size"] for name in names], dtype=np.int64)
-    return designs.stratified_ratio(annotated.values[answered] * inside, inside, strata, sizes)
+    inside = known[answered].astype(np.float64)
+    right = annotated.values[answered] * inside
+    own = [h for h, name in enumerate(names) if label in (None, name.rpartition(" q")[0])]
+    if not own:
+        return designs.stratified_ratio(right, inside, strata, sizes)
+    member = np.equal.outer(strata, own).astype(np.float64)
+    return designs.stratified(sizes[own], inside @ member, right @ member)
 
 
 def _unsure(annotated: AnnotatedSample, has_answer: Bools, level: float) -> dict[str, Any]:
@@ -242,11 +225,8 @@ def _unsure(annotated: AnnotatedSample, has_answer: Bools, level: float) -> dict
     unsure = np.isnan(annotated.values) & has_answer
     if not unsure.any():
         return {"rows": 0}
-    sides = {"if all wrong": 0.0, "if all right": 1.0}
-    bounds = {
-        name: annotated.headline(np.where(unsure, value, annotated.values), level) for name, value in sides.items()
-    }
-    return {"rows": int(unsure.sum()), **bounds}
+    low, high = (annotated.headline(np.where(unsure, value, annotated.values), level) for value in (0.0, 1.0))
+    return {"rows": int(unsure.sum()), "if all wrong": low, "if all right": high}
 
 
 def _of_role(table: pa.Table, role: str) -> pa.Table:
@@ -281,10 +261,9 @@ def _annotators(
         share = apparent.estimate
         variance = max((apparent.half_width / intervals.z_value(level)) ** 2, 1e-9)
         effective = share * (1.0 - share) / variance if 0.0 < share < 1.0 else apparent.n
-        right, wrong = (
-            skill[votes.annotators[0]][side] for side in (("right", "wrong") if given[0] else ("wrong", "right"))
-        )
-        found["corrected"] = rogan_gladen(share * effective, effective, right, wrong, seed, level=level)
+        on_right, on_wrong = skill[votes.annotators[0]].values()
+        known = (on_right, on_wrong) if given[0] else (on_wrong, on_right)
+        found["corrected"] = rogan_gladen(share * effective, effective, *known, seed, level=level)
     elif annotated.design == "simple":
         gold = (truth, on_gold)
         found["dawid_skene"] = dawid_skene_share(votes.votes, 2, int(given[0]), seed, level=level, gold=gold)

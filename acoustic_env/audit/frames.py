@@ -20,25 +20,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.annotations import APPLIES
 from acoustic_env.audit.consensus import Key, consensus, gold_truths
-from acoustic_env.audit.intervals import Floats, Interval, nothing_observed
+from acoustic_env.audit.intervals import Bools, Interval, nothing_observed
+from acoustic_env.audit.ranking import rank_by_quality
 from acoustic_env.audit.relabel import applies
-from acoustic_env.audit.sample import frame_of, sample_table
+from acoustic_env.audit.sample import draw_strata, frame_of, sample_table
 from acoustic_env.audit.sequential import METHOD, SampledStratum, confidence_sequence, level_of_frame, stratified_mean
-from acoustic_env.audit.table import row_keys
-from acoustic_env.config import SampleSettings
+from acoustic_env.audit.table import key_pairs, of_clips, of_rows, row_keys
+from acoustic_env.options import SampleSettings
 
 INFO_KEY: Final = b"acoustic_env.judges"
 UNCHANGED, CHANGED = "unchanged", "changed"
 FEWEST_TO_SAMPLE: Final = 10
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -124,21 +121,25 @@ def draw_frame(
     before = _decided_before(table, published)
     free = np.asarray(pc.is_null(table["votes"]))
     for sample in drawn_before:
-        free &= ~np.asarray(pc.is_in(row_keys(table), value_set=row_keys(sample)))
+        free &= ~np.asarray(of_rows(table, sample))
     changed = free & (decided != before)
-    inside = changed | (free & given & np.asarray(pc.is_in(table["clip_id"], value_set=new_clips)))
+    inside = changed | (free & given & np.asarray(of_clips(table, new_clips)))
     if inside.sum() < FEWEST_TO_SAMPLE:
         return None
-    frame = _ranked(table).filter(pa.array(inside))
+    posterior = table["posterior"].to_numpy()
+    frame = rank_by_quality(table, np.where(given, posterior, 1.0 - posterior)).filter(pa.array(inside))
     decided, before, changed = decided[inside], before[inside], changed[inside]
     rng = np.random.default_rng([seed, info.number])
-    rows, inclusion = _draw(changed, budget, rng)
+    many, others = int(changed.sum()), int((~changed).sum())
+    budget = min(max(budget, 2), len(changed))
+    of_changed = min(many, max(budget // 2, budget - others))
+    rows, inclusion = draw_strata(changed.astype(np.int64), np.array([budget - of_changed, of_changed]), rng)
     strata = np.where(changed, CHANGED, UNCHANGED).astype(object)
     settings = SampleSettings(n=len(rows), design="stratified", seed=seed, repeat=0.0)
     sample = sample_table(frame, strata, rows, inclusion, settings, rng)
     place = np.asarray(pc.index_in(row_keys(sample), value_set=row_keys(frame)))
-    sample = sample.append_column("decided", pa.array(decided[place]))
-    sample = sample.append_column("published_decided", pa.array(before[place]))
+    for name, column in (("decided", decided), ("published_decided", before)):
+        sample = sample.append_column(name, pa.array(column[place]))
     return sample.replace_schema_metadata({**sample.schema.metadata, INFO_KEY: json.dumps(vars(info))})
 
 
@@ -197,27 +198,6 @@ def _decided_before(table: pa.Table, published: pa.Table | None) -> Bools:
     return before
 
 
-def _ranked(table: pa.Table) -> pa.Table:
-    """Return the columns that a sample needs; quality is the probability that the given label is right."""
-    given, posterior = np.asarray(table["given"]), table["posterior"].to_numpy()
-    quality = np.where(given, posterior, 1.0 - posterior)
-    described = table.select(["clip_id", "label", "given"])
-    return described.append_column("quality", pa.array(quality)).append_column("flagged", pa.array(quality < 0.5))
-
-
-def _draw(changed: Bools, budget: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Return rows drawn and inclusion probabilities [frame rows]; half of the budget goes to the changed rows."""
-    sizes = {True: int(changed.sum()), False: int((~changed).sum())}
-    budget = min(max(budget, 2), len(changed))
-    many = min(sizes[True], max(budget // 2, budget - sizes[False]))
-    rows, inclusion = [], np.empty(len(changed))
-    for stratum, n in ((False, budget - many), (True, many)):
-        members = np.flatnonzero(changed == stratum)
-        rows.append(rng.choice(members, n, replace=False))
-        inclusion[members] = n / max(sizes[stratum], 1)
-    return np.sort(np.concatenate(rows)), inclusion
-
-
 def _first_answered(annotations: pa.Table) -> dict[Key, Any]:
     """Return when each row first got an answer other than unsure."""
     sure = pa.array([name for name, value in APPLIES.items() if value >= 0])
@@ -225,21 +205,21 @@ def _first_answered(annotations: pa.Table) -> dict[Key, Any]:
         pc.and_(pc.is_in(annotations["answer"], sure), pc.not_equal(annotations["role"], "repeat"))
     )
     first = answers.group_by(["clip_id", "label"]).aggregate([("time_utc", "min")])
-    columns = (first[name].to_pylist() for name in ("clip_id", "label", "time_utc_min"))
-    return {(clip_id, label): time for clip_id, label, time in zip(*columns, strict=True)}
+    return dict(zip(key_pairs(first), first["time_utc_min"].to_pylist(), strict=True))
 
 
 def _evaluate_frame(
     info: FrameInfo, sample: pa.Table, believed: Mapping[Key, float], when: Mapping[Key, Any], level: float
 ) -> FrameEvaluation | None:
-    rows = sample.filter(pc.equal(sample["role"], "sample")).sort_by("order").to_pylist()
-    keyed = [((row["clip_id"], row["label"]), row) for row in rows]
+    rows = sample.filter(pc.equal(sample["role"], "sample")).sort_by("order")
+    keyed = list(zip(key_pairs(rows), rows.to_pylist(), strict=True))
     answered = sorted(
         ((key, row) for key, row in keyed if key in believed and key in when), key=lambda pair: when[pair[0]]
     )
     if not answered:
         return None
-    described = frame_of(sample, info.clips)["strata"]
+    frame = frame_of(sample, info.clips)
+    described, size = frame["strata"], frame["size"]
     level = level_of_frame(info.number, level)
     right: dict[str, tuple[SampledStratum, ...]] = {}
     for name in ("decided", "published_decided", "given"):
@@ -248,15 +228,14 @@ def _evaluate_frame(
             if stratum in described:
                 here = [(believed[key], row[name]) for key, row in answered if row["stratum"] == stratum]
                 values = np.array([belief if applied else 1.0 - belief for belief, applied in here], dtype=np.float64)
-                drawn = sum(row["stratum"] == stratum for row in rows)
+                drawn = sum(row["stratum"] == stratum for _, row in keyed)
                 strata.append(SampledStratum(described[stratum]["size"], drawn, values))
         right[name] = tuple(strata)
-    size = frame_of(sample, info.clips)["size"]
     changed = described.get(CHANGED, {"size": 0})["size"]
     return FrameEvaluation(
         info,
         size,
-        len(rows),
+        len(keyed),
         changed,
         confidence_sequence(right["decided"], level),
         stratified_mean(right["published_decided"]),

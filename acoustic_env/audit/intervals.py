@@ -1,4 +1,4 @@
-"""Intervals of a proportion from independent answers: Wilson, Clopper-Pearson, Jeffreys, and their clustered form.
+"""Intervals of a proportion: Wilson, Clopper-Pearson, Jeffreys, and the design effect of clustered answers.
 
 Estimators for designed samples are in `designs`, intervals that stay valid when computed every week in `sequential`.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,7 @@ class Interval:
 
     def as_dict(self) -> dict[str, float | str | int | None]:
         """Return plain values for JSON; NaN becomes None."""
-        numbers = {"estimate": self.estimate, "low": self.low, "high": self.high}
-        plain: dict[str, float | str | int | None] = {k: None if math.isnan(v) else v for k, v in numbers.items()}
-        return plain | {"method": self.method, "n": self.n}
+        return asdict(self) | {"estimate": None if math.isnan(self.estimate) else self.estimate}
 
     def __str__(self) -> str:
         return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n}, {self.method})"
@@ -155,26 +155,10 @@ def design_effect(values: Floats, groups: npt.NDArray[np.int64]) -> float:
     return max(1.0, clustered / simple)
 
 
-def clustered(values: Floats, groups: npt.NDArray[np.int64], level: float = 0.95) -> Interval:
-    """Return Wilson's interval of a share whose answers come in groups: the sample counts as n / design effect answers.
-
-    Args:
-        values: [n] 0 or 1.
-        groups: [n] group of each answer.
-        level: coverage.
-    """
-    n = len(values)
-    if n == 0:
-        return nothing_observed("clustered")
-    effective = n / design_effect(values, groups)
-    core = wilson(float(values.mean()) * effective, effective, level)
-    return Interval(float(values.mean()), core.low, core.high, "clustered", n)
-
-
 def percentile(draws: Floats, estimate: float, n: int, method: str, level: float = 0.95) -> Interval:
-    """Return the percentile interval of bootstrap or posterior draws, NaN excluded."""
+    """Return the percentile interval of bootstrap or posterior draws, NaN excluded; 0 to 1 without an estimate."""
     finite = draws[np.isfinite(draws)]
-    if n == 0 or finite.size == 0:
+    if n == 0 or finite.size == 0 or math.isnan(estimate):
         return nothing_observed(method)
     low, high = np.quantile(finite, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(estimate, float(low), float(high), method, n)

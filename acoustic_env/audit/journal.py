@@ -11,7 +11,7 @@ import fcntl
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.io.filesystem import remote_filesystem
@@ -21,24 +21,7 @@ from acoustic_env.store.lease import acquire_lease
 LEASE_SUFFIX = ".lease"
 
 
-class Journal(Protocol):
-    """The file, held by this process alone."""
-
-    def lines(self) -> list[bytes]:
-        """Return the whole lines; half a line left by a crash is cut off."""
-
-    def append(self, line: bytes) -> None:
-        """Store one line, which ends in a newline.
-
-        Raises:
-            OSError: it could not be stored; the journal is as it was.
-        """
-
-    def close(self) -> None:
-        """Release the file."""
-
-
-def open_journal(url: str, holder: str) -> Journal:
+def open_journal(url: str, holder: str) -> DiskJournal | ObjectJournal:
     """Open a journal, made if missing, for this process alone.
 
     Args:
@@ -75,6 +58,7 @@ class DiskJournal:
             raise UsageError(msg) from error
 
     def lines(self) -> list[bytes]:
+        """Return the whole lines; half a line left by a crash is cut off."""
         self._file.seek(0)
         data = self._file.read()
         whole = data.rfind(b"\n") + 1
@@ -83,6 +67,11 @@ class DiskJournal:
         return data[:whole].splitlines()
 
     def append(self, line: bytes) -> None:
+        """Store one line, which ends in a newline.
+
+        Raises:
+            OSError: it could not be stored; the journal is as it was.
+        """
         end = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(line)
@@ -95,11 +84,12 @@ class DiskJournal:
             raise
 
     def close(self) -> None:
+        """Release the file."""
         self._file.close()
 
 
 class ObjectJournal:
-    """A journal in an object store: the whole object is replaced with every line."""
+    """A journal in an object store: as on a disk, but the whole object is replaced with every line."""
 
     def __init__(self, url: str, holder: str) -> None:
         self._object = remote_filesystem(url)
@@ -115,9 +105,11 @@ class ObjectJournal:
         self._data = self._data[: self._data.rfind(b"\n") + 1]
 
     def lines(self) -> list[bytes]:
+        """Return the whole lines."""
         return self._data.splitlines()
 
     def append(self, line: bytes) -> None:
+        """Store one line, or raise OSError."""
         try:
             self._lease.check()
             self._object.write("", self._data + line)
@@ -126,4 +118,5 @@ class ObjectJournal:
         self._data += line
 
     def close(self) -> None:
+        """Release the object."""
         self._held.close()

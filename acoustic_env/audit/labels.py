@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -22,8 +21,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.relabel import DECISION_FIELDS, LABEL_FIELDS, applies
-from acoustic_env.audit.table import row_keys
+from acoustic_env.audit.relabel import LABELS_SCHEMA, applies
+from acoustic_env.audit.table import fill_columns, key_pairs, of_rows, parquet_bytes
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.files import for_arrow
@@ -112,7 +111,7 @@ def write_version(url: str, labels: pa.Table, origin: Mapping[str, Json]) -> Wri
             return Written(previous, manifest["previous_version"], False)
     version = f"v{int(previous[1:]) + 1:04d}" if previous else "v0001"
     table = _versioned(labels, version, previous)
-    data = _parquet(table)
+    data = parquet_bytes(table)
     counts = {row["values"]: row["counts"] for row in pc.value_counts(table.column("action")).to_pylist()}
     manifest = {
         "version": version,
@@ -143,9 +142,9 @@ def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
     if before is None:
         return now
     before = before.drop_columns(["version", "previous_version"])
-    answered = pc.and_(pc.is_valid(before["votes"]), pc.invert(_among(before, now.filter(pc.is_valid(now["votes"])))))
-    kept = before.filter(pc.or_(pc.invert(_among(before, now)), answered))
-    whole = pa.concat_tables([kept, now.filter(pc.invert(_among(now, kept)))], promote_options="default")
+    answered = pc.and_(pc.is_valid(before["votes"]), pc.invert(of_rows(before, now.filter(pc.is_valid(now["votes"])))))
+    kept = before.filter(pc.or_(pc.invert(of_rows(before, now)), answered))
+    whole = pa.concat_tables([kept, now.filter(pc.invert(of_rows(now, kept)))], promote_options="default")
     first, last = now.column_names[:4], now.column_names[-3:]
     scorers = sorted({*whole.column_names} - {*first, *last})
     return whole.select([*first, *scorers, *last]).sort_by([("clip_id", "ascending"), ("label", "ascending")])
@@ -161,10 +160,7 @@ def decision_hash(labels: pa.Table) -> str:
 
 def original(labels: pa.Table) -> pa.Table:
     """Return the labels as given: every row kept."""
-    rows = labels.num_rows
-    for name, value in (("action", "keep"), ("reason", "as given")):
-        labels = labels.set_column(labels.column_names.index(name), name, pa.array([value] * rows))
-    return labels
+    return fill_columns(labels, action="keep", reason="as given")
 
 
 def diff(old: pa.Table, new: pa.Table) -> pa.Table:
@@ -195,7 +191,7 @@ def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str
     """
     now = labels.filter(pa.array(applies(labels)))
     of_clip: dict[str, list[str]] = {}
-    for clip_id, label in zip(now.column("clip_id").to_pylist(), now.column("label").to_pylist(), strict=True):
+    for clip_id, label in key_pairs(now):
         of_clip.setdefault(clip_id, []).append(spelling.get(label, label))
     times = {} if clips is None else _times(clips)
     lines = []
@@ -212,10 +208,6 @@ def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str
     ]
     left_out = pc.count_distinct(labels.column("clip_id")).as_py() - len(of_clip)
     return "\n".join([*head, *lines]) + "\n", left_out
-
-
-def _among(rows: pa.Table, others: pa.Table) -> pa.Array:
-    return pc.is_in(row_keys(rows), value_set=row_keys(others))
 
 
 def _times(clips: pa.Table) -> dict[str, tuple[float | None, float | None]]:
@@ -238,17 +230,6 @@ def _segment(clip_id: str, times: Mapping[str, tuple[float | None, float | None]
 
 
 def _versioned(labels: pa.Table, version: str, previous: str | None) -> pa.Table:
-    rows = labels.num_rows
-    labels = labels.append_column("version", pa.array([version] * rows, pa.string()))
-    labels = labels.append_column("previous_version", pa.array([previous] * rows, pa.string()))
-    fixed = {field.name: field for field in (*LABEL_FIELDS, *DECISION_FIELDS)}
-    fields = [fixed.get(name, pa.field(name, labels.column(name).type)) for name in labels.column_names]
-    return labels.cast(pa.schema(fields))
-
-
-def _parquet(table: pa.Table) -> bytes:
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    labels = fill_columns(labels, version=version, previous_version=previous)
+    fixed = {field.name: field for field in LABELS_SCHEMA}
+    return labels.cast(pa.schema([fixed.get(field.name, field) for field in labels.schema]))

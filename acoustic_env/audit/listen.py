@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA, ANSWERS, OLD_NAMES, log_old_names
 from acoustic_env.audit.journal import open_journal
-from acoustic_env.audit.sample import SAMPLE_SCHEMA
+from acoustic_env.audit.sample import SAMPLE_SCHEMA, when_again
 from acoustic_env.audit.table import require_columns, write_table
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_if_there
@@ -105,7 +105,7 @@ def order_for(rows: list[Row], sample_id: str, annotator: str) -> list[int]:
     for number, row in enumerate(rows):
         original = first.get((row.clip_id, row.label))
         if row.role == "repeat" and original is not None:
-            when[number] = when[original] + (1.3 - when[original]) * (0.2 + 0.8 * again[number])
+            when[number] = when_again(when[original], again[number])
     order: list[int] = np.argsort(when, kind="stable").tolist()
     return order
 
@@ -224,16 +224,7 @@ class Session:
         standing = [answer for given in self._standing().values() for answer in given]
         ordered = sorted(standing, key=lambda answer: answer.time_utc)
         entries = [
-            {
-                "clip_id": self.rows[answer.row].clip_id,
-                "label": self.rows[answer.row].label,
-                "annotator": answer.annotator,
-                "answer": answer.answer,
-                "note": answer.note,
-                "time_utc": datetime.fromisoformat(answer.time_utc),
-                "role": self.rows[answer.row].role,
-                "seconds": answer.seconds,
-            }
+            asdict(answer) | asdict(self.rows[answer.row]) | {"time_utc": datetime.fromisoformat(answer.time_utc)}
             for answer in ordered
         ]
         return pa.Table.from_pylist(entries, schema=ANNOTATION_SCHEMA)

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.audit.intervals import Bools, Floats, Ints
 
 if TYPE_CHECKING:
     from acoustic_env.audit.scorers import LabeledClips
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 # Beyond this many clips, neighbors are sought among a random subset: a vote needs near clips, not the nearest.
 MOST_REFERENCES: Final = 10_000

@@ -40,6 +40,9 @@ def simple_size(share: float, half_width: float, frame: int | None = None, level
         half_width: h.
         frame: rows there are; a sample of a small frame may be smaller.
         level: coverage.
+
+    >>> simple_size(0.74, 0.05), simple_size(0.74, 0.05, frame=500)
+    (296, 186)
     """
     return _corrected(z_value(level) ** 2 * share * (1.0 - share) / half_width**2, frame)
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acoustic_env.audit.combine import fit_combination
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.audit.intervals import Bools, Floats, Ints
 
 if TYPE_CHECKING:
-    from acoustic_env.audit.scorers import Bools, Ints, LabeledClips, Scorer
+    from acoustic_env.audit.scorers import LabeledClips, Scorer
 
     HeldOutScorer = Callable[[Bools, Bools], Floats]
 
@@ -51,23 +51,20 @@ def score_posterior(clips: LabeledClips, scorers: Mapping[str, Scorer]) -> Poste
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, user_api="blas"):
-        return _score_posterior(clips, [partial(scorer, clips) for scorer in scorers.values()])
-
-
-def _score_posterior(clips: LabeledClips, scorers: list[HeldOutScorer]) -> Posterior:
     folds, classes = clips.folds, clips.target.shape[1]
-    own = np.stack([predict_out_of_fold(scorer, folds, classes) for scorer in scorers])
-    before, after = np.stack([predict_without_two_folds(scorer, folds, classes) for scorer in scorers], axis=1)
-    pooled, shares = np.empty(own.shape[1:]), []
     count = int(folds.max()) + 1
-    for fold in range(count):
-        previous, following = folds == (fold - 1) % count, folds == (fold + 1) % count
-        blind = np.where(previous[:, None], after, before)
-        rows, held_out = previous | following, folds == fold
-        combination = fit_combination(blind[:, rows], clips.target[rows], clips.exclusive)
-        pooled[held_out] = combination.pool(own[:, held_out])
-        shares.append(combination.shares)
+    with threadpool_limits(1, user_api="blas"):
+        learners = [partial(scorer, clips) for scorer in scorers.values()]
+        own = np.stack([predict_out_of_fold(learner, folds, classes) for learner in learners])
+        before, after = np.stack([predict_without_two_folds(learner, folds, classes) for learner in learners], axis=1)
+        pooled, shares = np.empty(own.shape[1:]), []
+        for fold in range(count):
+            previous, following = folds == (fold - 1) % count, folds == (fold + 1) % count
+            blind = np.where(previous[:, None], after, before)
+            rows, held_out = previous | following, folds == fold
+            combination = fit_combination(blind[:, rows], clips.target[rows], clips.exclusive)
+            pooled[held_out] = combination.pool(own[:, held_out])
+            shares.append(combination.shares)
     return Posterior(own, pooled, np.mean(shares, axis=0))
 
 

@@ -9,7 +9,8 @@ The result orders labels for listening and repair. It is not an error rate, what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -18,46 +19,45 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audit.check import DUPLICATES, CheckResult, duplicates_check, from_probabilities, label_quality
-from acoustic_env.audit.confident import confident_flags, confident_joint
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.audit.check import (
+    DUPLICATES,
+    CheckResult,
+    confident_flags,
+    confident_joint,
+    duplicate_sets,
+    duplicates_check,
+    from_probabilities,
+    label_quality,
+)
+from acoustic_env.audit.intervals import Bools, Floats, Ints
 from acoustic_env.audit.neighbors import Neighborhood, find_neighbors
 from acoustic_env.audit.posterior import Posterior, score_posterior
 from acoustic_env.audit.scorers import LabeledClips, Scorer, load_scorer
-from acoustic_env.audit.tags import score_by_tags
+from acoustic_env.audit.table import require_columns, table_schema
+from acoustic_env.audit.tags import score_by_tags, tag_scores
+from acoustic_env.clips.ontology import audioset
+from acoustic_env.clips.select import class_targets, recipe_labels, select
+from acoustic_env.config import AuditSettings, Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
+from acoustic_env.store.feature_store import FeatureStore
 
 if TYPE_CHECKING:
-    from acoustic_env.audit.scorers import Bools, Features, Ints
-    from acoustic_env.config import AuditSettings, ReductionSettings
+    from acoustic_env.audit.scorers import Features
     from acoustic_env.models.matrix import FeatureColumn
 
 MOST_FEATURES: Final = 512  # more are reduced to as many principal components
 REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
 LABELS: Final = 64  # labels of a multi-label study scored together, if memory allows
 PROBABILITIES: Final = 2**26  # most that are held at once
+TAGGERS: Final = ("panns", "yamnet", "mn04")  # embedders whose column `scores` holds tags
 NOT_A_RATE: Final = (
     "this is a ranking: it shows where to listen first. Neither the flagged share nor the mean quality is an error "
     "rate; `audit sample`, `audit listen` and `audit estimate` give one"
 )
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """Scores of the labels of one study, or of one class of a multi-label study.
-
-    Attributes:
-        posterior: [clips, classes] pooled probability of each class.
-        flagged: [clips] whether the clip is confidently of another class than the given one.
-        checks: the result of each scorer.
-        information: weights, counts, the confident joint.
-    """
-
-    posterior: Floats
-    flagged: Bools
-    checks: Sequence[CheckResult]
-    information: dict[str, Json]
+_DUPLICATES: Final = table_schema(
+    dict.fromkeys(("clip_id", "group", "duplicate_of"), pa.string()), nullable=("duplicate_of",)
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,74 @@ class Clips:
     neighborhood: Neighborhood
     duplicates: Ints | None = None
     tags: Mapping[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of the labels of one study, or of one class of a multi-label study.
+
+    Attributes:
+        posterior: [clips, classes] pooled probability of each class.
+        flagged: [clips] whether the clip is confidently of another class than the given one.
+        checks: the result of each scorer.
+        information: weights, counts, the confident joint.
+    """
+
+    posterior: Floats
+    flagged: Bools
+    checks: Sequence[CheckResult]
+    information: dict[str, Json]
+
+
+def rank_study(
+    clips: pa.Table,
+    store: FeatureStore,
+    recipe: Recipe,
+    *,
+    blocks: Sequence[str] = (),
+    signals: Sequence[str] = (),
+    duplicates: pa.Table | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> Iterator[tuple[pa.Table, dict[str, Json]]]:
+    """Yield ranked tables (see `ranking`) with their summaries: one in all, or one per label of a multi-label study.
+
+    Args:
+        clips: clip list.
+        store: with the features of its clips.
+        recipe: classes, reduction, and `audit`: scorers, folds, neighbors, seed.
+        blocks, signals: to learn from; empty takes the recipe's.
+        duplicates: of `clips duplicates`: clip_id, group, duplicate_of.
+        log: receives which clips are used.
+
+    Raises:
+        UsageError: no such scorer, too few clips or groups, or features are missing altogether.
+    """
+    from acoustic_env.models.matrix import load_matrix
+
+    for name in recipe.audit.scorers:
+        load_scorer(name)
+    selection = select(clips, recipe)
+    targets = class_targets(selection.clips, recipe)
+    matrix = load_matrix(store, targets.clip_ids, list(blocks or recipe.blocks), signals or recipe.signals)
+    for line in [*selection.summary(), *matrix.summary()]:
+        log(line)
+    complete = matrix.complete()
+    clip_ids = [clip_id for clip_id, has_features in zip(targets.clip_ids, complete, strict=True) if has_features]
+    groups, sets = selection.clips.column("group").to_pylist(), None
+    if duplicates is not None:
+        columns = require_columns(duplicates, _DUPLICATES, "duplicates", "a table of clips duplicates").to_pydict()
+        original = zip(columns["clip_id"], columns["duplicate_of"], strict=True)
+        sets = duplicate_sets({clip_id: first for clip_id, first in original if first}, clip_ids)
+        joined = dict(zip(columns["clip_id"], columns["group"], strict=True))
+        groups = [joined.get(clip_id, group) for clip_id, group in zip(targets.clip_ids, groups, strict=True)]
+    y, settings = targets.y[complete], recipe.audit
+    features = reduce_blocks(matrix.values[complete], matrix.columns, recipe.reduction)
+    tags = _read_tags(store, recipe, clip_ids, targets.classes)
+    ready = prepare(clip_ids, features, y, np.asarray(groups)[complete], settings, sets, tags)
+    if recipe.task == "multilabel":
+        yield from rank_multilabel(ready, y.astype(bool), targets.classes, settings)
+    else:
+        yield rank_exclusive(ready, y.astype(np.int64), targets.classes, settings)
 
 
 def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction: ReductionSettings) -> Features:
@@ -211,6 +279,25 @@ def rank_multilabel(
                 scores = _unscored(clips, carries, names, settings)
             table = _table(clips.clip_ids, classes[k], given[:, k], 1, scores, scores.flagged, carries)
             yield _sorted(table), {"label": classes[k], **scores.information}
+
+
+def _read_tags(
+    store: FeatureStore, recipe: Recipe, clip_ids: Sequence[str], classes: Sequence[str]
+) -> dict[str, Floats]:
+    """Return the tag scores of the store's embedders that have them, as tags_<block>."""
+    labels = recipe_labels(recipe, audioset()) if recipe.classes else {}
+    wanted = [labels.get(name) or audioset().spellings([name]) for name in classes]
+    found = {}
+    for block in TAGGERS:
+        try:
+            rows = store.read(block, signals=["raw"], columns=["scores"], clip_ids=clip_ids)
+        except UsageError:  # the store has no such block, or several versions of it: no scorer
+            continue
+        names = json.loads((rows.schema.metadata or {}).get(b"acoustic_env.class_names", b"[]"))
+        scores = tag_scores(rows, names, clip_ids, wanted)
+        if scores is not None:
+            found[f"tags_{block}"] = scores
+    return found
 
 
 def _scorers(settings: AuditSettings, tags: Mapping[str, Floats]) -> dict[str, Scorer]:

@@ -15,16 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.audit.intervals import Floats, Ints
+from acoustic_env.audit.table import require_columns, table_schema
 from acoustic_env.errors import UsageError
 
-RANKED_COLUMNS: Final = {
-    "clip_id": pa.string(),
-    "label": pa.string(),
-    "given": pa.bool_(),
-    "quality": pa.float64(),
-    "flagged": pa.bool_(),
-}
+RANKED_SCHEMA: Final = table_schema(
+    {"clip_id": pa.string(), "label": pa.string(), "given": pa.bool_(), "quality": pa.float64(), "flagged": pa.bool_()}
+)
 
 
 def check_ranked(table: pa.Table, where: str) -> pa.Table:
@@ -33,35 +30,33 @@ def check_ranked(table: pa.Table, where: str) -> pa.Table:
     Raises:
         UsageError: a column is missing, holds nulls or values that cannot be; names the file and the column.
     """
-    missing = [name for name in RANKED_COLUMNS if name not in table.column_names]
-    if missing:
-        msg = (
-            f"{where}: no column {missing[0]!r}; a ranked table has {', '.join(RANKED_COLUMNS)} (make one: audit rank)"
-        )
-        raise UsageError(msg)
+    ranked = require_columns(table, RANKED_SCHEMA, where, "a ranked table of `audit rank`")
     if table.num_rows == 0:
         msg = f"{where}: no rows"
         raise UsageError(msg)
-    for name, kind in RANKED_COLUMNS.items():
-        column = table.column(name)
-        if column.null_count:
-            msg = f"{where}: column {name!r} has {column.null_count} nulls"
-            raise UsageError(msg)
-        try:
-            table = table.set_column(table.column_names.index(name), name, column.cast(kind).combine_chunks())
-        except pa.ArrowInvalid as error:
-            msg = f"{where}: column {name!r} is {column.type}, not {kind}: {error}"
-            raise UsageError(msg) from error
-    low, high = pc.min_max(table.column("quality")).as_py().values()
+    low, high = pc.min_max(ranked["quality"]).as_py().values()
     if not 0.0 <= low <= high <= 1.0:
         msg = f"{where}: column 'quality' runs from {low:g} to {high:g}; it must lie in 0 to 1"
         raise UsageError(msg)
-    return table
+    for name in scorer_names(table):
+        ranked = ranked.append_column(name, table[name])
+    return ranked
+
+
+def rank_by_quality(rows: pa.Table, quality: Floats) -> pa.Table:
+    """Return a ranked table of the rows' clip_id, label and given, flagged where the quality is below 1/2.
+
+    >>> rows = pa.table({"clip_id": ["a"], "label": ["rain"], "given": [True]})
+    >>> rank_by_quality(rows, np.array([0.2]))["flagged"].to_pylist()
+    [True]
+    """
+    known = [rows[name] for name in ("clip_id", "label", "given")]
+    return pa.table([*known, pa.array(quality), pa.array(quality < 0.5)], names=RANKED_SCHEMA.names)
 
 
 def scorer_names(table: pa.Table) -> list[str]:
     """Return the names of the scorer columns of a ranked table."""
-    return [name for name in table.column_names if name not in RANKED_COLUMNS]
+    return [name for name in table.column_names if name not in RANKED_SCHEMA.names]
 
 
 def quality_of(table: pa.Table) -> Floats:
@@ -70,8 +65,12 @@ def quality_of(table: pa.Table) -> Floats:
     return values
 
 
-def suspicion_rank(quality: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return [rows] the place of each row from most (1) to least suspect; ties in row order."""
+def suspicion_rank(quality: Floats) -> Ints:
+    """Return [rows] the place of each row from most (1) to least suspect; ties in row order.
+
+    >>> suspicion_rank(np.array([0.9, 0.1, 0.5]))
+    array([3, 1, 2])
+    """
     place = np.empty(len(quality), dtype=np.int64)
     place[np.argsort(quality, kind="stable")] = np.arange(1, len(quality) + 1)
     return place

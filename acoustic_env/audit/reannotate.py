@@ -32,17 +32,18 @@ from acoustic_env.audit.frames import (
     frame_info,
 )
 from acoustic_env.audit.labels import diff, merge, read_version, versions, write_version
+from acoustic_env.audit.ranking import rank_by_quality
 from acoustic_env.audit.relabel import relabel
-from acoustic_env.audit.table import of_clips, read_table, row_keys, write_table
-from acoustic_env.clips.select import CLASS_COLUMN, select
-from acoustic_env.clips.table import CLIP_SCHEMA
-from acoustic_env.config import ExtractSettings, ReannotateSettings, RelabelSettings
+from acoustic_env.audit.table import of_clips, of_rows, read_table, write_table
+from acoustic_env.clips.select import select
+from acoustic_env.clips.table import CLASS_COLUMN, CLIP_SCHEMA, join_lists
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.registry import BLOCKS
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import bundle_matrix
 from acoustic_env.models.predict import predict
+from acoustic_env.options import ExtractSettings, ReannotateSettings, RelabelSettings
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
@@ -81,7 +82,7 @@ def reannotate(settings: ReannotateSettings, log: Log) -> dict[str, Any]:
         written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
         changed = _write_diff(settings.labels, written.version, before, table) if written.new else 0
         published = _publish(settings, evaluated, written.version)
-        places = _keep_list(settings, clips)
+        places = _keep_list(settings, clips.drop_columns([CLASS_COLUMN]))
         sample, sample_clips = _sample(settings, written.version, samples, published["version"], places)
         drift = _drift(settings, bundle, clips, fresh)
     summary: dict[str, Any] = {
@@ -166,16 +167,8 @@ def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> pa.
     given = np.array([label in classes[clip_id] for clip_id, label in pairs], dtype=np.bool_)
     posterior = predicted["posterior"].to_numpy().astype(np.float64)
     quality = np.where(given, posterior, 1.0 - posterior)
-    return pa.table(
-        {
-            "clip_id": predicted["clip_id"],
-            "label": predicted["label"],
-            "given": pa.array(given),
-            "quality": pa.array(quality),
-            "flagged": pa.array(quality < 0.5),
-            "bundle": pa.array(quality),
-        }
-    )
+    ranked = rank_by_quality(predicted.append_column("given", pa.array(given)), quality)
+    return ranked.append_column("bundle", ranked["quality"])
 
 
 def _decide(
@@ -202,8 +195,7 @@ def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
     if "bundle" not in before.column_names:
         return ranked.slice(0, 0)
     rows = before.filter(pc.and_not(pc.is_valid(before["bundle"]), of_clips(before, ranked)))
-    named = rows.select(["clip_id", "label", "given"]).append_column("quality", rows["bundle"])
-    named = named.append_column("flagged", pc.less(rows["bundle"], 0.5)).append_column("bundle", rows["bundle"])
+    named = rank_by_quality(rows, rows["bundle"].to_numpy()).append_column("bundle", rows["bundle"])
     return named.cast(ranked.schema)
 
 
@@ -217,7 +209,7 @@ def _clips_of_answered_frames(
         return held
     for _, (info, sample) in sorted(frames.items()):
         new = sample.filter(pc.equal(sample["stratum"], UNCHANGED))
-        if new.num_rows and not pc.any(pc.is_in(row_keys(new), value_set=row_keys(annotations))).as_py():
+        if new.num_rows and not pc.any(of_rows(new, annotations)).as_py():
             break
         held = pc.unique(read_version(settings.labels, info.version)["clip_id"])
     return held
@@ -236,17 +228,16 @@ def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
     A later sample may hold clips of this list, whose file may have changed by then.
     """
     root, filesystem = settings.labels.rstrip("/"), open_filesystem(settings.labels)
-    now = clips.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
     files = sorted((entry.path for entry in filesystem.entries("clips")), reverse=True)
-    earlier = pa.concat_tables([CLIP_SCHEMA.empty_table(), *(read_table(f"{root}/{path}") for path in files)])
+    earlier = join_lists([CLIP_SCHEMA.empty_table(), *(read_table(f"{root}/{path}") for path in files)])
     places, held = (
         pc.binary_join_element_wise(table["clip_id"].combine_chunks(), table["uri"].combine_chunks(), "\x00")
-        for table in (now, earlier)
+        for table in (clips, earlier)
     )
-    new = now.filter(pc.invert(pc.is_in(places, value_set=held)))
+    new = clips.filter(pc.invert(pc.is_in(places, value_set=held)))
     if new.num_rows:
         write_table(new, f"{root}/clips/{len(files) + 1:06d}.parquet")
-    everything = pa.concat_tables([now, earlier])
+    everything = join_lists([clips, earlier])
     first = np.unique(np.asarray(everything["clip_id"].to_pylist(), dtype=np.str_), return_index=True)[1]
     return everything.take(pa.array(first))
 

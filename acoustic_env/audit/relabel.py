@@ -27,13 +27,11 @@ import pyarrow.compute as pc
 
 from acoustic_env.audit.automatic import CONFIDENCE, Answers, Rule, find_rule
 from acoustic_env.audit.consensus import Key, RowConsensus, consensus, gold_truths
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.audit.intervals import Bools, Floats
 from acoustic_env.audit.ranking import quality_of, scorer_names
 from acoustic_env.audit.sample import FRAME_KEY
-from acoustic_env.audit.table import key_pairs
-from acoustic_env.config import RelabelSettings
-
-Bools = npt.NDArray[np.bool_]
+from acoustic_env.audit.table import key_pairs, table_schema
+from acoustic_env.options import RelabelSettings
 
 ACTIONS: Final = ("keep", "drop", "add", "abstain")
 AGREED: Final = 0.9  # probability from several weighted votes above which they count as one answer
@@ -43,18 +41,11 @@ CHANGES: Final = {True: ("drop", "keep"), False: ("add", "leave out")}  # decisi
 COVERED: Final = 0.9  # share of the rows of a kind that a sample must represent
 MOST_CHANGED: Final = 0.5  # share of the labels that the ranking may change at most
 
-LABEL_FIELDS: Final = (
-    pa.field("clip_id", pa.string(), nullable=False),
-    pa.field("label", pa.string(), nullable=False),
-    pa.field("given", pa.bool_(), nullable=False),
-    pa.field("posterior", pa.float64(), nullable=False),
-)
-DECISION_FIELDS: Final = (
-    pa.field("votes", pa.list_(pa.string())),
-    pa.field("action", pa.string(), nullable=False),
-    pa.field("reason", pa.string(), nullable=False),
-    pa.field("version", pa.string(), nullable=False),
-    pa.field("previous_version", pa.string()),
+LABELS_SCHEMA: Final = table_schema(  # beside the scorers' columns
+    {"clip_id": pa.string(), "label": pa.string(), "given": pa.bool_(), "posterior": pa.float64()}
+    | {"votes": pa.list_(pa.string()), "action": pa.string(), "reason": pa.string()}
+    | {"version": pa.string(), "previous_version": pa.string()},
+    nullable=("votes", "previous_version"),
 )
 
 
@@ -130,15 +121,12 @@ def decide(
     for row in np.flatnonzero(rows.annotated):
         votes[row], actions[row], reasons[row] = people[keys[row]]
     _one_class_each([clip_id for clip_id, _ in keys], given, actions, reasons, posterior)
-    columns: dict[str, pa.Array] = {
-        "clip_id": ordered.column("clip_id"),
-        "label": ordered.column("label"),
-        "given": pa.array(given),
-        "posterior": pa.array(posterior.round(6)),
-    }
-    columns |= {name: ordered.column(name).cast(pa.float64()) for name in scorer_names(ordered)}
-    decisions = {"votes": pa.array(votes, pa.list_(pa.string())), "action": pa.array(actions.astype(str))}
-    return Relabeled(pa.table(columns | decisions | {"reason": pa.array(reasons.astype(str))}), rules)
+    columns: dict[str, Any] = {name: ordered[name] for name in ("clip_id", "label", "given")}
+    columns |= {"posterior": posterior.round(6)}
+    columns |= {name: ordered[name].cast(pa.float64()) for name in scorer_names(ordered)}
+    columns |= {"votes": pa.array(votes, pa.list_(pa.string()))}
+    columns |= {"action": pa.array(actions, pa.string()), "reason": pa.array(reasons, pa.string())}
+    return Relabeled(pa.table(columns), rules)
 
 
 def applies(labels: pa.Table) -> Bools:
@@ -153,8 +141,8 @@ def _decided_before(before: pa.Table | None) -> dict[Key, tuple[list[str], str, 
     if before is None:
         return {}
     annotated = before.filter(pc.is_valid(before["votes"]))
-    columns = (annotated[name].to_pylist() for name in ("clip_id", "label", "votes", "action", "reason"))
-    return {(clip_id, label): (votes, *decided) for clip_id, label, votes, *decided in zip(*columns, strict=True)}
+    decided = zip(*(annotated[name].to_pylist() for name in ("votes", "action", "reason")), strict=True)
+    return dict(zip(key_pairs(annotated), decided, strict=True))
 
 
 def _inclusion(sample: pa.Table | None, answered: Mapping[Key, RowConsensus]) -> dict[Key, float]:

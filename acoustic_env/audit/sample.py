@@ -27,35 +27,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audit.intervals import Floats
-from acoustic_env.audit.ranking import quality_of, suspicion_rank
+from acoustic_env.audit.intervals import Floats, Ints
+from acoustic_env.audit.ranking import RANKED_SCHEMA, quality_of, suspicion_rank
+from acoustic_env.audit.table import fill_columns, require_columns, require_values, table_schema
 from acoustic_env.errors import UsageError
 
 if TYPE_CHECKING:
-    from acoustic_env.config import SampleSettings
+    from acoustic_env.options import SampleSettings
 
-Ints = npt.NDArray[np.int64]
 
 FRAME_KEY: Final = b"acoustic_env.frame"
-SAMPLE_SCHEMA: Final = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("order", pa.int64(), nullable=False),
-        pa.field("stratum", pa.string(), nullable=False),
-        pa.field("inclusion_probability", pa.float64()),
-        pa.field("role", pa.string(), nullable=False),
-        pa.field("frame_hash", pa.string(), nullable=False),
-        pa.field("design", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("given", pa.bool_(), nullable=False),
-        pa.field("quality", pa.float64(), nullable=False),
-        pa.field("flagged", pa.bool_(), nullable=False),
-        pa.field("rank", pa.int64(), nullable=False),
-        pa.field("truth", pa.string()),
-    ]
+SAMPLE_SCHEMA: Final = table_schema(
+    {"clip_id": pa.string(), "label": pa.string(), "order": pa.int64(), "stratum": pa.string()}
+    | {"inclusion_probability": pa.float64(), "role": pa.string(), "frame_hash": pa.string(), "design": pa.string()}
+    | {"seed": pa.int64(), "given": pa.bool_(), "quality": pa.float64(), "flagged": pa.bool_()}
+    | {"rank": pa.int64(), "truth": pa.string()},
+    nullable=("inclusion_probability", "truth"),
 )
-
+_GOLD: Final = table_schema(dict.fromkeys(("clip_id", "label", "truth"), pa.string()))
 UNIFORM_FLOOR: Final = 0.1  # share of an unequal-probability sample that falls on rows whatever their score
 SCORE_STRATA: Final = 5  # score quantiles of each class
 POOLED_STRATA: Final = 10  # score quantiles of all classes together, where there are too many for strata of their own
@@ -108,30 +97,20 @@ def sample_table(
         rng: of the repeats and the order.
         gold: as for `draw_sample`.
     """
-    quality, labels = quality_of(frame), np.asarray(frame.column("label").to_pylist())
-    columns: dict[str, list[Any]] = {
-        "clip_id": frame.column("clip_id").take(pa.array(rows)).to_pylist(),
-        "label": labels[rows].tolist(),
-        "stratum": strata[rows].tolist(),
-        "inclusion_probability": inclusion[rows].tolist(),
-        "role": ["sample"] * len(rows),
-        "given": np.asarray(frame.column("given"))[rows].tolist(),
-        "quality": quality[rows].tolist(),
-        "flagged": np.asarray(frame.column("flagged"))[rows].tolist(),
-        "rank": suspicion_rank(quality)[rows].tolist(),
-        "truth": [None] * len(rows),
-    }
-    _add_gold(columns, gold, not settings.absent)
-    order = _add_repeats_and_order(columns, round(settings.repeat * len(rows)), rng)
-    total = len(order)
-    columns |= {
-        "order": order.tolist(),
-        "frame_hash": [frame_hash(frame)] * total,
-        "design": [settings.design] * total,
-        "seed": [settings.seed] * total,
-    }
+    quality, labels = quality_of(frame), np.asarray(frame["label"].to_pylist())
+    every = frame.select(RANKED_SCHEMA.names).append_column("stratum", pa.array(strata, pa.string()))
+    every = every.append_column("inclusion_probability", pa.array(inclusion))
+    every = every.append_column("rank", pa.array(suspicion_rank(quality)))
+    drawn = fill_columns(every.take(pa.array(rows)), role="sample", truth=None)
+    known = [] if gold is None else [_gold_rows(gold, not settings.absent).select(drawn.column_names)]
+    again = rng.choice(len(rows), round(settings.repeat * len(rows)), replace=False)
+    repeated = fill_columns(drawn.take(pa.array(again)), role="repeat", inclusion_probability=None)
+    table = pa.concat_tables([drawn, *known, repeated], promote_options="default")
+    order = _random_order(table.num_rows - len(again), again, rng)
+    table = table.append_column("order", pa.array(order))
+    table = fill_columns(table, frame_hash=frame_hash(frame), design=settings.design, seed=settings.seed)
     schema = SAMPLE_SCHEMA.with_metadata({FRAME_KEY: json.dumps(_describe(quality, labels, strata, frame))})
-    return pa.table({name: columns[name] for name in schema.names}, schema=schema).sort_by("order")
+    return table.select(schema.names).cast(schema).sort_by("order")
 
 
 def frame_of(sample: pa.Table, where: str) -> dict[str, Any]:
@@ -254,45 +233,47 @@ def _frame(ranked: pa.Table, settings: SampleSettings) -> pa.Table:
 def _draw_stratified(
     strata: npt.NDArray[Any], quality: Floats, n: int, rng: np.random.Generator
 ) -> tuple[Ints, Floats]:
-    names, index = np.unique(strata.astype(str), return_inverse=True)
+    index = np.unique(strata.astype(str), return_inverse=True)[1]
     sizes = np.bincount(index)
     # A miscalibrated score must not leave a stratum without rows: no expected share beyond 0.1 to 0.9.
     share = np.clip(np.bincount(index, weights=quality) / sizes, 0.1, 0.9)
     wanted = allocate(sizes, np.sqrt(share * (1.0 - share)), n)
-    drawn = [rng.choice(np.flatnonzero(index == h), wanted[h], replace=False) for h in range(len(names))]
-    return np.sort(np.concatenate(drawn)), (wanted / sizes)[index]
+    return draw_strata(index, wanted, rng)
 
 
-def _add_gold(columns: dict[str, list[Any]], gold: pa.Table | None, given: bool) -> None:
-    if gold is None:
-        return
-    missing = [name for name in ("clip_id", "label", "truth") if name not in gold.column_names]
-    if missing:
-        msg = f"the gold table has no column {missing[0]!r}; it needs clip_id, label, truth (right or wrong)"
-        raise UsageError(msg)
-    for row, entry in enumerate(gold.select(["clip_id", "label", "truth"]).to_pylist()):
-        if entry["truth"] not in ("right", "wrong"):
-            msg = f"the gold table, row {row}, column 'truth': {entry['truth']!r} is neither 'right' nor 'wrong'"
-            raise UsageError(msg)
-        added = {"stratum": "gold", "inclusion_probability": None, "role": "gold", "given": given}
-        for name, value in (entry | added | {"quality": 0.5, "flagged": False, "rank": 0}).items():
-            columns[name].append(value)
+def draw_strata(index: Ints, wanted: Ints, rng: np.random.Generator) -> tuple[Ints, Floats]:
+    """Draw a simple random sample of each stratum; return rows, ascending, and inclusion probabilities of all rows.
+
+    Args:
+        index: [rows] number of the row's stratum.
+        wanted: [strata] rows to draw of each.
+        rng: of the draw.
+    """
+    drawn = [rng.choice(np.flatnonzero(index == h), n, replace=False) for h, n in enumerate(wanted)]
+    inclusion = wanted / np.maximum(np.bincount(index, minlength=len(wanted)), 1)
+    return np.sort(np.concatenate(drawn)), inclusion[index]
 
 
-def _add_repeats_and_order(columns: dict[str, list[Any]], repeats: int, rng: np.random.Generator) -> Ints:
-    """Append repeats of sampled rows; return a random order of all rows in which a repeat follows its original."""
-    first = len(columns["role"])
-    sampled = np.flatnonzero(np.array(columns["role"]) == "sample")
-    again = rng.choice(sampled, repeats, replace=False)
-    for row in again:
-        for values in columns.values():
-            values.append(values[row])
-        columns["role"][-1], columns["inclusion_probability"][-1] = "repeat", None
+def _gold_rows(gold: pa.Table, given: bool) -> pa.Table:
+    where = "the gold table"
+    known = require_columns(gold, _GOLD, where, "a table of rows whose truth is known")
+    require_values(known, {"truth": ("right", "wrong")}, where)
+    unranked = {"quality": 0.5, "flagged": False, "rank": 0}
+    return fill_columns(known, stratum="gold", inclusion_probability=None, role="gold", given=given, **unranked)
+
+
+def _random_order(first: int, again: Ints, rng: np.random.Generator) -> Ints:
+    """Return a random order of `first` rows and of repeats of the rows `again`, each after its original."""
     when = rng.random(first)
-    later = when[again] + (1.3 - when[again]) * (0.2 + 0.8 * rng.random(repeats))
-    order = np.empty(first + repeats, dtype=np.int64)
-    order[np.argsort(np.concatenate([when, later]))] = np.arange(first + repeats)
+    later = when_again(when[again], rng.random(len(again)))
+    order = np.empty(first + len(again), dtype=np.int64)
+    order[np.argsort(np.concatenate([when, later]))] = np.arange(len(order))
     return order
+
+
+def when_again(when: Any, random: Any) -> Any:
+    """Return the place in 0 to 1.3 of a repeat, after its original's place, from a uniform random number."""
+    return when + (1.3 - when) * (0.2 + 0.8 * random)
 
 
 def _describe(quality: Floats, labels: npt.NDArray[Any], strata: npt.NDArray[Any], frame: pa.Table) -> dict[str, Any]:

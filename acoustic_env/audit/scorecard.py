@@ -24,20 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audit.intervals import Floats, Interval, from_variance, nothing_observed, percentile
-from acoustic_env.audit.table import require_columns
+from acoustic_env.audit.intervals import Bools, Floats, Interval, from_variance, percentile
+from acoustic_env.audit.table import require_columns, table_schema
 from acoustic_env.errors import UsageError
 
-Bools = npt.NDArray[np.bool_]
-
-VOTES_SCHEMA: Final = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("yes", pa.int64(), nullable=False),
-        pa.field("no", pa.int64(), nullable=False),
-        pa.field("given", pa.bool_()),
-    ]
+VOTES_SCHEMA: Final = table_schema(
+    {"clip_id": pa.string(), "label": pa.string(), "yes": pa.int64(), "no": pa.int64(), "given": pa.bool_()},
+    nullable=("given",),
 )
 
 
@@ -128,7 +121,8 @@ def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000, level: float = 0.
     for action, among in (("keep", pairs.given), ("add", ~pairs.given)):
         confirmed = share(f"{action} of confirmed", pairs.now, among & pairs.confirmed)
         rejected = share(f"{action} of rejected", pairs.now, among & ~pairs.confirmed)
-        found[f"{action} discrimination"] = _interval(confirmed - rejected, int(among.sum()), level)
+        apart, n = confirmed - rejected, int(among.sum())
+        found[f"{action} discrimination"] = percentile(apart[1:], float(apart[0]), n, "clip bootstrap", level)
     pairs_all = np.ones(len(pairs.clip), dtype=bool)
     share("agreement of the relabeling", pairs.now == pairs.confirmed, pairs_all)
     share("agreement of the original", pairs.given == pairs.confirmed, pairs_all)
@@ -169,9 +163,3 @@ def _known(clip_id: str, now: Mapping[str, set[str]]) -> str | None:
         return clip_id
     video = clip_id.rpartition("_")[0]
     return video if video in now else None
-
-
-def _interval(values: Floats, n: int, level: float) -> Interval:
-    if n == 0 or np.isnan(values[0]):
-        return nothing_observed("clip bootstrap")
-    return percentile(values[1:], float(values[0]), n, "clip bootstrap", level)

@@ -1,8 +1,8 @@
 """Scorers of the audit: functions that score whether a label is right, by name.
 
 A scorer is a function of clips with given labels, of which it may learn from some and returns probabilities of the
-classes for others. The classifiers of `models` are scorers, with settings that make them quick and hard to convince by
-a single label; the checks that are no classifiers have names of their own. Another package adds scorers by the
+classes for others. Every registered classifier is one, with settings that make it quick and hard to convince by a
+single label; the checks that are no classifiers have names of their own. Another package adds scorers by the
 entry-point group `acoustic_env.scorers`.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from acoustic_env.config import CLASSIFIERS
+from acoustic_env.config import CLASSIFIERS, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.registry import Registry
 
@@ -20,12 +20,27 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from acoustic_env.audit.intervals import Floats
+    from acoustic_env.audit.intervals import Bools, Floats, Ints
     from acoustic_env.audit.neighbors import Neighborhood
 
     Features = npt.NDArray[np.float32]
-    Ints = npt.NDArray[np.int64]
-    Bools = npt.NDArray[np.bool_]
+
+# Settings that make the kinds quick and hard to convince; other kinds have their own defaults.
+QUICK: Final[dict[str, dict[str, Any]]] = {
+    "mlp": {"layers": (128,), "weight_decay": 1e-3},
+    "xgboost": {
+        "eta": 0.06,
+        "colsample_bytree": 0.3,
+        "min_child_weight": 5.0,
+        "reg_lambda": 5.0,
+        "max_bin": 64,
+        "rounds": 150,
+    },
+    "logistic": {"penalty": 0.03},
+}
+# Up to so many rows: MLPs averaged, passes over the rows, rows of a step. More rows need fewer passes.
+MLP_EFFORT: Final = ((5_000, 2, 25, 128), (20_000, 1, 12, 256), (2**62, 1, 4, 512))
+TREE_ROWS: Final = 25_000  # a tree learns from a share of more rows
 
 
 @dataclass(frozen=True)
@@ -85,13 +100,49 @@ def load_scorer(name: str) -> Scorer:
     """Return the scorer of a name.
 
     Raises:
-        UsageError: no such scorer, or the package that defines it cannot be imported.
+        UsageError: no such scorer, a classifier of sequences, or the package that defines it cannot be imported.
     """
     if name in SCORERS:
         return SCORERS.load(name)
     if name not in CLASSIFIERS:
         msg = f"no scorer named {name!r}; expected one of: {', '.join(scorer_kinds())}"
         raise UsageError(msg)
-    from acoustic_env.audit.classifier_scorers import score_by_classifier
-
+    if CLASSIFIERS.load(name).reads_sequences:
+        msg = f"{name} reads frames; scorers of the audit read features of clips"
+        raise UsageError(msg)
     return partial(score_by_classifier, name)
+
+
+def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:
+    """Return probabilities [held out, classes] of a registered kind of classifier.
+
+    Args:
+        kind: name in the registry of classifiers.
+        clips: all clips.
+        train: [clips] to learn from.
+        held_out: [clips] to predict.
+    """
+    from sklearn.multiclass import OneVsRestClassifier
+
+    from acoustic_env.models.classifier import Ensemble, Examples, fit, make_estimator
+
+    rows, settings = int(train.sum()), {"kind": kind, **QUICK.get(kind, {})}
+    if kind == "mlp":
+        settings |= next(
+            {"ensemble": members, "max_epochs": passes, "batch_size": batch}
+            for most, members, passes, batch in MLP_EFFORT
+            if rows <= most
+        )
+    if kind == "xgboost":
+        settings["subsample"] = 0.7 * min(1.0, TREE_ROWS / rows)
+    target = clips.target[train]
+    y = target.argmax(axis=1) if clips.exclusive else target > 0
+    examples = Examples(clips.features[train], y, clips.folds[train])
+    classifier = classifier_settings(settings)
+    members = []
+    for member in range(classifier.ensemble):
+        estimator = make_estimator(classifier, clips.seed * 100 + member)
+        if kind == "xgboost" and not clips.exclusive:  # trees of many labels together would share their splits
+            estimator = OneVsRestClassifier(estimator)
+        members.append(fit(estimator, examples))
+    return Ensemble(members, target.shape[1]).predict_proba(clips.features[held_out])

@@ -4,15 +4,12 @@ A finite frame consists of strata (lists of unequal size, rows that a version ch
 sampled without replacement. Later strata may depend on earlier answers in any way, and annotation may stop whenever the
 interval is narrow enough.
 
-Proof. Let y_1, y_2, ... in [0, 1] be a stratum's answers in the order in which they came, N its rows, A its
-mean. Given everything before, the next answer has the mean mu_j = (N A - y_1 - ... - y_(j-1)) / (N - j + 1)
-(Waudby-Smith & Ramdas 2020). For a bet l > 0 and a weight w fixed when the stratum was drawn, convexity (Hoeffding
-1963) gives E exp(-l w y_j) <= 1 - mu_j (1 - exp(-l w)). So the product of exp(-l w y_j) / (1 - mu_j (1 - exp(-l w)))
-over all answers of all strata is a nonnegative supermartingale, and so is its mean over bets fixed in advance. By
-Ville's inequality (1939) it ever exceeds 2 / alpha with probability at most alpha / 2; the upper bound is the largest
-mean of all rows at which it does not. The means of the single strata are unknown: of all that give the same mean of all
-rows, those count that make the product least, as in sequential stratified inference (Spertus, Sridhar & Stark 2024).
-The lower bound is the upper bound of 1 - y.
+For a stratum's answers y_1, y_2, ... in the order in which they came, N its rows and A its mean, the next answer has
+the mean mu_j = (N A - y_1 - ... - y_(j-1)) / (N - j + 1) (Waudby-Smith & Ramdas 2020). The upper bound is the largest
+mean of all rows at which the product of exp(-l w y_j) / (1 - mu_j (1 - exp(-l w))) over all answers of all strata,
+averaged over bets l > 0 fixed in advance, stays below 2 / alpha (Ville 1939). Of the strata's unknown means with this
+mean of all rows, those count that make it least (Spertus, Sridhar & Stark 2024). The lower bound is the upper bound of
+1 - y. The proof is in docs/audit.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,15 @@ import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import for_arrow, new_file, read_bytes, write_bytes
+
+
+def table_schema(columns: Mapping[str, pa.DataType], nullable: Collection[str] = ()) -> pa.Schema:
+    """Return a schema whose columns have a value in every row, apart from the nullable ones.
+
+    >>> table_schema({"clip_id": pa.string(), "note": pa.string()}, nullable=["note"]).field("clip_id").nullable
+    False
+    """
+    return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in columns.items()])
 
 
 def read_table(url: str) -> pa.Table:
@@ -43,16 +52,23 @@ def write_table(table: pa.Table, url: str) -> None:
     Raises:
         UsageError: the place cannot be written.
     """
+    if not url.lower().endswith(".csv"):
+        write_bytes(url, parquet_bytes(table))
+        return
+    from pyarrow import csv
+
     buffer = io.BytesIO()
-    if url.lower().endswith(".csv"):
-        from pyarrow import csv
-
-        csv.write_csv(table, buffer)
-    else:
-        import pyarrow.parquet as pq
-
-        pq.write_table(table, buffer, compression="zstd")
+    csv.write_csv(table, buffer)
     write_bytes(url, buffer.getvalue())
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return the table as a Parquet file."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) -> pa.Table:
@@ -85,6 +101,36 @@ def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) 
     return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
 
 
+def require_values(table: pa.Table, allowed: Mapping[str, Sequence[object]], where: str) -> None:
+    """Raise unless the columns hold only the values allowed in each.
+
+    Raises:
+        UsageError: another value; names file, row and column.
+    """
+    for column, values in allowed.items():
+        row = pc.index(pc.is_in(table[column], value_set=pa.array(values)), False).as_py()
+        if row >= 0:
+            known = f"{', '.join(map(str, values[:-1]))} or {values[-1]}"
+            msg = f"{where}: row {row + 1:,}, column {column!r}: {table[column][row].as_py()!r} is not {known}"
+            raise UsageError(msg)
+
+
+def fill_columns(table: pa.Table, **values: object) -> pa.Table:
+    """Return the table with one value in all rows of the named columns; new ones come last.
+
+    >>> fill_columns(pa.table({"clip_id": ["a", "b"]}), role="gold")["role"].to_pylist()
+    ['gold', 'gold']
+    """
+    for name, value in values.items():
+        place = table.schema.get_field_index(name)
+        if place < 0:
+            table = table.append_column(name, pa.array([value] * table.num_rows))
+        else:
+            column = pa.array([value] * table.num_rows, table.schema.field(place).type)
+            table = table.set_column(place, name, column)
+    return table
+
+
 def key_pairs(table: pa.Table) -> list[tuple[str, str]]:
     """Return (clip_id, label) of each row.
 
@@ -98,6 +144,11 @@ def of_clips(table: pa.Table, others: pa.Table | pa.Array) -> pa.Array:
     """Return [rows] whether a row's clip is among those of another table, or among the given ids."""
     ids = others["clip_id"] if isinstance(others, pa.Table) else others
     return pc.is_in(table["clip_id"], value_set=pc.unique(ids))
+
+
+def of_rows(table: pa.Table, others: pa.Table) -> pa.Array:
+    """Return [rows] whether a row's (clip_id, label) is among those of another table."""
+    return pc.is_in(row_keys(table), value_set=row_keys(others))
 
 
 def row_keys(table: pa.Table) -> pa.Array:

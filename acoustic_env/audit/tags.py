@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audit.combine import fit_combination
-from acoustic_env.audit.intervals import Floats
+from acoustic_env.audit.intervals import Bools, Floats
 
 if TYPE_CHECKING:
     from acoustic_env.audit.scorers import LabeledClips
 
-Bools = npt.NDArray[np.bool_]
 
 SMOOTHING: Final = 1e-3  # added to every tag score
 

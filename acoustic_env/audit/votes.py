@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from acoustic_env.audit.intervals import Floats, Interval, nothing_observed, percentile
-
-Ints = npt.NDArray[np.int64]
+from acoustic_env.audit.intervals import Floats, Interval, Ints, nothing_observed, percentile
 
 # Pseudo-counts of an annotator's confusion matrix: three right answers to one wrong keep EM on the side where
 # annotators are better than chance, and vanish beside a few dozen real answers.

@@ -16,17 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
-from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.features.golden import GOLDEN_SIGNALS
 
 SAMPLE_RATE: Final = 16_000
 CLIP_SECONDS: Final = 10.0
 TEST_DATA: Final = "ACOUSTIC_ENV_TEST_DATA"
-REAL_RECORDINGS: Final = (
-    "clips/maad_soundscape/*.wav",
-    "clips/blanket/*.ogg",
-)  # of the folder of real data: 10 s or more
+REAL_RECORDINGS: Final = ("clips/maad_soundscape/*.wav", "clips/blanket/*.ogg")  # of 10 s or more
 SEED: Final = 23
 
 
@@ -68,9 +65,8 @@ class Material:
         Raises:
             UsageError: one cannot be decoded.
         """
-        paths = self.paths
-        spread = [paths[i * len(paths) // count] for i in range(count)] if count < len(paths) else paths
-        return [_clip(path, self.clip_seconds) for path in spread]
+        count = min(count, len(self.paths))
+        return [_clip(self.paths[i * len(self.paths) // count], self.clip_seconds) for i in range(count)]
 
     def clip_list(self, count: int) -> pa.Table:
         """Return a clip list of so many windows, spread evenly over all recordings; they may overlap.
@@ -134,6 +130,6 @@ def _clip(path: Path, seconds: float) -> BenchClip:
     except ClipError as error:
         msg = f"{path}: not a readable recording: {error}"
         raise UsageError(msg) from error
-    signals = prepare.prepare(waveform[None], SAMPLE_RATE, "fast", SIGNALS)
+    signals = prepare.prepare(waveform[None], SAMPLE_RATE, "fast", GOLDEN_SIGNALS)
     each = {signal: waveforms[0] for signal, waveforms in signals.items()}
     return BenchClip(data, 0.0, seconds, each["raw"], each)

@@ -6,10 +6,11 @@ import io
 from collections.abc import Callable
 
 from acoustic_env.audio import prepare
-from acoustic_env.audio.signals import SIGNALS, Engine
+from acoustic_env.audio.signals import Engine
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
 from acoustic_env.bench.timing import Pair, Side
 from acoustic_env.features.block import FeatureBlock
+from acoustic_env.features.golden import GOLDEN_SIGNALS
 from acoustic_env.features.indices import IndicesBlock
 from acoustic_env.features.modulation import ModulationBlock
 
@@ -30,7 +31,7 @@ def decode() -> Pair:
 
 def separation() -> Pair:
     """Normalize and separate a clip into its signals."""
-    return _pair(lambda engine: lambda clip: prepare.prepare(clip.raw[None], SAMPLE_RATE, engine, SIGNALS))
+    return _pair(lambda engine: lambda clip: prepare.prepare(clip.raw[None], SAMPLE_RATE, engine, GOLDEN_SIGNALS))
 
 
 def indices() -> Pair:
@@ -50,7 +51,7 @@ def dsp() -> Pair:
         blocks = (IndicesBlock(engine), ModulationBlock(engine))
 
         def run(clip: BenchClip) -> None:
-            for waveforms in prepare.prepare(clip.raw[None], SAMPLE_RATE, engine, SIGNALS).values():
+            for waveforms in prepare.prepare(clip.raw[None], SAMPLE_RATE, engine, GOLDEN_SIGNALS).values():
                 for block in blocks:
                     block.compute(waveforms)
 

@@ -7,9 +7,9 @@ networks are those of the fast engine in float32 with random weights.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from acoustic_env.audio.decode import resample
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
-from acoustic_env.bench.timing import cpu_seconds, one_thread, wall_seconds
+from acoustic_env.bench.timing import cpu_seconds, one_thread
 from acoustic_env.features.modulation import ModulationBlock
 
 GPU_CLIPS: Final = 64
@@ -79,22 +79,31 @@ def measure_gpu(sample: Sequence[BenchClip], device: str, log: Callable[[str], N
         device: "cuda" ("cpu" computes the same there).
         log: receives the name of what is measured.
     """
+    import torch
+
     repeated = [sample[i % len(sample)] for i in range(GPU_CLIPS)]
     waves = np.stack([signal for clip in repeated for signal in clip.signals.values()])
     with one_thread():  # as in a worker
         parts = [GpuPart(name, "cpu", each) for name, each in _cpu_parts(sample)]
-        for name, make in _gpu_parts().items():
+        for name, run in _gpu_parts(device):
             log(f"{name} on {device}")
-            run = make(device)
             run(waves[:3])  # warm-up: memory and kernels are chosen
-            parts.append(GpuPart(name, "gpu", min(wall_seconds(partial(run, waves)) for _ in range(RUNS)) / GPU_CLIPS))
-    return GpuResult(_name(device), tuple(parts), _rate(parts, ["modulation"]), _rate(parts, list(_gpu_parts())))
+            parts.append(GpuPart(name, "gpu", min(_wall_seconds(run, waves) for _ in range(RUNS)) / GPU_CLIPS))
+    place = torch.cuda.get_device_name() if device == "cuda" else device
+    on_gpu = tuple(part.part for part in parts if part.place == "gpu")
+    return GpuResult(place, tuple(parts), _rate(parts, ("modulation",)), _rate(parts, on_gpu))
 
 
-def _rate(parts: Sequence[GpuPart], on_gpu: Sequence[str]) -> GpuRate:
+def _rate(parts: Sequence[GpuPart], on_gpu: tuple[str, ...]) -> GpuRate:
     each = {part.part: part.s_per_clip for part in parts}
     rate = 1 / sum(each[name] for name in on_gpu)
-    return GpuRate(tuple(on_gpu), rate, rate * each["decode"], rate * (each["separation"] + each["indices"]))
+    return GpuRate(on_gpu, rate, rate * each["decode"], rate * (each["separation"] + each["indices"]))
+
+
+def _wall_seconds(run: Part, waves: Waves) -> float:
+    started = time.perf_counter()
+    run(waves)
+    return time.perf_counter() - started
 
 
 def _cpu_parts(sample: Sequence[BenchClip]) -> Iterator[tuple[str, float]]:
@@ -106,48 +115,28 @@ def _cpu_parts(sample: Sequence[BenchClip]) -> Iterator[tuple[str, float]]:
         yield name, sum(cpu_seconds(side, clip) for clip in sample) / len(sample)
 
 
-def _gpu_parts() -> dict[str, Callable[[str], Part]]:
-    return {"modulation": _modulation, "vggish": _vggish, "yamnet": _yamnet, "panns": _panns, "mn04": _mn04}
+def _gpu_parts(device: str) -> Iterator[tuple[str, Part]]:
+    """The name of each part, and the part as a function of waveforms [clips x signals, samples]."""
+    from acoustic_env.bench.tagging import NETWORK_RATE, random_cnn14
+    from acoustic_env.features.embedders import vggish, vggish_network, yamnet_network, yamnet_weights
+    from acoustic_env.features.embedders.cnn14 import Cnn14, Cnn14FrontEnd
+    from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
+    from acoustic_env.features.embedders.log_mel import LogMelPatches, PatchSteps
+    from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END, YAMNET_FRONT_END
 
-
-def _modulation(device: str) -> Part:
     block = ModulationBlock("fast")
     block.load(device)
-    return block.compute
-
-
-def _vggish(device: str) -> Part:
-    from acoustic_env.features.embedders.log_mel import LogMelPatches
-    from acoustic_env.features.embedders.vggish import LOG_OFFSET
-    from acoustic_env.features.embedders.vggish_network import VggishNetwork
-    from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END
-
-    return _network(LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False), VggishNetwork(), SAMPLE_RATE, device)
-
-
-def _yamnet(device: str) -> Part:
-    from acoustic_env.features.embedders.log_mel import LogMelPatches
-    from acoustic_env.features.embedders.weights_registry import YAMNET_FRONT_END
-    from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
-    from acoustic_env.features.embedders.yamnet_weights import LOG_OFFSET
-
-    return _network(LogMelPatches(YAMNET_FRONT_END, LOG_OFFSET, pads=True), YamnetNetwork(), SAMPLE_RATE, device)
-
-
-def _panns(device: str) -> Part:
-    from acoustic_env.bench.tagging import NETWORK_RATE, random_cnn14
-    from acoustic_env.features.embedders.cnn14 import Cnn14, Cnn14FrontEnd
-
+    yield "modulation", block.compute
+    front_end = LogMelPatches(VGGISH_FRONT_END, vggish.LOG_OFFSET, pads=False)
+    network = PatchSteps(vggish_network.VggishNetwork(), vggish_network.STEP_PATCHES)
+    yield "vggish", _network(front_end, network, SAMPLE_RATE, device)
+    front_end = LogMelPatches(YAMNET_FRONT_END, yamnet_weights.LOG_OFFSET, pads=True)
+    network = PatchSteps(yamnet_network.YamnetNetwork(), yamnet_network.STEP_PATCHES)
+    yield "yamnet", _network(front_end, network, SAMPLE_RATE, device)
     published = random_cnn14()[1]
-    network = Cnn14(published, use_winograd=device == "cpu")
-    return _network(Cnn14FrontEnd(published), network, NETWORK_RATE, device)
-
-
-def _mn04(device: str) -> Part:
-    from acoustic_env.bench.tagging import NETWORK_RATE
-    from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
-
-    return _network(Mn04FrontEnd(), Mn04().eval().fold(), NETWORK_RATE, device)
+    cnn14 = Cnn14(published, use_winograd=device == "cpu")
+    yield "panns", _network(Cnn14FrontEnd(published), cnn14, NETWORK_RATE, device)
+    yield "mn04", _network(Mn04FrontEnd(), Mn04().eval().fold(), NETWORK_RATE, device)
 
 
 def _network(front_end: Any, network: Any, rate: int, device: str) -> Part:
@@ -166,9 +155,3 @@ def _network(front_end: Any, network: Any, rate: int, device: str) -> Part:
                 embeddings.cpu()
 
     return run
-
-
-def _name(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else device

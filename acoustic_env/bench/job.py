@@ -27,8 +27,8 @@ import pyarrow as pa
 from acoustic_env.audio.signals import Engine
 from acoustic_env.bench.clips import Material
 from acoustic_env.clips.table import write_clips
-from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import AcousticEnvError
+from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.cluster import local_resources, workers_of_one_thread
 from acoustic_env.pipeline.extract import resolve_blocks
 from acoustic_env.pipeline.missing import pending_rows
@@ -119,7 +119,12 @@ def measure_job(material: Material, wanted: int | None, log: Log) -> JobResult:
         for engine in ("fast", "reference", "fast"):
             log(f"extract, {engine} engine, {clips} clips")
             runs.append(run_extract(str(short), engine))
-        reference, fast = runs[1], _mean(runs[0], runs[2])
+        first, reference, second = runs
+        fast = EngineRun(
+            (first.command_s + second.command_s) / 2,
+            (first.clips_per_second + second.clips_per_second) / 2,
+            max(first.worker_bytes, second.worker_bytes),
+        )
         many = material.clip_list(EFFICIENCY_CLIPS * clips)
         write_clips(many, str(long))
         efficiency = measure_efficiency(str(long), many, "fast", log)
@@ -167,13 +172,9 @@ def run_extract(url: str, engine: str, device: Device = "auto") -> EngineRun:
 def _record(command: list[str]) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     # A session of its own: Ctrl-C in the terminal reaches it once, from here.
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as process:
         try:
             out, err = process.communicate()
@@ -187,14 +188,6 @@ def _record(command: list[str]) -> dict[str, Any]:
         raise AcousticEnvError(msg)
     record: dict[str, Any] = json.loads(out)
     return record
-
-
-def _mean(first: EngineRun, second: EngineRun) -> EngineRun:
-    return EngineRun(
-        (first.command_s + second.command_s) / 2,
-        (first.clips_per_second + second.clips_per_second) / 2,
-        max(first.worker_bytes, second.worker_bytes),
-    )
 
 
 def _loop_seconds(clips: pa.Table, engine: Engine) -> float:

@@ -158,12 +158,9 @@ def _machine() -> str:
     import scipy
     import torch
 
-    model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = next(iter(names), platform.processor() or platform.machine())
     libraries = f"numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}"
     return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, {libraries}"

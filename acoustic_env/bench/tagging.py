@@ -13,6 +13,7 @@ from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
 from acoustic_env.bench.timing import Pair
 from acoustic_env.features.embedders.cnn14 import AudioTagging, Cnn14, Cnn14FrontEnd, PublishedCnn14
 from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
+from acoustic_env.features.embedders.onnx_runtime import OnnxOnCpu
 from acoustic_env.features.embedders.panns import published_class
 
 NETWORK_RATE = 32_000
@@ -34,10 +35,11 @@ def random_cnn14() -> tuple[nn.Module, PublishedCnn14]:
 
 
 def mn04() -> Pair:
-    """mn04 likewise: its authors' layers as they define them, clip by clip, and folded."""
-    plain, fast = Mn04().eval(), Mn04()
-    fast.load_state_dict(plain.state_dict())
-    sides = (nn.Sequential(Mn04FrontEnd(), network) for network in (plain, fast.fold()))
+    """mn04 likewise: its authors' layers as they define them, clip by clip, and as we run them."""
+    plain, folded = Mn04().eval(), Mn04()
+    folded.load_state_dict(plain.state_dict())
+    fast = OnnxOnCpu(folded.fold(), variable_axes=(0, 3))
+    sides = (nn.Sequential(Mn04FrontEnd(), network) for network in (plain, fast))
     return Pair(*(_run(side, step=1) for side in sides))
 
 

@@ -13,28 +13,28 @@ import numpy as np
 import torch
 from torch import nn
 
+from acoustic_env.bench import seeded_savedmodel
 from acoustic_env.bench.clips import BenchClip
 from acoustic_env.bench.timing import Pair
-from acoustic_env.features.embedders import seeded_savedmodel, vggish, yamnet_weights
+from acoustic_env.features.embedders import vggish, vggish_network, yamnet_network, yamnet_weights
 from acoustic_env.features.embedders.log_mel import LogMelPatches
 from acoustic_env.features.embedders.savedmodel import savedmodel
 from acoustic_env.features.embedders.weights import Arrays
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END, YAMNET_FRONT_END
-from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
 
 
 def vggish_pair() -> Pair:
     """VGGish on a clip's three signals, from waveform to embedding."""
     model, (arrays, details) = _seeded(seeded_savedmodel.write_vggish, vggish.convert_savedmodel)
     front_end = LogMelPatches(VGGISH_FRONT_END, vggish.LOG_OFFSET, pads=False)
-    return _pair(model, front_end, vggish.filled(arrays, "seeded", final_relu=bool(details["final_relu"])))
+    return _pair(model, front_end, vggish_network.vggish(arrays, "seeded", final_relu=bool(details["final_relu"])))
 
 
 def yamnet_pair() -> Pair:
     """YAMNet on a clip's three signals, from waveform to embedding and scores."""
     model, (arrays, _) = _seeded(seeded_savedmodel.write_yamnet, yamnet_weights.convert_savedmodel)
     front_end = LogMelPatches(YAMNET_FRONT_END, yamnet_weights.LOG_OFFSET, pads=True)
-    return _pair(model, front_end, yamnet_weights.filled(YamnetNetwork(), arrays, "seeded"))
+    return _pair(model, front_end, yamnet_network.yamnet(arrays, "seeded"))
 
 
 def _seeded(

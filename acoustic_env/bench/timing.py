@@ -1,4 +1,4 @@
-"""Timing of the benchmark: processor seconds of the two sides of a stage, seconds of the wall, one thread."""
+"""Timing of the benchmark: processor seconds of the two sides of a stage; one thread."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ def cpu_seconds(side: Side, clip: BenchClip) -> float:
     started = time.process_time()
     side(clip)
     return time.process_time() - started
-
-
-def wall_seconds(work: Callable[[], object]) -> float:
-    """Return the seconds until a call returns."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 @contextlib.contextmanager

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.select import recipe_labels, select
-from acoustic_env.clips.sources import LISTED_SCHEMA, describe_source, differing, listed_sources
-from acoustic_env.clips.table import ValidationIssue, load_clips
+from acoustic_env.clips.sources import contradictions, describe_source, listed_sources
+from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, describe_clips, file_rows, load_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import ClipError, UsageError
-from acoustic_env.io.location import local_path
+from acoustic_env.io.location import local_path, split_shard
 
 # Opens and decodes a clip: (uri, start_s, end_s, clip_id); raises ClipError.
 ReadClip = Callable[[str, float | None, float | None, str], object]
@@ -61,10 +60,10 @@ def check_clips(
         UsageError: the list itself cannot be read.
     """
     clips, issues = load_clips(url)
-    table = _numbered(clips, issues)
+    table = clips.select(CLIP_SCHEMA.names).append_column("row", pa.array(file_rows(clips, issues)))
     if clips.num_rows == 0:
         return Checked(0, issues, [], table)
-    issues += _label_issues(clips, recipe, audioset()) + _place_issues(clips)
+    issues += _label_issues(table, recipe, audioset()) + _place_issues(table)
     notes = _notes(clips)
     if recipe is not None and not issues:
         try:
@@ -73,7 +72,7 @@ def check_clips(
             issues.append(ValidationIssue(None, "labels", str(error)))
     if read is not None:
         skipped = {issue.row for issue in issues}
-        issues += _read_issues(clips, read, skipped, progress)
+        issues += _read_issues(table, read, skipped, progress)
     return Checked(clips.num_rows, issues, notes, table)
 
 
@@ -87,32 +86,19 @@ def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[ValidationIss
         The issues of each list that contradicts an earlier one, by name.
     """
     issues: dict[str, list[ValidationIssue]] = {}
-    names = list(lists)
-    seen = LISTED_SCHEMA.append(pa.field("row", pa.int64())).append(pa.field("list", pa.int32())).empty_table()
-    for number, name in enumerate(names):
-        valid = pc.and_(pc.is_valid(lists[name]["clip_id"]), pc.is_valid(lists[name]["uri"]))
-        table = lists[name].filter(valid)
-        listed = listed_sources(table).append_column("row", table["row"])
-        listed = listed.append_column("list", pa.array(np.full(len(listed), number, np.int32)))
-        before = pc.index_in(listed["clip_id"], value_set=seen["clip_id"])
-        again = listed.filter(pc.is_valid(before))
-        first = seen.take(before.drop_null())
-        for row in np.flatnonzero(differing(first, again)).tolist():
-            one, other = first.slice(row, 1).to_pylist()[0], again.slice(row, 1).to_pylist()[0]
-            message = (
-                f"{other['clip_id']!r} is {describe_source(other)} here, and in {names[one['list']]}, "
-                f"row {one['row']:,}, {describe_source(one)}"
-            )
-            issues.setdefault(name, []).append(ValidationIssue(other["row"], "clip_id", message))
-        seen = pa.concat_tables([seen, listed.filter(pc.is_null(before))])
+    for one, other in contradictions((name, _sources(table)) for name, table in lists.items()):
+        message = (
+            f"{other['clip_id']!r} is {describe_source(other)} here, and in {one['list']}, "
+            f"row {one['row']:,}, {describe_source(one)}"
+        )
+        issues.setdefault(other["list"], []).append(ValidationIssue(other["row"], "clip_id", message))
     return issues
 
 
-def _numbered(clips: pa.Table, issues: Sequence[ValidationIssue]) -> pa.Table:
-    """Number the clips by their row in the file, which has rows with a wrong number of cells as well."""
-    ragged = {issue.row for issue in issues if issue.row is not None and issue.column is None}
-    rows = np.arange(1, clips.num_rows + len(ragged) + 1)
-    return clips.append_column("row", pa.array(rows[~np.isin(rows, sorted(ragged))][: clips.num_rows]))
+def _sources(table: pa.Table) -> pa.Table:
+    """Return the sources of the clips that have an id and a location, with their `row`."""
+    table = table.filter(pc.and_(pc.is_valid(table["clip_id"]), pc.is_valid(table["uri"])))
+    return listed_sources(table).append_column("row", table["row"])
 
 
 def _label_issues(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) -> list[ValidationIssue]:
@@ -129,7 +115,7 @@ def _label_issues(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) ->
         return []
     return [
         ValidationIssue(row, "labels", f"unknown label {label!r}: {where}")
-        for row, of in enumerate(clips["labels"].to_pylist(), start=1)
+        for row, of in zip(clips["row"].to_pylist(), clips["labels"].to_pylist(), strict=True)
         for label in dict.fromkeys(of or [])
         if label in unknown
     ]
@@ -139,10 +125,10 @@ def _place_issues(clips: pa.Table) -> list[ValidationIssue]:
     """Find local files that do not exist; locations behind a protocol are left to `read`."""
     missing: dict[str, str | None] = {}
     issues = []
-    for row, uri in enumerate(clips["uri"].to_pylist(), start=1):
+    for row, uri in zip(clips["row"].to_pylist(), clips["uri"].to_pylist(), strict=True):
         if not uri:
             continue
-        outer = uri.partition("::")[2] if uri.startswith(("tar://", "parquet://")) else uri
+        outer = split_shard(uri)[1]
         if outer not in missing:
             missing[outer] = _missing(outer)
         if missing[outer] is not None:
@@ -167,21 +153,21 @@ def _read_issues(
             return ("start_s" if error.code == "no_such_segment" else "uri"), str(error)
         return None
 
-    numbered = [(number, row) for number, row in enumerate(clips.to_pylist(), start=1) if number not in skipped]
+    rows = [row for row in clips.to_pylist() if row["row"] not in skipped]
     with ThreadPoolExecutor(READERS) as pool:
-        outcomes = pool.map(attempt, (row for _, row in numbered))
-        for done, ((number, _), outcome) in enumerate(zip(numbered, outcomes, strict=True), start=1):
+        for done, (row, outcome) in enumerate(zip(rows, pool.map(attempt, rows), strict=True), start=1):
             if outcome is not None:
-                yield ValidationIssue(number, *outcome)
+                yield ValidationIssue(row["row"], *outcome)
             if progress is not None:
-                progress(done, len(numbered))
+                progress(done, len(rows))
 
 
 def _notes(clips: pa.Table) -> list[str]:
-    labels = pc.list_flatten(clips["labels"])
-    groups = pc.count_distinct(clips["group"]).as_py()
+    notes = [describe_clips(clips)]
     unlabeled = pc.sum(pc.equal(pc.list_value_length(clips["labels"]), 0)).as_py() or 0
-    notes = [f"{clips.num_rows:,} clips in {groups:,} groups, {pc.count_distinct(labels).as_py():,} labels"]
     if unlabeled:
         notes.append(f"{unlabeled:,} clips without labels")
+    further = [name for name in clips.column_names if name not in CLIP_SCHEMA.names]
+    if further:
+        notes.append(f"further columns, carried through: {', '.join(further)}")
     return notes

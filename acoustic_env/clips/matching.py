@@ -205,7 +205,7 @@ class _Table:
         np.cumsum(np.bincount(bits, minlength=1 << BITS), out=self.begins[1:])
 
     def hits(self, low: int, high: int) -> tuple[Ints, Ints]:
-        """Frames (query, met) of the landmarks low to high with every frame their probes meet."""
+        """Return the frames (query, met) of the landmarks low to high with every frame their probes meet."""
         queries = self.signatures.landmarks[low:high]
         probes = _probes(self.signatures.bits[queries], self.signatures.weakest[low:high])
         begin, end = self.begins[probes], self.begins[probes + 1]

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.ontology import Ontology, audioset
+from acoustic_env.clips.table import CLASS_COLUMN
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
-
-CLASS_COLUMN: Final = "class"
 
 EXCLUDED: Final = "carry an excluded label"
 NO_CLASS: Final = "carry no label of a class"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.location import FILE_SCHEME, local_path
+from acoustic_env.io.location import FILE_SCHEME, SHARD_SCHEMES, local_path, split_shard
 
 SOURCE_COLUMNS: Final = ("uri", "start_s", "end_s")
 LISTED_SCHEMA: Final = pa.schema(
     [("clip_id", pa.string()), ("uri", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]
 )
-CONTAINERS: Final = ("tar://", "parquet://")
 SAME_TIME_S: Final = 1e-6
 # AudioSet's released embeddings name a video and a start in ms, but no place (clips.audioset.NO_AUDIO).
 UNPLACED: Final = r"^audioset://[^/]+/(?P<ms>[0-9]+)$"
@@ -47,7 +46,7 @@ def canonical_uris(uris: pa.Array) -> pa.Array:
     ['/data/a.wav', 's3://b/a.wav?v=2']
     """
     path = pc.and_(pc.starts_with(uris, "/"), pc.invert(pc.match_substring_regex(uris, r"/(\.{0,2}/|\.{0,2}$)")))
-    own = [pc.starts_with(uris, prefix) for prefix in (*CONTAINERS, FILE_SCHEME)]
+    own = [pc.starts_with(uris, prefix) for prefix in (*SHARD_SCHEMES, FILE_SCHEME)]
     url = pc.and_(pc.match_substring(uris, "://"), pc.invert(pc.or_(pc.or_(own[0], own[1]), own[2])))
     plain = pc.and_(pc.or_(path, url), pc.invert(pc.match_substring(uris, "?")))
     others = pc.fill_null(pc.invert(plain), False)
@@ -60,7 +59,7 @@ def canonical_uris(uris: pa.Array) -> pa.Array:
 
 
 def _canonical(uri: str, known: dict[str, str]) -> str:
-    inner, separator, outer = uri.partition("::") if uri.startswith(CONTAINERS) else ("", "", uri)
+    inner, outer = split_shard(uri)
     if outer not in known:
         path = local_path(outer)
         if path is not None:
@@ -68,7 +67,7 @@ def _canonical(uri: str, known: dict[str, str]) -> str:
         else:
             unsigned = re.sub(rf"(?<=[?&]){SIGNATURE}=[^&]*(&|$)", "", outer)
             known[outer] = unsigned.rstrip("?&") if unsigned != outer else outer
-    return f"{inner}{separator}{known[outer]}"
+    return f"{inner}{known[outer]}"
 
 
 def differing(one: pa.Table, other: pa.Table) -> Bools:
@@ -197,3 +196,30 @@ def unreconciled(one: pa.Table, other: pa.Table, relocations: Sequence[Relocatio
             differs &= differing(one, other)
         explained.append(before - int(differs.sum()))
     return differs, explained
+
+
+def contradictions(
+    lists: Iterable[tuple[str, pa.Table]], relocations: Sequence[Relocation] = ()
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the earlier and the later source of each id that is of different audio in two lists, with their `list`.
+
+    >>> rows = [pa.table({"clip_id": ["a"], "uri": [uri], "start_s": [0.0], "end_s": [1.0]}) for uri in ("/a", "/b")]
+    >>> [(one["uri"], other["list"]) for one, other in contradictions(zip(["first", "second"], rows))]
+    [('/a', 'second')]
+
+    Args:
+        lists: name of each list, and its clips as `listed_sources` gives them, further columns allowed.
+        relocations: of audio that moved between an earlier and a later list.
+    """
+    names: list[str] = []
+    seen: pa.Table | None = None
+    for name, listed in lists:
+        listed = listed.append_column("list", pa.array(np.full(len(listed), len(names), np.int32)))
+        names.append(name)
+        seen = listed.schema.empty_table() if seen is None else seen
+        before = pc.index_in(listed["clip_id"], value_set=seen["clip_id"].combine_chunks())
+        first, again = seen.take(before.drop_null()), listed.filter(pc.is_valid(before))
+        differs, _ = unreconciled(first, again, relocations)
+        for one, other in zip(first.filter(differs).to_pylist(), again.filter(differs).to_pylist(), strict=True):
+            yield {**one, "list": names[one["list"]]}, {**other, "list": name}
+        seen = pa.concat_tables([seen, listed.filter(pc.is_null(before))])

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import for_arrow, read_bytes, write_bytes
+from acoustic_env.io.location import split_shard
 
 CLIP_SCHEMA: Final = pa.schema(
     [
@@ -28,6 +31,7 @@ CLIP_SCHEMA: Final = pa.schema(
     ]
 )
 REQUIRED: Final = ("clip_id", "uri")
+CLASS_COLUMN: Final = "class"  # added by clips.select: no further column of a list may have this name
 MAX_SHOWN_ISSUES: Final = 20
 PARQUET_MAGIC: Final = b"PAR1"
 
@@ -75,11 +79,12 @@ def read_clips(url: str) -> pa.Table:
         url: CSV or Parquet, told apart by content. `clip_id` and `uri` must be there; a missing `labels`, `start_s`,
             `end_s`, `fold` or `source` column is filled with empty values, a missing or empty `group` with the clip's
             id. In CSV the labels of a clip are comma-separated in one quoted cell; a label that itself holds a
-            comma is quoted once more inside the cell.
+            comma is quoted once more inside the cell. Further columns (site, recorder, license) are kept: as they
+            are in Parquet, as text in CSV.
 
     Returns:
-        A table of `CLIP_SCHEMA`, rows in the file's order. Relative local paths are made absolute, from the current
-        folder: the processes that open them may run elsewhere.
+        A table of `CLIP_SCHEMA` and the further columns, rows in the file's order. Relative local paths are made
+        absolute, from the current folder: the processes that open them may run elsewhere.
 
     Raises:
         UsageError: the file is missing or damaged, or rows are wrong; lists the issues with file, row and column.
@@ -107,17 +112,30 @@ def load_clips(url: str) -> tuple[pa.Table, list[ValidationIssue]]:
     if any(issue.row is None for issue in issues):
         return CLIP_SCHEMA.empty_table(), issues
     table, bad_values = _to_schema(raw)
-    skipped = sorted(issue.row for issue in issues if issue.row is not None)
-    return table, issues + [_in_file(issue, skipped) for issue in bad_values + row_issues(table)]
+    rows = file_rows(table, issues)
+    found = [replace(issue, row=issue.row and int(rows[issue.row - 1])) for issue in bad_values + row_issues(table)]
+    return table, issues + found
+
+
+def file_rows(table: pa.Table, issues: Sequence[ValidationIssue]) -> npt.NDArray[np.int64]:
+    """Return the row of each clip in its file, from 1: the table lacks rows with a wrong number of cells."""
+    ragged = [issue.row for issue in issues if issue.row is not None and issue.column is None]
+    rows = np.arange(1, table.num_rows + len(ragged) + 1)
+    return rows[~np.isin(rows, ragged)]
 
 
 def write_clips(table: pa.Table, url: str) -> None:
     """Write a clip list: CSV when the URL ends in .csv, else Parquet; whole or not at all.
 
+    Args:
+        table: of `CLIP_SCHEMA`; further columns are written after its own.
+        url: the file.
+
     Raises:
         UsageError: rows are wrong (as in `read_clips`), or the place cannot be written.
     """
-    table = table.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
+    schema = pa.schema([*CLIP_SCHEMA, *(field for field in table.schema if field.name not in CLIP_SCHEMA.names)])
+    table = table.select(schema.names).cast(schema)
     raise_issues(url, row_issues(table))
     if url.lower().endswith(".csv"):
         write_bytes(url, _csv_bytes(table))
@@ -132,11 +150,39 @@ def write_clips(table: pa.Table, url: str) -> None:
 def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """Make a table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, `group` the clip's id.
 
-    >>> clip_table([{"clip_id": "a", "uri": "/a.wav"}])["group"].to_pylist()
-    ['a']
+    >>> clip_table([{"clip_id": "a", "uri": "/a.wav", "site": "dune"}]).to_pylist()[0]["site"]
+    'dune'
     """
     filled = [{"labels": [], "group": row["clip_id"], **row} for row in rows]
-    return pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
+    table = pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
+    for name in dict.fromkeys(name for row in filled for name in row if name not in CLIP_SCHEMA.names):
+        table = table.append_column(name, pa.array([row.get(name) for row in filled]))
+    return table
+
+
+def join_lists(lists: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of clip lists, one list after the other; a further column that one lacks is null there.
+
+    Raises:
+        UsageError: a further column is of different types in two lists; names it.
+    """
+    try:
+        return pa.concat_tables(lists, promote_options="default")
+    except pa.ArrowException as error:
+        msg = f"the clip lists cannot be joined: {error}; write the column with one type in every list"
+        raise UsageError(msg) from error
+
+
+def describe_clips(clips: pa.Table) -> str:
+    """Return how many clips, groups and labels there are as text.
+
+    >>> describe_clips(clip_table([{"clip_id": "a", "uri": "/a.wav", "labels": ["rain"]}]))
+    '1 clips in 1 groups, 1 labels'
+    """
+    groups, labels = (
+        pc.count_distinct(column).as_py() for column in (clips["group"], pc.list_flatten(clips["labels"]))
+    )
+    return f"{clips.num_rows:,} clips in {groups:,} groups, {labels:,} labels"
 
 
 def absolute_uris(table: pa.Table) -> pa.Table:
@@ -146,10 +192,10 @@ def absolute_uris(table: pa.Table) -> pa.Table:
 
 
 def _absolute(uri: str) -> str:
-    inner, separator, outer = uri.partition("::") if uri.startswith(("tar://", "parquet://")) else ("", "", uri)
+    inner, outer = split_shard(uri)
     if "://" in outer or outer.startswith("/") or not outer:
         return uri
-    return f"{inner}{separator}{Path(outer).absolute()}"
+    return f"{inner}{Path(outer).absolute()}"
 
 
 def row_issues(table: pa.Table) -> list[ValidationIssue]:
@@ -173,15 +219,6 @@ def row_issues(table: pa.Table) -> list[ValidationIssue]:
     folds = table["fold"]
     issues += _issues_where(pc.less(folds, 0), "fold", lambda row: f"{folds[row].as_py()} is not a fold (0, 1, ...)")
     return issues + _label_issues(table["labels"])
-
-
-def _in_file(issue: ValidationIssue, skipped: Sequence[int]) -> ValidationIssue:
-    """Count the issue's row in the file, which has the `skipped` rows as well."""
-    row = issue.row
-    for missing in skipped:
-        if row is not None and missing <= row:
-            row += 1
-    return replace(issue, row=row)
 
 
 def _label_issues(labels: pa.ChunkedArray) -> list[ValidationIssue]:
@@ -256,16 +293,13 @@ def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[ValidationIssue]]:
 
 def _column_issues(raw: pa.Table) -> list[ValidationIssue]:
     names = raw.schema.names
-    known = ", ".join(CLIP_SCHEMA.names)
     issues = [
-        ValidationIssue(None, name, f"unknown column; expected some of: {known}")
-        for name in names
-        if name not in CLIP_SCHEMA.names
-    ]
-    issues += [
         ValidationIssue(None, name, "appears twice")
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
+    if CLASS_COLUMN in names:
+        message = "is the name of the column that a recipe's selection adds; give this column another name"
+        issues.append(ValidationIssue(None, CLASS_COLUMN, message))
     issues += [ValidationIssue(None, name, "the column is missing") for name in REQUIRED if name not in names]
     if raw.num_rows == 0:
         issues.append(ValidationIssue(None, None, "the list holds no clips"))
@@ -285,7 +319,11 @@ def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[ValidationIssue]]:
             columns[field.name] = _cast(raw[field.name], field, issues)
     columns["group"] = pc.if_else(pc.equal(columns["group"], ""), pa.scalar(None, pa.string()), columns["group"])
     columns["group"] = pc.coalesce(columns["group"], columns["clip_id"])
-    return pa.table(columns, schema=CLIP_SCHEMA), issues
+    table = pa.table(columns, schema=CLIP_SCHEMA)
+    for name in raw.schema.names:
+        if name not in CLIP_SCHEMA.names:
+            table = table.append_column(raw.schema.field(name), raw[name])
+    return table, issues
 
 
 def _cast(values: pa.ChunkedArray, field: pa.Field, issues: list[ValidationIssue]) -> pa.ChunkedArray:
@@ -344,8 +382,8 @@ def join_labels(labels: Sequence[str]) -> str:
 def _csv_bytes(table: pa.Table) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CLIP_SCHEMA.names)
-    columns = [table[name].to_pylist() for name in CLIP_SCHEMA.names]
-    columns[CLIP_SCHEMA.names.index("labels")] = [join_labels(labels) for labels in table["labels"].to_pylist()]
-    writer.writerows(zip(*columns, strict=True))
+    writer.writerow(table.column_names)
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
+    writer.writerows(zip(*columns.values(), strict=True))
     return buffer.getvalue().encode()

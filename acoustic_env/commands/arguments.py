@@ -94,6 +94,18 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def positive(text: str) -> int:
+    """Read a count of 1 or more.
+
+    >>> positive("12")
+    12
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
 def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overrides: Mapping[str, Any] | None) -> None:
     """Add an option for each field of a settings class.
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
 from acoustic_env.commands.arguments import RenamedOption, add_settings, given, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
-from acoustic_env.config import SampleSettings, from_mapping
+from acoustic_env.config import from_mapping
+from acoustic_env.options import SampleSettings
 
 PLAN: Final = "Compute how many clip-label rows to annotate for an interval of a wanted half-width, by design."
 
@@ -118,17 +119,9 @@ def draw(arguments: argparse.Namespace) -> int:
 
 def estimate_accuracy(arguments: argparse.Namespace) -> int:
     """Print label accuracy from an annotated sample; see ESTIMATE."""
-    from acoustic_env.audit.annotations import check_annotations
-    from acoustic_env.audit.estimate import estimate
-    from acoustic_env.audit.table import read_table
-    from acoustic_env.clips.table import read_clips
+    from acoustic_env.api import estimate
 
-    annotations = check_annotations(read_table(arguments.annotations), arguments.annotations)
-    groups = None
-    if arguments.clips:
-        clips = read_clips(arguments.clips)
-        groups = dict(zip(clips["clip_id"].to_pylist(), clips["group"].to_pylist(), strict=True))
-    found = estimate(read_table(arguments.sample), annotations, arguments.sample, groups)
+    found = estimate(arguments.sample, arguments.annotations, arguments.clips)
     print(json.dumps(plain(found)) if arguments.json else "\n".join(_describe(found)))
     return 0
 

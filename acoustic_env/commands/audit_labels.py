@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from acoustic_env.commands.arguments import RenamedOption, add_settings, given, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
-from acoustic_env.config import RelabelSettings, from_mapping
+from acoustic_env.config import from_mapping
+from acoustic_env.options import RelabelSettings
 
 RELABEL: Final = """\
 Write the next version of the labels table. Answers decide first. The ranking decides a label without an answer only
@@ -91,7 +92,7 @@ def relabel_clips(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.labels, written.version)
     if arguments.json:
         counted = {"actions": manifest["actions"], "rows": manifest["rows"]}
-        print(json.dumps(asdict(written) | counted | {"rules": [rule.as_dict() for rule in relabeled.rules]}))
+        print(json.dumps(asdict(written) | counted | {"rules": plain([asdict(rule) for rule in relabeled.rules])}))
         return 0
     counts = ", ".join(f"{action} {n:,}" for action, n in manifest["actions"].items())
     state = "written" if written.new else "unchanged: no new version"

@@ -39,8 +39,7 @@ def add_parser(commands: Any) -> None:
 
 def rank_labels(arguments: argparse.Namespace) -> int:
     """Rank the labels of a study; see RANK."""
-    from acoustic_env.audit.rank import NOT_A_RATE
-    from acoustic_env.audit.rank_study import rank_study
+    from acoustic_env.audit.rank import NOT_A_RATE, rank_study
     from acoustic_env.audit.table import read_table, streamed
     from acoustic_env.clips.ontology import audioset
     from acoustic_env.io.documents import load_recipe

@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from acoustic_env.commands.arguments import names
+from acoustic_env.commands.arguments import names, positive
 
 if TYPE_CHECKING:
     from acoustic_env.bench.gpu import GpuResult
@@ -46,10 +46,10 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser.add_argument("--stages", type=names, default=(), metavar="A,B", help="Stages to measure. Default: all.")
     parser.add_argument(
-        "--num-clips", type=_positive, default=12, metavar="N", help="Number of clips of each stage. Default: 12."
+        "--num-clips", type=positive, default=12, metavar="N", help="Number of clips of each stage. Default: 12."
     )
     parser.add_argument(
-        "--num-job-clips", type=_positive, metavar="N", help="Number of clips of extract. Default: 100 per CPU."
+        "--num-job-clips", type=positive, metavar="N", help="Number of clips of extract. Default: 100 per CPU."
     )
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.set_defaults(run=bench)
@@ -122,10 +122,3 @@ def _job_lines(job: JobResult, source: str) -> list[str]:
         f"fast job, {efficiency.clips} clips: {efficiency.job_clips_per_second:.2f} clips/s; a plain loop of the same "
         f"kernels {efficiency.loop_clips_per_second:.2f}: efficiency {efficiency.ratio:.2f}",
     ]
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number

@@ -31,6 +31,12 @@ _BUILT_IN: Final = {
     "folder": ("acoustic_env.clips.readers.folder:FolderReader", "a folder of audio files, label = folder"),
     "tar": ("acoustic_env.clips.readers.tar:TarReader", "tar shards with WebDataset naming"),
     "parquet": ("acoustic_env.clips.readers.parquet:ParquetReader", "Parquet files that hold encoded audio"),
+    "urbansound8k": ("acoustic_env.clips.readers.urbansound8k:UrbanSound8KReader", "UrbanSound8K"),
+    "esc50": ("acoustic_env.clips.readers.esc50:ESC50Reader", "ESC-50 or ESC-10"),
+    "fsd50k": ("acoustic_env.clips.readers.fsd50k:FSD50KReader", "FSD50K, by its labels or its tags"),
+    "fsdkaggle2019": ("acoustic_env.clips.readers.fsdkaggle2019:FSDKaggle2019Reader", "FSDKaggle2019"),
+    "tsv": ("acoustic_env.clips.readers.tsv:TSVReader", "a TSV file of audio names and labels"),
+    "huggingface": ("acoustic_env.clips.readers.huggingface:HuggingFaceReader", "a Hugging Face audio data set"),
 }
 READERS: Final[Registry[type[Reader]]] = Registry(
     "readers", "reader of clip lists", {name: target for name, (target, _) in _BUILT_IN.items()}
@@ -114,7 +120,7 @@ def _make_list(reader: Reader, arguments: argparse.Namespace) -> int:
     import pyarrow.compute as pc
 
     from acoustic_env.clips.select import select
-    from acoustic_env.clips.table import CLIP_SCHEMA, absolute_uris, write_clips
+    from acoustic_env.clips.table import CLASS_COLUMN, absolute_uris, write_clips
 
     clips, recipe = reader.read(arguments, partial(print, file=sys.stderr)), _recipe(arguments)
     left_out: dict[str, list[str]] = {}
@@ -122,7 +128,7 @@ def _make_list(reader: Reader, arguments: argparse.Namespace) -> int:
         print(*label_summary(clips), sep="\n", file=sys.stderr)
     else:
         selection = select(clips, recipe)
-        clips, left_out = selection.clips.select(CLIP_SCHEMA.names), selection.left_out
+        clips, left_out = selection.clips.drop_columns(CLASS_COLUMN), selection.left_out
         print(*selection.summary(), sep="\n", file=sys.stderr)
     write_clips(absolute_uris(clips), arguments.out)
     if arguments.json:
@@ -147,9 +153,10 @@ def label_summary(clips: pa.Table) -> list[str]:
     """Describe how many clips, groups and labels there are, and the most frequent labels."""
     import pyarrow.compute as pc
 
+    from acoustic_env.clips.table import describe_clips
+
     counts = Counter(pc.list_flatten(clips["labels"]).to_pylist())
-    groups = pc.count_distinct(clips["group"]).as_py()
-    lines = [f"{clips.num_rows:,} clips in {groups:,} groups, {len(counts):,} labels"]
+    lines = [describe_clips(clips)]
     if counts:
         common = ", ".join(f"{label} {count:,}" for label, count in counts.most_common(10))
         lines.append(f"labels: {common}{', ...' if len(counts) > 10 else ''}")

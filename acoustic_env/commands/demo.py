@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from acoustic_env.commands.arguments import RenamedOption, url
+from acoustic_env.commands.arguments import RenamedOption, positive, url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem
@@ -29,7 +29,7 @@ def add_parsers(subparsers: Any) -> None:
         "--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s."
     )
     parser.add_argument(
-        "--num-clips", type=int, default=240, metavar="N", help="Synthetic clips. Default: %(default)s."
+        "--num-clips", type=positive, default=240, metavar="N", help="Synthetic clips. Default: %(default)s."
     )
     parser.add_argument("--scenes", action=RenamedOption, const="--num-clips")
     parser.add_argument(

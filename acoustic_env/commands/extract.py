@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
 import signal
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from acoustic_env.commands.arguments import add_settings, given, url
-from acoustic_env.config import ExtractSettings, from_mapping
+from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
+from acoustic_env.config import from_mapping
 from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
 from acoustic_env.io.documents import read_mapping
+from acoustic_env.io.location import local_path
+from acoustic_env.options import ExtractSettings
 
 if TYPE_CHECKING:
     from acoustic_env.pipeline.record import RunRecord
@@ -69,6 +70,11 @@ def run(namespace: argparse.Namespace) -> int:
     from acoustic_env.pipeline.extract import extract
 
     settings = read_settings(namespace)
+    check_inputs(clips=settings.clips)
+    folder = local_path(settings.store)
+    if folder is not None and folder.is_file():
+        msg = f"{settings.store}: is a file, not a feature store; --store is a folder or another URL"
+        raise UsageError(msg)
     previous = signal.signal(signal.SIGTERM, _terminate)
     too_many: TooManyFailures | None = None
     try:
@@ -78,7 +84,7 @@ def run(namespace: argparse.Namespace) -> int:
     except TooManyFailures as error:
         too_many, record = error, cast("RunRecord", error.record)
     except Exception as error:
-        error.add_note(f"stopped by an error; what is finished is kept. To resume: {resume_command(settings)}")
+        error.add_note(f"stopped by an error; what is finished is kept. To resume: {namespace.resume}")
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -110,25 +116,6 @@ def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
     return from_mapping(ExtractSettings, values, where)
 
 
-def resume_command(settings: ExtractSettings) -> str:
-    """The command line that does the same run again (and so resumes it)."""
-    words = ["acoustic-env", "extract"]
-    for name, field in ExtractSettings.model_fields.items():
-        value = getattr(settings, name)
-        if value == field.default:
-            continue
-        option = "--" + name.replace("_", "-")
-        if name == "relocated":
-            words += [word for pair in value for word in (option, pair)]
-        elif isinstance(value, bool):
-            words += [option]
-        elif isinstance(value, tuple):
-            words += [option, ",".join(value)]
-        else:
-            words += [option, str(value)]
-    return shlex.join(words)
-
-
 def summary(record: RunRecord, store: str) -> str:
     """Return the last line of a run.
 
@@ -150,7 +137,10 @@ def summary(record: RunRecord, store: str) -> str:
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Print a line above the progress bar, where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -8,20 +8,23 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from acoustic_env.commands.arguments import check_inputs, url
+from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
+from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
+from acoustic_env.options import CompareSettings, StudySettings, TrainSettings, TuneSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from acoustic_env.config import ClassifierSettings, Recipe
+    from acoustic_env.config import Recipe
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import Study
     from acoustic_env.store.feature_store import FeatureStore
 
-KINDS: Final = "mlp, xgboost, logistic, random_forest, gradient_boosting, svm, knn, or one of another package"
+S = TypeVar("S", bound=StudySettings)
+
 TRAIN: Final = """\
 Train a classifier on the clips of a list with the features of a store, by a recipe.
 
@@ -68,29 +71,18 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     """Add the commands of learning."""
-    train = _command(subparsers, "train", TRAIN, TRAIN_EXAMPLES, run_train, "BUNDLE", "Folder of the bundle.")
-    _add_study_options(train)
-    train.add_argument("--model", metavar="KIND", help=f"Kind of the classifier: {KINDS}; default: the recipe's.")
-    train.add_argument("--ensemble", type=int, metavar="N", help="Models averaged; default: the recipe's.")
-    train.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of an MLP; 0 for this process.")
-    train.add_argument("--settings", type=url, metavar="FILE", help="Classifier settings (YAML or JSON, as of `tune`).")
-    train.add_argument("--checkpoints", type=url, metavar="URL", help="Checkpoints of the workers; every node sees it.")
-    _add_address(train)
-
-    tune = _command(subparsers, "tune", TUNE, "", run_tune, "DIR", "Folder of the search and its table.")
-    _add_study_options(tune)
-    tune.add_argument("--model", metavar="KIND", help=f"Kind of the classifier: {KINDS}; default: the recipe's.")
-    tune.add_argument("--settings", type=url, metavar="FILE", help="Settings that are not searched (YAML or JSON).")
-    tune.add_argument("--trials", type=int, default=100, metavar="N", help="Trials in all (default: %(default)s).")
-    _add_address(tune)
-
-    study = _command(subparsers, "study", STUDY, "", run_study_command, "DIR", "Folder of the table.")
-    _add_study_options(study)
-    study.add_argument("--model", type=_names, metavar="KIND,KIND", help="Kinds to compare; default: the recipe's.")
-    study.add_argument(
-        "--every-fold",
-        action="store_true",
-        help="Predict test folds, too; results can no longer be used for model selection.",
+    place = {"type": url, "metavar": "FILE"}
+    train = _command(subparsers, "train", TRAIN, TRAIN_EXAMPLES, run_train)
+    out = {"metavar": "BUNDLE", "help": "Folder of the bundle."}
+    _add_study(
+        train, TrainSettings, out, model={"metavar": "KIND"}, settings=place, checkpoints=place | {"metavar": "URL"}
+    )
+    tune = _command(subparsers, "tune", TUNE, "", run_tune)
+    out = {"metavar": "DIR", "help": "Folder of the search and its table."}
+    _add_study(tune, TuneSettings, out, model={"metavar": "KIND"}, settings=place)
+    study = _command(subparsers, "study", STUDY, "", run_study_command)
+    _add_study(
+        study, CompareSettings, {"metavar": "DIR", "help": "Folder of the table."}, model={"metavar": "KIND,KIND"}
     )
 
     evaluate = _command(subparsers, "evaluate", EVALUATE, "", run_evaluate)
@@ -98,102 +90,74 @@ def add_parsers(subparsers: Any) -> None:
     evaluate.add_argument("--clips", type=url, metavar="LIST", required=True, help="Clip list with labels.")
     evaluate.add_argument("--store", type=url, metavar="URL", required=True, help="Feature store.")
 
-    predict = _command(subparsers, "predict", PREDICT, PREDICT_EXAMPLES, run_predict, "FILE.parquet", "Table to write.")
+    predict = _command(subparsers, "predict", PREDICT, PREDICT_EXAMPLES, run_predict)
+    predict.add_argument("--out", type=url, metavar="FILE.parquet", required=True, help="Table to write.")
     predict.add_argument("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
     predict.add_argument("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
     predict.add_argument("--store", type=url, metavar="URL", help="Feature store.")
     predict.add_argument("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
 
 
-def _command(
-    subparsers: Any, name: str, description: str, epilog: str, run: Any, out: str = "", about_out: str = ""
-) -> Any:
+def _command(subparsers: Any, name: str, description: str, epilog: str, run: Any) -> Any:
     layout = argparse.RawDescriptionHelpFormatter
     parser = subparsers.add_parser(name, description=description, epilog=epilog, formatter_class=layout)
-    if out:
-        parser.add_argument("--out", type=url, metavar=out, required=True, help=about_out)
     parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
     parser.set_defaults(run=run)
     return parser
 
 
-def _add_address(parser: Any) -> None:
-    text = "Ray cluster to join (default: RAY_ADDRESS, else this machine)."
-    parser.add_argument("--address", metavar="ADDRESS", help=text)
-
-
-def _add_study_options(parser: Any) -> None:
-    text = "Clip list, Parquet or CSV, at any fsspec URL."
-    parser.add_argument("--clips", type=url, metavar="LIST", required=True, help=text)
-    text = "Feature store: a folder or s3://bucket/prefix."
-    parser.add_argument("--store", type=url, metavar="URL", required=True, help=text)
-    parser.add_argument("--recipe", type=url, metavar="R", required=True, help="Recipe: a name or a YAML file.")
-    text = "Feature blocks, instead of the recipe's."
-    parser.add_argument("--blocks", type=_names, default=(), metavar="B,B", help=text)
-    parser.add_argument("--signals", type=_names, default=(), metavar="S,S", help="Signals, instead of the recipe's.")
-    text = "Version of a block that the store has in several."
-    options: dict[str, Any] = {"action": "append", "default": [], "metavar": "BLOCK=FINGERPRINT"}
-    parser.add_argument("--version", type=_version, help=text, **options)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _version(text: str) -> tuple[str, str]:
-    block, equals, fingerprint = text.partition("=")
-    if not equals:
-        msg = f"{text!r} is not BLOCK=FINGERPRINT"
-        raise argparse.ArgumentTypeError(msg)
-    return block, fingerprint
+def _add_study(parser: Any, kind: type[StudySettings], out: dict[str, Any], **others: dict[str, Any]) -> None:
+    required: dict[str, Any] = {"type": url, "required": True}
+    add_settings(
+        parser,
+        kind,
+        clips=required | {"metavar": "LIST"},
+        store=required | {"metavar": "URL"},
+        recipe=required | {"metavar": "R"},
+        out=required | out,
+        version={"action": "append", "metavar": "BLOCK=FINGERPRINT"},
+        **others,
+    )
 
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _recipe(namespace: argparse.Namespace) -> Recipe:
-    """Read the recipe, with the classifier of --settings and the options."""
-    from acoustic_env.io.documents import load_recipe
+def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:
+    """Read the options and their recipe, with the classifier of --settings and the options."""
+    from acoustic_env.io.documents import load_recipe, read_mapping
 
-    check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
-    recipe = load_recipe(namespace.recipe)
-    return recipe.replace(model=model_settings(recipe.model, namespace))
-
-
-def model_settings(base: ClassifierSettings, namespace: argparse.Namespace) -> ClassifierSettings:
-    """Return the recipe's classifier settings, changed by --settings and then by the options.
-
-    Raises:
-        UsageError: the file is missing or not settings, or a value is unknown or out of range.
-    """
-    from acoustic_env.config import from_mapping
-    from acoustic_env.io.documents import read_mapping
-
-    given = read_mapping(namespace.settings, "--settings") if namespace.settings else {}
-    options = {"kind": namespace.model} | {name: getattr(namespace, name, None) for name in ("ensemble", "workers")}
-    given |= {name: value for name, value in options.items() if value is not None}
-    chosen = base.of_kind(str(given.get("kind", base.kind)))
-    return from_mapping(type(chosen), chosen.as_json() | given, namespace.settings or "options")
+    settings = from_mapping(kind, given(namespace, kind), "command line")
+    check_inputs(clips=settings.clips, store=settings.store, recipe=settings.recipe)
+    recipe = load_recipe(settings.recipe)
+    if isinstance(settings, CompareSettings):
+        return settings, recipe
+    file = namespace.settings
+    changes = read_mapping(file, "--settings") if file else {}
+    options = {"kind": namespace.model} | {name: getattr(settings, name, None) for name in ("ensemble", "workers")}
+    changes |= {name: value for name, value in options.items() if value is not None}
+    base = recipe.model.of_kind(str(changes.get("kind", recipe.model.kind)))
+    if changes.get("workers") == 0 and "workers" not in type(base).model_fields:
+        del changes["workers"]  # this process, where every other kind is trained
+    return settings, recipe.replace(model=from_mapping(type(base), base.as_json() | changes, file or "options"))
 
 
-def _study(namespace: argparse.Namespace, recipe: Recipe) -> Study:
-    from acoustic_env.audio.signals import SIGNALS
+def _study(settings: StudySettings, recipe: Recipe) -> Study:
     from acoustic_env.models.learn import prepare
     from acoustic_env.store.source_check import read_clips_of
 
-    for signal in namespace.signals:
-        SIGNALS.check(signal)
-    store = _store(namespace.store)
+    store = _store(settings.store)
     versions: dict[str, list[str]] = {}
-    for block, fingerprint in namespace.version:
+    for text in settings.version:
+        block, _, fingerprint = text.partition("=")
         versions.setdefault(block, []).append(fingerprint)
     return prepare(
-        read_clips_of(store, namespace.clips, _log),
+        read_clips_of(store, settings.clips, _log),
         store,
         recipe,
-        blocks=namespace.blocks,
-        signals=namespace.signals,
+        blocks=settings.blocks,
+        signals=settings.signals,
         fingerprints=versions,
         log=_log,
     )
@@ -207,33 +171,54 @@ def _store(url: str) -> FeatureStore:
 
 def run_train(namespace: argparse.Namespace) -> int:
     """Train and save a bundle."""
-    recipe = _recipe(namespace)
+    settings, recipe = _read(namespace, TrainSettings)
     from acoustic_env.io.files import check_place
     from acoustic_env.io.location import join
     from acoustic_env.models.bundle import METADATA
     from acoustic_env.models.learn import train
     from acoustic_env.pipeline.cluster import cluster
 
-    check_place(join(namespace.out, METADATA))
-    study = _study(namespace, recipe)
-    with cluster(namespace.address) if getattr(recipe.model, "workers", 0) else nullcontext():
-        bundle, found = train(study, _log, checkpoints=namespace.checkpoints)
-    bundle.save(namespace.out)
+    if settings.overfit:
+        return _run_overfit(_study(settings, recipe), settings.overfit, as_json=namespace.json)
+    check_place(join(settings.out, METADATA))
+    study = _study(settings, recipe)
+    with cluster(settings.address) if getattr(recipe.model, "workers", 0) else nullcontext():
+        bundle, found = train(study, _log, checkpoints=settings.checkpoints)
+    bundle.save(settings.out)
     if earlier := len(bundle.test_evaluations) - len(bundle.own_evaluations):
         kept = "test evaluation of earlier weights at this path is" if earlier == 1 else "test evaluations are"
         _log(f"{earlier} {kept} kept on record: clips that helped to choose a model cannot test it")
     if namespace.json:
-        print(json.dumps({"bundle": namespace.out, **found.as_json()}))
+        print(json.dumps({"bundle": settings.out, **found.as_json()}))
     else:
         print(f"held-out clips of training and validation folds, {recipe.model.kind}:")
         print("\n".join(found.lines()))
-    _log(f"bundle: {namespace.out}")
+    _log(f"bundle: {settings.out}")
     return 0
+
+
+def _run_overfit(study: Study, batches: int, *, as_json: bool) -> int:
+    """Train on a few batches alone and say whether the loss fell to a fiftieth."""
+    from acoustic_env.models.learn import preprocessed_parts
+    from acoustic_env.models.overfit import overfit
+
+    train, _ = preprocessed_parts(study)
+    model: Any = study.recipe.model
+    found = overfit(model, study.recipe.task, len(study.targets.classes), train, batches)
+    if as_json:
+        print(json.dumps({"rows": found.rows, "learned": found.learned, "losses": found.losses}))
+    else:
+        fell = (
+            f"loss {found.losses[0]:.4g} to {found.losses[-1]:.4g} in {len(found.losses)} epochs on {found.rows} clips"
+        )
+        advice = "the network can learn" if found.learned else "look for a fault in inputs, targets or learning rate"
+        print(f"{fell}: {advice}")
+    return 0 if found.learned else 1
 
 
 def run_tune(namespace: argparse.Namespace) -> int:
     """Search, then write the table, the plot and the best settings."""
-    recipe = _recipe(namespace)
+    settings, recipe = _read(namespace, TuneSettings)
     from acoustic_env.audit.table import write_table
     from acoustic_env.io.files import check_place, write_bytes
     from acoustic_env.io.location import join
@@ -243,48 +228,46 @@ def run_tune(namespace: argparse.Namespace) -> int:
     from acoustic_env.pipeline.cluster import cluster
     from acoustic_env.report.plots import trials_plot
 
-    check_place(join(namespace.out, "trials.csv"))
+    check_place(join(settings.out, "trials.csv"))
     recipe = recipe.replace(model=recipe.model.replace(ensemble=1))
-    study = _study(namespace, recipe)
-    state = SearchState.open(namespace.out, search_identity(study), namespace.trials)
+    study = _study(settings, recipe)
+    state = SearchState.open(settings.out, search_identity(study), settings.trials)
     parts = preprocessed_parts(study)
-    with cluster(namespace.address) if state.unfinished else nullcontext():
+    with cluster(settings.address) if state.unfinished else nullcontext():
         trials = search(recipe.model, len(study.targets.classes), *parts, state)
     table = trial_table(trials)
-    write_table(table, join(namespace.out, "trials.csv"))
-    write_bytes(join(namespace.out, "trials.png"), trials_plot(table.to_pylist()).png())
+    write_table(table, join(settings.out, "trials.csv"))
+    write_bytes(join(settings.out, "trials.png"), trials_plot(table.to_pylist()).png())
     best = trials[0]
     if best.score is None:
         msg = f"every trial failed, the first with: {best.error}"
         raise UsageError(msg)
     chosen = {"kind": recipe.model.kind, **best.chosen}
-    write_bytes(join(namespace.out, "best.json"), json.dumps(chosen, indent=1).encode())
+    write_bytes(join(settings.out, "best.json"), json.dumps(chosen, indent=1).encode())
     if namespace.json:
         print(json.dumps({"trials": len(trials), "score": best.score, "settings": chosen}))
     else:
         print(f"best of {len(trials)} trials: validation score {best.score:.4f}")
         print("\n".join(f"{name:<14} {value}" for name, value in chosen.items()))
-    _log(f"{namespace.out}: trials.csv, trials.png and best.json (for train --settings)")
+    _log(f"{settings.out}: trials.csv, trials.png and best.json (for train --settings)")
     return 0
 
 
 def run_study_command(namespace: argparse.Namespace) -> int:
     """Run the study and write its table."""
-    check_inputs(clips=namespace.clips, store=namespace.store, recipe=namespace.recipe)
+    settings, recipe = _read(namespace, CompareSettings)
     from acoustic_env.audit.table import write_table
-    from acoustic_env.io.documents import load_recipe
     from acoustic_env.io.files import check_place
     from acoustic_env.io.location import join
     from acoustic_env.models.study import run_study, score_name, study_lines, study_table
 
-    place = join(namespace.out, "study.csv")
+    place = join(settings.out, "study.csv")
     check_place(place)
-    recipe = load_recipe(namespace.recipe)
-    kinds = namespace.model or (recipe.model.kind,)
+    kinds = settings.model or (recipe.model.kind,)
     for kind in kinds:
         recipe.model.of_kind(kind)  # an unknown one before the features are read
-    study = _study(namespace, recipe)
-    rows = run_study(study, kinds, _log, every_fold=namespace.every_fold)
+    study = _study(settings, recipe)
+    rows = run_study(study, kinds, _log, every_fold=settings.every_fold)
     table = study_table(rows)
     write_table(table, place)
     print(json.dumps(table.to_pylist()) if namespace.json else "\n".join(study_lines(rows, score_name(study))))
@@ -358,7 +341,7 @@ def run_predict(namespace: argparse.Namespace) -> int:
 
 def _extract(clips: pa.Table, bundle: Bundle, *, store: str) -> FeatureStore:
     """Compute a bundle's features of audio files into a scratch store; log files that fail."""
-    from acoustic_env.config import ExtractSettings
+    from acoustic_env.options import ExtractSettings
     from acoustic_env.pipeline.extract import extract
 
     signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from acoustic_env.commands.arguments import RenamedOption, add_settings, check_inputs, given, url
-from acoustic_env.config import ReannotateSettings, from_mapping
+from acoustic_env.config import from_mapping
+from acoustic_env.options import ReannotateSettings
 
 DESCRIPTION = """\
 Add a new clip list to a labels table: extract the missing features, score the clips with a classifier, test for drift

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from acoustic_env.store.verify import Report
 
 SHOWN_ERRORS: Final = 20
-OLDER: Final = (
-    "is an older fingerprint, one for all signals: acoustic-env extract of this block and engine moves its rows to "
-    "today's fingerprints if they are the same numbers; else they count as missing"
-)
 
 LS = """\
 What a store holds: each version (fingerprint) of each block with its rows, clips, signals and size, what it was made
@@ -57,7 +53,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
 
 
 def add_parsers(subparsers: Any) -> None:
-    """The `store` commands."""
+    """Add the `store` group."""
     group = subparsers.add_parser("store")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "ls", "what a store holds", LS, list_store)
@@ -105,7 +101,7 @@ def _add(
 
 
 def list_store(namespace: argparse.Namespace) -> int:
-    """`store ls`."""
+    """Run `store ls`."""
     from acoustic_env.store.lease import read_lease
     from acoustic_env.store.verify import verify
 
@@ -122,7 +118,6 @@ def list_store(namespace: argparse.Namespace) -> int:
                 {
                     **{name: getattr(version, name) for name in ("block", "fingerprint", "version", "engine")},
                     **{name: getattr(counts, name) for name in ("rows", "clips", "signals", "parts")},
-                    "older": version.covers_all_signals,
                     "bytes": size,
                     "made_with": dict(version.made_with),
                     "settings": version.settings(),
@@ -169,9 +164,6 @@ def _print_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> None:
         if b["differs"]:
             print(f"{b['block']}/{b['fingerprint']} has " + ", ".join(f"{k} = {v}" for k, v in b["differs"].items()))
     for b in blocks:
-        if b["older"]:
-            print(f"{b['block']}/{b['fingerprint']} {OLDER}")
-    for b in blocks:
         short = {name: text for name, text in b["made_with"].items() if len(text) <= 80}
         if short:
             print(f"{b['block']}/{b['fingerprint']} made with " + ", ".join(f"{k} {v}" for k, v in short.items()))
@@ -184,7 +176,7 @@ def _print_runs(runs: Sequence[Mapping[str, Any]], shown: int = 3) -> None:
 
 
 def verify_store(namespace: argparse.Namespace) -> int:
-    """`store verify`."""
+    """Run `store verify`."""
     from acoustic_env.clips.table import read_clips
     from acoustic_env.store.verify import verify
 
@@ -229,7 +221,7 @@ def _print_report(report: Report) -> None:
 
 
 def list_errors(namespace: argparse.Namespace) -> int:
-    """`store errors`."""
+    """Run `store errors`."""
     import pyarrow.compute as pc
 
     from acoustic_env.store.failures import Failures, count_failures
@@ -260,7 +252,7 @@ def list_errors(namespace: argparse.Namespace) -> int:
 
 
 def export_block(namespace: argparse.Namespace) -> int:
-    """`store export`."""
+    """Run `store export`."""
     from acoustic_env.store.export import export
 
     rows = export(

@@ -20,6 +20,7 @@ from acoustic_env.explain.style import (
     draw_modulation,
     drawn,
     modulation_axes,
+    modulation_cells,
     new_figure,
     shortened,
     signal_name,
@@ -90,13 +91,12 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
     )
     listed = ", ".join(f"{names[i]} rank {_ranks(low[i], high[i])}" for i in order[:5])
     alt = f"Dots with intervals of importance and rank of the {len(top)} leading reduced features: {listed}."
-    parts = [tuple(feature.split(".")[:2]) for feature in names]
     data = pa.table(
         {
             "class": [name] * len(names),
             "feature": names,
-            "block": [part[0] for part in parts],
-            "signal": [part[1] for part in parts],
+            "block": [feature.split(".")[0] for feature in names],
+            "signal": [feature.split(".")[1] for feature in names],
             "importance": mean,
             "importance_low": ends[0],
             "importance_high": ends[1],
@@ -168,18 +168,31 @@ def _draw_components(material: Material, chosen: int, found: Attribution) -> lis
             mapped.append(int(feature))
         elif "[" not in loading.columns[0].name:
             named.append(int(feature))
-    drawn_: list[Plot] = []
+    plots = []
     if named:
-        drawn_.append(_draw_weights(material, chosen, found, named[:COMPONENTS]))
+        plots.append(_draw_weights(material, chosen, found, named[:COMPONENTS]))
     if mapped:
-        drawn_.append(_draw_component_maps(material, chosen, found, mapped[:COMPONENTS]))
-    return drawn_
+        plots.append(_draw_component_maps(material, chosen, found, mapped[:COMPONENTS]))
+    return plots
 
 
 def _heading(material: Material, found: Attribution, feature: int) -> str:
     _, low, high = found.rank_interval()
     sign = "+" if found.direction()[feature] > 0 else "−"
     return f"{_name(material, feature)}\nrank {_ranks(low[feature], high[feature])}, {sign}"
+
+
+def _grid(material: Material, found: Attribution, features: list[int], **options: Any) -> tuple[Any, list[Any]]:
+    """Return a figure with a panel for each feature, under its heading."""
+    columns = min(3, len(features))
+    rows = -(-len(features) // columns)
+    figure = new_figure(3.4 * columns + 1.0, 3.5 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
+    for panel, feature in zip(panels, features, strict=False):
+        panel.set_title(_heading(material, found, feature), fontsize=10)
+    for panel in panels[len(features) :]:
+        panel.remove()
+    return figure, panels[: len(features)]
 
 
 def _ranks(low: float, high: float) -> str:
@@ -189,25 +202,18 @@ def _ranks(low: float, high: float) -> str:
 @drawn
 def _draw_weights(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
     name = material.name(chosen)
-    columns = min(3, len(features))
-    rows = -(-len(features) // columns)
-    figure = new_figure(3.4 * columns, 3.5 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    table: dict[str, list[Any]] = {key: [] for key in ("feature", "column", "weight", "per_deviation")}
-    for panel, feature in zip(panels, features, strict=False):
+    figure, panels = _grid(material, found, features)
+    table: list[dict[str, Any]] = []
+    for panel, feature in zip(panels, features, strict=True):
         loading = material.bundle.preprocessor.back_project(feature)
         top = np.argsort(-np.abs(loading.per_deviation), kind="stable")[:WEIGHTS][::-1]
         colors = [OKABE_ITO[0] if loading.per_deviation[i] > 0 else OKABE_ITO[1] for i in top]
         panel.barh(range(len(top)), loading.per_deviation[top], color=colors, height=0.75)
         panel.set_yticks(range(len(top)), [loading.columns[i].name for i in top])
         panel.axvline(0, color=GREY, lw=0.8)
-        panel.set_title(_heading(material, found, feature), fontsize=10)
-        for i, column in enumerate(loading.columns):
-            row = (_name(material, feature), column.name, loading.component[i], loading.per_deviation[i])
-            for key, value in zip(table, row, strict=True):
-                table[key].append(value)
-    for panel in panels[len(features) :]:
-        panel.set_visible(False)
+        own = {"class": name, "feature": _name(material, feature)}
+        weights = zip(loading.columns, loading.component, loading.per_deviation, strict=True)
+        table += [own | {"column": c.name, "weight": weight, "per_deviation": rise} for c, weight, rise in weights]
     figure.supxlabel("change of the component when the index rises by one standard deviation", fontsize=10)
     first = material.bundle.preprocessor.back_project(features[0])
     strongest = first.columns[int(np.abs(first.per_deviation).argmax())].name
@@ -224,29 +230,20 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
         caption,
         alt,
         figure,
-        pa.table({"class": [name] * len(table["feature"]), **table}),
+        pa.Table.from_pylist(table),
     )
 
 
 @drawn
 def _draw_component_maps(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
     name = material.name(chosen)
-    columns = min(3, len(features))
-    rows = -(-len(features) // columns)
-    figure = new_figure(3.4 * columns + 1.0, 3.4 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure, panels = _grid(material, found, features, sharex=True, sharey=True)
     maps = [_component_map(material, feature) for feature in features]
-    for number, (panel, feature, values) in enumerate(zip(panels.ravel(), features, maps, strict=False)):
+    for panel, values in zip(panels, maps, strict=True):
         mesh = draw_modulation(panel, values / np.nanmax(np.abs(values)), 1.0)
-        modulation_axes(panel, label_y=number % columns == 0)
-        if number // columns < rows - 1:
-            panel.set_xlabel("")
-        panel.set_title(_heading(material, found, feature), fontsize=10)
-    for panel in panels.ravel()[len(features) :]:
-        panel.set_visible(False)
-    figure.colorbar(
-        mesh, ax=panels.ravel().tolist(), label="effect of a cell, 1 = the strongest of the map", shrink=0.8
-    )
+        modulation_axes(panel)
+        panel.label_outer()
+    figure.colorbar(mesh, ax=panels, label="effect of a cell, 1 = the strongest of the map", shrink=0.8)
     title = f"The leading components of the modulation spectrum: {name}"
     caption = (
         f"Where in the modulation spectrum the components that matter most lie: "
@@ -254,16 +251,8 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
     )
     said = "; ".join(_peak(material, feature, values) for feature, values in zip(features, maps, strict=True))
     alt = f"Maps of component weights over temporal modulation in Hz and spectral modulation in cycles per kHz: {said}."
-    spectral, temporal = axes()
-    cells = SHAPE[0] * SHAPE[1]
-    data = pa.table(
-        {
-            "feature": np.repeat([_name(material, feature) for feature in features], cells),
-            "spectral_cycles_per_kHz": np.tile(np.repeat(spectral, SHAPE[1]), len(maps)),
-            "temporal_Hz": np.tile(np.tile(temporal, SHAPE[0]), len(maps)),
-            "per_deviation": np.concatenate([values.ravel() for values in maps]),
-        }
-    )
+    cells = modulation_cells("feature", [_name(material, feature) for feature in features])
+    data = pa.table({**cells, "per_deviation": np.concatenate([values.ravel() for values in maps])})
     return Plot(f"components-modulation-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
@@ -319,17 +308,20 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     )
     listed = ", ".join(f"{one.group.name} {one.drop:.3f}" for one in ordered[:5])
     alt = f"Bars of the drop in AUC with intervals, whole blocks above, their finer groups below: {listed}."
-    data = pa.table(
-        {
-            "group": [one.group.name for one in ordered],
-            "kind": [one.group.kind for one in ordered],
-            "block": [one.group.block for one in ordered],
-            "signal": [one.group.signal for one in ordered],
-            "features": [len(one.group.columns) for one in ordered],
-            "drop": [one.drop for one in ordered],
-            "low": [one.low for one in ordered],
-            "high": [one.high for one in ordered],
-        }
+    data = pa.Table.from_pylist(
+        [
+            {
+                "group": one.group.name,
+                "kind": one.group.kind,
+                "block": one.group.block,
+                "signal": one.group.signal,
+                "features": len(one.group.columns),
+                "drop": one.drop,
+                "low": one.low,
+                "high": one.high,
+            }
+            for one in ordered
+        ]
     )
     title = "Permutation importance of the original features"
     return Plot("permutation-importance", SECTION, title, caption, alt, figure, data)

@@ -1,4 +1,4 @@
-"""Figures of what differs between classes: indices, the modulation spectrum, and how the indices hang together."""
+"""Plots of what differs between classes: indices, the modulation spectrum, and how the indices correlate."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from acoustic_env.explain.style import (
     draw_modulation,
     drawn,
     modulation_axes,
+    modulation_cells,
     new_figure,
     signal_name,
 )
@@ -33,7 +34,7 @@ MAPS: Final = "mps"
 
 
 def contrast_plots(material: Material) -> list[Plot]:
-    """A bar figure of indices and a t-map of the modulation spectrum for each class explained, where there are any."""
+    """Draw a bar plot of indices and a t-map of the modulation spectrum for each class explained."""
     found: list[Plot] = []
     scalars, maps = scalar_columns(material), map_parts(material)
     for chosen in material.explained_classes():
@@ -45,12 +46,12 @@ def contrast_plots(material: Material) -> list[Plot]:
 
 
 def scalar_columns(material: Material) -> npt.NDArray[np.int64]:
-    """Numbers of the columns that are one number with a name (indices), not a cell of a vector."""
+    """Return numbers of the columns that are one number with a name (indices), not a cell of a vector."""
     return np.array([i for i, column in enumerate(material.matrix.columns) if "[" not in column.name], np.int64)
 
 
 def map_parts(material: Material) -> dict[str, npt.NDArray[np.int64]]:
-    """Signal -> column numbers of its modulation spectrum."""
+    """Return signal -> column numbers of its modulation spectrum."""
     cells = SHAPE[0] * SHAPE[1]
     return {
         signal: numbers
@@ -65,7 +66,7 @@ def _compare(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) ->
 
 
 def _counted(found: Contrast) -> str:
-    """How many recordings were compared."""
+    """Describe how many recordings were compared."""
     return f"{int(found.n.max(initial=0)):,} against {int(found.rest_n.max(initial=0)):,} recordings"
 
 
@@ -143,20 +144,8 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
         f"{CALLED:.0%}. {where}"
     )
     alt = f"Maps of t over temporal modulation in Hz and spectral modulation in cycles per kHz, one a signal. {where}"
-    spectral, temporal = axes()
-    cells = SHAPE[0] * SHAPE[1]
-    data = pa.table(
-        {
-            "class": [name] * (cells * len(maps)),
-            "signal": np.repeat(list(maps), cells),
-            "spectral_cycles_per_kHz": np.tile(np.repeat(spectral, SHAPE[1]), len(maps)),
-            "temporal_Hz": np.tile(np.tile(temporal, SHAPE[0]), len(maps)),
-            "t": found.t,
-            "p": found.p,
-            "q": q,
-            "g": found.g,
-        }
-    )
+    cells = {"t": found.t, "p": found.p, "q": q, "g": found.g}
+    data = pa.table({"class": [name] * len(q), **modulation_cells("signal", list(maps)), **cells})
     return Plot(f"contrast-modulation-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
@@ -210,12 +199,6 @@ def _draw_correlation(block: str, signal: str, names: list[str], values: Any, cl
         f"side ({clips})."
     )
     alt = f"Square heat map of the correlations of {len(kept)} columns, ordered by similarity: {', '.join(labels)}."
-    first, second = np.meshgrid(np.arange(len(kept)), np.arange(len(kept)), indexing="ij")
-    data = pa.table(
-        {
-            "first": [labels[i] for i in first.ravel()],
-            "second": [labels[i] for i in second.ravel()],
-            "spearman": ordered.ravel(),
-        }
-    )
+    first, second = np.repeat(labels, len(labels)), np.tile(labels, len(labels))
+    data = pa.table({"first": first, "second": second, "spearman": ordered.ravel()})
     return Plot(f"correlation-{block}-{signal}", SECTION, title, caption, alt, figure, data)

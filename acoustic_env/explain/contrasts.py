@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
 from acoustic_env.models.evaluate import Floats
@@ -61,22 +62,15 @@ def contrast(values: npt.NDArray[Any], member: Bools, groups: npt.NDArray[Any]) 
     of_class = units[:, 1].astype(bool)
     parts = []
     for start in range(0, values.shape[1], CHUNK):
-        means = _unit_means(values[:, start : start + CHUNK].astype(np.float64), unit.ravel(), len(units))
+        means = _unit_means(values[:, start : start + CHUNK].astype(np.float64), unit.ravel())
         parts.append(_welch(means[of_class], means[~of_class]))
     return Contrast(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _unit_means(values: Floats, unit: npt.NDArray[Any], units: int) -> Floats:
-    """Mean of each unit's rows without NaN [units, d]; the rows themselves where each is a unit."""
-    values[~np.isfinite(values)] = np.nan
-    if units == len(values):
-        return values[np.argsort(unit, kind="stable")]
-    known = np.isfinite(values)
-    total, count = np.zeros((units, values.shape[1])), np.zeros((units, values.shape[1]))
-    np.add.at(total, unit, np.where(known, values, 0.0))
-    np.add.at(count, unit, known)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / np.where(count > 0, count, np.nan))
+def _unit_means(values: Floats, unit: npt.NDArray[Any]) -> Floats:
+    """Return the mean of each unit's finite values [units, d], NaN without one."""
+    known = pd.DataFrame(np.where(np.isfinite(values), values, np.nan))
+    return known.groupby(unit).mean().to_numpy()
 
 
 def _welch(one: Floats, other: Floats) -> tuple[Floats, ...]:
@@ -107,40 +101,35 @@ def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def false_discovery(p: npt.NDArray[Any]) -> Floats:
-    """Benjamini and Hochberg 1995: the smallest false-discovery rate at which each test is called; NaN stays NaN.
+    """Return the smallest false-discovery rate at which each test is called (Benjamini and Hochberg 1995).
 
     Args:
-        p: p-values of one family, any shape.
+        p: p-values of one family, any shape; NaN stays NaN.
+
+    >>> false_discovery(np.array([0.01, np.nan, 0.5]))
+    array([0.02,  nan, 0.5 ])
     """
-    flat = np.asarray(p, np.float64).ravel()
-    known = np.flatnonzero(np.isfinite(flat))
-    order = known[np.argsort(flat[known], kind="stable")]
-    scaled = flat[order] * len(order) / np.arange(1, len(order) + 1)
-    found = np.full(flat.shape, np.nan)
-    found[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return found.reshape(np.shape(p))
+    found = np.full(np.shape(p), np.nan)
+    known = np.isfinite(p)
+    if known.any():
+        found[known] = stats.false_discovery_control(p[known])
+    return found
 
 
 def rank_correlation(values: npt.NDArray[Any]) -> Floats:
-    """Spearman's correlation of columns [d, d]: how alike two columns order the clips, whatever their units.
+    """Return Spearman's correlation of columns [d, d]: how alike two order the clips, whatever their units.
 
     Missing values take the column's median; columns that are constant or empty have NaN.
     """
-    columns = np.asarray(values, np.float64).copy()
-    columns[~np.isfinite(columns)] = np.nan
-    empty = np.isnan(columns).all(axis=0)
-    columns[:, empty] = 0.0
+    columns = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    columns[:, np.isnan(columns).all(axis=0)] = 0.0
     columns = np.where(np.isnan(columns), np.nanmedian(columns, axis=0), columns)
-    ranks = stats.rankdata(columns, axis=0)
-    ranks -= ranks.mean(axis=0)
-    length = np.sqrt((ranks**2).sum(axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ranks = np.where(length > 0, ranks / length, np.nan)
-    return np.asarray(np.clip(ranks.T @ ranks, -1.0, 1.0))
+        return np.asarray(np.corrcoef(stats.rankdata(columns, axis=0), rowvar=False))
 
 
 def cluster_order(correlation: Floats) -> npt.NDArray[np.int64]:
-    """An order of columns that puts those alike beside each other: average linkage on 1 - |correlation|."""
+    """Return an order of columns that puts those alike side by side: average linkage on 1 - |correlation|."""
     from scipy.cluster import hierarchy
     from scipy.spatial.distance import squareform
 

@@ -55,11 +55,9 @@ def is_smooth(member: Any, classes: int) -> bool:
     from sklearn.linear_model import LogisticRegression
 
     from acoustic_env.models.classifiers.logistic import LogisticClassifier
-    from acoustic_env.models.mlp import MLPClassifier
 
-    return (
-        isinstance(member, MLPClassifier | LogisticClassifier | LogisticRegression) and len(member.classes_) == classes
-    )
+    smooth = hasattr(member, "network") or isinstance(member, LogisticClassifier | LogisticRegression)
+    return smooth and len(member.classes_) == classes
 
 
 def weight_count(members: Sequence[Any]) -> int:
@@ -95,14 +93,5 @@ def _network(member: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     if hasattr(member, "coef_"):
         weight, bias = tensor(member.coef_).T, tensor(member.intercept_)
         return lambda x: x @ weight + bias
-    arrays = member.weights_
-    numbers = sorted({int(name.split(".")[0]) for name in arrays})
-    layers = [(tensor(arrays[f"{number}.weight"]).T, tensor(arrays[f"{number}.bias"])) for number in numbers]
-    activation = {"relu": torch.relu, "tanh": torch.tanh}[member.activation]
-
-    def network(x: torch.Tensor) -> torch.Tensor:
-        for weight, bias in layers[:-1]:
-            x = activation(x @ weight + bias)
-        return x @ layers[-1][0] + layers[-1][1]
-
+    network: Callable[[torch.Tensor], torch.Tensor] = member.network().double()
     return network

@@ -7,7 +7,7 @@ a model that held it out. One resample of recordings per repeat puts the samplin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,16 +80,9 @@ def feature_groups(material: Material) -> list[Group]:
             columns.setdefault(material.matrix.columns[number].name.partition("[")[0], []).append(int(number))
         if len(columns) > 1:
             # A vector's name, as `embedding`, is that of other blocks' vectors too.
-            found += [
-                Group(
-                    f"{name} ({signal})" if len(own) == 1 else f"{block} {name} ({signal})",
-                    "column",
-                    block,
-                    signal,
-                    np.array(own, np.int64),
-                )
-                for name, own in columns.items()
-            ]
+            for name, own in columns.items():
+                shown = name if len(own) == 1 else f"{block} {name}"
+                found.append(Group(f"{shown} ({signal})", "column", block, signal, np.array(own, np.int64)))
     return found
 
 
@@ -121,13 +114,13 @@ def permutation_importance(
     Returns:
         Every group, block by block, the AUC without shuffling, and the number of clips predicted.
     """
-    jury = _HeldOutScorers.of(material, seed)
-    values = material.matrix.values[jury.rows]
-    weights = list(group_weights(material.groups[jury.rows], repeats, seed))
-    orders = [jury.shuffled(seed + repeat) for repeat in range(repeats)]
+    held_out = _HeldOutScorers.of(material, seed)
+    values = material.matrix.values[held_out.rows]
+    weights = list(group_weights(material.groups[held_out.rows], repeats, seed))
+    orders = [held_out.shuffled(seed + repeat) for repeat in range(repeats)]
     parts = material.bundle.preprocessor.parts
     whole = material.bundle.preprocessor.transform(values)
-    base = jury.score(whole, [None, *weights])
+    base = held_out.score(whole, [None, *weights])
     measured: list[Importance] = []
     start = 0
     for part in parts:
@@ -139,7 +132,7 @@ def permutation_importance(
             for repeat, order in enumerate(orders if len(columns) else []):
                 moved = whole.copy()
                 moved[:, start : start + part.size] += _change(part, centered, columns, order)
-                found = jury.score(moved, [None, weights[repeat]])
+                found = held_out.score(moved, [None, weights[repeat]])
                 drops[repeat], resampled[repeat] = base[0] - found[0], base[repeat + 1] - found[1]
             half = Z * float(np.nanstd(resampled, ddof=1))
             drop = float(np.nanmean(drops))
@@ -147,7 +140,7 @@ def permutation_importance(
         start += part.size
     reduced = {(part.block, part.signal) for part in parts}
     nothing = [Importance(group, 0.0, 0.0, 0.0) for group in groups if (group.block, group.signal) not in reduced]
-    return measured + nothing, base[0], len(jury.rows)
+    return measured + nothing, base[0], len(held_out.rows)
 
 
 def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
@@ -162,7 +155,7 @@ def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> n
 
 @dataclass(frozen=True)
 class _HeldOutScorers:
-    """The scorers and the clips they scorer.
+    """The scorers and the clips they score.
 
     Attributes:
         rows: of the material, sorted.
@@ -195,11 +188,8 @@ class _HeldOutScorers:
         for scorer in self.scorers:
             if len(scorer.rows):
                 found[scorer.rows] = scorer.model.predict_proba(x[scorer.rows])
-        statistic: Callable[[npt.NDArray[np.float64] | None], float] = (
-            Ranking(self.truth[:, 1], found[:, 1]).auc
-            if self.binary
-            else mean_over_classes(self.truth, found, Ranking.auc)
-        )
+        classes = slice(1, None) if self.binary else slice(None)
+        statistic = mean_over_classes(self.truth[:, classes], found[:, classes], Ranking.auc)
         return [statistic(weights) for weights in weightings]
 
     def shuffled(self, seed: int) -> Columns:

@@ -54,7 +54,12 @@ class ClipMap:
 
 
 def stratified_rows(label: npt.NDArray[np.int64], most: int, seed: int = SEED) -> Rows:
-    """Return at most `most` rows, each label with its share (at least one), in row order."""
+    """Return at most `most` rows, each label with its share (at least one), in row order.
+
+    >>> label = np.repeat([0, 1], [6, 3])
+    >>> label[stratified_rows(label, 3)]
+    array([0, 0, 1])
+    """
     if len(label) <= most:
         return np.arange(len(label))
     random = np.random.default_rng(seed)

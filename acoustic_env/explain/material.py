@@ -110,6 +110,9 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
     selection = select(clips, bundle.recipe)
     for line in selection.summary():
         log(line)
+    if bundle.recipe.model.reads_sequences:
+        msg = "explain draws features of whole clips; this bundle's network reads frames. Explain another bundle"
+        raise UsageError(msg)
     matrix = bundle_matrix(bundle, selection.clips["clip_id"].to_pylist(), store)
     kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, bundle.recipe, bundle.classes)
@@ -169,12 +172,12 @@ def _learned(whole: Material, parts: Split) -> Material:
     return replace(
         learned,
         scorers=_scorers(whole.bundle, learned.folds),
-        scored="clips held out from the model that scorers them",
+        scored="clips held out from the model that scores them",
     )
 
 
 def _scorers(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[HeldOutScorer]:
-    """As `classifier.fit_ensemble` held folds out: the validation folds first, then each other fold in turn."""
+    """Return scorers by the folds that `classifier.fit_ensemble` held out: those of validation, then each other one."""
     first = bundle.recipe.split.validation_folds
     members = bundle.classifier.members
     others = [(int(fold),) for fold in np.unique(folds) if fold not in first]

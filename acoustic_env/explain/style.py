@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.audio.signals import make_signal
+from acoustic_env.errors import UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,8 +44,6 @@ STYLE: Final[dict[str, Any]] = {
     "svg.hashsalt": "acoustic-env",
 }
 
-SIGNAL_NAMES: Final = {"raw": "raw sound", "fg": "foreground", "bg": "background"}
-
 
 def drawn(make: Callable[P, T]) -> Callable[P, T]:
     """Draw the figures of a function in the project's style."""
@@ -62,7 +67,9 @@ def new_figure(width: float, height: float) -> Any:
 
 def signal_name(signal: str) -> str:
     """Return the display name of a signal."""
-    return SIGNAL_NAMES.get(signal, signal)
+    with contextlib.suppress(UsageError):  # features of a package that is not installed here
+        return make_signal(signal).title or signal
+    return signal
 
 
 def class_name(name: str) -> str:
@@ -75,7 +82,11 @@ def class_name(name: str) -> str:
 
 
 def shortened(name: str, most: int = 34) -> str:
-    """Shorten a name to a tick label."""
+    """Shorten a name to a tick label.
+
+    >>> shortened("mps.raw.pc000", most=8)
+    'mps.raw…'
+    """
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
@@ -108,3 +119,16 @@ def draw_modulation(axes: Any, values: Any, limit: float) -> Any:
     axes.set_xlim(0, temporal[-1])
     axes.set_ylim(0, spectral[-1])
     return mesh
+
+
+def modulation_cells(key: str, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return table columns that name each cell of a modulation map, for several maps told apart by column `key`."""
+    from acoustic_env.features.modulation import axes as modulation
+
+    spectral, temporal = modulation()
+    rows, columns = np.meshgrid(spectral, temporal, indexing="ij")
+    return {
+        key: np.repeat(list(names), rows.size),
+        "spectral_cycles_per_kHz": np.tile(rows.ravel(), len(names)),
+        "temporal_Hz": np.tile(columns.ravel(), len(names)),
+    }

@@ -76,7 +76,7 @@ class FeatureBlock(ABC):
 
     @abstractmethod
     def parameters(self) -> dict[str, Json]:
-        """Everything besides name, version and audio that can change a number (weights' sha256 included)."""
+        """Return everything besides name, version and audio that can change a number (weights' sha256 included)."""
 
     def metadata(self) -> dict[str, str]:
         """Return what a reader of the table needs beyond the columns: axes, library versions, weights' origin."""
@@ -91,7 +91,7 @@ class FeatureBlock(ABC):
 
     @abstractmethod
     def compute(self, waveforms: Waveforms) -> Columns:
-        """Features of a batch.
+        """Compute the features of a batch.
 
         Args:
             waveforms: float32 (or float64, for parity tests) [clips, samples] at `sample_rate`, all of one length.
@@ -147,14 +147,6 @@ def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequen
         audio: as `fingerprint`.
         signals: those that have this fingerprint, for readers; none says that any may be in the table.
     """
-    fields = [pa.field("clip_id", pa.string(), nullable=False), pa.field("signal", pa.string(), nullable=False)]
-    if block.frame_hop_s is not None:
-        fields.append(pa.field("frame", pa.int32(), nullable=False))
-        fields.append(pa.field("start_s", pa.float64(), nullable=False))
-    fields += [
-        pa.field(column.name, column.type, metadata={"unit": column.unit, "description": column.description})
-        for column in block.columns
-    ]
     described = {
         "block": block.name,
         "version": str(block.version),
@@ -169,6 +161,23 @@ def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequen
         described["signals"] = ",".join(signals)
     if block.frame_hop_s is not None:
         described["frame_hop_s"] = repr(block.frame_hop_s)
+    return described_schema(block.columns, described, per_frame=block.frame_hop_s is not None)
+
+
+def described_schema(columns: Sequence[Column], described: Mapping[str, str], *, per_frame: bool = False) -> pa.Schema:
+    """Return the Arrow schema of a table: its keys, its columns with units, and what describes the whole.
+
+    >>> described_schema([Column("ACI", pa.float64(), "1", "acoustic complexity")], {"block": "indices"}).names
+    ['clip_id', 'signal', 'ACI']
+    """
+    fields = [pa.field("clip_id", pa.string(), nullable=False), pa.field("signal", pa.string(), nullable=False)]
+    if per_frame:
+        fields.append(pa.field("frame", pa.int32(), nullable=False))
+        fields.append(pa.field("start_s", pa.float64(), nullable=False))
+    fields += [
+        pa.field(column.name, column.type, metadata={"unit": column.unit, "description": column.description})
+        for column in columns
+    ]
     return pa.schema(fields, metadata={METADATA_PREFIX + key: value for key, value in described.items()})
 
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import io
 import json
 import platform
+import re
 import wave
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import av
 import numpy as np
@@ -33,11 +34,15 @@ GOLDEN_FILE: Final = Path(__file__).with_name("golden.json")
 GOLDEN_BLOCKS: Final = ("indices", "mps")
 GOLDEN_SIGNALS: Final = ("raw", "fg", "bg")
 SECONDS: Final = 2
-_VECTOR_STRIDE: Final = 131  # of a vector column every so manieth number is kept
+_VECTOR_STRIDE: Final = 131  # of a vector column, every 131st value is kept
 
 
 def golden_clip(sample_rate: int) -> npt.NDArray[np.float32]:
-    """Return SECONDS of a falling tone, bursts of noise and a bed of it: float32 [1, samples] of 16-bit values."""
+    """Return SECONDS of a falling tone, bursts of noise and a bed of it: float32 [1, samples] of 16-bit values.
+
+    >>> golden_clip(16_000).shape
+    (1, 32000)
+    """
     n = np.arange(SECONDS * sample_rate, dtype=np.int64)
     noise = _scramble(n) % 65_536 - 32_768
     phase = n * (3_000 * 65_536 // sample_rate) - n * n * (1_000 * 65_536 // sample_rate**2 + 1) // SECONDS
@@ -57,7 +62,11 @@ def golden_numbers(block: FeatureBlock) -> dict[str, dict[str, list[float | None
     ).items():
         computed = block.compute(waveforms)
         numbers[signal] = {
-            column.name: [_plain(number) for number in _kept(computed[column.name][0])] for column in block.columns
+            column.name: [
+                float(number) if np.isfinite(number) else None
+                for number in np.atleast_1d(computed[column.name][0])[::_VECTOR_STRIDE]
+            ]
+            for column in block.columns
         }
     return numbers
 
@@ -144,7 +153,8 @@ def write_golden() -> None:
     """Write golden.json anew with the reference engine's numbers: after raising a block's version, and then only."""
     blocks = [make_block(name, "reference") for name in GOLDEN_BLOCKS]
     numbers = {f"{block.name} {block.version}": golden_numbers(block) for block in blocks}
-    GOLDEN_FILE.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    one_line_a_column = re.sub(r"\n {4}|\n {3}(?=\])", "", json.dumps(numbers, indent=1))
+    GOLDEN_FILE.write_text(one_line_a_column + "\n", encoding="utf-8")
 
 
 def _scramble(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -153,14 +163,6 @@ def _scramble(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
     return (h >> np.uint32(1)).astype(np.int64)
-
-
-def _kept(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.atleast_1d(values)[::_VECTOR_STRIDE] if np.ndim(values) else np.atleast_1d(values)
-
-
-def _plain(number: Any) -> float | None:
-    return float(number) if np.isfinite(number) else None
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class IndicesBlock(FeatureBlock):
         self.columns = tuple(Column(name, pa.float64(), unit, text) for name, unit, text in _TEMPORAL + _SPECTRAL)
 
     def parameters(self) -> dict[str, Json]:
-        """The reference engine takes the library's defaults, so its release is the parameter; the fast has none."""
+        """Return the library's release for the reference engine, which takes its defaults; nothing for the fast one."""
         return {"scikit-maad": version("scikit-maad")} if self.engine == "reference" else {}
 
     def compute(self, waveforms: Waveforms) -> Columns:

@@ -55,7 +55,11 @@ SHAPE: Final = (axes()[0].size, axes()[1].size)  # spectral, temporal
 
 
 def as_maps(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return stored vectors [..., spectral * temporal] as maps [..., spectral, temporal]."""
+    """Return stored vectors [..., spectral * temporal] as maps [..., spectral, temporal].
+
+    >>> as_maps(np.zeros((2, 8080))).shape
+    (2, 80, 101)
+    """
     return vectors.reshape(*vectors.shape[:-1], *SHAPE)
 
 
@@ -84,7 +88,7 @@ class ModulationBlock(FeatureBlock):
             self.device = device
 
     def parameters(self) -> dict[str, Json]:
-        """What the transform is made of; the reference engine's library counts, which the fast one does not call."""
+        """Return what the transform is made of, and for the reference engine its library's release."""
         library: dict[str, Json] = {"soundsig": version("soundsig")} if self.engine == "reference" else {}
         return {
             **library,

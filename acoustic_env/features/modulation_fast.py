@@ -78,7 +78,11 @@ class Axes:
 
 @lru_cache
 def modulation_axes(sample_rate: int) -> Axes:
-    """Sizes and axes of the modulation spectrum at a sample rate."""
+    """Compute sizes and axes of the modulation spectrum at a sample rate.
+
+    >>> modulation_axes(16_000).hop
+    16
+    """
     from scipy.fftpack import next_fast_len
 
     window = int(sample_rate * WINDOW_STDS / (2 * np.pi * BANDWIDTH_HZ)) | 1

@@ -15,6 +15,12 @@ BLOCKS: Final[Registry[Callable[..., FeatureBlock]]] = Registry(
     {
         "indices": "acoustic_env.features.indices:IndicesBlock",
         "mps": "acoustic_env.features.modulation:ModulationBlock",
+        "logmel": "acoustic_env.features.mel:LogMelBlock",
+        "mfcc": "acoustic_env.features.mel:MfccBlock",
+        "spectral": "acoustic_env.features.spectral:SpectralBlock",
+        "logmel_frames": "acoustic_env.features.mel:LogMelFramesBlock",
+        "mfcc_frames": "acoustic_env.features.mel:MfccFramesBlock",
+        "spectral_frames": "acoustic_env.features.spectral:SpectralFramesBlock",
         "vggish": "acoustic_env.features.embedders.vggish:VggishBlock",
         "yamnet": "acoustic_env.features.embedders.yamnet:YamnetBlock",
         "panns": "acoustic_env.features.embedders.panns:PannsBlock",

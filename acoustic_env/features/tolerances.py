@@ -68,7 +68,15 @@ OWN_SEPARATION: Final[dict[str, Tolerance]] = {
 
 
 def tolerance(column: str, own_separation: bool = False) -> Tolerance:
-    """The column's tolerance; with `own_separation` for a foreground or background that each side separated itself."""
+    """Return a column's tolerance.
+
+    Args:
+        column: the table's column.
+        own_separation: for a foreground or background that each side separated itself.
+
+    >>> tolerance("ACI").relative
+    1e-06
+    """
     allowed = TOLERANCES.get(column, RULE)
     if own_separation:
         allowed = OWN_SEPARATION.get(column, dataclasses.replace(allowed, relative=1e-5))
@@ -85,6 +93,9 @@ def within(
         expected: by the reference, [...] or for a vector column [..., size].
         found: the same shape.
         own_separation: as for `tolerance`.
+
+    >>> within("ACI", np.array([100.0, np.nan]), np.array([100.00001, np.nan]))
+    array([ True,  True])
     """
     allowed = tolerance(column, own_separation)
     wanted, got = np.asarray(expected, np.float64), np.asarray(found, np.float64)

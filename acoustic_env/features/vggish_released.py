@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.features.block import METADATA_PREFIX, Column
+from acoustic_env.features.block import Column, described_schema
 
 NAME: Final = "vggish_released"
 VERSION: Final = 1
@@ -48,12 +48,7 @@ def schema() -> pa.Schema:
         "origin": "https://research.google.com/audioset/download.html",
         "license": "CC BY 4.0",
     }
-    fields = [pa.field("clip_id", pa.string(), nullable=False), pa.field("signal", pa.string(), nullable=False)]
-    fields += [
-        pa.field(column.name, column.type, metadata={"unit": column.unit, "description": column.description})
-        for column in COLUMNS
-    ]
-    return pa.schema(fields, metadata={METADATA_PREFIX + key: value for key, value in described.items()})
+    return described_schema(COLUMNS, described)
 
 
 def rows(clip_ids: list[str], frames: list[npt.NDArray[np.uint8]]) -> pa.Table:

@@ -39,14 +39,15 @@ def read_if_there(url: str) -> bytes | None:
     Raises:
         UsageError: it may not be read.
     """
-    path = local_path(url)
     with suppress(FileNotFoundError), _usable(url, "read"):
-        return path.read_bytes() if path is not None else remote_filesystem(url).read("")
+        return open_filesystem(url).read("")
     return None
 
 
 def files_below(url: str) -> list[str] | None:
     """Return the paths of all files below a folder, sorted, with "/"; None where `url` is no folder.
+
+    Links to folders are not followed.
 
     Raises:
         UsageError: it cannot be listed.
@@ -55,8 +56,15 @@ def files_below(url: str) -> list[str] | None:
     if path is not None and not path.is_dir():
         return None
     with _usable(url, "listed"):
-        found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
-    return found if found or path is not None else None
+        if path is None:
+            return [entry.path for entry in remote_filesystem(url).entries("") if entry.path] or None
+        walk = os.walk(path, onerror=_raise)
+        files = [Path(folder, name) for folder, _, names in walk for name in names]
+        return sorted(file.relative_to(path).as_posix() for file in files if file.is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
@@ -65,10 +73,9 @@ def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
     Raises:
         UsageError: it is not there or may not be read.
     """
-    path = local_path(url)
     try:
         with _usable(url, "read"):
-            return path.open("rb") if path is not None else remote_filesystem(url).open("", block_bytes)
+            return open_filesystem(url).open("", block_bytes)
     except FileNotFoundError as error:
         raise _absent(url) from error
 
@@ -99,15 +106,13 @@ def copy_to(url: str, target: Path, callback: Any = None) -> None:
         UsageError: it is not there or may not be read.
         OSError: the local file cannot be written.
     """
-    path = local_path(url)
     try:
-        if path is not None:
-            shutil.copyfile(path, target)
-        else:
-            remote_filesystem(url).download("", target, callback)
+        open_filesystem(url).download("", target, callback)
     except FileNotFoundError as error:
         raise _absent(url) from error
     except StoreError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise error.__cause__ from error  # of the local file: no reading fills a disk
         raise UsageError(str(error)) from error
 
 

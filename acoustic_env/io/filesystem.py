@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,61 +42,6 @@ class Entry:
     modified: float
 
 
-class Filesystem(ABC):
-    """Files below one root; every path is relative to it, with "/"."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/") or "/"
-
-    def place(self, path: str) -> str:
-        """Return the full URL of a path, for messages."""
-        return f"{self.url}/{path}" if path else self.url
-
-    def check(self) -> None:  # noqa: B027  most filesystems cannot say before the first file
-        """Raise StoreError where it is known that nothing can be written: no bucket, no credentials."""
-
-    @abstractmethod
-    def entries(self, folder: str) -> list[Entry]:
-        """List all files below a folder, by path; none when it does not exist."""
-
-    @abstractmethod
-    def read(self, path: str) -> bytes:
-        """Read a whole file.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            StoreError: it cannot be read.
-        """
-
-    @abstractmethod
-    def read_range(self, path: str, start: int, end: int) -> bytes:
-        """Read bytes start (included) to end (excluded) of a file, fewer where it ends before; raises as `read`."""
-
-    @abstractmethod
-    def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
-        """Open a file for reading, seekable, a remote one in blocks; raises as `read`."""
-
-    @abstractmethod
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file whole or not at all, over an older one of that name.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
-
-    @abstractmethod
-    def remove(self, path: str) -> None:
-        """Remove a file; nothing when it is not there."""
-
-    @abstractmethod
-    def move(self, path: str, to: str) -> None:
-        """Give a file another name."""
-
-    @abstractmethod
-    def remove_stale(self, older_than_s: float) -> list[str]:
-        """Remove temporary files of writers that died that long ago; returns their paths."""
-
-
 def open_filesystem(url: str) -> Filesystem:
     """Return the filesystem of a folder: a plain path, `file://`, `s3://`, or any protocol of fsspec.
 
@@ -114,7 +58,7 @@ def open_filesystem(url: str) -> Filesystem:
 
 
 @lru_cache(maxsize=32)
-def remote_filesystem(url: str) -> RemoteFilesystem:
+def remote_filesystem(url: str) -> Filesystem:
     """Return the filesystem behind a URL with a protocol, of a folder or of one file (its path is then "").
 
     Raises:
@@ -138,105 +82,30 @@ def remote_filesystem(url: str) -> RemoteFilesystem:
         raise StoreError(msg) from error
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # s3fs's own tries inside each of ours would take minutes to give up
-    kind = S3Filesystem if hasattr(filesystem, "call_s3") else RemoteFilesystem
+    kind = S3Filesystem if hasattr(filesystem, "call_s3") else Filesystem
     return kind(url, filesystem, root.rstrip("/"))
 
 
-class LocalFilesystem(Filesystem):
-    """A folder of this machine (or one mounted)."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(str(root))
-        self.root = root
-
-    def entries(self, folder: str) -> list[Entry]:
-        found: list[Entry] = []
-        self._collect(self.root / folder, folder, found)
-        return sorted(found, key=lambda entry: entry.path)
-
-    def _collect(self, directory: Path, below: str, found: list[Entry]) -> None:
-        if directory.is_file():
-            return
-        with suppress(FileNotFoundError), self._errors(below, "listed"), os.scandir(directory) as items:
-            for item in items:
-                path = f"{below}/{item.name}" if below else item.name
-                if item.is_dir():
-                    self._collect(Path(item.path), path, found)
-                else:
-                    with suppress(FileNotFoundError):  # removed meanwhile
-                        status = item.stat()
-                        found.append(Entry(path, status.st_size, status.st_mtime))
-
-    def read(self, path: str) -> bytes:
-        with self._errors(path, "read"):
-            return (self.root / path).read_bytes()
-
-    def read_range(self, path: str, start: int, end: int) -> bytes:
-        with self._errors(path, "read"), (self.root / path).open("rb") as file:
-            file.seek(start)
-            return file.read(end - start)
-
-    def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
-        return retrying(lambda: (self.root / path).open("rb"), self.place(path), "read")
-
-    def write(self, path: str, data: bytes) -> None:
-        target = self.root / path
-        partial = self.root / TMP / f"{uuid.uuid4().hex}.partial"
-        with self._errors(path, "written"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-                sync_folder(target.parent)
-            finally:
-                partial.unlink(missing_ok=True)
-
-    def remove(self, path: str) -> None:
-        with self._errors(path, "removed"):
-            (self.root / path).unlink(missing_ok=True)
-
-    def move(self, path: str, to: str) -> None:
-        target = self.root / to
-        with self._errors(path, "moved"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self.root / path).replace(target)
-            sync_folder(target.parent)
-
-    @contextmanager
-    def _errors(self, path: str, done: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and done in ("read", "listed"):
-                raise
-            free = _free(self.root) if done == "written" else None
-            raise store_error(self.place(path), done, error, free=free) from error
-
-    def remove_stale(self, older_than_s: float) -> list[str]:
-        limit = time.time() - older_than_s
-        stale = [entry.path for entry in self.entries(TMP) if entry.modified < limit]
-        for path in stale:
-            self.remove(path)
-        return stale
-
-
-class RemoteFilesystem(Filesystem):
-    """An fsspec filesystem whose uploads appear only when they are complete (S3, other object stores, memory)."""
+class Filesystem:
+    """Files below one root of an fsspec filesystem; every path is relative to it, with "/"."""
 
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
-        super().__init__(url)
-        self.filesystem = filesystem
-        self.root = root
+        self.url, self.filesystem, self.root = url.rstrip("/") or "/", filesystem, root
+
+    def place(self, path: str) -> str:
+        """Return the full URL of a path, for messages."""
+        return f"{self.url}/{path}" if path else self.url
 
     def full(self, path: str) -> str:
         """Return the path as the fsspec filesystem names it."""
         return f"{self.root}/{path}" if path else self.root
 
+    def check(self) -> None:
+        """Raise StoreError where it is known that nothing can be written: no bucket, no credentials."""
+
     def entries(self, folder: str) -> list[Entry]:
+        """List all files below a folder, by path; none when it does not exist."""
+
         def find() -> dict[str, dict[str, Any]]:
             return cast(dict[str, dict[str, Any]], self.filesystem.find(self.full(folder), detail=True))
 
@@ -251,9 +120,17 @@ class RemoteFilesystem(Filesystem):
         )
 
     def read(self, path: str) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: it cannot be read.
+        """
         return retrying(lambda: cast(bytes, self.filesystem.cat_file(self.full(path))), self.place(path), "read")
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Read bytes start (included) to end (excluded) of a file, fewer where it ends before; raises as `read`."""
+
         def fetch() -> bytes:
             data = self._cat(path, start, end)
             if len(data) < end - start and start + len(data) < self.filesystem.size(self.full(path)):
@@ -291,6 +168,7 @@ class RemoteFilesystem(Filesystem):
         return retrying(find, self.url, "listed")
 
     def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+        """Open a file for reading, seekable, a remote one in blocks; raises as `read`."""
         from acoustic_env.io.ranged import RangedFile
 
         file = RangedFile(partial(self.read_range, path), self.size(path), block_bytes=block_bytes)
@@ -306,6 +184,11 @@ class RemoteFilesystem(Filesystem):
         retrying(get, self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
+        """Write a file whole or not at all, over an older one of that name.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         self._put(path, lambda: self.filesystem.pipe_file(self.full(path), data))
 
     def upload(self, file: Path, path: str) -> None:
@@ -319,6 +202,8 @@ class RemoteFilesystem(Filesystem):
             raise store_error(self.place(path), "written", error) from error
 
     def remove(self, path: str) -> None:
+        """Remove a file; nothing when it is not there."""
+
         def delete() -> None:
             with suppress(FileNotFoundError):
                 self.filesystem.rm_file(self.full(path))
@@ -326,14 +211,87 @@ class RemoteFilesystem(Filesystem):
         retrying(delete, self.place(path), "removed")
 
     def move(self, path: str, to: str) -> None:
+        """Give a file another name."""
         self.write(to, self.read(path))
         self.remove(path)
 
     def remove_stale(self, older_than_s: float) -> list[str]:
+        """Remove temporary files of writers that died that long ago; returns their paths."""
         return []  # an upload that was not completed leaves no file
 
 
-class S3Filesystem(RemoteFilesystem):
+class LocalFilesystem(Filesystem):
+    """A folder of this machine (or one mounted), whose files are flushed to the disk before they have their names."""
+
+    def __init__(self, folder: Path) -> None:
+        from fsspec.implementations.local import LocalFileSystem
+
+        super().__init__(str(folder), LocalFileSystem(), str(folder.absolute()))
+        self.folder = folder
+
+    def entries(self, folder: str) -> list[Entry]:
+        found: list[Entry] = []
+        self._collect(self.folder / folder, folder, found)
+        return sorted(found, key=lambda entry: entry.path)
+
+    def _collect(self, directory: Path, below: str, found: list[Entry]) -> None:
+        if directory.is_file():
+            return
+        with suppress(FileNotFoundError), self._errors(below, "listed"), os.scandir(directory) as items:
+            for item in items:
+                path = f"{below}/{item.name}" if below else item.name
+                if item.is_dir():
+                    self._collect(Path(item.path), path, found)
+                else:
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        status = item.stat()
+                        found.append(Entry(path, status.st_size, status.st_mtime))
+
+    def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+        return retrying(lambda: (self.folder / path).open("rb"), self.place(path), "read")
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self.folder / path
+        partial = self.folder / TMP / f"{uuid.uuid4().hex}.partial"
+        with self._errors(path, "written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(target)
+                sync_folder(target.parent)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def move(self, path: str, to: str) -> None:
+        target = self.folder / to
+        with self._errors(path, "moved"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / path).replace(target)
+            sync_folder(target.parent)
+
+    def remove_stale(self, older_than_s: float) -> list[str]:
+        limit = time.time() - older_than_s
+        stale = [entry.path for entry in self.entries(TMP) if entry.modified < limit]
+        for path in stale:
+            self.remove(path)
+        return stale
+
+    @contextmanager
+    def _errors(self, path: str, done: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and done == "listed":
+                raise
+            free = _free(self.folder) if done == "written" else None
+            raise store_error(self.place(path), done, error, free=free) from error
+
+
+class S3Filesystem(Filesystem):
     """S3 and what speaks its protocol."""
 
     def check(self) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import unquote
 
 FILE_SCHEME: Final = "file://"
+SHARD_SCHEMES: Final = ("tar://", "parquet://")
 
 
 def url(text: str) -> str:
@@ -38,6 +39,16 @@ def local_path(url: str) -> Path | None:
         if not Path(literal).exists() and Path(unquote(literal)).exists():
             return Path(unquote(literal))
     return Path(literal)
+
+
+def split_shard(uri: str) -> tuple[str, str]:
+    """Split the audio inside a tar shard or Parquet file from where that file is; other locations are whole.
+
+    >>> split_shard("tar://a.wav::s3://b/0.tar"), split_shard("s3://b/a.wav")
+    (('tar://a.wav::', 's3://b/0.tar'), ('', 's3://b/a.wav'))
+    """
+    inner, separator, outer = uri.partition("::")
+    return (inner + separator, outer) if separator and uri.startswith(SHARD_SCHEMES) else ("", uri)
 
 
 def join(url: str, *names: str) -> str:

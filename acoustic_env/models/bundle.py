@@ -19,8 +19,9 @@ import numpy.typing as npt
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_bytes, read_if_there, write_bytes
+from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import join
-from acoustic_env.models.calibrate import Calibration
+from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.classifier import Ensemble
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureMatrix
@@ -31,10 +32,15 @@ from acoustic_env.models.storage import dump_estimator, load_estimator
 FORMAT: Final = 3
 METADATA: Final = "metadata.json"
 EARLIER_METADATA: Final = "bundle.json"  # of formats 1 and 2
+EARLIER_FILES: Final = (EARLIER_METADATA, "weights.safetensors")
 PREPROCESSING: Final = "preprocessing.skops"
 TRAINED_ON: Final = "trained_on.safetensors"
 LIBRARIES: Final = (
     *("acoustic-env", "numpy", "scipy", "scikit-learn", "skops", "torch", "xgboost", "safetensors", "pyarrow"),
+)
+# Attributes of a bundle that are plain data, in its metadata as they are.
+PLAIN: Final = (
+    *("own_estimator", "classes", "fingerprints", "held_out", "training_hash", "versions", "weights_sha256", "test"),
 )
 SHOWN: Final = 5
 
@@ -67,8 +73,7 @@ class Bundle:
         classes: names, the order of the probabilities.
         preprocessor: fitted.
         classifier: the fitted members.
-        calibration: fitted on held-out rows.
-        thresholds: [classes] on calibrated probabilities; of a multiclass study not used.
+        calibrator: calibration and thresholds, fitted on held-out rows.
         fingerprints: block -> signal -> the version trained on.
         held_out: performance on the held-out rows (`performance.Performance.as_json`).
         training_hash: `clips_hash` of the training and validation clips.
@@ -85,14 +90,13 @@ class Bundle:
     classes: tuple[str, ...]
     preprocessor: Preprocessor
     classifier: Ensemble
-    calibration: Calibration
-    thresholds: Floats
+    calibrator: Calibrator
     fingerprints: dict[str, dict[str, str]]
     held_out: dict[str, Any]
     training_hash: str
     trained_on: npt.NDArray[np.uint64]
     trained_groups: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 2), np.uint64))
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: library_versions())
     test_evaluations: list[TestEvaluation] = field(default_factory=list)
     test: dict[str, Any] | None = None
     weights_sha256: str = ""
@@ -146,7 +150,7 @@ class Bundle:
         Raises:
             UsageError: the features are not those trained on.
         """
-        return self.calibration.apply(self.raw_proba(matrix))
+        return self.calibrator.predict_proba(self.raw_proba(matrix))
 
     def seen(self, clip_ids: Sequence[str], groups: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Return which clips it was trained on, or whose group it has seen; bool [n]."""
@@ -163,37 +167,30 @@ class Bundle:
         """Write the bundle; an interrupted save leaves the one that was there, or none that loads.
 
         The record of test evaluations of a bundle that is there already is carried over: a test set that helped to
-        choose stays one that helped to choose.
+        choose stays one that helped to choose. Its files that the new bundle does not have are removed.
 
         Raises:
             UsageError: a bundle is there whose record cannot be read.
         """
-        place = str(folder)
-        parts = self._parts()
+        place, parts = str(folder), self._parts()
         if not self.weights_sha256:
             self.weights_sha256 = self._hash()
-        self._carry_record(place)
+        stale = self._carry_record(place) - set(parts)
         metadata = {
             "format": FORMAT,
             "recipe": self.recipe.as_json(),
-            "own_estimator": self.own_estimator,
             "members": [name for name in parts if name.startswith("classifier-")],
-            "classes": self.classes,
-            "calibration": dataclasses.asdict(self.calibration),
-            "thresholds": self.thresholds.tolist(),
-            "fingerprints": self.fingerprints,
-            "held_out": self.held_out,
-            "training_hash": self.training_hash,
-            "versions": self.versions or library_versions(),
-            "weights_sha256": self.weights_sha256,
+            **self.calibrator.as_json(),
+            **{name: getattr(self, name) for name in PLAIN},
             "parts": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
             "test_evaluations": [dataclasses.asdict(earlier) for earlier in self.test_evaluations],
-            "test": self.test,
         }
         # The parts first: metadata that name other parts than those there do not load.
         for name, data in parts.items():
             write_bytes(join(place, name), data)
         write_bytes(join(place, METADATA), json.dumps(metadata, indent=1).encode())
+        for name in stale:
+            open_filesystem(place).remove(Path(name).name)
 
     def _parts(self) -> dict[str, bytes]:
         """File name -> content."""
@@ -207,14 +204,15 @@ class Bundle:
         return found
 
     def _hash(self) -> str:
-        """SHA-256 of what was learned; files of skops differ from save to save."""
+        """SHA-256 of what was learned; files of skops differ from save to save, and histories have seconds."""
         import joblib
 
-        learned = (self.preprocessor, self.classifier.members, self.calibration, self.thresholds)
+        members = [getattr(member, "weights_", member) for member in self.classifier.members]
+        learned = (self.preprocessor, members, self.calibrator)
         return hashlib.sha256(joblib.hash(learned).encode()).hexdigest()
 
-    def _carry_record(self, place: str) -> None:
-        """Put the test evaluations of the bundle at `place` before the own ones."""
+    def _carry_record(self, place: str) -> set[str]:
+        """Put the test evaluations of the bundle at `place` before the own ones; return the names of its files."""
         for name in (METADATA, EARLIER_METADATA):
             data = read_if_there(join(place, name))
             if data is None:
@@ -231,7 +229,8 @@ class Bundle:
             self.test_evaluations = recorded + [own for own in self.test_evaluations if own not in recorded]
             if there["weights_sha256"] == self.weights_sha256 and self.test is None:
                 self.test = there.get("test")
-            return
+            return {*EARLIER_FILES, *there.get("parts", ())}
+        return set()
 
     @classmethod
     def load(cls, folder: str | Path, trusted: Sequence[str] = ()) -> Bundle:
@@ -254,23 +253,16 @@ class Bundle:
             unfitted = None if metadata["own_estimator"] else recipe.model.estimator(0)
             members.append(load_estimator(parts[name], join(place, name), unfitted, trusted))
         arrays = load(parts[TRAINED_ON])
+        plain = {name: metadata[name] for name in PLAIN}
         return cls(
             recipe=recipe,
-            classes=tuple(metadata["classes"]),
             preprocessor=load_estimator(parts[PREPROCESSING], join(place, PREPROCESSING)),
             classifier=Ensemble(members, len(metadata["classes"])),
-            calibration=Calibration(**metadata["calibration"]),
-            thresholds=np.array(metadata["thresholds"]),
-            fingerprints=metadata["fingerprints"],
-            held_out=metadata["held_out"],
-            training_hash=metadata["training_hash"],
+            calibrator=Calibrator.from_json(recipe.task, metadata),
+            test_evaluations=_recorded(metadata),
+            **{**plain, "classes": tuple(plain["classes"])},
             trained_on=arrays["trained_on"],
             trained_groups=arrays["trained_groups"],
-            versions=metadata["versions"],
-            test_evaluations=_recorded(metadata),
-            test=metadata["test"],
-            weights_sha256=metadata["weights_sha256"],
-            own_estimator=metadata["own_estimator"],
         )
 
     def record_evaluation(self, folder: str | Path, hash_of_clips: str, found: Performance) -> TestEvaluation:

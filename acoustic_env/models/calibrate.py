@@ -1,17 +1,19 @@
-"""Calibration of probabilities, measured and fitted on held-out rows."""
+"""Calibration of probabilities and the thresholds on them, measured and fitted on held-out rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from acoustic_env.config import Task
-from acoustic_env.models.evaluate import Bools, Floats, Integers
-from acoustic_env.models.thresholds import share_interval
+from acoustic_env.models.evaluate import Bools, Floats, Integers, share_interval
+from acoustic_env.models.thresholds import choose_thresholds
 
 BINS: Final = 10
 SMALLEST: Final = 1e-7
@@ -110,38 +112,12 @@ def brier(truth: npt.NDArray[Any], probabilities: Floats) -> float:
     return float(np.mean((probabilities - truth) ** 2))
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """A monotone map of probabilities that leaves ranks, and so AUC, as they are.
+class Calibrator(ClassifierMixin, BaseEstimator):
+    """Calibrated probabilities and thresholds, fitted on a model's probabilities of rows it was not trained on.
 
-    Attributes:
-        kind: platt (binary: slope and shift of the positive class's logit), platt_each (multilabel: the same of every
-            class's logit), temperature (multiclass: one factor of all log probabilities), or none.
-        slope: of the logit, > 0.
-        shift: of the logit.
-    """
-
-    kind: Literal["none", "platt", "platt_each", "temperature"] = "none"
-    slope: float = 1.0
-    shift: float = 0.0
-
-    def apply(self, probabilities: Floats) -> Floats:
-        """Return calibrated probabilities of the same shape [n, classes]; rows of several classes still sum to one."""
-        if self.kind == "none":
-            return probabilities
-        if self.kind == "temperature":
-            return np.asarray(special.softmax(self.slope * _log(probabilities), axis=1))
-        if self.kind == "platt":
-            positive = special.expit(self.slope * _logit(probabilities[:, 1]) + self.shift)
-            return np.stack([1 - positive, positive], axis=1)
-        return np.asarray(special.expit(self.slope * _logit(probabilities) + self.shift))
-
-
-def fit_calibration(task: Task, y: npt.NDArray[Any], probabilities: Floats) -> Calibration:
-    """Fit the calibration with the least log loss against Platt's targets on rows that the model was not trained on.
-
-    Platt scaling for binary and multilabel (one slope and shift for all classes: rare classes have too few rows for
-    their own), temperature (Guo et al. 2017) for multiclass. None where there are under 10 rows of one kind.
+    The map is monotone: ranks, and so AUC, stay as they are. Its parameters have the least log loss against Platt's
+    targets: Platt scaling for binary and multilabel (one slope and shift for all classes: rare classes have too few
+    rows for their own), temperature (Guo et al. 2017) for multiclass; none where there are under 10 rows of one kind.
 
     The targets are (N+ + 1) / (N+ + 2) and 1 / (N- + 2) instead of 1 and 0 (Platt 1999; Lin, Lin and Weng, Machine
     Learning 68, 2007): what N rows of one outcome can prove of the next. Against 1 and 0, rows that the model separates
@@ -149,48 +125,101 @@ def fit_calibration(task: Task, y: npt.NDArray[Any], probabilities: Floats) -> C
 
     Args:
         task: of the study.
-        y: int64 [n] class index, or bool [n, classes] for multilabel.
-        probabilities: [n, classes] of the uncalibrated model on the same rows, which were not trained on.
+
+    Attributes:
+        kind_: platt (binary: slope and shift of the positive class's logit), platt_each (multilabel: the same of every
+            class's logit), temperature (multiclass: one factor of all log probabilities), or none.
+        slope_: of the logit, > 0.
+        shift_: of the logit.
+        thresholds_: [classes] on calibrated probabilities (`choose_thresholds`).
     """
-    if task == "multiclass":
-        return _fit_temperature(y, probabilities)
-    truth = (y if y.ndim == 2 else y == 1).ravel()
-    positives, negatives = int(truth.sum()), int((~truth).sum())
-    if min(positives, negatives) < MIN_ROWS:
-        return Calibration()
-    logit = _logit(probabilities if y.ndim == 2 else probabilities[:, 1]).ravel()
-    targets = np.where(truth, _target(positives), 1 - _target(negatives))
 
-    def loss_and_gradient(parameters: Floats) -> tuple[float, Floats]:
-        slope = np.exp(parameters[0])
-        z = slope * logit + parameters[1]
-        residual = special.expit(z) - targets
-        value = float(np.mean(np.logaddexp(0, z) - targets * z))
-        return value, np.array([np.mean(residual * logit) * slope, residual.mean()])
+    kind_: Literal["none", "platt", "platt_each", "temperature"]
+    slope_: float
+    shift_: float
+    thresholds_: Floats
 
-    limits: Any = {"ftol": 1e-12, "gtol": 1e-8}
-    found = optimize.minimize(
-        loss_and_gradient, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-4, 4), (-20, 20)], options=limits
-    )
-    kind: Literal["platt", "platt_each"] = "platt_each" if task == "multilabel" else "platt"
-    return Calibration(kind, float(np.exp(found.x[0])), float(found.x[1]))
+    def __init__(self, task: Task = "binary") -> None:
+        self.task = task
 
+    def fit(self, X: Floats, y: npt.NDArray[Any]) -> Calibrator:
+        """Fit slope, shift and thresholds.
 
-def _fit_temperature(y: npt.NDArray[Any], probabilities: Floats) -> Calibration:
-    """Fit the factor of all log probabilities; the event is "of the given class", its target Platt's for that class."""
-    if len(y) < MIN_ROWS:
-        return Calibration()
-    given = np.eye(probabilities.shape[1], dtype=bool)[y]
-    logits, targets = _log(probabilities), _target(np.bincount(y))[y]
+        Args:
+            X: probabilities [n, classes].
+            y: int64 [n] class index, or bool [n, classes] for multilabel.
+        """
+        self.kind_, self.slope_, self.shift_ = "none", 1.0, 0.0
+        self.classes_ = np.arange(X.shape[1])
+        if self.task == "multiclass":
+            self._fit_temperature(X, y)
+        else:
+            self._fit_platt(X, y)
+        self.thresholds_ = choose_thresholds(self.task, y, self.predict_proba(X))
+        return self
 
-    def loss(log_slope: float) -> float:
-        scaled = np.exp(log_slope) * logits
-        own = scaled[given]
-        other = special.logsumexp(np.where(given, -np.inf, scaled), axis=1)
-        return float(np.mean(np.logaddexp(own, other) - targets * own - (1 - targets) * other))
+    def _fit_platt(self, X: Floats, y: npt.NDArray[Any]) -> None:
+        truth = (y if y.ndim == 2 else y == 1).ravel()
+        positives, negatives = int(truth.sum()), int((~truth).sum())
+        if min(positives, negatives) < MIN_ROWS:
+            return
+        logit = _logit(X if y.ndim == 2 else X[:, 1]).ravel()
+        targets = np.where(truth, _target(positives), 1 - _target(negatives))
 
-    best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded")
-    return Calibration("temperature", float(np.exp(best.x)))
+        def loss_and_gradient(parameters: Floats) -> tuple[float, Floats]:
+            slope = np.exp(parameters[0])
+            z = slope * logit + parameters[1]
+            residual = special.expit(z) - targets
+            value = float(np.mean(np.logaddexp(0, z) - targets * z))
+            return value, np.array([np.mean(residual * logit) * slope, residual.mean()])
+
+        limits: Any = {"ftol": 1e-12, "gtol": 1e-8}
+        found = optimize.minimize(
+            loss_and_gradient, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-4, 4), (-20, 20)], options=limits
+        )
+        self.kind_ = "platt_each" if self.task == "multilabel" else "platt"
+        self.slope_, self.shift_ = float(np.exp(found.x[0])), float(found.x[1])
+
+    def _fit_temperature(self, X: Floats, y: npt.NDArray[Any]) -> None:
+        """Fit the factor; the event is "of the given class", its target Platt's for that class."""
+        if len(y) < MIN_ROWS:
+            return
+        given = np.eye(X.shape[1], dtype=bool)[y]
+        logits, targets = _log(X), _target(np.bincount(y))[y]
+
+        def loss(log_slope: float) -> float:
+            scaled = np.exp(log_slope) * logits
+            own = scaled[given]
+            other = special.logsumexp(np.where(given, -np.inf, scaled), axis=1)
+            return float(np.mean(np.logaddexp(own, other) - targets * own - (1 - targets) * other))
+
+        best = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded")
+        self.kind_, self.slope_ = "temperature", float(np.exp(best.x))
+
+    def predict_proba(self, X: Floats) -> Floats:
+        """Return calibrated probabilities [n, classes]; rows of several classes still sum to one."""
+        if self.kind_ == "none":
+            return X
+        if self.kind_ == "temperature":
+            return np.asarray(special.softmax(self.slope_ * _log(X), axis=1))
+        if self.kind_ == "platt":
+            positive = special.expit(self.slope_ * _logit(X[:, 1]) + self.shift_)
+            return np.stack([1 - positive, positive], axis=1)
+        return np.asarray(special.expit(self.slope_ * _logit(X) + self.shift_))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was learned as plain data."""
+        learned = {"kind": self.kind_, "slope": self.slope_, "shift": self.shift_}
+        return {"calibration": learned, "thresholds": self.thresholds_.tolist()}
+
+    @classmethod
+    def from_json(cls, task: Task, learned: Mapping[str, Any]) -> Calibrator:
+        """Return the fitted estimator of `as_json`."""
+        made, own = cls(task), learned["calibration"]
+        made.kind_, made.slope_, made.shift_ = own["kind"], own["slope"], own["shift"]
+        made.thresholds_ = np.array(learned["thresholds"])
+        made.classes_ = np.arange(len(made.thresholds_))
+        return made
 
 
 def _target(count: Any) -> Any:

@@ -20,6 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import special
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, column_or_1d, has_fit_parameter, validate_data
 
 from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.models.evaluate import Floats, Integers
@@ -30,13 +35,13 @@ class Examples:
     """Rows to learn from or to stop on.
 
     Attributes:
-        x: float32 [n, features].
+        x: float32 [n, features], or `Sequences` [n, frames, bands].
         y: int64 [n], or bool [n, classes].
         groups: int64 [n], rows that must not be split.
         weights: [n], None for one each.
     """
 
-    x: npt.NDArray[np.float32]
+    x: Any
     y: npt.NDArray[Any]
     groups: npt.NDArray[Any]
     weights: npt.NDArray[Any] | None = None
@@ -58,8 +63,6 @@ def make_estimator(classifier: ClassifierSettings | Any, random_state: int, chec
         random_state: its seed, where it has one.
         checkpoints: where it keeps checkpoints, where it can.
     """
-    from sklearn.base import clone
-
     settings = isinstance(classifier, ClassifierSettings)
     made = classifier.estimator(random_state) if settings else clone(classifier)
     options = {"random_state": random_state, "checkpoints": checkpoints}
@@ -75,10 +78,6 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
         train: rows to learn from.
         validation: rows to stop on; not looked at by an estimator that takes none.
     """
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.utils import get_tags
-    from sklearn.utils.validation import has_fit_parameter
-
     if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
         estimator = OneVsRestClassifier(estimator)
     options: dict[str, Any] = {"groups": train.groups}
@@ -145,8 +144,9 @@ def fit_ensemble(
     """Fit models of successive seeds, each with another fold held out to stop on.
 
     An ensemble of 1 is one model trained without the `first` folds. With more, the next members hold out the other
-    folds in turn, so every row trains most members. What a member predicts for its held-out rows is not what the mean
-    of all members predicts: `crossfit` measures that.
+    folds in turn, so every row trains most members. An estimator that does not stop on rows learns from all of
+    them. What a member predicts for its held-out rows is not what the mean of all members predicts: `cross_val`
+    measures that.
 
     Args:
         classifier: settings or an estimator.
@@ -163,44 +163,84 @@ def fit_ensemble(
     members = []
     for member in range(size):
         held = np.isin(folds, held_out[member % len(held_out)])
-        members.append(fit(make_estimator(classifier, seed + member, checkpoints), data.take(~held), data.take(held)))
+        estimator = make_estimator(classifier, seed + member, checkpoints)
+        stops = has_fit_parameter(estimator, "X_val")
+        rows = (data.take(~held), data.take(held)) if stops else (data, None)
+        members.append(fit(estimator, *rows))
     return Ensemble(members, classes)
 
 
 # ---- what the package's own estimators share
 
 
-def check_rows(
-    estimator: Any, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None, groups: Any = None
-) -> tuple[Examples, Examples | None]:
-    """Check the arguments of `fit`, set `classes_`, `task_` and `n_features_in_`, and return coded rows.
+class TaskClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier of the three tasks: binary and multiclass for y [n], multilabel for bool y [n, classes].
 
-    Raises:
-        ValueError: wrong shapes, values that are not finite, a continuous target, or one class only.
+    A subclass implements `fit`, beginning with `check_rows`, and `predict_proba`.
+
+    Attributes:
+        classes_: [classes].
+        task_: told by y.
     """
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-    X, y = validate_data(estimator, X, y, dtype=np.float32, multi_output=True)
-    check_classification_targets(y)
-    weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = column_or_1d(y, warn=True)
-    if y.ndim == 2:
-        estimator.classes_, estimator.task_ = np.arange(y.shape[1]), "multilabel"
-        coded = y.astype(bool)
-    else:
-        estimator.classes_, coded = np.unique(y, return_inverse=True)
-        if len(estimator.classes_) < 2:
-            msg = f"{type(estimator).__name__} needs rows of two classes, found one class: {estimator.classes_}"
+    random_state: Any
+    classes_: npt.NDArray[Any]
+    task_: Task
+
+    def check_rows(
+        self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None, groups: Any = None
+    ) -> tuple[Examples, Examples | None]:
+        """Check the arguments of `fit`, set `classes_`, `task_` and `n_features_in_`, and return coded rows.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, a continuous target, or one class only.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
+        check_classification_targets(y)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        coded = self.code_targets(y)
+        train = Examples(X, coded, np.arange(len(X)) if groups is None else np.asarray(groups), weights)
+        if X_val is None or not len(X_val):
+            return train, None
+        held = np.asarray(y_val).astype(bool) if y.ndim == 2 else np.searchsorted(self.classes_, y_val)
+        X_val = validate_data(self, X_val, dtype=np.float32, reset=False)
+        return train, Examples(X_val, held, np.arange(len(X_val)))
+
+    def code_targets(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Set `classes_` and `task_` and return int64 [n] class indices, or bool [n, classes].
+
+        Raises:
+            ValueError: one class only.
+        """
+        if y.ndim == 2:
+            self.classes_, self.task_ = np.arange(y.shape[1]), "multilabel"
+            return y.astype(bool)
+        self.classes_, coded = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            msg = f"{type(self).__name__} needs rows of two classes, found one class: {self.classes_}"
             raise ValueError(msg)
-        estimator.task_ = "binary" if len(estimator.classes_) == 2 else "multiclass"
-    train = Examples(X, coded, np.arange(len(X)) if groups is None else np.asarray(groups), weights)
-    if X_val is None or not len(X_val):
-        return train, None
-    held = np.asarray(y_val).astype(bool) if y.ndim == 2 else np.searchsorted(estimator.classes_, y_val)
-    X_val = validate_data(estimator, X_val, dtype=np.float32, reset=False)
-    return train, Examples(X_val, held, np.arange(len(X_val)))
+        self.task_ = "binary" if len(self.classes_) == 2 else "multiclass"
+        return coded
+
+    def seed(self) -> int:
+        """Return `random_state` as a number."""
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the likeliest class [n], or int [n, classes] of probability 0.5 or more for multilabel."""
+        found = self.predict_proba(X)
+        if self.task_ == "multilabel":
+            return np.asarray(found >= 0.5, np.int64)
+        return np.asarray(self.classes_[found.argmax(axis=1)])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 def probabilities(scores: npt.NDArray[Any], task: Task) -> Floats:
@@ -210,8 +250,3 @@ def probabilities(scores: npt.NDArray[Any], task: Task) -> Floats:
         return np.asarray(special.softmax(scores, axis=1))
     positive = special.expit(scores)
     return np.hstack([1 - positive, positive]) if task == "binary" else np.asarray(positive)
-
-
-def most_likely(found: Floats, classes: npt.NDArray[Any], task: Task) -> npt.NDArray[Any]:
-    """Return the likeliest class [n], or int [n, classes] of probability 0.5 or more for multilabel."""
-    return (found >= 0.5).astype(np.int64) if task == "multilabel" else np.asarray(classes[found.argmax(axis=1)])

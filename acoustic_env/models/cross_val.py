@@ -1,4 +1,11 @@
-"""Out-of-fold probabilities: every row predicted by a model that has not seen it, nor any row of its group."""
+"""Out-of-fold probabilities, calibration and thresholds: every row by what was fitted without it and its group.
+
+A bundle ships the mean of an ensemble, and the rows that trained it cannot tell what its probabilities are worth. So
+the whole procedure (preprocessing, every member, stopping, averaging) is repeated without each part of the rows in turn
+(`out_of_fold`), and the bundle's calibration and thresholds are fitted on what these ensembles predict for the parts
+they have not seen. Metrics come from calibrations and thresholds that are fitted without the rows they are then applied
+to (`cross_fit`).
+"""
 
 from __future__ import annotations
 
@@ -10,19 +17,25 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from acoustic_env.config import ClassifierSettings
+from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.errors import UsageError
+from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.classifier import Examples, fit_ensemble
 from acoustic_env.models.evaluate import Floats, Integers
 from acoustic_env.models.folds import grouped_folds
 from acoustic_env.models.preprocess import MeanImputer
+from acoustic_env.models.sequences import Sequences
 
 # Of each training part, one of so many inner folds is held out to stop training on.
 INNER_FOLDS: Final = 8
+# Each part is predicted by an ensemble of the other four: four fifths of the rows, near what the shipped one has.
+PARTS: Final = 5
+# Parts are predicted until so many rows are: more would cost training time and tell little more.
+ENOUGH_ROWS: Final = 5_000
 
 
 def out_of_fold(
-    X: npt.NDArray[np.float32],
+    X: Any,
     y: npt.NDArray[Any],
     groups: npt.NDArray[Any],
     classifier: ClassifierSettings | Any,
@@ -41,7 +54,7 @@ def out_of_fold(
     them.
 
     Args:
-        X: float32 [n, features]; missing values as NaN.
+        X: float32 [n, features], missing values as NaN; or `Sequences`.
         y: int64 [n] class index, or bool [n, classes] for multilabel.
         groups: [n], rows that stay in one fold.
         classifier: settings of a kind, or any scikit-learn classifier with `predict_proba`.
@@ -68,19 +81,75 @@ def out_of_fold(
     for held in np.unique(fold) if predicted is None else predicted:
         rows = fold == held
         fitted = clone(preprocessor).fit(X[~rows])
-        seen = Examples(fitted.transform(X[~rows]).astype(np.float32), y[~rows], groups[~rows])
-        inner = grouped_folds(seen.y, seen.groups, max(2, min(INNER_FOLDS, len(np.unique(seen.groups)))), seed)
+        seen = Examples(_float32(fitted.transform(X[~rows])), y[~rows], groups[~rows])
+        inner = _folds_up_to(INNER_FOLDS, seen.y, seen.groups, seed)
         model = fit_ensemble(classifier, count, seen, inner, (0,), size=size, seed=seed, checkpoints=checkpoints)
-        found[rows] = model.predict_proba(fitted.transform(X[rows]).astype(np.float32))
+        found[rows] = model.predict_proba(_float32(fitted.transform(X[rows])))
     return found
 
 
+def _float32(x: Any) -> Any:
+    """Return an array as float32, sequences as they are."""
+    return x if isinstance(x, Sequences) else x.astype(np.float32)
+
+
+def predicted_parts(
+    y: npt.NDArray[Any], groups: npt.NDArray[Any], folds: Integers, seed: int
+) -> tuple[Integers, Integers]:
+    """Return the part [n] of each row and the parts to predict, as many as hold `ENOUGH_ROWS` rows.
+
+    Parts are unions of the study's folds; new folds by class where a class would lie in one part only.
+
+    Args:
+        y: int64 [n] class index, or bool [n, classes].
+        groups: [n], rows that stay in one part.
+        folds: the study's fold of each row [n].
+        seed: of new folds.
+
+    Raises:
+        UsageError: fewer than two groups.
+    """
+    part = np.unique(folds, return_inverse=True)[1].astype(np.int64) % PARTS
+    if y.ndim == 1 and any(len(np.unique(y[part != own])) < len(np.unique(y)) for own in np.unique(part)):
+        part = _folds_up_to(PARTS, y, groups, seed)
+    counts = np.bincount(part)
+    needed = int(np.searchsorted(np.cumsum(counts), min(ENOUGH_ROWS, len(part)))) + 1
+    return part, np.arange(needed)
+
+
+def cross_fit(
+    task: Task, y: npt.NDArray[Any], probabilities: Floats, groups: npt.NDArray[Any], seed: int
+) -> tuple[Floats, Floats]:
+    """Calibrate each row, and choose its thresholds, on the other folds of the same rows.
+
+    Args:
+        task: of the study.
+        y: int64 [n] class index, or bool [n, classes].
+        probabilities: uncalibrated [n, classes], of rows that were not trained on.
+        groups: [n], rows that stay in one fold.
+        seed: of the folds.
+
+    Returns:
+        Calibrated probabilities and thresholds, both [n, classes].
+    """
+    calibrated, thresholds = np.empty_like(probabilities), np.empty_like(probabilities)
+    fold = _folds_up_to(PARTS, y, groups, seed)
+    for held in np.unique(fold):
+        rows = fold == held
+        calibrator = Calibrator(task).fit(probabilities[~rows], y[~rows])
+        calibrated[rows], thresholds[rows] = calibrator.predict_proba(probabilities[rows]), calibrator.thresholds_
+    return calibrated, thresholds
+
+
+def _folds_up_to(most: int, y: npt.NDArray[Any], groups: npt.NDArray[Any], seed: int) -> Integers:
+    """Return grouped folds, `most` or as many as there are groups."""
+    return grouped_folds(y, groups, max(2, min(most, len(np.unique(groups)))), seed)
+
+
 def _refuse_split_groups(fold: npt.NDArray[Any], groups: npt.NDArray[Any]) -> None:
-    _, codes = np.unique(groups, return_inverse=True)
-    low, high = np.full(codes.max() + 1, np.iinfo(np.int64).max), np.full(codes.max() + 1, np.iinfo(np.int64).min)
-    np.minimum.at(low, codes, fold)
-    np.maximum.at(high, codes, fold)
-    if (low != high).any():
-        split = groups[np.flatnonzero((low != high)[codes])[0]]
-        msg = f"group {split} lies in more than one fold; give all its clips the same fold"
+    names, codes = np.unique(groups, return_inverse=True)
+    pairs = np.unique(np.stack([codes, fold], axis=1), axis=0)
+    repeated = pairs[1:][pairs[1:, 0] == pairs[:-1, 0]]
+    if len(repeated):
+        msg = f"group {names[repeated[0, 0]]} lies in more than one fold; give all its clips the same fold"
         raise UsageError(msg)

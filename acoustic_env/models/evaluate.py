@@ -71,6 +71,9 @@ class Ranking:
     Args:
         truth: bool [n].
         scores: float [n], finite.
+
+    >>> Ranking(np.array([True, False, True]), np.array([0.9, 0.4, 0.3])).auc()
+    0.5
     """
 
     def __init__(self, truth: Bools, scores: npt.NDArray[Any]) -> None:
@@ -109,16 +112,6 @@ class Ranking:
         upto = rows[self._upto]
         precision = np.divide(positives[self._positives_upto], upto, out=np.zeros_like(own), where=upto > 0)
         return float(own @ precision / positives[-1])
-
-
-def roc_auc(truth: Bools, scores: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
-    """Return the area under the ROC curve; NaN without rows of both kinds."""
-    return Ranking(truth, scores).auc(weights)
-
-
-def average_precision(truth: Bools, scores: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
-    """Return average precision; NaN without positives."""
-    return Ranking(truth, scores).average_precision(weights)
 
 
 def roc_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -> Curve:
@@ -195,6 +188,31 @@ def bounded_interval(value: float, error: float, n: int, level: float = LEVEL) -
 
 def _quantile(level: float) -> float:
     return float(stats.norm.ppf(0.5 + level / 2))
+
+
+def share_interval(hits: npt.NDArray[Any], groups: Any = None, level: float = LEVEL) -> Estimate:
+    """Return a share of rows with Wilson's interval (JASA 22, 1927), n divided by the design effect of the groups.
+
+    Args:
+        hits: bool [n].
+        groups: [n] or None for independent rows.
+        level: nominal coverage.
+    """
+    n, share = len(hits), float(np.mean(hits)) if len(hits) else float("nan")
+    if not n:
+        return Estimate(share, share, share, "Wilson", level)
+    effective = float(n)
+    if groups is not None:
+        _, codes = np.unique(np.asarray(groups), return_inverse=True)
+        count = int(codes.max()) + 1
+        residual = np.bincount(codes, weights=hits - share)
+        variance = (residual**2).sum() / n**2 * (count / max(count - 1, 1))
+        effective = count if variance == 0 else min(share * (1 - share) / variance, float(n))
+    z = _quantile(level)
+    center = share + z**2 / (2 * effective)
+    half = z * np.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
+    scale = 1 + z**2 / effective
+    return Estimate(share, float((center - half) / scale), float((center + half) / scale), "Wilson", level)
 
 
 def group_weights(groups: Sequence[Any] | npt.NDArray[Any], repeats: int, seed: int) -> Iterator[Floats]:

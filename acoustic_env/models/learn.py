@@ -14,14 +14,14 @@ from acoustic_env.clips.select import Targets, class_targets, select
 from acoustic_env.clips.splits import Split, split
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
-from acoustic_env.models.bundle import Bundle, clips_hash, keys, library_versions
-from acoustic_env.models.calibrate import fit_calibration
+from acoustic_env.models.bundle import Bundle, clips_hash, keys
+from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.classifier import Examples, fit_ensemble
-from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.crossfit import choose_thresholds, cross_fit, predicted_parts
-from acoustic_env.models.matrix import FeatureMatrix, Store, load_matrix
+from acoustic_env.models.cross_val import cross_fit, out_of_fold, predicted_parts
+from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
 from acoustic_env.models.performance import Performance, performance
-from acoustic_env.models.preprocess import Preprocessor
+from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
+from acoustic_env.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
 
@@ -57,7 +57,7 @@ class Study:
 
 def prepare(
     clips: pa.Table,
-    store: Store,
+    store: FeatureStore,
     recipe: Recipe,
     *,
     blocks: Sequence[str] = (),
@@ -82,9 +82,8 @@ def prepare(
     for line in selection.summary():
         log(line)
     chosen = tuple(blocks) or tuple(recipe.blocks)
-    matrix = load_matrix(
-        store, selection.clips["clip_id"].to_pylist(), chosen, tuple(signals) or recipe.signals, fingerprints
-    )
+    load = load_frames if recipe.model.reads_sequences else load_matrix
+    matrix = load(store, selection.clips["clip_id"].to_pylist(), chosen, tuple(signals) or recipe.signals, fingerprints)
     kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, recipe, selection.classes if recipe.classes else None)
     parts = split(kept, recipe.split)
@@ -130,13 +129,13 @@ def _refuse_one_sided(recipe: Recipe, targets: Targets, parts: Split) -> None:
             raise UsageError(msg)
 
 
-def fit_preprocessor(study: Study) -> Preprocessor:
+def fit_preprocessor(study: Study) -> Preprocessor | KeepFrames:
     """Fit the preprocessing of a study on its training rows, never on test rows.
 
     With an ensemble, whose members stop on each fold in turn, it is fitted on every row that trains one of them.
     """
     rows = study.learning if study.recipe.model.ensemble > 1 else study.split.train
-    return Preprocessor.of(study.matrix.columns, study.recipe.reduction).fit(study.matrix.values[rows])
+    return make_preprocessor(study.matrix.columns, study.recipe).fit(study.matrix.values[rows])
 
 
 def preprocessed_parts(study: Study) -> tuple[Examples, Examples]:
@@ -157,7 +156,7 @@ def train(
 
     The bundle ships the mean of its members. Calibration, thresholds and metrics are of such a mean: the preprocessing
     and the members are fitted again without each of up to five parts of the rows, which are then predicted
-    (`crossfit`). That costs up to four times the training of the shipped members; from 5,000 predicted rows on less.
+    (`cross_val`). That costs up to four times the training of the shipped members; from 5,000 predicted rows on less.
 
     Args:
         study: from `prepare`.
@@ -190,38 +189,35 @@ def train(
         part,
         model.seed,
         classes=len(classes),
-        preprocessor=Preprocessor.of(study.matrix.columns, recipe.reduction),
+        preprocessor=make_preprocessor(study.matrix.columns, recipe),
         predicted=parts,
         **members,
     )
     held = np.isin(part, parts)
     y_held, probabilities, held_groups = y[held], unseen[held], groups[held]
-    calibration = fit_calibration(recipe.task, y_held, probabilities)
-    thresholds = choose_thresholds(recipe.task, y_held, calibration.apply(probabilities))
+    calibrator = Calibrator(recipe.task).fit(probabilities, y_held)
     calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
     found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)
-    found = replace(found, threshold=float(thresholds[-1]) if recipe.task == "binary" else float("nan"))
+    found = replace(found, threshold=float(calibrator.thresholds_[-1]) if recipe.task == "binary" else float("nan"))
     clip_ids = [study.targets.clip_ids[row] for row in rows]
     groups_seen = study.clips["group"].take(pa.array(rows)).to_pylist()
     bundle = Bundle(
-        recipe=recipe.replace(blocks={block: recipe.blocks.get(block, {}) for block in study.matrix.fingerprints}),
+        recipe=recipe.replace(blocks={block: recipe.block_options(block) for block in study.matrix.fingerprints}),
         classes=classes,
         preprocessor=preprocessor,
         classifier=ensemble,
-        calibration=calibration,
-        thresholds=thresholds,
+        calibrator=calibrator,
         fingerprints=study.matrix.fingerprints,
         held_out=found.as_json(),
         training_hash=clips_hash(clip_ids, y),
         trained_on=np.unique(keys([*clip_ids, *groups_seen])),
         trained_groups=np.unique(np.column_stack([keys(clip_ids), keys(groups_seen)]), axis=0),
-        versions=library_versions(),
         own_estimator=classifier is not None,
     )
     return bundle, found
 
 
-def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: Store, log: Log = print) -> tuple[Performance, str]:
+def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log = print) -> tuple[Performance, str]:
     """Evaluate a bundle on clips it has not seen; those it has, or whose group it has, are left out.
 
     Returns:
@@ -254,13 +250,13 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: Store, log: Log = pr
         targets.y,
         raw,
         groups,
-        bundle.thresholds,
-        bundle.calibration.apply(raw),
+        bundle.calibrator.thresholds_,
+        bundle.calibrator.predict_proba(raw),
     )
     return found, clips_hash(targets.clip_ids, targets.y)
 
 
-def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: Store) -> FeatureMatrix:
+def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore) -> FeatureMatrix:
     """Return the features a bundle needs, for some clips.
 
     The version trained on where the store has it, else what it has, which `Bundle.check` then refuses by name.
@@ -273,4 +269,5 @@ def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: Store) -> Feat
             store.resolve(block, signals, versions[block])
         except UsageError:
             versions[block] = []
-    return bundle.check(load_matrix(store, clip_ids, list(bundle.fingerprints), signals, versions))
+    load = load_frames if bundle.recipe.model.reads_sequences else load_matrix
+    return bundle.check(load(store, clip_ids, list(bundle.fingerprints), signals, versions))

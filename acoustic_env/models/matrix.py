@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
+from acoustic_env.models.sequences import Sequences, frames_block, load_sequences
+from acoustic_env.store.feature_store import FeatureStore
 
 KEYS: Final = ("clip_id", "signal")
 # Clips read from the store at once: bounds the Arrow memory beside the matrix without reading the parts often.
@@ -42,14 +44,15 @@ class FeatureMatrix:
 
     Attributes:
         clip_ids: [n], the order of the rows.
-        values: float32 [n, d]; NaN where a feature is undefined or the block has no row for the clip.
+        values: float32 [n, d], NaN where a feature is undefined or the block has no row for the clip; or `Sequences`,
+            zeros where it has none, with a column for each signal.
         columns: [d].
         fingerprints: block -> signal -> the version its columns come from.
         absent: (block, signal) -> ids of the clips without a row.
     """
 
     clip_ids: list[str]
-    values: npt.NDArray[np.float32]
+    values: Any
     columns: list[FeatureColumn]
     fingerprints: dict[str, dict[str, str]]
     absent: dict[tuple[str, str], list[str]]
@@ -64,6 +67,13 @@ class FeatureMatrix:
     def restrict(self, parts: Sequence[tuple[str, str]]) -> FeatureMatrix:
         """Return the matrix of some (block, signal) parts only, in the order given."""
         there = self.parts()
+        if isinstance(self.values, Sequences):
+            if set(parts) == set(there):
+                return self
+            msg = (
+                "a network on sequences takes all blocks and signals of the study; name fewer with --blocks, --signals"
+            )
+            raise UsageError(msg)
         fingerprints: dict[str, dict[str, str]] = {}
         for block, signal in parts:
             fingerprints.setdefault(block, {})[signal] = self.fingerprints[block][signal]
@@ -99,25 +109,8 @@ class FeatureMatrix:
         ]
 
 
-class Store(Protocol):
-    """What is needed of `store.FeatureStore`."""
-
-    def resolve(self, block: str, signals: Sequence[str] | None = None, chosen: Sequence[str] = ()) -> dict[str, str]:
-        """The fingerprint of each signal."""
-
-    def read(
-        self,
-        block: str,
-        versions: Mapping[str, str] | str | None = None,
-        signals: Sequence[str] | None = None,
-        columns: Sequence[str] | None = None,
-        clip_ids: Any = None,
-    ) -> pa.Table:
-        """Rows of a block."""
-
-
 def load_matrix(
-    store: Store,
+    store: FeatureStore,
     clip_ids: Sequence[str],
     blocks: Sequence[str],
     signals: Sequence[str],
@@ -163,6 +156,41 @@ def load_matrix(
     return FeatureMatrix(ids, values, columns, versions, absent)
 
 
+def load_frames(
+    store: FeatureStore,
+    clip_ids: Sequence[str],
+    blocks: Sequence[str],
+    signals: Sequence[str],
+    fingerprints: Mapping[str, Sequence[str]] | None = None,
+) -> FeatureMatrix:
+    """Load the frames of clips from the store for a network on sequences, as `load_matrix` loads features.
+
+    Args:
+        store: to read.
+        clip_ids: the rows wanted, in order, each once.
+        blocks: one, with frames; the frames of NAME are those of NAME_frames.
+        signals: side by side, as further bands of each frame.
+        fingerprints: block -> versions, for blocks that are there in several; the only ones otherwise.
+
+    Raises:
+        UsageError: more than one block, one without frames, or no row of a signal for any clip.
+    """
+    if len(blocks) != 1:
+        msg = f"a network on sequences takes the frames of one block, not of {', '.join(blocks)}; name it with --blocks"
+        raise UsageError(msg)
+    block = frames_block(blocks[0])
+    versions = store.resolve(block, signals, (fingerprints or {}).get(block, ()))
+    lacking = next((signal for signal in signals if signal not in versions), None)
+    if lacking is not None:
+        raise _no_row(block, lacking, len(clip_ids))
+    values, found = load_sequences(store, clip_ids, block, versions)
+    absent = {
+        (block, signal): [clip_ids[row] for row in np.flatnonzero(~there).tolist()] for signal, there in found.items()
+    }
+    columns = [FeatureColumn(block, signal, "frames") for signal in versions]
+    return FeatureMatrix(list(clip_ids), values, columns, {block: versions}, absent)
+
+
 def _no_row(block: str, signal: str, clips: int) -> UsageError:
     msg = f"block {block} has no row of signal {signal} for any of the {clips:,} clips"
     return UsageError(f"{msg}; extract it, or leave it out with --blocks or --signals")
@@ -172,17 +200,18 @@ Loaded = tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 def _load_block(
-    store: Store, block: str, versions: Mapping[str, str], ids: list[str], signals: Sequence[str]
+    store: FeatureStore, block: str, versions: Mapping[str, str], ids: list[str], signals: Sequence[str]
 ) -> dict[str, Loaded]:
     loaded: dict[str, Loaded] = {}
+    schema = store.joint_schema(block, versions)
+    if "frame" in schema.names:
+        msg = f"block {block} is a table per frame; a classifier of clips takes blocks with one row a clip"
+        raise UsageError(msg)
+    # Frames of varying number (vggish_released) are no features of a clip; their mean and deviation are.
+    columns = [field.name for field in schema if field.name not in KEYS and not pa.types.is_list(field.type)]
     for start in range(0, max(len(ids), 1), CHUNK):
         chunk = pa.array(ids[start : start + CHUNK], pa.string())
-        table = store.read(block, versions, clip_ids=chunk)
-        # Frames of varying number (vggish_released) are no features of a clip; their mean and deviation are.
-        table = table.select([column.name for column in table.schema if not pa.types.is_list(column.type)])
-        if "frame" in table.schema.names:
-            msg = f"block {block} is a table per frame; a classifier of clips takes blocks with one row a clip"
-            raise UsageError(msg)
+        table = store.read(block, versions, columns=columns, clip_ids=chunk)
         names = _column_names(table.schema)
         for signal in signals:
             if signal not in loaded:

@@ -22,15 +22,9 @@ from acoustic_env.models.evaluate import (
     mean_over_classes,
     precision_recall_curve,
     roc_curve,
-)
-from acoustic_env.models.thresholds import (
-    balanced_accuracy,
-    binary_scores,
-    class_scores,
-    confusion,
-    mean_f1,
     share_interval,
 )
+from acoustic_env.models.thresholds import Calls
 
 REPEATS: Final = 1000
 # mAP over hundreds of classes and tens of thousands of clips costs a tenth of a second a resample.
@@ -178,7 +172,7 @@ def performance(
         metrics=_metrics(task, truth, called, calibrated, groups, seed),
         per_class=per_class,
         undefined=[one.name for one in per_class if not np.isfinite(one.auc)],
-        confusion=None if task == "multilabel" else confusion(y, called.argmax(axis=1), len(classes)),
+        confusion=None if task == "multilabel" else truth.T.astype(np.float64) @ called,
         threshold=threshold,
         calibration=_calibration_errors(task, truth, probabilities, calibrated, diagrams)
         | {"brier_before": brier(*before), "brier_after": brier(*after)},
@@ -237,7 +231,7 @@ def _per_class(
     rankings: Sequence[Ranking],
 ) -> list[ClassMetrics]:
     support, calls = truth.sum(axis=0), called.sum(axis=0)
-    scores = binary_scores((truth & called).sum(axis=0).astype(float), calls.astype(float), support.astype(float))
+    scores = Calls(truth, called).precision_recall_f1()
     return [
         ClassMetrics(
             name=name,
@@ -266,26 +260,21 @@ def _metrics(
     def resampled(statistic: Any) -> Estimate:
         return bootstrap(statistic, groups, repeats=repeats, seed=seed)
 
-    absent = np.asarray(~truth.any(axis=0))
+    calls = Calls(truth, called)
     if task == "multilabel":
         return {
             "map": resampled(mean_over_classes(truth, calibrated, Ranking.average_precision)),
             "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
-            "macro_f1": resampled(lambda weights: mean_f1(*_multilabel_f1(truth, called, weights), absent)),
-            "micro_f1": resampled(lambda weights: _micro_f1(truth, called, weights)),
+            "macro_f1": resampled(calls.macro_f1),
+            "micro_f1": resampled(calls.micro_f1),
         }
-    y, predicted, classes = truth.argmax(axis=1), called.argmax(axis=1), truth.shape[1]
-
-    def of_confusion(measure: Any) -> Estimate:
-        return resampled(lambda weights: measure(confusion(y, predicted, classes, weights)))
-
     shared = {
-        "accuracy": share_interval(y == predicted, groups),
-        "balanced_accuracy": of_confusion(balanced_accuracy),
+        "accuracy": share_interval(truth[called], groups),
+        "balanced_accuracy": resampled(calls.balanced_accuracy),
     }
     if task == "multiclass":
         return shared | {
-            "macro_f1": of_confusion(lambda matrix: mean_f1(class_scores(matrix)[2], matrix.sum(axis=1), absent)),
+            "macro_f1": resampled(calls.macro_f1),
             "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
         }
     ranked = calibrated[:, 1]
@@ -293,25 +282,8 @@ def _metrics(
         "auc": auc_with_interval(truth[:, 1], ranked, groups, seed=seed),
         "average_precision": resampled(Ranking(truth[:, 1], ranked).average_precision),
         **shared,
-        "f1": of_confusion(lambda matrix: float(class_scores(matrix)[2][1])),
+        "f1": resampled(lambda weights: float(calls.precision_recall_f1(weights)[2][1])),
     }
-
-
-def _multilabel_f1(
-    truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], weights: npt.NDArray[Any] | None
-) -> tuple[Floats, Floats]:
-    """F1 and (weighted) rows of each class [classes]."""
-    own = (np.ones(len(truth)) if weights is None else weights).astype(np.float32)
-    hits, calls, positives = (
-        (own @ mask.astype(np.float32)).astype(np.float64) for mask in (truth & called, called, truth)
-    )
-    return binary_scores(hits, calls, positives)[2], positives
-
-
-def _micro_f1(truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], weights: npt.NDArray[Any] | None) -> float:
-    own = np.ones(len(truth)) if weights is None else weights
-    hits, calls, positives = (float(own @ mask.sum(axis=1)) for mask in (truth & called, called, truth))
-    return 2 * hits / (calls + positives) if calls + positives else float("nan")
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import Log, bundle_matrix
-from acoustic_env.models.matrix import Store
+from acoustic_env.store.feature_store import FeatureStore
 
 PREDICTION_SCHEMA: Final = pa.schema(
     [
@@ -24,10 +24,10 @@ PREDICTION_SCHEMA: Final = pa.schema(
 # Clips whose features are in memory at once.
 CHUNK: Final = 8192
 
-Extract = Callable[[pa.Table, Bundle], Store]
+Extract = Callable[[pa.Table, Bundle], FeatureStore]
 
 
-def predict(bundle: Bundle, clip_ids: Sequence[str], store: Store, log: Log = print) -> pa.Table:
+def predict(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, log: Log = print) -> pa.Table:
     """Return calibrated probabilities of every class for every clip that has its features in the store.
 
     Returns:
@@ -45,7 +45,7 @@ def predict(bundle: Bundle, clip_ids: Sequence[str], store: Store, log: Log = pr
     return table
 
 
-def _predicted(bundle: Bundle, clip_ids: Sequence[str], store: Store, log: Log) -> Iterator[pa.Table]:
+def _predicted(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, log: Log) -> Iterator[pa.Table]:
     for start in range(0, len(clip_ids), CHUNK):
         matrix = bundle_matrix(bundle, clip_ids[start : start + CHUNK], store)
         complete = matrix.complete()

@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from acoustic_env.config import ReductionSettings
+from acoustic_env.config import Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureColumn
@@ -134,16 +134,18 @@ class Part:
     steps: Pipeline | None
 
     @property
+    def _pca(self) -> PrincipalComponents | None:
+        return None if self.steps is None else self.steps.named_steps.get("pca")
+
+    @property
     def components(self) -> Floats | None:
         """Rows are components [c, k]; None where the scaled features themselves are kept."""
-        pca = None if self.steps is None else self.steps.named_steps.get("pca")
-        return None if pca is None else pca.components_
+        return None if self._pca is None else self._pca.components_
 
     @property
     def explained(self) -> Floats:
         """Share of the part's (scaled) variance of each component [c]."""
-        pca = None if self.steps is None else self.steps.named_steps.get("pca")
-        return np.empty(0) if pca is None else pca.explained_variance_ratio_
+        return np.empty(0) if self._pca is None else self._pca.explained_variance_ratio_
 
     @property
     def size(self) -> int:
@@ -195,6 +197,44 @@ class Loading:
     per_deviation: Floats
 
 
+def make_preprocessor(columns: Sequence[FeatureColumn], recipe: Recipe) -> Preprocessor | KeepFrames:
+    """Return the unfitted preprocessing of a recipe: none for a network that reads sequences, which scales itself."""
+    if recipe.model.reads_sequences:
+        return KeepFrames([(column.block, column.signal, column.name) for column in columns])
+    return Preprocessor.of(columns, recipe.reduction)
+
+
+class KeepFrames(TransformerMixin, BaseEstimator):
+    """The preprocessing of networks that read sequences: frames as the store has them.
+
+    Args:
+        columns: (block, signal, name) of each signal's frames.
+    """
+
+    names: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    def __init__(self, columns: Sequence[Sequence[str]]) -> None:
+        self.columns = columns
+
+    @property
+    def feature_columns(self) -> list[FeatureColumn]:
+        """One for each signal."""
+        return [FeatureColumn(*column) for column in self.columns]
+
+    def fit(self, X: Any, y: Any = None) -> KeepFrames:
+        """Learn nothing."""
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Return the sequences."""
+        return X
+
+    def summary(self) -> list[str]:
+        """Describe what is read."""
+        return [f"{column.block}.{column.signal}: frames, scaled in the network" for column in self.feature_columns]
+
+
 class Preprocessor(TransformerMixin, BaseEstimator):
     """Preprocessing of a feature matrix, part by part.
 
@@ -243,19 +283,16 @@ class Preprocessor(TransformerMixin, BaseEstimator):
             UsageError: no column of any part varies.
         """
         self.empty_, self.mean_, self.deviation_ = _moments(X)
-        constant = ~self.empty_ & (self.deviation_ <= CONSTANT * np.abs(self.mean_))
-        numbers: dict[tuple[str, str], list[int]] = {}
+        left_out = self.empty_ | (self.deviation_ <= CONSTANT * np.abs(self.mean_))
+        self.numbers_: dict[str, list[int]] = {}
         for number, (block, signal, _) in enumerate(self.columns):
-            numbers.setdefault((block, signal), []).append(number)
-        kept = {part: [n for n in own if not (self.empty_[n] or constant[n])] for part, own in numbers.items()}
-        self.numbers_ = {f"{block}.{signal}": own for (block, signal), own in numbers.items()}
-        pipelines = [(f"{block}.{signal}", self._pipeline(block), own) for (block, signal), own in kept.items() if own]
+            self.numbers_.setdefault(f"{block}.{signal}", []).append(number)
+        self.kept_ = {part: [n for n in own if not left_out[n]] for part, own in self.numbers_.items()}
+        pipelines = [(part, self._pipeline(part.partition(".")[0]), own) for part, own in self.kept_.items() if own]
         if not pipelines:
-            reasons = "; ".join(part.summary() for part in self._parts(kept))
-            msg = f"no feature varies over the {len(X):,} training clips: {reasons}"
+            msg = f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}"
             raise UsageError(msg)
         self.transformer_ = ColumnTransformer(pipelines, sparse_threshold=0).fit(X)
-        self.kept_ = {f"{block}.{signal}": own for (block, signal), own in kept.items()}
         return self
 
     def _pipeline(self, block: str) -> Pipeline:
@@ -282,27 +319,18 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         return [part for part in self._all_parts() if part.steps is not None]
 
     def _all_parts(self) -> list[Part]:
-        kept = {tuple(name.split(".", 1)): own for name, own in self.kept_.items()}
-        return self._parts(kept)  # type: ignore[arg-type]
-
-    def _parts(self, kept: dict[tuple[str, str], list[int]]) -> list[Part]:
         steps = self.transformer_.named_transformers_ if hasattr(self, "transformer_") else {}
         found = []
-        for (block, signal), own in kept.items():
-            numbers = self.numbers_[f"{block}.{signal}"]
-            left_out = sorted(set(numbers) - set(own))
-            found.append(
-                Part(
-                    block,
-                    signal,
-                    np.array(own, np.int64),
-                    tuple(self.columns[n][2] for n in own),
-                    tuple(self.columns[n][2] for n in left_out if self.empty_[n]),
-                    tuple(self.columns[n][2] for n in left_out if not self.empty_[n]),
-                    self.deviation_[own],
-                    steps[f"{block}.{signal}"] if own and steps else None,
-                )
+        for part, own in self.kept_.items():
+            block, _, signal = part.partition(".")
+            kept = np.array(own, np.int64)
+            left_out = np.setdiff1d(self.numbers_[part], kept)
+            empty, constant = left_out[self.empty_[left_out]], left_out[~self.empty_[left_out]]
+            names, empty_names, constant_names = (
+                tuple(self.columns[n][2] for n in numbers) for numbers in (kept, empty, constant)
             )
+            spread = self.deviation_[kept]
+            found.append(Part(block, signal, kept, names, empty_names, constant_names, spread, steps.get(part)))
         return found
 
     @property

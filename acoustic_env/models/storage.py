@@ -12,6 +12,7 @@ from acoustic_env.errors import UsageError
 TRUSTED: Final = (
     "acoustic_env.models.classifiers.logistic.LogisticClassifier",
     "acoustic_env.models.classifiers.svm.SVMClassifier",
+    "acoustic_env.models.preprocess.KeepFrames",
     "acoustic_env.models.preprocess.MeanImputer",
     "acoustic_env.models.preprocess.Preprocessor",
     "acoustic_env.models.preprocess.PrincipalComponents",

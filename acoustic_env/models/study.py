@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.config import CLASSIFIERS
+from acoustic_env.errors import UsageError
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.evaluate import (
     Estimate,
@@ -23,10 +24,11 @@ from acoustic_env.models.evaluate import (
     behind_the_best,
     bootstrap,
     mean_over_classes,
+    share_interval,
 )
 from acoustic_env.models.learn import Log, Study
-from acoustic_env.models.preprocess import Preprocessor
-from acoustic_env.models.thresholds import class_scores, confusion, mean_f1, share_interval
+from acoustic_env.models.preprocess import make_preprocessor
+from acoustic_env.models.thresholds import Calls
 
 # Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
 HANDMADE: Final = ("mps", "indices")
@@ -98,13 +100,17 @@ def run_study(study: Study, models: Sequence[str], log: Log = print, *, every_fo
         log: receives each row as it is done.
         every_fold: predict the clips of test folds too, each by a model of the other folds.
     """
+    frames = study.recipe.model.reads_sequences
     for kind in models:
-        CLASSIFIERS.check(kind)
+        if CLASSIFIERS.load(kind).reads_sequences != frames:
+            msg = f"{kind} and {study.recipe.model.kind} do not read the same: one reads frames, one features of clips"
+            raise UsageError(msg)
     model = study.recipe.model
     rows = np.arange(len(study.groups)) if every_fold else study.learning
     y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
+    signals = list(dict.fromkeys(column.signal for column in study.matrix.columns))
     found: list[tuple[Variant, str, int, Floats]] = []
-    for variant in variants(list(study.matrix.fingerprints), _signals(study)):
+    for variant in variants(list(study.matrix.fingerprints), signals):
         matrix = study.matrix.restrict(variant.parts)
         for kind in models:
             probabilities = out_of_fold(
@@ -115,11 +121,11 @@ def run_study(study: Study, models: Sequence[str], log: Log = print, *, every_fo
                 folds,
                 model.seed,
                 classes=len(study.targets.classes),
-                preprocessor=Preprocessor.of(matrix.columns, study.recipe.reduction),
+                preprocessor=make_preprocessor(matrix.columns, study.recipe.replace(model=model.of_kind(kind))),
                 size=model.ensemble,
             )
             found.append((variant, kind, len(matrix.columns), probabilities))
-            log(f"{variant.features} {variant.signals} {kind}: {_value(y, probabilities):.4f}")
+            log(f"{variant.features} {variant.signals} {kind}: {_statistic(y, probabilities)(None):.4f}")
     statistics = [_statistic(y, probabilities) for *_, probabilities in found]
     behind = behind_the_best(statistics, groups, repeats=REPEATS)
     best = max(range(len(found)), key=lambda i: statistics[i](None))
@@ -138,27 +144,13 @@ def run_study(study: Study, models: Sequence[str], log: Log = print, *, every_fo
     return sorted(done, key=lambda row: -row.score.value)
 
 
-def _signals(study: Study) -> list[str]:
-    return list(dict.fromkeys(column.signal for column in study.matrix.columns))
-
-
 def _statistic(y: Any, probabilities: Floats) -> Callable[[Any], float]:
     if y.ndim == 2:
         return mean_over_classes(y, probabilities, Ranking.average_precision)
     if probabilities.shape[1] == 2:
         return Ranking(y == 1, probabilities[:, 1]).auc
-    predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
-    absent = np.bincount(y, minlength=classes) == 0
-
-    def macro_f1(weights: Any) -> float:
-        matrix = confusion(y, predicted, classes, weights)
-        return mean_f1(class_scores(matrix)[2], matrix.sum(axis=1), absent)
-
-    return macro_f1
-
-
-def _value(y: Any, probabilities: Floats) -> float:
-    return _statistic(y, probabilities)(None)
+    classes = np.eye(probabilities.shape[1], dtype=bool)
+    return Calls(classes[y], classes[probabilities.argmax(axis=1)]).macro_f1
 
 
 def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:

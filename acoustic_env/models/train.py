@@ -1,4 +1,4 @@
-"""The MLP's training loop on Ray Train: several workers, checkpoints, resumed after a killed worker or driver."""
+"""The training loop on Ray Train: several workers, checkpoints, resumed after a killed worker or driver."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from acoustic_env.config import classifier_settings
 from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples
-from acoustic_env.models.mlp import Arrays, Progress, TrainingSpec, train_network
+from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.training import Progress, TrainingSpec, train_network
 from acoustic_env.pipeline.cluster import cluster_resources
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def read_progress(folder: Path) -> Progress:
 
 def train_on_ray(
     spec: TrainingSpec, train: Examples, validation: Examples | None, storage: str, checkpoint_s: float = CHECKPOINT_S
-) -> Arrays:
+) -> Progress:
     """Train on `spec.settings.workers` Ray workers of one CPU each, joined to the cluster at hand.
 
     A worker that dies is replaced and the run goes on from its last checkpoint; the same call after a killed driver
@@ -130,7 +130,7 @@ def train_on_ray(
         checkpoint_s: seconds between checkpoints.
 
     Returns:
-        The best epoch's weights.
+        The state after the last epoch.
 
     Raises:
         UsageError: the cluster has fewer CPUs than workers.
@@ -149,10 +149,10 @@ def train_on_ray(
     filesystem, place = arrow_filesystem(storage)
     trainer = TorchTrainer(
         _run_worker,
-        train_loop_config={"spec": _plain(spec), "data": ray.put((train, validation)), "checkpoint_s": checkpoint_s},
+        train_loop_config={"spec": spec, "data": ray.put((train, validation)), "checkpoint_s": checkpoint_s},
         scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
-            name=f"mlp-{_digest(spec, train, validation)}",
+            name=f"{spec.settings.kind}-{_digest(spec, train, validation)}",
             storage_path=place,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
@@ -168,28 +168,28 @@ def train_on_ray(
     with result.checkpoint.as_directory() as folder:
         progress = read_progress(Path(folder))
     log.info("trained %d epochs, best %d (%.4f)", progress.epoch, progress.best_epoch, progress.best_score)
-    return progress.best_weights
+    return progress
 
 
 def _run_worker(config: Mapping[str, Any]) -> None:
     import ray
 
-    described = config["spec"]
     train, validation = ray.get(config["data"])
     # Arrays in the object store are read-only, and training does not write to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    session = RaySession(config["checkpoint_s"])
-    settings: Any = classifier_settings(described["settings"])
-    train_network(TrainingSpec(settings, described["task"], described["classes"]), train, validation, session)
-
-
-def _plain(spec: TrainingSpec) -> dict[str, Any]:
-    return {"settings": spec.settings.as_json(), "task": spec.task, "classes": spec.classes}
+    train_network(config["spec"], train, validation, RaySession(config["checkpoint_s"]))
 
 
 def _digest(spec: TrainingSpec, *data: Examples | None) -> str:
-    digest = hashlib.sha256(json.dumps(_plain(spec), sort_keys=True).encode())
+    plain = {"settings": spec.settings.as_json(), "task": spec.task, "classes": spec.classes}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for examples in data:
         for array in (examples.x, examples.y, examples.weights) if examples else ():
-            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+            match array:
+                case None:
+                    continue
+                case Sequences():
+                    digest.update(array.digest())
+                case _:
+                    digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

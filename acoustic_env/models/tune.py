@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.config import ClassifierSettings, classifier_settings
+from acoustic_env.config import ClassifierSettings
 from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples, fit, predict_proba
 from acoustic_env.models.evaluate import Floats, Ranking, mean_over_classes
 from acoustic_env.models.search_state import Batch, SearchState
+from acoustic_env.models.sequences import Sequences
 
 if TYPE_CHECKING:
     from acoustic_env.models.learn import Study
@@ -94,11 +95,17 @@ def search_identity(study: Study) -> dict[str, str]:
     }
 
 
-def _digest(*parts: list[str] | npt.NDArray[Any]) -> str:
-    """Return 16 hex digits of names and arrays, in their order."""
+def _digest(*parts: list[str] | npt.NDArray[Any] | Sequences) -> str:
+    """Return 16 hex digits of names, arrays and sequences, in their order."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(json.dumps(part).encode() if isinstance(part, list) else np.ascontiguousarray(part).tobytes())
+        match part:
+            case list():
+                digest.update(json.dumps(part).encode())
+            case Sequences():
+                digest.update(part.digest())
+            case _:
+                digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -183,7 +190,7 @@ def search(
         if batch.done is None:
             if trainable is None:
                 data = ray.put((train, validation))
-                bound = tune.with_parameters(_run_trial, data=data, base=base.as_json(), classes=classes)
+                bound = tune.with_parameters(_run_trial, data=data, base=base, classes=classes)
                 trainable = tune.with_resources(bound, {"cpu": 1})
             trials = _run_batch(state.folder, batch, trainable, found, base, train.x.shape[1], at_once)
             if all(not trial.error for trial in trials):  # failed ones are tried again by the next command
@@ -276,7 +283,7 @@ def _sampler(seed: int, trials: int) -> Any:
     return optuna.samplers.TPESampler(n_startup_trials=max(1, round(RANDOM_SHARE * trials)), seed=seed)
 
 
-def _run_trial(point: Mapping[str, Any], data: Any, base: Mapping[str, Any], classes: int) -> None:
+def _run_trial(point: Mapping[str, Any], data: Any, base: ClassifierSettings, classes: int) -> None:
     import warnings
 
     import ray
@@ -285,7 +292,7 @@ def _run_trial(point: Mapping[str, Any], data: Any, base: Mapping[str, Any], cla
 
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     train, validation = ray.get(data) if isinstance(data, ray.ObjectRef) else data
-    settings = classifier_settings(base).at(point)
+    settings = base.at(point)
     with threadpool_limits(1):
         estimator = fit(settings.estimator(settings.seed), train, validation)
         tune.report({METRIC: validation_score(predict_proba(estimator, validation.x, classes), validation.y)})

@@ -27,17 +27,11 @@ THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_T
 def local_resources() -> Resources:
     """What this machine offers: CPUs this process may use and memory free now, within the container's limits."""
     cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota = _cgroup("cpu.max").split()
-    if len(quota) == 2 and quota[0] != "max":
-        cpus = min(cpus, max(1.0, int(quota[0]) / int(quota[1])))
+    with contextlib.suppress(OSError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cpus = min(cpus, max(1.0, int(quota) / int(period)))
     return Resources(cpus, 0.0, available_memory(psutil.virtual_memory().available))
-
-
-def _cgroup(name: str) -> str:
-    try:
-        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def joins(address: str | None) -> bool:

@@ -10,20 +10,22 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audio.signature import BITS, HOP_S, LEVELS, PROBES, RATE, Signature, compute_signature
+from acoustic_env.audio.signature import BITS, HOP_S, LEVELS, RATE, Signature, compute_signature
 from acoustic_env.clips import duplicates, matching
 from acoustic_env.clips.duplicates import Link
 from acoustic_env.clips.matching import GAP, Pairs, Signatures
 from acoustic_env.errors import AcousticEnvError, ClipError, UsageError
+from acoustic_env.store.parts import in_order
+from acoustic_env.store.schema import as_matrix
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
@@ -81,50 +83,37 @@ class Collected:
     """Signatures of a list as they come in; their band energies go to the file `levels`."""
 
     levels: IO[bytes]
-    starts: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
     exact: list[bytes] = field(default_factory=list)
     scaled: list[bytes] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
-    _frames: int = 0
-    _bits: list[npt.NDArray[np.uint32]] = field(default_factory=list)
-    _audible: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    _landmarks: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    _weakest: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    _clips: list[Signature] = field(default_factory=list)  # without their levels
 
     def add(self, one: Signature | str) -> None:
-        """The next clip's signature, or why it has none."""
+        """Add the next clip's signature, or why it has none."""
         if isinstance(one, str):
-            self.failed[len(self.starts)] = one
+            self.failed[len(self.exact)] = one
             one = compute_signature(np.zeros(1, np.float32))
-        self.starts.append(self._frames)
-        self.lengths.append(len(one.bits))
         self.exact.append(one.exact)
         self.scaled.append(one.scaled)
-        self._bits += [one.bits, np.zeros(GAP, np.uint32)]
-        self._audible += [one.audible, np.zeros(GAP, np.bool_)]
-        self._landmarks.append(one.landmarks + self._frames)
-        self._weakest.append(one.weakest)
-        self.levels.write(one.levels.tobytes())
-        self.levels.write(bytes(GAP * LEVELS))
-        self._frames += len(one.bits) + GAP
+        self.levels.write(one.levels.tobytes() + bytes(GAP * LEVELS))
+        self._clips.append(replace(one, levels=np.zeros((0, LEVELS), np.uint8)))
 
     def signatures(self) -> Signatures:
-        """All of them as arrays; the lists are given up."""
+        """Return all of them as arrays and give up the single ones."""
         self.levels.flush()
-        shape = (self._frames, LEVELS)
-        made = Signatures(
-            starts=np.array(self.starts, np.int64),
-            lengths=np.array(self.lengths, np.int64),
-            bits=np.concatenate([np.zeros(0, np.uint32), *self._bits]),
-            audible=np.concatenate([np.zeros(0, np.bool_), *self._audible]),
-            levels=np.memmap(self.levels, np.uint8, "r", shape=shape) if self._frames else np.zeros(shape, np.uint8),
-            landmarks=np.concatenate([np.zeros(0, np.int64), *self._landmarks]),
-            weakest=np.concatenate([np.zeros((0, PROBES), np.uint8), *self._weakest]),
+        clips, self._clips = self._clips, []
+        lengths = np.array([len(one.bits) for one in clips], np.int64)
+        ends = np.cumsum(lengths + GAP)
+        starts = ends - lengths - GAP
+        return Signatures(
+            starts=starts,
+            lengths=lengths,
+            bits=np.concatenate([np.pad(one.bits, (0, GAP)) for one in clips]),
+            audible=np.concatenate([np.pad(one.audible, (0, GAP)) for one in clips]),
+            levels=np.memmap(self.levels, np.uint8, "r", shape=(int(ends[-1]), LEVELS)),
+            landmarks=np.concatenate([one.landmarks + start for one, start in zip(clips, starts, strict=True)]),
+            weakest=np.concatenate([one.weakest for one in clips]),
         )
-        for parts in (self._bits, self._audible, self._landmarks, self._weakest):
-            parts.clear()
-        return made
 
 
 def find_duplicates(
@@ -133,7 +122,7 @@ def find_duplicates(
     block: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
-    """Exact and near duplicates among the clips of a list.
+    """Find exact and near duplicates among the clips of a list.
 
     Args:
         clips: of `CLIP_SCHEMA`.
@@ -166,7 +155,7 @@ def find_duplicates(
 
 
 def link(signatures: Signatures, collected: Collected, alike: Pairs) -> list[Link]:
-    """Exact and scaled links by digest, near ones by confirmed candidates; each pair once, the strictest kind first."""
+    """Link clips, exact and scaled by digest, near by confirmed candidates; each pair once, as the strictest kind."""
     links: dict[tuple[int, int], Link] = {}
     for pair in duplicates.same_digest(collected.exact):
         links[pair] = Link(*pair, "exact", 0.0, 1.0)
@@ -176,9 +165,7 @@ def link(signatures: Signatures, collected: Collected, alike: Pairs) -> list[Lin
     for pair in duplicates.same_digest(collected.scaled):
         known = near.get(pair)
         links.setdefault(pair, Link(*pair, "scaled", known.lag_s if known else None, 1.0))
-    for pair, one in near.items():
-        links.setdefault(pair, one)
-    return [links[pair] for pair in sorted(links)]
+    return [link for _, link in sorted((near | links).items())]
 
 
 def _found(clips: pa.Table, links: list[Link], collected: Collected, candidates: int) -> Found:
@@ -186,20 +173,15 @@ def _found(clips: pa.Table, links: list[Link], collected: Collected, candidates:
     pairs = [(one.first, one.second) for one in links]
     merged = duplicates.merged_groups(groups, pairs)
     hangs = duplicates.spanning_links(len(ids), links)
-    rows = []
-    for number, (clip_id, group) in enumerate(zip(ids, merged, strict=True)):
-        row: dict[str, Any] = {"clip_id": clip_id, "group": group}
-        one = hangs.get(number)
-        if one is not None:
-            reverse = one.first == number
-            lag_s = -one.lag_s if reverse and one.lag_s else one.lag_s
-            row |= {
-                "duplicate_of": ids[one.second if reverse else one.first],
-                "kind": one.kind,
-                "lag_s": lag_s,
-                "correlation": one.correlation,
-            }
-        rows.append(row)
+    rows = [dict[str, Any](clip_id=clip_id, group=group) for clip_id, group in zip(ids, merged, strict=True)]
+    for number, one in hangs.items():
+        reverse = one.first == number
+        rows[number] |= {
+            "duplicate_of": ids[one.second if reverse else one.first],
+            "kind": one.kind,
+            "lag_s": -one.lag_s if reverse and one.lag_s else one.lag_s,
+            "correlation": one.correlation,
+        }
     members: dict[int, list[int]] = {}
     for number, root in enumerate(duplicates.components(len(ids), pairs).tolist()):
         members.setdefault(root, []).append(number)
@@ -214,7 +196,7 @@ def _found(clips: pa.Table, links: list[Link], collected: Collected, candidates:
 
 
 def apply_groups(clips: pa.Table, found: Found) -> tuple[pa.Table, list[str]]:
-    """The clip list with the merged groups, and with each group in one fold, as every splitter wants it.
+    """Return the clip list with the merged groups, and with each group in one fold, as every splitter wants it.
 
     Returns:
         The list, and the ids of clips whose given fold was changed to that of most of their group.
@@ -229,7 +211,7 @@ def apply_groups(clips: pa.Table, found: Found) -> tuple[pa.Table, list[str]]:
 
 
 def signatures_of(places: Sequence[Place]) -> list[Signature | str]:
-    """Signature of each clip, or why it has none; runs in a process of its own."""
+    """Compute the signature of each clip, or why it has none; runs in a process of its own."""
     from acoustic_env.audio.decode import decode, resample
     from acoustic_env.audio.fetch import open_source
 
@@ -256,21 +238,13 @@ def _signatures(clips: pa.Table) -> Iterator[Signature | str]:
         for batch in batches:
             yield from signatures_of(batch)
         return
-    waiting: list[Future[list[Signature | str]]] = []
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         try:
-            for batch in batches:
-                waiting.append(pool.submit(signatures_of, batch))
-                if len(waiting) > 2 * processes:
-                    yield from waiting.pop(0).result()
-            while waiting:
-                yield from waiting.pop(0).result()
+            for made in in_order(pool, signatures_of, batches, 2 * processes):
+                yield from made
         except BrokenProcessPool as error:
             msg = "a decoding process died, most likely for want of memory; free some and run the command again"
             raise AcousticEnvError(msg) from error
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _neighbors(
@@ -283,12 +257,8 @@ def _neighbors(
         raise UsageError(msg)
     column = EMBEDDINGS[wanted]
     table = store.read(wanted, signals=["raw"], columns=[column], clip_ids=ids)
-    vectors = table[column].combine_chunks()
-    size = vectors.type.list_size
-    values = np.full((len(ids), size), np.nan, np.float32)
+    vectors = as_matrix(table[column])
+    values = np.full((len(ids), vectors.shape[1]), np.nan, np.float32)
     row_of = {clip_id: row for row, clip_id in enumerate(ids)}
-    rows = [row_of[clip_id] for clip_id in table["clip_id"].to_pylist()]
-    valid = np.asarray(vectors.is_valid())
-    filled = np.asarray(vectors.drop_null().flatten(), np.float32).reshape(-1, size)
-    values[np.array(rows, np.int64)[valid]] = filled
+    values[[row_of[clip_id] for clip_id in table["clip_id"].to_pylist()]] = vectors
     return matching.embedding_pairs(values)

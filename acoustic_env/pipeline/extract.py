@@ -9,21 +9,22 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.fetch import any_remote
 from acoustic_env.audio.signals import in_order
 from acoustic_env.clips.table import read_clips
-from acoustic_env.config import ExtractSettings, Recipe
+from acoustic_env.config import Recipe
 from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.documents import load_recipe
+from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph
-from acoustic_env.pipeline.adopt import adopt, older_versions
 from acoustic_env.pipeline.cluster import cluster, cluster_resources, joins, local_resources, working_nodes
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
-from acoustic_env.pipeline.missing import describe_pending, find_missing, pending_rows
+from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_rows
 from acoustic_env.pipeline.plan import Plan, Resources, describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
@@ -86,9 +87,9 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
     names = settings.blocks or tuple(recipe.blocks)
     chosen: dict[str, Mapping[str, Json]] = {}
     for name in names:
-        options = recipe.blocks.get(name, {})
+        options = recipe.block_options(name)
         chosen[name] = options
-        if options.get("frames"):
+        if options.get("frames") and not name.endswith("_frames"):
             chosen[f"{name}_frames"] = options
     if not 1 <= len(chosen) * len(signals) <= MAX_PAIRS:
         msg = (
@@ -115,9 +116,6 @@ class _Run:
     def preview(self) -> None:
         """Log what a run would do."""
         self._admit()
-        for work, versions in older_versions(self.store, self.works):
-            name, count = work.spec.name, len(versions)
-            self.log(f"store     {name}: {count} older fingerprints of the same numbers; a run moves them")
         pending = self._pending()
         if pending.num_rows:
             joined = joins(self.settings.address)
@@ -138,7 +136,6 @@ class _Run:
         if self.record.relocated:
             self._write_record()  # first, so that a killed run leaves the reason
         sources.record(self.store, admission, self.record.run_id, check)
-        adopt(self.store, self.works, self.log, check)
         pending = self._pending()
         for line in self.store.clean_up():
             self.log(line)
@@ -168,11 +165,14 @@ class _Run:
         found = find_missing(self.clips, self.works, self.store, errors)
         self.record.left = int(np.count_nonzero(found.pending))
         self.record.failed_on_list = int(np.count_nonzero(found.excluded))
-        pending = pending_rows(self.clips, found.missing if self.settings.retry_errors else found.pending, errors)
+        pending = pending_rows(self.clips, self._wanted(found), errors)
         self.record.pending = pending.num_rows
         for line in describe_pending(pending, self.works, self.clips.num_rows):
             self.log(line)
         return pending
+
+    def _wanted(self, found: MissingWork) -> npt.NDArray[np.int64]:
+        return found.missing if self.settings.retry_errors else found.pending
 
     def _active(self, pending: pa.Table) -> list[BlockWork]:
         """Return the blocks that any pending clip lacks."""
@@ -190,38 +190,30 @@ class _Run:
         failed_before = 0 if self.settings.retry_errors else self.record.failed_on_list
         allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending.num_rows, failed_before)
         watch = FailureWatch(allowed)
-        works = self._active(pending)
-        with cluster(self.settings.address) as offered, Progress(pending.num_rows, sys.stderr) as progress:
+        with cluster(self.settings.address) as offered, closing(Progress(pending.num_rows, sys.stderr)) as progress:
             started, rest = time.perf_counter(), pending
             try:
                 while rest.num_rows:
                     resources = cluster_resources(self.health.left_out)
                     resources = dataclasses.replace(resources, memory=min(resources.memory, offered.memory))
                     try:
-                        self._stream(rest, works, self._plan(rest, resources), token, watch, progress)
+                        self._stream(rest, self._plan(rest, resources), token, watch, progress)
                         break
                     except SickWorkerError as error:
                         rest = self._left(error, pending, progress)
             finally:
                 self.record.finish(time.perf_counter() - started)
 
-    def _stream(
-        self,
-        pending: pa.Table,
-        works: list[BlockWork],
-        plan: Plan,
-        token: int,
-        watch: FailureWatch,
-        progress: Progress,
-    ) -> None:
-        record = self.record
+    def _stream(self, pending: pa.Table, plan: Plan, token: int, watch: FailureWatch, progress: Progress) -> None:
+        record, works = self.record, self._active(pending)
         watch.in_work = plan.in_work
-        summaries = graph.run(pending, plan, works, self.settings.store, token, record.run_id, self.health)
-        with closing(summaries):
-            for summary in summaries:
-                done = record.count(summary, works)
-                progress.add(*done)
-                watch.add(*done)
+        with closing(
+            graph.run(pending, plan, works, self.settings.store, token, record.run_id, self.health)
+        ) as batches:
+            for written in batches:
+                record.count(written)
+                progress.show(record.finished, record.failed)
+                watch.add(written.clips, written.failed)
                 if watch.exceeded and record.finished < record.pending:
                     record.stopped = (
                         f"stopped after {record.finished} of {record.pending} clips: {record.failed} of them failed, "
@@ -234,12 +226,11 @@ class _Run:
         errors = self.store.errors()
         failed = pc.unique(self._own(errors)["clip_id"])
         found = find_missing(self.clips, self.works, self.store, errors)
-        need = (found.missing if self.settings.retry_errors else found.pending).copy()
+        need = self._wanted(found).copy()
         need[pc.is_in(self.clips["clip_id"], value_set=failed).to_numpy()] = 0
         rest = pending_rows(self.clips, need, errors)
-        finished = pending.num_rows - rest.num_rows
-        progress.add(finished - self.record.finished, len(failed) - self.record.failed)
-        self.record.finished, self.record.failed = finished, len(failed)
+        self.record.finished, self.record.failed = pending.num_rows - rest.num_rows, len(failed)
+        progress.show(self.record.finished, self.record.failed)
         try:
             fault = self.health.note(error, working_nodes(), failed.to_pylist())
         finally:

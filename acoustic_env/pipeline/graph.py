@@ -1,7 +1,8 @@
-"""The Ray Data graph of a planned run."""
+"""The Ray Data graph of a planned run, and the writers that take its batches."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Generator, Sequence
 from typing import Any, Final
@@ -9,10 +10,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.errors import AcousticEnvError
-from acoustic_env.pipeline.guard import CrashIsolatedStage
+from acoustic_env.pipeline.guard import CrashIsolatedStage, Stage
 from acoustic_env.pipeline.health import Health
 from acoustic_env.pipeline.plan import Plan, Pool
-from acoustic_env.pipeline.sink import Write
+from acoustic_env.pipeline.sink import Write, Written
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.pipeline.work import BlockWork
 
@@ -27,8 +28,11 @@ def run(
     token: int,
     run_id: str,
     health: Health | None = None,
-) -> Generator[pa.Table, None, None]:
+) -> Generator[Written, None, None]:
     """Stream the pending clips through the plan's pools into the store.
+
+    However it ends, closed early and by an error included, nothing is written after it: what the writers have in hand
+    is awaited.
 
     Args:
         pending: rows of `rows.WORK_SCHEMA`.
@@ -40,8 +44,7 @@ def run(
         health: nodes to leave out and clips to do apart.
 
     Yields:
-        A summary of one row for each batch written: clips, failed, rows:<block>, seconds:<stage>,
-        memory:<pool>.
+        What each batch was, once it is in the store.
 
     Raises:
         SickWorkerError: a worker is at fault; its task and those in work are not recorded.
@@ -49,6 +52,7 @@ def run(
     """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
+    from ray.util import ActorPool
 
     health = health or Health()
     selector = {"ray.io/node-id": f"!in({','.join(sorted(health.left_out))})"} if health.left_out else None
@@ -61,34 +65,50 @@ def run(
     pieces = [pending.slice(first, plan.task_clips) for first in range(0, pending.num_rows, plan.task_clips)]
     rates = tuple(sorted({work.sample_rate for work in works}))
     data = ray.data.from_blocks(pieces)
-    stages: list[tuple[type, tuple[Any, ...], Pool, int | None]] = []
+    stages: list[tuple[type[Stage], tuple[Any, ...], Pool]] = []
     if plan.decode is not None:
-        stages.append((CrashIsolatedStage, (Decode, (rates,), run_id, plan.decode.name, suspects), plan.decode, None))
+        stages.append((Decode, (rates,), plan.decode))
     for position, pool in enumerate(plan.compute):
         later = tuple(work for after in plan.compute[position + 1 :] for work in after.blocks)
         decodes = rates if position == 0 and plan.decode is None else ()
         settings = ComputeSettings(pool.blocks, decodes, position == 0, later, plan.device)
-        stages.append((CrashIsolatedStage, (Compute, (settings,), run_id, pool.name, suspects), pool, None))
-    stages.append((Write, (store_url, token, works, run_id), plan.write, plan.part_clips))
-    for stage, arguments, pool, batch_size in stages:
+        stages.append((Compute, (settings,), pool))
+    for stage, arguments, pool in stages:
         data = data.map_batches(
-            stage,
-            fn_constructor_args=arguments,
+            CrashIsolatedStage,
+            fn_constructor_args=(stage, arguments, run_id, pool.name, suspects),
             batch_format="pyarrow",
-            batch_size=batch_size,
+            batch_size=None,
             compute=ActorPoolStrategy(size=pool.workers),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
             memory=pool.memory,
             label_selector=selector,
         )
+    actor = ray.remote(Write).options(
+        num_cpus=plan.write.cpus,
+        memory=plan.write.memory,
+        label_selector=selector,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    writers: Any = ActorPool([actor.remote(store_url, token, works, run_id) for _ in range(plan.write.workers)])
     try:
-        yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for batch in data.iter_batches(batch_size=plan.part_clips, batch_format="pyarrow", prefetch_batches=0):
+            writers.submit(lambda writer, clips: writer.__call__.remote(clips), batch)
+            if not writers.has_free():
+                yield writers.get_next_unordered()
+        while writers.has_next():
+            yield writers.get_next_unordered()
     except ray.exceptions.RayError as error:
         refusal = _refusal(error)
         if refusal is None:
             raise
         raise refusal from error
+    finally:
+        for _ in range(plan.write.workers):  # which have one batch each at most
+            with contextlib.suppress(ray.exceptions.RayError, StopIteration):
+                writers.get_next_unordered()
 
 
 def _refusal(error: BaseException) -> AcousticEnvError | None:

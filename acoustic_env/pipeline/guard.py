@@ -7,12 +7,11 @@ process of its own, and the clip that ends that process too is known.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import multiprocessing
 import signal
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -24,8 +23,16 @@ import pyarrow.compute as pc
 
 from acoustic_env.errors import TRANSIENT_CODES, AcousticEnvError, ErrorCode
 from acoustic_env.memory import peak_memory
-from acoustic_env.pipeline.health import SUSPICIOUS_CODES, describe, read_elsewhere, sick, unreadable_here
-from acoustic_env.pipeline.rows import MAX_MESSAGE, RowError, memory_column
+from acoustic_env.pipeline.health import (
+    SUSPICIOUS_CODES,
+    UNREADABLE_CODES,
+    SickWorkerError,
+    describe,
+    read_elsewhere,
+    sick,
+    unreadable_here,
+)
+from acoustic_env.pipeline.rows import MAX_MESSAGE, MEMORY, RowError, unpack_errors
 
 T = TypeVar("T")
 
@@ -92,7 +99,7 @@ class CrashIsolatedStage:
             raise self.refusal
         done = self._done(clips)
         peak = np.full(done.num_rows, peak_memory(), np.int64)
-        return done.append_column(memory_column(self.pool), pa.array(peak))
+        return done.append_column(f"{MEMORY}{self.pool}", pa.array(peak))
 
     def _done(self, clips: pa.Table) -> pa.Table:
         mark = self._mark(clips)
@@ -102,27 +109,16 @@ class CrashIsolatedStage:
             if deaths >= MAX_CRASHES or suspect:
                 return pa.concat_tables(list(self._one_by_one(clips)))
             mark.write_bytes(b"x" * (deaths + 1))
-            done = self.stage(clips)
-            suspicious = _suspicious(clips, done)
-            if suspicious is not None:
-                position, message = suspicious
-                try:
-                    self.stage.check()
-                except Exception as error:
-                    reason = f"{message}; then the golden clip: {describe(error)}"
-                    raise sick(reason, clips["clip_id"][position].as_py()) from error
-            return self._read_by_all(clips, done)
+            return self._read_by_all(clips, _compute(self.stage, clips))
         finally:
             mark.unlink(missing_ok=True)
 
     def _read_by_all(self, clips: pa.Table, done: pa.Table) -> pa.Table:
         """The clips done; files that could not be read must be unreadable on other nodes, too."""
-        errors = _errors(done)
-        here = unreadable_here(clips["uri"].to_pylist(), errors) if "uri" in clips.column_names else {}
-        new = {i: uri for i, uri in here.items() if len(errors[i]) > len(_errors(clips)[i])}
-        readable = read_elsewhere(list(new.values())) if new else None
-        if readable:
-            uri, node = next(iter(readable.items()))
+        failed = [(i, error.code) for i, error in _new_errors(clips, done) if error.code in UNREADABLE_CODES]
+        uris = [uri for i, code in failed if unreadable_here(uri := clips["uri"][i].as_py(), code)]
+        if uris and (readable := read_elsewhere(uris)) is not None:
+            uri, node = readable
             raise sick(f"cannot read {uri}, which {node} can; mount its disk, or give this node the same settings")
         return done
 
@@ -133,31 +129,48 @@ class CrashIsolatedStage:
     def _one_by_one(self, clips: pa.Table) -> Iterator[pa.Table]:
         done = 0
         while done < clips.num_rows:
-            ours, child = self._start_child(clips.slice(done))
-            try:
-                while done < clips.num_rows:
-                    result = ours.recv()
-                    if isinstance(result, Exception):
-                        raise result
-                    if isinstance(result, str):  # the clip has broken the child
-                        message = f"leaves the worker unable to do the golden clip: {result}"[:MAX_MESSAGE]
-                        broken = RowError(self.kind.__name__.lower(), "compute_failed", message, permanent=True)
-                        yield self.stage.skip(clips.slice(done, 1), broken)
-                        done += 1
-                        break
-                    yield self._read_by_all(clips.slice(done, 1), result)
-                    done += 1
-            except EOFError:
-                child.join()
-                self._check_in_child()
-                error = _death(self.kind.__name__.lower(), child.exitcode or 0)
-                yield self.stage.skip(clips.slice(done, 1), error)
+            for result in self._in_child(clips.slice(done)):
+                clip = clips.slice(done, 1)
+                failed = isinstance(result, RowError)
+                yield self.stage.skip(clip, result) if failed else self._read_by_all(clip, result)
                 done += 1
-            finally:
-                ours.close()
-                child.join()
 
-    def _start_child(self, clips: pa.Table | None) -> tuple[Connection, SpawnProcess]:
+    def _in_child(self, clips: pa.Table) -> Iterator[pa.Table | RowError]:
+        """Each clip's result from another process, up to the first clip that ends or breaks the process: its error."""
+        stage = self.kind.__name__.lower()
+        ours, child = self._start_child(clips)
+        try:
+            for _ in range(clips.num_rows):
+                match result := ours.recv():
+                    case SickWorkerError(clip_id=str()):
+                        message = f"leaves the worker unable to go on: {result.reason}"[:MAX_MESSAGE]
+                        yield RowError(stage, "compute_failed", message, permanent=True)
+                        return
+                    case Exception():
+                        raise _from_here(result)
+                    case _:
+                        yield result
+        except EOFError:
+            child.join()
+            self._check_in_child(clips)
+            yield _death(stage, child.exitcode or 0)
+        finally:
+            ours.close()
+            child.join()
+
+    def _check_in_child(self, clips: pa.Table) -> None:
+        """Build the stage and do the golden clip in a process of its own; raises SickWorkerError where that dies."""
+        ours, child = self._start_child(clips.slice(0, 0))
+        try:
+            raise _from_here(ours.recv())
+        except EOFError:
+            child.join()
+            if child.exitcode:
+                raise sick(f"a process that does the golden clip ends with exit code {child.exitcode}") from None
+        finally:
+            ours.close()
+
+    def _start_child(self, clips: pa.Table) -> tuple[Connection, SpawnProcess]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         child = context.Process(target=_work, args=(self.kind, self.arguments, clips, theirs), daemon=True)
@@ -165,17 +178,10 @@ class CrashIsolatedStage:
         theirs.close()
         return ours, child
 
-    def _check_in_child(self) -> None:
-        """Build the stage and do the golden clip in a process of its own; raises SickWorkerError where that dies."""
-        ours, child = self._start_child(None)
-        try:
-            raise ours.recv()
-        except EOFError:
-            child.join()
-            if child.exitcode:
-                raise sick(f"a process that does the golden clip ends with exit code {child.exitcode}") from None
-        finally:
-            ours.close()
+
+def _from_here(error: Exception) -> Exception:
+    """The error of a child, which does not know Ray's id of this node."""
+    return sick(error.reason) if isinstance(error, SickWorkerError) else error
 
 
 def _ready(stage: type[Stage], arguments: tuple[Any, ...]) -> Stage:
@@ -198,56 +204,46 @@ def _ready(stage: type[Stage], arguments: tuple[Any, ...]) -> Stage:
     return ready
 
 
-def _errors(clips: pa.Table) -> list[list[RowError]]:
-    """Errors of each clip so far."""
-    if "errors" not in clips.column_names:
-        return [[] for _ in range(clips.num_rows)]
-    return [[RowError(**error) for error in errors] for errors in clips["errors"].to_pylist()]
+def _compute(stage: Stage, clips: pa.Table) -> pa.Table:
+    """The clips after the stage; raises SickWorkerError where one fails and then the golden clip does."""
+    done = stage(clips)
+    for i, failed in _new_errors(clips, done):
+        if failed.code in SUSPICIOUS_CODES:
+            try:
+                stage.check()
+            except Exception as error:
+                reason = f"{failed.message}; then the golden clip: {describe(error)}"
+                raise sick(reason, clips["clip_id"][i].as_py()) from error
+            break
+    return done
 
 
-def _suspicious(before: pa.Table, after: pa.Table) -> tuple[int, str] | None:
-    """Position and message of the first clip that this stage gave an error a sick worker might give."""
-    for i, (earlier, errors) in enumerate(zip(_errors(before), _errors(after), strict=True)):
-        for error in errors[len(earlier) :]:
-            if error.code in SUSPICIOUS_CODES:
-                return i, error.message
-    return None
+def _new_errors(before: pa.Table, after: pa.Table) -> list[tuple[int, RowError]]:
+    """Errors that a stage gave clips, each after the clip's position."""
+    both = zip(unpack_errors(before), unpack_errors(after), strict=True)
+    return [(i, error) for i, (earlier, errors) in enumerate(both) for error in errors[len(earlier) :]]
 
 
-@contextlib.contextmanager
-def alarm(seconds: float) -> Iterator[Callable[[T], T]]:
-    """End this process by SIGALRM after so many seconds, unless it is put off or the block ends.
+def alarmed(results: Iterable[T], seconds: float) -> Iterator[T]:
+    """Yield the results; one that takes more than so many seconds ends this process by SIGALRM.
 
     The system does it, so that code of another language that never gives control back cannot prevent it.
-
-    Yields:
-        A function that puts the alarm off by the same time again, and returns its argument.
     """
-
-    def put_off(result: T) -> T:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        return result
-
     before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield put_off
+        for result in results:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            yield result
     finally:
         signal.setitimer(signal.ITIMER_REAL, before)
 
 
-def _work(stage: type[Stage], arguments: tuple[Any, ...], clips: pa.Table | None, results: Connection) -> None:
-    """In the child: each clip's result, why it has broken the stage, or the error that ends the run."""
+def _work(stage: type[Stage], arguments: tuple[Any, ...], clips: pa.Table, results: Connection) -> None:
+    """In the child: each clip's result, or the error that ends the work: the clip's if it has broken the stage."""
     try:
         ready = _ready(stage, arguments)
-        for clip in [clips.slice(i, 1) for i in range(clips.num_rows)] if clips is not None else []:
-            result = ready(clip)
-            if _suspicious(clip, result) is not None:
-                try:
-                    ready.check()
-                except Exception as error:  # noqa: BLE001  whatever the clip has broken
-                    results.send(describe(error))
-                    return
-            results.send(result)
+        for i in range(clips.num_rows):
+            results.send(_compute(ready, clips.slice(i, 1)))
     except Exception as error:  # noqa: BLE001  raised again by the parent
         results.send(error)
 

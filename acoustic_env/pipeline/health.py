@@ -15,7 +15,6 @@ from typing import Final
 
 from acoustic_env.audio.fetch import local_file
 from acoustic_env.errors import AcousticEnvError, ErrorCode
-from acoustic_env.pipeline.rows import RowError
 
 MAX_STRIKES: Final = 3  # of one node, before it is left out
 MAX_RESTARTS: Final = 20  # of one run
@@ -88,17 +87,19 @@ class Fault:
 
 @dataclass
 class Health:
-    """What a run has learned of its nodes.
-
-    Attributes:
-        faults: so far.
-        left_out: ids of nodes that get no work any more.
-        suspects: clips at which a worker fell sick; they are done in a process of their own.
-    """
+    """What a run has learned of its nodes by the faults so far."""
 
     faults: list[Fault] = field(default_factory=list)
-    left_out: set[str] = field(default_factory=set)
-    suspects: set[str] = field(default_factory=set)
+
+    @property
+    def left_out(self) -> set[str]:
+        """Ids of the nodes that get no work any more."""
+        return {fault.node for fault in self.faults if fault.left_out}
+
+    @property
+    def suspects(self) -> set[str]:
+        """Clips at which a worker fell sick; they are done in a process of their own."""
+        return {fault.clip_id for fault in self.faults if fault.clip_id is not None}
 
     def note(self, error: SickWorkerError, nodes: Collection[str], guilty: Collection[str]) -> Fault:
         """Take in a sick worker and decide whether its node stays.
@@ -117,10 +118,6 @@ class Health:
         out = error.clip_id is None or strikes >= MAX_STRIKES
         fault = Fault(error.host, error.node, error.reason, error.clip_id, out)
         self.faults.append(fault)
-        if error.clip_id is not None:
-            self.suspects.add(error.clip_id)
-        if out:
-            self.left_out.add(error.node)
         if not set(nodes) - self.left_out:
             raise NoHealthyWorkerError(f"no worker is left that can do the work. {self._reasons()}")
         if len(self.faults) > MAX_RESTARTS:
@@ -132,26 +129,19 @@ class Health:
         return "; ".join(f"{host}: {reason}" for (host, _), reason in last.items())
 
 
-def unreadable_here(uris: Sequence[str], errors: Sequence[Sequence[RowError]]) -> dict[int, str]:
-    """Return position -> uri of the clips whose file may be unreadable on this node only.
+def unreadable_here(uri: str, code: ErrorCode) -> bool:
+    """Return whether a file that ended with one of `UNREADABLE_CODES` may be unreadable on this node only."""
+    return code in UNREADABLE_REMOTE_CODES or local_file(uri) is not None
+
+
+def read_elsewhere(uris: Sequence[str]) -> tuple[str, str] | None:
+    """Ask other nodes of the cluster whether they can open files that this one cannot.
 
     Args:
-        uris: of the clips.
-        errors: of each clip.
-    """
-    found = {}
-    for i, (uri, several) in enumerate(zip(uris, errors, strict=True)):
-        codes = UNREADABLE_CODES if local_file(uri) is not None else UNREADABLE_REMOTE_CODES
-        if any(error.code in codes for error in several):
-            found[i] = uri
-    return found
-
-
-def read_elsewhere(uris: Sequence[str]) -> dict[str, str] | None:
-    """Ask other nodes of the cluster whether they can open these files.
+        uris: of the files.
 
     Returns:
-        uri -> name of a node that can, for those that any node asked can open; None where there is no other node.
+        A file and the name of a node that can open it; None where none can, or there is no other node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -160,21 +150,20 @@ def read_elsewhere(uris: Sequence[str]) -> dict[str, str] | None:
         return None
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]  # type: ignore[no-untyped-call]
-    if not others:
-        return None
     others.sort(key=lambda node: (not node["Resources"].get("CPU"), node["NodeID"]))
     ask = ray.remote(num_cpus=0, max_retries=0)(_openable)
-    found: dict[str, str] = {}
     answers = [
         (node, ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(uris))
         for node in others[:MAX_ASKED]
     ]
     for node, answer in answers:
         try:
-            found |= {uri: str(node["NodeManagerHostname"]) for uri in ray.get(answer, timeout=ASK_S)}
+            opened = ray.get(answer, timeout=ASK_S)
         except (ray.exceptions.RayError, TimeoutError):
             continue  # it left, or is as sick
-    return found
+        if opened:
+            return opened[0], str(node["NodeManagerHostname"])
+    return None
 
 
 def _openable(uris: Sequence[str]) -> list[str]:

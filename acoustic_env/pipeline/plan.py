@@ -23,9 +23,7 @@ DECODE_SHARE: Final = 0.15  # of all CPUs, for fetching and decoding remote audi
 WRITE_SHARE: Final = 0.05  # of all CPUs, for the sink
 SPARE_SHARE: Final = 0.05  # of all CPUs, unallocated
 CPUS_PER_WRITER: Final = 32
-MEMORY_SHARE: Final = (
-    0.8  # of the machines' memory that workers may count on; the rest is the system's and the driver's
-)
+MEMORY_SHARE: Final = 0.8  # of the machines' memory that workers may count on; the system and the driver need some
 DECODE_BYTES: Final = GIB // 2
 WRITE_BYTES: Final = GIB
 CPU_POOL_BYTES: Final = int(1.5 * GIB)  # measured: 0.6 with 16 clips of 10 s; longer clips need more
@@ -120,18 +118,23 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
         UsageError: the machines cannot hold one worker of every pool, or there is no GPU although one is demanded;
             states the shortfall.
     """
-    for_gpus: dict[str, tuple[BlockWork, ...]] = {}
-    for work in works:
-        if work.gpu_pool is not None:
-            for_gpus[work.gpu_pool] = (*for_gpus.get(work.gpu_pool, ()), work)
-    on_gpu = _on_gpu(device, resources, bool(for_gpus))
-    decode = _decode_pool(resources, clips) if remote else None
-    write = _write_pool(resources, clips)
-    share = 1 / len(for_gpus) if for_gpus else 0.0
-    gpu_pools = [
-        Pool(name, blocks, max(1, min(int(resources.gpus), clips)), 0.0, _floor(share), GPU_POOL_BYTES)
-        for name, blocks in (for_gpus.items() if on_gpu else ())
-    ]
+    if device == "cuda" and resources.gpus < 1:
+        msg = "--device cuda, but the cluster has no GPU; use --device auto, or join a cluster that has one (--address)"
+        raise UsageError(msg)
+    names = dict.fromkeys(work.gpu_pool for work in works if work.gpu_pool is not None)
+    on_gpu = bool(names) and device != "cpu" and resources.gpus >= 1
+
+    def on_gpus(name: str) -> Pool:
+        blocks = tuple(work for work in works if work.gpu_pool == name)
+        return Pool(name, blocks, min(int(resources.gpus), clips), 0.0, _floor(1 / len(names)), GPU_POOL_BYTES)
+
+    def on_cpus(name: str, workers: float, share: float, memory: int) -> Pool:
+        workers = max(1, min(round(workers), clips))
+        return Pool(name, (), workers, _floor(resources.cpus * share / workers), 0.0, memory)
+
+    decode = on_cpus("decode", math.ceil(resources.cpus / 2), DECODE_SHARE, DECODE_BYTES) if remote else None
+    write = on_cpus("write", resources.cpus / CPUS_PER_WRITER, WRITE_SHARE, WRITE_BYTES)
+    gpu_pools = [on_gpus(name) for name in names] if on_gpu else []
     networks = {work.architecture for work in works} - {None}
     memory = CPU_POOL_BYTES + (0 if on_gpu else len(networks)) * CPU_NETWORK_BYTES
     others = [pool for pool in (decode, write, *gpu_pools) if pool is not None]
@@ -140,28 +143,10 @@ def make_plan(works: Sequence[BlockWork], clips: int, resources: Resources, devi
     blocks = tuple(work for work in works if work.gpu_pool is None or not on_gpu)
     cpu = Pool("cpu", blocks, workers, _floor(min(1.0, left / workers)), 0.0, memory)
     task_clips = max(math.ceil(clips / (TASKS_PER_WORKER * workers)), min(MIN_TASK_CLIPS, math.ceil(clips / workers)))
-    place = "cuda" if on_gpu else "cpu"
     task_clips = min(MAX_REMOTE_TASK_CLIPS if remote and not on_gpu else MAX_TASK_CLIPS, task_clips)
     part_clips = min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 4)))
-    part_clips = max(1, part_clips // task_clips) * task_clips  # Ray Data hands on whole tasks: few remainders
-    return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, place)
-
-
-def _decode_pool(resources: Resources, clips: int) -> Pool:
-    workers = max(1, min(math.ceil(resources.cpus / 2), clips))
-    return Pool("decode", (), workers, _floor(resources.cpus * DECODE_SHARE / workers), 0.0, DECODE_BYTES)
-
-
-def _write_pool(resources: Resources, clips: int) -> Pool:
-    workers = max(1, min(round(resources.cpus / CPUS_PER_WRITER), clips))
-    return Pool("write", (), workers, _floor(resources.cpus * WRITE_SHARE / workers), 0.0, WRITE_BYTES)
-
-
-def _on_gpu(device: Device, resources: Resources, wanted: bool) -> bool:
-    if device == "cuda" and resources.gpus < 1:
-        msg = "--device cuda, but the cluster has no GPU; use --device auto, or join a cluster that has one (--address)"
-        raise UsageError(msg)
-    return wanted and device != "cpu" and resources.gpus >= 1
+    part_clips = max(1, part_clips // task_clips) * task_clips  # whole tasks: few are cut
+    return Plan(decode, (cpu, *gpu_pools), write, task_clips, part_clips, "cuda" if on_gpu else "cpu")
 
 
 def _workers(resources: Resources, each: int, others: int) -> int:

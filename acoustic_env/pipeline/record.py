@@ -5,17 +5,12 @@ from __future__ import annotations
 import platform
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from acoustic_env import __version__
-from acoustic_env.pipeline.rows import MEMORY, SECONDS, rows_column
-from acoustic_env.pipeline.work import BlockWork
+from acoustic_env.pipeline.sink import Written
 
 LIBRARIES: Final = (
     "ray", "numpy", "scipy", "pyarrow", "soundfile", "soxr", "av", "noisereduce", "scikit-maad", "soundsig", "torch",
@@ -80,22 +75,16 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=_versions)
     run_id: str = field(default_factory=_run_id)
 
-    def count(self, summary: pa.Table, works: Sequence[BlockWork]) -> tuple[int, int]:
-        """Add the summary of some batches (`graph.run`); return their finished and failed clips."""
-        for work in works:
-            name = work.spec.name
-            self.rows[name] = self.rows.get(name, 0) + int(pc.sum(summary[rows_column(name)]).as_py())
-        for name in summary.column_names:
-            if name.startswith(SECONDS):
-                stage = name.removeprefix(SECONDS)
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + float(pc.sum(summary[name]).as_py())
-            elif name.startswith(MEMORY):
-                pool = name.removeprefix(MEMORY)
-                self.memory[pool] = max(self.memory.get(pool, 0), int(pc.max(summary[name]).as_py()))
-        finished, failed = int(pc.sum(summary["clips"]).as_py()), int(pc.sum(summary["failed"]).as_py())
-        self.finished += finished
-        self.failed += failed
-        return finished, failed
+    def count(self, written: Written) -> None:
+        """Add a batch that is in the store."""
+        self.finished += written.clips
+        self.failed += written.failed
+        for block, rows in written.rows.items():
+            self.rows[block] = self.rows.get(block, 0) + rows
+        for stage, seconds in written.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        for pool, peak in written.memory.items():
+            self.memory[pool] = max(self.memory.get(pool, 0), peak)
 
     def finish(self, wall_s: float) -> None:
         """Set throughputs from the seconds of the streaming part."""

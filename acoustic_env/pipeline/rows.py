@@ -21,30 +21,21 @@ import pyarrow as pa
 
 from acoustic_env.errors import ClipError, ErrorCode
 
-ERROR_TYPE: Final = pa.struct(
-    [
-        ("stage", pa.string()),
-        ("code", pa.string()),
-        ("message", pa.string()),
-        ("permanent", pa.bool_()),
-        ("signal", pa.string()),
-    ]
+TEXT: Final = pa.string()
+ERRORS_TYPE: Final = pa.list_(
+    pa.struct({"stage": TEXT, "code": TEXT, "message": TEXT, "permanent": pa.bool_(), "signal": TEXT})
 )
-ERRORS_TYPE: Final = pa.list_(ERROR_TYPE)
 MAX_MESSAGE: Final = 1000
+ROWS: Final = "rows:"
 SECONDS: Final = "seconds:"
 MEMORY: Final = "memory:"
 
 WORK_SCHEMA: Final = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("uri", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("need", pa.int64()),
-        ("attempt", pa.int32()),
-    ]
+    {"clip_id": TEXT, "uri": TEXT, "start_s": pa.float64(), "end_s": pa.float64()}
+    | {"need": pa.int64(), "attempt": pa.int32()}
 )
+
+Piece = tuple[pa.Table, npt.NDArray[np.int64]]  # rows of a block, and of each its clip's position in the batch
 
 
 class RowError(NamedTuple):
@@ -73,14 +64,10 @@ def wave_column(rate: int, signal: str | None = None) -> str:
     return f"wave:{rate}" if signal is None else f"wave:{rate}:{signal}"
 
 
-def rows_column(block: str) -> str:
-    """Name of the column that holds a block's finished rows."""
-    return f"rows:{block}"
-
-
-def memory_column(pool: str) -> str:
-    """Name of the column that holds how much memory a worker of the pool has needed."""
-    return f"{MEMORY}{pool}"
+def wave_signals(columns: Sequence[str], rate: int) -> list[str]:
+    """Return the signals with a column of prepared waveforms at a rate."""
+    prefix = f"{wave_column(rate)}:"
+    return [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
 
 
 def pack_waves(waves: Sequence[npt.NDArray[np.float32] | None]) -> pa.Array:
@@ -110,19 +97,23 @@ def pack_errors(errors: Sequence[Sequence[RowError]]) -> pa.Array:
     return pa.array([[error._asdict() for error in clip] for clip in errors], ERRORS_TYPE)
 
 
-def pack_rows(
-    tables: Sequence[pa.Table], owners: Sequence[npt.NDArray[np.int64]], clips: int, schema: pa.Schema
-) -> pa.Array:
+def unpack_errors(clips: pa.Table) -> list[list[RowError]]:
+    """The errors of each clip so far."""
+    if "errors" not in clips.column_names:
+        return [[] for _ in range(clips.num_rows)]
+    return [[RowError(**error) for error in errors] for errors in clips["errors"].to_pylist()]
+
+
+def pack_rows(pieces: Sequence[Piece], clips: int, schema: pa.Schema) -> pa.Array:
     """Finished rows of a block as list<struct>[clips].
 
     Args:
-        tables: pieces of the block's table.
-        owners: for each piece, int64[rows]: the clip's position in the batch.
+        pieces: of the block's table.
         clips: clips in the batch.
         schema: the block's table schema.
     """
-    table = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
-    owner = np.concatenate([np.empty(0, np.int64), *owners])
+    table = pa.concat_tables([schema.empty_table(), *(rows for rows, _ in pieces)]).combine_chunks()
+    owner = np.concatenate([np.empty(0, np.int64), *(owners for _, owners in pieces)])
     order = np.argsort(owner, kind="stable")
     structs = table.to_struct_array()
     struct = structs.combine_chunks() if structs.num_chunks else pa.array([], structs.type)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import RESOLVED
 from acoustic_env.memory import peak_memory
-from acoustic_env.pipeline.rows import MEMORY, SECONDS, memory_column, rows_column, unpack_rows
+from acoustic_env.pipeline.rows import MEMORY, ROWS, SECONDS, unpack_rows
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import check
 from acoustic_env.store.schema import ERROR_SCHEMA
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a batch was: its clips, rows of each block, seconds of each stage, peak bytes of a worker of each pool."""
+
+    clips: int
+    failed: int
+    rows: dict[str, int]
+    seconds: dict[str, float]
+    memory: dict[str, int]
 
 
 class Write:
@@ -31,62 +43,48 @@ class Write:
         self.works = tuple(works)
         self.run_id = run_id
 
-    def __call__(self, clips: pa.Table) -> pa.Table:
+    def __call__(self, clips: pa.Table) -> Written:
         store = FeatureStore(self.store_url)
         check(self.store_url, self.token)
-        summary: dict[str, float] = {"clips": clips.num_rows}
-        errors = self._errors(clips)
-        summary["failed"] = pc.count_distinct(errors["clip_id"]).as_py()
-        errors = pa.concat_tables([errors, self._resolved(clips)])
+        failures = self._errors(clips)
+        errors = pa.concat_tables([failures, self._resolved(clips)])
         if errors.num_rows:
             store.write_errors(errors)
+        written = {}
         for work in self.works:
-            rows = unpack_rows(clips[rows_column(work.spec.name)], work.schema)
+            rows = unpack_rows(clips[f"{ROWS}{work.spec.name}"], work.schema)
             for signals in work.versions().values():
                 part = rows.filter(pc.is_in(rows["signal"], value_set=pa.array(signals)))
                 if part.num_rows:
                     store.write_part(part.replace_schema_metadata(work.schemas[signals[0]].metadata))
-            summary[rows_column(work.spec.name)] = rows.num_rows
-        for name in clips.column_names:
-            if name.startswith(SECONDS):
-                summary[name] = pc.sum(clips[name]).as_py() or 0.0
-            elif name.startswith(MEMORY):
-                summary[name] = pc.max(clips[name]).as_py() or 0
-        summary[memory_column("write")] = peak_memory()
-        return pa.table({name: pa.array([float(value)]) for name, value in summary.items()})
+            written[work.spec.name] = rows.num_rows
+        return Written(
+            clips.num_rows,
+            failed=pc.count_distinct(failures["clip_id"]).as_py(),
+            rows=written,
+            seconds={stage: pc.sum(column).as_py() or 0.0 for stage, column in _columns(clips, SECONDS)},
+            memory={pool: pc.max(column).as_py() or 0 for pool, column in _columns(clips, MEMORY)}
+            | {"write": peak_memory()},
+        )
 
     def _errors(self, clips: pa.Table) -> pa.Table:
         lists = clips["errors"].combine_chunks()
-        struct = pa.Table.from_struct_array(lists.flatten())
-        owner = lists.value_parent_indices()
-        return pa.table(
-            {
-                "clip_id": clips["clip_id"].combine_chunks().take(owner),
-                "signal": struct["signal"],
-                "stage": struct["stage"],
-                "code": struct["code"],
-                "message": struct["message"],
-                "permanent": struct["permanent"],
-                "attempt": clips["attempt"].combine_chunks().take(owner),
-                "run_id": pa.array([self.run_id] * struct.num_rows, pa.string()),
-            },
-            schema=ERROR_SCHEMA,
-        )
+        errors = pa.Table.from_struct_array(lists.flatten())
+        clips = clips.select(["clip_id", "attempt"]).take(lists.value_parent_indices())
+        return self._of_this_run(clips, {name: errors[name] for name in errors.column_names})
 
     def _resolved(self, clips: pa.Table) -> pa.Table:
         """Rows that end the earlier errors of clips without an error now."""
         failed = pc.greater(pc.list_value_length(clips["errors"]), 0)
         cured = clips.filter(pc.and_(pc.greater(clips["attempt"], 1), pc.invert(failed)))
-        return pa.table(
-            {
-                "clip_id": cured["clip_id"],
-                "signal": pa.nulls(cured.num_rows, pa.string()),
-                "stage": pa.repeat("compute", cured.num_rows),
-                "code": pa.repeat(RESOLVED, cured.num_rows),
-                "message": pa.nulls(cured.num_rows, pa.string()),
-                "permanent": pa.repeat(False, cured.num_rows),
-                "attempt": cured["attempt"],
-                "run_id": pa.repeat(self.run_id, cured.num_rows),
-            },
-            schema=ERROR_SCHEMA,
-        )
+        resolved = {"stage": "compute", "code": RESOLVED, "permanent": False, "message": None, "signal": None}
+        return self._of_this_run(cured, {name: pa.array([value] * len(cured)) for name, value in resolved.items()})
+
+    def _of_this_run(self, clips: pa.Table, errors: dict[str, pa.Array]) -> pa.Table:
+        """An error of each clip as a row of the errors table."""
+        keys = {"clip_id": clips["clip_id"], "attempt": clips["attempt"], "run_id": pa.repeat(self.run_id, len(clips))}
+        return pa.table(keys | errors).select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+
+
+def _columns(clips: pa.Table, prefix: str) -> list[tuple[str, pa.ChunkedArray]]:
+    return [(name.removeprefix(prefix), clips[name]) for name in clips.column_names if name.startswith(prefix)]

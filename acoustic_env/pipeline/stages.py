@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,23 +20,26 @@ import pyarrow as pa
 
 from acoustic_env.audio import prepare
 from acoustic_env.audio.fetch import any_remote, open_source
-from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features.block import Engine, FeatureBlock, to_table
 from acoustic_env.features.golden import check_decoders, check_golden
-from acoustic_env.pipeline.guard import alarm
+from acoustic_env.pipeline.guard import alarmed
 from acoustic_env.pipeline.rows import (
+    ROWS,
     SECONDS,
+    Piece,
     RowError,
     pack_errors,
     pack_rows,
     pack_waves,
     row_error,
-    rows_column,
+    unpack_errors,
     unpack_waves,
     wave_column,
+    wave_signals,
 )
-from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, missing_signals, needed
+from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, missing_signals
 
 Wave = npt.NDArray[np.float32]
 Decoded = tuple[dict[int, Wave], list[RowError], float]  # waveforms at each rate, errors, seconds
@@ -63,13 +67,9 @@ class Decode:
 
     def __call__(self, clips: pa.Table) -> pa.Table:
         rows = clips.select(["uri", "start_s", "end_s"]).to_pylist()
-        with alarm(self.patience_s) as put_off:
-            if any_remote(clips["uri"]):
-                with ThreadPoolExecutor(REMOTE_READERS) as readers:
-                    decoded = [put_off(result) for result in readers.map(self._decode, rows)]
-            else:
-                decoded = [put_off(self._decode(row)) for row in rows]
-        return self._with_results(clips, decoded)
+        with ThreadPoolExecutor(REMOTE_READERS) as readers:
+            decode = readers.map if any_remote(clips["uri"]) else map
+            return self._with_results(clips, list(alarmed(decode(self._decode, rows), self.patience_s)))
 
     def check(self) -> None:
         """Decode the golden clip; raises what a sick worker's decoder raises."""
@@ -141,30 +141,24 @@ class Compute:
         """Clips with nothing left to compute, with this error."""
         if self.settings.decodes:
             return self._compute(Decode(self.settings.decodes).skip(clips, error))
-        earlier = [[RowError(**e) for e in errors] for errors in clips["errors"].to_pylist()]
-        errors = pack_errors([[*errors, error] for errors in earlier])
+        errors = pack_errors([[*earlier, error] for earlier in unpack_errors(clips)])
         nothing = pa.array(np.zeros(clips.num_rows, np.int64))
         for name, column in (("errors", errors), ("need", nothing)):
             clips = clips.set_column(clips.schema.get_field_index(name), name, column)
         return self._compute(clips)
 
     def _compute(self, clips: pa.Table) -> pa.Table:
-        batch = _Batch(clips)
-        for rate in sorted({work.sample_rate for work in (*self.settings.blocks, *self.settings.passes_on)}):
-            later = [work for work in self.settings.passes_on if work.sample_rate == rate]
-            for signals in self._signals(batch, rate):
-                for work, block in self.blocks:
-                    if work.sample_rate == rate:
-                        batch.compute(work, block, signals)
-                if self.settings.prepares:
+        batch, settings = _Batch(clips), self.settings
+        for rate in sorted({work.sample_rate for work in (*settings.blocks, *settings.passes_on)}):
+            now = [(work, block) for work, block in self.blocks if work.sample_rate == rate]
+            later = [work for work in settings.passes_on if work.sample_rate == rate]
+            specs = [work.spec for work in (*(work for work, _ in now), *later)]
+            for signals in batch.prepare(rate, specs) if settings.prepares else batch.prepared(rate):
+                for work, block in now:
+                    batch.compute(work, block, signals)
+                if settings.prepares:
                     batch.keep(rate, later, signals)
-        return batch.table(self.settings)
-
-    def _signals(self, batch: _Batch, rate: int) -> Iterable[_Signals]:
-        if not self.settings.prepares:
-            return batch.prepared(rate)
-        works = [work for work in (*self.settings.blocks, *self.settings.passes_on) if work.sample_rate == rate]
-        return batch.prepare(rate, [work.spec for work in works])
+        return batch.table(settings)
 
 
 def _planned_block(work: BlockWork) -> FeatureBlock:
@@ -185,8 +179,21 @@ def _planned_block(work: BlockWork) -> FeatureBlock:
 class _Signals:
     """Clips of one length: their positions in the batch and, for each signal, float32[clips, samples]."""
 
-    clips: npt.NDArray[np.int64]
+    clips: list[int]
     waves: dict[str, Wave]
+
+
+class _Member(NamedTuple):
+    """A waveform of a group: the clip's position in the batch, and its signal (None as it was decoded)."""
+
+    clip: int
+    signal: str | None
+    wave: Wave
+
+
+def _prepare(members: list[_Member], rate: int, engine: Engine, signals: tuple[str, ...]) -> _Signals:
+    stack = np.stack([member.wave for member in members])
+    return _Signals([member.clip for member in members], prepare.prepare(stack, rate, engine, signals))
 
 
 class _Batch:
@@ -195,114 +202,83 @@ class _Batch:
     def __init__(self, clips: pa.Table) -> None:
         self.clips = clips
         self.need: npt.NDArray[np.int64] = clips["need"].to_numpy()
-        self.errors: list[list[RowError]] = [[RowError(**e) for e in errors] for errors in clips["errors"].to_pylist()]
-        self.pieces: dict[str, tuple[list[pa.Table], list[npt.NDArray[np.int64]]]] = {}
+        self.errors = unpack_errors(clips)
+        self.pieces: dict[str, list[Piece]] = {}
         self.seconds: dict[str, npt.NDArray[np.float64]] = {}
         self.kept: dict[str, list[Wave | None]] = {}
 
     def prepare(self, rate: int, specs: Sequence[BlockSpec]) -> Iterator[_Signals]:
         """Normalize and separate what the specs lack, in groups of equal length and signals, a bounded step each."""
         waves = unpack_waves(self.clips[wave_column(rate)])
-        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        groups: dict[tuple[int, tuple[str, ...]], list[_Member]] = {}
         for i, wave in enumerate(waves):
             missing = missing_signals(int(self.need[i]), specs)
             if wave is not None and missing:
-                groups.setdefault((len(wave), missing), []).append(i)
-        engine = specs[0].engine if specs else "fast"
+                groups.setdefault((len(wave), missing), []).append(_Member(i, None, wave))
         for (samples, signals), members in groups.items():
             step = max(1, STEP_SAMPLES // samples)
+            run = partial(_prepare, rate=rate, engine=specs[0].engine, signals=signals)
             for first in range(0, len(members), step):
-                yield from self._prepare_group(members[first : first + step], waves, rate, engine, signals)
+                yield from self._guarded("prepare", members[first : first + step], run)
 
-    def _prepare_group(
-        self, members: list[int], waves: list[Wave | None], rate: int, engine: Engine, signals: tuple[str, ...]
-    ) -> list[_Signals]:
-        def run(positions: list[int]) -> _Signals:
-            stack = np.stack([wave for i in positions if (wave := waves[i]) is not None])
-            return _Signals(np.array(positions, np.int64), prepare.prepare(stack, rate, engine, signals))
-
-        return self._guarded("prepare", members, run)
-
-    def prepared(self, rate: int) -> list[_Signals]:
+    def prepared(self, rate: int) -> Iterator[_Signals]:
         """Signals that an earlier pool prepared, in groups of equal length and equal signals."""
-        columns: dict[str, list[Wave | None]] = {
-            signal: unpack_waves(self.clips[wave_column(rate, signal)])
-            for signal in SIGNALS
-            if wave_column(rate, signal) in self.clips.column_names
-        }
+        signals = sorted(wave_signals(self.clips.column_names, rate), key=signal_order)
+        columns = {signal: unpack_waves(self.clips[wave_column(rate, signal)]) for signal in signals}
         groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
         for i in range(self.clips.num_rows):
-            present = {s: wave for s, waves in columns.items() if (wave := waves[i]) is not None}
-            if present:
-                groups.setdefault(tuple((s, len(wave)) for s, wave in present.items()), []).append(i)
-        return [
-            _Signals(
-                np.array(members, np.int64),
-                {s: np.stack([wave for i in members if (wave := columns[s][i]) is not None]) for s, _ in key},
-            )
-            for key, members in groups.items()
-        ]
+            sizes = tuple((s, len(wave)) for s, waves in columns.items() if (wave := waves[i]) is not None)
+            groups.setdefault(sizes, []).append(i)
+        for sizes, clips in groups.items():
+            stacks = {s: np.stack([wave for i in clips if (wave := columns[s][i]) is not None]) for s, _ in sizes}
+            yield _Signals(clips, stacks)
 
     def compute(self, work: BlockWork, block: FeatureBlock, signals: _Signals) -> None:
         """Add the block's rows for the clips of a group that lack them."""
-        tables, owners = self.pieces.setdefault(work.spec.name, ([], []))
-        clip_ids = self.clips["clip_id"]
-        stacks = []
-        for signal in work.spec.signals:
-            if signal in signals.waves:
-                chosen = np.flatnonzero(needed(self.need[signals.clips], work.spec, signal))
-                stacks.append((signal, signals.clips[chosen], signals.waves[signal][chosen]))
-        missing = [
-            (signal, int(i), wave) for signal, clips, waves in stacks for i, wave in zip(clips, waves, strict=True)
+        members = [
+            _Member(clip, signal, wave)
+            for signal in work.spec.signals
+            if signal in signals.waves
+            for clip, wave in zip(signals.clips, signals.waves[signal], strict=True)
+            if self.need[clip] & work.spec.bit(signal)
         ]
-        if not missing:
-            return
 
-        def run(positions: list[int]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-            picked = [missing[p] for p in positions]
-            columns = block.compute(np.stack([wave for _, _, wave in picked]))
-            ids = [clip_ids[i].as_py() for _, i, _ in picked]
-            table = to_table(work.schema, ids, [signal for signal, _, _ in picked], columns)
-            clips = np.array([i for _, i, _ in picked], np.int64)
-            return table, np.repeat(clips, table.num_rows // len(picked))
+        def run(some: list[_Member]) -> Piece:
+            columns = block.compute(np.stack([member.wave for member in some]))
+            clips = np.array([member.clip for member in some], np.int64)
+            ids = self.clips["clip_id"].take(clips).to_pylist()
+            table = to_table(work.schema, ids, [str(member.signal) for member in some], columns)
+            return table, np.repeat(clips, table.num_rows // len(some))
 
-        clips_and_signals = [(i, signal) for signal, i, _ in missing]
-        results = self._guarded(work.spec.name, list(range(len(missing))), run, clips_and_signals)
-        for table, owner in results:
-            tables.append(table)
-            owners.append(owner)
+        if members:
+            self.pieces.setdefault(work.spec.name, []).extend(self._guarded(work.spec.name, members, run))
 
-    def _guarded(
-        self,
-        stage: str,
-        members: list[int],
-        run: Callable[[list[int]], T],
-        owners: Sequence[tuple[int, str]] | None = None,
-    ) -> list[T]:
+    def _guarded(self, stage: str, members: list[_Member], run: Callable[[list[_Member]], T]) -> list[T]:
         """Run all members at once; if that fails, one by one, so that a failure stays with its clip."""
         started = time.perf_counter()
-        concerned: Sequence[tuple[int, str | None]] = owners or [(clip, None) for clip in members]
         results: list[T] = []
         try:
             results.append(run(members))
         except Exception:  # noqa: BLE001  which clip it was is found below
-            for member, (clip, signal) in zip(members, concerned, strict=True):
+            for member in members:
                 try:
                     results.append(run([member]))
                 except Exception as error:  # noqa: BLE001  a clip's failure is a row of the errors table
-                    self.errors[clip].append(row_error(stage, error)._replace(signal=signal))
+                    self.errors[member.clip].append(row_error(stage, error)._replace(signal=member.signal))
+        each = (time.perf_counter() - started) / len(members)
         spent = self.seconds.setdefault(stage, np.zeros(self.clips.num_rows))
-        np.add.at(spent, np.array([clip for clip, _ in concerned]), (time.perf_counter() - started) / len(members))
+        for member in members:
+            spent[member.clip] += each
         return results
 
     def keep(self, rate: int, works: Sequence[BlockWork], signals: _Signals) -> None:
         """Hold on to the prepared signals that later pools need."""
         for signal, waves in signals.waves.items():
-            lacking = [work for work in works if signal in work.spec.signals]
+            lacking = sum(work.spec.bit(signal) for work in works if signal in work.spec.signals)
+            kept = self.kept.setdefault(wave_column(rate, signal), [None] * self.clips.num_rows)
             for clip, wave in zip(signals.clips, waves, strict=True):
-                if any(self.need[clip] & work.spec.bit(signal) for work in lacking):
-                    nothing: list[Wave | None] = [None] * self.clips.num_rows
-                    self.kept.setdefault(wave_column(rate, signal), nothing)[clip] = wave
+                if self.need[clip] & lacking:
+                    kept[clip] = wave
 
     def table(self, settings: ComputeSettings) -> pa.Table:
         """The batch as a table for the next stage: waveforms nothing needs are gone."""
@@ -312,9 +288,8 @@ class _Batch:
         for name in sorted(later) if settings.prepares else ():
             table = table.append_column(name, pack_waves(self.kept.get(name, [None] * self.clips.num_rows)))
         for work in settings.blocks:
-            tables, owners = self.pieces.get(work.spec.name, ([], []))
-            packed = pack_rows(tables, owners, self.clips.num_rows, work.schema)
-            table = table.append_column(rows_column(work.spec.name), packed)
+            packed = pack_rows(self.pieces.get(work.spec.name, []), self.clips.num_rows, work.schema)
+            table = table.append_column(f"{ROWS}{work.spec.name}", packed)
         stages = [*(["prepare"] if settings.prepares else []), *(work.spec.name for work in settings.blocks)]
         for stage in stages:
             spent = self.seconds.get(stage, np.zeros(self.clips.num_rows))

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
-from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.audio.signals import SIGNALS, in_order, signal_order
 from acoustic_env.features.block import METADATA_PREFIX, Engine, FeatureBlock, Json, table_schema
 from acoustic_env.features.registry import make_block
 
@@ -92,23 +90,14 @@ class BlockWork:
 def block_work(spec: BlockSpec) -> BlockWork:
     """Schemas of a block under the audio settings of its rate, engine and signals."""
     block = spec.make()
-    audio = {signal: prepare.parameters(block.sample_rate, spec.engine, signal) for signal in SIGNALS}
-    alike = {signal: [other for other in SIGNALS if audio[other] == audio[signal]] for signal in spec.signals}
+    every = in_order((*SIGNALS, *spec.signals))
+    audio = {signal: prepare.parameters(block.sample_rate, spec.engine, signal) for signal in every}
+    alike = {signal: [other for other in every if audio[other] == audio[signal]] for signal in spec.signals}
     schemas = {signal: table_schema(block, audio[signal], alike[signal]) for signal in spec.signals}
     return BlockWork(spec, schemas, block.sample_rate, block.architecture, block.gpu_pool)
-
-
-def needed(need: npt.NDArray[np.int64], spec: BlockSpec, signal: str) -> npt.NDArray[np.bool_]:
-    """bool[rows]: which rows lack this block for this signal.
-
-    Args:
-        need: int64[rows] bit masks.
-    """
-    missing: npt.NDArray[np.bool_] = (need & spec.bit(signal)) != 0
-    return missing
 
 
 def missing_signals(need: int, specs: Sequence[BlockSpec]) -> tuple[str, ...]:
     """Return the signals of one row that any of the blocks lacks."""
     missing = {signal for spec in specs for signal in spec.signals if need & spec.bit(signal)}
-    return tuple(signal for signal in SIGNALS if signal in missing)
+    return tuple(sorted(missing, key=signal_order))

@@ -16,6 +16,7 @@ from acoustic_env.report.plots import (
     HELD_OUT,
     TEST,
     EvaluatedClips,
+    history_plot,
     interval_text,
     metric_name,
     performance_plots,
@@ -47,8 +48,7 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     terms = [
         ("model", f"{model.kind}, {model.ensemble} averaged" if model.ensemble > 1 else model.kind),
         ("task", f"{bundle.recipe.task}, {len(bundle.classes):,} classes"),
-        ("features", f"{len(bundle.preprocessor.columns):,}, reduced to {len(bundle.preprocessor.names):,}"),
-        ("scaled before PCA", bundle.recipe.reduction.scale_first),
+        *_inputs(bundle),
         ("held-out clips", f"{metrics['clips']:,} in {metrics['groups']:,} recordings"),
     ]
     estimates = [
@@ -65,6 +65,9 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
         section.add(Text("The bundle was not evaluated on test clips yet: acoustic-env evaluate.", "note"))
     section.add(*_decisions(bundle, metrics, HELD_OUT))
     section.add(*(folder.draw(plot) for plot in performance_plots(metrics)))
+    section.add(*_training(bundle, folder))
+    if model.reads_sequences:
+        return section
     parts = [
         (
             part.block,
@@ -79,6 +82,34 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     columns = ("block", "signal", "columns", "components", "variance kept", "dropped")
     section.add(Table("Reduction: original columns to components", columns, parts))
     return section
+
+
+def _inputs(bundle: Bundle) -> list[tuple[str, Any]]:
+    """Describe what the classifier reads."""
+    columns = bundle.preprocessor.feature_columns
+    if bundle.recipe.model.reads_sequences:
+        return [("frames", ", ".join(f"{column.block} {column.signal}" for column in columns))]
+    return [
+        ("features", f"{len(columns):,}, reduced to {len(bundle.preprocessor.names):,}"),
+        ("scaled before PCA", bundle.recipe.reduction.scale_first),
+    ]
+
+
+def _training(bundle: Bundle, folder: PlotFolder) -> list[Part]:
+    """Draw the history of networks, and list the layers of one that reads frames."""
+    members = bundle.classifier.members
+    histories = [history for member in members if (history := getattr(member, "history_", None))]
+    found: list[Part] = [folder.draw(history_plot(histories))] if histories else []
+    if bundle.recipe.model.reads_sequences:
+        modules = list(members[0].network().named_modules())
+        layers = [
+            (name, type(module).__name__, f"{count:,}")
+            for name, module in modules
+            if (count := sum(weights.numel() for weights in module.parameters(recurse=False)))
+        ]
+        total = sum(weights.numel() for weights in modules[0][1].parameters())
+        found.append(Table(f"Layers, {total:,} parameters", ("layer", "kind", "parameters"), layers))
+    return found
 
 
 def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
@@ -131,7 +162,9 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips
     shown = metrics["per_class"][:CLASSES]
     more = f", the first {len(shown)} of {len(metrics['per_class'])}" if len(shown) < len(metrics["per_class"]) else ""
     thresholds: Mapping[str, float] = (
-        {} if bundle.recipe.task == "multiclass" else dict(zip(bundle.classes, bundle.thresholds.tolist(), strict=True))
+        {}
+        if bundle.recipe.task == "multiclass"
+        else dict(zip(bundle.classes, bundle.calibrator.thresholds_.tolist(), strict=True))
     )
     rows: list[tuple[object, ...]] = [
         (
@@ -162,7 +195,7 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips
         for name in ("ece", "class_ece", "brier")
         if f"{name}_before" in errors
     ]
-    title = f"Calibration ({bundle.calibration.kind}), {clips.name}"
+    title = f"Calibration ({bundle.calibrator.kind_}), {clips.name}"
     return [*found, Table(title, ("metric", "before", "after"), rows)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from acoustic_env.explain.plot import Plot
@@ -107,13 +108,25 @@ def _plot(clips: EvaluatedClips, name: str, title: str, sentence: str, alt: str,
     return Plot(f"{clips.prefix}{name}", clips.section, title, sentence, alt, figure, data)
 
 
+def _curve_panels(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure with empty panels of ROC curves, with that of chance, and of precision and recall."""
+    figure = new_figure(width, height)
+    roc, precision = figure.subplots(1, 2)
+    roc.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
+    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curves")
+    precision.set(xlabel="recall", ylabel="precision", title="Precision and recall")
+    for panel in (roc, precision):
+        panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        panel.grid(color="#eeeeee", lw=0.6)
+    return figure, (roc, precision)
+
+
 @drawn
 def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     name = metrics["classes"][-1]
-    figure = new_figure(9, 4.4)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = _curve_panels(9, 4.4)
+    left.set_title("ROC curve")
     roc, pr = metrics["roc"], metrics["precision_recall"]
-    left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
     left.plot(roc["x"], roc["y"], color=OKABE_ITO[0], lw=2, label="classifier")
     share = metrics["per_class"][-1]["support"] / metrics["clips"]
     right.axhline(share, color=GREY, lw=1, ls="--", label="chance")
@@ -123,11 +136,7 @@ def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
         at = _at_threshold(curve["thresholds"], cut)
         if at is not None:
             panel.plot(curve["x"][at], curve["y"][at], "D", color=OKABE_ITO[1], ms=8, label=f"threshold {cut:.2f}")
-        panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        panel.grid(color=FAINT, lw=0.6)
         panel.legend(loc="lower right")
-    left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curve")
-    right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
     auc, precision = (interval_text(metrics["metrics"][key]) for key in ("auc", "average_precision"))
     sentence = (
         f"How well the classifier ranks {name} above {metrics['classes'][0]} on {metrics['clips']:,} {clips.name}: "
@@ -161,10 +170,9 @@ def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     classes = sorted(metrics["class_curves"], key=lambda row: precision[row["name"]])
     hardest = [row for row in classes[:HARDEST] if precision[row["name"]] < 1.0]
     others = len(classes) - len(hardest)
-    figure = new_figure(9.4, 5.4)
-    panels = figure.subplots(1, 2)
-    for panel, kind, where in zip(panels, ("roc", "precision_recall"), (None, "post"), strict=True):
-        options = {} if where is None else {"drawstyle": f"steps-{where}"}
+    figure, panels = _curve_panels(9.4, 5.4)
+    for panel, kind, drawstyle in zip(panels, ("roc", "precision_recall"), ("default", "steps-post"), strict=True):
+        options = {"drawstyle": drawstyle}
         for row in classes[len(hardest) :]:
             panel.plot(row[kind]["x"], row[kind]["y"], color=FAINT, lw=1.2, **options)
         pooled = metrics[kind]
@@ -175,11 +183,6 @@ def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
             panel.plot(row[kind]["x"], row[kind]["y"], label=label, markevery=0.12, **style, **options)
         if others:
             panel.plot([], [], color=FAINT, lw=1.2, label=f"each of the other {others} classes")
-        panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        panel.grid(color="#eeeeee", lw=0.6)
-    panels[0].plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
-    panels[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curves")
-    panels[1].set(xlabel="recall", ylabel="precision", title="Precision and recall")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     auc = interval_text(metrics["metrics"]["mean_auc"])
@@ -250,20 +253,17 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     figure = new_figure(5.6, 5.0)
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
-    rows: list[dict[str, Any]] = []
+    tables: list[pd.DataFrame] = []
     before, after = calibration_errors(metrics)
     for number, (when, ece) in enumerate((("before", before), ("after", after))):
         diagram = metrics[f"reliability_{when}"]
-        keys = ("predicted", "observed", "low", "high", "count")
-        bins = [dict(zip(keys, one, strict=True)) for one in zip(*(diagram[key] for key in keys), strict=True)]
-        bins = [one for one in bins if one["count"] and one["observed"] is not None]
-        rows += [{"when": when, "clips": one["count"], **one} for one in bins]
-        below = [max(one["observed"] - one["low"], 0) for one in bins]
-        above = [max(one["high"] - one["observed"], 0) for one in bins]
+        bins = pd.DataFrame({key: diagram[key] for key in ("predicted", "observed", "low", "high")}, dtype="float64")
+        bins = bins.assign(when=when, clips=diagram["count"]).query("clips > 0").dropna()
+        tables.append(bins)
         panel.errorbar(
-            [one["predicted"] for one in bins],
-            [one["observed"] for one in bins],
-            yerr=[below, above],
+            bins["predicted"],
+            bins["observed"],
+            yerr=[(bins["observed"] - bins["low"]).clip(0), (bins["high"] - bins["observed"]).clip(0)],
             fmt=MARKERS[number],
             color=OKABE_ITO[number],
             ms=9 - 4 * number,
@@ -294,8 +294,8 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
         "Observed share against predicted probability with 95 % intervals; mean error "
         f"{missed} before calibration, {repaired} after."
     )
-    numbers = dict.fromkeys(("predicted", "observed", "low", "high"), pa.float64())
-    data = pa.Table.from_pylist(rows, pa.schema({"when": pa.string(), **numbers, "clips": pa.int64()}))
+    shown = ["when", "predicted", "observed", "low", "high", "clips"]
+    data = pa.Table.from_pandas(pd.concat(tables)[shown], preserve_index=False)
     return _plot(clips, "calibration", "Calibration", sentence, alt, figure, data)
 
 
@@ -367,6 +367,38 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
         figure,
         pa.Table.from_pylist([dict(row) for row in rows]),
     )
+
+
+@drawn
+def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
+    """Draw loss and validation score of each epoch, a line for each member, with the epoch that is kept."""
+    figure = new_figure(9, 3.6)
+    losses, scores = figure.subplots(1, 2)
+    kept = []
+    for history in histories:
+        epochs = [epoch["epoch"] for epoch in history]
+        best = max(history, key=lambda epoch: (epoch["validation_score"], -epoch["validation_loss"]))
+        kept.append(best)
+        for name, color in (("train_loss", OKABE_ITO[0]), ("validation_loss", OKABE_ITO[1])):
+            losses.plot(epochs, [epoch[name] for epoch in history], color=color, lw=1.5)
+        scores.plot(epochs, [epoch["validation_score"] for epoch in history], color=OKABE_ITO[1], lw=1.5)
+        scores.plot(best["epoch"], best["validation_score"], "D", color=OKABE_ITO[2], ms=6)
+    losses.plot([], [], color=OKABE_ITO[0], label="training")
+    losses.plot([], [], color=OKABE_ITO[1], label="validation")
+    scores.plot([], [], "D", color=OKABE_ITO[2], label="kept")
+    losses.set(xlabel="epoch", ylabel="loss", title="Loss", ylim=(0, None))
+    scores.set(xlabel="epoch", ylabel="score", title="Validation score")
+    for panel in (losses, scores):
+        panel.grid(color=FAINT, lw=0.6)
+        panel.legend(loc="best")
+    numbers = ", ".join(f"{best['epoch']:.0f} ({best['validation_score']:.3f})" for best in kept[:5])
+    caption = (
+        f"Training of {len(histories)} network{'s' * (len(histories) > 1)}. Kept are the weights of the epoch with "
+        f"the best validation score: {numbers}{', ...' * (len(kept) > 5)}. Training loss has dropout and augmentation."
+    )
+    alt = f"Loss and validation score by epoch; kept: epoch {numbers}."
+    rows = [{"member": member, **epoch} for member, history in enumerate(histories) for epoch in history]
+    return Plot("history", "The classifier", "Training history", caption, alt, figure, pa.Table.from_pylist(rows))
 
 
 def searched_settings(columns: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import UsageError
 from acoustic_env.io.filesystem import Entry, open_filesystem
 from acoustic_env.store import layout
@@ -77,17 +77,17 @@ class StoreContents:
         """Return the versions of a block that are in the store, each described by its first readable part."""
         versions = []
         for fingerprint in self.blocks().get(block, []):
-            for entry in self.parts(block, fingerprint):
-                part = self.scan_one(entry, [])
-                if isinstance(part, ScannedPart):
-                    versions.append(part.described)
-                    break
-            else:
-                versions.append(Described(block, fingerprint))
+            part = self.first_part(block, fingerprint)
+            versions.append(part.described if part else Described(block, fingerprint))
         return versions
 
+    def first_part(self, block: str, fingerprint: str) -> ScannedPart | None:
+        """Return the first readable part of a version, without its rows; None where there is none."""
+        parts = (self.scan_one(entry, []) for entry in self.parts(block, fingerprint))
+        return next((part for part in parts if isinstance(part, ScannedPart)), None)
+
     def signals(self, version: Described) -> list[str]:
-        """Return the signals of a version: those its parts name, else (parts of older code) those found in its rows."""
+        """Return the signals of a version: those its parts name, else those found in its rows."""
         if version.signals:
             return list(version.signals)
         found = pc.unique(self._keys(version.block, version.fingerprint)["signal"]).to_pylist()
@@ -157,16 +157,12 @@ class StoreContents:
         return table.sort_by(order).cast(ERROR_SCHEMA)
 
     def read_errors_part(self, entry: Entry) -> pa.Table | UnreadablePart:
-        """Read one part of the errors table; one written before errors had a signal has nulls for it."""
+        """Read one part of the errors table."""
         try:
             with open_part(self.filesystem, entry) as file:
-                there = [name for name in ERROR_SCHEMA.names if name != "signal" or name in file.schema_arrow.names]
-                table = read_part(self.filesystem, entry, file, there)
+                return read_part(self.filesystem, entry, file, ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
         except NotAPart as error:
             return UnreadablePart(entry, str(error))
-        if "signal" not in there:
-            table = table.append_column("signal", pa.nulls(table.num_rows, pa.string()))
-        return table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the records of all runs, oldest first; one that is not JSON is left out with a warning."""
@@ -185,9 +181,3 @@ class StoreContents:
             log.warning("%s: not a run record: %s", self.filesystem.place(path), error)
             return None
         return record if isinstance(record, dict) else None
-
-
-def signal_order(signal: str) -> tuple[int, str]:
-    """Sort key: the registry's order, then others by name."""
-    names = SIGNALS.names()
-    return (names.index(signal) if signal in names else len(names), signal)

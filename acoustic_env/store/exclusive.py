@@ -15,12 +15,11 @@ import hashlib
 import os
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, cast
 
-from acoustic_env.io.filesystem import Filesystem, LocalFilesystem, RemoteFilesystem, S3Filesystem
+from acoustic_env.io.filesystem import Filesystem, LocalFilesystem, S3Filesystem
 from acoustic_env.io.retry import StoreError, retrying, s3_code, store_error
 
 SETTLE_S: Final = 2.0
@@ -42,47 +41,36 @@ class Seen(NamedTuple):
     version: str
 
 
-class ExclusiveFile(ABC):
-    """A file changed only by those who saw its present content."""
-
-    @abstractmethod
-    def load(self) -> Seen | None:
-        """The file now, None when there is none.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-
-    @abstractmethod
-    def swap(self, seen: Seen | None, data: bytes) -> bool:
-        """Write `data` if the file is still as seen (None: not there); whether it was.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
-
-
-def exclusive_file(filesystem: Filesystem, path: str) -> ExclusiveFile:
-    """The file at a path of the store, by what the store can do."""
-    if isinstance(filesystem, LocalFilesystem):
-        return _LockedFile(filesystem, path)
-    if isinstance(filesystem, S3Filesystem):
-        return _ConditionalFile(filesystem, path)
-    return _SettlingFile(filesystem, path)
-
-
-class _ComparedFile(ExclusiveFile):
-    """A file whose version is a digest of its bytes."""
+class ExclusiveFile:
+    """A file changed only by those who saw its present content; its version is a digest of its bytes."""
 
     def __init__(self, filesystem: Filesystem, path: str) -> None:
         self.filesystem, self.path = filesystem, path
 
     def load(self) -> Seen | None:
+        """Return the file as it is now, None when there is none.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
         try:
             data = self.filesystem.read(self.path)
         except FileNotFoundError:
             return None
         return Seen(data, hashlib.sha256(data).hexdigest())
+
+    def swap(self, seen: Seen | None, data: bytes) -> bool:
+        """Write `data` if the file is still as seen (None: not there); return whether it was.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        with _IN_PROCESS:
+            if not self._compare_and_write(seen, data):
+                return False
+        # A filesystem in this process's memory needs no waiting: the lock keeps its threads apart.
+        in_memory = "memory" in self.filesystem.filesystem.protocol
+        return in_memory or self._settled(data)
 
     def _compare_and_write(self, seen: Seen | None, data: bytes) -> bool:
         now = self.load()
@@ -91,8 +79,22 @@ class _ComparedFile(ExclusiveFile):
         self.filesystem.write(self.path, data)
         return True
 
+    def _settled(self, data: bytes) -> bool:
+        time.sleep(SETTLE_S)
+        now = self.load()
+        return now is not None and now.data == data
 
-class _LockedFile(_ComparedFile):
+
+def exclusive_file(filesystem: Filesystem, path: str) -> ExclusiveFile:
+    """Return the file at a path of the store, by what the store can do."""
+    if isinstance(filesystem, LocalFilesystem):
+        return _LockedFile(filesystem, path)
+    if isinstance(filesystem, S3Filesystem):
+        return _ConditionalFile(filesystem, path)
+    return ExclusiveFile(filesystem, path)
+
+
+class _LockedFile(ExclusiveFile):
     filesystem: LocalFilesystem
 
     def swap(self, seen: Seen | None, data: bytes) -> bool:
@@ -104,10 +106,10 @@ class _LockedFile(_ComparedFile):
         """Hold a kernel lock, which ends with the process at the latest."""
         import fcntl
 
-        root, place = self.filesystem.root, self.filesystem.place(self.path)
+        folder, place = self.filesystem.folder, self.filesystem.place(self.path)
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(root / f".{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder / f".{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise store_error(place, "written", error) from error
         try:
@@ -130,8 +132,10 @@ class _LockedFile(_ComparedFile):
 
 
 class _ConditionalFile(ExclusiveFile):
+    filesystem: S3Filesystem
+
     def __init__(self, filesystem: S3Filesystem, path: str) -> None:
-        self.filesystem = filesystem
+        super().__init__(filesystem, path)
         self.place = filesystem.place(path)
         self.bucket, _, self.key = filesystem.full(path).partition("/")
 
@@ -160,7 +164,7 @@ class _ConditionalFile(ExclusiveFile):
                 raise store_error(self.place, "written", error) from error
             return False  # somebody removed the file we had seen
         if seen is None and not self._conditions_count(data):
-            return _settled(self, data)
+            return self._settled(data)
         return True
 
     def _put(self, data: bytes, condition: dict[str, str]) -> None:
@@ -192,24 +196,8 @@ class _ConditionalFile(ExclusiveFile):
         return False
 
 
-class _SettlingFile(_ComparedFile):
-    def swap(self, seen: Seen | None, data: bytes) -> bool:
-        with _IN_PROCESS:
-            if not self._compare_and_write(seen, data):
-                return False
-        # A filesystem in this process's memory needs no waiting: the lock keeps its threads apart.
-        in_memory = "memory" in cast(RemoteFilesystem, self.filesystem).filesystem.protocol
-        return in_memory or _settled(self, data)
-
-
 class _ConflictError(StoreError):
     """The condition of a put did not hold."""
-
-
-def _settled(file: ExclusiveFile, data: bytes) -> bool:
-    time.sleep(SETTLE_S)
-    now = file.load()
-    return now is not None and now.data == data
 
 
 def _body(client: Any, answer: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import check_place, put_file
-from acoustic_env.store.contents import ScannedPart, signal_order
+from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.feature_store import FeatureStore, wanted_schema
-from acoustic_env.store.schema import repeats, row_keys, sort_by_key
+from acoustic_env.store.schema import as_matrix, repeats, row_keys, sort_by_key
 
 Shape = Literal["long", "wide"]
 FORMATS: Final = (".parquet", ".csv", ".npz")
@@ -75,7 +77,7 @@ def export(
         present = list(versions)
         ranges = _ranges(store, block, versions, schema, work)
         if shape == "wide":
-            ranges = _widened(ranges, schema, present)
+            ranges = map(partial(_widen, schema=schema, signals=present), ranges)
             schema = _wide_schema(schema, present)
         finished = work / f"finished{suffix}"
         writers = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}
@@ -150,11 +152,6 @@ def _wide_schema(schema: pa.Schema, signals: Sequence[str]) -> pa.Schema:
     return pa.schema([schema.field("clip_id"), *named], metadata=schema.metadata)
 
 
-def _widened(ranges: Iterator[pa.Table], schema: pa.Schema, signals: Sequence[str]) -> Iterator[pa.Table]:
-    for table in ranges:
-        yield _widen(table, schema, signals)
-
-
 def _widen(table: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Table:
     """One row a clip out of one row for each (clip, signal)."""
     ids = pc.unique(table["clip_id"])
@@ -167,20 +164,20 @@ def _widen(table: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Tab
 
 
 def _write_parquet(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
-    rows = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for table in ranges:
-            writer.write_table(table)
-            rows += table.num_rows
-    return rows
+        return _write_all(writer, ranges)
 
 
 def _write_csv(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
-    rows = 0
     with pcsv.CSVWriter(file, _flat(schema.empty_table()).schema) as writer:
-        for table in ranges:
-            writer.write_table(_flat(table))
-            rows += table.num_rows
+        return _write_all(writer, map(_flat, ranges))
+
+
+def _write_all(writer: pq.ParquetWriter | pcsv.CSVWriter, ranges: Iterator[pa.Table]) -> int:
+    rows = 0
+    for table in ranges:
+        writer.write_table(table)
+        rows += table.num_rows
     return rows
 
 
@@ -225,8 +222,4 @@ def _array(column: pa.ChunkedArray) -> Any:
         return np.array(column.to_pylist(), dtype=np.str_)
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_numpy(zero_copy_only=False)
-    rows = column.combine_chunks()
-    kind = rows.type.value_type.to_pandas_dtype()
-    found = np.full((len(rows), rows.type.list_size), np.nan, kind)
-    found[np.asarray(rows.is_valid())] = rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, rows.type.list_size)
-    return found
+    return as_matrix(column)

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.store import layout
-from acoustic_env.store.contents import ScannedPart, StoreContents, signal_order
+from acoustic_env.store.contents import ScannedPart, StoreContents
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
 from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, describe, digest, repeats, row_keys, sort_by_key
@@ -188,12 +189,11 @@ class FeatureStore(StoreContents):
         Raises:
             UsageError: no part of it can be read.
         """
-        for entry in self.parts(block, fingerprint):
-            part = self.scan_one(entry, [])
-            if isinstance(part, ScannedPart):
-                return part.schema
-        msg = f"{self.url}: no part of {block}/{fingerprint} can be read; see acoustic-env store verify {self.url}"
-        raise UsageError(msg)
+        part = self.first_part(block, fingerprint)
+        if part is None:
+            msg = f"{self.url}: no part of {block}/{fingerprint} can be read; see acoustic-env store verify {self.url}"
+            raise UsageError(msg)
+        return part.schema
 
     def joint_schema(self, block: str, versions: Mapping[str, str]) -> pa.Schema:
         """Return the schema of the rows of several signals, with the metadata in which their versions are alike.
@@ -257,7 +257,7 @@ class FeatureStore(StoreContents):
     def pieces(
         self, block: str, versions: Mapping[str, str], wanted: pa.Schema, clip_ids: Ids | None = None
     ) -> Iterator[pa.Table]:
-        """As `read`, part by part: rows of one part in key order; a key of two parts comes twice."""
+        """Yield what `read` returns, part by part: rows of one part in key order; a key of two parts comes twice."""
         for fingerprint in dict.fromkeys(versions.values()):
             own = [signal for signal, version in versions.items() if version == fingerprint]
             yield from self._pieces(block, fingerprint, wanted, own, clip_ids)

@@ -28,7 +28,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def block_folder(block: str, fingerprint: str | None = None) -> str:
-    """Folder of a block, or of one fingerprint of it.
+    """Return the folder of a block, or of one fingerprint of it.
+
+    >>> block_folder("mps", "0f1a")
+    'features/mps/0f1a'
 
     Raises:
         UsageError: a name that is not one path component.
@@ -41,17 +44,17 @@ def block_folder(block: str, fingerprint: str | None = None) -> str:
 
 
 def part_path(folder: str, digest: str) -> str:
-    """Path of a part."""
+    """Return the path of a part."""
     return f"{folder}/part-{digest}.parquet"
 
 
 def is_part(path: str) -> bool:
-    """Whether a path has a part's name."""
+    """Return whether a path has a part's name."""
     return _PART.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def run_path(run_id: str) -> str:
-    """Path of a run's record."""
+    """Return the path of a run's record."""
     if not _NAME.fullmatch(run_id):
         msg = f"{run_id!r} is not a run id: letters, digits, '_', '.' and '-' only"
         raise UsageError(msg)
@@ -59,7 +62,11 @@ def run_path(run_id: str) -> str:
 
 
 def block_and_fingerprint(path: str) -> tuple[str, str] | None:
-    """What a part's folder says it holds; None for a path that is not a part of a block."""
+    """Return what a part's folder says it holds; None for a path that is not a part of a block.
+
+    >>> block_and_fingerprint("features/mps/0f1a/part-2b.parquet")
+    ('mps', '0f1a')
+    """
     pieces = path.split("/")
     if len(pieces) != 4 or pieces[0] != FEATURES or not is_part(path):
         return None

@@ -168,7 +168,7 @@ def acquire_lease(store_url: str, holder: str, ttl_s: float = TTL_S) -> Iterator
 
 
 def check(store_url: str, token: int) -> None:
-    """Before a commit: raise unless the lease with this fencing id still holds.
+    """Raise unless the lease with this fencing id still holds; called before a commit.
 
     Raises:
         LeaseLost: another writer has taken the lease, or it was released.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,6 +19,7 @@ from acoustic_env.io.ranged import RangedFile
 from acoustic_env.io.retry import StoreError
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 DICTIONARY_COLUMNS: Final = ("clip_id", "signal", "stage", "code", "run_id")
 TAIL_BYTES: Final = 64 * 2**10  # one request brings the footer, and a small part whole
@@ -45,7 +46,7 @@ class NotAPart(Exception):  # noqa: N818
 
 
 def part_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file: zstd, one row group, page checksums; the same table gives the same bytes."""
+    """Return the table as a Parquet file: zstd, one row group, page checksums; the same table gives the same bytes."""
     buffer = io.BytesIO()
     pq.write_table(
         table,
@@ -72,7 +73,7 @@ def _float_leaves(schema: pa.Schema) -> list[str]:
 
 
 def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> pq.ParquetFile:
-    """A part whose footer reads back; a context manager.
+    """Open a part whose footer reads back; a context manager.
 
     Raises:
         NotAPart: truncated, empty or no Parquet file.
@@ -81,7 +82,7 @@ def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> 
 
     def opened() -> pq.ParquetFile:
         if isinstance(filesystem, LocalFilesystem):
-            return pq.ParquetFile(filesystem.root / entry.path, page_checksum_verification=checksums)
+            return pq.ParquetFile(filesystem.folder / entry.path, page_checksum_verification=checksums)
         start = max(0, entry.size - TAIL_BYTES)
         tail = filesystem.read_range(entry.path, start, entry.size) if entry.size else b""
         source = RangedFile(partial(filesystem.read_range, entry.path), entry.size, known=tail, known_start=start)
@@ -93,7 +94,7 @@ def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> 
 def read_part(
     filesystem: Filesystem, entry: Entry, part: pq.ParquetFile, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Columns of an open part (all without `columns`), in the file's order.
+    """Read columns of an open part (all without `columns`), in the file's order.
 
     Raises:
         NotAPart: the data are damaged, or a column is missing.
@@ -131,16 +132,21 @@ def _first_line(error: Exception) -> str:
 
 
 def in_threads(filesystem: Filesystem, items: Iterable[Entry], call: Callable[[Entry], T]) -> Iterator[T]:
-    """`call` of every item, in order, several at once, with only a few results waiting at any time."""
+    """Yield `call` of every item, in order, several at once."""
     threads = LOCAL_THREADS if isinstance(filesystem, LocalFilesystem) else REMOTE_THREADS
-    waiting = iter(items)
     with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
-        futures: list[Future[T]] = [pool.submit(call, item) for item in islice(waiting, 2 * threads)]
-        try:
-            while futures:
-                result = futures.pop(0).result()
-                futures += [pool.submit(call, item) for item in islice(waiting, 1)]
-                yield result
-        finally:
-            for future in futures:
-                future.cancel()
+        yield from in_order(pool, call, items, 2 * threads)
+
+
+def in_order(pool: Executor, call: Callable[[Item], T], items: Iterable[Item], ahead: int) -> Iterator[T]:
+    """Yield `call` of every item, in order, with at most `ahead` begun or waiting at any time."""
+    waiting = iter(items)
+    futures: list[Future[T]] = [pool.submit(call, item) for item in islice(waiting, ahead)]
+    try:
+        while futures:
+            result = futures.pop(0).result()
+            futures += [pool.submit(call, item) for item in islice(waiting, 1)]
+            yield result
+    finally:
+        for future in futures:
+            future.cancel()

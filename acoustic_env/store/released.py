@@ -16,7 +16,7 @@ from acoustic_env.clips.ontology import audioset
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.audioset import read_audioset
 from acoustic_env.clips.select import select
-from acoustic_env.clips.table import CLIP_SCHEMA
+from acoustic_env.clips.table import CLASS_COLUMN
 from acoustic_env.clips.tfrecord import read_embeddings
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
@@ -79,7 +79,7 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
     """
     clips = read_audioset(segments)
     if recipe is not None:
-        clips = select(clips, recipe).clips.select(CLIP_SCHEMA.names)
+        clips = select(clips, recipe).clips.drop_columns(CLASS_COLUMN)
     labels = dict(zip(clips["clip_id"].to_pylist(), clips["labels"].to_pylist(), strict=True))
     with acquire_lease(store_url, f"clips from-audioset-embeddings {folder}") as lease:
         store = FeatureStore(store_url)

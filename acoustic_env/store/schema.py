@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.features.block import METADATA_PREFIX
@@ -28,10 +29,10 @@ ERROR_SCHEMA: Final = pa.schema(
 SOURCE_SCHEMA: Final = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string()),  # as clips.sources.canonical_uris; null: rows from before sources were recorded
+        pa.field("uri", pa.string()),  # as clips.sources.canonical_uris
         pa.field("start_s", pa.float64()),  # null: from the beginning
         pa.field("end_s", pa.float64()),  # null: to the end
-        pa.field("revision", pa.int32(), nullable=False),  # of one id the highest is current; 0: source unknown
+        pa.field("revision", pa.int32(), nullable=False),  # from 1; of one id the highest is current
         pa.field("run_id", pa.string()),  # of the run that recorded it; null: an import
     ]
 )
@@ -49,7 +50,7 @@ class Described:
     Attributes:
         block: name.
         fingerprint: 16 hex digits over what can change a number.
-        signals: those whose rows it covers; empty in parts of older code, whose fingerprint covered every signal.
+        signals: those whose rows it covers; empty where any may be in its rows.
         version: of the block's code.
         engine: fast or reference.
         sample_rate: Hz.
@@ -68,13 +69,8 @@ class Described:
     audio: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def covers_all_signals(self) -> bool:
-        """Whether older code wrote it, whose fingerprints covered the separator for raw, too."""
-        return not self.signals and "separation" in self.audio
-
     def settings(self) -> dict[str, str]:
-        """What the fingerprint covers as flat `name: value`, to compare two versions."""
+        """Return what the fingerprint covers as flat `name: value`, to compare two versions."""
         flat = {"version": self.version, "engine": self.engine, "sample_rate": self.sample_rate}
         for group, values in (("parameters", self.parameters), ("audio", self.audio)):
             flat |= {f"{group}.{name}": json.dumps(value, sort_keys=True) for name, value in values.items()}
@@ -108,17 +104,32 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 def row_keys(schema: pa.Schema) -> list[str]:
-    """The columns that make a row unique: clip_id and signal, for a per-frame table frame as well."""
+    """Return the columns that make a row unique: clip_id and signal, for a per-frame table frame as well."""
     return [name for name in ROW_KEYS if name in schema.names]
 
 
+def as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Return a column of vectors as [rows, size] and one of numbers as [rows, 1], NaN for null.
+
+    >>> as_matrix(pa.chunked_array([pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2))]))
+    array([[ 1.,  2.],
+           [nan, nan]])
+    """
+    if not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))[:, None]
+    rows = column.combine_chunks()
+    found = np.full((len(rows), rows.type.list_size), np.nan, rows.type.value_type.to_pandas_dtype())
+    found[np.asarray(rows.is_valid())] = rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, rows.type.list_size)
+    return found
+
+
 def sort_by_key(table: pa.Table) -> pa.Table:
-    """Rows in the order of their keys."""
+    """Sort rows by their keys."""
     return table.sort_by([(name, "ascending") for name in row_keys(table.schema)]).combine_chunks()
 
 
 def repeats(table: pa.Table) -> pa.Array:
-    """bool[rows] of a table sorted by key: whether the row has the key of the one before."""
+    """Return bool[rows] of a table sorted by key: whether the row has the key of the one before."""
     if table.num_rows == 0:
         return pa.array([], pa.bool_())
     same = np.zeros(table.num_rows, bool)
@@ -133,7 +144,7 @@ def repeats(table: pa.Table) -> pa.Array:
 
 
 def digest(table: pa.Table, columns: list[str], extra: str) -> str:
-    """Hex digest of columns of a table in row order, and of a text: the same keys give the same name.
+    """Compute the hex digest of columns of a table in row order, and of a text: the same keys give the same name.
 
     Args:
         table: sorted.

@@ -1,8 +1,8 @@
 """Which audio each clip id means: the table `STORE/clips`, one current source for each id.
 
 A writer compares its clip list with the table before anything runs, and records the sources of new ids before it
-commits a row of them. So an id without an entry has no rows, except in a store written before this table: there the
-first writer enters every id with rows once, without a source (revision 0), and adopts the sources of ids on its list.
+commits a row of them. So an id without an entry has no rows, except where a part of the table is damaged, or in a store
+written before the table: there the list's source is recorded, if no list of an earlier run contradicts it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,12 @@ class Compared:
     """A clip list against the table of sources.
 
     Attributes:
-        revision: int32 [clips], of the current entry; -1 without one.
-        unknown: bool [clips], the current entry has no source.
+        revision: int32 [clips], of the current entry; 0 without one.
         gains_place: bool [clips], the current source is a name without a place, and the list has a place.
         conflicts: the current sources that differ from the list's, with `row`, the clip's position in the list.
     """
 
     revision: npt.NDArray[np.int32]
-    unknown: Bools
     gains_place: Bools
     conflicts: pa.Table
 
@@ -67,7 +65,6 @@ class SourceTable:
 
     Attributes:
         damaged: parts that cannot be read.
-        complete: every id with rows has an entry.
     """
 
     def __init__(self, store: FeatureStore) -> None:
@@ -84,7 +81,6 @@ class SourceTable:
         self.ids = pa.chunked_array(ids, pa.string())
         self.revisions = np.concatenate(revisions)
         self._starts = np.cumsum([0, *map(len, revisions[1:])])
-        self.complete = bool(self._parts) and not self.damaged
 
     def _read(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, pa.Table]]:
         def load(entry: Entry) -> pa.Table | UnreadablePart:
@@ -106,11 +102,11 @@ class SourceTable:
         Args:
             listed: of `listed_sources`, each id once.
         """
-        revision = np.full(len(listed), -1, np.int32)
+        revision = np.zeros(len(listed), np.int32)
         position = pc.fill_null(pc.index_in(self.ids, value_set=listed["clip_id"].combine_chunks()), -1).to_numpy()
         known = position >= 0
         np.maximum.at(revision, position[known], self.revisions[known])
-        result = Compared(revision, np.zeros(len(listed), bool), np.zeros(len(listed), bool), pa.table({}))
+        result = Compared(revision, np.zeros(len(listed), bool), pa.table({}))
         current = np.zeros(len(position), bool)
         current[known] = self.revisions[known] == revision[position[known]]
         conflicts = [CONFLICT_SCHEMA.empty_table()]
@@ -145,12 +141,10 @@ class SourceTable:
 
 def _compare_part(result: Compared, recorded: pa.Table, listed: pa.Table, rows: npt.NDArray[np.int32]) -> pa.Table:
     """Note what a part's current entries say of the listed clips in `rows`; returns those that contradict the list."""
-    unknown = np.asarray(recorded["uri"].is_null())
-    result.unknown[rows[unknown]] = True
     whole = len(rows) == len(listed) and bool((rows == np.arange(len(rows))).all())
     mine = listed if whole else listed.take(pa.array(rows))
-    differs = differing(recorded, mine) & ~unknown
-    result.gains_place[rows] |= ~differs & ~unknown & unplaced(recorded) & ~unplaced(mine)
+    differs = differing(recorded, mine)
+    result.gains_place[rows] |= ~differs & unplaced(recorded) & ~unplaced(mine)
     found = np.flatnonzero(differs)
     table = recorded.take(pa.array(found))
     return table.add_column(0, "row", pa.array(rows[found], pa.int64())).cast(CONFLICT_SCHEMA)
@@ -162,14 +156,12 @@ class Admission:
 
     Attributes:
         sources: new current sources, `SOURCE_SCHEMA` without `run_id`.
-        without_source: ids of a store written before the table, which are entered without a source.
         relocations: for the run record: prefixes and the number of clips whose source changed by them.
         lines: human-readable.
         damaged: parts of the table that cannot be read; their ids are entered again.
     """
 
     sources: pa.Table
-    without_source: pa.Array
     relocations: list[dict[str, Any]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     damaged: list[UnreadablePart] = field(default_factory=list)
@@ -193,17 +185,15 @@ def admit(
     relocations = [parse_relocation(text) for text in relocated]
     listed = listed_sources(clips)
     table = SourceTable(store)
-    found = Admission(SOURCE_SCHEMA.empty_table(), pa.array([], pa.string()), damaged=table.damaged)
-    if not table.complete:
-        with_rows = ids_with_rows(store)
-        found.without_source = with_rows.filter(pc.invert(pc.is_in(with_rows, value_set=table.ids)))
+    found = Admission(SOURCE_SCHEMA.empty_table(), damaged=table.damaged)
     compared = table.compare(listed)
-    new = compared.revision < 0
-    adopted = compared.unknown | (new & _among(listed["clip_id"], found.without_source))
     changed = _reconcile(store, listed, compared.conflicts, relocations, listed_in, found)
-    _adopt(store, listed.filter(pa.array(adopted)), relocations, listed_in, found)
-    changed |= new | adopted | compared.gains_place
-    revision = pa.array(np.maximum(compared.revision, 0)[changed] + 1, pa.int32())
+    new = listed.filter(pa.array(compared.revision == 0))
+    with_rows = new.filter(pa.array(_among(new["clip_id"], ids_with_rows(store, new["clip_id"]))))
+    if with_rows.num_rows:
+        found.lines.append(_adopt(store, with_rows, relocations, listed_in))
+    changed |= (compared.revision == 0) | compared.gains_place
+    revision = pa.array(compared.revision[changed] + 1, pa.int32())
     found.sources = listed.filter(pa.array(changed)).append_column("revision", revision)
     return found
 
@@ -227,9 +217,11 @@ def _reconcile(
     mine = listed.take(conflicts["row"])
     differs, explained = unreconciled(conflicts, mine, relocations)
     rest, wanted = conflicts.filter(pa.array(differs)), mine.filter(pa.array(differs))
-    has_rows = _among(rest["clip_id"], ids_with_rows(store, rest["clip_id"])) if rest.num_rows else np.zeros(0, bool)
-    if has_rows.any():
-        raise UsageError(_refusal(rest.filter(pa.array(has_rows)), wanted.filter(pa.array(has_rows)), store, listed_in))
+    has_rows = pa.array(_among(rest["clip_id"], ids_with_rows(store, rest["clip_id"])))
+    if pc.any(has_rows).as_py():
+        rest, wanted = rest.filter(has_rows), wanted.filter(has_rows)
+        what = f"{listed_in}: {rest.num_rows:,} clips have ids under which {store.url} has rows of other audio:"
+        raise UsageError(_refusal(what, "rows of", rest, wanted))
     for relocation, clips in zip(relocations, explained, strict=True):
         if clips:
             found.relocations.append({"old": relocation.old, "new": relocation.new, "clips": clips})
@@ -243,11 +235,11 @@ def _reconcile(
     return changed
 
 
-def _refusal(recorded: pa.Table, listed: pa.Table, store: FeatureStore, listed_in: str) -> str:
-    lines = [f"{listed_in}: {recorded.num_rows:,} clips have ids under which {store.url} has rows of other audio:"]
+def _refusal(what: str, of: str, recorded: pa.Table, listed: pa.Table) -> str:
+    lines = [what]
     pairs = list(zip(recorded.slice(0, SHOWN).to_pylist(), listed.slice(0, SHOWN).to_pylist(), strict=True))
     for old, new in pairs:
-        lines.append(f"  {old['clip_id']}: rows of {describe_source(old)}, the list has {describe_source(new)}")
+        lines.append(f"  {old['clip_id']}: {of} {describe_source(old)}, the list has {describe_source(new)}")
     if recorded.num_rows > SHOWN:
         lines.append(f"  and {recorded.num_rows - SHOWN:,} more (all of them: acoustic-env store verify --clips)")
     return "\n".join([*lines, *_remedy(*pairs[0])])
@@ -267,41 +259,33 @@ def _remedy(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _adopt(
-    store: FeatureStore, listed: pa.Table, relocations: Sequence[Relocation], listed_in: str, found: Admission
-) -> None:
-    """Check clips that have rows but no source against the lists of earlier runs; raise if one contradicts."""
-    if not listed.num_rows:
-        return
+def _adopt(store: FeatureStore, listed: pa.Table, relocations: Sequence[Relocation], listed_in: str) -> str:
+    """Check clips that have rows but no recorded source against the lists of earlier runs; return what was found.
+
+    Raises:
+        UsageError: a list contradicts.
+    """
     known = [*recorded_relocations(store), *relocations]
+    ids = listed["clip_id"].combine_chunks()
     confirmed = np.zeros(len(listed), bool)
     unread = 0
-    for url, of_list in sources_by_earlier_lists(store, listed["clip_id"]):
-        if of_list is None:
+    for url, earlier in sources_by_earlier_lists(store, ids):
+        if earlier is None:
             unread += 1
             continue
-        mine = listed.take(pc.index_in(of_list["clip_id"], value_set=listed["clip_id"].combine_chunks()))
-        differs, _ = unreconciled(of_list, mine, known)
+        mine = listed.take(pc.index_in(earlier["clip_id"], value_set=ids))
+        differs, _ = unreconciled(earlier, mine, known)
         if differs.any():
-            raise UsageError(_contradiction(of_list.filter(differs), mine.filter(differs), store, listed_in, url))
-        confirmed |= _among(listed["clip_id"], of_list["clip_id"].combine_chunks())
+            what = (
+                f"{listed_in}: {int(differs.sum()):,} clips have rows in {store.url}, and {url}, the list of an "
+                "earlier run, has other audio; which of the two the rows are of cannot be told:"
+            )
+            raise UsageError(_refusal(what, "there", earlier.filter(differs), mine.filter(differs)))
+        confirmed |= _among(listed["clip_id"], earlier["clip_id"].combine_chunks())
     line = f"{listed.num_rows:,} clips have rows from before {store.url} recorded sources: taken from this list"
     line += f", {int(confirmed.sum()):,} of them as in the lists of earlier runs" if confirmed.any() else ""
-    if unread:
-        line += f" ({unread:,} {'list of an earlier run' if unread == 1 else 'lists of earlier runs'} cannot be read)"
-    found.lines.append(line)
-
-
-def _contradiction(earlier: pa.Table, listed: pa.Table, store: FeatureStore, listed_in: str, url: str) -> str:
-    lines = [
-        f"{listed_in}: {earlier.num_rows:,} clips have rows in {store.url}, and {url}, the list of an earlier run, "
-        "has other audio:"
-    ]
-    pairs = list(zip(earlier.slice(0, SHOWN).to_pylist(), listed.slice(0, SHOWN).to_pylist(), strict=True))
-    for old, new in pairs:
-        lines.append(f"  {old['clip_id']}: {describe_source(old)} there, {describe_source(new)} here")
-    lines.append("which of the two the rows are of cannot be told from the store")
-    return "\n".join([*lines, *_remedy(*pairs[0])])
+    lists = "list of an earlier run" if unread == 1 else "lists of earlier runs"
+    return f"{line} ({unread:,} {lists} cannot be read)" if unread else line
 
 
 def record(
@@ -318,24 +302,15 @@ def record(
     Raises:
         StoreError: it cannot be written.
     """
-    if len(admission.without_source):  # one file, so that a crash leaves all of them or none
-        check()
-        ids = admission.without_source
-        nulls = {name: pa.nulls(len(ids), SOURCE_SCHEMA.field(name).type) for name in SOURCE_COLUMNS}
-        entered = pa.table({"clip_id": ids, **nulls, "revision": pa.array(np.zeros(len(ids), np.int32))})
-        _write_part(store, entered, run_id)
     for start in range(0, admission.sources.num_rows, PART_CLIPS):
         check()
-        _write_part(store, admission.sources.slice(start, PART_CLIPS), run_id)
+        table = admission.sources.slice(start, PART_CLIPS)
+        table = table.append_column("run_id", pa.repeat(pa.scalar(run_id, pa.string()), table.num_rows))
+        table = table.select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA).combine_chunks()
+        name = digest(table, ["clip_id", "revision"], f"{layout.CLIPS}/{run_id}")
+        store.filesystem.write(layout.part_path(layout.CLIPS, name), part_bytes(table))
     for part in admission.damaged:
         store.filesystem.move(part.entry.path, f"{layout.SET_ASIDE}/{part.entry.path}")
-
-
-def _write_part(store: FeatureStore, table: pa.Table, run_id: str | None) -> None:
-    runs = pa.array([run_id], pa.string()).take(pa.array(np.zeros(table.num_rows, np.int8)))
-    table = table.append_column("run_id", runs).select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA).combine_chunks()
-    name = digest(table, ["clip_id", "revision"], f"{layout.CLIPS}/{run_id}")
-    store.filesystem.write(layout.part_path(layout.CLIPS, name), part_bytes(table))
 
 
 def ids_with_rows(store: FeatureStore, among: pa.ChunkedArray | None = None) -> pa.Array:
@@ -345,13 +320,12 @@ def ids_with_rows(store: FeatureStore, among: pa.ChunkedArray | None = None) -> 
         store: the store.
         among: only these ids; None for all.
     """
-    found = []
-    for block, fingerprints in store.blocks().items():
+    found = [pa.array([], pa.string())]
+    wanted = None if among is None else among.combine_chunks()
+    for block, fingerprints in store.blocks().items() if wanted is None or len(wanted) else ():
         for fingerprint in fingerprints:
             parts = store.scan(block, fingerprint, ["clip_id"])
             ids = [pc.unique(part.table["clip_id"]) for part in parts if isinstance(part, ScannedPart)]
             column = pa.chunked_array(ids, pa.string())
-            if among is not None:
-                column = column.filter(pc.is_in(column, value_set=among.combine_chunks()))
-            found.append(pc.unique(column))
+            found.append(pc.unique(column if wanted is None else column.filter(pc.is_in(column, value_set=wanted))))
     return pc.unique(pa.chunked_array(found, pa.string()))

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import StoreInconsistentError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
@@ -30,14 +31,13 @@ from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import UnreadablePart
-from acoustic_env.store.schema import KEY_SCHEMA, row_keys, sort_by_key
+from acoustic_env.store.schema import KEY_SCHEMA, as_matrix, row_keys, sort_by_key
 from acoustic_env.store.source_check import check_sources
 
 # Two computations of one clip may differ in the last digits (another batch size, another machine), not by more.
 RELATIVE_TOLERANCE: Final = 1e-3
 ABSOLUTE_TOLERANCE: Final = 1e-5
 MAX_NAMED: Final = 10
-_OLDER_SIGNALS: Final = ("raw", "fg", "bg")  # covered together by a fingerprint that names no signals
 
 
 @dataclass
@@ -188,11 +188,10 @@ def _versions(store: FeatureStore) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
     for block in store.blocks():
         for version in store.fingerprints(block):
-            found[block, version.fingerprint] = set(version.signals or _OLDER_SIGNALS)
+            found[block, version.fingerprint] = set(version.signals or SIGNALS.names())
     runs = store.runs()
     for block, versions in ((runs[-1].get("fingerprints") or {}) if runs else {}).items():
-        computed = dict.fromkeys(_OLDER_SIGNALS, versions) if isinstance(versions, str) else versions
-        for signal, fingerprint in computed.items():
+        for signal, fingerprint in versions.items() if isinstance(versions, dict) else ():
             found.setdefault((block, fingerprint), set()).add(signal)
     return dict(sorted(found.items()))
 
@@ -249,17 +248,17 @@ def _verify_block(
 
 def _keys(store: FeatureStore, found: BlockCounts, report: Report, *, read_all: bool) -> pa.Table:
     """Key columns of all parts and the part's number; issues of parts go to the report."""
-    first: ScannedPart | None = None
     tables = []
-    schema = store_key_schema(store, found.block, found.fingerprint)
+    first = store.first_part(found.block, found.fingerprint)
+    per_frame = first is not None and "frame" in first.schema.names
+    schema = KEY_SCHEMA.append(pa.field("frame", pa.int32())) if per_frame else KEY_SCHEMA
     columns = None if read_all else schema.names
     for part in store.scan(found.block, found.fingerprint, columns, checksums=read_all):
         if isinstance(part, UnreadablePart):
             report.issues.append(f"{part.entry.path}: {part.reason}")
             continue
-        first = first or part
-        difference = _difference(first, part)
-        if difference:
+        difference = _difference(first or part, part)
+        if first and difference:
             report.issues.append(f"{part.entry.path}: {difference} as in {first.entry.path}")
         part_number = pa.array(np.full(part.table.num_rows, found.parts, np.int32))
         keys = part.table.select(schema.names).replace_schema_metadata(None).cast(schema)
@@ -267,17 +266,6 @@ def _keys(store: FeatureStore, found: BlockCounts, report: Report, *, read_all: 
         found.parts += 1
     empty = schema.append(pa.field("part", pa.int32())).empty_table()
     return pa.concat_tables([empty, *tables])
-
-
-def store_key_schema(store: FeatureStore, block: str, fingerprint: str) -> pa.Schema:
-    """The key columns of a version, `frame` included for a per-frame table; without a readable part, the usual two."""
-    for entry in store.parts(block, fingerprint):
-        part = store.scan_one(entry, [])
-        if isinstance(part, ScannedPart) and "frame" in part.schema.names:
-            return KEY_SCHEMA.append(pa.field("frame", pa.int32()))
-        if isinstance(part, ScannedPart):
-            break
-    return KEY_SCHEMA
 
 
 def _difference(first: ScannedPart, part: ScannedPart) -> str | None:
@@ -320,23 +308,11 @@ def _unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> npt.NDArray[np.boo
     """bool[rows]: values that differ by more than the tolerance, or null in one only."""
     unequal: npt.NDArray[np.bool_] = np.asarray(one.is_null()) != np.asarray(other.is_null())
     if pa.types.is_fixed_size_list(one.type) or pa.types.is_floating(one.type):
-        left, right = _matrix(one), _matrix(other)
-        close = np.isclose(left, right, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
+        close = np.isclose(as_matrix(one), as_matrix(other), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
         unequal |= ~close.all(axis=1)
     else:
         unequal |= np.asarray(pc.fill_null(pc.not_equal(one, other), False))
     return unequal
-
-
-def _matrix(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """[rows, size] of a fixed-size list or [rows, 1] of a scalar column, NaN for null."""
-    if not pa.types.is_fixed_size_list(values.type):
-        return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)[:, None]
-    rows = values.combine_chunks()
-    size = rows.type.list_size
-    found = np.full((len(rows), size), np.nan)
-    found[np.asarray(rows.is_valid())] = rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
-    return found
 
 
 def _signal_counts(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, errors: pa.Table) -> SignalCounts:

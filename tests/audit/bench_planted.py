@@ -29,7 +29,7 @@ import numpy as np
 
 from acoustic_env.audit import rank as ranking
 from acoustic_env.audit.check import label_quality
-from acoustic_env.audit.designs import StratumCounts, stratified
+from acoustic_env.audit.designs import stratified
 from acoustic_env.audit.intervals import from_variance, wilson
 from acoustic_env.audit.posterior import predict_out_of_fold
 from acoustic_env.audit.sample import allocate, score_strata
@@ -183,8 +183,8 @@ def suspicious_against_sampled(cell: tuple[str, float], result: Result) -> str:
     counts = []
     for h, drawn in enumerate(allocate(sizes, np.sqrt(share * (1 - share)), n)):
         rows = rng.choice(np.flatnonzero(index == h), drawn, replace=False)
-        counts.append(StratumCounts(int(sizes[h]), int(drawn), float(wrong[rows].sum())))
-    sampled = from_variance(*stratified(counts), n, "stratified")
+        counts.append((sizes[h], drawn, wrong[rows].sum()))
+    sampled = from_variance(*stratified(*np.array(counts, dtype=float).T), n, "stratified")
     naive = wilson(float(wrong[top].sum()), n)
     inside = "yes" if sampled.low <= wrong.mean() <= sampled.high else "NO"
     return (

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from acoustic_env.audit import rank as ranking
+from acoustic_env.commands.arguments import positive
 from acoustic_env.config import AuditSettings
 
 BOOTSTRAP = 50
@@ -125,7 +126,7 @@ def compare(clips: ranking.Clips, truth: np.ndarray, rate: float, settings: Audi
 def main() -> None:
     parser = argparse.ArgumentParser(description="cost of ranking 527 classes, and its planted errors")
     parser.add_argument("--rates", default="0.05,0.1", help="shares of wrong labels (default: 0.05,0.1)")
-    parser.add_argument("--classes", type=int, default=40, help="classes to plant errors in (default: 40)")
+    parser.add_argument("--classes", type=positive, default=40, help="classes to plant errors in (default: 40)")
     arguments = parser.parse_args()
     data = os.environ.get("ACOUSTIC_ENV_TEST_DATA")
     if not data:

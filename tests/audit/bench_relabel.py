@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import pyarrow as pa
 from scipy.stats import binom
 
 from acoustic_env.audit.relabel import applies, relabel
-from acoustic_env.config import Design, RelabelSettings
+from acoustic_env.options import Design, RelabelSettings
 from tests.audit.planted import Errors, answered, drawn, planted
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3)
@@ -157,20 +158,19 @@ def simulate(runs: int, rows: int) -> int:
 def real(plantings: int, rates: tuple[float, ...] = (0.05, 0.1), n: int = 200) -> None:
     """Planted errors in the released embeddings, ranked by `audit rank`'s rounds, with 200 perfect answers."""
     from acoustic_env.audit import rank as ranking
-    from acoustic_env.audit.scorers import logistic, out_of_fold
+    from acoustic_env.audit.posterior import predict_out_of_fold
+    from acoustic_env.audit.scorers import LabeledClips, load_scorer
+    from acoustic_env.config import AuditSettings
     from tests.audit import bench_planted
     from tests.audit.planted import plant_errors
 
     study = bench_planted.released_embeddings(Path(os.environ["ACOUSTIC_ENV_TEST_DATA"]))
-    settings = ranking.RankSettings()
+    settings = AuditSettings()
     ids = [f"clip{i:05d}" for i in range(len(study.truth))]
     clean = ranking.prepare(ids, study.x, study.truth, study.groups, settings)
-
-    def knowing(train: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        target = np.eye(2)[study.truth[train]]
-        return logistic(clean.features[train], target, clean.features[judged], settings.seed, True)
-
-    known = out_of_fold(knowing, clean.folds, 2)[:, 1]
+    target = np.eye(2)[study.truth]
+    labeled = LabeledClips(clean.features, target, True, clean.folds, clean.neighborhood, settings.seed)
+    known = predict_out_of_fold(partial(load_scorer("logistic"), labeled), clean.folds, 2)[:, 1]
     print("| errors | planting | design | drops | right | keeps | right | accuracy before | after |")
     print("|---|---|---|---|---|---|---|---|---|")
     for errors, rate, planting in itertools.product(ERRORS, rates, range(plantings)):
@@ -193,7 +193,7 @@ def real(plantings: int, rates: tuple[float, ...] = (0.05, 0.1), n: int = 200) -
 
 def _real_row(ranked: pa.Table, classes: np.ndarray, design: Design, n: int) -> str:
     from acoustic_env.audit.sample import draw_sample
-    from acoustic_env.config import SampleSettings
+    from acoustic_env.options import SampleSettings
 
     def truth_of(table: pa.Table) -> np.ndarray:
         clips = [int(clip_id[4:]) for clip_id in table["clip_id"].to_pylist()]

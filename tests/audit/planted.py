@@ -10,7 +10,7 @@ from scipy.special import expit, ndtri
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.sample import draw_sample
-from acoustic_env.config import Design, SampleSettings
+from acoustic_env.options import Design, SampleSettings
 
 Errors = Literal["uniform", "ambiguous"]
 

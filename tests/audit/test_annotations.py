@@ -13,7 +13,7 @@ from acoustic_env.audit.listen import Session
 from acoustic_env.audit.reannotate import read_answers
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.cli import main
-from acoustic_env.config import ReannotateSettings
+from acoustic_env.options import ReannotateSettings
 from tests.audit.generated import listen
 from tests.audit.test_listen import ROWS, SAMPLE, SAMPLE_ID, answer
 

@@ -7,7 +7,7 @@ import pytest
 
 from acoustic_env.audit.automatic import Answers, fewest_answers, find_rule
 from acoustic_env.audit.sample import draw_sample
-from acoustic_env.config import Design, SampleSettings
+from acoustic_env.options import Design, SampleSettings
 from tests.audit.bench_relabel import DESIGNS, Cell, Tally, allowed, cells, run_cell
 from tests.audit.planted import planted
 

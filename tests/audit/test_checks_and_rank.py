@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score
 
-from acoustic_env.audit import classifier_scorers, confident
+from acoustic_env.audit import check, scorers
 from acoustic_env.audit.check import (
     CheckResult,
     duplicate_sets,
@@ -148,6 +148,8 @@ def test_an_unknown_scorer_and_too_few_folds_are_rejected() -> None:
     clips = prepare(ids(240), x, given, np.arange(240), settings)
     with pytest.raises(UsageError, match="no scorer named 'oracle'; expected one of: mlp, xgboost, logistic"):
         rank_exclusive(clips, given, ["a", "b"], settings)
+    with pytest.raises(UsageError, match="cnn reads frames; scorers of the audit read features of clips"):
+        rank_exclusive(clips, given, ["a", "b"], settings.replace(scorers=("cnn",)))
     with pytest.raises(UsageError, match="folds: 2: input should be greater than or equal to 3"):
         from_mapping(AuditSettings, {"folds": 2}, "recipe.yaml")
 
@@ -158,7 +160,7 @@ def test_trees_that_learn_from_a_share_of_the_clips_find_the_errors_too(
 ) -> None:
     x, _, given, wrong = clouds(classes=classes)
     settings = AuditSettings(scorers=("xgboost",), folds=3)
-    monkeypatch.setattr(classifier_scorers, "TREE_ROWS", 100)
+    monkeypatch.setattr(scorers, "TREE_ROWS", 100)
     clips = prepare(ids(600), x, given, np.arange(600), settings)
     one, two = (rank_exclusive(clips, given, [f"{k}" for k in range(classes)], settings)[0] for _ in range(2))
     assert one.equals(two)
@@ -237,9 +239,9 @@ def test_the_confident_joint_and_flags_equal_cleanlabs(classes: int, seed: int) 
         given, probabilities, confident_joint=compute_confident_joint(given, probabilities, calibrate=False)
     )
     # cleanlab rounds the calibrated counts to whole clips
-    np.testing.assert_allclose(confident.confident_joint(given, probabilities), joint, atol=1.01 / 400)
+    np.testing.assert_allclose(check.confident_joint(given, probabilities), joint, atol=1.01 / 400)
     flags = find_label_issues(given, probabilities, filter_by="confident_learning", n_jobs=1)
-    np.testing.assert_array_equal(confident.confident_flags(given, probabilities), flags)
+    np.testing.assert_array_equal(check.confident_flags(given, probabilities), flags)
 
 
 def test_every_check_keeps_the_contract() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from acoustic_env.audit import designs
-from acoustic_env.audit.designs import StratumCounts
 from acoustic_env.audit.intervals import Interval, from_variance
 from acoustic_env.audit.sample import inclusion_probabilities, systematic
 from tests.audit.coverage import coverage
@@ -39,8 +38,8 @@ def stratified(rng: np.random.Generator) -> tuple[float, float]:
     counts = []
     for stratum in range(5):
         rows = rng.choice(np.flatnonzero(stratum == STRATA), n // 5, replace=False)
-        counts.append(StratumCounts(int((stratum == STRATA).sum()), n // 5, float(FRAME.truth[rows].sum())))
-    return designs.stratified(counts)
+        counts.append(((stratum == STRATA).sum(), n // 5, FRAME.truth[rows].sum()))
+    return designs.stratified(*np.array(counts, dtype=float).T)
 
 
 def difference(rng: np.random.Generator) -> tuple[float, float]:
@@ -122,8 +121,8 @@ def test_ppi_with_no_slope_is_the_plain_mean() -> None:
 
 
 def test_a_stratum_without_answers_widens_the_interval_instead_of_vanishing() -> None:
-    answered = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 50, 40)])
-    unanswered = designs.stratified([StratumCounts(500, 50, 40), StratumCounts(500, 0, 0)])
+    answered = designs.stratified(*np.array([[500.0, 500], [50, 50], [40, 40]]))
+    unanswered = designs.stratified(*np.array([[500.0, 500], [50, 0], [40, 0]]))
     assert answered[0] == pytest.approx(0.8)
     assert unanswered[1] > 10 * answered[1]
 

@@ -10,8 +10,8 @@ from acoustic_env.audit.annotations import check_annotations, latest
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.intervals import Interval, wilson
 from acoustic_env.audit.sample import draw_sample
-from acoustic_env.config import SampleSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.options import SampleSettings
 from tests.audit.coverage import coverage
 from tests.audit.generated import listen, ranked_with_truth
 

@@ -61,10 +61,11 @@ def draw_clustered(rng: np.random.Generator) -> tuple[Interval, float]:
     # 120 videos of 3 clips; video-level Beta(3, 1) gives an intra-class correlation of 0.2.
     share = rng.beta(3.0, 1.0, 120)
     values = (rng.random((120, 3)) < share[:, None]).astype(float).ravel()
-    return intervals.clustered(values, np.repeat(np.arange(120), 3)), 0.75
+    effective = len(values) / intervals.design_effect(values, np.repeat(np.arange(120), 3))
+    return intervals.wilson(float(values.mean()) * effective, effective), 0.75
 
 
-def test_the_clustered_interval_covers_where_the_plain_one_does_not() -> None:
+def test_the_interval_with_a_design_effect_covers_where_the_plain_one_does_not() -> None:
     assert 0.93 <= coverage(draw_clustered, 1000, seed=2) <= 0.97
 
     def ignoring_groups(rng: np.random.Generator) -> tuple[Interval, float]:
@@ -90,5 +91,5 @@ def test_binomial_intervals_cover_thoroughly(form: str, share: float) -> None:
 
 
 @pytest.mark.slow
-def test_the_clustered_interval_covers_thoroughly() -> None:
+def test_the_interval_with_a_design_effect_covers_thoroughly() -> None:
     assert 0.93 <= coverage(draw_clustered, 10_000, seed=3) <= 0.97

@@ -32,10 +32,10 @@ from acoustic_env.audit.sample import draw_sample
 from acoustic_env.audit.table import read_table
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
-from acoustic_env.config import SampleSettings
 from acoustic_env.errors import LeaseHeld, UsageError
 from acoustic_env.io import retry
 from acoustic_env.io.files import read_bytes, write_bytes
+from acoustic_env.options import SampleSettings
 from acoustic_env.web.annotate import annotation_page
 from acoustic_env.web.app import Server
 from tests.audit.generated import ranked_with_truth

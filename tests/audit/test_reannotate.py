@@ -20,8 +20,8 @@ from acoustic_env.cli import main
 from acoustic_env.clips.scenes import write_scenes
 from acoustic_env.clips.table import write_clips
 from acoustic_env.commands.reannotate import describe
-from acoustic_env.config import ReannotateSettings, RelabelSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.options import ReannotateSettings, RelabelSettings
 
 RECIPE = """\
 task: binary

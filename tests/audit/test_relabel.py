@@ -21,8 +21,8 @@ from acoustic_env.audit.labels import (
 )
 from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.audit.sample import draw_sample
-from acoustic_env.config import RelabelSettings, SampleSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.options import RelabelSettings, SampleSettings
 from tests.audit.generated import listen, ranked_with_truth
 
 GIVEN, RIGHT = ranked_with_truth(1500)

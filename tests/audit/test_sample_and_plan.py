@@ -16,8 +16,8 @@ from acoustic_env.audit.sample import (
     inclusion_probabilities,
     systematic,
 )
-from acoustic_env.config import SampleSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.options import SampleSettings
 from tests.audit.generated import ranked_with_truth
 
 RANKED, RIGHT = ranked_with_truth()
@@ -99,7 +99,7 @@ def test_labels_not_given_can_be_sampled_too() -> None:
 def test_impossible_samples_are_rejected_with_the_remedy() -> None:
     with pytest.raises(UsageError, match="expected 1 to 3000, the number of rows of given labels"):
         draw_sample(RANKED, SampleSettings(n=3001))
-    with pytest.raises(UsageError, match="row 1, column 'truth': 'maybe'"):
+    with pytest.raises(UsageError, match="row 2, column 'truth': 'maybe'"):
         draw_sample(RANKED, SampleSettings(n=50), GOLD.set_column(2, "truth", pa.array(["right", "maybe"])))
     with pytest.raises(UsageError, match="not a sample of `audit sample`"):
         frame_of(RANKED, "ranked.parquet")

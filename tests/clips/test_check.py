@@ -55,6 +55,12 @@ def test_missing_local_files_and_shards_are_named(tmp_path: Path, sounds: list[s
     ]
 
 
+def test_rows_are_those_of_the_file_where_one_has_a_wrong_number_of_cells(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("clip_id,uri,labels\na,/no.wav\nb,/none.wav,/m/typo\n")
+    issues = [str(issue) for issue in check_clips(str(tmp_path / "c.csv")).issues]
+    assert [issue.partition(":")[0] for issue in issues] == ["row 1", "row 2, column labels", "row 2, column uri"]
+
+
 def test_labels_unknown_to_recipe_and_ontology_are_faults(tmp_path: Path, sounds: list[str]) -> None:
     kinds = [["natural"], ["/m/09x0r", "urban"], ["forest", "natural"]]
     rows = [{"clip_id": str(i), "uri": sounds[i], "labels": labels} for i, labels in enumerate(kinds)]

@@ -8,12 +8,15 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from acoustic_env.cli import main
-from acoustic_env.clips.table import read_clips
+from acoustic_env.clips.select import select
+from acoustic_env.clips.table import read_clips, write_clips
 from acoustic_env.commands import clips as command
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.registry import Registry
 
 Captured = pytest.CaptureFixture[str]
@@ -48,6 +51,18 @@ def test_check_decodes_and_names_a_clip_that_is_no_audio(tree: Path, tmp_path: P
     capsys.readouterr()
     assert main(["clips", "check", str(out), "--read"]) == 2
     assert re.search(rf"{out}: row 5, column uri: not_audio: ", capsys.readouterr().err)
+
+
+def test_further_columns_outlive_every_command_that_writes_a_list(tree: Path, tmp_path: Path, capsys: Captured) -> None:
+    first, out, applied = (str(tmp_path / name) for name in ("clips.csv", "groups.parquet", "applied.parquet"))
+    assert main(["clips", "from-folder", str(tree), "--out", first]) == 0
+    clips = read_clips(first)
+    write_clips(clips.append_column("site", pa.array([f"site {row}" for row in range(6)])), first)
+    assert main(["clips", "check", first, "--recipe", "scenes"]) == 0
+    assert "further columns, carried through: site" in capsys.readouterr().out
+    assert main(["clips", "duplicates", "--clips", first, "--out", out, "--apply", applied]) == 0
+    assert read_clips(applied)["site"].to_pylist() == [f"site {row}" for row in range(6)]
+    assert select(read_clips(applied), load_recipe("scenes")).clips["site"].to_pylist()[0] == "site 0"
 
 
 def test_a_faulty_list_ends_with_exit_code_2_and_its_faults(tmp_path: Path, capsys: Captured) -> None:

@@ -168,6 +168,14 @@ def test_a_pattern_that_does_not_match_names_the_file(tmp_path: Path, patterns: 
         read_folder(str(tmp_path), patterns=patterns)
 
 
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    tone(tmp_path / "tree" / "rain" / "a.wav", 0.2)
+    (tmp_path / "tree" / "rain" / "up").symlink_to(tmp_path / "tree")
+    (tmp_path / "tree" / "out").symlink_to(tmp_path)
+    (tmp_path / "tree" / "rain" / "linked.wav").symlink_to(tmp_path / "tree" / "rain" / "a.wav")
+    assert read_folder(str(tmp_path / "tree"))["clip_id"].to_pylist() == ["tree/rain/a.wav", "tree/rain/linked.wav"]
+
+
 def test_impossible_folders_and_windows_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         read_folder(str(tmp_path / "no"))

@@ -16,7 +16,7 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.explain.importance import Group, feature_groups, permutation_importance
 from acoustic_env.explain.material import gather
 from acoustic_env.features.modulation import SHAPE
-from acoustic_env.models.evaluate import roc_auc
+from acoustic_env.models.evaluate import Ranking
 from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
 from acoustic_env.store.feature_store import FeatureStore
 from tests.explain.conftest import CLIPS, Trained
@@ -99,7 +99,7 @@ def test_every_clip_is_judged_by_models_that_held_it_out(trained: Trained) -> No
     # Held out in truth: the judges do worse than the ensemble does on clips its members learned from.
     learned = material.bundle.classifier.predict_proba(x)[:, 1]
     truth = material.truth[:, 1]
-    assert 0.7 < roc_auc(truth, said) < roc_auc(truth, learned) - 0.03
+    assert 0.7 < Ranking(truth, said).auc() < Ranking(truth, learned).auc() - 0.03
 
 
 def test_shuffling_costs_what_it_costs_when_the_whole_chain_is_run(trained: Trained) -> None:
@@ -118,7 +118,7 @@ def test_shuffling_costs_what_it_costs_when_the_whole_chain_is_run(trained: Trai
         said = np.empty(clips)
         for scorer in material.scorers:
             said[scorer.rows] = scorer.model.predict_proba(x[scorer.rows])[:, 1]
-        drops.append(base - roc_auc(material.truth[:, 1], said))
+        drops.append(base - Ranking(material.truth[:, 1], said).auc())
     assert found.drop == pytest.approx(np.mean(drops), abs=3 * np.std(drops) / np.sqrt(10))
     assert found.low < found.drop < found.high
 

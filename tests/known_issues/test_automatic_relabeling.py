@@ -13,7 +13,7 @@ import pytest
 
 from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.cli import main
-from acoustic_env.config import RelabelSettings
+from acoustic_env.options import RelabelSettings
 from tests.audit.planted import Errors, answered, drawn, planted
 
 PROMISED = RelabelSettings().precision

@@ -18,8 +18,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from acoustic_env.clips.select import Targets
 from acoustic_env.clips.splits import Split
 from acoustic_env.config import Recipe, ReductionSettings, SplitSettings, classifier_settings
-from acoustic_env.models import crossfit
-from acoustic_env.models.calibrate import fit_calibration, reliability
+from acoustic_env.models import cross_val
+from acoustic_env.models.calibrate import Calibrator, reliability
 from acoustic_env.models.learn import Study, train
 from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
 from acoustic_env.models.preprocess import Preprocessor
@@ -78,14 +78,14 @@ def test_the_calibration_is_right_for_the_mean_of_the_members() -> None:
     bundle, judged = train(study(*rows(2000, 0), ensemble=10), silent, classifier=NoisyMember())
     x, y = rows(20_000, 1)
     raw = bundle.raw_proba(matrix(x))
-    best = fit_calibration("binary", y, raw)
-    single = fit_calibration("binary", y, NoisyMember(0).predict_proba(x))
-    assert best.slope > 2 * single.slope  # else there is nothing to tell apart
-    assert bundle.calibration.slope == pytest.approx(best.slope, rel=0.15)
-    calibrated = bundle.calibration.apply(raw)[:, 1]
+    best = Calibrator("binary").fit(raw, y)
+    single = Calibrator("binary").fit(NoisyMember(0).predict_proba(x), y)
+    assert best.slope_ > 2 * single.slope_  # else there is nothing to tell apart
+    assert bundle.calibrator.slope_ == pytest.approx(best.slope_, rel=0.15)
+    calibrated = bundle.calibrator.predict_proba(raw)[:, 1]
     assert reliability(y == 1, calibrated).expected_error < 0.03
     # Figures that are said of held-out clips are those of new ones.
-    accuracy = np.mean((calibrated >= bundle.thresholds[1]) == (y == 1))
+    accuracy = np.mean((calibrated >= bundle.calibrator.thresholds_[1]) == (y == 1))
     assert judged.metrics["accuracy"].low < accuracy < judged.metrics["accuracy"].high
     assert judged.clips == 2000
 
@@ -130,14 +130,14 @@ def test_calibration_error_is_measured_on_clips_that_the_calibration_was_not_fit
     for _ in range(40):
         y = random.integers(0, 2, 60)
         said = np.stack([1 - (p := random.random(60)), p], axis=1)
-        calibrated, _ = crossfit.cross_fit("binary", y, said, np.arange(60), 1)
+        calibrated, _ = cross_val.cross_fit("binary", y, said, np.arange(60), 1)
         errors.append(np.mean((calibrated[:, 1] - y) ** 2))
-        own.append(np.mean((fit_calibration("binary", y, said).apply(said)[:, 1] - y) ** 2))
+        own.append(np.mean((Calibrator("binary").fit(said, y).predict_proba(said)[:, 1] - y) ** 2))
     assert np.mean(own) < np.mean(errors) - 0.002
 
 
 def test_from_enough_clips_on_not_every_part_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crossfit, "ENOUGH_ROWS", 150)
+    monkeypatch.setattr(cross_val, "ENOUGH_ROWS", 150)
     _, judged = train(study(*rows(400, 3)), silent)
     assert judged.clips == 160  # two of five parts
 

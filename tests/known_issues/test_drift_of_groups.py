@@ -16,8 +16,8 @@ import yaml
 from acoustic_env.audit.reannotate import reannotate
 from acoustic_env.cli import main
 from acoustic_env.clips.table import CLIP_SCHEMA
-from acoustic_env.config import ReannotateSettings
 from acoustic_env.features.block import table_schema, to_table
+from acoustic_env.options import ReannotateSettings
 from acoustic_env.store.feature_store import FeatureStore
 from tests.models.conftest import Generated
 

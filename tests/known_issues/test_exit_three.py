@@ -17,8 +17,8 @@ import yaml
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
-from acoustic_env.config import ExtractSettings
 from acoustic_env.errors import TooManyFailures
+from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import extract
 from acoustic_env.pipeline.watch import MIN_FAILURES, FailureWatch, allowed_of_pending
 from acoustic_env.store.feature_store import FeatureStore

@@ -6,16 +6,13 @@ fingerprint covered all signals, so that the rows of raw changed with the separa
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -26,14 +23,12 @@ from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.features import indices, modulation
-from acoustic_env.features.block import to_table
 from acoustic_env.features.embedders import placeholder
 from acoustic_env.models.matrix import load_matrix
-from acoustic_env.pipeline.adopt import adopt
 from acoustic_env.pipeline.missing import find_missing, pending_rows
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.stages import Compute, ComputeSettings
-from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work
+from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.export import export
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
@@ -154,15 +149,15 @@ def test_engines_differ_where_they_compute_differently() -> None:
     assert all(found[block, "fg"] == found[block, "bg"] for found in (fast, reference) for block in BLOCKS)
 
 
-def compute_missing(clips: str, url: str) -> dict[str, float]:
+def compute_missing(clips: str, url: str) -> dict[str, int]:
     """What `extract` does, in this process, where the separator can be changed: what the sink says it wrote."""
     works = (block_work(BlockSpec("placeholder", "fast", 0, SIGNALS)),)
     table, store = read_clips(clips), FeatureStore(url)
     pending = pending_rows(table, find_missing(table, works, store, store.errors()).pending, store.errors())
     settings = ComputeSettings(works, decodes=(16_000,), prepares=True, passes_on=(), device="cpu")
     with acquire_lease(url, "this test") as lease:
-        summary: dict[str, float] = Write(url, lease.token, works, "run-1")(Compute(settings)(pending)).to_pylist()[0]
-    return summary
+        written = Write(url, lease.token, works, "run-1")(Compute(settings)(pending))
+    return written.rows
 
 
 def test_after_a_change_of_the_separator_fg_and_bg_are_computed_and_raw_is_found(
@@ -173,7 +168,7 @@ def test_after_a_change_of_the_separator_fg_and_bg_are_computed_and_raw_is_found
         soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(1).normal(0, 0.1, 16_000), 16_000)
     write_clips(clip_table([{"clip_id": name, "uri": str(tmp_path / f"{name}.wav")} for name in ("a", "b")]), clips)
 
-    assert compute_missing(clips, url)["rows:placeholder"] == 6
+    assert compute_missing(clips, url)["placeholder"] == 6
     store = FeatureStore(url)
     before = store.resolve("placeholder")
     assert before["fg"] == before["bg"] != before["raw"]
@@ -193,7 +188,7 @@ def test_after_a_change_of_the_separator_fg_and_bg_are_computed_and_raw_is_found
     assert f"{before['raw']} (fast) raw: 0 clips, 0 rows pending" in planned.err
     assert "(fast) fg,bg: 2 clips, 4 rows pending" in planned.err
 
-    assert compute_missing(clips, url)["rows:placeholder"] == 4
+    assert compute_missing(clips, url)["placeholder"] == 4
     with pytest.raises(UsageError, match="several versions for signal fg"):
         store.resolve("placeholder", ["raw", "fg"])
     assert store.resolve("placeholder", ["raw"]) == {"raw": before["raw"]}
@@ -204,92 +199,3 @@ def test_after_a_change_of_the_separator_fg_and_bg_are_computed_and_raw_is_found
     assert main(["store", "verify", url, "--clips", clips, "--strict"]) == 0
     shown = capsys.readouterr().out
     assert (shown.count("2 with rows"), shown.count("raw  2 listed")) == (5, 1)
-
-
-def older(work: BlockWork, rows: pa.Table) -> pa.Table:
-    """Rows as older code wrote them: one fingerprint for all signals, over libraries that were not called, too."""
-    block = work.spec.make()
-    separation = {name: value for name, value in separate.GATE.items() if name not in ("n_jobs", "use_tqdm")}
-    if block.engine == "reference":
-        separation["noisereduce"] = importlib.metadata.version("noisereduce")
-    audio: dict[str, Any] = {"decode": 1, "prepare": 2, "sample_rate": block.sample_rate, "resampler": "soxr HQ"}
-    audio |= {"rms": 0.1, "separation": separation}
-    libraries = {"indices": ["scikit-maad"], "mps": ["soundsig"]}.get(block.name, [])
-    parameters = {**block.parameters(), **{name: importlib.metadata.version(name) for name in libraries}}
-    covered = {"block": block.name, "version": block.version, "engine": block.engine, "parameters": parameters}
-    canonical = json.dumps({**covered, "audio": audio}, sort_keys=True, separators=(",", ":"))
-    said = {"parameters": json.dumps(parameters, sort_keys=True), "audio": json.dumps(audio, sort_keys=True)}
-    said["fingerprint"] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
-    metadata = {**work.schema.metadata, **{f"acoustic_env.{name}".encode(): text for name, text in said.items()}}
-    del metadata[b"acoustic_env.signals"]
-    return rows.replace_schema_metadata(metadata)
-
-
-def older_store(url: str, engine: Engine) -> list[BlockWork]:
-    """A store of two clips, three blocks and all signals as older code wrote it."""
-    works = [block_work(BlockSpec(name, engine, i, SIGNALS)) for i, name in enumerate(BLOCKS)]
-    for work in works:
-        sizes = {column.name: column.size for column in work.spec.make().columns}
-        values = {name: np.arange(6.0 * size).reshape((6, size) if size > 1 else 6) for name, size in sizes.items()}
-        rows = to_table(work.schema, ["a"] * 3 + ["b"] * 3, list(SIGNALS) * 2, values)
-        FeatureStore(url).write_part(older(work, rows))
-    return works
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_rows_of_older_fingerprints_are_taken_over_where_their_numbers_are_todays(
-    tmp_path: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    url, clips = str(tmp_path / "store"), str(tmp_path / "clips.csv")
-    write_clips(clip_table([{"clip_id": name, "uri": str(tmp_path / f"{name}.wav")} for name in ("a", "b")]), clips)
-    works, store = older_store(url, engine), FeatureStore(url)
-    before = {work.spec.name: store.read(work.spec.name) for work in works}
-    assert main(["store", "ls", url]) == 0
-    assert capsys.readouterr().out.count("is an older fingerprint, one for all signals") == 3
-    arguments = ["extract", "--clips", clips, "--store", url, "--blocks", ",".join(BLOCKS), "--engine", engine]
-    assert main([*arguments, "--dry-run"]) == 0
-    assert capsys.readouterr().err.count("1 older fingerprints of the same numbers; a run moves them") == 3
-
-    assert main([*arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["pending"] == 0
-    for work in works:
-        assert store.resolve(work.spec.name) == work.fingerprints
-        assert store.read(work.spec.name).equals(before[work.spec.name])
-    assert main(["store", "verify", url, "--clips", clips, "--read", "--strict"]) == 0
-    assert main(["store", "ls", url]) == 0
-    assert "is an older" not in capsys.readouterr().out
-
-
-def test_rows_of_older_fingerprints_with_other_numbers_stay_and_count_as_missing(
-    tmp_path: Path, monkeypatch: Patch
-) -> None:
-    url = str(tmp_path / "store")
-    works, store = older_store(url, "reference"), FeatureStore(url)
-    release(monkeypatch, "scikit-maad")()
-    today = [block_work(work.spec) for work in works]
-    adopt(store, today, lambda line: None, lambda: None)
-    there = {work.spec.name: store.resolve(work.spec.name) == work.fingerprints for work in today}
-    assert there == {"indices": False, "mps": True, "placeholder": True}
-    assert store.missing(["a", "b"], ["raw"], "indices", today[0].fingerprints["raw"]).num_rows == 2
-
-
-def test_taking_over_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: Patch) -> None:
-    url = str(tmp_path / "store")
-    works, store = older_store(url, "fast"), FeatureStore(url)
-    before = {work.spec.name: store.read(work.spec.name) for work in works}
-    for steps in range(1, 8):
-        with monkeypatch.context() as stopping:
-            writes = iter(range(steps))
-            write = FeatureStore.write_part
-
-            def stop(self: FeatureStore, table: pa.Table, writes: Any = writes, write: Any = write) -> Any:
-                if next(writes, None) is None:
-                    raise KeyboardInterrupt
-                return write(self, table)
-
-            stopping.setattr(FeatureStore, "write_part", stop)
-            with suppress(KeyboardInterrupt):
-                adopt(store, works, lambda line: None, lambda: None)
-    for work in works:
-        assert store.resolve(work.spec.name) == work.fingerprints
-        assert store.read(work.spec.name).equals(before[work.spec.name])

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from acoustic_env.cli import build_parser, main
+from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
-from acoustic_env.commands.extract import read_settings, resume_command
+from acoustic_env.errors import AcousticEnvError
 from acoustic_env.store.feature_store import FeatureStore
 from tests.store.tables import fake_table
 
@@ -197,7 +197,7 @@ def test_a_relocation_of_a_finished_list_is_recorded_though_nothing_is_computed(
 
 def finished_store(tmp_path: Path, *clips: tuple[str, str, float | None, float | None]) -> Path:
     """A store with rows and sources of clips whose audio need not exist."""
-    from acoustic_env.config import ExtractSettings
+    from acoustic_env.options import ExtractSettings
     from acoustic_env.pipeline.extract import resolve_blocks
     from acoustic_env.store.sources import admit, record
 
@@ -311,7 +311,12 @@ def test_check_finds_one_id_with_two_sources_between_lists(recordings: Path, tmp
     assert f"in {ten}, row 2, {recording} (10 to 20 s)" in said
 
 
-def test_the_command_to_resume_names_every_relocation() -> None:
-    given = ["extract", "--clips", "c", "--store", "s", "--relocated", "/a b=/c", "--relocated", "s3://x=s3://y"]
-    settings = read_settings(build_parser().parse_args(given))
-    assert resume_command(settings).endswith("--relocated '/a b=/c' --relocated s3://x=s3://y")
+def test_the_command_to_resume_names_every_relocation(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise AcousticEnvError("the disk is full")
+
+    monkeypatch.setattr("acoustic_env.pipeline.extract.extract", stop)
+    given = ["--clips", "s3://b/c.csv", "--store", "s", "--relocated", "/a b=/c", "--relocated", "s3://x=s3://y"]
+    assert main(["extract", *given]) == 2
+    resume = "acoustic-env extract --clips s3://b/c.csv --store s --relocated '/a b=/c' --relocated s3://x=s3://y"
+    assert f"To resume: {resume}" in capsys.readouterr().err

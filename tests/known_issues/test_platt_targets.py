@@ -13,7 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from acoustic_env.models.calibrate import fit_calibration
+from acoustic_env.models.calibrate import Calibrator
 
 
 def binary(positive: np.ndarray) -> np.ndarray:
@@ -28,15 +28,15 @@ def separable(each: int = 25) -> tuple[np.ndarray, np.ndarray]:
 
 def test_fifty_separable_clips_do_not_make_a_raw_70_percent_a_certainty() -> None:
     y, raw = separable()
-    calibration = fit_calibration("binary", y, binary(raw))
-    found = calibration.apply(binary(np.array([0.70])))[0, 1]
+    calibration = Calibrator("binary").fit(binary(raw), y)
+    found = calibration.predict_proba(binary(np.array([0.70])))[0, 1]
     assert 0.85 < found < 0.99
 
 
 def test_the_mean_of_calibrated_probabilities_is_that_of_the_targets() -> None:
     y = np.repeat([1, 0], [12, 40])
     raw = np.r_[np.linspace(0.6, 0.9, 12), np.linspace(0.05, 0.4, 40)]
-    calibrated = fit_calibration("binary", y, binary(raw)).apply(binary(raw))[:, 1]
+    calibrated = Calibrator("binary").fit(binary(raw), y).predict_proba(binary(raw))[:, 1]
     assert calibrated.mean() == pytest.approx((12 * 13 / 14 + 40 * 1 / 42) / 52, abs=1e-4)
 
 
@@ -44,8 +44,8 @@ def test_swapping_the_classes_swaps_the_probabilities() -> None:
     random = np.random.default_rng(0)
     raw = random.random(60)
     y = (random.random(60) < raw).astype(np.int64)
-    one = fit_calibration("binary", y, binary(raw)).apply(binary(raw))
-    other = fit_calibration("binary", 1 - y, binary(1 - raw)).apply(binary(1 - raw))
+    one = Calibrator("binary").fit(binary(raw), y).predict_proba(binary(raw))
+    other = Calibrator("binary").fit(binary(1 - raw), 1 - y).predict_proba(binary(1 - raw))
     np.testing.assert_allclose(one, other[:, ::-1], atol=1e-4)
 
 
@@ -57,7 +57,7 @@ def test_slope_and_shift_are_those_of_scikit_learn_which_has_the_targets(seed: i
     model = LogisticRegression().fit(x, y)
     theirs = CalibratedClassifierCV(FrozenEstimator(model), method="sigmoid").fit(x, y).predict_proba(x)
     raw = model.predict_proba(x)
-    ours = fit_calibration("binary", y, raw).apply(raw)
+    ours = Calibrator("binary").fit(raw, y).predict_proba(raw)
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 
@@ -65,9 +65,9 @@ def test_many_clips_leave_the_fit_as_it_was() -> None:
     random = np.random.default_rng(1)
     logit = random.normal(size=40_000)
     y = (random.random(40_000) < special.expit(logit)).astype(np.int64)
-    calibration = fit_calibration("binary", y, binary(special.expit(3 * logit + 1)))
-    assert calibration.slope == pytest.approx(1 / 3, abs=0.01)
-    assert calibration.shift == pytest.approx(-1 / 3, abs=0.03)
+    calibration = Calibrator("binary").fit(binary(special.expit(3 * logit + 1)), y)
+    assert calibration.slope_ == pytest.approx(1 / 3, abs=0.01)
+    assert calibration.shift_ == pytest.approx(-1 / 3, abs=0.03)
 
 
 def test_separable_clips_of_many_classes_have_a_finite_temperature() -> None:
@@ -75,14 +75,14 @@ def test_separable_clips_of_many_classes_have_a_finite_temperature() -> None:
     y = np.repeat(np.arange(classes), each)
     raw = np.full((classes * each, classes), 0.1)
     raw[np.arange(len(y)), y] = 0.7
-    calibrated = fit_calibration("multiclass", y, raw).apply(raw)
+    calibrated = Calibrator("multiclass").fit(raw, y).predict_proba(raw)
     # Each class has 12 clips, all called right: 13/14, as for two classes.
     np.testing.assert_allclose(calibrated[np.arange(len(y)), y], 13 / 14, atol=1e-3)
 
 
 def test_a_temperature_of_two_classes_targets_what_platt_does() -> None:
     y, raw = separable(each=20)
-    calibrated = fit_calibration("multiclass", y, binary(raw)).apply(binary(raw))
+    calibrated = Calibrator("multiclass").fit(binary(raw), y).predict_proba(binary(raw))
     assert calibrated[y == 1, 1].max() < 0.999
     truth = 21 / 22
     own = calibrated[np.arange(len(y)), y]
@@ -93,5 +93,5 @@ def test_a_temperature_of_two_classes_targets_what_platt_does() -> None:
 
 def test_separable_labels_of_a_multilabel_study_stay_uncertain() -> None:
     y, raw = separable()
-    calibration = fit_calibration("multilabel", np.stack([y, 1 - y], axis=1).astype(bool), binary(1 - raw))
-    assert calibration.apply(np.array([[0.70, 0.30]]))[0, 0] < 0.995
+    calibration = Calibrator("multilabel").fit(binary(1 - raw), np.stack([y, 1 - y], axis=1).astype(bool))
+    assert calibration.predict_proba(np.array([[0.70, 0.30]]))[0, 0] < 0.995

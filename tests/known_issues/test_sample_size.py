@@ -16,7 +16,7 @@ from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.sample import draw_sample
 from acoustic_env.cli import main
-from acoustic_env.config import SampleSettings
+from acoustic_env.options import SampleSettings
 from tests.audit.generated import listen
 
 LABELS, ROWS = 527, 6000

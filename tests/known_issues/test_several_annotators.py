@@ -17,7 +17,7 @@ from acoustic_env.audit.estimate import estimate
 from acoustic_env.audit.frames import FrameEvaluation, FrameInfo, draw_frame, evaluate_frames
 from acoustic_env.audit.relabel import applies, relabel
 from acoustic_env.audit.sample import draw_sample
-from acoustic_env.config import RelabelSettings, SampleSettings
+from acoustic_env.options import RelabelSettings, SampleSettings
 from tests.audit.generated import START, listen, ranked_with_truth
 
 RANKED, RIGHT = ranked_with_truth(600)

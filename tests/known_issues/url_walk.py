@@ -47,6 +47,7 @@ model: {kind: logistic}
 NETWORK: Final = RECIPE.replace(b"{kind: logistic}", b"{kind: mlp, ensemble: 1, max_epochs: 3}")
 SEGMENTS: Final = b'# list\naaa, 0.0, 10.0, "/t/dd00128"\nbbb, 30.5, 40.5, "/t/dd00129"\n'
 CLASSES: Final = b"index,mid,display_name\n0,/m/09x0r,Speech\n"
+TAGS: Final = b"{classes: {natural: [rain]}, other: urban}"
 CLASSES_SHA256: Final = hashlib.sha256(CLASSES).hexdigest()
 # "@/" in a step is the URL everything is below.
 STUDY: Final = "--clips @/clips.parquet --store @/store --recipe @/recipe.yaml"
@@ -63,6 +64,12 @@ extract {STUDY}
 QUICK: Final = f"""
 clips from-audioset @/segments.csv --audio @/audio/{{ytid}}_{{start_ms}}.flac --recipe @/ontology.yaml --out @/a.csv
 clips from-tar @/shards/*.tar --recipe @/recipe.yaml --out @/tar.parquet
+clips from-urbansound8k @/urbansound8k --partial --recipe @/recipe.yaml --out @/urbansound8k.parquet
+clips from-esc50 @/esc50 --partial --recipe @/recipe.yaml --out @/esc50.parquet
+clips from-fsd50k @/fsd50k --partial --tags @/tags.yaml --recipe @/recipe.yaml --out @/fsd50k.parquet
+clips from-fsdkaggle2019 @/fsdkaggle2019 --partial --recipe @/recipe.yaml --out @/fsdkaggle2019.parquet
+clips from-tsv @/dataset.tsv --audio @/flat --suffix .flac --recipe @/recipe.yaml --out @/tsv.parquet
+clips from-huggingface @/huggingface --recipe @/recipe.yaml --out @/huggingface.parquet
 clips from-parquet @/rows/part-?.parquet --label-column labels --recipe @/recipe.yaml --out @/rows.parquet
 clips from-audioset-embeddings @/tfrecords --segments @/segments.csv --recipe @/ontology.yaml --store @/released \
     --out @/released.parquet
@@ -130,16 +137,63 @@ def prepare(base: str) -> None:
     write_bytes(f"{base}/shards/a.tar", _shard(few, sounds))
     rows = pa.table({"audio": [sounds[c["clip_id"]] for c in few], "labels": [c["labels"] for c in few]})
     write_table(rows, f"{base}/rows/part-0.parquet")
+    for name, data in published(few, sounds).items():
+        write_bytes(f"{base}/{name}", data)
     for name, data in {
         "recipe.yaml": RECIPE,
         "ontology.yaml": (RECIPES / "urban-nature-ontology.yaml").read_bytes(),
         "network.yaml": NETWORK,
         "segments.csv": SEGMENTS,
+        "tags.yaml": TAGS,
         "job.yaml": f"{{clips: {base}/clips.parquet, store: {base}/store, recipe: {base}/recipe.yaml}}".encode(),
         "model.json": b'{"seed": 5}',
         "weights/yamnet_class_map.csv": CLASSES,
     }.items():
         write_bytes(f"{base}/{name}", data)
+
+
+def published(clips: list[dict[str, Any]], sounds: dict[str, bytes]) -> dict[str, bytes]:
+    """Return path -> content of four clips in the layouts of published data sets."""
+    fsd, kaggle = "fsd50k/FSD50K", "fsdkaggle2019/FSDKaggle2019"
+    meta = f"{kaggle}.meta/"
+    layouts = [  # folder and suffix of the audio, table, its header, its row, its clips
+        (
+            *("urbansound8k/audio/fold1", "wav", "urbansound8k/metadata/UrbanSound8K.csv"),
+            *("slice_file_name,fsID,fold,class_name", "{id}.wav,{id},1,{label}", clips),
+        ),
+        (
+            *("esc50/audio", "wav", "esc50/meta/esc50.csv"),
+            *("filename,fold,category,esc10,src_file", "{id}.wav,1,{label},True,{id}", clips),
+        ),
+        (
+            *(f"{fsd}.dev_audio", "wav", f"{fsd}.ground_truth/dev.csv"),
+            *("fname,labels,split", "{id},{label},train", clips[:2]),
+        ),
+        (f"{fsd}.eval_audio", "wav", f"{fsd}.ground_truth/eval.csv", "fname,labels", "{id},{label}", clips[2:]),
+        (
+            *(f"{kaggle}.audio_train_curated", "wav", f"{meta}train_curated_post_competition.csv"),
+            *("fname,labels,freesound_id", "{id}.wav,{label},{id}", clips[:2]),
+        ),
+        (
+            *(f"{kaggle}.audio_train_noisy", "wav", f"{meta}train_noisy_post_competition.csv"),
+            *("fname,labels,flickr_video_URL", "{id}.wav,{label},{id}", clips[2:3]),
+        ),
+        (
+            *(f"{kaggle}.audio_test", "wav", f"{meta}test_post_competition.csv"),
+            *("fname,labels,freesound_id", "{id}.wav,{label},{id}", clips[3:]),
+        ),
+        ("flat", "flac", "dataset.tsv", "audio\tlabels", "{id}\t{label}", clips),
+        ("huggingface/train", "flac", "huggingface/train/metadata.csv", "file_name,label", "{id}.flac,{label}", clips),
+    ]
+    files: dict[str, bytes] = {}
+    for folder, suffix, table, header, row, own in layouts:
+        rows = [row.format(id=clip["clip_id"], label=clip["labels"][0]) for clip in own]
+        files[table] = "\n".join([header, *rows]).encode()
+        files |= {f"{folder}/{clip['clip_id']}.{suffix}": sounds[clip["clip_id"]] for clip in own}
+    tags = {clip["clip_id"]: {"tags": ["rain" if "natural" in clip["labels"] else "car"]} for clip in clips}
+    for part in ("dev", "eval"):
+        files[f"{fsd}.metadata/{part}_clips_info_FSD50K.json"] = json.dumps(tags).encode()
+    return files
 
 
 def _shard(clips: list[dict[str, Any]], sounds: dict[str, bytes]) -> bytes:
@@ -221,6 +275,8 @@ def read_back(base: str) -> None:
     """Read what the quick steps wrote."""
     for name in ("a.csv", "tar.parquet", "rows.parquet", "released.parquet", "grouped.parquet"):
         assert read_clips(f"{base}/{name}").num_rows, name
+    for name in ("urbansound8k", "esc50", "fsd50k", "fsdkaggle2019", "tsv", "huggingface"):
+        assert read_clips(f"{base}/{name}.parquet").num_rows == 4, name
     for name in ("groups", "ranked", "sample", "predictions", "of-files"):
         assert read_table(f"{base}/{name}.parquet").num_rows, name
     drawn, answered = (read_table(f"{base}/{name}.parquet").num_rows for name in ("sample", "annotations"))

@@ -7,32 +7,27 @@ import pytest
 from scipy import special
 from sklearn import metrics
 
-from acoustic_env.models.calibrate import Calibration, brier, fit_calibration, reliability
-from acoustic_env.models.thresholds import (
-    accuracy,
-    balanced_accuracy,
-    choose_f1_threshold,
-    choose_threshold,
-    class_scores,
-    confusion,
-    share_interval,
-)
+from acoustic_env.models.calibrate import Calibrator, brier, reliability
+from acoustic_env.models.evaluate import share_interval
+from acoustic_env.models.thresholds import Calls, choose_f1_threshold, choose_threshold
 
 
-def test_confusion_and_its_figures_are_scikit_learns_with_every_class_counted() -> None:
+def test_scores_of_calls_are_scikit_learns_with_every_class_counted() -> None:
     random = np.random.default_rng(0)
     truth, predicted = random.integers(0, 3, 200), random.integers(0, 4, 200)
-    matrix = confusion(truth, predicted, 5)
-    labels = range(5)
-    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(truth, predicted, labels=labels))
-    assert accuracy(matrix) == pytest.approx(metrics.accuracy_score(truth, predicted))
+    calls, labels = Calls(np.eye(5, dtype=bool)[truth], np.eye(5, dtype=bool)[predicted]), range(5)
     expected = np.mean([np.mean(predicted[truth == c] == c) for c in range(3)])
-    assert balanced_accuracy(matrix) == pytest.approx(expected)
-    scores = metrics.precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
-    for own, theirs in zip(class_scores(matrix), scores[:3], strict=True):
-        np.testing.assert_allclose(own, theirs)
-    # Two of five classes have nothing: they count as 0 and are not skipped.
-    assert class_scores(matrix)[2].mean() == pytest.approx(np.sum(scores[2]) / 5)
+    assert calls.balanced_accuracy() == pytest.approx(expected)
+    weights = random.integers(0, 4, 200).astype(float)
+    for own in (None, weights):
+        scores = metrics.precision_recall_fscore_support(
+            truth, predicted, labels=labels, zero_division=0, sample_weight=own
+        )
+        for found, theirs in zip(calls.precision_recall_f1(own), scores[:3], strict=True):
+            np.testing.assert_allclose(found, theirs)
+        # Two of five classes have nothing: they count as 0 and are not skipped.
+        assert calls.macro_f1(own) == pytest.approx(np.sum(scores[2]) / 5)
+        assert calls.micro_f1(own) == pytest.approx(metrics.accuracy_score(truth, predicted, sample_weight=own))
 
 
 def test_the_threshold_is_the_best_of_all_and_lies_between_two_rows() -> None:
@@ -92,11 +87,11 @@ def overconfident(seed: int, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
 def test_platt_scaling_finds_slope_and_shift_and_repairs_the_error() -> None:
     y, positive = overconfident(0)
     probabilities = np.stack([1 - positive, positive], axis=1)
-    calibration = fit_calibration("binary", y, probabilities)
-    assert calibration.slope == pytest.approx(1 / 3, abs=0.03)
-    assert calibration.shift == pytest.approx(-1 / 3, abs=0.08)
+    calibration = Calibrator("binary").fit(probabilities, y)
+    assert calibration.slope_ == pytest.approx(1 / 3, abs=0.03)
+    assert calibration.shift_ == pytest.approx(-1 / 3, abs=0.08)
     y, positive = overconfident(1)
-    repaired = calibration.apply(np.stack([1 - positive, positive], axis=1))
+    repaired = calibration.predict_proba(np.stack([1 - positive, positive], axis=1))
     np.testing.assert_allclose(repaired.sum(axis=1), 1.0)
     before, after = reliability(y == 1, positive), reliability(y == 1, repaired[:, 1])
     assert before.expected_error > 0.1 > 0.04 > after.expected_error
@@ -108,25 +103,26 @@ def test_temperature_scaling_repairs_a_softmax_that_is_too_sure() -> None:
     random = np.random.default_rng(2)
     logits = random.normal(size=(3000, 4)) * 1.5
     y = np.array([random.choice(4, p=row) for row in special.softmax(logits, axis=1)])
-    calibration = fit_calibration("multiclass", y, special.softmax(2.5 * logits, axis=1))
-    assert calibration.slope == pytest.approx(0.4, abs=0.03)
+    calibration = Calibrator("multiclass").fit(special.softmax(2.5 * logits, axis=1), y)
+    assert calibration.slope_ == pytest.approx(0.4, abs=0.03)
     np.testing.assert_allclose(
-        calibration.apply(special.softmax(2.5 * logits, axis=1)), special.softmax(logits, axis=1), atol=0.03
+        calibration.predict_proba(special.softmax(2.5 * logits, axis=1)), special.softmax(logits, axis=1), atol=0.03
     )
 
 
 def test_each_class_of_a_multilabel_study_is_calibrated_alike() -> None:
     y, positive = overconfident(3)
     pair = np.stack([positive, 1 - positive], axis=1)
-    calibration = fit_calibration("multilabel", np.stack([y, 1 - y], axis=1).astype(bool), pair)
-    assert calibration.kind == "platt_each"
-    assert calibration.apply(pair).shape == pair.shape
+    calibration = Calibrator("multilabel").fit(pair, np.stack([y, 1 - y], axis=1).astype(bool))
+    assert calibration.kind_ == "platt_each"
+    assert calibration.predict_proba(pair).shape == pair.shape
 
 
 def test_too_few_rows_are_not_calibrated_on() -> None:
-    assert fit_calibration("binary", np.array([0] * 50 + [1] * 5), np.full((55, 2), 0.5)) == Calibration()
+    calibration = Calibrator("binary").fit(np.full((55, 2), 0.5), np.array([0] * 50 + [1] * 5))
+    assert (calibration.kind_, calibration.slope_, calibration.shift_) == ("none", 1.0, 0.0)
     probabilities = np.array([[0.3, 0.7]])
-    np.testing.assert_array_equal(Calibration().apply(probabilities), probabilities)
+    np.testing.assert_array_equal(calibration.predict_proba(probabilities), probabilities)
 
 
 def test_the_reliability_bins_hold_every_row_once() -> None:

@@ -76,9 +76,9 @@ def test_delongs_variance_is_that_of_the_placements_compared_pair_by_pair() -> N
 
 def test_rows_of_one_kind_have_no_auc_rather_than_a_wrong_one() -> None:
     scores = np.arange(5.0)
-    assert np.isnan(evaluate.roc_auc(np.ones(5, bool), scores))
+    assert np.isnan(Ranking(np.ones(5, bool), scores).auc())
     assert np.isnan(evaluate.auc_delong(np.zeros(5, bool), scores).low)
-    assert np.isnan(evaluate.average_precision(np.zeros(5, bool), scores))
+    assert np.isnan(Ranking(np.zeros(5, bool), scores).average_precision())
 
 
 def test_a_perfect_ranking_of_few_rows_is_not_said_to_be_certain() -> None:

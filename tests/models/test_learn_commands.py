@@ -49,7 +49,7 @@ def trained(disk: Disk, *options: str, recipe: str | None = None) -> str:
     return bundle
 
 
-@pytest.mark.parametrize("model", CLASSIFIERS.names())
+@pytest.mark.parametrize("model", [kind for kind in CLASSIFIERS.names() if not CLASSIFIERS.load(kind).reads_sequences])
 def test_a_bundle_predicts_the_same_after_it_was_stored_and_holds_no_pickle(disk: Disk, model: str) -> None:
     recipe = load_recipe(disk.recipe)
     study = prepare(disk.table(), disk.feature_store(), recipe.replace(model=recipe.model.of_kind(model)), log=silent)
@@ -73,7 +73,7 @@ def test_training_does_not_look_at_test_clips(disk: Disk) -> None:
     spoiled.targets.y[study.split.test] = 0
     first, second = train(study, silent)[0], train(spoiled, silent)[0]
     np.testing.assert_array_equal(first.predict_proba(study.matrix), second.predict_proba(study.matrix))
-    np.testing.assert_array_equal(first.thresholds, second.thresholds)
+    np.testing.assert_array_equal(first.calibrator.thresholds_, second.calibrator.thresholds_)
 
 
 def test_with_an_ensemble_every_clip_but_the_tests_is_judged_by_ensembles_that_held_it_out(disk: Disk) -> None:
@@ -281,11 +281,25 @@ def test_a_bundle_of_an_earlier_format_is_refused_with_the_command_that_makes_it
     look = {"time": "2026-01-01T00:00:00+00:00", "clips_hash": "a", "clips": 60, "figures": {"auc": [0.9, 0.8, 0.95]}}
     old = {"format": 2, "weights_sha256": "abc", "looks": [look], "test": None}
     (folder / "bundle.json").write_text(json.dumps(old))
+    (folder / "weights.safetensors").write_bytes(b"of format 2")
     evaluate = ["evaluate", "--bundle", str(folder), "--clips", disk.clips, "--store", disk.store]
     assert f"acoustic-env train --clips LIST --store URL --recipe R --out {folder}" in refused(capsys, *evaluate)
     assert main(["train", *study_options(disk), "--model", "logistic", "--out", str(folder)]) == 0
     (kept,) = Bundle.load(folder).test_evaluations
     assert (kept.weights, kept.metrics) == ("abc", {"auc": [0.9, 0.8, 0.95]})
+    assert not {"bundle.json", "weights.safetensors"} & {path.name for path in folder.iterdir()}
+
+
+def test_a_bundle_written_over_a_larger_one_leaves_none_of_its_files(disk: Disk) -> None:
+    place = Path(trained(disk, "--model", "logistic", "--ensemble", "3"))
+    assert (place / "classifier-2.skops").exists()
+    trained(disk, "--model", "logistic")
+    assert {path.name for path in place.iterdir()} == {
+        "metadata.json",
+        "preprocessing.skops",
+        "trained_on.safetensors",
+        "classifier-0.skops",
+    }
 
 
 def test_a_part_with_a_type_that_is_not_trusted_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from sklearn import metrics
 
 from acoustic_env.config import Task
 from acoustic_env.models import performance as module
-from acoustic_env.models.calibrate import Calibration
+from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.performance import performance
 
 
@@ -43,9 +43,10 @@ def test_binary_figures_use_the_threshold_given_and_the_calibration_given() -> N
     random = np.random.default_rng(1)
     y = random.integers(0, 2, 300)
     positive = special.expit(random.normal(size=300) + 1.5 * y)
-    calibration = Calibration("platt", slope=0.5, shift=-0.3)
-    both, thresholds = np.stack([1 - positive, positive], axis=1), np.array([0.7, 0.3])
-    found = performance("binary", ("no", "yes"), y, both, np.arange(300), thresholds, calibration.apply(both))
+    learned = {"calibration": {"kind": "platt", "slope": 0.5, "shift": -0.3}, "thresholds": [0.7, 0.3]}
+    calibration = Calibrator.from_json("binary", learned)
+    both, thresholds = np.stack([1 - positive, positive], axis=1), calibration.thresholds_
+    found = performance("binary", ("no", "yes"), y, both, np.arange(300), thresholds, calibration.predict_proba(both))
     calibrated = special.expit(0.5 * special.logit(positive) - 0.3)
     called = calibrated >= 0.3
     assert found.threshold == 0.3

@@ -7,18 +7,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from acoustic_env.config import classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.classifiers.mlp import MLPSettings
-from acoustic_env.models.evaluate import roc_auc
-from acoustic_env.models.mlp import Arrays, LocalSession, MLPClassifier, Progress, TrainingSpec, train_network
+from acoustic_env.models.evaluate import Ranking
+from acoustic_env.models.mlp import MLPClassifier
+from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.train import read_progress, train_on_ray, write_progress
+from acoustic_env.models.training import Arrays, LocalSession, Progress, TrainingSpec, train_network
 
 SETTINGS = MLPSettings(layers=(16,), dropout=0.2, learning_rate=3e-3, batch_size=64, max_epochs=30, patience=30)
 
@@ -36,7 +41,7 @@ TRAIN, VALIDATION, NEW = rows(600, 0), rows(300, 1), rows(2000, 2)
 def auc(weights: Arrays) -> float:
     model = MLPClassifier(layers=SETTINGS.layers)
     model.weights_, model.task_, model.classes_, model.n_features_in_ = weights, "binary", np.arange(2), 8
-    return roc_auc(NEW.y == 1, model.predict_proba(NEW.x)[:, 1])
+    return Ranking(NEW.y == 1, model.predict_proba(NEW.x)[:, 1]).auc()
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -67,8 +72,23 @@ def test_a_run_stopped_and_resumed_ends_with_the_weights_it_would_have_had(tmp_p
     resumed = train_network(spec, TRAIN, VALIDATION, second)
     assert second.epochs[0] == 13
     expected = train_network(spec, TRAIN, VALIDATION, LocalSession())
-    for name, weights in expected.items():
-        np.testing.assert_array_equal(resumed[name], weights)
+    for name, weights in expected.best_weights.items():
+        np.testing.assert_array_equal(resumed.best_weights[name], weights)
+    assert [epoch["epoch"] for epoch in resumed.history] == [epoch["epoch"] for epoch in expected.history]
+
+
+def test_a_network_on_frames_with_augmentation_resumes_as_well(tmp_path: Path) -> None:
+    augment = {"mixup": 0.2, "roll": 0.5, "time_masks": 1, "band_masks": 1}
+    made = {"kind": "cnn", "layers": [{"channels": 4, "pool": [1, 1]}], "max_epochs": 4, "augment": augment}
+    settings: Any = classifier_settings(made)
+    spec = TrainingSpec(settings, "binary", 2)
+    train, held = (replace(rows, x=Sequences.of(rows.x[:, None, :].repeat(4, 1))) for rows in (TRAIN, VALIDATION))
+    with pytest.raises(Interrupted):
+        train_network(spec, train, held, Recorder(tmp_path, stop_at=2))
+    resumed = train_network(spec, train, held, Recorder(tmp_path))
+    expected = train_network(spec, train, held, LocalSession())
+    for name, weights in expected.best_weights.items():
+        np.testing.assert_array_equal(resumed.best_weights[name], weights)
 
 
 def test_training_stops_after_the_patience_and_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -101,10 +121,12 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_
 
     killer = threading.Thread(target=kill_after_a_checkpoint)
     killer.start()
-    weights = train_on_ray(TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, str(tmp_path), checkpoint_s=0.5)
+    weights = train_on_ray(
+        TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, str(tmp_path), checkpoint_s=0.5
+    ).best_weights
     killer.join()
     assert killed
-    expected = train_network(TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, LocalSession())
+    expected = train_network(TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, LocalSession()).best_weights
     for name, array in expected.items():
         np.testing.assert_allclose(weights[name], array, atol=1e-5)
     assert auc(weights) == pytest.approx(auc(expected), abs=1e-4)
@@ -114,9 +136,8 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_
 @pytest.mark.slow
 def test_two_workers_train_as_good_a_model_as_one(tmp_path: Path) -> None:
     both = train_on_ray(TrainingSpec(SETTINGS.replace(workers=2), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
-    assert auc(both) == pytest.approx(
-        auc(train_network(TrainingSpec(SETTINGS, "binary", 2), TRAIN, VALIDATION, LocalSession())), abs=0.02
-    )
+    one = train_network(TrainingSpec(SETTINGS, "binary", 2), TRAIN, VALIDATION, LocalSession())
+    assert auc(both.best_weights) == pytest.approx(auc(one.best_weights), abs=0.02)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -81,8 +81,11 @@ def test_trials_stay_inside_the_source_systems_space_and_the_best_comes_first(tm
         assert 1e-4 <= trial.chosen["learning_rate"] <= 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("kind", [kind for kind in CLASSIFIERS.names() if kind != "mlp"])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CLASSIFIERS.names() if kind != "mlp" and not CLASSIFIERS.load(kind).reads_sequences]
+)
 def test_every_kind_is_searched_in_its_own_space(kind: str, tmp_path: Path) -> None:
     trials = run(2, tmp_path, kind)
     assert [trial.error for trial in trials] == ["", ""]

@@ -32,7 +32,7 @@ def measure(clips: int, prefix: str, blocks: tuple[str, ...]) -> dict[str, float
     """Run one extraction here; peaks in MiB."""
     import ray
 
-    from acoustic_env.config import ExtractSettings
+    from acoustic_env.options import ExtractSettings
     from acoustic_env.pipeline.extract import extract
 
     with tempfile.TemporaryDirectory() as folder:

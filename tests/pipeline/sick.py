@@ -22,7 +22,7 @@ def install() -> None:
     from acoustic_env.audio import prepare, transport
     from acoustic_env.errors import ClipError
 
-    decode_and_resample, open_local = prepare.decode_and_resample, transport._open_local
+    decode_and_resample, open_filesystem = prepare.decode_and_resample, transport.open_filesystem
 
     def decode(*arguments: Any) -> Any:
         if _is_sick("decoder"):
@@ -30,14 +30,14 @@ def install() -> None:
             raise OSError(msg)
         return decode_and_resample(*arguments)
 
-    def opened(path: Path) -> Any:
+    def opened(url: str) -> Any:
         if _is_sick("disk"):
             code = "not_found"
-            raise ClipError(code, f"{path}: not there")
-        return open_local(path)
+            raise ClipError(code, f"{url}: not there")
+        return open_filesystem(url)
 
     prepare.decode_and_resample = decode
-    transport._open_local = opened
+    transport.open_filesystem = opened
 
 
 def _is_sick(organ: str) -> bool:

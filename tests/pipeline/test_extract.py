@@ -19,9 +19,10 @@ import soundfile
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
-from acoustic_env.config import ExtractSettings
+from acoustic_env.config import Recipe
 from acoustic_env.errors import LeaseHeld, TooManyFailures
-from acoustic_env.pipeline.extract import extract
+from acoustic_env.options import ExtractSettings
+from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 
@@ -193,6 +194,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     [
         (["--store", "s"], "--clips is missing"),
         (["--clips", "nowhere.parquet", "--store", "s"], "nowhere.parquet"),
+        (["--clips", "{folder}", "--store", "s"], "make a list of its audio with acoustic-env clips from-folder"),
+        (["--clips", "{clips}", "--store", "{clips}"], "is a file, not a feature store"),
         (["--clips", "{clips}", "--store", "s", "--blocks", "indexes"], "no feature block named 'indexes'"),
         (["--clips", "{clips}", "--store", "s", "--signals", "raw,foreground"], "foreground"),
         (
@@ -211,7 +214,7 @@ def test_wrong_usage_names_what_is_wrong_and_exits_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     clips = write_noise(tmp_path / "audio", 1)
-    given = [argument.replace("{clips}", str(clips)) for argument in arguments]
+    given = [argument.format(clips=clips, folder=tmp_path) for argument in arguments]
     assert main(["extract", *given]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -261,3 +264,14 @@ def test_one_cpu_is_enough(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"] == 6
     assert "1 CPUs" in done.stderr
+
+
+def test_frames_named_alone_or_by_a_bundle_have_the_options_of_the_recipe() -> None:
+    recipe = Recipe(name="r", signals=("raw",), blocks={"logmel": {"n_mels": 32, "frames": True}})
+    settings = ExtractSettings(clips="clips.csv", store="store")
+    _, frames = resolve_blocks(settings, recipe)
+    [named] = resolve_blocks(settings.replace(blocks=("logmel_frames",)), recipe)
+    bundled = recipe.replace(blocks={"logmel_frames": recipe.block_options("logmel_frames")})
+    [extracted] = resolve_blocks(settings, bundled)
+    assert frames.spec.name == named.spec.name == extracted.spec.name == "logmel_frames"
+    assert frames.fingerprints == named.fingerprints == extracted.fingerprints

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from acoustic_env.clips.table import read_clips
-from acoustic_env.config import ExtractSettings
+from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.pipeline.missing import pending_rows
@@ -52,8 +52,8 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
 
     FeatureStore(settings.store)
     with acquire_lease(settings.store, "test") as lease:
-        summaries = list(graph.run(pending, on_processors(plan), works, settings.store, lease.token, "run"))
-    assert sum(summary["clips"][0].as_py() for summary in summaries) == 10
+        batches = list(graph.run(pending, on_processors(plan), works, settings.store, lease.token, "run"))
+    assert sum(written.clips for written in batches) == 10
 
     extract(settings.replace(store=str(tmp_path / "together")))
     for work in works:

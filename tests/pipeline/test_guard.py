@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from acoustic_env.pipeline.guard import MAX_CRASHES, CrashIsolatedStage, _death, alarm
+from acoustic_env.pipeline.guard import MAX_CRASHES, CrashIsolatedStage, _death, alarmed
 from acoustic_env.pipeline.rows import RowError
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.store.schema import SHARED_STAGES
@@ -89,10 +89,7 @@ def test_a_death_is_recorded_under_a_stage_that_later_runs_respect(stage: type) 
 
 
 def test_an_alarm_put_off_in_time_ends_nobody() -> None:
-    with alarm(0.2) as put_off:
-        for _ in range(4):
-            time.sleep(0.1)
-            put_off(None)
+    assert len(list(alarmed((time.sleep(0.1) for _ in range(4)), 0.2))) == 4
     remaining, _ = signal.getitimer(signal.ITIMER_REAL)
     assert remaining == 0 or remaining > 1, "only pytest's own alarm is left"
 

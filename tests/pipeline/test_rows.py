@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acoustic_env.errors import ClipError
@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
 )
 
 
+@settings(deadline=None)  # the first call may take long on a busy machine
 @given(st.lists(st.one_of(st.none(), st.integers(0, 50)), max_size=8), st.integers(1, 4))
 def test_waveforms_of_any_length_survive_packing_chunking_and_slicing(sizes: list[int | None], cut: int) -> None:
     waves = [None if size is None else np.arange(size, dtype=np.float32) for size in sizes]
@@ -39,12 +40,13 @@ def test_waveforms_of_any_length_survive_packing_chunking_and_slicing(sizes: lis
             np.testing.assert_array_equal(sent, received)
 
 
+@settings(deadline=None)  # the first call may take long on a busy machine
 @given(st.lists(st.integers(0, 5), min_size=0, max_size=20))
 def test_rows_find_their_clip_whatever_the_order_they_were_computed_in(owners: list[int]) -> None:
     ids = [f"clip{owner}" for owner in owners]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2 * len(ids), dtype=np.float32)), 2)
     piece = pa.table([pa.array(ids, pa.string()), pa.array(["raw"] * len(ids), pa.string()), vectors], schema=SCHEMA)
-    packed = pack_rows([piece], [np.array(owners, np.int64)], 6, SCHEMA)
+    packed = pack_rows([(piece, np.array(owners, np.int64))], 6, SCHEMA)
     assert len(packed) == 6
     for clip, rows in enumerate(packed.to_pylist()):
         assert {row["clip_id"] for row in rows} <= {f"clip{clip}"}
@@ -54,7 +56,7 @@ def test_rows_find_their_clip_whatever_the_order_they_were_computed_in(owners: l
 
 
 def test_clips_without_rows_give_an_empty_table_with_the_schema() -> None:
-    packed = pack_rows([], [], 3, SCHEMA)
+    packed = pack_rows([], 3, SCHEMA)
     assert packed.to_pylist() == [[], [], []]
     assert unpack_rows(pa.chunked_array([packed]), SCHEMA).num_rows == 0
 

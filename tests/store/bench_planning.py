@@ -54,7 +54,7 @@ def fill(store: FeatureStore, clips: int, part_clips: int) -> None:
         values = [pa.array(np.full(rows, 0.5))] * COLUMNS
         table = sort_by_key(pa.table([*keys, *values], schema=schema))
         name = digest(table, ["clip_id", "signal"], f"{BLOCK}/{FINGERPRINT}")
-        path = store.filesystem.root / layout.part_path(folder, name)  # type: ignore[attr-defined]
+        path = store.filesystem.folder / layout.part_path(folder, name)  # type: ignore[attr-defined]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(part_bytes(table))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.features.block import Column, FeatureBlock, fingerprint, table_schema, to_table
-from acoustic_env.store.schema import ERROR_SCHEMA
+from acoustic_env.store.schema import ERROR_SCHEMA, SHARED_STAGES
 
 SIGNALS: tuple[str, ...] = ("raw", "fg")
 AUDIO = {"level": 0.1}
@@ -61,8 +61,12 @@ def fake_fingerprint(block: FakeBlock | None = None) -> str:
 
 
 def fake_errors(*rows: tuple[str, str, str, bool, int], run_id: str = "run-1") -> pa.Table:
-    """Rows of the errors table from (clip_id, stage, code, permanent, attempt)."""
+    """Rows of the errors table from (clip_id, stage, code, permanent, attempt), of a block for each of its signals."""
     names = ("clip_id", "stage", "code", "permanent", "attempt")
-    same = {"signal": None, "message": "what happened", "run_id": run_id}
-    filled = [{**dict(zip(names, row, strict=True)), **same} for row in rows]
+    same = {"message": "what happened", "run_id": run_id}
+    filled = [
+        {**dict(zip(names, row, strict=True)), **same, "signal": signal}
+        for row in rows
+        for signal in ((None,) if row[1] in SHARED_STAGES else SIGNALS)
+    ]
     return pa.Table.from_pylist(filled, schema=ERROR_SCHEMA)

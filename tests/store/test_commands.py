@@ -15,7 +15,7 @@ from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.store import export as export_module
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
-from tests.store.tables import FakeBlock, fake_errors, fake_fingerprint, fake_table
+from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_fingerprint, fake_table
 
 FP = fake_fingerprint()
 
@@ -31,11 +31,12 @@ def url(tmp_path: Path) -> str:
         fake_errors(
             ("broken", "decode", "not_audio", True, 1),
             ("slow", "fetch", "download_failed", False, 1),
-            ("a", "fetch", "download_failed", False, 1),  # cured since
+            ("a", "fetch", "download_failed", False, 1),
+            ("a", "compute", "resolved", False, 2),
         )
     )
     counts = {"finished": 5, "failed": 2, "left": 1, "clips_per_second": 2.5}
-    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": FP}, **counts})
+    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": dict.fromkeys(SIGNALS, FP)}, **counts})
     return url
 
 
@@ -94,7 +95,7 @@ def test_a_block_of_which_every_clip_failed_is_accounted_for(
 ) -> None:
     store = FeatureStore(str(tmp_path / "failed"))
     store.write_errors(fake_errors(*((c, "decode", "not_audio", True, 1) for c in ("a", "b", "silent", "broken"))))
-    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": FP}})
+    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": dict.fromkeys(SIGNALS, FP)}})
     code, out, _ = run(capsys, "verify", store.url, "--clips", listed)
     assert code == 0
     assert "raw  5 listed = 0 with rows + 4 permanent errors + 1 pending" in out

@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> FeatureStore:
 
 def file_of(store: FeatureStore, path: str) -> Path:
     assert isinstance(store.filesystem, LocalFilesystem)
-    return store.filesystem.root / path
+    return store.filesystem.folder / path
 
 
 def keys(table: pa.Table) -> list[tuple[str, str]]:
@@ -185,7 +185,7 @@ def test_the_last_attempt_says_whether_an_error_is_final(store: FeatureStore) ->
 
 def test_a_block_error_bars_only_the_version_its_run_computed(store: FeatureStore) -> None:
     store.write_errors(fake_errors(("a", "fake", "compute_failed", True, 1), ("b", "decode", "empty", True, 1)))
-    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": "0" * 16}})
+    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": dict.fromkeys(SIGNALS, "0" * 16)}})
     assert store.missing(["a", "b"], ["raw"], "fake", FP)["clip_id"].to_pylist() == ["a"]
     assert store.missing(["a", "b"], ["raw"], "fake", "0" * 16).num_rows == 0
 

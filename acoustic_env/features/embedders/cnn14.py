@@ -51,7 +51,7 @@ class PublishedCnn14(nn.Module):
 
     @classmethod
     def empty(cls) -> PublishedCnn14:
-        """Room for the tensors, without the time that initializing 80 million numbers takes."""
+        """Build it without the time that initializing 80 million numbers takes; the tensors hold anything."""
         with torch.device("meta"):
             module = cls()
         return module.to_empty(device="cpu").eval()

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, Json, Waveforms, check_device
 from acoustic_env.features.embedders.front_end import FrontEnd
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+MOST_SIGNALS: Final = 3  # of a batch whose outputs are kept for the other blocks of a network
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class EmbedderBlock(FeatureBlock):
         outputs = self._model.outputs
         if key not in outputs:
             outputs[key] = self._checked(self.embed(waveforms), len(waveforms))
-            if len(outputs) > len(SIGNALS):
+            if len(outputs) > MOST_SIGNALS:
                 outputs.popitem(last=False)
         return outputs[key]
 
@@ -244,6 +244,8 @@ class EmbedderBlock(FeatureBlock):
         Raises:
             ClipError: out_of_memory, when not even one clip fits.
         """
+        import torch
+
         model = self._model
         waveforms = pad_end(waveforms, self.min_samples)
         clips, samples = waveforms.shape
@@ -264,7 +266,8 @@ class EmbedderBlock(FeatureBlock):
             else:
                 done += step
                 continue
-            self._free()
+            if model.device == "cuda":  # not before the exception, which refers to tensors, is gone
+                torch.cuda.empty_cache()
         return joined(outputs)
 
     def _forward(self, waveforms: Waveforms) -> EmbedderOutput:
@@ -281,12 +284,6 @@ class EmbedderBlock(FeatureBlock):
                     stack.enter_context(torch.autocast(model.device, dtype=torch.bfloat16))
                 embeddings, scores = model.network(features)
         return EmbedderOutput(_to_numpy(embeddings), None if scores is None else _to_numpy(scores))
-
-    def _free(self) -> None:
-        import torch
-
-        if self._model.device == "cuda":
-            torch.cuda.empty_cache()
 
     @property
     def _model(self) -> LoadedModel:
@@ -319,7 +316,11 @@ _LOADED: WeakValueDictionary[str, LoadedModel] = WeakValueDictionary()
 
 
 def pad_end(waveforms: Waveforms, samples: int) -> Waveforms:
-    """Return waveforms of at least `samples` samples, zeros added at the end."""
+    """Return waveforms of at least `samples` samples, zeros added at the end.
+
+    >>> pad_end(np.ones((1, 2), np.float32), 4)
+    array([[1., 1., 0., 0.]], dtype=float32)
+    """
     missing = samples - waveforms.shape[1]
     if missing <= 0:
         return waveforms
@@ -349,9 +350,8 @@ def float32_products(tf32: bool) -> Iterator[None]:
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    said = "allocate memory" in str(error)  # by PyTorch on a CPU, and by ONNX Runtime
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _to_numpy(values: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -59,13 +59,16 @@ SQUEEZED: Final = {32: 8, 48: 16, 192: 48, 272: 72, 384: 96}
 
 
 def kaldi_mel_weights(bands: int, fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:
-    """Triangles of equal height on Kaldi's mel scale 1127 ln(1 + f/700), as torchaudio.compliance.kaldi.get_mel_banks.
+    """Compute triangles of equal height on Kaldi's mel scale, 1127 ln(1 + f/700), as torchaudio's get_mel_banks.
 
     Triangles are straight in mel, not in Hz; the bin at half the sample rate belongs to none. Computed in float32, as
     there: its rounding, up to 2e-5 of a triangle's height, is part of what the network was trained on.
 
     Returns:
         float32[bands, fft // 2 + 1].
+
+    >>> kaldi_mel_weights(128, 1024, 32_000, 0.0, 15_000.0).shape
+    torch.Size([128, 513])
     """
     low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (low_hz, high_hz))
     edges = low + torch.arange(bands + 2)[:, None] * ((high - low) / (bands + 1))

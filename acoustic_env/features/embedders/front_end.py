@@ -49,5 +49,5 @@ class FrontEnd:
         ]
 
     def parameters(self) -> dict[str, Json]:
-        """As plain data, for a fingerprint."""
+        """Return the settings as plain data, for a fingerprint."""
         return dataclasses.asdict(self)

@@ -8,7 +8,7 @@ differ by up to 1e-4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,11 @@ from acoustic_env.features.embedders.front_end import FrontEnd
 
 
 def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
-    """Triangles on the HTK mel scale, mel = 1127 ln(1 + Hz / 700), float32[fft // 2 + 1, mel_bands]; the bin at 0 Hz is
-    left out (tf.signal.linear_to_mel_weight_matrix)."""
+    """Compute triangles on the HTK mel scale, mel = 1127 ln(1 + Hz / 700), as tf.signal.linear_to_mel_weight_matrix.
+
+    Returns:
+        float32[fft // 2 + 1, mel_bands]; the bin at 0 Hz is left out.
+    """
     single = np.float32
 
     def mel(hertz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -39,7 +42,11 @@ def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
 
 
 def hann_window(samples: int) -> npt.NDArray[np.float32]:
-    """Return the periodic Hann window of an even number of samples, in float32 throughout (tf.signal.hann_window)."""
+    """Return the periodic Hann window of an even number of samples, in float32 throughout (tf.signal.hann_window).
+
+    >>> hann_window(4)
+    array([0. , 0.5, 1. , 0.5], dtype=float32)
+    """
     phase = np.float32(2.0 * np.pi) * np.arange(samples, dtype=np.float32) / np.float32(samples)
     window: npt.NDArray[np.float32] = np.float32(0.5) - np.float32(0.5) * np.cos(phase)
     return window
@@ -97,12 +104,26 @@ class LogMelPatches(nn.Module):
         return torch.log(magnitude @ self.mel + self.log_offset)
 
 
-def by_steps(embed: Callable[[Tensor], Tensor], patches: Tensor, step: int) -> Tensor:
-    """A network's embeddings[clips, patches, size] of patches[clips, patches, frames, bands], `step` at a time."""
-    clips, count = patches.shape[:2]
-    flat = patches.flatten(0, 1)
-    outputs = [embed(flat[first : first + step]) for first in range(0, len(flat), step)]
-    return torch.cat(outputs).reshape(clips, count, -1)
+class PatchSteps(nn.Module):
+    """A network of single patches over those of all clips, so many at a time that memory stays bounded.
+
+    patches[clips, patches, frames, bands] -> (embeddings[clips, patches, size], scores[clips, patches, classes]).
+
+    Args:
+        network: patches[n, frames, bands] -> (embeddings[n, size], scores[n, classes] or None).
+        step: patches at a time by device.
+    """
+
+    def __init__(self, network: nn.Module, step: Mapping[str, int]) -> None:
+        super().__init__()
+        self.network, self.step = network, step
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        clips, count = patches.shape[:2]
+        pieces: tuple[Tensor, ...] = torch.split(patches.flatten(0, 1), self.step[patches.device.type])
+        embeddings, scores = zip(*(self.network(piece) for piece in pieces), strict=True)
+        joined = torch.cat(embeddings).reshape(clips, count, -1)
+        return joined, None if scores[0] is None else torch.cat(scores).reshape(clips, count, -1)
 
 
 def patch_samples(front_end: FrontEnd) -> int:

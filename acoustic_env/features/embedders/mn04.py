@@ -36,10 +36,11 @@ class Mn04Block(EmbedderBlock):
 
     def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
+        from acoustic_env.features.embedders.onnx_runtime import OnnxOnCpu
 
         network = Mn04(per_frame=self.keeps_frames)
         fit_state(network, read_checkpoint(str(self.weights)), str(self.weights))
-        return Mn04FrontEnd(), network.fold()
+        return Mn04FrontEnd(), OnnxOnCpu(network.fold(), variable_axes=(0, 3))
 
 
 class Mn04FramesBlock(FramesBlock, Mn04Block):

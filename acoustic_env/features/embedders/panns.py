@@ -108,7 +108,11 @@ def _library_versions() -> dict[str, str]:
 
 
 def pad_with_mean(waveforms: Waveforms, samples: int) -> Waveforms:
-    """Waveforms[clips, samples] of at least `samples` samples, each one's mean added at its end (np.pad, mode mean)."""
+    """Return waveforms of at least `samples` samples, each one's mean added at its end (np.pad, mode mean).
+
+    >>> pad_with_mean(np.array([[1.0, 3.0]], np.float32), 4)
+    array([[1., 3., 2., 2.]], dtype=float32)
+    """
     missing = samples - waveforms.shape[1]
     if missing <= 0:
         return waveforms
@@ -162,7 +166,7 @@ def check_mel_weights(published: PublishedCnn14, weights: str) -> None:
 
 
 def published_class() -> Any:
-    """panns-inference's Cnn14, without importing the package itself, which would run wget for a list of classes."""
+    """Return panns-inference's Cnn14 without importing the package, which would run wget for a list of classes."""
     alias = "_panns_inference_without_download"
     if alias not in sys.modules:
         found = importlib.util.find_spec("panns_inference")

@@ -30,7 +30,7 @@ PROBE_SAMPLES: Final = 45_431  # an odd length: neither a whole number of patche
 
 @contextlib.contextmanager
 def savedmodel(archive: Path) -> Iterator[Any]:
-    """The model in a TF-Hub archive (.tar.gz), through tensorflow-hub; usable afterwards too, only its assets are gone.
+    """Load the model in a TF-Hub archive (.tar.gz); it is usable afterwards too, only its assets are gone.
 
     Raises:
         UsageError: TensorFlow is missing, or the archive is damaged or holds no SavedModel.
@@ -84,7 +84,12 @@ def probe() -> npt.NDArray[np.float32]:
 
 
 def check_conversion(name: str, expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float:
-    """Largest difference over largest value between the SavedModel's embeddings of the probe and the fast network's.
+    """Return the largest difference of two embeddings of the probe, over the largest value.
+
+    Args:
+        name: of the weights.
+        expected: by the SavedModel.
+        actual: by the fast engine's network.
 
     Raises:
         UsageError: over 1e-4: the SavedModel computes something else than the published network.
@@ -129,7 +134,7 @@ class SavedModelBlock(EmbedderBlock):
 
     @abstractmethod
     def call(self, model: Any, waveform: npt.NDArray[np.float32]) -> EmbedderOutput:
-        """The model's output for one waveform, as a batch of one."""
+        """Return the model's output for one waveform, as a batch of one."""
 
 
 def _tensorflow_hub() -> Any:

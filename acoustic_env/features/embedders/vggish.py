@@ -18,7 +18,7 @@ from acoustic_env.features.embedders.savedmodel import (
     read_variables,
     savedmodel,
 )
-from acoustic_env.features.embedders.weights import Arrays, converted, fit_state, read_arrays
+from acoustic_env.features.embedders.weights import Arrays, converted, read_arrays
 from acoustic_env.features.embedders.weights_registry import VGGISH_FRONT_END
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ class VggishBlock(SavedModelBlock):
 
     def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         from acoustic_env.features.embedders.log_mel import LogMelPatches
+        from acoustic_env.features.embedders.vggish_network import vggish
 
         path, details = converted(str(self.weights), convert_savedmodel)
-        network = filled(read_arrays(path), str(self.weights), final_relu=bool(details["final_relu"]))
+        network = vggish(read_arrays(path), str(self.weights), final_relu=bool(details["final_relu"]))
         return LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False), network
 
     def call(self, model: Any, waveform: npt.NDArray[np.float32]) -> EmbedderOutput:
@@ -73,17 +74,18 @@ class VggishFramesBlock(FramesBlock, VggishBlock):
 
 
 def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
-    """TF-Hub's google/vggish/1 as the arrays of `VggishNetwork`, compared with the model itself on a test signal."""
+    """Convert TF-Hub's google/vggish/1 to the arrays of `VggishNetwork`; both must agree on a test signal."""
     import torch
 
     from acoustic_env.features.embedders.log_mel import LogMelPatches
+    from acoustic_env.features.embedders.vggish_network import vggish
 
     with savedmodel(archive) as model:
         variables = read_variables(model)
     arrays = map_variables(variables, archive.name)
     expected = model(probe()).numpy()
     final_relu = bool((expected >= 0).all())
-    network = filled(arrays, archive.name, final_relu=final_relu)
+    network = vggish(arrays, archive.name, final_relu=final_relu)
     with torch.inference_mode():
         embeddings, _ = network(
             LogMelPatches(VGGISH_FRONT_END, LOG_OFFSET, pads=False)(torch.from_numpy(probe())[None])
@@ -114,18 +116,3 @@ def map_variables(variables: Arrays, source: str) -> Arrays:
         msg = f"{source}: not VGGish as TF-Hub publishes it: no variable {error}"
         raise UsageError(msg) from error
     return arrays
-
-
-def filled(arrays: Arrays, source: str, *, final_relu: bool) -> torch.nn.Module:
-    """Return the network with the arrays loaded.
-
-    Raises:
-        UsageError: they do not fit.
-    """
-    import torch
-
-    from acoustic_env.features.embedders.vggish_network import VggishNetwork
-
-    network = VggishNetwork(final_relu=final_relu)
-    fit_state(network, {name: torch.from_numpy(array) for name, array in arrays.items()}, source)
-    return network

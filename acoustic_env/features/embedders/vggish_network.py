@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  PyTorch's own name for it
 from torch import Tensor, nn
 
-from acoustic_env.features.embedders.log_mel import by_steps
+from acoustic_env.features.embedders.log_mel import PatchSteps
+from acoustic_env.features.embedders.weights import Arrays, fit_arrays
 from acoustic_env.features.embedders.winograd_4x4 import conv3x3_relu, transform_kernel
 
 EMBEDDING: Final = 128
@@ -29,7 +30,7 @@ STEP_PATCHES: Final = {"cpu": 40, "cuda": 1024}
 
 
 class VggishNetwork(nn.Module):
-    """Patches[clips, patches, 96, 64] to embeddings[clips, patches, 128], before any activation.
+    """Patches[n, 96, 64] to embeddings[n, 128], before any activation.
 
     Args:
         final_relu: the first edition of the published network ended in a ReLU; later ones do not.
@@ -43,16 +44,12 @@ class VggishNetwork(nn.Module):
         self._kernels: dict[str, Tensor] = {}
 
     def forward(self, patches: Tensor) -> tuple[Tensor, None]:
-        return by_steps(self.embed, patches, STEP_PATCHES[patches.device.type]), None
-
-    def embed(self, patches: Tensor) -> Tensor:
-        """Map patches[n, 96, 64] to embeddings[n, 128]."""
-        minimal = patches.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        x = (self._minimal(patches[:, None]) if minimal else self._direct(patches[:, None])).flatten(1)
+        winograd = patches.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        x = (self._winograd(patches[:, None]) if winograd else self._direct(patches[:, None])).flatten(1)
         for name, _, outputs in DENSE:
             x = self.dense[name](x)
             x = x.relu_() if outputs != EMBEDDING or self.final_relu else x
-        return x
+        return x, None
 
     def _direct(self, x: Tensor) -> Tensor:
         """Map [n, 1, 96, 64] to [n, 6, 4, 512] with the library's convolutions."""
@@ -62,7 +59,7 @@ class VggishNetwork(nn.Module):
             x = F.max_pool2d(x, 2) if pooled else x
         return x.permute(0, 2, 3, 1)
 
-    def _minimal(self, x: Tensor) -> Tensor:
+    def _winograd(self, x: Tensor) -> Tensor:
         """As `_direct`, with Winograd convolution for all but the first convolution."""
         weight = self.get_parameter("convolutions.conv1.weight").to(memory_format=torch.channels_last)
         bias = self.get_parameter("convolutions.conv1.bias")
@@ -79,3 +76,14 @@ class VggishNetwork(nn.Module):
         if name not in self._kernels:
             self._kernels[name] = transform_kernel(self.get_parameter(f"convolutions.{name}.weight"))
         return conv3x3_relu(x, self._kernels[name], self.get_parameter(f"convolutions.{name}.bias"), halve=pooled)
+
+
+def vggish(arrays: Arrays, source: str, *, final_relu: bool) -> PatchSteps:
+    """Return the network with its weights: patches[clips, patches, 96, 64] to an embedding of each.
+
+    Raises:
+        UsageError: the arrays do not fit.
+    """
+    network = VggishNetwork(final_relu=final_relu)
+    fit_arrays(network, arrays, source)
+    return PatchSteps(network, STEP_PATCHES)

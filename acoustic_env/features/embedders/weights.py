@@ -102,6 +102,17 @@ def fit_state(network: torch.nn.Module, state: Mapping[str, Any], name: str) -> 
     network.load_state_dict(dict(state))
 
 
+def fit_arrays(network: torch.nn.Module, arrays: Arrays, source: str) -> None:
+    """Load arrays into a network; every key must fit.
+
+    Raises:
+        UsageError: as `fit_state`.
+    """
+    import torch
+
+    fit_state(network, {name: torch.from_numpy(array) for name, array in arrays.items()}, source)
+
+
 def converted(name: str, convert: Callable[[Path], tuple[Arrays, dict[str, Any]]]) -> tuple[Path, dict[str, Any]]:
     """Return the named weights as safetensors, converted once and kept in the cache under the source's checksum.
 

@@ -75,7 +75,7 @@ class WeightsCache:
             msg = f"{ENVIRONMENT}={self.url}: {error}"
             raise UsageError(msg) from error
         copies = user_cache() / "weights-node" / hashlib.sha256(self.url.encode()).hexdigest()[:12]
-        self.node = self._files.root if isinstance(self._files, LocalFilesystem) else copies
+        self.node = self._files.folder if isinstance(self._files, LocalFilesystem) else copies
 
     def place(self, file_name: str) -> str:
         """Return the location of a file of the cache."""

@@ -42,7 +42,7 @@ def transform_kernel(weight: Tensor) -> Tensor:
 
 
 def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Tensor:
-    """relu(conv(x) + bias) with zero padding 1, and with `halve` its 2x2 averages (stride 2, a last odd row left out).
+    """Compute relu(conv(x) + bias) with zero padding 1, and with `halve` its 2x2 averages (a last odd row left out).
 
     Args:
         x: float32[clips, height, width, inputs].

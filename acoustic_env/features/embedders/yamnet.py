@@ -17,7 +17,7 @@ from acoustic_env.features.embedders.contract import EmbedderOutput, FramesBlock
 from acoustic_env.features.embedders.savedmodel import SavedModelBlock
 from acoustic_env.features.embedders.weights import converted, converted_details, read_arrays
 from acoustic_env.features.embedders.weights_registry import YAMNET_FRONT_END, weights_source
-from acoustic_env.features.embedders.yamnet_weights import CONVERTERS, LOG_OFFSET, filled
+from acoustic_env.features.embedders.yamnet_weights import CONVERTERS, LOG_OFFSET
 
 if TYPE_CHECKING:
     import torch
@@ -55,12 +55,12 @@ class YamnetBlock(SavedModelBlock):
 
     def build(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         from acoustic_env.features.embedders.log_mel import LogMelPatches
-        from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
+        from acoustic_env.features.embedders.yamnet_network import yamnet
 
         path, details = self._converted()
         arrays = {name: array for name, array in read_arrays(path).items() if name != OLD_MEL}
         front_end = LogMelPatches(YAMNET_FRONT_END, LOG_OFFSET, pads=bool(details["pads"]))
-        return front_end, filled(YamnetNetwork(), arrays, str(self.weights))
+        return front_end, yamnet(arrays, str(self.weights))
 
     def call(self, model: Any, waveform: npt.NDArray[np.float32]) -> EmbedderOutput:
         scores, embeddings, _ = model(waveform)

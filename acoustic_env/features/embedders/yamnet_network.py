@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  PyTorch's own name for it
 from torch import Tensor, nn
 
-from acoustic_env.features.embedders.log_mel import by_steps
+from acoustic_env.features.embedders.log_mel import PatchSteps
+from acoustic_env.features.embedders.onnx_runtime import OnnxOnCpu
+from acoustic_env.features.embedders.weights import Arrays, fit_arrays
 
 CLASSES: Final = 521
 EMBEDDING: Final = 1024
@@ -58,7 +60,7 @@ class _Separable(nn.Module):
 
 
 class YamnetNetwork(nn.Module):
-    """Patches[clips, patches, 96, 64] to embeddings[clips, patches, 1024] and scores[clips, patches, 521] in [0, 1]."""
+    """Patches[n, 96, 64] to embeddings[n, 1024] and scores[n, 521] in [0, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,13 +72,19 @@ class YamnetNetwork(nn.Module):
         self.classifier = nn.Linear(EMBEDDING, CLASSES)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = by_steps(self.embed, patches, STEP_PATCHES[patches.device.type])
-        return embeddings, torch.sigmoid(self.classifier(embeddings).float())
-
-    def embed(self, patches: Tensor) -> Tensor:
-        """Map patches[n, 96, 64] to embeddings[n, 1024]."""
         x = patches[:, None].contiguous(memory_format=torch.channels_last)
         for number in range(1, len(LAYERS) + 1):
             x = self.get_submodule(f"layer{number}")(x)
-        embeddings: Tensor = x.mean((2, 3))
-        return embeddings
+        embeddings = x.mean((2, 3))
+        return embeddings, torch.sigmoid(self.classifier(embeddings).float())
+
+
+def yamnet(arrays: Arrays, source: str) -> PatchSteps:
+    """Return the network with its weights: patches[clips, patches, 96, 64] to embeddings and scores of each.
+
+    Raises:
+        UsageError: the arrays do not fit.
+    """
+    network = YamnetNetwork()
+    fit_arrays(network, arrays, source)
+    return PatchSteps(OnnxOnCpu(network.eval()), STEP_PATCHES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,8 @@ import numpy.typing as npt
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.savedmodel import check_conversion, probe, read_variables, savedmodel
 from acoustic_env.features.embedders.tflite import TfliteOperator, read_tflite
-from acoustic_env.features.embedders.weights import Arrays, class_names, fit_state
+from acoustic_env.features.embedders.weights import Arrays, class_names
 from acoustic_env.features.embedders.weights_registry import YAMNET_FRONT_END
-
-if TYPE_CHECKING:
-    from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
 
 LOG_OFFSET: Final = 0.001
 BATCH_NORM_EPSILON: Final = 1e-4
@@ -25,7 +22,7 @@ LAYERS: Final = 14
 
 
 def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
-    """TF-Hub's google/yamnet/1 as the arrays of `YamnetNetwork`, compared with the model itself on a test signal."""
+    """Convert TF-Hub's google/yamnet/1 to the arrays of `YamnetNetwork`; both must agree on a test signal."""
     with savedmodel(archive) as model:
         names = _class_map(model)
     arrays = fold_variables(read_variables(model), archive.name)
@@ -38,7 +35,7 @@ def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def convert_tflite(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    """The tflite file as the arrays of `YamnetNetwork`; padding as in TF-Hub's model, as the file takes one patch."""
+    """Convert the tflite file to the arrays of `YamnetNetwork`; padding as in TF-Hub's model."""
     arrays = map_operators(read_tflite(path), path.name)
     return arrays, {"class_names": class_names("yamnet-tflite"), "pads": True}
 
@@ -47,7 +44,7 @@ CONVERTERS: Final = {"savedmodel": convert_savedmodel, "tflite": convert_tflite}
 
 
 def fold_variables(variables: Arrays, source: str) -> Arrays:
-    """TF-Hub's variables as the network's arrays: batch normalisation folded in, channels first.
+    """Return TF-Hub's variables as the network's arrays: batch normalization folded in, channels first.
 
     Args:
         variables: by name, such as layer1/conv/kernel and layer2/depthwise_conv/bn/moving_mean.
@@ -116,26 +113,14 @@ def _add(arrays: Arrays, number: int, part: str, kernel: npt.NDArray[Any], bias:
     arrays[f"{name}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
 
 
-def filled(network: YamnetNetwork, arrays: Arrays, source: str) -> YamnetNetwork:
-    """The network with the arrays loaded.
-
-    Raises:
-        UsageError: they do not fit.
-    """
-    import torch
-
-    fit_state(network, {name: torch.from_numpy(array) for name, array in arrays.items()}, source)
-    return network
-
-
 def _compare(arrays: Arrays, source: str, expected: npt.NDArray[np.float32]) -> tuple[bool, float]:
     """Whether the SavedModel pads the end of a waveform, and how far its embeddings of the probe are from ours."""
     import torch
 
     from acoustic_env.features.embedders.log_mel import LogMelPatches
-    from acoustic_env.features.embedders.yamnet_network import YamnetNetwork
+    from acoustic_env.features.embedders.yamnet_network import yamnet
 
-    network = filled(YamnetNetwork(), arrays, source)
+    network = yamnet(arrays, source)
     with torch.inference_mode():
         waveform = torch.from_numpy(probe())[None]
         padded = LogMelPatches(YAMNET_FRONT_END, LOG_OFFSET, pads=True)(waveform)

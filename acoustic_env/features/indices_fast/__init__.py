@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.features.indices import NAMES
 from acoustic_env.features.indices_fast.activity import activity_indices
 from acoustic_env.features.indices_fast.entropy import equalized_entropies, rao_quadratic_entropy, spectrum_entropies
 from acoustic_env.features.indices_fast.measures import Array
@@ -28,16 +29,6 @@ from acoustic_env.features.indices_fast.spectrogram import Spectrogram, spectrog
 from acoustic_env.features.indices_fast.temporal import temporal_indices
 from acoustic_env.memory import reuse_freed_memory
 
-TEMPORAL_INDICES: Final = (
-    *("ZCR", "MEANt", "VARt", "SKEWt", "KURTt", "LEQt", "BGNt", "SNRt", "MED", "Ht", "ACTtFraction", "ACTtCount"),
-    *("ACTtMean", "EVNtFraction", "EVNtMean", "EVNtCount"),
-)
-SPECTRAL_INDICES: Final = (
-    *("MEANf", "VARf", "SKEWf", "KURTf", "NBPEAKS", "LEQf", "ENRf", "BGNf", "SNRf", "Hf", "EAS", "ECU", "ECV", "EPS"),
-    *("EPS_KURT", "EPS_SKEW", "ACI", "NDSI", "rBA", "AnthroEnergy", "BioEnergy", "BI", "ROU", "ADI", "AEI", "LFC"),
-    *("MFC", "HFC", "ACTspFract", "ACTspCount", "ACTspMean", "EVNspFract", "EVNspMean", "EVNspCount", "TFSD"),
-    *("H_Havrda", "H_Renyi", "H_pairedShannon", "H_gamma", "H_GiniSimpson", "RAOQ", "AGI", "nROI", "aROI"),
-)
 _SAMPLES_AT_ONCE: Final = 1 << 18
 
 
@@ -55,7 +46,7 @@ def compute_indices(
     """
     clips, samples = waveforms.shape
     reuse_freed_memory()
-    indices = {name: np.empty(clips) for name in TEMPORAL_INDICES + SPECTRAL_INDICES}
+    indices = {name: np.empty(clips) for name in NAMES}
     step = max(1, _SAMPLES_AT_ONCE // max(samples, 1))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for first in range(0, clips, step):

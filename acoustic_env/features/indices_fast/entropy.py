@@ -16,7 +16,7 @@ ORDER: Final = 3  # of the Havrda, Renyi and gamma entropies
 
 
 def equalized_entropies(spectrogram: Spectrogram) -> dict[str, Array]:
-    """EAS to EPS_SKEW: one minus the entropy of the bins' mean, variance, variation and peaks (`spectral_entropy`)."""
+    """Compute EAS to EPS_SKEW: 1 - entropy of the bins' mean, variance, variation and peaks (`spectral_entropy`)."""
     band = spectrogram.band(*BAND_HZ)
     mean, variance = measures.variance(spectrogram.equalized[:, band])
     peaks = _peak_histogram(spectrogram, band)

@@ -48,7 +48,11 @@ def variance(x: Array) -> tuple[Array, Array]:
 
 
 def moments(x: Array) -> tuple[Array, Array, Array, Array]:
-    """Mean, variance, skewness and kurtosis; the last two are sums over n - 1 by powers of the population deviation."""
+    """Compute mean, variance, skewness and kurtosis, the last two with n - 1 and powers of the population deviation.
+
+    >>> [float(moment) for moment in moments(np.array([1.0, 2.0, 3.0]))][:3]
+    [2.0, 0.6666666666666666, 0.0]
+    """
     mean = x.mean(axis=-1)
     centered = x - mean[..., None]
     square = centered * centered
@@ -67,7 +71,11 @@ def mean_product(x: Array, y: Array) -> Array:
 
 
 def entropy(x: Array) -> Array:
-    """Compute the Shannon entropy of x >= 0 as a distribution over n, in units of log n; 1 where all is zero."""
+    """Compute the Shannon entropy of x >= 0 as a distribution over n, in units of log n; 1 where all is zero.
+
+    >>> entropy(np.array([[1.0, 1.0]]))
+    array([1.])
+    """
     if x.shape[-1] == 1:
         return np.zeros(x.shape[:-1])
     p = without_zero(x / x.sum(axis=-1, keepdims=True))
@@ -77,7 +85,11 @@ def entropy(x: Array) -> Array:
 
 
 def gini(x: Array) -> Array:
-    """Compute the Gini coefficient without correction; 0 where all is zero."""
+    """Compute the Gini coefficient without correction; 0 where all is zero.
+
+    >>> gini(np.array([[1.0, 1.0], [0.0, 2.0]]))
+    array([0. , 0.5])
+    """
     n = x.shape[-1]
     total = x.sum(axis=-1)
     weighted = (np.sort(x, axis=-1) * np.arange(1, n + 1)).sum(axis=-1)
@@ -91,6 +103,10 @@ def runs(active: npt.NDArray[np.bool_], shortest: int) -> tuple[npt.NDArray[np.i
 
     The opening of each row by a bar of that length. The starts at which a bar fits form one run per run that is kept,
     shorter by one less than the bar.
+
+    >>> count, length = runs(np.array([[True, True, False, True]]), 2)
+    >>> int(count[0]), int(length[0])
+    (1, 2)
     """
     starts = active
     fits = 1

@@ -97,7 +97,7 @@ def soundscape_indices(binned: Array, bins: npt.NDArray[np.float64], frames: int
 
 
 def coarse_bins(spectrogram: Spectrogram) -> tuple[Array, npt.NDArray[np.float64]]:
-    """Mean power in bins of BIN_HZ times the average number of fine bins in one, and where they start; `into_bins`."""
+    """Compute mean power in bins of BIN_HZ times the mean number of fine bins in one, and their starts; `into_bins`."""
     frequencies = spectrogram.frequencies
     edges = np.arange(frequencies[0], frequencies[-1] + BIN_HZ, BIN_HZ)
     place = np.searchsorted(frequencies, edges)
@@ -107,7 +107,7 @@ def coarse_bins(spectrogram: Spectrogram) -> tuple[Array, npt.NDArray[np.float64
 
 
 def bioacoustic_index(spectrogram: Spectrogram) -> Array:
-    """BI: area of the mean amplitude spectrum in dB above its minimum in the mid band (`bioacoustics_index`)."""
+    """Compute BI: area of the mean amplitude spectrum in dB above its minimum, mid band (`bioacoustics_index`)."""
     amplitude = spectrogram.amplitude
     mean = amplitude.mean(axis=-1) / amplitude.max(axis=(1, 2))[:, None]
     level = measures.amplitude_to_db(mean)[:, spectrogram.band(*MID_HZ)]
@@ -128,7 +128,7 @@ def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 
 def time_frequency_derivation(spectrogram: Spectrogram) -> Array:
-    """TFSD: share of the mid band in the derivative of third-octave log amplitude over time and frequency (`tfsd`)."""
+    """Compute TFSD: share of the mid band in the derivative of third-octave log amplitude in time and frequency."""
     weights, centers = _third_octave_weights(spectrogram.frequencies)
     used = np.flatnonzero(weights.any(axis=0))
     rows = slice(used[0], used[-1] + 1)

@@ -82,7 +82,11 @@ class Spectrogram:
 
 
 def nearest_band(frequencies: npt.NDArray[np.float64], low_hz: float, high_hz: float) -> slice:
-    """Return the indices from the frequency nearest to `low_hz` to the one nearest to `high_hz`, both included."""
+    """Return the indices from the frequency nearest to `low_hz` to the one nearest to `high_hz`, both included.
+
+    >>> nearest_band(np.array([0.0, 100.0, 200.0, 300.0]), 90.0, 210.0)
+    slice(1, 3, None)
+    """
     first, last = (int(np.abs(frequencies - hz).argmin()) for hz in (low_hz, high_hz))
     return slice(first, last + 1)
 

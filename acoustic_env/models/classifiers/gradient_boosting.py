@@ -36,15 +36,10 @@ class GradientBoostingSettings(ClassifierSettings):
         """Return an unfitted `HistGradientBoostingClassifier`."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
+        own = self.own()
+        patience = own.pop("patience")
         return HistGradientBoostingClassifier(
-            learning_rate=self.learning_rate,
-            max_iter=self.max_iter,
-            max_leaf_nodes=self.max_leaf_nodes,
-            l2_regularization=self.l2_regularization,
-            max_features=self.max_features,
-            early_stopping=True,
-            n_iter_no_change=self.patience,
-            random_state=random_state,
+            **own, early_stopping=True, n_iter_no_change=patience, random_state=random_state
         )
 
     @classmethod

@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 from scipy import optimize
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import ClassifierSettings, Task
-from acoustic_env.models.classifier import Examples, check_rows, most_likely, probabilities
+from acoustic_env.models.classifier import Examples, TaskClassifier, probabilities
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.folds import grouped_folds
 
@@ -33,7 +31,7 @@ WIDE: Final = 2
 PATIENCE: Final = 2
 
 
-class LogisticClassifier(ClassifierMixin, BaseEstimator):
+class LogisticClassifier(TaskClassifier):
     """Ridge logistic regression: one sigmoid (binary), one softmax (multiclass) or a sigmoid per class (multilabel).
 
     Args:
@@ -41,7 +39,6 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):
         random_state: seed of the inner folds.
 
     Attributes:
-        classes_: [classes].
         penalty_: the penalty used.
         coef_, intercept_: [outputs, features] and [outputs].
     """
@@ -59,19 +56,16 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):
             sample_weight: [n].
             groups: [n], rows that inner folds do not split.
         """
-        rows, _ = check_rows(self, X, y, sample_weight, groups=groups)
+        rows, _ = self.check_rows(X, y, sample_weight, groups=groups)
         outputs = 1 if self.task_ == "binary" else len(self.classes_)
         basis = row_space(rows.x) if rows.x.shape[1] > WIDE * len(rows) else None
         train = rows if basis is None else replace(rows, x=(rows.x @ basis).astype(np.float32))
         penalty, start = self.penalty, None
         if penalty is None:
             folds = min(FOLDS, len(np.unique(train.groups)))
-            seed = self.random_state
-            if not isinstance(seed, int | np.integer):
-                seed = check_random_state(seed).randint(2**31)
             penalty = PENALTIES[len(PENALTIES) // 2]
             if folds > 1:
-                fold = grouped_folds(train.y, train.groups, folds, int(seed))
+                fold = grouped_folds(train.y, train.groups, folds, self.seed())
                 tried = 1 if train.x.size * outputs > LARGE else folds
                 paths = [self._path(train.take(fold != f), train.take(fold == f)) for f in range(tried)]
                 best = int(np.argmin(np.mean([losses for losses, _ in paths], axis=0)))
@@ -111,15 +105,6 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):
         """Return probabilities [n, classes]."""
         scores = self.decision_function(X)
         return probabilities(scores[:, None] if scores.ndim == 1 else scores, self.task_)
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the likeliest class [n], or int [n, classes] for multilabel."""
-        return most_likely(self.predict_proba(X), self.classes_, self.task_)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
 
 
 class LogisticSettings(ClassifierSettings):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field
 
-from acoustic_env.config import ClassifierSettings
+from acoustic_env.config import Task
+from acoustic_env.models.classifiers.network import NetworkSettings
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_LAYERS: Final = 5
 WIDE_INPUTS: Final = 600
 """Above this many inputs the search allows 512 units in a layer instead of 256, as the source system did."""
 
 
-class MLPSettings(ClassifierSettings):
+class MLPSettings(NetworkSettings):
     """A multilayer perceptron, stopped on validation rows."""
 
     kind: Literal["mlp"] = "mlp"
@@ -28,32 +33,22 @@ class MLPSettings(ClassifierSettings):
     dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout on the input and after every hidden layer, in [0, 1)."""
 
-    learning_rate: float = Field(1e-3, gt=0)
-    """Learning rate of AdamW."""
-
-    weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay of AdamW, 0 for none."""
-
-    batch_size: int = Field(256, ge=1)
-    """Rows of a step."""
-
-    max_epochs: int = Field(200, ge=1)
-    """Upper bound of epochs; training stops `patience` epochs after the best validation score."""
-
-    patience: int = Field(15, ge=1)
-    """Epochs without improvement after which training stops."""
-
-    workers: int = Field(0, ge=0)
-    """Ray Train workers; 0 trains in this process with the same code."""
-
     def estimator(self, random_state: int) -> Any:
         """Return an unfitted `MLPClassifier`."""
         from acoustic_env.models.mlp import MLPClassifier
 
-        own = {
-            name: getattr(self, name) for name in type(self).model_fields if name not in ("kind", "ensemble", "seed")
-        }
-        return MLPClassifier(**own, random_state=random_state)
+        return MLPClassifier(**self.own(), random_state=random_state)
+
+    def network(self, shape: tuple[int, ...], outputs: int, task: Task) -> torch.nn.Module:
+        """Build dropout, then (linear, activation, dropout) per hidden layer, then linear."""
+        from torch import nn
+
+        activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[self.activation]
+        (inputs,) = shape
+        layers: list[nn.Module] = [nn.Dropout(self.dropout)]
+        for width, units in pairwise((inputs, *self.layers)):
+            layers += [nn.Linear(width, units), activation(), nn.Dropout(self.dropout)]
+        return nn.Sequential(*layers, nn.Linear((inputs, *self.layers)[-1], outputs))
 
     @classmethod
     def search_space(cls, trial: Any, features: int) -> None:

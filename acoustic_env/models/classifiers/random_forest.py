@@ -27,13 +27,7 @@ class RandomForestSettings(ClassifierSettings):
         """Return an unfitted `RandomForestClassifier`."""
         from sklearn.ensemble import RandomForestClassifier
 
-        return RandomForestClassifier(
-            self.n_estimators,
-            max_features=self.max_features,
-            min_samples_leaf=self.min_samples_leaf,
-            n_jobs=-1,
-            random_state=random_state,
-        )
+        return RandomForestClassifier(**self.own(), n_jobs=-1, random_state=random_state)
 
     @classmethod
     def search_space(cls, trial: Any, features: int) -> None:

@@ -6,21 +6,18 @@ import json
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import ClassifierSettings
-from acoustic_env.models.classifier import Examples, check_rows, most_likely
+from acoustic_env.models.classifier import Examples, TaskClassifier
 from acoustic_env.models.evaluate import Floats
 
 # One tree a class and round up to here; above, one tree whose leaves are vectors.
 MOST_SINGLE_OUTPUTS: Final = 32
 
 
-class XGBoostClassifier(ClassifierMixin, BaseEstimator):
+class XGBoostClassifier(TaskClassifier):
     """XGBoost on scikit-learn's contract.
 
     Args:
@@ -29,7 +26,6 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         random_state: seed of the samples.
 
     Attributes:
-        classes_: [classes].
         booster_: `xgboost.Booster` of the rounds that count.
     """
 
@@ -72,16 +68,15 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         """
         import xgboost
 
-        train, validation = check_rows(self, X, y, sample_weight, X_val, y_val)
+        train, validation = self.check_rows(X, y, sample_weight, X_val, y_val)
         parameters = {**self.get_params(), **self._objective(), "tree_method": "hist"}
         rounds, patience = parameters.pop("rounds"), parameters.pop("patience")
-        seed = parameters.pop("random_state")
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(2**31)
+        parameters["seed"] = self.seed()
+        del parameters["random_state"]
         stopping: dict[str, Any] = {}
         if validation is not None:
             stopping = {"evals": [(_matrix(validation), "held_out")], "early_stopping_rounds": patience}
-        found = xgboost.train({**parameters, "seed": int(seed)}, _matrix(train), rounds, verbose_eval=False, **stopping)
+        found = xgboost.train(parameters, _matrix(train), rounds, verbose_eval=False, **stopping)
         self.booster_ = found[: found.best_iteration + 1] if stopping else found
         return self
 
@@ -104,10 +99,6 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
             return np.stack([1 - found, found], axis=1)
         return np.asarray(found.reshape(len(x), len(self.classes_)))
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the likeliest class [n], or int [n, classes] for multilabel."""
-        return most_likely(self.predict_proba(X), self.classes_, self.task_)
-
     def dump_fitted(self) -> bytes:
         """Return what `fit` learned as UBJSON."""
         self.booster_.set_attr(learned=json.dumps({"task": self.task_, "classes": np.asarray(self.classes_).tolist()}))
@@ -122,11 +113,6 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         self.task_, self.classes_ = learned["task"], np.asarray(learned["classes"])
         self.n_features_in_ = self.booster_.num_features()
         return self
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
 
 
 def _matrix(rows: Examples) -> Any:
@@ -169,10 +155,7 @@ class XGBoostSettings(ClassifierSettings):
 
     def estimator(self, random_state: int) -> Any:
         """Return an unfitted `XGBoostClassifier`."""
-        own = {
-            name: getattr(self, name) for name in type(self).model_fields if name not in ("kind", "ensemble", "seed")
-        }
-        return XGBoostClassifier(**own, random_state=random_state)
+        return XGBoostClassifier(**self.own(), random_state=random_state)
 
     @classmethod
     def search_space(cls, trial: Any, features: int) -> None:

@@ -102,7 +102,17 @@ def test_means_and_frames_of_a_batch_are_computed_in_one_pass(monkeypatch: pytes
     assert passes == [2, 2, 2]
 
 
-def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError, ""),
+        (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 800000000000 bytes"),
+        (Exception, "bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 2457600000"),
+    ],
+)
+def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(
+    error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     block, waveforms = loaded(), noise(7, 20_000)
     whole = block.compute(waveforms)
     forward, sizes = PlaceholderBlock._forward, []
@@ -110,7 +120,7 @@ def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(monkeypatc
     def cramped(self: PlaceholderBlock, batch: npt.NDArray[np.float32]) -> EmbedderOutput:
         sizes.append(len(batch))
         if len(batch) > 2:
-            raise torch.OutOfMemoryError
+            raise error(message)
         return forward(self, batch)
 
     monkeypatch.setattr(PlaceholderBlock, "_forward", cramped)

@@ -188,6 +188,16 @@ def test_bf16_stays_close_to_float32(block: EmbedderBlock, clip: Clips) -> None:
     assert 0.99 < cosine < 1
 
 
+def test_onnx_runtime_gives_what_pytorch_gives(block: EmbedderBlock, clip: Clips) -> None:
+    network = block._model.network
+    for samples in (160_000, 50_001):
+        with torch.inference_mode():
+            spectrogram = block._model.preprocess(torch.from_numpy(clip[:, :samples]))
+            for given, expected in zip(network(spectrogram), network.network(spectrogram), strict=True):
+                assert float((given - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert network._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+
+
 def test_there_is_no_reference_engine_and_it_says_so() -> None:
     with pytest.raises(UsageError, match="no reference engine"):
         make_block("mn04", "reference")

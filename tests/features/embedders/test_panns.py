@@ -345,7 +345,7 @@ def test_a_truncated_file_that_was_trusted_by_checksum_is_still_one_clear_error(
     halve=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_minimal_filtering_is_a_convolution(
+def test_winograd_convolution_is_a_convolution(
     clips: int, height: int, width: int, inputs: int, outputs: int, halve: bool, seed: int
 ) -> None:
     if halve and min(height, width) < 2:

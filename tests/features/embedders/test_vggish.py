@@ -72,17 +72,17 @@ def test_the_front_end_is_tensorflows_within_1e_5() -> None:
         assert np.abs(actual - expected).max() / np.abs(expected).max() < 1e-5
 
 
-def test_minimal_filtering_gives_what_the_library_convolves() -> None:
+def test_winograd_convolution_gives_what_the_library_convolves() -> None:
     torch.manual_seed(23)
     network = VggishNetwork().requires_grad_(False)
     patches = torch.randn(3, 1, 96, 64)
-    direct, minimal = network._direct(patches), network._minimal(patches)
-    assert direct.shape == minimal.shape == (3, 6, 4, 512)
-    assert float((direct - minimal).abs().max() / direct.abs().max()) < 1e-5
+    direct, winograd = network._direct(patches), network._winograd(patches)
+    assert direct.shape == winograd.shape == (3, 6, 4, 512)
+    assert float((direct - winograd).abs().max() / direct.abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("halve", [False, True])
-def test_filtering_of_4x4_tiles_gives_what_the_library_convolves(halve: bool) -> None:
+def test_winograd_convolution_of_4x4_tiles_gives_what_the_library_convolves(halve: bool) -> None:
     torch.manual_seed(4)
     x, kernel, bias = torch.randn(41, 7, 12, 8).relu(), torch.randn(10, 7, 3, 3), torch.randn(10)
     expected = functional.conv2d(x.double(), kernel.double(), bias.double(), padding=1).relu()
@@ -92,7 +92,7 @@ def test_filtering_of_4x4_tiles_gives_what_the_library_convolves(halve: bool) ->
     assert float((given - expected).abs().max() / expected.max()) < 1e-5
 
 
-def test_filtering_of_4x4_tiles_refuses_maps_of_other_sizes() -> None:
+def test_winograd_convolution_of_4x4_tiles_refuses_maps_of_other_sizes() -> None:
     with pytest.raises(ValueError, match="maps of 6x8 are not made of whole 4x4 tiles"):
         conv3x3_relu(torch.zeros(1, 6, 8, 1), transform_kernel(torch.zeros(1, 1, 3, 3)), torch.zeros(1), halve=False)
 

@@ -1,0 +1,174 @@
+"""Blocks `logmel` and `mfcc`: the mel spectrogram and its cepstral coefficients, as librosa defines them.
+
+The filters are librosa's (Slaney's scale and norm); dB are 10 log10 of the power, relative to 1 or to the largest cell
+of the clip. MFCCs are the orthonormal DCT-II of the mel spectrogram in dB; deltas are Savitzky-Golay slopes over nine
+frames.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+from pydantic import Field
+
+from acoustic_env.features.block import Column
+from acoustic_env.features.short_time import (
+    Array,
+    FrameSettings,
+    ShortTimeBlock,
+    ShortTimeFramesBlock,
+    power_spectrogram,
+    vector,
+)
+
+AMIN: Final = 1e-10  # the least power of a cell before the logarithm, as librosa.power_to_db
+LN_OFFSET: Final = 1e-9
+DELTA_FRAMES: Final = 9
+_NAMES: Final = ("mfcc", "mfcc_delta", "mfcc_delta2")
+
+
+class MelSettings(FrameSettings):
+    """Frames, mel bands and the logarithm."""
+
+    n_mels: int = Field(64, ge=1, le=512)
+    """Number of mel bands."""
+
+    fmin: float = Field(0.0, ge=0)
+    """Lowest frequency in Hz."""
+
+    fmax: float | None = Field(None, gt=0)
+    """Highest frequency in Hz, at most half the rate. Default: half the rate."""
+
+    log: Literal["db", "ln", "none"] = "db"
+    """db: 10 log10 of the power; ln: ln(power + 1e-9); none: the power itself."""
+
+    reference: Literal["one", "max"] = "one"
+    """0 dB is a power of 1, or the clip's largest cell."""
+
+    top_db: float | None = Field(80.0, gt=0)
+    """Cells more than this below the clip's largest are raised to it; null for no limit."""
+
+
+class MfccSettings(MelSettings):
+    """A mel spectrogram in dB and its number of coefficients."""
+
+    n_mels: int = Field(128, ge=1, le=512)
+    """Number of mel bands."""
+
+    n_mfcc: int = Field(20, ge=1)
+    """Number of cepstral coefficients, at most n_mels."""
+
+    deltas: int = Field(2, ge=0, le=2)
+    """Derivatives in time besides: none, the slope, or the slope's slope as well."""
+
+    log: Literal["db"] = "db"
+    """MFCCs are of the spectrogram in dB."""
+
+
+class LogMelBlock(ShortTimeBlock):
+    """Mean and standard deviation over frames of each mel band."""
+
+    name: ClassVar[str] = "logmel"
+    version: ClassVar[int] = 1
+    settings_class: ClassVar[type[FrameSettings]] = MelSettings
+    settings: MelSettings
+
+    def features(self) -> tuple[Column, ...]:
+        unit = "dB" if self.settings.log == "db" else "1"
+        return (Column("logmel", vector(self.settings.n_mels), unit, f"mel spectrogram, {self.settings.log}"),)
+
+    def frames_of(self, waveform: Array) -> dict[str, Array]:
+        return {"logmel": self.spectrogram(waveform)}
+
+    def spectrogram(self, waveform: Array) -> Array:
+        """Compute the mel spectrogram [frames, mels] of one clip, with its logarithm."""
+        power = self._reference_power(waveform) if self.engine == "reference" else self._power(waveform)
+        match self.settings.log:
+            case "ln":
+                return np.asarray(np.log(power + power.dtype.type(LN_OFFSET)))
+            case "none":
+                return power
+        return self._decibels(power)
+
+    def _power(self, waveform: Array) -> Array:
+        return np.asarray(power_spectrogram(waveform, self.settings) @ self._filters.astype(waveform.dtype))
+
+    @cached_property
+    def _filters(self) -> Array:
+        """Mel filters [bins, mels]."""
+        import librosa
+
+        at = self.settings
+        return librosa.filters.mel(sr=at.sample_rate, n_fft=at.n_fft, n_mels=at.n_mels, fmin=at.fmin, fmax=at.fmax).T
+
+    def _reference_power(self, waveform: Array) -> Array:
+        import librosa
+
+        at = self.settings.as_json()
+        names = ("n_fft", "hop_length", "win_length", "window", "n_mels", "fmin", "fmax")
+        return librosa.feature.melspectrogram(y=waveform, sr=self.sample_rate, **{name: at[name] for name in names}).T
+
+    def _decibels(self, power: Array) -> Array:
+        at = self.settings
+        if self.engine == "reference":
+            import librosa
+
+            reference: Any = np.max if at.reference == "max" else 1.0
+            return np.asarray(librosa.power_to_db(power, ref=reference, amin=AMIN, top_db=at.top_db))
+        levels = 10 * np.log10(np.maximum(power, power.dtype.type(AMIN)))
+        if at.reference == "max":
+            levels -= 10 * np.log10(max(float(power.max()), AMIN))
+        lowest = -np.inf if at.top_db is None else levels.max() - at.top_db
+        return np.asarray(np.maximum(levels, lowest))
+
+
+class MfccBlock(LogMelBlock):
+    """Mean and standard deviation over frames of each coefficient and of its derivatives in time."""
+
+    name: ClassVar[str] = "mfcc"
+    version: ClassVar[int] = 1
+    settings_class = MfccSettings
+    settings: MfccSettings
+
+    def features(self) -> tuple[Column, ...]:
+        texts = ("cepstral coefficients of the mel spectrogram", "their slope per frame", "their second derivative")
+        wanted = zip(_NAMES[: self.settings.deltas + 1], texts, strict=False)
+        return tuple(Column(name, vector(self.settings.n_mfcc), "dB", text) for name, text in wanted)
+
+    def frames_of(self, waveform: Array) -> dict[str, Array]:
+        levels, orders = self.spectrogram(waveform), range(1, self.settings.deltas + 1)
+        if self.engine == "reference":
+            import librosa
+
+            coefficients = librosa.feature.mfcc(S=levels.T, n_mfcc=self.settings.n_mfcc)
+            # With fewer frames than a slope needs, the ends are repeated.
+            mode = "interp" if coefficients.shape[1] >= DELTA_FRAMES else "nearest"
+            slopes = [librosa.feature.delta(coefficients, width=DELTA_FRAMES, order=n, mode=mode).T for n in orders]
+            return dict(zip(_NAMES, (coefficients.T, *slopes), strict=False))
+        from scipy import fft
+
+        coefficients = fft.dct(levels, axis=1, type=2, norm="ortho")[:, : self.settings.n_mfcc]
+        slopes = [savgol_slope(coefficients, order) for order in orders]
+        return dict(zip(_NAMES, (coefficients, *slopes), strict=False))
+
+
+def savgol_slope(values: Array, order: int) -> Array:
+    """Compute the derivative of values [frames, size] along frames, as `librosa.feature.delta` over nine frames."""
+    from scipy import signal
+
+    mode: Any = "interp" if len(values) >= DELTA_FRAMES else "nearest"
+    return np.asarray(signal.savgol_filter(values, DELTA_FRAMES, polyorder=order, deriv=order, axis=0, mode=mode))
+
+
+class LogMelFramesBlock(ShortTimeFramesBlock, LogMelBlock):
+    """Every frame of the mel spectrogram."""
+
+    name = "logmel_frames"
+
+
+class MfccFramesBlock(ShortTimeFramesBlock, MfccBlock):
+    """Every frame of the coefficients and of their derivatives."""
+
+    name = "mfcc_frames"

@@ -1,0 +1,128 @@
+"""Networks on sequences as a classifier on scikit-learn's contract; rows are frames [n, frames, bands]."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_is_fitted
+
+from acoustic_env.errors import UsageError
+from acoustic_env.models.classifier import Examples, TaskClassifier, probabilities
+from acoustic_env.models.classifiers.sequences import SequenceSettings
+from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.training import LocalSession, TrainingSpec, forward, train_network
+
+if TYPE_CHECKING:
+    import torch
+
+
+class SequenceClassifier(TaskClassifier):
+    """A network of a registered kind.
+
+    Args:
+        settings: of the kind; they build the network and train it.
+        checkpoints: where Ray Train's workers keep checkpoints; None for a temporary folder.
+        random_state: seed of weights, order, augmentation and dropout.
+
+    Attributes:
+        weights_: the network's state as PyTorch names it.
+        shape_: frames and bands of a row.
+        history_: the metrics of each epoch.
+    """
+
+    file_suffix: ClassVar = "safetensors"
+
+    def __init__(self, settings: SequenceSettings, checkpoints: str | None = None, random_state: Any = None) -> None:
+        self.settings = settings
+        self.checkpoints = checkpoints
+        self.random_state = random_state
+
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None
+    ) -> SequenceClassifier:
+        """Train; the weights of the best validation epoch are kept, without validation rows those of the last.
+
+        Args:
+            X: `Sequences` or an array [n, frames, bands].
+            y: [n] classes, or bool [n, classes] for multilabel.
+            sample_weight: [n].
+            X_val, y_val: validation rows.
+
+        Raises:
+            ValueError: one class only, or rows that are no sequences.
+            UsageError: Ray Train workers were asked for, and the frames do not fit into memory.
+        """
+        x, y = Sequences.of(X), np.asarray(y)
+        coded = self.code_targets(y)
+        weights = self.settings.row_weights(coded)
+        if sample_weight is not None:
+            weights = np.asarray(sample_weight) * (1 if weights is None else weights)
+        train = Examples(x, coded, np.arange(len(x)), weights)
+        held = None
+        if X_val is not None and len(X_val):
+            known = np.asarray(y_val)
+            known = known.astype(bool) if known.ndim == 2 else np.searchsorted(self.classes_, known)
+            held = Examples(Sequences.of(X_val), known, np.arange(len(X_val)))
+        self.shape_ = x.shape[1:]
+        if self.settings.workers and x.in_file:
+            msg = "frames that do not fit into memory lie in a file of this machine; train with `workers: 0`"
+            raise UsageError(msg)
+        spec = TrainingSpec(self.settings.replace(seed=self.seed()), self.task_, len(self.classes_))
+        if self.settings.workers:
+            from acoustic_env.models.train import train_on_ray
+
+            with nullcontext(self.checkpoints) if self.checkpoints else tempfile.TemporaryDirectory() as place:
+                trained = train_on_ray(spec, train, held, place)
+        else:
+            trained = train_network(spec, train, held, LocalSession())
+        self.weights_, self.history_ = trained.best_weights, [dict(epoch) for epoch in trained.history]
+        return self
+
+    def network(self) -> torch.nn.Module:
+        """Return the fitted network, rows [n, frames, bands] to logits [n, outputs], without dropout."""
+        import torch
+
+        check_is_fitted(self, "weights_")
+        outputs = 1 if self.task_ == "binary" else len(self.classes_)
+        network = self.settings.network(self.shape_, outputs, self.task_)
+        network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights_.items()})
+        return network.eval().requires_grad_(requires_grad=False)
+
+    def logits(self, X: Any) -> npt.NDArray[np.float32]:
+        """Return logits [n, outputs]."""
+        return forward(self.network(), Sequences.of(X))
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Return probabilities [n, classes]."""
+        return probabilities(self.logits(X), self.task_)
+
+    def dump_fitted(self) -> bytes:
+        """Return what `fit` learned as safetensors."""
+        from safetensors.numpy import save
+
+        described = {"task": self.task_, "shape": json.dumps(self.shape_), "history": json.dumps(self.history_)}
+        arrays = {f"network.{name}": np.ascontiguousarray(value) for name, value in self.weights_.items()}
+        return save({**arrays, "classes": np.asarray(self.classes_)}, described)
+
+    def load_fitted(self, data: bytes) -> SequenceClassifier:
+        """Take over what `dump_fitted` returned."""
+        from safetensors.numpy import load
+
+        arrays = load(data)
+        described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        self.task_, self.classes_ = described["task"], arrays.pop("classes")
+        self.shape_, self.history_ = tuple(json.loads(described["shape"])), json.loads(described["history"])
+        self.weights_ = {name.removeprefix("network."): value for name, value in arrays.items()}
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags

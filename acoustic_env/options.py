@@ -1,0 +1,202 @@
+"""The settings of one run of a command: its options, their defaults, ranges and help texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from acoustic_env.config import Settings, SignalName
+
+Design = Literal["simple", "stratified", "unequal"]
+
+
+class ExtractSettings(Settings):
+    """One run of the extraction job."""
+
+    clips: str
+    """Clip list, Parquet or CSV, at any fsspec URL."""
+
+    store: str
+    """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
+
+    recipe: str | None = None
+    """Recipe (name or YAML file) whose signals and blocks, with their options, are the defaults of those two."""
+
+    signals: tuple[SignalName, ...] = ()
+    """Signals of each clip, such as raw,fg,bg. Default: those of the recipe; without one, these three."""
+
+    blocks: tuple[str, ...] = ()
+    """Feature blocks, such as indices,mps. Default: those of the recipe; without one, these two."""
+
+    engine: Literal["fast", "reference"] = "fast"
+    """Engine: batched array code (fast) or the published libraries (reference)."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of networks and the modulation spectrum; auto takes a GPU where there is one."""
+
+    limit: int | None = Field(None, ge=1)
+    """Only the first N clips of the list, 1 or more. Default: all."""
+
+    retry_errors: bool = False
+    """Try clips with a permanent error again."""
+
+    max_error_rate: float = Field(0.05, ge=0, le=1)
+    """Share of the list's clips that may fail, 0 to 1, before the run ends with exit code 3."""
+
+    address: str | None = None
+    """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
+
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+    relocated: tuple[str, ...] = ()
+    """The audio below OLD (a folder or URL), from which rows were computed, is now below NEW: the same files. May be
+    given more than once."""
+
+
+def _check_version(text: str) -> str:
+    if not all(text.partition("=")):
+        msg = f"{text!r} is not BLOCK=FINGERPRINT"
+        raise ValueError(msg)
+    return text
+
+
+class StudySettings(Settings):
+    """The data of a study, for training, search and comparison."""
+
+    clips: str
+    """Clip list, Parquet or CSV, at any fsspec URL."""
+
+    store: str
+    """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
+
+    recipe: str
+    """Recipe: a name or a YAML file."""
+
+    out: str
+    """Folder of the results."""
+
+    blocks: tuple[str, ...] = ()
+    """Feature blocks, instead of the recipe's."""
+
+    signals: tuple[SignalName, ...] = ()
+    """Signals, instead of the recipe's."""
+
+    version: tuple[Annotated[str, AfterValidator(_check_version)], ...] = ()
+    """Version of a block that the store has in several. May be given more than once."""
+
+
+class TrainSettings(StudySettings):
+    """One run of `train`."""
+
+    model: str | None = None
+    """Kind of the classifier: mlp, xgboost, logistic, random_forest, gradient_boosting, svm, knn, on frames cnn,
+    resnet, attention, crnn, or one of another package. Default: the recipe's."""
+
+    settings: str | None = None
+    """Classifier settings (YAML or JSON), as of `tune`."""
+
+    ensemble: int | None = Field(None, ge=1)
+    """Models averaged, 1 or more. Default: the recipe's."""
+
+    workers: int | None = Field(None, ge=0)
+    """Ray Train workers of a network; 0 for this process. Default: the recipe's."""
+
+    overfit: int | None = Field(None, ge=1)
+    """Only check that the network can learn: train on this many batches alone, without regularization, until the loss
+    falls to a fiftieth. Writes nothing; exit code 1 where it does not fall."""
+
+    checkpoints: str | None = None
+    """Checkpoints of the workers, a folder or URL that every node sees."""
+
+    address: str | None = None
+    """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
+
+
+class TuneSettings(StudySettings):
+    """One run of `tune`."""
+
+    model: str | None = None
+    """Kind of the classifier, as of `train`. Default: the recipe's."""
+
+    settings: str | None = None
+    """Classifier settings that are not searched (YAML or JSON)."""
+
+    trials: int = Field(100, ge=1)
+    """Trials in all, 1 or more."""
+
+    address: str | None = None
+    """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
+
+
+class CompareSettings(StudySettings):
+    """One run of `study`."""
+
+    model: tuple[str, ...] = ()
+    """Kinds of classifiers to compare. Default: the recipe's."""
+
+    every_fold: bool = False
+    """Predict test folds, too; results can no longer be used for model selection."""
+
+
+class SampleSettings(Settings):
+    """How a sample of ranked rows is drawn."""
+
+    n: int = Field(ge=1)
+    """Rows to draw; gold and repeated rows are added."""
+
+    design: Design = "stratified"
+    """simple (all rows alike), stratified (class x score quantile, as fine as n allows) or unequal (undecided rows more
+    often, with a minimum for every row)."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of the draw and of the order."""
+
+    absent: bool = False
+    """Sample labels that the list does not give, to find missing ones, in place of those it gives."""
+
+    repeat: float = Field(0.1, ge=0, le=1)
+    """Share of the drawn rows presented a second time, to measure whether annotators agree with themselves, 0 to 1."""
+
+
+class RelabelSettings(Settings):
+    """How the ranking may decide labels without an answer."""
+
+    precision: float = Field(0.8, ge=0.5, lt=1)
+    """Share of automatic decisions that must be right, proven with 95 % confidence for each kind (drop, add, keep), in
+    [0.5, 1)."""
+
+
+class ReannotateSettings(Settings):
+    """One run of the re-annotation job."""
+
+    clips: str
+    """The new clip list."""
+
+    store: str
+    """Feature store."""
+
+    bundle: str
+    """Folder of the trained classifier."""
+
+    labels: str
+    """LABELS, the folder of versions of the labels."""
+
+    annotations: str | None = None
+    """All annotations of the samples so far (Parquet or CSV); those of earlier runs are kept."""
+
+    budget: int = Field(100, ge=2)
+    """Rows in the sample that evaluates a version, at least 2."""
+
+    approve: str | None = None
+    """Name of the approver: publish the new version whatever its sample says."""
+
+    max_error_rate: float = Field(0.05, ge=0, le=1)
+    """Share of the list's clips that may fail in the extraction before the run ends with exit code 3, 0 to 1."""
+
+    address: str | None = None
+    """Ray cluster to join; without it that of RAY_ADDRESS, or a local one."""
+
+    seed: int = Field(23, ge=0)
+    """Seed of the sample and of the drift test."""
