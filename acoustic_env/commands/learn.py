@@ -233,7 +233,7 @@ def run_tune(namespace: argparse.Namespace) -> int:
     study = _study(settings, recipe)
     state = SearchState.open(settings.out, search_identity(study), settings.trials)
     parts = preprocessed_parts(study)
-    with cluster(settings.address) if state.unfinished else nullcontext():
+    with cluster(settings.address) if state.left else nullcontext():
         trials = search(recipe.model, len(study.targets.classes), *parts, state)
     table = trial_table(trials)
     write_table(table, join(settings.out, "trials.csv"))

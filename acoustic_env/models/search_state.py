@@ -1,7 +1,7 @@
-"""The record of a search: the data and settings of its scores, and its batches of trials. Free of Ray.
+"""The record of a search: the data and settings of its scores, and its trials. Free of Ray.
 
 A score belongs to the clips, folds, features, settings and search space it was reached with. The record names them, so
-that a search goes on only with its own. Asking for more trials adds a batch; finished batches are read from the record.
+that a search goes on only with its own.
 """
 
 from __future__ import annotations
@@ -16,28 +16,8 @@ from acoustic_env.io.files import files_below, read_if_there, write_bytes
 from acoustic_env.io.location import join
 
 FILE: Final = "search.json"
-# Where Ray Tune keeps the first batch; an earlier version kept it there without a record.
-FIRST: Final = "tune"
-
-
-@dataclass
-class Batch:
-    """Trials that were asked for together.
-
-    Attributes:
-        first: number of the first trial.
-        trials: how many.
-        done: the finished trials as plain data, None until none is left to run.
-    """
-
-    first: int
-    trials: int
-    done: list[dict[str, Any]] | None = None
-
-    @property
-    def name(self) -> str:
-        """Folder of the batch's state."""
-        return FIRST if not self.first else f"{FIRST}-{self.first}"
+# Where an earlier version kept Ray Tune's state, without a record of the data.
+EARLIER: Final = "tune"
 
 
 @dataclass
@@ -47,17 +27,19 @@ class SearchState:
     Attributes:
         folder: of the search, a path or an fsspec URL.
         identity: name -> value of everything that determines a score.
-        batches: in order.
+        trials: how many were asked for.
+        ended: the trials that ended without an error, as plain data.
     """
 
     folder: str
     identity: dict[str, str]
-    batches: list[Batch] = field(default_factory=list)
+    trials: int = 0
+    ended: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def unfinished(self) -> bool:
-        """Whether trials are left to run."""
-        return any(batch.done is None for batch in self.batches)
+    def left(self) -> int:
+        """Trials left to run."""
+        return self.trials - len(self.ended)
 
     @classmethod
     def open(cls, folder: str, identity: Mapping[str, str], trials: int) -> SearchState:
@@ -77,19 +59,17 @@ class SearchState:
             raise UsageError(msg)
         written = read_if_there(join(folder, FILE))
         state = cls(folder, dict(identity)) if written is None else cls._read(folder, written)
-        if written is None and files_below(join(folder, FIRST)):
+        if written is None and files_below(join(folder, EARLIER)):
             msg = f"{folder}: holds a search of an earlier version, without a record of its data; give another --out"
             raise UsageError(msg)
         state._refuse_other(identity)
-        planned = sum(batch.trials for batch in state.batches)
-        if trials < planned:
+        if trials < state.trials:
             msg = (
-                f"--trials {trials}: the search in {folder} has {planned} trials; "
-                f"give --trials {planned} or more, or another --out"
+                f"--trials {trials}: the search in {folder} has {state.trials} trials; "
+                f"give --trials {state.trials} or more, or another --out"
             )
             raise UsageError(msg)
-        if trials > planned:
-            state.batches.append(Batch(planned, trials - planned))
+        state.trials = trials
         return state
 
     def _refuse_other(self, identity: Mapping[str, str]) -> None:
@@ -110,12 +90,12 @@ class SearchState:
     def _read(cls, folder: str, written: bytes) -> SearchState:
         try:
             found = json.loads(written)
-            return cls(folder, dict(found["identity"]), [Batch(**batch) for batch in found["batches"]])
+            return cls(folder, dict(found["identity"]), int(found["trials"]), list(found["ended"]))
         except (ValueError, TypeError, KeyError) as error:
             msg = f"{join(folder, FILE)}: not readable: {error}; give another --out"
             raise UsageError(msg) from error
 
     def write(self) -> None:
         """Write the record, whole or not at all."""
-        content = {"identity": self.identity, "batches": [vars(batch) for batch in self.batches]}
+        content = {"identity": self.identity, "trials": self.trials, "ended": self.ended}
         write_bytes(join(self.folder, FILE), json.dumps(content, indent=1).encode())

@@ -7,14 +7,14 @@ CPU, and reports its validation score. Test rows are not there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
-import logging
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,16 +22,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.config import ClassifierSettings
-from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples, fit, predict_proba
 from acoustic_env.models.evaluate import Floats, Ranking, mean_over_classes
-from acoustic_env.models.search_state import Batch, SearchState
+from acoustic_env.models.search_state import SearchState
 from acoustic_env.models.sequences import Sequences
 
 if TYPE_CHECKING:
     from acoustic_env.models.learn import Study
-
-log = logging.getLogger("acoustic_env.models.tune")
 
 STUDY: Final = "optuna"
 METRIC: Final = "score"
@@ -46,7 +43,7 @@ class Trial:
     """One trial.
 
     Attributes:
-        number: in the order of the suggestions, from 0.
+        number: in the order in which the trials ended, from 0.
         point: of the search space.
         chosen: the searched settings at this point.
         score: validation score; None when the trial failed.
@@ -167,86 +164,76 @@ def search(
     *,
     at_once: int | None = None,
 ) -> list[Trial]:
-    """Run the trials of `state` that are left: those of an interrupted batch, then those of a new one.
+    """Run the trials of `state` that are left; each is recorded when it ends.
 
     Args:
         base: settings; what the kind's search space does not name stays as it is.
         classes: number of classes.
         train, validation: preprocessed rows.
-        state: from `SearchState.open` with this study's `search_identity`; its folder keeps Ray Tune's state, too.
+        state: from `SearchState.open` with this study's `search_identity`.
         at_once: trials running together; None for one a CPU.
 
     Returns:
-        Every trial of every batch, best first.
+        Every trial, best first. Failed ones are not in the record: the next command tries as many again.
+    """
+    base = search_settings(base)
+    state.write()
+    failed = _run_trials(base, classes, train, validation, state, at_once) if state.left else []
+    trials = [Trial(**ended) for ended in state.ended]
+    trials += [dataclasses.replace(trial, number=len(trials) + place) for place, trial in enumerate(failed)]
+    return sorted(trials, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
+
+
+def _run_trials(
+    base: ClassifierSettings,
+    classes: int,
+    train: Examples,
+    validation: Examples,
+    state: SearchState,
+    at_once: int | None,
+) -> list[Trial]:
+    """Run and record the trials that are left, suggested from the seed and the recorded ones; return what failed.
+
+    Ray Tune's own state is not kept: its snapshot and its searcher's can be of different moments, so that a search
+    restored from them may end early.
     """
     import ray
     from ray import tune
-
-    state.write()
-    base = search_settings(base)
-    found: list[Trial] = []
-    trainable = None
-    for batch in state.batches:
-        if batch.done is None:
-            if trainable is None:
-                data = ray.put((train, validation))
-                bound = tune.with_parameters(_run_trial, data=data, base=base, classes=classes)
-                trainable = tune.with_resources(bound, {"cpu": 1})
-            trials = _run_batch(state.folder, batch, trainable, found, base, train.x.shape[1], at_once)
-            if all(not trial.error for trial in trials):  # failed ones are tried again by the next command
-                batch.done = [asdict(trial) for trial in trials]
-                state.write()
-        else:
-            trials = [Trial(**done) for done in batch.done]
-        found += trials
-    return sorted(found, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
-
-
-def _run_batch(
-    folder: str,
-    batch: Batch,
-    trainable: Any,
-    earlier: Sequence[Trial],
-    base: ClassifierSettings,
-    features: int,
-    at_once: int | None,
-) -> list[Trial]:
-    """Run a batch, or what an interruption left of it; suggestions follow from the seed and the earlier trials."""
-    from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    filesystem, place = arrow_filesystem(folder)
-    if tune.Tuner.can_restore(f"{place}/{batch.name}", storage_filesystem=filesystem):
-        log.info("going on with the search in %s", folder)
-        tuner = tune.Tuner.restore(
-            f"{place}/{batch.name}",
-            trainable,
-            resume_unfinished=True,
-            restart_errored=True,
-            storage_filesystem=filesystem,
-        )
-    else:
-        space = partial(_suggest, base=base, features=features)  # Ray pickles it with the searcher
-        searcher = OptunaSearch(
-            space=space,
-            metric=METRIC,
-            mode="max",
-            sampler=_sampler(base.seed + batch.first, batch.first + batch.trials),
-            storage=_earlier_scores(space, earlier),
-            study_name=STUDY,
-        )
-        config = tune.TuneConfig(
-            num_samples=batch.trials,
-            metric=METRIC,
-            mode="max",
-            reuse_actors=True,  # or every trial would load torch anew
-            search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
-        )
-        run = tune.RunConfig(name=batch.name, storage_path=place, storage_filesystem=filesystem, verbose=0)
-        tuner = tune.Tuner(trainable, tune_config=config, run_config=run)
-    with contextlib.redirect_stdout(sys.stderr):  # Ray's tables are no result
+    class Record(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            state.ended.append(asdict(_trial(len(state.ended), base, trial.config, trial.last_result)))
+            state.write()
+
+    earlier = [Trial(**ended) for ended in state.ended]
+    space = partial(_suggest, base=base, features=train.x.shape[1])  # Ray pickles it with the searcher
+    searcher = OptunaSearch(
+        space=space,
+        metric=METRIC,
+        mode="max",
+        sampler=_sampler(base.seed + len(earlier), state.trials),
+        storage=_earlier_scores(space, earlier),
+        study_name=STUDY,
+    )
+    data = ray.put((train, validation))
+    trainable = tune.with_parameters(_run_trial, data=data, base=base, classes=classes)
+    config = tune.TuneConfig(
+        num_samples=state.left,
+        metric=METRIC,
+        mode="max",
+        reuse_actors=True,  # or every trial would load torch anew
+        search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="acoustic-env-tune-") as scratch,
+        contextlib.redirect_stdout(sys.stderr),  # Ray's tables are no result
+    ):
+        run = tune.RunConfig(storage_path=scratch, callbacks=[Record()], verbose=0)
+        tuner = tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=config, run_config=run)
         results = tuner.fit()
-    return [_trial(results[index], base, batch.first) for index in range(len(results))]
+    failed = [result for result in (results[place] for place in range(len(results))) if result.error]
+    return [_trial(0, base, result.config, {}, result.error) for result in failed]
 
 
 def _suggest(trial: Any, base: ClassifierSettings, features: int) -> None:
@@ -298,25 +285,22 @@ def _run_trial(point: Mapping[str, Any], data: Any, base: ClassifierSettings, cl
         tune.report({METRIC: validation_score(predict_proba(estimator, validation.x, classes), validation.y)})
 
 
-def _trial(result: Any, base: ClassifierSettings, first: int = 0) -> Trial:
-    metrics = result.metrics or {}
+def _trial(
+    number: int,
+    base: ClassifierSettings,
+    point: Mapping[str, Any] | None,
+    metrics: Mapping[str, Any],
+    error: Exception | None = None,
+) -> Trial:
+    point = dict(point or {})
     return Trial(
-        number=first + _number(result.path),
-        point=dict(result.config),
-        chosen=changed_settings(base, result.config),
-        score=None if result.error or METRIC not in metrics else float(metrics[METRIC]),
+        number=number,
+        point=point,
+        chosen=changed_settings(base, point),
+        score=None if error else float(metrics[METRIC]),
         seconds=float(metrics.get("time_total_s", 0.0)),
-        error=str(result.error).splitlines()[-1] if result.error else "",
+        error=str(error).splitlines()[-1] if error else "",
     )
-
-
-def _number(path: str) -> int:
-    """Return the place among the suggestions of its batch, from 0.
-
-    It is in the folder's name, `<function>_<id>_<number>_<settings>`; a resumed search returns its trials in another
-    order.
-    """
-    return int(Path(path).name.removeprefix(f"{_run_trial.__name__}_").split("_")[1]) - 1
 
 
 def trial_table(trials: list[Trial]) -> pa.Table:

@@ -44,14 +44,13 @@ def test_a_search_goes_on_with_more_trials_and_only_with_its_own_study(
     more = trials_of(out)
     assert sorted(more) == [0, 1, 2]
     assert {number: more[number] for number in first} == first
-    started = list(out.glob("tune*/_run_trial_*"))
-    assert len(started) == 3
     settings = [row["layers"] for row in pa_csv.read_csv(out / "trials.csv").to_pylist()]
     assert len(set(map(str, settings))) > 1  # the added trial is not the first one again
 
     # The same again: nothing runs.
+    record = (out / "search.json").read_text()
     assert tune(disk, out, 3) == 0
-    assert sorted(out.glob("tune*/_run_trial_*")) == sorted(started)
+    assert (out / "search.json").read_text() == record  # with each trial's seconds
     assert trials_of(out) == more
     capsys.readouterr()
 
@@ -105,12 +104,12 @@ def test_a_search_that_does_not_say_of_what_is_refused(tmp_path: Path) -> None:
         SearchState.open(str(tmp_path), {"rows": "1"}, 3)
 
 
-def test_an_interrupted_batch_is_finished_before_another_is_added(tmp_path: Path) -> None:
+def test_an_interrupted_search_goes_on_with_what_is_recorded(tmp_path: Path) -> None:
     state = SearchState.open(str(tmp_path), {"rows": "1"}, 5)
+    state.ended.append({"number": 0})
     state.write()
     again = SearchState.open(str(tmp_path), {"rows": "1"}, 8)
-    assert [(batch.first, batch.trials, batch.done) for batch in again.batches] == [(0, 5, None), (5, 3, None)]
-    assert [batch.name for batch in again.batches] == ["tune", "tune-5"]
+    assert (again.ended, again.left) == ([{"number": 0}], 7)
 
 
 def test_a_record_that_is_damaged_is_refused(tmp_path: Path) -> None:
