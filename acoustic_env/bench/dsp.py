@@ -13,6 +13,7 @@ from acoustic_env.features.block import FeatureBlock
 from acoustic_env.features.golden import GOLDEN_SIGNALS
 from acoustic_env.features.indices import IndicesBlock
 from acoustic_env.features.modulation import ModulationBlock
+from acoustic_env.features.registry import make_block
 
 
 def decode() -> Pair:
@@ -42,6 +43,25 @@ def indices() -> Pair:
 def modulation() -> Pair:
     """Compute the modulation spectrum of each signal."""
     return _pair(lambda engine: _compute(ModulationBlock(engine)))
+
+
+def logmel() -> Pair:
+    """Compute the log-mel statistics of each signal."""
+    return _short_time("logmel")
+
+
+def mfcc() -> Pair:
+    """Compute the MFCC statistics of each signal."""
+    return _short_time("mfcc")
+
+
+def spectral() -> Pair:
+    """Compute the spectral statistics of each signal."""
+    return _short_time("spectral")
+
+
+def _short_time(block: str) -> Pair:
+    return _pair(lambda engine: _compute(make_block(block, engine, {"sample_rate": SAMPLE_RATE})))
 
 
 def dsp() -> Pair:
