@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +32,7 @@ from acoustic_env.audit.check import (
 from acoustic_env.audit.intervals import Bools, Floats, Ints
 from acoustic_env.audit.neighbors import Neighborhood, find_neighbors
 from acoustic_env.audit.posterior import Posterior, score_posterior
-from acoustic_env.audit.scorers import LabeledClips, Scorer, load_scorer
+from acoustic_env.audit.scorers import LabeledClips, Scorer, load_scorer, read_sequences
 from acoustic_env.audit.table import require_columns, table_schema
 from acoustic_env.audit.tags import score_by_tags, tag_scores
 from acoustic_env.clips.ontology import audioset
@@ -44,7 +44,9 @@ from acoustic_env.store.feature_store import FeatureStore
 
 if TYPE_CHECKING:
     from acoustic_env.audit.scorers import Features
-    from acoustic_env.models.matrix import FeatureColumn
+    from acoustic_env.config import ClassifierSettings
+    from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
+    from acoustic_env.models.sequences import Sequences
 
 MOST_FEATURES: Final = 512  # more are reduced to as many principal components
 REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
@@ -71,6 +73,8 @@ class Clips:
         neighborhood: nearest clips of other folds.
         duplicates: [clips] group of duplicates, -1 for none; None when they are unknown.
         tags: scores of taggers by name, [clips, classes of the study]; NaN where absent.
+        sequences: frames of the clips, for scorers that read them.
+        model: settings of a classifier on sequences, which a scorer of its kind takes.
     """
 
     clip_ids: npt.NDArray[Any]
@@ -79,6 +83,8 @@ class Clips:
     neighborhood: Neighborhood
     duplicates: Ints | None = None
     tags: Mapping[str, Floats] = field(default_factory=dict)
+    sequences: Sequences | None = None
+    model: ClassifierSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,10 @@ def rank_study(
     Args:
         clips: clip list.
         store: with the features of its clips.
-        recipe: classes, reduction, and `audit`: scorers, folds, neighbors, seed.
-        blocks, signals: to learn from; empty takes the recipe's.
+        recipe: classes, reduction, and `audit`: scorers, folds, neighbors, seed; a scorer of the kind of its `model`
+            takes the settings of that if it reads frames.
+        blocks, signals: to learn from; empty takes the recipe's. Scorers that read frames take those of the one block
+            that has any.
         duplicates: of `clips duplicates`: clip_id, group, duplicate_of.
         log: receives which clips are used.
 
@@ -127,10 +135,12 @@ def rank_study(
         load_scorer(name)
     selection = select(clips, recipe)
     targets = class_targets(selection.clips, recipe)
-    matrix = load_matrix(store, targets.clip_ids, list(blocks or recipe.blocks), signals or recipe.signals)
-    for line in [*selection.summary(), *matrix.summary()]:
+    wanted, kinds = list(blocks or recipe.blocks), tuple(signals or recipe.signals)
+    matrix = load_matrix(store, targets.clip_ids, wanted, kinds)
+    frames = _frames(store, targets.clip_ids, wanted, kinds, recipe.audit)
+    for line in [*selection.summary(), *matrix.summary(), *(frames.summary() if frames else [])]:
         log(line)
-    complete = matrix.complete()
+    complete = matrix.complete() & (frames.complete() if frames else True)
     clip_ids = [clip_id for clip_id, has_features in zip(targets.clip_ids, complete, strict=True) if has_features]
     groups, sets = selection.clips.column("group").to_pylist(), None
     if duplicates is not None:
@@ -143,10 +153,37 @@ def rank_study(
     features = reduce_blocks(matrix.values[complete], matrix.columns, recipe.reduction)
     tags = _read_tags(store, recipe, clip_ids, targets.classes)
     ready = prepare(clip_ids, features, y, np.asarray(groups)[complete], settings, sets, tags)
+    if frames:
+        ready = replace(ready, sequences=frames.values[complete], model=recipe.model)
     if recipe.task == "multilabel":
         yield from rank_multilabel(ready, y.astype(bool), targets.classes, settings)
     else:
         yield rank_exclusive(ready, y.astype(np.int64), targets.classes, settings)
+
+
+def _frames(
+    store: FeatureStore, clip_ids: Sequence[str], blocks: Sequence[str], signals: Sequence[str], settings: AuditSettings
+) -> FeatureMatrix | None:
+    """Return the frames of the one block that has any, or None if no scorer reads them.
+
+    Raises:
+        UsageError: no block, or several, have frames in the store.
+    """
+    from acoustic_env.models.matrix import load_frames
+    from acoustic_env.models.sequences import frames_block
+
+    readers = read_sequences(settings.scorers)
+    if not readers:
+        return None
+    stored = set(store.blocks())
+    found = [block for block in blocks if frames_block(block) in stored]
+    if len(found) != 1:
+        msg = (
+            f"{', '.join(readers)}: reads the frames of one block; of the blocks {', '.join(blocks)} the store has "
+            f"frames of {', '.join(found) or 'none'}; "
+        )
+        raise UsageError(msg + ("name one with --blocks" if found else "extract one with the option `frames: true`"))
+    return load_frames(store, clip_ids, found, signals)
 
 
 def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction: ReductionSettings) -> Features:
@@ -306,7 +343,16 @@ def _scorers(settings: AuditSettings, tags: Mapping[str, Floats]) -> dict[str, S
 
 
 def _labeled(clips: Clips, target: Floats, exclusive: bool, settings: AuditSettings) -> LabeledClips:
-    return LabeledClips(clips.features, target, exclusive, clips.folds, clips.neighborhood, settings.seed)
+    return LabeledClips(
+        clips.features,
+        target,
+        exclusive,
+        clips.folds,
+        clips.neighborhood,
+        settings.seed,
+        clips.sequences,
+        clips.model,
+    )
 
 
 def _label_scores(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats) -> LabelScores:

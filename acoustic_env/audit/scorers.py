@@ -8,6 +8,7 @@ entry-point group `acoustic_env.scorers`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from acoustic_env.audit.intervals import Bools, Floats, Ints
     from acoustic_env.audit.neighbors import Neighborhood
+    from acoustic_env.config import ClassifierSettings
+    from acoustic_env.models.sequences import Sequences
 
     Features = npt.NDArray[np.float32]
 
@@ -37,9 +40,20 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
         "rounds": 150,
     },
     "logistic": {"penalty": 0.03},
+    "attention": {"hidden": (128,), "dense": (128,)},
 }
-# Up to so many rows: MLPs averaged, passes over the rows, rows of a step. More rows need fewer passes.
-MLP_EFFORT: Final = ((5_000, 2, 25, 128), (20_000, 1, 12, 256), (2**62, 1, 4, 512))
+# Settings for up to so many rows: more rows need fewer passes.
+MLP_EFFORT: Final[tuple[tuple[int, dict[str, int]], ...]] = (
+    (5_000, {"ensemble": 2, "max_epochs": 25, "batch_size": 128}),
+    (20_000, {"max_epochs": 12, "batch_size": 256}),
+    (2**62, {"max_epochs": 4, "batch_size": 512}),
+)
+SEQUENCE_EFFORT: Final[tuple[tuple[int, dict[str, int]], ...]] = (
+    (1_000, {"max_epochs": 30, "batch_size": 32}),
+    (5_000, {"max_epochs": 15, "batch_size": 64}),
+    (20_000, {"max_epochs": 10, "batch_size": 128}),
+    (2**62, {"max_epochs": 5, "batch_size": 512}),
+)
 TREE_ROWS: Final = 25_000  # a tree learns from a share of more rows
 
 
@@ -54,6 +68,8 @@ class LabeledClips:
         folds: [clips] grouped folds, 0 to 2 or more.
         neighborhood: nearest clips of other folds.
         seed: of whatever is random.
+        sequences: frames of the clips, for classifiers that read them; None if there are none.
+        model: settings of a classifier on sequences, which a scorer of its kind takes in place of quick ones.
     """
 
     features: Features
@@ -62,6 +78,8 @@ class LabeledClips:
     folds: Ints
     neighborhood: Neighborhood
     seed: int
+    sequences: Sequences | None = None
+    model: ClassifierSettings | None = None
 
     @property
     def prior(self) -> float:
@@ -100,17 +118,23 @@ def load_scorer(name: str) -> Scorer:
     """Return the scorer of a name.
 
     Raises:
-        UsageError: no such scorer, a classifier of sequences, or the package that defines it cannot be imported.
+        UsageError: no such scorer, or the package that defines it cannot be imported.
     """
     if name in SCORERS:
         return SCORERS.load(name)
     if name not in CLASSIFIERS:
         msg = f"no scorer named {name!r}; expected one of: {', '.join(scorer_kinds())}"
         raise UsageError(msg)
-    if CLASSIFIERS.load(name).reads_sequences:
-        msg = f"{name} reads frames; scorers of the audit read features of clips"
-        raise UsageError(msg)
     return partial(score_by_classifier, name)
+
+
+def read_sequences(scorers: Iterable[str]) -> tuple[str, ...]:
+    """Return the scorers that read frames instead of features of clips.
+
+    >>> read_sequences(["logistic", "attention", "neighbors"])
+    ('attention',)
+    """
+    return tuple(name for name in scorers if name in CLASSIFIERS and CLASSIFIERS.load(name).reads_sequences)
 
 
 def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:
@@ -121,28 +145,40 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
         clips: all clips.
         train: [clips] to learn from.
         held_out: [clips] to predict.
+
+    Raises:
+        UsageError: a kind that reads frames, and the clips have none.
     """
     from sklearn.multiclass import OneVsRestClassifier
 
     from acoustic_env.models.classifier import Ensemble, Examples, fit, make_estimator
 
-    rows, settings = int(train.sum()), {"kind": kind, **QUICK.get(kind, {})}
-    if kind == "mlp":
-        settings |= next(
-            {"ensemble": members, "max_epochs": passes, "batch_size": batch}
-            for most, members, passes, batch in MLP_EFFORT
-            if rows <= most
-        )
-    if kind == "xgboost":
-        settings["subsample"] = 0.7 * min(1.0, TREE_ROWS / rows)
+    classifier = _settings(kind, clips, int(train.sum()))
+    x: Any = clips.sequences if classifier.reads_sequences else clips.features
+    if x is None:
+        msg = f"scorer {kind} reads frames, and these clips come without any"
+        raise UsageError(msg)
     target = clips.target[train]
     y = target.argmax(axis=1) if clips.exclusive else target > 0
-    examples = Examples(clips.features[train], y, clips.folds[train])
-    classifier = classifier_settings(settings)
+    examples = Examples(x[train], y, clips.folds[train])
     members = []
     for member in range(classifier.ensemble):
         estimator = make_estimator(classifier, clips.seed * 100 + member)
         if kind == "xgboost" and not clips.exclusive:  # trees of many labels together would share their splits
             estimator = OneVsRestClassifier(estimator)
         members.append(fit(estimator, examples))
-    return Ensemble(members, target.shape[1]).predict_proba(clips.features[held_out])
+    return Ensemble(members, target.shape[1]).predict_proba(x[held_out])
+
+
+def _settings(kind: str, clips: LabeledClips, rows: int) -> ClassifierSettings:
+    """Return the settings of a kind that learns from so many rows."""
+    if clips.model is not None and clips.model.kind == kind:
+        return clips.model.replace(ensemble=1)
+    settings: dict[str, Any] = {"kind": kind, **QUICK.get(kind, {})}
+    if kind == "mlp":
+        settings |= next(effort for most, effort in MLP_EFFORT if rows <= most)
+    if kind == "xgboost":
+        settings["subsample"] = 0.7 * min(1.0, TREE_ROWS / rows)
+    if CLASSIFIERS.load(kind).reads_sequences:
+        settings |= next(effort for most, effort in SEQUENCE_EFFORT if rows <= most)
+    return classifier_settings(settings)

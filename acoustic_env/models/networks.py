@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,44 +198,54 @@ def dense_head(widths: Sequence[int], outputs: int, dropout: float) -> nn.Sequen
 
 
 class AttentionPooling(nn.Module):
-    """Score every frame and class, weight frames by attention, average over heads.
+    """Embed every frame, average the embeddings by the attention of several heads, classify by dense layers.
 
-    The probability of a class is the attention-weighted mean of the frames' probabilities, as in decision-level
-    attention (Kong et al. 2018, arXiv:1711.00927), here of several heads; its logit is returned.
+    This is attention on the level of features (Kong et al. 2019, arXiv:1903.00765): each head weighs the frames by a
+    softmax over them, and the weighted means of all heads stand side by side.
 
     Args:
         bands: numbers of a frame.
         outputs: classes.
         hidden: units of the dense layers that embed a frame.
-        heads: attentions averaged.
-        dropout: after every hidden layer.
-        exclusive: softmax over classes, not a probability each.
+        heads: attentions.
+        dense: units of the dense layers after pooling.
+        dropout: after every layer but the last.
+        rare: whether most outputs are absent from most clips, so that training starts from low logits.
     """
 
     def __init__(
-        self, bands: int, outputs: int, hidden: Sequence[int], heads: int, dropout: float, *, exclusive: bool
+        self,
+        bands: int,
+        outputs: int,
+        hidden: Sequence[int],
+        heads: int,
+        dense: Sequence[int],
+        dropout: float,
+        *,
+        rare: bool,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for width in hidden:
-            layers += [nn.Linear(bands, width), nn.LayerNorm(width), nn.ReLU(), nn.Dropout(dropout)]
-            bands = width
-        self.embed = nn.Sequential(*layers)
-        self.outputs, self.heads, self.exclusive = outputs, heads, exclusive
-        self.score = nn.Linear(bands, heads * outputs)
-        self.attend = nn.Linear(bands, heads * outputs)
-        if not exclusive and outputs > 1:
+        self.embed, width = _normalized_layers(bands, hidden, dropout)
+        self.attend = nn.Linear(width, heads)
+        self.dense, width = _normalized_layers(heads * width, dense, dropout)
+        self.score = nn.Linear(width, outputs)
+        if rare:
             nn.init.constant_(self.score.bias, RARE_LOGIT)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = self.embed(x)
-        shape = (*frames.shape[:2], self.heads, self.outputs)
-        weights = torch.softmax(self.attend(frames).view(shape), dim=1)
-        scores = self.score(frames).view(shape)
-        if self.exclusive:
-            return torch.logsumexp(functional.log_softmax(scores, -1) + torch.log(weights + 1e-9), 1).mean(1)
-        probability = (weights * torch.sigmoid(scores)).sum(1).mean(1)
-        return torch.logit(probability, eps=1e-6)
+        weights = torch.softmax(self.attend(frames), dim=1)
+        pooled = torch.einsum("nth,ntw->nhw", weights, frames).flatten(1)
+        return torch.as_tensor(self.score(self.dense(pooled)))
+
+
+def _normalized_layers(inputs: int, widths: Sequence[int], dropout: float) -> tuple[nn.Sequential, int]:
+    """Build (linear, layer norm, ReLU, dropout) per width; return it with the width of its output."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU(), nn.Dropout(dropout)]
+        inputs = width
+    return nn.Sequential(*layers), inputs
 
 
 class ConvRecurrent(nn.Module):

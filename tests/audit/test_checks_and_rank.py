@@ -148,7 +148,7 @@ def test_an_unknown_scorer_and_too_few_folds_are_rejected() -> None:
     clips = prepare(ids(240), x, given, np.arange(240), settings)
     with pytest.raises(UsageError, match="no scorer named 'oracle'; expected one of: mlp, xgboost, logistic"):
         rank_exclusive(clips, given, ["a", "b"], settings)
-    with pytest.raises(UsageError, match="cnn reads frames; scorers of the audit read features of clips"):
+    with pytest.raises(UsageError, match="cnn reads frames, and these clips come without any"):
         rank_exclusive(clips, given, ["a", "b"], settings.replace(scorers=("cnn",)))
     with pytest.raises(UsageError, match="folds: 2: input should be greater than or equal to 3"):
         from_mapping(AuditSettings, {"folds": 2}, "recipe.yaml")

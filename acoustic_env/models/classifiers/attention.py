@@ -1,4 +1,4 @@
-"""Attention over frames, for embeddings such as 10 x 128 (Kong et al. 2018)."""
+"""Attention over frames, for embeddings such as 10 x 128 (Kong et al. 2019)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ if TYPE_CHECKING:
 
 
 class AttentionSettings(SequenceSettings):
-    """Attention over frames, for embeddings such as 10 x 128 (Kong et al. 2018)."""
+    """Attention over frames, for embeddings such as 10 x 128 (Kong et al. 2019)."""
 
     kind: Literal["attention"] = "attention"
 
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: tuple[int, ...] = (512,)
     """Units of the dense layers that embed a frame."""
 
     heads: int = Field(4, ge=1)
-    """Attentions averaged."""
+    """Attentions, each of which pools the frames."""
 
-    dropout: float = Field(0.5, ge=0, lt=1)
-    """Dropout after every hidden layer."""
+    dense: tuple[int, ...] = (1024,)
+    """Units of dense layers after pooling, before the last."""
+
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Dropout after every layer but the last."""
 
     def body(self, shape: tuple[int, ...], outputs: int, task: Task) -> torch.nn.Module:
         """Build the network: [n, frames, bands] -> logits [n, outputs]."""
         from acoustic_env.models.networks import AttentionPooling
 
-        return AttentionPooling(
-            shape[1], outputs, self.hidden, self.heads, self.dropout, exclusive=task == "multiclass"
-        )
+        rare = task == "multilabel"
+        return AttentionPooling(shape[1], outputs, self.hidden, self.heads, self.dense, self.dropout, rare=rare)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from acoustic_env.config import Settings, Task
+from acoustic_env.errors import UsageError
 from acoustic_env.models.classifiers.network import NetworkSettings
 
 if TYPE_CHECKING:
@@ -138,14 +139,22 @@ class SequenceSettings(NetworkSettings):
         raise NotImplementedError
 
     def network(self, shape: tuple[int, ...], outputs: int, task: Task) -> torch.nn.Module:
-        """Build scaling, augmentation and the kind's body: [n, frames, bands] -> logits [n, outputs]."""
+        """Build scaling, augmentation and the kind's body: [n, frames, bands] -> logits [n, outputs].
+
+        Raises:
+            UsageError: the layers leave nothing of so few frames or bands.
+        """
         import torch
 
         from acoustic_env.models.networks import SequenceNetwork
 
-        network = SequenceNetwork(self, shape[1], self.body(shape, outputs, task))
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, *shape))  # gives lazy layers their size
+        try:
+            network = SequenceNetwork(self, shape[1], self.body(shape, outputs, task))
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, *shape))  # gives lazy layers their size
+        except RuntimeError as error:
+            msg = f"{self.kind}: its layers do not fit {shape[0]} frames of {shape[1]} bands ({error}); "
+            raise UsageError(msg + "set `layers` with less pooling") from error
         return network
 
     def fit_scaling(self, network: torch.nn.Module, x: Any) -> None:
