@@ -80,7 +80,8 @@ class Performance:
         clips, groups: how many.
         metrics: name -> estimate with interval: `auc`, `average_precision`, `accuracy`, `balanced_accuracy`, `f1`
             (binary); `accuracy`, `balanced_accuracy`, `macro_f1`, `mean_auc` (multiclass); `map`, `mean_auc`,
-            `macro_f1`, `micro_f1` (multilabel).
+            `macro_f1`, `micro_f1`, `elementwise_accuracy` and `always_no_accuracy` (multilabel): the share of pairs of
+            a clip and a class that are right at a probability of 1/2, and if every class is denied.
         per_class: every class of the study, whether it has clips or not.
         undefined: classes without clips, or with all of them, which no mean AUC or mAP can contain.
         confusion: [classes, classes], rows given, columns predicted; None for multilabel.
@@ -262,11 +263,14 @@ def _metrics(
 
     calls = Calls(truth, called)
     if task == "multilabel":
+        pairs = np.repeat(groups, truth.shape[1])
         return {
             "map": resampled(mean_over_classes(truth, calibrated, Ranking.average_precision)),
             "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
             "macro_f1": resampled(calls.macro_f1),
             "micro_f1": resampled(calls.micro_f1),
+            "elementwise_accuracy": share_interval(((calibrated >= 0.5) == truth).ravel(), pairs),
+            "always_no_accuracy": share_interval(~truth.ravel(), pairs),
         }
     shared = {
         "accuracy": share_interval(truth[called], groups),

@@ -34,6 +34,9 @@ def test_multilabel_figures_are_scikit_learns_and_an_empty_class_is_named_and_co
     for average in ("macro", "micro"):
         f1 = metrics.f1_score(y, called, average=average, zero_division=0)
         assert found.metrics[f"{average}_f1"].value == pytest.approx(f1)
+    right = 1 - metrics.hamming_loss(y, called)
+    assert found.metrics["elementwise_accuracy"].value == pytest.approx(right)
+    assert found.metrics["always_no_accuracy"].value == pytest.approx(1 - y.mean())
     assert found.undefined == ["d"]
     assert [one.name for one in found.per_class] == ["a", "b", "c", "d"]
     assert (found.per_class[3].f1, found.per_class[3].support) == (0.0, 0)
