@@ -170,7 +170,7 @@ def _frames(
         UsageError: no block, or several, have frames in the store.
     """
     from acoustic_env.models.matrix import load_frames
-    from acoustic_env.models.sequences import frames_block
+    from acoustic_env.models.stored_frames import frames_block
 
     readers = read_sequences(settings.scorers)
     if not readers:

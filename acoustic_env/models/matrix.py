@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.models.sequences import Sequences, frames_block, load_sequences
+from acoustic_env.models.sequences import Sequences, load_sequences
+from acoustic_env.models.stored_frames import frames_block
 from acoustic_env.store.feature_store import FeatureStore
 
 KEYS: Final = ("clip_id", "signal")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from acoustic_env.config import Task, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.classifiers.network import NetworkSettings
+from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
 
 EPOCHS: Final = 200
@@ -68,7 +69,9 @@ def overfit(settings: NetworkSettings, task: Task, classes: int, train: Examples
         raise UsageError(msg)
     rows = np.random.default_rng(settings.seed).permutation(len(train))[: batches * settings.batch_size]
     plain: Any = classifier_settings(_without_regularization(settings.as_json()))
-    trained = train_network(TrainingSpec(plain, task, classes), train.take(np.sort(rows)), None, LocalSession())
+    few = train.take(np.sort(rows))
+    few = replace(few, x=few.x.hold() if isinstance(few.x, Sequences) else few.x)
+    trained = train_network(TrainingSpec(plain, task, classes), few, None, LocalSession())
     return Overfit(len(rows), tuple(epoch["train_loss"] for epoch in trained.history))
 
 

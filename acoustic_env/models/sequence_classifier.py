@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples, TaskClassifier, probabilities
 from acoustic_env.models.classifiers.sequences import SequenceSettings
 from acoustic_env.models.evaluate import Floats
@@ -56,9 +55,9 @@ class SequenceClassifier(TaskClassifier):
 
         Raises:
             ValueError: one class only, or rows that are no sequences.
-            UsageError: Ray Train workers were asked for, and the frames do not fit into memory.
+            UsageError: more Ray Train workers than CPUs.
         """
-        x, y = Sequences.of(X), np.asarray(y)
+        x, y = Sequences.of(X).hold(), np.asarray(y)
         coded = self.code_targets(y)
         weights = self.settings.row_weights(coded)
         if sample_weight is not None:
@@ -68,11 +67,8 @@ class SequenceClassifier(TaskClassifier):
         if X_val is not None and len(X_val):
             known = np.asarray(y_val)
             known = known.astype(bool) if known.ndim == 2 else np.searchsorted(self.classes_, known)
-            held = Examples(Sequences.of(X_val), known, np.arange(len(X_val)))
+            held = Examples(Sequences.of(X_val).hold(), known, np.arange(len(X_val)))
         self.shape_ = x.shape[1:]
-        if self.settings.workers and x.in_file:
-            msg = "frames that do not fit into memory lie in a file of this machine; train with `workers: 0`"
-            raise UsageError(msg)
         spec = TrainingSpec(self.settings.replace(seed=self.seed()), self.task_, len(self.classes_))
         if self.settings.workers:
             from acoustic_env.models.train import train_on_ray

@@ -125,7 +125,8 @@ def train_on_ray(
 
     Args:
         spec: what to train.
-        train, validation: rows; placed once in the object store, shared by the workers of a node.
+        train, validation: rows; placed once in the object store, shared by the workers of a node. Each reads its own
+            share of streamed ones from the feature store, which every node must see.
         storage: where checkpoints go, a folder or URL every node sees.
         checkpoint_s: seconds between checkpoints.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -130,7 +130,7 @@ def train_network(spec: TrainingSpec, train: Examples, validation: Examples | No
 
     Args:
         spec: what to train.
-        train, validation: rows; every worker has all of them.
+        train, validation: rows; every worker has, or can read, all of them.
         session: the surroundings.
 
     Returns:
@@ -156,10 +156,13 @@ def train_network(spec: TrainingSpec, train: Examples, validation: Examples | No
     while not state.is_last(settings):
         epoch = state.epoch + 1
         started = time.perf_counter()
-        order = settings.epoch_rows(train.y, np.random.default_rng([settings.seed, epoch]))
+        rng = np.random.default_rng([settings.seed, epoch])
+        order = settings.epoch_rows(train.y, rng)
+        if isinstance(train.x, Sequences):
+            order = train.x.shuffle(order, rng)
         torch.manual_seed((settings.seed * 100_003 + epoch) * 1_009 + session.rank)
         network.train()
-        loss = _run_epoch(wrapped, optimizer, data, order, session, spec, epoch)
+        loss, waited = _run_epoch(wrapped, optimizer, data, order, session, spec, epoch)
         score, held_loss = float(epoch), 0.0
         if validation is not None:
             score, held_loss = validation_score(forward(network, validation.x), validation.y, spec.task)
@@ -176,6 +179,7 @@ def train_network(spec: TrainingSpec, train: Examples, validation: Examples | No
             "best_score": state.best_score,
             "learning_rate": optimizer.param_groups[0]["lr"],
             "seconds": time.perf_counter() - started,
+            "data_seconds": waited,
         }
         state = replace(state, history=(*state.history, metrics))
         session.report(metrics, partial(_snapshot, state, best, network, optimizer), last=state.is_last(settings))
@@ -190,32 +194,35 @@ def _run_epoch(
     session: Session,
     spec: TrainingSpec,
     epoch: int,
-) -> float:
-    settings, total = spec.settings, 0.0
-    steps = math.ceil(len(order) / settings.batch_size)
-    for step, start in enumerate(range(0, len(order), settings.batch_size)):
+) -> tuple[float, float]:
+    """Return the mean loss, and the seconds that the network waited for rows."""
+    settings, total, waited = spec.settings, 0.0, 0.0
+    batches = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+    own = [batch[session.rank :: session.workers] for batch in batches]
+    # A last batch with fewer rows than workers leaves some without: they still join the averaging, weight zero.
+    coming = data.batches([rows if len(rows) else batch[:1] for rows, batch in zip(own, batches, strict=True)])
+    steps = len(batches)
+    for step, (rows, batch) in enumerate(zip(own, batches, strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = settings.rate_at((epoch - 1) * steps + step, steps * settings.max_epochs)
-        batch = order[start : start + settings.batch_size]
-        rows = batch[session.rank :: session.workers]
-        # A last batch with fewer rows than workers leaves some without: they still join the averaging, weight zero.
-        share = len(rows) * session.workers / len(batch)
-        rows = rows if len(rows) else batch[:1]
-        inputs, targets, weights = data.batch(rows)
+        started = time.perf_counter()
+        inputs, targets, weights = next(coming)
+        waited += time.perf_counter() - started
         inputs, targets = settings.mix(inputs, targets, spec.outputs)
+        share = len(rows) * session.workers / len(batch)
         loss = settings.loss(network(inputs), targets, weights, spec.task) * share
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += float(loss.detach()) * len(batch)
-    return total / len(order)
+    return total / len(order), waited
 
 
 class _Rows:
     """Rows as tensors, batch by batch.
 
     Args:
-        examples: rows; `x` may be `Sequences`, which are read when a batch wants them.
+        examples: rows; `x` may be `Sequences`, which are read when batches want them.
         task: of the rows.
         device: of the tensors.
     """
@@ -223,25 +230,27 @@ class _Rows:
     def __init__(self, examples: Examples, task: Task, device: str) -> None:
         self.x, self.device, y = examples.x, device, examples.y
         # bool until used: 22,000 clips of 527 classes as float32 would be 46 MB a copy.
-        self.targets = y.astype(np.int64) if task == "multiclass" else y.reshape(len(y), -1) == 1
+        self.targets = y.astype(np.int64) if task == "multiclass" else y.reshape(len(y), -1).astype(bool, copy=False)
         weights = examples.weights
         self.weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
 
-    def batch(self, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return inputs, targets and weights (of mean 1 over all rows) of some rows."""
+    def batches(
+        self, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Yield inputs, targets and weights (of mean 1 over all rows) of the rows of each batch."""
         import torch
 
-        arrays = (read_rows(self.x, rows), self.targets[rows], None if self.weights is None else self.weights[rows])
-        inputs, targets, weights = (None if a is None else torch.from_numpy(a).to(self.device) for a in arrays)
-        assert inputs is not None
-        assert targets is not None
-        return inputs, targets, weights
+        for rows, x in zip(batches, read_batches(self.x, batches), strict=True):
+            arrays = (x, self.targets[rows], None if self.weights is None else self.weights[rows])
+            inputs, targets, weights = (None if a is None else torch.from_numpy(a).to(self.device) for a in arrays)
+            assert inputs is not None
+            assert targets is not None
+            yield inputs, targets, weights
 
 
-def read_rows(x: Any, rows: Any) -> npt.NDArray[np.float32]:
-    """Return rows of an array, or of `Sequences` as an array."""
-    found: npt.NDArray[np.float32] = x.load(rows) if isinstance(x, Sequences) else x[rows]
-    return found
+def read_batches(x: Any, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the rows of each batch, of an array or of `Sequences`."""
+    return x.batches(batches) if isinstance(x, Sequences) else (x[rows] for rows in batches)
 
 
 def forward(network: torch.nn.Module, x: Any) -> npt.NDArray[np.float32]:
@@ -251,12 +260,14 @@ def forward(network: torch.nn.Module, x: Any) -> npt.NDArray[np.float32]:
     network.eval()
     device = next(network.parameters()).device
     step = PREDICT_ROWS if x.ndim == 2 else max(1, PREDICT_CELLS // math.prod(x.shape[1:]))
+    order = x.reading_order() if isinstance(x, Sequences) else np.arange(len(x))
+    batches = [order[start : start + step] for start in range(0, len(x), step)]
     with torch.no_grad():
-        parts = [
-            network(torch.from_numpy(read_rows(x, slice(start, start + step))).to(device)).cpu().numpy()
-            for start in range(0, len(x), step)
-        ]
-    return np.concatenate(parts)
+        parts = [network(torch.from_numpy(rows).to(device)).cpu().numpy() for rows in read_batches(x, batches)]
+    logits = np.concatenate(parts)
+    found = np.empty_like(logits)
+    found[order] = logits
+    return found
 
 
 def validation_score(logits: npt.NDArray[np.float32], y: npt.NDArray[Any], task: Task) -> tuple[float, float]:

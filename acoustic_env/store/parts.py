@@ -131,7 +131,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def in_threads(filesystem: Filesystem, items: Iterable[Entry], call: Callable[[Entry], T]) -> Iterator[T]:
+def in_threads(filesystem: Filesystem, items: Iterable[Item], call: Callable[[Item], T]) -> Iterator[T]:
     """Yield `call` of every item, in order, several at once."""
     threads = LOCAL_THREADS if isinstance(filesystem, LocalFilesystem) else REMOTE_THREADS
     with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:

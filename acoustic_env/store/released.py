@@ -28,7 +28,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 from acoustic_env.store.schema import describe
 
-ROWS_A_PART: Final = 5000
+ROWS_A_PART: Final = 1000  # a stream of shuffled clips holds dozens of parts
 SHOWN: Final = 3
 
 

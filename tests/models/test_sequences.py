@@ -104,29 +104,6 @@ def test_the_same_seed_gives_the_same_probabilities_and_another_seed_others() ->
     assert not np.array_equal(found[0], found[2])
 
 
-def test_rows_in_a_file_are_those_in_memory() -> None:
-    values = np.random.default_rng(0).normal(size=(20, 3, 4)).astype(np.float32)
-    stored = [Sequences((20, 3, 4), np.float32, in_memory=limit) for limit in (0, 1 << 20)]
-    for one in stored:
-        one.store(np.arange(20), values)
-        some = one[np.array([7, 3, 11])][1:]
-        assert (some.shape, some.ndim) == ((2, 3, 4), 3)
-        np.testing.assert_array_equal(some.load(), values[[3, 11]])
-    assert [one.in_file for one in stored] == [True, False]
-    assert stored[0].digest() == stored[1].digest() != stored[0][::-1].digest()
-
-
-def test_training_from_a_file_is_training_from_memory() -> None:
-    data = rows("binary", 60)
-    in_file = Sequences(data.x.shape, np.float32, in_memory=0)
-    in_file.store(np.arange(60), data.x.load())
-    made = settings("attention", max_epochs=2)
-    found = [make_estimator(made, 5).fit(x, data.y).predict_proba(data.x) for x in (data.x, in_file)]
-    np.testing.assert_array_equal(found[0], found[1])
-    with pytest.raises(UsageError, match="workers: 0"):
-        make_estimator(settings("attention", workers=2), 5).fit(in_file, data.y)
-
-
 def test_frames_of_the_store_are_read_whole_in_the_order_asked_for(tmp_path: Path) -> None:
     block = LogMelFramesBlock("fast", sample_rate=8_000, n_fft=256, hop_length=128, n_mels=6)
     waves = np.random.default_rng(0).normal(size=(3, 4_000)).astype(np.float32)
@@ -147,9 +124,22 @@ def test_released_frames_are_dequantized_and_repeated_to_ten(tmp_path: Path) -> 
     store.write_part(vggish_released.rows(["a", "b"], frames))
     found, _ = load_sequences(store, ["b", "a"], "vggish_released", store.resolve("vggish_released"))
     assert found.shape == (2, 10, 128)
-    assert found.dtype == np.uint8
+    assert found.source.dtype == np.uint8
     expected = frames[1][[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]].astype(float) * 4 / 255 - 2
     np.testing.assert_allclose(found.load(slice(0, 1))[0], expected, atol=1e-6)
+
+
+def test_every_column_of_the_frames_is_read(tmp_path: Path) -> None:
+    waves = np.random.default_rng(0).normal(size=(2, 4_000)).astype(np.float32)
+    store = FeatureStore(str(tmp_path))
+    for name, bands in (("mfcc_frames", 3 * 5), ("spectral_frames", 6 + 12)):
+        block = make_block(name, "fast", {"sample_rate": 8_000, **({"n_mfcc": 5} if name == "mfcc_frames" else {})})
+        columns = block.compute(waves)
+        store.write_part(to_table(table_schema(block, {}, ("raw",)), ["a", "b"], ["raw"] * 2, columns))
+        found, _ = load_sequences(store, ["b", "a"], name, store.resolve(name))
+        expected = [values.reshape(*values.shape[:2], -1) for values in columns.values()]
+        assert found.shape[2] == bands
+        np.testing.assert_allclose(found.load()[::-1], np.concatenate(expected, axis=2), rtol=1e-6)
 
 
 def test_clips_of_differing_lengths_are_refused_with_the_remedy(tmp_path: Path) -> None:

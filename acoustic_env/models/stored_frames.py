@@ -1,0 +1,202 @@
+"""Where the frames of clips lie in the store, and how those of one part are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.errors import UsageError
+from acoustic_env.features import vggish_released
+from acoustic_env.io.filesystem import Entry
+from acoustic_env.io.retry import StoreError
+from acoustic_env.store.contents import ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.parts import in_threads
+from acoustic_env.store.schema import ROW_KEYS, as_matrix
+
+RELEASED_FRAMES: Final = 10
+NOT_FEATURES: Final = (*ROW_KEYS, "start_s")
+
+Integers = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class StoredFrames:
+    """The frames of clips in a store, unread: signals side by side, as further bands.
+
+    Attributes:
+        url: of the store.
+        columns: of a frame, side by side.
+        shape: clips, frames and bands of all signals.
+        dtype: uint8 for `vggish_released`, else float32.
+        parts: files of the store.
+        units: [units, signals], numbers of the parts that clips are read from together; -1: the signal has no row.
+        unit: [clips], the unit of each.
+        first: [clips, signals], first row of each in its part.
+    """
+
+    url: str
+    columns: tuple[str, ...]
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    parts: tuple[Entry, ...]
+    units: Places
+    unit: Places
+    first: Places
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a clip."""
+        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+    def stream(self, wanted: Sequence[tuple[int, Integers]]) -> Iterator[npt.NDArray[Any]]:
+        """Yield the frames [n, frames, bands] of clips of one unit after another, a few units read ahead.
+
+        Args:
+            wanted: units, and the clips of each.
+
+        Raises:
+            StoreError: the store cannot be read, or a part cannot any more.
+        """
+        store = FeatureStore(self.url)
+        yield from in_threads(store.filesystem, wanted, lambda one: self._read(store, *one))
+
+    def _read(self, store: FeatureStore, unit: int, clips: Integers) -> npt.NDArray[Any]:
+        signals = self.units.shape[1]
+        bands = self.shape[2] // signals
+        found = np.zeros((len(clips), *self.shape[1:]), self.dtype)
+        for signal, number in enumerate(self.units[unit].tolist()):
+            if number < 0:
+                continue
+            part = store.scan_one(self.parts[number], self.columns)
+            if not isinstance(part, ScannedPart):
+                place = store.filesystem.place(part.entry.path)
+                msg = f"{place}: {part.reason}; see acoustic-env store verify {self.url} --read"
+                raise StoreError(msg)
+            own, first = found[:, :, signal * bands : (signal + 1) * bands], self.first[clips, signal]
+            if self.dtype == np.uint8:
+                own[:] = _released(part.table[self.columns[0]], first)
+                continue
+            start, rows = 0, first[:, None] + np.arange(self.shape[1])
+            for name in self.columns:
+                values = as_matrix(part.table[name])
+                own[:, :, start : start + values.shape[1]] = np.nan_to_num(values)[rows]
+                start += values.shape[1]
+        return found
+
+    def digest(self, clips: Integers) -> bytes:
+        """Return the SHA-256 of where clips are read; a part's name follows from its keys and their fingerprint."""
+        found = hashlib.sha256("\n".join(part.path for part in self.parts).encode())
+        for places in (self.units[self.unit[clips]], self.first[clips]):
+            found.update(np.ascontiguousarray(places, "<i4").tobytes())
+        return found.digest()
+
+
+def _released(column: pa.ChunkedArray, rows: Places) -> npt.NDArray[np.uint8]:
+    """Frames uint8 [n, 10, 128] of rows of 1 to 10 frames, repeated to 10."""
+    lists = column.combine_chunks()
+    starts, lengths = lists.offsets.to_numpy()[rows], pc.list_value_length(lists).to_numpy()[rows]
+    flat = lists.values.flatten().to_numpy().reshape(-1, vggish_released.SIZE)
+    found: npt.NDArray[np.uint8] = flat[starts[:, None] + np.arange(RELEASED_FRAMES) % lengths[:, None]]
+    return found
+
+
+def find_frames(
+    store: FeatureStore, clip_ids: Sequence[str], block: str, versions: Mapping[str, str]
+) -> tuple[StoredFrames, dict[str, npt.NDArray[np.bool_]]]:
+    """Find the frames of clips in the store, from the keys of its parts alone.
+
+    Args:
+        store: to read.
+        clip_ids: the rows wanted, in order, each once.
+        block: a per-frame block, or `vggish_released`, whose clips of less than 10 frames repeat theirs.
+        versions: signal -> fingerprint.
+
+    Returns:
+        Where the frames are, and for each signal which clips have a row, bool [n].
+
+    Raises:
+        UsageError: the block has no frames, or clips of differing numbers of frames.
+    """
+    schema = store.joint_schema(block, versions)
+    columns = frame_columns(block, schema)
+    released = block == vggish_released.NAME
+    keys = [name for name in ROW_KEYS if name in schema.names]
+    parts: list[Entry] = []
+    owners: list[pa.ChunkedArray] = []
+    places: list[Integers] = []  # part, first row, frames and signal
+    for version in dict.fromkeys(versions.values()):
+        own = pa.array([signal if versions[signal] == version else None for signal in versions], pa.string())
+        for part in store.scan(block, version, keys):
+            if not isinstance(part, ScannedPart):
+                continue
+            rows = part.table.num_rows
+            first = np.arange(rows) if released else np.flatnonzero(part.table["frame"].to_numpy() == 0)
+            lengths = np.full(rows, RELEASED_FRAMES) if released else np.diff(np.append(first, rows))
+            table = part.table.take(pa.array(first))
+            signal = pc.fill_null(pc.index_in(table["signal"], value_set=own), -1).to_numpy()
+            owners.append(table["clip_id"])
+            places.append(np.stack([np.full(len(first), len(parts)), first, lengths, signal]))
+            parts.append(part.entry)
+    number, first, lengths, signal = np.concatenate([np.empty((4, 0), np.int64), *places], axis=1)
+    clip = pc.index_in(pa.chunked_array([c for o in owners for c in o.chunks], pa.string()), pa.array(clip_ids))
+    clip = pc.fill_null(clip, -1).to_numpy()
+    kept = (clip >= 0) & (signal >= 0)
+    if not kept.any():
+        msg = f"block {block} has no row for any of the {len(clip_ids):,} clips; extract it"
+        raise UsageError(msg)
+    fewest, most = int(lengths[kept].min()), int(lengths[kept].max())
+    if fewest != most:
+        msg = f"block {block}: clips have from {fewest} to {most} frames; give the block `seconds` in the recipe, so "
+        raise UsageError(msg + "that all have as many, and extract it")
+    where = np.full((len(clip_ids), len(versions)), -1, np.int32)
+    starts = np.zeros_like(where)
+    where[clip[kept], signal[kept]], starts[clip[kept], signal[kept]] = number[kept], first[kept]
+    units, unit = np.unique(where, axis=0, return_inverse=True)
+    bands = vggish_released.SIZE if released else sum(_size(schema.field(name).type) for name in columns)
+    found = StoredFrames(
+        url=store.url,
+        columns=columns,
+        shape=(len(clip_ids), most, bands * len(versions)),
+        dtype=np.dtype(np.uint8 if released else np.float32),
+        parts=tuple(parts),
+        units=units,
+        unit=unit.reshape(-1).astype(np.int32),
+        first=starts,
+    )
+    return found, dict(zip(versions, (where >= 0).T, strict=True))
+
+
+def frames_block(block: str) -> str:
+    """Return the block with the frames of a block.
+
+    >>> frames_block("logmel"), frames_block("yamnet_frames"), frames_block("vggish_released")
+    ('logmel_frames', 'yamnet_frames', 'vggish_released')
+    """
+    return block if block == vggish_released.NAME or block.endswith("_frames") else f"{block}_frames"
+
+
+def frame_columns(block: str, schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns of a frame: all features of a block, of `vggish_released` its frames.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if block == vggish_released.NAME:
+        return ("frames",)
+    if "frame" not in schema.names:
+        msg = f"block {block} has no frames; a network on sequences takes a block NAME_frames or vggish_released"
+        raise UsageError(msg)
+    return tuple(name for name in schema.names if name not in NOT_FEATURES)
+
+
+def _size(kind: pa.DataType) -> int:
+    return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 1

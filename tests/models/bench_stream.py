@@ -1,0 +1,120 @@
+"""Training on frames streamed from the store: memory, examples per second, waiting, two workers over one.
+
+    python -m tests.models.bench_stream --clips 1000000 [--pairs 4] [--folder DIR]
+
+Generates `vggish_released` of so many clips (10 x 128 bytes each, 1,000 a part) in a temporary folder, and trains
+`attention` for an epoch with one thread: with one layer of 128 on a tenth of the clips and on all, with its default
+layers on a twentieth, each in a process of its own; then, with its default layers on a twentieth, in one and in two
+Ray Train workers, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.models.streams import examples, generate
+
+BATCH = 256
+SMALL = (128,)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=1_000_000)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--folder")
+    parser.add_argument("--train", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--small", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if options.train is not None:
+        print(json.dumps(train(options.folder, options.train, options.workers, SMALL if options.small else None)))
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        started = time.perf_counter()
+        ids, y = generate(f"{folder}/store", options.clips, 1_000)
+        np.savez(f"{folder}/clips.npz", ids=np.array(ids), y=y)
+        print(f"{options.clips:,} clips written in {time.perf_counter() - started:.0f} s", flush=True)
+        few = options.clips // 20
+        for clips, small in ((options.clips // 10, True), (options.clips, True), (few, False)):
+            found = run(folder, clips, small=small)
+            peak_mib, own_mib = (found[name] / 2**20 for name in ("peak", "own"))
+            print(
+                f"{clips:>9,} clips, {'one layer of 128' if small else 'default layers'}: peak {peak_mib:,.0f} MiB, "
+                f"of it {own_mib:,.0f} for clips and training, {clips / found['seconds']:,.0f} clips/s, "
+                f"{found['waiting']:.1%} waiting, indexed in {found['index']:.1f} s",
+                flush=True,
+            )
+        ratios = []
+        for _ in range(options.pairs):
+            one, two = (run(folder, few, workers) for workers in (1, 2))
+            ratios.append(one["seconds"] / two["seconds"])
+            rates = ", ".join(f"{few / found['seconds']:,.0f}" for found in (one, two))
+            waits = ", ".join(f"{found['waiting']:.1%}" for found in (one, two))
+            load = os.getloadavg()[0]
+            line = f"one worker, two: {rates} clips/s ({waits} waiting), ratio {ratios[-1]:.2f}, load {load:.1f}"
+            print(line, flush=True)
+        if ratios:
+            print(f"two workers over one, median of {len(ratios)} pairs: {np.median(ratios):.2f}")
+
+
+def run(folder: str, clips: int, workers: int = 0, *, small: bool = False) -> dict[str, Any]:
+    """Train in a process of its own, so that its peak memory is that of the training."""
+    command = [sys.executable, "-m", "tests.models.bench_stream", "--folder", folder, "--train", str(clips)]
+    command += ["--workers", str(workers), *(["--small"] if small else [])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def train(folder: str, clips: int, workers: int, hidden: tuple[int, ...] | None) -> dict[str, float]:
+    """Train one epoch; seconds are those of the epoch itself."""
+    import torch
+
+    from acoustic_env.config import classifier_settings
+    from acoustic_env.models.train import train_on_ray
+    from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
+
+    torch.set_num_threads(1)
+    made = {"kind": "attention", "max_epochs": 1, "batch_size": BATCH, "workers": workers}
+    settings: Any = classifier_settings(made if hidden is None else {**made, "hidden": hidden})
+    spec = TrainingSpec(settings, "binary", 2)
+    before = peak()
+    started = time.perf_counter()
+    with np.load(Path(folder) / "clips.npz") as listed:
+        data = examples(f"{folder}/store", listed["ids"][:clips].tolist(), listed["y"][:clips])
+    index = time.perf_counter() - started
+    if workers:
+        import ray
+
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+        with tempfile.TemporaryDirectory() as place:
+            progress = train_on_ray(spec, data, None, place)
+        ray.shutdown()
+    else:
+        progress = train_network(spec, data, None, LocalSession())
+    epoch = progress.history[-1]
+    waiting = epoch["data_seconds"] / epoch["seconds"]
+    most = peak()
+    return {"seconds": epoch["seconds"], "waiting": waiting, "peak": most, "own": most - before, "index": index}
+
+
+def peak() -> float:
+    """Return the peak memory of this process in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""A store of generated frames, 10 x 128 a clip, in which the class of a clip can be heard."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.features import vggish_released
+from acoustic_env.models.classifier import Examples
+from acoustic_env.models.sequences import load_sequences
+from acoustic_env.store.feature_store import FeatureStore
+
+
+def generate(url: str, clips: int, part: int, seed: int = 0) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Write `vggish_released` of clips of two classes, so many a part; return their ids and classes."""
+    store, random = FeatureStore(url), np.random.default_rng(seed)
+    ids = [f"clip-{seed}-{number:07}" for number in range(clips)]
+    y = random.integers(2, size=clips)
+    for start in range(0, clips, part):
+        own = y[start : start + part]
+        frames = random.integers(96, 160, size=(len(own), 10, 128), dtype=np.uint8)
+        frames[np.arange(len(own)), :, own] += 40
+        store.write_part(vggish_released.rows(ids[start : start + part], list(frames)))
+    return ids, y
+
+
+def examples(url: str, ids: list[str], y: npt.NDArray[np.int64]) -> Examples:
+    """Return the clips to be streamed, however few they are."""
+    store = FeatureStore(url)
+    x, _ = load_sequences(store, ids, vggish_released.NAME, store.resolve(vggish_released.NAME), in_memory=0)
+    return Examples(x, y, np.arange(len(y)))
