@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
@@ -38,6 +38,15 @@ def _check_signal(name: str) -> str:
 
 
 SignalName = Annotated[str, AfterValidator(_check_signal)]
+
+
+def _check_variant(transforms: str) -> str:
+    """Return transforms and copy of a variant, `noise:snr_db=20#1`."""
+    _check_signal(f"raw+{transforms}")
+    return transforms
+
+
+VariantName = Annotated[str, AfterValidator(_check_variant)]
 
 
 class Settings(BaseModel):
@@ -248,6 +257,10 @@ class Recipe(Settings):
     signals: tuple[SignalName, ...] = ("raw", "fg", "bg")
     """Signals of each clip."""
 
+    variants: tuple[VariantName, ...] = ()
+    """Transforms, as in `noise:snr_db=20#1`, whose copies of training clips are learned from, too. Copies are in no
+    validation or test rows and are not counted as clips."""
+
     blocks: Mapping[str, Mapping[str, Any]] = Field(default_factory=lambda: {"indices": {}, "mps": {}})
     """Block name -> its options."""
 
@@ -264,6 +277,14 @@ class Recipe(Settings):
 
     audit: AuditSettings = Field(default_factory=AuditSettings)
     """The label audit."""
+
+    def variant_signals(self, signals: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the variants of some signals, of the recipe's where none are named, variant by variant.
+
+        >>> Recipe(name="r", signals=("raw",), variants=("noise:snr_db=20#1",)).variant_signals()
+        ('raw+noise:snr_db=20#1',)
+        """
+        return tuple(f"{signal}+{variant}" for variant in self.variants for signal in signals or self.signals)
 
     def block_options(self, block: str) -> Mapping[str, Any]:
         """Return a block's options; NAME_frames without its own has those of NAME.

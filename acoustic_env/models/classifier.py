@@ -39,12 +39,14 @@ class Examples:
         y: int64 [n], or bool [n, classes].
         groups: int64 [n], rows that must not be split.
         weights: [n], None for one each.
+        variants: transformed copies of all rows, each as `x`; `fit` learns from them, too.
     """
 
     x: Any
     y: npt.NDArray[Any]
     groups: npt.NDArray[Any]
     weights: npt.NDArray[Any] | None = None
+    variants: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -52,7 +54,24 @@ class Examples:
     def take(self, rows: npt.NDArray[Any]) -> Examples:
         """Return the chosen rows (index or mask)."""
         weights = None if self.weights is None else self.weights[rows]
-        return Examples(self.x[rows], self.y[rows], self.groups[rows], weights)
+        variants = tuple(variant[rows] for variant in self.variants)
+        return Examples(self.x[rows], self.y[rows], self.groups[rows], weights, variants)
+
+    def with_variants(self) -> Examples:
+        """Return the rows followed by their copies, which have their targets, groups and weights."""
+        if not self.variants:
+            return self
+        copies = 1 + len(self.variants)
+        y = np.concatenate([self.y] * copies)
+        weights = None if self.weights is None else np.tile(self.weights, copies)
+        return Examples(_joined([self.x, *self.variants]), y, np.tile(self.groups, copies), weights)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Return arrays, or sequences in memory, one after the other."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return type(parts[0]).joined(parts)
 
 
 def make_estimator(classifier: ClassifierSettings | Any, random_state: int, checkpoints: str | None = None) -> Any:
@@ -75,9 +94,10 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
 
     Args:
         estimator: unfitted.
-        train: rows to learn from.
-        validation: rows to stop on; not looked at by an estimator that takes none.
+        train: rows to learn from, with their variants.
+        validation: rows to stop on, without variants; not looked at by an estimator that takes none.
     """
+    train = train.with_variants()
     if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
         estimator = OneVsRestClassifier(estimator)
     options: dict[str, Any] = {"groups": train.groups}

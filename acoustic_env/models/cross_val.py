@@ -9,6 +9,7 @@ to (`cross_fit`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -47,6 +48,7 @@ def out_of_fold(
     size: int = 1,
     predicted: npt.NDArray[Any] | None = None,
     checkpoints: str | None = None,
+    variants: Sequence[Any] = (),
 ) -> Floats:
     """Return probabilities [n, classes] of each row by the mean of an ensemble trained on the other folds.
 
@@ -65,6 +67,7 @@ def out_of_fold(
         size: members of each ensemble.
         predicted: folds to predict; rows of the others are NaN. None for all.
         checkpoints: where estimators that can keep checkpoints.
+        variants: transformed copies of `X`; those of the other folds' rows are learned from, too.
 
     Raises:
         UsageError: fewer groups than folds (or one besides a fold), one class only, or given folds that split a group.
@@ -81,7 +84,8 @@ def out_of_fold(
     for held in np.unique(fold) if predicted is None else predicted:
         rows = fold == held
         fitted = clone(preprocessor).fit(X[~rows])
-        seen = Examples(_float32(fitted.transform(X[~rows])), y[~rows], groups[~rows])
+        x, *copies = (_float32(fitted.transform(part[~rows])) for part in (X, *variants))
+        seen = Examples(x, y[~rows], groups[~rows], variants=tuple(copies))
         inner = _folds_up_to(INNER_FOLDS, seen.y, seen.groups, seed)
         model = fit_ensemble(classifier, count, seen, inner, (0,), size=size, seed=seed, checkpoints=checkpoints)
         found[rows] = model.predict_proba(_float32(fitted.transform(X[rows])))

@@ -40,6 +40,7 @@ class Study:
         matrix: the features.
         split: which rows train, validate and test.
         groups: int64 [n], code of each clip's group.
+        variants: features of each variant of the recipe, columns as in `matrix`.
     """
 
     recipe: Recipe
@@ -48,6 +49,7 @@ class Study:
     matrix: FeatureMatrix
     split: Split
     groups: npt.NDArray[np.int64]
+    variants: tuple[FeatureMatrix, ...] = ()
 
     @property
     def learning(self) -> npt.NDArray[np.int64]:
@@ -91,7 +93,39 @@ def prepare(
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
     roles = {"training": parts.train, "validation": parts.validation, "test": parts.test}
     log(", ".join(f"{len(rows):,} {role}" for role, rows in roles.items()) + " clips, no group in two folds")
-    return Study(recipe, kept, targets, matrix, parts, groups.astype(np.int64))
+    study = Study(recipe, kept, targets, matrix, parts, groups.astype(np.int64))
+    copies = tuple(_variant(study, variant, store, chosen, load, fingerprints) for variant in recipe.variants)
+    if copies:
+        log(f"variants of training clips are learned from, too: {', '.join(recipe.variants)}")
+    return replace(study, variants=copies)
+
+
+def _variant(
+    study: Study,
+    variant: str,
+    store: FeatureStore,
+    blocks: Sequence[str],
+    load: Callable[..., FeatureMatrix],
+    fingerprints: Mapping[str, Sequence[str]] | None,
+) -> FeatureMatrix:
+    """Return the features of a variant of all clips, named as those of the signals themselves.
+
+    Raises:
+        UsageError: a clip to learn from has no row.
+    """
+    matrix = study.matrix
+    signals = list(dict.fromkeys(column.signal for column in matrix.columns))
+    found = load(store, matrix.clip_ids, blocks, [f"{signal}+{variant}" for signal in signals], fingerprints)
+    lacking = ~found.complete()[study.learning]
+    if lacking.any():
+        clip = matrix.clip_ids[study.learning[np.flatnonzero(lacking)[0]]]
+        msg = (
+            f"variant {variant}: {lacking.sum():,} clips to learn from have no row, {clip!r} first; "
+            f"run `acoustic-env extract` with the recipe, or with --signals {','.join(signals)}+{variant}"
+        )
+        raise UsageError(msg)
+    own = {block: dict(zip(signals, versions.values(), strict=True)) for block, versions in found.fingerprints.items()}
+    return replace(found, columns=matrix.columns, fingerprints=own, absent={})
 
 
 def without_absent(clips: pa.Table, matrix: FeatureMatrix, log: Log) -> tuple[pa.Table, FeatureMatrix]:
@@ -142,11 +176,12 @@ def preprocessed_parts(study: Study) -> tuple[Examples, Examples]:
     """Return the training and the validation rows of a study, preprocessed."""
     preprocessor = fit_preprocessor(study)
 
-    def part(rows: npt.NDArray[np.int64]) -> Examples:
-        x = preprocessor.transform(study.matrix.values[rows])
-        return Examples(x, study.targets.y[rows], study.groups[rows])
+    return _examples(study, preprocessor, study.split.train), _examples(study, preprocessor, study.split.validation)
 
-    return part(study.split.train), part(study.split.validation)
+
+def _examples(study: Study, preprocessor: Any, rows: npt.NDArray[np.int64]) -> Examples:
+    x, *copies = (preprocessor.transform(matrix.values[rows]) for matrix in (study.matrix, *study.variants))
+    return Examples(x, study.targets.y[rows], study.groups[rows], variants=tuple(copies))
 
 
 def train(
@@ -173,7 +208,7 @@ def train(
     for line in preprocessor.summary():
         log(line)
     y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
-    data = Examples(preprocessor.transform(study.matrix.values[rows]), y, groups)
+    data = _examples(study, preprocessor, rows)
     classes, model = study.targets.classes, recipe.model
     members: dict[str, Any] = {"size": model.ensemble, "checkpoints": checkpoints}
     chosen = model if classifier is None else classifier
@@ -191,6 +226,7 @@ def train(
         classes=len(classes),
         preprocessor=make_preprocessor(study.matrix.columns, recipe),
         predicted=parts,
+        variants=[variant.values[rows] for variant in study.variants],
         **members,
     )
     held = np.isin(part, parts)

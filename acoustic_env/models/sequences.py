@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.models.stored_frames import Integers, StoredFrames, find_frames
 from acoustic_env.store.feature_store import FeatureStore
@@ -62,6 +63,23 @@ class Sequences:
             msg = f"expected sequences [clips, frames, bands], found an array of shape {array.shape}"
             raise ValueError(msg)
         return cls(array)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sequences]) -> Sequences:
+        """Return sequences one after the other, in memory.
+
+        Raises:
+            UsageError: they do not fit into memory.
+        """
+        first = parts[0]
+        size = sum(len(part) for part in parts) * int(np.prod(first.shape[1:])) * first.source.dtype.itemsize
+        if size > first.in_memory:
+            msg = (
+                f"frames of clips and variants take {size / (1 << 30):.1f} GiB, which do not fit into memory; "
+                "leave `variants` out of the recipe, or augment in training (`model: augment`)"
+            )
+            raise UsageError(msg)
+        return cls(np.concatenate([part.stored() for part in parts]), first.in_memory)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -123,6 +123,7 @@ def run_study(study: Study, models: Sequence[str], log: Log = print, *, every_fo
                 classes=len(study.targets.classes),
                 preprocessor=make_preprocessor(matrix.columns, study.recipe.replace(model=model.of_kind(kind))),
                 size=model.ensemble,
+                variants=[copy.restrict(variant.parts).values[rows] for copy in study.variants],
             )
             found.append((variant, kind, len(matrix.columns), probabilities))
             log(f"{variant.features} {variant.signals} {kind}: {_statistic(y, probabilities)(None):.4f}")

@@ -72,11 +72,18 @@ class Disk:
         return str(path)
 
 
-def write_block(store: str, block: Generated, clip_ids: list[str], y: np.ndarray, seed: int = 0) -> None:
-    """Rows of both signals; the first feature and the vector's first cell follow the class."""
+def write_block(
+    store: str,
+    block: Generated,
+    clip_ids: list[str],
+    y: np.ndarray,
+    seed: int = 0,
+    signals: tuple[str, ...] = SIGNALS,
+) -> None:
+    """Rows of both signals, or of others; the first feature and the vector's first cell follow the class."""
     random = np.random.default_rng(seed)
     schema = table_schema(block, {})
-    for signal in SIGNALS:
+    for signal in signals:
         values = random.normal(size=(len(clip_ids), block.size))
         vector = random.normal(size=(len(clip_ids), 3)).astype(np.float32)
         values[:, 0] += 1.5 * y
