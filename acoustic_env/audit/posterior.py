@@ -43,7 +43,7 @@ def score_posterior(clips: LabeledClips, scorers: Mapping[str, Scorer]) -> Poste
     """Score every clip by models and with weights that do not know the labels of its fold.
 
     Linear algebra runs on one thread, which is faster for its small products and makes the result independent of the
-    number of threads.
+    number of threads; networks that read frames keep theirs, of which their last digits depend.
 
     Args:
         clips: with three folds or more.
