@@ -5,7 +5,8 @@
 Generates `vggish_released` of so many clips (10 x 128 bytes each, 1,000 a part) in a temporary folder, and trains
 `attention` for an epoch with one thread: with one layer of 128 on a tenth of the clips and on all, with its default
 layers on a twentieth, each in a process of its own; then, with its default layers on a twentieth, in one and in two
-Ray Train workers, in turns.
+Ray Train workers, in turns. Beside other processes the ratio of their times says little; the CPU time of an epoch over
+that of one worker's half (its rows read and trained on, without the averaging) says how well the work divides.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from acoustic_env.models.training import LocalSession
 from tests.models.streams import examples, generate
 
 BATCH = 256
@@ -36,11 +38,12 @@ def main() -> None:
     parser.add_argument("--folder")
     parser.add_argument("--train", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--half", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--small", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     if options.train is not None:
-        print(json.dumps(train(options.folder, options.train, options.workers, SMALL if options.small else None)))
+        print(json.dumps(train(options.folder, options.train, options.workers, small=options.small, half=options.half)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         started = time.perf_counter()
@@ -57,45 +60,65 @@ def main() -> None:
                 f"{found['waiting']:.1%} waiting, indexed in {found['index']:.1f} s",
                 flush=True,
             )
-        ratios = []
+        ratios, shares = [], []
         for _ in range(options.pairs):
+            whole, half = (run(folder, few, half=half)["cpu"] for half in (False, True))
+            shares.append(whole / half)
             one, two = (run(folder, few, workers) for workers in (1, 2))
             ratios.append(one["seconds"] / two["seconds"])
             rates = ", ".join(f"{few / found['seconds']:,.0f}" for found in (one, two))
             waits = ", ".join(f"{found['waiting']:.1%}" for found in (one, two))
             load = os.getloadavg()[0]
-            line = f"one worker, two: {rates} clips/s ({waits} waiting), ratio {ratios[-1]:.2f}, load {load:.1f}"
-            print(line, flush=True)
+            print(
+                f"one worker, two: {rates} clips/s ({waits} waiting), ratio {ratios[-1]:.2f}, "
+                f"CPU time {shares[-1]:.2f}, load {load:.1f}",
+                flush=True,
+            )
         if ratios:
-            print(f"two workers over one, median of {len(ratios)} pairs: {np.median(ratios):.2f}")
+            print(
+                f"two workers over one, median of {len(ratios)} pairs: {np.median(ratios):.2f}, "
+                f"CPU time {np.median(shares):.2f}"
+            )
 
 
-def run(folder: str, clips: int, workers: int = 0, *, small: bool = False) -> dict[str, Any]:
+class Timed(LocalSession):
+    """The first of so many workers, without the averaging; notes the CPU time at which the first epoch begins."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.begun = workers, 0.0
+
+    def wrap(self, network: Any) -> Any:
+        self.begun = time.process_time()
+        return network
+
+
+def run(folder: str, clips: int, workers: int = 0, *, small: bool = False, half: bool = False) -> dict[str, Any]:
     """Train in a process of its own, so that its peak memory is that of the training."""
     command = [sys.executable, "-m", "tests.models.bench_stream", "--folder", folder, "--train", str(clips)]
-    command += ["--workers", str(workers), *(["--small"] if small else [])]
+    command += ["--workers", str(workers), *(["--small"] if small else []), *(["--half"] if half else [])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def train(folder: str, clips: int, workers: int, hidden: tuple[int, ...] | None) -> dict[str, float]:
+def train(folder: str, clips: int, workers: int, *, small: bool, half: bool) -> dict[str, float]:
     """Train one epoch; seconds are those of the epoch itself."""
     import torch
 
     from acoustic_env.config import classifier_settings
     from acoustic_env.models.train import train_on_ray
-    from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
+    from acoustic_env.models.training import TrainingSpec, train_network
 
     torch.set_num_threads(1)
     made = {"kind": "attention", "max_epochs": 1, "batch_size": BATCH, "workers": workers}
-    settings: Any = classifier_settings(made if hidden is None else {**made, "hidden": hidden})
+    settings: Any = classifier_settings({**made, "hidden": SMALL} if small else made)
     spec = TrainingSpec(settings, "binary", 2)
     before = peak()
     started = time.perf_counter()
     with np.load(Path(folder) / "clips.npz") as listed:
         data = examples(f"{folder}/store", listed["ids"][:clips].tolist(), listed["y"][:clips])
     index = time.perf_counter() - started
+    cpu = 0.0
     if workers:
         import ray
 
@@ -104,11 +127,20 @@ def train(folder: str, clips: int, workers: int, hidden: tuple[int, ...] | None)
             progress = train_on_ray(spec, data, None, place)
         ray.shutdown()
     else:
-        progress = train_network(spec, data, None, LocalSession())
+        session = Timed(2 if half else 1)
+        progress = train_network(spec, data, None, session)
+        cpu = time.process_time() - session.begun
     epoch = progress.history[-1]
     waiting = epoch["data_seconds"] / epoch["seconds"]
     most = peak()
-    return {"seconds": epoch["seconds"], "waiting": waiting, "peak": most, "own": most - before, "index": index}
+    return {
+        "seconds": epoch["seconds"],
+        "waiting": waiting,
+        "peak": most,
+        "own": most - before,
+        "index": index,
+        "cpu": cpu,
+    }
 
 
 def peak() -> float:
