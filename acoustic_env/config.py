@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    model_validator,
 )
 
 from acoustic_env.errors import UsageError
@@ -160,6 +161,9 @@ CLASSIFIERS: Final[Registry[type[ClassifierSettings]]] = Registry(
 )
 
 
+SHARED_SETTINGS: Final = ("ensemble", "seed", "per_class")
+
+
 class ClassifierSettings(Settings):
     """Settings that every kind of classifier has; a registered kind is a subclass.
 
@@ -174,6 +178,12 @@ class ClassifierSettings(Settings):
 
     seed: int = Field(23, ge=0)
     """Seed of everything random."""
+
+    per_class: int | None = Field(None, ge=1)
+    """Training rows of each class: a random part of larger classes, smaller ones repeated. Default: all rows once."""
+
+    trial_settings: ClassVar[Mapping[str, Any]] = {}
+    """What a trial of `tune` sets besides, to take less time than training does."""
 
     reads_sequences: ClassVar[bool] = False
     """Whether rows are the frames of a block, not its features of whole clips."""
@@ -196,8 +206,10 @@ class ClassifierSettings(Settings):
         return self.replace(**point)
 
     def of_kind(self, kind: str) -> ClassifierSettings:
-        """Return the settings of another kind with this ensemble and seed, its own at their defaults."""
-        return self if kind == self.kind else CLASSIFIERS.load(kind)(kind=kind, ensemble=self.ensemble, seed=self.seed)
+        """Return the settings of another kind with this ensemble, seed and resampling, its own at their defaults."""
+        if kind == self.kind:
+            return self
+        return CLASSIFIERS.load(kind)(kind=kind, **{name: getattr(self, name) for name in SHARED_SETTINGS})
 
 
 def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
@@ -285,6 +297,13 @@ class Recipe(Settings):
         ('raw+noise:snr_db=20#1',)
         """
         return tuple(f"{signal}+{variant}" for variant in self.variants for signal in signals or self.signals)
+
+    @model_validator(mode="after")
+    def _one_class_to_resample(self) -> Self:
+        if self.task == "multilabel" and self.model.per_class is not None:
+            msg = "model.per_class draws rows of one class each; a multilabel clip has several. Leave it out"
+            raise ValueError(msg)
+        return self
 
     def block_options(self, block: str) -> Mapping[str, Any]:
         """Return a block's options; NAME_frames without its own has those of NAME.

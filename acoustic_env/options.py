@@ -126,6 +126,10 @@ class TuneSettings(StudySettings):
     trials: int = Field(100, ge=1)
     """Trials in all, 1 or more."""
 
+    inner_folds: int | None = Field(None, ge=2)
+    """Score a trial by predictions out of this many grouped folds of training and validation clips, 2 or more. Default:
+    by those of the validation clips."""
+
     address: str | None = None
     """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
 
@@ -135,6 +139,13 @@ class CompareSettings(StudySettings):
 
     model: tuple[str, ...] = ()
     """Kinds of classifiers to compare. Default: the recipe's."""
+
+    settings: tuple[str, ...] = ()
+    """Files of classifier settings (YAML or JSON) to compare besides, each named by its file."""
+
+    trials: int | None = Field(None, ge=1)
+    """Search each classifier's settings, so many trials on five inner folds of each training part (nested
+    cross-validation). Default: settings as they are."""
 
     every_fold: bool = False
     """Predict test folds, too; results can no longer be used for model selection."""

@@ -18,7 +18,7 @@ from acoustic_env.options import CompareSettings, StudySettings, TrainSettings, 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from acoustic_env.config import Recipe
+    from acoustic_env.config import ClassifierSettings, Recipe
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import Study
     from acoustic_env.store.feature_store import FeatureStore
@@ -137,10 +137,15 @@ def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:
     changes = read_mapping(file, "--settings") if file else {}
     options = {"kind": namespace.model} | {name: getattr(settings, name, None) for name in ("ensemble", "workers")}
     changes |= {name: value for name, value in options.items() if value is not None}
+    return settings, recipe.replace(model=_with_changes(recipe, changes, file or "options"))
+
+
+def _with_changes(recipe: Recipe, changes: dict[str, Any], where: str) -> ClassifierSettings:
+    """Return the recipe's classifier with other settings, or those of another kind."""
     base = recipe.model.of_kind(str(changes.get("kind", recipe.model.kind)))
     if changes.get("workers") == 0 and "workers" not in type(base).model_fields:
         del changes["workers"]  # this process, where every other kind is trained
-    return settings, recipe.replace(model=from_mapping(type(base), base.as_json() | changes, file or "options"))
+    return from_mapping(type(base), base.as_json() | changes, where)
 
 
 def _study(settings: StudySettings, recipe: Recipe) -> Study:
@@ -222,7 +227,7 @@ def run_tune(namespace: argparse.Namespace) -> int:
     from acoustic_env.audit.table import write_table
     from acoustic_env.io.files import check_place, write_bytes
     from acoustic_env.io.location import join
-    from acoustic_env.models.learn import preprocessed_parts
+    from acoustic_env.models.learn import learning_rows, preprocessed_parts
     from acoustic_env.models.search_state import SearchState
     from acoustic_env.models.tune import search, search_identity, trial_table
     from acoustic_env.pipeline.cluster import cluster
@@ -231,10 +236,11 @@ def run_tune(namespace: argparse.Namespace) -> int:
     check_place(join(settings.out, "trials.csv"))
     recipe = recipe.replace(model=recipe.model.replace(ensemble=1))
     study = _study(settings, recipe)
-    state = SearchState.open(settings.out, search_identity(study), settings.trials)
-    parts = preprocessed_parts(study)
+    state = SearchState.open(settings.out, search_identity(study, settings.inner_folds), settings.trials)
+    folds = settings.inner_folds
+    train, validation = (learning_rows(study), folds) if folds else preprocessed_parts(study)
     with cluster(settings.address) if state.left else nullcontext():
-        trials = search(recipe.model, len(study.targets.classes), *parts, state)
+        trials = search(recipe.model, len(study.targets.classes), train, validation, state)
     table = trial_table(trials)
     write_table(table, join(settings.out, "trials.csv"))
     write_bytes(join(settings.out, "trials.png"), trials_plot(table.to_pylist()).png())
@@ -263,16 +269,28 @@ def run_study_command(namespace: argparse.Namespace) -> int:
 
     place = join(settings.out, "study.csv")
     check_place(place)
-    kinds = settings.model or (recipe.model.kind,)
-    for kind in kinds:
-        recipe.model.of_kind(kind)  # an unknown one before the features are read
+    models = _compared(settings, recipe)  # before the features are read
     study = _study(settings, recipe)
-    rows = run_study(study, kinds, _log, every_fold=settings.every_fold)
+    rows = run_study(study, models, _log, every_fold=settings.every_fold, trials=settings.trials)
     table = study_table(rows)
     write_table(table, place)
     print(json.dumps(table.to_pylist()) if namespace.json else "\n".join(study_lines(rows, score_name(study))))
     _log(place)
     return 0
+
+
+def _compared(settings: CompareSettings, recipe: Recipe) -> dict[str, ClassifierSettings]:
+    """Return the classifiers to compare by name: kinds, and files of settings by their stems."""
+    from acoustic_env.io.documents import read_mapping
+
+    models = {kind: recipe.model.of_kind(kind) for kind in settings.model or (recipe.model.kind,)}
+    for file in settings.settings:
+        name = file.rpartition("/")[2].rpartition(".")[0]
+        if name in models:
+            msg = f"{file}: the study has a classifier {name} already; rename the file"
+            raise UsageError(msg)
+        models[name] = _with_changes(recipe, read_mapping(file, "--settings"), file)
+    return models
 
 
 def run_evaluate(namespace: argparse.Namespace) -> int:

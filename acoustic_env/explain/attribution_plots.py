@@ -13,6 +13,7 @@ from acoustic_env.explain.importance import Importance, feature_groups, permutat
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import (
+    DIVERGING,
     FAINT,
     GREY,
     OKABE_ITO,
@@ -275,7 +276,8 @@ def importance_plots(material: Material) -> list[Plot]:
     """Draw permutation importance of blocks, indices and regions of the modulation spectrum."""
     groups = feature_groups(material)
     found, base, clips = permutation_importance(material, groups)
-    return [_draw_importance(material, found, base, clips)]
+    plots = [_draw_importance(material, found, base, clips)]
+    return plots if material.bundle.recipe.task == "binary" else [*plots, _draw_importance_by_class(material, found)]
 
 
 @drawn
@@ -325,6 +327,39 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     )
     title = "Permutation importance of the original features"
     return Plot("permutation-importance", SECTION, title, caption, alt, figure, data)
+
+
+@drawn
+def _draw_importance_by_class(material: Material, found: list[Importance]) -> Plot:
+    ordered = sorted(found, key=lambda one: -one.drop)
+    names = [material.name(chosen) for chosen in range(len(material.targets.classes))]
+    support = material.truth.sum(axis=0)
+    classes = np.sort(np.argsort(-support, kind="stable")[:SHOWN])
+    drops = np.array([one.of_class for one in ordered])
+    shown = drops[:SHOWN, classes]
+    figure = new_figure(2.5 + 0.5 * len(classes) + 3, 2.2 + 0.3 * len(shown))
+    panel = figure.subplots()
+    most = max(float(np.nanmax(np.abs(shown), initial=0)), 1e-6)
+    image = panel.imshow(shown, cmap=DIVERGING, vmin=-most, vmax=most, aspect="auto")
+    panel.set_yticks(range(len(shown)), [shortened(one.group.name) for one in ordered[:SHOWN]])
+    panel.set_xticks(range(len(classes)), [shortened(names[c], 24) for c in classes], rotation=45, ha="right")
+    figure.colorbar(image, ax=panel, label="drop in AUC of the class when shuffled")
+    leading = []
+    for chosen in classes[np.argsort(-np.nan_to_num(shown).max(axis=0), kind="stable")][:5]:
+        best = int(np.argmax(np.nan_to_num(drops[:, chosen])))
+        leading.append(f"{names[chosen]} needs {_spoken(ordered[best])} most ({drops[best, chosen]:.3f})")
+    caption = (
+        f"What each class against the others loses when features are shuffled: {'; '.join(leading)}. A group may serve "
+        "one class alone, which the mean over classes hides."
+    )
+    alt = f"Colored cells, a row a group of features, a column a class: {'; '.join(leading)}."
+    rows = [
+        {"group": one.group.name, "kind": one.group.kind, "class": name, "clips": int(clips), "drop": drop}
+        for one in ordered
+        for name, clips, drop in zip(names, support, one.of_class, strict=True)
+    ]
+    title = "Permutation importance for each class"
+    return Plot("permutation-importance-classes", SECTION, title, caption, alt, figure, pa.Table.from_pylist(rows))
 
 
 def _spoken(one: Importance) -> str:

@@ -18,7 +18,7 @@ from acoustic_env.explain.contrast_plots import map_parts
 from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
-from acoustic_env.models.evaluate import Floats, Ranking, group_weights, mean_over_classes
+from acoustic_env.models.evaluate import Floats, Ranking, group_weights
 from acoustic_env.models.preprocess import Part
 
 REPEATS: Final = 20
@@ -58,12 +58,15 @@ class Importance:
         group: which.
         drop: in AUC (mean over classes where there are several), mean over the repeats.
         low, high: 95 % interval over shuffles and resampled recordings.
+        of_class: drop in AUC of each class against the others, of the positive one in a binary study; NaN for a class
+            without clips, or without others.
     """
 
     group: Group
     drop: float
     low: float
     high: float
+    of_class: tuple[float, ...]
 
 
 def feature_groups(material: Material) -> list[Group]:
@@ -128,19 +131,28 @@ def permutation_importance(
         own = [group for group in groups if (group.block, group.signal) == (part.block, part.signal)]
         for group in own:
             columns = np.flatnonzero(np.isin(part.columns, group.columns))
-            drops, resampled = np.zeros(repeats), np.zeros(repeats)
+            drops, resampled, of_class = np.zeros(repeats), np.zeros(repeats), np.zeros((repeats, len(base[0])))
             for repeat, order in enumerate(orders if len(columns) else []):
                 moved = whole.copy()
                 moved[:, start : start + part.size] += _change(part, centered, columns, order)
                 found = held_out.score(moved, [None, weights[repeat]])
-                drops[repeat], resampled[repeat] = base[0] - found[0], base[repeat + 1] - found[1]
+                drops[repeat] = _mean(base[0]) - _mean(found[0])
+                resampled[repeat] = _mean(base[repeat + 1]) - _mean(found[1])
+                of_class[repeat] = base[0] - found[0]
             half = Z * float(np.nanstd(resampled, ddof=1))
             drop = float(np.nanmean(drops))
-            measured.append(Importance(group, drop, drop - half, drop + half))
+            measured.append(Importance(group, drop, drop - half, drop + half, tuple(of_class.mean(axis=0).tolist())))
         start += part.size
     reduced = {(part.block, part.signal) for part in parts}
-    nothing = [Importance(group, 0.0, 0.0, 0.0) for group in groups if (group.block, group.signal) not in reduced]
-    return measured + nothing, base[0], len(held_out.rows)
+    none = tuple(0.0 * base[0])
+    nothing = [Importance(group, 0.0, 0.0, 0.0, none) for group in groups if (group.block, group.signal) not in reduced]
+    return measured + nothing, _mean(base[0]), len(held_out.rows)
+
+
+def _mean(scores: Floats) -> float:
+    """Return the mean over the classes that have a score."""
+    defined = scores[np.isfinite(scores)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
@@ -182,15 +194,15 @@ class _HeldOutScorers:
         ]
         return cls(rows, scorers, truth[rows], material.folds[rows], material.bundle.recipe.task == "binary")
 
-    def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Floats | None]) -> list[float]:
-        """Return the AUC of preprocessed features [n, reduced], for each weighting of the clips."""
+    def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Floats | None]) -> list[Floats]:
+        """Return the AUC of each class [classes] by preprocessed features [n, reduced], for each weighting of clips."""
         found = np.full(self.truth.shape, np.nan)
         for scorer in self.scorers:
             if len(scorer.rows):
                 found[scorer.rows] = scorer.model.predict_proba(x[scorer.rows])
-        classes = slice(1, None) if self.binary else slice(None)
-        statistic = mean_over_classes(self.truth[:, classes], found[:, classes], Ranking.auc)
-        return [statistic(weights) for weights in weightings]
+        classes = range(1 if self.binary else 0, self.truth.shape[1])
+        rankings = [Ranking(self.truth[:, c], found[:, c]) for c in classes]
+        return [np.array([ranking.auc(weights) for ranking in rankings]) for weights in weightings]
 
     def shuffled(self, seed: int) -> Columns:
         """Return an order of the clips in which every one keeps its fold."""

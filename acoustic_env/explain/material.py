@@ -15,7 +15,7 @@ from acoustic_env.clips.splits import Split, split
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle, clips_hash
-from acoustic_env.models.classifier import Ensemble
+from acoustic_env.models.classifier import Ensemble, Examples, fit_ensemble, stops_on_rows
 from acoustic_env.models.learn import Log, bundle_matrix, without_absent
 from acoustic_env.models.matrix import FeatureMatrix
 from acoustic_env.store.feature_store import FeatureStore
@@ -171,15 +171,27 @@ def _learned(whole: Material, parts: Split) -> Material:
     learned = _take(replace(whole, folds=folds, clips=clips, test_clips=LEARNED), mask)
     return replace(
         learned,
-        scorers=_scorers(whole.bundle, learned.folds),
+        scorers=_scorers(learned),
         scored="clips held out from the model that scores them",
     )
 
 
-def _scorers(bundle: Bundle, folds: npt.NDArray[np.int64]) -> list[HeldOutScorer]:
-    """Return scorers by the folds that `classifier.fit_ensemble` held out: those of validation, then each other one."""
+def _scorers(learned: Material) -> list[HeldOutScorer]:
+    """Return scorers by the folds that `classifier.fit_ensemble` held out: those of validation, then each other one.
+
+    It holds out none for classifiers that do not stop on rows; of these, a copy is fitted without the validation folds.
+    """
+    bundle, folds = learned.bundle, learned.folds
     first = bundle.recipe.split.validation_folds
     members = bundle.classifier.members
+    if not stops_on_rows(members[0]):
+        out = np.isin(folds, first)
+        x = bundle.preprocessor.transform(learned.matrix.values[~out])
+        seen = Examples(x, learned.targets.y[~out], learned.groups[~out])
+        classifier = members[0] if bundle.own_estimator else bundle.recipe.model
+        seed, size = bundle.recipe.model.seed, len(members)
+        model = fit_ensemble(classifier, len(bundle.classes), seen, folds[~out], (), seed=seed, size=size)
+        return [HeldOutScorer(np.flatnonzero(out), model)]
     others = [(int(fold),) for fold in np.unique(folds) if fold not in first]
     held_out: list[tuple[int, ...]] = [tuple(first), *others]
     scorers = []

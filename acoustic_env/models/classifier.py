@@ -113,6 +113,32 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
         )
 
 
+def resampled(y: npt.NDArray[Any], per_class: int, seed: int) -> Integers:
+    """Return row numbers with so many rows of each class: a random part of a larger class, a smaller one repeated.
+
+    Args:
+        y: int64 [n].
+        per_class: rows of each class that has one.
+        seed: of the choice.
+
+    >>> y = np.array([0, 0, 0, 0, 1])
+    >>> np.bincount(y[resampled(y, 2, seed=23)]).tolist()
+    [2, 2]
+    """
+    random = np.random.default_rng(seed)
+    found = []
+    for own in np.unique(y):
+        rows = random.permutation(np.flatnonzero(y == own))
+        found.append(np.resize(rows, per_class))
+    return np.sort(np.concatenate(found))
+
+
+def stops_on_rows(estimator: Any) -> bool:
+    """Return whether training stops on held-out rows: its `fit` takes them, and a network's patience is not None."""
+    settings = getattr(estimator, "settings", estimator)
+    return has_fit_parameter(estimator, "X_val") and getattr(settings, "patience", 0) is not None
+
+
 def predict_proba(estimator: Any, x: npt.NDArray[np.float32], classes: int) -> Floats:
     """Return probabilities [n, classes] of a fitted estimator; 0 for classes without a training row."""
     if not len(x):
@@ -183,11 +209,25 @@ def fit_ensemble(
     members = []
     for member in range(size):
         held = np.isin(folds, held_out[member % len(held_out)])
-        estimator = make_estimator(classifier, seed + member, checkpoints)
-        stops = has_fit_parameter(estimator, "X_val")
-        rows = (data.take(~held), data.take(held)) if stops else (data, None)
-        members.append(fit(estimator, *rows))
+        stops = stops_on_rows(make_estimator(classifier, seed + member))
+        train, validation = (data.take(~held), data.take(held)) if stops else (data, None)
+        members.append(fit_model(classifier, train, validation, seed + member, checkpoints))
     return Ensemble(members, classes)
+
+
+def fit_model(
+    classifier: ClassifierSettings | Any,
+    train: Examples,
+    validation: Examples | None,
+    seed: int,
+    checkpoints: str | None = None,
+) -> Any:
+    """Fit one model of settings, or of an estimator; settings may have the training rows resampled."""
+    per_class = classifier.per_class if isinstance(classifier, ClassifierSettings) else None
+    if per_class is not None:
+        train = train.with_variants()
+        train = train.take(resampled(train.y, per_class, seed))
+    return fit(make_estimator(classifier, seed, checkpoints), train, validation)
 
 
 # ---- what the package's own estimators share

@@ -184,6 +184,11 @@ def _examples(study: Study, preprocessor: Any, rows: npt.NDArray[np.int64]) -> E
     return Examples(x, study.targets.y[rows], study.groups[rows], variants=tuple(copies))
 
 
+def learning_rows(study: Study) -> Examples:
+    """Return the training and validation rows of a study together, preprocessed."""
+    return _examples(study, fit_preprocessor(study), study.learning)
+
+
 def train(
     study: Study, log: Log = print, *, classifier: Any = None, checkpoints: str | None = None
 ) -> tuple[Bundle, Performance]:
@@ -228,7 +233,7 @@ def train(
         predicted=parts,
         variants=[variant.values[rows] for variant in study.variants],
         **members,
-    )
+    ).probabilities
     held = np.isin(part, parts)
     y_held, probabilities, held_groups = y[held], unseen[held], groups[held]
     calibrator = Calibrator(recipe.task).fit(probabilities, y_held)

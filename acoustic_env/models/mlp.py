@@ -47,7 +47,7 @@ class MLPClassifier(TaskClassifier):
         weight_decay: float = 1e-4,
         batch_size: int = 256,
         max_epochs: int = 200,
-        patience: int = 15,
+        patience: int | None = 15,
         workers: int = 0,
         checkpoints: str | None = None,
         random_state: Any = None,

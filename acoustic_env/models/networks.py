@@ -98,7 +98,7 @@ class Augment(nn.Module):
 
 
 class ConvStack(nn.Sequential):
-    """Convolutions with batch norm, ReLU, pooling and dropout as settings say: [n, channels, frames, bands].
+    """Convolutions with batch norm, pooling, ReLU and dropout as settings say: [n, channels, frames, bands].
 
     Args:
         layers: settings of each.
@@ -115,9 +115,10 @@ class ConvStack(nn.Sequential):
             )
             if layer.batch_norm:
                 made.append(nn.BatchNorm2d(layer.channels))
-            made.append(nn.ReLU())
+            # The largest of the rectified cells is the rectified largest cell, of which there are fewer.
             if layer.pool != (1, 1):
                 made.append(nn.MaxPool2d(layer.pool, layer.pool_stride))
+            made.append(nn.ReLU())
             if layer.dropout:
                 made.append(nn.Dropout(layer.dropout))
             inputs = layer.channels
@@ -179,14 +180,19 @@ class Convolutional(nn.Sequential):
     """A body of convolutions, pooled, and a head of dense layers."""
 
     def __init__(self, body: nn.Module, pool: str, head: nn.Module) -> None:
-        super().__init__(AddChannel(), body, GlobalPool(pool), head)
+        super().__init__(AddChannel(), channels_last(body), GlobalPool(pool), head)
+
+
+def channels_last(body: nn.Module) -> nn.Module:
+    """Put the weights of convolutions into the memory format that takes half the time on CPUs, and return them."""
+    return body.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
 class AddChannel(nn.Module):
-    """From [n, frames, bands] to [n, 1, frames, bands]."""
+    """From [n, frames, bands] to [n, 1, frames, bands], in the memory format of the maps."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, None]
+        return x[:, None].contiguous(memory_format=torch.channels_last)
 
 
 def dense_head(widths: Sequence[int], outputs: int, dropout: float) -> nn.Sequential:
@@ -253,13 +259,13 @@ class ConvRecurrent(nn.Module):
 
     def __init__(self, body: ConvStack, units: int, outputs: int, dropout: float, shape: Sequence[int]) -> None:
         super().__init__()
-        self.body = body
+        self.body = nn.Sequential(AddChannel(), channels_last(body))
         with torch.no_grad():
-            left = body.eval()(torch.zeros(1, 1, *shape)).shape[3]
+            left = self.body.eval()(torch.zeros(1, *shape)).shape[3]
         self.recurrent = nn.GRU(body.channels * left, units, batch_first=True, bidirectional=True)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * units, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = self.body(x[:, None])
+        maps = self.body(x)
         frames, _ = self.recurrent(maps.permute(0, 2, 1, 3).flatten(2))
         return torch.as_tensor(self.head(frames).mean(1))

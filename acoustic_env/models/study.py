@@ -6,34 +6,34 @@ the test clips are not used, unless every fold is asked for: the protocol of dat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.config import CLASSIFIERS
+from acoustic_env.config import ClassifierSettings
 from acoustic_env.errors import UsageError
-from acoustic_env.models.cross_val import out_of_fold
+from acoustic_env.models.cross_val import OutOfFold, out_of_fold
 from acoustic_env.models.evaluate import (
     Estimate,
     Floats,
-    Ranking,
     auc_with_interval,
     behind_the_best,
     bootstrap,
-    mean_over_classes,
     share_interval,
 )
 from acoustic_env.models.learn import Log, Study
 from acoustic_env.models.preprocess import make_preprocessor
-from acoustic_env.models.thresholds import Calls
+from acoustic_env.models.searched import SearchedClassifier
+from acoustic_env.models.thresholds import main_score
 
 # Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
 HANDMADE: Final = ("mps", "indices")
 REPEATS: Final = 300
 ALL: Final = "all"
+TIMES: Final = ("train_seconds", "predict_seconds")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Row:
         accuracy: share of clips called right (argmax); None for multilabel.
         behind: the best score minus this one's, paired on the same clips, with an interval that allows for the choice
             of the best (`evaluate.behind_the_best`); None for the best.
+        train_seconds: of training once, mean over the folds, with the search of settings where there was one.
+        predict_seconds: of 1,000 clips.
     """
 
     features: str
@@ -71,6 +73,8 @@ class Row:
     score: Estimate
     accuracy: Estimate | None
     behind: Estimate | None
+    train_seconds: float
+    predict_seconds: float
 
 
 def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
@@ -91,73 +95,83 @@ def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
     ]
 
 
-def run_study(study: Study, models: Sequence[str], log: Log = print, *, every_fold: bool = False) -> list[Row]:
+def run_study(
+    study: Study,
+    models: Mapping[str, ClassifierSettings],
+    log: Log = print,
+    *,
+    every_fold: bool = False,
+    trials: int | None = None,
+) -> list[Row]:
     """Return out-of-fold scores of every variant and model, best first.
 
     Args:
         study: prepared with every block and signal.
-        models: kinds.
+        models: name -> settings.
         log: receives each row as it is done.
         every_fold: predict the clips of test folds too, each by a model of the other folds.
+        trials: search each classifier's settings in so many trials on inner folds of each training part; None: as
+            they are.
     """
-    frames = study.recipe.model.reads_sequences
-    for kind in models:
-        if CLASSIFIERS.load(kind).reads_sequences != frames:
-            msg = f"{kind} and {study.recipe.model.kind} do not read the same: one reads frames, one features of clips"
+    for name, settings in models.items():
+        if settings.reads_sequences != study.recipe.model.reads_sequences:
+            msg = f"{name} and {study.recipe.model.kind} do not read the same: one reads frames, one features of clips"
             raise UsageError(msg)
-    model = study.recipe.model
+    if trials is not None and study.variants:
+        msg = (
+            f"recipe {study.recipe.name}: --trials would score variants, which are for training; leave one of them out"
+        )
+        raise UsageError(msg)
     rows = np.arange(len(study.groups)) if every_fold else study.learning
-    y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
+    y, groups = study.targets.y[rows], study.groups[rows]
     signals = list(dict.fromkeys(column.signal for column in study.matrix.columns))
-    found: list[tuple[Variant, str, int, Floats]] = []
+    found: list[tuple[Variant, str, int, OutOfFold]] = []
     for variant in variants(list(study.matrix.fingerprints), signals):
-        matrix = study.matrix.restrict(variant.parts)
-        for kind in models:
-            probabilities = out_of_fold(
+        for name, settings in models.items():
+            matrix = study.matrix.restrict(variant.parts)
+            predicted = out_of_fold(
                 matrix.values[rows],
                 y,
                 groups,
-                model.of_kind(kind),
-                folds,
-                model.seed,
+                settings if trials is None else SearchedClassifier(settings, trials),
+                study.split.folds[rows].astype(np.int64),
+                settings.seed,
                 classes=len(study.targets.classes),
-                preprocessor=make_preprocessor(matrix.columns, study.recipe.replace(model=model.of_kind(kind))),
-                size=model.ensemble,
+                preprocessor=make_preprocessor(matrix.columns, study.recipe.replace(model=settings)),
+                size=settings.ensemble,
                 variants=[copy.restrict(variant.parts).values[rows] for copy in study.variants],
             )
-            found.append((variant, kind, len(matrix.columns), probabilities))
-            log(f"{variant.features} {variant.signals} {kind}: {_statistic(y, probabilities)(None):.4f}")
-    statistics = [_statistic(y, probabilities) for *_, probabilities in found]
+            found.append((variant, name, len(matrix.columns), predicted))
+            log(f"{variant.features} {variant.signals} {name}: {main_score(y, predicted.probabilities)(None):.4f}")
+    return _rows(y, groups, found)
+
+
+def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFold]]) -> list[Row]:
+    """Return the rows of predictions, best first."""
+    statistics = [main_score(y, predicted.probabilities) for *_, predicted in found]
     behind = behind_the_best(statistics, groups, repeats=REPEATS)
     best = max(range(len(found)), key=lambda i: statistics[i](None))
     done = [
         Row(
             variant.features,
             variant.signals,
-            kind,
+            name,
             inputs,
-            _score(y, probabilities, groups),
-            None if y.ndim == 2 else share_interval(probabilities.argmax(axis=1) == y, groups),
+            _score(y, predicted.probabilities, groups),
+            None if y.ndim == 2 else share_interval(predicted.probabilities.argmax(axis=1) == y, groups),
             None if i == best else behind[i],
+            predicted.train_seconds,
+            predicted.predict_seconds,
         )
-        for i, (variant, kind, inputs, probabilities) in enumerate(found)
+        for i, (variant, name, inputs, predicted) in enumerate(found)
     ]
     return sorted(done, key=lambda row: -row.score.value)
-
-
-def _statistic(y: Any, probabilities: Floats) -> Callable[[Any], float]:
-    if y.ndim == 2:
-        return mean_over_classes(y, probabilities, Ranking.average_precision)
-    if probabilities.shape[1] == 2:
-        return Ranking(y == 1, probabilities[:, 1]).auc
-    classes = np.eye(probabilities.shape[1], dtype=bool)
-    return Calls(classes[y], classes[probabilities.argmax(axis=1)]).macro_f1
 
 
 def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:
     if y.ndim == 1 and probabilities.shape[1] == 2:
         return auc_with_interval(y == 1, probabilities[:, 1], groups)
-    return bootstrap(_statistic(y, probabilities), groups, repeats=REPEATS)
+    return bootstrap(main_score(y, probabilities), groups, repeats=REPEATS)
 
 
 def score_name(study: Study) -> str:
@@ -173,7 +187,7 @@ def study_table(rows: Sequence[Row]) -> pa.Table:
 
     estimates = {"score": lambda r: r.score, "accuracy": lambda r: r.accuracy, "behind": lambda r: r.behind}
     return pa.table(
-        {name: [getattr(row, name) for row in rows] for name in ("features", "signals", "model", "inputs")}
+        {name: [getattr(row, name) for row in rows] for name in ("features", "signals", "model", "inputs", *TIMES)}
         | {
             name if part == "value" else f"{name}_{part}": pa.array(column(take, part), pa.float64())
             for name, take in estimates.items()
@@ -185,13 +199,15 @@ def study_table(rows: Sequence[Row]) -> pa.Table:
 
 def study_lines(rows: Sequence[Row], name: str) -> list[str]:
     """Return the study, human-readable, a line per row."""
-    wide = max(len(row.features) for row in rows)
-    lines = [f"{'features':<{wide}}  signal  model     {name:<21}  {'accuracy':<21}  behind the best"]
+    wide, names = (max(len(text) for text in texts) for texts in ([r.features for r in rows], [r.model for r in rows]))
+    heading = f"{'features':<{wide}}  signal  {'model':<{names}}  {name:<21}  {'accuracy':<21}"
+    lines = [f"{heading}  {'training':>10}  {'1,000 clips':>11}  behind the best"]
     for row in rows:
         behind = "best"
         if row.behind is not None:
             noise = ", within noise" if row.behind.within_noise() else ""
             behind = f"{row.behind.value:.3f} ({row.behind.low:.3f}–{row.behind.high:.3f}){noise}"
-        figures = f"{row.score!s:<21}  {row.accuracy or '-'!s:<21}"
-        lines.append(f"{row.features:<{wide}}  {row.signals:<6}  {row.model:<8}  {figures}  {behind}")
+        metrics = f"{row.score!s:<21}  {row.accuracy or '-'!s:<21}"
+        times = f"{row.train_seconds:>8.3g} s  {row.predict_seconds:>9.3g} s"
+        lines.append(f"{row.features:<{wide}}  {row.signals:<6}  {row.model:<{names}}  {metrics}  {times}  {behind}")
     return lines

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from acoustic_env.config import Task
-from acoustic_env.models.evaluate import Bools, Floats
+from acoustic_env.models.evaluate import Bools, Floats, Ranking, mean_over_classes
 
 Weights = npt.NDArray[Any] | None
 
@@ -61,6 +61,27 @@ class Calls:
         """Return F1 of all pairs of a row and a class; NaN without a call and a positive row."""
         hits, calls, positives = (float(counts.sum()) for counts in self._counts(weights))
         return 2 * hits / (calls + positives) if calls + positives else float("nan")
+
+
+def main_score(y: npt.NDArray[Any], probabilities: Floats) -> Callable[[Weights], float]:
+    """Return the score that classifiers are compared by, as a statistic of the rows' weights.
+
+    Args:
+        y: int64 [n] class index, or bool [n, classes].
+        probabilities: [n, classes].
+
+    Returns:
+        AUC (two classes), macro F1 of the likeliest class (more classes) or mAP (multilabel).
+
+    >>> main_score(np.array([0, 1, 2]), np.eye(3))(None)
+    1.0
+    """
+    if y.ndim == 2:
+        return mean_over_classes(y, probabilities, Ranking.average_precision)
+    if probabilities.shape[1] == 2:
+        return Ranking(y == 1, probabilities[:, 1]).auc
+    classes = np.eye(probabilities.shape[1], dtype=bool)
+    return Calls(classes[y], classes[probabilities.argmax(axis=1)]).macro_f1
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:

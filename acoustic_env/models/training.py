@@ -61,7 +61,8 @@ class Progress:
 
     def is_last(self, settings: NetworkSettings) -> bool:
         """Return whether training ends after this epoch."""
-        return self.epoch >= settings.max_epochs or self.epoch - self.best_epoch >= settings.patience
+        stale = self.epoch - self.best_epoch
+        return self.epoch >= settings.max_epochs or (settings.patience is not None and stale >= settings.patience)
 
 
 class Session(Protocol):
@@ -125,12 +126,14 @@ class TrainingSpec:
 def train_network(spec: TrainingSpec, train: Examples, validation: Examples | None, session: Session) -> Progress:
     """Train until the validation score has not improved for `patience` epochs.
 
-    Without validation rows it trains for `max_epochs`, and the last weights are the best. Each step takes one batch of
-    `batch_size` rows, distributed over the workers, whose gradients are averaged: the same steps whatever their number.
+    Without validation rows, or with a patience of None, it trains for `max_epochs`, and the last weights are the best.
+    Each step takes one batch of `batch_size` rows, distributed over the workers, whose gradients are averaged: the same
+    steps whatever their number.
 
     Args:
         spec: what to train.
-        train, validation: rows; every worker has, or can read, all of them.
+        train, validation: rows; every worker has, or can read, all of them. Without validation rows their metrics are
+            NaN.
         session: the surroundings.
 
     Returns:
@@ -152,6 +155,7 @@ def train_network(spec: TrainingSpec, train: Examples, validation: Examples | No
     best, state = state.best_weights, replace(state, arrays={})
     wrapped = session.wrap(network)
     data = _Rows(train, spec.task, device)
+    stops = validation is not None and settings.patience is not None
 
     while not state.is_last(settings):
         epoch = state.epoch + 1
@@ -163,13 +167,14 @@ def train_network(spec: TrainingSpec, train: Examples, validation: Examples | No
         torch.manual_seed((settings.seed * 100_003 + epoch) * 1_009 + session.rank)
         network.train()
         loss, waited = _run_epoch(wrapped, optimizer, data, order, session, spec, epoch)
-        score, held_loss = float(epoch), 0.0
+        score = held_loss = math.nan
         if validation is not None:
             score, held_loss = validation_score(forward(network, validation.x), validation.y, spec.task)
         state = replace(state, epoch=epoch)
-        if (score, -held_loss) > (state.best_score, -state.best_loss):
-            state = replace(state, best_epoch=epoch, best_score=score, best_loss=held_loss)
-            if validation is not None or epoch == settings.max_epochs:
+        reached = (score, held_loss) if stops else (float(epoch), 0.0)
+        if (reached[0], -reached[1]) > (state.best_score, -state.best_loss):
+            state = replace(state, best_epoch=epoch, best_score=reached[0], best_loss=reached[1])
+            if stops or epoch == settings.max_epochs:
                 best = {name: value.cpu().numpy().copy() for name, value in network.state_dict().items()}
         metrics = {
             "epoch": float(epoch),

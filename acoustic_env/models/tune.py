@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from sklearn.preprocessing import FunctionTransformer
 
 from acoustic_env.config import ClassifierSettings
-from acoustic_env.models.classifier import Examples, fit, predict_proba
-from acoustic_env.models.evaluate import Floats, Ranking, mean_over_classes
+from acoustic_env.models.classifier import Examples, fit_model, predict_proba
+from acoustic_env.models.cross_val import out_of_fold
+from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.search_state import SearchState
 from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.thresholds import main_score
 
 if TYPE_CHECKING:
     from acoustic_env.models.learn import Study
@@ -34,8 +37,6 @@ STUDY: Final = "optuna"
 METRIC: Final = "score"
 # Random trials before the searcher models anything: the source system's 25 of 100.
 RANDOM_SHARE: Final = 0.25
-# An MLP's trial is shorter than its training.
-SHORT: Final = {"max_epochs": 50, "patience": 5}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Trial:
     error: str
 
 
-def search_identity(study: Study) -> dict[str, str]:
+def search_identity(study: Study, inner_folds: int | None = None) -> dict[str, str]:
     """Describe everything that determines a trial's score, name -> value.
 
     Feature values are taken as the store has them, before any reduction, so that the same data are the same on every
@@ -77,6 +78,7 @@ def search_identity(study: Study) -> dict[str, str]:
         return f"{len(rows):,} clips, {_digest(ids, targets.y[rows], study.groups[rows])}"
 
     return {
+        **({"inner folds": str(inner_folds)} if inner_folds else {}),
         "training clips, labels and groups": clips(train),
         "validation clips, labels and groups": clips(validation),
         "task and classes": f"{study.recipe.task}, {len(targets.classes)} classes, {_digest(list(targets.classes))}",
@@ -108,15 +110,15 @@ def _digest(*parts: list[str] | npt.NDArray[Any] | Sequences) -> str:
 
 def search_settings(settings: ClassifierSettings) -> ClassifierSettings:
     """Return the settings that every trial starts from: one model in one process, an MLP with fewer epochs."""
-    fixed = {"ensemble": 1, "workers": 0, **SHORT}
+    fixed = {"ensemble": 1, "workers": 0, **settings.trial_settings}
     return settings.replace(**{name: value for name, value in fixed.items() if name in type(settings).model_fields})
 
 
 def changed_settings(base: ClassifierSettings, point: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings, as plain data, that a point of the search space sets."""
     plain = base.at(point).as_json()
-    layers = {"layers"} if any(name.startswith("units_") for name in point) else set()
-    return {name: plain[name] for name in plain if name in point or name in layers}
+    nested = {"layers" if name.startswith("units_") else "augment" for name in point if name not in plain}
+    return {name: plain[name] for name in plain if name in point or name in nested}
 
 
 class _Recorder:
@@ -143,15 +145,14 @@ class _Recorder:
 
 
 def validation_score(found: Floats, y: npt.NDArray[Any]) -> float:
-    """Return AUC (binary), mean one-against-rest AUC (multiclass) or mAP (multilabel) of probabilities.
+    """Return AUC (binary), macro F1 (multiclass) or mAP (multilabel) of probabilities, as `study` compares them.
 
-    Rows of one class only have none; their score is minus the log loss.
+    Rows of one class only have no AUC; their score is minus the log loss.
     """
-    truth = y if y.ndim == 2 else np.eye(found.shape[1], dtype=bool)[y]
-    measure = Ranking.average_precision if y.ndim == 2 else Ranking.auc
-    score = mean_over_classes(truth, found, measure)(None)
+    score = main_score(y, found)(None)
     if np.isfinite(score):
         return score
+    truth = y if y.ndim == 2 else np.eye(found.shape[1], dtype=bool)[y]
     return float(np.log(np.clip(np.where(truth, found, 1 - found), 1e-7, None)).sum(axis=1).mean())
 
 
@@ -159,7 +160,7 @@ def search(
     base: ClassifierSettings,
     classes: int,
     train: Examples,
-    validation: Examples,
+    validation: Examples | int,
     state: SearchState,
     *,
     at_once: int | None = None,
@@ -169,7 +170,8 @@ def search(
     Args:
         base: settings; what the kind's search space does not name stays as it is.
         classes: number of classes.
-        train, validation: preprocessed rows.
+        train: preprocessed rows.
+        validation: preprocessed rows to score on; or the number of grouped folds of `train` that are predicted in turn.
         state: from `SearchState.open` with this study's `search_identity`.
         at_once: trials running together; None for one a CPU.
 
@@ -188,7 +190,7 @@ def _run_trials(
     base: ClassifierSettings,
     classes: int,
     train: Examples,
-    validation: Examples,
+    validation: Examples | int,
     state: SearchState,
     at_once: int | None,
 ) -> list[Trial]:
@@ -212,7 +214,7 @@ def _run_trials(
         space=space,
         metric=METRIC,
         mode="max",
-        sampler=_sampler(base.seed + len(earlier), state.trials),
+        sampler=sampler(base.seed + len(earlier), state.trials),
         storage=_earlier_scores(space, earlier),
         study_name=STUDY,
     )
@@ -264,7 +266,8 @@ def _cpus() -> int:
     return max(1, int(cluster_resources().cpus))
 
 
-def _sampler(seed: int, trials: int) -> Any:
+def sampler(seed: int, trials: int) -> Any:
+    """Return Optuna's sampler for a search of so many trials."""
     import optuna
 
     return optuna.samplers.TPESampler(n_startup_trials=max(1, round(RANDOM_SHARE * trials)), seed=seed)
@@ -279,10 +282,35 @@ def _run_trial(point: Mapping[str, Any], data: Any, base: ClassifierSettings, cl
 
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     train, validation = ray.get(data) if isinstance(data, ray.ObjectRef) else data
-    settings = base.at(point)
     with threadpool_limits(1):
-        estimator = fit(settings.estimator(settings.seed), train, validation)
-        tune.report({METRIC: validation_score(predict_proba(estimator, validation.x, classes), validation.y)})
+        tune.report({METRIC: score_settings(base.at(point), train, validation, classes)})
+
+
+def score_settings(settings: ClassifierSettings, train: Examples, validation: Examples | int, classes: int) -> float:
+    """Return the validation score of settings.
+
+    Args:
+        settings: of a kind.
+        train: preprocessed rows.
+        validation: rows to score on, and to stop on; or the number of grouped folds of `train` predicted in turn.
+        classes: how many.
+    """
+    if isinstance(validation, int):
+        rows = train
+        found = out_of_fold(
+            rows.x,
+            rows.y,
+            rows.groups,
+            settings,
+            validation,
+            settings.seed,
+            classes=classes,
+            preprocessor=FunctionTransformer(),
+            variants=rows.variants,
+        )
+        return validation_score(found.probabilities, rows.y)
+    model = fit_model(settings, train, validation, settings.seed)
+    return validation_score(predict_proba(model, validation.x, classes), validation.y)
 
 
 def _trial(

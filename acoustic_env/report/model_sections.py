@@ -10,6 +10,7 @@ import pyarrow as pa
 from acoustic_env.explain.plot import read_index
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.study import TIMES
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Code, Part, Table, Terms, Text
 from acoustic_env.report.plots import (
@@ -22,6 +23,7 @@ from acoustic_env.report.plots import (
     performance_plots,
     searched_settings,
     study_plot,
+    study_times_plot,
     trials_plot,
 )
 
@@ -206,6 +208,7 @@ def _error(value: float | None) -> str:
 def study_section(table: pa.Table, folder: PlotFolder) -> Section:
     """Show the study's plot and table."""
     listed = table.to_pylist()
+    timed = [name for name in TIMES if name in table.column_names]  # those of earlier versions have none
     rows = [
         (
             row["features"],
@@ -216,13 +219,14 @@ def study_section(table: pa.Table, folder: PlotFolder) -> Section:
             _interval(row, "accuracy") if row["accuracy"] is not None else None,
             _interval(row, "behind") if row["behind"] is not None else "best",
             row["within_noise"],
+            *(f"{row[name]:.3g}" for name in timed),
         )
         for row in listed[:ROWS]
     ]
     header = ("features", "signals", "model", "inputs", "score", "accuracy", "behind the best", "within noise")
-    return Section(
-        "The study", [Text(STUDY), folder.draw(study_plot(listed)), Table("Variants, best first", header, rows)]
-    )
+    times = [("training, s", "1,000 clips, s")[TIMES.index(name)] for name in timed]
+    plots = [folder.draw(study_plot(listed)), *([folder.draw(study_times_plot(listed))] if timed else [])]
+    return Section("The study", [Text(STUDY), *plots, Table("Variants, best first", (*header, *times), rows)])
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -370,14 +371,47 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
 
 
 @drawn
+def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """Draw the score of each row of a study against its training time, a marker and color for each model."""
+    figure = new_figure(9, 4)
+    panel = figure.subplots()
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    for number, model in enumerate(models):
+        own = [row for row in rows if row["model"] == model]
+        color, marker = OKABE_ITO[number % len(OKABE_ITO)], MARKERS[number % len(MARKERS)]
+        x, y, low, high = ([row[name] for row in own] for name in ("train_seconds", "score", "score_low", "score_high"))
+        panel.vlines(x, low, high, color=color, lw=1.2, alpha=0.6)
+        panel.plot(x, y, marker, color=color, ms=7, label=model)
+    panel.set_xscale("log")
+    panel.set(xlabel="s to train once, mean over the folds", ylabel="out-of-fold score with 95 % interval")
+    panel.grid(color=FAINT, lw=0.6)
+    figure.legend(loc="outside right upper")
+    best, fastest = rows[0], min(rows, key=lambda row: row["train_seconds"])
+    sentence = (
+        f"Best is {best['model']} on {best['features']}, {best['score']:.3f} after {best['train_seconds']:.2g} s of "
+        f"training; fastest is {fastest['model']} on {fastest['features']}, {fastest['score']:.3f} after "
+        f"{fastest['train_seconds']:.2g} s. Times are of this run on its machine, with whatever ran beside it."
+    )
+    columns = ("features", "signals", "model", "score", "score_low", "score_high", "train_seconds", "predict_seconds")
+    data = pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows])
+    return Plot("study-times", "The study", "Score against training time", sentence, sentence, figure, data)
+
+
+@drawn
 def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
-    """Draw loss and validation score of each epoch, a line for each member, with the epoch that is kept."""
+    """Draw loss and validation score of each epoch, a line for each member, with the epoch that is kept.
+
+    Networks without validation rows have training loss only.
+    """
     figure = new_figure(9, 3.6)
     losses, scores = figure.subplots(1, 2)
     kept = []
     for history in histories:
         epochs = [epoch["epoch"] for epoch in history]
-        best = max(history, key=lambda epoch: (epoch["validation_score"], -epoch["validation_loss"]))
+        validated = math.isfinite(history[-1]["validation_score"])
+        best = history[-1]
+        if validated:
+            best = max(history, key=lambda epoch: (epoch["validation_score"], -epoch["validation_loss"]))
         kept.append(best)
         for name, color in (("train_loss", OKABE_ITO[0]), ("validation_loss", OKABE_ITO[1])):
             losses.plot(epochs, [epoch[name] for epoch in history], color=color, lw=1.5)
@@ -391,12 +425,15 @@ def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
     for panel in (losses, scores):
         panel.grid(color=FAINT, lw=0.6)
         panel.legend(loc="best")
-    numbers = ", ".join(f"{best['epoch']:.0f} ({best['validation_score']:.3f})" for best in kept[:5])
+    numbers = "the last, no rows were held out"
+    if validated:
+        numbers = ", ".join(f"{best['epoch']:.0f} ({best['validation_score']:.3f})" for best in kept[:5])
+        numbers = f"that with the best validation score, {numbers}{', ...' * (len(kept) > 5)}"
     caption = (
-        f"Training of {len(histories)} network{'s' * (len(histories) > 1)}. Kept are the weights of the epoch with "
-        f"the best validation score: {numbers}{', ...' * (len(kept) > 5)}. Training loss has dropout and augmentation."
+        f"Training of {len(histories)} network{'s' * (len(histories) > 1)}. The epoch whose weights are kept: "
+        f"{numbers}. Training loss has dropout and augmentation."
     )
-    alt = f"Loss and validation score by epoch; kept: epoch {numbers}."
+    alt = f"Loss and validation score by epoch; the epoch kept: {numbers}."
     rows = [{"member": member, **epoch} for member, history in enumerate(histories) for epoch in history]
     return Plot("history", "The classifier", "Training history", caption, alt, figure, pa.Table.from_pylist(rows))
 

@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import read_clips
+from acoustic_env.explain.attribution_plots import importance_plots
 from acoustic_env.explain.importance import Group, feature_groups, permutation_importance
 from acoustic_env.explain.material import gather
 from acoustic_env.features.modulation import SHAPE
 from acoustic_env.models.evaluate import Ranking
+from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
 from acoustic_env.store.feature_store import FeatureStore
 from tests.explain.conftest import CLIPS, Trained
@@ -102,6 +105,19 @@ def test_every_clip_is_judged_by_models_that_held_it_out(trained: Trained) -> No
     assert 0.7 < Ranking(truth, said).auc() < Ranking(truth, learned).auc() - 0.03
 
 
+def test_a_classifier_that_learned_from_every_clip_is_judged_by_a_copy_that_did_not(trained: Trained) -> None:
+    store, clips = FeatureStore(trained.store), read_clips(trained.clips)
+    recipe = trained.material.bundle.recipe
+    study = prepare(clips, store, recipe.replace(model=recipe.model.of_kind("knn")), log=lambda _: None)
+    material = gather(train(study, lambda _: None)[0], clips, store, lambda _: None)
+    (scorer,) = material.scorers
+    assert set(material.folds[scorer.rows].tolist()) == set(recipe.split.validation_folds)
+    x = material.bundle.preprocessor.transform(material.matrix.values)
+    truth = material.truth[scorer.rows, 1]
+    said, learned = (model.predict_proba(x[scorer.rows])[:, 1] for model in (scorer.model, material.bundle.classifier))
+    assert Ranking(truth, said).auc() < Ranking(truth, learned).auc() == 1.0
+
+
 def test_shuffling_costs_what_it_costs_when_the_whole_chain_is_run(trained: Trained) -> None:
     material = trained.material
     group = next(group for group in feature_groups(material) if group.name == "mps, raw")
@@ -121,6 +137,22 @@ def test_shuffling_costs_what_it_costs_when_the_whole_chain_is_run(trained: Trai
         drops.append(base - Ranking(material.truth[:, 1], said).auc())
     assert found.drop == pytest.approx(np.mean(drops), abs=3 * np.std(drops) / np.sqrt(10))
     assert found.low < found.drop < found.high
+
+
+def test_with_several_classes_importance_is_told_for_each_of_them(trained: Trained) -> None:
+    clips, store = read_clips(trained.clips), FeatureStore(trained.store)
+    third = [["other"] if row // 2 % 4 == 0 else labels for row, labels in enumerate(clips["labels"].to_pylist())]
+    clips = clips.set_column(clips.schema.get_field_index("labels"), "labels", pa.array(third, pa.list_(pa.string())))
+    recipe = trained.material.bundle.recipe
+    several = recipe.replace(task="multiclass", classes={}, model=recipe.model.of_kind("logistic"))
+    study = prepare(clips, store, several, blocks=["indices"], signals=["raw"], log=lambda _: None)
+    material = gather(train(study, lambda _: None)[0], clips, store, lambda _: None)
+    whole, by_class = importance_plots(material)
+    drops = {(row["group"], row["class"]): row["drop"] for row in by_class.data.to_pylist()}
+    assert {name for _, name in drops} == {"natural", "other", "urban"}
+    assert drops["f0 (raw)", "urban"] > 0.1 > drops["f2 (raw)", "urban"]
+    mean = np.mean([drops["f0 (raw)", name] for name in ("natural", "other", "urban")])
+    assert next(r["drop"] for r in whole.data.to_pylist() if r["group"] == "f0 (raw)") == pytest.approx(mean)
 
 
 def test_a_group_without_columns_in_the_reduction_costs_nothing(trained: Trained) -> None:

@@ -45,7 +45,7 @@ def main() -> None:
             recipe.model,
             preprocessor=Preprocessor.of(study.matrix.columns, recipe.reduction),
             size=recipe.model.ensemble,
-        )[:, 1]
+        ).probabilities[:, 1]
         by_given, by_true = (auc_with_interval(truth, posterior, study.groups) for truth in (given, true))
         print(f"{flip:>6.0%}   {by_given}   {by_true}")
 

@@ -9,15 +9,17 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.naive_bayes import GaussianNB
+from sklearn.preprocessing import FunctionTransformer
 
-from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Task, classifier_settings
+from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Recipe, Task, classifier_settings, from_mapping
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples, fit, fit_ensemble, make_estimator, predict_proba
+from acoustic_env.models.classifier import Examples, fit, fit_ensemble, fit_model, make_estimator, predict_proba
 from acoustic_env.models.classifiers import logistic
 from acoustic_env.models.classifiers.logistic import LogisticClassifier, fit_weights
 from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.mlp import MLPClassifier
+from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.storage import dump_estimator, load_estimator
 from acoustic_env.models.training import forward
 
@@ -102,7 +104,7 @@ def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successiv
 
 def test_any_estimator_of_scikit_learn_is_a_classifier() -> None:
     data, new = rows("binary"), rows("binary", seed=1)
-    found = out_of_fold(data.x, data.y, data.groups, GaussianNB(), 4, 1)
+    found = out_of_fold(data.x, data.y, data.groups, GaussianNB(), 4, 1).probabilities
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
     model = fit(make_estimator(LogisticRegression(C=0.5), 5), data, new)
     assert (model.C, model.random_state) == (0.5, 5)
@@ -113,7 +115,7 @@ def test_any_estimator_of_scikit_learn_is_a_classifier() -> None:
     [
         (
             {"kind": "xgboost", "layers": [16]},
-            "unknown setting 'model.layers'; expected one of: kind, ensemble, seed, eta",
+            "unknown setting 'model.layers'; expected one of: kind, ensemble, seed, per_class, eta",
         ),
         ({"kind": "svm", "C": 0}, r"model.C: 0.*greater than 0"),
         ({"layers": [16, 0]}, r"model.layers\[1\]: 0"),
@@ -121,16 +123,12 @@ def test_any_estimator_of_scikit_learn_is_a_classifier() -> None:
     ],
 )
 def test_settings_are_checked_by_the_kind_with_their_path(values: dict[str, Any], message: str) -> None:
-    from acoustic_env.config import Recipe, from_mapping
-
     with pytest.raises(UsageError, match=message):
         from_mapping(Recipe, {"name": "study", "model": values}, "study.yaml")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_settings_of_every_kind_survive_a_recipe_as_json(kind: str) -> None:
-    from acoustic_env.config import Recipe, from_mapping
-
     recipe = Recipe(name="study", model=settings(kind).replace(ensemble=3))
     again = from_mapping(Recipe, recipe.as_json(), "metadata.json")
     assert again == recipe
@@ -174,18 +172,18 @@ def test_out_of_fold_probabilities_come_from_models_that_never_saw_the_row_or_it
     groups = np.arange(200) // 4
     x = random.normal(size=(50, 3))[groups].astype(np.float32)  # a group's rows are copies with random labels
     y = random.integers(0, 2, 50)[groups]
-    found = out_of_fold(x, y, groups, settings("xgboost"), 5, 1)
+    found = out_of_fold(x, y, groups, settings("xgboost"), 5, 1).probabilities
     assert found.shape == (200, 2)
     assert np.isfinite(found).all()
     assert roc_auc_score(y, found[:, 1]) < 0.75
-    leaking = out_of_fold(x, y, np.arange(200), settings("xgboost"), 5, 1)
+    leaking = out_of_fold(x, y, np.arange(200), settings("xgboost"), 5, 1).probabilities
     assert roc_auc_score(y, leaking[:, 1]) > 0.9
 
 
 def test_out_of_fold_honours_given_folds_and_refuses_folds_that_split_a_group() -> None:
     data = rows("binary")
     fold = np.arange(len(data)) // 2 % 3
-    found = out_of_fold(data.x, data.y, data.groups, settings("logistic"), fold, 1)
+    found = out_of_fold(data.x, data.y, data.groups, settings("logistic"), fold, 1).probabilities
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
     with pytest.raises(UsageError, match="group 0 lies in more than one fold"):
         out_of_fold(data.x, data.y, data.groups, settings("logistic"), np.arange(len(data)) % 3, 1)
@@ -195,7 +193,7 @@ def test_out_of_fold_takes_missing_and_constant_columns() -> None:
     data = rows("binary")
     x = np.column_stack([data.x, np.full(len(data), 7.0), np.full(len(data), np.nan)]).astype(np.float32)
     x[::7, 1] = np.nan
-    found = out_of_fold(x, data.y, data.groups, settings("logistic"), 4, 1)
+    found = out_of_fold(x, data.y, data.groups, settings("logistic"), 4, 1).probabilities
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
 
 
@@ -216,3 +214,74 @@ def test_more_features_than_rows_are_searched_in_the_space_of_the_rows_with_the_
     plain = LogisticClassifier(random_state=23).fit(x, y)
     assert wide.penalty_ == plain.penalty_
     np.testing.assert_allclose(wide.predict_proba(x), plain.predict_proba(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_an_elastic_net_has_scikit_learns_weights_and_drops_the_same_features(task: Task) -> None:
+    data = rows(task)
+    ours = LogisticClassifier(0.1, l1_ratio=0.5).fit(data.x, data.y)
+    c = 1 / (0.1 * len(data))
+    theirs = LogisticRegression(C=c, l1_ratio=0.5, solver="saga", tol=1e-6, max_iter=3000).fit(data.x, data.y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-3)
+    np.testing.assert_array_equal(ours.coef_ == 0, np.abs(theirs.coef_) < 1e-4)
+    assert (ours.coef_ == 0).any()
+
+
+def test_resampling_gives_every_class_so_many_training_rows() -> None:
+    seen: list[Any] = []
+
+    class Recording(GaussianNB):
+        def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+            seen.append(np.bincount(y).tolist())
+            return super().fit(X, y, sample_weight)
+
+    class RecordingSettings(ClassifierSettings):
+        kind: str = "recording"
+
+        def estimator(self, random_state: int) -> Any:
+            return Recording()
+
+    data = rows("multiclass")
+    y = np.where(np.arange(len(data)) < 150, 0, data.y)
+    found = out_of_fold(data.x, y, data.groups, RecordingSettings(per_class=30), 4, 1, classes=3)
+    assert seen == [[30, 30, 30]] * 4
+    assert np.isfinite(found.probabilities).all()
+    first, again = (fit_model(RecordingSettings(per_class=30), data, None, 1) for _ in range(2))
+    np.testing.assert_array_equal(first.theta_, again.theta_)
+
+
+def test_resampling_is_refused_for_clips_of_several_classes() -> None:
+    recipe = {"name": "r", "task": "multilabel", "model": {"kind": "knn", "per_class": 5}}
+    with pytest.raises(UsageError, match=r"model\.per_class draws rows of one class each"):
+        from_mapping(Recipe, recipe, "r.yaml")
+
+
+def test_of_ten_given_folds_the_next_one_stops_the_training() -> None:
+    stops: list[list[int]] = []
+
+    class Stopping(GaussianNB):
+        def fit(self, X: Any, y: Any, *, X_val: Any = None, y_val: Any = None) -> Any:
+            self.trained_ = sorted({int(fold) for fold in X[:, -1]})
+            stops.append(sorted({int(fold) for fold in X_val[:, -1]}))
+            return super().fit(X, y)
+
+        def predict_proba(self, X: Any) -> Any:
+            tested = {int(fold) for fold in X[:, -1]}
+            assert sorted([*self.trained_, *stops[-1], *tested]) == list(range(1, 11))
+            return super().predict_proba(X)
+
+    data = rows("binary")
+    fold = np.arange(len(data)) // 24 + 1
+    x = np.column_stack([data.x, fold])
+    out_of_fold(x, data.y, data.groups, Stopping(), fold, 1, preprocessor=FunctionTransformer())
+    assert stops == [[2], [3], [4], [5], [6], [7], [8], [9], [10], [1]]
+
+
+def test_a_searched_classifier_beats_bad_settings_and_is_the_same_again() -> None:
+    data = rows("multiclass")
+    bad = classifier_settings({"kind": "svm", "C": 0.01, "gamma": 10.0})
+    found, again = (SearchedClassifier(bad, 6, 1).fit(data.x, data.y, groups=data.groups) for _ in range(2))
+    np.testing.assert_array_equal(found.predict_proba(data.x), again.predict_proba(data.x))
+    alone = SearchedClassifier(bad, 1, 1).fit(data.x, data.y, groups=data.groups)
+    assert alone.settings_ == bad.replace(seed=1)
+    assert found.score_ > alone.score_ + 0.1

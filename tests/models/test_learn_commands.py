@@ -187,10 +187,30 @@ def test_the_study_looks_at_test_clips_only_when_every_fold_is_asked_for(disk: D
     study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), blocks=["indices"], log=silent)
     spoiled = replace(study, matrix=replace(study.matrix, values=study.matrix.values.copy()))
     spoiled.matrix.values[study.split.test] = 1e6
-    scores = [run_study(one, ["logistic"], silent)[0].score.value for one in (study, spoiled)]
+    models = {"logistic": study.recipe.model.of_kind("logistic")}
+    scores = [run_study(one, models, silent)[0].score.value for one in (study, spoiled)]
     assert scores[0] == scores[1]
-    scores = [run_study(one, ["logistic"], silent, every_fold=True)[0].score.value for one in (study, spoiled)]
+    scores = [run_study(one, models, silent, every_fold=True)[0].score.value for one in (study, spoiled)]
     assert scores[0] > scores[1]
+
+
+def test_the_study_compares_files_of_settings_with_kinds_and_says_what_training_took(disk: Disk) -> None:
+    (disk.folder / "lasso.yaml").write_text("{kind: logistic, l1_ratio: 1.0, penalty: 0.02}")
+    files = ["--settings", str(disk.folder / "lasso.yaml")]
+    command = ["study", *study_options(disk), "--blocks", "indices", "--signals", "raw", "--model", "knn,svm", *files]
+    assert main([*command, "--trials", "2", "--out", str(disk.folder / "study")]) == 0
+    rows = pa_csv.read_csv(disk.folder / "study/study.csv").to_pylist()
+    assert sorted(row["model"] for row in rows) == ["knn", "lasso", "svm"]
+    assert all(row["train_seconds"] > 0 and row["predict_seconds"] > 0 for row in rows)
+
+
+def test_a_file_of_settings_named_as_a_kind_in_the_study_is_refused(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (disk.folder / "knn.yaml").write_text("{kind: knn, neighbors: 3}")
+    files = ["--model", "knn", "--settings", str(disk.folder / "knn.yaml")]
+    assert main(["study", *study_options(disk), *files, "--out", str(disk.folder / "study")]) == 2
+    assert "the study has a classifier knn already; rename the file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("task", "figure"), [("multiclass", "macro_f1"), ("multilabel", "map")])

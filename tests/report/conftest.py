@@ -115,7 +115,17 @@ def _study_and_search(folder: Path) -> None:
         return Estimate(value, value - 0.02, value + 0.02, "DeLong")
 
     rows = [
-        Row(f"block{i}{HOSTILE}", "raw", "mlp", 60, estimate(0.8 - i / 50), None, estimate(i / 50) if i else None)
+        Row(
+            f"block{i}{HOSTILE}",
+            "raw",
+            "mlp",
+            60,
+            estimate(0.8 - i / 50),
+            None,
+            estimate(i / 50) if i else None,
+            2.5,
+            0.1,
+        )
         for i in range(4)
     ]
     (folder / "study").mkdir()

@@ -32,6 +32,6 @@ class KNNSettings(ClassifierSettings):
     @classmethod
     def search_space(cls, trial: Any, features: int) -> None:
         """Suggest neighbors, weights and metric."""
-        trial.suggest_int("neighbors", 3, 100, log=True)
+        trial.suggest_int("neighbors", 1, 100, log=True)
         trial.suggest_categorical("weights", ["uniform", "distance"])
         trial.suggest_categorical("metric", ["euclidean", "manhattan", "cosine"])

@@ -1,4 +1,4 @@
-"""Logistic regression with a ridge penalty chosen by inner folds: the baseline every other model is shown beside."""
+"""Logistic regression, ridge or elastic net, its penalty chosen by inner folds: the baseline of every other model."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ PATIENCE: Final = 2
 
 
 class LogisticClassifier(TaskClassifier):
-    """Ridge logistic regression: one sigmoid (binary), one softmax (multiclass) or a sigmoid per class (multilabel).
+    """Penalized logistic regression: a sigmoid (binary), a softmax (multiclass) or a sigmoid per class (multilabel).
 
     Args:
         penalty: per row, scikit-learn's 1 / (C n); None chooses it by log loss over inner grouped folds.
+        l1_ratio: share of the penalty that is absolute weights, as in scikit-learn: 0 for ridge, 1 for lasso.
         random_state: seed of the inner folds.
 
     Attributes:
@@ -43,8 +44,9 @@ class LogisticClassifier(TaskClassifier):
         coef_, intercept_: [outputs, features] and [outputs].
     """
 
-    def __init__(self, penalty: float | None = None, random_state: Any = None) -> None:
+    def __init__(self, penalty: float | None = None, l1_ratio: float = 0.0, random_state: Any = None) -> None:
         self.penalty = penalty
+        self.l1_ratio = l1_ratio
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> LogisticClassifier:
@@ -58,7 +60,8 @@ class LogisticClassifier(TaskClassifier):
         """
         rows, _ = self.check_rows(X, y, sample_weight, groups=groups)
         outputs = 1 if self.task_ == "binary" else len(self.classes_)
-        basis = row_space(rows.x) if rows.x.shape[1] > WIDE * len(rows) else None
+        wide = rows.x.shape[1] > WIDE * len(rows) and not self.l1_ratio
+        basis = row_space(rows.x) if wide else None
         train = rows if basis is None else replace(rows, x=(rows.x @ basis).astype(np.float32))
         penalty, start = self.penalty, None
         if penalty is None:
@@ -70,7 +73,9 @@ class LogisticClassifier(TaskClassifier):
                 paths = [self._path(train.take(fold != f), train.take(fold == f)) for f in range(tried)]
                 best = int(np.argmin(np.mean([losses for losses, _ in paths], axis=0)))
                 penalty, start = PENALTIES[best], paths[0][1][best]
-        found = fit_weights(train.x, self._outcomes(train.y), self.task_, penalty, start, train.weights)
+        found = fit_weights(
+            train.x, self._outcomes(train.y), self.task_, penalty, start, train.weights, l1_ratio=self.l1_ratio
+        )
         self.penalty_ = penalty
         self.coef_ = (found[:-1] if basis is None else basis @ found[:-1]).T
         self.intercept_ = found[-1]
@@ -82,7 +87,9 @@ class LogisticClassifier(TaskClassifier):
         outcomes, held_outcomes = self._outcomes(train.y), self._outcomes(held.y)
         for i, penalty in enumerate(PENALTIES):
             start = weights[-1] if weights else None
-            weights.append(fit_weights(train.x, outcomes, self.task_, penalty, start, train.weights))
+            weights.append(
+                fit_weights(train.x, outcomes, self.task_, penalty, start, train.weights, l1_ratio=self.l1_ratio)
+            )
             scores = _scores(held.x, weights[-1])
             losses[i] = _loss_and_residual(scores, held_outcomes, self.task_, _mean_one(held.weights))[0] / len(held)
             if i - int(np.argmin(losses)) >= PATIENCE:
@@ -108,21 +115,25 @@ class LogisticClassifier(TaskClassifier):
 
 
 class LogisticSettings(ClassifierSettings):
-    """Logistic regression with a ridge penalty: the baseline every other classifier is compared with."""
+    """Logistic regression, ridge or elastic net: the baseline every other classifier is compared with."""
 
     kind: Literal["logistic"] = "logistic"
 
     penalty: float | None = Field(None, gt=0)
-    """Ridge penalty per row, scikit-learn's 1 / (C n); None chooses it by inner grouped folds."""
+    """Penalty per row, scikit-learn's 1 / (C n); None chooses it by inner grouped folds."""
+
+    l1_ratio: float = Field(0.0, ge=0, le=1)
+    """Share of the penalty that is absolute weights: 0 for ridge, 1 for lasso, between them elastic net."""
 
     def estimator(self, random_state: int) -> Any:
         """Return an unfitted `LogisticClassifier`."""
-        return LogisticClassifier(self.penalty, random_state)
+        return LogisticClassifier(self.penalty, self.l1_ratio, random_state)
 
     @classmethod
     def search_space(cls, trial: Any, features: int) -> None:
-        """Suggest the penalty."""
+        """Suggest the penalty and its share of absolute weights."""
         trial.suggest_float("penalty", PENALTIES[-1], PENALTIES[0], log=True)
+        trial.suggest_float("l1_ratio", 0.0, 1.0)
 
 
 def row_space(x: npt.NDArray[np.float32]) -> Floats:
@@ -158,8 +169,13 @@ def fit_weights(
     penalty: float,
     start: Floats | None = None,
     sample_weight: npt.NDArray[Any] | None = None,
+    *,
+    l1_ratio: float = 0.0,
 ) -> Floats:
-    """Weights [features + 1, outputs] with the least mean log loss + penalty / 2 x squared weights; intercept free.
+    """Weights [features + 1, outputs] with the least mean log loss + penalty x size of the weights; intercept free.
+
+    The size is (1 - l1_ratio) / 2 x squared + l1_ratio x absolute weights. With absolute ones, a weight is searched for
+    as the difference of two that are at least 0, which makes the loss smooth and unused weights exactly 0.
 
     Args:
         x: [n, features].
@@ -168,6 +184,7 @@ def fit_weights(
         penalty: per row; scikit-learn's 1 / (C n).
         start: weights to start from.
         sample_weight: [n], scaled to a mean of 1.
+        l1_ratio: share of absolute weights in the penalty.
     """
     n, features = x.shape
     row_weights = _mean_one(sample_weight)
@@ -188,14 +205,30 @@ def fit_weights(
             gradient[-1] += residual.sum(axis=0)
         free = flat.reshape(shape)[:-1]
         gradient /= n
-        gradient[:-1] += penalty * free
-        return loss + penalty / 2 * float((free**2).sum()), gradient.ravel()
+        gradient[:-1] += penalty * (1 - l1_ratio) * free
+        return loss + penalty * (1 - l1_ratio) / 2 * float((free**2).sum()), gradient.ravel()
 
     first = np.zeros(shape) if start is None else start
     # In single precision the last digits of the loss are rounding, and a search for them never ends.
     limits: Any = {"maxiter": 500, "gtol": 1e-6} if inputs.dtype == np.float64 else {"maxiter": 150, "ftol": 1e-6}
-    found = optimize.minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=limits)
-    return np.asarray(found.x, np.float64).reshape(shape)
+    if not l1_ratio:
+        found = optimize.minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=limits)
+        return np.asarray(found.x, np.float64).reshape(shape)
+    split, absolute = features * shape[1], penalty * l1_ratio
+
+    def of_halves(halves: Floats) -> tuple[float, Floats]:
+        above, below, intercept = np.split(halves, [split, 2 * split])
+        loss, gradient = loss_and_gradient(np.r_[above - below, intercept])
+        return loss + absolute * float((above + below).sum()), np.r_[
+            gradient[:split] + absolute, absolute - gradient[:split], gradient[split:]
+        ]
+
+    flat = first.ravel()
+    halves = np.r_[np.maximum(flat[:split], 0), np.maximum(-flat[:split], 0), flat[split:]]
+    bounds = [(0, None)] * (2 * split) + [(None, None)] * shape[1]
+    found = optimize.minimize(of_halves, halves, jac=True, method="L-BFGS-B", bounds=bounds, options=limits)
+    above, below, intercept = np.split(np.asarray(found.x, np.float64), [split, 2 * split])
+    return np.asarray(np.r_[above - below, intercept].reshape(shape))
 
 
 def _mean_one(weights: npt.NDArray[Any] | None) -> Floats | None:

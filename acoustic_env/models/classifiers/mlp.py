@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ WIDE_INPUTS: Final = 600
 
 class MLPSettings(NetworkSettings):
     """A multilayer perceptron, stopped on validation rows."""
+
+    trial_settings: ClassVar[Mapping[str, Any]] = {"max_epochs": 50, "patience": 5}
 
     kind: Literal["mlp"] = "mlp"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NetworkSettings(ClassifierSettings):
-    """A network, stopped on validation rows; a kind adds the settings of its layers and builds them."""
+    """A network, stopped on validation rows unless patience is null; a kind adds its layers and builds them."""
 
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate of AdamW."""
@@ -29,8 +29,9 @@ class NetworkSettings(ClassifierSettings):
     max_epochs: int = Field(200, ge=1)
     """Upper bound of epochs; training stops `patience` epochs after the best validation score."""
 
-    patience: int = Field(15, ge=1)
-    """Epochs without improvement after which training stops."""
+    patience: int | None = Field(15, ge=1)
+    """Epochs without improvement after which training stops, with the best epoch's weights. null: train max_epochs on
+    all rows, none held out, and keep the last weights, as schedules that end at a rate near zero want it."""
 
     workers: int = Field(0, ge=0)
     """Ray Train workers; 0 trains in this process with the same code."""

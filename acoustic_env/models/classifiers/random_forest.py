@@ -20,7 +20,7 @@ class RandomForestSettings(ClassifierSettings):
     max_features: float = Field(0.1, gt=0, le=1)
     """Share of the features considered at each split, in (0, 1]."""
 
-    min_samples_leaf: int = Field(2, ge=1)
+    min_samples_leaf: int = Field(1, ge=1)
     """Rows in a leaf, at least."""
 
     def estimator(self, random_state: int) -> Any:

@@ -120,17 +120,18 @@ class SequenceSettings(NetworkSettings):
     max_epochs: int = Field(60, ge=1)
     """Upper bound of epochs; training stops `patience` epochs after the best validation score."""
 
-    patience: int = Field(60, ge=1)
-    """Epochs without improvement after which training stops."""
+    patience: int | None = Field(60, ge=1)
+    """Epochs without improvement after which training stops, with the best epoch's weights. null: train max_epochs on
+    all rows, none held out, and keep the last weights, as schedules that end at a rate near zero want it."""
 
     precision: Literal["float32", "bf16"] = "float32"
     """Precision of products; bf16 where the device has it."""
 
     @model_validator(mode="after")
     def _one_balance(self) -> Self:
-        balances = (self.sampler == "balanced", self.upsample > 1, self.class_weight is not None)
-        if sum(balances) > 1:
-            msg = "sampler balanced, upsample and class_weight each balance the classes; set one of them"
+        asked = (self.sampler == "balanced", self.upsample > 1, self.class_weight is not None, self.per_class)
+        if sum(map(bool, asked)) > 1:
+            msg = "sampler balanced, upsample, class_weight and per_class each balance the classes; set one of them"
             raise ValueError(msg)
         return self
 
