@@ -343,7 +343,7 @@ def _draw_importance_by_class(material: Material, found: list[Importance]) -> Pl
     image = panel.imshow(shown, cmap=DIVERGING, vmin=-most, vmax=most, aspect="auto")
     panel.set_yticks(range(len(shown)), [shortened(one.group.name) for one in ordered[:SHOWN]])
     panel.set_xticks(range(len(classes)), [shortened(names[c], 24) for c in classes], rotation=45, ha="right")
-    figure.colorbar(image, ax=panel, label="drop in AUC of the class when shuffled")
+    figure.colorbar(image, ax=panel, label="drop in AUC")
     leading = []
     for chosen in classes[np.argsort(-np.nan_to_num(shown).max(axis=0), kind="stable")][:5]:
         best = int(np.argmax(np.nan_to_num(drops[:, chosen])))
