@@ -324,8 +324,9 @@ class Classifier:
             msg = "predict takes either audio files, or clips with store"
             raise UsageError(msg)
         if clips:
-            clip_ids = read_clips(str(clips))["clip_id"].to_pylist()
-            table = predict(self.bundle, clip_ids, FeatureStore.existing(str(store)), _quiet)
+            listed = read_clips(str(clips))
+            clip_ids, recordings = listed["clip_id"].to_pylist(), listed["group"].to_pylist()
+            table = predict(self.bundle, clip_ids, FeatureStore.existing(str(store)), _quiet, recordings)
         else:
             with TemporaryDirectory(prefix="acoustic-env-") as scratch:
                 table = predict_files(self.bundle, files, partial(_extract, store=FeatureStore(scratch)), _quiet)

@@ -121,6 +121,35 @@ def _check_components(value: float) -> float:
 Components = Annotated[int | float, AfterValidator(_check_components)]
 
 
+Level = Literal["clip", "recording"]
+Pooling = Literal["mean", "max", "vote", "noisy-or", "learned"]
+
+
+class WindowSettings(Settings):
+    """Overlapping windows of equal length inside clips, for networks on sequences; their probabilities are pooled."""
+
+    length: float = Field(gt=0)
+    """Seconds of a window, rounded to frames."""
+
+    hop: float = Field(gt=0)
+    """Seconds from window to window, rounded to frames. Frames after the last whole window are dropped."""
+
+    pooling: Pooling = "mean"
+    """How probabilities become one: mean, max, vote (share of windows that are of the class), noisy-or (1 minus the
+    product of 1 - p), or learned (between mean and max, fitted on validation rows)."""
+
+    level: Level = "clip"
+    """What calibration, metrics and predictions count: clips, or recordings (the `group` of the list), whose clips'
+    probabilities are pooled in the same way."""
+
+    @model_validator(mode="after")
+    def _learned_within_clips(self) -> Self:
+        if self.pooling == "learned" and self.level == "recording":
+            msg = "learned pooling is fitted for the windows of a clip; name another one for recordings"
+            raise ValueError(msg)
+        return self
+
+
 class ReductionSettings(Settings):
     """PCA of each (block, signal), fitted on training folds."""
 
@@ -282,6 +311,9 @@ class Recipe(Settings):
     reduction: ReductionSettings = Field(default_factory=ReductionSettings)
     """How features are preprocessed."""
 
+    windows: WindowSettings | None = None
+    """Windows that networks on sequences cut clips into. Default: none, clips as they are."""
+
     model: Annotated[SerializeAsAny[ClassifierSettings], BeforeValidator(_validate_classifier)] = Field(
         default_factory=lambda: classifier_settings({})
     )
@@ -304,6 +336,11 @@ class Recipe(Settings):
             msg = "model.per_class draws rows of one class each; a multilabel clip has several. Leave it out"
             raise ValueError(msg)
         return self
+
+    @property
+    def level(self) -> Level:
+        """What calibration, metrics and predictions count."""
+        return self.windows.level if self.windows else "clip"
 
     def block_options(self, block: str) -> Mapping[str, Any]:
         """Return a block's options; NAME_frames without its own has those of NAME.

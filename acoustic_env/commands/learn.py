@@ -344,16 +344,16 @@ def run_predict(namespace: argparse.Namespace) -> int:
                 f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities "
                 "are more extreme than those of new clips"
             )
-        table = predict(bundle, clip_ids, store, _log)
+        table = predict(bundle, clip_ids, store, _log, recordings=clips["group"].to_pylist())
     else:
         with tempfile.TemporaryDirectory(prefix="acoustic-env-") as scratch:
             table = predict_files(bundle, namespace.files, partial(_extract, store=scratch), _log)
     write_table(table, namespace.out)
-    count = table.num_rows // len(bundle.classes)
+    count, level = table.num_rows // len(bundle.classes), bundle.recipe.level
     if namespace.json:
-        print(json.dumps({"predictions": namespace.out, "clips": count, "classes": list(bundle.classes)}))
+        print(json.dumps({"predictions": namespace.out, f"{level}s": count, "classes": list(bundle.classes)}))
     else:
-        print(f"{count:,} clips x {len(bundle.classes):,} classes: {namespace.out}")
+        print(f"{count:,} {level}s x {len(bundle.classes):,} classes: {namespace.out}")
     return 0
 
 

@@ -18,6 +18,7 @@ from acoustic_env.features.block import Column, described_schema
 NAME: Final = "vggish_released"
 VERSION: Final = 1
 SIZE: Final = 128
+FRAME_S: Final = 0.96
 SIGNAL: Final = "raw"
 SOURCE: Final = "AudioSet released embeddings (TFRecord SequenceExample, audio_embedding): VGGish, PCA, 8 bit"
 # The release's quantization: [-2, 2] to 0..255 (tensorflow/models, audioset/vggish/vggish_postprocess.py).

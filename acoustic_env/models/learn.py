@@ -21,6 +21,7 @@ from acoustic_env.models.cross_val import cross_fit, out_of_fold, predicted_part
 from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
 from acoustic_env.models.performance import Performance, performance
 from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
+from acoustic_env.models.windows import at_level, recording_targets
 from acoustic_env.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
@@ -83,6 +84,9 @@ def prepare(
     selection = select(clips, recipe)
     for line in selection.summary():
         log(line)
+    if recipe.windows and not recipe.model.reads_sequences:
+        msg = f"recipe {recipe.name}: `windows` are for networks on sequences; {recipe.model.kind} reads whole clips"
+        raise UsageError(msg)
     chosen = tuple(blocks) or tuple(recipe.blocks)
     load = load_frames if recipe.model.reads_sequences else load_matrix
     matrix = load(store, selection.clips["clip_id"].to_pylist(), chosen, tuple(signals) or recipe.signals, fingerprints)
@@ -90,6 +94,8 @@ def prepare(
     targets = class_targets(kept, recipe, selection.classes if recipe.classes else None)
     parts = split(kept, recipe.split)
     _refuse_one_sided(recipe, targets, parts)
+    if recipe.level == "recording":
+        recording_targets(targets.y, kept["group"].to_pylist())
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
     roles = {"training": parts.train, "validation": parts.validation, "test": parts.test}
     log(", ".join(f"{len(rows):,} {role}" for role, rows in roles.items()) + " clips, no group in two folds")
@@ -235,11 +241,13 @@ def train(
         **members,
     ).probabilities
     held = np.isin(part, parts)
-    y_held, probabilities, held_groups = y[held], unseen[held], groups[held]
+    recordings = study.clips["group"].take(pa.array(rows[held])).to_pylist()
+    y_held, probabilities, held_groups = at_level(recipe, y[held], unseen[held], recordings)
     calibrator = Calibrator(recipe.task).fit(probabilities, y_held)
     calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
     found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)
-    found = replace(found, threshold=float(calibrator.thresholds_[-1]) if recipe.task == "binary" else float("nan"))
+    threshold = float(calibrator.thresholds_[-1]) if recipe.task == "binary" else float("nan")
+    found = replace(found, threshold=threshold, level=recipe.level)
     clip_ids = [study.targets.clip_ids[row] for row in rows]
     groups_seen = study.clips["group"].take(pa.array(rows)).to_pylist()
     bundle = Bundle(
@@ -283,18 +291,17 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: L
     matrix = bundle_matrix(bundle, kept["clip_id"].to_pylist(), store)
     kept, matrix = without_absent(kept, matrix, log)
     targets = class_targets(kept, bundle.recipe, bundle.classes)
-    _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
-    raw = bundle.raw_proba(matrix)
+    y, raw, groups = at_level(bundle.recipe, targets.y, bundle.raw_proba(matrix), kept["group"].to_pylist())
     found = performance(
         bundle.recipe.task,
         bundle.classes,
-        targets.y,
+        y,
         raw,
         groups,
         bundle.calibrator.thresholds_,
         bundle.calibrator.predict_proba(raw),
     )
-    return found, clips_hash(targets.clip_ids, targets.y)
+    return replace(found, level=bundle.recipe.level), clips_hash(targets.clip_ids, targets.y)
 
 
 def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore) -> FeatureMatrix:

@@ -14,6 +14,7 @@ from acoustic_env.models.classifier import Examples
 from acoustic_env.models.classifiers.network import NetworkSettings
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
+from acoustic_env.models.windows import in_windows
 
 EPOCHS: Final = 200
 LEARNED: Final = 0.02  # of the first epoch's loss
@@ -70,7 +71,7 @@ def overfit(settings: NetworkSettings, task: Task, classes: int, train: Examples
     rows = np.random.default_rng(settings.seed).permutation(len(train))[: batches * settings.batch_size]
     plain: Any = classifier_settings(_without_regularization(settings.as_json()))
     few = train.take(np.sort(rows))
-    few = replace(few, x=few.x.hold() if isinstance(few.x, Sequences) else few.x)
+    few = in_windows(replace(few, x=few.x.hold() if isinstance(few.x, Sequences) else few.x))
     trained = train_network(TrainingSpec(plain, task, classes), few, None, LocalSession())
     return Overfit(len(rows), tuple(epoch["train_loss"] for epoch in trained.history))
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.config import Task
+from acoustic_env.config import Level, Task
 from acoustic_env.models.calibrate import Reliability, brier, class_error, positive_mass, reliability
 from acoustic_env.models.evaluate import (
     SEED,
@@ -94,6 +94,7 @@ class Performance:
         roc, precision_recall: the curves of calibrated probabilities, thinned to about 400 points: of the positive
             class (binary), or of all pairs of a clip and a class pooled (multiclass, multilabel).
         class_curves: of each class with a ranking, for multiclass and multilabel studies of up to 30 classes.
+        level: what `clips` counts.
     """
 
     task: Task
@@ -111,6 +112,7 @@ class Performance:
     roc: Curve
     precision_recall: Curve
     class_curves: list[ClassCurves]
+    level: Level = "clip"
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: arrays as lists, NaN and infinity as None."""
@@ -119,7 +121,7 @@ class Performance:
 
     def lines(self) -> list[str]:
         """Return the metrics, human-readable, one a line."""
-        found = [f"{self.clips:,} clips in {self.groups:,} groups"]
+        found = [f"{self.clips:,} {self.level}s in {self.groups:,} groups"]
         found += [f"{name.replace('_', ' '):<20} {estimate}" for name, estimate in self.metrics.items()]
         found += [f"{name.replace('_', ' '):<20} {value:.4f}" for name, value in self.calibration.items()]
         if self.undefined:

@@ -1,4 +1,4 @@
-"""Predictions of a bundle as a table: a row per clip and class."""
+"""Predictions of a bundle as a table: a row per clip, or recording, and class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pyarrow as pa
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.learn import Log, bundle_matrix
+from acoustic_env.models.windows import pool_recordings
 from acoustic_env.store.feature_store import FeatureStore
 
 PREDICTION_SCHEMA: Final = pa.schema(
@@ -27,43 +29,67 @@ CHUNK: Final = 8192
 Extract = Callable[[pa.Table, Bundle], FeatureStore]
 
 
-def predict(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, log: Log = print) -> pa.Table:
+def predict(
+    bundle: Bundle,
+    clip_ids: Sequence[str],
+    store: FeatureStore,
+    log: Log = print,
+    recordings: Sequence[str] | None = None,
+) -> pa.Table:
     """Return calibrated probabilities of every class for every clip that has its features in the store.
+
+    Args:
+        bundle: trained.
+        clip_ids: to predict, each once.
+        store: feature store.
+        log: receives a line for each thing left out.
+        recordings: the recording of each clip, for bundles whose `windows` name the level `recording`.
 
     Returns:
         `PREDICTION_SCHEMA`, clips in the order given, classes in the bundle's. Clips that lack a block are left out and
-        logged.
+        logged. For bundles of level `recording`, the column `group` instead of `clip_id`, in the order of the names.
 
     Raises:
-        UsageError: the store's features are not those trained on, or no clip has them.
+        UsageError: the store's features are not those trained on, no clip has them, or a bundle of recordings is asked
+            for clips.
     """
+    by_recording = bundle.recipe.level == "recording"
+    if by_recording and recordings is None:
+        msg = "the bundle predicts recordings (`windows: level: recording`), not clips; train one with `level: clip`"
+        raise UsageError(msg)
     parts = list(_predicted(bundle, clip_ids, store, log))
-    table = pa.concat_tables([PREDICTION_SCHEMA.empty_table(), *parts])
-    if not table.num_rows:
+    if not parts:
         msg = "no clip has all the features the bundle needs; extract them first"
         raise UsageError(msg)
-    return table
+    kept = [clip_id for own, _ in parts for clip_id in own]
+    raw = np.concatenate([own for _, own in parts])
+    if by_recording:
+        assert recordings is not None
+        group = dict(zip(clip_ids, recordings, strict=True))
+        names, owners = np.unique(np.array([group[clip_id] for clip_id in kept], object), return_inverse=True)
+        kept, raw = names.tolist(), pool_recordings(bundle.recipe, raw, owners)
+    rows, classes = len(kept), len(bundle.classes)
+    columns = [
+        pa.array(kept).take(pa.array(np.repeat(np.arange(rows), classes))),
+        pa.array(bundle.classes).take(pa.array(np.tile(np.arange(classes), rows))),
+        pa.array(bundle.calibrator.predict_proba(raw).ravel()),
+    ]
+    table = pa.table(columns, schema=PREDICTION_SCHEMA)
+    return table.rename_columns(["group", "label", "posterior"]) if by_recording else table
 
 
-def _predicted(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, log: Log) -> Iterator[pa.Table]:
+def _predicted(
+    bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, log: Log
+) -> Iterator[tuple[list[str], Floats]]:
+    """Yield ids of clips and their probabilities before calibration, some clips at a time."""
     for start in range(0, len(clip_ids), CHUNK):
         matrix = bundle_matrix(bundle, clip_ids[start : start + CHUNK], store)
         complete = matrix.complete()
         for line in matrix.summary():
             log(f"without prediction: {line}")
         kept = matrix.take(complete)
-        if not kept.clip_ids:
-            continue
-        posterior = bundle.predict_proba(kept)
-        classes, clips = len(bundle.classes), len(kept.clip_ids)
-        yield pa.table(
-            {
-                "clip_id": pa.array(kept.clip_ids).take(pa.array(np.repeat(np.arange(clips), classes))),
-                "label": pa.array(bundle.classes).take(pa.array(np.tile(np.arange(classes), clips))),
-                "posterior": pa.array(posterior.ravel()),
-            },
-            schema=PREDICTION_SCHEMA,
-        )
+        if kept.clip_ids:
+            yield kept.clip_ids, bundle.raw_proba(kept)
 
 
 def predict_files(bundle: Bundle, files: Sequence[str], extract: Extract, log: Log = print) -> pa.Table:
@@ -83,4 +109,5 @@ def predict_files(bundle: Bundle, files: Sequence[str], extract: Extract, log: L
         msg = f"{repeated[0]}: given twice"
         raise UsageError(msg)
     rows = [{"clip_id": file, "uri": file, "labels": [], "group": file, "source": "command line"} for file in files]
-    return predict(bundle, list(files), extract(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), bundle), log)
+    store = extract(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), bundle)
+    return predict(bundle, list(files), store, log, recordings=files)

@@ -20,6 +20,7 @@ from acoustic_env.config import Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureColumn
+from acoustic_env.models.windows import Cut
 
 Matrix = npt.NDArray[np.float32]
 
@@ -200,7 +201,8 @@ class Loading:
 def make_preprocessor(columns: Sequence[FeatureColumn], recipe: Recipe) -> Preprocessor | KeepFrames:
     """Return the unfitted preprocessing of a recipe: none for a network that reads sequences, which scales itself."""
     if recipe.model.reads_sequences:
-        return KeepFrames([(column.block, column.signal, column.name) for column in columns])
+        cut = Cut.of(recipe.windows, columns[0].block, recipe.block_options(columns[0].block)) if recipe.windows else ()
+        return KeepFrames([(column.block, column.signal, column.name) for column in columns], tuple(cut))
     return Preprocessor.of(columns, recipe.reduction)
 
 
@@ -209,13 +211,15 @@ class KeepFrames(TransformerMixin, BaseEstimator):
 
     Args:
         columns: (block, signal, name) of each signal's frames.
+        cut: of a `Cut`, how a network cuts clips into windows; empty where it does not.
     """
 
     names: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
 
-    def __init__(self, columns: Sequence[Sequence[str]]) -> None:
+    def __init__(self, columns: Sequence[Sequence[str]], cut: tuple[Any, ...] = ()) -> None:
         self.columns = columns
+        self.cut = cut
 
     @property
     def feature_columns(self) -> list[FeatureColumn]:
@@ -227,8 +231,10 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Any:
-        """Return the sequences."""
-        return X
+        """Return the sequences, with the windows to cut them into."""
+        found = X[:]
+        found.cut = Cut(*self.cut) if self.cut else None
+        return found
 
     def summary(self) -> list[str]:
         """Describe what is read."""

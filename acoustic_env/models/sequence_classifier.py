@@ -16,6 +16,7 @@ from acoustic_env.models.classifiers.sequences import SequenceSettings
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.training import LocalSession, TrainingSpec, forward, train_network
+from acoustic_env.models.windows import Cut, Windows, fit_exponent, in_windows, pool
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,10 @@ class SequenceClassifier(TaskClassifier):
 
     Attributes:
         weights_: the network's state as PyTorch names it.
-        shape_: frames and bands of a row.
+        shape_: frames and bands of a row, or of a window.
         history_: the metrics of each epoch.
+        cut_: how rows are cut into windows, None for whole rows.
+        exponent_: of learned pooling, fitted on validation rows.
     """
 
     file_suffix: ClassVar = "safetensors"
@@ -53,6 +56,8 @@ class SequenceClassifier(TaskClassifier):
             sample_weight: [n].
             X_val, y_val: validation rows.
 
+        Rows that are to be cut into windows (`Sequences.cut`) are trained on and stopped on window by window.
+
         Raises:
             ValueError: one class only, or rows that are no sequences.
             UsageError: more Ray Train workers than CPUs.
@@ -62,13 +67,13 @@ class SequenceClassifier(TaskClassifier):
         weights = self.settings.row_weights(coded)
         if sample_weight is not None:
             weights = np.asarray(sample_weight) * (1 if weights is None else weights)
-        train = Examples(x, coded, np.arange(len(x)), weights)
+        train = in_windows(Examples(x, coded, np.arange(len(x)), weights))
         held = None
         if X_val is not None and len(X_val):
             known = np.asarray(y_val)
             known = known.astype(bool) if known.ndim == 2 else np.searchsorted(self.classes_, known)
-            held = Examples(Sequences.of(X_val).hold(), known, np.arange(len(X_val)))
-        self.shape_ = x.shape[1:]
+            held = in_windows(Examples(Sequences.of(X_val).hold(), known, np.arange(len(X_val))))
+        self.shape_, self.cut_, self.exponent_ = train.x.shape[1:], x.cut, 0.0
         spec = TrainingSpec(self.settings.replace(seed=self.seed()), self.task_, len(self.classes_))
         if self.settings.workers:
             from acoustic_env.models.train import train_on_ray
@@ -78,6 +83,9 @@ class SequenceClassifier(TaskClassifier):
         else:
             trained = train_network(spec, train, held, LocalSession())
         self.weights_, self.history_ = trained.best_weights, [dict(epoch) for epoch in trained.history]
+        if held is not None and x.cut is not None and x.cut.pooling == "learned":
+            found = probabilities(self.logits(held.x), self.task_)
+            self.exponent_ = fit_exponent(found, held.groups, known, self.task_)
         return self
 
     def network(self) -> torch.nn.Module:
@@ -95,14 +103,21 @@ class SequenceClassifier(TaskClassifier):
         return forward(self.network(), Sequences.of(X))
 
     def predict_proba(self, X: Any) -> Floats:
-        """Return probabilities [n, classes]."""
-        return probabilities(self.logits(X), self.task_)
+        """Return probabilities [n, classes], those of windows pooled."""
+        x = Sequences.of(X)
+        if self.cut_ is None:
+            return probabilities(self.logits(x), self.task_)
+        windows = Windows(x, self.cut_)
+        found = probabilities(self.logits(windows), self.task_)
+        return pool(found, windows.owners, self.cut_.pooling, self.task_, self.exponent_)
 
     def dump_fitted(self) -> bytes:
         """Return what `fit` learned as safetensors."""
         from safetensors.numpy import save
 
-        described = {"task": self.task_, "shape": json.dumps(self.shape_), "history": json.dumps(self.history_)}
+        described = {"task": self.task_} | {
+            name: json.dumps(getattr(self, f"{name}_")) for name in ("shape", "history", "cut", "exponent")
+        }
         arrays = {f"network.{name}": np.ascontiguousarray(value) for name, value in self.weights_.items()}
         return save({**arrays, "classes": np.asarray(self.classes_)}, described)
 
@@ -114,6 +129,8 @@ class SequenceClassifier(TaskClassifier):
         described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         self.task_, self.classes_ = described["task"], arrays.pop("classes")
         self.shape_, self.history_ = tuple(json.loads(described["shape"])), json.loads(described["history"])
+        cut, self.exponent_ = json.loads(described.get("cut", "null")), json.loads(described.get("exponent", "0.0"))
+        self.cut_ = Cut(*cut) if cut else None
         self.weights_ = {name.removeprefix("network."): value for name, value in arrays.items()}
         return self
 

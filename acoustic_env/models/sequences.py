@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.models.stored_frames import Integers, StoredFrames, find_frames
 from acoustic_env.store.feature_store import FeatureStore
+
+if TYPE_CHECKING:
+    from acoustic_env.models.windows import Cut
 
 IN_MEMORY: Final = 1 << 30  # bytes; larger sets are streamed
 WINDOW: Final = 128 << 20  # bytes that a streamed epoch is shuffled within
@@ -43,6 +46,7 @@ class Sequences:
     """
 
     ndim: Final = 3
+    cut: Cut | None = None  # how a network cuts the clips into windows
 
     def __init__(self, source: npt.NDArray[Any] | StoredFrames, in_memory: int = IN_MEMORY) -> None:
         self.source = source
@@ -79,7 +83,9 @@ class Sequences:
                 "leave `variants` out of the recipe, or augment in training (`model: augment`)"
             )
             raise UsageError(msg)
-        return cls(np.concatenate([part.stored() for part in parts]), first.in_memory)
+        made = cls(np.concatenate([part.stored() for part in parts]), first.in_memory)
+        made.cut = first.cut
+        return made
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,7 +110,9 @@ class Sequences:
     def hold(self) -> Sequences:
         """Return the rows in memory where they fit there."""
         if isinstance(self.source, StoredFrames) and len(self) * self.source.row_bytes <= self.in_memory:
-            return Sequences(self.stored(), self.in_memory)
+            held = Sequences(self.stored(), self.in_memory)
+            held.cut = self.cut
+            return held
         return self
 
     def shuffle(self, rows: Integers, rng: np.random.Generator) -> Integers:

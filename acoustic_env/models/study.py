@@ -7,7 +7,7 @@ the test clips are not used, unless every fold is asked for: the protocol of dat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +28,7 @@ from acoustic_env.models.learn import Log, Study
 from acoustic_env.models.preprocess import make_preprocessor
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.thresholds import main_score
+from acoustic_env.models.windows import at_level
 
 # Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
 HANDMADE: Final = ("mps", "indices")
@@ -125,6 +126,7 @@ def run_study(
     rows = np.arange(len(study.groups)) if every_fold else study.learning
     y, groups = study.targets.y[rows], study.groups[rows]
     signals = list(dict.fromkeys(column.signal for column in study.matrix.columns))
+    recordings = study.clips["group"].take(pa.array(rows)).to_pylist()
     found: list[tuple[Variant, str, int, OutOfFold]] = []
     for variant in variants(list(study.matrix.fingerprints), signals):
         for name, settings in models.items():
@@ -141,9 +143,10 @@ def run_study(
                 size=settings.ensemble,
                 variants=[copy.restrict(variant.parts).values[rows] for copy in study.variants],
             )
-            found.append((variant, name, len(matrix.columns), predicted))
-            log(f"{variant.features} {variant.signals} {name}: {main_score(y, predicted.probabilities)(None):.4f}")
-    return _rows(y, groups, found)
+            truth, pooled, units = at_level(study.recipe, y, predicted.probabilities, recordings)
+            found.append((variant, name, len(matrix.columns), replace(predicted, probabilities=pooled)))
+            log(f"{variant.features} {variant.signals} {name}: {main_score(truth, pooled)(None):.4f}")
+    return _rows(truth, units, found)
 
 
 def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFold]]) -> list[Row]:

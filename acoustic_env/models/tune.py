@@ -89,6 +89,7 @@ def search_identity(study: Study, inner_folds: int | None = None) -> dict[str, s
         ),
         "features": f"{len(columns):,} columns, {_digest(columns, matrix.values[train], matrix.values[validation])}",
         "reduction": json.dumps(study.recipe.reduction.as_json(), sort_keys=True),
+        **({"windows": study.recipe.windows.model_dump_json()} if study.recipe.windows else {}),
         "fixed settings": ", ".join(f"{name} {value}" for name, value in fixed.items()),
         "search": ", ".join(f"{name} {values}" for name, values in space.items()),
     }

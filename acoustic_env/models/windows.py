@@ -1,0 +1,242 @@
+"""Overlapping windows inside clips for networks on sequences, and pooling of probabilities to clips and recordings.
+
+A network is trained on windows, each with the target and the weight of its clip. Everything else sees clips: a fitted
+`SequenceClassifier` answers with a row a clip, so folds, calibration, metrics and their intervals count clips, or
+recordings where the recipe says so (`at_level`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.config import Pooling, Recipe, Task, WindowSettings
+from acoustic_env.errors import UsageError
+from acoustic_env.features import vggish_released
+from acoustic_env.features.registry import make_block
+from acoustic_env.models.classifier import Examples
+from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.stored_frames import Integers
+
+# Of auto-pool, from the mean to near the maximum; the loss over them may have several minima.
+EXPONENTS: Final = (0.0, *np.geomspace(0.1, 50, 40).tolist())
+SMALLEST: Final = 1e-7  # probability whose logarithm is taken
+
+
+class Cut(NamedTuple):
+    """How clips are cut into windows and how the probabilities of these are pooled.
+
+    Attributes:
+        length, hop: of windows, in frames.
+        pooling: of probabilities.
+    """
+
+    length: int
+    hop: int
+    pooling: Pooling
+
+    @classmethod
+    def of(cls, settings: WindowSettings, block: str, options: Any) -> Cut:
+        """Return settings in seconds in terms of the frames of a block, each rounded to a frame, at least one."""
+        seconds = vggish_released.FRAME_S if block == vggish_released.NAME else None
+        seconds = seconds or make_block(block, "fast", options).frame_hop_s
+        assert seconds is not None  # of a block with frames
+        length, hop = (max(1, round(value / seconds)) for value in (settings.length, settings.hop))
+        return cls(length, hop, settings.pooling)
+
+    def starts(self, frames: int) -> npt.NDArray[np.int64]:
+        """Return the first frame of each window; frames after the last whole window are dropped.
+
+        Raises:
+            UsageError: clips are shorter than a window.
+
+        >>> Cut(4, 2, "mean").starts(9).tolist()
+        [0, 2, 4]
+        """
+        if frames < self.length:
+            msg = (
+                f"windows of {self.length} frames are longer than the clips, which have {frames}; set a shorter "
+                "`windows: length` in the recipe"
+            )
+            raise UsageError(msg)
+        return np.arange(0, frames - self.length + 1, self.hop)
+
+
+class Windows(Sequences):
+    """The windows of clips as rows, read from the clips when they are asked for: those of a clip are neighbors.
+
+    Args:
+        clips: to cut.
+        cut: how.
+
+    Attributes:
+        owners: int64 [windows], the clip of each.
+
+    >>> clips = Sequences.of(np.arange(5, dtype=np.float32).reshape(1, 5, 1))
+    >>> Windows(clips, Cut(3, 2, "mean")).load()[:, :, 0].tolist()
+    [[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
+    """
+
+    def __init__(self, clips: Sequences, cut: Cut) -> None:
+        starts = cut.starts(clips.shape[1])
+        self.__dict__.update(clips[np.repeat(np.arange(len(clips)), len(starts))].__dict__)
+        self._length, self._starts = cut.length, np.tile(starts, len(clips))
+        self.cut = None
+        self.owners = np.repeat(np.arange(len(clips)), len(starts))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Windows, frames and bands."""
+        return (len(self._rows), self._length, super().shape[2])
+
+    def __getitem__(self, rows: Any) -> Windows:
+        """Return some rows (index, mask or slice) without reading them."""
+        view = super().__getitem__(rows)
+        view._starts, view.owners = self._starts[rows], self.owners[rows]
+        return view
+
+    def batches(self, batches: Sequence[Integers]) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the rows of each batch as float32 [n, frames, bands]."""
+        for rows, clips in zip(batches, super().batches(batches), strict=True):
+            frames = self._starts[rows][:, None] + np.arange(self._length)
+            yield clips[np.arange(len(clips))[:, None], frames]
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of all rows in their order."""
+        return hashlib.sha256(super().digest() + self._starts.tobytes() + str(self._length).encode()).digest()
+
+
+def in_windows(clips: Examples) -> Examples:
+    """Return the windows of clips, each with the target, group and weight of its clip; the clips where none are cut."""
+    if not isinstance(clips.x, Sequences) or clips.x.cut is None:
+        return clips
+    windows = Windows(clips.x, clips.x.cut)
+    return replace(clips.take(windows.owners), x=windows)
+
+
+def pool(
+    probabilities: Floats, owners: npt.NDArray[Any], pooling: Pooling, task: Task, exponent: float = 0.0
+) -> Floats:
+    """Pool the probabilities of rows that belong together.
+
+    mean and max; vote, the share of rows that are of the class (the likeliest one, or a probability of 0.5);
+    noisy-or, 1 - prod(1 - p); learned, the mean weighted by softmax(exponent * p) (auto-pool, McFee, Salamon and Bello
+    2018). Binary probabilities are pooled for the positive class, multiclass ones for each class and then divided by
+    their sum.
+
+    Args:
+        probabilities: [rows, classes].
+        owners: int [rows], the clip or recording of each, from 0, each with a row.
+        pooling: which.
+        task: of the classifier.
+        exponent: of learned; 0 is the mean, a large one the maximum.
+
+    Returns:
+        [owners, classes].
+
+    >>> p = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
+    >>> pool(p, np.array([0, 0, 1]), "noisy-or", "binary").round(3).tolist()
+    [[0.45, 0.55], [0.2, 0.8]]
+    """
+    own = probabilities[:, 1:] if task == "binary" else probabilities
+    match pooling:
+        case "max":
+            pooled = np.zeros((int(owners.max()) + 1, own.shape[1]))
+            np.maximum.at(pooled, owners, own)
+        case "vote":
+            likeliest = np.eye(own.shape[1])[own.argmax(axis=1)] if task == "multiclass" else own >= 0.5
+            pooled = _means(likeliest, owners)
+        case "noisy-or":
+            with np.errstate(divide="ignore"):
+                pooled = -np.expm1(_sums(np.log1p(-own), owners))
+        case "learned":
+            weights = np.exp(exponent * (own - 1))
+            pooled = _sums(weights * own, owners) / _sums(weights, owners)
+        case _:
+            pooled = _means(own, owners)
+    if task == "binary":
+        return np.hstack([1 - pooled, pooled])
+    return pooled / pooled.sum(axis=1, keepdims=True) if task == "multiclass" else pooled
+
+
+def fit_exponent(probabilities: Floats, owners: npt.NDArray[Any], y: npt.NDArray[Any], task: Task) -> float:
+    """Return the exponent of learned pooling with the least log loss on validation clips.
+
+    Args:
+        probabilities: of windows [windows, classes].
+        owners: int [windows], the clip of each.
+        y: int64 [clips] class index, or bool [clips, classes].
+        task: of the classifier.
+    """
+    truth = y if y.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[y]
+
+    def loss(exponent: float) -> float:
+        pooled = pool(probabilities, owners, "learned", task, exponent)
+        if task != "multilabel":
+            return float(-np.log(np.maximum(pooled[truth], SMALLEST)).mean())
+        return float(-np.log(np.maximum(np.where(truth, pooled, 1 - pooled), SMALLEST)).mean())
+
+    return min(EXPONENTS, key=loss)
+
+
+def at_level(
+    recipe: Recipe, y: npt.NDArray[Any], probabilities: Floats, recordings: Sequence[str]
+) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[np.int64]]:
+    """Return targets, probabilities and groups of the clips, or of the recordings where the recipe counts these.
+
+    Args:
+        recipe: of the study.
+        y: int64 [clips] class index, or bool [clips, classes].
+        probabilities: [clips, classes].
+        recordings: [clips] the recording of each; the result is in the order of their names.
+
+    Raises:
+        UsageError: clips of one recording are of different classes.
+    """
+    groups = np.unique(np.asarray(recordings, object), return_inverse=True)[1]
+    if recipe.level == "clip":
+        return y, probabilities, groups
+    targets, pooled = recording_targets(y, recordings), pool_recordings(recipe, probabilities, groups)
+    return targets, pooled, np.arange(len(targets))
+
+
+def pool_recordings(recipe: Recipe, probabilities: Floats, owners: npt.NDArray[Any]) -> Floats:
+    """Pool the probabilities of clips [clips, classes] to those of their recordings, numbered by `owners`."""
+    assert recipe.windows is not None
+    return pool(probabilities, owners, recipe.windows.pooling, recipe.task)
+
+
+def recording_targets(y: npt.NDArray[Any], recordings: Sequence[str]) -> npt.NDArray[Any]:
+    """Return the target of each recording, in the order of their names: its clips' class, or all labels of its clips.
+
+    Raises:
+        UsageError: clips of one recording are of different classes.
+
+    >>> recording_targets(np.array([1, 0, 1]), ["b", "a", "b"]).tolist()
+    [0, 1]
+    """
+    names, first, owners = np.unique(np.asarray(recordings, object), return_index=True, return_inverse=True)
+    if y.ndim == 2:
+        return _sums(y, owners) > 0
+    differing = np.flatnonzero(y != y[first][owners])
+    if len(differing):
+        msg = (
+            f"clips of recording {names[owners[differing[0]]]!r} are of different classes; `windows: level: recording` "
+            "needs one class a recording; use `level: clip`"
+        )
+        raise UsageError(msg)
+    return np.asarray(y[first])
+
+
+def _sums(values: npt.NDArray[Any], owners: npt.NDArray[Any]) -> Floats:
+    return np.stack([np.bincount(owners, column) for column in values.T], axis=1)
+
+
+def _means(values: npt.NDArray[Any], owners: npt.NDArray[Any]) -> Floats:
+    return _sums(values, owners) / np.bincount(owners)[:, None]

@@ -1,0 +1,279 @@
+"""Windows inside clips: how they are cut, how their probabilities are pooled, and what counts as a clip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from acoustic_env.cli import main
+from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.config import Pooling, Recipe, Task, WindowSettings, classifier_settings
+from acoustic_env.errors import UsageError
+from acoustic_env.features.block import table_schema, to_table
+from acoustic_env.features.mel import LogMelFramesBlock
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.classifier import Examples, fit, make_estimator
+from acoustic_env.models.overfit import overfit
+from acoustic_env.models.sequences import Sequences, load_sequences
+from acoustic_env.models.storage import dump_estimator, load_estimator
+from acoustic_env.models.windows import Cut, Windows, at_level, fit_exponent, in_windows, pool, recording_targets
+from acoustic_env.store.feature_store import FeatureStore
+
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+TASKS: tuple[Task, ...] = get_args(Task)
+LAYERS = [{"channels": 8, "pool": [1, 1]}, {"channels": 8, "pool": [1, 1]}]
+
+
+def probabilities(task: Task, rows: int, seed: int = 0) -> Any:
+    """Random probabilities [rows, classes]."""
+    found = np.random.default_rng(seed).random((rows, 2 if task == "binary" else 4))
+    return found if task == "multilabel" else found / found.sum(axis=1, keepdims=True)
+
+
+# ---- cutting
+
+
+@pytest.mark.parametrize("in_memory", [0, 1 << 20])
+def test_windows_are_those_a_loop_cuts_and_the_rest_is_dropped(in_memory: int, tmp_path: Path) -> None:
+    block = LogMelFramesBlock("fast", sample_rate=8_000, n_fft=256, hop_length=128, n_mels=3)
+    waves = np.random.default_rng(0).normal(size=(5, 1_280)).astype(np.float32)
+    store, ids = FeatureStore(str(tmp_path)), list("abcde")
+    for rows in (slice(0, 3), slice(3, 5)):
+        own = block.compute(waves[rows])
+        store.write_part(to_table(table_schema(block, {}, ("raw",)), ids[rows], ["raw"] * len(ids[rows]), own))
+    read, _ = load_sequences(store, ids, "logmel_frames", store.resolve("logmel_frames"))
+    read.in_memory = in_memory
+    clips = read.hold()
+    assert clips.streamed == (not in_memory)
+    windows = Windows(clips, Cut(4, 3, "mean"))
+    x = block.compute(waves)["logmel"]
+    expected = [clip[start : start + 4] for clip in x for start in range(0, 11, 3) if start + 4 <= 11]
+    assert windows.shape == (15, 4, 3)
+    np.testing.assert_array_equal(windows.load(), np.stack(expected))
+    assert windows.owners.tolist() == np.repeat(np.arange(5), 3).tolist()
+    some = windows[np.array([14, 2, 2])]
+    np.testing.assert_array_equal(some.load(), np.stack([expected[14], expected[2], expected[2]]))
+    assert some.owners.tolist() == [4, 0, 0]
+    assert sorted(windows.shuffle(np.arange(15), np.random.default_rng(0)).tolist()) == list(range(15))
+    assert len({windows.digest(), some.digest(), Windows(clips, Cut(3, 3, "mean")).digest()}) == 3
+
+
+def test_a_window_as_long_as_the_clip_is_the_clip_and_a_longer_one_is_refused() -> None:
+    clips = Sequences.of(np.ones((2, 5, 3), np.float32))
+    np.testing.assert_array_equal(Windows(clips, Cut(5, 2, "max")).load(), clips.load())
+    with pytest.raises(UsageError, match="6 frames are longer than the clips, which have 5"):
+        Windows(clips, Cut(6, 2, "max"))
+
+
+def test_windows_have_target_group_and_weight_of_their_clip() -> None:
+    clips = Sequences.of(np.zeros((3, 5, 2), np.float32))
+    plain = Examples(clips, np.array([2, 0, 1]), np.array([7, 7, 9]), np.array([1.0, 2.0, 3.0]))
+    assert in_windows(plain) is plain
+    clips.cut = Cut(3, 2, "mean")
+    found = in_windows(plain)
+    assert found.y.tolist() == [2, 2, 0, 0, 1, 1]
+    assert found.groups.tolist() == [7, 7, 7, 7, 9, 9]
+    assert found.weights is not None
+    assert found.weights.tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_seconds_become_frames_of_the_block() -> None:
+    settings = WindowSettings(length=1.0, hop=0.001)
+    options = {"sample_rate": 16_000, "hop_length": 320}
+    assert Cut.of(settings, "logmel_frames", options) == Cut(50, 1, "mean")
+    assert Cut.of(WindowSettings(length=3.0, hop=1.0), "vggish_released", {})[:2] == (3, 1)
+
+
+# ---- pooling
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_pooled_values_are_probabilities_whatever_the_order_of_the_windows(pooling: Pooling, task: Task) -> None:
+    p, owners = probabilities(task, 60), np.repeat(np.arange(6), [1, 4, 9, 6, 30, 10])
+    found = pool(p, owners, pooling, task, 3.0)
+    assert found.shape == (6, p.shape[1])
+    assert ((found >= 0) & (found <= 1)).all()
+    if task != "multilabel":
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+    shuffled = np.random.default_rng(1).permutation(60)
+    np.testing.assert_allclose(pool(p[shuffled], owners[shuffled], pooling, task, 3.0), found, atol=1e-12)
+    if pooling != "vote":
+        np.testing.assert_allclose(found[0], p[0], atol=1e-12)  # one window
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pooled_values_are_their_formulas(task: Task) -> None:
+    p, owners = probabilities(task, 24).reshape(4, 6, -1), np.repeat(np.arange(4), 6)
+    own = p[..., 1:] if task == "binary" else p
+    called = np.eye(4)[own.argmax(axis=2)] if task == "multiclass" else own >= 0.5
+    weights = np.exp(2.0 * own)
+    expected = {
+        "mean": own.mean(axis=1),
+        "max": own.max(axis=1),
+        "vote": called.mean(axis=1),
+        "noisy-or": 1 - np.prod(1 - own, axis=1),
+        "learned": (weights * own).sum(axis=1) / weights.sum(axis=1),
+    }
+    for pooling in POOLINGS:
+        found = pool(p.reshape(24, -1), owners, pooling, task, 2.0)
+        right = expected[pooling]
+        if task == "multiclass":
+            right = right / right.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(found[:, 1:] if task == "binary" else found, right, atol=1e-12)
+
+
+def test_a_certain_window_is_certain_by_noisy_or() -> None:
+    p, owners = np.array([[0.0, 1.0], [0.7, 0.3]]), np.array([0, 0])
+    assert pool(p, owners, "noisy-or", "binary").tolist() == [[0.0, 1.0]]
+
+
+def test_the_exponent_says_whether_one_window_or_all_of_them_tell_the_class() -> None:
+    rng, owners, y = np.random.default_rng(0), np.repeat(np.arange(200), 8), np.arange(200) % 2
+    one = rng.uniform(0.0, 0.3, (200, 8))
+    one[y == 1, 3] = 0.95
+    every = np.where(y[:, None] == 1, 0.9, 0.1) + rng.uniform(-0.09, 0.09, (200, 8))
+    every[y == 0, 0] = 0.9  # a misleading window in each negative clip
+    found = [fit_exponent(np.stack([1 - p.ravel(), p.ravel()], axis=1), owners, y, "binary") for p in (one, every)]
+    assert found[0] > 5
+    assert found[1] < 1
+
+
+# ---- training on windows
+
+
+def bursts(n: int, seed: int, pooling: Pooling = "learned") -> Examples:
+    """Clips of 64 frames of noise, windows of four; class 1 has a band raised in one window."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, 64, 4)).astype(np.float32), np.arange(n) % 2
+    for row, first in zip(np.flatnonzero(y), rng.integers(0, 16, n // 2) * 4, strict=True):
+        x[row, first : first + 4, 1] += 2.0
+    clips = Sequences.of(x)
+    clips.cut = Cut(4, 4, pooling)
+    return Examples(clips, y, np.arange(n))
+
+
+def test_one_telling_window_is_found_by_max_and_noisy_or_better_than_by_the_mean() -> None:
+    settings: Any = classifier_settings(
+        {"kind": "attention", "hidden": [8], "heads": 1, "max_epochs": 3, "learning_rate": 0.03, "dropout": 0.0}
+    )
+    model, new, auc = fit(make_estimator(settings, 23), bursts(100, 0), bursts(60, 1)), bursts(200, 2), {}
+    assert model.shape_ == (4, 4)
+    found = model.predict_proba(new.x)
+    assert found.shape == (200, 2)
+    again = load_estimator(dump_estimator(model)[1], "classifier-0.safetensors", settings.estimator(0))
+    np.testing.assert_array_equal(again.predict_proba(new.x), found)
+    assert overfit(settings.replace(batch_size=4), "binary", 2, bursts(20, 0), 1).rows == 4
+    for pooling in POOLINGS:
+        model.cut_ = Cut(4, 4, pooling)
+        auc[pooling] = roc_auc_score(new.y, model.predict_proba(new.x)[:, 1])
+    assert min(auc["max"], auc["noisy-or"], auc["learned"]) > auc["mean"] > auc["vote"]
+
+
+# ---- recordings
+
+
+def test_recordings_have_the_class_of_their_clips_or_all_their_labels() -> None:
+    assert recording_targets(np.array([2, 0, 2]), ["b", "a", "b"]).tolist() == [0, 2]
+    labels = np.array([[True, False], [False, False], [False, True]])
+    assert recording_targets(labels, ["b", "a", "b"]).tolist() == [[False, False], [True, True]]
+    with pytest.raises(UsageError, match="recording 'b' are of different classes"):
+        recording_targets(np.array([2, 0, 1]), ["b", "a", "b"])
+
+
+def test_clips_count_unless_recordings_are_asked_for() -> None:
+    y, p, names = np.array([1, 0, 1]), probabilities("binary", 3), ["b", "a", "b"]
+    for windows in (None, WindowSettings(length=1, hop=1)):
+        truth, found, groups = at_level(Recipe(name="r", windows=windows), y, p, names)
+        assert (truth.tolist(), groups.tolist()) == ([1, 0, 1], [1, 0, 1])
+        np.testing.assert_array_equal(found, p)
+    windows = WindowSettings(length=1, hop=1, level="recording", pooling="max")
+    truth, found, groups = at_level(Recipe(name="r", windows=windows), y, p, names)
+    assert (truth.tolist(), groups.tolist()) == ([0, 1], [0, 1])
+    np.testing.assert_allclose(found[:, 1], [p[1, 1], max(p[0, 1], p[2, 1])])
+
+
+def test_learned_pooling_of_recordings_is_refused() -> None:
+    with pytest.raises(ValueError, match="name another one for recordings"):
+        WindowSettings(length=1, hop=1, level="recording", pooling="learned")
+
+
+# ---- the whole way
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Any:
+    """Sixty clips of thirty recordings with a low or a high tone, their frames in a store; returns command options."""
+    block = LogMelFramesBlock("fast", sample_rate=8_000, n_fft=256, hop_length=128, n_mels=8)
+    rng, time = np.random.default_rng(23), np.arange(4_000) / 8_000
+    ids = [f"c{number:02}" for number in range(60)]
+    labels = [("low", "high")[number // 2 % 2] for number in range(60)]
+    tones = np.stack([np.sin(2 * np.pi * (300 if label == "low" else 2_000) * time) for label in labels])
+    waves = (0.1 * tones + rng.normal(0, 0.05, tones.shape)).astype(np.float32)
+    schema = table_schema(block, {}, ("original",))
+    FeatureStore(str(tmp_path / "store")).write_part(
+        to_table(schema, ids, ["original"] * len(ids), block.compute(waves))
+    )
+    listed = [
+        {"clip_id": i, "uri": f"{i}.wav", "labels": [label], "group": f"g{number // 2}"}
+        for number, (i, label) in enumerate(zip(ids, labels, strict=True))
+    ]
+    write_clips(clip_table(listed), str(tmp_path / "clips.parquet"))
+
+    def options(windows: dict[str, Any], kind: str = "cnn") -> list[str]:
+        recipe = {
+            "classes": {"low": {"labels": ["low"]}, "high": {"labels": ["high"]}},
+            "signals": ["original"],
+            "blocks": {"logmel": {"sample_rate": 8_000, "n_fft": 256, "hop_length": 128, "n_mels": 8}},
+            "split": {"folds": 5, "validation_folds": [3], "test_folds": [4]},
+            "windows": {"length": 0.128, "hop": 0.064, **windows},
+            "model": {"kind": kind, **({"layers": LAYERS, "max_epochs": 1} if kind == "cnn" else {})},
+        }
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(recipe))
+        return [*inputs, "--recipe", str(tmp_path / "study.yaml")]
+
+    inputs = ["--clips", str(tmp_path / "clips.parquet"), "--store", str(tmp_path / "store")]
+    return options
+
+
+@pytest.mark.parametrize(
+    ("windows", "test_rows"),
+    [({"pooling": "learned"}, 12), ({"pooling": "noisy-or", "level": "recording"}, 6)],
+)
+def test_commands_count_what_the_recipe_asks_for(
+    study: Any, windows: dict[str, Any], test_rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, bundle, level = study(windows), str(tmp_path / "bundle"), windows.get("level", "clip")
+    assert main(["train", *options, "--out", bundle]) == 0
+    assert f"{test_rows * 4} {level}s in 24 groups" in capsys.readouterr().out
+    learned = Bundle.load(bundle).classifier.members[0]
+    assert learned.cut_[:2] == (8, 4)
+    assert (learned.exponent_ > 0) == (windows["pooling"] == "learned")
+    assert main(["evaluate", "--bundle", bundle, *options[:4], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["clips"], found["groups"], found["level"]) == (test_rows, 6, level)
+    out = str(tmp_path / "predictions.parquet")
+    assert main(["predict", "--bundle", bundle, *options[:4], "--out", out]) == 0
+    assert f"{test_rows * 5} {level}s x 2 classes" in capsys.readouterr().out
+    table = pq.read_table(out)
+    assert table.column_names == ["clip_id" if level == "clip" else "group", "label", "posterior"]
+    assert table.num_rows == test_rows * 5 * 2
+    if level == "recording":
+        assert main(["study", *options, "--out", str(tmp_path / "table")]) == 0
+
+
+def test_windows_that_cannot_be_cut_are_refused_with_the_remedy(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "bundle")]
+    assert main(["train", *study({"length": 60.0}), *out]) == 2
+    assert "set a shorter `windows: length`" in capsys.readouterr().err
+    assert main(["train", *study({}, "logistic"), *out]) == 2
+    assert "`windows` are for networks on sequences" in capsys.readouterr().err
