@@ -74,6 +74,7 @@ def test_windows_have_target_group_and_weight_of_their_clip() -> None:
     plain = Examples(clips, np.array([2, 0, 1]), np.array([7, 7, 9]), np.array([1.0, 2.0, 3.0]))
     assert in_windows(plain) is plain
     clips.cut = Cut(3, 2, "mean")
+    assert Sequences.joined([clips, clips]).cut == clips.cut  # of clips and their variants
     found = in_windows(plain)
     assert found.y.tolist() == [2, 2, 0, 0, 1, 1]
     assert found.groups.tolist() == [7, 7, 7, 7, 9, 9]
