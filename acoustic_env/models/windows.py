@@ -182,7 +182,7 @@ def fit_exponent(probabilities: Floats, owners: npt.NDArray[Any], y: npt.NDArray
             return float(-np.log(np.maximum(pooled[truth], SMALLEST)).mean())
         return float(-np.log(np.maximum(np.where(truth, pooled, 1 - pooled), SMALLEST)).mean())
 
-    return min(EXPONENTS, key=loss)
+    return float(min(EXPONENTS, key=loss))
 
 
 def at_level(
