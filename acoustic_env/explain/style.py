@@ -87,7 +87,8 @@ def shortened(name: str, most: int = 34) -> str:
     >>> shortened("mps.raw.pc000", most=8)
     'mps.raw…'
     """
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    short = name if len(name) <= most else f"{name[: most - 1]}…"
+    return short.replace("$", r"\$")  # or matplotlib takes what is between two for a formula
 
 
 def modulation_axes(axes: Any, *, label_y: bool = True) -> None:

@@ -266,11 +266,28 @@ def train(
     return bundle, found
 
 
-def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log = print) -> tuple[Performance, str]:
-    """Evaluate a bundle on clips it has not seen; those it has, or whose group it has, are left out.
+@dataclass(frozen=True)
+class UnseenClips:
+    """Clips that a bundle was not trained on, with their features; rows aligned.
 
-    Returns:
-        The performance, and the hash of the clips.
+    Attributes:
+        clips: with `class`.
+        targets: what they are.
+        matrix: the features.
+    """
+
+    clips: pa.Table
+    targets: Targets
+    matrix: FeatureMatrix
+
+    @property
+    def hash(self) -> str:
+        """`clips_hash` of the clips."""
+        return clips_hash(self.targets.clip_ids, self.targets.y)
+
+
+def unseen_clips(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log = print) -> UnseenClips:
+    """Return the clips of a list that a bundle can be evaluated on: those it has seen, or whose group, are left out.
 
     Raises:
         UsageError: no clip is left, a label outside the bundle's classes, or features of another version.
@@ -290,8 +307,21 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: L
         kept = kept.filter(pa.array(~seen))
     matrix = bundle_matrix(bundle, kept["clip_id"].to_pylist(), store)
     kept, matrix = without_absent(kept, matrix, log)
-    targets = class_targets(kept, bundle.recipe, bundle.classes)
-    y, raw, groups = at_level(bundle.recipe, targets.y, bundle.raw_proba(matrix), kept["group"].to_pylist())
+    return UnseenClips(kept, class_targets(kept, bundle.recipe, bundle.classes), matrix)
+
+
+def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log = print) -> tuple[Performance, str]:
+    """Evaluate a bundle on the `unseen_clips` of a list.
+
+    Returns:
+        The performance, and the hash of the clips.
+
+    Raises:
+        UsageError: as `unseen_clips`.
+    """
+    unseen = unseen_clips(bundle, clips, store, log)
+    raw, recordings = bundle.raw_proba(unseen.matrix), unseen.clips["group"].to_pylist()
+    y, raw, groups = at_level(bundle.recipe, unseen.targets.y, raw, recordings)
     found = performance(
         bundle.recipe.task,
         bundle.classes,
@@ -301,7 +331,7 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: L
         bundle.calibrator.thresholds_,
         bundle.calibrator.predict_proba(raw),
     )
-    return replace(found, level=bundle.recipe.level), clips_hash(targets.clip_ids, targets.y)
+    return replace(found, level=bundle.recipe.level), unseen.hash
 
 
 def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore) -> FeatureMatrix:

@@ -154,12 +154,7 @@ def performance(
     """
     truth = y if task == "multilabel" else np.eye(len(classes), dtype=bool)[y]
     threshold = float(thresholds[-1]) if task == "binary" and thresholds.ndim == 1 else float("nan")
-    if task == "multilabel":
-        called = calibrated >= thresholds
-    elif task == "binary":
-        called = np.eye(2, dtype=bool)[(calibrated[:, 1] >= thresholds[..., -1]).astype(int)]
-    else:
-        called = np.eye(len(classes), dtype=bool)[calibrated.argmax(axis=1)]
+    called = called_classes(task, calibrated, thresholds)
     rankings = [Ranking(truth[:, c], calibrated[:, c]) for c in range(len(classes))]
     per_class = _per_class(classes, truth, called, rankings)
     before, after = _events(task, truth, probabilities), _events(task, truth, calibrated)
@@ -185,6 +180,23 @@ def performance(
         precision_recall=precision_recall_curve(*pooled, CURVE_POINTS),
         class_curves=[] if task == "binary" else _class_curves(per_class, truth, calibrated),
     )
+
+
+def called_classes(task: Task, calibrated: Floats, thresholds: Floats) -> npt.NDArray[np.bool_]:
+    """Return which classes rows are called, bool [n, classes].
+
+    Args:
+        task: of the study.
+        calibrated: [n, classes].
+        thresholds: as in `performance`.
+
+    >>> called_classes("binary", np.array([[0.6, 0.4]]), np.array([0.7, 0.3]))
+    array([[False,  True]])
+    """
+    if task == "multilabel":
+        return np.asarray(calibrated >= thresholds)
+    calls = (calibrated[:, 1] >= thresholds[..., -1]).astype(int) if task == "binary" else calibrated.argmax(axis=1)
+    return np.asarray(np.eye(calibrated.shape[1], dtype=bool)[calls])
 
 
 def _calibration_errors(

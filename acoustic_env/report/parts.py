@@ -101,7 +101,35 @@ class Picture:
         return round(width * CSS_INCH / DPI), round(height * CSS_INCH / DPI)
 
 
-Part = Text | Heading | Terms | Listing | Table | Picture
+@dataclass(frozen=True)
+class Player:
+    """A clip to listen to.
+
+    Attributes:
+        title: what it is.
+        text: what is to be heard in it.
+        flac: content of the FLAC file.
+    """
+
+    title: str
+    text: str
+    flac: bytes
+
+    @property
+    def source(self) -> str:
+        """The sound as a data URL."""
+        return f"data:audio/flac;base64,{base64.b64encode(self.flac).decode()}"
+
+
+@dataclass(frozen=True)
+class Players:
+    """Clips to listen to that can be folded away."""
+
+    title: str
+    players: Sequence[Player]
+
+
+Part = Text | Heading | Terms | Listing | Table | Picture | Players
 
 
 def format_cell(value: object) -> object:

@@ -15,7 +15,9 @@ from acoustic_env.io.files import read_bytes, write_bytes
 from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.audit_section import audit_section
+from acoustic_env.report.clip_section import clip_section
 from acoustic_env.report.data_sections import clips_section, errors_section, runs_section, store_section
+from acoustic_env.report.error_section import error_section
 from acoustic_env.report.inputs import Inputs
 from acoustic_env.report.model_sections import (
     classifier_section,
@@ -64,12 +66,15 @@ def _sections(inputs: Inputs, bundle: Bundle | None, folder: PlotFolder) -> Iter
         yield runs_section(store)
     if clips is not None:
         yield clips_section(clips, recipe)
+        yield clip_section(clips, recipe, folder)
     if store is not None:
         yield store_section(store)
         yield errors_section(store)
     if bundle is not None:
         yield classifier_section(bundle, folder)
         yield test_section(bundle, folder)
+    if bundle is not None and store is not None and clips is not None:
+        yield error_section(bundle, clips, store, folder)
     if inputs.study:
         yield study_section(read_table(join(inputs.study, STUDY)), folder)
     if inputs.tune:

@@ -127,10 +127,12 @@ def test_everything_given_is_told_in_a_readers_order(whole: tuple[Path, Page]) -
     assert sections(page) == [
         "What was run",
         "Data",
+        "Clips",
         "Feature tables",
         "Errors",
         "The classifier",
         "The classifier on test clips",
+        "Misclassified test clips",
         "The study",
         "The search",
         "What differs between the classes",
@@ -146,7 +148,7 @@ def test_everything_given_is_told_in_a_readers_order(whole: tuple[Path, Page]) -
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["clips"], ["Data", "Provenance"]),
+        (["clips"], ["Data", "Clips", "Provenance"]),
         (["store"], ["What was run", "Feature tables", "Errors", "Provenance"]),
         (["explain"], ["What differs between the classes", "Provenance"]),
         (["study", "tune"], ["The study", "The search", "Provenance"]),

@@ -1,0 +1,174 @@
+"""A seeded sample of the clips of each class, decoded and measured at the level of the recording."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import soundfile
+
+from acoustic_env.audio.decode import decode, resample
+from acoustic_env.audio.fetch import any_remote, open_source
+from acoustic_env.audit.listen_audio import video_at
+from acoustic_env.errors import ClipError
+from acoustic_env.features.short_time import FrameSettings, power_spectrogram
+
+Array = npt.NDArray[Any]
+
+RATE: Final = 22_050
+BANDS: Final = 64
+CLASSES: Final = 12  # the largest
+PER_CLASS: Final = 12
+REMOTE_PER_CLASS: Final = 3
+LONGEST_S: Final = 30.0
+FLOOR_DB: Final = -120.0
+HOPELESS: Final = 10  # a sample whose first clips all fail is of a list without its audio
+SEED: Final = 23
+FRAMES: Final = FrameSettings(sample_rate=RATE)
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """A decoded clip.
+
+    Attributes:
+        clip_id: of the clip list.
+        waveform: float32 [samples] at `RATE`, the first `LONGEST_S` seconds, full scale at 1.0.
+        seconds: length of the whole clip.
+    """
+
+    clip_id: str
+    waveform: Array
+    seconds: float
+
+    @property
+    def rms_db(self) -> float:
+        """RMS in dB relative to a full scale of 1.0."""
+        return float(decibels(np.square(self.waveform, dtype=np.float64).mean()))
+
+    @property
+    def crossings(self) -> float:
+        """Zero crossings a second, mean removed."""
+        positive = self.waveform > self.waveform.mean()
+        return float(np.count_nonzero(np.diff(positive)) * RATE / max(len(positive), 1))
+
+
+@dataclass(frozen=True)
+class ClipSample:
+    """Sampled clips.
+
+    Attributes:
+        clips: class -> its clips that could be read, classes by size.
+        tried: how many clips were read or failed.
+        failed: clip id -> why it could not be read.
+    """
+
+    clips: Mapping[str, Sequence[HeardClip]]
+    tried: int
+    failed: Mapping[str, str]
+
+
+def decibels(power: Any) -> Array:
+    """Return 10 log10 of mean squares, at least `FLOOR_DB`.
+
+    >>> [float(level) for level in decibels(np.array([1.0, 0.0]))]
+    [0.0, -120.0]
+    """
+    return np.asarray(10 * np.log10(np.maximum(power, 10 ** (FLOOR_DB / 10))))
+
+
+@cache
+def mel_filters() -> Array:
+    """Return librosa's triangular mel filters [bands, bins] with peaks of about 1."""
+    import librosa
+
+    return np.asarray(librosa.filters.mel(sr=RATE, n_fft=FRAMES.n_fft, n_mels=BANDS, norm=None))
+
+
+@cache
+def band_hertz() -> Array:
+    """Return the center of each mel band in Hz."""
+    import librosa
+
+    return np.asarray(librosa.mel_frequencies(BANDS + 2, fmin=0.0, fmax=RATE / 2)[1:-1])
+
+
+def mel_power(waveform: Array) -> Array:
+    """Return the mean square [frames, bands] of the signal in each mel band, by Parseval's theorem.
+
+    >>> time = np.arange(RATE) / RATE
+    >>> power = mel_power(np.sin(2 * np.pi * 1000 * time).astype(np.float32))
+    >>> bool(abs(decibels(power[20].sum()) + 3) < 0.5)  # a full-scale sine has an RMS of -3 dBFS
+    True
+    """
+    from scipy import signal
+
+    window = signal.get_window(FRAMES.window, FRAMES.n_fft)
+    scale = 2 / (FRAMES.n_fft * np.square(window).sum())
+    return np.asarray(power_spectrogram(waveform, FRAMES) @ mel_filters().T * scale)
+
+
+def seeded_order(clip_ids: Sequence[str]) -> list[int]:
+    """Return row numbers in an order that depends on the seed and the ids alone, not on the order of the list."""
+    return sorted(range(len(clip_ids)), key=lambda row: (zlib.crc32(f"{SEED} {clip_ids[row]}".encode()), clip_ids[row]))
+
+
+def draw_clips(clips: pa.Table, names: Sequence[Sequence[str]]) -> ClipSample:
+    """Decode some clips of each of the largest classes.
+
+    Args:
+        clips: clip list.
+        names: classes of each clip.
+    """
+    most = REMOTE_PER_CLASS if any_remote(clips["uri"]) else PER_CLASS
+    ids, uris, starts, ends = (clips[name].to_pylist() for name in ("clip_id", "uri", "start_s", "end_s"))
+    rows: dict[str, list[int]] = {}
+    for row in seeded_order(ids):
+        for name in dict.fromkeys(names[row]):
+            rows.setdefault(name, []).append(row)
+    largest = sorted(rows, key=lambda name: (-len(rows[name]), name))[:CLASSES]
+    heard: dict[int, HeardClip | None] = {}
+    failed: dict[str, str] = {}
+    for row in dict.fromkeys(row for name in largest for row in rows[name][:most]):
+        if len(failed) == len(heard) == HOPELESS:
+            break
+        heard[row] = None
+        try:
+            heard[row] = hear(ids[row], uris[row], starts[row], ends[row])
+        except ClipError as error:
+            failed[ids[row]] = error.message
+    found = {name: [clip for row in rows[name][:most] if (clip := heard.get(row)) is not None] for name in largest}
+    return ClipSample({name: clips for name, clips in found.items() if clips}, len(heard), failed)
+
+
+def hear(clip_id: str, uri: str, start_s: float | None, end_s: float | None) -> HeardClip:
+    """Decode the first `LONGEST_S` seconds of a clip.
+
+    Raises:
+        ClipError: why it cannot be read.
+    """
+    if video_at("", uri, start_s):
+        raise ClipError("not_found", f"{uri}: a video, no audio file")
+    with open_source(uri) as source:
+        end = recording_seconds(source) if end_s is None else end_s
+        begin = start_s or 0.0
+        wanted = end_s if end is None or end - begin <= LONGEST_S else begin + LONGEST_S
+        waveform, rate = decode(source, start_s, wanted, uri)
+    seconds = len(waveform) / rate if end is None else end - begin
+    return HeardClip(clip_id, resample(waveform, rate, RATE), seconds)
+
+
+def recording_seconds(source: BinaryIO) -> float | None:
+    """Return the length that a recording's header states; None where it states none."""
+    try:
+        return float(soundfile.info(source).duration)
+    except (soundfile.SoundFileError, OSError):
+        return None
+    finally:
+        source.seek(0)

@@ -1,0 +1,97 @@
+"""The page's section on what the clips sound and look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from acoustic_env.clips.select import select
+from acoustic_env.clips.splits import split
+from acoustic_env.config import Recipe
+from acoustic_env.errors import UsageError
+from acoustic_env.explain.style import class_name
+from acoustic_env.report.clip_plots import (
+    GALLERY,
+    cooccurrence_plot,
+    example_plot,
+    gallery_plot,
+    labels_plot,
+    lengths_plot,
+    levels_plot,
+    tags_plot,
+)
+from acoustic_env.report.clip_sample import CLASSES, SEED, ClipSample, draw_clips
+from acoustic_env.report.page import PlotFolder, Section
+from acoustic_env.report.parts import Text
+
+SAME_LENGTH_S: Final = 0.02
+
+
+def clip_section(clips: pa.Table, recipe: Recipe | None, folder: PlotFolder) -> Section | None:
+    """Draw a sample of the clips, their labels and their tags; None where there is nothing to draw."""
+    section = Section("Clips")
+    column = "labels"
+    if recipe is not None:
+        clips, column = select(clips, recipe).clips, "class"
+    names = [[class_name(name) for name in own] for own in clips[column].to_pylist()]
+    if not any(names):
+        return None
+    parts = {role: [names[row] for row in rows] for role, rows in _roles(clips, recipe).items()}
+    section.add(folder.draw(labels_plot(parts)))
+    together = cooccurrence_plot(parts)
+    if together is not None:
+        section.add(folder.draw(together))
+    tags = tags_of(clips)
+    if any(tags):
+        section.add(folder.draw(tags_plot(tags)))
+    _add_sample(section, draw_clips(clips, names), folder)
+    return section
+
+
+def _roles(clips: pa.Table, recipe: Recipe | None) -> dict[str, Sequence[int]]:
+    """Return part of the split -> rows; one part where the list cannot be split."""
+    if recipe is not None:
+        try:
+            parts = split(clips, recipe.split)
+        except UsageError:
+            return {"clips": range(clips.num_rows)}
+        roles: dict[str, Any] = {"training": parts.train, "validation": parts.validation, "test": parts.test}
+        return {role: rows.tolist() for role, rows in roles.items() if len(rows)}
+    return {"clips": range(clips.num_rows)}
+
+
+def tags_of(clips: pa.Table) -> list[list[str]]:
+    """Return the tags of each clip: of a column `tags`, a list or a text with commas; empty without one.
+
+    >>> tags_of(pa.table({"tags": ["wind, bird", None]}))
+    [['wind', 'bird'], []]
+    """
+    if "tags" not in clips.column_names:
+        return [[] for _ in range(clips.num_rows)]
+    found = []
+    for value in clips["tags"].to_pylist():
+        own = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+        found.append([text for tag in own if (text := str(tag).strip())])
+    return found
+
+
+def _add_sample(section: Section, sample: ClipSample, folder: PlotFolder) -> None:
+    if sample.failed:
+        first, message = next(iter(sample.failed.items()))
+        text = f"{len(sample.failed):,} of {sample.tried:,} sampled clips could not be read, such as {first}: {message}"
+        section.add(Text(text, "note", lead="Audio not drawn"))
+    if not sample.clips:
+        return
+    name, found = next(iter(sample.clips.items()))
+    section.add(folder.draw(example_plot(name, found[0])))
+    lead = f"Mel spectrograms by class (the {CLASSES} largest at most), clips chosen by seed {SEED}:"
+    shown = {name: found[:GALLERY] for name, found in sample.clips.items()}
+    section.add(folder.draw(gallery_plot(shown, "clip-gallery", "Mel spectrograms of each class", lead)))
+    seconds = [clip.seconds for found in sample.clips.values() for clip in found]
+    if max(seconds) - min(seconds) > SAME_LENGTH_S:
+        section.add(folder.draw(lengths_plot(sample.clips)))
+    else:
+        section.add(Text(f"All {len(seconds):,} sampled clips are {seconds[0]:.2f} s long."))
+    section.add(folder.draw(levels_plot(sample.clips)))

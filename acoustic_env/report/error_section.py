@@ -1,0 +1,265 @@
+"""The page's section on misclassified test clips: where they are, and how they sound."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+
+from acoustic_env.audio.fetch import local_file, open_source
+from acoustic_env.audit.intervals import wilson
+from acoustic_env.audit.listen_audio import normalize_for_playback
+from acoustic_env.clips.table import CLIP_SCHEMA
+from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.explain.style import class_name
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.learn import unseen_clips
+from acoustic_env.models.performance import called_classes
+from acoustic_env.report.clip_plots import GALLERY, gallery_plot
+from acoustic_env.report.clip_sample import RATE, HeardClip, hear, recording_seconds, seeded_order
+from acoustic_env.report.clip_section import tags_of
+from acoustic_env.report.page import PlotFolder, Section
+from acoustic_env.report.parts import Part, Player, Players, Table, Text
+from acoustic_env.store.feature_store import FeatureStore
+
+PLAYED: Final = 24
+PLAYED_S: Final = 10.0
+PAIRS: Final = 20
+SLICES: Final = 15  # rows of a table
+VALUES: Final = 20  # values of a further column that makes slices
+HEADERS: Final = 2_000  # local files whose headers are read for their lengths
+LENGTHS: Final = 4
+DRAWN_ROWS: Final = 4
+ABOUT: Final = (
+    "Test clips are held out from training. Whoever chooses a model, a feature or a threshold by what is listed here "
+    "needs other test clips afterwards. Intervals are Wilson's of 95 %, as if all clips were independent; clips of one "
+    "recording are not. A slice that stands out among many may do so by chance."
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A test clip with what it was predicted as.
+
+    Attributes:
+        row: of the clip list's columns.
+        given, predicted: names of its classes.
+        probability: calibrated, of the class predicted with the most confidence or, without one, missed with the most.
+        tags: of the clip.
+        seconds: its length, None where it is not known.
+    """
+
+    row: Mapping[str, Any]
+    given: tuple[str, ...]
+    predicted: tuple[str, ...]
+    probability: float
+    tags: Sequence[str]
+    seconds: float | None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the classes differ."""
+        return set(self.given) != set(self.predicted)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Given and predicted classes as text."""
+        return ", ".join(self.given) or "none", ", ".join(self.predicted) or "none"
+
+
+def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore, folder: PlotFolder) -> Section | None:
+    """List the misclassified clips of a list on which the bundle was evaluated; None without an evaluation on it."""
+    if not bundle.own_evaluations:
+        return None
+    section = Section("Misclassified test clips")
+    try:
+        judged = _judge(bundle, clips, store)
+    except UsageError as error:
+        section.add(Text(f"{error}.", "note", lead="Not listed"))
+        return section
+    wrong = [clip for clip in judged if clip.wrong]
+    overall = wilson(len(wrong), len(judged))
+    rate = f"{overall.estimate:.3f} ({overall.low:.3f}–{overall.high:.3f})"
+    section.add(Text(f"{len(wrong):,} of {len(judged):,} test clips are misclassified, {rate}."), Text(ABOUT, "quiet"))
+    if not wrong:
+        return section
+    pairs = Counter(clip.pair for clip in wrong)
+    rows = [(*pair, count) for pair, count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))]
+    title = f"Given and predicted class of misclassified clips, {min(PAIRS, len(rows))} of {len(rows)} pairs"
+    section.add(Table(title, ("given", "predicted", "clips"), rows[:PAIRS]))
+    section.add(*(_slice_table(name, values) for name, values in _slices(judged).items()))
+    section.add(*_listen(_chosen(wrong), len(wrong), folder))
+    return section
+
+
+def _judge(bundle: Bundle, clips: pa.Table, store: FeatureStore) -> list[Judged]:
+    """Predict the clips that the bundle has not seen.
+
+    Raises:
+        UsageError: the bundle was not evaluated on these clips, or cannot be.
+    """
+    unseen = unseen_clips(bundle, clips, store, log=lambda _: None)
+    if unseen.hash not in {one.clips_hash for one in bundle.own_evaluations}:
+        msg = "the bundle was not evaluated on the test clips of this list; run acoustic-env evaluate with it first"
+        raise UsageError(msg)
+    task, y = bundle.recipe.task, unseen.targets.y
+    probabilities = bundle.predict_proba(unseen.matrix)
+    called = called_classes(task, probabilities, bundle.calibrator.thresholds_)
+    truth = y if task == "multilabel" else np.eye(len(bundle.classes), dtype=bool)[y]
+    names = [class_name(name) for name in bundle.classes]
+    rows, tags = unseen.clips.to_pylist(), tags_of(unseen.clips)
+    lengths = _lengths(rows)
+    return [
+        Judged(
+            rows[i],
+            tuple(names[c] for c in np.flatnonzero(truth[i])),
+            tuple(names[c] for c in np.flatnonzero(called[i])),
+            float(probabilities[i][called[i] if called[i].any() else slice(None)].max()),
+            tags[i],
+            lengths[i],
+        )
+        for i in range(len(rows))
+    ]
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """Return the length of each clip as the list has it, or as the headers of local files do."""
+    whole = [row for row in rows if row["end_s"] is None]
+    readable = len(whole) <= HEADERS and all(local_file(row["uri"]) for row in whole)
+    found: list[float | None] = []
+    for row in rows:
+        end = row["end_s"]
+        if end is None and readable:
+            try:
+                with open_source(row["uri"]) as source:
+                    end = recording_seconds(source)
+            except ClipError:
+                end = None
+        found.append(None if end is None else end - (row["start_s"] or 0.0))
+    return found
+
+
+def _slices(judged: Sequence[Judged]) -> dict[str, dict[str, list[bool]]]:
+    """Return slice -> value -> whether each of its clips is misclassified; slices of one value are left out."""
+    values: dict[str, list[Sequence[str]]] = {
+        "given class": [clip.given for clip in judged],
+        "tag": [tuple(dict.fromkeys(clip.tags)) for clip in judged],
+        "length": _length_ranges([clip.seconds for clip in judged]),
+    }
+    further = [name for name in judged[0].row if name not in (*CLIP_SCHEMA.names, "class", "tags")]
+    for name in ("source", *further):
+        column = [clip.row.get(name) for clip in judged]
+        texts: list[Sequence[str]] = [() if value is None else (str(value),) for value in column]
+        if not any(isinstance(value, list | dict) for value in column) and len(set(texts)) <= VALUES:
+            values[name] = texts
+    found: dict[str, dict[str, list[bool]]] = {}
+    for name, of_clips in values.items():
+        hits: defaultdict[str, list[bool]] = defaultdict(list)
+        for clip, own in zip(judged, of_clips, strict=True):
+            for value in own:
+                hits[value].append(clip.wrong)
+        if len(hits) > 1:
+            found[name] = dict(hits)
+    return found
+
+
+def _length_ranges(seconds: Sequence[float | None]) -> list[Sequence[str]]:
+    """Return the quarter of the lengths that each clip's is in, as a text with its bounds in seconds."""
+    known = np.array([length for length in seconds if length is not None])
+    cuts = np.unique(np.round(np.quantile(known, np.linspace(0, 1, LENGTHS + 1)), 1)) if known.size else known
+    if len(cuts) < 2:
+        return [()] * len(seconds)
+    texts = [f"{low:.1f} to {high:.1f} s" for low, high in pairwise(cuts)]
+    places = [None if length is None else int(np.searchsorted(cuts[1:-1], length)) for length in seconds]
+    return [() if place is None else (texts[place],) for place in places]
+
+
+def _slice_table(name: str, hits: Mapping[str, Sequence[bool]]) -> Table:
+    largest = sorted(hits, key=lambda value: (-len(hits[value]), value))[:SLICES]
+    rows = []
+    for value in largest:
+        interval = wilson(sum(hits[value]), len(hits[value]))
+        bounds = f"{interval.low:.3f}–{interval.high:.3f}"
+        rows.append((value, interval.n, sum(hits[value]), f"{interval.estimate:.3f}", bounds))
+    rows.sort(key=lambda row: (-float(row[3]), row[0]))
+    more = f", the {len(rows)} largest of {len(hits)}" if len(rows) < len(hits) else ""
+    return Table(f"Error rate by {name}{more}", (name, "clips (n)", "wrong", "error rate", "95 % interval"), rows)
+
+
+def _chosen(wrong: Sequence[Judged]) -> list[Judged]:
+    """Return some clips: of each pair of classes in turn, those predicted with the most confidence first."""
+    order = seeded_order([clip.row["clip_id"] for clip in wrong])
+    ranked = sorted((wrong[row] for row in order), key=lambda clip: -clip.probability)
+    place: Counter[tuple[str, str]] = Counter()
+    turns = []
+    for clip in ranked:
+        turns.append((place[clip.pair], clip))
+        place[clip.pair] += 1
+    turns.sort(key=lambda turn: turn[0])
+    return [clip for _, clip in turns[:PLAYED]]
+
+
+def _listen(chosen: Sequence[Judged], count: int, folder: PlotFolder) -> list[Part]:
+    """Make players of the chosen clips by given class, and mel images of some; a note for those that cannot be read."""
+    rows = [
+        (
+            clip.row["clip_id"],
+            *clip.pair,
+            f"{clip.probability:.2f}",
+            None if clip.seconds is None else f"{clip.seconds:.1f}",
+        )
+        for clip in chosen
+    ]
+    title = f"{len(rows):,} of {count:,} misclassified clips, each pair of classes in turn, the most confident first"
+    found: list[Part] = [Table(title, ("clip", "given", "predicted", "probability", "seconds"), rows)]
+    heard: dict[str, list[tuple[Judged, HeardClip]]] = {}
+    failed = []
+    for clip in chosen:
+        try:
+            sound = hear(*(clip.row[name] for name in ("clip_id", "uri", "start_s", "end_s")))
+        except ClipError as error:
+            failed.append(error.message)
+            continue
+        heard.setdefault(clip.pair[0], []).append((clip, sound))
+    if failed:
+        text = f"{len(failed):,} of these {len(chosen):,} clips could not be read, such as {failed[0]}"
+        found.append(Text(text, "note", lead="Audio not played"))
+    if not heard:
+        return found
+    drawn: dict[str, list[HeardClip]] = {}
+    for clip, sound in (pair for own in heard.values() for pair in own):
+        drawn.setdefault(" as ".join(clip.pair), []).append(sound)
+    most = dict(sorted(drawn.items(), key=lambda pair: -len(pair[1]))[: GALLERY * DRAWN_ROWS])
+    lead = "Mel spectrograms of misclassified clips, given class as predicted class:"
+    found.append(folder.draw(gallery_plot(most, "test-misclassified", "Misclassified clips", lead)))
+    players = sum(len(own) for own in heard.values())
+    found.append(
+        Text(
+            f"{players} clips to listen to: their first {PLAYED_S:g} s at most, mono, {RATE / 1000:g} kHz, 16 bits, "
+            "all at one loudness. The sounds lie in the page.",
+            "quiet",
+        )
+    )
+    return [*found, *(_players(given, own) for given, own in sorted(heard.items()))]
+
+
+def _players(given: str, heard: Sequence[tuple[Judged, HeardClip]]) -> Players:
+    players = [
+        Player(clip.row["clip_id"], f"predicted {clip.pair[1]}, probability {clip.probability:.2f}", _flac(sound))
+        for clip, sound in heard
+    ]
+    return Players(f"Given {given}", players)
+
+
+def _flac(sound: HeardClip) -> bytes:
+    buffer = io.BytesIO()
+    waveform = normalize_for_playback(sound.waveform[: round(PLAYED_S * RATE)])
+    soundfile.write(buffer, waveform, RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
