@@ -13,6 +13,7 @@ from acoustic_env.explain.contrast_plots import contrast_plots, correlation_plot
 from acoustic_env.explain.maps import map_plots
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Entry, Plot, write_index
+from acoustic_env.explain.sequence_plots import sequence_plots
 from acoustic_env.models.learn import Log
 
 CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Plot]]], ...]] = (
@@ -21,6 +22,10 @@ CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Plot]]], ...]] = (
     ("maps of the clips", map_plots),
     ("SHAP values", attribution_plots),
     ("permutation importance", importance_plots),
+)
+# Of networks on sequences, which have no features of whole clips.
+SEQUENCE_CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Plot]]], ...]] = (
+    ("gradients and occlusion of clips", sequence_plots),
 )
 
 
@@ -47,7 +52,7 @@ def explain(material: Material, folder: Path, log: Log) -> list[Entry]:
 
 
 def _drawn(material: Material, log: Log) -> Iterator[Plot]:
-    for title, illustrate in CHAPTERS:
+    for title, illustrate in SEQUENCE_CHAPTERS if material.frames else CHAPTERS:
         started = time.monotonic()
         try:
             found = illustrate(material)

@@ -21,26 +21,27 @@ class LogOdds:
     Args:
         members: fitted; each `is_smooth`.
         chosen: number of the class.
+        dtype: of the computation.
     """
 
-    def __init__(self, members: Sequence[Any], chosen: int) -> None:
-        self._members = [(_network(member), _task(member)) for member in members]
-        self._chosen = chosen
+    def __init__(self, members: Sequence[Any], chosen: int, dtype: type[np.floating[Any]] = np.float64) -> None:
+        self._members = [(_network(member, dtype), _task(member)) for member in members]
+        self._chosen, self._dtype = chosen, dtype
 
     def value(self, x: npt.NDArray[Any]) -> Floats:
         """Return the log odds [n] of rows [n, d]."""
         import torch
 
         with torch.no_grad():
-            return np.asarray(self._of(torch.from_numpy(np.asarray(x, np.float64))).numpy())
+            return np.asarray(self._of(torch.from_numpy(np.asarray(x, self._dtype))).numpy(), np.float64)
 
     def gradient(self, x: npt.NDArray[Any]) -> Floats:
         """Return the derivatives [n, d] at rows [n, d]."""
         import torch
 
-        inputs = torch.from_numpy(np.asarray(x, np.float64)).requires_grad_()
+        inputs = torch.from_numpy(np.asarray(x, self._dtype)).requires_grad_()
         (found,) = torch.autograd.grad(self._of(inputs).sum(), inputs)
-        return np.asarray(found.numpy())
+        return np.asarray(found.numpy(), np.float64)
 
     def _of(self, x: torch.Tensor) -> torch.Tensor:
         import torch
@@ -83,15 +84,15 @@ def _log_probabilities(scores: torch.Tensor, task: str, chosen: int) -> tuple[to
     return functional.logsigmoid(score), functional.logsigmoid(-score)
 
 
-def _network(member: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the output scores of a member in double precision, as a function."""
+def _network(member: Any, dtype: type[np.floating[Any]]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the output scores of a member as a function."""
     import torch
 
     def tensor(array: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(array, np.float64))
+        return torch.from_numpy(np.asarray(array, dtype))
 
     if hasattr(member, "coef_"):
         weight, bias = tensor(member.coef_).T, tensor(member.intercept_)
         return lambda x: x @ weight + bias
-    network: Callable[[torch.Tensor], torch.Tensor] = member.network().double()
+    network: Callable[[torch.Tensor], torch.Tensor] = member.network().to(tensor(0).dtype)
     return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,8 +15,11 @@ from acoustic_env.clips.select import Targets, class_targets, select
 from acoustic_env.clips.splits import Split, split
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
+from acoustic_env.features import vggish_released
+from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.models.bundle import Bundle, clips_hash
 from acoustic_env.models.classifier import Ensemble, Examples, fit_ensemble, stops_on_rows
+from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.learn import Log, bundle_matrix, without_absent
 from acoustic_env.models.matrix import FeatureMatrix
 from acoustic_env.store.feature_store import FeatureStore
@@ -23,11 +27,31 @@ from acoustic_env.store.feature_store import FeatureStore
 # Classes explained one by one where a study has many.
 MOST_CLASSES: Final = 4
 
+RELEASED_S: Final = 0.96  # that a frame of vggish_released describes
+
 # What is known of test clips among those that are explained.
 LEARNED: Final = "they are the clips the bundle's record names (by hash) as learned from, so no test clip is among them"
 SEEN: Final = "every one, or its recording, was learned from, so none can be in a test evaluation of this bundle"
+UNRECORDED: Final = "no record of the bundle says whether they are test clips"
 
 Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FrameAxes:
+    """Where the frames and bands of a block lie.
+
+    Attributes:
+        hop_s: seconds from frame to frame.
+        first_s: when the first frame begins; before 0 where frames are centered.
+        edges_hz: of the mel bands [bands + 1]; None where bands have no frequency.
+        log: of the mel spectrogram: db, ln or none.
+    """
+
+    hop_s: float
+    first_s: float
+    edges_hz: Floats | None
+    log: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +73,7 @@ class Material:
 
     Attributes:
         bundle: trained.
-        matrix: features [n, d] in the bundle's order of columns.
+        matrix: features [n, d] in the bundle's order of columns, or sequences.
         targets: given labels [n].
         groups: int64 [n], recording of each clip.
         folds: int64 [n], fold of each clip; zeros where the list is not the one trained on.
@@ -58,6 +82,7 @@ class Material:
         clips: which clips these are, for captions.
         scored: which clips the scorers predict, for captions.
         test_clips: what the bundle's records say of test clips among these, for captions.
+        frames: where frames and bands lie, for networks on sequences.
     """
 
     bundle: Bundle
@@ -70,6 +95,7 @@ class Material:
     clips: str
     scored: str
     test_clips: str
+    frames: FrameAxes | None = None
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
@@ -110,8 +136,10 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
     selection = select(clips, bundle.recipe)
     for line in selection.summary():
         log(line)
-    if bundle.recipe.model.reads_sequences:
-        msg = "explain draws features of whole clips; this bundle's network reads frames. Explain another bundle"
+    if bundle.recipe.windows:
+        msg = (
+            "explain draws whole clips; this bundle's network reads windows of them. Explain a bundle without `windows`"
+        )
         raise UsageError(msg)
     matrix = bundle_matrix(bundle, selection.clips["clip_id"].to_pylist(), store)
     kept, matrix = without_absent(selection.clips, matrix, log)
@@ -128,6 +156,7 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
         clips=f"{len(groups):,} clips of a list the model was not trained on",
         scored="clips of a list the model was not trained on",
         test_clips=_evaluated(bundle, clips_hash(targets.clip_ids, targets.y)),
+        frames=_frame_axes(bundle, store) if bundle.recipe.model.reads_sequences else None,
     )
     parts = _known_split(bundle, kept, targets)
     if parts is not None:
@@ -135,6 +164,10 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
     seen = bundle.seen(targets.clip_ids, kept["group"].to_pylist())
     if not seen.any():
         return whole
+    if bundle.recipe.model.reads_sequences and not seen.all():
+        log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model and left out")
+        unseen = f"{(~seen).sum():,} clips of the list that the model was not trained on"
+        return _take(replace(whole, clips=unseen, test_clips=UNRECORDED), ~seen)
     log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
     known = f"{seen.sum():,} clips the model learned from"
     scored = "clips the model learned from, so scores are optimistic"
@@ -148,7 +181,7 @@ def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
         return (
             f"these are the test clips of evaluation {numbers[0]}: what is chosen by these plots needs other test clips"
         )
-    return "no record of the bundle says whether they are test clips"
+    return UNRECORDED
 
 
 def _known_split(bundle: Bundle, clips: pa.Table, targets: Targets) -> Split | None:
@@ -224,3 +257,29 @@ def _units(bundle: Bundle, store: FeatureStore) -> dict[tuple[str, str], str]:
             unit = (field.metadata or {}).get(b"unit", b"1").decode()
             found[block, field.name] = unit
     return found
+
+
+def _frame_axes(bundle: Bundle, store: FeatureStore) -> FrameAxes:
+    """Return the axes that the stored frames' metadata describe."""
+    ((block, trained),) = bundle.fingerprints.items()
+    if block == vggish_released.NAME:
+        return FrameAxes(RELEASED_S, 0.0, None, "none")
+    metadata = store.joint_schema(block, trained).metadata or {}
+    hop_s = float(metadata[f"{METADATA_PREFIX}frame_hop_s".encode()])
+    named = json.loads(metadata.get(f"{METADATA_PREFIX}parameters".encode(), b"{}"))
+    first_s = -hop_s / 2 if "hop_length" in named else 0.0  # of the short-time blocks, whose frames are centered
+    if block != "logmel_frames":
+        return FrameAxes(hop_s, first_s, None, "none")
+    highest = named["fmax"] or float(metadata[f"{METADATA_PREFIX}sample_rate".encode()]) / 2
+    return FrameAxes(hop_s, first_s, mel_edges(named["n_mels"], named["fmin"], highest), named["log"])
+
+
+def mel_edges(bands: int, lowest: float, highest: float) -> Floats:
+    """Return the frequencies in Hz, halfway on the mel scale, at which one band's filter passes less than the next's.
+
+    >>> mel_edges(2, 0.0, 1000.0).round().tolist()
+    [167.0, 500.0, 833.0]
+    """
+    import librosa
+
+    return np.asarray(librosa.mel_frequencies(2 * bands + 3, fmin=lowest, fmax=highest)[1::2])

@@ -285,9 +285,6 @@ def test_a_network_is_trained_evaluated_and_predicts_through_the_commands(
     assert "logmel_frames" in capsys.readouterr().out
     assert main(["study", *options(study), *into, "--model", "cnn,mlp"]) == 2
     assert "do not read the same" in capsys.readouterr().err
-    assert (
-        main(["explain", "--bundle", bundle, *options(study, "--clips", "--store"), "--out", str(tmp_path / "e")]) == 2
-    )
 
 
 @pytest.mark.parametrize(
