@@ -9,10 +9,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from acoustic_env.models.classifier import TaskClassifier, probabilities
+from acoustic_env.models.classifier import TaskClassifier, in_double, probabilities
 from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.training import LocalSession, Progress, TrainingSpec, train_network
@@ -107,10 +106,12 @@ class MLPClassifier(TaskClassifier):
         """Return probabilities [n, classes]."""
         return probabilities(self.logits(X), self.task_)
 
-    def logits(self, X: Any) -> npt.NDArray[np.float32]:
+    def logits(self, X: Any) -> Floats:
         """Return logits [n, outputs]."""
         check_is_fitted(self, "weights_")
-        found: npt.NDArray[np.float32] = validate_data(self, X, dtype=np.float32, reset=False)
+        return in_double(self._forward, validate_data(self, X, dtype=np.float32, reset=False))
+
+    def _forward(self, found: Floats) -> Floats:
         names = sorted({int(name.split(".")[0]) for name in self.weights_})
         for name in names:
             found = found @ self.weights_[f"{name}.weight"].T + self.weights_[f"{name}.bias"]

@@ -12,7 +12,7 @@ from scipy import optimize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import ClassifierSettings, Task
-from acoustic_env.models.classifier import Examples, TaskClassifier, probabilities
+from acoustic_env.models.classifier import Examples, TaskClassifier, in_double, probabilities
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.folds import grouped_folds
 
@@ -105,7 +105,7 @@ class LogisticClassifier(TaskClassifier):
         """Return log odds [n, outputs], [n] for binary."""
         check_is_fitted(self, "coef_")
         x: npt.NDArray[np.float32] = validate_data(self, X, dtype=np.float32, reset=False)
-        scores = x @ self.coef_.T.astype(np.float32) + self.intercept_
+        scores = in_double(lambda rows: np.asarray(rows @ self.coef_.T + self.intercept_), x)
         return np.asarray(scores[:, 0] if self.task_ == "binary" else scores)
 
     def predict_proba(self, X: Any) -> Floats:
