@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
@@ -322,13 +322,14 @@ class Recipe(Settings):
     audit: AuditSettings = Field(default_factory=AuditSettings)
     """The label audit."""
 
-    def variant_signals(self, signals: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the variants of some signals, of the recipe's where none are named, variant by variant.
+    @property
+    def variant_signals(self) -> tuple[str, ...]:
+        """The variants of each signal.
 
-        >>> Recipe(name="r", signals=("raw",), variants=("noise:snr_db=20#1",)).variant_signals()
+        >>> Recipe(name="r", signals=("raw",), variants=("noise:snr_db=20#1",)).variant_signals
         ('raw+noise:snr_db=20#1',)
         """
-        return tuple(f"{signal}+{variant}" for variant in self.variants for signal in signals or self.signals)
+        return tuple(f"{signal}+{variant}" for variant in self.variants for signal in self.signals)
 
     @model_validator(mode="after")
     def _one_class_to_resample(self) -> Self:

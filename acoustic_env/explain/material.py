@@ -27,8 +27,6 @@ from acoustic_env.store.feature_store import FeatureStore
 # Classes explained one by one where a study has many.
 MOST_CLASSES: Final = 4
 
-RELEASED_S: Final = 0.96  # that a frame of vggish_released describes
-
 # What is known of test clips among those that are explained.
 LEARNED: Final = "they are the clips the bundle's record names (by hash) as learned from, so no test clip is among them"
 SEEN: Final = "every one, or its recording, was learned from, so none can be in a test evaluation of this bundle"
@@ -263,7 +261,7 @@ def _frame_axes(bundle: Bundle, store: FeatureStore) -> FrameAxes:
     """Return the axes that the stored frames' metadata describe."""
     ((block, trained),) = bundle.fingerprints.items()
     if block == vggish_released.NAME:
-        return FrameAxes(RELEASED_S, 0.0, None, "none")
+        return FrameAxes(vggish_released.FRAME_S, 0.0, None, "none")
     metadata = store.joint_schema(block, trained).metadata or {}
     hop_s = float(metadata[f"{METADATA_PREFIX}frame_hop_s".encode()])
     named = json.loads(metadata.get(f"{METADATA_PREFIX}parameters".encode(), b"{}"))

@@ -129,7 +129,7 @@ class SequenceClassifier(TaskClassifier):
         described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         self.task_, self.classes_ = described["task"], arrays.pop("classes")
         self.shape_, self.history_ = tuple(json.loads(described["shape"])), json.loads(described["history"])
-        cut, self.exponent_ = json.loads(described.get("cut", "null")), json.loads(described.get("exponent", "0.0"))
+        cut, self.exponent_ = json.loads(described["cut"]), json.loads(described["exponent"])
         self.cut_ = Cut(*cut) if cut else None
         self.weights_ = {name.removeprefix("network."): value for name, value in arrays.items()}
         return self

@@ -83,7 +83,7 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
     """
     if recipe is None:
         recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
-    signals = in_order(settings.signals or (*recipe.signals, *recipe.variant_signals()))
+    signals = in_order(settings.signals or (*recipe.signals, *recipe.variant_signals))
     names = settings.blocks or tuple(recipe.blocks)
     chosen: dict[str, Mapping[str, Json]] = {}
     for name in names:
