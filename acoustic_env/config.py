@@ -338,6 +338,13 @@ class Recipe(Settings):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _validation_rows_to_learn_pooling_from(self) -> Self:
+        if self.windows and self.windows.pooling == "learned" and getattr(self.model, "patience", 0) is None:
+            msg = "windows.pooling learned is fitted on validation rows, of which model.patience null holds out none"
+            raise ValueError(msg)
+        return self
+
     @property
     def level(self) -> Level:
         """What calibration, metrics and predictions count."""

@@ -78,6 +78,8 @@ def _decibels(levels: npt.NDArray[Any], log: str) -> Floats:
 @drawn
 def _draw_images(material: Material, axes: FrameAxes, patches: Patches, clips: list[ExplainedClip]) -> Plot:
     """Draw a row for each clip and signal: the mel image, then both methods on it."""
+    from matplotlib.ticker import MaxNLocator
+
     signals = [column.signal for column in material.matrix.columns]
     own = patches.shape[1] // len(signals)
     size = int(patches.bands[-1]) // len(signals)
@@ -100,7 +102,12 @@ def _draw_images(material: Material, axes: FrameAxes, patches: Patches, clips: l
             last[name] = _overlay(panel, axes, patches, part, limits[name])
     for column, name in enumerate(METHODS, start=1):
         figure.colorbar(
-            last[name], ax=panels[:, column], label=f"{METHODS[name]} (log odds)", location="bottom", shrink=0.8
+            last[name],
+            ax=panels[:, column],
+            label=f"{METHODS[name]} (log odds)",
+            location="bottom",
+            shrink=0.8,
+            ticks=MaxNLocator(5),
         )
     _mark_axes(panels, axes, size)
     return _clip_plot(material, axes, patches, clips, figure)
@@ -172,8 +179,9 @@ def _clip_plot(material: Material, axes: FrameAxes, patches: Patches, clips: lis
     if axes.edges_hz is not None:
         signs = "orange patches speak for it, purple ones against it"
     caption = (
-        f"{len(clips)} {material.scored}, predicted as {name}: {signs}, by integrated gradients from the mean of each "
-        f"band, and by the log odds lost when a patch becomes that mean. Occlusion costs most at {'; '.join(places)}. "
+        f"Predicted as {name}, {len(clips)} of the {material.scored}: {signs}, by integrated gradients from the "
+        f"mean of each band, and by the log odds lost when a patch becomes that mean. "
+        f"Occlusion costs most at {'; '.join(places)}. "
     )
     residual = max(abs(clip.residual) for clip in clips)
     caption += (

@@ -121,13 +121,14 @@ def _variant(
     """
     matrix = study.matrix
     signals = list(dict.fromkeys(column.signal for column in matrix.columns))
-    found = load(store, matrix.clip_ids, blocks, [f"{signal}+{variant}" for signal in signals], fingerprints)
+    copies = [f"{signal}+{variant}" for signal in signals]
+    found = load(store, matrix.clip_ids, blocks, copies, fingerprints)
     lacking = ~found.complete()[study.learning]
     if lacking.any():
         clip = matrix.clip_ids[study.learning[np.flatnonzero(lacking)[0]]]
         msg = (
             f"variant {variant}: {lacking.sum():,} clips to learn from have no row, {clip!r} first; "
-            f"run `acoustic-env extract` with the recipe, or with --signals {','.join(signals)}+{variant}"
+            f"run `acoustic-env extract` with the recipe, or with --signals '{','.join(copies)}'"
         )
         raise UsageError(msg)
     own = {block: dict(zip(signals, versions.values(), strict=True)) for block, versions in found.fingerprints.items()}

@@ -77,6 +77,7 @@ def search_identity(study: Study, inner_folds: int | None = None) -> dict[str, s
         ids = [targets.clip_ids[row] for row in rows]
         return f"{len(rows):,} clips, {_digest(ids, targets.y[rows], study.groups[rows])}"
 
+    copies = _digest(*(variant.values[study.learning] for variant in study.variants))
     return {
         **({"inner folds": str(inner_folds)} if inner_folds else {}),
         "training clips, labels and groups": clips(train),
@@ -88,6 +89,7 @@ def search_identity(study: Study, inner_folds: int | None = None) -> dict[str, s
             for signal, version in sorted(versions.items())
         ),
         "features": f"{len(columns):,} columns, {_digest(columns, matrix.values[train], matrix.values[validation])}",
+        **({"variants": f"{', '.join(study.recipe.variants)}, {copies}"} if study.variants else {}),
         "reduction": json.dumps(study.recipe.reduction.as_json(), sort_keys=True),
         **({"windows": study.recipe.windows.model_dump_json()} if study.recipe.windows else {}),
         "fixed settings": ", ".join(f"{name} {value}" for name, value in fixed.items()),

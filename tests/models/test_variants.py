@@ -15,6 +15,7 @@ from acoustic_env.models.classifier import Examples, fit
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.tune import search_identity
 from tests.models.conftest import SIGNALS, Disk, Generated, write_block
 
 VARIANT = "noise:snr_db=20#1"
@@ -105,6 +106,8 @@ def test_a_bundle_learns_from_variants_and_is_judged_on_clips(disk: Disk) -> Non
     assert found.clips == judged.clips == len(with_copies.learning)
     assert bundle.fingerprints == plain.fingerprints
     assert bundle.training_hash == plain.training_hash
+    identity, other = search_identity(with_copies), search_identity(without)
+    assert {name for name in identity if identity[name] != other.get(name)} == {"variants"}
     different = bundle.predict_proba(without.matrix) != plain.predict_proba(without.matrix)
     assert different.any()
 
@@ -113,7 +116,9 @@ def test_clips_without_a_row_of_a_variant_are_refused_unless_they_are_test_clips
     study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), log=lambda _: None)
     learning = [study.matrix.clip_ids[row] for row in study.learning]
     recipe = with_variant(disk, learning[1:])
-    with pytest.raises(UsageError, match=rf"1 clips to learn from have no row, '{learning[0]}' first; run"):
+    with pytest.raises(
+        UsageError, match=rf"1 clips to learn from have no row, '{learning[0]}' first; run .*'raw\+noise.*,fg\+noise"
+    ):
         prepare(disk.table(), disk.feature_store(), recipe, log=lambda _: None)
     with_variant(disk, learning[:1])
     prepare(disk.table(), disk.feature_store(), recipe, log=lambda _: None)

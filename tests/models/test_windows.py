@@ -198,6 +198,12 @@ def test_clips_count_unless_recordings_are_asked_for() -> None:
     np.testing.assert_allclose(found[:, 1], [p[1, 1], max(p[0, 1], p[2, 1])])
 
 
+def test_learned_pooling_without_validation_rows_is_refused() -> None:
+    cut = WindowSettings(length=1, hop=1, pooling="learned")
+    with pytest.raises(ValueError, match="fitted on validation rows"):
+        Recipe(name="r", windows=cut, model=classifier_settings({"kind": "cnn", "patience": None}))
+
+
 def test_learned_pooling_of_recordings_is_refused() -> None:
     with pytest.raises(ValueError, match="name another one for recordings"):
         WindowSettings(length=1, hop=1, level="recording", pooling="learned")
