@@ -201,6 +201,9 @@ def _run_trials(
 
     Ray Tune's own state is not kept: its snapshot and its searcher's can be of different moments, so that a search
     restored from them may end early.
+
+    Raises:
+        KeyboardInterrupt: before all had run; what ended is recorded.
     """
     import ray
     from ray import tune
@@ -238,6 +241,8 @@ def _run_trials(
         tuner = tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=config, run_config=run)
         results = tuner.fit()
     failed = [result for result in (results[place] for place in range(len(results))) if result.error]
+    if len(failed) < state.left:
+        raise KeyboardInterrupt  # which Ray Tune takes for an end of the search
     return [_trial(0, base, result.config, {}, result.error) for result in failed]
 
 

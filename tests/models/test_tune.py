@@ -108,14 +108,17 @@ def _recorded(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_search_whose_driver_is_killed_goes_on_with_the_trials_it_had(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_search_whose_driver_is_killed_or_interrupted_goes_on_with_the_trials_it_had(
+    how: signal.Signals, tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", SCRIPT, "8", str(tmp_path)]
     first = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and len(_recorded(tmp_path)) < 3:
         time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    os.killpg(first.pid, how)
+    assert first.wait() != 0
     before = _recorded(tmp_path)
     assert 3 <= len(before) < 8
     second = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
