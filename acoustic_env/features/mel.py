@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from acoustic_env.features.block import Column
 from acoustic_env.features.short_time import (
@@ -49,6 +49,14 @@ class MelSettings(FrameSettings):
 
     top_db: float | None = Field(80.0, gt=0)
     """Cells more than this below the clip's largest are raised to it; null for no limit."""
+
+    @model_validator(mode="after")
+    def _bands_below_half_the_rate(self) -> MelSettings:
+        highest = self.fmax or self.sample_rate / 2
+        if not self.fmin < highest <= self.sample_rate / 2:
+            msg = f"bands from {self.fmin:g} to {highest:g} Hz; half the rate is {self.sample_rate / 2:g} Hz"
+            raise ValueError(msg)
+        return self
 
 
 class MfccSettings(MelSettings):

@@ -126,6 +126,8 @@ def test_a_short_clip_gets_zeros_by_the_rule(rule: str) -> None:
         ({"win_length": 4_096}, "longer than n_fft"),
         ({"hop_length": 0}, "hop_length"),
         ({"seconds": -1}, "seconds"),
+        ({"fmax": 11_026.0}, "bands from 0 to 11026 Hz; half the rate is 11025 Hz"),
+        ({"fmin": 6_000.0, "fmax": 5_000.0}, "bands from 6000 to 5000 Hz"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(options: dict[str, Any], message: str) -> None:
