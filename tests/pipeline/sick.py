@@ -2,17 +2,20 @@
 
 The file that ACOUSTIC_ENV_TEST_SICK names holds the rule: "none", "all", "node ID" (every process of that node), or
 "once MARKER" (the first process that asks, after some clips, and no other). The second word after a colon says what is
-sick: "decoder" (every decode raises) or "disk" (local files are not there).
+sick: "decoder" (every decode raises) or "disk" (local files are not there). Beside a sick node the others wait until it
+was asked, or they could do the whole list before it has started.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 VARIABLE = "ACOUSTIC_ENV_TEST_SICK"
 HEALTHY_CALLS = 8
+PATIENCE_S = 120
 
 _calls = 0
 
@@ -49,7 +52,14 @@ def _is_sick(organ: str) -> bool:
         return False
     kind, _, argument = rule.partition(" ")
     if kind == "node":
-        return argument == ray.get_runtime_context().get_node_id()
+        asked = Path(f"{os.environ[VARIABLE]}-{argument}")
+        if argument == ray.get_runtime_context().get_node_id():
+            asked.touch()
+            return True
+        deadline = time.monotonic() + PATIENCE_S
+        while not asked.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return False
     if kind == "once":
         _calls += 1
         if _calls <= HEALTHY_CALLS:
