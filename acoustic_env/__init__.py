@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from acoustic_env.api import (
         Classifier,
+        Predictor,
         Store,
         compute,
         estimate,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
+    "Predictor",
     "Store",
     "compute",
     "estimate",

@@ -5,25 +5,24 @@ Every name is importable from `acoustic_env` itself.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
-from acoustic_env.audio.fetch import open_source
+from acoustic_env.audio.fetch import open_audio
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Engine, FeatureBlock, Json, Waveforms, table_schema, to_table
 from acoustic_env.features.registry import make_block
 from acoustic_env.io.documents import load_recipe
+from acoustic_env.models.predictor import Predictor
 from acoustic_env.store.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classifier",
+    "Predictor",
     "Store",
     "compute",
     "estimate",
@@ -89,8 +89,9 @@ def compute(
     options = blocks if isinstance(blocks, Mapping) else {name: {} for name in blocks}
     loaded = {name: _load(name, engine, json.dumps(own), device) for name, own in options.items()}
     rates = {block.sample_rate for block in loaded.values()}
-    with _open(audio, sample_rate) as source:
-        waves = prepare.decode_and_resample(source, start_s, end_s, _name(audio), rates)
+    source, name = open_audio(audio, sample_rate)
+    with source:
+        waves = prepare.decode_and_resample(source, start_s, end_s, name, rates)
     prepared = {rate: prepare.prepare(wave[np.newaxis], rate, engine, signals) for rate, wave in waves.items()}
     tables, shared = list[pa.Table](), list[str]()
     for name, block in loaded.items():
@@ -116,25 +117,6 @@ def _load(name: str, engine: Engine, options: str, device: str) -> FeatureBlock:
     block = make_block(name, engine, json.loads(options))
     block.load(device)
     return block
-
-
-def _name(audio: object) -> str:
-    return "waveform" if isinstance(audio, np.ndarray) else str(audio)
-
-
-def _open(audio: str | Path | Waveforms, sample_rate: int | None) -> BinaryIO:
-    """Open a file, or a waveform as a file of 32-bit floats, so that both meet the same checks."""
-    if isinstance(audio, np.ndarray) != (sample_rate is not None):
-        msg = "sample_rate (Hz) is needed with a waveform, and only there"
-        raise UsageError(msg)
-    if not isinstance(audio, np.ndarray):
-        return open_source(str(audio))
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, audio.astype(np.float32), sample_rate, format="WAV", subtype="FLOAT")
-    file.seek(0)
-    return file
 
 
 class Store:
@@ -328,8 +310,7 @@ class Classifier:
             clip_ids, recordings = listed["clip_id"].to_pylist(), listed["group"].to_pylist()
             table = predict(self.bundle, clip_ids, FeatureStore.existing(str(store)), _quiet, recordings)
         else:
-            with TemporaryDirectory(prefix="acoustic-env-") as scratch:
-                table = predict_files(self.bundle, files, partial(_extract, store=FeatureStore(scratch)), _quiet)
+            table = predict_files(self.bundle, files)
         frame: pd.DataFrame = table.to_pandas()
         return frame
 
@@ -375,27 +356,6 @@ def load_bundle(folder: str | Path) -> Classifier:
     from acoustic_env.models.bundle import Bundle
 
     return Classifier(Bundle.load(str(folder)))
-
-
-def _extract(clips: pa.Table, bundle: Bundle, *, store: FeatureStore) -> FeatureStore:
-    """Compute a bundle's features of audio files in this process."""
-    from acoustic_env.pipeline.work import BlockSpec, block_work
-
-    signals = tuple(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
-    specs = [BlockSpec(name, "fast", 0, signals, bundle.recipe.blocks.get(name, {})) for name in bundle.fingerprints]
-    loaded = [
-        (block_work(spec), _load(spec.name, spec.engine, json.dumps(dict(spec.options)), "cpu")) for spec in specs
-    ]
-    for clip in clips.to_pylist():
-        with open_source(clip["uri"]) as source:
-            rates = {block.sample_rate for _, block in loaded}
-            waves = prepare.decode_and_resample(source, None, None, clip["uri"], rates)
-        prepared = {rate: prepare.prepare(wave[np.newaxis], rate, "fast", signals) for rate, wave in waves.items()}
-        for work, block in loaded:
-            for signal in signals:
-                columns = block.compute(prepared[block.sample_rate][signal])
-                store.write_part(to_table(work.schemas[signal], [clip["clip_id"]], [signal], columns))
-    return store
 
 
 def _recipe(recipe: str | Path | Recipe) -> Recipe:

@@ -46,7 +46,7 @@ RECIPE = """
 task: binary
 classes: {even: {labels: [even]}, odd: {labels: [odd]}}
 signals: [raw]
-blocks: {placeholder: {}}
+blocks: {indices: {}}
 split: {folds: 5, validation_folds: [3], test_folds: [4]}
 model: {kind: logistic}
 """
@@ -73,7 +73,7 @@ def test_what_is_computed_and_predicted_here_has_the_numbers_of_the_job(tmp_path
     classifier = acoustic_env.train(clips, store, tmp_path / "recipe.yaml")
     of_files = classifier.predict([clip["uri"] for clip in rows[:3]])
     of_store = classifier.predict(clips=clips, store=store).head(len(of_files))
-    assert of_files["posterior"].tolist() == pytest.approx(of_store["posterior"].tolist(), abs=1e-4)
+    assert of_files["posterior"].tolist() == pytest.approx(of_store["posterior"].tolist(), abs=1e-6)
 
 
 def test_prediction_takes_files_or_a_clip_list() -> None:

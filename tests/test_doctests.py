@@ -17,7 +17,7 @@ from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.sample import draw_sample
 from acoustic_env.cli import main
 from acoustic_env.options import SampleSettings
-from tests.models.conftest import CLIPS, write_study
+from tests.models.conftest import CLIPS, write_sounds, write_study
 
 PACKAGE = Path(__file__).parents[1] / "acoustic_env"
 OPTIONAL = ("duckdb", "polars")
@@ -37,6 +37,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "store").rename(folder / "features")
     arguments = ["--clips", folder / "clips.parquet", "--store", folder / "features", "--recipe", folder / "study.yaml"]
     assert main(["train", *map(str, arguments), "--model", "logistic", "--out", str(folder / "bundle")]) == 0
+    (write_sounds(folder / "sounds") / "bundle").rename(folder / "sound-bundle")
     quality = np.linspace(0.05, 0.95, CLIPS)
     own = {"clip_id": [f"clip{i:03d}" for i in range(CLIPS)], "label": ["urban", "natural"] * (CLIPS // 2)}
     ranked = pa.table({**own, "given": [True] * CLIPS, "quality": quality, "flagged": quality < 0.2})

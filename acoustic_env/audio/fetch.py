@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.transport import open_url
-from acoustic_env.errors import ClipError
+from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.io.location import local_path, split_shard
 
 TAR_FORM: Final = "tar://MEMBER::URL"
@@ -52,6 +54,37 @@ def open_source(uri: str) -> BinaryIO:
             raise ClipError("not_found", msg)
         return io.BytesIO(row_bytes(column, int(row), url))
     return open_url(uri)
+
+
+def open_audio(audio: str | Path | npt.NDArray[Any], sample_rate: int | None = None) -> tuple[BinaryIO, str]:
+    """Open a file, or a waveform as a file of 32-bit floats, so that both meet the same checks.
+
+    Args:
+        audio: of the forms above, or a waveform [samples] or [samples, channels].
+        sample_rate: Hz; of a waveform only.
+
+    Returns:
+        A seekable binary file, to be closed by the caller, and what to call it in messages.
+
+    Raises:
+        UsageError: `sample_rate` missing or too much.
+        ClipError: as `open_source`.
+
+    >>> import numpy as np
+    >>> open_audio(np.zeros(16_000), 16_000)[1]
+    'waveform'
+    """
+    if isinstance(audio, np.ndarray) != (sample_rate is not None):
+        msg = "sample_rate (Hz) is needed with a waveform, and only there"
+        raise UsageError(msg)
+    if not isinstance(audio, np.ndarray):
+        return open_source(str(audio)), str(audio)
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, audio.astype(np.float32), sample_rate, format="WAV", subtype="FLOAT")
+    file.seek(0)
+    return file, "waveform"
 
 
 def local_file(uri: str) -> Path | None:

@@ -41,10 +41,19 @@ def decode_and_resample(
         ClipError: as `decode`; too_short below `MIN_DURATION_S`.
     """
     waveform, rate = decoding.decode(source, start_s, end_s, name)
+    check_length(waveform, rate, name)
+    return {wanted: decoding.resample(waveform, rate, wanted) for wanted in rates}
+
+
+def check_length(waveform: npt.NDArray[np.float32], rate: int, name: str) -> None:
+    """Refuse a clip that is too short for the blocks.
+
+    Raises:
+        ClipError: too_short below `MIN_DURATION_S`.
+    """
     if waveform.size < MIN_DURATION_S * rate:
         msg = f"{name}: {waveform.size / rate:.4f} s of audio, the shortest clip accepted is {MIN_DURATION_S} s"
         raise ClipError("too_short", msg)
-    return {wanted: decoding.resample(waveform, rate, wanted) for wanted in rates}
 
 
 def prepare(waveforms: Batch, sample_rate: int, engine: Engine, signals: Collection[str]) -> dict[str, Batch]:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
 from acoustic_env.config import from_mapping
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.options import CompareSettings, StudySettings, TrainSettings, TuneSettings
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from acoustic_env.config import ClassifierSettings, Recipe
-    from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import Study
     from acoustic_env.store.feature_store import FeatureStore
 
@@ -66,7 +61,8 @@ first. Writes a table with clip_id, label, posterior: a row per clip and class."
 PREDICT_EXAMPLES: Final = """\
 examples:
   acoustic-env predict --bundle bundle --clips new.parquet --store features --out predictions.parquet
-  acoustic-env predict --bundle bundle park.wav street.flac --out predictions.parquet"""
+  acoustic-env predict --bundle bundle park.wav street.flac --out predictions.parquet
+  acoustic-env predict --bundle bundle --windows night.wav --out windows.parquet"""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -95,6 +91,9 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
     predict.add_argument("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
     predict.add_argument("--store", type=url, metavar="URL", help="Feature store.")
+    predict.add_argument(
+        "--windows", action="store_true", help="Predict each window of the files, as long as the training clips."
+    )
     predict.add_argument("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
 
 
@@ -326,6 +325,9 @@ def run_predict(namespace: argparse.Namespace) -> int:
     if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):
         msg = "predict takes either --clips with --store, or audio files"
         raise UsageError(msg)
+    if namespace.windows and not namespace.files:
+        msg = "--windows is for audio files"
+        raise UsageError(msg)
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
     from acoustic_env.audit.table import write_table
     from acoustic_env.io.files import check_place
@@ -346,27 +348,15 @@ def run_predict(namespace: argparse.Namespace) -> int:
             )
         table = predict(bundle, clip_ids, store, _log, recordings=clips["group"].to_pylist())
     else:
-        with tempfile.TemporaryDirectory(prefix="acoustic-env-") as scratch:
-            table = predict_files(bundle, namespace.files, partial(_extract, store=scratch), _log)
+        failed: list[ClipError] = []
+        table = predict_files(bundle, namespace.files, failed.append, windows=namespace.windows)
+        for error in failed:
+            _log(f"without prediction: {error}")
     write_table(table, namespace.out)
-    count, level = table.num_rows // len(bundle.classes), bundle.recipe.level
+    count = table.num_rows // len(bundle.classes)
+    level = "window" if namespace.windows else bundle.recipe.level
     if namespace.json:
         print(json.dumps({"predictions": namespace.out, f"{level}s": count, "classes": list(bundle.classes)}))
     else:
         print(f"{count:,} {level}s x {len(bundle.classes):,} classes: {namespace.out}")
     return 0
-
-
-def _extract(clips: pa.Table, bundle: Bundle, *, store: str) -> FeatureStore:
-    """Compute a bundle's features of audio files into a scratch store; log files that fail."""
-    from acoustic_env.options import ExtractSettings
-    from acoustic_env.pipeline.extract import extract
-
-    signals: Any = tuple(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
-    blocks = tuple(bundle.fingerprints)
-    settings = ExtractSettings(clips="command line", store=store, signals=signals, blocks=blocks, max_error_rate=1.0)
-    extract(settings, _log, clips, bundle.recipe)
-    found = _store(store)
-    for error in found.errors().to_pylist():
-        _log(f"{error['clip_id']}: {error['code']}: {error['message']}")
-    return found

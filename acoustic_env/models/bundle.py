@@ -25,6 +25,7 @@ from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.classifier import Ensemble
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureMatrix
+from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance
 from acoustic_env.models.preprocess import Preprocessor
 from acoustic_env.models.storage import dump_estimator, load_estimator
@@ -35,6 +36,7 @@ EARLIER_METADATA: Final = "bundle.json"  # of formats 1 and 2
 EARLIER_FILES: Final = (EARLIER_METADATA, "weights.safetensors")
 PREPROCESSING: Final = "preprocessing.skops"
 TRAINED_ON: Final = "trained_on.safetensors"
+REFERENCES: Final = "references.safetensors"
 LIBRARIES: Final = (
     *("acoustic-env", "numpy", "scipy", "scikit-learn", "skops", "torch", "xgboost", "safetensors", "pyarrow"),
 )
@@ -84,6 +86,8 @@ class Bundle:
         test: everything the last evaluation of these weights found (`performance.Performance.as_json`); None before it.
         weights_sha256: hash of what was learned; empty before the first save.
         own_estimator: whether the members are copies of a user's estimator, not of the recipe's kind.
+        clip_s: median length of the clips it was trained on, in s; None where their list does not say.
+        novelty: what tells clips unlike the training clips; None in bundles made before it was there.
     """
 
     recipe: Recipe
@@ -101,6 +105,8 @@ class Bundle:
     test: dict[str, Any] | None = None
     weights_sha256: str = ""
     own_estimator: bool = False
+    clip_s: float | None = None
+    novelty: Novelty | None = None
 
     @property
     def own_evaluations(self) -> list[TestEvaluation]:
@@ -182,6 +188,7 @@ class Bundle:
             "members": [name for name in parts if name.startswith("classifier-")],
             **self.calibrator.as_json(),
             **{name: getattr(self, name) for name in PLAIN},
+            "clip_s": self.clip_s,
             "parts": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
             "test_evaluations": [dataclasses.asdict(earlier) for earlier in self.test_evaluations],
         }
@@ -201,6 +208,8 @@ class Bundle:
             suffix, data = dump_estimator(member)
             found[f"classifier-{number}.{suffix}"] = data
         found[TRAINED_ON] = save({"trained_on": self.trained_on, "trained_groups": self.trained_groups})
+        if self.novelty is not None:
+            found[REFERENCES] = save(self.novelty.arrays())
         return found
 
     def _hash(self) -> str:
@@ -263,6 +272,8 @@ class Bundle:
             **{**plain, "classes": tuple(plain["classes"])},
             trained_on=arrays["trained_on"],
             trained_groups=arrays["trained_groups"],
+            clip_s=metadata.get("clip_s"),
+            novelty=Novelty.from_arrays(load(parts[REFERENCES])) if REFERENCES in parts else None,
         )
 
     def record_evaluation(self, folder: str | Path, hash_of_clips: str, found: Performance) -> TestEvaluation:

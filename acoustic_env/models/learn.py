@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from acoustic_env.clips.select import Targets, class_targets, select
 from acoustic_env.clips.splits import Split, split
@@ -19,6 +20,7 @@ from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.classifier import Examples, fit_ensemble
 from acoustic_env.models.cross_val import cross_fit, out_of_fold, predicted_parts
 from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
+from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance, performance
 from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
 from acoustic_env.models.windows import at_level, recording_targets
@@ -263,8 +265,16 @@ def train(
         trained_on=np.unique(keys([*clip_ids, *groups_seen])),
         trained_groups=np.unique(np.column_stack([keys(clip_ids), keys(groups_seen)]), axis=0),
         own_estimator=classifier is not None,
+        clip_s=_median_length(study.clips.take(pa.array(rows))),
+        novelty=Novelty.fit(data.x, groups, model.seed),
     )
     return bundle, found
+
+
+def _median_length(clips: pa.Table) -> float | None:
+    """Return the median length of clips in s; None where no row has its end."""
+    lengths = pc.subtract(clips["end_s"], pc.coalesce(clips["start_s"], 0.0)).drop_null()
+    return float(np.median(lengths)) if len(lengths) else None
 
 
 @dataclass(frozen=True)

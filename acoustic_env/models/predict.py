@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.clips.table import CLIP_SCHEMA
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.learn import Log, bundle_matrix
+from acoustic_env.models.predictor import Predictor
 from acoustic_env.models.windows import pool_recordings
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -23,10 +23,19 @@ PREDICTION_SCHEMA: Final = pa.schema(
         pa.field("posterior", pa.float64(), nullable=False),  # calibrated probability, 0 to 1
     ]
 )
+WINDOW_SCHEMA: Final = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("unlike", pa.bool_()),  # whether the window is unlike the training clips; null where not known
+        *list(PREDICTION_SCHEMA)[1:],
+    ]
+)
 # Clips whose features are in memory at once.
 CHUNK: Final = 8192
 
-Extract = Callable[[pa.Table, Bundle], FeatureStore]
+Failed = Callable[[ClipError], None]
 
 
 def predict(
@@ -92,22 +101,45 @@ def _predicted(
             yield kept.clip_ids, bundle.raw_proba(kept)
 
 
-def predict_files(bundle: Bundle, files: Sequence[str], extract: Extract, log: Log = print) -> pa.Table:
-    """Predict audio files, whose features are computed first; the clip id is the file as given.
+def predict_files(
+    bundle: Bundle, files: Sequence[str], failed: Failed | None = None, *, windows: bool = False
+) -> pa.Table:
+    """Predict audio files, each as one clip, in this process.
 
     Args:
         bundle: trained.
         files: paths or URLs, each once.
-        extract: computes the bundle's blocks and signals for a clip list into a store and gives that store.
-        log: receives a line for each thing left out.
+        failed: receives the error of a file that cannot be used, which is left out; None to raise the first one.
+        windows: predict each window of the files instead (`Predictor.predict_windows`).
+
+    Returns:
+        As `predict`, the clip id is the file as given; for windows `WINDOW_SCHEMA`.
 
     Raises:
-        UsageError: a file twice, or none could be read.
+        UsageError: a file twice, none could be used, or blocks that are not computed from audio.
+        ClipError: a file cannot be used, without `failed`.
     """
     repeated = sorted({file for file in files if files.count(file) > 1})
     if repeated:
         msg = f"{repeated[0]}: given twice"
         raise UsageError(msg)
-    rows = [{"clip_id": file, "uri": file, "labels": [], "group": file, "source": "command line"} for file in files]
-    store = extract(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), bundle)
-    return predict(bundle, list(files), store, log, recordings=files)
+    predictor, rows = Predictor(bundle), list[dict[str, Any]]()
+    for file in files:
+        try:
+            found = list(predictor.predict_windows(file)) if windows else [predictor.predict(file)]
+        except ClipError as error:
+            if failed is None:
+                raise
+            failed(error)
+            continue
+        rows += [
+            {**vars(one), "clip_id": file, "label": label, "posterior": value}
+            for one in found
+            for label, value in one.posterior.items()
+        ]
+    if not rows:
+        msg = f"none of the {len(files):,} files could be used"
+        raise UsageError(msg)
+    table = pa.Table.from_pylist(rows, WINDOW_SCHEMA if windows else PREDICTION_SCHEMA)
+    by_recording = bundle.recipe.level == "recording" and not windows
+    return table.rename_columns(["group", "label", "posterior"]) if by_recording else table

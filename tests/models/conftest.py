@@ -12,8 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
+import acoustic_env
+from acoustic_env.audio.prepare import prepare
+from acoustic_env.clips.table import CLIP_SCHEMA, clip_table, read_clips, write_clips
 from acoustic_env.features.block import Column, Columns, FeatureBlock, Json, table_schema, to_table
+from acoustic_env.features.registry import make_block
+from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.feature_store import FeatureStore
 
 CLIPS = 300
@@ -116,3 +120,35 @@ def write_study(folder: Path) -> Disk:
     write_block(made.store, Generated("yamnet", 6), clip_ids, y, 2)
     made.recipe = made.write_recipe()
     return made
+
+
+SOUNDS = """
+task: binary
+classes: {noise: {labels: [noise]}, tone: {labels: [tone]}}
+signals: [raw, fg]
+blocks: {indices: {}}
+split: {folds: 5, validation_folds: [3], test_folds: [4]}
+model: {kind: logistic}
+"""
+
+
+def write_sounds(folder: Path) -> Path:
+    """Write bundle/, trained on the indices of 60 noises and tones of two seconds, as if they were files."""
+    folder.mkdir()
+    block, rng, seconds = make_block("indices", "fast"), np.random.default_rng(0), np.arange(32_000) / 16_000
+    tones = [np.sin(2 * np.pi * rng.uniform(300, 3000) * seconds) for _ in range(30)]
+    waves = np.concatenate([rng.normal(size=(30, 32_000)), tones]).astype(np.float32)
+    work = block_work(BlockSpec("indices", "fast", 0, ("raw", "fg")))
+    names = [f"clip{number}" for number in range(len(waves))]
+    for signal, prepared in prepare(waves, 16_000, "fast", ["raw", "fg"]).items():
+        table = to_table(work.schemas[signal], names, [signal] * len(waves), block.compute(prepared))
+        FeatureStore(f"{folder}/store").write_part(table)
+    labels = np.repeat(["noise", "tone"], 30).tolist()
+    rows = [
+        {"clip_id": name, "uri": f"{name}.wav", "labels": [label], "group": name, "start_s": 0.0, "end_s": 2.0}
+        for name, label in zip(names, labels, strict=True)
+    ]
+    write_clips(clip_table(rows), f"{folder}/clips.csv")
+    (folder / "sounds.yaml").write_text(SOUNDS)
+    acoustic_env.train(f"{folder}/clips.csv", f"{folder}/store", folder / "sounds.yaml").save(folder / "bundle")
+    return folder

@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
-from acoustic_env.models.predict import predict, predict_files
+from acoustic_env.models.predict import predict
 from acoustic_env.models.study import run_study, variants
 from tests.models.conftest import CLIPS, Disk, Generated, write_block
 
@@ -133,22 +132,11 @@ def test_predict_writes_a_row_per_clip_and_class_and_says_which_it_has_learned_f
     assert table["label"].to_pylist()[:2] == ["natural", "urban"]
 
 
-def test_files_are_predicted_with_features_extracted_for_them(disk: Disk) -> None:
-    bundle = Bundle.load(trained(disk, "--model", "logistic"))
-    asked: list[list[str]] = []
-
-    def extract(clips: pa.Table, of: Bundle) -> Any:
-        asked.append(clips["uri"].to_pylist())
-        scratch = str(disk.folder / "scratch")
-        for block, size in (("indices", 4), ("yamnet", 6)):
-            write_block(scratch, Generated(block, size), asked[0], np.array([0, 1]))
-        return replace(disk, store=scratch).feature_store()
-
-    table = predict_files(bundle, ["a.wav", "b.wav"], extract, silent)
-    assert asked == [["a.wav", "b.wav"]]
-    assert table["clip_id"].to_pylist() == ["a.wav", "a.wav", "b.wav", "b.wav"]
-    with pytest.raises(UsageError, match=r"a\.wav: given twice"):
-        predict_files(bundle, ["a.wav", "a.wav"], extract, silent)
+def test_a_file_given_twice_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, audio = trained(disk, "--model", "logistic"), str(disk.folder / "a.wav")
+    Path(audio).write_bytes(b"")
+    assert main(["predict", "--bundle", bundle, "--out", str(disk.folder / "p.parquet"), audio, audio]) == 2
+    assert "a.wav: given twice" in capsys.readouterr().err
 
 
 def test_the_study_ranks_every_block_and_signal_with_paired_differences(
@@ -317,6 +305,7 @@ def test_a_bundle_written_over_a_larger_one_leaves_none_of_its_files(disk: Disk)
     assert {path.name for path in place.iterdir()} == {
         "metadata.json",
         "preprocessing.skops",
+        "references.safetensors",
         "trained_on.safetensors",
         "classifier-0.skops",
     }

@@ -1,0 +1,221 @@
+"""A trained classifier that answers for files and waveforms in this process, without Ray and without a feature store.
+
+It computes the features that the batch job computes, by the same code, and so gives the same probabilities.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from acoustic_env.audio import decode, prepare
+from acoustic_env.audio.fetch import open_audio
+from acoustic_env.errors import ClipError
+from acoustic_env.features.block import Waveforms, to_table
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.learn import bundle_matrix
+from acoustic_env.models.windows import pool, pool_recordings
+from acoustic_env.pipeline.work import BlockSpec, block_work
+from acoustic_env.store.feature_store import FeatureStore
+
+WINDOW_S: Final = 10.0  # where the bundle does not know the length of its training clips: AudioSet's
+TOGETHER: Final = 8  # windows decoded and computed at once: bounds memory
+LEAST: Final = 0.5  # share of a window that the last one must have
+
+Wave = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of a clip, of a window or of a whole recording.
+
+    Attributes:
+        start_s, end_s: of the recording, in s.
+        posterior: class -> calibrated probability.
+        unlike: whether it is unlike the training clips; None for bundles that do not know.
+    """
+
+    start_s: float
+    end_s: float
+    posterior: dict[str, float]
+    unlike: bool | None
+    raw: Floats = field(repr=False, compare=False)
+
+
+class Predictor:
+    """A trained classifier with its feature blocks loaded.
+
+    Args:
+        bundle: trained.
+        window_s: length of the windows of `predict_windows` in s; None for the length of the training clips.
+        device: where networks run, "cpu" or "cuda".
+
+    Attributes:
+        window_s: length of a window, s.
+    """
+
+    def __init__(self, bundle: Bundle, *, window_s: float | None = None, device: str = "cpu") -> None:
+        self.bundle = bundle
+        self.window_s = window_s or bundle.clip_s or WINDOW_S
+        self._signals = tuple(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
+        options = bundle.recipe.blocks
+        specs = [BlockSpec(name, "fast", 0, self._signals, options.get(name, {})) for name in bundle.fingerprints]
+        self._blocks = [(block_work(spec), spec.make()) for spec in specs]
+        for _, block in self._blocks:
+            block.load(device)
+        self._rates = sorted({block.sample_rate for _, block in self._blocks})
+
+    @classmethod
+    def load(cls, folder: str | Path, *, window_s: float | None = None, device: str = "cpu") -> Self:
+        """Load a bundle that `train` has written.
+
+        Raises:
+            UsageError: no bundle, a damaged one, or one of blocks that are not computed from audio.
+
+        >>> from acoustic_env import Predictor
+        >>> Predictor.load("sound-bundle").classes
+        ('noise', 'tone')
+        """
+        return cls(Bundle.load(str(folder)), window_s=window_s, device=device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.bundle.classes
+
+    def predict(self, audio: str | Path | Waveforms, *, sample_rate: int | None = None) -> Prediction:
+        """Predict a recording as one clip: the numbers of `acoustic-env extract` and `predict`.
+
+        Args:
+            audio: a file or URL in any form that a clip list takes, or a waveform [samples] or [samples, channels].
+            sample_rate: Hz; of a waveform only.
+
+        Raises:
+            ClipError: the audio cannot be used.
+            UsageError: `sample_rate` missing or too much, or features of another version than trained on.
+
+        >>> import numpy as np
+        >>> from acoustic_env import Predictor
+        >>> tone = np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
+        >>> found = Predictor.load("sound-bundle").predict(tone, sample_rate=16_000)
+        >>> found.posterior["tone"] > 0.5
+        True
+        """
+        source, name = open_audio(audio, sample_rate)
+        with source:
+            wave, rate = decode.decode(source, None, None, name)
+        return self._predict([wave], rate, [0.0], name)[0]
+
+    def predict_windows(self, audio: str | Path | Waveforms, *, sample_rate: int | None = None) -> Iterator[Prediction]:
+        """Predict a recording of any length window by window, each as a clip of its own.
+
+        Windows follow each other; a last one of less than half a window is left out, if it is not the only one. Some
+        windows are in memory at a time.
+
+        Args:
+            audio, sample_rate: as for `predict`.
+
+        Raises:
+            ClipError: the audio cannot be used.
+
+        >>> import numpy as np
+        >>> from acoustic_env import Predictor
+        >>> predictor = Predictor.load("sound-bundle", window_s=2.0)
+        >>> noise = np.random.default_rng(0).normal(size=80_000) / 10
+        >>> windows = list(predictor.predict_windows(noise, sample_rate=16_000))
+        >>> [(window.start_s, window.end_s) for window in windows]
+        [(0.0, 2.0), (2.0, 4.0), (4.0, 5.0)]
+        >>> predictor.pool(windows).posterior["noise"] > 0.5
+        True
+        """
+        source, name = open_audio(audio, sample_rate)
+        with source:
+            for number in itertools.count():
+                start_s = number * TOGETHER * self.window_s
+                try:
+                    wave, rate = decode.decode(source, start_s, start_s + TOGETHER * self.window_s, name)
+                except ClipError as error:
+                    if number and error.code in ("no_such_segment", "empty"):
+                        return
+                    raise
+                edges = [round(i * self.window_s * rate) for i in range(TOGETHER + 1)]
+                pieces = [wave[start:end] for start, end in itertools.pairwise(edges)]
+                whole = [len(piece) >= LEAST * self.window_s * rate for piece in pieces]
+                kept = [piece for piece, enough in zip(pieces, whole, strict=True) if enough]
+                if not number and not kept:
+                    kept = [wave]
+                if kept:
+                    starts = [start_s + edge / rate for edge in edges[: len(kept)]]
+                    yield from self._predict(kept, rate, starts, name)
+                if len(wave) < edges[-1]:
+                    return
+
+    def pool(self, windows: Iterable[Prediction]) -> Prediction:
+        """Return the answer for a whole recording.
+
+        The recipe's pooling, calibrated for recordings, where the bundle was trained for recordings (`windows: level:
+        recording`); the mean of the windows' calibrated probabilities else. It is unlike the training clips where most
+        windows are.
+
+        Args:
+            windows: of one recording, at least one.
+        """
+        own = list(windows)
+        raw, recipe = np.concatenate([window.raw for window in own]), self.bundle.recipe
+        if recipe.level == "recording":
+            raw = pool_recordings(recipe, raw, np.zeros(len(own), np.int64))
+            calibrated = self.bundle.calibrator.predict_proba(raw)
+        else:
+            calibrated = self.bundle.calibrator.predict_proba(raw)
+            calibrated = pool(calibrated, np.zeros(len(own), np.int64), "mean", recipe.task)
+        marks = [window.unlike for window in own if window.unlike is not None]
+        unlike = sum(marks) > len(marks) / 2 if marks else None
+        return Prediction(own[0].start_s, own[-1].end_s, self._by_class(calibrated[0]), unlike, raw)
+
+    def _predict(self, waves: Sequence[Wave], rate: int, starts: Sequence[float], name: str) -> list[Prediction]:
+        """Predict clips, each on its own, of one recording."""
+        ids = [str(number) for number in range(len(waves))]
+        with TemporaryDirectory(prefix="acoustic-env-") as scratch:
+            store = FeatureStore(scratch)
+            self._compute(waves, rate, ids, name, store)
+            matrix = bundle_matrix(self.bundle, ids, store)
+            x = self.bundle.preprocessor.transform(matrix.values)
+            raw = self.bundle.classifier.predict_proba(x)
+        if self.bundle.recipe.level == "recording":
+            raw = pool_recordings(self.bundle.recipe, raw, np.arange(len(waves)))
+        novelty = self.bundle.novelty
+        unlike = [None] * len(waves) if novelty is None else novelty.unlike(x).tolist()
+        return [
+            Prediction(start, start + len(wave) / rate, self._by_class(own), mark, raw[[i]])
+            for i, (start, wave, own, mark) in enumerate(
+                zip(starts, waves, self.bundle.calibrator.predict_proba(raw), unlike, strict=True)
+            )
+        ]
+
+    def _compute(self, waves: Sequence[Wave], rate: int, ids: list[str], name: str, store: FeatureStore) -> None:
+        """Write the features of clips into a store; clips of one length together, as in the batch job."""
+        lengths = {len(wave) for wave in waves}
+        for length in sorted(lengths):
+            rows = [i for i, wave in enumerate(waves) if len(wave) == length]
+            prepare.check_length(waves[rows[0]], rate, name)
+            for wanted in self._rates:
+                stack = np.stack([decode.resample(waves[i], rate, wanted) for i in rows])
+                prepared = prepare.prepare(stack, wanted, "fast", self._signals)
+                for work, block in self._blocks:
+                    if block.sample_rate != wanted:
+                        continue
+                    for signal in self._signals:
+                        columns: Any = block.compute(prepared[signal])
+                        own = [ids[i] for i in rows]
+                        store.write_part(to_table(work.schemas[signal], own, [signal] * len(rows), columns))
+
+    def _by_class(self, calibrated: Floats) -> dict[str, float]:
+        return dict(zip(self.classes, calibrated.tolist(), strict=True))

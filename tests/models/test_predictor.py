@@ -1,0 +1,108 @@
+"""A predictor answers in this process what the batch job answers, for files, waveforms and long recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from acoustic_env import Predictor
+from acoustic_env.cli import main
+from acoustic_env.errors import ClipError
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.novelty import Novelty
+from tests import sounds
+from tests.models.conftest import write_sounds
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle that tells noises from tones of two seconds."""
+    return write_sounds(tmp_path_factory.mktemp("predictor") / "sounds")
+
+
+def test_windows_of_a_recording_are_clips_of_their_own(made: Path) -> None:
+    predictor = Predictor.load(made / "bundle")
+    assert predictor.window_s == 2.0
+    recording = sounds.noise(39.5).astype(np.float32)
+    windows = list(predictor.predict_windows(recording, sample_rate=16_000))
+    assert [window.start_s for window in windows] == [2.0 * number for number in range(20)]
+    assert windows[-1].end_s == 39.5
+    alone = predictor.predict(recording[32_000 * 13 : 32_000 * 14], sample_rate=16_000)
+    assert windows[13].posterior == pytest.approx(alone.posterior, abs=1e-6)
+    whole = predictor.pool(windows)
+    assert whole.posterior["noise"] == pytest.approx(np.mean([window.posterior["noise"] for window in windows]))
+    assert (whole.start_s, whole.end_s) == (0.0, 39.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ends"), [(0.5, [0.5]), (2.9, [2.0]), (3.0, [2.0, 3.0]), (16.0, [2.0 * i for i in range(1, 9)])]
+)
+def test_a_last_window_of_less_than_half_is_left_out_unless_it_is_the_only_one(
+    made: Path, seconds: float, ends: list[float]
+) -> None:
+    windows = Predictor.load(made / "bundle").predict_windows(sounds.noise(seconds), sample_rate=16_000)
+    assert [window.end_s for window in windows] == ends
+
+
+def test_the_command_writes_a_row_for_each_window_and_class(made: Path) -> None:
+    (made / "long.wav").write_bytes(sounds.encode(sounds.noise(5.0).astype(np.float32), 16_000, "WAV", "FLOAT"))
+    command = ["predict", "--bundle", f"{made}/bundle", "--windows", "--out", f"{made}/windows.parquet"]
+    assert main([*command, f"{made}/long.wav"]) == 0
+    table = pq.read_table(made / "windows.parquet")
+    assert table.column_names == ["clip_id", "start_s", "end_s", "unlike", "label", "posterior"]
+    assert table["start_s"].to_pylist() == [0.0, 0.0, 2.0, 2.0, 4.0, 4.0]
+    assert main([*command, "--clips", f"{made}/clips.csv", "--store", f"{made}/store"]) == 2
+
+
+def test_a_file_that_cannot_be_used_is_named_and_the_others_are_predicted(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "broken.wav").write_bytes(b"RIFF, and then nothing")
+    good = str(made / "long.wav")
+    Path(good).write_bytes(sounds.encode(sounds.noise(5.0).astype(np.float32), 16_000, "WAV", "FLOAT"))
+    command = ["predict", "--bundle", f"{made}/bundle", "--out", f"{made}/some.parquet", f"{made}/broken.wav"]
+    assert main([*command, good]) == 0
+    assert "without prediction: " in (said := capsys.readouterr().err)
+    assert "broken.wav" in said
+    assert set(pq.read_table(made / "some.parquet")["clip_id"].to_pylist()) == {good}
+    assert main(command) == 2
+    assert "none of the 1 files could be used" in capsys.readouterr().err
+    with pytest.raises(ClipError, match="broken"):
+        Predictor.load(made / "bundle").predict(made / "broken.wav")
+
+
+def test_a_sound_unlike_the_training_clips_is_marked_and_an_old_bundle_does_not_say(made: Path) -> None:
+    seconds = np.arange(32_000) / 16_000
+    tone, clicks = np.sin(2 * np.pi * 1234.5 * seconds), (np.arange(32_000) % 4000 == 0).astype(float)
+    predictor = Predictor.load(made / "bundle")
+    assert predictor.predict(clicks, sample_rate=16_000).unlike
+    assert not predictor.predict(tone, sample_rate=16_000).unlike
+    bundle = Bundle.load(made / "bundle")
+    bundle.novelty = None
+    assert Predictor(bundle).predict(clicks, sample_rate=16_000).unlike is None
+
+
+@pytest.mark.parametrize("features", [3, 60])
+@pytest.mark.parametrize("clips", [300, 3000])
+def test_about_one_in_a_hundred_clips_of_the_same_kind_is_marked(clips: int, features: int) -> None:
+    rng, marked = np.random.default_rng(7), []
+    for seed in range(10):
+        x = rng.standard_t(5, size=(clips + 1000, features)) @ rng.normal(size=(features, features))
+        novelty = Novelty.fit(x[:clips], np.arange(clips), seed)
+        assert novelty is not None
+        marked.append(novelty.unlike(x[clips:]).mean())
+        far = rng.normal(size=(100, features)) * 20 * x.std(axis=0)
+        assert novelty.unlike(far).mean() > 0.9
+    assert 0.005 < np.mean(marked) < 0.02
+
+
+def test_clips_of_one_group_are_not_compared_with_each_other() -> None:
+    rng = np.random.default_rng(3)
+    x = np.repeat(rng.normal(size=(100, 5)), 4, axis=0) + 1e-6 * rng.normal(size=(400, 5))
+    novelty = Novelty.fit(x, np.repeat(np.arange(100), 4), 0)
+    assert novelty is not None
+    assert novelty.unlike(rng.normal(size=(1000, 5))).mean() < 0.05
+    assert Novelty.fit(x, np.zeros(400, np.int64), 0) is None
