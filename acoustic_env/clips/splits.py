@@ -66,7 +66,10 @@ def split(clips: pa.Table, settings: SplitSettings) -> Split:
     for role, rows in roles.items():
         if wanted[role] and not rows.any():
             there = ", ".join(map(str, np.unique(folds)))
-            msg = f"split: no clip for {role} (the recipe's folds {wanted[role]}); the clips are in folds {there}"
+            msg = (
+                f"split: no clip for {role} (the recipe's folds {wanted[role]}); the clips are in folds {there}. "
+                "Name some of these in a copy of the recipe (`split: validation_folds, test_folds`; the rest trains)"
+            )
             raise UsageError(msg)
     made = Split(folds, *(np.flatnonzero(roles[role]) for role in ("training", "validation", "test")))
     assert not set(folds[made.validation]) & set(folds[made.test])

@@ -97,7 +97,8 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
     Args:
         estimator: unfitted.
         train: rows to learn from, with their variants.
-        validation: rows to stop on, without variants; not looked at by an estimator that takes none.
+        validation: rows to stop on, without variants; not looked at by an estimator that takes none. Without one of
+            a class that trains, nothing stops.
     """
     train = train.with_variants()
     if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
@@ -107,7 +108,10 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
         options["sample_weight"] = train.weights
     if validation is not None:
         known = np.ones(len(validation), bool) if train.y.ndim == 2 else np.isin(validation.y, train.y)
-        options |= {"X_val": validation.x[known], "y_val": validation.y[known]}
+        if known.any():
+            options |= {"X_val": validation.x[known], "y_val": validation.y[known]}
+        elif "early_stopping" in estimator.get_params():  # scikit-learn would split its own rows off, by class
+            estimator.set_params(early_stopping=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Label .* is present in all training examples")
         return estimator.fit(

@@ -124,7 +124,7 @@ def test_validation_is_never_test() -> None:
 
 def test_a_role_without_clips_is_an_error_that_says_which_folds_there_are() -> None:
     with pytest.raises(
-        UsageError, match=r"no clip for test \(the recipe's folds \(9,\)\); the clips are in folds 1, 2"
+        UsageError, match=r"no clip for test \(the recipe's folds \(9,\)\); the clips are in folds 1, 2. Name"
     ):
         split(listed([["a"]] * 2, folds=[1, 2]), SplitSettings(folds=10, validation_folds=(1,), test_folds=(9,)))
 

@@ -91,6 +91,14 @@ def test_rows_that_weigh_nothing_are_not_learned_from(kind: str) -> None:
     assert roc_auc_score(new.y, predict_proba(model, new.x, 2)[:, 1]) > 0.8
 
 
+@pytest.mark.parametrize("kind", ["mlp", "xgboost", "gradient_boosting"])
+def test_rows_to_stop_on_of_a_class_that_does_not_train_stop_nothing(kind: str) -> None:
+    data, other = rows("binary"), rows("binary", 8, seed=1)
+    unknown = Examples(other.x, np.full(len(other), 2), other.groups)
+    found = predict_proba(fit(make_estimator(settings(kind), 5), data, unknown), data.x, 3)
+    assert roc_auc_score(data.y, found[:, 1]) > 0.85
+
+
 def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successive_folds() -> None:
     data, new = rows("binary"), rows("binary", seed=1)
     folds = np.arange(len(data)) // 2 % 4

@@ -126,7 +126,10 @@ def published_clips(
         log(issue)
     kept = [row for row in rows if row["uri"] in there]
     if not kept:
-        msg = f"{root}: none of the {len(rows):,} audio files of the data set is below it"
+        msg = (
+            f"{root}: none of the {len(rows):,} audio files of the data set is below it; expected {rows[0]['uri']} "
+            "and so on (links to folders are not followed)"
+        )
         raise UsageError(msg)
     folder = local_path(root)
     base = root if folder is None else str(folder.absolute())
