@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "explain": {"explain": "plot what a classifier relies on"},
     "audit": {"audit": "find wrong labels, estimate their rate, correct them"},
     "reannotate": {"reannotate": "add a new clip list to the labels table (for a schedule)"},
+    "serve": {"serve": "serve the page that classifies, and its HTTP API"},
     "report": {"report": "write one HTML page with all results"},
     "bench": {"bench": "compare the speed of both engines, stage by stage"},
 }

@@ -211,3 +211,31 @@ class ReannotateSettings(Settings):
 
     seed: int = Field(23, ge=0)
     """Seed of the sample and of the drift test."""
+
+
+class ServeSettings(Settings):
+    """Limits of the classification page and its HTTP API."""
+
+    max_megabytes: float = Field(256.0, gt=0)
+    """Largest upload in MB (10^6 bytes)."""
+
+    max_seconds: float = Field(3600.0, gt=0)
+    """Longest recording in seconds."""
+
+    decode_seconds: float = Field(60.0, gt=0)
+    """Seconds that decoding a recording may take, of processor time and of waiting."""
+
+    decode_megabytes: int = Field(1024, ge=64)
+    """Memory that decoding a recording may take, in MB, at least 64."""
+
+    concurrency: int = Field(2, ge=1)
+    """Recordings classified at the same time, and decoding processes."""
+
+    waiting: int = Field(16, ge=0)
+    """Further requests that may wait or be uploading; others are answered 503."""
+
+    per_minute: int = Field(240, ge=1)
+    """Requests for classification per minute and client address; others are answered 429."""
+
+    upload_seconds: float = Field(120.0, gt=0)
+    """Seconds that an upload may take."""

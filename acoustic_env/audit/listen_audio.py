@@ -181,20 +181,23 @@ def mel(hertz: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
     return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0))
 
 
-def spectrogram(waveform: Mono, rate: int) -> npt.NDArray[np.uint8]:
+def spectrogram(
+    waveform: Mono, rate: int, frames: int = SPECTROGRAM_FRAMES, *, relative: bool = True
+) -> npt.NDArray[np.uint8]:
     """Compute the level in dB over mel-spaced frequency, from `LOWEST_HZ` to half the rate, and time.
 
     Args:
         waveform: float32 [samples].
         rate: Hz.
+        frames: at most so many, spread evenly over the clip.
+        relative: 255 is the loudest point of the clip; otherwise a sine of full scale.
 
     Returns:
-        uint8 [SPECTROGRAM_BANDS, frames]: 255 is the loudest point of the clip, 0 is `RANGE_DB` below it or less; band
-        0 is the lowest; at most `SPECTROGRAM_FRAMES` frames, spread evenly over the clip.
+        uint8 [SPECTROGRAM_BANDS, frames]: 0 is `RANGE_DB` below 255 or less; band 0 is the lowest.
     """
     window = 1 << max(5, round(np.log2(_WINDOW_S * rate)))
     padded = np.pad(waveform, window // 2)
-    frames = int(np.clip(len(waveform) * 4 // window, 1, SPECTROGRAM_FRAMES))
+    frames = int(np.clip(len(waveform) * 4 // window, 1, frames))
     starts = np.linspace(0, len(waveform), frames, endpoint=False).astype(np.int64)
     starts += (len(waveform) // frames) // 2
     shape = np.hanning(window).astype(np.float32)
@@ -207,17 +210,17 @@ def spectrogram(waveform: Mono, rate: int) -> npt.NDArray[np.uint8]:
         taken = starts[first : first + 128]
         pieces = padded[taken[:, None] + np.arange(window)] * shape
         power[:, first : first + 128] = weights @ (np.abs(np.fft.rfft(pieces, axis=1)) ** 2).T
-    top = float(power.max())
+    top = float(power.max()) if relative else (window / 4) ** 2  # a sine's, through a Hann window
     if top <= 0.0:
         return np.zeros(power.shape, np.uint8)
-    decibels = 10.0 * np.log10(np.maximum(power / top, 10.0 ** (-RANGE_DB / 10.0)))
+    decibels = 10.0 * np.log10(np.clip(power / top, 10.0 ** (-RANGE_DB / 10.0), 1.0))
     levels: npt.NDArray[np.uint8] = np.round(255.0 * (1.0 + decibels / RANGE_DB)).astype(np.uint8)
     return levels
 
 
-def describe(waveform: Mono, rate: int) -> dict[str, Any]:
+def describe(waveform: Mono, rate: int, frames: int = SPECTROGRAM_FRAMES, *, relative: bool = True) -> dict[str, Any]:
     """Return the spectrogram as JSON; `levels` are base64, row by row."""
-    levels = spectrogram(waveform, rate)
+    levels = spectrogram(waveform, rate, frames, relative=relative)
     return {
         "bands": levels.shape[0],
         "frames": levels.shape[1],

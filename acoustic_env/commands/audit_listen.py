@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
-import sys
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from acoustic_env.commands.arguments import RenamedOption, url
 from acoustic_env.commands.audit_form import add_command
-
-if TYPE_CHECKING:
-    from acoustic_env.web.app import Server
+from acoustic_env.commands.serve import run_server
 
 LISTEN: Final = """\
 Serve a local web page that plays the clips of a sample and asks whether the label applies. It shows neither scores nor
@@ -64,7 +59,7 @@ def listen(arguments: argparse.Namespace) -> int:
     with Session(rows, sample_id, arguments.out) as session:
         try:
             with Server(arguments.host, arguments.port, annotation_page(session, clips, annotator)) as server:
-                _serve(server, arguments)
+                run_server(server, "annotation page", "no answer is lost", browser=arguments.open)
         finally:
             session.write_annotations()
         kept, annotators = session.kept(), session.annotators()
@@ -75,29 +70,6 @@ def listen(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: {kept:,} answers{by} to {len(rows):,} rows")
     print(f"to resume: acoustic-env {shlex.join(_resume(arguments, server.access.port))}")
     return 0
-
-
-def _serve(server: Server, arguments: argparse.Namespace) -> None:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    access = server.access
-    print(f"annotation page: {access.url}\nCtrl-C ends it; no answer is lost", file=sys.stderr, flush=True)
-    if not access.loopback:
-        print(f"{arguments.host} can be reached from other machines, unencrypted", file=sys.stderr, flush=True)
-    if arguments.open:
-        import webbrowser
-
-        webbrowser.open(access.url)
-    # SIGINT, too: a script's background jobs are started with it ignored.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        server.serve()
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _resume(arguments: argparse.Namespace, port: int) -> list[str]:

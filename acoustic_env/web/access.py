@@ -1,8 +1,9 @@
-"""Who may use the pages: one secret token, this server's own names, and requests of the pages themselves.
+"""Who may use the pages: this server's own names, requests of the pages themselves, and for some, a secret token.
 
-A random token opens the pages; it becomes an HttpOnly, SameSite=Strict cookie and leaves the address. The Host header
-must be this server's, so that a foreign name resolved to this address (DNS rebinding) is refused. Requests that a
-browser marks as another site's are refused, and a POST must come from a page of this origin.
+The Host header must be this server's, so that a foreign name resolved to this address (DNS rebinding) is refused.
+Requests that a browser marks as another site's are refused, and a POST of a browser must come from a page of this
+origin. A random token opens the pages that hold a user's data; it becomes an HttpOnly, SameSite=Strict cookie and
+leaves the address.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acoustic_env.web.problems import Problem
 
 LARGEST_POST: Final = 64 << 10
 HEADERS: Final = {
@@ -38,8 +41,8 @@ _ENTRY: Final = (
 )
 
 
-class Access:
-    """The token and names of one server.
+class SameOrigin:
+    """The names of one server, for pages that anybody who reaches it may use.
 
     Args:
         host: the host as the user gave it.
@@ -48,40 +51,39 @@ class Access:
     """
 
     def __init__(self, host: str, address: str, port: int) -> None:
-        self.port = port
+        self.host, self.port = host, port
         self.loopback = ipaddress.ip_address(address).is_loopback
-        self.token = secrets.token_urlsafe(24)
-        self.cookie = f"acoustic_env_{port}"  # browsers share cookies between the ports of a host
         self._names = frozenset({host.casefold(), "localhost", socket.gethostname().casefold()})
         shown = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
-        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={self.token}"
+        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
 
     def check(self, request: Request) -> Response | None:
-        """Return the refusal of a request, or the page that trades the token for a cookie; None to let it through."""
-        hosts, site = request.headers.getlist("host"), request.headers.get("sec-fetch-site", "none")
-        entering = request.url.path == "/" and "token" in request.query_params
-        if len(hosts) != 1 or not self._accepts_host(hosts[0]):
-            return refusal(HTTPStatus.MISDIRECTED_REQUEST, "this server has another host name")
-        opened = entering and request.headers.get("sec-fetch-mode") == "navigate"
-        if site not in ("same-origin", "none") and not opened:
-            return refusal(HTTPStatus.FORBIDDEN, "requested by another site")
-        if entering and request.method in ("GET", "HEAD"):
-            return self._enter(request.query_params["token"])
-        if request.method == "POST" and request.headers.get("origin") != f"http://{hosts[0]}":
-            return refusal(HTTPStatus.FORBIDDEN, "requested by another site")
-        if not self._is_token(request.cookies.get(self.cookie, "")):
-            return refusal(HTTPStatus.FORBIDDEN, "open the address that the acoustic-env command printed")
-        return _check_body(request) if request.method == "POST" else None
+        """Return the refusal of a request; None to let it through.
 
-    def _enter(self, token: str) -> Response:
-        if not self._is_token(token):
-            return refusal(HTTPStatus.FORBIDDEN, "wrong or old token: every start of the command has its own")
-        return HTMLResponse(
-            _ENTRY, headers={"Set-Cookie": f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"}
+        A program sends neither Origin nor Sec-Fetch-Site; every browser sends Origin with a POST.
+        """
+        opened = request.method in ("GET", "HEAD") and request.headers.get("sec-fetch-mode") == "navigate"
+        return (
+            self._check_host(request)
+            or self._check_site(request, opened=opened)
+            or (self._check_origin(request) if "origin" in request.headers else None)
         )
 
-    def _is_token(self, sent: str) -> bool:
-        return hmac.compare_digest(sent.encode("utf-8", "replace"), self.token.encode())
+    def _check_host(self, request: Request) -> Response | None:
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1 or not self._accepts_host(hosts[0]):
+            return refusal(HTTPStatus.MISDIRECTED_REQUEST, "this server has another host name")
+        return None
+
+    def _check_site(self, request: Request, *, opened: bool) -> Response | None:
+        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not opened:
+            return refusal(HTTPStatus.FORBIDDEN, "requested by another site")
+        return None
+
+    def _check_origin(self, request: Request) -> Response | None:
+        if request.method == "POST" and request.headers.get("origin") != f"http://{request.headers['host']}":
+            return refusal(HTTPStatus.FORBIDDEN, "requested by another site")
+        return None
 
     def _accepts_host(self, header: str) -> bool:
         try:
@@ -98,10 +100,52 @@ class Access:
         return address.is_loopback if self.loopback else True  # an address cannot be rebound
 
 
+class Access(SameOrigin):
+    """The token and names of one server, for pages that hold a user's data.
+
+    Args:
+        host: the host as the user gave it.
+        address: the address that the server listens at.
+        port: its port.
+    """
+
+    def __init__(self, host: str, address: str, port: int) -> None:
+        super().__init__(host, address, port)
+        self.token = secrets.token_urlsafe(24)
+        self.cookie = f"acoustic_env_{port}"  # browsers share cookies between the ports of a host
+        self.url += f"?token={self.token}"
+
+    def check(self, request: Request) -> Response | None:
+        """Return the refusal of a request, or the page that trades the token for a cookie; None to let it through."""
+        entering = request.url.path == "/" and "token" in request.query_params
+        opened = entering and request.headers.get("sec-fetch-mode") == "navigate"
+        refused = self._check_host(request) or self._check_site(request, opened=opened)
+        if refused:
+            return refused
+        if entering and request.method in ("GET", "HEAD"):
+            return self._enter(request.query_params["token"])
+        refused = self._check_origin(request)
+        if refused:
+            return refused
+        if not self._is_token(request.cookies.get(self.cookie, "")):
+            return refusal(HTTPStatus.FORBIDDEN, "open the address that the acoustic-env command printed")
+        return _check_body(request) if request.method == "POST" else None
+
+    def _enter(self, token: str) -> Response:
+        if not self._is_token(token):
+            return refusal(HTTPStatus.FORBIDDEN, "wrong or old token: every start of the command has its own")
+        return HTMLResponse(
+            _ENTRY, headers={"Set-Cookie": f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"}
+        )
+
+    def _is_token(self, sent: str) -> bool:
+        return hmac.compare_digest(sent.encode("utf-8", "replace"), self.token.encode())
+
+
 class AccessMiddleware:
     """Check every request before any page sees it; add the security headers to every response."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: SameOrigin) -> None:
         self._app = app
         self._access = access
 
@@ -121,7 +165,7 @@ class AccessMiddleware:
 
 def refusal(status: HTTPStatus, reason: str) -> Response:
     """Return a refusal with its reason; the connection ends, since a body may be unread."""
-    return JSONResponse({"error": reason}, status, {"Connection": "close"})
+    return Problem(status, reason, headers={"Connection": "close"}).response()
 
 
 def _check_body(request: Request) -> Response | None:

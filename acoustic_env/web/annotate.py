@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Request, Response
@@ -19,6 +17,7 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Request, Response
 from acoustic_env.audit.listen import InvalidAnswerError, Session, order_for
 from acoustic_env.audit.listen_audio import ClipCache
 from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.web.pages import add_files
 
 FILES: Final = {
     "/": ("index.html", "text/html"),
@@ -47,9 +46,7 @@ def annotation_page(session: Session, clips: ClipCache, annotator: str | None = 
         annotator: name proposed to the first visitor, or None.
     """
     page = APIRouter()
-
-    for path, (name, kind) in FILES.items():
-        page.add_api_route(path, _file(name, kind), response_class=Response)
+    add_files(page, "annotate_page", FILES)
 
     @page.get("/api/session")
     def describe_session() -> dict[str, Any]:
@@ -106,11 +103,6 @@ def annotation_page(session: Session, clips: ClipCache, annotator: str | None = 
         return {"row": answer.row, **kept, "warning": warning}
 
     return page
-
-
-def _file(name: str, kind: str) -> Callable[[], Response]:
-    content = (files("acoustic_env.web") / "annotate_page" / name).read_bytes()
-    return lambda: Response(content, media_type=kind)
 
 
 def _existing(row: int, session: Session) -> int:

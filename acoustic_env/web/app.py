@@ -7,35 +7,38 @@ import threading
 from typing import Final, Self
 
 import uvicorn
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 
+from acoustic_env import __version__
 from acoustic_env.errors import UsageError
-from acoustic_env.web.access import Access, AccessMiddleware
+from acoustic_env.web import problems
+from acoustic_env.web.access import Access, AccessMiddleware, SameOrigin
+from acoustic_env.web.metrics import Metrics, MetricsMiddleware
 
 GRACE_S: Final = 2.0
 
 
-def create_app(access: Access, *pages: APIRouter) -> FastAPI:
-    """Return the application with the given pages, for those who have the token.
+def create_app(access: SameOrigin, *pages: APIRouter, metrics: Metrics | None = None) -> FastAPI:
+    """Return the application with the given pages, for those who may use it.
 
     Args:
         access: who may use it.
         pages: routes of each page, such as `annotate.annotation_page`.
+        metrics: counts the requests.
     """
     # No tracing: a span would hold the query of the first address, and so the token.
-    app = FastAPI(title="acoustic-env", openapi_url=None, redirect_slashes=False, telemetry={"tracing": False})
+    app = FastAPI(
+        title="acoustic-env", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
+        telemetry={"tracing": False},
+    )  # fmt: skip
     for page in pages:
         app.include_router(page)
-    app.add_exception_handler(HTTPException, _describe)
+    app.add_exception_handler(HTTPException, problems.answer)
     app.add_middleware(AccessMiddleware, access=access)
+    if metrics is not None:
+        app.add_middleware(MetricsMiddleware, metrics=metrics)
     return app
-
-
-async def _describe(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 class Server:
@@ -45,12 +48,21 @@ class Server:
         host: address to listen at.
         port: 0 for a free one.
         pages: as for `create_app`.
+        access: who may use them; by default those who have the token.
+        metrics: counts the requests.
 
     Raises:
         UsageError: the address is in use or not one of this machine.
     """
 
-    def __init__(self, host: str, port: int, *pages: APIRouter) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *pages: APIRouter,
+        access: type[SameOrigin] = Access,
+        metrics: Metrics | None = None,
+    ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family)
@@ -58,8 +70,8 @@ class Server:
             msg = f"--host {host} --port {port}: {error}; choose another port, or 0 for a free one"
             raise UsageError(msg) from error
         address, port = self._socket.getsockname()[:2]
-        self.access = Access(host, address, port)
-        app = create_app(self.access, *pages)
+        self.access = access(host, address, port)
+        app = create_app(self.access, *pages, metrics=metrics)
         config = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
         config.server_header = False
         self._server = uvicorn.Server(config)
@@ -75,14 +87,21 @@ class Server:
 
         Requests in progress have `GRACE_S` to end: the server's threads are daemons, as a clip may take long to fetch.
         """
-        thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
-        thread.start()
+        done = threading.Event()  # Thread.join would take an interrupted wait for the thread's end
+
+        def run() -> None:
+            try:
+                self._server.run([self._socket])
+            finally:
+                done.set()
+
+        threading.Thread(target=run, daemon=True).start()
         try:
-            while thread.is_alive() and not self._server.should_exit:
-                thread.join(0.1)
+            while not done.wait(0.1) and not self._server.should_exit:
+                pass
         finally:
             self.shutdown()
-            thread.join(GRACE_S)
+            done.wait(GRACE_S)
 
     def shutdown(self) -> None:
         """End `serve`."""

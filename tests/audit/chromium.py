@@ -15,6 +15,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 KEYS = {" ": ("Space", 32), "Enter": ("Enter", 13), "Escape": ("Escape", 27), "ArrowLeft": ("ArrowLeft", 37)}
+KEYS["Tab"] = ("Tab", 9)
 
 
 class Chromium:
@@ -22,9 +23,10 @@ class Chromium:
 
     Args:
         profile: an empty folder.
+        more: options of the browser.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *more: str) -> None:
         browser = next(filter(None, map(shutil.which, NAMES)), None)
         if browser is None:
             pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (apt-get install chromium)")
@@ -39,7 +41,7 @@ class Chromium:
 
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio"]
         options += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "--window-size=1100,950"]
-        options += ["--autoplay-policy=no-user-gesture-required", "--no-first-run", "about:blank"]
+        options += ["--autoplay-policy=no-user-gesture-required", "--no-first-run", *more, "about:blank"]
         self._process = subprocess.Popen(
             [browser, *options], preexec_fn=move, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -53,7 +53,7 @@ async function ask(path, body) {
   };
   const reply = await fetch(path, { cache: "no-store", credentials: "same-origin", ...request });
   const document_ = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Refused(reply.status, document_.error || `the server answered ${reply.status}`);
+  if (!reply.ok) throw new Refused(reply.status, document_.detail || `the server answered ${reply.status}`);
   return document_;
 }
 

@@ -1,0 +1,109 @@
+"""`acoustic-env serve`: the classification page and its HTTP API; and how any page of the package is served."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
+from acoustic_env.config import from_mapping
+from acoustic_env.errors import UsageError
+from acoustic_env.options import ServeSettings
+
+if TYPE_CHECKING:
+    from acoustic_env.web.app import Server
+
+SERVE: Final = """\
+Serve a page that classifies what the microphone hears or a file that is dropped on it, and an HTTP API. A recording is
+answered window by window as soon as each is known, then as a whole. No recording is kept. Ctrl-C ends it.
+
+  POST /api/v1/predict         a multipart form with the recording as `file` (wav, flac, ogg, mp3, m4a, webm)
+  POST /api/v1/predict/stream  the same, a JSON line for each window as soon as it is known
+  GET  /api/v1/model, /healthz, /metrics, /openapi.json
+
+Only this machine can use it. With another --host, whoever reaches the port can, and the traffic is not encrypted."""
+
+EXAMPLES: Final = """\
+examples:
+  acoustic-env serve --bundle bundle
+  acoustic-env serve --bundle bundle --port 8765 --max-seconds 600 --concurrency 4
+  curl -F file=@bark.ogg http://127.0.0.1:8765/api/v1/predict"""
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the `serve` command."""
+    parser = commands.add_parser(
+        "serve", help="serve the page that classifies, and its HTTP API", description=SERVE, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=serve)
+    parser.add_argument("--bundle", type=url, required=True, metavar="BUNDLE", help="Trained classifier.")
+    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="Address to serve. Default: %(default)s.")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="Port. Default: 0, a free one.")
+    parser.add_argument("--open", action="store_true", help="Open the page in this machine's browser.")
+    parser.add_argument(
+        "--window",
+        type=float,
+        metavar="S",
+        help="Length of the windows in seconds. Default: that of the training clips.",
+    )
+    add_settings(parser, ServeSettings)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve the classification page until interrupted; see SERVE."""
+    settings = from_mapping(ServeSettings, given(arguments, ServeSettings), "options of serve")
+    if arguments.window is not None and not 0.1 <= arguments.window <= settings.max_seconds:
+        msg = f"--window {arguments.window:g}: expected 0.1 to --max-seconds {settings.max_seconds:g} seconds"
+        raise UsageError(msg)
+    check_inputs(bundle=arguments.bundle)
+    from acoustic_env.models.predictor import Predictor
+    from acoustic_env.web.access import SameOrigin
+    from acoustic_env.web.app import Server
+    from acoustic_env.web.classify import PREDICT, STREAM, Classification, classification_page
+    from acoustic_env.web.metrics import Metrics
+
+    metrics = Metrics(PREDICT, STREAM)
+    with (
+        Classification(Predictor.load(arguments.bundle, window_s=arguments.window), settings, metrics) as service,
+        Server(
+            arguments.host, arguments.port, classification_page(service), access=SameOrigin, metrics=metrics
+        ) as server,
+    ):
+        run_server(server, "classification page", "no recording is kept", browser=arguments.open)
+    return 0
+
+
+def run_server(server: Server, page: str, end: str, *, browser: bool) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        server: ready.
+        page: what it serves.
+        end: what Ctrl-C does to the user's data.
+        browser: open the page in this machine's browser.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # SIGINT, too: a script's background jobs are started with it ignored.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        access = server.access
+        print(f"{page}: {access.url}\nCtrl-C ends it; {end}", file=sys.stderr, flush=True)
+        if not access.loopback:
+            print(f"{access.host} can be reached from other machines, unencrypted", file=sys.stderr, flush=True)
+        if browser:
+            import webbrowser
+
+            webbrowser.open(access.url)
+        server.serve()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
