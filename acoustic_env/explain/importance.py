@@ -123,7 +123,7 @@ def permutation_importance(
     orders = [held_out.shuffled(seed + repeat) for repeat in range(repeats)]
     parts = material.bundle.preprocessor.parts
     whole = material.bundle.preprocessor.transform(values)
-    base = held_out.score(whole, [None, *weights])
+    base = held_out.score(whole[np.newaxis], [[None, *weights]])[0]
     measured: list[Importance] = []
     start = 0
     for part in parts:
@@ -132,10 +132,10 @@ def permutation_importance(
         for group in own:
             columns = np.flatnonzero(np.isin(part.columns, group.columns))
             drops, resampled, of_class = np.zeros(repeats), np.zeros(repeats), np.zeros((repeats, len(base[0])))
-            for repeat, order in enumerate(orders if len(columns) else []):
-                moved = whole.copy()
-                moved[:, start : start + part.size] += _change(part, centered, columns, order)
-                found = held_out.score(moved, [None, weights[repeat]])
+            moved = np.repeat(whole[np.newaxis], repeats if len(columns) else 0, axis=0)
+            for one, order in zip(moved, orders, strict=False):
+                one[:, start : start + part.size] += _change(part, centered, columns, order)
+            for repeat, found in enumerate(held_out.score(moved, [[None, own] for own in weights[: len(moved)]])):
                 drops[repeat] = _mean(base[0]) - _mean(found[0])
                 resampled[repeat] = _mean(base[repeat + 1]) - _mean(found[1])
                 of_class[repeat] = base[0] - found[0]
@@ -194,14 +194,26 @@ class _HeldOutScorers:
         ]
         return cls(rows, scorers, truth[rows], material.folds[rows], material.bundle.recipe.task == "binary")
 
-    def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Floats | None]) -> list[Floats]:
-        """Return the AUC of each class [classes] by preprocessed features [n, reduced], for each weighting of clips."""
-        found = np.full(self.truth.shape, np.nan)
+    def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Sequence[Floats | None]]) -> list[list[Floats]]:
+        """Return AUCs by copies of the preprocessed features, all predicted at once.
+
+        Args:
+            x: [copies, n, reduced].
+            weightings: for each copy, weights of the clips [n].
+
+        Returns:
+            For each copy and weighting, the AUC of each class [classes].
+        """
+        found = np.full((len(x), *self.truth.shape), np.nan)
         for scorer in self.scorers:
-            if len(scorer.rows):
-                found[scorer.rows] = scorer.model.predict_proba(x[scorer.rows])
+            if len(scorer.rows) and len(x):
+                rows = np.concatenate(list(x[:, scorer.rows]))
+                found[:, scorer.rows] = scorer.model.predict_proba(rows).reshape(len(x), len(scorer.rows), -1)
+        return [self._aucs(said, own) for said, own in zip(found, weightings, strict=True)]
+
+    def _aucs(self, said: Floats, weightings: Sequence[Floats | None]) -> list[Floats]:
         classes = range(1 if self.binary else 0, self.truth.shape[1])
-        rankings = [Ranking(self.truth[:, c], found[:, c]) for c in classes]
+        rankings = [Ranking(self.truth[:, c], said[:, c]) for c in classes]
         return [np.array([ranking.auc(weights) for ranking in rankings]) for weights in weightings]
 
     def shuffled(self, seed: int) -> Columns:
