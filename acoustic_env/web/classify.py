@@ -20,7 +20,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
@@ -324,8 +323,6 @@ async def _receive_file(request: Request, settings: ServeSettings) -> UploadFile
         raise _unread(HTTPStatus.REQUEST_TIMEOUT, msg) from error
     except ClientDisconnect as error:
         raise _unread(HTTPStatus.BAD_REQUEST, "the upload broke off") from error
-    except MultiPartException as error:
-        raise _unread(HTTPStatus.BAD_REQUEST, f"not a multipart form with one file: {error.message}") from error
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise Problem(HTTPStatus.BAD_REQUEST, "the form has no file named `file`")

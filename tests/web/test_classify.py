@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.sounds import bad_files, good_files, silence, tone
-from tests.web.fake import HIGH, LOW, Client, FakePredictor, form, serving, wav
+from tests.sounds import Sound, bad_files, good_files, silence, tone
+from tests.web.fake import HIGH, LOW, Client, FakePredictor, FakeWindow, form, serving, wav
 
 RATE = 16_000
 SOUND = np.concatenate([tone(2.0, RATE, 300.0), tone(1.5, RATE, 3_000.0)])
@@ -162,6 +162,27 @@ def test_requests_at_the_same_time_each_get_their_own_answer() -> None:
         for n, (status, answer) in enumerate(threads.map(lambda sound: client.upload(wav(sound)), sounds)):
             assert (status, answer["seconds"]) == (200, pytest.approx(1.0 + n / 10))
             assert answer["recording"]["posterior"][HIGH] == pytest.approx(n % 2, abs=1e-3)
+
+
+def test_a_client_that_leaves_ends_the_work_on_its_recording() -> None:
+    class Slow(FakePredictor):
+        def predict_windows(self, waveform: Sound, *, sample_rate: int) -> list[FakeWindow]:
+            time.sleep(0.05)
+            return super().predict_windows(waveform, sample_rate=sample_rate)
+
+    with serving(Slow()) as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.server.access.port, timeout=30)
+        body, kind = form(wav(np.zeros(2_000 * 100, np.float32), 1_000, "FLAC"))
+        connection.request("POST", "/api/v1/predict/stream", body, {"Content-Type": kind})
+        reply = connection.getresponse()
+        assert json.loads(reply.readline())["end_s"] == 1.0
+        reply.close()
+        connection.close()
+        end = time.monotonic() + 10
+        while client.service._admitted:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert client.service.metrics.audio._value.get() < 200
 
 
 # ---- what a hostile file costs
