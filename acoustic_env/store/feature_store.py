@@ -171,7 +171,7 @@ class FeatureStore(StoreContents):
             if len(found[signal]) > 1:
                 msg = (
                     f"{self.url}: block {block} is there in several versions for signal {signal}; "
-                    f"name a fingerprint:\n{self._versions(block)}"
+                    f"name a fingerprint (`study`, `train`: --version {block}=FINGERPRINT):\n{self._versions(block)}"
                 )
                 raise UsageError(msg)
         return {signal: found[signal][0] for signal in wanted}
