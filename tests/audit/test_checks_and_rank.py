@@ -364,9 +364,9 @@ def rank_many(num_clips: int) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_25_000_clips_of_512_features_are_ranked_within_a_gib_and_a_half() -> None:
+def test_10_000_clips_of_512_features_are_ranked_within_a_gib() -> None:
     # a process of its own: the peak of this one would be another test's
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        found, peak = process.submit(rank_many, 25_000).result()
+        found, peak = process.submit(rank_many, 10_000).result()
     assert found > 0.6
-    assert peak < 1.5
+    assert peak < 1

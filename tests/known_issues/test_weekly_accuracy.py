@@ -183,8 +183,8 @@ def test_weekly_looks_at_unequal_lists_and_changing_models_keep_their_promises()
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [0.02, 0.05, 0.1, 0.2, 0.3])
 def test_twenty_weeks_keep_their_promises(error: float) -> None:
-    # 40 runs of a true 95 % hold between 0.86 and 1 of the time; the sequences are wider than they must be
-    found = [run_weeks(error, seed) for seed in range(1000, 1040)]
+    # 24 runs of a true 95 % hold between 0.83 and 1 of the time; the sequences are wider than they must be
+    found = [run_weeks(error, seed) for seed in range(1000, 1024)]
     for name in ("all_held", "frames_held", "improvements_held"):
         assert np.mean([getattr(one, name) for one in found]) >= 0.95, name
     assert np.mean([one.published_worse > 0 for one in found]) <= 0.05
