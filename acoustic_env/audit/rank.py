@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from acoustic_env.config import ClassifierSettings
     from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
     from acoustic_env.models.sequences import Sequences
+    from acoustic_env.models.windows import Cut
 
 MOST_FEATURES: Final = 512  # more are reduced to as many principal components
 REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
@@ -154,7 +155,9 @@ def rank_study(
     tags = _read_tags(store, recipe, clip_ids, targets.classes)
     ready = prepare(clip_ids, features, y, np.asarray(groups)[complete], settings, sets, tags)
     if frames:
-        ready = replace(ready, sequences=frames.values[complete], model=recipe.model)
+        sequences = frames.values[complete]
+        sequences.cut = _cut(recipe, frames)
+        ready = replace(ready, sequences=sequences, model=recipe.model)
     if recipe.task == "multilabel":
         yield from rank_multilabel(ready, y.astype(bool), targets.classes, settings)
     else:
@@ -184,6 +187,26 @@ def _frames(
         )
         raise UsageError(msg + ("name one with --blocks" if found else "extract one with the option `frames: true`"))
     return load_frames(store, clip_ids, found, signals)
+
+
+def _cut(recipe: Recipe, frames: FeatureMatrix) -> Cut | None:
+    """Return how a recipe cuts clips into windows.
+
+    Raises:
+        UsageError: learned pooling.
+    """
+    from acoustic_env.models.windows import Cut
+
+    if recipe.windows is None:
+        return None
+    if recipe.windows.pooling == "learned":
+        msg = (
+            f"recipe {recipe.name}: `windows: pooling: learned` is fitted on validation rows, which scorers of the "
+            "audit have none of; name another pooling in the recipe of the audit"
+        )
+        raise UsageError(msg)
+    block = frames.columns[0].block
+    return Cut.of(recipe.windows, block, recipe.block_options(block))
 
 
 def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction: ReductionSettings) -> Features:

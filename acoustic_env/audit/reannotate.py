@@ -161,6 +161,8 @@ def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> pa.
         store: with their features.
         log: told which clips have none.
     """
+    for line in bundle.variant_lines():
+        log(line)
     predicted = predict(bundle, clips["clip_id"].to_pylist(), store, log)
     classes = dict(zip(clips["clip_id"].to_pylist(), clips[CLASS_COLUMN].to_pylist(), strict=True))
     pairs = zip(predicted["clip_id"].to_pylist(), predicted["label"].to_pylist(), strict=True)

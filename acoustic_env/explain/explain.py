@@ -46,6 +46,7 @@ def explain(material: Material, folder: Path, log: Log) -> list[Entry]:
         "test_clips": material.test_clips,
         "training_hash": material.bundle.training_hash,
         "fingerprints": material.bundle.fingerprints,
+        "variants": material.bundle.variants,
     }
     write_index(folder, entries, about)
     return entries

@@ -132,13 +132,8 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
         UsageError: no clip of the bundle's classes, or features of another version.
     """
     selection = select(clips, bundle.recipe)
-    for line in selection.summary():
+    for line in (*bundle.variant_lines(), *selection.summary()):
         log(line)
-    if bundle.recipe.windows:
-        msg = (
-            "explain draws whole clips; this bundle's network reads windows of them. Explain a bundle without `windows`"
-        )
-        raise UsageError(msg)
     matrix = bundle_matrix(bundle, selection.clips["clip_id"].to_pylist(), store)
     kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, bundle.recipe, bundle.classes)

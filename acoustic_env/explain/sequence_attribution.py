@@ -3,13 +3,16 @@
 Integrated gradients (Sundararajan, Taly and Yan 2017, arXiv:1703.01365) run from the training mean of each band to the
 clip; summed over all patches they are the log odds of the clip less those of the mean (completeness). Occlusion (Zeiler
 and Fergus 2014, arXiv:1311.2901) replaces a patch by the mean of its bands; what it reports is the log odds lost.
+
+Where the network reads windows of a clip, all of this is of the mean of the windows' log odds, whatever their pooling:
+what a frame adds is the mean over all windows of what it adds to them, and frames after the last window add nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,10 @@ from acoustic_env.explain.attribution import SEED, expected_gradients
 from acoustic_env.explain.gradients import LogOdds, is_smooth
 from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.windows import Cut
+
+if TYPE_CHECKING:
+    import torch
 
 NODES: Final = 32  # of the integral
 CELLS: Final = 1 << 18  # of a pass through the network: bounds its memory
@@ -87,7 +94,9 @@ class SequenceLogOdds(LogOdds):
     def __init__(self, members: Sequence[Any], chosen: int, shape: tuple[int, int]) -> None:
         super().__init__(members, chosen, np.float32)  # half the time and memory of double precision
         self._shape = shape
-        self._step = max(1, CELLS // (shape[0] * shape[1]))
+        self._cut: Cut | None = getattr(members[0], "cut_", None)
+        frames = shape[0] if self._cut is None else len(self._cut.starts(shape[0])) * self._cut.length
+        self._step = max(1, CELLS // (frames * shape[1]))
 
     def value(self, x: npt.NDArray[Any]) -> Floats:
         """Return the log odds [n]."""
@@ -96,6 +105,12 @@ class SequenceLogOdds(LogOdds):
     def gradient(self, x: npt.NDArray[Any]) -> Floats:
         """Return the derivatives [n, frames * bands]."""
         return np.concatenate([super(SequenceLogOdds, self).gradient(part) for part in self._parts(x)]).reshape(x.shape)
+
+    def _of(self, x: torch.Tensor) -> torch.Tensor:
+        if self._cut is None:
+            return super()._of(x)
+        windows = x.unfold(1, self._cut.length, self._cut.hop).transpose(2, 3)  # [n, windows, frames, bands]
+        return super()._of(windows.flatten(0, 1)).reshape(windows.shape[:2]).mean(dim=1)
 
     def _parts(self, x: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         clips = x.reshape(-1, *self._shape)

@@ -188,6 +188,8 @@ def _clip_plot(material: Material, axes: FrameAxes, patches: Patches, clips: lis
         f"Completeness: the sum of the gradients differs by {residual:.1e} at most from the log odds of the clip less "
         f"those of the mean (which are {_range([clip.value - clip.base for clip in clips])})."
     )
+    if material.bundle.recipe.windows:
+        caption += " Log odds are the mean of those of the clip's windows."
     listed = "; ".join(
         f"{clip.clip_id}, given {clip.given}: {place}" for clip, place in zip(clips, places, strict=True)
     )

@@ -87,6 +87,7 @@ class Bundle:
         weights_sha256: hash of what was learned; empty before the first save.
         own_estimator: whether the members are copies of a user's estimator, not of the recipe's kind.
         clip_s: median length of the clips it was trained on, in s; None where their list does not say.
+        variants: block -> variant of a signal -> the version trained on; empty without variants.
         novelty: what tells clips unlike the training clips; None in bundles made before it was there.
     """
 
@@ -106,12 +107,21 @@ class Bundle:
     weights_sha256: str = ""
     own_estimator: bool = False
     clip_s: float | None = None
+    variants: dict[str, dict[str, str]] = field(default_factory=dict)
     novelty: Novelty | None = None
 
     @property
     def own_evaluations(self) -> list[TestEvaluation]:
         """Test evaluations of these weights."""
         return [one for one in self.test_evaluations if one.weights == self.weights_sha256]
+
+    def variant_lines(self) -> list[str]:
+        """Return a line for each variant it was trained on, with its version."""
+        return [
+            f"trained on variant {signal} of block {block}, too, version {version}"
+            for block, versions in self.variants.items()
+            for signal, version in versions.items()
+        ]
 
     def check(self, matrix: FeatureMatrix) -> FeatureMatrix:
         """Return the matrix's columns that the bundle was trained on, in its order.
@@ -189,6 +199,7 @@ class Bundle:
             **self.calibrator.as_json(),
             **{name: getattr(self, name) for name in PLAIN},
             "clip_s": self.clip_s,
+            "variants": self.variants,
             "parts": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
             "test_evaluations": [dataclasses.asdict(earlier) for earlier in self.test_evaluations],
         }
@@ -273,6 +284,7 @@ class Bundle:
             trained_on=arrays["trained_on"],
             trained_groups=arrays["trained_groups"],
             clip_s=metadata.get("clip_s"),
+            variants=metadata.get("variants", {}),
             novelty=Novelty.from_arrays(load(parts[REFERENCES])) if REFERENCES in parts else None,
         )
 

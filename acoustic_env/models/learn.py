@@ -265,6 +265,7 @@ def train(
         trained_on=np.unique(keys([*clip_ids, *groups_seen])),
         trained_groups=np.unique(np.column_stack([keys(clip_ids), keys(groups_seen)]), axis=0),
         own_estimator=classifier is not None,
+        variants=_variant_versions(study),
         clip_s=_median_length(study.clips.take(pa.array(rows))),
         novelty=Novelty.fit(data.x, groups, model.seed),
     )
@@ -275,6 +276,15 @@ def _median_length(clips: pa.Table) -> float | None:
     """Return the median length of clips in s; None where no row has its end."""
     lengths = pc.subtract(clips["end_s"], pc.coalesce(clips["start_s"], 0.0)).drop_null()
     return float(np.median(lengths)) if len(lengths) else None
+
+
+def _variant_versions(study: Study) -> dict[str, dict[str, str]]:
+    """Return block -> variant of a signal -> version."""
+    found: dict[str, dict[str, str]] = {}
+    for variant, copies in zip(study.recipe.variants, study.variants, strict=True):
+        for block, versions in copies.fingerprints.items():
+            found.setdefault(block, {}).update({f"{signal}+{variant}": own for signal, own in versions.items()})
+    return found
 
 
 @dataclass(frozen=True)
@@ -304,7 +314,7 @@ def unseen_clips(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log 
         UsageError: no clip is left, a label outside the bundle's classes, or features of another version.
     """
     selection = select(clips, bundle.recipe)
-    for line in selection.summary():
+    for line in (*bundle.variant_lines(), *selection.summary()):
         log(line)
     kept = selection.clips
     seen = bundle.seen(kept["clip_id"].to_pylist(), kept["group"].to_pylist())

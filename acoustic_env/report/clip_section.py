@@ -26,7 +26,7 @@ from acoustic_env.report.clip_sample import CLASSES, SEED, ClipSample, draw_clip
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Text
 
-SAME_LENGTH_S: Final = 0.02
+SAME_LENGTH: Final = 1.1  # ratio of the longest to the shortest clip up to which lengths are not drawn
 
 
 def clip_section(clips: pa.Table, recipe: Recipe | None, folder: PlotFolder) -> Section | None:
@@ -90,8 +90,10 @@ def _add_sample(section: Section, sample: ClipSample, folder: PlotFolder) -> Non
     shown = {name: found[:GALLERY] for name, found in sample.clips.items()}
     section.add(folder.draw(gallery_plot(shown, "clip-gallery", "Mel spectrograms of each class", lead)))
     seconds = [clip.seconds for found in sample.clips.values() for clip in found]
-    if max(seconds) - min(seconds) > SAME_LENGTH_S:
+    shortest, longest = f"{min(seconds):.2f}", f"{max(seconds):.2f}"
+    if max(seconds) > SAME_LENGTH * min(seconds):
         section.add(folder.draw(lengths_plot(sample.clips)))
     else:
-        section.add(Text(f"All {len(seconds):,} sampled clips are {seconds[0]:.2f} s long."))
+        span = shortest if shortest == longest else f"{shortest} to {longest}"
+        section.add(Text(f"All {len(seconds):,} sampled clips are {span} s long."))
     section.add(folder.draw(levels_plot(sample.clips)))

@@ -45,7 +45,8 @@ def _bundle(bundle: Bundle) -> list[Part]:
     rows.append(("training and validation clips", Code(bundle.training_hash)))
     rows += [
         (f"features {block}, {signal}", Code(fingerprint))
-        for block, versions in bundle.fingerprints.items()
+        for trained in (bundle.fingerprints, bundle.variants)
+        for block, versions in trained.items()
         for signal, fingerprint in versions.items()
     ]
     rows += [

@@ -121,6 +121,22 @@ def test_the_command_ranks_by_frames_and_the_same_twice(study: list[str], tmp_pa
     assert tables[0].column_names[5:] == ["attention", "neighbors"]
 
 
+def test_scorers_read_windows_where_the_recipe_names_some(
+    study: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, scores = tmp_path / "study.yaml", []
+    recipe = yaml.safe_load(place.read_text())
+    for pooling in ("mean", "max", "learned", None):
+        windows = {"length": 4.8, "hop": 0.96, "pooling": pooling} if pooling else None
+        place.write_text(yaml.safe_dump({**recipe, "windows": windows}))
+        out = str(tmp_path / f"{pooling}.parquet")
+        assert main(["audit", "rank", *study, "--out", out]) == (2 if pooling == "learned" else 0)
+        if pooling != "learned":
+            scores.append(tuple(pq.read_table(out).sort_by("clip_id")["attention"].to_pylist()))
+    assert "is fitted on validation rows" in capsys.readouterr().err
+    assert len(set(scores)) == 3
+
+
 def test_blocks_without_frames_are_refused_with_the_remedy(
     study: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from acoustic_env.features.registry import make_block
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
+from acoustic_env.models.windows import Cut
 from acoustic_env.store.feature_store import FeatureStore
 
 SHAPE = (40, 16)
@@ -43,6 +44,7 @@ class OnePatchClassifier:
     """What `SequenceLogOdds` asks of a fitted network."""
 
     task_, classes_ = "binary", np.arange(2)
+    cut_: Cut | None = None
 
     def network(self) -> torch.nn.Module:
         return OnePatch()
@@ -67,6 +69,20 @@ def test_occluding_with_the_values_that_are_there_changes_nothing() -> None:
     clip = np.tile(reference.astype(np.float32), (SHAPE[0], 1))
     function = SequenceLogOdds([OnePatchClassifier()], 1, SHAPE)
     assert np.abs(occlusion(function, clip, reference, Patches.of(*SHAPE))).max() < 1e-6
+
+
+def test_frames_of_windows_add_the_mean_of_what_they_add_to_each_window_and_the_rest_nothing() -> None:
+    windowed = OnePatchClassifier()
+    windowed.cut_ = Cut(16, 10, "max")
+    random = np.random.default_rng(5)
+    clip, reference = np.abs(random.normal(size=SHAPE)).astype(np.float32) + 1, random.normal(size=16) / 10
+    cells, value, base = integrated_gradients(SequenceLogOdds([windowed], 1, SHAPE), clip, reference)
+    expected, single = np.zeros(SHAPE), SequenceLogOdds([OnePatchClassifier()], 1, (16, 16))
+    for start in (0, 10, 20):
+        expected[start : start + 16] += integrated_gradients(single, clip[start : start + 16], reference)[0] / 3
+    np.testing.assert_allclose(cells, expected, atol=1e-4)
+    assert cells.sum() == pytest.approx(value - base, rel=1e-2)
+    assert not cells[36:].any()
 
 
 @pytest.mark.parametrize(("frames", "bands", "signals"), [(40, 16, 1), (10, 128, 1), (41, 30, 2), (3, 4, 2)])
@@ -119,6 +135,7 @@ def networks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "blocks": {name: {**OPTIONS[name], "frames": True}},
         "split": {"folds": 5, "validation_folds": [3], "test_folds": [4]},
         "model": {**model, "batch_size": 8},
+        "windows": {"length": 0.3, "hop": 0.1} if name == "mfcc" else None,
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(recipe))
     places = Networks(str(folder / "bundle"), str(folder / "clips.parquet"), store.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
+from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.classifier import Examples, fit
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.learn import prepare, train
@@ -96,7 +98,7 @@ def with_variant(disk: Disk, clip_ids: list[str] | None = None) -> Recipe:
     return load_recipe(disk.write_recipe("variants.yaml", variants=[VARIANT], model={"kind": "logistic"}))
 
 
-def test_a_bundle_learns_from_variants_and_is_judged_on_clips(disk: Disk) -> None:
+def test_a_bundle_learns_from_variants_and_is_judged_on_clips(disk: Disk, tmp_path: Path) -> None:
     said: list[str] = []
     recipe = with_variant(disk)
     with_copies = prepare(disk.table(), disk.feature_store(), recipe, log=said.append)
@@ -105,6 +107,12 @@ def test_a_bundle_learns_from_variants_and_is_judged_on_clips(disk: Disk) -> Non
     (bundle, found), (plain, judged) = train(with_copies, said.append), train(without, said.append)
     assert found.clips == judged.clips == len(with_copies.learning)
     assert bundle.fingerprints == plain.fingerprints
+    bundle.save(tmp_path)
+    variants = Bundle.load(tmp_path).variants
+    assert {name for versions in variants.values() for name in versions} == {f"{s}+{VARIANT}" for s in SIGNALS}
+    assert set(variants) == set(bundle.fingerprints)
+    assert len(bundle.variant_lines()) == len(variants) * len(SIGNALS)
+    assert not plain.variant_lines()
     assert bundle.training_hash == plain.training_hash
     identity, other = search_identity(with_copies), search_identity(without)
     assert {name for name in identity if identity[name] != other.get(name)} == {"variants"}
