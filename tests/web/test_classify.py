@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import re
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +58,10 @@ def test_a_bad_recording_is_a_problem_with_the_code_of_the_errors_table(client: 
         status, problem = client.upload(file)
         assert status == problem["status"] == (415 if code == "not_audio" else 422), name
         assert problem["code"] == code, name
+
+
+def test_an_absurd_sample_rate_is_refused(client: Client) -> None:
+    assert client.upload(wav(SOUND, 2_000_000))[1]["code"] == "decode_failed"
 
 
 def test_a_request_without_a_file_is_told_so(client: Client) -> None:
@@ -110,6 +116,7 @@ def test_a_link_of_another_site_opens_the_page_under_its_policy(client: Client) 
     status, headers, _ = client.request("/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
     assert status == 200
     assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["X-Frame-Options"] == "DENY"
     assert "Set-Cookie" not in headers
     assert client.request("/api/v1/model", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="cors")[0] == 403
 
@@ -202,6 +209,8 @@ def test_decoding_beyond_the_memory_or_time_allowed_ends_and_the_next_upload_is_
 
 def test_a_crash_of_the_decoder_ends_one_request_and_the_process_is_replaced(client: Client) -> None:
     for worker in list(client.service._decoder._idle.queue):
+        limits = Path(f"/proc/{worker.process.pid}/limits").read_text()
+        assert re.search(r"Max file size +0 ", limits)  # it can write no file
         worker.process.kill()
         worker.process.join()
     for _ in range(client.service.settings.concurrency):
