@@ -87,6 +87,7 @@ evaluate {DONE}
 explain {DONE} --out @/explained
 predict {DONE} --out @/predictions.parquet
 predict --bundle @/bundle --out @/of-files.parquet @/file.flac
+serve --bundle @/bundle
 audit rank {STUDY} --duplicates @/groups.parquet --out @/ranked.parquet
 audit plan --half-width 0.2 --ranked @/ranked.parquet
 audit sample --ranked @/ranked.parquet --n 20 --gold @/gold.csv --out @/sample.parquet
@@ -271,6 +272,18 @@ def listen(arguments: list[str]) -> int:
     return page.returncode
 
 
+def serve(arguments: list[str]) -> int:
+    """Ask the classification page for its classes, then end it as Ctrl-C does."""
+    command = [sys.executable, "-m", "acoustic_env.cli", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as page:
+        assert page.stderr is not None
+        address = next(found[1] for line in page.stderr if (found := re.search(r"classification page: (\S+)", line)))
+        assert json.load(urllib.request.urlopen(f"{address}api/v1/model"))["classes"] == ["natural", "urban"]
+        page.send_signal(signal.SIGINT)
+        page.stderr.read()
+    return page.returncode
+
+
 def read_back(base: str) -> None:
     """Read what the quick steps wrote."""
     for name in ("a.csv", "tar.parquet", "rows.parquet", "released.parquet", "grouped.parquet"):
@@ -315,7 +328,8 @@ def walk(part: str, base: str) -> None:
         if step[-2:-1] == [f"{base}/weekly.parquet"]:
             answer_weekly(base)
         started = time.monotonic()
-        code = listen(step) if step[:2] == ["audit", "listen"] else main(step)
+        pages = {"listen": listen, "serve": serve}
+        code = next((run for name, run in pages.items() if name in step[:2]), main)(step)
         print(f"{time.monotonic() - started:6.1f} s, exit {code}: {' '.join(step)}", flush=True)
         if code:
             sys.exit(f"exit {code}: {' '.join(step)}")
