@@ -86,7 +86,8 @@ class Bundle:
         test: everything the last evaluation of these weights found (`performance.Performance.as_json`); None before it.
         weights_sha256: hash of what was learned; empty before the first save.
         own_estimator: whether the members are copies of a user's estimator, not of the recipe's kind.
-        clip_s: median length of the clips it was trained on, in s; None where their list does not say.
+        clip_s: median length of the clips it was trained on, in s; None where neither their list nor their
+            files' headers say.
         variants: block -> variant of a signal -> the version trained on; empty without variants.
         novelty: what tells clips unlike the training clips; None in bundles made before it was there.
     """
@@ -129,28 +130,30 @@ class Bundle:
         Raises:
             UsageError: a block of another version, or a column that is missing; says which.
         """
-        differences = [
-            f"block {block}, signal {signal}: trained on version {trained}, offered {offered_version}"
-            for block, versions in self.fingerprints.items()
-            for signal, trained in versions.items()
-            if (offered_version := matrix.fingerprints.get(block, {}).get(signal, trained)) != trained
-        ]
+        differences = self._other_versions(matrix.fingerprints)
         columns = self.preprocessor.feature_columns
         offered = {str(column): number for number, column in enumerate(matrix.columns)}
         missing = [str(column) for column in columns if str(column) not in offered]
         if missing:
             more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
             differences.append(f"features missing: {', '.join(missing[:SHOWN])}{more}")
-        if differences:
-            msg = (
-                f"the features offered are not those the bundle was trained on: {'; '.join(differences)}. "
-                "Extract the version trained on, or train a new bundle"
-            )
-            raise UsageError(msg)
+        _refuse(differences)
         numbers = [offered[str(column)] for column in columns]
         if numbers == list(range(len(matrix.columns))):
             return matrix
         return dataclasses.replace(matrix, values=matrix.values[:, numbers], columns=columns)
+
+    def check_versions(self, fingerprints: Mapping[str, Mapping[str, str]]) -> None:
+        """Raise UsageError where features are of other versions than those trained on: block -> signal -> version."""
+        _refuse(self._other_versions(fingerprints))
+
+    def _other_versions(self, fingerprints: Mapping[str, Mapping[str, str]]) -> list[str]:
+        return [
+            f"block {block}, signal {signal}: trained on version {trained}, offered {offered}"
+            for block, versions in self.fingerprints.items()
+            for signal, trained in versions.items()
+            if (offered := fingerprints.get(block, {}).get(signal, trained)) != trained
+        ]
 
     def raw_proba(self, matrix: FeatureMatrix) -> Floats:
         """Return probabilities [n, classes] before calibration.
@@ -302,6 +305,15 @@ class Bundle:
             metadata["test"] = self.test
         write_bytes(place, json.dumps(metadata, indent=1).encode())
         return evaluation
+
+
+def _refuse(differences: Sequence[str]) -> None:
+    if differences:
+        msg = (
+            f"the features offered are not those the bundle was trained on: {'; '.join(differences)}. "
+            "Extract the version trained on, or train a new bundle"
+        )
+        raise UsageError(msg)
 
 
 def _recorded(metadata: Mapping[str, Any]) -> list[TestEvaluation]:

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
 from acoustic_env.models.sequences import Sequences, load_sequences
-from acoustic_env.models.stored_frames import frames_block
+from acoustic_env.models.stored_frames import frame_columns, frames_block
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.schema import as_matrix, describe
 
 KEYS: Final = ("clip_id", "signal")
 # Clips read from the store at once: bounds the Arrow memory beside the matrix without reading the parts often.
@@ -190,6 +191,36 @@ def load_frames(
     }
     columns = [FeatureColumn(block, signal, "frames") for signal in versions]
     return FeatureMatrix(list(clip_ids), values, columns, {block: versions}, absent)
+
+
+def computed_matrix(
+    tables: Mapping[tuple[str, str], pa.Table], clip_ids: Sequence[str], *, frames: bool
+) -> FeatureMatrix:
+    """Return features that were just computed as `load_matrix` or `load_frames` would read them from a store.
+
+    Args:
+        tables: (block, signal) -> its rows, clips in their order; parts in the order of the columns.
+        clip_ids: [n].
+        frames: whether a network on sequences reads them.
+    """
+    columns: list[FeatureColumn] = []
+    parts: list[npt.NDArray[np.float32]] = []
+    fingerprints: dict[str, dict[str, str]] = {}
+    for (block, signal), table in tables.items():
+        if frames:
+            names = ["frames"]
+            bands = [np.nan_to_num(as_matrix(table[name])) for name in frame_columns(block, table.schema)]
+            rows = np.concatenate(bands, axis=1, dtype=np.float32)
+            parts.append(rows.reshape(len(clip_ids), -1, rows.shape[1]))
+        else:
+            names = _column_names(table.schema)
+            parts.append(_row_values(table))
+        columns += [FeatureColumn(block, signal, name) for name in names]
+        described = describe(table.schema.metadata)
+        assert described is not None
+        fingerprints.setdefault(block, {})[signal] = described.fingerprint
+    values = np.concatenate(parts, axis=-1)
+    return FeatureMatrix(list(clip_ids), Sequences(values) if frames else values, columns, fingerprints, {})
 
 
 def _no_row(block: str, signal: str, clips: int) -> UsageError:

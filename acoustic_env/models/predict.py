@@ -11,7 +11,6 @@ import pyarrow as pa
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.evaluate import Floats
-from acoustic_env.models.learn import Log, bundle_matrix
 from acoustic_env.models.predictor import Predictor
 from acoustic_env.models.windows import pool_recordings
 from acoustic_env.store.feature_store import FeatureStore
@@ -36,6 +35,7 @@ WINDOW_SCHEMA: Final = pa.schema(
 CHUNK: Final = 8192
 
 Failed = Callable[[ClipError], None]
+Log = Callable[[str], None]
 
 
 def predict(
@@ -91,6 +91,8 @@ def _predicted(
     bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, log: Log
 ) -> Iterator[tuple[list[str], Floats]]:
     """Yield ids of clips and their probabilities before calibration, some clips at a time."""
+    from acoustic_env.models.learn import bundle_matrix  # not needed, and slow to import, for files
+
     for start in range(0, len(clip_ids), CHUNK):
         matrix = bundle_matrix(bundle, clip_ids[start : start + CHUNK], store)
         complete = matrix.complete()

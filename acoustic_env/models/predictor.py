@@ -9,8 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +20,9 @@ from acoustic_env.errors import ClipError
 from acoustic_env.features.block import Waveforms, to_table
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.evaluate import Floats
-from acoustic_env.models.learn import bundle_matrix
+from acoustic_env.models.matrix import FeatureMatrix, computed_matrix
 from acoustic_env.models.windows import pool, pool_recordings
 from acoustic_env.pipeline.work import BlockSpec, block_work
-from acoustic_env.store.feature_store import FeatureStore
 
 WINDOW_S: Final = 10.0  # where the bundle does not know the length of its training clips: AudioSet's
 TOGETHER: Final = 8  # windows decoded and computed at once: bounds memory
@@ -69,16 +67,17 @@ class Predictor:
         options = bundle.recipe.blocks
         specs = [BlockSpec(name, "fast", 0, self._signals, options.get(name, {})) for name in bundle.fingerprints]
         self._blocks = [(block_work(spec), spec.make()) for spec in specs]
+        bundle.check_versions({work.spec.name: work.fingerprints for work, _ in self._blocks})
         for _, block in self._blocks:
             block.load(device)
-        self._rates = sorted({block.sample_rate for _, block in self._blocks})
 
     @classmethod
     def load(cls, folder: str | Path, *, window_s: float | None = None, device: str = "cpu") -> Self:
         """Load a bundle that `train` has written.
 
         Raises:
-            UsageError: no bundle, a damaged one, or one of blocks that are not computed from audio.
+            UsageError: no bundle, a damaged one, one of blocks that are not computed from audio, or of which this
+                installation computes another version.
 
         >>> from acoustic_env import Predictor
         >>> Predictor.load("sound-bundle").classes
@@ -100,7 +99,7 @@ class Predictor:
 
         Raises:
             ClipError: the audio cannot be used.
-            UsageError: `sample_rate` missing or too much, or features of another version than trained on.
+            UsageError: `sample_rate` missing or too much.
 
         >>> import numpy as np
         >>> from acoustic_env import Predictor
@@ -181,41 +180,41 @@ class Predictor:
         return Prediction(own[0].start_s, own[-1].end_s, self._by_class(calibrated[0]), unlike, raw)
 
     def _predict(self, waves: Sequence[Wave], rate: int, starts: Sequence[float], name: str) -> list[Prediction]:
-        """Predict clips, each on its own, of one recording."""
-        ids = [str(number) for number in range(len(waves))]
-        with TemporaryDirectory(prefix="acoustic-env-") as scratch:
-            store = FeatureStore(scratch)
-            self._compute(waves, rate, ids, name, store)
-            matrix = bundle_matrix(self.bundle, ids, store)
-            x = self.bundle.preprocessor.transform(matrix.values)
+        """Predict clips, each on its own, of one recording; those of one length together, as in the batch job."""
+        found: list[Prediction] = []
+        for length, group in itertools.groupby(zip(starts, waves, strict=True), key=lambda one: len(one[1])):
+            clips = list(group)
+            own = np.stack([wave for _, wave in clips])
+            x = self.bundle.preprocessor.transform(self._matrix(own, rate, name).values)
             raw = self.bundle.classifier.predict_proba(x)
-        if self.bundle.recipe.level == "recording":
-            raw = pool_recordings(self.bundle.recipe, raw, np.arange(len(waves)))
-        novelty = self.bundle.novelty
-        unlike = [None] * len(waves) if novelty is None else novelty.unlike(x).tolist()
-        return [
-            Prediction(start, start + len(wave) / rate, self._by_class(own), mark, raw[[i]])
-            for i, (start, wave, own, mark) in enumerate(
-                zip(starts, waves, self.bundle.calibrator.predict_proba(raw), unlike, strict=True)
-            )
-        ]
+            if self.bundle.recipe.level == "recording":
+                raw = pool_recordings(self.bundle.recipe, raw, np.arange(len(own)))
+            novelty = self.bundle.novelty
+            unlike = [None] * len(own) if novelty is None else novelty.unlike(x).tolist()
+            calibrated = self.bundle.calibrator.predict_proba(raw)
+            found += [
+                Prediction(start, start + length / rate, self._by_class(calibrated[i]), unlike[i], raw[[i]])
+                for i, (start, _) in enumerate(clips)
+            ]
+        return found
 
-    def _compute(self, waves: Sequence[Wave], rate: int, ids: list[str], name: str, store: FeatureStore) -> None:
-        """Write the features of clips into a store; clips of one length together, as in the batch job."""
-        lengths = {len(wave) for wave in waves}
-        for length in sorted(lengths):
-            rows = [i for i, wave in enumerate(waves) if len(wave) == length]
-            prepare.check_length(waves[rows[0]], rate, name)
-            for wanted in self._rates:
-                stack = np.stack([decode.resample(waves[i], rate, wanted) for i in rows])
-                prepared = prepare.prepare(stack, wanted, "fast", self._signals)
-                for work, block in self._blocks:
-                    if block.sample_rate != wanted:
-                        continue
-                    for signal in self._signals:
-                        columns: Any = block.compute(prepared[signal])
-                        own = [ids[i] for i in rows]
-                        store.write_part(to_table(work.schemas[signal], own, [signal] * len(rows), columns))
+    def _matrix(self, waves: Wave, rate: int, name: str) -> FeatureMatrix:
+        """Compute the features of clips float32 [clips, samples]."""
+        prepare.check_length(waves[0], rate, name)
+        ids = [str(number) for number in range(len(waves))]
+        prepared = {}
+        for wanted in {block.sample_rate for _, block in self._blocks}:
+            resampled = np.stack([decode.resample(wave, rate, wanted) for wave in waves])
+            prepared[wanted] = prepare.prepare(resampled, wanted, "fast", self._signals)
+        tables = {
+            (work.spec.name, signal): to_table(
+                work.schemas[signal], ids, [signal] * len(ids), block.compute(prepared[block.sample_rate][signal])
+            )
+            for work, block in self._blocks
+            for signal in self._signals
+        }
+        frames = self.bundle.recipe.model.reads_sequences
+        return self.bundle.check(computed_matrix(tables, ids, frames=frames))
 
     def _by_class(self, calibrated: Floats) -> dict[str, float]:
         return dict(zip(self.classes, calibrated.tolist(), strict=True))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,17 +13,72 @@ import pytest
 
 from acoustic_env import Predictor
 from acoustic_env.cli import main
-from acoustic_env.errors import ClipError
+from acoustic_env.clips.table import read_clips
+from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.novelty import Novelty
+from acoustic_env.models.predict import predict, predict_files
+from acoustic_env.store.feature_store import FeatureStore
 from tests import sounds
 from tests.models.conftest import write_sounds
+from tests.models.tones import FRAMES, RATE, tone, write_tones
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bundle that tells noises from tones of two seconds."""
     return write_sounds(tmp_path_factory.mktemp("predictor") / "sounds")
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "multilabel of two signals": {"task": "multilabel", "classes": {}, "signals": ["raw", "original"]},
+    "recordings by frames": {
+        **FRAMES,
+        "windows": {"length": 0.2, "hop": 0.1, "pooling": "noisy-or", "level": "recording"},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_have_the_numbers_of_their_rows_in_a_store(kind: str, tmp_path: Path) -> None:
+    tones = write_tones(tmp_path, **KINDS[kind])
+    clips, store = read_clips(tones.clips), FeatureStore(tones.store)
+    bundle = train(prepare(clips, store, load_recipe(tones.recipe), log=silent), silent)[0]
+    assert bundle.clip_s == 0.5
+    some = clips.slice(0, 4)
+    uris, ids = some["uri"].to_pylist(), some["clip_id"].to_pylist()
+    of_store = predict(bundle, ids, store, silent, some["group"].to_pylist())["posterior"].to_numpy()
+    np.testing.assert_allclose(predict_files(bundle, uris)["posterior"].to_numpy(), of_store, atol=1e-6)
+    predictor = Predictor(bundle)
+    found = predictor.predict(tone("low", 0), sample_rate=RATE)
+    np.testing.assert_allclose([found.posterior[name] for name in bundle.classes], of_store[:2], atol=1e-6)
+    if bundle.recipe.level == "recording":
+        pooled = predictor.pool([predictor.predict(uri) for uri in uris])
+        together = predict(bundle, ids, store, silent, ["one"] * 4)["posterior"].to_numpy()
+        np.testing.assert_allclose([pooled.posterior[name] for name in bundle.classes], together, atol=1e-6)
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_a_bundle_of_other_features_than_are_computed_here_is_refused_when_it_is_loaded(made: Path) -> None:
+    bundle = Bundle.load(made / "bundle")
+    bundle.fingerprints = {"indices": {"raw": "0" * 16}}
+    with pytest.raises(UsageError, match="block indices, signal raw: trained on version 0000"):
+        Predictor(bundle)
+
+
+@pytest.mark.slow
+def test_the_command_does_not_import_ray(made: Path) -> None:
+    path = made / "short.wav"
+    path.write_bytes(sounds.encode(sounds.noise(2.0).astype(np.float32), 16_000, "WAV", "FLOAT"))
+    script = "import sys; from acoustic_env.cli import main; main(); print('ray' in sys.modules)"
+    command = ["predict", "--bundle", f"{made}/bundle", "--out", f"{made}/short.parquet", str(path)]
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["False"]
 
 
 def test_windows_of_a_recording_are_clips_of_their_own(made: Path) -> None:
