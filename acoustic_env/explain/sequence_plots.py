@@ -189,7 +189,7 @@ def _clip_plot(material: Material, axes: FrameAxes, patches: Patches, clips: lis
         f"those of the mean (which are {_range([clip.value - clip.base for clip in clips])})."
     )
     if material.bundle.recipe.windows:
-        caption += " Log odds are the mean of those of the clip's windows."
+        caption += " Log odds are the mean of those of the clip's windows; frames at the ends lie in fewer windows."
     listed = "; ".join(
         f"{clip.clip_id}, given {clip.given}: {place}" for clip, place in zip(clips, places, strict=True)
     )

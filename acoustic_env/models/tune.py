@@ -341,10 +341,11 @@ def _trial(
 
 def trial_table(trials: list[Trial]) -> pa.Table:
     """Return trials as a table, in the order given: number, score, each searched setting, seconds, error."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial.chosen))
+    shown = [_searched(trial) for trial in trials]
+    names = list(dict.fromkeys(name for settings in shown for name in settings))
 
     def column(name: str) -> list[Any]:
-        values = [trial.chosen.get(name) for trial in trials]
+        values = [settings.get(name) for settings in shown]
         return ["-".join(map(str, value)) if isinstance(value, list | tuple) else value for value in values]
 
     return pa.table(
@@ -356,3 +357,12 @@ def trial_table(trials: list[Trial]) -> pa.Table:
             "error": [trial.error for trial in trials],
         }
     )
+
+
+def _searched(trial: Trial) -> dict[str, Any]:
+    """Return the settings of a trial, of a group of settings (augment) those that were searched."""
+    found: dict[str, Any] = {}
+    for name, value in trial.chosen.items():
+        own = {inner: value[inner] for inner in value if inner in trial.point} if isinstance(value, dict) else None
+        found.update({name: value} if own is None else own)
+    return found

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.config import CLASSIFIERS, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.classifier import Examples
@@ -55,6 +56,16 @@ def test_the_table_shows_every_trial_with_its_searched_settings() -> None:
     assert table["score"].to_pylist() == [0.7, 0.8, None]
     assert table["layers"].to_pylist() == ["240", "16-8", "240"]
     assert table.column_names == ["trial", "score", "layers", "dropout", "seconds", "error"]
+
+
+def test_of_a_group_of_settings_the_table_shows_those_that_were_searched(tmp_path: Path) -> None:
+    trial = Trial(0, {"mixup": 0.2}, {"learning_rate": 0.1, "augment": {"mixup": 0.2, "roll": 0.0}}, 0.7, 1.0, "")
+    place = str(tmp_path / "trials.csv")
+    write_table(trial_table([trial]), place)
+    (row,) = read_table(place).to_pylist()
+    assert (row["learning_rate"], row["mixup"]) == (0.1, 0.2)
+    assert "augment" not in row
+    assert "roll" not in row
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -270,6 +271,18 @@ def test_commands_count_what_the_recipe_asks_for(
     assert table.num_rows == test_rows * 5 * 2
     if level == "recording":
         assert main(["study", *options, "--out", str(tmp_path / "table")]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_settings_of_networks_on_windows_are_searched_on_inner_folds(study: Any, tmp_path: Path) -> None:
+    options, out = study({"pooling": "max"}), tmp_path / "tune"
+    assert main(["tune", *options, "--trials", "2", "--inner-folds", "2", "--out", str(out)]) == 0
+    trials = pa_csv.read_csv(out / "trials.csv").to_pylist()
+    assert not any(row["error"] for row in trials)
+    assert 1 >= trials[0]["score"] >= trials[1]["score"] >= 0
+    chosen = json.loads((out / "best.json").read_text())
+    assert chosen["augment"]["mixup"] == trials[0]["mixup"]
 
 
 def test_windows_that_cannot_be_cut_are_refused_with_the_remedy(
