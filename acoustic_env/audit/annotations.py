@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.audit.intervals import Ints
-from acoustic_env.audit.table import require_columns, require_values, table_schema
+from acoustic_env.audit.table import key_pairs, require_columns, require_values, table_schema
 
 ANSWERS: Final = ("right", "wrong", "incomplete", "out_of_vocabulary", "unsure")
 # Whether the label applies; unsure is no answer.
@@ -96,8 +96,9 @@ def vote_table(annotations: pa.Table, keys: list[tuple[str, str]], annotators: l
     row_of = {key: row for row, key in enumerate(keys)}
     column_of = {name: column for column, name in enumerate(named)}
     votes = np.full((len(keys), len(named)), -1, dtype=np.int64)
-    for entry in annotations.select(["clip_id", "label", "annotator", "answer"]).to_pylist():
-        row, column = row_of.get((entry["clip_id"], entry["label"])), column_of.get(entry["annotator"])
+    said = (annotations[name].to_pylist() for name in ("annotator", "answer"))
+    for key, annotator, answer in zip(key_pairs(annotations), *said, strict=True):
+        row, column = row_of.get(key), column_of.get(annotator)
         if row is not None and column is not None:
-            votes[row, column] = APPLIES[entry["answer"]]
+            votes[row, column] = APPLIES[answer]
     return VoteTable(named, votes)

@@ -1,6 +1,5 @@
 """Combine the answers of several annotators into one probability per row, the same for all commands.
 
-
 * The last answer of an annotator replaces that annotator's earlier ones on the same row, never another annotator's.
 * Where annotators answered the same rows, their answers are weighed by Dawid-Skene, fitted to the whole file; an
   annotator who errs more counts less.
@@ -55,8 +54,10 @@ def consensus(annotations: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Ke
         return {key: RowConsensus(float(gold[key]), [_gold_vote(gold[key])], True) for key in sorted(gold)}
     answers = _last_of_each(annotations)
     given: dict[Key, list[str]] = {key: [_gold_vote(truth)] for key, truth in gold.items()}
-    for entry in answers.sort_by([("annotator", "ascending")]).to_pylist():
-        given.setdefault((entry["clip_id"], entry["label"]), []).append(f"{entry['annotator']}: {entry['answer']}")
+    by_annotator = answers.sort_by([("annotator", "ascending")])
+    said = (by_annotator[name].to_pylist() for name in ("annotator", "answer"))
+    for key, annotator, answer in zip(key_pairs(by_annotator), *said, strict=True):
+        given.setdefault(key, []).append(f"{annotator}: {answer}")
     keys = sorted(given)
     votes = vote_table(answers, keys).votes
     known = np.array([int(gold.get(key, -1)) for key in keys], dtype=np.int64)

@@ -212,30 +212,32 @@ def _evaluate_frame(
     info: FrameInfo, sample: pa.Table, believed: Mapping[Key, float], when: Mapping[Key, Any], level: float
 ) -> FrameEvaluation | None:
     rows = sample.filter(pc.equal(sample["role"], "sample")).sort_by("order")
-    keyed = list(zip(key_pairs(rows), rows.to_pylist(), strict=True))
-    answered = sorted(
-        ((key, row) for key, row in keyed if key in believed and key in when), key=lambda pair: when[pair[0]]
-    )
-    if not answered:
+    keys, in_stratum = key_pairs(rows), np.asarray(rows["stratum"])
+    places = [place for place, key in enumerate(keys) if key in believed and key in when]
+    if not places:
         return None
+    places.sort(key=lambda place: when[keys[place]])
+    belief = np.array([believed[keys[place]] for place in places])
     frame = frame_of(sample, info.clips)
     described, size = frame["strata"], frame["size"]
     level = level_of_frame(info.number, level)
     right: dict[str, tuple[SampledStratum, ...]] = {}
     for name in ("decided", "published_decided", "given"):
-        strata = []
-        for stratum in (UNCHANGED, CHANGED):
-            if stratum in described:
-                here = [(believed[key], row[name]) for key, row in answered if row["stratum"] == stratum]
-                values = np.array([belief if applied else 1.0 - belief for belief, applied in here], dtype=np.float64)
-                drawn = sum(row["stratum"] == stratum for _, row in keyed)
-                strata.append(SampledStratum(described[stratum]["size"], drawn, values))
-        right[name] = tuple(strata)
+        values = np.where(np.asarray(rows[name])[places], belief, 1.0 - belief)
+        right[name] = tuple(
+            SampledStratum(
+                described[stratum]["size"],
+                int((in_stratum == stratum).sum()),
+                values[in_stratum[places] == stratum],
+            )
+            for stratum in (UNCHANGED, CHANGED)
+            if stratum in described
+        )
     changed = described.get(CHANGED, {"size": 0})["size"]
     return FrameEvaluation(
         info,
         size,
-        len(keyed),
+        len(keys),
         changed,
         confidence_sequence(right["decided"], level),
         stratified_mean(right["published_decided"]),

@@ -25,7 +25,7 @@ from acoustic_env.audit.intervals import Floats, Interval, nothing_observed
 METHOD: Final = "confidence sequence"
 BETS: Final = 2.0 ** np.arange(-18, 3)  # per row that an answer stands for; equally likely beforehand
 MULTIPLIERS: Final = 128  # Lagrange multipliers tried; any of them gives a valid bound
-HALVINGS: Final = 25
+TOLERANCE: Final = 1e-9  # of a bound
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def level_of_frame(number: int, level: float = 0.95) -> float:
 
 def _upper(strata: Sequence[SampledStratum], level: float) -> float:
     """Return the largest mean of all rows that the mixture of bets does not reject at 2 / (1 - level)."""
+    from scipy.optimize import brentq
+
     share = np.array([stratum.size for stratum in strata], dtype=np.float64)
     share /= share.sum()
     weight = np.array([_bet_weight(stratum) for stratum in strata])
@@ -95,17 +97,15 @@ def _upper(strata: Sequence[SampledStratum], level: float) -> float:
     gained = -(scaled @ right)
     threshold = np.log(2.0 / (1.0 - level))
 
-    def rejected(mean: float) -> bool:
+    def excess(mean: float) -> float:
+        """Return the log wealth above the threshold, which falls as the mean of all rows rises."""
         log_wealth = gained - (dual - multipliers * mean).min(axis=1) - np.log(len(BETS))
-        return bool(np.logaddexp.reduce(log_wealth) >= threshold)
+        return float(np.logaddexp.reduce(log_wealth) - threshold)
 
     low, high = float(share @ lowest), float(share @ highest)
-    if not rejected(high):
+    if excess(high) < 0.0:
         return high
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2.0
-        low, high = (low, middle) if rejected(middle) else (middle, high)
-    return high
+    return low if excess(low) >= 0.0 else float(brentq(excess, low, high, xtol=TOLERANCE))
 
 
 def _bet_weight(stratum: SampledStratum) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
-from acoustic_env.audit.frames import FrameInfo, better_version, draw_frame, evaluate_frames
+from acoustic_env.audit.frames import FrameEvaluation, FrameInfo, better_version, draw_frame, evaluate_frames
 from acoustic_env.audit.reannotate import weekly_accuracy
 from acoustic_env.audit.relabel import applies
 
@@ -48,12 +48,8 @@ def run_weeks(
 ) -> Outcome:
     """Take in one list a week and look every week, with share `error` of the given labels wrong on average."""
     rng = np.random.default_rng(seed)
-    outcome, samples, annotations, truths = (
-        Outcome(),
-        list[pa.Table](),
-        ANNOTATION_SCHEMA.empty_table(),
-        dict[str, bool](),
-    )
+    outcome, samples, annotations, truths = Outcome(), list[pa.Table](), list[pa.Table](), dict[str, bool]()
+    evaluations: dict[int, FrameEvaluation] = {}  # by frame; only the last three frames get new answers
     published, in_force = None, Model(0.0, 0.0)
     candidates: dict[str, Model] = {}
     accurate: list[tuple[int, float]] = []  # rows of each frame, and the share its version is right on
@@ -74,8 +70,10 @@ def run_weeks(
         accurate.append((int(inside.sum()), float((now == truth)[inside].mean())))
         gains.append(float((now == truth)[inside].mean() - (before == truth)[inside].mean()))
         truths |= dict(zip(_keys(labels), truth.tolist(), strict=True))
-        annotations = pa.concat_tables([annotations, _answers(samples, annotations, truths, week, rng)])
-        evaluated = evaluate_frames(samples, annotations)
+        annotations.append(_answers(samples[-3:], annotations[-3:], truths, week, rng))
+        some = evaluate_frames(samples[-3:], pa.concat_tables(annotations[-3:]))
+        evaluations |= {evaluation.info.number: evaluation for evaluation in some}
+        evaluated = [evaluations[number] for number in sorted(evaluations)]
         if not evaluated:
             continue
         said = weekly_accuracy(evaluated)
@@ -86,6 +84,8 @@ def run_weeks(
             outcome.published += 1
             outcome.published_worse += gains[better.info.number - 1] <= 0.0
             published, in_force = better.info.version, candidates[better.info.version]
+    everything = evaluate_frames(samples, pa.concat_tables(annotations))
+    assert [one.as_dict() for one in everything] == [evaluations[number].as_dict() for number in sorted(evaluations)]
     return outcome
 
 
@@ -146,12 +146,12 @@ def _list(
 
 
 def _answers(
-    samples: list[pa.Table], annotations: pa.Table, truths: dict[str, bool], week: int, rng: np.random.Generator
+    samples: list[pa.Table], annotations: list[pa.Table], truths: dict[str, bool], week: int, rng: np.random.Generator
 ) -> pa.Table:
     """One perfect annotator who answers some of what is open, most of the new sample and the rest of earlier ones."""
-    done = set(_keys(annotations))
+    done = {key for table in annotations for key in _keys(table)}
     rows = []
-    for sample in samples[-3:]:
+    for sample in samples:
         most = rng.choice([0.0, 0.4, 1.0], p=[0.1, 0.3, 0.6])
         open_ = [key for key in _keys(sample) if key not in done]
         for key in open_[: round(most * len(open_))]:
