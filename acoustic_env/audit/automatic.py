@@ -119,7 +119,7 @@ class Rule:
         return f"{none}{seen}; {many} among them may do (`audit sample --n {drawn}` of the same design)"
 
 
-def find_rule(kind: str, answers: Answers, precision: float, most: float, confidence: float = CONFIDENCE) -> Rule:
+def find_rule(kind: str, answers: Answers, precision: float, most: float) -> Rule:
     """Find the largest region whose rows without an answer may be decided.
 
     Args:
@@ -127,11 +127,10 @@ def find_rule(kind: str, answers: Answers, precision: float, most: float, confid
         answers: of all rows it could be made for.
         precision: promised share of right decisions, in (0, 1).
         most: share of the rows beyond which no region is tried.
-        confidence: of the promise.
     """
     regions = _regions(answers, precision, most)
-    chains = _chains(regions, precision, 1.0 - confidence)
-    level = (1.0 - confidence) / max(len(chains), 1)
+    chains = _chains(regions, precision, 1.0 - CONFIDENCE)
+    level = (1.0 - CONFIDENCE) / max(len(chains), 1)
     sampled = int((answers.inclusion > 0.0).sum())
     passed = [region for chain in chains for region in itertools.takewhile(lambda one: one.p_value <= level, chain)]
     if passed:

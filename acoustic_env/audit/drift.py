@@ -36,9 +36,9 @@ class Drift:
     far: Interval
     clips: tuple[int, int]
 
-    def drifted(self, level: float = 0.01) -> bool:
-        """Return whether the difference is significant at this level: annotate more of the new clips."""
-        return self.p_value < level
+    def drifted(self) -> bool:
+        """Return whether the difference is significant at 0.01: annotate more of the new clips."""
+        return self.p_value < 0.01
 
 
 def drift_test(new: Features, training: Features, seed: int, permutations: int = 999) -> Drift:

@@ -129,16 +129,15 @@ def frame_of(sample: pa.Table, where: str) -> dict[str, Any]:
     return frame
 
 
-def inclusion_probabilities(quality: Floats, n: int, floor: float = UNIFORM_FLOOR) -> Floats:
-    """Return inclusion probabilities that sum to n, proportional to sqrt(q (1 - q)) mixed with a uniform floor.
+def inclusion_probabilities(quality: Floats, n: int) -> Floats:
+    """Return inclusion probabilities with the sum n: `UNIFORM_FLOOR` of it even, the rest as sqrt(q (1 - q)).
 
     Args:
         quality: [rows] in [0, 1].
         n: size of the sample, at most rows.
-        floor: share of the sample spread evenly; no row's probability is below floor n / rows.
     """
     undecided = np.sqrt(quality * (1.0 - quality)) + 1e-9
-    weight = (1.0 - floor) * undecided / undecided.sum() + floor / len(quality)
+    weight = (1.0 - UNIFORM_FLOOR) * undecided / undecided.sum() + UNIFORM_FLOOR / len(quality)
     inclusion: Floats = np.minimum(n * weight, 1.0)
     while (inclusion >= 1.0).any() and inclusion.sum() < n - 1e-9:
         certain = inclusion >= 1.0
@@ -190,16 +189,15 @@ def _by_quantile(quality: Floats, quantiles: int, prefix: str) -> npt.NDArray[An
     return np.array([f"{prefix}q{int(bin_) + 1}" for bin_ in place], dtype=object)
 
 
-def allocate(sizes: Ints, spread: Floats, n: int, least: int = LEAST_PER_STRATUM) -> Ints:
-    """Return the Neyman allocation n_h proportional to N_h s_h, at least `least` and at most N_h rows per stratum.
+def allocate(sizes: Ints, spread: Floats, n: int) -> Ints:
+    """Return the Neyman allocation n_h proportional to N_h s_h, from `LEAST_PER_STRATUM` (or n / strata) to N_h rows.
 
     Args:
         sizes: [strata] N_h.
         spread: [strata] expected standard deviation s_h of the answers.
         n: rows in all, at least one for each stratum.
-        least: rows for every stratum, fewer where n does not reach for them.
     """
-    floor = np.minimum(sizes, min(least, n // len(sizes)))
+    floor = np.minimum(sizes, min(LEAST_PER_STRATUM, n // len(sizes)))
     given = floor.copy()
     wanted = sizes * spread
     while given.sum() < n:

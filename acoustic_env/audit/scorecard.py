@@ -96,7 +96,7 @@ def pair_up(
     return Pairs(index, np.array(confirmed), np.array(was), np.array(is_), tied, uncovered)
 
 
-def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000, level: float = 0.95) -> dict[str, Interval]:
+def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000) -> dict[str, Interval]:
     """Return shares and differences with intervals from resampling clips.
 
     `keep of confirmed`, `keep of rejected`, `keep discrimination` (among given labels), the same for `add` (among
@@ -115,14 +115,14 @@ def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000, level: float = 0.
             values: Floats = (weights @ hits) / (weights @ all_)
         # A percentile interval of a share near 0 or 1 covers too rarely: Wilson with the bootstrap's variance.
         estimate, spread = float(values[0]), float(np.nanvar(values[1:]))
-        found[name] = from_variance(estimate, spread, int(among.sum()), "clip bootstrap", level)
+        found[name] = from_variance(estimate, spread, int(among.sum()), "clip bootstrap")
         return values
 
     for action, among in (("keep", pairs.given), ("add", ~pairs.given)):
         confirmed = share(f"{action} of confirmed", pairs.now, among & pairs.confirmed)
         rejected = share(f"{action} of rejected", pairs.now, among & ~pairs.confirmed)
         apart, n = confirmed - rejected, int(among.sum())
-        found[f"{action} discrimination"] = percentile(apart[1:], float(apart[0]), n, "clip bootstrap", level)
+        found[f"{action} discrimination"] = percentile(apart[1:], float(apart[0]), n, "clip bootstrap")
     pairs_all = np.ones(len(pairs.clip), dtype=bool)
     share("agreement of the relabeling", pairs.now == pairs.confirmed, pairs_all)
     share("agreement of the original", pairs.given == pairs.confirmed, pairs_all)

@@ -13,6 +13,7 @@ from acoustic_env.audit.intervals import Floats, Interval, Ints, nothing_observe
 PRIOR_RIGHT = 3.0
 PRIOR_WRONG = 1.0
 CONVERGED = 1e-4  # largest change of a posterior at which EM stops
+MOST_ROUNDS = 200  # of EM
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class VoteModel:
     prior: Floats
 
 
-def dawid_skene(votes: Ints, categories: int, known: Ints | None = None, rounds: int = 200) -> VoteModel:
+def dawid_skene(votes: Ints, categories: int, known: Ints | None = None) -> VoteModel:
     """Fit Dawid-Skene by EM, maximum a posteriori.
 
     Two annotators alone do not identify it; three do, or clips whose truth is known.
@@ -39,12 +40,11 @@ def dawid_skene(votes: Ints, categories: int, known: Ints | None = None, rounds:
         votes: [clips, annotators] category or -1.
         categories: K.
         known: [clips] truth of gold clips, -1 elsewhere.
-        rounds: most EM rounds.
     """
     known = np.full(len(votes), -1, dtype=np.int64) if known is None else known
     patterns, index, counts = _patterns(votes, known)
     weights = counts[None, :].astype(np.float64)
-    posterior, confusion, prior = _em(patterns, weights, categories, rounds, _start(patterns, categories))
+    posterior, confusion, prior = _em(patterns, weights, categories, MOST_ROUNDS, _start(patterns, categories))
     return VoteModel(posterior[0][index], confusion[0], prior[0])
 
 

@@ -111,7 +111,7 @@ def candidates(signatures: Signatures) -> Pairs:
     return _nearest(_best(_at_best_lag(signatures, pairs), MOST_BITS_APART))
 
 
-def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
+def embedding_pairs(values: Floats) -> tuple[Ints, Ints]:
     """Find pairs of clips whose embeddings are neighbors, to be confirmed like all others.
 
     The clips are divided among some sqrt(n) of them drawn as pivots, and each looks for its `NEIGHBORS` nearest among
@@ -119,7 +119,6 @@ def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
 
     Args:
         values: float32 [clips, dimensions]; rows with NaN take no part.
-        seed: of the pivots.
 
     Returns:
         first, second: int64 [pairs], first < second, each pair once.
@@ -129,7 +128,7 @@ def embedding_pairs(values: Floats, seed: int = 0) -> tuple[Ints, Ints]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     unit = values[rows] - values[rows].mean(axis=0)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-    pivots = unit[np.random.default_rng(seed).choice(len(rows), max(1, round(len(rows) ** 0.5)), replace=False)]
+    pivots = unit[np.random.default_rng(0).choice(len(rows), max(1, round(len(rows) ** 0.5)), replace=False)]
     nearest = np.concatenate([_highest(unit[at : at + 4096] @ pivots.T, 2) for at in range(0, len(rows), 4096)])
     keys = []
     for pivot in range(len(pivots)):

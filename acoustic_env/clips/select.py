@@ -65,18 +65,17 @@ class Targets:
     y: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
 
 
-def select(clips: pa.Table, recipe: Recipe, ontology: Ontology | None = None) -> Selection:
+def select(clips: pa.Table, recipe: Recipe) -> Selection:
     """Return the clips that take part in a study.
 
     Args:
         clips: of `CLIP_SCHEMA`; ids may repeat (a raw list with contradictions in it).
         recipe: its classes and exclusions; labels may be ids or display names.
-        ontology: for descendants and for the order of classes; None is AudioSet's.
 
     Raises:
         UsageError: a label whose descendants are wanted is unknown, or no clip is left.
     """
-    known = ontology or audioset()
+    known = audioset()
     labels = clips["labels"].combine_chunks()
     excluded = _carries(labels, _excluded_labels(recipe, known))
     classes, assigned = _assign(labels, recipe, known)

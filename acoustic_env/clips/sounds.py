@@ -55,10 +55,10 @@ def impulses(samples: int, rate: int, rng: np.random.Generator, per_second: floa
     return train
 
 
-def gate(samples: int, rate: int, start_s: float, length_s: float, edge_s: float = 0.02) -> Wave:
-    """Return 1 between start and start + length, with raised edges, 0 elsewhere."""
+def gate(samples: int, rate: int, start_s: float, length_s: float) -> Wave:
+    """Return 1 between start and start + length, with raised edges of 20 ms, 0 elsewhere."""
     times = np.arange(samples) / rate - start_s
-    return np.asarray(np.clip(np.minimum(times / edge_s, (length_s - times) / edge_s), 0.0, 1.0))
+    return np.asarray(np.clip(np.minimum(times, length_s - times) / 0.02, 0.0, 1.0))
 
 
 def _resonance(frequencies: Wave, center: float, width: float) -> Wave:

@@ -45,7 +45,6 @@ ADJUSTED: Final = """\
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add the `audit` commands."""
     group = subparsers.add_parser("audit")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     audit_rank.add_parser(commands)

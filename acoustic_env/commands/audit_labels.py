@@ -38,7 +38,6 @@ RELABELED: Final = """\
 
 
 def add_parsers(commands: Any) -> None:
-    """Add `audit relabel`, `diff`, `export` and `scorecard`."""
     folder: dict[str, Any] = {"type": url, "required": True, "metavar": "LABELS", "help": "Folder of versions."}
     line = "write the next version of the labels"
     parser = add_command(commands, "relabel", line, RELABEL, RELABELED, relabel_clips)

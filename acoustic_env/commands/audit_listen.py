@@ -25,7 +25,6 @@ EXAMPLES: Final = """\
 
 
 def add_parser(commands: Any) -> None:
-    """Add the `listen` command."""
     parser = add_command(commands, "listen", "annotate a sample in the browser", LISTEN, EXAMPLES, listen)
     parser.add_argument("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
     parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="Clip list that holds its clips.")

@@ -24,7 +24,6 @@ EXAMPLE = "  acoustic-env audit rank --clips clips.parquet --store features --re
 
 
 def add_parser(commands: Any) -> None:
-    """Add `audit rank`."""
     parser = add_command(commands, "rank", "rank labels by quality, lowest first", RANK, EXAMPLE, rank_labels)
     parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="Clip list (Parquet or CSV).")
     parser.add_argument("--store", type=url, required=True, metavar="URL", help="Feature store.")

@@ -37,7 +37,6 @@ examples:
 
 
 def add_parsers(subparsers: Any) -> None:
-    """The `bench` command."""
     parser = subparsers.add_parser(
         "bench",
         description=DESCRIPTION,

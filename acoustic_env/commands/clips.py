@@ -84,7 +84,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the `clips` group."""
     raw = argparse.RawDescriptionHelpFormatter
     group = subparsers.add_parser("clips", help="make and check clip lists", description=TABLE, formatter_class=raw)
     commands = group.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)

@@ -23,7 +23,6 @@ MARKER = ".acoustic-env-demo"
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add the `demo` command."""
     parser = subparsers.add_parser("demo", description=DESCRIPTION)
     parser.add_argument(
         "--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s."

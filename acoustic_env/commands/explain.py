@@ -26,7 +26,6 @@ examples:
 
 
 def add_parsers(subparsers: Any) -> None:
-    """The `explain` command."""
     parser = subparsers.add_parser(
         "explain",
         description=DESCRIPTION,

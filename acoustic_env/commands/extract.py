@@ -54,7 +54,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_parsers(subparsers: Any) -> None:
-    """The `extract` command."""
     parser = subparsers.add_parser(
         "extract",
         description=DESCRIPTION,

@@ -66,7 +66,6 @@ examples:
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add the commands of learning."""
     place = {"type": url, "metavar": "FILE"}
     train = _command(subparsers, "train", TRAIN, TRAIN_EXAMPLES, run_train)
     out = {"metavar": "BUNDLE", "help": "Folder of the bundle."}

@@ -28,7 +28,6 @@ examples:
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add the `reannotate` command."""
     parser = subparsers.add_parser(
         "reannotate",
         description=DESCRIPTION,

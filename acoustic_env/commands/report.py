@@ -25,7 +25,6 @@ examples:
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add the `report` command."""
     parser = subparsers.add_parser(
         "report",
         description=DESCRIPTION,

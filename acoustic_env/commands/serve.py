@@ -34,7 +34,6 @@ examples:
 
 
 def add_parsers(commands: Any) -> None:
-    """Add the `serve` command."""
     parser = commands.add_parser(
         "serve", help="serve the page that classifies, and its HTTP API", description=SERVE, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -53,7 +53,6 @@ EXAMPLES: Final[Mapping[str, str]] = {
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add the `store` group."""
     group = subparsers.add_parser("store")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "ls", "what a store holds", LS, list_store)
@@ -101,7 +100,6 @@ def _add(
 
 
 def list_store(namespace: argparse.Namespace) -> int:
-    """Run `store ls`."""
     from acoustic_env.store.lease import read_lease
     from acoustic_env.store.verify import verify
 
@@ -169,14 +167,13 @@ def _print_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> None:
             print(f"{b['block']}/{b['fingerprint']} made with " + ", ".join(f"{k} {v}" for k, v in short.items()))
 
 
-def _print_runs(runs: Sequence[Mapping[str, Any]], shown: int = 3) -> None:
-    for record in runs[-shown:]:
+def _print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+    for record in runs[-3:]:
         counts = ", ".join(f"{record[name]:,} {name}" for name in ("finished", "failed", "left") if name in record)
         print(f"run {record.get('run_id', '?')}: {counts} at {record.get('clips_per_second', 0.0):.2f} clips/s")
 
 
 def verify_store(namespace: argparse.Namespace) -> int:
-    """Run `store verify`."""
     from acoustic_env.clips.table import read_clips
     from acoustic_env.store.verify import verify
 
@@ -221,7 +218,6 @@ def _print_report(report: Report) -> None:
 
 
 def list_errors(namespace: argparse.Namespace) -> int:
-    """Run `store errors`."""
     import pyarrow.compute as pc
 
     from acoustic_env.store.failures import Failures, count_failures
@@ -252,7 +248,6 @@ def list_errors(namespace: argparse.Namespace) -> int:
 
 
 def export_block(namespace: argparse.Namespace) -> int:
-    """Run `store export`."""
     from acoustic_env.store.export import export
 
     rows = export(

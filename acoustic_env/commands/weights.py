@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `weights ls|fetch|verify`."""
     weights = subparsers.add_parser("weights", help="list, fetch and verify the weights of the embedders")
     actions = weights.add_subparsers(metavar="ACTION", required=True)
 

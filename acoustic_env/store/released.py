@@ -45,7 +45,6 @@ class EmbeddingsReader:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the folder, the segment list and the store."""
         parser.add_argument("folder", type=url, metavar="DIR", help="Folder with the .tfrecord files.")
         parser.add_argument(
             "--segments", type=url, required=True, metavar="SEGMENTS.csv", help="The official list of these clips."
@@ -53,7 +52,6 @@ class EmbeddingsReader:
         parser.add_argument("--store", type=url, required=True, metavar="URL", help="Feature store to write to.")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Import the embeddings of the recipe's clips."""
         recipe = load_recipe(arguments.recipe) if arguments.recipe else None
         return import_released(arguments.folder, arguments.segments, recipe, arguments.store, log)
 

@@ -57,7 +57,6 @@ class AudioSetReader:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the list, the template of its audio, and whether the files are cut."""
         parser.add_argument("segments", type=location, metavar="SEGMENTS.csv", help="The official list.")
         parser.add_argument(
             "--audio", type=location, required=True, metavar="TEMPLATE", help="URL of a clip's audio with placeholders."
@@ -67,7 +66,6 @@ class AudioSetReader:
         form.add_argument("--whole-videos", action="store_true", help="The files are whole videos, however named.")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the list."""
         whole = True if arguments.whole_videos else False if arguments.cut_already else None
         return read_audioset(arguments.segments, arguments.audio, whole)
 

@@ -26,12 +26,10 @@ class ESC50Reader:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the folder and the subset."""
         add_root(parser, f"{TABLE} and audio/")
         parser.add_argument("--esc10", action="store_true", help="Only the ten classes of ESC-10.")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the data set."""
         rows = table_rows(arguments.folder, TABLE, ("filename", "fold", "category", "esc10", "src_file"))
         clips = (
             {

@@ -49,7 +49,6 @@ class FolderReader:
     examples = EXAMPLES
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the folder, the windows and the patterns."""
         parser.add_argument("folder", type=url, metavar="DIR", help="Path or fsspec URL that can be listed.")
         parser.add_argument("--window", type=float, metavar="S", help="Length of windows cut from recordings, in s.")
         parser.add_argument("--hop", type=float, metavar="S", help="Time between windows' starts (default: --window).")
@@ -59,7 +58,6 @@ class FolderReader:
         parser.add_argument("--name", help="Start of the clip ids (default: the folder's own name).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the folder."""
         patterns = {column: getattr(arguments, f"{column}_from") for column in ("label", "group", "fold")}
         return read_folder(arguments.folder, arguments.window, arguments.hop, arguments.name, patterns, log)
 

@@ -42,7 +42,6 @@ class FSD50KReader:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the folder, the parts and the tag rules."""
         add_root(parser, "FSD50K.ground_truth/, FSD50K.dev_audio/ and FSD50K.eval_audio/")
         parser.add_argument("--parts", default="dev,eval", help="Parts of the set (default: dev,eval).")
         parser.add_argument(
@@ -53,7 +52,6 @@ class FSD50KReader:
         )
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the data set."""
         rules = load_tag_rules(arguments.tags) if arguments.tags else None
         names = chosen_parts(arguments.parts, PARTS)
         rows = [row for name in names for row in _part(arguments.folder, name, rules)]

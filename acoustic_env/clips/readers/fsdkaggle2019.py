@@ -28,12 +28,10 @@ class FSDKaggle2019Reader:
     examples = "  acoustic-env clips from-fsdkaggle2019 FSDKaggle2019/ --parts curated,test --out clips.parquet\n"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the folder and the parts."""
         add_root(parser, "FSDKaggle2019.meta/ and FSDKaggle2019.audio_*/")
         parser.add_argument("--parts", default="curated,noisy,test", help="Parts (default: curated,noisy,test).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the data set."""
         names = chosen_parts(arguments.parts, PARTS)
         rows: list[dict[str, Any]] = []
         for name in names:

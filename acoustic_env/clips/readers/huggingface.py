@@ -33,7 +33,6 @@ class HuggingFaceReader:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the folder, the splits and the columns."""
         parser.add_argument("folder", type=url, metavar="DIR", help="Folder of the data set.")
         parser.add_argument("--splits", help="Splits to take, such as train,test. Default: all.")
         parser.add_argument("--label-column", metavar="NAME", help="Column of labels. Default: the only ClassLabel.")
@@ -41,7 +40,6 @@ class HuggingFaceReader:
         parser.add_argument("--name", help="Start of the clip ids (default: the folder's own name).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the data set."""
         root = arguments.folder
         found = files_below(root)
         if found is None:

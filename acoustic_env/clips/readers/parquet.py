@@ -30,7 +30,6 @@ class ParquetReader:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add files, the names of their columns, and --name."""
         parser.add_argument("files", type=url, nargs="+", metavar="FILE.parquet", help="Files; * and ? are expanded.")
         parser.add_argument("--audio-column", default="audio", metavar="NAME", help="Column of audio (default: audio).")
         parser.add_argument(
@@ -45,7 +44,6 @@ class ParquetReader:
         )
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the files."""
         columns = (arguments.audio_column, arguments.label_column, arguments.id_column, arguments.group_column)
         return read_parquet(arguments.files, *columns, arguments.name)
 

@@ -38,13 +38,11 @@ class TarReader:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add shards, --json-key and --name."""
         parser.add_argument("shards", type=url, nargs="+", metavar="SHARD.tar", help="Shards; * and ? are expanded.")
         parser.add_argument("--json-key", metavar="KEY", help="Key of the labels in a sample's .json.")
         parser.add_argument("--name", help="Start of the clip ids (default: each shard's last two folders).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the shards."""
         return read_tar(arguments.shards, arguments.json_key, arguments.name)
 
 

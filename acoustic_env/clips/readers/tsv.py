@@ -21,7 +21,6 @@ class TSVReader:
     examples = "  acoustic-env clips from-tsv dataset.tsv --audio data/audio --out clips.parquet\n"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the file, the folder of the audio and the columns."""
         parser.add_argument("file", type=url, metavar="FILE.tsv", help="Table with a header.")
         parser.add_argument("--audio", type=url, required=True, metavar="DIR", help="Folder of the audio files.")
         parser.add_argument("--suffix", default=".wav", help="Added to a name to make its file (default: .wav).")
@@ -36,7 +35,6 @@ class TSVReader:
         )
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the table."""
         folder, name = split(arguments.file)
         group = arguments.group_column
         columns = (arguments.audio_column, arguments.label_column, *((group,) if group else ()))

@@ -23,11 +23,9 @@ class UrbanSound8KReader:
     examples = "  acoustic-env clips from-urbansound8k UrbanSound8K/ --out clips.parquet\n"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the folder."""
         add_root(parser, f"{TABLE} and audio/fold1 to audio/fold10")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        """Read the data set."""
         rows = table_rows(arguments.folder, TABLE, ("slice_file_name", "fsID", "fold", "class_name"))
         clips = (
             {
