@@ -17,6 +17,7 @@ from acoustic_env.models.sequences import Sequences
 
 REFERENCES: Final = 1000
 SMALLEST: Final = np.float32(1e-12)  # deviation of a constant feature
+LARGEST: Final = 5.0
 MARKED: Final = 0.01  # share of clips of the training clips' kind that are marked
 
 
@@ -25,12 +26,13 @@ class Novelty:
     """Clips to compare with, and the distance above which a clip is unlike them.
 
     Attributes:
-        references: float32 [clips, features], of at most 1,000 training clips, each feature divided by `scale`.
-        scale: float32 [features], standard deviations.
+        references: float32 [clips, features], of at most 1,000 training clips, standardized and cut off at 5.
+        mean, scale: float32 [features], means and standard deviations.
         threshold: distance that one in a hundred training clips has to the nearest reference of another group.
     """
 
     references: npt.NDArray[np.float32]
+    mean: npt.NDArray[np.float32]
     scale: npt.NDArray[np.float32]
     threshold: float
 
@@ -47,18 +49,19 @@ class Novelty:
         compared = np.sort(order[: 2 * REFERENCES])
         kept = np.isin(compared, order[:REFERENCES])
         rows, own = _vectors(x[compared]), groups[compared]
-        scale = np.maximum(rows.std(axis=0), SMALLEST)
-        rows = rows / scale
+        mean, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), SMALLEST)
+        rows = _standardized(rows, mean, scale)
         distances = cdist(rows, rows[kept])
         distances[own[:, None] == own[kept]] = np.inf
         nearest = distances.min(axis=1)
         if not np.isfinite(nearest).any():
             return None
-        return cls(rows[kept], scale, float(np.quantile(nearest[np.isfinite(nearest)], 1 - MARKED)))
+        return cls(rows[kept], mean, scale, float(np.quantile(nearest[np.isfinite(nearest)], 1 - MARKED)))
 
     def distances(self, x: Any) -> Floats:
         """Return the distance of each row to the nearest reference, as a multiple of the threshold [n]."""
-        return np.asarray(cdist(_vectors(x) / self.scale, self.references).min(axis=1) / self.threshold)
+        rows = _standardized(_vectors(x), self.mean, self.scale)
+        return np.asarray(cdist(rows, self.references).min(axis=1) / self.threshold)
 
     def unlike(self, x: Any) -> Bools:
         """Return which rows are unlike the training clips; bool [n].
@@ -72,12 +75,20 @@ class Novelty:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return everything as arrays, for a file."""
-        return {"references": self.references, "scale": self.scale, "threshold": np.array([self.threshold])}
+        arrays = {"references": self.references, "mean": self.mean, "scale": self.scale}
+        return {**arrays, "threshold": np.array([self.threshold])}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
         """Return what `arrays` gave."""
-        return cls(arrays["references"], arrays["scale"], float(arrays["threshold"][0]))
+        return cls(arrays["references"], arrays["mean"], arrays["scale"], float(arrays["threshold"][0]))
+
+
+def _standardized(
+    rows: npt.NDArray[np.float32], mean: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Standardize rows; without the cutoff, a feature that rarely differs from zero would decide alone."""
+    return np.asarray(np.clip((rows - mean) / scale, -LARGEST, LARGEST))
 
 
 def _vectors(x: Any) -> npt.NDArray[np.float32]:

@@ -157,6 +157,16 @@ def test_about_one_in_a_hundred_clips_of_the_same_kind_is_marked(clips: int, fea
     assert 0.005 < np.mean(marked) < 0.02
 
 
+def test_features_that_are_mostly_zero_do_not_mark_more() -> None:
+    rng, marked = np.random.default_rng(11), []
+    for seed in range(10):
+        x = rng.exponential(size=(600, 300)) * (rng.random((600, 300)) < rng.choice([0.005, 0.05, 0.5], 300))
+        novelty = Novelty.fit(x[:300], np.arange(300), seed)
+        assert novelty is not None
+        marked.append(novelty.unlike(x[300:]).mean())
+    assert 0.003 < np.mean(marked) < 0.025
+
+
 def test_clips_of_one_group_are_not_compared_with_each_other() -> None:
     rng = np.random.default_rng(3)
     x = np.repeat(rng.normal(size=(100, 5)), 4, axis=0) + 1e-6 * rng.normal(size=(400, 5))
