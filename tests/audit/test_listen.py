@@ -327,7 +327,10 @@ class Visitor:
                     connection.putheader(name, value)
             connection.endheaders(data)
             reply = connection.getresponse()
-            return reply.status, reply.headers, reply.read()
+            try:
+                return reply.status, reply.headers, reply.read()
+            except ConnectionResetError:  # refused with the body unread: the status came before the reset
+                return reply.status, reply.headers, b""
         finally:
             connection.close()
 

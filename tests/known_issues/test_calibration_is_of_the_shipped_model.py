@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy import special
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from acoustic_env.clips.select import Targets
 from acoustic_env.clips.splits import Split
+from acoustic_env.clips.table import clip_table
 from acoustic_env.config import Recipe, ReductionSettings, SplitSettings, classifier_settings
 from acoustic_env.models import cross_val
 from acoustic_env.models.calibrate import Calibrator, reliability
@@ -66,7 +66,7 @@ def study(x: Any, y: Any, **model: Any) -> Study:
     ids, folds = features.clip_ids, np.arange(len(x)) % FOLDS
     last = folds == FOLDS - 1
     parts = Split(folds.astype(np.int32), np.flatnonzero(~last), np.flatnonzero(last), np.array([], np.int64))
-    clips = pa.table({"clip_id": ids, "group": ids})
+    clips = clip_table([{"clip_id": one, "uri": f"{one}.wav"} for one in ids])
     return Study(recipe, clips, Targets(ids, ("a", "b"), y), features, parts, np.arange(len(x)))
 
 
