@@ -77,6 +77,14 @@ class Client:
     def request(
         self, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        try:
+            return self._request(path, body, headers)
+        except ConnectionError:  # a refusal with the body unread may end in a reset before it is read
+            return self._request(path, body, headers)
+
+    def _request(
+        self, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.access.port, timeout=30)
         try:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
