@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -32,6 +33,8 @@ TRANSIENT_CLASSES: Final = frozenset(
 )  # fmt: skip
 CREDENTIAL_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
 
+_repeated: Final[deque[None]] = deque()  # one element per repeated request; threads append
+
 
 class StoreError(AcousticEnvError):
     """A file cannot be read or written; the message says which file, why, and what to do."""
@@ -55,6 +58,7 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
         stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(GIVE_UP_S),
         wait=tenacity.wait_exponential_jitter(FIRST_PAUSE_S, MAX_PAUSE_S, jitter=FIRST_PAUSE_S),
         retry=tenacity.retry_if_exception(transient),
+        before_sleep=lambda _: _repeated.append(None),
         reraise=True,
     )
     try:
@@ -64,6 +68,14 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
     except Exception as error:  # every filesystem has its own exceptions
         tries = policy.statistics["attempt_number"] if transient(error) else None
         raise store_error(place, done, error, tries=tries) from error
+
+
+def take_repeats() -> int:
+    """Return how many requests of this process were repeated since the last call."""
+    repeats = len(_repeated)
+    for _ in range(repeats):
+        _repeated.popleft()
+    return repeats
 
 
 def transient(error: BaseException) -> bool:

@@ -21,10 +21,10 @@ from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.options import ExtractSettings
-from acoustic_env.pipeline import graph
+from acoustic_env.pipeline import graph, metrics
 from acoustic_env.pipeline.cluster import cluster, cluster_resources, joins, local_resources, working_nodes
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
-from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_rows
+from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs, pending_rows
 from acoustic_env.pipeline.plan import Plan, Resources, describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
@@ -32,7 +32,7 @@ from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
 from acoustic_env.pipeline.work import MAX_PAIRS, BlockSpec, BlockWork, block_work
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.lease import LeaseLost, acquire_lease
 
 Log = Callable[[str], None]
 
@@ -167,6 +167,7 @@ class _Run:
         self.record.failed_on_list = int(np.count_nonzero(found.excluded))
         pending = pending_rows(self.clips, self._wanted(found), errors)
         self.record.pending = pending.num_rows
+        self.record.pairs = pending_pairs(pending, self.works)
         for line in describe_pending(pending, self.works, self.clips.num_rows):
             self.log(line)
         return pending
@@ -201,18 +202,24 @@ class _Run:
                         break
                     except SickWorkerError as error:
                         rest = self._left(error, pending, progress)
+            except LeaseLost:
+                metrics.LEASES_LOST.record(1)
+                raise
             finally:
                 self.record.finish(time.perf_counter() - started)
 
     def _stream(self, pending: pa.Table, plan: Plan, token: int, watch: FailureWatch, progress: Progress) -> None:
         record, works = self.record, self._active(pending)
         watch.in_work = plan.in_work
+        record.workers = {pool.name: pool.workers for pool in plan.pools}
+        metrics.PENDING.record(record.pending - record.finished)
         with closing(
             graph.run(pending, plan, works, self.settings.store, token, record.run_id, self.health)
         ) as batches:
             for written in batches:
                 record.count(written)
                 progress.show(record.finished, record.failed)
+                metrics.PENDING.record(record.pending - record.finished)
                 watch.add(written.clips, written.failed)
                 if watch.exceeded and record.finished < record.pending:
                     record.stopped = (

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from acoustic_env.errors import TRANSIENT_CODES, AcousticEnvError, ErrorCode
 from acoustic_env.memory import peak_memory
+from acoustic_env.pipeline import metrics
 from acoustic_env.pipeline.health import (
     SUSPICIOUS_CODES,
     UNREADABLE_CODES,
@@ -32,7 +33,7 @@ from acoustic_env.pipeline.health import (
     sick,
     unreadable_here,
 )
-from acoustic_env.pipeline.rows import MAX_MESSAGE, MEMORY, RowError, unpack_errors
+from acoustic_env.pipeline.rows import MAX_MESSAGE, MEMORY, SECONDS, RowError, unpack_errors
 
 T = TypeVar("T")
 
@@ -98,12 +99,16 @@ class CrashIsolatedStage:
         if self.refusal is not None:
             raise self.refusal
         done = self._done(clips)
+        stages = [name for name in done.column_names if name.startswith(SECONDS) and name not in clips.column_names]
+        seconds = {name.removeprefix(SECONDS): pc.sum(done[name]).as_py() or 0.0 for name in stages}
+        metrics.record_stages(seconds, clips.num_rows)
         peak = np.full(done.num_rows, peak_memory(), np.int64)
         return done.append_column(f"{MEMORY}{self.pool}", pa.array(peak))
 
     def _done(self, clips: pa.Table) -> pa.Table:
         mark = self._mark(clips)
         deaths = mark.stat().st_size if mark.exists() else 0
+        metrics.RETRIES.record(int(deaths > 0), "task")
         try:
             suspect = pc.any(pc.is_in(clips["clip_id"], value_set=self.suspects)).as_py()
             if deaths >= MAX_CRASHES or suspect:

@@ -86,3 +86,10 @@ def describe_pending(pending: pa.Table, works: Sequence[BlockWork], clips: int) 
                 f"{np.count_nonzero(need & sum(bits))} clips, {rows} rows pending"
             )
     return lines
+
+
+def pending_pairs(pending: pa.Table, works: Sequence[BlockWork]) -> dict[str, int]:
+    """Return block -> pairs of a pending clip and a signal that lack its rows."""
+    need = pending["need"].to_numpy()
+    signals = {work.spec.name: [work.spec.bit(signal) for signal in work.spec.signals] for work in works}
+    return {name: sum(int(np.count_nonzero(need & bit)) for bit in bits) for name, bits in signals.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from acoustic_env.errors import RESOLVED
 from acoustic_env.memory import peak_memory
+from acoustic_env.pipeline import metrics
 from acoustic_env.pipeline.rows import MEMORY, ROWS, SECONDS, unpack_rows
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store.feature_store import FeatureStore
@@ -44,6 +46,7 @@ class Write:
         self.run_id = run_id
 
     def __call__(self, clips: pa.Table) -> Written:
+        started = time.perf_counter()
         store = FeatureStore(self.store_url)
         check(self.store_url, self.token)
         failures = self._errors(clips)
@@ -58,11 +61,14 @@ class Write:
                 if part.num_rows:
                     store.write_part(part.replace_schema_metadata(work.schemas[signals[0]].metadata))
             written[work.spec.name] = rows.num_rows
+        spent = time.perf_counter() - started
+        _record(clips.num_rows, failures, written, spent)
         return Written(
             clips.num_rows,
             failed=pc.count_distinct(failures["clip_id"]).as_py(),
             rows=written,
-            seconds={stage: pc.sum(column).as_py() or 0.0 for stage, column in _columns(clips, SECONDS)},
+            seconds={stage: pc.sum(column).as_py() or 0.0 for stage, column in _columns(clips, SECONDS)}
+            | {"write": spent},
             memory={pool: pc.max(column).as_py() or 0 for pool, column in _columns(clips, MEMORY)}
             | {"write": peak_memory()},
         )
@@ -84,6 +90,17 @@ class Write:
         """An error of each clip as a row of the errors table."""
         keys = {"clip_id": clips["clip_id"], "attempt": clips["attempt"], "run_id": pa.repeat(self.run_id, len(clips))}
         return pa.table(keys | errors).select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+
+
+def _record(clips: int, failures: pa.Table, rows: Mapping[str, int], seconds: float) -> None:
+    """Record the metrics of a batch; a clip with several errors counts under one of their codes."""
+    codes = failures.group_by("clip_id").aggregate([("code", "min")])["code_min"].value_counts().to_pylist()
+    metrics.CLIPS.record(clips - sum(code["counts"] for code in codes), "done")
+    for code in codes:
+        metrics.CLIPS.record(code["counts"], code["values"])
+    for block, written in rows.items():
+        metrics.ROWS.record(written, block)
+    metrics.record_stages({"write": seconds}, clips)
 
 
 def _columns(clips: pa.Table, prefix: str) -> list[tuple[str, pa.ChunkedArray]]:
