@@ -89,7 +89,7 @@ def test_every_option_that_takes_text_is_a_path_or_known_to_be_none() -> None:
 
 def documented() -> list[list[str]]:
     """The commands of cluster/ and of the documentation that name an object store."""
-    files = [*sorted((REPOSITORY / "cluster").iterdir()), *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    files = [*sorted((REPOSITORY / "cluster").rglob("*.*")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
     text = "\n".join(path.read_text() for path in files)
     text = re.sub(r"\\?\n[# ]+(?=--)", " ", text)
     found = []

@@ -123,7 +123,7 @@ def test_failures_of_earlier_runs_do_not_stop_the_clips_that_are_left() -> None:
 def test_kubernetes_does_not_repeat_a_run_that_would_end_the_same() -> None:
     job = yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())
     assert job["spec"]["backoffLimit"] == 0, "a RayJob's retries do not look at the exit code"
-    schedule = yaml.safe_load((CLUSTER / "schedule.yaml").read_text())
+    schedule = next(yaml.safe_load_all((CLUSTER / "base" / "schedule.yaml").read_text()))
     work = schedule["spec"]["jobTemplate"]["spec"]
     (rule, *_) = work["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob"
