@@ -44,6 +44,14 @@ def test_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(autouse=True)
+def fresh_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No service has answered before: workers that tests make in this process would have every other test wait."""
+    from acoustic_env.io import retry
+
+    monkeypatch.setattr(retry, "_SERVICES", type(retry._SERVICES)(retry._Service))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray cluster of two CPUs for the whole session."""

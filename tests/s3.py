@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -33,6 +34,7 @@ class S3Server:
         ignore_conditions: behave like a server without conditional writes.
         stall_s: how long a stalled request hangs.
         requests: (method, path) of every request.
+    sent: bytes of the answers' bodies.
         done: faults that were dealt.
     """
 
@@ -42,6 +44,7 @@ class S3Server:
     ignore_conditions: bool = False
     stall_s: float = 3.0
     requests: list[tuple[str, str]] = field(default_factory=list)
+    sent: int = 0
     done: list[Fault] = field(default_factory=list)
 
     @property
@@ -54,6 +57,7 @@ class S3Server:
         self.choose = lambda _method, _path, _number: None
         self.ignore_conditions = False
         self.requests.clear()
+        self.sent = 0
         self.done.clear()
         self.bucket = f"bucket-{uuid.uuid4().hex[:12]}"
 
@@ -113,6 +117,7 @@ def _handler(server: S3Server, upstream: tuple[str, int], lock: threading.Lock) 
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
+                server.sent += len(data)
                 self.wfile.write(data)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on  # noqa: N815  http.server's names
@@ -126,6 +131,13 @@ def _handler(server: S3Server, upstream: tuple[str, int], lock: threading.Lock) 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One server for the session; AWS variables point to it."""
+    with serve() as server:
+        yield server
+
+
+@contextmanager
+def serve() -> Iterator[S3Server]:
+    """Run the server and its proxy; AWS variables point to it."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

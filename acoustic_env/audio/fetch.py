@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.transport import open_url
-from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path, split_shard
-
-TAR_FORM: Final = "tar://MEMBER::URL"
-PARQUET_FORM: Final = "parquet://COLUMN/ROW::URL"
 
 
 def open_source(uri: str) -> BinaryIO:
@@ -41,18 +38,12 @@ def open_source(uri: str) -> BinaryIO:
         ClipError: not_found, unreachable, access_denied, download_failed (after the tries of io.retry), or
             decode_failed when the tar or Parquet file around the clip is damaged.
     """
-    from acoustic_env.audio.shards import member_bytes, row_bytes
+    from acoustic_env.audio.shards import TAR_FORM, member_bytes, row_bytes, split_row, split_uri
 
     if uri.startswith("tar://"):
-        member, shard = _split(uri, TAR_FORM)
-        return io.BytesIO(member_bytes(member, shard))
+        return io.BytesIO(member_bytes(*split_uri(uri, TAR_FORM)))
     if uri.startswith("parquet://"):
-        place, url = _split(uri, PARQUET_FORM)
-        column, _, row = place.rpartition("/")
-        if not column or not row.isdecimal():
-            msg = f"{uri}: not of the form {PARQUET_FORM}"
-            raise ClipError("not_found", msg)
-        return io.BytesIO(row_bytes(column, int(row), url))
+        return io.BytesIO(row_bytes(*split_row(uri)))
     return open_url(uri)
 
 
@@ -109,11 +100,3 @@ def any_remote(uris: pa.ChunkedArray) -> bool:
     places = pc.replace_substring_regex(uris, "^(tar|parquet)://.*?::", "")
     distant = pc.and_not(pc.match_substring(places, "://"), pc.starts_with(places, "file://"))
     return bool(pc.any(distant).as_py())
-
-
-def _split(uri: str, form: str) -> tuple[str, str]:
-    inner, _, url = uri.partition("://")[2].partition("::")
-    if not inner or not url:
-        msg = f"{uri}: not of the form {form}"
-        raise ClipError("not_found", msg)
-    return inner, url

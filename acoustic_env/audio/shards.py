@@ -1,22 +1,154 @@
-"""Audio files inside larger files: members of tar shards (WebDataset) and rows of Parquet files (Hugging Face)."""
+"""Audio files inside larger files: members of tar shards (WebDataset) and rows of Parquet files (Hugging Face).
+
+A clip list may say where in its shard a clip's bytes are (`byte_offset`, `byte_size`): of a tar shard the member with
+its header, of a Parquet file the column chunk of its row group. Neighbors are then fetched by one request. The member
+name and the row still decide which audio it is: where a member is not found at its place, the shard's index is read.
+"""
 
 from __future__ import annotations
 
+import io
 import itertools
 import tarfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Final, cast
+from typing import BinaryIO, Final, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from acoustic_env.audio.transport import open_url, read_range
+from acoustic_env.audio.transport import open_url, open_within, read_range
 from acoustic_env.errors import ClipError
 from acoustic_env.io.location import local_path
 
 SHARDS_INDEXED: Final = 64
+EXTENT_BYTES: Final = 4 * 2**20  # of neighbors fetched together, unless one clip alone is longer
+GAP_SHARE: Final = 1 / 20  # of the bytes before it: what lies between neighbors and is fetched in vain
+TAR_FORM: Final = "tar://MEMBER::URL"
+PARQUET_FORM: Final = "parquet://COLUMN/ROW::URL"
+_READING: Final = threading.Lock()  # of an index, a footer or a row group: by one thread, the others find it
+
+
+class Place(NamedTuple):
+    """Where a clip's bytes are in its shard."""
+
+    uri: str
+    start: int
+    end: int
+
+    @property
+    def shard(self) -> str:
+        """URL of the shard."""
+        return self.uri.partition("::")[2]
+
+
+def neighbors(uris: Sequence[str], offsets: Sequence[int | None], sizes: Sequence[int | None]) -> list[list[int]]:
+    """Group clips whose bytes one request brings; clips without a place are alone.
+
+    >>> neighbors(["tar://a::s", "/b.wav", "tar://c::s"], [0, None, 1024], [1024, None, 1024])
+    [[0, 2], [1]]
+
+    Args:
+        uris: of the clips.
+        offsets: `byte_offset` of each.
+        sizes: `byte_size` of each.
+
+    Returns:
+        Row numbers, each once, groups in the order of their first clips.
+    """
+    placed: list[tuple[str, int, int, int]] = []
+    groups: list[list[int]] = []
+    for row, (uri, offset, size) in enumerate(zip(uris, offsets, sizes, strict=True)):
+        if offset is None or size is None or not uri.startswith(("tar://", "parquet://")):
+            groups.append([row])
+        else:
+            placed.append((uri.partition("::")[2], offset, offset + size, row))
+    shard, start, end = None, 0, 0
+    for of, first, last, row in sorted(placed):
+        near = first - end <= (end - start) * GAP_SHARE and last - start <= EXTENT_BYTES
+        if of == shard and (near or last <= end):
+            groups[-1].append(row)
+            end = max(end, last)
+        else:
+            groups.append([row])
+            shard, start, end = of, first, last
+    return sorted(groups, key=min)
+
+
+def fetch_together(places: Sequence[Place]) -> list[bytes | ClipError]:
+    """Fetch the audio of neighbors in one shard.
+
+    Args:
+        places: of one group of `neighbors`.
+
+    Returns:
+        Of each the bytes of its audio file, or what is wrong with it, as `member_bytes` and `row_bytes` say.
+    """
+    try:
+        if places[0].uri.startswith("parquet://"):
+            return _rows_together([place.uri for place in places])
+        start = min(place.start for place in places)
+        data = memoryview(read_range(places[0].shard, start, max(place.end for place in places)))
+    except ClipError as error:
+        return [error] * len(places)
+    return [_member(place, data[place.start - start : place.end - start]) for place in places]
+
+
+def _member(place: Place, record: memoryview) -> bytes | ClipError:
+    member, shard = split_uri(place.uri, TAR_FORM)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(record), mode="r:") as archive:
+            info = archive.next()
+        if info is not None and info.isfile() and info.name == member:
+            data = bytes(record[info.offset_data : info.offset_data + info.size])
+            if len(data) == info.size:
+                return data
+    except tarfile.TarError:
+        pass  # the shard is another one than when the list was made, or cut short
+    try:
+        return member_bytes(member, shard)
+    except ClipError as error:
+        return error
+
+
+def _rows_together(uris: Sequence[str]) -> list[bytes | ClipError]:
+    chunks: dict[tuple[str, int], pa.ChunkedArray] = {}
+    found: list[bytes | ClipError] = []
+    for uri in uris:
+        try:
+            column, row, url = split_row(uri)
+            group, start = _row_group_of(row, url)
+            if (column, group) not in chunks:
+                chunks[column, group] = _read_row_group(url, _version(url), column, group)
+            found.append(_cell(chunks[column, group], row - start, f"{url}: row {row:,} of column {column!r}"))
+        except ClipError as error:
+            found.append(error)
+    return found
+
+
+def split_uri(uri: str, form: str) -> tuple[str, str]:
+    """Split `tar://MEMBER::URL` or `parquet://COLUMN/ROW::URL` into what is before and after the "::".
+
+    Raises:
+        ClipError: not_found; it is not of this form.
+    """
+    inner, _, url = uri.partition("://")[2].partition("::")
+    if not inner or not url:
+        msg = f"{uri}: not of the form {form}"
+        raise ClipError("not_found", msg)
+    return inner, url
+
+
+def split_row(uri: str) -> tuple[str, int, str]:
+    """Split `parquet://COLUMN/ROW::URL` into column, row and URL; raises as `split_uri`."""
+    place, url = split_uri(uri, PARQUET_FORM)
+    column, _, row = place.rpartition("/")
+    if not column or not row.isdecimal():
+        msg = f"{uri}: not of the form {PARQUET_FORM}"
+        raise ClipError("not_found", msg)
+    return column, int(row), url
 
 
 def member_bytes(member: str, shard: str) -> bytes:
@@ -26,7 +158,8 @@ def member_bytes(member: str, shard: str) -> bytes:
         ClipError: not_found for a missing shard or member; decode_failed for a damaged or compressed shard; the codes
             of the transport.
     """
-    index = _tar_index(shard, _version(shard))
+    with _READING:
+        index = _tar_index(shard, _version(shard))
     if member not in index:
         msg = f"{shard}: no member {member!r} among the shard's {len(index):,}"
         raise ClipError("not_found", msg)
@@ -45,17 +178,29 @@ def row_bytes(column: str, row: int, url: str) -> bytes:
         ClipError: not_found for a missing file, column, row or an empty cell; decode_failed for a damaged file; the
             codes of the transport.
     """
-    version = _version(url)
-    groups = _row_groups(url, version)
+    group, start = _row_group_of(row, url)
+    with _READING:
+        cells = _row_group(url, _version(url), column, group)
+    return _cell(cells, row - start, f"{url}: row {row:,} of column {column!r}")
+
+
+def _row_group_of(row: int, url: str) -> tuple[int, int]:
+    """Return the number of a row's row group and the group's first row."""
+    with _READING:
+        groups = _row_groups(_footer(url, _version(url))[0])
     for group, (start, end) in enumerate(groups):
         if start <= row < end:
-            cell = _row_group(url, version, column, group)[row - start].as_py()
-            if cell is None:
-                msg = f"{url}: row {row:,} of column {column!r} holds no bytes"
-                raise ClipError("not_found", msg)
-            return cast(bytes, cell)
+            return group, start
     msg = f"{url}: no row {row:,}; the file has {groups[-1][1] if groups else 0:,} rows"
     raise ClipError("not_found", msg)
+
+
+def _cell(cells: pa.ChunkedArray, position: int, what: str) -> bytes:
+    cell = cells[position].as_py()
+    if cell is None:
+        msg = f"{what} holds no bytes"
+        raise ClipError("not_found", msg)
+    return cast(bytes, cell)
 
 
 def _version(url: str) -> tuple[int, int] | None:
@@ -83,18 +228,27 @@ def _tar_index(shard: str, version: tuple[int, int] | None) -> dict[str, tuple[i
 
 
 @lru_cache(maxsize=SHARDS_INDEXED)
-def _row_groups(url: str, version: tuple[int, int] | None) -> list[tuple[int, int]]:
-    with _parquet(url) as file:
-        metadata = file.metadata
-    starts = [0]
-    for group in range(metadata.num_row_groups):
-        starts.append(starts[-1] + metadata.row_group(group).num_rows)
-    return list(itertools.pairwise(starts))
+def _footer(url: str, version: tuple[int, int] | None) -> tuple[pq.FileMetaData, int]:
+    """Return a Parquet file's metadata and its size in bytes."""
+    with open_within(url) as source, _parquet(url, source) as file:
+        return file.metadata, source.seek(0, io.SEEK_END)
+
+
+@lru_cache(maxsize=SHARDS_INDEXED)
+def _row_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
+    rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    return list(itertools.pairwise(itertools.accumulate(rows, initial=0)))
 
 
 @lru_cache(maxsize=1)  # rows are asked for in order; a row group of audio is large
 def _row_group(url: str, version: tuple[int, int] | None, column: str, group: int) -> pa.ChunkedArray:
-    with _parquet(url) as file:
+    return _read_row_group(url, version, column, group)
+
+
+def _read_row_group(url: str, version: tuple[int, int] | None, column: str, group: int) -> pa.ChunkedArray:
+    """Return the audio files in a row group: binary[rows]."""
+    metadata, size = _footer(url, version)
+    with open_within(url, size) as source, _parquet(url, source, metadata) as file:
         schema = file.schema_arrow
         if column not in schema.names:
             msg = f"{url}: no column {column!r}; expected one of: {', '.join(schema.names)}"
@@ -116,11 +270,10 @@ def _row_group(url: str, version: tuple[int, int] | None, column: str, group: in
 
 
 @contextmanager
-def _parquet(url: str) -> Iterator[pq.ParquetFile]:
-    with open_url(url) as source:
-        try:
-            file = pq.ParquetFile(source, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
-            msg = f"{url}: not a readable Parquet file: {error}"
-            raise ClipError("decode_failed", msg) from error
-        yield file
+def _parquet(url: str, source: BinaryIO, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    try:
+        file = pq.ParquetFile(source, metadata=metadata, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        msg = f"{url}: not a readable Parquet file: {error}"
+        raise ClipError("decode_failed", msg) from error
+    yield file

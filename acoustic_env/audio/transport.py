@@ -14,6 +14,7 @@ from acoustic_env.io.location import local_path
 from acoustic_env.io.ranged import RangedFile
 from acoustic_env.io.retry import StoreError
 
+TAIL_BYTES: Final = 64 * 2**10  # with the footer of a Parquet file
 # Wrong settings of this machine, by name (botocore's classes); `InvalidURL` (aiohttp) is a fault of the clip's URL.
 SETTINGS_CLASSES: Final = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError", "ConfigParseError"}
@@ -37,6 +38,26 @@ def open_url(url: str) -> BinaryIO:
             return io.BytesIO(first)
         size = filesystem.size("")
         return cast(BinaryIO, RangedFile(partial(read_range, url), size, known=first, block_bytes=BLOCK_BYTES))
+
+
+def open_within(url: str, size: int | None = None) -> BinaryIO:
+    """Open a file of which only some ranges are read, each by one request.
+
+    Args:
+        url: a local path or any fsspec URL.
+        size: bytes of the file, where known; else it is asked for, and the end is fetched with it.
+
+    Raises:
+        ClipError: as `open_url`.
+    """
+    with _as_clip_error(url):
+        filesystem = open_filesystem(url)
+        if isinstance(filesystem, LocalFilesystem):
+            return filesystem.open("")
+        end = filesystem.size("") if size is None else size
+        start = max(0, end - TAIL_BYTES)
+        tail = filesystem.read_range("", start, end) if size is None and end else b""
+        return cast(BinaryIO, RangedFile(partial(read_range, url), end, tail, start))
 
 
 def read_range(url: str, start: int, end: int) -> bytes:

@@ -1,20 +1,31 @@
-"""The one retry policy of store, audio and weights; failures that stay become errors for people."""
+"""The one retry policy of store, audio and weights; failures that stay become errors for people.
+
+Pauses grow and are random, so that many readers that were refused together do not come back together. A service that
+has answered this process before gets `GIVE_UP_S` to come back; one that never did gets `TRIES` tries, so that a wrong
+address is an error after seconds. A service that stayed away that long is not waited for again until it answers.
+"""
 
 from __future__ import annotations
 
 import errno
-from collections import deque
+import logging
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from acoustic_env.errors import AcousticEnvError
 
+if TYPE_CHECKING:
+    import tenacity
+
 T = TypeVar("T")
 
-TRIES: Final = 7
-FIRST_PAUSE_S: Final = 0.1  # doubled after every try, up to MAX_PAUSE_S
+TRIES: Final = 7  # at least
+FIRST_PAUSE_S: Final = 0.1  # the longest first pause; doubled after every try, up to MAX_PAUSE_S
 MAX_PAUSE_S: Final = 5.0
-GIVE_UP_S: Final = 60.0  # no further try after so long, however few there were
+GIVE_UP_S: Final = 120.0  # twice an outage that costs nothing
 
 # s3fs raises these for throttling, a server's own failures and overlapping operations.
 TRANSIENT_ERRNOS: Final = frozenset(
@@ -36,6 +47,30 @@ CREDENTIAL_CLASSES: Final = frozenset({"NoCredentialsError", "PartialCredentials
 _repeated: Final[deque[None]] = deque()  # one element per repeated request; threads append
 
 
+log = logging.getLogger("acoustic_env.io")
+
+
+@dataclass
+class _Service:
+    """What is known of a bucket or host in this process."""
+
+    answered: bool = False
+    failing_since: float | None = None  # of time.monotonic; None: its last answer was no transient failure
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        """Return whether a call that failed is given up (tenacity's `stop`)."""
+        waited = time.monotonic() - min(self.failing_since or state.start_time, state.start_time)
+        return state.attempt_number >= TRIES and (waited >= GIVE_UP_S or not self.answered)
+
+    def fails(self, error: BaseException) -> None:
+        """Note a transient failure; one with a code or status is an answer of the service itself."""
+        self.failing_since = self.failing_since or time.monotonic()
+        self.answered = self.answered or bool(s3_code(error)) or getattr(error, "status", None) is not None
+
+
+_SERVICES: Final[defaultdict[str, _Service]] = defaultdict(_Service)
+
+
 class StoreError(AcousticEnvError):
     """A file cannot be read or written; the message says which file, why, and what to do."""
 
@@ -45,24 +80,45 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
 
     Args:
         call: without side effects that a second call would double.
-        place: URL for the message.
+        place: URL for the message; its bucket or host is the service that is waited for.
         done: what was to be done to it, as a participle.
 
     Raises:
         FileNotFoundError: as it came, for the caller knows whether that is an answer.
-        StoreError: the failure stays after `TRIES` tries or `GIVE_UP_S`, or does not pass.
+        StoreError: the failure stays, or does not pass.
     """
     import tenacity
 
+    service = _SERVICES["/".join(place.split("/", 3)[:3])]
+
+    def attempt() -> T:
+        try:
+            result = call()
+        except Exception as error:
+            if transient(error):
+                service.fails(error)
+            else:
+                service.answered, service.failing_since = True, None
+            raise
+        service.answered, service.failing_since = True, None
+        return result
+
+    def announce(state: tenacity.RetryCallState) -> None:
+        _repeated.append(None)
+        if state.attempt_number == TRIES and state.outcome is not None:
+            reason = _said(state.outcome.exception() or Exception())
+            log.warning("%s: not yet %s (%s); trying again for up to %.0f s", place, done, reason, GIVE_UP_S)
+
     policy = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(GIVE_UP_S),
-        wait=tenacity.wait_exponential_jitter(FIRST_PAUSE_S, MAX_PAUSE_S, jitter=FIRST_PAUSE_S),
+        stop=service,
+        wait=tenacity.wait_random_exponential(FIRST_PAUSE_S, MAX_PAUSE_S),
         retry=tenacity.retry_if_exception(transient),
-        before_sleep=lambda _: _repeated.append(None),
+        before_sleep=announce,
+        sleep=time.sleep,
         reraise=True,
     )
     try:
-        return policy(call)
+        return policy(attempt)
     except (FileNotFoundError, AcousticEnvError):
         raise
     except Exception as error:  # every filesystem has its own exceptions
@@ -76,6 +132,11 @@ def take_repeats() -> int:
     for _ in range(repeats):
         _repeated.popleft()
     return repeats
+
+
+def expect_answers() -> None:
+    """Wait for every service as for one that has answered: a worker's run has reached them from another process."""
+    _SERVICES.default_factory = lambda: _Service(answered=True)
 
 
 def transient(error: BaseException) -> bool:

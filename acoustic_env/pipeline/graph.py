@@ -12,6 +12,7 @@ import pyarrow as pa
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.pipeline.guard import CrashIsolatedStage, Stage
 from acoustic_env.pipeline.health import Health
+from acoustic_env.pipeline.missing import cut_tasks
 from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.pipeline.sink import Write, Written
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
@@ -62,9 +63,8 @@ def run(
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # Ray Data's own wrapper arrives without what it wraps
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised here all the same
-    pieces = [pending.slice(first, plan.task_clips) for first in range(0, pending.num_rows, plan.task_clips)]
     rates = tuple(sorted({work.sample_rate for work in works}))
-    data = ray.data.from_blocks(pieces)
+    data = ray.data.from_blocks(cut_tasks(pending, plan.task_clips))
     stages: list[tuple[type[Stage], tuple[Any, ...], Pool]] = []
     if plan.decode is not None:
         stages.append((Decode, (rates,), plan.decode))

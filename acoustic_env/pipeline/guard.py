@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import TRANSIENT_CODES, AcousticEnvError, ErrorCode
+from acoustic_env.io.retry import expect_answers
 from acoustic_env.memory import peak_memory
 from acoustic_env.pipeline import metrics
 from acoustic_env.pipeline.health import (
@@ -84,6 +85,7 @@ class CrashIsolatedStage:
         self.pool = pool
         self.suspects = pa.array(sorted(suspects), pa.string())
         self.refusal: AcousticEnvError | None = None
+        expect_answers()
         try:
             self.stage = _ready(stage, arguments)
         except AcousticEnvError as error:

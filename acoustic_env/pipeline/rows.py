@@ -3,6 +3,7 @@
 clip_id, uri, start_s, end_s     from the clip list
 need                             int64, one bit per missing (block, signal) (`pipeline.work`)
 attempt                          int32, 1 for a clip that never failed before
+byte_offset, byte_size           int64, from the clip list, null where it does not say
 wave:<rate>[:<signal>]           list<float32>, dropped once nothing needs it
 rows:<block>                     list<struct of the block's table row>
 errors                           list<struct<stage, code, message, permanent, signal>>
@@ -33,6 +34,7 @@ MEMORY: Final = "memory:"
 WORK_SCHEMA: Final = pa.schema(
     {"clip_id": TEXT, "uri": TEXT, "start_s": pa.float64(), "end_s": pa.float64()}
     | {"need": pa.int64(), "attempt": pa.int32()}
+    | {"byte_offset": pa.int64(), "byte_size": pa.int64()}
 )
 
 Piece = tuple[pa.Table, npt.NDArray[np.int64]]  # rows of a block, and of each its clip's position in the batch

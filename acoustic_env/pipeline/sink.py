@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import RESOLVED
+from acoustic_env.io.retry import expect_answers
 from acoustic_env.memory import peak_memory
 from acoustic_env.pipeline import metrics
 from acoustic_env.pipeline.rows import MEMORY, ROWS, SECONDS, unpack_rows
@@ -44,6 +45,7 @@ class Write:
         self.token = token
         self.works = tuple(works)
         self.run_id = run_id
+        expect_answers()
 
     def __call__(self, clips: pa.Table) -> Written:
         started = time.perf_counter()

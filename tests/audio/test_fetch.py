@@ -8,6 +8,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -52,6 +53,7 @@ def make_shard(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "GIVE_UP_S", 0)
     monkeypatch.setattr(filesystem, "READ_TIMEOUT_S", 0.4)
 
 
@@ -138,6 +140,16 @@ def test_a_shards_index_is_read_once_and_again_when_the_shard_changes(
     assert len(opened) == 1
     make_shard(shard, {"2.wav": b"changed", "filler.wav": BYTES})
     assert read(f"tar://2.wav::{shard}") == b"changed"
+
+
+def test_threads_that_need_one_index_read_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    real = tarfile.open
+    shard = make_shard(tmp_path / "s.tar", {f"{i}.wav": bytes([i]) for i in range(40)})
+    monkeypatch.setattr(tarfile, "open", lambda *args, **kwargs: opened.append(1) or real(*args, **kwargs))
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, [f"tar://{i}.wav::{shard}" for i in range(40)])) == [bytes([i]) for i in range(40)]
+    assert len(opened) == 1
 
 
 def test_a_missing_member_or_shard_is_not_found(tmp_path: Path) -> None:

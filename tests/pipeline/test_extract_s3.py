@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,24 +41,28 @@ def every_fifth_request_goes_wrong(_method: str, _path: str, number: int) -> Fau
     return faults[number // 5 % 3] if number % 5 == 0 else None
 
 
-@pytest.mark.slow
-def test_a_server_that_throttles_and_drops_costs_no_clip(s3: S3Server, tmp_path: Path) -> None:
-    clips = upload(s3, tmp_path)
-    s3.choose = every_fifth_request_goes_wrong
-    arguments = [
+def command(server: S3Server, clips: str) -> list[str]:
+    """An extraction of one block of one signal into the bucket's store."""
+    extract = [
         "extract",
         "--clips",
         clips,
         "--store",
-        s3.url,
+        server.url,
         "--blocks",
         "placeholder",
         "--signals",
         "raw",
         "--json",
     ]
-    command = [sys.executable, "-m", "acoustic_env.cli", *arguments, "--max-error-rate", "0.1"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=dict(os.environ))
+    return [sys.executable, "-m", "acoustic_env.cli", *extract, "--max-error-rate", "0.1"]
+
+
+@pytest.mark.slow
+def test_a_server_that_throttles_and_drops_costs_no_clip(s3: S3Server, tmp_path: Path) -> None:
+    clips = upload(s3, tmp_path)
+    s3.choose = every_fifth_request_goes_wrong
+    run = subprocess.run(command(s3, clips), capture_output=True, text=True, timeout=240, check=False)
     assert run.returncode == 0, run.stderr
     assert len(s3.done) > 5, "the server was not faulty enough to test anything"
     record = json.loads(run.stdout)
@@ -68,3 +73,22 @@ def test_a_server_that_throttles_and_drops_costs_no_clip(s3: S3Server, tmp_path:
     assert store.read("placeholder").num_rows == CLIPS - 1
     assert store.errors()["code"].to_pylist() == ["not_found"]
     assert main(["store", "verify", s3.url, "--clips", clips]) == 0
+
+
+@pytest.mark.slow
+def test_an_outage_of_every_request_costs_no_clip(s3: S3Server, tmp_path: Path) -> None:
+    clips = upload(s3, tmp_path)
+    outage_s, began = float(os.environ.get("ACOUSTIC_ENV_OUTAGE_S", "10")), list[float]()
+
+    def away(_method: str, path: str, _number: int) -> Fault | None:
+        if not began and "clip" in path and path.endswith(".wav"):  # the first clip: all clips are still to do
+            began.append(time.monotonic())
+        return "throttle" if began and time.monotonic() - began[0] < outage_s else None
+
+    s3.choose = away
+    run = subprocess.run(command(s3, clips), capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 0, run.stderr
+    record = json.loads(run.stdout)
+    assert len(s3.done) > CLIPS
+    assert (record["finished"], record["failed"], record["left"]) == (CLIPS, 1, 0)
+    assert FeatureStore(s3.url).errors()["code"].to_pylist() == ["not_found"]

@@ -51,17 +51,17 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(s3: S3Server, fault: Fau
 
 
 def test_a_service_that_stays_away_is_given_up_with_a_message(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "TRIES", 3)
+    monkeypatch.setattr(retry, "GIVE_UP_S", 0)
     store = FeatureStore(s3.url)
     s3.choose = lambda method, _path, _number: "throttle" if method == "PUT" else None
-    with pytest.raises(StoreError, match=r"SlowDown.*after 3 tries.*run the same command again"):
+    with pytest.raises(StoreError, match=r"SlowDown.*after 7 tries.*run the same command again"):
         store.write_part(fake_table(["a"]))
     s3.choose = lambda _method, _path, _number: None
     assert store.blocks() == {}
 
 
 def test_a_failing_service_is_no_damaged_part(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "TRIES", 2)
+    monkeypatch.setattr(retry, "GIVE_UP_S", 0)
     store = FeatureStore(s3.url)
     store.write_part(fake_table(["a"]))
     s3.choose = lambda method, path, _number: "fail" if method == "GET" and ".parquet" in path else None

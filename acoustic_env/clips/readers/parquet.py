@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -16,6 +16,9 @@ from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import expand, open_file
 from acoustic_env.io.location import url
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 
 class ParquetReader:
@@ -74,7 +77,7 @@ def read_parquet(
     wanted = {"--label-column": label_column, "--id-column": id_column, "--group-column": group_column}
     tables = []
     for place in (place for pattern in urls for place in expand(pattern)):
-        values, schema = _read_columns(place, audio_column, wanted)
+        values, schema, spans = _read_columns(place, audio_column, wanted)
         rows = values.num_rows
         if id_column is None:
             shard = shard_name(place, ".parquet", name)
@@ -89,12 +92,16 @@ def read_parquet(
             "labels": _labels(values[label_column], schema, label_column) if label_column else [[]] * rows,
             "group": values[group_column].cast(pa.string()).to_pylist() if group_column else ids,
             "source": [PurePosixPath(place).name.removesuffix(".parquet")] * rows,
+            **spans,
         }
         tables.append(clip_table(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)))
     return require_unique(pa.concat_tables(tables), ", ".join(urls))
 
 
-def _read_columns(place: str, audio_column: str, wanted: dict[str, str | None]) -> tuple[pa.Table, pa.Schema]:
+def _read_columns(
+    place: str, audio_column: str, wanted: dict[str, str | None]
+) -> tuple[pa.Table, pa.Schema, dict[str, list[int]]]:
+    """Return the wanted columns, the file's schema, and where each row's audio is in the file."""
     import pyarrow.parquet as pq
 
     with open_file(place) as source:
@@ -112,7 +119,21 @@ def _read_columns(place: str, audio_column: str, wanted: dict[str, str | None]) 
         if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             msg = f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>"
             raise UsageError(msg)
-        return file.read(columns=sorted({column for column in wanted.values() if column}), use_threads=False), schema
+        names = sorted({column for column in wanted.values() if column})
+        spans = _spans(file.metadata, f"{audio_column}.bytes" if pa.types.is_struct(kind) else audio_column)
+        return file.read(columns=names, use_threads=False), schema, spans
+
+
+def _spans(metadata: pq.FileMetaData, leaf: str) -> dict[str, list[int]]:
+    """Return the place of each row's row group in a column: Parquet keeps no smaller one."""
+    spans: dict[str, list[int]] = {"byte_offset": [], "byte_size": []}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = (group.column(number) for number in range(group.num_columns))
+        chunk = next(chunk for chunk in chunks if chunk.path_in_schema == leaf)
+        starts = [chunk.data_page_offset, chunk.dictionary_page_offset]
+        spans["byte_offset"] += [min(start for start in starts if start is not None)] * group.num_rows
+        spans["byte_size"] += [chunk.total_compressed_size] * group.num_rows
+    return spans
 
 
 def _labels(values: pa.ChunkedArray, schema: pa.Schema, column: str) -> list[list[str]]:

@@ -56,7 +56,8 @@ def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None 
         name: in place of the shards' folders in ids and groups.
 
     Returns:
-        Clips named `<the shard's last two folders>/<shard>/<sample>`; every sample is a group.
+        Clips named `<the shard's last two folders>/<shard>/<sample>`; every sample is a group. `byte_offset` and
+        `byte_size` say where each is in its shard.
 
     Raises:
         UsageError: a shard is missing, compressed or damaged, a sample's labels cannot be read, no shard has audio, or
@@ -64,31 +65,33 @@ def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None 
     """
     rows: list[dict[str, Any]] = []
     for place in (place for pattern in urls for place in expand(pattern)):
-        samples: dict[str, list[str]] = {}
+        samples: dict[str, list[tarfile.TarInfo]] = {}
         label_files: dict[str, dict[str, bytes]] = {}
         for member, data in _members(place):
-            folder, _, base = member.rpartition("/")
+            folder, _, base = member.name.rpartition("/")
             key, _, extension = base.partition(".")
             key = f"{folder}/{key}" if folder else key
             if data is not None:
                 label_files.setdefault(key, {})[f".{extension}"] = data
-            elif PurePosixPath(member).suffix.lower() in AUDIO_SUFFIXES:
+            elif PurePosixPath(member.name).suffix.lower() in AUDIO_SUFFIXES:
                 samples.setdefault(key, []).append(member)
         shard = shard_name(place, ".tar", name)
         for key, audio in samples.items():
             labels = _sample_labels(label_files.get(key, {}), json_key, f"{place}: sample {key}")
             row = {"labels": labels, "group": f"{shard}/{key}", "source": "tar"}
             for member in audio:
-                clip_id = f"{shard}/{key if len(audio) == 1 else member}"
-                rows.append({"clip_id": clip_id, "uri": f"tar://{member}::{place}", **row})
+                clip_id = f"{shard}/{key if len(audio) == 1 else member.name}"
+                size = member.offset_data - member.offset + member.size  # with its headers, which name it
+                span = {"byte_offset": member.offset, "byte_size": size}
+                rows.append({"clip_id": clip_id, "uri": f"tar://{member.name}::{place}", **row, **span})
     if not rows:
         msg = f"{', '.join(urls)}: no audio in the shards"
         raise UsageError(msg)
     return require_unique(clip_table(rows), ", ".join(urls))
 
 
-def _members(place: str) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the name of every file in a shard, with the bytes of those that may hold labels."""
+def _members(place: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """Yield every file in a shard, with the bytes of those that may hold labels."""
     with open_file(place) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -100,7 +103,7 @@ def _members(place: str) -> Iterator[tuple[str, bytes | None]]:
                         raise UsageError(msg)
                     wanted = PurePosixPath(member.name).suffix in LABEL_MEMBERS and member.size < MAX_LABEL_BYTES
                     content = archive.extractfile(member) if wanted else None
-                    yield member.name, content.read() if content else None
+                    yield member, content.read() if content else None
         except tarfile.TarError as error:
             msg = f"{place}: not a whole, uncompressed tar file: {error}"
             raise UsageError(msg) from error
