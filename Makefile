@@ -12,9 +12,9 @@ $(BIN)/acoustic-env: pyproject.toml
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-# What only the tests, the documentation and the published TF-Hub models need.
+# What only the tests, the documentation, Ray Serve and the published TF-Hub models need.
 $(VENV)/.dev: $(BIN)/acoustic-env
-	$(BIN)/pip install --quiet --editable '.[tensorflow,dev,docs]'
+	$(BIN)/pip install --quiet --editable '.[serve,tensorflow,dev,docs]'
 	touch $@
 
 demo: $(BIN)/acoustic-env

@@ -239,3 +239,35 @@ class ServeSettings(Settings):
 
     upload_seconds: float = Field(120.0, gt=0)
     """Seconds that an upload may take."""
+
+
+class ReplicaSettings(Settings):
+    """Replicas and batches on Ray Serve."""
+
+    replicas: int = Field(1, ge=1)
+    """Replicas of the classifier, one CPU each."""
+
+    page_replicas: int = Field(1, ge=1)
+    """Replicas of the page and its API, which decode, one CPU each."""
+
+    batch: int = Field(8, ge=1)
+    """Windows, of any requests, that a replica of the classifier computes together."""
+
+    batch_wait_ms: float = Field(2.0, ge=0)
+    """Milliseconds that a replica waits for more windows before it computes a batch that is not full."""
+
+
+class RayServeSettings(ServeSettings, ReplicaSettings):
+    """The application on Ray Serve: `args` of a Serve config."""
+
+    bundle: str
+    """Trained classifier, at any fsspec URL that every node reads."""
+
+    window_s: float | None = Field(None, ge=0.1)
+    """Length of the windows in seconds; null for that of the training clips."""
+
+    host: str = "127.0.0.1"
+    """Address that is served, or the host name that clients use."""
+
+    port: int = Field(8000, ge=1, le=65535)
+    """Port that is served."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
-from acoustic_env.options import ServeSettings
+from acoustic_env.options import RayServeSettings, ReplicaSettings, ServeSettings
 
 if TYPE_CHECKING:
     from acoustic_env.web.app import Server
+    from acoustic_env.web.serve import RayServer
 
 SERVE: Final = """\
 Serve a page that classifies what the microphone hears or a file that is dropped on it, and an HTTP API. A recording is
@@ -24,12 +27,16 @@ answered window by window as soon as each is known, then as a whole. No recordin
   POST /api/v1/predict/stream  the same, a JSON line for each window as soon as it is known
   GET  /api/v1/model, /healthz, /metrics, /openapi.json
 
-Only this machine can use it. With another --host, whoever reaches the port can, and the traffic is not encrypted."""
+Only this machine can use it. With another --host, whoever reaches the port can, and the traffic is not encrypted.
+
+With --ray, the same application runs on Ray Serve (pip install 'acoustic-env[serve]'): on the cluster of --address or
+RAY_ADDRESS, else on this machine. Limits then count for each replica of the page."""
 
 EXAMPLES: Final = """\
 examples:
   acoustic-env serve --bundle bundle
   acoustic-env serve --bundle bundle --port 8765 --max-seconds 600 --concurrency 4
+  acoustic-env serve --bundle bundle --ray --replicas 2 --port 8000
   curl -F file=@bark.ogg http://127.0.0.1:8765/api/v1/predict"""
 
 
@@ -50,15 +57,29 @@ def add_parsers(commands: Any) -> None:
         help="Length of the windows in seconds. Default: that of the training clips.",
     )
     add_settings(parser, ServeSettings)
+    parser.add_argument("--ray", action="store_true", help="Serve from replicas on Ray Serve.")
+    parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster to join, with --ray.")
+    add_settings(parser, ReplicaSettings)
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve the classification page until interrupted; see SERVE."""
     settings = from_mapping(ServeSettings, given(arguments, ServeSettings), "options of serve")
+    replicas = from_mapping(ReplicaSettings, given(arguments, ReplicaSettings), "options of serve")
+    if not arguments.ray and (arguments.address or replicas != ReplicaSettings()):
+        msg = "--address, --replicas, --page-replicas, --batch and --batch-wait-ms are options of Ray Serve: add --ray"
+        raise UsageError(msg)
     if arguments.window is not None and not 0.1 <= arguments.window <= settings.max_seconds:
         msg = f"--window {arguments.window:g}: expected 0.1 to --max-seconds {settings.max_seconds:g} seconds"
         raise UsageError(msg)
     check_inputs(bundle=arguments.bundle)
+    with _on_ray(arguments, settings, replicas) if arguments.ray else _here(arguments, settings) as server:
+        run_server(server, "classification page", "no recording is kept", browser=arguments.open)
+    return 0
+
+
+@contextmanager
+def _here(arguments: argparse.Namespace, settings: ServeSettings) -> Iterator[Server]:
     from acoustic_env.models.predictor import Predictor
     from acoustic_env.web.access import SameOrigin
     from acoustic_env.web.app import Server
@@ -66,17 +87,28 @@ def serve(arguments: argparse.Namespace) -> int:
     from acoustic_env.web.metrics import Metrics
 
     metrics = Metrics(PREDICT, STREAM)
-    with (
-        Classification(Predictor.load(arguments.bundle, window_s=arguments.window), settings, metrics) as service,
-        Server(
-            arguments.host, arguments.port, classification_page(service), access=SameOrigin, metrics=metrics
-        ) as server,
-    ):
-        run_server(server, "classification page", "no recording is kept", browser=arguments.open)
-    return 0
+    with Classification(Predictor.load(arguments.bundle, window_s=arguments.window), settings, metrics) as service:
+        page = classification_page(service)
+        with Server(arguments.host, arguments.port, page, access=SameOrigin, metrics=metrics) as server:
+            yield server
 
 
-def run_server(server: Server, page: str, end: str, *, browser: bool) -> None:
+def _on_ray(arguments: argparse.Namespace, settings: ServeSettings, replicas: ReplicaSettings) -> RayServer:
+    try:
+        from acoustic_env.web.serve import RayServer
+    except ModuleNotFoundError as error:
+        msg = f"--ray: Ray Serve is not installed ({error.name}): pip install 'acoustic-env[serve]'"
+        raise UsageError(msg) from error
+    from acoustic_env.web.app import listen
+
+    with listen(arguments.host, arguments.port) as bound:
+        port = bound.getsockname()[1]
+    values = {"bundle": arguments.bundle, "window_s": arguments.window, "host": arguments.host, "port": port}
+    whole = {**settings.as_json(), **replicas.as_json(), **values}
+    return RayServer(from_mapping(RayServeSettings, whole, "options of serve"), arguments.address)
+
+
+def run_server(server: Server | RayServer, page: str, end: str, *, browser: bool) -> None:
     """Serve until Ctrl-C.
 
     Args:

@@ -48,6 +48,62 @@ class Prediction:
     raw: Floats = field(repr=False, compare=False)
 
 
+@dataclass(frozen=True)
+class Window:
+    """A window of a recording, or the whole of it.
+
+    Attributes:
+        start_s: of the recording, in s.
+        wave: float32 [samples], mono, full scale at 1.
+        rate: Hz.
+    """
+
+    start_s: float
+    wave: Wave = field(repr=False, compare=False)
+    rate: int
+
+
+def cut_windows(audio: str | Path | Waveforms, sample_rate: int | None, window_s: float) -> Iterator[list[Window]]:
+    """Cut a recording of any length into windows, `TOGETHER` at a time.
+
+    Windows follow each other; a last one of less than half a window is left out, if it is not the only one.
+
+    Args:
+        audio, sample_rate: as for `Predictor.predict`.
+        window_s: length in s.
+
+    Raises:
+        ClipError: the audio cannot be used.
+
+    >>> import numpy as np
+    >>> [[window.start_s for window in some] for some in cut_windows(np.zeros(80_000), 16_000, 2.0)]
+    [[0.0, 2.0, 4.0]]
+    """
+    source, name = open_audio(audio, sample_rate)
+    with source:
+        for number in itertools.count():
+            start_s = number * TOGETHER * window_s
+            try:
+                wave, rate = decode.decode(source, start_s, start_s + TOGETHER * window_s, name)
+            except ClipError as error:
+                if number and error.code in ("no_such_segment", "empty"):
+                    return
+                raise
+            edges = [round(i * window_s * rate) for i in range(TOGETHER + 1)]
+            windows = [
+                Window(start_s + first / rate, wave[first:end], rate) for first, end in itertools.pairwise(edges)
+            ]
+            kept = [window for window in windows if len(window.wave) >= LEAST * window_s * rate]
+            if not number and not kept:
+                kept = [Window(start_s, wave, rate)]
+            for window in kept:
+                prepare.check_length(window.wave, rate, name)
+            if kept:
+                yield kept
+            if len(wave) < edges[-1]:
+                return
+
+
 class Predictor:
     """A trained classifier with its feature blocks loaded.
 
@@ -111,13 +167,13 @@ class Predictor:
         source, name = open_audio(audio, sample_rate)
         with source:
             wave, rate = decode.decode(source, None, None, name)
-        return self._predict([wave], rate, [0.0], name)[0]
+        prepare.check_length(wave, rate, name)
+        return self.predict_clips([Window(0.0, wave, rate)])[0]
 
     def predict_windows(self, audio: str | Path | Waveforms, *, sample_rate: int | None = None) -> Iterator[Prediction]:
         """Predict a recording of any length window by window, each as a clip of its own.
 
-        Windows follow each other; a last one of less than half a window is left out, if it is not the only one. Some
-        windows are in memory at a time.
+        The windows are those of `cut_windows`; some are in memory at a time.
 
         Args:
             audio, sample_rate: as for `predict`.
@@ -135,27 +191,42 @@ class Predictor:
         >>> predictor.pool(windows).posterior["noise"] > 0.5
         True
         """
-        source, name = open_audio(audio, sample_rate)
-        with source:
-            for number in itertools.count():
-                start_s = number * TOGETHER * self.window_s
-                try:
-                    wave, rate = decode.decode(source, start_s, start_s + TOGETHER * self.window_s, name)
-                except ClipError as error:
-                    if number and error.code in ("no_such_segment", "empty"):
-                        return
-                    raise
-                edges = [round(i * self.window_s * rate) for i in range(TOGETHER + 1)]
-                pieces = [wave[start:end] for start, end in itertools.pairwise(edges)]
-                whole = [len(piece) >= LEAST * self.window_s * rate for piece in pieces]
-                kept = [piece for piece, enough in zip(pieces, whole, strict=True) if enough]
-                if not number and not kept:
-                    kept = [wave]
-                if kept:
-                    starts = [start_s + edge / rate for edge in edges[: len(kept)]]
-                    yield from self._predict(kept, rate, starts, name)
-                if len(wave) < edges[-1]:
-                    return
+        for windows in cut_windows(audio, sample_rate, self.window_s):
+            yield from self.predict_clips(windows)
+
+    def predict_clips(self, windows: Sequence[Window]) -> list[Prediction]:
+        """Predict windows of any recordings, each as a clip of its own; those of one length and rate together.
+
+        Args:
+            windows: of `cut_windows`.
+
+        >>> import numpy as np
+        >>> from acoustic_env import Predictor
+        >>> noise = np.random.default_rng(0).normal(size=80_000) / 10
+        >>> windows = next(cut_windows(noise, 16_000, 2.0))
+        >>> len(Predictor.load("sound-bundle").predict_clips(windows))
+        3
+        """
+        found: dict[int, Prediction] = {}
+
+        def kind(number: int) -> tuple[int, int]:
+            return windows[number].rate, len(windows[number].wave)
+
+        for (rate, length), group in itertools.groupby(sorted(range(len(windows)), key=kind), kind):
+            numbers = list(group)
+            own = np.stack([windows[number].wave for number in numbers])
+            x = self.bundle.preprocessor.transform(self._matrix(own, rate).values)
+            raw = self.bundle.classifier.predict_proba(x)
+            if self.bundle.recipe.level == "recording":
+                raw = pool_recordings(self.bundle.recipe, raw, np.arange(len(own)))
+            novelty = self.bundle.novelty
+            unlike = [None] * len(own) if novelty is None else novelty.unlike(x).tolist()
+            calibrated = self.bundle.calibrator.predict_proba(raw)
+            for i, number in enumerate(numbers):
+                start_s = windows[number].start_s
+                posterior = self._by_class(calibrated[i])
+                found[number] = Prediction(start_s, start_s + length / rate, posterior, unlike[i], raw[[i]])
+        return [found[number] for number in range(len(windows))]
 
     def pool(self, windows: Iterable[Prediction]) -> Prediction:
         """Return the answer for a whole recording.
@@ -179,28 +250,8 @@ class Predictor:
         unlike = sum(marks) > len(marks) / 2 if marks else None
         return Prediction(own[0].start_s, own[-1].end_s, self._by_class(calibrated[0]), unlike, raw)
 
-    def _predict(self, waves: Sequence[Wave], rate: int, starts: Sequence[float], name: str) -> list[Prediction]:
-        """Predict clips, each on its own, of one recording; those of one length together, as in the batch job."""
-        found: list[Prediction] = []
-        for length, group in itertools.groupby(zip(starts, waves, strict=True), key=lambda one: len(one[1])):
-            clips = list(group)
-            own = np.stack([wave for _, wave in clips])
-            x = self.bundle.preprocessor.transform(self._matrix(own, rate, name).values)
-            raw = self.bundle.classifier.predict_proba(x)
-            if self.bundle.recipe.level == "recording":
-                raw = pool_recordings(self.bundle.recipe, raw, np.arange(len(own)))
-            novelty = self.bundle.novelty
-            unlike = [None] * len(own) if novelty is None else novelty.unlike(x).tolist()
-            calibrated = self.bundle.calibrator.predict_proba(raw)
-            found += [
-                Prediction(start, start + length / rate, self._by_class(calibrated[i]), unlike[i], raw[[i]])
-                for i, (start, _) in enumerate(clips)
-            ]
-        return found
-
-    def _matrix(self, waves: Wave, rate: int, name: str) -> FeatureMatrix:
+    def _matrix(self, waves: Wave, rate: int) -> FeatureMatrix:
         """Compute the features of clips float32 [clips, samples]."""
-        prepare.check_length(waves[0], rate, name)
         ids = [str(number) for number in range(len(waves))]
         prepared = {}
         for wanted in {block.sample_rate for _, block in self._blocks}:

@@ -41,6 +41,28 @@ def create_app(access: SameOrigin, *pages: APIRouter, metrics: Metrics | None = 
     return app
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        host: address to listen at.
+        port: 0 for a free one.
+
+    Raises:
+        UsageError: the address is in use or not one of this machine.
+
+    >>> with listen("127.0.0.1", 0) as bound:
+    ...     bound.getsockname()[0]
+    '127.0.0.1'
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        msg = f"--host {host} --port {port}: {error}; choose another port, or 0 for a free one"
+        raise UsageError(msg) from error
+
+
 class Server:
     """Serve pages at one address until `shutdown`.
 
@@ -63,12 +85,7 @@ class Server:
         access: type[SameOrigin] = Access,
         metrics: Metrics | None = None,
     ) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family)
-        except (OSError, OverflowError) as error:
-            msg = f"--host {host} --port {port}: {error}; choose another port, or 0 for a free one"
-            raise UsageError(msg) from error
+        self._socket = listen(host, port)
         address, port = self._socket.getsockname()[:2]
         self.access = access(host, address, port)
         app = create_app(self.access, *pages, metrics=metrics)

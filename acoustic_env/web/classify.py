@@ -8,13 +8,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from http import HTTPStatus
 from itertools import pairwise
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Protocol, Self
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -26,7 +26,7 @@ from starlette.types import Message, Receive
 from acoustic_env.audio.decode import Mono
 from acoustic_env.audit.listen_audio import describe
 from acoustic_env.errors import ClipError
-from acoustic_env.models.predictor import LEAST, Prediction, Predictor
+from acoustic_env.models.predictor import LEAST, Prediction
 from acoustic_env.options import ServeSettings
 from acoustic_env.web.decoder import Decoder, TooLongError
 from acoustic_env.web.metrics import Metrics
@@ -95,6 +95,24 @@ class Answer(BaseModel):
     windows: list[WindowAnswer]
 
 
+class WindowPredictor(Protocol):
+    """What answers for waveforms: a `Predictor` of this process, or replicas elsewhere that hold one."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
+
+    @property
+    def window_s(self) -> float:
+        """Length of a window, s."""
+
+    def predict_windows(self, waveform: Mono, /, *, sample_rate: int) -> Iterable[Prediction]:
+        """Predict a waveform window by window, as `Predictor.predict_windows`."""
+
+    def pool(self, windows: Sequence[Prediction], /) -> Prediction:
+        """Return the answer for a whole recording, as `Predictor.pool`."""
+
+
 class Classification:
     """Classifies uploads: a bounded number at a time, each in a thread with a decoding process.
 
@@ -104,7 +122,7 @@ class Classification:
         metrics: counts seconds of audio.
     """
 
-    def __init__(self, predictor: Predictor, settings: ServeSettings, metrics: Metrics) -> None:
+    def __init__(self, predictor: WindowPredictor, settings: ServeSettings, metrics: Metrics) -> None:
         self.predictor, self.settings, self.metrics = predictor, settings, metrics
         self._decoder = Decoder(settings, predictor.window_s)
         self._threads = ThreadPoolExecutor(settings.concurrency, "classify")
