@@ -29,12 +29,14 @@ class Calls:
     """
 
     def __init__(self, truth: Bools, called: Bools) -> None:
-        self._masks = [sparse.csr_array(mask, dtype=np.float64) for mask in (truth & called, called, truth)]
+        masks = np.hstack([truth & called, called, truth])
+        self._masks = sparse.csr_array(masks.T, dtype=np.float64)  # a row a count: one product of a resample
         self._absent = ~truth.any(axis=0)
 
     def _counts(self, weights: Weights) -> list[Floats]:
         """Return true positives, positive calls and positive rows [classes]."""
-        return [mask.sum(axis=0) if weights is None else weights @ mask for mask in self._masks]
+        counts = self._masks @ (np.ones(self._masks.shape[1]) if weights is None else weights)
+        return np.split(counts, 3)
 
     def precision_recall_f1(self, weights: Weights = None) -> tuple[Floats, Floats, Floats]:
         """Return precision, recall and F1 [classes]; 0 where there is nothing to divide by.
