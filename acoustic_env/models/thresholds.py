@@ -30,12 +30,13 @@ class Calls:
 
     def __init__(self, truth: Bools, called: Bools) -> None:
         masks = np.hstack([truth & called, called, truth])
-        self._masks = sparse.csr_array(masks.T, dtype=np.float64)  # a row a count: one product of a resample
+        self._rows = len(truth)
+        self._masks = sparse.csr_array(masks.T, dtype=np.float64)  # a row a count: one product a resample
         self._absent = ~truth.any(axis=0)
 
     def _counts(self, weights: Weights) -> list[Floats]:
         """Return true positives, positive calls and positive rows [classes]."""
-        counts = self._masks @ (np.ones(self._masks.shape[1]) if weights is None else weights)
+        counts: Floats = np.asarray(self._masks @ (np.ones(self._rows) if weights is None else weights))
         return np.split(counts, 3)
 
     def precision_recall_f1(self, weights: Weights = None) -> tuple[Floats, Floats, Floats]:
