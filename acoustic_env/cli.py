@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Final
 
@@ -88,6 +89,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((word for word in given if not word.startswith("-")), "")
     namespace = build_parser(command).parse_args(given)
     namespace.resume = f"acoustic-env {shlex.join(given)}"
+    with _logs(getattr(namespace, "log_format", "text")):
+        return _run(namespace)
+
+
+def _logs(form: str) -> AbstractContextManager[None]:
+    if form == "text":
+        return nullcontext()
+    from acoustic_env.pipeline.progress import json_logs
+
+    return json_logs()
+
+
+def _run(namespace: argparse.Namespace) -> int:
     try:
         return int(namespace.run(namespace) or 0)
     except AcousticEnvError as error:
@@ -105,6 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_error(message: str, error: BaseException) -> None:
+    if event := getattr(sys.stderr, "event", None):  # of a JsonLog
+        event("error", "error", fields={"message": message, "notes": getattr(error, "__notes__", [])})
+        return
     print(f"acoustic-env: {message}", file=sys.stderr)
     for note in getattr(error, "__notes__", ()):
         print(note, file=sys.stderr)

@@ -181,6 +181,18 @@ def weights_table() -> str:
     return "\n".join(rows)
 
 
+def metrics_table() -> str:
+    """Return the metrics of a run by their names in Prometheus."""
+    from acoustic_env.pipeline import metrics
+
+    rows = ["| metric | label | meaning |", "|---|---|---|"]
+    for metric in vars(metrics).values():
+        if isinstance(metric, metrics.Metric):
+            total = "_total" if metric.kind == "Counter" else ""
+            rows.append(f"| `ray_{metric.name}{total}` | {metric.tag and f'`{metric.tag}`'} | {metric.description} |")
+    return "\n".join(rows)
+
+
 def error_table() -> str:
     """Return the codes of the errors table."""
     from acoustic_env.errors import CLIP_ERRORS
@@ -199,4 +211,5 @@ GENERATORS: Final[dict[str, Callable[..., str]]] = {
     "recipes": recipe_table,
     "weights": weights_table,
     "errors": error_table,
+    "metrics": metrics_table,
 }

@@ -106,6 +106,16 @@ def positive(text: str) -> int:
     return number
 
 
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """Add --log-format."""
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="Form of the lines on standard error; json: one object a line with time, level and event. Default: text.",
+    )
+
+
 def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overrides: Mapping[str, Any] | None) -> None:
     """Add an option for each field of a settings class.
 

@@ -10,7 +10,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
+from acoustic_env.commands.arguments import add_log_format, add_settings, check_inputs, given, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
 from acoustic_env.io.documents import read_mapping
@@ -50,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         max_error_rate={"metavar": "SHARE"},
         relocated={"action": "append", "metavar": "OLD=NEW"},
     )
+    add_log_format(parser)
     parser.add_argument("--json", action="store_true", help="Print the run record as JSON.")
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from acoustic_env.commands.arguments import RenamedOption, add_settings, check_inputs, given, url
+from acoustic_env.commands.arguments import RenamedOption, add_log_format, add_settings, check_inputs, given, url
 from acoustic_env.config import from_mapping
 from acoustic_env.options import ReannotateSettings
 
@@ -44,6 +44,7 @@ def add_parsers(subparsers: Any) -> None:
         max_error_rate={"metavar": "SHARE"},
     )
     parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
+    add_log_format(parser)
     parser.add_argument("--json", action="store_true", help="Print the summary as one line of JSON.")
     parser.set_defaults(run=run)
 
