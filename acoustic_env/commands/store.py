@@ -100,7 +100,7 @@ def _add(
 
 
 def list_store(namespace: argparse.Namespace) -> int:
-    from acoustic_env.store.lease import read_lease
+    from acoustic_env.store.lease import held_leases
     from acoustic_env.store.verify import verify
 
     store = _open(namespace.store)
@@ -123,14 +123,14 @@ def list_store(namespace: argparse.Namespace) -> int:
                 }
             )
     runs = store.runs()
-    lease = read_lease(namespace.store)
-    held = lease.describe() if lease is not None and not lease.released else None
+    held = {block: lease.describe() for block, lease in held_leases(namespace.store).items()}
     if namespace.json:
-        print(json.dumps({"store": store.url, "blocks": blocks, "runs": runs, "lease": held, "issues": report.issues}))
+        print(json.dumps({"store": store.url, "blocks": blocks, "runs": runs, "leases": held, "issues": report.issues}))
         return 0
     _print_blocks(store.url, blocks)
     _print_runs(runs)
-    print(f"lease: {held or 'free'}")
+    for block, holder in held.items():
+        print(f"lease of {block}: {holder}")
     for issue in report.issues:
         print(f"issue: {issue}")
     return 0

@@ -32,7 +32,7 @@ from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
 from acoustic_env.pipeline.work import MAX_PAIRS, BlockSpec, BlockWork, block_work
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import LeaseLost, acquire_lease
+from acoustic_env.store.lease import BlockLeases, LeaseLost, acquire_blocks, acquire_sources
 
 Log = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def extract(
     Raises:
         UsageError: settings, list or machines are wrong, or an id of the list has rows of other audio; nothing was
             started.
-        LeaseHeld: another run writes to the store.
+        LeaseHeld: another run writes rows of one of the blocks.
         NoHealthyWorkerError: every node is at fault; what is done is kept.
         TooManyFailures: the share of failed clips is above `max_error_rate`; its `record` is the run's.
     """
@@ -69,8 +69,9 @@ def extract(
     if settings.dry_run:
         run.preview()
         return run.record
-    with acquire_lease(settings.store, f"extract {run.record.run_id}") as lease:
-        run.all(lease.token, lease.check)
+    blocks = [work.spec.name for work in works]
+    with acquire_blocks(settings.store, blocks, f"extract {run.record.run_id}") as leases:
+        run.all(leases)
     run.check_failures()
     return run.record
 
@@ -122,29 +123,26 @@ class _Run:
             with cluster(self.settings.address) if joined else nullcontext(local_resources()) as resources:
                 self._plan(pending, resources)
 
-    def all(self, token: int, check: Callable[[], None]) -> None:
-        """Do what is missing, under the store's lease.
-
-        Args:
-            token: fencing id of the lease.
-            check: raises when the lease is lost.
+    def all(self, leases: BlockLeases) -> None:
+        """Do what is missing, under the leases of the blocks.
 
         Raises:
             NoHealthyWorkerError: no worker can do the work.
         """
-        admission = self._admit()
-        if self.record.relocated:
-            self._write_record()  # first, so that a killed run leaves the reason
-        sources.record(self.store, admission, self.record.run_id, check)
+        with acquire_sources(self.settings.store, f"extract {self.record.run_id}") as lease:
+            admission = self._admit()
+            if self.record.relocated:
+                self._write_record()  # first, so that a killed run leaves the reason
+            sources.record(self.store, admission, self.record.run_id, lease.check)
         pending = self._pending()
-        for line in self.store.clean_up():
+        for line in self.store.clean_up([work.spec.name for work in self.works]):
             self.log(line)
         if pending.num_rows or self.record.relocated:
             self._write_record()  # so that errors of a killed run have a version
         if not pending.num_rows:
             return
         try:
-            self._compute(pending, token)
+            self._compute(pending, leases.tokens)
         except NoHealthyWorkerError as error:
             self.record.stopped = str(error)
             self._finish()
@@ -187,7 +185,7 @@ class _Run:
             self.log(line)
         return plan
 
-    def _compute(self, pending: pa.Table, token: int) -> None:
+    def _compute(self, pending: pa.Table, leases: Mapping[str, int]) -> None:
         failed_before = 0 if self.settings.retry_errors else self.record.failed_on_list
         allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending.num_rows, failed_before)
         watch = FailureWatch(allowed)
@@ -198,7 +196,7 @@ class _Run:
                     resources = cluster_resources(self.health.left_out)
                     resources = dataclasses.replace(resources, memory=min(resources.memory, offered.memory))
                     try:
-                        self._stream(rest, self._plan(rest, resources), token, watch, progress)
+                        self._stream(rest, self._plan(rest, resources), leases, watch, progress)
                         break
                     except SickWorkerError as error:
                         rest = self._left(error, pending, progress)
@@ -208,13 +206,15 @@ class _Run:
             finally:
                 self.record.finish(time.perf_counter() - started)
 
-    def _stream(self, pending: pa.Table, plan: Plan, token: int, watch: FailureWatch, progress: Progress) -> None:
+    def _stream(
+        self, pending: pa.Table, plan: Plan, leases: Mapping[str, int], watch: FailureWatch, progress: Progress
+    ) -> None:
         record, works = self.record, self._active(pending)
         watch.in_work = plan.in_work
         record.workers = {pool.name: pool.workers for pool in plan.pools}
         metrics.PENDING.record(record.pending - record.finished)
         with closing(
-            graph.run(pending, plan, works, self.settings.store, token, record.run_id, self.health)
+            graph.run(pending, plan, works, self.settings.store, leases, record.run_id, self.health)
         ) as batches:
             for written in batches:
                 record.count(written)

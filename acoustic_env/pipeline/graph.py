@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ def run(
     plan: Plan,
     works: Sequence[BlockWork],
     store_url: str,
-    token: int,
+    leases: Mapping[str, int],
     run_id: str,
     health: Health | None = None,
 ) -> Generator[Written, None, None]:
@@ -40,7 +40,7 @@ def run(
         plan: from `plan.make_plan`.
         works: the blocks, as planned.
         store_url: the store.
-        token: fencing id of the lease this run holds.
+        leases: path -> fencing id of the leases this run holds.
         run_id: goes into the errors table.
         health: nodes to leave out and clips to do apart.
 
@@ -92,7 +92,7 @@ def run(
         max_restarts=-1,
         max_task_retries=-1,
     )
-    writers: Any = ActorPool([actor.remote(store_url, token, works, run_id) for _ in range(plan.write.workers)])
+    writers: Any = ActorPool([actor.remote(store_url, leases, works, run_id) for _ in range(plan.write.workers)])
     try:
         for batch in data.iter_batches(batch_size=plan.part_clips, batch_format="pyarrow", prefetch_batches=0):
             writers.submit(lambda writer, clips: writer.__call__.remote(clips), batch)

@@ -1,4 +1,4 @@
-"""The last stage: finished rows become part files and errors, under the lease, and only a small summary travels on."""
+"""The last stage: finished rows become part files and errors, under the leases, and only a small summary travels on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from acoustic_env.pipeline import metrics
 from acoustic_env.pipeline.rows import MEMORY, ROWS, SECONDS, unpack_rows
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import check
+from acoustic_env.store.lease import check_all
 from acoustic_env.store.schema import ERROR_SCHEMA
 
 
@@ -40,9 +40,9 @@ class Write:
     again from the keys that can be read.
     """
 
-    def __init__(self, store_url: str, token: int, works: Sequence[BlockWork], run_id: str) -> None:
+    def __init__(self, store_url: str, leases: Mapping[str, int], works: Sequence[BlockWork], run_id: str) -> None:
         self.store_url = store_url
-        self.token = token
+        self.leases = dict(leases)
         self.works = tuple(works)
         self.run_id = run_id
         expect_answers()
@@ -50,7 +50,7 @@ class Write:
     def __call__(self, clips: pa.Table) -> Written:
         started = time.perf_counter()
         store = FeatureStore(self.store_url)
-        check(self.store_url, self.token)
+        check_all(self.store_url, self.leases)
         failures = self._errors(clips)
         errors = pa.concat_tables([failures, self._resolved(clips)])
         if errors.num_rows:

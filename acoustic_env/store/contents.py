@@ -17,6 +17,7 @@ from acoustic_env.io.filesystem import Entry, open_filesystem
 from acoustic_env.store import layout
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, read_part
 from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, Described, describe
+from acoustic_env.store.snapshot import read_snapshot
 
 log = logging.getLogger("acoustic_env.store")
 
@@ -69,9 +70,10 @@ class StoreContents:
         return {block: sorted(found[block]) for block in sorted(found)}
 
     def parts(self, block: str, fingerprint: str) -> list[Entry]:
-        """Return the files with a part's name of one version of a block."""
+        """Return the parts of one version of a block that readers see: without those a compaction replaced."""
         folder = layout.block_folder(block, fingerprint)
-        return [entry for entry in self.filesystem.entries(folder) if layout.is_part(entry.path)]
+        listed = self.filesystem.entries(folder)  # before the snapshot: `store.snapshot` has the reason
+        return read_snapshot(self.filesystem, folder).visible(listed, folder) if listed else []
 
     def fingerprints(self, block: str) -> list[Described]:
         """Return the versions of a block that are in the store, each described by its first readable part."""

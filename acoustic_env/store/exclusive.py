@@ -106,10 +106,10 @@ class _LockedFile(ExclusiveFile):
         """Hold a kernel lock, which ends with the process at the latest."""
         import fcntl
 
-        folder, place = self.filesystem.folder, self.filesystem.place(self.path)
+        file, place = self.filesystem.folder / self.path, self.filesystem.place(self.path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / f".{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise store_error(place, "written", error) from error
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ from acoustic_env.store.contents import ScannedPart, StoreContents
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
 from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, describe, digest, repeats, row_keys, sort_by_key
+from acoustic_env.store.snapshot import change_snapshot, read_snapshot
 
 STALE_S: Final = 24 * 3600.0
 ERROR_KEYS: Final = ("clip_id", "stage", "code", "attempt", "run_id")
@@ -89,21 +91,35 @@ class FeatureStore(StoreContents):
         text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False, default=str)
         self.filesystem.write(layout.run_path(run_id), text.encode())
 
-    def clean_up(self) -> list[str]:
+    def clean_up(self, blocks: Collection[str]) -> list[str]:
         """Move parts that this object found unreadable to `set-aside/` and remove temporary files older than a day.
 
-        The caller holds the lease and has looked for missing rows before.
+        The caller holds the leases of the blocks and has looked for missing rows before.
 
         Returns:
             A line for each file moved or removed.
         """
         done = []
         for path, part in sorted(self._unreadable.items()):
+            place = layout.block_and_fingerprint(path)
+            if place is None or place[0] not in blocks:
+                continue
             if isinstance(self.scan_one(part.entry, ["clip_id"]), UnreadablePart):
-                self.filesystem.move(path, f"{layout.SET_ASIDE}/{path}")
+                self._set_aside(path)
                 done.append(f"{self.filesystem.place(path)}: {part.reason}; moved to {layout.SET_ASIDE}/")
         self._unreadable.clear()
         return done + [f"{path}: stale temporary file, removed" for path in self.filesystem.remove_stale(STALE_S)]
+
+    def _set_aside(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        snapshot = read_snapshot(self.filesystem, folder)
+        if name in snapshot.parts:
+            # Its rows may still be in the parts it replaced, which readers see again; those that are gone are computed
+            # again, perhaps under the names they had.
+            parts = {other: size for other, size in snapshot.parts.items() if other != name}
+            change_snapshot(self.filesystem, folder, snapshot, replace(snapshot, parts=parts, replaced={}))
+        if any(entry.path == path for entry in self.filesystem.entries(folder)):
+            self.filesystem.move(path, f"{layout.SET_ASIDE}/{path}")
 
     def missing(
         self,

@@ -1,10 +1,12 @@
 """Where things are in a store, relative to its root.
 
 features/<block>/<fingerprint>/part-<keys>.parquet   rows of one block under one fingerprint
+features/<block>/<fingerprint>/snapshot.json         which parts a compaction replaced by which; absent before the first
 clips/part-<keys>.parquet                            which audio each clip id means
 errors/part-<keys>.parquet                           what went wrong with which clip
 runs/<run_id>.json                                   what each run did
-lease.json                                           who may write
+leases/<block>.json                                  who may write rows of the block
+lease.json                                           the one writer of all blocks, in stores of older versions
 set-aside/...                                        parts that cannot be read, moved out of the way by a writer
 .tmp/                                                files on their way to their names (local stores)
 """
@@ -21,6 +23,8 @@ CLIPS: Final = "clips"
 ERRORS: Final = "errors"
 RUNS: Final = "runs"
 LEASE: Final = "lease.json"
+LEASES: Final = "leases"
+SNAPSHOT: Final = "snapshot.json"
 SET_ASIDE: Final = "set-aside"
 
 _PART = re.compile(r"part-[0-9a-f]+\.parquet")
@@ -51,6 +55,16 @@ def part_path(folder: str, digest: str) -> str:
 def is_part(path: str) -> bool:
     """Return whether a path has a part's name."""
     return _PART.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def lease_path(block: str) -> str:
+    """Return the path of a block's lease.
+
+    Raises:
+        UsageError: a name that is not one path component.
+    """
+    block_folder(block)
+    return f"{LEASES}/{block}.json"
 
 
 def run_path(run_id: str) -> str:

@@ -1,6 +1,7 @@
 """One writer at a time: a lease with a holder, an expiry that a heartbeat moves on, and a fencing id that only grows.
 
-The lease is `lease.json` in the store. It is changed by compare and swap alone (`store.exclusive`), so of two that
+Each block of a store has a lease of its own, `leases/<block>.json`, so that two jobs can write rows of different blocks
+side by side (`acquire_blocks`); other folders have one, `lease.json`. A lease is changed by compare and swap alone (`store.exclusive`), so of two that
 want it at once one gets it. It is never removed: a released lease keeps its fencing id, and the next one is larger.
 
 A lease may be taken over
@@ -24,8 +25,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,14 +35,16 @@ from typing import Final
 import psutil
 
 from acoustic_env.errors import AcousticEnvError, LeaseHeld
-from acoustic_env.io.filesystem import Filesystem, open_filesystem
+from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store.exclusive import ExclusiveFile, Seen, exclusive_file
-from acoustic_env.store.layout import LEASE
+from acoustic_env.store.layout import CLIPS, LEASE, LEASES, lease_path
 
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0
 HEARTBEATS: Final = 4  # in one time to live
+SOURCES_WAIT_S: Final = 600.0
+WAIT_STEP_S: Final = 0.5
 
 log = logging.getLogger("acoustic_env.store")
 
@@ -54,7 +57,7 @@ class LeaseLost(AcousticEnvError):  # noqa: N818
 
 @dataclass(frozen=True)
 class LeaseRecord:
-    """The content of `lease.json`.
+    """The content of a lease file.
 
     Attributes:
         fencing_id: grows by one with every holder.
@@ -97,6 +100,7 @@ class Lease:
 
     def __init__(self, file: ExclusiveFile, store_url: str, record: LeaseRecord, ttl_s: float) -> None:
         self.token = record.fencing_id
+        self._path = file.path
         self._file, self._url, self._record, self._ttl = file, store_url, record, ttl_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -111,7 +115,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost if the lease is another's now; asks the store."""
-        check(self._url, self.token)
+        check(self._url, self.token, self._path)
 
     def release(self) -> None:
         """Release the lease; does nothing where it is released already, or another's."""
@@ -135,29 +139,86 @@ class Lease:
 
     def _renew(self, record: LeaseRecord) -> None:
         seen = self._file.load()
-        now = _parse(seen)
+        now = _parse(seen, self._path)
         if now is not None and now.nonce != record.nonce:
             self._lost = f"{self._url}: the lease was lost to {now.describe()}"
         elif self._file.swap(seen, _bytes(record)):
             self._record = record
 
 
+class BlockLeases:
+    """The leases of the blocks that a run writes; made by `acquire_blocks`.
+
+    Attributes:
+        tokens: path of each lease -> its fencing id.
+    """
+
+    def __init__(self, store_url: str, tokens: Mapping[str, int]) -> None:
+        self.tokens = dict(tokens)
+        self._url = store_url
+
+    def check(self) -> None:
+        """Raise LeaseLost if one of the leases is another's now; asks the store."""
+        check_all(self._url, self.tokens)
+
+
 @contextmanager
-def acquire_lease(store_url: str, holder: str, ttl_s: float = TTL_S) -> Iterator[Lease]:
-    """Hold the store's lease for the body of a `with`; renewed in the background, released at the end.
+def acquire_blocks(store_url: str, blocks: Iterable[str], holder: str, ttl_s: float = TTL_S) -> Iterator[BlockLeases]:
+    """Hold the leases of blocks of a store for the body of a `with`; taken in sorted order.
 
     Args:
         store_url: the store.
+        blocks: whose rows are written.
+        holder, ttl_s: as in `acquire_lease`.
+
+    Raises:
+        LeaseHeld: another writer has one of them, or, in a store of an older version, the store.
+        StoreError: the store cannot be written.
+    """
+    earlier = read_lease(store_url)
+    if earlier is not None and not _may_be_taken(earlier):
+        raise LeaseHeld(_held(store_url, "the lease of the store", earlier))
+    with ExitStack() as stack:
+        paths = [lease_path(block) for block in sorted(set(blocks))]
+        yield BlockLeases(
+            store_url,
+            {path: stack.enter_context(acquire_lease(store_url, holder, ttl_s, path)).token for path in paths},
+        )
+
+
+@contextmanager
+def acquire_sources(store_url: str, holder: str) -> Iterator[Lease]:
+    """Hold the lease of the table of sources, for the moment between comparing a list with it and adding to it.
+
+    A writer of other blocks that has it is waited for, `SOURCES_WAIT_S` at most.
+
+    Raises:
+        LeaseHeld: it is still held then.
+        StoreError: the store cannot be written.
+    """
+    with acquire_lease(store_url, holder, path=f"{LEASES}/.{CLIPS}.json", wait_s=SOURCES_WAIT_S) as lease:
+        yield lease
+
+
+@contextmanager
+def acquire_lease(
+    store_url: str, holder: str, ttl_s: float = TTL_S, path: str = LEASE, wait_s: float = 0.0
+) -> Iterator[Lease]:
+    """Hold a lease for the body of a `with`; renewed in the background, released at the end.
+
+    Args:
+        store_url: the store, or another folder with one writer.
         holder: what it is for, shown to a second writer.
         ttl_s: time after the last heartbeat when others may take it (plus `SKEW_S`).
+        path: of the lease, below the URL.
+        wait_s: how long to wait for another writer to release it.
 
     Raises:
         LeaseHeld: another writer has it; says who, since when and until when.
         StoreError: the store cannot be written.
     """
-    filesystem = open_filesystem(store_url)
-    file = exclusive_file(filesystem, LEASE)
-    lease = Lease(file, store_url, _acquire(file, filesystem, store_url, holder, ttl_s), ttl_s)
+    file = exclusive_file(open_filesystem(store_url), path)
+    lease = Lease(file, store_url, _acquire(file, store_url, holder, ttl_s, wait_s), ttl_s)
     try:
         yield lease
     finally:
@@ -167,42 +228,65 @@ def acquire_lease(store_url: str, holder: str, ttl_s: float = TTL_S) -> Iterator
             log.warning("the lease could not be released and ends by itself in %.0f s: %s", ttl_s + SKEW_S, error)
 
 
-def check(store_url: str, token: int) -> None:
+def check_all(store_url: str, tokens: Mapping[str, int]) -> None:
+    """Raise unless every lease (path -> fencing id) still holds; raises as `check`."""
+    for path, token in tokens.items():
+        check(store_url, token, path)
+
+
+def check(store_url: str, token: int, path: str = LEASE) -> None:
     """Raise unless the lease with this fencing id still holds; called before a commit.
 
     Raises:
         LeaseLost: another writer has taken the lease, or it was released.
         StoreError: the store cannot be read.
     """
-    now = _parse(exclusive_file(open_filesystem(store_url), LEASE).load())
+    now = read_lease(store_url, path)
     if now is not None and now.fencing_id == token and not now.released:
         return
     found = "its lease file is gone" if now is None else f"it is now held by {now.describe()}"
     if now is not None and now.released:
         found = f"it was released by {now.describe()}"
-    msg = f"{store_url}: this writer's lease ({token}) is lost: {found}; nothing more is written by this run"
+    msg = f"{store_url}: this writer's lease ({path}, {token}) is lost: {found}; nothing more is written by this run"
     raise LeaseLost(msg)
 
 
-def read_lease(store_url: str) -> LeaseRecord | None:
-    """Return the lease as it is now; None where there never was a writer."""
-    return _parse(exclusive_file(open_filesystem(store_url), LEASE).load())
+def read_lease(store_url: str, path: str = LEASE) -> LeaseRecord | None:
+    """Return a lease as it is now; None where there never was a writer."""
+    return _parse(exclusive_file(open_filesystem(store_url), path).load(), path)
 
 
-def _acquire(file: ExclusiveFile, filesystem: Filesystem, url: str, holder: str, ttl_s: float) -> LeaseRecord:
+def held_leases(store_url: str) -> dict[str, LeaseRecord]:
+    """Return block -> its lease, of those not released; "*" is the one of the whole store of an older version."""
+    found = {"*": read_lease(store_url)}
+    for entry in open_filesystem(store_url).entries(LEASES):
+        name = entry.path.removeprefix(f"{LEASES}/")
+        if name.endswith(".json") and not name.startswith("."):
+            found[name.removesuffix(".json")] = read_lease(store_url, entry.path)
+    return {block: record for block, record in found.items() if record is not None and not record.released}
+
+
+def _acquire(file: ExclusiveFile, url: str, holder: str, ttl_s: float, wait_s: float) -> LeaseRecord:
+    deadline = time.monotonic() + wait_s
     while True:
         seen = file.load()
-        now = _parse(seen)
+        now = _parse(seen, file.path)
         if now is not None and not _may_be_taken(now):
-            msg = (
-                f"{url}: another writer holds the store's lease: {now.describe()}. Wait for it to end; if it was "
-                f"killed on another machine, the lease can be taken from {_time(now.expires + SKEW_S)} on"
-            )
-            raise LeaseHeld(msg)
+            if time.monotonic() >= deadline:
+                raise LeaseHeld(_held(url, f"the lease {file.path}", now))
+            time.sleep(WAIT_STEP_S)
+            continue
         record = _record(holder, 1 + (now.fencing_id if now else 0), ttl_s)
         if file.swap(seen, _bytes(record)):
             return record
         time.sleep(0.05)  # another one was quicker: look again who
+
+
+def _held(url: str, lease: str, record: LeaseRecord) -> str:
+    return (
+        f"{url}: another writer holds {lease}: {record.describe()}. Wait for it to end; if it was killed on another "
+        f"machine, the lease can be taken from {_time(record.expires + SKEW_S)} on"
+    )
 
 
 def _may_be_taken(record: LeaseRecord) -> bool:
@@ -259,13 +343,13 @@ def _bytes(record: LeaseRecord) -> bytes:
     return json.dumps(asdict(record), indent=1).encode()
 
 
-def _parse(seen: Seen | None) -> LeaseRecord | None:
+def _parse(seen: Seen | None, path: str) -> LeaseRecord | None:
     if seen is None:
         return None
     try:
         return LeaseRecord(**json.loads(seen.data))
     except (ValueError, TypeError) as error:
-        msg = f"{LEASE}: not a lease ({error}); if no writer runs, remove the file and run the same command again"
+        msg = f"{path}: not a lease ({error}); if no writer runs, remove the file and run the same command again"
         raise StoreError(msg) from error
 
 

@@ -25,7 +25,7 @@ from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.location import url
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.lease import acquire_blocks, acquire_sources
 from acoustic_env.store.schema import describe
 
 ROWS_A_PART: Final = 1000  # a stream of shuffled clips holds dozens of parts
@@ -73,16 +73,18 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
 
     Raises:
         UsageError: a file is missing or damaged, no clip of the list has a record, or an id has rows of other audio.
-        LeaseHeld: another writer holds the store.
+        LeaseHeld: another writer holds the block.
     """
     clips = read_audioset(segments)
     if recipe is not None:
         clips = select(clips, recipe).clips.drop_columns(CLASS_COLUMN)
     labels = dict(zip(clips["clip_id"].to_pylist(), clips["labels"].to_pylist(), strict=True))
-    with acquire_lease(store_url, f"clips from-audioset-embeddings {folder}") as lease:
+    holder = f"clips from-audioset-embeddings {folder}"
+    with acquire_blocks(store_url, [vggish_released.NAME], holder) as leases:
         store = FeatureStore(store_url)
-        sources.record(store, sources.admit(store, clips, listed_in=segments), None, lease.check)
-        found = _copy(folder, labels, store, lease.check)
+        with acquire_sources(store_url, holder) as lease:
+            sources.record(store, sources.admit(store, clips, listed_in=segments), None, lease.check)
+        found = _copy(folder, labels, store, leases.check)
     missing = [clip_id for clip_id in labels if clip_id not in found.clip_ids]
     if len(missing) == len(labels):
         msg = f"{folder}: no record of any of the {len(labels):,} clips of {segments}; is it the folder of that list?"
@@ -111,6 +113,7 @@ def _copy(folder: str, labels: dict[str, list[str]], store: FeatureStore, check:
     described = describe(vggish_released.schema().metadata)
     assert described is not None
     done = set(store.committed_keys(described.block, described.fingerprint)["clip_id"].to_pylist())
+    store.clean_up([described.block])
     found = _Found()
     pending: dict[str, npt.NDArray[np.uint8]] = {}
     for record in read_embeddings(folder, audioset()):

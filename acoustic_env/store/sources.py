@@ -294,7 +294,7 @@ def record(
     """Write what an admission adds to the table of sources; before any row of its clips is committed.
 
     Args:
-        store: the caller holds its lease.
+        store: the caller holds the lease of the sources (`lease.acquire_sources`).
         admission: of `admit`, under the same lease.
         run_id: of the run; None for an import.
         check: called before each write; raises when the lease is lost.

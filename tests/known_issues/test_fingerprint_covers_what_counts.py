@@ -31,7 +31,7 @@ from acoustic_env.pipeline.stages import Compute, ComputeSettings
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.export import export
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.lease import acquire_blocks
 
 Patch = pytest.MonkeyPatch
 BLOCKS = ("indices", "mps", "placeholder")
@@ -155,8 +155,8 @@ def compute_missing(clips: str, url: str) -> dict[str, int]:
     table, store = read_clips(clips), FeatureStore(url)
     pending = pending_rows(table, find_missing(table, works, store, store.errors()).pending, store.errors())
     settings = ComputeSettings(works, decodes=(16_000,), prepares=True, passes_on=(), device="cpu")
-    with acquire_lease(url, "this test") as lease:
-        written = Write(url, lease.token, works, "run-1")(Compute(settings)(pending))
+    with acquire_blocks(url, [work.spec.name for work in works], "this test") as leases:
+        written = Write(url, leases.tokens, works, "run-1")(Compute(settings)(pending))
     return written.rows
 
 

@@ -16,7 +16,7 @@ from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.pipeline.missing import pending_rows
 from acoustic_env.pipeline.plan import GIB, Plan, Resources, make_plan
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.lease import acquire_blocks
 from acoustic_env.store.schema import ERROR_SCHEMA
 from tests.pipeline.test_extract import rows, write_noise
 
@@ -51,8 +51,8 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
     assert [pool.name for pool in plan.compute] == ["cpu", "mps", "placeholder"]
 
     FeatureStore(settings.store)
-    with acquire_lease(settings.store, "test") as lease:
-        batches = list(graph.run(pending, on_processors(plan), works, settings.store, lease.token, "run"))
+    with acquire_blocks(settings.store, [work.spec.name for work in works], "test") as leases:
+        batches = list(graph.run(pending, on_processors(plan), works, settings.store, leases.tokens, "run"))
     assert sum(written.clips for written in batches) == 10
 
     extract(settings.replace(store=str(tmp_path / "together")))

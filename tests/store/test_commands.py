@@ -14,7 +14,7 @@ from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.store import export as export_module
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_lease
+from acoustic_env.store.lease import acquire_blocks
 from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_fingerprint, fake_table
 
 FP = fake_fingerprint()
@@ -55,17 +55,17 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_ls_shows_versions_and_where_they_differ(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     FeatureStore(url).write_part(fake_table(["a"], block=FakeBlock(scale=2.0)))
-    with acquire_lease(url, "extract run-2"):
+    with acquire_blocks(url, ["fake"], "extract run-2"):
         code, out, _ = run(capsys, "ls", url)
     assert code == 0
     assert f"fake/{FP} has parameters.scale = 1.0" in out
     assert "made with library 1.2.3" in out
     assert "run run-1: 5 finished, 2 failed, 1 left at 2.50 clips/s" in out
-    assert "lease: 'extract run-2'" in out
+    assert "lease of fake: 'extract run-2'" in out
     _, out, _ = run(capsys, "ls", url, "--json")
     found = {block["fingerprint"]: block for block in json.loads(out)["blocks"]}
     assert (found[FP]["rows"], found[FP]["clips"], found[FP]["signals"]) == (6, 3, ["fg", "raw"])
-    assert json.loads(out)["lease"] is None
+    assert json.loads(out)["leases"] == {}
 
 
 def test_verify_accounts_for_every_clip_of_the_list(url: str, listed: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def one_run(store: FeatureStore, cut: int, dies_at: int | None, how: str) -> Non
         step += 1
 
     missing = store.missing(CLIPS, SIGNALS, "fake", FP)
-    store.clean_up()
+    store.clean_up(["fake"])
     pending = [clip for clip in CLIPS if clip in set(missing["clip_id"].to_pylist())]
     for start in range(0, len(pending), cut):
         batch = pending[start : start + cut]
@@ -145,7 +145,7 @@ def test_files_of_dead_writers_are_noted_and_removed_after_a_day(tmp_path: Path)
     report = verify(store)
     assert report.issues == []
     assert len(report.notes) == 2
-    assert store.clean_up() == [".tmp/old.partial: stale temporary file, removed"]
+    assert store.clean_up(["fake"]) == [".tmp/old.partial: stale temporary file, removed"]
     assert (old.exists(), fresh.exists()) == (False, True)
 
 

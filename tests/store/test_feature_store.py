@@ -217,7 +217,7 @@ def test_a_damaged_part_is_named_and_computed_again(
     assert keys(store.read("fake")) == [("c", "fg"), ("c", "raw")]
     store.write_part(fake_table(["a"]))  # computed again, cut otherwise
     store.write_part(fake_table(["b"]))
-    (line,) = store.clean_up()
+    (line,) = store.clean_up(["fake"])
     assert path in line
     report = verify(store)
     assert not report.issues

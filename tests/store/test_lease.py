@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,17 @@ import pytest
 from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import lease as lease_module
-from acoustic_env.store.lease import Lease, LeaseLost, LeaseRecord, acquire_lease, check, read_lease
+from acoustic_env.store.lease import (
+    Lease,
+    LeaseLost,
+    LeaseRecord,
+    acquire_blocks,
+    acquire_lease,
+    acquire_sources,
+    check,
+    held_leases,
+    read_lease,
+)
 
 # Waits for the file "go", tries to get the lease once, says what it got, keeps it until its input ends.
 CONTENDER = """
@@ -208,3 +219,42 @@ def test_threads_and_a_memory_store_keep_to_the_lease(request: pytest.FixtureReq
     url = f"memory://{request.node.name}"
     with acquire_lease(url, "one"), pytest.raises(LeaseHeld), acquire_lease(url, "two"):
         pass
+
+
+def test_writers_of_different_blocks_hold_their_leases_side_by_side(url: str) -> None:
+    with acquire_blocks(url, ["mps", "indices"], "cpu job") as first, acquire_blocks(url, ["yamnet"], "gpu job") as second:
+        assert sorted(held_leases(url)) == ["indices", "mps", "yamnet"]
+        with pytest.raises(LeaseHeld, match=r"leases/mps\.json: 'cpu job'"), acquire_blocks(url, ["a", "mps"], "third"):
+            pass
+        assert "a" not in held_leases(url)  # what the third had taken before is released
+        first.check()
+        second.check()
+    assert held_leases(url) == {}
+    with pytest.raises(LeaseLost, match="was released"):
+        first.check()
+
+
+def test_a_writer_of_an_older_version_holds_all_blocks(url: str) -> None:
+    elsewhere(url, holder="extract of an older version")
+    with pytest.raises(LeaseHeld, match="the lease of the store: 'extract of an older version'"), acquire_blocks(
+        url, ["mps"], "new"
+    ):
+        pass
+    assert list(held_leases(url)) == ["*"]
+
+
+def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "WAIT_STEP_S", 0.01)
+    order: list[str] = []
+
+    def second() -> None:
+        with acquire_sources(url, "second"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with acquire_sources(url, "first"):
+        thread.start()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join(timeout=10)
+    assert order == ["first", "second"]
