@@ -1,4 +1,4 @@
-"""`acoustic-env store`: list, verify and export a feature store."""
+"""`acoustic-env store`: list, verify, export, compact and clean a feature store."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ EXPORT = """\
 A block as one file for other programs, rows in the order of clip and signal, the same file however the work was cut.
 --wide gives a row for each clip with columns <signal>.<column>. In CSV and npz a null is an empty cell or NaN."""
 
+COMPACT = """\
+Replace the many parts of each block by few large ones, sorted by clip, each key once. Readers may go on meanwhile: they
+see the old parts until all new ones are written, read back and compared with the old ones, then the new ones alone. The
+old files stay until acoustic-env store gc. Holds the lease of one block at a time; exit code 4 if another writer has
+it. Killed at any point, the same command goes on. Needs room for a block's rows in the temporary folder (TMPDIR)."""
+
+GC = """\
+Remove what no reader sees and that is older than --older-than: parts that a compaction replaced, parts that a killed
+compaction left, files set aside as unreadable, temporary files of killed writers (these after a day at least). Blocks
+that another writer holds are left out and named."""
+
 EXAMPLES: Final[Mapping[str, str]] = {
     "ls": "  acoustic-env store ls features\n  acoustic-env store ls s3://bucket/features --json",
     "verify": "  acoustic-env store verify features --clips clips.parquet\n"
@@ -49,6 +60,8 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
     "export": "  acoustic-env store export features --block indices --wide --out indices.csv\n"
     "  acoustic-env store export features --block mps --signals raw --out mps.npz",
+    "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --block mps",
+    "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
 }
 
 
@@ -81,6 +94,18 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
     parser.add_argument("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
     parser.add_argument("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
+    parser = _add(commands, "compact", "few large parts, sorted by clip", COMPACT, compact_store)
+    parser.add_argument("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
+    parser = _add(commands, "gc", "remove what a compaction replaced", GC, collect)
+    parser.add_argument(
+        "--older-than",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="Only files replaced or written at least so many hours ago, 0 or more. Readers that began before a "
+        "compaction may take so long. Default: 24.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="Print what would be removed.")
 
 
 def _add(
@@ -260,6 +285,42 @@ def export_block(namespace: argparse.Namespace) -> int:
         "wide" if namespace.wide else "long",
     )
     print(json.dumps({"out": namespace.out, "rows": rows}) if namespace.json else f"{namespace.out}: {rows:,} rows")
+    return 0
+
+
+def compact_store(namespace: argparse.Namespace) -> int:
+    from acoustic_env.store.compact import compact
+
+    done = []
+    for version in compact(namespace.store, namespace.block or ()):
+        done.append(dataclasses.asdict(version))
+        if not namespace.json:
+            repeated = f", {version.duplicates:,} repeated rows left out" if version.duplicates else ""
+            print(
+                f"{version.block}/{version.fingerprint}: {version.rows:,} rows, {version.before:,} parts -> "
+                f"{version.parts:,}{repeated}"
+            )
+    if namespace.json:
+        print(json.dumps({"store": namespace.store, "blocks": done}))
+    elif not done:
+        print(f"{namespace.store}: nothing to compact")
+    return 0
+
+
+def collect(namespace: argparse.Namespace) -> int:
+    from acoustic_env.store.gc import collect_garbage
+
+    found = collect_garbage(namespace.store, 3600.0 * namespace.older_than, dry_run=namespace.dry_run)
+    size = sum(file.size for file in found.files)
+    if namespace.json:
+        print(json.dumps({"store": namespace.store, "bytes": size, **dataclasses.asdict(found)}))
+        return 0
+    for file in found.files:
+        print(f"{file.path}: {file.reason}, {_size(file.size)}")
+    for line in found.skipped:
+        print(f"left out: {line}")
+    done = "would be removed" if namespace.dry_run else "removed"
+    print(f"{namespace.store}: {len(found.files):,} files ({_size(size)}) {done}")
     return 0
 
 

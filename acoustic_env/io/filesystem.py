@@ -271,6 +271,7 @@ class LocalFilesystem(Filesystem):
         with self._errors(path, "moved"):
             target.parent.mkdir(parents=True, exist_ok=True)
             (self.folder / path).replace(target)
+            os.utime(target)  # as of the copy on other filesystems: its age counts from here
             sync_folder(target.parent)
 
     def remove_stale(self, older_than_s: float) -> list[str]:

@@ -67,7 +67,8 @@ class StoredFrames:
             StoreError: the store cannot be read, or a part cannot any more.
         """
         store = FeatureStore(self.url)
-        yield from in_threads(store.filesystem, wanted, lambda one: self._read(store, *one))
+        size = max(part.size for part in self.parts)
+        yield from in_threads(store.filesystem, wanted, lambda one: self._read(store, *one), size)
 
     def _read(self, store: FeatureStore, unit: int, clips: Integers) -> npt.NDArray[Any]:
         signals = self.units.shape[1]

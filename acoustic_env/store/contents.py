@@ -108,7 +108,8 @@ class StoreContents:
             StoreError: the filesystem failed (a damaged part is an `UnreadablePart`, no error).
         """
         entries = self.parts(block, fingerprint)
-        for part in in_threads(self.filesystem, entries, lambda entry: self.scan_one(entry, columns, checksums)):
+        size = max((entry.size for entry in entries), default=0) if columns is None else 0
+        for part in in_threads(self.filesystem, entries, lambda entry: self.scan_one(entry, columns, checksums), size):
             if isinstance(part, UnreadablePart) and part.entry.path not in self._unreadable:
                 self._unreadable[part.entry.path] = part
                 log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)

@@ -1,14 +1,14 @@
 """A block as one file for other programs: Parquet, CSV or NumPy's npz, rows in the order of their keys.
 
 However the parts were cut (one run or ten, killed or not), the same rows give the same file. Memory holds one range of
-clips at a time: rows are first sorted into ranges of clip ids on the local disk, then each range is sorted and written.
+clips at a time (`store.ranges`).
 """
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import check_place, put_file
-from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.feature_store import FeatureStore, wanted_schema
-from acoustic_env.store.schema import as_matrix, repeats, row_keys, sort_by_key
+from acoustic_env.store.ranges import clip_bounds, each_key_once, sorted_ranges
+from acoustic_env.store.schema import as_matrix, row_keys
 
 Shape = Literal["long", "wide"]
 FORMATS: Final = (".parquet", ".csv", ".npz")
@@ -75,7 +75,8 @@ def export(
     with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as name:
         work = Path(name)
         present = list(versions)
-        ranges = _ranges(store, block, versions, schema, work)
+        bounds = clip_bounds(store, block, versions, schema, RANGE_BYTES)
+        ranges = map(each_key_once, sorted_ranges(store.pieces(block, versions, schema), bounds, schema, work))
         if shape == "wide":
             ranges = map(partial(_widen, schema=schema, signals=present), ranges)
             schema = _wide_schema(schema, present)
@@ -97,53 +98,6 @@ def _chosen(
         msg = f"{store.url}: block {block} holds no signal {unknown[0]!r}; expected one of: {there}"
         raise UsageError(msg)
     return versions
-
-
-def _ranges(
-    store: FeatureStore, block: str, versions: Mapping[str, str], schema: pa.Schema, work: Path
-) -> Iterator[pa.Table]:
-    """Rows in key order, each key once, a range of clips after the other."""
-    bounds = _bounds(store, block, versions, schema)
-    files = [work / f"range-{i}.arrow" for i in range(len(bounds) + 1)]
-    sinks = [pa.ipc.new_file(str(file), schema) for file in files]
-    try:
-        for table in store.pieces(block, versions, schema):
-            ids = table["clip_id"].to_numpy(zero_copy_only=False)
-            cuts = [0, *np.searchsorted(ids, bounds, side="right").tolist(), table.num_rows]
-            for sink, start, stop in zip(sinks, cuts[:-1], cuts[1:], strict=True):
-                if stop > start:
-                    sink.write_table(table.slice(start, stop - start))
-    finally:
-        for sink in sinks:
-            sink.close()
-    for file in files:
-        with pa.memory_map(str(file)) as source:
-            table = sort_by_key(pa.ipc.open_file(source).read_all())
-        yield table.filter(pc.invert(repeats(table))).combine_chunks()
-        file.unlink()
-
-
-def _bounds(store: FeatureStore, block: str, versions: Mapping[str, str], schema: pa.Schema) -> list[str]:
-    """Clip ids that part the rows into ranges of about `RANGE_BYTES`: a range ends with its bound."""
-    ids = [
-        part.table["clip_id"]
-        for fingerprint in dict.fromkeys(versions.values())
-        for part in store.scan(block, fingerprint, ["clip_id"])
-        if isinstance(part, ScannedPart)
-    ]  # fmt: skip
-    ordered = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()).combine_chunks()
-    row_bytes = 32 + sum(_width(field.type) for field in schema)
-    ranges = -(-len(ordered) * row_bytes // RANGE_BYTES)
-    if ranges < 2:
-        return []
-    ordered = ordered.take(pc.sort_indices(ordered))
-    return sorted({ordered[len(ordered) * i // ranges].as_py() for i in range(1, ranges)})
-
-
-def _width(kind: pa.DataType) -> int:
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size) * int(kind.value_type.bit_width) // 8
-    return int(kind.bit_width) // 8 if pa.types.is_primitive(kind) else 16
 
 
 def _wide_schema(schema: pa.Schema, signals: Sequence[str]) -> pa.Schema:

@@ -298,7 +298,8 @@ class FeatureStore(StoreContents):
                 keep = pc.and_(masks[entry.path], keep)
             return table.filter(keep).select(wanted.names).cast(wanted)
 
-        for table in in_threads(self.filesystem, entries, load):
+        size = max((entry.size for entry in entries), default=0)
+        for table in in_threads(self.filesystem, entries, load, size):
             if table is not None and table.num_rows:
                 yield table
 

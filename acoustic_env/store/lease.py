@@ -1,8 +1,9 @@
 """One writer at a time: a lease with a holder, an expiry that a heartbeat moves on, and a fencing id that only grows.
 
 Each block of a store has a lease of its own, `leases/<block>.json`, so that two jobs can write rows of different blocks
-side by side (`acquire_blocks`); other folders have one, `lease.json`. A lease is changed by compare and swap alone (`store.exclusive`), so of two that
-want it at once one gets it. It is never removed: a released lease keeps its fencing id, and the next one is larger.
+side by side (`acquire_blocks`); other folders have one, `lease.json`. A lease is changed by compare and swap alone
+(`store.exclusive`), so of two that want it at once one gets it. It is never removed: a released lease keeps its fencing
+id, and the next one is larger.
 
 A lease may be taken over
 

@@ -25,6 +25,7 @@ DICTIONARY_COLUMNS: Final = ("clip_id", "signal", "stage", "code", "run_id")
 TAIL_BYTES: Final = 64 * 2**10  # one request brings the footer, and a small part whole
 LOCAL_THREADS: Final = 4
 REMOTE_THREADS: Final = 16
+AHEAD_BYTES: Final = 256 * 2**20
 IO_ERRNOS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
 
 
@@ -131,11 +132,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def in_threads(filesystem: Filesystem, items: Iterable[Item], call: Callable[[Item], T]) -> Iterator[T]:
-    """Yield `call` of every item, in order, several at once."""
+def in_threads(
+    filesystem: Filesystem, items: Iterable[Item], call: Callable[[Item], T], item_bytes: int = 0
+) -> Iterator[T]:
+    """Yield `call` of every item, in order, several at once: as many as `AHEAD_BYTES` hold, where a result is large."""
     threads = LOCAL_THREADS if isinstance(filesystem, LocalFilesystem) else REMOTE_THREADS
+    ahead = max(2, min(2 * threads, AHEAD_BYTES // max(1, item_bytes)))
     with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
-        yield from in_order(pool, call, items, 2 * threads)
+        yield from in_order(pool, call, items, ahead)
 
 
 def in_order(pool: Executor, call: Callable[[Item], T], items: Iterable[Item], ahead: int) -> Iterator[T]:

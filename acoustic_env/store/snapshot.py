@@ -39,7 +39,7 @@ class Snapshot:
     generation: int = 0
     parts: Mapping[str, int] = field(default_factory=dict)
     replaced: Mapping[str, float] = field(default_factory=dict)
-    pending: Sequence[str] = ()
+    pending: Sequence[str] = field(default_factory=list)
 
     def visible(self, listed: Iterable[Entry], folder: str) -> list[Entry]:
         """Return the parts that a reader sees, by path.

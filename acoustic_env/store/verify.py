@@ -257,9 +257,9 @@ def _keys(store: FeatureStore, found: BlockCounts, report: Report, *, read_all: 
         if isinstance(part, UnreadablePart):
             report.issues.append(f"{part.entry.path}: {part.reason}")
             continue
-        difference = _difference(first or part, part)
-        if first and difference:
-            report.issues.append(f"{part.entry.path}: {difference} as in {first.entry.path}")
+        differs = difference(first, part) if first else None
+        if first and differs:
+            report.issues.append(f"{part.entry.path}: {differs} as in {first.entry.path}")
         part_number = pa.array(np.full(part.table.num_rows, found.parts, np.int32))
         keys = part.table.select(schema.names).replace_schema_metadata(None).cast(schema)
         tables.append(keys.append_column("part", part_number))
@@ -268,7 +268,8 @@ def _keys(store: FeatureStore, found: BlockCounts, report: Report, *, read_all: 
     return pa.concat_tables([empty, *tables])
 
 
-def _difference(first: ScannedPart, part: ScannedPart) -> str | None:
+def difference(first: ScannedPart, part: ScannedPart) -> str | None:
+    """Return in what two parts differ that those of one version share; None where in nothing."""
     if not part.schema.equals(first.schema):
         return "its columns are not the same"
     one, other = first.described.settings(), part.described.settings()
@@ -291,28 +292,30 @@ def _compare_duplicates(store: FeatureStore, found: BlockCounts, repeated: pa.Ta
     start = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     group = np.repeat(np.arange(len(sizes)), sizes)
     one, other = table.take(pa.array(start[group])), table
-    unequal = np.zeros(table.num_rows, bool)
+    differing = np.zeros(table.num_rows, bool)
     for column in schema.names:
         if column not in names:
-            unequal |= _unequal(one[column], other[column])
+            differing |= unequal(one[column], other[column])
     found.duplicates = int((sizes > 1).sum())
     note = f"{found.block}/{found.fingerprint}: {found.duplicates:,} keys are in more than one part"
-    if unequal.any():
-        row = table.select(names).slice(int(np.flatnonzero(unequal)[0]), 1).to_pylist()[0]
-        report.issues.append(f"{note}, {len(np.unique(group[unequal])):,} of them with different values, such as {row}")
+    if differing.any():
+        row = table.select(names).slice(int(np.flatnonzero(differing)[0]), 1).to_pylist()[0]
+        report.issues.append(
+            f"{note}, {len(np.unique(group[differing])):,} of them with different values, such as {row}"
+        )
     else:
         report.notes.append(f"{note}, with equal values; readers give them once")
 
 
-def _unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """bool[rows]: values that differ by more than the tolerance, or null in one only."""
-    unequal: npt.NDArray[np.bool_] = np.asarray(one.is_null()) != np.asarray(other.is_null())
+def unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Return bool[rows]: values that differ by more than the tolerance, or null in one only."""
+    differing: npt.NDArray[np.bool_] = np.asarray(one.is_null()) != np.asarray(other.is_null())
     if pa.types.is_fixed_size_list(one.type) or pa.types.is_floating(one.type):
         close = np.isclose(as_matrix(one), as_matrix(other), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
-        unequal |= ~close.all(axis=1)
+        differing |= ~close.all(axis=1)
     else:
-        unequal |= np.asarray(pc.fill_null(pc.not_equal(one, other), False))
-    return unequal
+        differing |= np.asarray(pc.fill_null(pc.not_equal(one, other), False))
+    return differing
 
 
 def _signal_counts(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, errors: pa.Table) -> SignalCounts:

@@ -222,7 +222,10 @@ def test_threads_and_a_memory_store_keep_to_the_lease(request: pytest.FixtureReq
 
 
 def test_writers_of_different_blocks_hold_their_leases_side_by_side(url: str) -> None:
-    with acquire_blocks(url, ["mps", "indices"], "cpu job") as first, acquire_blocks(url, ["yamnet"], "gpu job") as second:
+    with (
+        acquire_blocks(url, ["mps", "indices"], "cpu job") as first,
+        acquire_blocks(url, ["yamnet"], "gpu job") as second,
+    ):
         assert sorted(held_leases(url)) == ["indices", "mps", "yamnet"]
         with pytest.raises(LeaseHeld, match=r"leases/mps\.json: 'cpu job'"), acquire_blocks(url, ["a", "mps"], "third"):
             pass
@@ -236,8 +239,9 @@ def test_writers_of_different_blocks_hold_their_leases_side_by_side(url: str) ->
 
 def test_a_writer_of_an_older_version_holds_all_blocks(url: str) -> None:
     elsewhere(url, holder="extract of an older version")
-    with pytest.raises(LeaseHeld, match="the lease of the store: 'extract of an older version'"), acquire_blocks(
-        url, ["mps"], "new"
+    with (
+        pytest.raises(LeaseHeld, match="the lease of the store: 'extract of an older version'"),
+        acquire_blocks(url, ["mps"], "new"),
     ):
         pass
     assert list(held_leases(url)) == ["*"]

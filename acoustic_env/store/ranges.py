@@ -1,0 +1,99 @@
+"""Sort more rows than fit into memory: into ranges of clip ids in one file on the local disk, then range by range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.store.contents import ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.schema import repeats, sort_by_key
+
+BUFFER_BYTES: Final = 64 * 2**20  # of rows that are sorted together on their way to the file
+
+
+def clip_bounds(
+    store: FeatureStore, block: str, versions: Mapping[str, str], schema: pa.Schema, range_bytes: int
+) -> list[str]:
+    """Return the clip ids that cut a block's rows into ranges of about `range_bytes` in memory.
+
+    A range ends with its bound; the last one, after the last bound, is not empty.
+
+    Args:
+        store: to read.
+        block: which.
+        versions: signal -> fingerprint.
+        schema: of the columns that count.
+        range_bytes: in memory, uncompressed.
+    """
+    ids, counts = [], [np.zeros(0, np.int64)]
+    row_bytes = 1.0
+    for fingerprint in dict.fromkeys(versions.values()):
+        for part in store.scan(block, fingerprint, ["clip_id"]):
+            if isinstance(part, ScannedPart):
+                found = part.table["clip_id"].value_counts()
+                ids.append(found.field("values"))
+                counts.append(found.field("counts").to_numpy())
+        first = store.first_part(block, fingerprint)
+        rows = store.scan_one(first.entry, schema.names) if first else None
+        if isinstance(rows, ScannedPart):
+            row_bytes = max(row_bytes, rows.table.nbytes / max(1, rows.table.num_rows))
+    clips = pa.table({"clip_id": pa.chunked_array(ids, pa.string()), "rows": np.concatenate(counts)})
+    clips = clips.group_by("clip_id").aggregate([("rows", "sum")]).sort_by("clip_id")
+    number = (np.cumsum(clips["rows_sum"].to_numpy()) * row_bytes / range_bytes).astype(np.int64)
+    last = np.flatnonzero(number[1:] > number[:-1])  # of its range
+    bounds: list[str] = clips["clip_id"].take(pa.array(last)).to_pylist()
+    return bounds
+
+
+def sorted_ranges(
+    pieces: Iterable[pa.Table], bounds: Sequence[str], schema: pa.Schema, work: Path
+) -> Iterator[pa.Table]:
+    """Yield the rows of all pieces range by range, each sorted by key; a key of two pieces comes twice.
+
+    Args:
+        pieces: tables of the schema, in any order.
+        bounds: of `clip_bounds`.
+        schema: of the rows.
+        work: a folder on the local disk with room for all rows, uncompressed.
+    """
+    file = work / "ranges.arrow"
+    places: list[list[int]] = [[] for _ in range(len(bounds) + 1)]
+    written = 0
+    with pa.ipc.new_file(str(file), schema) as sink:
+        for table in _joined(pieces):
+            table = sort_by_key(table)
+            ids = table["clip_id"].to_numpy()
+            cuts = [0, *np.searchsorted(ids, np.array(bounds, object), side="right").tolist(), len(ids)]
+            for place, start, stop in zip(places, cuts[:-1], cuts[1:], strict=True):
+                if stop > start:
+                    sink.write_batch(table.slice(start, stop - start).to_batches()[0])
+                    place.append(written)
+                    written += 1
+    with pa.OSFile(str(file)) as source:
+        reader = pa.ipc.open_file(source)
+        for place in places:
+            yield sort_by_key(pa.Table.from_batches([reader.get_batch(number) for number in place], schema))
+    file.unlink()
+
+
+def each_key_once(table: pa.Table) -> pa.Table:
+    """Return a table sorted by key with the first row of each key."""
+    return table.filter(pc.invert(repeats(table))).combine_chunks()
+
+
+def _joined(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Pieces joined to tables of at least `BUFFER_BYTES`."""
+    waiting: list[pa.Table] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(table.nbytes for table in waiting) >= BUFFER_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
