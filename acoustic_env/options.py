@@ -48,7 +48,10 @@ class ExtractSettings(Settings):
     """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
 
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the plan and how long it takes, and stop."""
+
+    rates: str | None = None
+    """Output of `bench --json`, from which --dry-run estimates. Default: the rates of the store's earlier runs."""
 
     relocated: tuple[str, ...] = ()
     """The audio below OLD (a folder or URL), from which rows were computed, is now below NEW: the same files. May be

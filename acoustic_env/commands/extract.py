@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         store={"type": url, "metavar": "URL"},
         recipe={"type": url, "metavar": "R"},
         max_error_rate={"metavar": "SHARE"},
+        rates={"type": url, "metavar": "FILE"},
         relocated={"action": "append", "metavar": "OLD=NEW"},
     )
     add_log_format(parser)

@@ -23,6 +23,7 @@ from acoustic_env.io.documents import load_recipe
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph, metrics
 from acoustic_env.pipeline.cluster import cluster, cluster_resources, joins, local_resources, working_nodes
+from acoustic_env.pipeline.estimate import bench_rates, describe_estimate, estimate, pools_of, recorded_rates
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
 from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs, pending_rows
 from acoustic_env.pipeline.plan import Plan, Resources, describe, make_plan
@@ -121,7 +122,19 @@ class _Run:
         if pending.num_rows:
             joined = joins(self.settings.address)
             with cluster(self.settings.address) if joined else nullcontext(local_resources()) as resources:
-                self._plan(pending, resources)
+                plan = self._plan(pending, resources)
+                self._estimate(plan, pending.num_rows, len(working_nodes()) if joined else 1)
+
+    def _estimate(self, plan: Plan, clips: int, nodes: int) -> None:
+        """Log how long the planned run takes."""
+        pools, engine = pools_of(plan), self.settings.engine
+        if self.settings.rates:
+            rates = bench_rates(self.settings.rates, engine)
+        else:
+            rates = recorded_rates(self.store.runs(), pools, engine)
+        networks = [work.spec.name for work in self.works if work.architecture]
+        for line in describe_estimate(estimate(pools, clips, self.record.pairs, networks, rates), clips, nodes):
+            self.log(line)
 
     def all(self, leases: BlockLeases) -> None:
         """Do what is missing, under the leases of the blocks.
@@ -211,7 +224,7 @@ class _Run:
     ) -> None:
         record, works = self.record, self._active(pending)
         watch.in_work = plan.in_work
-        record.workers = {pool.name: pool.workers for pool in plan.pools}
+        record.pools = pools_of(plan)
         metrics.PENDING.record(record.pending - record.finished)
         with closing(
             graph.run(pending, plan, works, self.settings.store, leases, record.run_id, self.health)

@@ -41,7 +41,7 @@ class RunRecord:
         clips: on the list (after --limit).
         pending: clips with something missing at the start.
         pairs: block -> pairs of a clip and a signal that lacked its rows at the start.
-        workers: pool -> workers.
+        pools: pool -> its `workers` and the `stages` they do.
         finished: clips that went through, failed ones included.
         failed: clips of this run with an error.
         failed_on_list: clips of the list that lack rows because of an error, of this run or an earlier one.
@@ -63,7 +63,7 @@ class RunRecord:
     clips: int
     pending: int = 0
     pairs: dict[str, int] = field(default_factory=dict)
-    workers: dict[str, int] = field(default_factory=dict)
+    pools: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: int = 0
     failed: int = 0
     failed_on_list: int = 0

@@ -93,7 +93,7 @@ def free_port() -> int:
 
 def query(port: int, expression: str) -> list[Any]:
     """The instant vector of an expression; empty while Prometheus is not up."""
-    text = urllib.parse.urlencode({"query": expression.replace("$__rate_interval", "15s").replace("[15m]", "[15s]")})
+    text = urllib.parse.urlencode({"query": expression.replace("$__rate_interval", "1m")})
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{text}", timeout=5) as answer:
             found: list[Any] = json.load(answer)["data"]["result"]

@@ -75,7 +75,7 @@ clips from-audioset-embeddings @/tfrecords --segments @/segments.csv --recipe @/
     --out @/released.parquet
 clips check @/clips.parquet --recipe @/recipe.yaml --read
 clips duplicates --clips @/clips.parquet --store @/released --out @/groups.parquet --apply @/grouped.parquet
-extract --settings @/job.yaml --dry-run
+extract --settings @/job.yaml --dry-run --rates @/bench.json
 store ls @/store
 store verify @/store --clips @/clips.parquet --read
 store errors @/store
@@ -148,6 +148,7 @@ def prepare(base: str) -> None:
         "tags.yaml": TAGS,
         "job.yaml": f"{{clips: {base}/clips.parquet, store: {base}/store, recipe: {base}/recipe.yaml}}".encode(),
         "model.json": b'{"seed": 5}',
+        "bench.json": b'{"stages": []}',
         "weights/yamnet_class_map.csv": CLASSES,
     }.items():
         write_bytes(f"{base}/{name}", data)
