@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from acoustic_env.features.block import Json
 from acoustic_env.features.embedders.contract import EmbedderBlock, FramesBlock
-from acoustic_env.features.embedders.weights import fit_state, read_checkpoint
+from acoustic_env.features.embedders.weights import fit_state, keep_export, read_checkpoint
 from acoustic_env.features.embedders.weights_registry import MN04_FRONT_END
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Mn04Block(EmbedderBlock):
 
         network = Mn04(per_frame=self.keeps_frames)
         fit_state(network, read_checkpoint(str(self.weights)), str(self.weights))
-        return Mn04FrontEnd(), OnnxOnCpu(network.fold(), variable_axes=(0, 3))
+        keep = keep_export(str(self.weights), "frames" if self.keeps_frames else "clip")
+        return Mn04FrontEnd(), OnnxOnCpu(network.fold(), variable_axes=(0, 3), keep=keep)
 
 
 class Mn04FramesBlock(FramesBlock, Mn04Block):

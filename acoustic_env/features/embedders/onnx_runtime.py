@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,22 +19,29 @@ OPSET = 17
 class OnnxOnCpu(nn.Module):
     """A network that ONNX Runtime computes on CPUs in float32; on a GPU and in bfloat16 PyTorch does.
 
-    It is exported at the first batch, in about a second. Both compute in float32 and are equally far from the exact
+    It is exported at the first batch. Both compute in float32 and are equally far from the exact
     numbers.
 
     Args:
         network: one tensor to a tuple of tensors, without branches that depend on the input: it is traced.
         variable_axes: axes of the input whose size may differ from batch to batch.
+        keep: returns the model that an earlier process exported, or calls its argument for one (`weights.keep_export`).
 
     >>> network = OnnxOnCpu(nn.ReLU())
     >>> network(torch.tensor([[-1.0, 2.0]]))
     (tensor([[0., 2.]]),)
     """
 
-    def __init__(self, network: nn.Module, variable_axes: tuple[int, ...] = (0,)) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        variable_axes: tuple[int, ...] = (0,),
+        keep: Callable[[Callable[[], bytes]], bytes] | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.variable_axes = variable_axes
+        self.keep = keep
         self._session: onnxruntime.InferenceSession | None = None
 
     def forward(self, x: Tensor) -> Any:
@@ -41,8 +49,14 @@ class OnnxOnCpu(nn.Module):
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return self.network(x)
         if self._session is None:
-            self._session = session(export(self.network, x, self.variable_axes))
+            self._session = session(self._model(x))
         return tuple(torch.from_numpy(output) for output in self._session.run(None, {"x": x.contiguous().numpy()}))
+
+    def _model(self, x: Tensor) -> bytes:
+        def made() -> bytes:
+            return export(self.network, x, self.variable_axes)
+
+        return made() if self.keep is None else self.keep(made)
 
 
 def export(network: nn.Module, x: Tensor, variable_axes: tuple[int, ...]) -> bytes:

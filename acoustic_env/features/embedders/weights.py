@@ -147,6 +147,37 @@ def converted_details(name: str) -> dict[str, Any] | None:
     return cache.derived_details(file_name)
 
 
+def keep_export(name: str, part: str) -> Callable[[Callable[[], bytes]], bytes]:
+    """Return what keeps the ONNX model of a network in the cache of weights, so that it is exported once.
+
+    Where the cache cannot be written, every process exports it.
+
+    Args:
+        name: of the network's weights, in the weights registry.
+        part: what tells several networks with these weights apart.
+    """
+    import torch
+
+    cache, source = WeightsCache(), weights_source(name)
+    version = f"v{CONVERSION_VERSION}-torch-{torch.__version__}"
+    file_name = f"converted/{name}-{part}-{cache.record(source).sha256}-{version}.onnx"
+
+    def keep(export: Callable[[], bytes]) -> bytes:
+        model: list[bytes] = []
+
+        def build(target: Path) -> dict[str, Any]:
+            model.append(export())
+            target.write_bytes(model[0])
+            return {}
+
+        try:
+            return cache.derived(file_name, build)[0].read_bytes()
+        except UsageError:
+            return model[0] if model else export()
+
+    return keep
+
+
 def read_arrays(path: Path) -> Arrays:
     """Return the arrays of a safetensors file."""
     from safetensors.numpy import load_file

@@ -15,7 +15,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Engine, Json
 from acoustic_env.features.embedders.contract import EmbedderOutput, FramesBlock
 from acoustic_env.features.embedders.savedmodel import SavedModelBlock
-from acoustic_env.features.embedders.weights import converted, converted_details, read_arrays
+from acoustic_env.features.embedders.weights import converted, converted_details, keep_export, read_arrays
 from acoustic_env.features.embedders.weights_registry import YAMNET_FRONT_END, weights_source
 from acoustic_env.features.embedders.yamnet_weights import CONVERTERS, LOG_OFFSET
 
@@ -60,7 +60,7 @@ class YamnetBlock(SavedModelBlock):
         path, details = self._converted()
         arrays = {name: array for name, array in read_arrays(path).items() if name != OLD_MEL}
         front_end = LogMelPatches(YAMNET_FRONT_END, LOG_OFFSET, pads=bool(details["pads"]))
-        return front_end, yamnet(arrays, str(self.weights))
+        return front_end, yamnet(arrays, str(self.weights), keep_export(str(self.weights), "patches"))
 
     def call(self, model: Any, waveform: npt.NDArray[np.float32]) -> EmbedderOutput:
         scores, embeddings, _ = model(waveform)

@@ -6,6 +6,7 @@ form: layer1.weight, layer1.bias, layerN.depthwise.weight ..., layerN.pointwise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -79,12 +80,17 @@ class YamnetNetwork(nn.Module):
         return embeddings, torch.sigmoid(self.classifier(embeddings).float())
 
 
-def yamnet(arrays: Arrays, source: str) -> PatchSteps:
+def yamnet(arrays: Arrays, source: str, keep: Callable[[Callable[[], bytes]], bytes] | None = None) -> PatchSteps:
     """Return the network with its weights: patches[clips, patches, 96, 64] to embeddings and scores of each.
+
+    Args:
+        arrays: the weights.
+        source: their name, for the message.
+        keep: as `OnnxOnCpu` takes it.
 
     Raises:
         UsageError: the arrays do not fit.
     """
     network = YamnetNetwork()
     fit_arrays(network, arrays, source)
-    return PatchSteps(OnnxOnCpu(network.eval()), STEP_PATCHES)
+    return PatchSteps(OnnxOnCpu(network.eval(), keep=keep), STEP_PATCHES)

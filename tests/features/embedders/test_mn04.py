@@ -198,6 +198,26 @@ def test_onnx_runtime_gives_what_pytorch_gives(block: EmbedderBlock, clip: Clips
     assert network._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
 
 
+def test_the_network_is_exported_once_for_all_processes_and_again_where_the_kept_file_is_damaged(
+    block: EmbedderBlock, clip: Clips, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = block.compute(clip)["scores"]
+    (kept,) = Path(os.environ[ENVIRONMENT], "converted").glob("mn04-clip-*.onnx")
+
+    def another_process() -> Any:
+        again = make_block("mn04", "fast")
+        again.load("cpu")
+        return again.compute(clip)["scores"]
+
+    with monkeypatch.context() as never:
+        never.setattr(torch.onnx, "export", None)
+        np.testing.assert_array_equal(another_process(), expected)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-1])
+    np.testing.assert_array_equal(another_process(), expected)
+    kept.write_bytes(whole)
+
+
 def test_there_is_no_reference_engine_and_it_says_so() -> None:
     with pytest.raises(UsageError, match="no reference engine"):
         make_block("mn04", "reference")
