@@ -1,4 +1,4 @@
-"""Measure both engines side by side, stage by stage and in the whole job.
+"""Measure both engines side by side, stage by stage and in the whole job, and a classifier that answers.
 
 A stage is timed in processor seconds of one thread. Each clip goes through one engine and then the other; a stage's
 seconds are the median over clips, its ratio the median of the clips' ratios.
@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from acoustic_env.bench.classify import LoadResult, PredictResult, measure_predict, measure_serve
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip, bench_clips
 from acoustic_env.bench.gpu import GpuResult, has_gpu, measure_gpu
 from acoustic_env.bench.job import JobResult, measure_job
@@ -27,6 +28,8 @@ LENGTHS: Final = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds
 LENGTH_RUNS: Final = 3
 GPU: Final = "gpu"  # the stage that is the parts a GPU can do
 JOB: Final = "extract"  # the stage that is the whole job
+PREDICT: Final = "predict"  # a classifier without a cluster
+SERVE: Final = "serve"  # servers of it under load
 
 # Stage -> the function that makes its pair of engines.
 STAGES: Final[dict[str, str]] = {
@@ -76,6 +79,8 @@ class BenchResult:
         lengths: what the stage dsp costs at each of `LENGTHS`; empty without that stage.
         gpu: the parts that a GPU can do, on it; None where there is none or it was not asked for.
         job: the whole job with both engines; None where it was not asked for.
+        predict: a classifier without a cluster; None where it was not asked for.
+        serve: servers of it under load; empty where it was not asked for.
     """
 
     machine: str
@@ -86,22 +91,27 @@ class BenchResult:
     lengths: tuple[LengthResult, ...]
     gpu: GpuResult | None
     job: JobResult | None
+    predict: PredictResult | None
+    serve: tuple[LoadResult, ...]
 
 
-def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, log: Callable[[str], None]) -> BenchResult:
+def run_bench(
+    stages: Sequence[str], clips: int, job_clips: int | None, log: Callable[[str], None], *, bundle: str | None = None
+) -> BenchResult:
     """Measure the named stages.
 
     Args:
-        stages: of `STAGES`, `GPU` or `JOB`; all when empty, `GPU` only where there is one.
+        stages: of `STAGES`, `GPU`, `JOB`, `PREDICT` or `SERVE`; all when empty, `GPU` only where there is one.
         clips: for a stage, 1 or more; fewer when there are not as many.
         job_clips: on the list of the job, 1 or more; None for as many as keep this machine busy for a while.
         log: receives the name of what is measured.
+        bundle: the classifier of `PREDICT` and `SERVE`; None for a small one.
 
     Raises:
         UsageError: an unknown stage, no real clips where there should be, or no GPU where one was asked for.
         AcousticEnvError: the job failed.
     """
-    known = [*STAGES, GPU, JOB]
+    known = [*STAGES, GPU, JOB, PREDICT, SERVE]
     unknown = [stage for stage in stages if stage not in known]
     if unknown:
         msg = f"no stage named {unknown[0]!r}; expected one of: {', '.join(known)}"
@@ -123,6 +133,8 @@ def run_bench(stages: Sequence[str], clips: int, job_clips: int | None, log: Cal
             lengths=lengths,
             gpu=gpu,
             job=measure_job(material, job_clips, log) if JOB in wanted else None,
+            predict=measure_predict(bundle, log) if PREDICT in wanted else None,
+            serve=measure_serve(bundle, log) if SERVE in wanted else (),
         )
 
 

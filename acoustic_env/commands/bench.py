@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from acoustic_env.commands.arguments import names, positive
+from acoustic_env.commands.arguments import check_inputs, names, positive, url
 
 if TYPE_CHECKING:
+    from acoustic_env.bench.classify import LoadResult, PredictResult
     from acoustic_env.bench.gpu import GpuResult
     from acoustic_env.bench.job import JobResult
     from acoustic_env.bench.run import BenchResult
@@ -26,6 +28,11 @@ without --stages it is left out where there is no GPU. Stage `extract` runs the 
 with the memory of its workers, and compares the fast job with a plain loop of the same kernels on a list four times as
 long. It takes most of the time: some eight minutes of ten on two cores.
 
+Stage `predict` measures `predict FILE` beside importing torch, and the seconds of a window. Stage `serve` measures the
+requests/s of `serve` and the quantiles of its answers' seconds with 1 to 8 clients, in one process and on Ray Serve (on
+the cluster of RAY_ADDRESS, if set) where that has CPUs enough. Both take the classifier of --bundle, or a small one
+that needs no weights.
+
 The clips are real ones of 10 s if the environment variable ACOUSTIC_ENV_TEST_DATA names the folder of real data, else
 generated scenes."""
 
@@ -33,7 +40,8 @@ EPILOG = """\
 examples:
   acoustic-env bench
   acoustic-env bench --stages dsp --num-clips 5 --json
-  acoustic-env bench --stages extract --num-job-clips 500"""
+  acoustic-env bench --stages extract --num-job-clips 500
+  acoustic-env bench --stages predict,serve --bundle bundle"""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -50,15 +58,19 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument(
         "--num-job-clips", type=positive, metavar="N", help="Number of clips of extract. Default: 100 per CPU."
     )
+    parser.add_argument(
+        "--bundle", type=url, metavar="BUNDLE", help="Classifier of predict and serve. Default: a small one."
+    )
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.set_defaults(run=bench)
 
 
 def bench(namespace: argparse.Namespace) -> int:
     """Measure and print."""
+    check_inputs(bundle=namespace.bundle)
     from acoustic_env.bench.run import run_bench
 
-    result = run_bench(namespace.stages, namespace.num_clips, namespace.num_job_clips, _log)
+    result = run_bench(namespace.stages, namespace.num_clips, namespace.num_job_clips, _log, bundle=namespace.bundle)
     if namespace.json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
     else:
@@ -93,6 +105,10 @@ def _lines(result: BenchResult) -> list[str]:
         lines += _gpu_lines(result.gpu)
     if result.job is not None:
         lines += _job_lines(result.job, result.source)
+    if result.predict is not None:
+        lines += _predict_lines(result.predict)
+    if result.serve:
+        lines += _serve_lines(result.serve)
     return lines
 
 
@@ -121,3 +137,21 @@ def _job_lines(job: JobResult, source: str) -> list[str]:
         f"fast job, {efficiency.clips} clips: {efficiency.job_clips_per_second:.2f} clips/s; a plain loop of the same "
         f"kernels {efficiency.loop_clips_per_second:.2f}: efficiency {efficiency.ratio:.2f}",
     ]
+
+
+def _predict_lines(found: PredictResult) -> list[str]:
+    return [
+        "",
+        f"predict, {found.classifier}",
+        f"import torch {found.import_torch_s:.2f} s, predict FILE {found.command_s:.2f} s, ratio {found.ratio:.2f}",
+        f"a window of {found.window_s:g} s: {1e3 * found.alone_s:.1f} ms alone, "
+        f"{1e3 * found.together_s:.1f} ms in a recording",
+    ]
+
+
+def _serve_lines(loads: Sequence[LoadResult]) -> list[str]:
+    lines = ["", f"{'serve':<24}{'clients':>8}{'requests/s':>12}{'p50, ms':>9}{'p95, ms':>9}{'p99, ms':>9}"]
+    for load in loads:
+        quantiles = "".join(f"{1e3 * seconds:>9.0f}" for seconds in (load.p50_s, load.p95_s, load.p99_s))
+        lines.append(f"{load.server:<24}{load.clients:>8}{load.requests_per_s:>12.1f}{quantiles}")
+    return lines

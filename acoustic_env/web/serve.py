@@ -190,11 +190,15 @@ class RayServer:
                     f"cluster has {offered.cpus:g}; take fewer, or add nodes"
                 )
                 raise UsageError(msg)
+            if running := serve.status().applications:
+                msg = f"Ray Serve runs {', '.join(running)} on this cluster; end it first: its job, or serve shutdown"
+                raise UsageError(msg)
             deployed = application(settings.as_json())
+            serve.shutdown()  # one without applications may still listen at another port
             serve.start(http_options={"host": settings.host, "port": settings.port})
-            started.callback(serve.delete, APP)
+            started.callback(serve.shutdown)
             try:
-                serve.run(deployed, name=APP)
+                serve.run(deployed, name=APP, logging_config={"log_level": "WARNING"})
             except RuntimeError as error:
                 msg = f"the application does not start on Ray: {error}"
                 raise AcousticEnvError(msg) from error

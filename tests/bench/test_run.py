@@ -7,6 +7,7 @@ import json
 import pytest
 
 from acoustic_env.bench import clips, run
+from acoustic_env.bench.classify import LoadResult, PredictResult
 from acoustic_env.bench.clips import BenchClip
 from acoustic_env.bench.job import Efficiency, EngineRun, JobResult
 from acoustic_env.bench.run import STAGES, run_bench
@@ -86,8 +87,15 @@ def test_everything_is_printed_and_a_missing_gpu_is_said_to_be(
     runs = EngineRun(205.0, 1.25, 3 << 28), EngineRun(25.0, 12.5, 1 << 29)
     job = JobResult(240, 2.0, 2, *runs, 8.2, Efficiency(960, 12.6, 14.0, 0.9))
     monkeypatch.setattr(run, "measure_job", lambda material, clips, progress: job)
+    predict = PredictResult("MFCC", 2.0, 6.0, 3.0, 5.0, 0.026, 0.02)
+    monkeypatch.setattr(run, "measure_predict", lambda bundle, progress: predict)
+    loads = (LoadResult("one process", 8, 38.25, 0.203, 0.244, 0.251),)
+    monkeypatch.setattr(run, "measure_serve", lambda bundle, progress: loads)
     assert main(["bench", "--num-clips", "1"]) == 0
     printed = capsys.readouterr()
+    assert "import torch 2.00 s, predict FILE 6.00 s, ratio 3.00" in printed.out
+    assert "a window of 5 s: 26.0 ms alone, 20.0 ms in a recording" in printed.out
+    assert "one process                    8        38.2      203      244      251" in printed.out
     assert "whole command, s           205.0        25.0     8.2x" in printed.out
     assert "GiB per worker              0.75        0.50" in printed.out
     assert "960 clips: 12.60 clips/s; a plain loop of the same kernels 14.00: efficiency 0.90" in printed.out
