@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
 import io
 import json
@@ -17,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import psutil
 import pytest
@@ -31,6 +29,7 @@ from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.options import RayServeSettings
 from acoustic_env.web.classify import PREDICT
+from tests.cluster.test_manifests import validate
 from tests.models.conftest import write_sounds
 from tests.web.fake import form, wav
 
@@ -160,9 +159,7 @@ def service() -> Any:
 
 
 def test_the_rayservice_fits_kuberays_definition(test_data: Path) -> None:
-    text = gzip.decompress((test_data / "kuberay" / "ray.io_rayservices.yaml.gz").read_bytes())
-    [version] = [each for each in yaml.load(text, yaml.CSafeLoader)["spec"]["versions"] if each["name"] == "v1"]
-    jsonschema.validate(service(), version["schema"]["openAPIV3Schema"])
+    validate(service(), test_data)
 
 
 def test_the_rayservice_deploys_the_application_with_replicas_that_its_pods_hold() -> None:
