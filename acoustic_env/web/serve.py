@@ -194,7 +194,8 @@ class RayServer:
                 msg = f"Ray Serve runs {', '.join(running)} on this cluster; end it first: its job, or serve shutdown"
                 raise UsageError(msg)
             deployed = application(settings.as_json())
-            serve.shutdown()  # one without applications may still listen at another port
+            # One without applications may still listen at another port.
+            serve.shutdown()  # type: ignore[no-untyped-call]
             serve.start(http_options={"host": settings.host, "port": settings.port})
             started.callback(serve.shutdown)
             try:
