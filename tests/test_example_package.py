@@ -46,6 +46,7 @@ def test_names_are_listed_without_importing_what_they_stand_for(environment: dic
     assert python(environment, "-c", code).stdout.split() == ["True", "True", "False"]
 
 
+@pytest.mark.slow
 def test_its_block_of_its_signal_is_computed_and_stored_by_the_command_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def draw_share(rng: np.random.Generator) -> tuple[Interval, float]:
     return dawid_skene_share(votes, 2, 1, seed=int(rng.integers(2**31)), draws=150), 0.7
 
 
+@pytest.mark.slow
 def test_the_dawid_skene_share_covers() -> None:
     assert 0.93 <= coverage(draw_share, 200, seed=6) <= 0.97
 

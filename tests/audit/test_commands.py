@@ -113,6 +113,7 @@ def test_wrong_use_is_named_without_a_traceback(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_labels_of_released_embeddings_are_ranked(
     folder: Path, test_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def audit(design: str, seed: int, n: int = 240, skill: float = 1.0, **more):
     return estimate(sample, annotations, "sample.parquet", **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["simple", "stratified", "unequal"])
 def test_the_preferred_estimate_covers_overall_per_label_and_for_the_ranking(design: str) -> None:
     truths = {

@@ -49,6 +49,7 @@ def annotations_on(sample: pa.Table, truth: dict[str, str]) -> pa.Table:
     return pa.Table.from_pylist(rows, ANNOTATION_SCHEMA)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_list_twice_then_longer_then_killed_then_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = write_scenes(tmp_path / "scenes", 88, seed=3, flip=0.1, seconds=1.5)

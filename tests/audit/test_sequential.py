@@ -25,6 +25,7 @@ def share_always_covered(repeats: int, seed: int, form) -> float:
     return held / repeats
 
 
+@pytest.mark.slow
 def test_the_sequence_covers_at_all_looks_together_where_wilson_does_not() -> None:
     assert share_always_covered(100, 3, one_list) >= 0.95
     assert share_always_covered(200, 3, lambda seen: intervals.wilson(float(seen.sum()), len(seen))) < 0.85

@@ -10,6 +10,7 @@ from acoustic_env.bench.gpu import measure_gpu
 from acoustic_env.commands.bench import _gpu_lines
 
 
+@pytest.mark.slow
 def test_rates_follow_from_what_each_part_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACOUSTIC_ENV_TEST_DATA", raising=False)
     monkeypatch.setattr(clips, "CLIP_SECONDS", 1.0)

@@ -15,6 +15,7 @@ from acoustic_env.bench.timing import Pair
 from acoustic_env.cli import main
 
 
+@pytest.mark.slow
 def test_the_json_is_one_object_with_seconds_and_ratio_of_each_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

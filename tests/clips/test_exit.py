@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 RUNS = 8  # without the copy in `for_arrow` most of them were aborted
 CODE = """
@@ -17,6 +18,7 @@ read_clips(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_right_after_reading_a_list_is_not_aborted(tmp_path: Path) -> None:
     path = tmp_path / "list.parquet"
     pq.write_table(pa.table({name: [f"{name} {i}" for i in range(60)] for name in ("clip_id", "uri")}), path)

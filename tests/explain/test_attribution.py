@@ -82,6 +82,7 @@ def test_a_logistic_model_has_the_values_of_shaps_linear_explainer() -> None:
     np.testing.assert_allclose(pairs.mean(axis=1), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_mlp_has_the_values_that_shaps_gradient_explainer_estimates() -> None:
     import shap
     import torch
@@ -155,7 +156,9 @@ def test_backgrounds_hold_every_class_with_its_share_and_differ_from_each_other(
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("kind", [*KINDS, "own"])
+@pytest.mark.parametrize(
+    "kind", ["mlp", "own", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "mlp")]
+)
 def test_every_kind_and_any_estimator_is_explained_and_the_feature_that_decides_ranks_first(
     kind: str, classes: int
 ) -> None:
@@ -169,6 +172,7 @@ def test_every_kind_and_any_estimator_is_explained_and_the_feature_that_decides_
     assert np.abs(found.residual).mean() < 0.05 * found.std + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svm", "random_forest", "gradient_boosting", "knn"])
 def test_every_kind_of_a_multilabel_study_is_explained(kind: str) -> None:
     examples = data()

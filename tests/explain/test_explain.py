@@ -33,6 +33,7 @@ def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_figure_has_its_files_a_sentence_and_an_alternative_text(folder: Path) -> None:
     index = json.loads((folder / "explain.json").read_text())
     names = {figure["name"] for figure in index["plots"]}

@@ -177,6 +177,7 @@ def test_the_command_draws_held_out_clips_and_means_and_the_report_shows_them(
     assert "What the network relies on" in page.read_text()
 
 
+@pytest.mark.slow
 def test_integrated_gradients_of_a_trained_network_are_complete(networks: Networks) -> None:
     material = networks.material()
     clip = material.matrix.values.load(slice(0, 1))[0]

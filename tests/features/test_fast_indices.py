@@ -47,6 +47,7 @@ def test_the_sixty_names_are_the_librarys_in_its_order() -> None:
     assert tuple(compute_indices(clip, 16_000)) == NAMES == TEMPORAL + SPECTRAL
 
 
+@pytest.mark.slow
 def test_every_index_of_real_clips_and_their_parts_is_scikit_maads(test_data: Path) -> None:
     for name, clip in real_clips(test_data, 5):
         for signal, waveforms in prepare(clip[None], 16_000, "fast", SIGNALS).items():

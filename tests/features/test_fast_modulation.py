@@ -23,6 +23,7 @@ def agree(clips: np.ndarray) -> bool:
     return bool(within("mps", reference, fast).all())
 
 
+@pytest.mark.slow
 def test_every_cell_of_real_clips_and_their_parts_is_soundsigs(test_data: Path) -> None:
     for name, clip in real_clips(test_data, 5, seconds=2.0):
         for signal, waveforms in prepare(clip[None], 16_000, "fast", SIGNALS).items():

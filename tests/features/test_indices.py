@@ -76,6 +76,7 @@ def test_a_clip_does_not_depend_on_its_batch() -> None:
             np.testing.assert_array_equal(alone[name][0], together[name][i], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["reference", "fast"])
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 1.0])
 def test_no_sound_raises_or_yields_an_infinite_number(seconds: float, engine: Engine) -> None:

@@ -59,6 +59,7 @@ EQUAL = np.full(VARIANTS, 1.0)
 ONE_BEST = np.r_[1.1, np.full(VARIANTS - 1, 1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("means", [EQUAL, ONE_BEST], ids=["equal", "one best"])
 def test_the_truly_best_variant_is_within_noise_of_the_best(means: Any) -> None:
     assert share_of_studies_that_keep(0, means, 120) >= 0.925  # 95 %, less twice the standard error

@@ -109,6 +109,7 @@ def test_a_record_that_cannot_be_read_is_not_overwritten(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_the_report_tells_evaluations_of_earlier_weights_from_those_of_the_bundle(disk: Disk) -> None:  # noqa: F811
     bundle = train(disk, "logistic")
     assert evaluate(disk, bundle) == 0

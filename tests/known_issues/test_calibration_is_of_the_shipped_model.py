@@ -109,6 +109,7 @@ def test_no_reduction_that_judges_a_clip_was_fitted_with_it(monkeypatch: pytest.
     assert sum(map(len, left_out)) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensemble", [1, 3])
 def test_thresholds_do_not_flatter_the_figures_they_are_chosen_for(
     ensemble: int,

@@ -73,6 +73,7 @@ def study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Study:
 
 @pytest.mark.usefixtures("ray_cluster")
 class TestExtract:
+    @pytest.mark.slow
     def test_a_clip_mended_and_retried_gets_its_rows_in_a_new_block(self, study: Study) -> None:
         study.break_it("bad")
         assert study.extract("placeholder")["failed_on_list"] == 1

@@ -41,6 +41,7 @@ def clips_of_which_fail(folder: Path, good: int, bad: int) -> Path:
     return folder / "clips.parquet"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_record_comes_first_then_the_judgment_and_a_second_run_says_what_failed_for_good(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -65,6 +66,7 @@ def test_the_record_comes_first_then_the_judgment_and_a_second_run_says_what_fai
     assert "2 failed for good in earlier runs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_list_of_files_that_are_no_audio_is_stopped_early_and_what_is_done_is_kept(tmp_path: Path) -> None:
     page, many = tmp_path / "page.wav", 5000
@@ -84,6 +86,7 @@ def test_a_list_of_files_that_are_no_audio_is_stopped_early_and_what_is_done_is_
     assert store.errors().num_rows == tried, "nothing goes on after the end"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("allowed", "runs"),
     [(0.05, 100), *(pytest.param(rate, 1000, marks=pytest.mark.slow) for rate in (0.01, 0.05, 0.3))],

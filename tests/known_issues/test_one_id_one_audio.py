@@ -280,6 +280,7 @@ def test_a_damaged_store_written_before_is_found_by_verify(recordings: Path, tmp
         assert dry_run(clips, store) == 2, "which of the two the rows are of cannot be told"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_ids_with_rows_and_no_source_are_adopted_from_the_list_once(
     recordings: Path, tmp_path: Path, capsys: Captured

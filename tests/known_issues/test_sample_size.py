@@ -53,6 +53,7 @@ def test_the_command_draws_what_it_is_asked_for(tmp_path: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["sample"] == 200
 
 
+@pytest.mark.slow
 def test_estimates_from_pooled_strata_are_unbiased_and_better_than_a_simple_sample() -> None:
     top = np.asarray(RANKED["label"]) == "label 000"
     errors, errors_of_top, chosen = [], [], np.zeros(ROWS)
@@ -70,6 +71,7 @@ def test_estimates_from_pooled_strata_are_unbiased_and_better_than_a_simple_samp
     assert chosen.reshape(10, -1).sum(axis=1) / 100 == pytest.approx(ROWS / 10, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_intervals_cover_overall_and_for_a_label_that_shares_its_strata() -> None:
     top = np.asarray(RANKED["label"]) == "label 000"
     held = {"all": 0, "label 000": 0}

@@ -51,6 +51,7 @@ def scene(classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, plant_errors(truth, 0.15, rng)[0], tags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("whole_fold", [True, False])
 def test_the_given_labels_of_a_fold_do_not_move_what_is_believed_of_it(classes: int, whole_fold: bool) -> None:
@@ -64,6 +65,7 @@ def test_the_given_labels_of_a_fold_do_not_move_what_is_believed_of_it(classes: 
     assert_blind([before], [after], held)
 
 
+@pytest.mark.slow
 def test_the_same_holds_for_every_class_of_a_multi_label_study() -> None:
     x, first, tags = scene(3)
     given = np.eye(3, dtype=bool)[first] | (np.random.default_rng(5).random((CLIPS, 3)) < 0.1)

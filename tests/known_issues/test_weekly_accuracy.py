@@ -171,6 +171,7 @@ def given_of(folder: Path, name: str) -> list[str]:
     return [labels[0] for labels in pq.read_table(folder / f"{name}.parquet")["labels"].to_pylist()]
 
 
+@pytest.mark.slow
 def test_weekly_looks_at_unequal_lists_and_changing_models_keep_their_promises() -> None:
     found = [run_weeks(error, seed, weeks=8, sizes=(100, 2000)) for seed in range(3) for error in (0.02, 0.1, 0.3)]
     # nine runs of a true 95 %: one that fails has a chance of 1 in 3, three of 1 in 100

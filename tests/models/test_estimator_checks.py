@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from acoustic_env.models.classifiers.logistic import LogisticClassifier
@@ -30,6 +31,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     return EXPECTED.get(type(estimator).__name__, {})
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [
         MLPClassifier(layers=(16,), dropout=0.0, learning_rate=0.02, max_epochs=40),

@@ -151,6 +151,7 @@ def coverage(draw: Callable[[np.random.Generator], tuple[Estimate, float]], repe
     return held / repeats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", INTERVALS, ids=lambda draw: draw.__name__.strip("_"))
 def test_an_interval_of_95_percent_covers_in_200_repeats(draw: Callable) -> None:
     # 0.95 +- 3.3 standard errors of 200 repeats.

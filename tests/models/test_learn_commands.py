@@ -48,7 +48,13 @@ def trained(disk: Disk, *options: str, recipe: str | None = None) -> str:
     return bundle
 
 
-@pytest.mark.parametrize("model", [kind for kind in CLASSIFIERS.names() if not CLASSIFIERS.load(kind).reads_sequences])
+QUICK = ("logistic", "xgboost")
+KINDS = [kind for kind in CLASSIFIERS.names() if not CLASSIFIERS.load(kind).reads_sequences]
+
+
+@pytest.mark.parametrize(
+    "model", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in QUICK)]
+)
 def test_a_bundle_predicts_the_same_after_it_was_stored_and_holds_no_pickle(disk: Disk, model: str) -> None:
     recipe = load_recipe(disk.recipe)
     study = prepare(disk.table(), disk.feature_store(), recipe.replace(model=recipe.model.of_kind(model)), log=silent)
@@ -171,6 +177,7 @@ def test_the_study_has_all_blocks_together_where_there_are_several_embedders() -
     assert combined("mps") == ["mps"]
 
 
+@pytest.mark.slow
 def test_the_study_looks_at_test_clips_only_when_every_fold_is_asked_for(disk: Disk) -> None:
     study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), blocks=["indices"], log=silent)
     spoiled = replace(study, matrix=replace(study.matrix, values=study.matrix.values.copy()))
@@ -201,6 +208,7 @@ def test_a_file_of_settings_named_as_a_kind_in_the_study_is_refused(
     assert "the study has a classifier knn already; rename the file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "figure"), [("multiclass", "macro_f1"), ("multilabel", "map")])
 def test_more_than_two_classes_are_trained_and_judged_with_every_class(
     disk: Disk, task: str, figure: str, capsys: pytest.CaptureFixture[str]
@@ -314,7 +322,7 @@ def test_a_bundle_written_over_a_larger_one_leaves_none_of_its_files(disk: Disk)
 def test_a_part_with_a_type_that_is_not_trusted_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
     import skops.io
 
-    bundle = trained(disk, "--model", "random_forest")
+    bundle = trained(disk, "--model", "logistic")
     part = Path(bundle, "classifier-0.skops")
     part.write_bytes(skops.io.dumps(Harmful()))
     evaluate = ["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store]

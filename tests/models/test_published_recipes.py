@@ -41,6 +41,7 @@ def write_features(folder: Path, clips: Any, recipe_name: str) -> str:
     return store.url
 
 
+@pytest.mark.slow
 def test_urbansound8k_is_predicted_fold_by_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classes = ("dog_bark", "siren", "drilling")
     monkeypatch.setattr(urbansound8k, "FOLDS", (6,) * 10)

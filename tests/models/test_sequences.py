@@ -258,6 +258,7 @@ def options(of: dict[str, str], *names: str) -> list[str]:
     return [word for name in names or of for word in (name, of[name])]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_network_is_trained_evaluated_and_predicts_through_the_commands(
     study: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -109,6 +109,7 @@ class TestOnOneCluster:
         with pytest.raises(TooManyFailures, match=r"5 of 13 clips"):
             extract(settings.replace(max_error_rate=0.1))
 
+    @pytest.mark.slow
     def test_a_worker_killed_in_mid_run_costs_no_clip(self, tmp_path: Path) -> None:
         clips = write_noise(tmp_path / "audio", 40)
         killed: list[int] = []
@@ -134,6 +135,7 @@ class TestOnOneCluster:
         keys = rows(tmp_path / "store").select(["clip_id", "signal"]).to_pylist()
         assert len(keys) == 120 == len({tuple(key.values()) for key in keys})
 
+    @pytest.mark.slow
     def test_a_single_clip_has_a_single_worker_of_which_ray_does_not_warn(
         self, tmp_path: Path, recwarn: pytest.WarningsRecorder
     ) -> None:
@@ -141,6 +143,7 @@ class TestOnOneCluster:
         assert extract(ExtractSettings(clips=str(clips), store=str(tmp_path / "store"), blocks=BLOCKS)).finished == 1
         assert not [str(warning.message) for warning in recwarn if "concurren" in str(warning.message)]
 
+    @pytest.mark.slow
     def test_a_new_block_or_signal_computes_only_what_is_missing(self, tmp_path: Path) -> None:
         clips = write_noise(tmp_path / "audio", 4)
         store = str(tmp_path / "store")

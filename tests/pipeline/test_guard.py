@@ -38,6 +38,7 @@ def names(*clip_ids: str) -> pa.Table:
     return pa.table({"clip_id": list(clip_ids)})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_clip_that_kills_its_worker_is_an_error_and_its_neighbors_are_done() -> None:
     from ray.data import ActorPoolStrategy

@@ -39,6 +39,7 @@ def recorded(task: Task, classes: int) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "classes", "names"),
     [

@@ -116,6 +116,7 @@ def waveform() -> npt.NDArray[np.float32]:
     return rms_normalize(sound[None].astype(np.float32))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [320_000, 50_001, 9_920])
 def test_the_fast_engine_gives_what_panns_inference_gives(
     fast: PannsBlock, reference: PannsBlock, waveform: npt.NDArray[np.float32], samples: int
