@@ -1,4 +1,4 @@
-"""`acoustic-env store`: list, verify, export, compact and clean a feature store."""
+"""`acoustic-env store`: list, verify, export, publish, compact and clean a feature store."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ EXPORT = """\
 A block as one file for other programs, rows in the order of clip and signal, the same file however the work was cut.
 --wide gives a row for each clip with columns <signal>.<column>. In CSV and npz a null is an empty cell or NaN."""
 
+PUBLISH = """\
+A block as a table for other programs, each key once.
+
+delta: a Delta table, which Spark, Polars, DuckDB and Databricks read. Published again, it gets the rows that it lacks,
+in one commit. Rows of another version of the block are refused. Lists have no fixed length, and the column fingerprint
+names the version of a row. Needs pip install 'acoustic-env[delta]'.
+
+huggingface: a folder for the Hugging Face Hub: data/train-*.parquet and a card, README.md. Written anew each time."""
+
 COMPACT = """\
 Replace the many parts of each block by few large ones, sorted by clip, each key once. Readers may go on meanwhile: they
 see the old parts until all new ones are written, read back and compared with the old ones, then the new ones alone. The
@@ -60,6 +69,8 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
     "export": "  acoustic-env store export features --block indices --wide --out indices.csv\n"
     "  acoustic-env store export features --block mps --signals raw --out mps.npz",
+    "publish": "  acoustic-env store publish features --block mps --format delta --out s3://bucket/tables/mps\n"
+    "  acoustic-env store publish features --block indices --format huggingface --license cc-by-4.0 --out dataset",
     "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --block mps",
     "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
 }
@@ -94,6 +105,17 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
     parser.add_argument("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
     parser.add_argument("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
+    parser = _add(commands, "publish", "a block as a Delta table or a Hugging Face data set", PUBLISH, publish_block)
+    parser.add_argument("--block", required=True, metavar="B", help="Block to publish.")
+    parser.add_argument("--format", required=True, choices=("delta", "huggingface"), help="Kind of the table.")
+    parser.add_argument("--out", type=url, required=True, metavar="DIR", help="Folder of the table, at any URL.")
+    parser.add_argument(
+        "--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one."
+    )
+    parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
+    parser.add_argument(
+        "--license", default="unknown", metavar="ID", help="License in the card, such as cc-by-4.0. Default: unknown."
+    )
     parser = _add(commands, "compact", "few large parts, sorted by clip", COMPACT, compact_store)
     parser.add_argument("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
     parser = _add(commands, "gc", "remove what a compaction replaced", GC, collect)
@@ -285,6 +307,25 @@ def export_block(namespace: argparse.Namespace) -> int:
         "wide" if namespace.wide else "long",
     )
     print(json.dumps({"out": namespace.out, "rows": rows}) if namespace.json else f"{namespace.out}: {rows:,} rows")
+    return 0
+
+
+def publish_block(namespace: argparse.Namespace) -> int:
+    from acoustic_env.store.publish import publish
+
+    done = publish(
+        _open(namespace.store),
+        namespace.block,
+        namespace.out,
+        namespace.format,
+        namespace.fingerprint or (),
+        namespace.signals,
+        namespace.license,
+    )
+    if namespace.json:
+        print(json.dumps(dataclasses.asdict(done)))
+    else:
+        print(f"{done.out}: {done.added:,} rows added, {done.rows:,} rows")
     return 0
 
 

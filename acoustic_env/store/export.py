@@ -28,7 +28,7 @@ from acoustic_env.store.schema import as_matrix, row_keys
 
 Shape = Literal["long", "wide"]
 FORMATS: Final = (".parquet", ".csv", ".npz")
-RANGE_BYTES: Final = 128 * 2**20  # of rows in memory, before sorting copies them
+RANGE_BYTES: Final = 64 * 2**20  # of rows in memory, before sorting copies them
 
 
 def export(
@@ -67,7 +67,7 @@ def export(
         msg = f"--out {out}: expected a name that ends with one of {', '.join(FORMATS)}"
         raise UsageError(msg)
     check_place(out)
-    versions = _chosen(store, block, fingerprints, signals)
+    versions = choose_versions(store, block, fingerprints, signals)
     schema = wanted_schema(store.joint_schema(block, versions), columns, store.url)
     if shape == "wide" and "frame" in schema.names:
         msg = f"block {block} has several rows (frames) for each clip and signal; export it in the long shape"
@@ -87,10 +87,14 @@ def export(
     return rows
 
 
-def _chosen(
+def choose_versions(
     store: FeatureStore, block: str, fingerprints: Sequence[str], signals: Sequence[str] | None
 ) -> dict[str, str]:
-    """The signals to write, in the order raw, fg, bg, with the version of each."""
+    """Return the signals to write, in the order raw, fg, bg, with the version of each.
+
+    Raises:
+        UsageError: no such block, version or signal, or a signal has several versions and none is chosen.
+    """
     versions = store.resolve(block, None if signals is None else sorted(set(signals), key=signal_order), fingerprints)
     unknown = sorted(set(signals or ()) - set(versions))
     if unknown:

@@ -14,7 +14,7 @@ from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.schema import repeats, sort_by_key
 
-BUFFER_BYTES: Final = 64 * 2**20  # of rows that are sorted together on their way to the file
+BUFFER_BYTES: Final = 32 * 2**20  # of rows that are sorted together on their way to the file
 
 
 def clip_bounds(
