@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ CLIP_SCHEMA: Final = pa.schema(
 PLACE_SCHEMA: Final = pa.schema([("byte_offset", pa.int64()), ("byte_size", pa.int64())])
 REQUIRED: Final = ("clip_id", "uri")
 CLASS_COLUMN: Final = "class"  # added by clips.select: no further column of a list may have this name
+SIMILAR: Final = 0.81  # ratio above which a name is a misspelling: "label" is, "folder" is none of "fold"
 MAX_SHOWN_ISSUES: Final = 20
 PARQUET_MAGIC: Final = b"PAR1"
 
@@ -82,7 +84,7 @@ def read_clips(url: str) -> pa.Table:
             `end_s`, `fold` or `source` column is filled with empty values, a missing or empty `group` with the clip's
             id. In CSV the labels of a clip are comma-separated in one quoted cell; a label that itself holds a
             comma is quoted once more inside the cell. Further columns (site, recorder, license) are kept: as they
-            are in Parquet, as text in CSV.
+            are in Parquet, as text in CSV. One that looks like a misspelling of a missing column is an issue.
 
     Returns:
         A table of `CLIP_SCHEMA` and the further columns, rows in the file's order. Relative local paths are made
@@ -305,9 +307,22 @@ def _column_issues(raw: pa.Table) -> list[ValidationIssue]:
         message = "is the name of the column that a recipe's selection adds; give this column another name"
         issues.append(ValidationIssue(None, CLASS_COLUMN, message))
     issues += [ValidationIssue(None, name, "the column is missing") for name in REQUIRED if name not in names]
+    absent = [name for name in CLIP_SCHEMA.names if name not in names]
+    for name in names:
+        if name not in CLIP_SCHEMA.names and (likely := _likely_name(name, absent)):
+            message = f"is no column of a clip list, but like {likely!r}, which is missing; rename it to {likely!r}"
+            issues.append(ValidationIssue(None, name, f"{message}, or add a column {likely!r}, which may be empty"))
     if raw.num_rows == 0:
         issues.append(ValidationIssue(None, None, "the list holds no clips"))
     return issues
+
+
+def _likely_name(name: str, absent: Sequence[str]) -> str | None:
+    """Return the absent column that a name is a misspelling of: letters changed or swapped, or the unit left out."""
+    plain = name.strip().casefold()
+    close = difflib.get_close_matches(plain, absent, 1, SIMILAR)
+    close += [known for known in absent if sorted(known) == sorted(plain) or known == f"{plain}_s"]
+    return close[0] if close else None
 
 
 def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[ValidationIssue]]:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import csv
 
 from acoustic_env.clips.table import (
     CLIP_SCHEMA,
@@ -69,6 +70,26 @@ def test_further_columns_are_carried_through(tmp_path: Path, suffix: str) -> Non
 
 def test_the_column_that_a_selection_adds_is_refused_by_name(tmp_path: Path) -> None:
     assert "column class: is the name of the column that" in fault_of(tmp_path / "c.csv", "clip_id,uri,class\na,/a,b\n")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("label", "labels"), ("Groups", "group"), ("gruop", "group"), ("start", "start_s"), ("end", "end_s")],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_misspelled_column_is_refused_with_its_likely_name(
+    tmp_path: Path, suffix: str, written: str, meant: str
+) -> None:
+    path = str(tmp_path / f"l.{suffix}")
+    table = pa.table({"clip_id": ["a"], "uri": ["/a.wav"], written: ["x"]})
+    csv.write_csv(table, path) if suffix == "csv" else pq.write_table(table, path)
+    with pytest.raises(UsageError, match=f"column {written}: .* rename it to '{meant}'"):
+        read_clips(path)
+
+
+def test_a_further_column_like_one_that_is_there_or_like_none_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("clip_id,uri,labels,label,folder,site\na,/a.wav,x,y,z,s\n")
+    assert read_clips(str(tmp_path / "l.csv")).to_pylist()[0]["label"] == "y"
 
 
 def test_lists_with_different_further_columns_are_joined_and_a_clash_of_types_names_the_column() -> None:
