@@ -112,5 +112,5 @@ def test_a_dry_run_estimates_from_the_runs_of_the_store(tmp_path: Path, capsys: 
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("estimate")]
     assert len(lines) == 3
     assert "8 clips: " in lines[0]
-    assert "(4 clips of 1 earlier runs)" in lines[0]
+    assert "(4 clips of earlier runs)" in lines[0]
     assert "reading 0.2500, DSP 0.2500, networks 0.2500, writing 0.0250" in lines[1]
