@@ -79,9 +79,7 @@ def recorded_rates(records: Sequence[Mapping[str, Any]], pools: Pools, engine: s
                 units[stage] = units.get(stage, 0.0) + done
     clips = sum(record["finished"] for record in recent)
     rates = {stage: spent / units[stage] for stage, spent in seconds.items() if units[stage]}
-    return Rates(
-        rates, min(1.0, busy / capacity) if capacity else 1.0, f"{clips:,} clips of earlier runs"
-    )
+    return Rates(rates, min(1.0, busy / capacity) if capacity else 1.0, f"{clips:,} clips of earlier runs")
 
 
 def bench_rates(url: str, engine: str) -> Rates:

@@ -129,7 +129,7 @@ def test_prometheus_finds_data_for_every_panel_during_a_run(tmp_path: Path) -> N
     try:
         waiting = panels() | {"alert": 'ALERTS{alertname="AcousticEnvLeaseLost"}'}
         until = time.monotonic() + 240
-        while waiting and time.monotonic() < until:
+        while waiting and time.monotonic() < until and started[0].poll() is None:
             time.sleep(1)
             waiting = {title: each for title, each in waiting.items() if not query(port, each)}
         assert not waiting, (tmp_path / "log").read_text()[-3000:]
