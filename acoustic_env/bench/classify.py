@@ -240,7 +240,7 @@ def _server(*options: str) -> Iterator[str]:
                 if found := re.search(r"page: (\S+)", line):
                     yield urlsplit(found[1]).netloc
                     return
-            raise AcousticEnvError(" ".join(lines[-3:]))
+            raise AcousticEnvError(lines[-1] if lines else "it ended without a message")
         finally:
             process.terminate()
 

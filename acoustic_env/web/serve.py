@@ -165,6 +165,12 @@ def _access(settings: RayServeSettings) -> SameOrigin:
     return SameOrigin(settings.host, address, settings.port)
 
 
+def _reason() -> str:
+    """Return what the deployments say, such as the error that ended a replica as it started."""
+    deployments = serve.status().applications[APP].deployments.values()
+    return "; ".join(found.message.strip() for found in deployments if found.message)
+
+
 class RayServer:
     """The application on a Ray cluster, until the end of the block.
 
@@ -196,12 +202,12 @@ class RayServer:
             deployed = application(settings.as_json())
             # One without applications may still listen at another port.
             serve.shutdown()  # type: ignore[no-untyped-call]
-            serve.start(http_options={"host": settings.host, "port": settings.port})
+            serve.start(proxy_location="EveryNode", http_options={"host": settings.host, "port": settings.port})
             started.callback(serve.shutdown)
             try:
                 serve.run(deployed, name=APP, logging_config={"log_level": "WARNING"})
             except RuntimeError as error:
-                msg = f"the application does not start on Ray: {error}"
+                msg = f"the application does not start on Ray: {_reason() or error}"
                 raise AcousticEnvError(msg) from error
             self._started = started.pop_all()
 
