@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 
 import numpy as np
@@ -143,7 +143,7 @@ class _Run:
             NoHealthyWorkerError: no worker can do the work.
         """
         with acquire_sources(self.settings.store, f"extract {self.record.run_id}") as lease:
-            admission = self._admit()
+            admission = self._admit(leases.others())
             if self.record.relocated:
                 self._write_record()  # first, so that a killed run leaves the reason
             sources.record(self.store, admission, self.record.run_id, lease.check)
@@ -162,9 +162,9 @@ class _Run:
             raise
         self._finish()
 
-    def _admit(self) -> sources.Admission:
+    def _admit(self, beside: Sequence[str] = ()) -> sources.Admission:
         """Compare the list with the sources that the store has recorded, before anything runs."""
-        admission = sources.admit(self.store, self.clips, self.settings.relocated, self.settings.clips)
+        admission = sources.admit(self.store, self.clips, self.settings.relocated, self.settings.clips, beside)
         self.record.relocated = admission.relocations
         for line in admission.lines:
             self.log(f"sources   {line}")

@@ -44,6 +44,7 @@ from acoustic_env.store.layout import CLIPS, LEASE, LEASES, lease_path
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0
 HEARTBEATS: Final = 4  # in one time to live
+WHOLE_STORE: Final = "*"
 SOURCES_WAIT_S: Final = 600.0
 WAIT_STEP_S: Final = 0.5
 
@@ -162,6 +163,14 @@ class BlockLeases:
         """Raise LeaseLost if one of the leases is another's now; asks the store."""
         check_all(self._url, self.tokens)
 
+    def others(self) -> list[str]:
+        """Return who holds leases of other blocks now, as text."""
+        return [
+            record.describe()
+            for block, record in held_leases(self._url).items()
+            if block != WHOLE_STORE and lease_path(block) not in self.tokens and not _may_be_taken(record)
+        ]
+
 
 @contextmanager
 def acquire_blocks(store_url: str, blocks: Iterable[str], holder: str, ttl_s: float = TTL_S) -> Iterator[BlockLeases]:
@@ -258,8 +267,8 @@ def read_lease(store_url: str, path: str = LEASE) -> LeaseRecord | None:
 
 
 def held_leases(store_url: str) -> dict[str, LeaseRecord]:
-    """Return block -> its lease, of those not released; "*" is the one of the whole store of an older version."""
-    found = {"*": read_lease(store_url)}
+    """Return block -> its lease, of those not released; `WHOLE_STORE` is the one of a store of an older version."""
+    found = {WHOLE_STORE: read_lease(store_url)}
     for entry in open_filesystem(store_url).entries(LEASES):
         name = entry.path.removeprefix(f"{LEASES}/")
         if name.endswith(".json") and not name.startswith("."):

@@ -168,7 +168,11 @@ class Admission:
 
 
 def admit(
-    store: FeatureStore, clips: pa.Table, relocated: Sequence[str] = (), listed_in: str = "the clip list"
+    store: FeatureStore,
+    clips: pa.Table,
+    relocated: Sequence[str] = (),
+    listed_in: str = "the clip list",
+    beside: Sequence[str] = (),
 ) -> Admission:
     """Compare a clip list with the sources that the store has recorded; nothing is written.
 
@@ -177,9 +181,11 @@ def admit(
         clips: the clip list; only `LISTED_SCHEMA` is looked at.
         relocated: `OLD=NEW`, prefixes of locations: the same audio is now below NEW.
         listed_in: where the list is, for messages.
+        beside: who writes rows of other blocks now, and may be about to write rows of any recorded source.
 
     Raises:
-        UsageError: an id of the list has rows of other audio; names how many, the first ones and both sources.
+        UsageError: an id of the list has rows of other audio, or another writer may write such; names how many, the
+            first ones and both sources.
         StoreError: the store cannot be read.
     """
     relocations = [parse_relocation(text) for text in relocated]
@@ -187,7 +193,7 @@ def admit(
     table = SourceTable(store)
     found = Admission(SOURCE_SCHEMA.empty_table(), damaged=table.damaged)
     compared = table.compare(listed)
-    changed = _reconcile(store, listed, compared.conflicts, relocations, listed_in, found)
+    changed = _reconcile(store, listed, compared.conflicts, relocations, listed_in, beside, found)
     new = listed.filter(pa.array(compared.revision == 0))
     with_rows = new.filter(pa.array(_among(new["clip_id"], ids_with_rows(store, new["clip_id"]))))
     if with_rows.num_rows:
@@ -208,6 +214,7 @@ def _reconcile(
     conflicts: pa.Table,
     relocations: Sequence[Relocation],
     listed_in: str,
+    beside: Sequence[str],
     found: Admission,
 ) -> Bools:
     """Return bool [clips]: whose recorded source is replaced by the list's; raise if any may not be."""
@@ -222,6 +229,12 @@ def _reconcile(
         rest, wanted = rest.filter(has_rows), wanted.filter(has_rows)
         what = f"{listed_in}: {rest.num_rows:,} clips have ids under which {store.url} has rows of other audio:"
         raise UsageError(_refusal(what, "rows of", rest, wanted))
+    if rest.num_rows and beside:
+        what = (
+            f"{listed_in}: {rest.num_rows:,} clips have ids of other audio in {store.url}, whose rows another writer "
+            f"may compute now: {beside[0]}; wait for it to end, if the list is right:"
+        )
+        raise UsageError(_refusal(what, "recorded is", rest, wanted))
     for relocation, clips in zip(relocations, explained, strict=True):
         if clips:
             found.relocations.append({"old": relocation.old, "new": relocation.new, "clips": clips})

@@ -244,7 +244,7 @@ def test_a_writer_of_an_older_version_holds_all_blocks(url: str) -> None:
         acquire_blocks(url, ["mps"], "new"),
     ):
         pass
-    assert list(held_leases(url)) == ["*"]
+    assert list(held_leases(url)) == [lease_module.WHOLE_STORE]
 
 
 def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from acoustic_env.clips.sources import Relocation, parse_relocation
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.lease import acquire_blocks
 from acoustic_env.store.sources import SourceTable, admit, record
 from acoustic_env.store.verify import verify
-from tests.store.tables import fake_errors, fake_table
+from tests.store.tables import FakeBlock, fake_errors, fake_table
 
 Row = tuple[str, str, float | None, float | None]
 
@@ -193,3 +195,39 @@ def test_rows_of_released_embeddings_have_sources_too(tmp_path: Path, test_data:
     ytid, _, start_ms = clip_id.rpartition("_")
     assert current(store, clip_id) == [(f"audioset://{ytid}/{start_ms}", None, None)]
     assert json.loads(json.dumps(report.other_sources)) == []
+
+
+def test_a_writer_beside_another_may_not_give_its_ids_other_audio(tmp_path: Path) -> None:
+    store = FeatureStore(str(tmp_path))
+    with acquire_blocks(store.url, ["indices"], "cpu job") as first:
+        record(store, admit(store, clips(("x", "/d/a.wav", None, None)), beside=first.others()), "run-1")
+        with acquire_blocks(store.url, ["yamnet"], "gpu job") as second:
+            same = admit(store, clips(("x", "/d/a.wav", None, None)), beside=second.others())
+            assert same.sources.num_rows == 0
+            with pytest.raises(UsageError, match=r"whose rows another writer may compute now: 'cpu job'"):
+                admit(store, clips(("x", "/d/b.wav", None, None)), beside=second.others())
+    with acquire_blocks(store.url, ["yamnet"], "gpu job") as alone:  # the cpu job ended without a row
+        assert admit(store, clips(("x", "/d/b.wav", None, None)), beside=alone.others()).sources.num_rows == 1
+
+
+def test_writers_of_two_blocks_side_by_side_leave_every_clip_accounted_for(tmp_path: Path) -> None:
+    listed = [f"clip {i}" for i in range(40)]
+    blocks = [FakeBlock(name="one"), FakeBlock(name="two")]
+
+    def write(block: FakeBlock) -> None:
+        store = FeatureStore(str(tmp_path))
+        with acquire_blocks(store.url, [block.name], block.name) as leases:
+            for start in range(0, 40, 10):
+                leases.check()
+                bad, good = listed[start], listed[start + 1 : start + 10]
+                store.write_errors(
+                    fake_errors((bad, block.name, "compute_failed", True, 1), run_id=f"run-{block.name}")
+                )
+                store.write_part(fake_table(good, block=block))
+            store.clean_up([block.name])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, blocks))
+    report = verify(FeatureStore(str(tmp_path)), clips(*((clip, "x", None, None) for clip in listed)))
+    assert report.issues == []
+    assert [(c.rows, c.permanent, c.pending) for block in report.blocks for c in block.counts] == [(36, 4, 0)] * 4
