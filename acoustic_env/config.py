@@ -121,7 +121,7 @@ def _check_components(value: float) -> float:
 Components = Annotated[int | float, AfterValidator(_check_components)]
 
 
-Level = Literal["clip", "recording"]
+Level = Literal["window", "clip", "recording"]
 Pooling = Literal["mean", "max", "vote", "noisy-or", "learned"]
 
 
@@ -139,13 +139,16 @@ class WindowSettings(Settings):
     product of 1 - p), or learned (between mean and max, fitted on validation rows)."""
 
     level: Level = "clip"
-    """What calibration, metrics and predictions count: clips, or recordings (the `group` of the list), whose clips'
-    probabilities are pooled in the same way."""
+    """What calibration, metrics and predictions count: windows, clips, or recordings (the `group` of the list), whose
+    clips' probabilities are pooled in the same way."""
 
     @model_validator(mode="after")
     def _learned_within_clips(self) -> Self:
         if self.pooling == "learned" and self.level == "recording":
             msg = "learned pooling is fitted for the windows of a clip; name another one for recordings"
+            raise ValueError(msg)
+        if self.pooling == "learned" and self.level == "window":
+            msg = "learned pooling is fitted for the windows of a clip; `level: window` pools none, leave `pooling` out"
             raise ValueError(msg)
         return self
 

@@ -206,7 +206,8 @@ def _cut(recipe: Recipe, frames: FeatureMatrix) -> Cut | None:
         )
         raise UsageError(msg)
     block = frames.columns[0].block
-    return Cut.of(recipe.windows, block, recipe.block_options(block))
+    cut = Cut.of(recipe.windows, block, recipe.block_options(block))
+    return cut._replace(pooling=recipe.windows.pooling)  # labels are of clips, whatever the recipe counts
 
 
 def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction: ReductionSettings) -> Features:

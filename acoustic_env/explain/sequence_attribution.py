@@ -205,7 +205,8 @@ def explained_clips(material: Material, patches: Patches, per_class: int = PER_C
     said = np.empty((len(candidates), classes))
     for scorer in material.scorers:
         own = np.isin(candidates, scorer.rows)
-        said[own] = scorer.model.predict_proba(material.matrix.values[candidates[own]])
+        answers = scorer.model.predict_proba(material.matrix.values[candidates[own]])
+        said[own] = answers.reshape(own.sum(), -1, classes).mean(axis=1)  # several rows where windows are not pooled
     predicted = said.argmax(axis=1)
     shown = np.argsort(-np.bincount(predicted, minlength=classes), kind="stable")[:CLASSES]
     references = {id(scorer): _reference(material, scorer) for scorer in material.scorers}

@@ -156,7 +156,7 @@ class Bundle:
         ]
 
     def raw_proba(self, matrix: FeatureMatrix) -> Floats:
-        """Return probabilities [n, classes] before calibration.
+        """Return probabilities before calibration: [n, classes], or [windows, classes] of a bundle of windows.
 
         Raises:
             UsageError: the features are not those trained on.
@@ -164,12 +164,13 @@ class Bundle:
         return self.classifier.predict_proba(self.preprocessor.transform(self.check(matrix).values))
 
     def predict_proba(self, matrix: FeatureMatrix) -> Floats:
-        """Return calibrated probabilities [n, classes].
+        """Return calibrated probabilities of clips [n, classes]; of a bundle of windows the mean of those of a clip.
 
         Raises:
             UsageError: the features are not those trained on.
         """
-        return self.calibrator.predict_proba(self.raw_proba(matrix))
+        found = self.calibrator.predict_proba(self.raw_proba(matrix))
+        return np.asarray(found.reshape(len(matrix.clip_ids), -1, len(self.classes)).mean(axis=1))
 
     def seen(self, clip_ids: Sequence[str], groups: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Return which clips it was trained on, or whose group it has seen; bool [n]."""

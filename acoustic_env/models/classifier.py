@@ -155,7 +155,7 @@ def predict_proba(estimator: Any, x: npt.NDArray[np.float32], classes: int) -> F
     found = np.asarray(said, np.float64)
     if found.shape[1] == classes:
         return found
-    whole = np.zeros((len(x), classes))
+    whole = np.zeros((len(found), classes))
     whole[:, np.asarray(estimator.classes_, np.int64)] = found
     return whole
 

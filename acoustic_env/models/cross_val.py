@@ -28,6 +28,7 @@ from acoustic_env.models.evaluate import Floats, Integers
 from acoustic_env.models.folds import grouped_folds
 from acoustic_env.models.preprocess import MeanImputer
 from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.windows import per_row
 
 # Of each training part, one of so many inner folds is held out to stop training on.
 INNER_FOLDS: Final = 8
@@ -98,7 +99,7 @@ def out_of_fold(
     _refuse_split_groups(fold, groups)
     if preprocessor is None:
         preprocessor = make_pipeline(MeanImputer(), StandardScaler())
-    found = np.full((len(X), count), np.nan)
+    found = np.empty((0, count))
     training = predicting = 0.0
     there = np.unique(fold)
     wanted = there if predicted is None else predicted
@@ -114,7 +115,10 @@ def out_of_fold(
             inner, stop = _folds_up_to(INNER_FOLDS, seen.y, seen.groups, seed), 0
         model = fit_ensemble(classifier, count, seen, inner, (stop,), size=size, seed=seed, checkpoints=checkpoints)
         trained = time.perf_counter()
-        found[rows] = model.predict_proba(_float32(fitted.transform(X[rows])))
+        said = model.predict_proba(_float32(fitted.transform(X[rows])))
+        if not len(found):
+            found = np.full((len(X) * (len(said) // int(rows.sum())), count), np.nan)
+        found[per_row(rows, found)] = said
         training, predicting = training + trained - started, predicting + time.perf_counter() - trained
     known = int(np.isin(fold, wanted).sum())
     return OutOfFold(found, training / len(wanted), predicting / known * 1000)

@@ -25,7 +25,7 @@ from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
 from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance, performance
 from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
-from acoustic_env.models.windows import at_level, recording_targets
+from acoustic_env.models.windows import at_level, per_row, recording_targets
 from acoustic_env.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
@@ -248,7 +248,7 @@ def train(
     ).probabilities
     held = np.isin(part, parts)
     recordings = study.clips["group"].take(pa.array(rows[held])).to_pylist()
-    y_held, probabilities, held_groups = at_level(recipe, y[held], unseen[held], recordings)
+    y_held, probabilities, held_groups = at_level(recipe, y[held], unseen[per_row(held, unseen)], recordings)
     calibrator = Calibrator(recipe.task).fit(probabilities, y_held)
     calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
     found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)

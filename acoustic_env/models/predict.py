@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,8 +12,8 @@ import pyarrow as pa
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.evaluate import Floats
-from acoustic_env.models.predictor import Predictor
-from acoustic_env.models.windows import pool_recordings
+from acoustic_env.models.predictor import Prediction, Predictor
+from acoustic_env.models.windows import pool_recordings, window_times
 from acoustic_env.store.feature_store import FeatureStore
 
 PREDICTION_SCHEMA: Final = pa.schema(
@@ -56,7 +57,8 @@ def predict(
 
     Returns:
         `PREDICTION_SCHEMA`, clips in the order given, classes in the bundle's. Clips that lack a block are left out and
-        logged. For bundles of level `recording`, the column `group` instead of `clip_id`, in the order of the names.
+        logged. For bundles of level `recording`, the column `group` instead of `clip_id`, in the order of the names;
+        for those of level `window` a row a window, with `start_s` and `end_s` in the clip after `clip_id`.
 
     Raises:
         UsageError: the store's features are not those trained on, no clip has them, or a bundle of recordings is asked
@@ -77,14 +79,25 @@ def predict(
         group = dict(zip(clip_ids, recordings, strict=True))
         names, owners = np.unique(np.array([group[clip_id] for clip_id in kept], object), return_inverse=True)
         kept, raw = names.tolist(), pool_recordings(bundle.recipe, raw, owners)
-    rows, classes = len(kept), len(bundle.classes)
+    ids = np.repeat(np.arange(len(kept)), len(raw) // len(kept))
+    rows, classes = len(raw), len(bundle.classes)
     columns = [
-        pa.array(kept).take(pa.array(np.repeat(np.arange(rows), classes))),
+        pa.array(kept).take(pa.array(np.repeat(ids, classes))),
         pa.array(bundle.classes).take(pa.array(np.tile(np.arange(classes), rows))),
         pa.array(bundle.calibrator.predict_proba(raw).ravel()),
     ]
     table = pa.table(columns, schema=PREDICTION_SCHEMA)
+    if bundle.recipe.level == "window":
+        times = _window_times(bundle, rows // len(kept))
+        for place, (name, own) in enumerate(zip(("start_s", "end_s"), times, strict=True), start=1):
+            table = table.add_column(
+                place, WINDOW_SCHEMA.field(name), pa.array(np.repeat(np.tile(own, len(kept)), classes))
+            )
     return table.rename_columns(["group", "label", "posterior"]) if by_recording else table
+
+
+def _window_times(bundle: Bundle, count: int) -> tuple[Floats, Floats]:
+    return window_times(bundle.recipe, next(iter(bundle.fingerprints)), count)
 
 
 def _predicted(
@@ -115,7 +128,7 @@ def predict_files(
         windows: predict each window of the files instead (`Predictor.predict_windows`).
 
     Returns:
-        As `predict`, the clip id is the file as given; for windows `WINDOW_SCHEMA`.
+        As `predict`, the clip id is the file as given; for windows, and for bundles of level `window`, `WINDOW_SCHEMA`.
 
     Raises:
         UsageError: a file twice, none could be used, or blocks that are not computed from audio.
@@ -126,6 +139,7 @@ def predict_files(
         msg = f"{repeated[0]}: given twice"
         raise UsageError(msg)
     predictor, rows = Predictor(bundle), list[dict[str, Any]]()
+    by_window = bundle.recipe.level == "window"
     for file in files:
         try:
             found = list(predictor.predict_windows(file)) if windows else [predictor.predict(file)]
@@ -134,6 +148,8 @@ def predict_files(
                 raise
             failed(error)
             continue
+        if by_window:
+            found = [window for one in found for window in _windows_of(bundle, one)]
         rows += [
             {**vars(one), "clip_id": file, "label": label, "posterior": value}
             for one in found
@@ -142,6 +158,21 @@ def predict_files(
     if not rows:
         msg = f"none of the {len(files):,} files could be used"
         raise UsageError(msg)
-    table = pa.Table.from_pylist(rows, WINDOW_SCHEMA if windows else PREDICTION_SCHEMA)
+    table = pa.Table.from_pylist(rows, WINDOW_SCHEMA if windows or by_window else PREDICTION_SCHEMA)
     by_recording = bundle.recipe.level == "recording" and not windows
     return table.rename_columns(["group", "label", "posterior"]) if by_recording else table
+
+
+def _windows_of(bundle: Bundle, clip: Prediction) -> list[Prediction]:
+    """Return the windows of a clip that was predicted from its file."""
+    starts, ends = _window_times(bundle, len(clip.raw))
+    calibrated = bundle.calibrator.predict_proba(clip.raw).tolist()
+    return [
+        replace(
+            clip,
+            start_s=clip.start_s + start,
+            end_s=clip.start_s + end,
+            posterior=dict(zip(bundle.classes, own, strict=True)),
+        )
+        for start, end, own in zip(starts.tolist(), ends.tolist(), calibrated, strict=True)
+    ]

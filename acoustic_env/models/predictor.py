@@ -222,10 +222,11 @@ class Predictor:
             novelty = self.bundle.novelty
             unlike = [None] * len(own) if novelty is None else novelty.unlike(x).tolist()
             calibrated = self.bundle.calibrator.predict_proba(raw)
+            raw, calibrated = (rows.reshape(len(own), -1, len(self.classes)) for rows in (raw, calibrated))
             for i, number in enumerate(numbers):
                 start_s = windows[number].start_s
-                posterior = self._by_class(calibrated[i])
-                found[number] = Prediction(start_s, start_s + length / rate, posterior, unlike[i], raw[[i]])
+                posterior = self._by_class(calibrated[i].mean(axis=0))  # of windows, where the recipe counts these
+                found[number] = Prediction(start_s, start_s + length / rate, posterior, unlike[i], raw[i])
         return [found[number] for number in range(len(windows))]
 
     def pool(self, windows: Iterable[Prediction]) -> Prediction:
@@ -241,11 +242,11 @@ class Predictor:
         own = list(windows)
         raw, recipe = np.concatenate([window.raw for window in own]), self.bundle.recipe
         if recipe.level == "recording":
-            raw = pool_recordings(recipe, raw, np.zeros(len(own), np.int64))
+            raw = pool_recordings(recipe, raw, np.zeros(len(raw), np.int64))
             calibrated = self.bundle.calibrator.predict_proba(raw)
         else:
             calibrated = self.bundle.calibrator.predict_proba(raw)
-            calibrated = pool(calibrated, np.zeros(len(own), np.int64), "mean", recipe.task)
+            calibrated = pool(calibrated, np.zeros(len(raw), np.int64), "mean", recipe.task)
         marks = [window.unlike for window in own if window.unlike is not None]
         unlike = sum(marks) > len(marks) / 2 if marks else None
         return Prediction(own[0].start_s, own[-1].end_s, self._by_class(calibrated[0]), unlike, raw)

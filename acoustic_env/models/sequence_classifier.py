@@ -103,12 +103,14 @@ class SequenceClassifier(TaskClassifier):
         return forward(self.network(), Sequences.of(X))
 
     def predict_proba(self, X: Any) -> Floats:
-        """Return probabilities [n, classes], those of windows pooled."""
+        """Return probabilities [n, classes], those of windows pooled, or [windows, classes] where they are not."""
         x = Sequences.of(X)
         if self.cut_ is None:
             return probabilities(self.logits(x), self.task_)
         windows = Windows(x, self.cut_)
         found = probabilities(self.logits(windows), self.task_)
+        if self.cut_.pooling is None:
+            return found
         return pool(found, windows.owners, self.cut_.pooling, self.task_, self.exponent_)
 
     def dump_fitted(self) -> bytes:

@@ -29,6 +29,7 @@ from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.search_state import SearchState
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.thresholds import main_score
+from acoustic_env.models.windows import per_row
 
 if TYPE_CHECKING:
     from acoustic_env.models.learn import Study
@@ -152,6 +153,7 @@ def validation_score(found: Floats, y: npt.NDArray[Any]) -> float:
 
     Rows of one class only have no AUC; their score is minus the log loss.
     """
+    y = per_row(y, found)
     score = main_score(y, found)(None)
     if np.isfinite(score):
         return score

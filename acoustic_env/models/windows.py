@@ -2,7 +2,8 @@
 
 A network is trained on windows, each with the target and the weight of its clip. Everything else sees clips: a fitted
 `SequenceClassifier` answers with a row a clip, so folds, calibration, metrics and their intervals count clips, or
-recordings where the recipe says so (`at_level`).
+recordings where the recipe says so (`at_level`). At the level `window` it answers with a row a window, those of a clip
+side by side; folds and intervals are of the clips' groups all the same.
 """
 
 from __future__ import annotations
@@ -34,21 +35,19 @@ class Cut(NamedTuple):
 
     Attributes:
         length, hop: of windows, in frames.
-        pooling: of probabilities.
+        pooling: of probabilities; None where windows are not pooled.
     """
 
     length: int
     hop: int
-    pooling: Pooling
+    pooling: Pooling | None
 
     @classmethod
     def of(cls, settings: WindowSettings, block: str, options: Any) -> Cut:
         """Return settings in seconds in terms of the frames of a block, each rounded to a frame, at least one."""
-        seconds = vggish_released.FRAME_S if block == vggish_released.NAME else None
-        seconds = seconds or make_block(block, "fast", options).frame_hop_s
-        assert seconds is not None  # of a block with frames
+        seconds = _frame_seconds(block, options)
         length, hop = (max(1, round(value / seconds)) for value in (settings.length, settings.hop))
-        return cls(length, hop, settings.pooling)
+        return cls(length, hop, None if settings.level == "window" else settings.pooling)
 
     def starts(self, frames: int) -> npt.NDArray[np.int64]:
         """Return the first frame of each window; frames after the last whole window are dropped.
@@ -66,6 +65,28 @@ class Cut(NamedTuple):
             )
             raise UsageError(msg)
         return np.arange(0, frames - self.length + 1, self.hop)
+
+
+def _frame_seconds(block: str, options: Any) -> float:
+    """Return the seconds from frame to frame of a block."""
+    seconds = vggish_released.FRAME_S if block == vggish_released.NAME else None
+    seconds = seconds or make_block(block, "fast", options).frame_hop_s
+    assert seconds is not None  # of a block with frames
+    return seconds
+
+
+def window_times(recipe: Recipe, block: str, count: int) -> tuple[Floats, Floats]:
+    """Return start and end of a clip's first windows in s from its start, [count] each.
+
+    >>> windows = WindowSettings(length=2.0, hop=1.0)
+    >>> [times.tolist() for times in window_times(Recipe(name="r", windows=windows), "vggish_released", 2)]
+    [[0.0, 0.96], [1.92, 2.88]]
+    """
+    assert recipe.windows is not None
+    options = recipe.block_options(block)
+    cut, seconds = Cut.of(recipe.windows, block, options), _frame_seconds(block, options)
+    first = np.arange(count) * cut.hop
+    return np.asarray(first * seconds, np.float64), np.asarray((first + cut.length) * seconds, np.float64)
 
 
 class Windows(Sequences):
@@ -188,22 +209,31 @@ def fit_exponent(probabilities: Floats, owners: npt.NDArray[Any], y: npt.NDArray
 def at_level(
     recipe: Recipe, y: npt.NDArray[Any], probabilities: Floats, recordings: Sequence[str]
 ) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[np.int64]]:
-    """Return targets, probabilities and groups of the clips, or of the recordings where the recipe counts these.
+    """Return targets, probabilities and groups of the windows, clips or recordings, whichever the recipe counts.
 
     Args:
         recipe: of the study.
         y: int64 [clips] class index, or bool [clips, classes].
-        probabilities: [clips, classes].
+        probabilities: [clips, classes], or [windows, classes] where it counts windows.
         recordings: [clips] the recording of each; the result is in the order of their names.
 
     Raises:
         UsageError: clips of one recording are of different classes.
     """
     groups = np.unique(np.asarray(recordings, object), return_inverse=True)[1]
-    if recipe.level == "clip":
-        return y, probabilities, groups
+    if recipe.level != "recording":
+        return per_row(y, probabilities), probabilities, per_row(groups, probabilities)
     targets, pooled = recording_targets(y, recordings), pool_recordings(recipe, probabilities, groups)
     return targets, pooled, np.arange(len(targets))
+
+
+def per_row(of_clips: npt.NDArray[Any], probabilities: Floats) -> npt.NDArray[Any]:
+    """Return what clips have for each row of their probabilities: once, or for each of a clip's windows.
+
+    >>> per_row(np.array([7, 8]), np.zeros((4, 2))).tolist()
+    [7, 7, 8, 8]
+    """
+    return np.repeat(of_clips, len(probabilities) // max(1, len(of_clips)), axis=0)
 
 
 def pool_recordings(recipe: Recipe, probabilities: Floats, owners: npt.NDArray[Any]) -> Floats:

@@ -15,7 +15,7 @@ from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.classifier import Examples, fit
 from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.learn import prepare, train
+from acoustic_env.models.learn import evaluate_bundle, prepare, train
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.tune import search_identity
 from tests.models.conftest import SIGNALS, Disk, Generated, write_block
@@ -113,6 +113,9 @@ def test_a_bundle_learns_from_variants_and_is_judged_on_clips(disk: Disk, tmp_pa
     assert set(variants) == set(bundle.fingerprints)
     assert len(bundle.variant_lines()) == len(variants) * len(SIGNALS)
     assert not plain.variant_lines()
+    said.clear()
+    evaluate_bundle(bundle, disk.table(), disk.feature_store(), said.append)
+    assert set(bundle.variant_lines()) <= set(said)
     assert bundle.training_hash == plain.training_hash
     identity, other = search_identity(with_copies), search_identity(without)
     assert {name for name in identity if identity[name] != other.get(name)} == {"variants"}

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import yaml
 from sklearn.metrics import roc_auc_score
 
@@ -21,13 +22,17 @@ from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.classifier import Examples, fit, make_estimator
+from acoustic_env.models.learn import bundle_matrix
+from acoustic_env.models.predictor import Predictor
 from acoustic_env.models.sequences import Sequences, load_sequences
 from acoustic_env.models.storage import dump_estimator, load_estimator
 from acoustic_env.models.windows import Cut, Windows, at_level, fit_exponent, in_windows, pool, recording_targets
+from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.feature_store import FeatureStore
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 TASKS: tuple[Task, ...] = get_args(Task)
+WINDOWS = 7  # of a clip of `study`
 LAYERS = [{"channels": 8, "pool": [1, 1]}, {"channels": 8, "pool": [1, 1]}]
 
 
@@ -205,9 +210,11 @@ def test_learned_pooling_without_validation_rows_is_refused() -> None:
         Recipe(name="r", windows=cut, model=classifier_settings({"kind": "cnn", "patience": None}))
 
 
-def test_learned_pooling_of_recordings_is_refused() -> None:
+def test_learned_pooling_of_recordings_or_of_windows_is_refused() -> None:
     with pytest.raises(ValueError, match="name another one for recordings"):
         WindowSettings(length=1, hop=1, level="recording", pooling="learned")
+    with pytest.raises(ValueError, match="leave `pooling` out"):
+        WindowSettings(length=1, hop=1, level="window", pooling="learned")
 
 
 # ---- the whole way
@@ -271,6 +278,60 @@ def test_commands_count_what_the_recipe_asks_for(
     assert table.num_rows == test_rows * 5 * 2
     if level == "recording":
         assert main(["study", *options, "--out", str(tmp_path / "table")]) == 0
+
+
+def test_windows_count_where_the_recipe_asks_for_them_with_intervals_by_group(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, bundle = study({"level": "window"}), str(tmp_path / "bundle")
+    assert main(["train", *options, "--out", bundle]) == 0
+    assert f"{48 * WINDOWS} windows in 24 groups" in capsys.readouterr().out
+    assert main(["evaluate", "--bundle", bundle, *options[:4], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["clips"], found["groups"], found["level"]) == (12 * WINDOWS, 6, "window")
+    by_clip = str(tmp_path / "by-clip")
+    assert main(["train", *study({}), "--out", by_clip]) == 0
+    assert Bundle.load(by_clip).training_hash == Bundle.load(bundle).training_hash
+    assert main(["evaluate", "--bundle", by_clip, *options[:4], "--json"]) == 0
+    assert found["clips_hash"] == json.loads(capsys.readouterr().out.splitlines()[-1])["clips_hash"]
+    assert main(["study", *study({"level": "window"}), "--out", str(tmp_path / "table")]) == 0
+    out = str(tmp_path / "predictions.parquet")
+    assert main(["predict", "--bundle", bundle, *options[:4], "--out", out]) == 0
+    table = pq.read_table(out)
+    assert table.column_names == ["clip_id", "start_s", "end_s", "label", "posterior"]
+    assert table.num_rows == 60 * WINDOWS * 2
+    first = table.slice(0, WINDOWS * 2).to_pydict()
+    assert set(first["clip_id"]) == {"c00"}
+    np.testing.assert_allclose(first["start_s"][::2], np.arange(WINDOWS) * 0.064)
+    np.testing.assert_allclose(np.subtract(first["end_s"], first["start_s"]), 0.128)
+    store = FeatureStore(options[3])
+    matrix = bundle_matrix(Bundle.load(bundle), ["c00"], store)
+    own = np.reshape(first["posterior"], (WINDOWS, 2))
+    np.testing.assert_allclose(Bundle.load(bundle).predict_proba(matrix), own.mean(axis=0, keepdims=True))
+
+
+def test_a_bundle_of_windows_answers_for_each_window_of_a_file_and_with_their_mean_for_the_whole(
+    study: Any, tmp_path: Path
+) -> None:
+    bundle, out = str(tmp_path / "bundle"), str(tmp_path / "found.parquet")
+    assert main(["train", *study({"level": "window"}), "--out", bundle]) == 0
+    trained = Bundle.load(bundle)
+    ((block, own),) = trained.fingerprints.items()
+    spec = BlockSpec(block, "fast", 0, tuple(own), trained.recipe.block_options(block))
+    trained.fingerprints = {block: dict(block_work(spec).fingerprints)}  # of the signal, which the fixture left out
+    trained.save(bundle)
+    tone = (0.1 * np.sin(2 * np.pi * 300 * np.arange(4_000) / 8_000)).astype(np.float32)
+    file = str(tmp_path / "tone.wav")
+    soundfile.write(file, tone, 8_000, subtype="FLOAT")
+    assert main(["predict", "--bundle", bundle, file, "--out", out]) == 0
+    table = pq.read_table(out)
+    assert table.column_names == ["clip_id", "start_s", "end_s", "unlike", "label", "posterior"]
+    assert table.num_rows == WINDOWS * 2
+    low = [row["posterior"] for row in table.to_pylist() if row["label"] == "low"]
+    predictor = Predictor.load(bundle)
+    whole = predictor.predict(file)
+    assert whole.posterior["low"] == pytest.approx(np.mean(low))
+    assert predictor.pool([whole]).posterior["low"] == pytest.approx(np.mean(low))
 
 
 @pytest.mark.slow
