@@ -90,10 +90,12 @@ def each_key_once(table: pa.Table) -> pa.Table:
 def _joined(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Pieces joined to tables of at least `BUFFER_BYTES`."""
     waiting: list[pa.Table] = []
+    size = 0
     for piece in pieces:
         waiting.append(piece)
-        if sum(table.nbytes for table in waiting) >= BUFFER_BYTES:
+        size += piece.nbytes
+        if size >= BUFFER_BYTES:
             yield pa.concat_tables(waiting)
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield pa.concat_tables(waiting)

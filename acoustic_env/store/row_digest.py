@@ -36,25 +36,31 @@ def _mixed(words: Words) -> Words:
 
 
 def _words(array: pa.Array) -> Words:
-    """A word of each value, of a list one of all of its values in their order."""
-    null = np.asarray(array.is_null())
+    """A word of each value, of a list or a text one of all of its values in their order."""
     if pa.types.is_fixed_size_list(array.type):
         size = array.type.list_size
         inner = _words(array.values.slice(array.offset * size, len(array) * size)).reshape(len(array), size)
-        words = _mixed(inner * (np.arange(size, dtype=np.uint64) * _ODD + np.uint64(1))).sum(axis=1, dtype=np.uint64)
+        place: Words = np.asarray(np.arange(size, dtype=np.uint64) * _ODD, np.uint64)
+        words = np.asarray(_mixed(np.asarray(inner + place, np.uint64)).sum(axis=1), np.uint64)
     elif pa.types.is_list(array.type):
-        starts = array.offsets.to_numpy().astype(np.int64)
-        inner = _words(array.values)
-        place = np.arange(len(inner)) - np.repeat(starts[:-1], np.diff(starts)) if len(inner) else inner
-        sums = np.append(np.uint64(0), np.cumsum(_mixed(inner + place.astype(np.uint64) * _ODD), dtype=np.uint64))
-        words = sums[starts[1:]] - sums[starts[:-1]]
+        words = _sums(_words(array.values), array.offsets.to_numpy())
     elif pa.types.is_string(array.type):
-        import pandas as pd
-
-        words = pd.util.hash_array(array.fill_null("").to_numpy(zero_copy_only=False))
+        _, offsets, data = array.buffers()
+        starts = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+        words = _sums(np.frombuffer(data or b"", np.uint8).astype(np.uint64), starts)
     else:
-        values = array.fill_null(0).to_numpy(zero_copy_only=False)
+        values = (array.fill_null(0) if array.null_count else array).to_numpy(zero_copy_only=False)
         words = (
-            values.view(f"u{values.itemsize}").astype(np.uint64) if values.dtype != bool else values.astype(np.uint64)
+            values.astype(np.uint64) if values.dtype == bool else values.view(f"u{values.itemsize}").astype(np.uint64)
         )
-    return np.where(null, _ODD, words)
+    return np.where(np.asarray(array.is_null()), _ODD, words) if array.null_count else words
+
+
+def _sums(inner: Words, offsets: npt.NDArray[np.int32]) -> Words:
+    """A word of each list, from the words of all values and where each list begins."""
+    starts = offsets.astype(np.int64)
+    inner = inner[starts[0] : starts[-1]]
+    starts -= starts[0]
+    place = np.arange(len(inner)) - np.repeat(starts[:-1], np.diff(starts))
+    sums = np.append(np.uint64(0), np.cumsum(_mixed(inner + place.astype(np.uint64) * _ODD), dtype=np.uint64))
+    return sums[starts[1:]] - sums[starts[:-1]]
