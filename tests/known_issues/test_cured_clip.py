@@ -18,7 +18,6 @@ import soundfile
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
-from acoustic_env.pipeline import sink
 from acoustic_env.pipeline.rows import WORK_SCHEMA, RowError, pack_errors, pack_rows
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.work import BlockSpec, block_work
@@ -119,10 +118,9 @@ def test_a_run_killed_before_its_rows_leaves_a_pending_clip_not_an_excluded_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Any
 ) -> None:
     store = FeatureStore(str(tmp_path / "store"))
-    monkeypatch.setattr(sink, "check", lambda url, token: None)
     stage = "compute" if code == "worker_died" else "decode"
     work, failed = finished(1, [RowError(stage, code, "what happened", permanent=True)])
-    assert Write(store.url, 1, [work], "run-1")(failed).failed == 1
+    assert Write(store.url, {}, [work], "run-1")(failed).failed == 1
     assert Failures(store).excluded("new", "f", "raw").to_pylist() == ["a"]
 
     def die(self: FeatureStore, table: pa.Table) -> str:
@@ -132,11 +130,11 @@ def test_a_run_killed_before_its_rows_leaves_a_pending_clip_not_an_excluded_one(
     with monkeypatch.context() as killing:
         killing.setattr(FeatureStore, "write_part", die)
         with pytest.raises(Killed):
-            Write(store.url, 1, [work], "run-2")(done)
+            Write(store.url, {}, [work], "run-2")(done)
     for _ in range(2):
         assert Failures(store).excluded("new", "f", "raw").to_pylist() == []
         assert Failures(store).open().num_rows == 0
-        assert Write(store.url, 1, [work], "run-3")(finished(3, [])[1]).failed == 0
+        assert Write(store.url, {}, [work], "run-3")(finished(3, [])[1]).failed == 0
 
 
 def test_an_error_of_one_signal_excludes_that_signal_only(tmp_path: Path) -> None:
