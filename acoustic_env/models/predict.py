@@ -138,7 +138,7 @@ def predict_files(
     if repeated:
         msg = f"{repeated[0]}: given twice"
         raise UsageError(msg)
-    predictor, rows = Predictor(bundle), list[dict[str, Any]]()
+    predictor, rows, reasons = Predictor(bundle), list[dict[str, Any]](), list[str]()
     by_window = bundle.recipe.level == "window"
     for file in files:
         try:
@@ -147,6 +147,7 @@ def predict_files(
             if failed is None:
                 raise
             failed(error)
+            reasons.append(str(error))
             continue
         if by_window:
             found = [window for one in found for window in _windows_of(bundle, one)]
@@ -156,7 +157,7 @@ def predict_files(
             for label, value in one.posterior.items()
         ]
     if not rows:
-        msg = f"none of the {len(files):,} files could be used"
+        msg = f"none of the {len(files):,} files could be used; the first: {reasons[0]}"
         raise UsageError(msg)
     table = pa.Table.from_pylist(rows, WINDOW_SCHEMA if windows or by_window else PREDICTION_SCHEMA)
     by_recording = bundle.recipe.level == "recording" and not windows

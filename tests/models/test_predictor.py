@@ -127,7 +127,8 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_predicted(
     assert "broken.wav" in said
     assert set(pq.read_table(made / "some.parquet")["clip_id"].to_pylist()) == {good}
     assert main(command) == 2
-    assert "none of the 1 files could be used" in capsys.readouterr().err
+    assert "none of the 1 files could be used; the first: " in (said := capsys.readouterr().err)
+    assert "broken.wav" in said
     with pytest.raises(ClipError, match="broken"):
         Predictor.load(made / "bundle").predict(made / "broken.wav")
 

@@ -6,6 +6,7 @@ workers never race for a download.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -150,7 +151,7 @@ def converted_details(name: str) -> dict[str, Any] | None:
 def keep_export(name: str, part: str) -> Callable[[Callable[[], bytes]], bytes]:
     """Return what keeps the ONNX model of a network in the cache of weights, so that it is exported once.
 
-    Where the cache cannot be written, every process exports it.
+    A damaged file is made again. Where the cache cannot be written, every process exports it.
 
     Args:
         name: of the network's weights, in the weights registry.
@@ -166,14 +167,15 @@ def keep_export(name: str, part: str) -> Callable[[Callable[[], bytes]], bytes]:
         model: list[bytes] = []
 
         def build(target: Path) -> dict[str, Any]:
-            model.append(export())
+            if not model:
+                model.append(export())
             target.write_bytes(model[0])
             return {}
 
-        try:
-            return cache.derived(file_name, build)[0].read_bytes()
-        except UsageError:
-            return model[0] if model else export()
+        for again in (False, True):
+            with contextlib.suppress(UsageError):  # damaged, or not writable
+                return cache.derived(file_name, build, again=again)[0].read_bytes()
+        return model[0] if model else export()
 
     return keep
 

@@ -129,15 +129,18 @@ class WeightsCache:
             )
             raise UsageError(msg)
 
-    def derived(self, file_name: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    def derived(
+        self, file_name: str, build: Callable[[Path], dict[str, Any]], *, again: bool = False
+    ) -> tuple[Path, dict[str, Any]]:
         """Return a file made from weights, made once: here under the lock if the cache does not hold it yet.
 
         Args:
             file_name: within the cache; must name everything it is made from.
             build: writes the file and returns plain data to keep with it.
+            again: whether to make it again where the cache holds it.
         """
         with self._lock(file_name):
-            record = self._read_record(file_name)
+            record = None if again else self._read_record(file_name)
             if record is None:
                 with self.new_file() as made:
                     details = build(made)
