@@ -80,6 +80,9 @@ store ls @/store
 store verify @/store --clips @/clips.parquet --read
 store errors @/store
 store export @/store --block placeholder --out @/placeholder.npz
+store compact @/store
+store gc @/store
+store publish @/store --block placeholder --format huggingface --out @/published
 weights fetch yamnet-classes --from @/weights --sha256 {CLASSES_SHA256}
 train {STUDY} --settings @/model.json --out @/bundle
 study {STUDY} --model logistic --out @/study
@@ -88,6 +91,7 @@ explain {DONE} --out @/explained
 predict {DONE} --out @/predictions.parquet
 predict --bundle @/bundle --out @/of-files.parquet @/file.flac
 serve --bundle @/bundle
+bench --stages predict --num-clips 1 --bundle @/bundle
 audit rank {STUDY} --duplicates @/groups.parquet --out @/ranked.parquet
 audit plan --half-width 0.2 --ranked @/ranked.parquet
 audit sample --ranked @/ranked.parquet --n 20 --gold @/gold.csv --out @/sample.parquet
