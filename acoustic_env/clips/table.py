@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import for_arrow, read_bytes, write_bytes
+from acoustic_env.io.files import for_arrow, open_file, read_bytes, write_bytes
 from acoustic_env.io.location import split_shard
 
 CLIP_SCHEMA: Final = pa.schema(
@@ -38,6 +38,7 @@ CLASS_COLUMN: Final = "class"  # added by clips.select: no further column of a l
 SIMILAR: Final = 0.81  # ratio above which a name is a misspelling: "label" is, "folder" is none of "fold"
 MAX_SHOWN_ISSUES: Final = 20
 PARQUET_MAGIC: Final = b"PAR1"
+BATCH_CLIPS: Final = 2**17
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class ValidationIssue:
         if self.column is not None:
             place.append(f"column {self.column}")
         return f"{', '.join(place)}: {self.message}" if place else self.message
+
+
+NO_CLIPS: Final = ValidationIssue(None, None, "the list holds no clips")
 
 
 def raise_issues(url: str, issues: Sequence[ValidationIssue]) -> None:
@@ -98,6 +102,36 @@ def read_clips(url: str) -> pa.Table:
     return absolute_uris(table)
 
 
+def read_clip_batches(url: str) -> Iterator[pa.Table]:
+    """Yield the clips of a list as `read_clips` returns them, a Parquet file batch by batch, without further columns.
+
+    An id that is in two batches is not noticed.
+
+    Raises:
+        UsageError: as `read_clips`; names the issues of the first batch that has any.
+    """
+    import pyarrow.parquet as pq
+
+    with open_file(url) as source:
+        if source.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
+            yield read_clips(url)
+            return
+        try:
+            file = pq.ParquetFile(source, pre_buffer=False)
+        except (pa.ArrowException, OSError):
+            yield read_clips(url)  # says what is wrong with it
+            return
+        names = [name for name in file.schema_arrow.names if name in (*CLIP_SCHEMA.names, *PLACE_SCHEMA.names)]
+        raise_issues(url, _column_issues(file.schema_arrow.empty_table()) if file.metadata.num_rows else [NO_CLIPS])
+        first = 0
+        for batch in file.iter_batches(BATCH_CLIPS, columns=names, use_threads=False):
+            table, issues = _to_schema(pa.Table.from_batches([batch]))
+            issues = [replace(issue, row=issue.row and issue.row + first) for issue in issues + row_issues(table)]
+            raise_issues(url, issues)
+            yield absolute_uris(table)
+            first += len(table)
+
+
 def load_clips(url: str) -> tuple[pa.Table, list[ValidationIssue]]:
     """Read a clip list as `read_clips`, but return the issues; rows hold nulls where the value is bad.
 
@@ -113,6 +147,7 @@ def load_clips(url: str) -> tuple[pa.Table, list[ValidationIssue]]:
     else:
         raw, issues = _parse_csv(data, url)
     issues += _column_issues(raw)
+    issues += [NO_CLIPS] if raw.num_rows == 0 else []
     if any(issue.row is None for issue in issues):
         return CLIP_SCHEMA.empty_table(), issues
     table, bad_values = _to_schema(raw)
@@ -205,7 +240,7 @@ def _absolute(uri: str) -> str:
 def row_issues(table: pa.Table) -> list[ValidationIssue]:
     """Validate the rows of a table of `CLIP_SCHEMA`: empty ids and places, duplicates, impossible times."""
     if table.num_rows == 0:
-        return [ValidationIssue(None, None, "the list holds no clips")]
+        return [NO_CLIPS]
     issues = []
     for name in REQUIRED:
         empty = pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name], ""))
@@ -247,11 +282,22 @@ def _issues_where(wrong: pa.ChunkedArray, column: str, message: Callable[[int], 
 def _duplicate_issues(clip_ids: pa.ChunkedArray) -> list[ValidationIssue]:
     if pc.count_distinct(clip_ids).as_py() == len(clip_ids):
         return []
+    return duplicate_issues(clip_ids.combine_chunks(), range(len(clip_ids)))
+
+
+def duplicate_issues(clip_ids: pa.Array, among: Iterable[int]) -> list[ValidationIssue]:
+    """Name the ids that are in several of the rows.
+
+    Args:
+        clip_ids: of the list.
+        among: rows, from 0.
+    """
     first: dict[str, int] = {}
     issues = []
-    for row, clip_id in enumerate(clip_ids.to_pylist(), start=1):
+    for row in sorted(among):
+        clip_id = clip_ids[row].as_py()
         if clip_id and first.setdefault(clip_id, row) != row:
-            issues.append(ValidationIssue(row, "clip_id", f"{clip_id!r} is already in row {first[clip_id]:,}"))
+            issues.append(ValidationIssue(row + 1, "clip_id", f"{clip_id!r} is already in row {first[clip_id] + 1:,}"))
     return issues
 
 
@@ -312,8 +358,6 @@ def _column_issues(raw: pa.Table) -> list[ValidationIssue]:
         if name not in CLIP_SCHEMA.names and (likely := _likely_name(name, absent)):
             message = f"is no column of a clip list, but like {likely!r}, which is missing; rename it to {likely!r}"
             issues.append(ValidationIssue(None, name, f"{message}, or add a column {likely!r}, which may be empty"))
-    if raw.num_rows == 0:
-        issues.append(ValidationIssue(None, None, "the list holds no clips"))
     return issues
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,8 @@ import pyarrow.compute as pc
 
 from acoustic_env.audio.fetch import any_remote
 from acoustic_env.audio.signals import in_order
-from acoustic_env.clips.table import read_clips
+from acoustic_env.clips.listed import Listed
+from acoustic_env.clips.table import read_clip_batches
 from acoustic_env.config import Recipe
 from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import Json
@@ -25,7 +27,7 @@ from acoustic_env.pipeline import graph, metrics
 from acoustic_env.pipeline.cluster import cluster, cluster_resources, joins, local_resources, working_nodes
 from acoustic_env.pipeline.estimate import bench_rates, describe_estimate, estimate, pools_of, recorded_rates
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
-from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs, pending_rows
+from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs, pending_rounds
 from acoustic_env.pipeline.plan import Plan, Resources, describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
@@ -36,6 +38,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import BlockLeases, LeaseLost, acquire_blocks, acquire_sources
 
 Log = Callable[[str], None]
+Need = npt.NDArray[np.int64]  # [clips], as `missing.pending_rows`
 
 
 def _silent(_: str) -> None:
@@ -64,9 +67,8 @@ def extract(
         TooManyFailures: the share of failed clips is above `max_error_rate`; its `record` is the run's.
     """
     works = resolve_blocks(settings, recipe)
-    table = read_clips(settings.clips) if clips is None else clips
-    table = table if settings.limit is None else table.slice(0, settings.limit)
-    run = _Run(settings, works, table, log)
+    batches = read_clip_batches(settings.clips) if clips is None else iter([clips])
+    run = _Run(settings, works, Listed(batches, settings.clips, settings.limit), log)
     if settings.dry_run:
         run.preview()
         return run.record
@@ -108,8 +110,9 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
 class _Run:
     """One run; it continues with the clips that are left when a worker is at fault."""
 
-    def __init__(self, settings: ExtractSettings, works: list[BlockWork], clips: pa.Table, log: Log) -> None:
+    def __init__(self, settings: ExtractSettings, works: list[BlockWork], clips: Listed, log: Log) -> None:
         self.settings, self.works, self.clips, self.log = settings, works, clips, log
+        self.planned: Plan | None = None
         self.store = FeatureStore(settings.store)
         self.health = Health()
         fingerprints = {work.spec.name: work.fingerprints for work in works}
@@ -118,8 +121,8 @@ class _Run:
     def preview(self) -> None:
         """Log what a run would do."""
         self._admit()
-        pending = self._pending()
-        if pending.num_rows:
+        need, errors = self._pending()
+        for pending in itertools.islice(pending_rounds(self.clips, need, errors), 1):
             joined = joins(self.settings.address)
             with cluster(self.settings.address) if joined else nullcontext(local_resources()) as resources:
                 plan = self._plan(pending, resources)
@@ -147,15 +150,15 @@ class _Run:
             if self.record.relocated:
                 self._write_record()  # first, so that a killed run leaves the reason
             sources.record(self.store, admission, self.record.run_id, lease.check)
-        pending = self._pending()
+        need, errors = self._pending()
         for line in self.store.clean_up([work.spec.name for work in self.works]):
             self.log(line)
-        if pending.num_rows or self.record.relocated:
+        if need.any() or self.record.relocated:
             self._write_record()  # so that errors of a killed run have a version
-        if not pending.num_rows:
+        if not need.any():
             return
         try:
-            self._compute(pending, leases.tokens)
+            self._compute(need, errors, leases.tokens)
         except NoHealthyWorkerError as error:
             self.record.stopped = str(error)
             self._finish()
@@ -170,20 +173,20 @@ class _Run:
             self.log(f"sources   {line}")
         return admission
 
-    def _pending(self) -> pa.Table:
-        """Return the rows to do; they are logged and noted in the record."""
+    def _pending(self) -> tuple[Need, pa.Table]:
+        """Return what the clips lack, and the errors of the store; what there is to do is logged and recorded."""
         errors = self.store.errors()
-        found = find_missing(self.clips, self.works, self.store, errors)
+        found = find_missing(self.clips.index, self.works, self.store, errors)
         self.record.left = int(np.count_nonzero(found.pending))
         self.record.failed_on_list = int(np.count_nonzero(found.excluded))
-        pending = pending_rows(self.clips, self._wanted(found), errors)
-        self.record.pending = pending.num_rows
-        self.record.pairs = pending_pairs(pending, self.works)
-        for line in describe_pending(pending, self.works, self.clips.num_rows):
+        need = self._wanted(found)
+        self.record.pending = int(np.count_nonzero(need))
+        self.record.pairs = pending_pairs(need, self.works)
+        for line in describe_pending(need, self.works):
             self.log(line)
-        return pending
+        return need, errors
 
-    def _wanted(self, found: MissingWork) -> npt.NDArray[np.int64]:
+    def _wanted(self, found: MissingWork) -> Need:
         return found.missing if self.settings.retry_errors else found.pending
 
     def _active(self, pending: pa.Table) -> list[BlockWork]:
@@ -194,25 +197,31 @@ class _Run:
     def _plan(self, pending: pa.Table, resources: Resources) -> Plan:
         remote = any_remote(pending["uri"])
         plan = make_plan(self._active(pending), pending.num_rows, resources, self.settings.device, remote=remote)
-        for line in describe(plan, resources):
-            self.log(line)
+        if plan != self.planned:
+            for line in describe(plan, resources):
+                self.log(line)
+        self.planned = plan
         return plan
 
-    def _compute(self, pending: pa.Table, leases: Mapping[str, int]) -> None:
+    def _compute(self, need: Need, errors: pa.Table, leases: Mapping[str, int]) -> None:
         failed_before = 0 if self.settings.retry_errors else self.record.failed_on_list
-        allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending.num_rows, failed_before)
+        pending = self.record.pending
+        allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending, failed_before)
         watch = FailureWatch(allowed)
-        with cluster(self.settings.address) as offered, closing(Progress(pending.num_rows, sys.stderr)) as progress:
-            started, rest = time.perf_counter(), pending
+        with cluster(self.settings.address) as offered, closing(Progress(pending, sys.stderr)) as progress:
+            started = time.perf_counter()
             try:
-                while rest.num_rows:
-                    resources = cluster_resources(self.health.left_out)
-                    resources = dataclasses.replace(resources, memory=min(resources.memory, offered.memory))
+                while need.any():
                     try:
-                        self._stream(rest, self._plan(rest, resources), leases, watch, progress)
+                        for rows in pending_rounds(self.clips, need, errors):
+                            resources = cluster_resources(self.health.left_out)
+                            resources = dataclasses.replace(resources, memory=min(resources.memory, offered.memory))
+                            self._stream(rows, self._plan(rows, resources), leases, watch, progress)
+                            if self.record.stopped:
+                                return
                         break
                     except SickWorkerError as error:
-                        rest = self._left(error, pending, progress)
+                        need, errors = self._left(error, progress)
             except LeaseLost:
                 metrics.LEASES_LOST.record(1)
                 raise
@@ -241,15 +250,14 @@ class _Run:
                     )
                     break
 
-    def _left(self, error: SickWorkerError, pending: pa.Table, progress: Progress) -> pa.Table:
-        """Return the clips that are still to do after a worker was at fault; the store decides."""
+    def _left(self, error: SickWorkerError, progress: Progress) -> tuple[Need, pa.Table]:
+        """Return what is still to do after a worker was at fault, and the errors; the store decides."""
         errors = self.store.errors()
         failed = pc.unique(self._own(errors)["clip_id"])
-        found = find_missing(self.clips, self.works, self.store, errors)
-        need = self._wanted(found).copy()
-        need[pc.is_in(self.clips["clip_id"], value_set=failed).to_numpy()] = 0
-        rest = pending_rows(self.clips, need, errors)
-        self.record.finished, self.record.failed = pending.num_rows - rest.num_rows, len(failed)
+        need = self._wanted(find_missing(self.clips.index, self.works, self.store, errors)).copy()
+        done = self.clips.index.positions(failed)
+        need[done[done >= 0]] = 0
+        self.record.finished, self.record.failed = self.record.pending - int(np.count_nonzero(need)), len(failed)
         progress.show(self.record.finished, self.record.failed)
         try:
             fault = self.health.note(error, working_nodes(), failed.to_pylist())
@@ -257,7 +265,7 @@ class _Run:
             self.record.faults = [dataclasses.asdict(fault) for fault in self.health.faults]
         out = "the run goes on without this node" if fault.left_out else "new workers do its clips"
         self.log(f"node      {fault.host} {fault.node[:8]}: {error}; nothing of its task is recorded, {out}")
-        return rest
+        return need, errors
 
     def _own(self, errors: pa.Table) -> pa.Table:
         """Return this run's errors."""
@@ -267,7 +275,7 @@ class _Run:
 
     def _finish(self) -> None:
         """Write the record with the counts that the store gives after the run, not the run's own."""
-        found = find_missing(self.clips, self.works, self.store, self.store.errors())
+        found = find_missing(self.clips.index, self.works, self.store, self.store.errors())
         self.record.left = int(np.count_nonzero(found.pending))
         self.record.failed_on_list = int(np.count_nonzero(found.missing))
         self._write_record()

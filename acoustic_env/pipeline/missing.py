@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.clips.listed import IdIndex, Listed
 from acoustic_env.clips.table import PLACE_SCHEMA
 from acoustic_env.pipeline.rows import WORK_SCHEMA
 from acoustic_env.pipeline.work import BlockWork
+from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.schema import KEY_SCHEMA
+
+KEYS_AT_ONCE: Final = 2**19
+ROUND_CLIPS: Final = 2**19  # their rows are in the object store at once
 
 
 @dataclass(frozen=True)
@@ -35,27 +42,62 @@ class MissingWork:
         return self.missing & ~self.excluded
 
 
-def find_missing(clips: pa.Table, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> MissingWork:
-    """Return which rows of the blocks the store lacks.
+def find_missing(index: IdIndex, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> MissingWork:
+    """Return which rows of the blocks the store lacks; its keys are read part by part.
 
     Args:
-        clips: the clip list.
+        index: of the clip list's ids.
         works: the blocks.
         store: the store.
         errors: of the store.
     """
-    ids = clips["clip_id"].combine_chunks()
-    failures = Failures(store, errors)
-    missing, excluded = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+    failures, clips = Failures(store, errors), len(index.ids)
+    missing = np.full(clips, sum(work.spec.mask for work in works), np.int64)
+    excluded = np.zeros(clips, np.int64)
     for work in works:
         for fingerprint, signals in work.versions().items():
-            keys = store.missing(ids, signals, work.spec.name, fingerprint, retry_errors=True)
+            for keys in _keys(store, work.spec.name, fingerprint):
+                runs = pc.run_end_encode(keys["clip_id"].combine_chunks(), run_end_type=pa.int64())
+                ends = np.diff(runs.run_ends.to_numpy(), prepend=0)
+                position = np.repeat(index.positions(runs.values), ends)
+                for signal in signals:
+                    rows = pc.equal(keys["signal"], signal).to_numpy() & (position >= 0)
+                    missing[position[rows]] &= ~work.spec.bit(signal)
             for signal in signals:
-                without = keys.filter(pc.equal(keys["signal"], signal))["clip_id"].combine_chunks()
-                failed = failures.excluded(work.spec.name, fingerprint, signal)
-                for bits, those in ((missing, without), (excluded, failed)):
-                    bits[pc.is_in(ids, value_set=those).to_numpy(zero_copy_only=False)] |= work.spec.bit(signal)
+                failed = index.positions(failures.excluded(work.spec.name, fingerprint, signal))
+                excluded[failed[failed >= 0]] |= work.spec.bit(signal)
     return MissingWork(missing, missing & excluded)
+
+
+def _keys(store: FeatureStore, block: str, fingerprint: str) -> Iterator[pa.Table]:
+    """Yield (clip_id, signal) of every row, `KEYS_AT_ONCE` or a few more at a time."""
+    tables: list[pa.Table] = []
+    for part in store.scan(block, fingerprint, KEY_SCHEMA.names):
+        if isinstance(part, ScannedPart):
+            tables.append(part.table.replace_schema_metadata(None).cast(KEY_SCHEMA))
+            if sum(map(len, tables)) >= KEYS_AT_ONCE:
+                yield pa.concat_tables(tables)
+                tables = []
+    if tables:
+        yield pa.concat_tables(tables)
+
+
+def pending_rounds(listed: Listed, need: npt.NDArray[np.int64], errors: pa.Table) -> Iterator[pa.Table]:
+    """Yield the pending rows, `ROUND_CLIPS` or a few more at a time: what is on its way to the workers at once.
+
+    Args:
+        listed: the clip list.
+        need: int64[clips], as `pending_rows`.
+        errors: of the store.
+    """
+    waiting: list[pa.Table] = []
+    for rows, table in listed.tables():
+        waiting.append(pending_rows(table, need[rows], errors))
+        if sum(map(len, waiting)) >= ROUND_CLIPS:
+            yield _in_shard_order(pa.concat_tables(waiting))
+            waiting = []
+    if any(map(len, waiting)):
+        yield _in_shard_order(pa.concat_tables(waiting))
 
 
 def pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
@@ -121,10 +163,14 @@ def cut_tasks(pending: pa.Table, task_clips: int) -> list[pa.Table]:
     return tasks
 
 
-def describe_pending(pending: pa.Table, works: Sequence[BlockWork], clips: int) -> list[str]:
-    """Return the work as human-readable lines: the list, then each version of each block."""
-    lines = [f"clips     {clips} on the list, {pending.num_rows} with something missing"]
-    need = pending["need"].to_numpy()
+def describe_pending(need: npt.NDArray[np.int64], works: Sequence[BlockWork]) -> list[str]:
+    """Return the work as human-readable lines: the list, then each version of each block.
+
+    Args:
+        need: int64[clips], as `pending_rows`.
+        works: the blocks.
+    """
+    lines = [f"clips     {len(need)} on the list, {np.count_nonzero(need)} with something missing"]
     for work in works:
         for fingerprint, signals in work.versions().items():
             bits = [work.spec.bit(signal) for signal in signals]
@@ -136,8 +182,7 @@ def describe_pending(pending: pa.Table, works: Sequence[BlockWork], clips: int) 
     return lines
 
 
-def pending_pairs(pending: pa.Table, works: Sequence[BlockWork]) -> dict[str, int]:
+def pending_pairs(need: npt.NDArray[np.int64], works: Sequence[BlockWork]) -> dict[str, int]:
     """Return block -> pairs of a pending clip and a signal that lack its rows."""
-    need = pending["need"].to_numpy()
     signals = {work.spec.name: [work.spec.bit(signal) for signal in work.spec.signals] for work in works}
     return {name: sum(int(np.count_nonzero(need & bit)) for bit in bits) for name, bits in signals.items()}

@@ -9,7 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.clips.sources import SOURCE_COLUMNS, contradictions, describe_source, differing, listed_sources
+from acoustic_env.clips.listed import Listed
+from acoustic_env.clips.sources import SOURCE_COLUMNS, contradictions, describe_source, differing
 from acoustic_env.clips.table import read_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.store.earlier_lists import recorded_relocations, sources_by_earlier_lists
@@ -70,10 +71,10 @@ def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None]) -> 
         UsageError: the list is wrong (as `clips.table.read_clips`), or ids have rows of other segments.
     """
     clips = read_clips(url)
-    listed = listed_sources(clips)
+    listed = Listed([clips], url)
     recorded = SourceTable(store).compare(listed).conflicts
     if recorded.num_rows:
-        mine = listed.take(recorded["row"])
+        mine = listed.take(recorded["row"].to_numpy())
         at_the_same_place = recorded.set_column(recorded.column_names.index("uri"), "uri", mine["uri"])
         cut = differing(at_the_same_place, mine)
         pairs = list(zip(recorded.to_pylist(), mine.to_pylist(), strict=True))
@@ -108,11 +109,10 @@ def check_sources(store: FeatureStore, clips: pa.Table | None, clips_url: str) -
         checked.issues.append(f"{part.entry.path}: {part.reason}")
     checked.add("have two recorded sources", _recorded_twice(table))
     if clips is not None:
-        listed = listed_sources(clips)
-        first = pc.index_in(pc.unique(listed["clip_id"]), value_set=listed["clip_id"])  # an id twice is another issue
-        listed = listed.take(first)
+        first = pc.index_in(pc.unique(clips["clip_id"]), value_set=clips["clip_id"])  # an id twice is another issue
+        listed = Listed([clips.take(first)])
         conflicts = table.compare(listed).conflicts
-        pairs = zip(conflicts.to_pylist(), listed.take(conflicts["row"]).to_pylist(), strict=True)
+        pairs = zip(conflicts.to_pylist(), listed.take(conflicts["row"].to_numpy()).to_pylist(), strict=True)
         found = [(old, {**new, "list": clips_url}) for old, new in pairs]
         checked.add("have another source on the list than recorded", found)
     without = with_rows.filter(pc.invert(pc.is_in(with_rows, value_set=table.ids)))

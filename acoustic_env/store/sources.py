@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.clips.listed import IdIndex, Listed, hash_sources
 from acoustic_env.clips.sources import (
     LISTED_SCHEMA,
     SOURCE_COLUMNS,
@@ -31,6 +32,7 @@ from acoustic_env.clips.sources import (
 from acoustic_env.errors import UsageError
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
+from acoustic_env.io.spool import Spool
 from acoustic_env.store import layout
 from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.earlier_lists import recorded_relocations, sources_by_earlier_lists
@@ -38,7 +40,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
 from acoustic_env.store.schema import SOURCE_SCHEMA, digest
 
-PART_CLIPS: Final = 2**18
+ADMITTED_SCHEMA: Final = SOURCE_SCHEMA.remove(SOURCE_SCHEMA.get_field_index("run_id"))
 SHOWN: Final = 5
 CONFLICT_SCHEMA: Final = pa.schema([("row", pa.int64()), *LISTED_SCHEMA])
 
@@ -96,22 +98,20 @@ class SourceTable:
             else:
                 yield entry, part
 
-    def compare(self, listed: pa.Table) -> Compared:
-        """Compare the list with the current source of each of its ids.
-
-        Args:
-            listed: of `listed_sources`, each id once.
-        """
-        revision = np.zeros(len(listed), np.int32)
-        position = pc.fill_null(pc.index_in(self.ids, value_set=listed["clip_id"].combine_chunks()), -1).to_numpy()
+    def compare(self, listed: Listed) -> Compared:
+        """Compare the list with the current source of each of its ids."""
+        revision = np.zeros(listed.num_rows, np.int32)
+        position = np.concatenate([np.zeros(0, np.int64), *map(listed.index.positions, self.ids.chunks)])
         known = position >= 0
         np.maximum.at(revision, position[known], self.revisions[known])
-        result = Compared(revision, np.zeros(len(listed), bool), pa.table({}))
+        result = Compared(revision, np.zeros(listed.num_rows, bool), pa.table({}))
         current = np.zeros(len(position), bool)
         current[known] = self.revisions[known] == revision[position[known]]
         conflicts = [CONFLICT_SCHEMA.empty_table()]
         for part, rows in self._select(current, position):
-            conflicts.append(_compare_part(result, part, listed, rows))
+            alike = hash_sources(part) == listed.sources[rows]
+            if not alike.all():
+                conflicts.append(_compare_part(result, part.filter(pa.array(~alike)), listed, rows[~alike]))
         result.conflicts = pa.concat_tables(conflicts)
         return result
 
@@ -139,10 +139,9 @@ class SourceTable:
         return pa.concat_tables(tables).sort_by([("clip_id", "ascending"), ("revision", "ascending")])
 
 
-def _compare_part(result: Compared, recorded: pa.Table, listed: pa.Table, rows: npt.NDArray[np.int32]) -> pa.Table:
+def _compare_part(result: Compared, recorded: pa.Table, listed: Listed, rows: npt.NDArray[np.int64]) -> pa.Table:
     """Note what a part's current entries say of the listed clips in `rows`; returns those that contradict the list."""
-    whole = len(rows) == len(listed) and bool((rows == np.arange(len(rows))).all())
-    mine = listed if whole else listed.take(pa.array(rows))
+    mine = listed.take(rows)
     differs = differing(recorded, mine)
     result.gains_place[rows] |= ~differs & unplaced(recorded) & ~unplaced(mine)
     found = np.flatnonzero(differs)
@@ -155,13 +154,13 @@ class Admission:
     """A clip list that may be written under, and what it adds to the table of sources.
 
     Attributes:
-        sources: new current sources, `SOURCE_SCHEMA` without `run_id`.
+        sources: new current sources, `ADMITTED_SCHEMA`.
         relocations: for the run record: prefixes and the number of clips whose source changed by them.
         lines: human-readable.
         damaged: parts of the table that cannot be read; their ids are entered again.
     """
 
-    sources: pa.Table
+    sources: Spool
     relocations: list[dict[str, Any]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     damaged: list[UnreadablePart] = field(default_factory=list)
@@ -169,7 +168,7 @@ class Admission:
 
 def admit(
     store: FeatureStore,
-    clips: pa.Table,
+    listed: Listed,
     relocated: Sequence[str] = (),
     listed_in: str = "the clip list",
     beside: Sequence[str] = (),
@@ -178,7 +177,7 @@ def admit(
 
     Args:
         store: need not exist.
-        clips: the clip list; only `LISTED_SCHEMA` is looked at.
+        listed: the clip list.
         relocated: `OLD=NEW`, prefixes of locations: the same audio is now below NEW.
         listed_in: where the list is, for messages.
         beside: who writes rows of other blocks now, and may be about to write rows of any recorded source.
@@ -189,18 +188,32 @@ def admit(
         StoreError: the store cannot be read.
     """
     relocations = [parse_relocation(text) for text in relocated]
-    listed = listed_sources(clips)
     table = SourceTable(store)
-    found = Admission(SOURCE_SCHEMA.empty_table(), damaged=table.damaged)
+    found = Admission(Spool(ADMITTED_SCHEMA), damaged=table.damaged)
     compared = table.compare(listed)
     changed = _reconcile(store, listed, compared.conflicts, relocations, listed_in, beside, found)
-    new = listed.filter(pa.array(compared.revision == 0))
-    with_rows = new.filter(pa.array(_among(new["clip_id"], ids_with_rows(store, new["clip_id"]))))
-    if with_rows.num_rows:
-        found.lines.append(_adopt(store, with_rows, relocations, listed_in))
-    changed |= (compared.revision == 0) | compared.gains_place
-    revision = pa.array(compared.revision[changed] + 1, pa.int32())
-    found.sources = listed.filter(pa.array(changed)).append_column("revision", revision)
+    new = compared.revision == 0
+    with_rows = np.flatnonzero(new & _with_rows(store, listed.index)) if new.any() else np.zeros(0, np.int64)
+    if len(with_rows):
+        found.lines.append(_adopt(store, listed.take(with_rows), relocations, listed_in))
+    changed |= new | compared.gains_place
+    for rows, clips in listed.tables():
+        revision = pa.array(compared.revision[rows] + 1, pa.int32())
+        sources = listed_sources(clips).append_column("revision", revision).filter(pa.array(changed[rows]))
+        if len(sources):
+            found.sources.append(sources.cast(ADMITTED_SCHEMA))
+    return found
+
+
+def _with_rows(store: FeatureStore, index: IdIndex) -> Bools:
+    """Return bool [clips]: which of the list's clips have a row of any block."""
+    found = np.zeros(len(index.ids), bool)
+    for block, fingerprints in store.blocks().items():
+        for fingerprint in fingerprints:
+            for part in store.scan(block, fingerprint, ["clip_id"]):
+                if isinstance(part, ScannedPart):
+                    position = index.positions(pc.unique(part.table["clip_id"]))
+                    found[position[position >= 0]] = True
     return found
 
 
@@ -210,7 +223,7 @@ def _among(ids: pa.ChunkedArray, of: pa.Array) -> Bools:
 
 def _reconcile(
     store: FeatureStore,
-    listed: pa.Table,
+    listed: Listed,
     conflicts: pa.Table,
     relocations: Sequence[Relocation],
     listed_in: str,
@@ -218,10 +231,10 @@ def _reconcile(
     found: Admission,
 ) -> Bools:
     """Return bool [clips]: whose recorded source is replaced by the list's; raise if any may not be."""
-    changed = np.zeros(len(listed), bool)
+    changed = np.zeros(listed.num_rows, bool)
     if not conflicts.num_rows:
         return changed
-    mine = listed.take(conflicts["row"])
+    mine = listed.take(conflicts["row"].to_numpy())
     differs, explained = unreconciled(conflicts, mine, relocations)
     rest, wanted = conflicts.filter(pa.array(differs)), mine.filter(pa.array(differs))
     has_rows = pa.array(_among(rest["clip_id"], ids_with_rows(store, rest["clip_id"])))
@@ -315,9 +328,8 @@ def record(
     Raises:
         StoreError: it cannot be written.
     """
-    for start in range(0, admission.sources.num_rows, PART_CLIPS):
+    for table in admission.sources.tables():
         check()
-        table = admission.sources.slice(start, PART_CLIPS)
         table = table.append_column("run_id", pa.repeat(pa.scalar(run_id, pa.string()), table.num_rows))
         table = table.select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA).combine_chunks()
         name = digest(table, ["clip_id", "revision"], f"{layout.CLIPS}/{run_id}")

@@ -197,6 +197,7 @@ def test_a_relocation_of_a_finished_list_is_recorded_though_nothing_is_computed(
 
 def finished_store(tmp_path: Path, *clips: tuple[str, str, float | None, float | None]) -> Path:
     """A store with rows and sources of clips whose audio need not exist."""
+    from acoustic_env.clips.listed import Listed
     from acoustic_env.options import ExtractSettings
     from acoustic_env.pipeline.extract import resolve_blocks
     from acoustic_env.store.sources import admit, record
@@ -205,7 +206,7 @@ def finished_store(tmp_path: Path, *clips: tuple[str, str, float | None, float |
     store = tmp_path / "store"
     (work,) = resolve_blocks(ExtractSettings(clips=listed, store=str(store), blocks=("placeholder",), signals=("raw",)))
     opened = FeatureStore(str(store))
-    record(opened, admit(opened, read_clips(listed)), "run-0")
+    record(opened, admit(opened, Listed([read_clips(listed)])), "run-0")
     opened.write_part(empty_rows(work.schema, [clip[0] for clip in clips]))
     return store
 

@@ -17,27 +17,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.clips.listed import BATCH_CLIPS, Listed
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.sources import admit, record
 from tests.store.bench_planning import clip_ids
 
 
-def clip_list(clips: int, bucket: str) -> pa.Table:
-    """A list of that many clips of 10 s, each cut from a video."""
-    ids = clip_ids(0, clips)
-    starts = 10.0 * (np.arange(clips) % 9000)
-    uris = pc.binary_join_element_wise(f"s3://{bucket}/audioset/videos/2024-01/", ids, ".m4a", "")
-    return pa.table({"clip_id": ids, "uri": uris, "start_s": starts, "end_s": starts + 10.0})
+def clip_list(clips: int, bucket: str) -> Iterator[pa.Table]:
+    """A list of that many clips of 10 s, each cut from a video, in batches."""
+    for first in range(0, clips, BATCH_CLIPS):
+        last = min(clips, first + BATCH_CLIPS)
+        ids = clip_ids(first, last)
+        starts = 10.0 * (np.arange(first, last) % 9000)
+        uris = pc.binary_join_element_wise(f"s3://{bucket}/audioset/videos/2024-01/", ids, ".m4a", "")
+        yield pa.table({"clip_id": ids, "uri": uris, "start_s": starts, "end_s": starts + 10.0})
 
 
 def compare(url: str, clips: int, bucket: str, relocated: list[str]) -> dict[str, float]:
     """Seconds and peak memory of one comparison in this process."""
-    listed = clip_list(clips, bucket)
+    listed = Listed(clip_list(clips, bucket))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     admission = admit(FeatureStore(url), listed, relocated)
@@ -66,7 +70,7 @@ def main() -> None:
     try:
         store = FeatureStore(folder)
         started = time.perf_counter()
-        record(store, admit(store, clip_list(given.clips, "bucket")), "run-0")
+        record(store, admit(store, Listed(clip_list(given.clips, "bucket"))), "run-0")
         size = sum(entry.size for entry in store.filesystem.entries("clips")) / 2**20
         print(f"recorded in {time.perf_counter() - started:.1f} s, {size:.0f} MiB", file=sys.stderr)
         longer = given.clips + given.clips // 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from acoustic_env.cli import main
+from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.sources import Relocation, parse_relocation
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
+from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from acoustic_env.store.sources import SourceTable, admit, record
+from acoustic_env.store.sources import Admission, SourceTable, record
 from acoustic_env.store.verify import verify
 from tests.store.tables import FakeBlock, fake_errors, fake_table
 
@@ -26,6 +29,17 @@ Row = tuple[str, str, float | None, float | None]
 
 def clips(*rows: Row) -> pa.Table:
     return clip_table([dict(zip(("clip_id", "uri", "start_s", "end_s"), row, strict=True)) for row in rows])
+
+
+def admit(
+    store: FeatureStore,
+    table: pa.Table,
+    relocated: Sequence[str] = (),
+    listed_in: str = "a list",
+    beside: Sequence[str] = (),
+) -> Admission:
+    """Compare a short list with the recorded sources."""
+    return sources.admit(store, Listed([table]), relocated, listed_in, beside)
 
 
 def store_of(tmp_path: Path, *rows: Row) -> FeatureStore:
