@@ -86,6 +86,9 @@ class StudySettings(Settings):
     signals: tuple[SignalName, ...] = ()
     """Signals, instead of the recipe's."""
 
+    group_by: str | None = None
+    """Column of the clip list whose values must not be split, such as site. Default: group."""
+
     version: tuple[Annotated[str, AfterValidator(_check_version)], ...] = ()
     """Version of a block that the store has in several. May be given more than once."""
 

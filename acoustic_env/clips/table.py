@@ -195,8 +195,49 @@ def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     filled = [{"labels": [], "group": row["clip_id"], **row} for row in rows]
     table = pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
     for name in dict.fromkeys(name for row in filled for name in row if name not in CLIP_SCHEMA.names):
-        table = table.append_column(name, pa.array([row.get(name) for row in filled]))
+        table = table.append_column(name, _one_type([row.get(name) for row in filled]))
     return table
+
+
+def _one_type(values: Sequence[Any]) -> pa.Array:
+    """Return the values as they are, as text where they are of several types."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def further_name(name: str) -> str:
+    """Return the name under which a clip list carries a column of a data set's own table.
+
+    >>> further_name("site"), further_name("fold")
+    ('site', 'original_fold')
+    """
+    return f"original_{name}" if name in (*CLIP_SCHEMA.names, *PLACE_SCHEMA.names, CLASS_COLUMN) else name
+
+
+def group_by(clips: pa.Table, column: str, where: str) -> pa.Table:
+    """Return the clips with the values of a column as groups; a clip without a value is a group of its own.
+
+    >>> clips = clip_table([{"clip_id": "a", "uri": "/a.wav", "site": "dune"}, {"clip_id": "b", "uri": "/b.wav"}])
+    >>> group_by(clips, "site", "clips.csv")["group"].to_pylist()
+    ['dune', 'b']
+
+    Args:
+        clips: the list.
+        column: of numbers or text.
+        where: the list, for messages.
+
+    Raises:
+        UsageError: no such column, or one of lists.
+    """
+    if column not in clips.schema.names or pa.types.is_nested(clips.schema.field(column).type):
+        able = [field.name for field in clips.schema if not pa.types.is_nested(field.type)]
+        msg = f"{where}: --group-by {column}: expected one of its columns {', '.join(able)}"
+        raise UsageError(msg)
+    values = clips[column].cast(pa.string())
+    groups = pc.coalesce(pc.if_else(pc.equal(values, ""), None, values), clips["clip_id"])
+    return clips.set_column(clips.schema.get_field_index("group"), CLIP_SCHEMA.field("group"), groups)
 
 
 def join_lists(lists: Sequence[pa.Table]) -> pa.Table:

@@ -33,6 +33,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--signals", type=names, metavar="S,S,...", help="Signals. Default: the recipe's.")
     known = ", ".join(scorer_kinds())
     parser.add_argument("--scorers", type=names, metavar="S,S,...", help=f"Some of {known}. Default: the recipe's.")
+    parser.add_argument("--group-by", metavar="COLUMN", help="Column of what must not be split. Default: group.")
     parser.add_argument("--duplicates", type=url, metavar="FILE", help="Table of `clips duplicates`.")
 
 
@@ -52,7 +53,7 @@ def rank_labels(arguments: argparse.Namespace) -> int:
         recipe = recipe.replace(audit=recipe.audit.replace(scorers=tuple(arguments.scorers)))
     options = {"blocks": arguments.blocks or (), "signals": arguments.signals or ()}
     duplicates = read_table(arguments.duplicates) if arguments.duplicates else None
-    clips = read_clips_of(store, arguments.clips, log)
+    clips = read_clips_of(store, arguments.clips, log, arguments.group_by)
     tables = rank_study(clips, store, recipe, **options, duplicates=duplicates, log=log)
     summaries, flagged, rows, top = [], 0, 0, list[dict[str, Any]]()
     first = next(tables)

@@ -156,7 +156,7 @@ def _study(settings: StudySettings, recipe: Recipe) -> Study:
         block, _, fingerprint = text.partition("=")
         versions.setdefault(block, []).append(fingerprint)
     return prepare(
-        read_clips_of(store, settings.clips, _log),
+        read_clips_of(store, settings.clips, _log, settings.group_by),
         store,
         recipe,
         blocks=settings.blocks,

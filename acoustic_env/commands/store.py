@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import names, url
@@ -104,6 +105,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
     parser.add_argument("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
+    parser.add_argument("--clips", type=url, metavar="LIST", help="Only clips of this list, with its columns.")
     parser.add_argument("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
     parser = _add(commands, "publish", "a block as a Delta table or a Hugging Face data set", PUBLISH, publish_block)
     parser.add_argument("--block", required=True, metavar="B", help="Block to publish.")
@@ -296,15 +298,19 @@ def list_errors(namespace: argparse.Namespace) -> int:
 
 def export_block(namespace: argparse.Namespace) -> int:
     from acoustic_env.store.export import export
+    from acoustic_env.store.source_check import read_clips_of
 
+    store = _open(namespace.store)
+    clips = read_clips_of(store, namespace.clips, partial(print, file=sys.stderr)) if namespace.clips else None
     rows = export(
-        _open(namespace.store),
+        store,
         namespace.block,
         namespace.out,
         namespace.fingerprint or (),
         namespace.signals,
         namespace.columns,
         "wide" if namespace.wide else "long",
+        clips,
     )
     print(json.dumps({"out": namespace.out, "rows": rows}) if namespace.json else f"{namespace.out}: {rows:,} rows")
     return 0

@@ -6,6 +6,7 @@ clips at a time (`store.ranges`).
 
 from __future__ import annotations
 
+import json
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from acoustic_env.audio.signals import signal_order
+from acoustic_env.clips.table import join_labels
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import check_place, put_file
 from acoustic_env.store.feature_store import FeatureStore, wanted_schema
@@ -39,6 +41,7 @@ def export(
     signals: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     shape: Shape = "long",
+    clips: pa.Table | None = None,
 ) -> int:
     """Write a block's rows to one file.
 
@@ -51,6 +54,7 @@ def export(
         columns: only these (and the keys); None for all.
         shape: long, a row for each (clip, signal); wide, a row for each clip and columns `<signal>.<column>`, null
             where a clip lacks a signal.
+        clips: a clip list; only its clips are written, with its columns. None for all clips, without.
 
     In CSV and npz a null is an empty cell or NaN, and in CSV a vector column becomes `<column>_<position>` columns.
 
@@ -80,6 +84,10 @@ def export(
         if shape == "wide":
             ranges = map(partial(_widen, schema=schema, signals=present), ranges)
             schema = _wide_schema(schema, present)
+        if clips is not None:
+            clips = _without_lists(clips) if suffix != ".parquet" else clips
+            schema = _with_fields(schema, clips.schema, store.url)
+            ranges = map(partial(_join, clips=clips, schema=schema), ranges)
         finished = work / f"finished{suffix}"
         writers = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}
         rows = writers[suffix](ranges, schema, finished)
@@ -119,6 +127,33 @@ def _widen(table: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Tab
         position = pc.index_in(ids, value_set=rows["clip_id"])
         columns += [rows[name].take(position) for name in schema.names if name not in row_keys(schema)]
     return pa.table(columns, schema=_wide_schema(schema, signals))
+
+
+def _without_lists(clips: pa.Table) -> pa.Table:
+    """The labels as in a clip list in CSV, other nested columns as JSON."""
+    for number, field in enumerate(clips.schema):
+        if pa.types.is_nested(field.type):
+            write = join_labels if field.name == "labels" else partial(json.dumps, default=str)
+            texts = [None if cell is None else write(cell) for cell in clips[field.name].to_pylist()]
+            clips = clips.set_column(number, field.name, pa.array(texts, pa.string()))
+    return clips
+
+
+def _with_fields(schema: pa.Schema, listed: pa.Schema, where: str) -> pa.Schema:
+    both = sorted({*schema.names} & {*listed.names} - {"clip_id"})
+    if both:
+        msg = f"--clips: its column {both[0]!r} is also one of the block in {where}; give it another name, or omit it"
+        raise UsageError(msg)
+    fields = [*schema, *(field.with_nullable(True) for field in listed if field.name != "clip_id")]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _join(table: pa.Table, clips: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows of listed clips, with the columns of the list."""
+    position = pc.index_in(table["clip_id"], value_set=clips["clip_id"].combine_chunks())
+    table, found = table.filter(pc.is_valid(position)), clips.take(position.drop_null())
+    columns = [table[name] if name in table.column_names else found[name] for name in schema.names]
+    return pa.table(columns, schema=schema)
 
 
 def _write_parquet(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
@@ -177,7 +212,7 @@ def _write_npz(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int
 def _array(column: pa.ChunkedArray) -> Any:
     """A column as an array [rows] or [rows, size]; text as fixed-width Unicode."""
     if pa.types.is_string(column.type):
-        return np.array(column.to_pylist(), dtype=np.str_)
+        return np.array(column.fill_null("").to_pylist(), dtype=np.str_)
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_numpy(zero_copy_only=False)
     return as_matrix(column)

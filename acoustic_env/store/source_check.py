@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.sources import SOURCE_COLUMNS, contradictions, describe_source, differing
-from acoustic_env.clips.table import read_clips
+from acoustic_env.clips.table import group_by, read_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.store.earlier_lists import recorded_relocations, sources_by_earlier_lists
 from acoustic_env.store.feature_store import FeatureStore
@@ -57,7 +57,7 @@ def describe_both(entry: dict[str, Any]) -> str:
     )
 
 
-def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None]) -> pa.Table:
+def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None], grouped_by: str | None = None) -> pa.Table:
     """Return a clip list whose ids are to be looked up in a store, and compare both.
 
     Rows are not computed here, so a list that names other places of the same segments is only noted: it may be a copy.
@@ -66,11 +66,14 @@ def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None]) -> 
         store: whose rows will be read.
         url: of the list.
         log: receives a line about clips in another place than recorded.
+        grouped_by: column whose values are the groups, in place of `group`.
 
     Raises:
         UsageError: the list is wrong (as `clips.table.read_clips`), or ids have rows of other segments.
     """
     clips = read_clips(url)
+    if grouped_by is not None:
+        clips = group_by(clips, grouped_by, url)
     listed = Listed([clips], url)
     recorded = SourceTable(store).compare(listed).conflicts
     if recorded.num_rows:

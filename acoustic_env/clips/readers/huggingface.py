@@ -15,6 +15,7 @@ from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.parquet import read_parquet
 from acoustic_env.clips.readers.published import published_clips
+from acoustic_env.clips.table import further_name, join_lists
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, open_file, read_bytes
 from acoustic_env.io.location import join, url
@@ -82,7 +83,7 @@ def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.T
     if not tables:
         msg = f"{arguments.folder}: no shard of the splits {arguments.splits}"
         raise UsageError(msg)
-    return pa.concat_tables(tables)
+    return join_lists(tables)
 
 
 def _columns(place: str) -> tuple[str, str | None]:
@@ -105,6 +106,7 @@ def _columns(place: str) -> tuple[str, str | None]:
 
 def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, log: Log) -> pa.Table:
     rows: list[dict[str, Any]] = []
+    used = {"file_name", arguments.label_column or "label", arguments.group_column}
     for table in tables:
         folder, split = str(PurePosixPath(table).parent), _split(table)
         place = join(arguments.folder, table)
@@ -117,7 +119,8 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
             labels = label if isinstance(label, list) else [] if label in (None, "") else [str(label)]
             clip_id = f"{name}/{path}"
             group = str(row.get(arguments.group_column, clip_id)) if arguments.group_column else clip_id
-            rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split})
+            further = {further_name(key): value for key, value in row.items() if key not in used}
+            rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
     return published_clips(arguments.folder, rows, {}, lambda row: "", log, partial=False)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique, root_name, shard_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.table import clip_table
+from acoustic_env.clips.table import clip_table, further_name, join_lists
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import expand, open_file
 from acoustic_env.io.location import url
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class ParquetReader:
     """Make a clip list of Parquet files that hold encoded audio.
 
-    The audio column holds bytes or the Hugging Face struct<bytes, path>. Only labels, ids and groups are read here. Ids
-    are <the file's last two folders>/<file>/<row>; --name NAME takes NAME in place of the folders.
+    The audio column holds bytes or the Hugging Face struct<bytes, path>; audio is not read here. Further columns of
+    numbers or text are carried along. Ids are <the file's last two folders>/<file>/<row>; --name NAME takes NAME in
+    place of the folders.
     """
 
     examples = """\
@@ -94,14 +95,18 @@ def read_parquet(
             "source": [PurePosixPath(place).name.removesuffix(".parquet")] * rows,
             **spans,
         }
-        tables.append(clip_table(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)))
-    return require_unique(pa.concat_tables(tables), ", ".join(urls))
+        table = clip_table(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        for column in values.column_names:
+            if column not in wanted.values():
+                table = table.append_column(further_name(column), values[column])
+        tables.append(table)
+    return require_unique(join_lists(tables), ", ".join(urls))
 
 
 def _read_columns(
     place: str, audio_column: str, wanted: dict[str, str | None]
 ) -> tuple[pa.Table, pa.Schema, dict[str, list[int]]]:
-    """Return the wanted columns, the file's schema, and where each row's audio is in the file."""
+    """Return the wanted and the plain columns, the file's schema, and where each row's audio is in the file."""
     import pyarrow.parquet as pq
 
     with open_file(place) as source:
@@ -119,9 +124,16 @@ def _read_columns(
         if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             msg = f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>"
             raise UsageError(msg)
-        names = sorted({column for column in wanted.values() if column})
+        names = [column for column in dict.fromkeys(wanted.values()) if column]
+        names += [field.name for field in schema if field.name not in (*names, audio_column) and _plain(field.type)]
         spans = _spans(file.metadata, f"{audio_column}.bytes" if pa.types.is_struct(kind) else audio_column)
         return file.read(columns=names, use_threads=False), schema, spans
+
+
+def _plain(kind: pa.DataType) -> bool:
+    """Return whether a clip list carries a column of this type along: no bytes, and nothing nested."""
+    bytes_like = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return not bytes_like and not pa.types.is_nested(kind)
 
 
 def _spans(metadata: pq.FileMetaData, leaf: str) -> dict[str, list[int]]:

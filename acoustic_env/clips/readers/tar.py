@@ -14,7 +14,7 @@ import pyarrow as pa
 from acoustic_env.clips.naming import require_unique, shard_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.folder import AUDIO_SUFFIXES
-from acoustic_env.clips.table import clip_table
+from acoustic_env.clips.table import clip_table, further_name
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import expand, open_file
 from acoustic_env.io.location import url
@@ -28,8 +28,9 @@ class TarReader:
     """Make a clip list of tar shards with WebDataset naming.
 
     Files that share a name up to the first dot are one sample: 0001.flac + 0001.json. Labels come from the .json (key
-    labels, label, tags, tag or class), the .cls or the .txt. Shards must not be compressed. Ids are
-    <the shard's last two folders>/<shard>/<sample>; --name NAME takes NAME in place of the folders.
+    labels, label, tags, tag or class), the .cls or the .txt; further numbers and texts of the .json become columns.
+    Shards must not be compressed. Ids are <the shard's last two folders>/<shard>/<sample>; --name NAME takes NAME in
+    place of the folders.
     """
 
     examples = """\
@@ -77,8 +78,8 @@ def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None 
                 samples.setdefault(key, []).append(member)
         shard = shard_name(place, ".tar", name)
         for key, audio in samples.items():
-            labels = _sample_labels(label_files.get(key, {}), json_key, f"{place}: sample {key}")
-            row = {"labels": labels, "group": f"{shard}/{key}", "source": "tar"}
+            labels, further = _sample_labels(label_files.get(key, {}), json_key, f"{place}: sample {key}")
+            row = {"labels": labels, "group": f"{shard}/{key}", "source": "tar", **further}
             for member in audio:
                 clip_id = f"{shard}/{key if len(audio) == 1 else member.name}"
                 size = member.offset_data - member.offset + member.size  # with its headers, which name it
@@ -109,29 +110,35 @@ def _members(place: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
             raise UsageError(msg) from error
 
 
-def _sample_labels(files: dict[str, bytes], json_key: str | None, where: str) -> list[str]:
+def _sample_labels(files: dict[str, bytes], json_key: str | None, where: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the labels of a sample, and the numbers and texts of its .json."""
     extension = next((extension for extension in LABEL_MEMBERS if extension in files), None)
     if extension is None:
-        return []
+        return [], {}
     try:
         text = files[extension].decode("utf-8")
         if extension == ".json":
             return _json_labels(json.loads(text), json_key)
-        return [text.strip()] if text.strip() else []
+        return ([text.strip()] if text.strip() else []), {}
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{where}: no labels in its {extension} file: {error}"
         raise UsageError(msg) from error
 
 
-def _json_labels(document: Any, json_key: str | None) -> list[str]:
+def _json_labels(document: Any, json_key: str | None) -> tuple[list[str], dict[str, Any]]:
     if not isinstance(document, dict):
         msg = "it is not an object"
         raise TypeError(msg)
     key = json_key or next((name for name in JSON_KEYS if name in document), None)
+    further = {further_name(name): value for name, value in document.items() if name != key and _plain(value)}
     if key is None:
-        return []
+        return [], further
     if key not in document:
         msg = f"no key {key!r}; expected one of: {', '.join(document)}"
         raise KeyError(msg)
     value = document[key]
-    return [str(label) for label in value] if isinstance(value, list) else [str(value)]
+    return ([str(label) for label in value] if isinstance(value, list) else [str(value)]), further
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)

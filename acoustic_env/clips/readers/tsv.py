@@ -9,13 +9,14 @@ import pyarrow as pa
 from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.published import published_clips, table_rows
+from acoustic_env.clips.table import further_name
 from acoustic_env.io.location import split, url
 
 
 class TSVReader:
     """Make a clip list of a TSV file with a column of audio file names and one of comma-joined labels.
 
-    A clip has exactly the labels of its cell: "Musical instrument" is not "Music".
+    A clip has exactly the labels of its cell: "Musical instrument" is not "Music". Further columns are carried along.
     """
 
     examples = "  acoustic-env clips from-tsv dataset.tsv --audio data/audio --out clips.parquet\n"
@@ -45,5 +46,6 @@ class TSVReader:
             labels = [label.strip() for label in row[arguments.label_column].split(",") if label.strip()]
             uri = row[arguments.audio_column] + arguments.suffix
             own = row[group] if group else clip_id
-            rows.append({"clip_id": clip_id, "uri": uri, "labels": labels, "group": own, "source": name})
+            further = {further_name(column): cell or None for column, cell in row.items() if column not in columns}
+            rows.append({"clip_id": clip_id, "uri": uri, "labels": labels, "group": own, "source": name, **further})
         return published_clips(arguments.audio, rows, {}, lambda row: "", log, partial=arguments.partial)

@@ -1,0 +1,67 @@
+"""What is missing, found part by part and handed out in rounds, is what the whole tables would say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from acoustic_env.clips.listed import Listed
+from acoustic_env.clips.table import clip_table
+from acoustic_env.pipeline import missing
+from acoustic_env.pipeline.missing import find_missing, pending_rounds, pending_rows
+from acoustic_env.pipeline.work import BlockSpec, BlockWork
+from acoustic_env.store.feature_store import FeatureStore
+from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_table
+
+CLIPS = [f"clip {i}" for i in range(40)]
+
+
+@pytest.fixture
+def work() -> BlockWork:
+    """Two blocks' worth of bits; this is the second."""
+    schema = fake_table(["a"], block=FakeBlock()).schema
+    return BlockWork(BlockSpec("fake", "fast", 1, SIGNALS), dict.fromkeys(SIGNALS, schema), 16_000, None, None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    """Rows in several parts, some keys twice, some of clips that no list names, and errors."""
+    made, rng = FeatureStore(str(tmp_path)), np.random.default_rng(3)
+    for number in range(8):
+        ids = [*rng.choice(CLIPS, 5, replace=False).tolist(), f"other {number}"]
+        made.write_part(fake_table(ids, SIGNALS[: 1 + number % 2]))
+    made.write_errors(
+        fake_errors(("clip 0", "decode", "not_audio", True, 1), ("clip 4", "fetch", "unreachable", False, 3))
+    )
+    return made
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_the_bits_are_the_keys_that_the_store_lacks(
+    store: FeatureStore, work: BlockWork, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing, "KEYS_AT_ONCE", at_once)
+    listed = Listed([clip_table({"clip_id": clip, "uri": "/a.wav"} for clip in CLIPS)])
+    found = find_missing(listed.index, [work], store, store.errors())
+    (fingerprint,) = work.versions()
+    for retry, bits in ((True, found.missing), (False, found.pending)):
+        keys = store.missing(CLIPS, SIGNALS, "fake", fingerprint, retry_errors=retry)
+        expected = set(zip(*keys.to_pydict().values(), strict=True))
+        got = {(CLIPS[row], s) for s in SIGNALS for row in np.flatnonzero(bits & work.spec.bit(s))}
+        assert got == expected
+    assert 0 < np.count_nonzero(found.excluded) < len(CLIPS)
+
+
+@pytest.mark.parametrize("size", [1, 9, 100])
+def test_rounds_hold_every_pending_row_once(store: FeatureStore, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing, "ROUND_CLIPS", size)
+    monkeypatch.setattr("acoustic_env.clips.listed.BATCH_CLIPS", 6)
+    clips = clip_table({"clip_id": clip, "uri": f"/{clip}.wav", "start_s": 1.0} for clip in CLIPS)
+    need = np.arange(len(CLIPS)) % 3
+    rounds = list(pending_rounds(Listed([clips]), need, store.errors()))
+    assert all(0 < len(rows) < size + 6 for rows in rounds)
+    assert pa.concat_tables(rounds).equals(pending_rows(clips, need, store.errors()))
+    assert not list(pending_rounds(Listed([clips]), need * 0, store.errors()))
