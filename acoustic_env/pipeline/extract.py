@@ -126,7 +126,7 @@ class _Run:
             joined = joins(self.settings.address)
             with cluster(self.settings.address) if joined else nullcontext(local_resources()) as resources:
                 plan = self._plan(pending, resources)
-                self._estimate(plan, pending.num_rows, len(working_nodes()) if joined else 1)
+                self._estimate(plan, self.record.pending, len(working_nodes()) if joined else 1)
 
     def _estimate(self, plan: Plan, clips: int, nodes: int) -> None:
         """Log how long the planned run takes."""
