@@ -47,6 +47,13 @@ class ExtractSettings(Settings):
     address: str | None = None
     """Ray cluster to join. Default: that of RAY_ADDRESS, else one that is started on this machine."""
 
+    wait_for_nodes: int | None = Field(None, ge=1)
+    """Wait until N nodes with CPUs have joined the cluster, 1 or more, at most 15 minutes. Default: take those there
+    are."""
+
+    max_workers: int | None = Field(None, ge=1)
+    """Workers that compute on CPUs, at most, 1 or more. Default: one a CPU, and more as nodes join."""
+
     dry_run: bool = False
     """Print the plan and how long it takes, and stop."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ import psutil
 
 from acoustic_env.errors import UsageError
 from acoustic_env.memory import available_memory
-from acoustic_env.pipeline.plan import GIB, Resources
+from acoustic_env.pipeline.plan import GIB, Node, Resources
 
 OBJECT_STORE_SHARE: Final = 0.25
 OBJECT_STORE_MOST: Final = 8 * GIB
@@ -34,9 +34,16 @@ def local_resources() -> Resources:
     return Resources(cpus, 0.0, available_memory(psutil.virtual_memory().available))
 
 
+def local_node() -> Node:
+    """Return this machine as the only node of a cluster of our own."""
+    local = local_resources()
+    return Node("", platform.node(), local.cpus, local.gpus, local.memory)
+
+
 def joins(address: str | None) -> bool:
     """Whether a run with this --address uses a cluster that exists already."""
-    return address is not None or "RAY_ADDRESS" in os.environ
+    ray = sys.modules.get("ray")
+    return address is not None or "RAY_ADDRESS" in os.environ or bool(ray and ray.is_initialized())
 
 
 def workers_of_one_thread() -> None:
@@ -46,11 +53,14 @@ def workers_of_one_thread() -> None:
 
 
 @contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[Resources]:
+def cluster(address: str | None) -> Iterator[Node | None]:
     """Connected to Ray for the length of the block; a cluster of our own is shut down after it.
 
     Args:
         address: of a cluster to join; None takes RAY_ADDRESS (set by `ray job submit`), else starts a local one.
+
+    Yields:
+        This machine where the cluster is our own, None where it is joined.
 
     Raises:
         UsageError: no cluster answers at the address, or Ray does not start on this machine.
@@ -58,20 +68,25 @@ def cluster(address: str | None) -> Iterator[Resources]:
     import ray
 
     if ray.is_initialized():
-        yield cluster_resources()
+        yield None
         return
     workers_of_one_thread()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if joins(address):
         _join(address)
-        memory = sys.maxsize
+        memory = None
     else:
         memory = _start_local()
     try:
-        offered = cluster_resources()
-        yield replace(offered, memory=min(offered.memory, memory))  # Ray does not see every limit of a container
+        yield None if memory is None else _own(memory)
     finally:
         ray.shutdown()
+
+
+def _own(memory: int) -> Node:
+    """Return the node that was started here; Ray does not see every limit of a container."""
+    offered = cluster_resources()
+    return Node("", platform.node(), offered.cpus, offered.gpus, min(offered.memory, memory))
 
 
 def _join(address: str | None) -> None:
@@ -154,12 +169,9 @@ def working_nodes() -> dict[str, dict[str, float]]:
     return {name: offered for name, offered in alive.items() if offered.get("CPU") or offered.get("GPU")} or alive
 
 
-def cluster_resources(left_out: Collection[str] = ()) -> Resources:
-    """What the connected cluster offers in all, nodes of these ids excepted."""
+def cluster_resources() -> Resources:
+    """Return what the connected cluster offers in all."""
     import ray
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if left_out:
-        kept = [offered for name, offered in working_nodes().items() if name not in left_out]
-        total = {name: sum(offered.get(name, 0.0) for offered in kept) for name in ("CPU", "GPU", "memory")}
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), int(total.get("memory", 0)))

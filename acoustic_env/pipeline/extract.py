@@ -22,13 +22,15 @@ from acoustic_env.config import Recipe
 from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.documents import load_recipe
+from acoustic_env.io.location import join
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph, metrics
-from acoustic_env.pipeline.cluster import cluster, cluster_resources, joins, local_resources, working_nodes
+from acoustic_env.pipeline import nodes as cluster_nodes
+from acoustic_env.pipeline.cluster import cluster, joins, local_node, working_nodes
 from acoustic_env.pipeline.estimate import bench_rates, describe_estimate, estimate, pools_of, recorded_rates
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
 from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs, pending_rounds
-from acoustic_env.pipeline.plan import Plan, Resources, describe, make_plan
+from acoustic_env.pipeline.plan import Node, Plan, describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
 from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
@@ -124,9 +126,10 @@ class _Run:
         need, errors = self._pending()
         for pending in itertools.islice(pending_rounds(self.clips, need, errors), 1):
             joined = joins(self.settings.address)
-            with cluster(self.settings.address) if joined else nullcontext(local_resources()) as resources:
-                plan = self._plan(pending, resources)
-                self._estimate(plan, self.record.pending, len(working_nodes()) if joined else 1)
+            with cluster(self.settings.address) if joined else nullcontext():
+                nodes = cluster_nodes.free_nodes() if joined else [local_node()]
+                plan = self._plan(pending, nodes, elastic=joined)
+                self._estimate(plan, self.record.pending, len(nodes))
 
     def _estimate(self, plan: Plan, clips: int, nodes: int) -> None:
         """Log how long the planned run takes."""
@@ -194,11 +197,18 @@ class _Run:
         need = np.bitwise_or.reduce(pending["need"].to_numpy())
         return [work for work in self.works if need & work.spec.mask]
 
-    def _plan(self, pending: pa.Table, resources: Resources) -> Plan:
-        remote = any_remote(pending["uri"])
-        plan = make_plan(self._active(pending), pending.num_rows, resources, self.settings.device, remote=remote)
+    def _plan(self, pending: pa.Table, nodes: list[Node], *, elastic: bool) -> Plan:
+        plan = make_plan(
+            self._active(pending),
+            pending.num_rows,
+            nodes,
+            self.settings.device,
+            remote=any_remote(pending["uri"]),
+            elastic=elastic,
+            max_workers=self.settings.max_workers,
+        )
         if plan != self.planned:
-            for line in describe(plan, resources):
+            for line in describe(plan, nodes):
                 self.log(line)
         self.planned = plan
         return plan
@@ -208,15 +218,14 @@ class _Run:
         pending = self.record.pending
         allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending, failed_before)
         watch = FailureWatch(allowed)
-        with cluster(self.settings.address) as offered, closing(Progress(pending, sys.stderr)) as progress:
+        with cluster(self.settings.address) as own, closing(Progress(pending, sys.stderr)) as progress:
+            nodes = self._nodes(own)
             started = time.perf_counter()
             try:
                 while need.any():
                     try:
                         for rows in pending_rounds(self.clips, need, errors):
-                            resources = cluster_resources(self.health.left_out)
-                            resources = dataclasses.replace(resources, memory=min(resources.memory, offered.memory))
-                            self._stream(rows, self._plan(rows, resources), leases, watch, progress)
+                            self._round(rows, nodes, leases, watch, progress, joined=own is None)
                             if self.record.stopped:
                                 return
                         break
@@ -228,15 +237,51 @@ class _Run:
             finally:
                 self.record.finish(time.perf_counter() - started)
 
+    def _nodes(self, own: Node | None) -> list[Node]:
+        """Return the nodes of the run: this machine, or those of a joined cluster."""
+        if own is not None:
+            return [own]
+        if self.settings.wait_for_nodes is not None:
+            cluster_nodes.wait_for_nodes(self.settings.wait_for_nodes, self.log)
+        return cluster_nodes.free_nodes()
+
+    def _round(
+        self,
+        pending: pa.Table,
+        nodes: list[Node],
+        leases: Mapping[str, int],
+        watch: FailureWatch,
+        progress: Progress,
+        *,
+        joined: bool,
+    ) -> None:
+        """Compute clips on the nodes that are left, once these can read what the clips need."""
+        left = [node for node in nodes if node.node_id not in self.health.left_out]
+        if joined:
+            marker = join(self.settings.store, f"runs/{self.record.run_id}.json")
+            cluster_nodes.check_paths(left, pending["uri"].to_pylist(), marker, self._active(pending))
+        plan = self._plan(pending, left, elastic=joined)
+        elastic = joined and not self.health.faults  # else workers at fault are still leaving
+        if elastic:
+            cluster_nodes.wait_for_room(plan, self.log)
+        self._stream(pending, plan, leases, watch, progress, elastic=elastic)
+
     def _stream(
-        self, pending: pa.Table, plan: Plan, leases: Mapping[str, int], watch: FailureWatch, progress: Progress
+        self,
+        pending: pa.Table,
+        plan: Plan,
+        leases: Mapping[str, int],
+        watch: FailureWatch,
+        progress: Progress,
+        *,
+        elastic: bool,
     ) -> None:
         record, works = self.record, self._active(pending)
         watch.in_work = plan.in_work
         record.pools = pools_of(plan)
         metrics.PENDING.record(record.pending - record.finished)
         with closing(
-            graph.run(pending, plan, works, self.settings.store, leases, record.run_id, self.health)
+            graph.run(pending, plan, works, self.settings.store, leases, record.run_id, self.health, elastic=elastic)
         ) as batches:
             for written in batches:
                 record.count(written)

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from acoustic_env.errors import AcousticEnvError
+from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.pipeline.guard import CrashIsolatedStage, Stage
 from acoustic_env.pipeline.health import Health
 from acoustic_env.pipeline.missing import cut_tasks
+from acoustic_env.pipeline.nodes import WAIT_S, node_selector, not_started
 from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.pipeline.sink import Write, Written
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
@@ -29,6 +30,8 @@ def run(
     leases: Mapping[str, int],
     run_id: str,
     health: Health | None = None,
+    *,
+    elastic: bool = False,
 ) -> Generator[Written, None, None]:
     """Stream the pending clips through the plan's pools into the store.
 
@@ -43,11 +46,13 @@ def run(
         leases: path -> fencing id of the leases this run holds.
         run_id: goes into the errors table.
         health: nodes to leave out and clips to do apart.
+        elastic: whether the cluster is one that nodes join and leave: workers that do not start end the run.
 
     Yields:
         What each batch was, once it is in the store.
 
     Raises:
+        UsageError: workers found no node in time.
         SickWorkerError: a worker is at fault; its task and those in work are not recorded.
         AcousticEnvError: what a worker refused with (a lost lease, a full disk).
     """
@@ -56,11 +61,12 @@ def run(
     from ray.util import ActorPool
 
     health = health or Health()
-    selector = {"ray.io/node-id": f"!in({','.join(sorted(health.left_out))})"} if health.left_out else None
+    selector = node_selector(health.left_out) if health.left_out else None
     suspects = tuple(sorted(health.suspects))
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.wait_for_min_actors_s = int(WAIT_S) if elastic else -1
     context.raise_original_map_exception = True  # Ray Data's own wrapper arrives without what it wraps
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised here all the same
     rates = tuple(sorted({work.sample_rate for work in works}))
@@ -78,8 +84,8 @@ def run(
             CrashIsolatedStage,
             fn_constructor_args=(stage, arguments, run_id, pool.name, suspects),
             batch_format="pyarrow",
-            batch_size=None,
-            compute=ActorPoolStrategy(size=pool.workers),
+            batch_size=plan.task_clips if pool.gpus else None,  # Ray Data asks for a number where there are GPUs
+            compute=ActorPoolStrategy(min_size=pool.workers, max_size=pool.most, initial_size=pool.workers),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
             memory=pool.memory,
@@ -100,6 +106,8 @@ def run(
                 yield writers.get_next_unordered()
         while writers.has_next():
             yield writers.get_next_unordered()
+    except ray.exceptions.GetTimeoutError as error:
+        raise UsageError(not_started(plan)) from error
     except ray.exceptions.RayError as error:
         refusal = _refusal(error)
         if refusal is None:

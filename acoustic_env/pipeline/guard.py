@@ -11,13 +11,13 @@ import hashlib
 import multiprocessing
 import signal
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,11 +30,12 @@ from acoustic_env.pipeline.health import (
     UNREADABLE_CODES,
     SickWorkerError,
     describe,
+    node_name,
     read_elsewhere,
     sick,
     unreadable_here,
 )
-from acoustic_env.pipeline.rows import MAX_MESSAGE, MEMORY, SECONDS, RowError, unpack_errors
+from acoustic_env.pipeline.rows import BUSY, MAX_MESSAGE, MEMORY, NODE, SECONDS, RowError, unpack_errors
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class CrashIsolatedStage:
         stage: its class.
         arguments: of the class.
         run_id: of the run, so that the marks of other runs do not count.
-        pool: whose worker this is; each task reports the worker's peak memory so far.
+        pool: whose worker this is; each task reports the worker's node, time and peak memory so far.
         suspects: clips to do in a process of their own, since a worker fell sick at them (`health`).
 
     What stops the worker from being built (weights absent, a golden clip that differs) is raised by the first call:
@@ -84,6 +85,7 @@ class CrashIsolatedStage:
         self.run_id = run_id
         self.pool = pool
         self.suspects = pa.array(sorted(suspects), pa.string())
+        self.node = node_name()
         self.refusal: AcousticEnvError | None = None
         expect_answers()
         try:
@@ -100,12 +102,15 @@ class CrashIsolatedStage:
         """
         if self.refusal is not None:
             raise self.refusal
+        started = time.perf_counter()
         done = self._done(clips)
         stages = [name for name in done.column_names if name.startswith(SECONDS) and name not in clips.column_names]
         seconds = {name.removeprefix(SECONDS): pc.sum(done[name]).as_py() or 0.0 for name in stages}
         metrics.record_stages(seconds, clips.num_rows)
-        peak = np.full(done.num_rows, peak_memory(), np.int64)
-        return done.append_column(f"{MEMORY}{self.pool}", pa.array(peak))
+        each = (time.perf_counter() - started) / max(1, done.num_rows)
+        for kind, value in ((MEMORY, peak_memory()), (NODE, self.node), (BUSY, each)):
+            done = done.append_column(f"{kind}{self.pool}", pa.repeat(value, done.num_rows))
+        return done
 
     def _done(self, clips: pa.Table) -> pa.Table:
         mark = self._mark(clips)

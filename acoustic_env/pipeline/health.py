@@ -56,6 +56,14 @@ class NoHealthyWorkerError(AcousticEnvError):
     exit_code = 1
 
 
+def node_name() -> str:
+    """Return the name of this node: its machine's, and in Ray the start of the node's id."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    return f"{platform.node()} {node[:8]}".strip()
+
+
 def sick(reason: str, clip_id: str | None = None) -> SickWorkerError:
     """Return the error of this worker."""
     import ray

@@ -52,6 +52,7 @@ class RunRecord:
         seconds: stage -> worker seconds; `wall` is the whole streaming part.
         clips_per_second: finished / wall.
         throughput: stage -> clips per worker-second.
+        nodes: node -> `clips` that its CPU workers did and worker `seconds` of all its pools.
         relocated: prefixes `old` and `new` of --relocated, and of how many `clips` the recorded source changed by it.
         memory: pool -> peak memory of a worker in bytes, pages shared with other processes included.
         versions: of this package, Python and the libraries.
@@ -76,6 +77,7 @@ class RunRecord:
     throughput: dict[str, float] = field(default_factory=dict)
     relocated: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
+    nodes: dict[str, dict[str, float]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=_versions)
     run_id: str = field(default_factory=_run_id)
 
@@ -89,6 +91,10 @@ class RunRecord:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         for pool, peak in written.memory.items():
             self.memory[pool] = max(self.memory.get(pool, 0), peak)
+        for node, (clips, seconds) in written.nodes.items():
+            done = self.nodes.setdefault(node, {"clips": 0, "seconds": 0.0})
+            done["clips"] += clips
+            done["seconds"] += seconds
 
     def finish(self, wall_s: float) -> None:
         """Set throughputs from the seconds of the streaming part."""

@@ -9,6 +9,8 @@ rows:<block>                     list<struct of the block's table row>
 errors                           list<struct<stage, code, message, permanent, signal>>
 seconds:<stage>                  float64, time spent on the clip
 memory:<pool>                    int64, peak memory of the worker so far, bytes
+node:<pool>                      string, the node of the worker
+busy:<pool>                      float64, the worker's time, shared evenly by the clips of its task
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ MAX_MESSAGE: Final = 1000
 ROWS: Final = "rows:"
 SECONDS: Final = "seconds:"
 MEMORY: Final = "memory:"
+NODE: Final = "node:"
+BUSY: Final = "busy:"
 
 WORK_SCHEMA: Final = pa.schema(
     {"clip_id": TEXT, "uri": TEXT, "start_s": pa.float64(), "end_s": pa.float64()}

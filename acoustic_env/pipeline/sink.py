@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,22 +14,33 @@ from acoustic_env.errors import RESOLVED
 from acoustic_env.io.retry import expect_answers
 from acoustic_env.memory import peak_memory
 from acoustic_env.pipeline import metrics
-from acoustic_env.pipeline.rows import MEMORY, ROWS, SECONDS, unpack_rows
+from acoustic_env.pipeline.rows import BUSY, MEMORY, NODE, ROWS, SECONDS, unpack_rows
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import check_all
 from acoustic_env.store.schema import ERROR_SCHEMA
 
+PREPARES: Final = "cpu"  # the pool that every clip passes
+
 
 @dataclass(frozen=True)
 class Written:
-    """What a batch was: its clips, rows of each block, seconds of each stage, peak bytes of a worker of each pool."""
+    """What a batch was.
+
+    Attributes:
+        clips, failed: how many.
+        rows: of each block.
+        seconds: of each stage.
+        memory: pool -> peak bytes of a worker.
+        nodes: node -> clips whose waveforms it prepared, and worker seconds of all pools.
+    """
 
     clips: int
     failed: int
     rows: dict[str, int]
     seconds: dict[str, float]
     memory: dict[str, int]
+    nodes: dict[str, tuple[int, float]]
 
 
 class Write:
@@ -73,6 +85,7 @@ class Write:
             | {"write": spent},
             memory={pool: pc.max(column).as_py() or 0 for pool, column in _columns(clips, MEMORY)}
             | {"write": peak_memory()},
+            nodes=_nodes(clips),
         )
 
     def _errors(self, clips: pa.Table) -> pa.Table:
@@ -103,6 +116,17 @@ def _record(clips: int, failures: pa.Table, rows: Mapping[str, int], seconds: fl
     for block, written in rows.items():
         metrics.ROWS.record(written, block)
     metrics.record_stages({"write": seconds}, clips)
+
+
+def _nodes(clips: pa.Table) -> dict[str, tuple[int, float]]:
+    found: dict[str, tuple[int, float]] = {}
+    for pool, nodes in _columns(clips, NODE):
+        spent = pa.table({"node": nodes, "busy": clips[f"{BUSY}{pool}"]}).group_by("node")
+        for row in spent.aggregate([("busy", "count"), ("busy", "sum")]).to_pylist():
+            before, seconds = found.get(row["node"], (0, 0.0))
+            done = row["busy_count"] if pool == PREPARES else 0
+            found[row["node"]] = (before + done, seconds + row["busy_sum"])
+    return found
 
 
 def _columns(clips: pa.Table, prefix: str) -> list[tuple[str, pa.ChunkedArray]]:

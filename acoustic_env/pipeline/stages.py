@@ -145,7 +145,7 @@ class Compute:
         self.settings = settings
         self.blocks: list[tuple[BlockWork, FeatureBlock]] = []
         for work in settings.blocks:
-            block = _planned_block(work)
+            block = planned_block(work)
             block.load(settings.device)
             self.blocks.append((work, block))
 
@@ -183,7 +183,7 @@ class Compute:
         return batch.table(settings)
 
 
-def _planned_block(work: BlockWork) -> FeatureBlock:
+def planned_block(work: BlockWork) -> FeatureBlock:
     """The block as this worker would compute it, which must be the version that was planned."""
     here = block_work(work.spec)
     if here.fingerprints != work.fingerprints:

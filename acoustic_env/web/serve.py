@@ -27,7 +27,7 @@ from acoustic_env.errors import AcousticEnvError, ClipError, UsageError
 from acoustic_env.io.location import local_path
 from acoustic_env.models.predictor import Prediction, Predictor, Window, cut_windows
 from acoustic_env.options import RayServeSettings
-from acoustic_env.pipeline.cluster import cluster
+from acoustic_env.pipeline.cluster import cluster, cluster_resources
 from acoustic_env.web.access import SameOrigin
 from acoustic_env.web.app import create_app
 from acoustic_env.web.classify import PREDICT, STREAM, Classification, classification_page
@@ -188,7 +188,8 @@ class RayServer:
         self._ended = threading.Event()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         with ExitStack() as started:
-            offered = started.enter_context(cluster(address))
+            started.enter_context(cluster(address))
+            offered = cluster_resources()
             needed = settings.replicas + settings.page_replicas
             if offered.cpus < needed:
                 msg = (

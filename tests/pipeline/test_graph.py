@@ -14,7 +14,7 @@ from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.pipeline.missing import pending_rows
-from acoustic_env.pipeline.plan import GIB, Plan, Resources, make_plan
+from acoustic_env.pipeline.plan import GIB, Node, Plan, make_plan
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
 from acoustic_env.store.schema import ERROR_SCHEMA
@@ -47,8 +47,8 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
     clips = read_clips(str(listed))
     need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
     pending = pending_rows(clips, need, ERROR_SCHEMA.empty_table())
-    plan = make_plan(works, clips.num_rows, Resources(1, 1, 64 * GIB), "auto", remote=False)
-    assert [pool.name for pool in plan.compute] == ["cpu", "mps", "placeholder"]
+    plan = make_plan(works, clips.num_rows, [Node("", "", 1, 1, 64 * GIB)], "auto", remote=False)
+    assert [pool.name for pool in plan.compute] == ["cpu", "gpu"]
 
     FeatureStore(settings.store)
     with acquire_blocks(settings.store, [work.spec.name for work in works], "test") as leases:
