@@ -283,11 +283,12 @@ def _refusal(pool: Pool, nodes: Sequence[Node], cpus: Mapping[str, float], memor
     else:
         node = max(able, key=lambda node: memory[node.node_id])
         short = f"{(pool.memory - memory[node.node_id]) / GIB:.1f} GiB short"
+    remedy = "--device cpu, or " if pool.gpus else ""
     return UsageError(
         f"no node can hold a worker of pool {pool.name} ({pool.cpus:g} CPU, {pool.gpus:g} GPU, "
         f"{pool.memory / GIB:.1f} GiB) beside one of each other pool: node {node.label} with {node.cpus:g} CPUs, "
         f"{node.gpus:g} GPUs and {MEMORY_SHARE:.0%} of {node.memory / GIB:.1f} GiB is {short}; "
-        "compute fewer --blocks in one run, or use a larger machine"
+        f"{remedy}compute fewer --blocks in one run, or use a larger machine"
     )
 
 
