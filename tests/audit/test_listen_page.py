@@ -12,7 +12,7 @@ from tests.audit.test_listen import ListenServer, row_of, server  # noqa: F401  
 
 pytestmark = pytest.mark.slow
 
-READY = "!document.querySelector('#answers button:last-child').disabled && performance.now() - state.shownAt > 300"
+READY = "state.ready && !state.sending && performance.now() - state.shownAt > 300"
 COUNT = "document.getElementById('count').textContent.startsWith('{} of 3')"
 
 

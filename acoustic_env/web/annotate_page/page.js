@@ -468,6 +468,7 @@ function build() {
   ANSWERS.forEach(([chosen, name, meaning], index) => {
     const button = document.createElement("button");
     button.type = "button";
+    button.disabled = true; // until a clip is shown
     button.dataset.answer = chosen;
     button.setAttribute("aria-keyshortcuts", String(index + 1));
     const title = Object.assign(document.createElement("span"), { className: "name", textContent: `${name} ` });
