@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
@@ -362,13 +362,14 @@ class Recipe(Settings):
         return self.blocks.get(block) or self.blocks.get(block.removesuffix("_frames"), {})
 
 
-def from_mapping(kind: type[S], values: Mapping[str, Any], where: str) -> S:
+def from_mapping(kind: type[S], values: Mapping[str, Any], where: str, options: Collection[str] = ()) -> S:
     """Return settings made of plain data, every key, type and range checked.
 
     Args:
         kind: the settings class.
         values: as read from YAML or JSON.
         where: file and place, for the message.
+        options: keys that are options of the command line, named in the message as they are there.
 
     Raises:
         UsageError: an unknown key, a missing one, or a value of the wrong type or out of range; names its path.
@@ -379,12 +380,15 @@ def from_mapping(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise UsageError("; ".join(_describe(kind, values, issue, where) for issue in error.errors()[:3])) from error
+        raise UsageError(
+            "; ".join(_describe(kind, values, issue, where, options) for issue in error.errors()[:3])
+        ) from error
 
 
-def _describe(kind: type[Settings], values: Any, issue: Any, where: str) -> str:
+def _describe(kind: type[Settings], values: Any, issue: Any, where: str, options: Collection[str]) -> str:
     path, value = issue["loc"], issue["input"]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    at = f"--{path[0].replace('_', '-')}" if path and path[0] in options else ": ".join(filter(None, (where, place)))
     match issue["type"]:
         case "extra_forbidden":
             expected = ", ".join(_section(kind, values, path[:-1]))
@@ -392,9 +396,9 @@ def _describe(kind: type[Settings], values: Any, issue: Any, where: str) -> str:
         case "missing":
             return f"{where}: setting {place!r} is missing"
         case "value_error":
-            return f"{where}: {place}: {issue['ctx']['error']}"
+            return f"{at}: {issue['ctx']['error']}"
     reason = issue["msg"][0].lower() + issue["msg"][1:]
-    return f"{where}: {place}: {value!r}: {reason}"
+    return f"{at}: {value!r}: {reason}"
 
 
 def _section(kind: type[Settings], values: Any, path: tuple[Any, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from acoustic_env.io.location import url as url
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from acoustic_env.config import Settings
+    from acoustic_env.config import S, Settings
 
 
 class RenamedOption(argparse.Action):
@@ -152,6 +152,18 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overri
 def given(namespace: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
     """Return the fields of a settings class whose options were given."""
     return {name: value for name in kind.model_fields if (value := getattr(namespace, name, None)) is not None}
+
+
+def settings_of(kind: type[S], namespace: argparse.Namespace) -> S:
+    """Return the settings of the options that were given.
+
+    Raises:
+        UsageError: a value is out of range; names the option.
+    """
+    from acoustic_env.config import from_mapping
+
+    values = given(namespace, kind)
+    return from_mapping(kind, values, "command line", options=values)
 
 
 def _help(field: FieldInfo) -> str:

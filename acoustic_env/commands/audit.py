@@ -8,9 +8,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
-from acoustic_env.commands.arguments import RenamedOption, add_settings, given, url
+from acoustic_env.commands.arguments import RenamedOption, add_settings, settings_of, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
-from acoustic_env.config import from_mapping
 from acoustic_env.options import SampleSettings
 
 PLAN: Final = "Compute how many clip-label rows to annotate for an interval of a wanted half-width, by design."
@@ -101,7 +100,7 @@ def draw(arguments: argparse.Namespace) -> int:
     from acoustic_env.audit.sample import draw_sample
     from acoustic_env.audit.table import read_table, write_table
 
-    settings = from_mapping(SampleSettings, given(arguments, SampleSettings), "command line")
+    settings = settings_of(SampleSettings, arguments)
     gold = read_table(arguments.gold) if arguments.gold else None
     sample = draw_sample(ranked_table(arguments.ranked), settings, gold)
     write_table(sample, arguments.out)

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import RenamedOption, add_settings, given, url
+from acoustic_env.commands.arguments import RenamedOption, add_settings, settings_of, url
 from acoustic_env.commands.audit_form import add_command, plain, ranked_table
-from acoustic_env.config import from_mapping
 from acoustic_env.options import RelabelSettings
 
 RELABEL: Final = """\
@@ -77,7 +76,7 @@ def relabel_clips(arguments: argparse.Namespace) -> int:
     from acoustic_env.audit.table import read_table
     from acoustic_env.store.lease import acquire_lease
 
-    settings = from_mapping(RelabelSettings, given(arguments, RelabelSettings), "command line")
+    settings = settings_of(RelabelSettings, arguments)
     ranked = ranked_table(arguments.ranked)
     annotations = (
         check_annotations(read_table(arguments.annotations), arguments.annotations) if arguments.annotations else None

@@ -109,12 +109,13 @@ def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
     if namespace.settings:
         where = namespace.settings
         values |= read_mapping(namespace.settings, "--settings")
-    values |= given(namespace, ExtractSettings)
+    options = given(namespace, ExtractSettings)
+    values |= options
     for name in ("clips", "store"):
         if not values.get(name):
             msg = f"--{name} is missing (give it, or {name}: in the --settings file)"
             raise UsageError(msg)
-    return from_mapping(ExtractSettings, values, where)
+    return from_mapping(ExtractSettings, values, where, options)
 
 
 def summary(record: RunRecord, store: str) -> str:

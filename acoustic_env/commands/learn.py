@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
+from acoustic_env.commands.arguments import add_settings, check_inputs, settings_of, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.options import CompareSettings, StudySettings, TrainSettings, TuneSettings
@@ -126,7 +126,7 @@ def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:
     """Read the options and their recipe, with the classifier of --settings and the options."""
     from acoustic_env.io.documents import load_recipe, read_mapping
 
-    settings = from_mapping(kind, given(namespace, kind), "command line")
+    settings = settings_of(kind, namespace)
     check_inputs(clips=settings.clips, store=settings.store, recipe=settings.recipe)
     recipe = load_recipe(settings.recipe)
     if isinstance(settings, CompareSettings):

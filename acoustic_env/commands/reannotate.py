@@ -7,8 +7,7 @@ import json
 import sys
 from typing import Any
 
-from acoustic_env.commands.arguments import RenamedOption, add_log_format, add_settings, check_inputs, given, url
-from acoustic_env.config import from_mapping
+from acoustic_env.commands.arguments import RenamedOption, add_log_format, add_settings, check_inputs, settings_of, url
 from acoustic_env.options import ReannotateSettings
 
 DESCRIPTION = """\
@@ -51,7 +50,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Run once and print the summary."""
-    settings = from_mapping(ReannotateSettings, given(namespace, ReannotateSettings), "command line")
+    settings = settings_of(ReannotateSettings, namespace)
     check_inputs(clips=settings.clips, bundle=settings.bundle)
     from acoustic_env.audit.reannotate import reannotate
 

@@ -68,6 +68,9 @@ def extract(
         NoHealthyWorkerError: every node is at fault; what is done is kept.
         TooManyFailures: the share of failed clips is above `max_error_rate`; its `record` is the run's.
     """
+    if settings.wait_for_nodes is not None and not joins(settings.address):
+        msg = f"--wait-for-nodes {settings.wait_for_nodes}: no cluster is joined; name one with --address"
+        raise UsageError(msg)
     works = resolve_blocks(settings, recipe)
     batches = read_clip_batches(settings.clips) if clips is None else iter([clips])
     run = _Run(settings, works, Listed(batches, settings.clips, settings.limit), log)

@@ -56,6 +56,24 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
         pass
 
 
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--wait-for-nodes", "2"], "--wait-for-nodes 2: no cluster is joined; name one with --address"),
+        (["--max-workers", "0"], "acoustic-env: --max-workers: 0: input should be greater than or equal to 1"),
+        (["--max-error-rate", "3"], "acoustic-env: --max-error-rate: 3.0: input should be less than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_option(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = tmp_path / "clips.parquet"
+    clips.touch()
+    assert main(["extract", "--clips", str(clips), "--store", str(tmp_path / "store"), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
