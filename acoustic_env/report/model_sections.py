@@ -46,18 +46,18 @@ STUDY: Final = (
 def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     """Describe settings, metrics on held-out clips, thresholds, calibration, confusion, curves and preprocessing."""
     section = Section("The classifier")
-    metrics, model = bundle.held_out, bundle.recipe.model
+    metrics, model, counted = bundle.held_out, bundle.recipe.model, HELD_OUT.counting(bundle.recipe.level)
     terms = [
         ("model", f"{model.kind}, {model.ensemble} averaged" if model.ensemble > 1 else model.kind),
         ("task", f"{bundle.recipe.task}, {len(bundle.classes):,} classes"),
         *_inputs(bundle),
-        ("held-out clips", f"{metrics['clips']:,} in {metrics['groups']:,} recordings"),
+        (counted.name, f"{metrics['clips']:,} in {metrics['groups']:,} recordings"),
     ]
     estimates = [
         (metric_name(name), interval_text(estimate), estimate.get("method", ""))
         for name, estimate in metrics["metrics"].items()
     ]
-    header = ("metric", "held-out clips of training and validation", "interval by")
+    header = ("metric", f"{counted.name} of training and validation", "interval by")
     section.add(
         Terms(terms),
         Table("Metrics with 95 % intervals", header, estimates),
@@ -65,8 +65,8 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     )
     if not bundle.own_evaluations:
         section.add(Text("The bundle was not evaluated on test clips yet: acoustic-env evaluate.", "note"))
-    section.add(*_decisions(bundle, metrics, HELD_OUT))
-    section.add(*(folder.draw(plot) for plot in performance_plots(metrics)))
+    section.add(*_decisions(bundle, metrics, counted))
+    section.add(*(folder.draw(plot) for plot in performance_plots(metrics, counted)))
     section.add(*_training(bundle, folder))
     if model.reads_sequences:
         return section
@@ -118,7 +118,7 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     """List every evaluation on test clips, and describe the last one; None before the first."""
     if not bundle.test_evaluations:
         return None
-    section = Section(TEST.section)
+    section, counted = Section(TEST.section), TEST.counting(bundle.recipe.level)
     names = list(bundle.test_evaluations[-1].metrics)
     rows = [
         (
@@ -131,7 +131,7 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
         )
         for number, one in enumerate(bundle.test_evaluations, start=1)
     ]
-    header = ("evaluation", "time", "weights", "clips", "list", *map(metric_name, names))
+    header = ("evaluation", "time", "weights", f"{bundle.recipe.level}s", "list", *map(metric_name, names))
     section.add(Table("Evaluations on test clips", header, rows))
     if len(bundle.test_evaluations) > 1:
         text = f"The bundle was evaluated on test clips {len(bundle.test_evaluations)} times. Only the first result is "
@@ -149,8 +149,8 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     last = max(number for number, one in enumerate(bundle.test_evaluations, start=1) if one in bundle.own_evaluations)
     which = f" of evaluation {last}" if len(bundle.test_evaluations) > 1 else ""
     text = f"The metrics{which}; threshold and calibration are those chosen on {TEST.chosen_on}."
-    section.add(Text(text, "quiet"), *_decisions(bundle, bundle.test, TEST))
-    section.add(*(folder.draw(plot) for plot in performance_plots(bundle.test, TEST)))
+    section.add(Text(text, "quiet"), *_decisions(bundle, bundle.test, counted))
+    section.add(*(folder.draw(plot) for plot in performance_plots(bundle.test, counted)))
     return section
 
 
@@ -178,7 +178,17 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips
         )
         for row in shown
     ]
-    header = ("class", "clips", "predicted", "precision", "recall", "F1", "AUC", "average precision", "threshold")
+    header = (
+        "class",
+        f"{bundle.recipe.level}s",
+        "predicted",
+        "precision",
+        "recall",
+        "F1",
+        "AUC",
+        "average precision",
+        "threshold",
+    )
     found.append(Table(f"Each class on {clips.name}{more}", header, rows))
     if metrics["undefined"]:
         names = ", ".join(map(class_name, metrics["undefined"][:10]))

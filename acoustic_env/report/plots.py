@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -49,7 +49,7 @@ class EvaluatedClips:
     """The clips that a metric was measured on.
 
     Attributes:
-        name: "held-out clips" or "test clips".
+        name: "held-out clips" or "test clips"; windows or recordings, where the bundle answers for those.
         section: heading of the plots.
         prefix: of the plots' names.
         chosen_on: the clips that threshold and calibration were chosen on, as seen from these.
@@ -59,6 +59,14 @@ class EvaluatedClips:
     section: str
     prefix: str
     chosen_on: str
+
+    def counting(self, level: str) -> EvaluatedClips:
+        """Return these, named by what the bundle's metrics count.
+
+        >>> TEST.counting("window").name
+        'test windows'
+        """
+        return replace(self, name=self.name.replace("clips", f"{level}s"))
 
 
 HELD_OUT: Final = EvaluatedClips("held-out clips", "The classifier", "", "these clips")
@@ -280,7 +288,7 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     figure.legend(loc="outside lower center", ncols=1)
     if before == after:
         fitted = "none was fitted, since it would not have helped"
-    elif clips is HELD_OUT:
+    elif clips.section == HELD_OUT.section:
         fitted = "each clip by a calibration fitted on others"
     else:
         fitted = f"fitted on {clips.chosen_on}"

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from acoustic_env.audit.reannotate import score
+from acoustic_env.cli import main
+from acoustic_env.clips.select import select
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
+from acoustic_env.explain.material import gather
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.classifier import Examples, fit
@@ -121,6 +125,26 @@ def test_a_bundle_learns_from_variants_and_is_judged_on_clips(disk: Disk, tmp_pa
     assert {name for name in identity if identity[name] != other.get(name)} == {"variants"}
     different = bundle.predict_proba(without.matrix) != plain.predict_proba(without.matrix)
     assert different.any()
+
+
+def test_explain_reannotation_and_the_report_name_the_versions_of_variants(disk: Disk, tmp_path: Path) -> None:
+    clips, store, recipe = disk.table(), disk.feature_store(), with_variant(disk)
+    bundle, _ = train(prepare(clips, store, recipe, log=lambda _: None), lambda _: None)
+    assert bundle.variant_lines()
+    explained: list[str] = []
+    gather(bundle, clips, store, explained.append)
+    assert set(bundle.variant_lines()) <= set(explained)
+    scored: list[str] = []
+    score(bundle, select(clips, recipe).clips, store, scored.append)
+    assert set(bundle.variant_lines()) <= set(scored)
+    bundle.save(tmp_path / "bundle")
+    page = tmp_path / "report.html"
+    assert main(["report", "--bundle", str(tmp_path / "bundle"), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    for block, versions in bundle.variants.items():
+        for signal, version in versions.items():
+            assert f"features {block}, {signal}" in text
+            assert version in text
 
 
 def test_clips_without_a_row_of_a_variant_are_refused_unless_they_are_test_clips(disk: Disk) -> None:

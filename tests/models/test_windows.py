@@ -15,9 +15,11 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from acoustic_env.cli import main
-from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.config import Pooling, Recipe, Task, WindowSettings, classifier_settings
 from acoustic_env.errors import UsageError
+from acoustic_env.explain.material import gather
+from acoustic_env.explain.sequence_plots import sequence_plots
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.models.bundle import Bundle
@@ -354,3 +356,20 @@ def test_windows_that_cannot_be_cut_are_refused_with_the_remedy(
     assert "set a shorter `windows: length`" in capsys.readouterr().err
     assert main(["train", *study({}, "logistic"), *out]) == 2
     assert "`windows` are for networks on sequences" in capsys.readouterr().err
+
+
+def test_explain_and_the_report_answer_for_clips_where_a_bundle_answers_for_windows(study: Any, tmp_path: Path) -> None:
+    options, bundle, page = study({"level": "window"}), str(tmp_path / "bundle"), tmp_path / "report.html"
+    assert main(["train", *options, "--out", bundle]) == 0
+    assert main(["evaluate", "--bundle", bundle, *options[:4]]) == 0
+    assert main(["report", "--bundle", bundle, *options[:4], "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert f"{12 * WINDOWS} test windows" in text
+    assert "of 12 test clips" in text
+    material = gather(Bundle.load(bundle), read_clips(options[1]), FeatureStore(options[3]), lambda _: None)
+    *drawn, _ = sequence_plots(material)
+    assert drawn
+    assert "the mean of those of the clip's windows" in drawn[0].caption
+    held_out = {material.targets.clip_ids[row] for scorer in material.scorers for row in scorer.rows}
+    assert set(drawn[0].data["clip_id"].to_pylist()) <= held_out
+    assert max(drawn[0].data["end_s"].to_pylist()) > 0.4, "a window is 0.128 s, a clip 0.5 s"

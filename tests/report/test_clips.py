@@ -15,7 +15,7 @@ import soundfile
 import yaml
 
 from acoustic_env.clips.scenes import write_scenes
-from acoustic_env.clips.table import write_clips
+from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.learn import evaluate_bundle, prepare, train
@@ -145,6 +145,19 @@ def test_levels_are_those_of_the_recording_before_normalization(tmp_path: Path) 
     assert clip.rms_db == pytest.approx(float(decibels(0.125)), abs=0.01)
     assert clip.crossings == pytest.approx(880, rel=0.01)
     assert clip.seconds == 1.0
+
+
+def test_clips_of_one_length_are_told_in_a_sentence_and_not_drawn(tmp_path: Path) -> None:
+    noise = np.random.default_rng(2).normal(0, 0.1, (4, RATE))
+    for number, wave in enumerate(noise):
+        soundfile.write(tmp_path / f"{number}.wav", wave[: RATE - 10 * number], RATE)
+    rows = [
+        {"clip_id": f"c{n}", "uri": str(tmp_path / f"{n}.wav"), "labels": ["rain"], "group": f"g{n}"} for n in range(4)
+    ]
+    write_clips(clip_table(rows), str(tmp_path / "clips.parquet"))
+    report(tmp_path / "r.html", {"clips": str(tmp_path / "clips.parquet")}, "clips")
+    assert "All 4 sampled clips are 1.00 s long." in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "r_files" / "clip-lengths.png").exists()
 
 
 def test_tags_are_lists_or_texts_with_commas() -> None:
