@@ -27,14 +27,14 @@ from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureMatrix
 from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance
-from acoustic_env.models.preprocess import Preprocessor
+from acoustic_env.models.preprocess import KeepFrames, Preprocessor, load_preprocessor
 from acoustic_env.models.storage import dump_estimator, load_estimator
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 METADATA: Final = "metadata.json"
 EARLIER_METADATA: Final = "bundle.json"  # of formats 1 and 2
 EARLIER_FILES: Final = (EARLIER_METADATA, "weights.safetensors")
-PREPROCESSING: Final = "preprocessing.skops"
+PREPROCESSING: Final = "preprocessing.safetensors"
 TRAINED_ON: Final = "trained_on.safetensors"
 REFERENCES: Final = "references.safetensors"
 LIBRARIES: Final = (
@@ -94,7 +94,7 @@ class Bundle:
 
     recipe: Recipe
     classes: tuple[str, ...]
-    preprocessor: Preprocessor
+    preprocessor: Preprocessor | KeepFrames
     classifier: Ensemble
     calibrator: Calibrator
     fingerprints: dict[str, dict[str, str]]
@@ -218,9 +218,9 @@ class Bundle:
         """File name -> content."""
         from safetensors.numpy import save
 
-        found = {PREPROCESSING: dump_estimator(self.preprocessor)[1]}
+        found = {PREPROCESSING: self.preprocessor.dump_fitted()}
         for number, member in enumerate(self.classifier.members):
-            suffix, data = dump_estimator(member)
+            suffix, data = dump_estimator(member, own=self.own_estimator)
             found[f"classifier-{number}.{suffix}"] = data
         found[TRAINED_ON] = save({"trained_on": self.trained_on, "trained_groups": self.trained_groups})
         if self.novelty is not None:
@@ -280,7 +280,7 @@ class Bundle:
         plain = {name: metadata[name] for name in PLAIN}
         return cls(
             recipe=recipe,
-            preprocessor=load_estimator(parts[PREPROCESSING], join(place, PREPROCESSING)),
+            preprocessor=load_preprocessor(parts[PREPROCESSING], sequences=recipe.model.reads_sequences),
             classifier=Ensemble(members, len(metadata["classes"])),
             calibrator=Calibrator.from_json(recipe.task, metadata),
             test_evaluations=_recorded(metadata),

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, has_fit_parameter, validate_data
@@ -102,6 +101,8 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
     """
     train = train.with_variants()
     if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
+        from sklearn.multiclass import OneVsRestClassifier  # slow to import, and not needed to predict
+
         estimator = OneVsRestClassifier(estimator)
     options: dict[str, Any] = {"groups": train.groups}
     if train.weights is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from acoustic_env.models.classifier import TaskClassifier, in_double, probabilities
 from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.storage import dump_arrays, load_arrays
 from acoustic_env.models.training import LocalSession, Progress, TrainingSpec, train_network
 
 if TYPE_CHECKING:
@@ -121,19 +121,14 @@ class MLPClassifier(TaskClassifier):
 
     def dump_fitted(self) -> bytes:
         """Return what `fit` learned as safetensors."""
-        from safetensors.numpy import save
-
-        described = {"task": self.task_, "history": json.dumps(self.history_)}
-        return save({**self.weights_, "classes": np.asarray(self.classes_)}, described)
+        arrays = {**self.weights_, "classes": np.asarray(self.classes_)}
+        return dump_arrays(arrays, {"task": self.task_, "history": self.history_})
 
     def load_fitted(self, data: bytes) -> MLPClassifier:
         """Take over what `dump_fitted` returned."""
-        from safetensors.numpy import load
-
-        self.weights_ = load(data)
+        self.weights_, described = load_arrays(data)
         self.classes_ = self.weights_.pop("classes")
         first = min(self.weights_, key=lambda name: int(name.split(".")[0]))
         self.n_features_in_ = self.weights_[f"{first.split('.')[0]}.weight"].shape[1]
-        described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        self.task_, self.history_ = described["task"], json.loads(described.get("history", "[]"))
+        self.task_, self.history_ = described["task"], described["history"]
         return self

@@ -1,8 +1,8 @@
-"""Preprocessing of features: impute, scale, PCA and scale each (block, signal), as a scikit-learn ColumnTransformer."""
+"""Preprocessing of features: impute, scale, PCA and scale each (block, signal), in pipelines of scikit-learn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
-from sklearn.compose import ColumnTransformer
-from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -20,6 +18,7 @@ from acoustic_env.config import Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureColumn
+from acoustic_env.models.storage import dump_arrays, load_arrays
 from acoustic_env.models.windows import Cut
 
 Matrix = npt.NDArray[np.float32]
@@ -81,12 +80,13 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         wanted = self.n_components if self.n_components < 1 else min(int(self.n_components), least)
         if len(X) < X.shape[1] and len(X) <= EXACT:
             return self._fit_wide(X, wanted)
+        from sklearn.decomposition import PCA  # slow to import, and not needed to predict
+
         solver = "randomized" if least > EXACT and wanted >= 1 else "covariance_eigh"
         pca = PCA(wanted, svd_solver=solver, random_state=self.random_state).fit(X)
         kept = pca.explained_variance_ > NEGLIGIBLE * pca.explained_variance_.max(initial=0)
         self.components_, self.mean_ = pca.components_[kept], pca.mean_
         self.explained_variance_ratio_ = pca.explained_variance_ratio_[kept]
-        self._n_features_out = int(kept.sum())
         return self
 
     def _fit_wide(self, X: Floats, wanted: float) -> PrincipalComponents:
@@ -102,7 +102,6 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         found = (vectors[:, kept][:, :count] / np.sqrt(variances[kept][:count])).T @ centered
         signs = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])
         self.components_, self.explained_variance_ratio_ = found * signs[:, None], ratio[:count]
-        self._n_features_out = len(found)
         return self
 
     def transform(self, X: Any) -> Floats:
@@ -110,6 +109,10 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return np.asarray((X - self.mean_) @ self.components_.T)
+
+    @property
+    def _n_features_out(self) -> int:  # of ClassNamePrefixFeaturesOutMixin
+        return len(self.components_)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class Part:
     @property
     def scale(self) -> Floats:
         """What each kept column is divided by before PCA [k]."""
-        own = None if self.steps is None else self.steps.named_steps["scale"].scale_
+        own = None if self.steps is None else getattr(self.steps.named_steps["scale"], "scale_", None)
         return np.ones(len(self.columns)) if own is None else own
 
     @property
@@ -236,6 +239,10 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         found.cut = Cut(*self.cut) if self.cut else None
         return found
 
+    def dump_fitted(self) -> bytes:
+        """Return the parameters as safetensors."""
+        return dump_arrays({}, self.get_params())
+
     def summary(self) -> list[str]:
         """Describe what is read."""
         return [f"{column.block}.{column.signal}: frames, scaled in the network" for column in self.feature_columns]
@@ -252,7 +259,7 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         random_state: seed of PCA.
 
     Attributes:
-        transformer_: `ColumnTransformer` with one `Pipeline` per (block, signal) that has a column left.
+        pipelines_: "block.signal" -> `Pipeline` of each that has a column left.
         mean_, deviation_: of each column [d], missing values imputed.
         empty_: bool [d], columns without any value.
     """
@@ -289,17 +296,22 @@ class Preprocessor(TransformerMixin, BaseEstimator):
             UsageError: no column of any part varies.
         """
         self.empty_, self.mean_, self.deviation_ = _moments(X)
+        self._make_pipelines()
+        if not self.pipelines_:
+            msg = f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}"
+            raise UsageError(msg)
+        for part, pipeline in self.pipelines_.items():
+            pipeline.fit(X[:, self.kept_[part]])
+        return self
+
+    def _make_pipelines(self) -> None:
+        """Make an unfitted pipeline for each part with a column left."""
         left_out = self.empty_ | (self.deviation_ <= CONSTANT * np.abs(self.mean_))
         self.numbers_: dict[str, list[int]] = {}
         for number, (block, signal, _) in enumerate(self.columns):
             self.numbers_.setdefault(f"{block}.{signal}", []).append(number)
         self.kept_ = {part: [n for n in own if not left_out[n]] for part, own in self.numbers_.items()}
-        pipelines = [(part, self._pipeline(part.partition(".")[0]), own) for part, own in self.kept_.items() if own]
-        if not pipelines:
-            msg = f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}"
-            raise UsageError(msg)
-        self.transformer_ = ColumnTransformer(pipelines, sparse_threshold=0).fit(X)
-        return self
+        self.pipelines_ = {part: self._pipeline(part.partition(".")[0]) for part, own in self.kept_.items() if own}
 
     def _pipeline(self, block: str) -> Pipeline:
         wanted = (self.components or {}).get(block, self.default_components)
@@ -313,11 +325,33 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Matrix) -> Matrix:
         """Return preprocessed features float32 [n, reduced] of matrix rows [n, d], parts side by side."""
-        check_is_fitted(self, "transformer_")
+        check_is_fitted(self, "pipelines_")
         out = np.empty((len(X), sum(part.size for part in self.parts)), np.float32)
         for start in range(0, len(X), CHUNK):
-            out[start : start + CHUNK] = self.transformer_.transform(X[start : start + CHUNK])
+            rows = X[start : start + CHUNK]
+            parts = [pipeline.transform(rows[:, self.kept_[part]]) for part, pipeline in self.pipelines_.items()]
+            out[start : start + CHUNK] = np.hstack(parts)
         return out
+
+    def dump_fitted(self) -> bytes:
+        """Return parameters and what `fit` learned as safetensors."""
+        arrays = {"empty": self.empty_, "mean": self.mean_, "deviation": self.deviation_}
+        for part, pipeline in self.pipelines_.items():
+            for step, fitted in pipeline.steps:
+                learned = {f"{part}/{step}/{name}": value for name, value in vars(fitted).items() if name[-1] == "_"}
+                arrays |= {name: np.asarray(value) for name, value in learned.items() if value is not None}
+        return dump_arrays(arrays, self.get_params())
+
+    def load_fitted(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Preprocessor:
+        """Take over the arrays that `dump_fitted` stored."""
+        self.empty_, self.mean_, self.deviation_ = (arrays[name] for name in ("empty", "mean", "deviation"))
+        self._make_pipelines()
+        for name, array in arrays.items():
+            part, _, learned = name.partition("/")
+            if learned:
+                step, _, attribute = learned.partition("/")
+                setattr(self.pipelines_[part].named_steps[step], attribute, array if array.ndim else array.item())
+        return self
 
     @property
     def parts(self) -> list[Part]:
@@ -325,7 +359,6 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         return [part for part in self._all_parts() if part.steps is not None]
 
     def _all_parts(self) -> list[Part]:
-        steps = self.transformer_.named_transformers_ if hasattr(self, "transformer_") else {}
         found = []
         for part, own in self.kept_.items():
             block, _, signal = part.partition(".")
@@ -336,7 +369,9 @@ class Preprocessor(TransformerMixin, BaseEstimator):
                 tuple(self.columns[n][2] for n in numbers) for numbers in (kept, empty, constant)
             )
             spread = self.deviation_[kept]
-            found.append(Part(block, signal, kept, names, empty_names, constant_names, spread, steps.get(part)))
+            found.append(
+                Part(block, signal, kept, names, empty_names, constant_names, spread, self.pipelines_.get(part))
+            )
         return found
 
     @property
@@ -366,6 +401,17 @@ class Preprocessor(TransformerMixin, BaseEstimator):
     def summary(self) -> list[str]:
         """Describe each part, human-readable, those without a column left last."""
         return [part.summary() for part in sorted(self._all_parts(), key=lambda part: part.steps is None)]
+
+
+def load_preprocessor(data: bytes, *, sequences: bool) -> Preprocessor | KeepFrames:
+    """Return the preprocessing that `dump_fitted` stored.
+
+    Args:
+        data: of the file.
+        sequences: whether it is that of a network that reads sequences.
+    """
+    arrays, parameters = load_arrays(data)
+    return KeepFrames(**parameters) if sequences else Preprocessor(**parameters).load_fitted(arrays)
 
 
 def _moments(values: Matrix) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:

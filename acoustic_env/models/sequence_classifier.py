@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +14,7 @@ from acoustic_env.models.classifier import Examples, TaskClassifier, probabiliti
 from acoustic_env.models.classifiers.sequences import SequenceSettings
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.storage import dump_arrays, load_arrays
 from acoustic_env.models.training import LocalSession, TrainingSpec, forward, train_network
 from acoustic_env.models.windows import Cut, Windows, fit_exponent, in_windows, pool
 
@@ -115,24 +115,17 @@ class SequenceClassifier(TaskClassifier):
 
     def dump_fitted(self) -> bytes:
         """Return what `fit` learned as safetensors."""
-        from safetensors.numpy import save
-
-        described = {"task": self.task_} | {
-            name: json.dumps(getattr(self, f"{name}_")) for name in ("shape", "history", "cut", "exponent")
-        }
-        arrays = {f"network.{name}": np.ascontiguousarray(value) for name, value in self.weights_.items()}
-        return save({**arrays, "classes": np.asarray(self.classes_)}, described)
+        arrays = {f"network.{name}": value for name, value in self.weights_.items()}
+        described = {name: getattr(self, f"{name}_") for name in ("task", "shape", "history", "cut", "exponent")}
+        return dump_arrays({**arrays, "classes": np.asarray(self.classes_)}, described)
 
     def load_fitted(self, data: bytes) -> SequenceClassifier:
         """Take over what `dump_fitted` returned."""
-        from safetensors.numpy import load
-
-        arrays = load(data)
-        described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        arrays, described = load_arrays(data)
         self.task_, self.classes_ = described["task"], arrays.pop("classes")
-        self.shape_, self.history_ = tuple(json.loads(described["shape"])), json.loads(described["history"])
-        cut, self.exponent_ = json.loads(described["cut"]), json.loads(described["exponent"])
-        self.cut_ = Cut(*cut) if cut else None
+        self.shape_, self.history_ = tuple(described["shape"]), described["history"]
+        self.cut_ = Cut(*described["cut"]) if described["cut"] else None
+        self.exponent_ = described["exponent"]
         self.weights_ = {name.removeprefix("network."): value for name, value in arrays.items()}
         return self
 

@@ -1,10 +1,17 @@
-"""Fitted estimators as bytes without pickle: safetensors, XGBoost's UBJSON, skops with a list of trusted types."""
+"""Fitted estimators as bytes without pickle: safetensors, XGBoost's UBJSON, skops with a list of trusted types.
+
+skops imports all of scikit-learn, which takes a second: what most bundles hold has a format of its own.
+"""
 
 from __future__ import annotations
 
+import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from acoustic_env.errors import UsageError
 
@@ -12,19 +19,40 @@ from acoustic_env.errors import UsageError
 TRUSTED: Final = (
     "acoustic_env.models.classifiers.logistic.LogisticClassifier",
     "acoustic_env.models.classifiers.svm.SVMClassifier",
-    "acoustic_env.models.preprocess.KeepFrames",
-    "acoustic_env.models.preprocess.MeanImputer",
-    "acoustic_env.models.preprocess.Preprocessor",
-    "acoustic_env.models.preprocess.PrincipalComponents",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.multiclass._ConstantPredictor",
     "sklearn.tree._tree.Tree",
 )
 
 
-def dump_estimator(estimator: Any) -> tuple[str, bytes]:
-    """Return the suffix of the file and its content: the estimator's own format where it has one, else skops."""
-    if hasattr(estimator, "dump_fitted"):
+def dump_arrays(arrays: Mapping[str, npt.NDArray[Any]], described: Mapping[str, Any]) -> bytes:
+    """Return arrays and values for JSON as a safetensors file."""
+    from safetensors.numpy import save
+
+    own = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return save(own, {name: json.dumps(value) for name, value in described.items()})
+
+
+def load_arrays(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Return the arrays and values that `dump_arrays` stored.
+
+    >>> load_arrays(dump_arrays({"mean": np.zeros(2)}, {"task": "binary"}))
+    ({'mean': array([0., 0.])}, {'task': 'binary'})
+    """
+    from safetensors.numpy import load
+
+    described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return load(data), {name: json.loads(value) for name, value in described.items()}
+
+
+def dump_estimator(estimator: Any, *, own: bool = False) -> tuple[str, bytes]:
+    """Return the suffix of the file and its content: the estimator's own format where it has one, else skops.
+
+    Args:
+        estimator: fitted.
+        own: whether it is a user's, whose settings no recipe holds: skops stores them, too.
+    """
+    if hasattr(estimator, "dump_fitted") and not own:
         return estimator.file_suffix, estimator.dump_fitted()
     import skops.io
 

@@ -21,6 +21,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
+from acoustic_env.models.mlp import MLPClassifier
 from acoustic_env.models.predict import predict
 from acoustic_env.models.study import run_study, variants
 from tests.models.conftest import CLIPS, Disk, Generated, write_block
@@ -308,21 +309,21 @@ def test_a_bundle_of_an_earlier_format_is_refused_with_the_command_that_makes_it
 
 def test_a_bundle_written_over_a_larger_one_leaves_none_of_its_files(disk: Disk) -> None:
     place = Path(trained(disk, "--model", "logistic", "--ensemble", "3"))
-    assert (place / "classifier-2.skops").exists()
+    assert (place / "classifier-2.safetensors").exists()
     trained(disk, "--model", "logistic")
     assert {path.name for path in place.iterdir()} == {
         "metadata.json",
-        "preprocessing.skops",
+        "preprocessing.safetensors",
         "references.safetensors",
         "trained_on.safetensors",
-        "classifier-0.skops",
+        "classifier-0.safetensors",
     }
 
 
 def test_a_part_with_a_type_that_is_not_trusted_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
     import skops.io
 
-    bundle = trained(disk, "--model", "logistic")
+    bundle = trained(disk, "--model", "svm")
     part = Path(bundle, "classifier-0.skops")
     part.write_bytes(skops.io.dumps(Harmful()))
     evaluate = ["evaluate", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store]
@@ -351,11 +352,19 @@ def test_an_own_estimator_is_trained_stored_and_loaded_with_its_types_trusted(di
     np.testing.assert_allclose(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix), atol=1e-9)
 
 
+def test_an_own_estimator_of_the_packages_kinds_keeps_its_settings(disk: Disk) -> None:
+    study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), log=silent)
+    bundle, _ = train(study, silent, classifier=MLPClassifier(layers=(8,), activation="tanh", max_epochs=3))
+    bundle.save(disk.folder / "own")
+    again = Bundle.load(disk.folder / "own", trusted=["acoustic_env.models.mlp.MLPClassifier"])
+    np.testing.assert_allclose(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix), atol=1e-9)
+
+
 def test_a_bundle_that_is_not_there_or_damaged_is_refused(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate = ["evaluate", "--clips", disk.clips, "--store", disk.store, "--bundle"]
     assert "no bundle: metadata.json is not there" in refused(capsys, *evaluate, str(disk.folder / "none"))
     bundle = trained(disk, "--model", "logistic")
-    weights = Path(bundle, "preprocessing.skops")
+    weights = Path(bundle, "preprocessing.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     assert "not the part metadata.json was written with" in refused(capsys, *evaluate, bundle)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.models.classifier import Examples, TaskClassifier, in_double, probabilities
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.folds import grouped_folds
+from acoustic_env.models.storage import dump_arrays, load_arrays
 
 # Per row: the penalty scikit-learn calls 1 / (C n). From strong to weak, each fit starting from the one before.
 PENALTIES: Final = tuple(10.0 ** (exponent / 2) for exponent in range(2, -11, -1))
@@ -43,6 +44,8 @@ class LogisticClassifier(TaskClassifier):
         penalty_: the penalty used.
         coef_, intercept_: [outputs, features] and [outputs].
     """
+
+    file_suffix: ClassVar = "safetensors"
 
     def __init__(self, penalty: float | None = None, l1_ratio: float = 0.0, random_state: Any = None) -> None:
         self.penalty = penalty
@@ -112,6 +115,19 @@ class LogisticClassifier(TaskClassifier):
         """Return probabilities [n, classes]."""
         scores = self.decision_function(X)
         return probabilities(scores[:, None] if scores.ndim == 1 else scores, self.task_)
+
+    def dump_fitted(self) -> bytes:
+        """Return what `fit` learned as safetensors."""
+        arrays = {"coef": self.coef_, "intercept": self.intercept_, "classes": np.asarray(self.classes_)}
+        return dump_arrays(arrays, {"task": self.task_, "penalty": self.penalty_})
+
+    def load_fitted(self, data: bytes) -> LogisticClassifier:
+        """Take over what `dump_fitted` returned."""
+        arrays, described = load_arrays(data)
+        self.coef_, self.intercept_, self.classes_ = arrays["coef"], arrays["intercept"], arrays["classes"]
+        self.task_, self.penalty_ = described["task"], described["penalty"]
+        self.n_features_in_ = self.coef_.shape[1]
+        return self
 
 
 class LogisticSettings(ClassifierSettings):
