@@ -137,4 +137,4 @@ def test_a_promise_that_cannot_be_is_refused(
     monkeypatch.chdir(tmp_path)
     pq.write_table(planted(20, 0.2, 0.9, "uniform", 1)[0], "ranked.parquet")
     assert main(["audit", "relabel", "--ranked", "ranked.parquet", "--labels", "l", "--precision", "1"]) == 2
-    assert "precision: 1.0: input should be less than 1" in capsys.readouterr().err
+    assert "--precision: 1.0: input should be less than 1" in capsys.readouterr().err

@@ -203,12 +203,12 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
         (["--clips", "{clips}", "--store", "s", "--signals", "raw,foreground"], "foreground"),
         (
             ["--clips", "{clips}", "--store", "s", "--limit", "0"],
-            "limit: 0: input should be greater than or equal to 1",
+            "--limit: 0: input should be greater than or equal to 1",
         ),
         (["--clips", "{clips}", "--store", "s", "--recipe", "rural"], "no recipe 'rural'"),
         (
             ["--clips", "{clips}", "--store", "s", "--max-error-rate", "5"],
-            "max_error_rate: 5.0: input should be less than or equal to 1",
+            "--max-error-rate: 5.0: input should be less than or equal to 1",
         ),
         (["--settings", "nowhere.yaml"], "nowhere.yaml"),
     ],
