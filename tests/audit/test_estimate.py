@@ -12,7 +12,6 @@ from acoustic_env.audit.intervals import Interval, wilson
 from acoustic_env.audit.sample import draw_sample
 from acoustic_env.errors import UsageError
 from acoustic_env.options import SampleSettings
-from tests.audit.coverage import coverage
 from tests.audit.generated import listen, ranked_with_truth
 
 RANKED, RIGHT = ranked_with_truth()
@@ -42,7 +41,7 @@ def test_the_preferred_estimate_covers_overall_per_label_and_for_the_ranking(des
         "recall": np.asarray(RANKED.column("flagged"))[~RIGHT].mean(),
     }
     held = dict.fromkeys(truths, 0)
-    repeats = 100
+    repeats = 1000
     for seed in range(1000, 1000 + repeats):
         found = audit(design, seed)
         intervals: dict[str, Interval] = {
@@ -52,18 +51,8 @@ def test_the_preferred_estimate_covers_overall_per_label_and_for_the_ranking(des
         }
         for name, interval in intervals.items():
             held[name] += interval.low <= truths[name] <= interval.high
-    # 100 repeats: a true 95 % lies within 90 to 100 with probability 0.98; the slow tier is tighter
     assert all(count / repeats >= 0.90 for count in held.values()), held
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("design", ["simple", "stratified", "unequal"])
-def test_the_preferred_estimate_covers_thoroughly(design: str) -> None:
-    def draw(rng: np.random.Generator) -> tuple[Interval, float]:
-        found = audit(design, int(rng.integers(2**31)))
-        return found["overall"][found["preferred"]], float(RIGHT.mean())
-
-    assert 0.93 <= coverage(draw, 1000, seed=1) <= 0.97
+    assert 0.93 <= held["overall"] / repeats <= 0.97
 
 
 def test_the_most_suspicious_clips_estimate_nothing_but_themselves() -> None:
