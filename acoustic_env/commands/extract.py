@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import signal
@@ -79,7 +80,8 @@ def run(namespace: argparse.Namespace) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate)
     too_many: TooManyFailures | None = None
     try:
-        record: RunRecord = extract(settings, log=_log)
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray tells what workers print and which node is lost
+            record: RunRecord = extract(settings, log=_log)
     except (UsageError, LeaseHeld):
         raise
     except TooManyFailures as error:

@@ -152,7 +152,7 @@ class _Run:
             NoHealthyWorkerError: no worker can do the work.
         """
         with acquire_sources(self.settings.store, f"extract {self.record.run_id}") as lease:
-            admission = self._admit(leases.others())
+            admission = self._admit(leases.others)
             if self.record.relocated:
                 self._write_record()  # first, so that a killed run leaves the reason
             sources.record(self.store, admission, self.record.run_id, lease.check)
@@ -171,7 +171,7 @@ class _Run:
             raise
         self._finish()
 
-    def _admit(self, beside: Sequence[str] = ()) -> sources.Admission:
+    def _admit(self, beside: Callable[[], Sequence[str]] = list) -> sources.Admission:
         """Compare the list with the sources that the store has recorded, before anything runs."""
         admission = sources.admit(self.store, self.clips, self.settings.relocated, self.settings.clips, beside)
         self.record.relocated = admission.relocations

@@ -9,8 +9,9 @@ A lease may be taken over
 
 - at once, when it was released, or when its holder ran on this machine (same host, boot and process namespace) and
   its process is gone;
-- `SKEW_S` after its expiry otherwise. Machines' clocks may differ by that much; if they differ by more, a lease can be
-  taken from a living holder, who then finds out at its next heartbeat or `check` and stops.
+- `SKEW_S` after its expiry otherwise, once it was watched for `WATCH_S` and not renewed. A lease that expires later
+  than any can is watched, too: its holder's clock is ahead. So clocks that differ by hours neither take a lease from a
+  living holder nor keep it for a dead one.
 
 What a writer that lost its lease had already sent may still arrive. That does no harm: parts are whole, named by their
 keys, and equal to what the new holder computes; readers give each key once.
@@ -44,6 +45,7 @@ from acoustic_env.store.layout import CLIPS, LEASE, LEASES, lease_path
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0
 HEARTBEATS: Final = 4  # in one time to live
+WATCH_S: Final = 2 * TTL_S / HEARTBEATS  # for a heartbeat, where the clocks say that there should be none
 WHOLE_STORE: Final = "*"
 SOURCES_WAIT_S: Final = 600.0
 WAIT_STEP_S: Final = 0.5
@@ -66,7 +68,7 @@ class LeaseRecord:
         nonce: unique to the holder.
         holder: what it is doing (command and run).
         user, host, pid: who and where.
-        process_started: Unix time, tells the process from a later one with its pid.
+        process_started: seconds (`_started`), tells the process from a later one with its pid.
         machine: boot id and process namespace: where `pid` means something.
         since: Unix time of the acquisition.
         expires: Unix time after which others may take it.
@@ -168,7 +170,8 @@ class BlockLeases:
         return [
             record.describe()
             for block, record in held_leases(self._url).items()
-            if block != WHOLE_STORE and lease_path(block) not in self.tokens and not _may_be_taken(record)
+            if block != WHOLE_STORE and (path := lease_path(block)) not in self.tokens
+            if _is_held(exclusive_file(open_filesystem(self._url), path), record)
         ]
 
 
@@ -185,8 +188,9 @@ def acquire_blocks(store_url: str, blocks: Iterable[str], holder: str, ttl_s: fl
         LeaseHeld: another writer has one of them, or, in a store of an older version, the store.
         StoreError: the store cannot be written.
     """
-    earlier = read_lease(store_url)
-    if earlier is not None and not _may_be_taken(earlier):
+    whole = exclusive_file(open_filesystem(store_url), LEASE)
+    earlier = _parse(whole.load(), LEASE)
+    if earlier is not None and _is_held(whole, earlier):
         raise LeaseHeld(_held(store_url, "the lease of the store", earlier))
     with ExitStack() as stack:
         paths = [lease_path(block) for block in sorted(set(blocks))]
@@ -281,7 +285,7 @@ def _acquire(file: ExclusiveFile, url: str, holder: str, ttl_s: float, wait_s: f
     while True:
         seen = file.load()
         now = _parse(seen, file.path)
-        if now is not None and not _may_be_taken(now):
+        if now is not None and _is_held(file, now):
             if time.monotonic() >= deadline:
                 raise LeaseHeld(_held(url, f"the lease {file.path}", now))
             time.sleep(WAIT_STEP_S)
@@ -299,21 +303,42 @@ def _held(url: str, lease: str, record: LeaseRecord) -> str:
     )
 
 
-def _may_be_taken(record: LeaseRecord) -> bool:
-    if record.released or time.time() > record.expires + SKEW_S:
+def _is_held(file: ExclusiveFile, record: LeaseRecord) -> bool:
+    """Return whether the holder is at work; watches for a heartbeat where clocks and processes cannot tell."""
+    if record.released:
+        return False
+    if record.host == socket.gethostname() and record.machine == _machine() and not _alive(record):
+        return False
+    if -SKEW_S <= record.expires - time.time() <= TTL_S + SKEW_S:
         return True
-    return record.host == socket.gethostname() and record.machine == _machine() and not _alive(record)
+    place = file.filesystem.place(file.path)
+    log.warning("%s: this lease has expired, or clocks differ; watching it for %.0f s", place, WATCH_S)
+    deadline = time.monotonic() + WATCH_S
+    while time.monotonic() < deadline:
+        time.sleep(WAIT_STEP_S)
+        now = _parse(file.load(), file.path)
+        if now != record:
+            return now is not None and not now.released
+    return False
 
 
 def _alive(record: LeaseRecord) -> bool:
     try:
         process = psutil.Process(record.pid)
-        same = abs(process.create_time() - record.process_started) < 2.0
+        same = abs(_started(record.pid) - record.process_started) < 2.0
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return False
     except psutil.AccessDenied:
         return True
+
+
+def _started(pid: int) -> float:
+    """Return when a process started: seconds since the boot on Linux, so that a corrected clock changes nothing."""
+    if not psutil.LINUX:
+        return psutil.Process(pid).create_time()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _record(holder: str, fencing_id: int, ttl_s: float) -> LeaseRecord:
@@ -325,7 +350,7 @@ def _record(holder: str, fencing_id: int, ttl_s: float) -> LeaseRecord:
         user=_user(),
         host=socket.gethostname(),
         pid=os.getpid(),
-        process_started=psutil.Process().create_time(),
+        process_started=_started(os.getpid()),
         machine=_machine(),
         since=now,
         expires=now + ttl_s,

@@ -84,7 +84,7 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
     with acquire_blocks(store_url, [vggish_released.NAME], holder) as leases:
         store = FeatureStore(store_url)
         with acquire_sources(store_url, holder) as lease:
-            admission = sources.admit(store, Listed([clips], segments), listed_in=segments, beside=leases.others())
+            admission = sources.admit(store, Listed([clips], segments), listed_in=segments, beside=leases.others)
             sources.record(store, admission, None, lease.check)
         found = _copy(folder, labels, store, leases.check)
     missing = [clip_id for clip_id in labels if clip_id not in found.clip_ids]

@@ -171,7 +171,7 @@ def admit(
     listed: Listed,
     relocated: Sequence[str] = (),
     listed_in: str = "the clip list",
-    beside: Sequence[str] = (),
+    beside: Callable[[], Sequence[str]] = list,
 ) -> Admission:
     """Compare a clip list with the sources that the store has recorded; nothing is written.
 
@@ -180,7 +180,8 @@ def admit(
         listed: the clip list.
         relocated: `OLD=NEW`, prefixes of locations: the same audio is now below NEW.
         listed_in: where the list is, for messages.
-        beside: who writes rows of other blocks now, and may be about to write rows of any recorded source.
+        beside: returns who writes rows of other blocks now, and may be about to write rows of any recorded source;
+            asked where that matters.
 
     Raises:
         UsageError: an id of the list has rows of other audio, or another writer may write such; names how many, the
@@ -227,7 +228,7 @@ def _reconcile(
     conflicts: pa.Table,
     relocations: Sequence[Relocation],
     listed_in: str,
-    beside: Sequence[str],
+    beside: Callable[[], Sequence[str]],
     found: Admission,
 ) -> Bools:
     """Return bool [clips]: whose recorded source is replaced by the list's; raise if any may not be."""
@@ -242,10 +243,10 @@ def _reconcile(
         rest, wanted = rest.filter(has_rows), wanted.filter(has_rows)
         what = f"{listed_in}: {rest.num_rows:,} clips have ids under which {store.url} has rows of other audio:"
         raise UsageError(_refusal(what, "rows of", rest, wanted))
-    if rest.num_rows and beside:
+    if rest.num_rows and (writers := beside()):
         what = (
             f"{listed_in}: {rest.num_rows:,} clips have ids of other audio in {store.url}, whose rows another writer "
-            f"may compute now: {beside[0]}; wait for it to end, if the list is right:"
+            f"may compute now: {writers[0]}; wait for it to end, if the list is right:"
         )
         raise UsageError(_refusal(what, "recorded is", rest, wanted))
     for relocation, clips in zip(relocations, explained, strict=True):

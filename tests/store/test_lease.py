@@ -153,7 +153,10 @@ def test_ctrl_c_gives_the_lease_back(url: str, tmp_path: Path) -> None:
     assert record.released
 
 
-def test_a_holder_elsewhere_is_waited_for_until_expiry_and_the_margin_of_clocks(url: str) -> None:
+def test_a_holder_elsewhere_is_waited_for_until_expiry_and_the_margin_of_clocks(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "WATCH_S", 0.1)
     margin = lease_module.SKEW_S
     elsewhere(url)
     with pytest.raises(LeaseHeld, match="far-away"), acquire_lease(url, "second"):
@@ -165,6 +168,24 @@ def test_a_holder_elsewhere_is_waited_for_until_expiry_and_the_margin_of_clocks(
     third_url = f"{url}-3"
     record = elsewhere(third_url, expires=time.time() - margin - 1)
     with acquire_lease(third_url, "second") as lease:
+        assert lease.token == record.fencing_id + 1
+
+
+@pytest.mark.parametrize("clock_s", [-18_000.0, 18_000.0])
+def test_clocks_hours_apart_neither_take_a_lease_from_the_living_nor_keep_it_for_the_dead(
+    url: str, clock_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "WATCH_S", 1.0)
+    monkeypatch.setattr(lease_module, "WAIT_STEP_S", 0.02)
+    record = elsewhere(url, expires=time.time() + clock_s)
+    renewed = replace(record, expires=record.expires + 15)
+    (Path(url) / "renewed.json").write_text(json.dumps(renewed.__dict__))
+    heartbeat = threading.Timer(0.2, (Path(url) / "renewed.json").replace, [Path(url) / "lease.json"])
+    heartbeat.start()
+    with pytest.raises(LeaseHeld, match="far-away"), acquire_lease(url, "second"):
+        pass
+    heartbeat.join()
+    with acquire_lease(url, "heir") as lease:
         assert lease.token == record.fencing_id + 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def admit(
     table: pa.Table,
     relocated: Sequence[str] = (),
     listed_in: str = "a list",
-    beside: Sequence[str] = (),
+    beside: Callable[[], Sequence[str]] = list,
 ) -> Admission:
     """Compare a short list with the recorded sources."""
     return sources.admit(store, Listed([table]), relocated, listed_in, beside)
@@ -214,14 +214,14 @@ def test_rows_of_released_embeddings_have_sources_too(tmp_path: Path, test_data:
 def test_a_writer_beside_another_may_not_give_its_ids_other_audio(tmp_path: Path) -> None:
     store = FeatureStore(str(tmp_path))
     with acquire_blocks(store.url, ["indices"], "cpu job") as first:
-        record(store, admit(store, clips(("x", "/d/a.wav", None, None)), beside=first.others()), "run-1")
+        record(store, admit(store, clips(("x", "/d/a.wav", None, None)), beside=first.others), "run-1")
         with acquire_blocks(store.url, ["yamnet"], "gpu job") as second:
-            same = admit(store, clips(("x", "/d/a.wav", None, None)), beside=second.others())
+            same = admit(store, clips(("x", "/d/a.wav", None, None)), beside=second.others)
             assert same.sources.num_rows == 0
             with pytest.raises(UsageError, match=r"whose rows another writer may compute now: 'cpu job'"):
-                admit(store, clips(("x", "/d/b.wav", None, None)), beside=second.others())
+                admit(store, clips(("x", "/d/b.wav", None, None)), beside=second.others)
     with acquire_blocks(store.url, ["yamnet"], "gpu job") as alone:  # the cpu job ended without a row
-        assert admit(store, clips(("x", "/d/b.wav", None, None)), beside=alone.others()).sources.num_rows == 1
+        assert admit(store, clips(("x", "/d/b.wav", None, None)), beside=alone.others).sources.num_rows == 1
 
 
 def test_writers_of_two_blocks_side_by_side_leave_every_clip_accounted_for(tmp_path: Path) -> None:
