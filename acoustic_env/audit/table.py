@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -159,7 +161,7 @@ def row_keys(table: pa.Table) -> pa.Array:
 
 @contextmanager
 def streamed(schema: pa.Schema, url: str) -> Iterator[Any]:
-    """Open a writer (`write_table`) of a large Parquet file; the file appears when the body ends without an error.
+    """Open a writer (`write_table`) of a large file, CSV or Parquet; it appears when the body ends without an error.
 
     Args:
         schema: of the tables.
@@ -169,6 +171,20 @@ def streamed(schema: pa.Schema, url: str) -> Iterator[Any]:
         UsageError: the place cannot be written.
     """
     import pyarrow.parquet as pq
+    from pyarrow import csv
 
-    with new_file(url) as finished, pq.ParquetWriter(finished, schema, compression="zstd") as writer:
+    to_csv = url.lower().endswith(".csv")
+    open_writer = csv.CSVWriter if to_csv else partial(pq.ParquetWriter, compression="zstd")
+    with new_file(url) as finished, open_writer(finished, schema) as writer:
         yield writer
+
+
+def write_stream(tables: Iterable[pa.Table], url: str) -> int:
+    """Write tables of one schema, at least one, as one file (`streamed`); return the number of rows."""
+    waiting, rows = iter(tables), 0
+    first = next(waiting)
+    with streamed(first.schema, url) as writer:
+        for table in chain([first], waiting):
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows

@@ -328,10 +328,10 @@ def run_predict(namespace: argparse.Namespace) -> int:
         msg = "--windows is for audio files"
         raise UsageError(msg)
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
-    from acoustic_env.audit.table import write_table
+    from acoustic_env.audit.table import write_stream
     from acoustic_env.io.files import check_place
     from acoustic_env.models.bundle import Bundle
-    from acoustic_env.models.predict import predict, predict_files
+    from acoustic_env.models.predict import predict_files, predict_stream
     from acoustic_env.store.source_check import read_clips_of
 
     check_place(namespace.out)
@@ -345,14 +345,15 @@ def run_predict(namespace: argparse.Namespace) -> int:
                 f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities "
                 "are more extreme than those of new clips"
             )
-        table = predict(bundle, clip_ids, store, _log, recordings=clips["group"].to_pylist())
+        tables = predict_stream(bundle, clip_ids, store, _log, recordings=clips["group"].to_pylist())
+        rows = write_stream(tables, namespace.out)
     else:
         failed: list[ClipError] = []
         table = predict_files(bundle, namespace.files, failed.append, windows=namespace.windows)
         for error in failed:
             _log(f"without prediction: {error}")
-    write_table(table, namespace.out)
-    count = table.num_rows // len(bundle.classes)
+        rows = write_stream([table], namespace.out)
+    count = rows // len(bundle.classes)
     level = "window" if namespace.windows else bundle.recipe.level
     if namespace.json:
         print(json.dumps({"predictions": namespace.out, f"{level}s": count, "classes": list(bundle.classes)}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -365,7 +366,24 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: L
 def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore) -> FeatureMatrix:
     """Return the features a bundle needs, for some clips.
 
+    Raises:
+        UsageError: the store's features are not those trained on.
+    """
+    return bundle.check(stored_matrix(bundle, clip_ids, store))
+
+
+def stored_matrix(
+    bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, *, spooled: bool = False
+) -> FeatureMatrix:
+    """Return the blocks a bundle needs, for some clips.
+
     The version trained on where the store has it, else what it has, which `Bundle.check` then refuses by name.
+
+    Args:
+        bundle: trained.
+        clip_ids: in order.
+        store: to read.
+        spooled: keep the features on disk (`load_matrix`); those of sequences are read when they are used.
     """
     signals: list[Any] = list(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
     versions: dict[str, list[str]] = {}
@@ -375,5 +393,5 @@ def bundle_matrix(bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore) 
             store.resolve(block, signals, versions[block])
         except UsageError:
             versions[block] = []
-    load = load_frames if bundle.recipe.model.reads_sequences else load_matrix
-    return bundle.check(load(store, clip_ids, list(bundle.fingerprints), signals, versions))
+    load = load_frames if bundle.recipe.model.reads_sequences else partial(load_matrix, spooled=spooled)
+    return load(store, clip_ids, list(bundle.fingerprints), signals, versions)

@@ -12,14 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
+from acoustic_env.io.spool import RowFile
 from acoustic_env.models.sequences import Sequences, load_sequences
 from acoustic_env.models.stored_frames import frame_columns, frames_block
-from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.feature_store import FeatureStore, wanted_schema
 from acoustic_env.store.schema import as_matrix, describe
 
 KEYS: Final = ("clip_id", "signal")
-# Clips read from the store at once: bounds the Arrow memory beside the matrix without reading the parts often.
-CHUNK: Final = 16_384
 SHOWN: Final = 3
 
 
@@ -47,7 +46,7 @@ class FeatureMatrix:
     Attributes:
         clip_ids: [n], the order of the rows.
         values: float32 [n, d], NaN where a feature is undefined or the block has no row for the clip; or `Sequences`,
-            zeros where it has none, with a column for each signal.
+            zeros where it has none, with a column for each signal; or `SpooledRows`, of which `take` gives an array.
         columns: [d].
         fingerprints: block -> signal -> the version its columns come from.
         absent: (block, signal) -> ids of the clips without a row.
@@ -117,6 +116,8 @@ def load_matrix(
     blocks: Sequence[str],
     signals: Sequence[str],
     fingerprints: Mapping[str, Sequence[str]] | None = None,
+    *,
+    spooled: bool = False,
 ) -> FeatureMatrix:
     """Load features of clips from the store, blocks side by side, signals side by side within a block.
 
@@ -126,34 +127,37 @@ def load_matrix(
         blocks: in the order of the columns.
         signals: the same. A signal that a block has for none of the clips is an error.
         fingerprints: block -> versions, for blocks that are there in several; the only ones otherwise.
+        spooled: keep them on disk, not in memory.
 
     Raises:
         UsageError: no such block or version, a per-frame block, or no row of a (block, signal) for any clip.
     """
     ids = list(clip_ids)
+    listed = pa.array(ids, pa.string())
     versions = {block: store.resolve(block, signals, (fingerprints or {}).get(block, ())) for block in blocks}
     columns: list[FeatureColumn] = []
-    parts: list[npt.NDArray[np.float32]] = []
+    parts: list[RowFile | _Rows] = []
     absent: dict[tuple[str, str], list[str]] = {}
     for block in blocks:
         for signal in signals:
             if signal not in versions[block]:
                 raise _no_row(block, signal, len(ids))
-        loaded = _load_block(store, block, versions[block], ids, signals)
+        names, loaded = _load_block(store, block, versions[block], listed, RowFile if spooled else _Rows)
         for signal in signals:
-            names, values, found = loaded[signal]
-            lacking = np.flatnonzero(~found)
+            lacking = np.flatnonzero(~loaded[signal].written)
             if len(lacking) == len(ids):
                 raise _no_row(block, signal, len(ids))
             columns += [FeatureColumn(block, signal, name) for name in names]
-            parts.append(values)
+            parts.append(loaded.pop(signal))
             absent[block, signal] = [ids[row] for row in lacking]
+    if spooled:
+        return FeatureMatrix(ids, SpooledRows(parts), columns, versions, absent)
     # Joined part by part, each freed at once: two copies of one part, never of the whole matrix.
     values = np.empty((len(ids), len(columns)), np.float32)
     start = 0
     while parts:
         part = parts.pop(0)
-        values[:, start : start + part.shape[1]] = part
+        values[:, start : start + part.shape[1]] = part[:]
         start += part.shape[1]
     return FeatureMatrix(ids, values, columns, versions, absent)
 
@@ -228,33 +232,64 @@ def _no_row(block: str, signal: str, clips: int) -> UsageError:
     return UsageError(f"{msg}; extract it, or leave it out with --blocks or --signals")
 
 
-Loaded = tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+class _Rows:
+    """`RowFile` in memory."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.shape = (rows, columns)
+        self.written = np.zeros(rows, np.bool_)
+        self._values = np.full((rows, columns), np.nan, np.float32)
+
+    def write(self, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        self._values[rows] = values
+        self.written[rows] = True
+
+    def __getitem__(self, rows: npt.NDArray[Any] | slice) -> npt.NDArray[np.float32]:
+        return self._values[rows]
+
+
+class SpooledRows:
+    """Features [clips, features] on this machine's disk: an index, mask or slice of clips reads them.
+
+    Args:
+        parts: side by side.
+    """
+
+    ndim: Final = 2
+
+    def __init__(self, parts: Sequence[RowFile | _Rows]) -> None:
+        self._parts = parts
+        self.shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: npt.NDArray[Any] | slice) -> npt.NDArray[np.float32]:
+        """Return some clips as float32 [n, features]."""
+        return np.concatenate([part[rows] for part in self._parts], axis=1)
 
 
 def _load_block(
-    store: FeatureStore, block: str, versions: Mapping[str, str], ids: list[str], signals: Sequence[str]
-) -> dict[str, Loaded]:
-    loaded: dict[str, Loaded] = {}
+    store: FeatureStore, block: str, versions: Mapping[str, str], listed: pa.Array, rows_of: type[RowFile | _Rows]
+) -> tuple[list[str], dict[str, RowFile | _Rows]]:
+    """Return the names of a block's columns and, of each signal, its rows, in one pass over the parts."""
     schema = store.joint_schema(block, versions)
     if "frame" in schema.names:
         msg = f"block {block} is a table per frame; a classifier of clips takes blocks with one row a clip"
         raise UsageError(msg)
     # Frames of varying number (vggish_released) are no features of a clip; their mean and deviation are.
     columns = [field.name for field in schema if field.name not in KEYS and not pa.types.is_list(field.type)]
-    for start in range(0, max(len(ids), 1), CHUNK):
-        chunk = pa.array(ids[start : start + CHUNK], pa.string())
-        table = store.read(block, versions, columns=columns, clip_ids=chunk)
-        names = _column_names(table.schema)
-        for signal in signals:
-            if signal not in loaded:
-                empty = np.full((len(ids), len(names)), np.nan, np.float32)
-                loaded[signal] = (names, empty, np.zeros(len(ids), np.bool_))
-            _, values, found = loaded[signal]
-            rows = table.filter(pc.equal(table["signal"], signal))
-            place = pc.index_in(rows["clip_id"], value_set=chunk).to_numpy() + start
-            values[place] = _row_values(rows)
-            found[place] = True
-    return loaded
+    wanted = wanted_schema(schema, columns, store.url)
+    names = _column_names(wanted)
+    loaded = {signal: rows_of(len(listed), len(names)) for signal in versions}
+    for table, places in store.placed(block, versions, wanted, listed):
+        signal_of = table["signal"].combine_chunks()
+        for signal in pc.unique(signal_of).to_pylist():
+            own = pc.equal(signal_of, signal)
+            of_signal = places[own.to_numpy(zero_copy_only=False)]
+            new = ~loaded[signal].written[of_signal]  # a key of two parts comes twice
+            loaded[signal].write(of_signal[new], _row_values(table.filter(own))[new])
+    return names, loaded
 
 
 def _column_names(schema: pa.Schema) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.errors import ClipError, UsageError
@@ -32,8 +34,8 @@ WINDOW_SCHEMA: Final = pa.schema(
         *list(PREDICTION_SCHEMA)[1:],
     ]
 )
-# Clips whose features are in memory at once.
-CHUNK: Final = 8192
+CHUNK: Final = 8192  # clips whose features are in memory at once
+ROWS: Final = 2**19  # of a table of predictions
 
 Failed = Callable[[ClipError], None]
 Log = Callable[[str], None]
@@ -46,7 +48,21 @@ def predict(
     log: Log = print,
     recordings: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Return calibrated probabilities of every class for every clip that has its features in the store.
+    """Return the tables of `predict_stream` as one."""
+    return pa.concat_tables(predict_stream(bundle, clip_ids, store, log, recordings))
+
+
+def predict_stream(
+    bundle: Bundle,
+    clip_ids: Sequence[str],
+    store: FeatureStore,
+    log: Log = print,
+    recordings: Sequence[str] | None = None,
+) -> Iterator[pa.Table]:
+    """Yield calibrated probabilities of every class for every clip that has its features in the store.
+
+    The store is read once, part by part, into a file on this machine's disk in the order of the clips; memory holds
+    the ids and some thousand clips.
 
     Args:
         bundle: trained.
@@ -64,56 +80,66 @@ def predict(
         UsageError: the store's features are not those trained on, no clip has them, or a bundle of recordings is asked
             for clips.
     """
+    from acoustic_env.models.learn import stored_matrix  # not needed, and slow to import, for files
+
     by_recording = bundle.recipe.level == "recording"
     if by_recording and recordings is None:
         msg = "the bundle predicts recordings (`windows: level: recording`), not clips; train one with `level: clip`"
         raise UsageError(msg)
-    parts = list(_predicted(bundle, clip_ids, store, log))
-    if not parts:
+    rows = np.zeros(0, np.int64)
+    if clip_ids:
+        matrix = stored_matrix(bundle, clip_ids, store, spooled=True)
+        for line in matrix.summary():
+            log(f"without prediction: {line}")
+        rows = np.flatnonzero(matrix.complete())
+    if not len(rows):
         msg = "no clip has all the features the bundle needs; extract them first"
         raise UsageError(msg)
-    kept = [clip_id for own, _ in parts for clip_id in own]
-    raw = np.concatenate([own for _, own in parts])
+    matrix = replace(matrix, absent={})
+    names, owners = np.asarray(matrix.clip_ids, object)[rows], np.arange(len(rows))
     if by_recording:
         assert recordings is not None
-        group = dict(zip(clip_ids, recordings, strict=True))
-        names, owners = np.unique(np.array([group[clip_id] for clip_id in kept], object), return_inverse=True)
-        kept, raw = names.tolist(), pool_recordings(bundle.recipe, raw, owners)
-    ids = np.repeat(np.arange(len(kept)), len(raw) // len(kept))
-    rows, classes = len(raw), len(bundle.classes)
-    columns = [
-        pa.array(kept).take(pa.array(np.repeat(ids, classes))),
-        pa.array(bundle.classes).take(pa.array(np.tile(np.arange(classes), rows))),
-        pa.array(bundle.calibrator.predict_proba(raw).ravel()),
-    ]
-    table = pa.table(columns, schema=PREDICTION_SCHEMA)
-    if bundle.recipe.level == "window":
-        times = _window_times(bundle, rows // len(kept))
-        for place, (name, own) in enumerate(zip(("start_s", "end_s"), times, strict=True), start=1):
-            table = table.add_column(
-                place, WINDOW_SCHEMA.field(name), pa.array(np.repeat(np.tile(own, len(kept)), classes))
-            )
-    return table.rename_columns(["group", "label", "posterior"]) if by_recording else table
+        names, owners = np.unique(np.asarray(recordings, object)[rows], return_inverse=True)
+        order = np.argsort(owners, kind="stable")
+        rows, owners = rows[order], owners[order]
+    for start, stop in _chunks(owners):
+        raw, first = bundle.raw_proba(matrix.take(rows[start:stop])), owners[start]
+        if by_recording:
+            raw = pool_recordings(bundle.recipe, raw, owners[start:stop] - first)
+        yield from _tables(bundle, names[first : owners[stop - 1] + 1], bundle.calibrator.predict_proba(raw))
+
+
+def _chunks(owners: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of about `CHUNK` rows each, between owners; those of an owner are side by side."""
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    edges = [*starts[np.unique(starts // CHUNK, return_index=True)[1]].tolist(), len(owners)]
+    return itertools.pairwise(edges)
+
+
+def _tables(bundle: Bundle, names: npt.NDArray[Any], calibrated: Floats) -> Iterator[pa.Table]:
+    """Yield the rows of some clips or recordings in tables of at most `ROWS`, or of one clip."""
+    classes, windows = len(bundle.classes), len(calibrated) // len(names)
+    by_recording, by_window = bundle.recipe.level == "recording", bundle.recipe.level == "window"
+    together = max(1, ROWS // (classes * windows))
+    for start in range(0, len(names), together):
+        own = names[start : start + together]
+        posterior = calibrated[start * windows : (start + len(own)) * windows]
+        columns = {
+            "clip_id": pa.array(own, pa.string()).take(pa.array(np.repeat(np.arange(len(own)), classes * windows))),
+            "label": pa.array(bundle.classes).take(pa.array(np.tile(np.arange(classes), len(posterior)))),
+            "posterior": pa.array(posterior.ravel()),
+        }
+        table = pa.table(columns, schema=PREDICTION_SCHEMA)
+        if by_window:
+            times = _window_times(bundle, windows)
+            for place, (name, of_clip) in enumerate(zip(("start_s", "end_s"), times, strict=True), start=1):
+                column = pa.array(np.repeat(np.tile(of_clip, len(own)), classes))
+                table = table.add_column(place, WINDOW_SCHEMA.field(name), column)
+        yield table.rename_columns(["group", "label", "posterior"]) if by_recording else table
 
 
 def _window_times(bundle: Bundle, count: int) -> tuple[Floats, Floats]:
     return window_times(bundle.recipe, next(iter(bundle.fingerprints)), count)
-
-
-def _predicted(
-    bundle: Bundle, clip_ids: Sequence[str], store: FeatureStore, log: Log
-) -> Iterator[tuple[list[str], Floats]]:
-    """Yield ids of clips and their probabilities before calibration, some clips at a time."""
-    from acoustic_env.models.learn import bundle_matrix  # not needed, and slow to import, for files
-
-    for start in range(0, len(clip_ids), CHUNK):
-        matrix = bundle_matrix(bundle, clip_ids[start : start + CHUNK], store)
-        complete = matrix.complete()
-        for line in matrix.summary():
-            log(f"without prediction: {line}")
-        kept = matrix.take(complete)
-        if kept.clip_ids:
-            yield kept.clip_ids, bundle.raw_proba(kept)
 
 
 def predict_files(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -276,46 +277,64 @@ class FeatureStore(StoreContents):
         """Yield what `read` returns, part by part: rows of one part in key order; a key of two parts comes twice."""
         for fingerprint in dict.fromkeys(versions.values()):
             own = [signal for signal, version in versions.items() if version == fingerprint]
-            yield from self._pieces(block, fingerprint, wanted, own, clip_ids)
+            for table, _ in self._pieces(block, fingerprint, wanted, own, clip_ids):
+                yield table
+
+    def placed(
+        self, block: str, versions: Mapping[str, str], wanted: pa.Schema, clip_ids: Ids
+    ) -> Iterator[tuple[pa.Table, npt.NDArray[np.int32]]]:
+        """Yield the pieces of some clips, each with the place of every row's clip in `clip_ids`, int32 [rows].
+
+        One pass over the parts, whatever the order of the ids.
+        """
+        for fingerprint in dict.fromkeys(versions.values()):
+            own = [signal for signal, version in versions.items() if version == fingerprint]
+            for table, places in self._pieces(block, fingerprint, wanted, own, clip_ids):
+                assert places is not None  # ids were given
+                yield table, places.to_numpy()
 
     def _pieces(
         self, block: str, fingerprint: str, wanted: pa.Schema, signals: Sequence[str], clip_ids: Ids | None
-    ) -> Iterator[pa.Table]:
+    ) -> Iterator[tuple[pa.Table, pa.Array | None]]:
         entries = self.parts(block, fingerprint)
-        masks: dict[str, pa.Array] = {}
+        places: dict[str, pa.Array] = {}
         if clip_ids is not None:
-            masks = self._masks(block, fingerprint, _string_array(clip_ids))
-            entries = [entry for entry in entries if entry.path in masks]
+            places = self._places(block, fingerprint, _string_array(clip_ids))
+            entries = [entry for entry in entries if entry.path in places]
 
-        def load(entry: Entry) -> pa.Table | None:
+        def load(entry: Entry) -> tuple[pa.Table, pa.Array | None] | None:
             part = self.scan_one(entry, wanted.names)
             if isinstance(part, UnreadablePart):
                 log.warning("%s: left out: %s", self.filesystem.place(entry.path), part.reason)
                 return None
             table = part.table
-            keep = pc.is_in(table["signal"], value_set=pa.array(signals, pa.string()))
-            if entry.path in masks:
-                keep = pc.and_(masks[entry.path], keep)
-            return table.filter(keep).select(wanted.names).cast(wanted)
+            keep = pc.is_in(table["signal"], value_set=pa.array(signals, pa.string())).combine_chunks()
+            own = places.get(entry.path)
+            if own is not None:
+                keep = pc.and_(own.is_valid(), keep)
+                own = own.filter(keep)
+            return table.filter(keep).select(wanted.names).cast(wanted), own
 
         size = max((entry.size for entry in entries), default=0)
-        for table in in_threads(self.filesystem, entries, load, size):
-            if table is not None and table.num_rows:
-                yield table
+        for loaded in in_threads(self.filesystem, entries, load, size):
+            if loaded is not None and loaded[0].num_rows:
+                yield loaded
 
-    def _masks(self, block: str, fingerprint: str, clip_ids: pa.Array) -> dict[str, pa.Array]:
-        """path -> bool[rows] of the parts that hold any of the clips; one hash table for all parts."""
+    def _places(self, block: str, fingerprint: str, clip_ids: pa.Array) -> dict[str, pa.Array]:
+        """path -> place of each row's clip among the ids or null, of the parts that hold any; one hash table for all."""
         paths, ids = [], []
         for part in self.scan(block, fingerprint, ["clip_id"]):
             if isinstance(part, ScannedPart):
                 paths.append(part.entry.path)
                 ids.append(part.table["clip_id"].combine_chunks())
-        found = pc.is_in(pa.chunked_array(ids, pa.string()), value_set=clip_ids).combine_chunks()
-        masks, start = {}, 0
+        found = pc.index_in(pa.chunked_array(ids, pa.string()), value_set=clip_ids).combine_chunks()
+        places, start = {}, 0
         for path, of_part in zip(paths, ids, strict=True):
-            masks[path] = found.slice(start, len(of_part))
+            own = found.slice(start, len(of_part))
             start += len(of_part)
-        return {path: mask for path, mask in masks.items() if pc.any(mask).as_py()}
+            if own.null_count < len(own):
+                places[path] = own
+        return places
 
 
 def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) -> pa.Schema:
