@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from acoustic_env.commands.arguments import add_settings, check_inputs, settings_of, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import ClipError, UsageError
-from acoustic_env.options import CompareSettings, StudySettings, TrainSettings, TuneSettings
+from acoustic_env.options import CompareSettings, ServeSettings, StudySettings, TrainSettings, TuneSettings
 
 if TYPE_CHECKING:
     from acoustic_env.config import ClassifierSettings, Recipe
+    from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import Study
     from acoustic_env.store.feature_store import FeatureStore
 
@@ -328,31 +329,10 @@ def run_predict(namespace: argparse.Namespace) -> int:
         msg = "--windows is for audio files"
         raise UsageError(msg)
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
-    from acoustic_env.audit.table import write_stream
     from acoustic_env.io.files import check_place
-    from acoustic_env.models.bundle import Bundle
-    from acoustic_env.models.predict import predict_files, predict_stream
-    from acoustic_env.store.source_check import read_clips_of
 
     check_place(namespace.out)
-    bundle = Bundle.load(namespace.bundle)
-    if namespace.clips:
-        store = _store(namespace.store)
-        clips = read_clips_of(store, namespace.clips, _log)
-        clip_ids = clips["clip_id"].to_pylist()
-        if seen := int(bundle.seen(clip_ids, clips["group"].to_pylist()).sum()):
-            _log(
-                f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities "
-                "are more extreme than those of new clips"
-            )
-        tables = predict_stream(bundle, clip_ids, store, _log, recordings=clips["group"].to_pylist())
-        rows = write_stream(tables, namespace.out)
-    else:
-        failed: list[ClipError] = []
-        table = predict_files(bundle, namespace.files, failed.append, windows=namespace.windows)
-        for error in failed:
-            _log(f"without prediction: {error}")
-        rows = write_stream([table], namespace.out)
+    bundle, rows = _predict_files(namespace) if namespace.files else _predict_list(namespace)
     count = rows // len(bundle.classes)
     level = "window" if namespace.windows else bundle.recipe.level
     if namespace.json:
@@ -360,3 +340,40 @@ def run_predict(namespace: argparse.Namespace) -> int:
     else:
         print(f"{count:,} {level}s x {len(bundle.classes):,} classes: {namespace.out}")
     return 0
+
+
+def _predict_list(namespace: argparse.Namespace) -> tuple[Bundle, int]:
+    """Write the table of a list; return how many rows it has."""
+    from acoustic_env.audit.table import write_stream
+    from acoustic_env.models.bundle import Bundle
+    from acoustic_env.models.predict import predict_stream
+    from acoustic_env.store.source_check import read_clips_of
+
+    bundle, store = Bundle.load(namespace.bundle), _store(namespace.store)
+    clips = read_clips_of(store, namespace.clips, _log)
+    clip_ids = clips["clip_id"].to_pylist()
+    if seen := int(bundle.seen(clip_ids, clips["group"].to_pylist()).sum()):
+        _log(
+            f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities "
+            "are more extreme than those of new clips"
+        )
+    tables = predict_stream(bundle, clip_ids, store, _log, recordings=clips["group"].to_pylist())
+    return bundle, write_stream(tables, namespace.out)
+
+
+def _predict_files(namespace: argparse.Namespace) -> tuple[Bundle, int]:
+    """Write the table of audio files; return how many rows it has."""
+    from acoustic_env.audio.limited import LimitedDecoder
+
+    failed, limits = list[ClipError](), ServeSettings()
+    # First of all: its process imports what it needs beside this one.
+    with LimitedDecoder(limits.decode_megabytes, limits.decode_seconds) as decoder:
+        from acoustic_env.audit.table import write_stream
+        from acoustic_env.models.bundle import Bundle
+        from acoustic_env.models.predict import predict_files
+
+        bundle = Bundle.load(namespace.bundle)
+        table = predict_files(bundle, namespace.files, failed.append, windows=namespace.windows, decoder=decoder.decode)
+    for error in failed:
+        _log(f"without prediction: {error}")
+    return bundle, write_stream([table], namespace.out)

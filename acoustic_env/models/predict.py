@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from acoustic_env.audio.decode import decode
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.evaluate import Floats
-from acoustic_env.models.predictor import Prediction, Predictor
+from acoustic_env.models.predictor import Decode, Prediction, Predictor
 from acoustic_env.models.windows import pool_recordings, window_times
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -143,7 +144,12 @@ def _window_times(bundle: Bundle, count: int) -> tuple[Floats, Floats]:
 
 
 def predict_files(
-    bundle: Bundle, files: Sequence[str], failed: Failed | None = None, *, windows: bool = False
+    bundle: Bundle,
+    files: Sequence[str],
+    failed: Failed | None = None,
+    *,
+    windows: bool = False,
+    decoder: Decode = decode,
 ) -> pa.Table:
     """Predict audio files, each as one clip, in this process.
 
@@ -152,6 +158,7 @@ def predict_files(
         files: paths or URLs, each once.
         failed: receives the error of a file that cannot be used, which is left out; None to raise the first one.
         windows: predict each window of the files instead (`Predictor.predict_windows`).
+        decoder: of files, as for `Predictor`.
 
     Returns:
         As `predict`, the clip id is the file as given; for windows, and for bundles of level `window`, `WINDOW_SCHEMA`.
@@ -164,7 +171,7 @@ def predict_files(
     if repeated:
         msg = f"{repeated[0]}: given twice"
         raise UsageError(msg)
-    predictor, rows, reasons = Predictor(bundle), list[dict[str, Any]](), list[str]()
+    predictor, rows, reasons = Predictor(bundle, decoder=decoder), list[dict[str, Any]](), list[str]()
     by_window = bundle.recipe.level == "window"
     for file in files:
         try:

@@ -6,10 +6,10 @@ It computes the features that the batch job computes, by the same code, and so g
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ TOGETHER: Final = 8  # windows decoded and computed at once: bounds memory
 LEAST: Final = 0.5  # share of a window that the last one must have
 
 Wave = npt.NDArray[np.float32]
+Decode = Callable[[BinaryIO, float | None, float | None, str], tuple[Wave, int]]  # as `decode.decode`
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class Window:
     rate: int
 
 
-def cut_windows(audio: str | Path | Waveforms, sample_rate: int | None, window_s: float) -> Iterator[list[Window]]:
+def cut_windows(
+    audio: str | Path | Waveforms, sample_rate: int | None, window_s: float, decoder: Decode = decode.decode
+) -> Iterator[list[Window]]:
     """Cut a recording of any length into windows, `TOGETHER` at a time.
 
     Windows follow each other; a last one of less than half a window is left out, if it is not the only one.
@@ -71,6 +74,7 @@ def cut_windows(audio: str | Path | Waveforms, sample_rate: int | None, window_s
     Args:
         audio, sample_rate: as for `Predictor.predict`.
         window_s: length in s.
+        decoder: decodes a segment.
 
     Raises:
         ClipError: the audio cannot be used.
@@ -84,7 +88,7 @@ def cut_windows(audio: str | Path | Waveforms, sample_rate: int | None, window_s
         for number in itertools.count():
             start_s = number * TOGETHER * window_s
             try:
-                wave, rate = decode.decode(source, start_s, start_s + TOGETHER * window_s, name)
+                wave, rate = decoder(source, start_s, start_s + TOGETHER * window_s, name)
             except ClipError as error:
                 if number and error.code in ("no_such_segment", "empty"):
                     return
@@ -111,13 +115,16 @@ class Predictor:
         bundle: trained.
         window_s: length of the windows of `predict_windows` in s; None for the length of the training clips.
         device: where networks run, "cpu" or "cuda".
+        decoder: decodes files: in this process, or in one with limits (`acoustic_env.audio.limited`).
 
     Attributes:
         window_s: length of a window, s.
     """
 
-    def __init__(self, bundle: Bundle, *, window_s: float | None = None, device: str = "cpu") -> None:
-        self.bundle = bundle
+    def __init__(
+        self, bundle: Bundle, *, window_s: float | None = None, device: str = "cpu", decoder: Decode = decode.decode
+    ) -> None:
+        self.bundle, self._decoder = bundle, decoder
         self.window_s = window_s or bundle.clip_s or WINDOW_S
         self._signals = tuple(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
         options = bundle.recipe.blocks
@@ -166,7 +173,7 @@ class Predictor:
         """
         source, name = open_audio(audio, sample_rate)
         with source:
-            wave, rate = decode.decode(source, None, None, name)
+            wave, rate = self._decoder(source, None, None, name)
         prepare.check_length(wave, rate, name)
         return self.predict_clips([Window(0.0, wave, rate)])[0]
 
@@ -191,7 +198,7 @@ class Predictor:
         >>> predictor.pool(windows).posterior["noise"] > 0.5
         True
         """
-        for windows in cut_windows(audio, sample_rate, self.window_s):
+        for windows in cut_windows(audio, sample_rate, self.window_s, self._decoder):
             yield from self.predict_clips(windows)
 
     def predict_clips(self, windows: Sequence[Window]) -> list[Prediction]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.predict import predict, predict_files
+from acoustic_env.options import ServeSettings
 from acoustic_env.store.feature_store import FeatureStore
 from tests import sounds
 from tests.models.conftest import write_sounds
@@ -131,6 +133,18 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_predicted(
     assert "broken.wav" in said
     with pytest.raises(ClipError, match="broken"):
         Predictor.load(made / "bundle").predict(made / "broken.wav")
+
+
+def test_a_decompression_bomb_costs_the_command_bounded_memory_and_the_others_are_predicted(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acoustic_env.commands.learn.ServeSettings", partial(ServeSettings, decode_megabytes=64))
+    (made / "bomb.flac").write_bytes(sounds.encode(np.zeros((6_600_000, 8), np.int16), 655_350, "FLAC", "PCM_16"))
+    (made / "good.wav").write_bytes(sounds.encode(sounds.noise(2.0).astype(np.float32), 16_000, "WAV", "FLOAT"))
+    command = ["predict", "--bundle", f"{made}/bundle", "--out", f"{made}/some.parquet"]
+    assert main([*command, f"{made}/bomb.flac", f"{made}/good.wav"]) == 0
+    assert "bomb.flac: decoding needs more memory than the limit" in capsys.readouterr().err
+    assert set(pq.read_table(made / "some.parquet")["clip_id"].to_pylist()) == {f"{made}/good.wav"}
 
 
 def test_a_sound_unlike_the_training_clips_is_marked_and_an_old_bundle_does_not_say(made: Path) -> None:

@@ -208,14 +208,15 @@ def test_decoding_beyond_the_memory_or_time_allowed_ends_and_the_next_upload_is_
 
 
 def test_a_crash_of_the_decoder_ends_one_request_and_the_process_is_replaced(client: Client) -> None:
-    for worker in list(client.service._decoder._idle.queue):
+    client.upload(wav(SOUND))
+    for worker in [decoder._worker for decoder in client.service._decoder._idle.queue if decoder._worker]:
         limits = Path(f"/proc/{worker.process.pid}/limits").read_text()
         assert re.search(r"Max file size +0 ", limits)  # it can write no file
         worker.process.kill()
         worker.process.join()
-    for _ in range(client.service.settings.concurrency):
-        assert client.upload(wav(SOUND))[1]["code"] == "worker_died"
-    assert client.upload(wav(SOUND))[0] == 200
+    codes = [client.upload(wav(SOUND))[1].get("code") for _ in range(2 * client.service.settings.concurrency)]
+    assert "worker_died" in codes
+    assert codes[-1] is None
 
 
 def test_damaged_containers_cost_a_request_each_and_never_the_server(client: Client) -> None:

@@ -1,4 +1,4 @@
-"use strict";
+import { BELOW, LEFT, axes, paint, tick } from "./spectrogram.js";
 
 const ANSWERS = [
   ["right", "Right", "The label applies."],
@@ -9,8 +9,6 @@ const ANSWERS = [
 ];
 const JUST_SHOWN_MS = 250; // an answer this soon was meant for the clip before
 const RETRY_MS = 2000;
-const LEFT = 58;
-const BELOW = 26;
 
 const $ = (id) => document.getElementById(id);
 const audio = $("audio");
@@ -197,7 +195,7 @@ async function show(at, play) {
     showFailure(clip);
   } else {
     state.seconds = clip.seconds;
-    state.picture = picture(clip.spectrogram);
+    state.picture = paint(clip.spectrogram);
     canvas.setAttribute("aria-valuemax", clip.seconds.toFixed(1));
     audio.src = `audio/${row.row}`;
     if (play && $("autoplay").checked) start();
@@ -298,34 +296,6 @@ function seek(to) {
 
 // ---- the spectrogram
 
-// Magma's ground colors (matplotlib), from silent to loud.
-const COLORS = [[0, 0, 4], [28, 16, 68], [79, 18, 123], [129, 37, 129], [181, 54, 122], [229, 80, 100], [251, 135, 97],
-  [254, 194, 135], [252, 253, 191]];
-
-const LOOKUP = Uint8ClampedArray.from({ length: 256 * 4 }, (_, index) => {
-  const place = (index >> 2) / 255 * (COLORS.length - 1);
-  const low = Math.min(Math.floor(place), COLORS.length - 2);
-  const part = index & 3;
-  return part === 3 ? 255 : COLORS[low][part] + (COLORS[low + 1][part] - COLORS[low][part]) * (place - low);
-});
-
-function picture(spectrogram) {
-  const { bands, frames } = spectrogram;
-  const levels = atob(spectrogram.levels);
-  const drawn = Object.assign(document.createElement("canvas"), { width: frames, height: bands });
-  const image = new ImageData(frames, bands);
-  for (let band = 0; band < bands; band += 1) {
-    for (let frame = 0; frame < frames; frame += 1) {
-      const level = levels.charCodeAt(band * frames + frame) * 4;
-      image.data.set(LOOKUP.subarray(level, level + 4), ((bands - 1 - band) * frames + frame) * 4);
-    }
-  }
-  drawn.getContext("2d").putImageData(image, 0, 0);
-  return { drawn, low: mel(spectrogram.low_hz), high: mel(spectrogram.high_hz) };
-}
-
-const mel = (hertz) => 2595 * Math.log10(1 + hertz / 700);
-
 function draw() {
   const ratio = window.devicePixelRatio || 1;
   const width = canvas.clientWidth;
@@ -343,46 +313,11 @@ function draw() {
   context.fillRect(box.left, box.top, box.width, box.height);
   if (state.picture) {
     context.imageSmoothingEnabled = true;
-    context.drawImage(state.picture.drawn, box.left, box.top, box.width, box.height);
-    axes(context, box);
+    context.drawImage(state.picture.canvas, box.left, box.top, box.width, box.height);
+    axes(context, box, state.seconds, state.picture);
     playhead(context, box);
   }
   showTime();
-}
-
-function axes(context, box) {
-  const ink = getComputedStyle(document.body).color;
-  context.fillStyle = ink;
-  context.strokeStyle = ink;
-  context.lineWidth = 1;
-  context.font = `12px ${getComputedStyle(document.body).fontFamily}`;
-  context.textBaseline = "middle";
-  context.textAlign = "right";
-  const { low, high } = state.picture;
-  let lastY = Infinity;
-  for (const hertz of [100, 250, 500, 1000, 2000, 4000, 8000, 16000]) {
-    const y = box.top + box.height * (1 - (mel(hertz) - low) / (high - low));
-    if (y < box.top || y > box.top + box.height || lastY - y < 17) continue;
-    lastY = y;
-    tick(context, box.left - 5, y, box.left, y);
-    context.fillText(hertz < 1000 ? `${hertz} Hz` : `${hertz / 1000} kHz`, box.left - 8, y);
-  }
-  context.textAlign = "center";
-  context.textBaseline = "top";
-  const steps = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800];
-  const step = steps.find((one) => (box.width * one) / state.seconds >= 48) || 3600;
-  for (let time = 0; time <= state.seconds + 1e-9; time += step) {
-    const x = box.left + (box.width * time) / state.seconds;
-    tick(context, x, box.top + box.height, x, box.top + box.height + 5);
-    context.fillText(`${Number(time.toFixed(2))} s`, x, box.top + box.height + 8);
-  }
-}
-
-function tick(context, x0, y0, x1, y1) {
-  context.beginPath();
-  context.moveTo(x0, y0);
-  context.lineTo(x1, y1);
-  context.stroke();
 }
 
 function playhead(context, box) {

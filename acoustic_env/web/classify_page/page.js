@@ -1,7 +1,8 @@
 // The page: a recording or a file goes to the server, its answers come back window by window.
 
-import { draw, paint, scroll } from "./picture.js";
+import { draw, scroll } from "./picture.js";
 import { Recording } from "./record.js";
+import { paint } from "./spectrogram.js";
 
 const BARS = 5;
 const MOST_WAITING = 3; // windows of the microphone; the whole recording is classified at its end anyway
