@@ -120,7 +120,11 @@ class CrashIsolatedStage:
             suspect = pc.any(pc.is_in(clips["clip_id"], value_set=self.suspects)).as_py()
             if deaths >= MAX_CRASHES or suspect:
                 return pa.concat_tables(list(self._one_by_one(clips)))
-            mark.write_bytes(b"x" * (deaths + 1))
+            try:
+                mark.write_bytes(b"x" * (deaths + 1))
+            except OSError as error:
+                reason = f"cannot write {mark}: {error.strerror}; free some space there, or set TMPDIR"
+                raise sick(reason) from error
             return self._read_by_all(clips, _compute(self.stage, clips))
         finally:
             mark.unlink(missing_ok=True)

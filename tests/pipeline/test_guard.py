@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import ray
 
 from acoustic_env.pipeline.guard import MAX_CRASHES, CrashIsolatedStage, _death, alarmed
+from acoustic_env.pipeline.health import SickWorkerError
 from acoustic_env.pipeline.rows import RowError
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.store.schema import SHARED_STAGES
@@ -93,6 +95,16 @@ def test_an_alarm_put_off_in_time_ends_nobody() -> None:
     assert len(list(alarmed((time.sleep(0.1) for _ in range(4)), 0.2))) == 4
     remaining, _ = signal.getitimer(signal.ITIMER_REAL)
     assert remaining == 0 or remaining > 1, "only pytest's own alarm is left"
+
+
+def test_a_worker_whose_disk_takes_no_mark_is_at_fault_not_its_clips(
+    marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = CrashIsolatedStage(DeadlyStage, (), "run", "cpu")
+    monkeypatch.setattr(tempfile, "tempdir", str(marks / "gone"))
+    with pytest.raises(SickWorkerError, match="set TMPDIR") as fault:
+        guarded(names("a"))
+    assert fault.value.clip_id is None, "its node gets no more work"
 
 
 def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path) -> None:
