@@ -321,7 +321,7 @@ class FeatureStore(StoreContents):
                 yield loaded
 
     def _places(self, block: str, fingerprint: str, clip_ids: pa.Array) -> dict[str, pa.Array]:
-        """path -> place of each row's clip among the ids or null, of the parts that hold any; one hash table for all."""
+        """path -> place of each row's clip among the ids or null, of parts that hold any; one hash table for all."""
         paths, ids = [], []
         for part in self.scan(block, fingerprint, ["clip_id"]):
             if isinstance(part, ScannedPart):

@@ -88,7 +88,7 @@ def make_bundle(folder: Path) -> None:
 def run(*command: str | Path) -> dict[str, float]:
     """Run a command of acoustic-env; return its seconds, CPU seconds and peak memory in bytes."""
     started = time.perf_counter()
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         process = subprocess.Popen([sys.executable, "-m", "acoustic_env.cli", *command], stdout=nowhere)
         _, status, used = os.wait4(process.pid, 0)
     if status:
@@ -125,7 +125,8 @@ def main() -> None:
                 found = measure(Path(name), command)
                 last = before.get(command, found)
                 print(
-                    f"{command:<8} {clips:>9,} clips x {options.labels} labels: peak {found['peak'] / 2**20:>6,.0f} MiB "
+                    f"{command:<8} {clips:>9,} clips x {options.labels} labels: "
+                    f"peak {found['peak'] / 2**20:>6,.0f} MiB "
                     f"(x {found['peak'] / last['peak']:.2f}), {found['seconds']:>6,.0f} s, CPU {found['cpu']:>6,.0f} s "
                     f"(x {found['cpu'] / last['cpu']:.2f}), table {found['table'] / 2**20:,.0f} MiB",
                     flush=True,
