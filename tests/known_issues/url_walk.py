@@ -79,7 +79,7 @@ extract --settings @/job.yaml --dry-run --rates @/bench.json
 store ls @/store
 store verify @/store --clips @/clips.parquet --read
 store errors @/store
-store export @/store --block placeholder --out @/placeholder.npz
+store export @/store --block placeholder --clips @/clips.parquet --out @/placeholder.npz
 store compact @/store
 store gc @/store
 store publish @/store --block placeholder --format huggingface --out @/published
@@ -111,8 +111,8 @@ report {DONE} {ANNOTATED} --recipe @/recipe.yaml --explain @/explained --study @
 """
 SLOW: Final = f"""
 train {NETWORK_STUDY} --workers 2 --checkpoints @/checkpoints --out @/network
-tune {NETWORK_STUDY} --settings @/model.json --trials 2 --out @/tuned
-tune {NETWORK_STUDY} --settings @/model.json --trials 2 --out @/tuned
+tune {NETWORK_STUDY} --settings @/model.json --trials 1 --out @/tuned
+tune {NETWORK_STUDY} --settings @/model.json --trials 1 --out @/tuned
 report --tune @/tuned --out @/tuned.html
 demo --num-clips 80 --out @/demo
 """
