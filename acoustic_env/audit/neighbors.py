@@ -42,19 +42,33 @@ def find_neighbors(features: npt.NDArray[np.float32], folds: Ints, k: int, seed:
         k: neighbors wanted; fewer where other folds hold fewer.
         seed: of the references where there are more than `MOST_REFERENCES` clips.
     """
-    from sklearn.neighbors import NearestNeighbors
+    return References(features, folds, k, seed).neighbors(features, folds)
 
-    clips = len(features)
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    references = np.sort(np.random.default_rng(seed).permutation(clips)[:MOST_REFERENCES])
-    k = min(k, *(int((folds[references] != fold).sum()) for fold in np.unique(folds)))
-    index, distance = np.empty((clips, k), np.int64), np.empty((clips, k), np.float32)
-    for fold in np.unique(folds):
-        others, own = references[folds[references] != fold], folds == fold
-        search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit[others])
-        distance[own], nearest = search.kneighbors(unit[own])
-        index[own] = others[nearest]
-    return Neighborhood(index, np.exp(-SHARPNESS / 2.0 * distance**2))  # s - 1 = -d^2 / 2 on the unit sphere
+
+class References:
+    """The clips among which neighbors are sought; arguments as for `find_neighbors`."""
+
+    def __init__(self, features: npt.NDArray[np.float32], folds: Ints, k: int, seed: int) -> None:
+        self._rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_REFERENCES])
+        self._unit, self._folds = _unit(features[self._rows]), folds[self._rows]
+        self._k = min(k, *(int((self._folds != fold).sum()) for fold in np.unique(folds)))
+
+    def neighbors(self, features: npt.NDArray[np.float32], folds: Ints) -> Neighborhood:
+        """Find the nearest references of other folds; numbers are rows of the clips the references are from."""
+        from sklearn.neighbors import NearestNeighbors
+
+        unit = _unit(features)
+        index, distance = np.empty((len(unit), self._k), np.int64), np.empty((len(unit), self._k), np.float32)
+        for fold in np.unique(folds):
+            others, own = np.flatnonzero(self._folds != fold), folds == fold
+            search = NearestNeighbors(n_neighbors=self._k, algorithm="brute").fit(self._unit[others])
+            distance[own], nearest = search.kneighbors(unit[own])
+            index[own] = self._rows[others[nearest]]
+        return Neighborhood(index, np.exp(-SHARPNESS / 2.0 * distance**2))  # s - 1 = -d^2 / 2 on the unit sphere
+
+
+def _unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
 
 
 def score_by_neighbors(clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:

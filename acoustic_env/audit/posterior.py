@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acoustic_env.audit.combine import fit_combination
+from acoustic_env.audit.combine import Combination, fit_combination
 from acoustic_env.audit.intervals import Bools, Floats, Ints
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ class Posterior:
         own: [scorers, clips, classes] each scorer's probabilities.
         pooled: [clips, classes] their weighted mean.
         shares: [scorers, classes or 1] weight of each scorer, mean over the folds; exclusive classes share one.
+        combinations: of each fold.
     """
 
     own: Floats
     pooled: Floats
     shares: Floats
+    combinations: tuple[Combination, ...]
 
 
 def score_posterior(clips: LabeledClips, scorers: Mapping[str, Scorer]) -> Posterior:
@@ -57,15 +59,45 @@ def score_posterior(clips: LabeledClips, scorers: Mapping[str, Scorer]) -> Poste
         learners = [partial(scorer, clips) for scorer in scorers.values()]
         own = np.stack([predict_out_of_fold(learner, folds, classes) for learner in learners])
         before, after = np.stack([predict_without_two_folds(learner, folds, classes) for learner in learners], axis=1)
-        pooled, shares = np.empty(own.shape[1:]), []
+        pooled, combinations = np.empty(own.shape[1:]), list[Combination]()
         for fold in range(count):
             previous, following = folds == (fold - 1) % count, folds == (fold + 1) % count
             blind = np.where(previous[:, None], after, before)
             rows, held_out = previous | following, folds == fold
             combination = fit_combination(blind[:, rows], clips.target[rows], clips.exclusive)
             pooled[held_out] = combination.pool(own[:, held_out])
-            shares.append(combination.shares)
-    return Posterior(own, pooled, np.mean(shares, axis=0))
+            combinations.append(combination)
+    shares = np.mean([combination.shares for combination in combinations], axis=0)
+    return Posterior(own, pooled, shares, tuple(combinations))
+
+
+def score_further(
+    found: Posterior, clips: LabeledClips, scorers: Mapping[str, Scorer], learned: Bools
+) -> tuple[Floats, Floats]:
+    """Score clips that nothing was learned from, by the models and weights of their fold.
+
+    Args:
+        found: of the clips learned from.
+        clips: those, in their order, and the further ones.
+        scorers: by name.
+        learned: [clips] which were learned from.
+
+    Returns:
+        Each scorer's probabilities [scorers, further clips, classes], and the pooled ones [further clips, classes].
+    """
+    from threadpoolctl import threadpool_limits
+
+    folds = clips.folds[~learned]
+    own = np.empty((len(scorers), len(folds), clips.target.shape[1]))
+    pooled = np.empty(own.shape[1:])
+    with threadpool_limits(1, user_api="blas"):
+        for fold in np.unique(folds):
+            here, train = folds == fold, learned & (clips.folds != fold)
+            held_out = ~learned & (clips.folds == fold)
+            for number, scorer in enumerate(scorers.values()):
+                own[number, here] = scorer(clips, train, held_out)
+            pooled[here] = found.combinations[fold].pool(own[:, here])
+    return own, pooled
 
 
 def predict_out_of_fold(scorer: HeldOutScorer, folds: Ints, classes: int) -> Floats:

@@ -40,7 +40,8 @@ from acoustic_env.clips.select import class_targets, recipe_labels, select
 from acoustic_env.config import AuditSettings, Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
-from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.io.spool import RowFile
+from acoustic_env.store.feature_store import FeatureStore, wanted_schema
 
 if TYPE_CHECKING:
     from acoustic_env.audit.scorers import Features
@@ -53,6 +54,7 @@ MOST_FEATURES: Final = 512  # more are reduced to as many principal components
 REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
 LABELS: Final = 64  # labels of a multi-label study scored together, if memory allows
 PROBABILITIES: Final = 2**26  # most that are held at once
+LEARNED: Final = 50_000  # clips that scorers learn from at most; lists of more are ranked by `rank_stream`
 TAGGERS: Final = ("panns", "yamnet", "mn04")  # embedders whose column `scores` holds tags
 NOT_A_RATE: Final = (
     "this is a ranking: it shows where to listen first. Neither the flagged share nor the mean quality is an error "
@@ -137,7 +139,8 @@ def rank_study(
     selection = select(clips, recipe)
     targets = class_targets(selection.clips, recipe)
     wanted, kinds = list(blocks or recipe.blocks), tuple(signals or recipe.signals)
-    matrix = load_matrix(store, targets.clip_ids, wanted, kinds)
+    large = len(targets.clip_ids) > LEARNED
+    matrix = load_matrix(store, targets.clip_ids, wanted, kinds, spooled=large)
     frames = _frames(store, targets.clip_ids, wanted, kinds, recipe.audit)
     for line in [*selection.summary(), *matrix.summary(), *(frames.summary() if frames else [])]:
         log(line)
@@ -151,8 +154,17 @@ def rank_study(
         joined = dict(zip(columns["clip_id"], columns["group"], strict=True))
         groups = [joined.get(clip_id, group) for clip_id, group in zip(targets.clip_ids, groups, strict=True)]
     y, settings = targets.y[complete], recipe.audit
+    if large:
+        from acoustic_env.audit.rank_stream import Stored, rank_stored
+
+        stored = Stored(clip_ids, np.flatnonzero(complete), y, np.asarray(groups)[complete], matrix, sets)
+        if frames:
+            frames.values.cut = _cut(recipe, frames)
+        tag_files = read_tags(store, recipe, clip_ids, targets.classes, spooled=True)
+        yield from rank_stored(stored, recipe, targets.classes, tag_files, frames.values if frames else None)
+        return
     features = reduce_blocks(matrix.values[complete], matrix.columns, recipe.reduction)
-    tags = _read_tags(store, recipe, clip_ids, targets.classes)
+    tags = {name: found[:] for name, found in read_tags(store, recipe, clip_ids, targets.classes).items()}
     ready = prepare(clip_ids, features, y, np.asarray(groups)[complete], settings, sets, tags)
     if frames:
         sequences = frames.values[complete]
@@ -278,9 +290,11 @@ def score_labels(clips: Clips, given: Ints, classes: int, settings: AuditSetting
     if (np.bincount(given, minlength=classes) > 0).sum() < 2:
         msg = "all clips are given one class; a ranking needs clips of two classes or more"
         raise UsageError(msg)
-    scorers = _scorers(settings, clips.tags)
+    scorers = make_scorers(settings, clips.tags)
     found = score_posterior(_labeled(clips, np.eye(classes)[given], True, settings), scorers)
-    return _label_scores(clips, given, found.pooled, dict(zip(scorers, found.own, strict=True)), found.shares[:, 0])
+    return label_scores(
+        clips.duplicates, given, found.pooled, dict(zip(scorers, found.own, strict=True)), found.shares[:, 0]
+    )
 
 
 def rank_exclusive(
@@ -294,15 +308,21 @@ def rank_exclusive(
         classes: names.
         settings: scorers and seed.
     """
-    scores = score_labels(clips, given, len(classes), settings)
+    return exclusive_table(clips.clip_ids, given, classes, score_labels(clips, given, len(classes), settings))
+
+
+def exclusive_table(
+    clip_ids: npt.NDArray[Any], given: Ints, classes: Sequence[str], scores: LabelScores
+) -> tuple[pa.Table, dict[str, Json]]:
+    """Return the ranked table of exclusive classes from their scores, and its summary."""
     # A label that is not given is suspect when the given one is and it is the likeliest in its place.
     others = np.where(np.eye(len(classes), dtype=bool)[given], -1.0, scores.posterior).argmax(axis=1)
     tables = []
     for k, label in enumerate(classes):
         flagged = scores.flagged & ((given == k) | (others == k))
-        tables.append(_table(clips.clip_ids, label, given == k, k, scores, flagged, given))
+        tables.append(ranked_table(clip_ids, label, given == k, k, scores, flagged, given))
     summary: dict[str, Json] = {"note": NOT_A_RATE, "classes": list(classes), **scores.information}
-    return _sorted(pa.concat_tables(tables)), summary
+    return sort_ranked(pa.concat_tables(tables)), summary
 
 
 def rank_multilabel(
@@ -319,7 +339,7 @@ def rank_multilabel(
         classes: names.
         settings: scorers and seed.
     """
-    names = list(_scorers(settings, clips.tags))
+    names = list(make_scorers(settings, clips.tags))
     carried = given.sum(axis=0)
     able = np.flatnonzero(np.minimum(carried, len(given) - carried) >= settings.folds)
     together = int(np.clip(PROBABILITIES // (4 * len(names) * len(given)), 1, LABELS))
@@ -327,41 +347,60 @@ def rank_multilabel(
         some = able[(able >= start) & (able < start + together)]
         found: Posterior | None = None
         if len(some):
-            scorers = _scorers(settings, {name: scores[:, some] for name, scores in clips.tags.items()})
+            scorers = make_scorers(settings, {name: scores[:, some] for name, scores in clips.tags.items()})
             found = score_posterior(_labeled(clips, given[:, some].astype(np.float64), False, settings), scorers)
         for k in range(start, min(start + together, len(classes))):
             carries = given[:, k].astype(np.int64)
             if found is not None and k in some:
                 place = int(np.searchsorted(some, k))
-                own = {name: _yes_or_no(each[:, place]) for name, each in zip(names, found.own, strict=True)}
-                pooled = _yes_or_no(found.pooled[:, place])
-                scores = _label_scores(clips, carries, pooled, own, found.shares[:, place])
+                own = {name: yes_or_no(each[:, place]) for name, each in zip(names, found.own, strict=True)}
+                pooled = yes_or_no(found.pooled[:, place])
+                scores = label_scores(clips.duplicates, carries, pooled, own, found.shares[:, place])
             else:
-                scores = _unscored(clips, carries, names, settings)
-            table = _table(clips.clip_ids, classes[k], given[:, k], 1, scores, scores.flagged, carries)
-            yield _sorted(table), {"label": classes[k], **scores.information}
+                scores = unscored(clips.duplicates, carries, names, settings)
+            table = ranked_table(clips.clip_ids, classes[k], given[:, k], 1, scores, scores.flagged, carries)
+            yield sort_ranked(table), {"label": classes[k], **scores.information}
 
 
-def _read_tags(
-    store: FeatureStore, recipe: Recipe, clip_ids: Sequence[str], classes: Sequence[str]
-) -> dict[str, Floats]:
-    """Return the tag scores of the store's embedders that have them, as tags_<block>."""
+def read_tags(
+    store: FeatureStore, recipe: Recipe, clip_ids: Sequence[str], classes: Sequence[str], *, spooled: bool = False
+) -> dict[str, Any]:
+    """Return the tag scores of the store's embedders that have them, as tags_<block>: [clips, classes], or `RowFile`s.
+
+    Args:
+        store: to read.
+        recipe: of the study.
+        clip_ids: in order.
+        classes: of the study.
+        spooled: keep them on disk.
+    """
     labels = recipe_labels(recipe, audioset()) if recipe.classes else {}
     wanted = [labels.get(name) or audioset().spellings([name]) for name in classes]
-    found = {}
+    listed = pa.array(clip_ids, pa.string())
+    found: dict[str, Any] = {}
     for block in TAGGERS:
         try:
-            rows = store.read(block, signals=["raw"], columns=["scores"], clip_ids=clip_ids)
+            versions = store.resolve(block, ["raw"])
+            schema = wanted_schema(store.joint_schema(block, versions or store.resolve(block)), ["scores"], store.url)
         except UsageError:  # the store has no such block, or several versions of it: no scorer
             continue
-        names = json.loads((rows.schema.metadata or {}).get(b"acoustic_env.class_names", b"[]"))
-        scores = tag_scores(rows, names, clip_ids, wanted)
-        if scores is not None:
-            found[f"tags_{block}"] = scores
+        names = json.loads((schema.metadata or {}).get(b"acoustic_env.class_names", b"[]"))
+        if tag_scores(schema.emptyranked_table(), names, [], wanted) is None:
+            continue
+        shape = (len(clip_ids), len(classes))
+        into = RowFile(*shape) if spooled else np.full(shape, np.nan)
+        for rows, places in store.placed(block, versions, schema, listed):
+            scores = tag_scores(rows, names, rows["clip_id"].to_pylist(), wanted)
+            assert scores is not None
+            if isinstance(into, RowFile):
+                into.write(places, scores)
+            else:
+                into[places] = scores
+        found[f"tags_{block}"] = into
     return found
 
 
-def _scorers(settings: AuditSettings, tags: Mapping[str, Floats]) -> dict[str, Scorer]:
+def make_scorers(settings: AuditSettings, tags: Mapping[str, Floats]) -> dict[str, Scorer]:
     tagged: dict[str, Scorer] = {name: partial(score_by_tags, scores) for name, scores in tags.items()}
     return {name: load_scorer(name) for name in settings.scorers} | tagged
 
@@ -379,12 +418,14 @@ def _labeled(clips: Clips, target: Floats, exclusive: bool, settings: AuditSetti
     )
 
 
-def _label_scores(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats) -> LabelScores:
+def label_scores(
+    duplicates: Ints | None, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats
+) -> LabelScores:
     """Compare probabilities [clips, classes], pooled and of each scorer, with the given classes."""
     flagged = confident_flags(given, pooled)
     checks = [from_probabilities(name, probabilities, given) for name, probabilities in own.items()]
-    if clips.duplicates is not None:
-        checks.append(duplicates_check(clips.duplicates, given, pooled.shape[1]))
+    if duplicates is not None:
+        checks.append(duplicates_check(duplicates, given, pooled.shape[1]))
         flagged = flagged | checks[-1].flagged
     information: dict[str, Json] = {
         "clips": len(given),
@@ -396,20 +437,22 @@ def _label_scores(clips: Clips, given: Ints, pooled: Floats, own: Mapping[str, F
     return LabelScores(pooled, flagged, checks, information)
 
 
-def _unscored(clips: Clips, given: Ints, names: Sequence[str], settings: AuditSettings) -> LabelScores:
+def unscored(duplicates: Ints | None, given: Ints, names: Sequence[str], settings: AuditSettings) -> LabelScores:
+    """Return the scores of a label that too few clips carry or lack."""
     half, unflagged = np.full((len(given), 2), 0.5), np.zeros(len(given), dtype=bool)
     checks = [CheckResult(name, half, unflagged, 0.5, {"summary": "too few clips for the folds"}) for name in names]
-    if clips.duplicates is not None:
-        checks.append(duplicates_check(clips.duplicates, given, 2))
+    if duplicates is not None:
+        checks.append(duplicates_check(duplicates, given, 2))
     note = f"fewer than {settings.folds} clips with or without it: not scored"
     return LabelScores(half, unflagged, checks, {"clips": len(given), "flagged": 0, "note": note})
 
 
-def _yes_or_no(positive: Floats) -> Floats:
+def yes_or_no(positive: Floats) -> Floats:
+    """Return the probabilities [clips, 2] of not carrying a label and of carrying it."""
     return np.stack([1.0 - positive, positive], axis=1)
 
 
-def _table(
+def ranked_table(
     clip_ids: npt.NDArray[Any], label: str, has: Bools, k: int, scores: LabelScores, flagged: Bools, given: Ints
 ) -> pa.Table:
     quality = label_quality(scores.posterior, given)[:, k]
@@ -420,22 +463,32 @@ def _table(
     )
 
 
-def _sorted(table: pa.Table) -> pa.Table:
+def sort_ranked(table: pa.Table) -> pa.Table:
+    """Return the rows lowest quality first."""
     return table.sort_by([("quality", "ascending"), ("clip_id", "ascending")])
 
 
 def _reduce(features: Features, seed: int) -> Features:
+    return fit_reduction(features, seed)(features)
+
+
+def fit_reduction(features: Features, seed: int) -> Callable[[Features], Features]:
+    """Return what scales features like these [clips, features] and reduces more than `MOST_FEATURES`."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     from acoustic_env.models.preprocess import MeanImputer
 
-    scaled = np.asarray(make_pipeline(MeanImputer(), StandardScaler()).fit_transform(features), np.float32)
-    if scaled.shape[1] <= MOST_FEATURES:
-        return scaled
+    scaling = make_pipeline(MeanImputer(), StandardScaler()).fit(features)
+
+    def scale(values: Features) -> Features:
+        return np.asarray(scaling.transform(values), np.float32)
+
+    if features.shape[1] <= MOST_FEATURES:
+        return scale
     from sklearn.decomposition import PCA
 
-    rows = np.random.default_rng(seed).permutation(len(scaled))[:REDUCE_ROWS]
-    components = min(MOST_FEATURES, len(rows))
-    pca = PCA(components, svd_solver="randomized", random_state=seed).fit(scaled[rows])
-    return np.asarray(pca.transform(scaled) / np.sqrt(max(pca.explained_variance_[0], 1e-12)), dtype=np.float32)
+    rows = np.random.default_rng(seed).permutation(len(features))[:REDUCE_ROWS]
+    pca = PCA(min(MOST_FEATURES, len(rows)), svd_solver="randomized", random_state=seed).fit(scale(features[rows]))
+    unit = np.sqrt(max(pca.explained_variance_[0], 1e-12))
+    return lambda values: np.asarray(pca.transform(scale(values)) / unit, np.float32)

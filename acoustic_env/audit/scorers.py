@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import numpy as np
+
 from acoustic_env.config import CLASSIFIERS, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.registry import Registry
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from acoustic_env.audit.intervals import Bools, Floats, Ints
@@ -70,6 +71,7 @@ class LabeledClips:
         seed: of whatever is random.
         sequences: frames of the clips, for classifiers that read them; None if there are none.
         model: settings of a classifier on sequences, which a scorer of its kind takes in place of quick ones.
+        fitted: classifiers by kind and rows learned from, kept for further clips after those; None to keep none.
     """
 
     features: Features
@@ -80,6 +82,7 @@ class LabeledClips:
     seed: int
     sequences: Sequences | None = None
     model: ClassifierSettings | None = None
+    fitted: dict[tuple[str, bytes], Any] | None = None
 
     @property
     def prior(self) -> float:
@@ -149,25 +152,37 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
     Raises:
         UsageError: a kind that reads frames, and the clips have none.
     """
-    from sklearn.multiclass import OneVsRestClassifier
-
-    from acoustic_env.models.classifier import Ensemble, Examples, fit, make_estimator
+    from acoustic_env.models.classifier import Ensemble
 
     classifier = _settings(kind, clips, int(train.sum()))
     x: Any = clips.sequences if classifier.reads_sequences else clips.features
     if x is None:
         msg = f"scorer {kind} reads frames, and these clips come without any"
         raise UsageError(msg)
+    key = (kind, np.flatnonzero(train).tobytes())
+    members = None if clips.fitted is None else clips.fitted.get(key)
+    if members is None:
+        members = _fit(classifier, clips, x, train)
+        if clips.fitted is not None:
+            clips.fitted[key] = members
+    return Ensemble(members, clips.target.shape[1]).predict_proba(x[held_out])
+
+
+def _fit(classifier: ClassifierSettings, clips: LabeledClips, x: Any, train: Bools) -> list[Any]:
+    from sklearn.multiclass import OneVsRestClassifier
+
+    from acoustic_env.models.classifier import Examples, fit, make_estimator
+
     target = clips.target[train]
     y = target.argmax(axis=1) if clips.exclusive else target > 0
     examples = Examples(x[train], y, clips.folds[train])
     members = []
     for member in range(classifier.ensemble):
         estimator = make_estimator(classifier, clips.seed * 100 + member)
-        if kind == "xgboost" and not clips.exclusive:  # trees of many labels together would share their splits
+        if classifier.kind == "xgboost" and not clips.exclusive:  # trees of many labels together share their splits
             estimator = OneVsRestClassifier(estimator)
         members.append(fit(estimator, examples))
-    return Ensemble(members, target.shape[1]).predict_proba(x[held_out])
+    return members
 
 
 def _settings(kind: str, clips: LabeledClips, rows: int) -> ClassifierSettings:

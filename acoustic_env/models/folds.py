@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.errors import UsageError
 from acoustic_env.models.evaluate import Integers
+
+CHUNK: Final = 16_384  # rows whose strata are found at once
 
 
 def strata(y: npt.NDArray[Any]) -> Integers:
@@ -19,8 +21,12 @@ def strata(y: npt.NDArray[Any]) -> Integers:
     """
     if y.ndim == 1:
         return np.asarray(y, np.int64)
-    rarity = np.where(y, y.sum(axis=0), len(y) + 1)
-    return np.asarray(np.where(y.any(axis=1), rarity.argmin(axis=1), y.shape[1]), np.int64)
+    counts, found = y.sum(axis=0), np.empty(len(y), np.int64)
+    for start in range(0, len(y), CHUNK):
+        own = y[start : start + CHUNK]
+        rarest = np.where(own, counts, len(y) + 1).argmin(axis=1)
+        found[start : start + CHUNK] = np.where(own.any(axis=1), rarest, y.shape[1])
+    return found
 
 
 def grouped_folds(y: npt.NDArray[Any], groups: npt.NDArray[Any], folds: int, seed: int) -> Integers:

@@ -64,7 +64,12 @@ def generate(folder: Path, clips: int, labels: int) -> None:
         lists.append(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA))
     table = pa.concat_tables(lists)
     write_clips(table, f"{folder}/clips.parquet")
-    recipe = {"task": "multilabel", "signals": ["raw"], "blocks": {"yamnet": {}}, "model": {"kind": "logistic"}}
+    recipe = {
+        "task": "multilabel",
+        "signals": ["raw"],
+        "blocks": {"yamnet": {}},
+        "model": {"kind": "logistic", "penalty": 0.03},
+    }
     recipe |= {"split": {"folds": 10, "validation_folds": [9], "test_folds": []}}
     recipe |= {"audit": {"scorers": ["logistic", "neighbors"]}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -61,6 +61,7 @@ def test_tables_in_chunks_are_the_prediction_of_the_whole_matrix(disk: Disk, mon
     assert pq.read_table(f"{disk.folder}/out.parquet").equals(table)
 
 
+@pytest.mark.slow
 def test_predict_holds_neither_the_features_nor_the_predictions(tmp_path: Path, disk: Disk) -> None:
     bundle, store, more = Bundle.load(trained(disk, "--model", "logistic")), disk.feature_store(), 60_000
     ids = [f"more{i:06d}" for i in range(more)]

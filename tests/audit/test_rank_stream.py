@@ -1,0 +1,91 @@
+"""Lists too long for memory: scorers learn from a sample, all clips are scored in batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import average_precision_score
+
+from acoustic_env.audit import rank, rank_stream
+from acoustic_env.audit.rank import rank_study
+from acoustic_env.audit.rank_stream import choose_learned
+from acoustic_env.clips.table import CLIP_SCHEMA
+from acoustic_env.config import Recipe, from_mapping
+from acoustic_env.features.block import table_schema, to_table
+from acoustic_env.store.feature_store import FeatureStore
+from tests.models.conftest import Generated
+
+CLIPS = 600
+
+
+def study(folder: Path, task: str, size: int = CLIPS) -> tuple[pa.Table, FeatureStore, Recipe, np.ndarray]:
+    """Clips of three classes that the features tell apart, the class of each tenth clip wrong."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, size)
+    wrong = random.random(size) < 0.1
+    given = np.where(wrong, (truth + 1) % 3, truth)
+    block, ids = Generated("yamnet", 8), [f"clip{i:04d}" for i in random.permutation(size)]
+    values = random.normal(size=(size, 8)) + 2.5 * np.eye(3, 8)[truth]
+    columns = {f"f{i}": values[:, i] for i in range(8)} | {"vector": random.normal(size=(size, 3)).astype(np.float32)}
+    store = FeatureStore(str(folder / "store"))
+    store.write_part(to_table(table_schema(block, {}), ids, ["raw"] * size, columns))
+    rows = [
+        {"clip_id": name, "uri": f"{name}.wav", "labels": ["abc"[k]], "group": f"video{i // 2}"}
+        for i, (name, k) in enumerate(zip(ids, given.tolist(), strict=True))
+    ]
+    settings: dict[str, Any] = {"name": "study", "task": task, "signals": ["raw"], "blocks": {"yamnet": {}}}
+    settings |= {"classes": {name: {"labels": [name]} for name in "abc"}}
+    settings |= {"audit": {"scorers": ["logistic", "neighbors"], "folds": 3, "neighbors": 10}}
+    return pa.Table.from_pylist(rows, CLIP_SCHEMA), store, from_mapping(Recipe, settings, "study"), wrong
+
+
+def everything(y: np.ndarray, most: int, seed: int) -> np.ndarray:
+    return np.arange(len(y))
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_learning_from_all_clips_in_batches_is_the_ranking_in_memory(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, store, recipe, _ = study(tmp_path, task)
+    whole = list(rank_study(clips, store, recipe))
+    monkeypatch.setattr(rank, "LEARNED", 100)
+    monkeypatch.setattr(rank_stream, "BATCH", 128)
+    monkeypatch.setattr(rank_stream, "choose_learned", everything)
+    for (table, summary), (expected, expected_summary) in zip(rank_study(clips, store, recipe), whole, strict=True):
+        assert table.schema == expected.schema
+        assert summary["weights"] == expected_summary["weights"]
+        order = [("clip_id", "ascending"), ("label", "ascending")]
+        table, expected = table.sort_by(order), expected.sort_by(order)
+        assert table.select(["clip_id", "label", "given"]).equals(expected.select(["clip_id", "label", "given"]))
+        for name in ("quality", "logistic", "neighbors"):
+            np.testing.assert_allclose(table[name].to_numpy(), expected[name].to_numpy(), atol=1e-6)
+
+
+def test_a_sample_of_the_clips_finds_the_errors_of_all_whatever_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, store, recipe, wrong = study(tmp_path, "multiclass", 2_000)
+    tables = []
+    for batch, learned in ((0, 2_000), (300, 1_000), (5_000, 1_000)):
+        monkeypatch.setattr(rank, "LEARNED", learned)
+        monkeypatch.setattr(rank_stream, "BATCH", batch)
+        table, _ = next(rank_study(clips, store, recipe))
+        tables.append(table.filter(table["given"]).sort_by("clip_id"))
+    wrong = wrong[np.argsort(clips["clip_id"].to_pylist())]
+    whole, small, large = (table["quality"].to_numpy() for table in tables)
+    np.testing.assert_allclose(small, large, atol=1e-6)
+    assert average_precision_score(wrong, -small) > 0.95 * average_precision_score(wrong, -whole)
+
+
+def test_the_sample_holds_every_clip_of_a_rare_label() -> None:
+    y = np.random.default_rng(0).random((5_000, 3)) < [0.5, 0.1, 0.002]
+    chosen = choose_learned(y, 500, 0)
+    assert len(chosen) == 500
+    assert y[chosen, 2].sum() == y[:, 2].sum()
+    assert y[chosen, 0].sum() > 150
+    np.testing.assert_array_equal(chosen, choose_learned(y, 500, 0))
