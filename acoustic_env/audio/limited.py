@@ -40,8 +40,8 @@ class _Worker(NamedTuple):
 class LimitedDecoder:
     """`decode` in a process of its own, for one thread at a time.
 
-    The process starts with the first call. A script that uses it needs `if __name__ == "__main__":`, as any that starts
-    processes.
+    The process starts with the first call, or with `start`. A script that uses it needs `if __name__ == "__main__":`,
+    as any that starts processes.
 
     Args:
         megabytes: of memory (10^6 bytes) that decoding may take.
@@ -82,7 +82,7 @@ class LimitedDecoder:
         Raises:
             ClipError: as there; out_of_memory, timed_out or worker_died beyond the limits.
         """
-        worker = self._worker = self._worker or self._start()
+        worker = self.start()
         answered = False
         try:
             send_handle(worker.connection, self._with_descriptor(source).fileno(), worker.process.pid)
@@ -114,12 +114,15 @@ class LimitedDecoder:
             self._worker.connection.close()
         self._worker = None
 
-    def _start(self) -> _Worker:
-        own, other = multiprocessing.Pipe()
-        process = self._context.Process(target=_work, args=(other, self._megabytes), daemon=True)
-        process.start()
-        other.close()
-        return _Worker(process, own)
+    def start(self) -> _Worker:
+        """Start the process if it does not run; wait until it does."""
+        if self._worker is None:
+            own, other = multiprocessing.Pipe()
+            process = self._context.Process(target=_work, args=(other, self._megabytes), daemon=True)
+            process.start()
+            other.close()
+            self._worker = _Worker(process, own)
+        return self._worker
 
     def _with_descriptor(self, source: BinaryIO) -> BinaryIO:
         """Return the file, or a copy on disk of one in memory or behind a network."""

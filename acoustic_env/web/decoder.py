@@ -40,7 +40,9 @@ class Decoder:
         self._settings, self._window_s = settings, window_s
         self._idle: queue.Queue[LimitedDecoder] = queue.Queue()
         for _ in range(settings.concurrency):
-            self._idle.put(LimitedDecoder(settings.decode_megabytes, settings.decode_seconds))
+            worker = LimitedDecoder(settings.decode_megabytes, settings.decode_seconds)
+            worker.start()
+            self._idle.put(worker)
 
     def pieces(self, file: BinaryIO, closing: threading.Event) -> Generator[tuple[Mono, int], None, None]:
         """Yield the recording in pieces: float32 [samples], and the rate in Hz.

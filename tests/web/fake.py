@@ -73,6 +73,7 @@ class Client:
 
     server: Server
     service: Classification
+    timeout_s: float = 30.0
 
     def request(
         self, path: str, body: bytes | None = None, **headers: str
@@ -85,7 +86,7 @@ class Client:
     def _request(
         self, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.access.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.access.port, timeout=self.timeout_s)
         try:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request("GET" if body is None else "POST", path, body, sent)

@@ -40,6 +40,14 @@ ray.init(address="local", num_cpus=3, include_dashboard=False, logging_level="er
 print(ray.nodes()[0]["MetricsExportPort"], flush=True)
 runpy.run_path("jobs/serve.py", run_name="__main__")
 """
+OUT_OF_REACH = """
+import sys
+import fsspec, ray
+from acoustic_env.cli import main
+ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+fsspec.filesystem("memory").put(sys.argv[1], "/bundle", recursive=True)  # of this process alone
+sys.exit(main(["serve", "--bundle", "memory://bundle", "--ray"]))
+"""
 RATE, CLIENTS, REQUESTS = 16_000, 8, 64
 
 
@@ -149,6 +157,25 @@ def test_a_wrong_serve_config_is_refused_when_the_application_is_built(arguments
 
     with pytest.raises(UsageError, match=message):
         application(arguments)
+
+
+@pytest.mark.parametrize("options", [[], ["--ray"]])
+def test_a_file_that_is_no_bundle_is_refused_before_anything_is_served(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bundle.zip").touch()
+    assert main(["serve", "--bundle", f"{tmp_path}/bundle.zip", *options]) == 2
+    assert f"{tmp_path}/bundle.zip: no bundle" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_bundle_that_replicas_cannot_read_ends_the_command_with_their_reason(bundle: Path) -> None:
+    command = [sys.executable, "-c", OUT_OF_REACH, str(bundle)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    last = done.stderr[done.stderr.index("acoustic-env: ") :]
+    assert done.returncode == 2, done.stderr
+    assert "the application does not start on Ray: " in last
+    assert "memory://bundle: no bundle" in last
 
 
 # ---- cluster/rayservice.yaml

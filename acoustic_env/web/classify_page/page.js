@@ -133,7 +133,7 @@ function showBusy(what) {
 // ---- a file
 
 async function takeFile(file) {
-  if (!file || state.abort || state.recording) return;
+  if (!file || !state.model || state.abort || state.recording) return;
   reset();
   if (file.size > state.model.max_bytes) {
     notice(`${file.name} has ${(file.size / 1e6).toFixed(0)} MB; at most ${(state.model.max_bytes / 1e6).toFixed(0)} MB can be sent.`);
@@ -271,6 +271,7 @@ window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", red
 const reply = await fetch("api/v1/model").catch(() => null);
 if (reply?.ok) {
   state.model = await reply.json();
+  showBusy("");
   $("known-count").textContent = `${state.model.classes.length} classes`;
   $("classes").textContent = state.model.classes.join(", ");
 } else {
