@@ -1,0 +1,189 @@
+"""A cluster to break: nodes with a network, a disk and processes of their own.
+
+`python -m tests.pipeline.raylets ADDRESS ...` is the driver of a run: the command with workers that take their time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PAUSE_S = 0.05  # that a worker takes for each clip, so that a run can be disturbed
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The variables of nodes and drivers."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
+    variables.pop("RAY_ADDRESS", None)
+    return variables | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"} | more
+
+
+# A node that does not answer for 10 s is dead.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "5",
+}
+
+
+@dataclass
+class Driver:
+    """A run of `acoustic-env extract`.
+
+    Attributes:
+        process: the command.
+        said: the file of its standard error; `printed`: of its output.
+    """
+
+    process: subprocess.Popen[bytes]
+    printed: Path
+    said: Path
+
+    def end(self, limit_s: float = 150.0) -> tuple[int, str]:
+        """Wait for it; return its exit code and what it said."""
+        return self.process.wait(limit_s), self.said.read_text(encoding="utf-8")
+
+
+@contextmanager
+def driver(address: str, folder: Path, *arguments: str, on: Machine) -> Iterator[Driver]:
+    """`acoustic-env extract` on the cluster at an address, killed where it outlives the block.
+
+    Args:
+        address: of the cluster.
+        folder: for what it prints.
+        arguments: of the command.
+        on: the machine it runs on.
+    """
+    command = [sys.executable, "-m", "tests.pipeline.raylets", address, *arguments]
+    name = uuid.uuid4().hex[:8]
+    printed, said = folder / f"{name}.out", folder / f"{name}.err"
+    with printed.open("wb") as out, said.open("wb") as err:
+        process = subprocess.Popen(on.inside(*command), env=environment(TMPDIR="/srv"), stdout=out, stderr=err)
+    try:
+        yield Driver(process, printed, said)
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Machine:
+    """A node with processes, a network interface and a disk (`/srv`) of its own, by Linux namespaces (root).
+
+    Args:
+        number: of the machine; 1 is the head, with the switch the others are plugged into.
+        disk_mib: size of its disk.
+
+    Raises:
+        OSError: this system does not allow it.
+    """
+
+    def __init__(self, number: int, disk_mib: int) -> None:
+        self.number, self.address = number, f"10.77.0.{number}"
+        script = f"set -e; hostname node{number}; mount -t tmpfs -o size={disk_mib}m disk /srv; echo up; "
+        script += "while sleep 1; do :; done"  # the first process of a machine reaps what others leave
+        namespaces = ["--net", "--mount", "--pid", "--uts", "--mount-proc", "--fork", "--kill-child"]
+        self.process = subprocess.Popen(["unshare", *namespaces, "sh", "-c", script], stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        if not self.process.stdout.readline():
+            self.stop()
+            raise OSError("this system makes no namespaces")
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        self.first = children.strip()
+
+    def inside(self, *words: str) -> list[str]:
+        """Return the command that runs another one on this machine."""
+        return ["nsenter", "--target", self.first, "--net", "--mount", "--pid", "--uts", *words]
+
+    def run(self, *words: str) -> None:
+        """Run a command on this machine; raises CalledProcessError where it fails."""
+        subprocess.run(self.inside(*words), check=True, capture_output=True, timeout=60)
+
+    def ray(self, *words: str) -> None:
+        """Start Ray on this machine; it ends with the machine."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, f"--node-ip-address={self.address}"]
+        command += ["--object-store-memory=100000000"]
+        variables = environment(TMPDIR="/srv", **HEALTH)
+        subprocess.run(self.inside(*command), env=variables, check=True, capture_output=True, timeout=150)
+
+    def fill_disk(self) -> None:
+        """Fill its disk to the last byte."""
+        subprocess.run(
+            self.inside("sh", "-c", "cat /dev/zero > /srv/full"), check=False, capture_output=True, timeout=60
+        )
+
+    def stop(self) -> None:
+        """Power off: all its processes, its mounts and its network are gone."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def machines(workers: int, disk_mib: int = 256) -> Iterator[list[Machine]]:
+    """A zero-CPU head and workers of one CPU on machines of their own, off after the block."""
+    found: list[Machine] = []
+    try:
+        for number in range(1, workers + 2):
+            found.append(Machine(number, disk_mib))
+            plug(found[0], found[-1])
+        found[0].ray("--head", "--port=6379", "--num-cpus=0", "--temp-dir=/srv/ray", "--include-dashboard=false")
+        for machine in found[1:]:
+            machine.ray(f"--address={found[0].address}:6379", "--num-cpus=1")
+        yield found
+    finally:
+        for machine in reversed(found):
+            machine.stop()
+
+
+def plug(head: Machine, machine: Machine) -> None:
+    """Give a machine its address: the head has the switch, every other one a cable to it."""
+    ip = ["nsenter", "--target", head.first, "--net", "ip"]
+    card = "switch" if machine is head else "eth0"
+    commands = [[*ip, "link", "add", "switch", "type", "bridge"]]
+    if machine is not head:
+        cable = ["link", "add", f"cable{machine.number}", "type", "veth", "peer", "name", card, "netns", machine.first]
+        commands = [[*ip, *cable], [*ip, "link", "set", f"cable{machine.number}", "master", "switch", "up"]]
+    commands += [machine.inside("ip", "address", "add", f"{machine.address}/24", "dev", card)]
+    commands += [machine.inside("ip", "link", "set", name, "up") for name in ("lo", card)]
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def take_time() -> None:
+    """In a worker: take some time for each clip (Ray's worker_process_setup_hook)."""
+    from acoustic_env.audio import prepare
+
+    decode_and_resample = prepare.decode_and_resample
+
+    def decode(*arguments: Any) -> Any:
+        time.sleep(PAUSE_S)
+        return decode_and_resample(*arguments)
+
+    prepare.decode_and_resample = decode
+
+
+def _extract(address: str, arguments: list[str]) -> int:
+    import ray
+
+    from acoustic_env.cli import main
+
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level="error",
+        runtime_env={"worker_process_setup_hook": "tests.pipeline.raylets.take_time"},
+    )
+    return main(["extract", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(_extract(sys.argv[1], sys.argv[2:]))

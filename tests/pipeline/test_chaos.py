@@ -1,0 +1,137 @@
+"""What a cluster can lose, lost in mid-run: the table is that of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from acoustic_env.cli import main
+from acoustic_env.clips.table import clip_table, read_clips, write_clips
+from acoustic_env.io.filesystem import open_filesystem
+from acoustic_env.store.feature_store import FeatureStore
+from tests.pipeline.raylets import Driver, Machine, driver, environment, machines, plug
+from tests.pipeline.test_extract import command, write_noise
+
+CLIPS = 160
+BAD = {"gone": "not_found", "text": "not_audio"}  # clip -> the code of its error
+FEATURES = ("--blocks", "placeholder", "--signals", "raw", "--max-error-rate", "0.1")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def write_list(folder: Path) -> Path:
+    """A clip list over short noise files, two of its clips bad."""
+    good = write_noise(folder, CLIPS, seconds=1.0)
+    (folder / "text.wav").write_text("no audio" * 100)
+    bad = clip_table([{"clip_id": name, "uri": str(folder / f"{name}.wav")} for name in BAD])
+    write_clips(pa.concat_tables([read_clips(str(good)), bad]), str(folder / "all.parquet"))
+    return folder / "all.parquet"
+
+
+def sorted_rows(store: str) -> pa.Table:
+    table = FeatureStore(store).read("placeholder")
+    return table.sort_by([("clip_id", "ascending"), ("signal", "ascending")]).combine_chunks()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_list(tmp_path_factory.mktemp("chaos") / "audio")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips: Path) -> pa.Table:
+    """The table of a run that nothing disturbs, on a cluster of its own."""
+    store = clips.parent / "undisturbed"
+    run = [*command(clips, store), *FEATURES]
+    subprocess.run(run, env=environment(), capture_output=True, timeout=200, check=True)
+    return sorted_rows(str(store))
+
+
+def assert_undisturbed(store: str, clips: str, undisturbed: pa.Table) -> None:
+    """The store has the undisturbed table, each key once, and an error for every other clip."""
+    table = sorted_rows(store)
+    keys = table.select(["clip_id", "signal"])
+    assert keys.equals(undisturbed.select(["clip_id", "signal"]))
+    assert len(set(zip(*keys.to_pydict().values(), strict=True))) == CLIPS
+    for name in set(table.column_names) - set(keys.column_names):
+        np.testing.assert_allclose(values(table, name), values(undisturbed, name), rtol=1e-5, err_msg=name)
+    errors = FeatureStore(store).errors()
+    codes = set(zip(errors["clip_id"].to_pylist(), errors["code"].to_pylist(), strict=True))
+    assert codes == set(BAD.items())
+    assert main(["store", "verify", store, "--clips", clips]) == 0
+
+
+def values(table: pa.Table, name: str) -> np.ndarray:
+    column = table[name].combine_chunks()
+    return np.asarray(column.flatten() if pa.types.is_nested(column.type) else column, dtype=float)
+
+
+def parts(store: str) -> int:
+    return sum(entry.path.endswith(".parquet") for entry in open_filesystem(store).entries("features"))
+
+
+def wait_until(what: Callable[[], bool], run: Driver, limit_s: float = 120.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        if run.process.poll() is not None:
+            pytest.fail(f"the run ended before it could be disturbed: {run.end()}")
+        assert time.monotonic() < deadline, f"nothing after {limit_s:.0f} s"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def cluster_of_machines() -> Iterator[list[Machine]]:
+    """A head and two workers with networks and disks of their own."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter", "ip", "pgrep"))):
+        pytest.skip("nodes with networks and disks of their own need Linux, root, and the commands of its namespaces")
+    try:
+        probe = Machine(1, disk_mib=1)
+        try:
+            plug(probe, probe)
+        finally:
+            probe.stop()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nodes with networks and disks of their own cannot be made here: {error}")
+    with machines(2) as found:
+        yield found
+
+
+def test_a_node_cut_off_and_back_and_a_node_whose_disk_is_full_cost_no_clip(
+    clips: Path, undisturbed: pa.Table, cluster_of_machines: list[Machine], tmp_path: Path
+) -> None:
+    head, second, third = cluster_of_machines
+    address = f"{head.address}:6379"
+
+    def run(store: str, disturb: Callable[[], None]) -> tuple[dict[str, Any], str]:
+        arguments = ("--clips", str(clips), "--store", store, *FEATURES, "--json")
+        with driver(address, tmp_path, *arguments, on=head) as started:
+            wait_until(lambda: parts(store) > 0, started)
+            disturb()
+            code, said = started.end()
+        assert code == 0, said
+        assert_undisturbed(store, str(clips), undisturbed)
+        return json.loads(started.printed.read_text()), said
+
+    def cut_off() -> None:
+        head.run("ip", "link", "set", f"cable{third.number}", "down")
+        time.sleep(15)  # a node that does not answer for 10 s is dead
+        head.run("ip", "link", "set", f"cable{third.number}", "up")
+
+    run(str(tmp_path / "cut off"), cut_off)
+    third.run("sh", "-c", "while pgrep -x raylet; do sleep 0.2; done")  # it finds that it is dead, and ends
+    third.ray(f"--address={address}", "--num-cpus=1")
+
+    record, said = run(str(tmp_path / "full"), second.fill_disk)
+    (fault,) = record["faults"]
+    assert (fault["host"], fault["left_out"]) == ("node2", True)
+    assert "No space left on device; free some space there, or set TMPDIR" in said
