@@ -258,16 +258,17 @@ class _Run:
         *,
         joined: bool,
     ) -> None:
-        """Compute clips on the nodes that are left, once these can read what the clips need."""
-        left = [node for node in nodes if node.node_id not in self.health.left_out]
-        if joined:
-            marker = join(self.settings.store, f"runs/{self.record.run_id}.json")
-            cluster_nodes.check_paths(left, pending["uri"].to_pylist(), marker, self._active(pending))
-        plan = self._plan(pending, left, elastic=joined)
-        elastic = joined and not self.health.faults  # else workers at fault are still leaving
-        if elastic:
-            cluster_nodes.wait_for_room(plan, self.log)
-        self._stream(pending, plan, leases, watch, progress, elastic=elastic)
+        """Compute clips on the nodes there are now, once these can read what the clips need and have room."""
+        marker = join(self.settings.store, f"runs/{self.record.run_id}.json")
+        left_out = self.health.left_out
+        room = False
+        while not room:
+            left = cluster_nodes.as_of_now(nodes, left_out) if joined else nodes
+            if joined:
+                cluster_nodes.check_paths(left, pending["uri"].to_pylist(), marker, self._active(pending))
+            plan = self._plan(pending, left, elastic=joined)
+            room = not joined or cluster_nodes.wait_for_room(plan, self.log, left_out)
+        self._stream(pending, plan, leases, watch, progress, elastic=joined)
 
     def _stream(
         self,

@@ -70,6 +70,15 @@ def free_nodes() -> list[Node]:
     ]
 
 
+def as_of_now(nodes: Sequence[Node], left_out: Collection[str]) -> list[Node]:
+    """Return the nodes of a further round: without those that have left, with those that have joined meanwhile.
+
+    The others keep what was free at the start: workers of the last round may still hold theirs (`wait_for_room`).
+    """
+    known = {node.node_id: node for node in nodes}
+    return [known.get(node.node_id, node) for node in joined_nodes(left_out)]
+
+
 def wait_for_nodes(count: int, log: Log, limit_s: float = WAIT_S) -> None:
     """Wait until so many nodes with CPUs have joined; an autoscaler is asked for them.
 
@@ -92,8 +101,11 @@ def wait_for_nodes(count: int, log: Log, limit_s: float = WAIT_S) -> None:
             _wait(group, min(SAY_S, limit_s - waited), lambda: len(joined_nodes()) >= count)
 
 
-def wait_for_room(plan: Plan, log: Log, limit_s: float = WAIT_S) -> None:
-    """Wait until the cluster has room for all workers of the plan at once.
+def wait_for_room(plan: Plan, log: Log, left_out: Collection[str] = (), limit_s: float = WAIT_S) -> bool:
+    """Wait until the cluster has room for all workers of the plan at once, on other nodes than those of these ids.
+
+    Returns:
+        True; False as soon as a node that the plan places workers on has left: another plan is due.
 
     Raises:
         UsageError: it had none within the limit; says what was free.
@@ -103,9 +115,15 @@ def wait_for_room(plan: Plan, log: Log, limit_s: float = WAIT_S) -> None:
         for pool in plan.pools
         for _ in range(pool.workers)
     ]
-    started = time.monotonic()
-    with _requested(bundles, "SPREAD") as group:
-        while not _wait(group, SAY_S, lambda: False):
+    planned, started = {node for node, workers in plan.placement.items() if workers}, time.monotonic()
+
+    def node_left() -> bool:
+        return not planned <= {node.node_id for node in joined_nodes()}
+
+    with _requested(bundles, "SPREAD", left_out) as group:
+        while not _wait(group, SAY_S, node_left):
+            if node_left():
+                return False
             waited = time.monotonic() - started
             if waited > limit_s:
                 msg = (
@@ -114,6 +132,7 @@ def wait_for_room(plan: Plan, log: Log, limit_s: float = WAIT_S) -> None:
                 )
                 raise UsageError(msg)
             log(f"waiting   for room for {len(bundles)} workers, {waited:.0f} s: they need {_needed(plan)}; {_free()}")
+    return True
 
 
 def not_started(plan: Plan) -> str:
@@ -142,11 +161,12 @@ def _free() -> str:
 
 
 @contextmanager
-def _requested(bundles: Sequence[dict[str, float]], strategy: str) -> Iterator[Any]:
+def _requested(bundles: Sequence[dict[str, float]], strategy: str, left_out: Collection[str] = ()) -> Iterator[Any]:
     """A placement group, which Ray's autoscaler sees as demand, for the length of the block."""
     from ray.util import placement_group, remove_placement_group
 
-    group = placement_group(list(bundles), strategy=strategy)
+    selectors: Any = [node_selector(left_out)] * len(bundles) if left_out else None
+    group = placement_group(list(bundles), strategy=strategy, bundle_label_selector=selectors)
     try:
         yield group
     finally:
