@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import sys
 import time
@@ -259,6 +260,7 @@ class _Run:
         joined: bool,
     ) -> None:
         """Compute clips on the nodes there are now, once these can read what the clips need and have room."""
+        gc.collect()  # frames of an error that is over, and cycles of Ray Data, hold the workers of the last round
         marker = join(self.settings.store, f"runs/{self.record.run_id}.json")
         left_out = self.health.left_out
         room = False
