@@ -23,12 +23,12 @@ from tests.sounds import good_files, tone
 from tests.web.fake import Client, form, serving, wav
 
 RATE = 16_000
-DAMAGED = 300
+DAMAGED = 100
 HOUR_S = 3600
 
 
 def bomb() -> bytes:
-    """Silence of eight channels: 5.3 GB of 32-bit samples in a file of less than 1 MB."""
+    """Silence of eight channels: 5.3 GB of 32-bit samples in a file of less than 3 MB."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", 655_350, 8, "PCM_16", format="FLAC") as file:
         for _ in range(160):

@@ -56,7 +56,7 @@ export function axes(context, box, seconds, { low, high }) {
   for (let time = 0; time <= seconds + 1e-9; time += step) {
     const x = box.left + (box.width * time) / seconds;
     tick(context, x, box.top + box.height, x, box.top + box.height + 5);
-    context.fillText(`${Number(time.toFixed(2))} s`, x, box.top + box.height + 8);
+    context.fillText(`${Number(time.toFixed(2))} s`, Math.min(x, box.left + box.width - 4), box.top + box.height + 8);
   }
 }
 
