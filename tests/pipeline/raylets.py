@@ -1,6 +1,8 @@
-"""A cluster to break: nodes with a network, a disk and processes of their own.
+"""Clusters to break: raylets of this host, or nodes with a network, a disk and processes of their own.
 
-`python -m tests.pipeline.raylets ADDRESS ...` is the driver of a run: the command with workers that take their time.
+`python -m tests.pipeline.raylets keep` keeps the raylets of one cluster, told line by line: Ray's `Cluster` ends the
+process group it is in. `python -m tests.pipeline.raylets extract ADDRESS ...` is the driver of a run: the command with
+workers that take their time.
 """
 
 from __future__ import annotations
@@ -55,25 +57,68 @@ class Driver:
 
 
 @contextmanager
-def driver(address: str, folder: Path, *arguments: str, on: Machine) -> Iterator[Driver]:
+def driver(address: str, folder: Path, *arguments: str, on: Machine | None = None) -> Iterator[Driver]:
     """`acoustic-env extract` on the cluster at an address, killed where it outlives the block.
 
     Args:
         address: of the cluster.
         folder: for what it prints.
         arguments: of the command.
-        on: the machine it runs on.
+        on: the machine it runs on; None for this one.
     """
-    command = [sys.executable, "-m", "tests.pipeline.raylets", address, *arguments]
+    command = [sys.executable, "-m", "tests.pipeline.raylets", "extract", address, *arguments]
     name = uuid.uuid4().hex[:8]
     printed, said = folder / f"{name}.out", folder / f"{name}.err"
     with printed.open("wb") as out, said.open("wb") as err:
-        process = subprocess.Popen(on.inside(*command), env=environment(TMPDIR="/srv"), stdout=out, stderr=err)
+        process = subprocess.Popen(
+            on.inside(*command) if on else command,
+            env=environment(**({"TMPDIR": "/srv"} if on else {})),
+            stdout=out,
+            stderr=err,
+        )
     try:
         yield Driver(process, printed, said)
     finally:
         process.kill()
         process.wait()
+
+
+class Raylets:
+    """A zero-CPU head and workers of one CPU, all on this host."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.pipeline.raylets", "keep"],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def tell(self, *words: object) -> str:
+        """Give an order: `start` and `add` answer with an address and a node's number, `kill NUMBER`, `end`."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(*words, file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith("done "):
+                return line.removeprefix("done ").strip()
+        raise RuntimeError(f"the cluster ended at {words}")
+
+
+@contextmanager
+def raylets() -> Iterator[Raylets]:
+    """Raylets that end with the block."""
+    cluster = Raylets()
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.process.communicate("end\n", timeout=30)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            cluster.process.kill()  # Ray's reaper ends the others
+            cluster.process.wait()
 
 
 class Machine:
@@ -158,6 +203,29 @@ def plug(head: Machine, machine: Machine) -> None:
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
+def _keep() -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster: Any = None
+    nodes: list[Any] = []
+    for line in sys.stdin:
+        order, _, argument = line.strip().partition(" ")
+        answer: object = ""
+        if order == "start":
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+            answer = cluster.address
+        elif order == "add":
+            nodes.append(cluster.add_node(wait=False, num_cpus=1))
+            answer = len(nodes) - 1
+        elif order == "kill":
+            cluster.remove_node(nodes[int(argument)], allow_graceful=False)
+        else:
+            cluster.shutdown()
+        print("done", answer, flush=True)
+        if order == "end":
+            break
+
+
 def take_time() -> None:
     """In a worker: take some time for each clip (Ray's worker_process_setup_hook)."""
     from acoustic_env.audio import prepare
@@ -186,4 +254,7 @@ def _extract(address: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_extract(sys.argv[1], sys.argv[2:]))
+    if sys.argv[1] == "keep":
+        _keep()
+    else:
+        sys.exit(_extract(sys.argv[2], sys.argv[3:]))

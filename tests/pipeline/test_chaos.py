@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.store.feature_store import FeatureStore
-from tests.pipeline.raylets import Driver, Machine, driver, environment, machines, plug
+from tests.pipeline.raylets import Driver, Machine, driver, environment, machines, plug, raylets
 from tests.pipeline.test_extract import command, write_noise
+from tests.s3 import Fault, S3Server
 
 CLIPS = 160
 BAD = {"gone": "not_found", "text": "not_audio"}  # clip -> the code of its error
@@ -36,6 +38,17 @@ def write_list(folder: Path) -> Path:
     bad = clip_table([{"clip_id": name, "uri": str(folder / f"{name}.wav")} for name in BAD])
     write_clips(pa.concat_tables([read_clips(str(good)), bad]), str(folder / "all.parquet"))
     return folder / "all.parquet"
+
+
+def upload(server: S3Server, clips: Path) -> str:
+    """The list and its files in the bucket; returns the URL of the list."""
+    files, table, rows = open_filesystem(f"s3://{server.bucket}"), read_clips(str(clips)), []
+    for clip_id, uri in zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True):
+        if clip_id != "gone":
+            files.write(f"audio/{clip_id}.wav", Path(uri).read_bytes())
+        rows.append({"clip_id": clip_id, "uri": f"s3://{server.bucket}/audio/{clip_id}.wav"})
+    write_clips(clip_table(rows), f"s3://{server.bucket}/clips.parquet")
+    return f"s3://{server.bucket}/clips.parquet"
 
 
 def sorted_rows(store: str) -> pa.Table:
@@ -87,6 +100,48 @@ def wait_until(what: Callable[[], bool], run: Driver, limit_s: float = 120.0) ->
             pytest.fail(f"the run ended before it could be disturbed: {run.end()}")
         assert time.monotonic() < deadline, f"nothing after {limit_s:.0f} s"
         time.sleep(0.1)
+
+
+class FaultyServer:
+    """Every ninth request goes wrong, and for a while all do."""
+
+    def __init__(self) -> None:
+        self.away_until = 0.0
+
+    def __call__(self, _method: str, _path: str, number: int) -> Fault | None:
+        if time.monotonic() < self.away_until:
+            return "throttle"
+        faults: tuple[Fault, ...] = ("throttle", "drop", "fail", "drop_answer")
+        return faults[number // 9 % 4] if number % 9 == 0 else None
+
+
+def test_nodes_killed_and_added_while_s3_throttles_and_drops_cost_no_clip(
+    clips: Path, undisturbed: pa.Table, s3: S3Server, tmp_path: Path
+) -> None:
+    listed, random, server = upload(s3, clips), Random(17), FaultyServer()
+    s3.choose = server
+    arguments = ("--clips", listed, "--store", s3.url, *FEATURES, "--json")
+    with raylets() as cluster:
+        address = cluster.tell("start")
+        alive = [cluster.tell("add") for _ in range(2)]
+        with driver(address, tmp_path, *arguments) as run:
+            wait_until(lambda: parts(s3.url) > 0, run)
+            for _ in range(2):
+                victim = random.choice(alive)
+                alive.remove(victim)
+                cluster.tell("kill", victim)
+                server.away_until = time.monotonic() + random.uniform(1, 3)
+                alive.append(cluster.tell("add"))
+            code, said = run.end()
+        assert code == 0, said
+        record = json.loads(run.printed.read_text())
+        assert (record["finished"], record["failed"], record["left"]) == (CLIPS + 2, 2, 0)
+        assert s3.done
+        s3.choose = lambda _method, _path, _number: None
+        with driver(address, tmp_path, *arguments) as again:
+            code, said = again.end()
+        assert json.loads(again.printed.read_text())["pending"] == 0, said
+    assert_undisturbed(s3.url, listed, undisturbed)
 
 
 @pytest.fixture
