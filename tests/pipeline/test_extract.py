@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -117,13 +117,13 @@ class TestOnOneCluster:
         def kill_one() -> None:
             deadline = time.monotonic() + 60
             while not killed and time.monotonic() < deadline:
-                for process in psutil.process_iter(["cmdline", "ppid"]):
-                    line = " ".join(process.info["cmdline"] or [])
-                    parents = {parent.pid for parent in process.parents()}
-                    if "ray::" in line and "CrashIsolatedStage" in line and os.getpid() in parents:
-                        process.send_signal(signal.SIGKILL)
-                        killed.append(process.pid)
-                        return
+                for process in psutil.Process().children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        line = " ".join(process.cmdline())
+                        if "ray::" in line and "CrashIsolatedStage" in line:
+                            process.send_signal(signal.SIGKILL)
+                            killed.append(process.pid)
+                            return
                 time.sleep(0.02)
 
         killer = threading.Thread(target=kill_one)
