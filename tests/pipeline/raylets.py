@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,8 @@ def environment(**more: str) -> dict[str, str]:
     return variables | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"} | more
 
 
+# A driver that has lost its head ends after 10 s, not 60.
+HEADLESS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
 # A node that does not answer for 10 s is dead.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -57,22 +60,25 @@ class Driver:
 
 
 @contextmanager
-def driver(address: str, folder: Path, *arguments: str, on: Machine | None = None) -> Iterator[Driver]:
+def driver(
+    address: str, folder: Path, *arguments: str, clock_s: float = 0.0, on: Machine | None = None
+) -> Iterator[Driver]:
     """`acoustic-env extract` on the cluster at an address, killed where it outlives the block.
 
     Args:
         address: of the cluster.
         folder: for what it prints.
         arguments: of the command.
+        clock_s: how far its clock is ahead; where it is, the driver is on a machine of another name, too.
         on: the machine it runs on; None for this one.
     """
-    command = [sys.executable, "-m", "tests.pipeline.raylets", "extract", address, *arguments]
+    command = [sys.executable, "-m", "tests.pipeline.raylets", "extract", address, str(clock_s), *arguments]
     name = uuid.uuid4().hex[:8]
     printed, said = folder / f"{name}.out", folder / f"{name}.err"
     with printed.open("wb") as out, said.open("wb") as err:
         process = subprocess.Popen(
             on.inside(*command) if on else command,
-            env=environment(**({"TMPDIR": "/srv"} if on else {})),
+            env=environment(**HEADLESS, **({"TMPDIR": "/srv"} if on else {})),
             stdout=out,
             stderr=err,
         )
@@ -217,6 +223,8 @@ def _keep() -> None:
         elif order == "add":
             nodes.append(cluster.add_node(wait=False, num_cpus=1))
             answer = len(nodes) - 1
+        elif order == "kill" and argument == "head":
+            cluster.remove_node(cluster.head_node, allow_graceful=False)
         elif order == "kill":
             cluster.remove_node(nodes[int(argument)], allow_graceful=False)
         else:
@@ -239,10 +247,11 @@ def take_time() -> None:
     prepare.decode_and_resample = decode
 
 
-def _extract(address: str, arguments: list[str]) -> int:
+def _extract(address: str, clock_s: float, arguments: list[str]) -> int:
     import ray
 
     from acoustic_env.cli import main
+    from acoustic_env.store import lease
 
     ray.init(
         address=address,
@@ -250,6 +259,11 @@ def _extract(address: str, arguments: list[str]) -> int:
         logging_level="error",
         runtime_env={"worker_process_setup_hook": "tests.pipeline.raylets.take_time"},
     )
+    lease.HEARTBEATS, lease.WATCH_S = 60, 5.0  # type: ignore[misc]  one a second: a test does not wait for half a minute
+    if clock_s:
+        # The lease's clock and host alone: with another time.time Ray Data cannot send its own objects.
+        lease.time = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + clock_s})  # type: ignore[assignment]
+        lease.socket = SimpleNamespace(gethostname=lambda: f"clock {clock_s:g}")  # type: ignore[assignment]
     return main(["extract", *arguments])
 
 
@@ -257,4 +271,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "keep":
         _keep()
     else:
-        sys.exit(_extract(sys.argv[2], sys.argv[3:]))
+        sys.exit(_extract(sys.argv[2], float(sys.argv[3]), sys.argv[4:]))

@@ -18,8 +18,10 @@ import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
+from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.lease import acquire_blocks
 from tests.pipeline.raylets import Driver, Machine, driver, environment, machines, plug, raylets
 from tests.pipeline.test_extract import command, write_noise
 from tests.s3 import Fault, S3Server
@@ -142,6 +144,36 @@ def test_nodes_killed_and_added_while_s3_throttles_and_drops_cost_no_clip(
             code, said = again.end()
         assert json.loads(again.printed.read_text())["pending"] == 0, said
     assert_undisturbed(s3.url, listed, undisturbed)
+
+
+def test_a_driver_killed_and_a_head_lost_leave_work_that_a_later_driver_ends_whatever_their_clocks_say(
+    clips: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    store, hours = str(tmp_path / "store"), 5 * 3600.0
+    arguments = ("--clips", str(clips), "--store", store, *FEATURES, "--json")
+    with raylets() as cluster:
+        address = cluster.tell("start")
+        for _ in range(2):
+            cluster.tell("add")
+        with driver(address, tmp_path, *arguments, clock_s=hours) as ahead:
+            wait_until(lambda: parts(store) > 0, ahead)
+        found = parts(store)
+        with driver(address, tmp_path, *arguments, clock_s=-hours) as behind:
+            wait_until(lambda: parts(store) > found, behind)
+            with pytest.raises(LeaseHeld, match=f"host clock -{hours:g}"), acquire_blocks(store, ["placeholder"], "me"):
+                pass
+            cluster.tell("kill", "head")
+            code, said = behind.end()
+            assert code not in (0, 2, 3, 4, 5), said
+    with raylets() as cluster:
+        address = cluster.tell("start")
+        for _ in range(2):
+            cluster.tell("add")
+        with driver(address, tmp_path, *arguments) as last:
+            code, said = last.end()
+        assert code == 0, said
+        assert 0 < json.loads(last.printed.read_text())["pending"] < CLIPS
+    assert_undisturbed(store, str(clips), undisturbed)
 
 
 @pytest.fixture
