@@ -69,8 +69,8 @@ def write_list(folder: Path, clips: int) -> str:
     return str(path)
 
 
-def fill(folder: Path, store: FeatureStore, settings: ExtractSettings, clips: int) -> None:
-    """Write rows of so many clips, all alike, and the sources of the list."""
+def fill(folder: Path, store: FeatureStore, settings: ExtractSettings, listed: int, clips: int) -> None:
+    """Write rows of the first so many clips of the list, all alike, and their sources."""
     (work,) = resolve_blocks(settings)
     (fingerprint,) = work.versions()
     place = layout.block_folder(work.spec.name, fingerprint)
@@ -81,7 +81,7 @@ def fill(folder: Path, store: FeatureStore, settings: ExtractSettings, clips: in
         path = store.filesystem.folder / layout.part_path(place, digest(table, ["clip_id", "signal"], place))  # type: ignore[attr-defined]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(part_bytes(table))
-    sources.record(store, sources.admit(store, Listed(batches(folder, clips))), None)
+    sources.record(store, sources.admit(store, Listed(batches(folder, listed), limit=clips)), None)
 
 
 def one(settings: ExtractSettings) -> dict[str, float]:
@@ -129,7 +129,7 @@ def main() -> None:
     store = FeatureStore(settings.store)
     if given.plan:
         measure("planning, empty store", folder, dry_run=True)
-        fill(folder, store, settings, given.clips - given.clips // 100)
+        fill(folder, store, settings, given.clips, given.clips - given.clips // 100)
         measure("planning, all but 1 % there", folder, dry_run=True)
     else:
         for number in range(RECORDINGS):
