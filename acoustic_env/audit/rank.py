@@ -385,7 +385,7 @@ def read_tags(
         except UsageError:  # the store has no such block, or several versions of it: no scorer
             continue
         names = json.loads((schema.metadata or {}).get(b"acoustic_env.class_names", b"[]"))
-        if tag_scores(schema.emptyranked_table(), names, [], wanted) is None:
+        if tag_scores(schema.empty_table(), names, [], wanted) is None:
             continue
         shape = (len(clip_ids), len(classes))
         into = RowFile(*shape) if spooled else np.full(shape, np.nan)

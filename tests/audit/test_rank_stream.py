@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,22 @@ from acoustic_env.audit.rank import rank_study
 from acoustic_env.audit.rank_stream import choose_learned
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.config import Recipe, from_mapping
-from acoustic_env.features.block import table_schema, to_table
+from acoustic_env.features.block import Column, table_schema, to_table
 from acoustic_env.store.feature_store import FeatureStore
 from tests.models.conftest import Generated
 
 CLIPS = 600
+
+
+class Tagger(Generated):
+    """A block of the scores of three tags."""
+
+    def __init__(self) -> None:
+        super().__init__("mn04")
+        self.columns = (Column("scores", pa.list_(pa.float32(), 3), "1", "generated"),)
+
+    def metadata(self) -> dict[str, str]:
+        return {"class_names": json.dumps(["a", "b", "c"])}
 
 
 def study(folder: Path, task: str, size: int = CLIPS) -> tuple[pa.Table, FeatureStore, Recipe, np.ndarray]:
@@ -33,6 +45,8 @@ def study(folder: Path, task: str, size: int = CLIPS) -> tuple[pa.Table, Feature
     columns = {f"f{i}": values[:, i] for i in range(8)} | {"vector": random.normal(size=(size, 3)).astype(np.float32)}
     store = FeatureStore(str(folder / "store"))
     store.write_part(to_table(table_schema(block, {}), ids, ["raw"] * size, columns))
+    tags = np.clip(np.eye(3)[truth] * 0.4 + random.random((size, 3)) * 0.6, 0, 1).astype(np.float32)
+    store.write_part(to_table(table_schema(Tagger(), {}), ids[5:], ["raw"] * (size - 5), {"scores": tags[5:]}))
     rows = [
         {"clip_id": name, "uri": f"{name}.wav", "labels": ["abc"[k]], "group": f"video{i // 2}"}
         for i, (name, k) in enumerate(zip(ids, given.tolist(), strict=True))
@@ -62,7 +76,7 @@ def test_learning_from_all_clips_in_batches_is_the_ranking_in_memory(
         order = [("clip_id", "ascending"), ("label", "ascending")]
         table, expected = table.sort_by(order), expected.sort_by(order)
         assert table.select(["clip_id", "label", "given"]).equals(expected.select(["clip_id", "label", "given"]))
-        for name in ("quality", "logistic", "neighbors"):
+        for name in ("quality", "logistic", "neighbors", "tags_mn04"):
             np.testing.assert_allclose(table[name].to_numpy(), expected[name].to_numpy(), atol=1e-6)
 
 
