@@ -26,6 +26,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, has_fit_parameter, validate_data
 
 from acoustic_env.config import ClassifierSettings, Task
+from acoustic_env.errors import UsageError
 from acoustic_env.models.evaluate import Floats, Integers
 
 PREDICTED_ROWS: Final = 8192
@@ -210,6 +211,9 @@ def fit_ensemble(
         size: number of models.
         seed: of the first.
         checkpoints: where estimators that can keep checkpoints.
+
+    Raises:
+        UsageError: the rows left for a member are of one class.
     """
     others = [[int(fold)] for fold in np.unique(folds) if fold not in first]
     held_out = [list(first), *others]
@@ -218,6 +222,9 @@ def fit_ensemble(
         held = np.isin(folds, held_out[member % len(held_out)])
         stops = stops_on_rows(make_estimator(classifier, seed + member))
         train, validation = (data.take(~held), data.take(held)) if stops else (data, None)
+        if train.y.ndim == 1 and len(np.unique(train.y)) < 2:
+            msg = "a class lies in so few groups that the other folds have none of it; add recordings of it"
+            raise UsageError(msg)
         members.append(fit_model(classifier, train, validation, seed + member, checkpoints))
     return Ensemble(members, classes)
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from acoustic_env.errors import UsageError
+from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.folds import grouped_folds
 
 
@@ -51,3 +53,11 @@ def test_the_same_seed_gives_the_same_folds_and_another_one_others() -> None:
 def test_fewer_groups_than_folds_is_refused() -> None:
     with pytest.raises(UsageError, match="3 groups of clips cannot be split into 5 folds"):
         grouped_folds(np.zeros(30, np.int64), np.arange(30) % 3, 5, 1)
+
+
+def test_a_class_of_one_group_is_refused_with_what_to_do() -> None:
+    y = np.array([0] * 20 + [1] * 4)
+    groups = np.array([*range(20), 20, 20, 20, 20])
+    x = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+    with pytest.raises(UsageError, match=r"a class lies in so few groups .* add recordings of it"):
+        out_of_fold(x, y, groups, LogisticRegression(), folds=2)
