@@ -125,6 +125,25 @@ def choose_learned(y: npt.NDArray[Any], most: int, seed: int) -> Ints:
     return np.flatnonzero(chosen)
 
 
+def adjust_shares(probabilities: Floats, learned: Floats, shares: Floats, exclusive: bool) -> Floats:
+    """Return the probabilities where classes are as frequent as among all clips, not as among those learned from.
+
+    Saerens, Latinne and Decaestecker, Adjusting the outputs of a classifier to new a priori probabilities, Neural
+    Computation 2002.
+
+    Args:
+        probabilities: [..., classes].
+        learned, shares: [classes] share of the clips learned from, and of all.
+        exclusive: whether a clip has exactly one class.
+
+    >>> adjust_shares(np.array([0.5]), np.array([0.5]), np.array([0.1]), False).round(3).tolist()
+    [0.1]
+    """
+    yes = probabilities * np.divide(shares, learned, out=np.ones_like(shares), where=learned > 0)
+    no = yes.sum(axis=-1, keepdims=True) - yes if exclusive else (1 - probabilities) * ((1 - shares) / (1 - learned))
+    return np.asarray(yes / (yes + no))
+
+
 class _Scores:
     """Probabilities of the scorers and, first, pooled, of some labels, on disk: a label's are side by side."""
 
@@ -145,6 +164,11 @@ class _Scores:
         return np.asarray(found[:, : self._clips], np.float64)
 
 
+def _shares(y: npt.NDArray[Any], classes: Ints) -> Floats:
+    """Return the share of the clips that each of these classes has."""
+    return np.asarray([(y[:, k] if y.ndim == 2 else y == k).mean() for k in classes])
+
+
 class _Study:
     """The clips prepared: folds, the sample, and on disk features as scorers see them and neighbors."""
 
@@ -156,6 +180,7 @@ class _Study:
         self.settings: AuditSettings = recipe.audit
         self.folds = grouped_folds(stored.y, stored.groups, self.settings.folds, self.settings.seed)
         self.learned = choose_learned(stored.y, rank.LEARNED, self.settings.seed)
+        self.y = stored.y
         self.sequences = None if sequences is None else sequences[stored.rows]
         self.model = recipe.model
         self.tags = tags
@@ -197,12 +222,14 @@ class _Study:
         scores = _Scores(len(self.folds), len(classes), len(self.names))
         place = np.full(len(self.folds), -1)
         place[self.learned] = np.arange(len(self.learned))
+        sampled, shares = target.mean(axis=0), _shares(self.y, classes)
         for number, batch in enumerate(self._batches()):
             values = np.empty((len(self.names) + 1, len(batch), len(classes)))
             known = place[batch] >= 0
             values[1:, known], values[0, known] = found.own[:, place[batch[known]]], found.pooled[place[batch[known]]]
             if not known.all():
                 values[1:, ~known], values[0, ~known] = self._further(found, clips, batch[~known], classes)
+            values = adjust_shares(values, sampled, shares, exclusive)
             scores.write(number, values)
         return scores, found.shares
 

@@ -96,6 +96,20 @@ def test_a_sample_of_the_clips_finds_the_errors_of_all_whatever_the_batches(
     assert average_precision_score(wrong, -small) > 0.95 * average_precision_score(wrong, -whole)
 
 
+def test_a_label_that_is_rarer_among_all_clips_than_in_the_sample_has_its_share_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, store, recipe, _ = study(tmp_path, "multilabel", 3_000)
+    rare = np.random.default_rng(1).random(3_000) < 0.02
+    labels = [["b"] if here else ["a"] for here in rare]
+    clips = clips.set_column(clips.schema.get_field_index("labels"), "labels", pa.array(labels, pa.list_(pa.string())))
+    monkeypatch.setattr(rank, "LEARNED", 200)
+    tables = {summary["label"]: table for table, summary in rank_study(clips, store, recipe)}
+    table = tables["b"]
+    quality, given = table["quality"].to_numpy(), table["given"].to_numpy(zero_copy_only=False)
+    assert np.where(given, quality, 1 - quality).mean() == pytest.approx(rare.mean(), rel=0.5)
+
+
 def test_the_sample_holds_every_clip_of_a_rare_label() -> None:
     y = np.random.default_rng(0).random((5_000, 3)) < [0.5, 0.1, 0.002]
     chosen = choose_learned(y, 500, 0)
