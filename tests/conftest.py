@@ -50,8 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def rank(item: pytest.Item) -> int:
         marker = item.get_closest_marker("xdist_group")
-        assert marker is not None
-        return next((place for place, part in enumerate(LONG) if part in marker.args[0]), len(LONG))
+        group = marker.args[0] if marker else ""
+        return next((place for place, part in enumerate(LONG) if part in group), len(LONG))
 
     items.sort(key=rank)
 
