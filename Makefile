@@ -2,9 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes of pytest: the files of tests are shared out, those that take longest first (tests/conftest.py); one of
-# the two has the Ray cluster.
-IN_TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+# Two processes of pytest: the files of tests are shared out, one of the two has the Ray cluster.
+IN_TWO := -n 2 --dist loadgroup
 
 .PHONY: demo test test-slow lint types docs format clean
 

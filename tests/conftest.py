@@ -24,16 +24,6 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # workers at Ray's 15 starve 
 COSTLY = ("ray_cluster", "trained", "given")
 # Tests with one of these run TensorFlow, in the slow tier.
 SLOW = ("savedmodel_cache", "savedmodels")
-# Groups that take minutes start first: else one of the two processes is busy with them when the other has ended.
-LONG = (
-    "docs/test_examples",
-    "ray_cluster",
-    "test_every_path_is_a_url",
-    "/pipeline/",
-    "test_sick_worker",
-    "/models/",
-    "/bench/",
-)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -43,17 +33,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.xdist_group(group))
     if any(name in fixtures for name in SLOW):
         item.add_marker(pytest.mark.slow)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long groups first; pytest-xdist hands groups out in this order."""
-
-    def rank(item: pytest.Item) -> int:
-        marker = item.get_closest_marker("xdist_group")
-        group = marker.args[0] if marker else ""
-        return next((place for place, part in enumerate(LONG) if part in group), len(LONG))
-
-    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

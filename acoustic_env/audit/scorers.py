@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import numpy as np
-
 from acoustic_env.config import CLASSIFIERS, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.registry import Registry
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from acoustic_env.audit.intervals import Bools, Floats, Ints
@@ -152,6 +151,8 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
     Raises:
         UsageError: a kind that reads frames, and the clips have none.
     """
+    import numpy as np
+
     from acoustic_env.models.classifier import Ensemble
 
     classifier = _settings(kind, clips, int(train.sum()))

@@ -106,9 +106,9 @@ class _Compaction:
         schema = self._schema()
         bounds = clip_bounds(self.store, self.block, {"": self.fingerprint}, schema, self.part_bytes)
         outputs = [self._output(inputs, number) for number in range(len(bounds) + 1)]
-        left = [name for name in snapshot.pending if name in self.listed]
         self.check()
-        announced = replace(snapshot, pending=sorted({*outputs, *left}))
+        # A name that gc has removed stays until its next run: a reader may have listed it before.
+        announced = replace(snapshot, pending=sorted({*outputs, *snapshot.pending}))
         snapshot = change_snapshot(self.store.filesystem, self.folder, snapshot, announced)
         with tempfile.TemporaryDirectory(prefix="acoustic-env-compact-") as work:
             ranges = sorted_ranges(self._read(schema), bounds, schema, Path(work))

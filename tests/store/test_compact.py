@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from acoustic_env.cli import main
@@ -175,6 +175,7 @@ def test_a_reader_beside_compactions_sees_each_key_once(tmp_path: Path) -> None:
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(st.just("write"), st.just("gc"), st.integers(0, 20)), min_size=2, max_size=7))
+@example([4, "write", "gc", 0])
 def test_a_reader_that_lists_at_any_step_and_reads_the_snapshot_at_any_later_one_sees_each_key_once(
     actions: list[str | int],
 ) -> None:
