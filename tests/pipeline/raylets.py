@@ -167,10 +167,9 @@ class Machine:
         subprocess.run(self.inside(*command), env=variables, check=True, capture_output=True, timeout=150)
 
     def fill_disk(self) -> None:
-        """Fill its disk to the last byte."""
-        subprocess.run(
-            self.inside("sh", "-c", "cat /dev/zero > /srv/full"), check=False, capture_output=True, timeout=60
-        )
+        """Fill its disk to the last byte, and again whatever becomes free, until it is switched off."""
+        loop = "while true; do cat /dev/zero >> /srv/full; sleep 0.05; done"
+        subprocess.Popen(self.inside("sh", "-c", loop), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
         """Power off: all its processes, its mounts and its network are gone."""

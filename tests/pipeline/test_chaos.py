@@ -91,6 +91,12 @@ def values(table: pa.Table, name: str) -> np.ndarray:
     return np.asarray(column.flatten() if pa.types.is_nested(column.type) else column, dtype=float)
 
 
+def record_of(ended: Driver) -> dict[str, Any]:
+    """What --json printed; Ray may tell of lost nodes after it, until the process ends."""
+    record: dict[str, Any] = json.loads(ended.printed.read_text().splitlines()[0])
+    return record
+
+
 def parts(store: str) -> int:
     return sum(entry.path.endswith(".parquet") for entry in open_filesystem(store).entries("features"))
 
@@ -136,13 +142,13 @@ def test_nodes_killed_and_added_while_s3_throttles_and_drops_cost_no_clip(
                 alive.append(cluster.tell("add"))
             code, said = run.end()
         assert code == 0, said
-        record = json.loads(run.printed.read_text())
+        record = record_of(run)
         assert (record["finished"], record["failed"], record["left"]) == (CLIPS + 2, 2, 0)
         assert s3.done
         s3.choose = lambda _method, _path, _number: None
         with driver(address, tmp_path, *arguments) as again:
             code, said = again.end()
-        assert json.loads(again.printed.read_text())["pending"] == 0, said
+        assert record_of(again)["pending"] == 0, said
     assert_undisturbed(s3.url, listed, undisturbed)
 
 
@@ -172,7 +178,7 @@ def test_a_driver_killed_and_a_head_lost_leave_work_that_a_later_driver_ends_wha
         with driver(address, tmp_path, *arguments) as last:
             code, said = last.end()
         assert code == 0, said
-        assert 0 < json.loads(last.printed.read_text())["pending"] < CLIPS
+        assert 0 < record_of(last)["pending"] < CLIPS
     assert_undisturbed(store, str(clips), undisturbed)
 
 
@@ -207,7 +213,7 @@ def test_a_node_cut_off_and_back_and_a_node_whose_disk_is_full_cost_no_clip(
             code, said = started.end()
         assert code == 0, said
         assert_undisturbed(store, str(clips), undisturbed)
-        return json.loads(started.printed.read_text()), said
+        return record_of(started), said
 
     def cut_off() -> None:
         head.run("ip", "link", "set", f"cable{third.number}", "down")
