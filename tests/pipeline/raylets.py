@@ -1,4 +1,4 @@
-"""Clusters to break: raylets of this host, or nodes with a network, a disk and processes of their own.
+"""Clusters to break: raylets of this host.
 
 `python -m tests.pipeline.raylets keep` keeps the raylets of one cluster, told line by line: Ray's `Cluster` ends the
 process group it is in. `python -m tests.pipeline.raylets extract ADDRESS ...` is the driver of a run: the command with
@@ -32,13 +32,6 @@ def environment(**more: str) -> dict[str, str]:
 
 # A driver that has lost its head ends after 10 s, not 60.
 HEADLESS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
-# A node that does not answer for 10 s is dead.
-HEALTH = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "2000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "5",
-}
 
 
 @dataclass
@@ -60,9 +53,7 @@ class Driver:
 
 
 @contextmanager
-def driver(
-    address: str, folder: Path, *arguments: str, clock_s: float = 0.0, on: Machine | None = None
-) -> Iterator[Driver]:
+def driver(address: str, folder: Path, *arguments: str, clock_s: float = 0.0) -> Iterator[Driver]:
     """`acoustic-env extract` on the cluster at an address, killed where it outlives the block.
 
     Args:
@@ -70,18 +61,12 @@ def driver(
         folder: for what it prints.
         arguments: of the command.
         clock_s: how far its clock is ahead; where it is, the driver is on a machine of another name, too.
-        on: the machine it runs on; None for this one.
     """
     command = [sys.executable, "-m", "tests.pipeline.raylets", "extract", address, str(clock_s), *arguments]
     name = uuid.uuid4().hex[:8]
     printed, said = folder / f"{name}.out", folder / f"{name}.err"
     with printed.open("wb") as out, said.open("wb") as err:
-        process = subprocess.Popen(
-            on.inside(*command) if on else command,
-            env=environment(**HEADLESS, **({"TMPDIR": "/srv"} if on else {})),
-            stdout=out,
-            stderr=err,
-        )
+        process = subprocess.Popen(command, env=environment(**HEADLESS), stdout=out, stderr=err)
     try:
         yield Driver(process, printed, said)
     finally:
@@ -125,87 +110,6 @@ def raylets() -> Iterator[Raylets]:
         except (subprocess.TimeoutExpired, BrokenPipeError):
             cluster.process.kill()  # Ray's reaper ends the others
             cluster.process.wait()
-
-
-class Machine:
-    """A node with processes, a network interface and a disk (`/srv`) of its own, by Linux namespaces (root).
-
-    Args:
-        number: of the machine; 1 is the head, with the switch the others are plugged into.
-        disk_mib: size of its disk.
-
-    Raises:
-        OSError: this system does not allow it.
-    """
-
-    def __init__(self, number: int, disk_mib: int) -> None:
-        self.number, self.address = number, f"10.77.0.{number}"
-        script = f"set -e; hostname node{number}; mount -t tmpfs -o size={disk_mib}m disk /srv; echo up; "
-        script += "while sleep 1; do :; done"  # the first process of a machine reaps what others leave
-        namespaces = ["--net", "--mount", "--pid", "--uts", "--mount-proc", "--fork", "--kill-child"]
-        self.process = subprocess.Popen(["unshare", *namespaces, "sh", "-c", script], stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        if not self.process.stdout.readline():
-            self.stop()
-            raise OSError("this system makes no namespaces")
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
-        self.first = children.strip()
-
-    def inside(self, *words: str) -> list[str]:
-        """Return the command that runs another one on this machine."""
-        return ["nsenter", "--target", self.first, "--net", "--mount", "--pid", "--uts", *words]
-
-    def run(self, *words: str) -> None:
-        """Run a command on this machine; raises CalledProcessError where it fails."""
-        subprocess.run(self.inside(*words), check=True, capture_output=True, timeout=60)
-
-    def ray(self, *words: str) -> None:
-        """Start Ray on this machine; it ends with the machine."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, f"--node-ip-address={self.address}"]
-        command += ["--object-store-memory=100000000"]
-        variables = environment(TMPDIR="/srv", **HEALTH)
-        subprocess.run(self.inside(*command), env=variables, check=True, capture_output=True, timeout=150)
-
-    def fill_disk(self) -> None:
-        """Fill its disk to the last byte, and again whatever becomes free, until it is switched off."""
-        loop = "while true; do cat /dev/zero >> /srv/full; sleep 0.05; done"
-        subprocess.Popen(self.inside("sh", "-c", loop), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        """Power off: all its processes, its mounts and its network are gone."""
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def machines(workers: int, disk_mib: int = 256) -> Iterator[list[Machine]]:
-    """A zero-CPU head and workers of one CPU on machines of their own, off after the block."""
-    found: list[Machine] = []
-    try:
-        for number in range(1, workers + 2):
-            found.append(Machine(number, disk_mib))
-            plug(found[0], found[-1])
-        found[0].ray("--head", "--port=6379", "--num-cpus=0", "--temp-dir=/srv/ray", "--include-dashboard=false")
-        for machine in found[1:]:
-            machine.ray(f"--address={found[0].address}:6379", "--num-cpus=1")
-        yield found
-    finally:
-        for machine in reversed(found):
-            machine.stop()
-
-
-def plug(head: Machine, machine: Machine) -> None:
-    """Give a machine its address: the head has the switch, every other one a cable to it."""
-    ip = ["nsenter", "--target", head.first, "--net", "ip"]
-    card = "switch" if machine is head else "eth0"
-    commands = [[*ip, "link", "add", "switch", "type", "bridge"]]
-    if machine is not head:
-        cable = ["link", "add", f"cable{machine.number}", "type", "veth", "peer", "name", card, "netns", machine.first]
-        commands = [[*ip, *cable], [*ip, "link", "set", f"cable{machine.number}", "master", "switch", "up"]]
-    commands += [machine.inside("ip", "address", "add", f"{machine.address}/24", "dev", card)]
-    commands += [machine.inside("ip", "link", "set", name, "up") for name in ("lo", card)]
-    for command in commands:
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
 def _keep() -> None:

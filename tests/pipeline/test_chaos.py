@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +20,7 @@ from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from tests.pipeline.raylets import Driver, Machine, driver, environment, machines, plug, raylets
+from tests.pipeline.raylets import Driver, driver, environment, raylets
 from tests.pipeline.test_extract import command, write_noise
 from tests.s3 import Fault, S3Server
 
@@ -180,51 +178,3 @@ def test_a_driver_killed_and_a_head_lost_leave_work_that_a_later_driver_ends_wha
         assert code == 0, said
         assert 0 < record_of(last)["pending"] < CLIPS
     assert_undisturbed(store, str(clips), undisturbed)
-
-
-@pytest.fixture
-def cluster_of_machines() -> Iterator[list[Machine]]:
-    """A head and two workers with networks and disks of their own."""
-    if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter", "ip", "pgrep"))):
-        pytest.skip("nodes with networks and disks of their own need Linux, root, and the commands of its namespaces")
-    try:
-        probe = Machine(1, disk_mib=1)
-        try:
-            plug(probe, probe)
-        finally:
-            probe.stop()
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"nodes with networks and disks of their own cannot be made here: {error}")
-    with machines(2) as found:
-        yield found
-
-
-def test_a_node_cut_off_and_back_and_a_node_whose_disk_is_full_cost_no_clip(
-    clips: Path, undisturbed: pa.Table, cluster_of_machines: list[Machine], tmp_path: Path
-) -> None:
-    head, second, third = cluster_of_machines
-    address = f"{head.address}:6379"
-
-    def run(store: str, disturb: Callable[[], None]) -> tuple[dict[str, Any], str]:
-        arguments = ("--clips", str(clips), "--store", store, *FEATURES, "--json")
-        with driver(address, tmp_path, *arguments, on=head) as started:
-            wait_until(lambda: parts(store) > 0, started)
-            disturb()
-            code, said = started.end()
-        assert code == 0, said
-        assert_undisturbed(store, str(clips), undisturbed)
-        return record_of(started), said
-
-    def cut_off() -> None:
-        head.run("ip", "link", "set", f"cable{third.number}", "down")
-        time.sleep(15)  # a node that does not answer for 10 s is dead
-        head.run("ip", "link", "set", f"cable{third.number}", "up")
-
-    run(str(tmp_path / "cut off"), cut_off)
-    third.run("sh", "-c", "while pgrep -x raylet; do sleep 0.2; done")  # it finds that it is dead, and ends
-    third.ray(f"--address={address}", "--num-cpus=1")
-
-    record, said = run(str(tmp_path / "full"), second.fill_disk)
-    (fault,) = record["faults"]
-    assert (fault["host"], fault["left_out"]) == ("node2", True)
-    assert "No space left on device; free some space there, or set TMPDIR" in said
