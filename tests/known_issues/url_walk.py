@@ -114,7 +114,7 @@ train {NETWORK_STUDY} --workers 2 --checkpoints @/checkpoints --out @/network
 tune {NETWORK_STUDY} --settings @/model.json --trials 1 --out @/tuned
 tune {NETWORK_STUDY} --settings @/model.json --trials 1 --out @/tuned
 report --tune @/tuned --out @/tuned.html
-demo --num-clips 48 --out @/demo
+demo --num-clips 80 --out @/demo
 """
 
 
@@ -345,7 +345,8 @@ if __name__ == "__main__":
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
     prepare(sys.argv[1])
-    for part in ("first", "quick", "slow"):
-        walk(part, sys.argv[1])
+    walk("first", sys.argv[1])
+    walk("quick", sys.argv[1])
     read_back(sys.argv[1])
     refuse("quick", sys.argv[1])
+    walk("slow", sys.argv[1])
