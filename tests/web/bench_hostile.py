@@ -8,7 +8,6 @@ process: its memory holds the client, too, and is given as the growth over that 
 
 from __future__ import annotations
 
-import http.client
 import io
 import random
 import threading
@@ -20,7 +19,7 @@ import psutil
 import soundfile
 
 from tests.sounds import good_files, tone
-from tests.web.fake import Client, form, serving, wav
+from tests.web.fake import Client, serving, wav
 
 RATE = 16_000
 DAMAGED = 100
@@ -58,14 +57,7 @@ def damaged() -> Iterator[bytes]:
 
 def endless(client: Client) -> str:
     """Send an upload that never ends until the server hangs up."""
-    connection = http.client.HTTPConnection("127.0.0.1", client.server.access.port, timeout=60)
-    head, kind = form(b"")
-    connection.putrequest("POST", "/api/v1/predict")
-    connection.putheader("Content-Type", kind)
-    connection.putheader("Transfer-Encoding", "chunked")
-    connection.endheaders()
-    head = head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-    connection.send(b"%x\r\n%s\r\n" % (len(head), head))
+    connection = client.begin_upload()
     piece, sent = b"%x\r\n%s\r\n" % (1 << 20, bytes(1 << 20)), 0
     try:
         while True:

@@ -103,6 +103,18 @@ class Client:
             assert got["Content-Type"] == "application/problem+json", data
         return status, json.loads(data)
 
+    def begin_upload(self) -> http.client.HTTPConnection:
+        """Begin an upload in chunks that the caller sends, and may never end."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.access.port, timeout=self.timeout_s)
+        head, kind = form(b"")
+        connection.putrequest("POST", PREDICT)
+        connection.putheader("Content-Type", kind)
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        head = head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        connection.send(b"%x\r\n%s\r\n" % (len(head), head))
+        return connection
+
     def stream(self, file: bytes) -> list[Any]:
         """Lines of the streamed answer."""
         body, kind = form(file)

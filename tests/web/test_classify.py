@@ -137,14 +137,7 @@ def test_more_bytes_seconds_or_requests_than_allowed_are_refused() -> None:
 
 def _endless(client: Client) -> None:
     """Upload without an end: the server answers and closes."""
-    connection = http.client.HTTPConnection("127.0.0.1", client.server.access.port, timeout=30)
-    head, kind = form(b"")
-    connection.putrequest("POST", "/api/v1/predict")
-    connection.putheader("Content-Type", kind)
-    connection.putheader("Transfer-Encoding", "chunked")
-    connection.endheaders()
-    head = head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-    connection.send(b"%x\r\n%s\r\n" % (len(head), head))
+    connection = client.begin_upload()
     piece = b"%x\r\n%s\r\n" % (1 << 16, bytes(1 << 16))
     with pytest.raises(ConnectionError):
         connection.send(piece for _ in range(1_000))
