@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -215,6 +214,18 @@ class Filesystem:
         self.write(to, self.read(path))
         self.remove(path)
 
+    def now(self) -> float:
+        """Return the time by the clock that `Entry.modified` is told by, in s: that of a file written for it.
+
+        Clocks of the machines that write here may be apart from it, and from each other. Raises as `write`.
+        """
+        path = f"{TMP}/{uuid.uuid4().hex}.clock"
+        self.write(path, b"")
+        try:
+            return next(entry.modified for entry in self.entries(TMP) if entry.path == path)
+        finally:
+            self.remove(path)
+
     def remove_stale(self, older_than_s: float) -> list[str]:
         """Remove temporary files of writers that died that long ago; returns their paths."""
         return []  # an upload that was not completed leaves no file
@@ -275,8 +286,9 @@ class LocalFilesystem(Filesystem):
             sync_folder(target.parent)
 
     def remove_stale(self, older_than_s: float) -> list[str]:
-        limit = time.time() - older_than_s
-        stale = [entry.path for entry in self.entries(TMP) if entry.modified < limit]
+        found = self.entries(TMP)
+        limit = self.now() - older_than_s if found else 0.0
+        stale = [entry.path for entry in found if entry.modified < limit]
         for path in stale:
             self.remove(path)
         return stale

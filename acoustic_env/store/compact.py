@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,7 +196,7 @@ class _Compaction:
             msg = f"{self.store.filesystem.place(self.folder)}: the new parts are not the rows of the old ones; "
             raise StoreError(msg + "nothing was replaced, report this")
         self.check()
-        now = time.time()
+        now = self.store.filesystem.now()
         new = Snapshot(
             parts=self.sizes,
             replaced={**snapshot.replaced, **dict.fromkeys(inputs, now)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -46,6 +45,8 @@ class Collected:
 def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = False) -> Collected:
     """Remove replaced parts, remains of killed compactions, files set aside and stale temporary files.
 
+    Ages are told by the store's clock (`Filesystem.now`), for which a small file is written, in a dry run, too.
+
     Args:
         store_url: the store.
         older_than_s: only files replaced or written so long ago; temporary files after a day at least.
@@ -60,7 +61,8 @@ def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = Fals
         raise UsageError(msg)
     store = FeatureStore.existing(store_url)
     found = Collected()
-    limit = time.time() - older_than_s
+    now = store.filesystem.now()
+    limit = now - older_than_s
     for block, fingerprints in store.blocks().items():
         with ExitStack() as stack:
             try:
@@ -73,7 +75,7 @@ def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = Fals
                 _collect_version(store, layout.block_folder(block, fingerprint), limit, found, dry_run=dry_run)
     for folder, reason, before in (
         (layout.SET_ASIDE, "set aside as unreadable", limit),
-        (TMP, "temporary file", min(limit, time.time() - STALE_S)),
+        (TMP, "temporary file", min(limit, now - STALE_S)),
     ):
         for entry in store.filesystem.entries(folder):
             if entry.modified <= before:

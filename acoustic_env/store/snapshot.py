@@ -32,7 +32,7 @@ class Snapshot:
     Attributes:
         generation: grows by one with every change.
         parts: name -> size in bytes, of the parts that compaction wrote and readers see.
-        replaced: name -> Unix time, of the parts whose rows are in `parts` since then.
+        replaced: name -> Unix time by the store's clock, of the parts whose rows are in `parts` since then.
         pending: names that a compaction writes, or wrote when it was killed.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -274,6 +275,25 @@ def test_old_parts_stay_for_a_day_and_gc_says_what_it_removes(
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
     assert store.read("fake").num_rows == 60
     assert main(["store", "gc", store.url, "--older-than", "-1"]) == 2
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_ages_are_told_by_the_clock_of_the_store_whatever_those_of_its_writers_say(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, day, clock = str(tmp_path) if place == "disk" else request.getfixturevalue("s3").url, 24 * 3600.0, time.time
+    store = fill(url)
+    store.filesystem.write(".tmp/half.partial", b"of a writer at work")
+    monkeypatch.setattr(time, "time", lambda: clock() + 3 * day)
+    list(compact(url))
+    assert store.clean_up(["fake"]) == []
+    assert collect_garbage(url, day).files == []
+    monkeypatch.setattr(time, "time", lambda: clock() - 3 * day)
+    assert collect_garbage(url, day).files == []
+    assert len(collect_garbage(url, 0.0).files) == 7
+    if place == "disk":
+        os.utime(tmp_path / ".tmp" / "half.partial", (clock() - 2 * day,) * 2)
+        assert len(store.clean_up(["fake"])) == 1
 
 
 def test_a_block_that_another_writer_holds_is_neither_compacted_nor_cleaned(tmp_path: Path) -> None:
