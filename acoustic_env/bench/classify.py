@@ -70,42 +70,25 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PredictResult:
-    """A classifier without a cluster.
+    """A classifier without a cluster."""
 
-    Attributes:
-        classifier: what was measured.
-        import_torch_s: seconds of a process that imports torch.
-        command_s: seconds of `predict FILE` with a file of 5 s.
-        ratio: median over pairs of the second over the first.
-        window_s: seconds of audio in a window.
-        alone_s: seconds for a window by itself.
-        together_s: seconds for each window of a recording.
-    """
-
-    classifier: str
-    import_torch_s: float
-    command_s: float
-    ratio: float
-    window_s: float
-    alone_s: float
-    together_s: float
+    classifier: str  # what was measured
+    import_torch_s: float  # seconds of a process that imports torch
+    command_s: float  # seconds of `predict FILE` with a file of 5 s
+    ratio: float  # median over pairs of the second over the first
+    window_s: float  # seconds of audio in a window
+    alone_s: float  # seconds for a window by itself
+    together_s: float  # seconds for each window of a recording
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """A server under the load of so many clients, each sending a file of 5 s again and again.
+    """A server under the load of so many clients, each sending a file of 5 s again and again."""
 
-    Attributes:
-        server: of `SERVERS`.
-        clients: at the same time.
-        requests_per_s: answered.
-        p50_s, p95_s, p99_s: quantiles of the seconds to the end of an answer.
-    """
-
-    server: str
-    clients: int
-    requests_per_s: float
-    p50_s: float
+    server: str  # of `SERVERS`
+    clients: int  # at the same time
+    requests_per_s: float  # answered
+    p50_s: float  # quantiles of the seconds to the end of an answer
     p95_s: float
     p99_s: float
 

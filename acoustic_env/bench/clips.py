@@ -29,35 +29,22 @@ SEED: Final = 23
 
 @dataclass(frozen=True)
 class BenchClip:
-    """A clip as the stages take it.
+    """A clip as the stages take it."""
 
-    Attributes:
-        data: the file's bytes.
-        start_s, end_s: the clip in it.
-        raw: float32 [samples], RMS-normalized.
-        signals: raw, foreground and background, float32 [samples].
-    """
-
-    data: bytes
-    start_s: float
+    data: bytes  # the file's bytes
+    start_s: float  # the clip in it
     end_s: float
-    raw: npt.NDArray[np.float32]
-    signals: dict[str, npt.NDArray[np.float32]]
+    raw: npt.NDArray[np.float32]  # float32 [samples], RMS-normalized
+    signals: dict[str, npt.NDArray[np.float32]]  # raw, foreground and background, float32 [samples]
 
 
 @dataclass(frozen=True)
 class Material:
-    """Recordings.
+    """Recordings."""
 
-    Attributes:
-        paths: audio files, most of them at least as long as a clip.
-        source: human-readable origin.
-        clip_seconds: of the clips made of them.
-    """
-
-    paths: tuple[Path, ...]
-    source: str
-    clip_seconds: float
+    paths: tuple[Path, ...]  # audio files, most of them at least as long as a clip
+    source: str  # human-readable origin
+    clip_seconds: float  # of the clips made of them
 
     def clips(self, count: int) -> list[BenchClip]:
         """Return the beginnings of so many recordings, spread over all; fewer where there are not as many.

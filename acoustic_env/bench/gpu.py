@@ -39,19 +39,12 @@ class GpuPart:
 
 @dataclass(frozen=True)
 class GpuRate:
-    """The throughput of a GPU that does nothing but these parts.
+    """The throughput of a GPU that does nothing but these parts."""
 
-    Attributes:
-        parts: on the GPU.
-        clips_per_second: of the GPU alone.
-        decode_cores: CPU cores that decode as many clips.
-        dsp_cores: CPU cores that separate as many clips and compute their indices.
-    """
-
-    parts: tuple[str, ...]
-    clips_per_second: float
-    decode_cores: float
-    dsp_cores: float
+    parts: tuple[str, ...]  # on the GPU
+    clips_per_second: float  # of the GPU alone
+    decode_cores: float  # CPU cores that decode as many clips
+    dsp_cores: float  # CPU cores that separate as many clips and compute their indices
 
 
 @dataclass(frozen=True)

@@ -47,57 +47,34 @@ _compute: Compute | None = None  # in a process of the plain loop
 
 @dataclass(frozen=True)
 class EngineRun:
-    """`extract` with one engine.
+    """`extract` with one engine."""
 
-    Attributes:
-        command_s: seconds of the whole command, from its start to its end.
-        clips_per_second: while it streams (the start of workers included, that of Ray and the plan not).
-        worker_bytes: peak memory of a worker.
-    """
-
-    command_s: float
-    clips_per_second: float
-    worker_bytes: int
+    command_s: float  # seconds of the whole command, from its start to its end
+    clips_per_second: float  # while it streams (the start of workers included, that of Ray and the plan not)
+    worker_bytes: int  # peak memory of a worker
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The job against a plain loop of the same kernels.
+    """The job against a plain loop of the same kernels."""
 
-    Attributes:
-        clips: of the list.
-        job_clips_per_second: of the job while it streams.
-        loop_clips_per_second: of the loop.
-        ratio: the first over the second.
-    """
-
-    clips: int
-    job_clips_per_second: float
-    loop_clips_per_second: float
-    ratio: float
+    clips: int  # of the list
+    job_clips_per_second: float  # of the job while it streams
+    loop_clips_per_second: float  # of the loop
+    ratio: float  # the first over the second
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """The whole job, blocks and signals as `extract` takes them by default.
+    """The whole job, blocks and signals as `extract` takes them by default."""
 
-    Attributes:
-        clips: of the list that both engines saw.
-        clip_seconds: their length.
-        workers: processes that compute.
-        reference: the reference engine.
-        fast: the fast one; the mean of two runs.
-        ratio: of the seconds of the whole command.
-        efficiency: of the fast engine on a longer list.
-    """
-
-    clips: int
-    clip_seconds: float
-    workers: int
-    reference: EngineRun
-    fast: EngineRun
-    ratio: float
-    efficiency: Efficiency
+    clips: int  # of the list that both engines saw
+    clip_seconds: float  # their length
+    workers: int  # processes that compute
+    reference: EngineRun  # the reference engine
+    fast: EngineRun  # the fast one; the mean of two runs
+    ratio: float  # of the seconds of the whole command
+    efficiency: Efficiency  # of the fast engine on a longer list
 
 
 def measure_job(material: Material, wanted: int | None, log: Log) -> JobResult:

@@ -68,31 +68,18 @@ class LengthResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A whole run.
+    """A whole run."""
 
-    Attributes:
-        machine: processor, operating system and libraries.
-        clips: how many clips each stage saw.
-        clip_seconds: their median length.
-        source: real clips or generated scenes.
-        stages: in the order of `STAGES`.
-        lengths: what the stage dsp costs at each of `LENGTHS`; empty without that stage.
-        gpu: the parts that a GPU can do, on it; None where there is none or it was not asked for.
-        job: the whole job with both engines; None where it was not asked for.
-        predict: a classifier without a cluster; None where it was not asked for.
-        serve: servers of it under load; empty where it was not asked for.
-    """
-
-    machine: str
-    clips: int
-    clip_seconds: float
-    source: str
-    stages: tuple[StageResult, ...]
-    lengths: tuple[LengthResult, ...]
-    gpu: GpuResult | None
-    job: JobResult | None
-    predict: PredictResult | None
-    serve: tuple[LoadResult, ...]
+    machine: str  # processor, operating system and libraries
+    clips: int  # how many clips each stage saw
+    clip_seconds: float  # their median length
+    source: str  # real clips or generated scenes
+    stages: tuple[StageResult, ...]  # in the order of `STAGES`
+    lengths: tuple[LengthResult, ...]  # what the stage dsp costs at each of `LENGTHS`; empty without that stage
+    gpu: GpuResult | None  # the parts that a GPU can do, on it; None where there is none or it was not asked for
+    job: JobResult | None  # the whole job with both engines; None where it was not asked for
+    predict: PredictResult | None  # a classifier without a cluster; None where it was not asked for
+    serve: tuple[LoadResult, ...]  # servers of it under load; empty where it was not asked for
 
 
 def run_bench(

@@ -29,19 +29,12 @@ READERS: Final = 4
 
 @dataclass(frozen=True)
 class Checked:
-    """Outcome of a validation.
+    """Outcome of a validation."""
 
-    Attributes:
-        clips: rows of the list.
-        issues: what is wrong.
-        notes: what the recipe makes of the list, and what is worth knowing.
-        table: the list, of `CLIP_SCHEMA` and `row`, counted from 1 in the file.
-    """
-
-    clips: int
-    issues: list[ValidationIssue]
-    notes: list[str]
-    table: pa.Table
+    clips: int  # rows of the list
+    issues: list[ValidationIssue]  # what is wrong
+    notes: list[str]  # what the recipe makes of the list, and what is worth knowing
+    table: pa.Table  # the list, of `CLIP_SCHEMA` and `row`, counted from 1 in the file
 
 
 def check_clips(

@@ -19,20 +19,13 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Link:
-    """One pair of duplicates.
+    """One pair of duplicates."""
 
-    Attributes:
-        first, second: clip numbers, first < second.
-        kind: exact (the same samples), scaled (the same up to gain and silence around) or near.
-        lag_s: second of the first at which the second starts; None where it is not known.
-        correlation: of the log band energies; 1 for exact.
-    """
-
-    first: int
+    first: int  # clip numbers, first < second
     second: int
-    kind: str
-    lag_s: float | None
-    correlation: float
+    kind: str  # exact (the same samples), scaled (the same up to gain and silence around) or near
+    lag_s: float | None  # second of the first at which the second starts; None where it is not known
+    correlation: float  # of the log band energies; 1 for exact
 
 
 def same_digest(digests: Sequence[bytes]) -> list[tuple[int, int]]:

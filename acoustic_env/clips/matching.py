@@ -42,25 +42,15 @@ _CHUNK_FRAMES: Final = 1 << 20  # frames compared at once
 
 @dataclass(frozen=True)
 class Signatures:
-    """Signatures of all clips, end to end with `GAP` silent frames after each.
+    """Signatures of all clips, end to end with `GAP` silent frames after each."""
 
-    Attributes:
-        starts: int64 [clips], first frame of each clip.
-        lengths: int64 [clips], frames.
-        bits: uint32 [all frames].
-        audible: bool [all frames].
-        levels: uint8 [all frames, bands], log band energies; may lie on the disk (numpy.memmap).
-        landmarks: int64 [landmarks], frames worth looking up, ascending.
-        weakest: uint8 [landmarks, probes], positions of their least certain bits.
-    """
-
-    starts: Ints
-    lengths: Ints
-    bits: npt.NDArray[np.uint32]
-    audible: Bools
-    levels: npt.NDArray[np.uint8]
-    landmarks: Ints
-    weakest: npt.NDArray[np.uint8]
+    starts: Ints  # int64 [clips], first frame of each clip
+    lengths: Ints  # int64 [clips], frames
+    bits: npt.NDArray[np.uint32]  # uint32 [all frames]
+    audible: Bools  # bool [all frames]
+    levels: npt.NDArray[np.uint8]  # uint8 [all frames, bands], log band energies; may lie on the disk (numpy.memmap)
+    landmarks: Ints  # int64 [landmarks], frames worth looking up, ascending
+    weakest: npt.NDArray[np.uint8]  # uint8 [landmarks, probes], positions of their least certain bits
 
     def clip_of(self, frames: Ints) -> Ints:
         """Return the clip of each frame number."""
@@ -69,18 +59,12 @@ class Signatures:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of clips, [n] each.
+    """Pairs of clips, [n] each."""
 
-    Attributes:
-        first, second: clip numbers, first < second.
-        lag: frame of the first at which the second's frame 0 lies; between frames once confirmed.
-        value: share of differing bits of candidates, correlation of confirmed pairs.
-    """
-
-    first: Ints
+    first: Ints  # clip numbers, first < second
     second: Ints
-    lag: Ints | npt.NDArray[np.float64]
-    value: Floats
+    lag: Ints | npt.NDArray[np.float64]  # frame of the first at which the second begins; between frames once confirmed
+    value: Floats  # share of differing bits of candidates, correlation of confirmed pairs
 
     def __len__(self) -> int:
         return len(self.first)

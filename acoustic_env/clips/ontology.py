@@ -16,17 +16,11 @@ AUDIOSET_FILE: Final = Path(__file__).with_name("audioset_ontology.json")
 
 @dataclass(frozen=True)
 class Ontology:
-    """A directed acyclic graph of labels.
+    """A directed acyclic graph of labels."""
 
-    Attributes:
-        names: id -> display name.
-        children: id -> ids of its direct kinds.
-        class_order: ids in the order of a classifier's outputs (the 527 of AudioSet).
-    """
-
-    names: Mapping[str, str]
-    children: Mapping[str, tuple[str, ...]]
-    class_order: tuple[str, ...] = ()
+    names: Mapping[str, str]  # id -> display name
+    children: Mapping[str, tuple[str, ...]]  # id -> ids of its direct kinds
+    class_order: tuple[str, ...] = ()  # ids in the order of a classifier's outputs (the 527 of AudioSet)
 
     def descendants(self, label: str) -> frozenset[str]:
         """Return the ids of the label (an id or a display name) and of everything below it.

@@ -42,31 +42,18 @@ OTHER_SHARE: Final = 0.5
 
 @dataclass(frozen=True)
 class Recording:
-    """What the clips of one recording share.
+    """What the clips of one recording share."""
 
-    Attributes:
-        label: natural or urban.
-        rate: Hz.
-        sources: name and level in dB over the bed.
-        bed_slope: the bed's amplitude falls as frequency ** -bed_slope.
-        echo_s: reverberation time (60 dB).
-        echo_level: of the reverberant part over the direct one.
-        color_db: gains of the microphone at eight frequencies.
-        hiss_db: the microphone's own noise under the scene.
-        peak: of the written samples, full scale 1.
-        seed: of the sources' characters.
-    """
-
-    label: str
-    rate: int
-    sources: tuple[tuple[str, float], ...]
-    bed_slope: float
-    echo_s: float
-    echo_level: float
-    color_db: npt.NDArray[np.float64]
-    hiss_db: float
-    peak: float
-    seed: tuple[int, ...]
+    label: str  # natural or urban
+    rate: int  # Hz
+    sources: tuple[tuple[str, float], ...]  # name and level in dB over the bed
+    bed_slope: float  # the bed's amplitude falls as frequency ** -bed_slope
+    echo_s: float  # reverberation time (60 dB)
+    echo_level: float  # of the reverberant part over the direct one
+    color_db: npt.NDArray[np.float64]  # gains of the microphone at eight frequencies
+    hiss_db: float  # the microphone's own noise under the scene
+    peak: float  # of the written samples, full scale 1
+    seed: tuple[int, ...]  # of the sources' characters
 
 
 def write_scenes(folder: Path | str, clips: int, seed: int, flip: float = 0.0, seconds: float = 10.0) -> pa.Table:

@@ -26,17 +26,11 @@ REPEATED: Final = "the same audio is listed again"
 
 @dataclass(frozen=True)
 class Selection:
-    """The clips of a study.
+    """The clips of a study."""
 
-    Attributes:
-        clips: the rows kept, in their order, with a column `class` (list of class names).
-        classes: in the order of the targets.
-        left_out: reason -> ids of the clips left out for it.
-    """
-
-    clips: pa.Table
-    classes: tuple[str, ...]
-    left_out: dict[str, list[str]]
+    clips: pa.Table  # the rows kept, in their order, with a column `class` (list of class names)
+    classes: tuple[str, ...]  # in the order of the targets
+    left_out: dict[str, list[str]]  # reason -> ids of the clips left out for it
 
     def summary(self) -> list[str]:
         """Describe how many clips each class has, how many are left out and why, with examples."""
@@ -52,17 +46,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a classifier is to learn.
+    """What a classifier is to learn."""
 
-    Attributes:
-        clip_ids: [n].
-        classes: class names; of a binary task the first is the negative.
-        y: int64 [n], index into classes (binary, multiclass), or bool [n, classes] (multilabel).
-    """
-
-    clip_ids: list[str]
-    classes: tuple[str, ...]
-    y: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+    clip_ids: list[str]  # [n]
+    classes: tuple[str, ...]  # class names; of a binary task the first is the negative
+    y: npt.NDArray[np.int64] | npt.NDArray[np.bool_]  # int64 [n], index into classes; multilabel: bool [n, classes]
 
 
 def select(clips: pa.Table, recipe: Recipe) -> Selection:

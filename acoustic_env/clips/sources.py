@@ -128,13 +128,9 @@ def describe_source(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Relocation:
-    """Audio that moved, the same files: what was below one prefix is below another.
+    """Audio that moved, the same files: what was below one prefix is below another."""
 
-    Attributes:
-        old, new: prefixes of locations, whole path components, without a slash at the end.
-    """
-
-    old: str
+    old: str  # prefixes of locations, whole path components, without a slash at the end
     new: str
 
     def apply(self, sources: pa.Table) -> pa.Table:

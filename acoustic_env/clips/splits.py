@@ -30,15 +30,10 @@ SHOWN_GROUPS: Final = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Which clips train, validate and test.
+    """Which clips train, validate and test."""
 
-    Attributes:
-        folds: int32 [clips], the fold of each row.
-        train, validation, test: row numbers, together every row once.
-    """
-
-    folds: Folds
-    train: Rows
+    folds: Folds  # int32 [clips], the fold of each row
+    train: Rows  # row numbers; the three together hold every row once
     validation: Rows
     test: Rows
 

@@ -43,17 +43,11 @@ BATCH_CLIPS: Final = 2**17
 
 @dataclass(frozen=True)
 class ValidationIssue:
-    """One thing wrong with a clip list.
+    """One thing wrong with a clip list."""
 
-    Attributes:
-        row: counted from 1, a CSV header not counted; None for an issue of the whole file.
-        column: the column, None when the issue is of the row or of the file.
-        message: what is wrong.
-    """
-
-    row: int | None
-    column: str | None
-    message: str
+    row: int | None  # counted from 1, a CSV header not counted; None for an issue of the whole file
+    column: str | None  # the column, None when the issue is of the row or of the file
+    message: str  # what is wrong
 
     def __str__(self) -> str:
         place = [f"row {self.row:,}"] if self.row is not None else []

@@ -46,15 +46,10 @@ MESSAGES: Final = {
 
 @dataclass(frozen=True)
 class EmbeddedSegment:
-    """One record: a segment with its frames.
+    """One record: a segment with its frames."""
 
-    Attributes:
-        segment: video, times and labels (as AudioSet ids).
-        frames: uint8 [frames, 128], about one a second.
-    """
-
-    segment: Segment
-    frames: npt.NDArray[np.uint8]
+    segment: Segment  # video, times and labels (as AudioSet ids)
+    frames: npt.NDArray[np.uint8]  # uint8 [frames, 128], about one a second
 
 
 def read_embeddings(folder: str, ontology: Ontology) -> Iterator[EmbeddedSegment]:

@@ -46,10 +46,7 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "bench",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "bench", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stages", type=names, default=(), metavar="A,B", help="Stages to measure. Default: all.")
     parser.add_argument(

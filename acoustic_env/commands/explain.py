@@ -27,10 +27,7 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "explain",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "explain", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=url, metavar="BUNDLE", required=True, help="folder of the classifier")
     parser.add_argument("--clips", type=url, metavar="LIST", required=True, help="the clip list it was trained on")

@@ -28,10 +28,7 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "reannotate",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "reannotate", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     files = {"clips": "LIST", "store": "URL", "bundle": "DIR", "labels": "LABELS"}
     add_settings(

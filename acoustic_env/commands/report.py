@@ -26,10 +26,7 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "report",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "report", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=url, metavar="FILE.html", required=True, help="Page to write.")
     parser.add_argument("--title", default="acoustic-env report", metavar="TEXT", help="Title of the page.")

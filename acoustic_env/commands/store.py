@@ -98,10 +98,7 @@ def add_parsers(subparsers: Any) -> None:
         "--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz file, at any URL."
     )
     parser.add_argument(
-        "--fingerprint",
-        type=names,
-        metavar="F[,F]",
-        help="Version or its first digits. Default: the only one.",
+        "--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one."
     )
     parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
     parser.add_argument("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")

@@ -51,42 +51,25 @@ Values = tuple[npt.NDArray[np.float32], Floats, Floats]
 
 @dataclass(frozen=True)
 class Backgrounds:
-    """Reference clips and the ways to draw a background from them.
+    """Reference clips and the ways to draw a background from them."""
 
-    Attributes:
-        pool: row numbers of the reference clips [p].
-        draws: [backgrounds, clusters] place in the pool of each cluster's clip.
-        weights: share of the clips that each cluster stands for [clusters].
-    """
-
-    pool: Rows
-    draws: npt.NDArray[np.int64]
-    weights: Floats
+    pool: Rows  # row numbers of the reference clips [p]
+    draws: npt.NDArray[np.int64]  # [backgrounds, clusters] place in the pool of each cluster's clip
+    weights: Floats  # share of the clips that each cluster stands for [clusters]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """SHAP values of the clips explained.
+    """SHAP values of the clips explained."""
 
-    Attributes:
-        rows: row numbers of the clips explained [n].
-        phi: mean over backgrounds [n, d], in `output` units.
-        values: the reduced features of those clips [n, d].
-        importance: mean |phi| over the clips, for each background [backgrounds, d].
-        ranks: 1 = most important, for each background [backgrounds, d].
-        residual: f(x) - E f - sum of phi, for each background and clip [backgrounds, n].
-        std: standard deviation of f(x) over the clips, to compare the residual with.
-        output: what f is.
-    """
-
-    rows: Rows
-    phi: Floats
-    values: npt.NDArray[np.float32]
-    importance: Floats
-    ranks: Floats
-    residual: Floats
-    std: float
-    output: str
+    rows: Rows  # row numbers of the clips explained [n]
+    phi: Floats  # mean over backgrounds [n, d], in `output` units
+    values: npt.NDArray[np.float32]  # the reduced features of those clips [n, d]
+    importance: Floats  # mean |phi| over the clips, for each background [backgrounds, d]
+    ranks: Floats  # 1 = most important, for each background [backgrounds, d]
+    residual: Floats  # f(x) - E f - sum of phi, for each background and clip [backgrounds, n]
+    std: float  # standard deviation of f(x) over the clips, to compare the residual with
+    output: str  # what f is
 
     def rank_interval(self) -> tuple[Floats, Floats, Floats]:
         """Return the median, 2.5 % and 97.5 % quantile of each feature's rank over backgrounds [d]."""

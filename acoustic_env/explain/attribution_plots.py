@@ -224,15 +224,7 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
         f"all (+ in the heading: high values speak for {name}; ranks as in the SHAP figure)."
     )
     alt = f"Bars of the {WEIGHTS} largest weights of {len(features)} components, blue positive, orange negative."
-    return Plot(
-        f"components-indices-{chosen}",
-        SECTION,
-        title,
-        caption,
-        alt,
-        figure,
-        pa.Table.from_pylist(table),
-    )
+    return Plot(f"components-indices-{chosen}", SECTION, title, caption, alt, figure, pa.Table.from_pylist(table))
 
 
 @drawn

@@ -25,27 +25,17 @@ LEVEL: Final = 0.95
 
 @dataclass(frozen=True)
 class Contrast:
-    """A class against the other clips, column by column; arrays [d].
+    """A class against the other clips, column by column; arrays [d]."""
 
-    Attributes:
-        n, rest_n: recordings with a value, of the class and of the rest.
-        mean, rest_mean: of the column, in its unit.
-        t: Welch's, positive where the class is higher; NaN where a side has fewer than two values.
-        degrees: of freedom (Welch and Satterthwaite).
-        p: two-sided.
-        g: Hedges' g, the difference in pooled standard deviations, corrected for few recordings.
-        g_low, g_high: its 95 % interval.
-    """
-
-    n: Floats
+    n: Floats  # recordings with a value, of the class and of the rest
     rest_n: Floats
-    mean: Floats
+    mean: Floats  # of the column, in its unit
     rest_mean: Floats
-    t: Floats
-    degrees: Floats
-    p: Floats
-    g: Floats
-    g_low: Floats
+    t: Floats  # Welch's, positive where the class is higher; NaN where a side has fewer than two values
+    degrees: Floats  # of freedom (Welch and Satterthwaite)
+    p: Floats  # two-sided
+    g: Floats  # Hedges' g, the difference in pooled standard deviations, corrected for few recordings
+    g_low: Floats  # its 95 % interval
     g_high: Floats
 
 

@@ -34,39 +34,24 @@ Columns = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Group:
-    """Original features that are shuffled together.
+    """Original features that are shuffled together."""
 
-    Attributes:
-        name: human-readable.
-        kind: `part` (a whole block of a signal), `column` (one index or vector), `region` (of a modulation map).
-        block, signal: where they come from.
-        columns: numbers in the matrix.
-    """
-
-    name: str
-    kind: str
-    block: str
+    name: str  # human-readable
+    kind: str  # `part` (a whole block of a signal), `column` (one index or vector), `region` (of a modulation map)
+    block: str  # where they come from
     signal: str
-    columns: Columns
+    columns: Columns  # numbers in the matrix
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What shuffling a group costs.
+    """What shuffling a group costs."""
 
-    Attributes:
-        group: which.
-        drop: in AUC (mean over classes where there are several), mean over the repeats.
-        low, high: 95 % interval over shuffles and resampled recordings.
-        of_class: drop in AUC of each class against the others, of the positive one in a binary study; NaN for a class
-            without clips, or without others.
-    """
-
-    group: Group
-    drop: float
-    low: float
+    group: Group  # which
+    drop: float  # in AUC (mean over classes where there are several), mean over the repeats
+    low: float  # 95 % interval over shuffles and resampled recordings
     high: float
-    of_class: tuple[float, ...]
+    of_class: tuple[float, ...]  # drop in each class's AUC, the positive one's in a binary study; NaN if undefined
 
 
 def feature_groups(material: Material) -> list[Group]:
@@ -167,21 +152,13 @@ def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> n
 
 @dataclass(frozen=True)
 class _HeldOutScorers:
-    """The scorers and the clips they score.
+    """The scorers and the clips they score."""
 
-    Attributes:
-        rows: of the material, sorted.
-        scorers: their rows count within `rows`.
-        truth: bool [n, classes].
-        folds: [n].
-        binary: whether the study is.
-    """
-
-    rows: Columns
-    scorers: list[HeldOutScorer]
-    truth: npt.NDArray[np.bool_]
-    folds: npt.NDArray[np.int64]
-    binary: bool
+    rows: Columns  # of the material, sorted
+    scorers: list[HeldOutScorer]  # their rows count within `rows`
+    truth: npt.NDArray[np.bool_]  # bool [n, classes]
+    folds: npt.NDArray[np.int64]  # [n]
+    binary: bool  # whether the study is
 
     @classmethod
     def of(cls, material: Material, seed: int) -> _HeldOutScorers:

@@ -33,24 +33,15 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClipMap:
-    """The clips of one (block, signal) in the plane.
-
-    Attributes:
-        block, signal: which.
-        pca: [n, 2] scores of the first two components of the standardized features.
-        explained: their shares of the variance [2].
-        tsne: [n, 2], no unit: only nearness means something.
-        agreement: share of the 10 nearest neighbors (other recordings, all components) that share the class.
-        chance: that share had the neighbors been any clips.
-    """
+    """The clips of one (block, signal) in the plane."""
 
     block: str
     signal: str
-    pca: Floats
-    explained: Floats
-    tsne: Floats
-    agreement: float
-    chance: float
+    pca: Floats  # [n, 2] scores of the first two components of the standardized features
+    explained: Floats  # their shares of the variance [2]
+    tsne: Floats  # [n, 2], no unit: only nearness means something
+    agreement: float  # share of the 10 nearest neighbors (other recordings, all components) that share the class
+    chance: float  # that share had the neighbors been any clips
 
 
 def stratified_rows(label: npt.NDArray[np.int64], most: int, seed: int = SEED) -> Rows:

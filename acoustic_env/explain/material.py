@@ -37,63 +37,37 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FrameAxes:
-    """Where the frames and bands of a block lie.
+    """Where the frames and bands of a block lie."""
 
-    Attributes:
-        hop_s: seconds from frame to frame.
-        first_s: when the first frame begins; before 0 where frames are centered.
-        edges_hz: of the mel bands [bands + 1]; None where bands have no frequency.
-        log: of the mel spectrogram: db, ln or none.
-    """
-
-    hop_s: float
-    first_s: float
-    edges_hz: Floats | None
-    log: str
+    hop_s: float  # seconds from frame to frame
+    first_s: float  # when the first frame begins; before 0 where frames are centered
+    edges_hz: Floats | None  # of the mel bands [bands + 1]; None where bands have no frequency
+    log: str  # of the mel spectrogram: db, ln or none
 
 
 @dataclass(frozen=True)
 class HeldOutScorer:
-    """A model and the clips that it did not learn from; the bundle's reduction saw their features, not their labels.
+    """A model and the clips that it did not learn from; the bundle's reduction saw their features, not their labels."""
 
-    Attributes:
-        rows: of the material.
-        model: that predicts them.
-    """
-
-    rows: Rows
-    model: Ensemble
+    rows: Rows  # of the material
+    model: Ensemble  # that predicts them
 
 
 @dataclass(frozen=True)
 class Material:
-    """Clips with features and targets, rows aligned.
+    """Clips with features and targets, rows aligned."""
 
-    Attributes:
-        bundle: trained.
-        matrix: features [n, d] in the bundle's order of columns, or sequences.
-        targets: given labels [n].
-        groups: int64 [n], recording of each clip.
-        folds: int64 [n], fold of each clip; zeros where the list is not the one trained on.
-        scorers: models with the clips each held out.
-        units: (block, column) -> unit.
-        clips: which clips these are, for captions.
-        scored: which clips the scorers predict, for captions.
-        test_clips: what the bundle's records say of test clips among these, for captions.
-        frames: where frames and bands lie, for networks on sequences.
-    """
-
-    bundle: Bundle
-    matrix: FeatureMatrix
-    targets: Targets
-    groups: npt.NDArray[np.int64]
-    folds: npt.NDArray[np.int64]
-    scorers: list[HeldOutScorer]
-    units: Mapping[tuple[str, str], str]
-    clips: str
-    scored: str
-    test_clips: str
-    frames: FrameAxes | None = None
+    bundle: Bundle  # trained
+    matrix: FeatureMatrix  # features [n, d] in the bundle's order of columns, or sequences
+    targets: Targets  # given labels [n]
+    groups: npt.NDArray[np.int64]  # int64 [n], recording of each clip
+    folds: npt.NDArray[np.int64]  # int64 [n], fold of each clip; zeros where the list is not the one trained on
+    scorers: list[HeldOutScorer]  # models with the clips each held out
+    units: Mapping[tuple[str, str], str]  # (block, column) -> unit
+    clips: str  # which clips these are, for captions
+    scored: str  # which clips the scorers predict, for captions
+    test_clips: str  # what the bundle's records say of test clips among these, for captions
+    frames: FrameAxes | None = None  # where frames and bands lie, for networks on sequences
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
@@ -195,11 +169,7 @@ def _learned(whole: Material, parts: Split) -> Material:
     folds = parts.folds.astype(np.int64)
     clips = f"{len(rows):,} training and validation clips"
     learned = _take(replace(whole, folds=folds, clips=clips, test_clips=LEARNED), mask)
-    return replace(
-        learned,
-        scorers=_scorers(learned),
-        scored="clips held out from the model that scores them",
-    )
+    return replace(learned, scorers=_scorers(learned), scored="clips held out from the model that scores them")
 
 
 def _scorers(learned: Material) -> list[HeldOutScorer]:

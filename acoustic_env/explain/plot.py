@@ -23,25 +23,15 @@ FORMAT: Final = 2
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot before it is written.
+    """A plot before it is written."""
 
-    Attributes:
-        name: stem of its files: letters, digits, hyphens.
-        section: heading it belongs under.
-        title: of the figure.
-        caption: what it shows.
-        alt: the figure in words, for those who cannot see it.
-        figure: `matplotlib.figure.Figure`.
-        data: what is drawn.
-    """
-
-    name: str
-    section: str
-    title: str
-    caption: str
-    alt: str
-    figure: Any
-    data: pa.Table
+    name: str  # stem of its files: letters, digits, hyphens
+    section: str  # heading it belongs under
+    title: str  # of the figure
+    caption: str  # what it shows
+    alt: str  # the figure in words, for those who cannot see it
+    figure: Any  # `matplotlib.figure.Figure`
+    data: pa.Table  # what is drawn
 
     @drawn
     def png(self) -> bytes:
@@ -68,19 +58,14 @@ def _save_figure(figure: Any, stem: Path) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A written plot, as the index lists it.
-
-    Attributes:
-        name, section, title, caption, alt: of the plot.
-        files: png, svg, csv -> file name in the folder.
-    """
+    """A written plot, as the index lists it."""
 
     name: str
     section: str
     title: str
     caption: str
     alt: str
-    files: dict[str, str]
+    files: dict[str, str]  # png, svg, csv -> file name in the folder
 
 
 def write_index(folder: Path, entries: Sequence[Entry], about: dict[str, Any]) -> None:

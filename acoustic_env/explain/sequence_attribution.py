@@ -42,15 +42,10 @@ Frames = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Patches:
-    """A grid over frames and bands.
+    """A grid over frames and bands."""
 
-    Attributes:
-        frames: where each row of patches begins, and the end [rows + 1].
-        bands: where each column of patches begins, and the end [columns + 1].
-    """
-
-    frames: Edges
-    bands: Edges
+    frames: Edges  # where each row of patches begins, and the end [rows + 1]
+    bands: Edges  # where each column of patches begins, and the end [columns + 1]
 
     @classmethod
     def of(cls, frames: int, bands: int, signals: int = 1, *, by_band: bool = True) -> Patches:
@@ -160,28 +155,17 @@ def occlusion(function: SequenceLogOdds, clip: Frames, reference: Floats, patche
 
 @dataclass(frozen=True)
 class ExplainedClip:
-    """A clip and what the log odds of its predicted class are made of.
+    """A clip and what the log odds of its predicted class are made of."""
 
-    Attributes:
-        clip_id: of the list.
-        given: its labels, for display.
-        predicted: number of the class.
-        probability: of that class, by a model that did not learn from the clip where there is one.
-        frames: [frames, bands].
-        gradients: integrated gradients summed within each patch [rows, columns].
-        occlusion: log odds lost without each patch [rows, columns].
-        value, base: log odds of the clip and of the mean of each band.
-    """
-
-    clip_id: str
-    given: str
-    predicted: int
-    probability: float
-    frames: Frames
-    gradients: Floats
-    occlusion: Floats
-    value: float
-    base: float
+    clip_id: str  # of the list
+    given: str  # its labels, for display
+    predicted: int  # number of the class
+    probability: float  # of that class, by a model that did not learn from the clip where there is one
+    frames: Frames  # [frames, bands]
+    gradients: Floats  # integrated gradients summed within each patch [rows, columns]
+    occlusion: Floats  # log odds lost without each patch [rows, columns]
+    value: float  # log odds of the clip
+    base: float  # log odds of the mean of each band
 
     @property
     def residual(self) -> float:

@@ -51,29 +51,17 @@ _WINDOWS_AT_ONCE: Final = {"cpu": 20, "cuda": 1 << 20}
 
 @dataclass(frozen=True)
 class Axes:
-    """Sizes that follow from the sample rate.
+    """Sizes that follow from the sample rate."""
 
-    Attributes:
-        hop: samples from frame to frame.
-        window: samples of the spectrogram's window, odd.
-        n_fft: length of its transform.
-        bands: frequency bands kept.
-        band_hz: their spacing.
-        half: frames on each side of the middle of a modulation window.
-        shift: frames from one modulation window to the next.
-        spectral: cycles/kHz of the rows.
-        temporal: Hz of the columns.
-    """
-
-    hop: int
-    window: int
-    n_fft: int
-    bands: int
-    band_hz: float
-    half: int
-    shift: int
-    spectral: Matrix
-    temporal: Matrix
+    hop: int  # samples from frame to frame
+    window: int  # samples of the spectrogram's window, odd
+    n_fft: int  # length of its transform
+    bands: int  # frequency bands kept
+    band_hz: float  # their spacing
+    half: int  # frames on each side of the middle of a modulation window
+    shift: int  # frames from one modulation window to the next
+    spectral: Matrix  # cycles/kHz of the rows
+    temporal: Matrix  # Hz of the columns
 
 
 @lru_cache
@@ -257,20 +245,13 @@ def _slices(length: int, size: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class Basis:
-    """How windows are made of blocks.
+    """How windows are made of blocks."""
 
-    Attributes:
-        span: [dimensions, shift + 1], orthonormal rows: first `even` that are even about the block's middle, then odd.
-        even: how many are even.
-        ends: distances from the middle of the samples beyond the blocks (the first is shared with the last block).
-        cosine, sine: [temporal, features], weights of the features of a window.
-    """
-
-    span: Matrix
-    even: int
-    ends: tuple[int, ...]
-    cosine: Matrix
-    sine: Matrix
+    span: Matrix  # [dimensions, shift + 1], orthonormal: first `even` rows even about a block's middle, then odd ones
+    even: int  # how many are even
+    ends: tuple[int, ...]  # distances from the middle of the samples beyond the blocks, the first shared with them
+    cosine: Matrix  # [temporal, features], weights of the features of a window
+    sine: Matrix  # the same
 
 
 @lru_cache

@@ -35,7 +35,7 @@ BLOCKS: Final[Registry[Callable[..., FeatureBlock]]] = Registry(
 
 # Read from published files, never computed from waveforms.
 IMPORTED: Final[dict[str, str]] = {
-    "vggish_released": "acoustic-env clips from-audioset-embeddings writes it to the store",
+    "vggish_released": "acoustic-env clips from-audioset-embeddings writes it to the store"
 }
 
 

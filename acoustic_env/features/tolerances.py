@@ -27,19 +27,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest difference allowed.
+    """Largest difference allowed."""
 
-    Attributes:
-        relative: of the expected number.
-        absolute: in the column's unit.
-        of_largest: of the largest number of a vector, allowed to each.
-        reason: why it is not the rule.
-    """
-
-    relative: float = 1e-6
-    absolute: float = 0.0
-    of_largest: float = 0.0
-    reason: str = ""
+    relative: float = 1e-6  # of the expected number
+    absolute: float = 0.0  # in the column's unit
+    of_largest: float = 0.0  # of the largest number of a vector, allowed to each
+    reason: str = ""  # why it is not the rule
 
 
 RULE: Final = Tolerance()

@@ -28,17 +28,11 @@ BLOCK_BYTES: Final = 8 * 2**20  # of a remote file that is read piece by piece; 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a store.
+    """A file of a store."""
 
-    Attributes:
-        path: below the store's root, with "/".
-        size: bytes.
-        modified: Unix time of the last write in s, 0 where the filesystem does not say.
-    """
-
-    path: str
-    size: int
-    modified: float
+    path: str  # below the store's root, with "/"
+    size: int  # bytes
+    modified: float  # Unix time of the last write in s, 0 where the filesystem does not say
 
 
 def open_filesystem(url: str) -> Filesystem:

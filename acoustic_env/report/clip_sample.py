@@ -35,17 +35,11 @@ FRAMES: Final = FrameSettings(sample_rate=RATE)
 
 @dataclass(frozen=True)
 class HeardClip:
-    """A decoded clip.
+    """A decoded clip."""
 
-    Attributes:
-        clip_id: of the clip list.
-        waveform: float32 [samples] at `RATE`, the first `LONGEST_S` seconds, full scale at 1.0.
-        seconds: length of the whole clip.
-    """
-
-    clip_id: str
-    waveform: Array
-    seconds: float
+    clip_id: str  # of the clip list
+    waveform: Array  # float32 [samples] at `RATE`, the first `LONGEST_S` seconds, full scale at 1.0
+    seconds: float  # length of the whole clip
 
     @property
     def rms_db(self) -> float:
@@ -61,17 +55,11 @@ class HeardClip:
 
 @dataclass(frozen=True)
 class ClipSample:
-    """Sampled clips.
+    """Sampled clips."""
 
-    Attributes:
-        clips: class -> its clips that could be read, classes by size.
-        tried: how many clips were read or failed.
-        failed: clip id -> why it could not be read.
-    """
-
-    clips: Mapping[str, Sequence[HeardClip]]
-    tried: int
-    failed: Mapping[str, str]
+    clips: Mapping[str, Sequence[HeardClip]]  # class -> its clips that could be read, classes by size
+    tried: int  # how many clips were read or failed
+    failed: Mapping[str, str]  # clip id -> why it could not be read
 
 
 def decibels(power: Any) -> Array:

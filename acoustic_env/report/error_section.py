@@ -46,22 +46,14 @@ ABOUT: Final = (
 
 @dataclass(frozen=True)
 class Judged:
-    """A test clip with what it was predicted as.
+    """A test clip with what it was predicted as."""
 
-    Attributes:
-        row: of the clip list's columns.
-        given, predicted: names of its classes.
-        probability: calibrated, of the class predicted with the most confidence or, without one, missed with the most.
-        tags: of the clip.
-        seconds: its length, None where it is not known.
-    """
-
-    row: Mapping[str, Any]
-    given: tuple[str, ...]
+    row: Mapping[str, Any]  # of the clip list's columns
+    given: tuple[str, ...]  # names of its classes
     predicted: tuple[str, ...]
-    probability: float
-    tags: Sequence[str]
-    seconds: float | None
+    probability: float  # calibrated, the highest of the classes predicted or, without one, of those missed
+    tags: Sequence[str]  # of the clip
+    seconds: float | None  # its length, None where it is not known
 
     @property
     def wrong(self) -> bool:

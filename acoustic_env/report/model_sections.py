@@ -58,11 +58,7 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
         for name, estimate in metrics["metrics"].items()
     ]
     header = ("metric", f"{counted.name} of training and validation", "interval by")
-    section.add(
-        Terms(terms),
-        Table("Metrics with 95 % intervals", header, estimates),
-        Text(HELD_OUT_BY, "quiet"),
-    )
+    section.add(Terms(terms), Table("Metrics with 95 % intervals", header, estimates), Text(HELD_OUT_BY, "quiet"))
     if not bundle.own_evaluations:
         section.add(Text("The bundle was not evaluated on test clips yet: acoustic-env evaluate.", "note"))
     section.add(*_decisions(bundle, metrics, counted))

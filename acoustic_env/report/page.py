@@ -17,15 +17,10 @@ from acoustic_env.report.parts import Code, Part, Picture, format_cell
 
 @dataclass
 class Section:
-    """A part of the page under a heading.
+    """A part of the page under a heading."""
 
-    Attributes:
-        title: its heading.
-        parts: its content, in order.
-    """
-
-    title: str
-    parts: list[Part] = field(default_factory=list)
+    title: str  # its heading
+    parts: list[Part] = field(default_factory=list)  # its content, in order
 
     @property
     def anchor(self) -> str:

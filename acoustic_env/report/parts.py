@@ -23,17 +23,11 @@ class Code(str):
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph.
+    """A paragraph."""
 
-    Attributes:
-        text: its text.
-        style: "quiet" for small print, "note" for a highlighted remark.
-        lead: set in bold before the text.
-    """
-
-    text: str
-    style: Literal["", "quiet", "note"] = ""
-    lead: str = ""
+    text: str  # its text
+    style: Literal["", "quiet", "note"] = ""  # "quiet" for small print, "note" for a highlighted remark
+    lead: str = ""  # set in bold before the text
 
 
 @dataclass(frozen=True)
@@ -75,19 +69,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot with its caption and the links to its files.
+    """A plot with its caption and the links to its files."""
 
-    Attributes:
-        title, caption, alt: of the plot.
-        png: content of the image.
-        files: kind -> link relative to the page.
-    """
-
-    title: str
+    title: str  # of the plot, as are caption and alt
     caption: str
     alt: str
-    png: bytes
-    files: Mapping[str, str]
+    png: bytes  # content of the image
+    files: Mapping[str, str]  # kind -> link relative to the page
 
     @property
     def source(self) -> str:
@@ -103,17 +91,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Player:
-    """A clip to listen to.
+    """A clip to listen to."""
 
-    Attributes:
-        title: what it is.
-        text: what is to be heard in it.
-        flac: content of the FLAC file.
-    """
-
-    title: str
-    text: str
-    flac: bytes
+    title: str  # what it is
+    text: str  # what is to be heard in it
+    flac: bytes  # content of the FLAC file
 
     @property
     def source(self) -> str:

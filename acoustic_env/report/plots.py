@@ -46,19 +46,12 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EvaluatedClips:
-    """The clips that a metric was measured on.
+    """The clips that a metric was measured on."""
 
-    Attributes:
-        name: "held-out clips" or "test clips"; windows or recordings, where the bundle answers for those.
-        section: heading of the plots.
-        prefix: of the plots' names.
-        chosen_on: the clips that threshold and calibration were chosen on, as seen from these.
-    """
-
-    name: str
-    section: str
-    prefix: str
-    chosen_on: str
+    name: str  # "held-out clips" or "test clips"; windows or recordings, where the bundle answers for those
+    section: str  # heading of the plots
+    prefix: str  # of the plots' names
+    chosen_on: str  # the clips that threshold and calibration were chosen on, as seen from these
 
     def counting(self, level: str) -> EvaluatedClips:
         """Return these, named by what the bundle's metrics count.

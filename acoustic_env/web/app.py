@@ -78,12 +78,7 @@ class Server:
     """
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        *pages: APIRouter,
-        access: type[SameOrigin] = Access,
-        metrics: Metrics | None = None,
+        self, host: str, port: int, *pages: APIRouter, access: type[SameOrigin] = Access, metrics: Metrics | None = None
     ) -> None:
         self._socket = listen(host, port)
         address, port = self._socket.getsockname()[:2]

@@ -40,36 +40,22 @@ MOST_SIGNALS: Final = 3  # of a batch whose outputs are kept for the other block
 
 @dataclass(frozen=True)
 class EmbedderOutput:
-    """What an embedder gives for a batch.
+    """What an embedder gives for a batch."""
 
-    Attributes:
-        embeddings: float32[clips, frames, embedding].
-        scores: float32[clips, frames, classes] in [0, 1]; None for a network without classes.
-    """
-
-    embeddings: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32] | None = None
+    embeddings: npt.NDArray[np.float32]  # float32[clips, frames, embedding]
+    scores: npt.NDArray[np.float32] | None = None  # float32[clips, frames, classes] in [0, 1]; None without classes
 
 
 @dataclass
 class LoadedModel:
-    """A network in memory, shared by the blocks that run it alike.
+    """A network in memory, shared by the blocks that run it alike."""
 
-    Attributes:
-        device: "cpu" or "cuda".
-        preprocess: waveforms[clips, samples] -> features.
-        network: features -> (embeddings[clips, frames, embedding], scores[clips, frames, classes] or None).
-        step: samples of one step; None for the block's `step_samples`.
-        readers: blocks that share it.
-        outputs: of the last batches, by a hash of the waveforms.
-    """
-
-    device: str
-    preprocess: Any
-    network: Any
-    step: int | None = None
-    readers: int = 0
-    outputs: OrderedDict[bytes, EmbedderOutput] = field(default_factory=OrderedDict)
+    device: str  # "cpu" or "cuda"
+    preprocess: Any  # waveforms[clips, samples] -> features
+    network: Any  # features -> (embeddings[clips, frames, embedding], scores[clips, frames, classes] or None)
+    step: int | None = None  # samples of one step; None for the block's `step_samples`
+    readers: int = 0  # blocks that share it
+    outputs: OrderedDict[bytes, EmbedderOutput] = field(default_factory=OrderedDict)  # of the last batches, by hash
 
 
 class EmbedderBlock(FeatureBlock):

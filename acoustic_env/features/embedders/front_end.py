@@ -11,34 +11,20 @@ from acoustic_env.features.block import Json
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What a network's input is made of. Weights trained with one front end give nonsense with another.
+    """What a network's input is made of. Weights trained with one front end give nonsense with another."""
 
-    Attributes:
-        sample_rate: Hz.
-        window: analysis window, samples.
-        hop: samples from window to window.
-        fft: FFT length.
-        mel_bands: mel bands.
-        low_hz, high_hz: lowest and highest edge of the mel bands.
-        mel_scale: htk, slaney or kaldi.
-        spectrum: magnitude or power.
-        compression: formula of what follows the mel bands.
-        patch_frames: spectrogram frames of one input of the network; None where it takes any number.
-        patch_hop: frames from patch to patch; None where there are no patches.
-    """
-
-    sample_rate: int
-    window: int
-    hop: int
-    fft: int
-    mel_bands: int
-    low_hz: float
-    high_hz: float
-    mel_scale: Literal["htk", "slaney", "kaldi"]
-    spectrum: Literal["magnitude", "power"]
-    compression: str
-    patch_frames: int | None = None
-    patch_hop: int | None = None
+    sample_rate: int  # Hz
+    window: int  # analysis window, samples
+    hop: int  # samples from window to window
+    fft: int  # FFT length
+    mel_bands: int  # mel bands
+    low_hz: float  # lowest edge of the mel bands
+    high_hz: float  # highest edge of the mel bands
+    mel_scale: Literal["htk", "slaney", "kaldi"]  # htk, slaney or kaldi
+    spectrum: Literal["magnitude", "power"]  # magnitude or power
+    compression: str  # formula of what follows the mel bands
+    patch_frames: int | None = None  # spectrogram frames of one input of the network; None where it takes any number
+    patch_hop: int | None = None  # frames from patch to patch; None where there are no patches
 
     def differences(self, actual: FrontEnd) -> list[str]:
         """Return one line per setting that differs: "mel_bands: expected 64, actual 128"."""

@@ -33,17 +33,11 @@ OPERATORS: Final = {3: "conv", 4: "depthwise_conv", 9: "fully_connected"}
 
 @dataclass(frozen=True)
 class TfliteTensor:
-    """One tensor of a model.
+    """One tensor of a model."""
 
-    Attributes:
-        name: as in the file.
-        shape: as in the file.
-        values: the stored numbers, dequantized to float32 where they are quantized; None for activations.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    values: npt.NDArray[Any] | None
+    name: str  # as in the file
+    shape: tuple[int, ...]  # as in the file
+    values: npt.NDArray[Any] | None  # as stored, dequantized to float32 where quantized; None for activations
 
 
 @dataclass(frozen=True)

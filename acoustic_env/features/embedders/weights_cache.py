@@ -35,23 +35,14 @@ Trust = Literal["published", "given", "first fetch"]
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a file in the cache.
+    """What is known of a file in the cache."""
 
-    Attributes:
-        sha256: 64 hex digits.
-        size: bytes.
-        origin: where it came from.
-        trust: published (the registry's checksum), given (--sha256), first fetch (nothing to compare with).
-        fetched: UTC time, ISO 8601.
-        details: plain data kept with converted weights.
-    """
-
-    sha256: str
-    size: int
-    origin: str
-    trust: Trust
-    fetched: str
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sha256: str  # 64 hex digits
+    size: int  # bytes
+    origin: str  # where it came from
+    trust: Trust  # published (the registry's checksum), given (--sha256), first fetch (nothing to compare with)
+    fetched: str  # UTC time, ISO 8601
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # plain data kept with converted weights
 
 
 def user_cache() -> Path:

@@ -8,39 +8,26 @@ from typing import Final, Literal
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.front_end import FrontEnd
 
+# savedmodel: a TF-Hub .tar.gz; torch: a checkpoint read with weights_only; classes: a CSV with a column
+# display_name, in the order of the scores.
 Format = Literal["tflite", "savedmodel", "torch", "classes"]
 
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """One published file of weights.
+    """One published file of weights."""
 
-    Attributes:
-        name: how recipes and commands call it.
-        architecture: the network it fits; an embedder takes only its own. "" for a list of classes.
-        url: origin.
-        license: SPDX id, of the weights.
-        file_name: its name in the cache.
-        format: tflite; savedmodel (a TF-Hub .tar.gz); torch (a checkpoint read with weights_only); classes (a CSV
-            with a column display_name, in the order of the scores).
-        front_end: what it was trained with; None for a list of classes.
-        sha256: of the file; None where nobody has published one, then the first fetch is trusted and recorded.
-        size: bytes; None where not known.
-        class_list: name of the entry that holds the names of its classes; None when it has none or holds them itself.
-        note: where the checksum is from, for people.
-    """
-
-    name: str
-    architecture: str
-    url: str
-    license: str
-    file_name: str
+    name: str  # how recipes and commands call it
+    architecture: str  # the network it fits; an embedder takes only its own. "" for a list of classes
+    url: str  # origin
+    license: str  # SPDX id, of the weights
+    file_name: str  # its name in the cache
     format: Format
-    front_end: FrontEnd | None
-    sha256: str | None = None
-    size: int | None = None
-    class_list: str | None = None
-    note: str = ""
+    front_end: FrontEnd | None  # what it was trained with; None for a list of classes
+    sha256: str | None = None  # of the file; None where none is published: the first fetch is trusted, and recorded
+    size: int | None = None  # bytes; None where not known
+    class_list: str | None = None  # entry with the names of its classes; None without, or where it holds them itself
+    note: str = ""  # where the checksum is from, for people
 
 
 # tensorflow/models, research/audioset/yamnet/params.py.

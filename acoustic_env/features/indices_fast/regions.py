@@ -27,10 +27,7 @@ def region_indices(spectrogram: Spectrogram) -> dict[str, Array]:
     level = _without_background(spectrogram.log_power)
     found = [_regions(clip, spectrogram.dt, spectrogram.df) for clip in level]
     count, cells = np.array(found, np.float64).reshape(-1, 2).T
-    return {
-        "nROI": count / (spectrogram.times[-1] / 60),
-        "aROI": cells / (level.shape[1] * level.shape[2]) * 100,
-    }
+    return {"nROI": count / (spectrogram.times[-1] / 60), "aROI": cells / (level.shape[1] * level.shape[2]) * 100}
 
 
 def _without_background(log_power: Array) -> Array:

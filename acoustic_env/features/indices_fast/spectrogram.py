@@ -21,17 +21,11 @@ SHORTEST: Final = WINDOW + HOP  # samples of the shortest clip with a second fra
 
 @dataclass(frozen=True, eq=False)
 class Spectrogram:
-    """Hann spectrogram without its Nyquist bin (`maad.sound.spectrogram`, mode psd) and shared intermediates.
+    """Hann spectrogram without its Nyquist bin (`maad.sound.spectrogram`, mode psd) and shared intermediates."""
 
-    Attributes:
-        power: [clips, bins, frames], the squared amplitude of a sine of that power.
-        frequencies: Hz, [bins].
-        times: seconds of the middle of each frame, [frames].
-    """
-
-    power: Array
-    frequencies: npt.NDArray[np.float64]
-    times: npt.NDArray[np.float64]
+    power: Array  # [clips, bins, frames], the squared amplitude of a sine of that power
+    frequencies: npt.NDArray[np.float64]  # Hz, [bins]
+    times: npt.NDArray[np.float64]  # seconds of the middle of each frame, [frames]
 
     @property
     def dt(self) -> float:
