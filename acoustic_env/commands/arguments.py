@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from acoustic_env.errors import UsageError
@@ -29,6 +30,38 @@ class RenamedOption(argparse.Action):
         parser.error(f"{option} is now {self.const}")
 
 
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    description: str,
+    examples: str = "",
+    *,
+    line: str | None = None,
+) -> argparse.ArgumentParser:
+    """Add a command with its examples and `--json`; with a `line`, it is in the list of commands."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        description=description,
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **({"help": line} if line else {}),
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    return parser
+
+
+def show(namespace: argparse.Namespace, document: Any, *lines: str) -> None:
+    """Print the result of a command: the document with --json, else the lines."""
+    print(json.dumps(document) if namespace.json else "\n".join(lines))
+
+
+def log(line: str) -> None:
+    """Print a line for people on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def check_inputs(
     *,
     clips: str | None = None,
@@ -38,13 +71,6 @@ def check_inputs(
     files: Sequence[str] = (),
 ) -> None:
     """Check that a command's local inputs exist; those behind a protocol are left to the first read.
-
-    Args:
-        clips: a clip list.
-        store: a feature store to read.
-        bundle: a trained classifier.
-        recipe: a name or a file.
-        files: any files.
 
     Raises:
         UsageError: an input is missing or of the wrong kind; the message names it.
@@ -60,7 +86,7 @@ def check_inputs(
 
         load_recipe(recipe)
     folder = local_path(store) if store else None
-    if folder is not None and not _holds_something(folder):
+    if folder is not None and not (folder.is_dir() and any(folder.iterdir())):
         msg = f"{store}: there is no store; check the URL, or make one with acoustic-env extract --store {store}"
         raise UsageError(msg)
 
@@ -75,10 +101,6 @@ def _check_file(url: str) -> None:
     if not path.exists():  # a pipe is neither
         msg = f"{url}: no such file"
         raise UsageError(msg)
-
-
-def _holds_something(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -116,7 +138,7 @@ def add_log_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overrides: Mapping[str, Any] | None) -> None:
+def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overrides: Mapping[str, Any]) -> None:
     """Add an option for each field of a settings class.
 
     The option is the field's name with dashes, its help the field's docstring and default. An option that was not given
@@ -124,15 +146,12 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overri
     collects the others.
 
     Args:
-        parser: of the command.
-        kind: the settings class; fields with nested settings need an override.
+        parser, kind: of the command; fields with nested settings need an override.
         overrides: field -> arguments of `add_argument` that replace or complete those of the field, such as
-            `type=url, metavar="LIST"`; None for a field without an option.
+            `type=url, metavar="LIST"`.
     """
     for name, field in kind.model_fields.items():
         override = overrides.get(name, {})
-        if override is None:
-            continue
         annotations = [one for one in (get_args(field.annotation) or (field.annotation,)) if one is not type(None)]
         options: dict[str, Any] = {"default": None, "help": _help(field)}
         if get_origin(field.annotation) is Literal:

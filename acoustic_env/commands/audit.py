@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any, Final
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
-from acoustic_env.commands.arguments import RenamedOption, add_settings, settings_of, url
-from acoustic_env.commands.audit_form import add_command, plain, ranked_table
+from acoustic_env.commands.arguments import RenamedOption, add_command, add_settings, settings_of, show, url
+from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import SampleSettings
 
 PLAN: Final = "Compute how many clip-label rows to annotate for an interval of a wanted half-width, by design."
@@ -47,26 +46,24 @@ def add_parsers(subparsers: Any) -> None:
     group = subparsers.add_parser("audit")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     audit_rank.add_parser(commands)
-    parser = add_command(commands, "plan", "how many clips to annotate", PLAN, PLANS, plan_sample)
-    add = parser.add_argument
+    add = add_command(commands, "plan", plan_sample, PLAN, PLANS, line="how many clips to annotate").add_argument
     add("--half-width", type=float, required=True, metavar="H", help="Half-width of the 95 %% interval, such as 0.05.")
     add("--accuracy", type=float, default=0.74, metavar="P", help="Expected label accuracy. Default: %(default)s.")
     add("--ranked", type=url, metavar="FILE", help="Ranked table: plan for its rows and every design.")
-    parser = add_command(commands, "sample", "draw a sample to annotate", SAMPLE, SAMPLES, draw)
+    parser = add_command(commands, "sample", draw, SAMPLE, SAMPLES, line="draw a sample to annotate")
     add = parser.add_argument
     add("--ranked", type=url, required=True, metavar="FILE", help="Ranked table.")
     add("--out", type=url, required=True, metavar="FILE", help="Sample to write (Parquet).")
     add("--gold", type=url, metavar="FILE", help="Known rows to mix in: clip_id, label, truth (right or wrong).")
     add_settings(parser, SampleSettings, n={"required": True}, repeat={"metavar": "SHARE"})
     line = "label accuracy from an annotated sample"
-    parser = add_command(commands, "estimate", line, ESTIMATE, ESTIMATES, estimate_accuracy)
-    add = parser.add_argument
+    add = add_command(commands, "estimate", estimate_accuracy, ESTIMATE, ESTIMATES, line=line).add_argument
     add("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
     add("--annotations", type=url, required=True, metavar="FILE", help="Answers written by `audit listen`.")
     add("--verdicts", action=RenamedOption, const="--annotations")
     add("--clips", type=url, metavar="LIST", help="Clip list: clips of one group count as dependent.")
-    parser = add_command(commands, "adjust", "noise-adjusted metrics, or why not", ADJUST, ADJUSTED, adjust_metrics)
-    add = parser.add_argument
+    line = "noise-adjusted metrics, or why not"
+    add = add_command(commands, "adjust", adjust_metrics, ADJUST, ADJUSTED, line=line).add_argument
     add("--auc", type=float, metavar="AUC", help="AUC against given labels.")
     add("--rates", type=_pair, metavar="TPR,TNR", help="True positive and true negative rate against given labels.")
     add("--num-clips", type=_pair, required=True, metavar="P,N", help="Test clips given positive and negative.")
@@ -79,23 +76,20 @@ def add_parsers(subparsers: Any) -> None:
     audit_labels.add_parsers(commands)
 
 
-def plan_sample(arguments: argparse.Namespace) -> int:
+def plan_sample(arguments: argparse.Namespace) -> None:
     """Print how many rows to annotate; see PLAN."""
     from acoustic_env.audit.plan import plan
 
     ranked = ranked_table(arguments.ranked) if arguments.ranked else None
     plans = plan(arguments.half_width, arguments.accuracy, ranked)
-    if arguments.json:
-        print(json.dumps([asdict(found) for found in plans]))
-        return 0
-    print(f"rows to annotate for +-{arguments.half_width:g} at 95 %:")
+    lines = [f"rows to annotate for +-{arguments.half_width:g} at 95 %:"]
     for found in plans:
         scope = "each class" if found.per_class else "overall"
-        print(f"  {found.n:>7,}  {found.design:<10}  {scope:<10}  {found.note}")
-    return 0
+        lines.append(f"  {found.n:>7,}  {found.design:<10}  {scope:<10}  {found.note}")
+    show(arguments, [asdict(found) for found in plans], *lines)
 
 
-def draw(arguments: argparse.Namespace) -> int:
+def draw(arguments: argparse.Namespace) -> None:
     """Draw a sample to annotate; see SAMPLE."""
     from acoustic_env.audit.sample import draw_sample
     from acoustic_env.audit.table import read_table, write_table
@@ -107,21 +101,17 @@ def draw(arguments: argparse.Namespace) -> int:
     roles = sample.column("role").to_pylist()
     counts = {role: roles.count(role) for role in ("sample", "gold", "repeat")}
     frame_hash = sample.column("frame_hash")[0].as_py()
-    if arguments.json:
-        print(json.dumps({"out": arguments.out, "design": settings.design, "frame_hash": frame_hash, **counts}))
-        return 0
+    document = {"out": arguments.out, "design": settings.design, "frame_hash": frame_hash, **counts}
     rows = f"{counts['sample']:,} rows ({settings.design}), {counts['gold']:,} gold, {counts['repeat']:,} repeats"
-    print(f"{arguments.out}: {rows}; frame {frame_hash}")
-    return 0
+    show(arguments, document, f"{arguments.out}: {rows}; frame {frame_hash}")
 
 
-def estimate_accuracy(arguments: argparse.Namespace) -> int:
+def estimate_accuracy(arguments: argparse.Namespace) -> None:
     """Print label accuracy from an annotated sample; see ESTIMATE."""
     from acoustic_env.api import estimate
 
     found = estimate(arguments.sample, arguments.annotations, arguments.clips)
-    print(json.dumps(plain(found)) if arguments.json else "\n".join(_describe(found)))
-    return 0
+    show(arguments, plain(found), *_describe(found))
 
 
 def _describe(found: dict[str, Any]) -> list[str]:
@@ -149,7 +139,7 @@ def _describe(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def adjust_metrics(arguments: argparse.Namespace) -> int:
+def adjust_metrics(arguments: argparse.Namespace) -> None:
     """Print noise-adjusted metrics, or why not; see ADJUST."""
     from acoustic_env.audit import adjusted as a
     from acoustic_env.audit.table import read_table
@@ -173,8 +163,7 @@ def adjust_metrics(arguments: argparse.Namespace) -> int:
         found.append(
             a.adjusted_balanced_accuracy(arguments.rates, clips, positive, negative, independence_p=tested, gold=direct)
         )
-    print(json.dumps(plain([asdict(one) for one in found])) if arguments.json else "\n".join(map(str, found)))
-    return 0
+    show(arguments, plain([asdict(one) for one in found]), *map(str, found))
 
 
 def _pair(text: str) -> tuple[float, float]:

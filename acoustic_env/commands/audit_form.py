@@ -1,30 +1,13 @@
-"""Shared by the `audit` commands: a subcommand with examples, a checked ranked table, results as JSON."""
+"""Shared by the `audit` commands: a checked ranked table, results as JSON."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def add_command(
-    commands: Any, name: str, line: str, description: str, examples: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    """Add a subcommand with its examples and `--json`."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=line,
-        description=description,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    return parser
 
 
 def ranked_table(url: str) -> pa.Table:

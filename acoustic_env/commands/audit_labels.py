@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import RenamedOption, add_settings, settings_of, url
-from acoustic_env.commands.audit_form import add_command, plain, ranked_table
+from acoustic_env.commands.arguments import RenamedOption, add_command, add_settings, settings_of, show, url
+from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import RelabelSettings
 
 RELABEL: Final = """\
@@ -39,7 +39,7 @@ RELABELED: Final = """\
 def add_parsers(commands: Any) -> None:
     folder: dict[str, Any] = {"type": url, "required": True, "metavar": "LABELS", "help": "Folder of versions."}
     line = "write the next version of the labels"
-    parser = add_command(commands, "relabel", line, RELABEL, RELABELED, relabel_clips)
+    parser = add_command(commands, "relabel", relabel_clips, RELABEL, RELABELED, line=line)
     add = parser.add_argument
     add("--ranked", type=url, required=True, metavar="FILE", help="Ranked table.")
     add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen` (Parquet or CSV).")
@@ -49,26 +49,26 @@ def add_parsers(commands: Any) -> None:
     add("--labels", **folder)
     add_settings(parser, RelabelSettings, precision={"metavar": "P"})
     examples = "  acoustic-env audit diff --labels labels v0001 v0002 --json"
-    parser = add_command(commands, "diff", "what changed between two versions", DIFF, examples, diff_labels)
-    parser.add_argument("--labels", **folder)
-    parser.add_argument("old", metavar="OLD", help="Version, or `original` for the labels as given.")
-    parser.add_argument("new", metavar="NEW", help="Version.")
+    line = "what changed between two versions"
+    add = add_command(commands, "diff", diff_labels, DIFF, examples, line=line).add_argument
+    add("--labels", **folder)
+    add("old", metavar="OLD", help="Version, or `original` for the labels as given.")
+    add("new", metavar="NEW", help="Version.")
     examples = "  acoustic-env audit export --labels labels --out segments.csv"
-    parser = add_command(commands, "export", "labels as a segments list", EXPORT, examples, export)
-    add = parser.add_argument
+    add = add_command(commands, "export", export, EXPORT, examples, line="labels as a segments list").add_argument
     add("--labels", **folder)
     add("--version", metavar="V", help="Version; the latest without it.")
     add("--clips", type=url, metavar="LIST", help="Clip list, for start and end of the clips.")
     add("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
     examples = "  acoustic-env audit scorecard --labels AudioSet-R_eval.json --votes votes.csv"
     line = "a relabeling against human votes"
-    parser = add_command(commands, "scorecard", line, SCORECARD, examples, score_relabeling)
+    add = add_command(commands, "scorecard", score_relabeling, SCORECARD, examples, line=line).add_argument
     source = "labels.parquet, LABELS folder, or AudioSet-R JSON."
-    parser.add_argument("--labels", type=url, required=True, metavar="FILE", help=source)
-    parser.add_argument("--votes", type=url, required=True, metavar="FILE", help="Table of human votes.")
+    add("--labels", type=url, required=True, metavar="FILE", help=source)
+    add("--votes", type=url, required=True, metavar="FILE", help="Table of human votes.")
 
 
-def relabel_clips(arguments: argparse.Namespace) -> int:
+def relabel_clips(arguments: argparse.Namespace) -> None:
     """Write the next version of the labels; see RELABEL."""
     from acoustic_env.audit.annotations import check_annotations
     from acoustic_env.audit.labels import merge, read_manifest, read_version, versions, write_version
@@ -88,35 +88,28 @@ def relabel_clips(arguments: argparse.Namespace) -> int:
         relabeled = decide(ranked, annotations, sample, settings, before)
         written = write_version(arguments.labels, merge(before, relabeled.labels), origin)
     manifest = read_manifest(arguments.labels, written.version)
-    if arguments.json:
-        counted = {"actions": manifest["actions"], "rows": manifest["rows"]}
-        print(json.dumps(asdict(written) | counted | {"rules": plain([asdict(rule) for rule in relabeled.rules])}))
-        return 0
+    counted = {"actions": manifest["actions"], "rows": manifest["rows"]}
+    document = asdict(written) | counted | {"rules": plain([asdict(rule) for rule in relabeled.rules])}
     counts = ", ".join(f"{action} {n:,}" for action, n in manifest["actions"].items())
     state = "written" if written.new else "unchanged: no new version"
-    print(f"{arguments.labels}/{written.version} {state}; {manifest['rows']:,} rows: {counts}")
-    for rule in relabeled.rules:
-        print(f"  {rule}")
-    return 0
+    line = f"{arguments.labels}/{written.version} {state}; {manifest['rows']:,} rows: {counts}"
+    show(arguments, document, line, *(f"  {rule}" for rule in relabeled.rules))
 
 
-def diff_labels(arguments: argparse.Namespace) -> int:
+def diff_labels(arguments: argparse.Namespace) -> None:
     """Print what changed between two versions; see DIFF."""
     from acoustic_env.audit.labels import diff, original, read_version
 
     new = read_version(arguments.labels, arguments.new)
     old = original(new) if arguments.old == "original" else read_version(arguments.labels, arguments.old)
     changed = diff(old, new).to_pylist()
-    if arguments.json:
-        print(json.dumps(changed))
-        return 0
-    print(f"{arguments.old} -> {arguments.new}: {len(changed):,} rows differ")
+    lines = [f"{arguments.old} -> {arguments.new}: {len(changed):,} rows differ"]
     for row in changed:
-        print(f"  {row['clip_id']}  {row['label']}: {row['action_before']} -> {row['action']} ({row['reason']})")
-    return 0
+        lines.append(f"  {row['clip_id']}  {row['label']}: {row['action_before']} -> {row['action']} ({row['reason']})")
+    show(arguments, changed, *lines)
 
 
-def export(arguments: argparse.Namespace) -> int:
+def export(arguments: argparse.Namespace) -> None:
     """Write a version as an AudioSet segments list; see EXPORT."""
     from acoustic_env.audit.labels import read_version, segments_csv
     from acoustic_env.clips.table import read_clips
@@ -127,14 +120,12 @@ def export(arguments: argparse.Namespace) -> int:
     text, left_out = segments_csv(labels, clips, _spelling())
     write_bytes(arguments.out, text.encode())
     segments = text.count("\n") - 3
-    if arguments.json:
-        print(json.dumps({"out": arguments.out, "segments": segments, "without_label": left_out}))
-        return 0
-    print(f"{arguments.out}: {segments:,} segments; {left_out:,} clips left out because no label applies")
-    return 0
+    document = {"out": arguments.out, "segments": segments, "without_label": left_out}
+    line = f"{arguments.out}: {segments:,} segments; {left_out:,} clips left out because no label applies"
+    show(arguments, document, line)
 
 
-def score_relabeling(arguments: argparse.Namespace) -> int:
+def score_relabeling(arguments: argparse.Namespace) -> None:
     """Print a relabeling against human votes; see SCORECARD."""
     from acoustic_env.audit.scorecard import pair_up, scorecard
     from acoustic_env.audit.table import read_table
@@ -144,13 +135,8 @@ def score_relabeling(arguments: argparse.Namespace) -> int:
     pairs = pair_up(read_table(arguments.votes), arguments.votes, now, given, spelling)
     found = scorecard(pairs)
     counts = {"pairs": len(pairs.clip), "tied": pairs.tied, "uncovered": pairs.uncovered}
-    if arguments.json:
-        print(json.dumps(counts | plain(found)))
-        return 0
-    print(f"{counts['pairs']:,} pairs; {pairs.tied:,} tied and {pairs.uncovered:,} uncovered left out")
-    for name, interval in found.items():
-        print(f"  {name:<29} {interval}")
-    return 0
+    line = f"{counts['pairs']:,} pairs; {pairs.tied:,} tied and {pairs.uncovered:,} uncovered left out"
+    show(arguments, counts | plain(found), line, *(f"  {name:<29} {interval}" for name, interval in found.items()))
 
 
 def _relabeling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[str]], dict[str, set[str]] | None]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import RenamedOption, url
-from acoustic_env.commands.audit_form import add_command
-from acoustic_env.commands.serve import run_server
+from acoustic_env.commands.arguments import RenamedOption, add_command, show, url
+from acoustic_env.commands.serve import add_server, run_server
 
 LISTEN: Final = """\
 Serve a local web page that plays the clips of a sample and asks whether the label applies. It shows neither scores nor
@@ -25,20 +23,18 @@ EXAMPLES: Final = """\
 
 
 def add_parser(commands: Any) -> None:
-    parser = add_command(commands, "listen", "annotate a sample in the browser", LISTEN, EXAMPLES, listen)
-    parser.add_argument("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
-    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="Clip list that holds its clips.")
-    parser.add_argument(
-        "--out", type=url, required=True, metavar="FILE", help="Annotations to write, .parquet or .csv, and a journal."
-    )
-    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="Address to serve. Default: %(default)s.")
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="Port. Default: 0, a free one.")
-    parser.add_argument("--annotator", metavar="NAME", help="Name proposed on the first visit.")
-    parser.add_argument("--listener", action=RenamedOption, const="--annotator")
-    parser.add_argument("--open", action="store_true", help="Open the page in this machine's browser.")
+    parser = add_command(commands, "listen", listen, LISTEN, EXAMPLES, line="annotate a sample in the browser")
+    add = parser.add_argument
+    add("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
+    add("--clips", type=url, required=True, metavar="LIST", help="Clip list that holds its clips.")
+    out = "Annotations to write, .parquet or .csv, and a journal."
+    add("--out", type=url, required=True, metavar="FILE", help=out)
+    add_server(parser)
+    add("--annotator", metavar="NAME", help="Name proposed on the first visit.")
+    add("--listener", action=RenamedOption, const="--annotator")
 
 
-def listen(arguments: argparse.Namespace) -> int:
+def listen(arguments: argparse.Namespace) -> None:
     """Serve the annotation page until interrupted; see LISTEN."""
     from acoustic_env.audit.listen import InvalidAnswerError, Session, clean_name, read_rows
     from acoustic_env.audit.listen_audio import ClipCache, places
@@ -62,13 +58,10 @@ def listen(arguments: argparse.Namespace) -> int:
         finally:
             session.write_annotations()
         kept, annotators = session.kept(), session.annotators()
-    if arguments.json:
-        print(json.dumps({"out": arguments.out, "answers": kept, "annotators": annotators, "rows": len(rows)}))
-        return 0
+    document = {"out": arguments.out, "answers": kept, "annotators": annotators, "rows": len(rows)}
     by = f" by {', '.join(annotators)}" if annotators else ""
-    print(f"{arguments.out}: {kept:,} answers{by} to {len(rows):,} rows")
-    print(f"to resume: acoustic-env {shlex.join(_resume(arguments, server.access.port))}")
-    return 0
+    resume = f"to resume: acoustic-env {shlex.join(_resume(arguments, server.access.port))}"
+    show(arguments, document, f"{arguments.out}: {kept:,} answers{by} to {len(rows):,} rows", resume)
 
 
 def _resume(arguments: argparse.Namespace, port: int) -> list[str]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from functools import partial
 from itertools import chain
 from typing import Any, Final
 
 from acoustic_env.audit.scorers import scorer_kinds
-from acoustic_env.commands.arguments import names, url
-from acoustic_env.commands.audit_form import add_command
+from acoustic_env.commands.arguments import add_command, log, names, show, url
 
 SHOWN: Final = 10
 
@@ -24,20 +20,21 @@ EXAMPLE = "  acoustic-env audit rank --clips clips.parquet --store features --re
 
 
 def add_parser(commands: Any) -> None:
-    parser = add_command(commands, "rank", "rank labels by quality, lowest first", RANK, EXAMPLE, rank_labels)
-    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="Clip list (Parquet or CSV).")
-    parser.add_argument("--store", type=url, required=True, metavar="URL", help="Feature store.")
-    parser.add_argument("--recipe", type=url, required=True, metavar="R", help="Recipe of the study, by name or file.")
-    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="Ranked table to write (Parquet).")
-    parser.add_argument("--blocks", type=names, metavar="B,B,...", help="Blocks to learn from. Default: the recipe's.")
-    parser.add_argument("--signals", type=names, metavar="S,S,...", help="Signals. Default: the recipe's.")
+    line = "rank labels by quality, lowest first"
+    add = add_command(commands, "rank", rank_labels, RANK, EXAMPLE, line=line).add_argument
+    add("--clips", type=url, required=True, metavar="LIST", help="Clip list (Parquet or CSV).")
+    add("--store", type=url, required=True, metavar="URL", help="Feature store.")
+    add("--recipe", type=url, required=True, metavar="R", help="Recipe of the study, by name or file.")
+    add("--out", type=url, required=True, metavar="FILE", help="Ranked table to write (Parquet).")
+    add("--blocks", type=names, metavar="B,B,...", help="Blocks to learn from. Default: the recipe's.")
+    add("--signals", type=names, metavar="S,S,...", help="Signals. Default: the recipe's.")
     known = ", ".join(scorer_kinds())
-    parser.add_argument("--scorers", type=names, metavar="S,S,...", help=f"Some of {known}. Default: the recipe's.")
-    parser.add_argument("--group-by", metavar="COLUMN", help="Column of what must not be split. Default: group.")
-    parser.add_argument("--duplicates", type=url, metavar="FILE", help="Table of `clips duplicates`.")
+    add("--scorers", type=names, metavar="S,S,...", help=f"Some of {known}. Default: the recipe's.")
+    add("--group-by", metavar="COLUMN", help="Column of what must not be split. Default: group.")
+    add("--duplicates", type=url, metavar="FILE", help="Table of `clips duplicates`.")
 
 
-def rank_labels(arguments: argparse.Namespace) -> int:
+def rank_labels(arguments: argparse.Namespace) -> None:
     """Rank the labels of a study; see RANK."""
     from acoustic_env.audit.rank import NOT_A_RATE, rank_study
     from acoustic_env.audit.table import read_table, streamed
@@ -48,7 +45,7 @@ def rank_labels(arguments: argparse.Namespace) -> int:
     from acoustic_env.store.source_check import read_clips_of
 
     check_place(arguments.out)
-    recipe, store, log = load_recipe(arguments.recipe), FeatureStore(arguments.store), partial(print, file=sys.stderr)
+    recipe, store = load_recipe(arguments.recipe), FeatureStore(arguments.store)
     if arguments.scorers:
         recipe = recipe.replace(audit=recipe.audit.replace(scorers=tuple(arguments.scorers)))
     options = {"blocks": arguments.blocks or (), "signals": arguments.signals or ()}
@@ -65,13 +62,8 @@ def rank_labels(arguments: argparse.Namespace) -> int:
             given = table.filter(table.column("given"))
             flagged += sum(given.column("flagged").to_pylist())
             top = sorted([*top, *given.slice(0, SHOWN).to_pylist()], key=lambda row: row["quality"])[:SHOWN]
-    if arguments.json:
-        found = {"out": arguments.out, "rows": rows, "flagged": flagged, "note": NOT_A_RATE, "classes": summaries}
-        print(json.dumps(found))
-        return 0
-    print(f"{arguments.out}: {rows:,} rows of {summaries[0]['clips']:,} clips, {flagged:,} given labels flagged")
-    print(f"note: {NOT_A_RATE}")
+    found = {"out": arguments.out, "rows": rows, "flagged": flagged, "note": NOT_A_RATE, "classes": summaries}
+    line = f"{arguments.out}: {rows:,} rows of {summaries[0]['clips']:,} clips, {flagged:,} given labels flagged"
     display = audioset().names
-    for row in top:
-        print(f"  {row['quality']:.4f}  {row['clip_id']}  {display.get(row['label'], row['label'])}")
-    return 0
+    worst = (f"  {row['quality']:.4f}  {row['clip_id']}  {display.get(row['label'], row['label'])}" for row in top)
+    show(arguments, found, line, f"note: {NOT_A_RATE}", *worst)

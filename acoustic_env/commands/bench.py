@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from acoustic_env.commands.arguments import check_inputs, names, positive, url
+from acoustic_env.commands.arguments import add_command, check_inputs, log, names, positive, url
 
 if TYPE_CHECKING:
     from acoustic_env.bench.classify import LoadResult, PredictResult
@@ -36,8 +35,7 @@ that needs no weights.
 The clips are real ones of 10 s if the environment variable ACOUSTIC_ENV_TEST_DATA names the folder of real data, else
 generated scenes."""
 
-EPILOG = """\
-examples:
+EXAMPLES = """\
   acoustic-env bench
   acoustic-env bench --stages dsp --num-clips 5 --json
   acoustic-env bench --stages extract --num-job-clips 500
@@ -45,40 +43,26 @@ examples:
 
 
 def add_parsers(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "bench", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--stages", type=names, default=(), metavar="A,B", help="Stages to measure. Default: all.")
-    parser.add_argument(
-        "--num-clips", type=positive, default=12, metavar="N", help="Number of clips of each stage. Default: 12."
-    )
-    parser.add_argument(
-        "--num-job-clips", type=positive, metavar="N", help="Number of clips of extract. Default: 100 per CPU."
-    )
-    parser.add_argument(
-        "--bundle", type=url, metavar="BUNDLE", help="Classifier of predict and serve. Default: a small one."
-    )
-    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
-    parser.set_defaults(run=bench)
+    add = add_command(subparsers, "bench", bench, DESCRIPTION, EXAMPLES).add_argument
+    add("--stages", type=names, default=(), metavar="A,B", help="Stages to measure. Default: all.")
+    add("--num-clips", type=positive, default=12, metavar="N", help="Number of clips of each stage. Default: 12.")
+    add("--num-job-clips", type=positive, metavar="N", help="Number of clips of extract. Default: 100 per CPU.")
+    add("--bundle", type=url, metavar="BUNDLE", help="Classifier of predict and serve. Default: a small one.")
 
 
-def bench(namespace: argparse.Namespace) -> int:
+def bench(namespace: argparse.Namespace) -> None:
     """Measure and print."""
     check_inputs(bundle=namespace.bundle)
     from acoustic_env.bench.run import run_bench
 
     result = run_bench(namespace.stages, namespace.num_clips, namespace.num_job_clips, _log, bundle=namespace.bundle)
-    if namespace.json:
-        print(json.dumps(dataclasses.asdict(result), indent=2))
-    else:
-        print("\n".join(_lines(result)))
+    print(json.dumps(dataclasses.asdict(result), indent=2) if namespace.json else "\n".join(_lines(result)))
     if not namespace.stages and result.gpu is None:
         _log("PyTorch sees no GPU here: stage gpu was not run")
-    return 0
 
 
 def _log(what: str) -> None:
-    print(f"bench: {what}", file=sys.stderr, flush=True)
+    log(f"bench: {what}")
 
 
 def _lines(result: BenchResult) -> list[str]:

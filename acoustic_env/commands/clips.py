@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands import clips_duplicates
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import add_command, log, show, url
 from acoustic_env.config import Recipe
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.registry import Registry
@@ -54,7 +53,6 @@ A clip list is a table (CSV or Parquet) with a row for each clip:
   source    where the row comes from
 """
 CHECK: Final = """\
-examples:
   acoustic-env clips check clips.csv                              columns, ids, times, labels, local files
   acoustic-env clips check clips.parquet --recipe urban-nature    and what the recipe makes of the list
   acoustic-env clips check clips.parquet --read                   and open and decode every clip
@@ -91,14 +89,10 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         summary = _BUILT_IN[name][1] if name in _BUILT_IN else f"what the reader {name} of another package reads"
         parser = commands.add_parser(f"from-{name}", help=f"make a clip list of {summary}", formatter_class=raw)
         parser.fill = partial(_fill_reader, parser, name)
-    parser = commands.add_parser(
-        "check", help="validate clip lists", description="Validate clip lists.", epilog=CHECK, formatter_class=raw
-    )
-    parser.add_argument("lists", type=url, nargs="+", metavar="LIST", help="Clip lists, Parquet or CSV.")
-    parser.add_argument("--recipe", type=url, metavar="R", help="Also check the labels against this study.")
-    parser.add_argument("--read", action="store_true", help="Also open and decode every clip.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    parser.set_defaults(run=_check)
+    add = add_command(commands, "check", _check, "Validate clip lists.", CHECK, line="validate clip lists").add_argument
+    add("lists", type=url, nargs="+", metavar="LIST", help="Clip lists, Parquet or CSV.")
+    add("--recipe", type=url, metavar="R", help="Also check the labels against this study.")
+    add("--read", action="store_true", help="Also open and decode every clip.")
     clips_duplicates.add_parser(commands, _progress)
 
 
@@ -114,34 +108,30 @@ def _fill_reader(parser: argparse.ArgumentParser, name: str) -> None:
     parser.set_defaults(run=partial(_make_list, reader))
 
 
-def _make_list(reader: Reader, arguments: argparse.Namespace) -> int:
+def _make_list(reader: Reader, arguments: argparse.Namespace) -> None:
     """Read, apply the recipe if one is given, write the list, describe what is in it."""
     import pyarrow.compute as pc
 
     from acoustic_env.clips.select import select
     from acoustic_env.clips.table import CLASS_COLUMN, absolute_uris, write_clips
 
-    clips, recipe = reader.read(arguments, partial(print, file=sys.stderr)), _recipe(arguments)
+    clips, recipe = reader.read(arguments, log), _recipe(arguments)
     left_out: dict[str, list[str]] = {}
     if recipe is None:
-        print(*label_summary(clips), sep="\n", file=sys.stderr)
+        log("\n".join(label_summary(clips)))
     else:
         selection = select(clips, recipe)
         clips, left_out = selection.clips.drop_columns(CLASS_COLUMN), selection.left_out
-        print(*selection.summary(), sep="\n", file=sys.stderr)
+        log("\n".join(selection.summary()))
     write_clips(absolute_uris(clips), arguments.out)
-    if arguments.json:
-        document = {
-            "out": arguments.out,
-            "clips": clips.num_rows,
-            "groups": pc.count_distinct(clips["group"]).as_py(),
-            "labels": dict(Counter(pc.list_flatten(clips["labels"]).to_pylist()).most_common()),
-            "left_out": {reason: len(ids) for reason, ids in left_out.items()},
-        }
-        print(json.dumps(document))
-    else:
-        print(f"{arguments.out}: {clips.num_rows:,} clips")
-    return 0
+    document = {
+        "out": arguments.out,
+        "clips": clips.num_rows,
+        "groups": pc.count_distinct(clips["group"]).as_py(),
+        "labels": dict(Counter(pc.list_flatten(clips["labels"]).to_pylist()).most_common()),
+        "left_out": {reason: len(ids) for reason, ids in left_out.items()},
+    }
+    show(arguments, document, f"{arguments.out}: {clips.num_rows:,} clips")
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe | None:
@@ -173,20 +163,16 @@ def _check(arguments: argparse.Namespace) -> int:
     issues: dict[str, Sequence[ValidationIssue]] = {
         place: of_list.issues + between.get(place, []) for place, of_list in checked.items()
     }
-    for place, of_list in checked.items():
-        if not arguments.json:
-            print(*of_list.notes, sep="\n")
-        if issues[place]:
-            print(describe_issues(place, issues[place]), file=sys.stderr)
-            print(f"acoustic-env: {place}: {len(issues[place]):,} issues", file=sys.stderr)
-        elif not arguments.json:
-            print(f"{place}: no issues{'' if arguments.read else ' (audio not read; --read opens every clip)'}")
-    if arguments.json:
-        documents = [
-            {"list": place, "clips": of.clips, "notes": of.notes, "issues": [vars(issue) for issue in issues[place]]}
-            for place, of in checked.items()
-        ]
-        print(json.dumps({"lists": documents}))
+    documents, lines = [], list[str]()
+    for place, of in checked.items():
+        own = [vars(issue) for issue in issues[place]]
+        documents.append({"list": place, "clips": of.clips, "notes": of.notes, "issues": own})
+        lines += of.notes
+        if own:
+            log(f"{describe_issues(place, issues[place])}\nacoustic-env: {place}: {len(own):,} issues")
+        else:
+            lines.append(f"{place}: no issues{'' if arguments.read else ' (audio not read; --read opens every clip)'}")
+    show(arguments, {"lists": documents}, *lines)
     return 2 if any(issues.values()) else 0
 
 

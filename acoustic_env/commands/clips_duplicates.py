@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import add_command, log, show, url
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +29,6 @@ Lists on standard output the sets that span several folds or sources, and those 
 excluded from matching."""
 
 EXAMPLES: Final = """\
-examples:
   acoustic-env clips duplicates --clips clips.parquet --out groups.parquet
 
   # and the list with the joined groups, so that no splitter tears duplicates apart
@@ -43,33 +40,17 @@ examples:
 
 
 def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
-    """Add the `duplicates` command.
-
-    Args:
-        commands: of the `clips` group.
-        progress: shows how many clips are read.
-    """
-    parser = commands.add_parser(
-        "duplicates",
-        help="find the same recording listed more than once",
-        description=DUPLICATES,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--clips", type=url, required=True, metavar="LIST", help="Clip list, Parquet or CSV.")
-    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="Groups to write, .parquet or .csv.")
-    parser.add_argument(
-        "--apply", type=url, metavar="LIST", help="Also write the clip list with these groups, each in one fold."
-    )
-    parser.add_argument(
-        "--store", type=url, metavar="URL", help="Feature store: embedding neighbors are candidates, too."
-    )
-    parser.add_argument("--block", metavar="NAME", help="Embedding block (default: the first of the store).")
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    parser.set_defaults(run=lambda arguments: find(arguments, progress))
+    """Add the `duplicates` command; `progress` shows how many clips of how many are read."""
+    line, run = "find the same recording listed more than once", partial(find, progress=progress)
+    add = add_command(commands, "duplicates", run, DUPLICATES, EXAMPLES, line=line).add_argument
+    add("--clips", type=url, required=True, metavar="LIST", help="Clip list, Parquet or CSV.")
+    add("--out", type=url, required=True, metavar="FILE", help="Groups to write, .parquet or .csv.")
+    add("--apply", type=url, metavar="LIST", help="Also write the clip list with these groups, each in one fold.")
+    add("--store", type=url, metavar="URL", help="Feature store: embedding neighbors are candidates, too.")
+    add("--block", metavar="NAME", help="Embedding block (default: the first of the store).")
 
 
-def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> int:
+def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> None:
     """Find duplicates; see DUPLICATES."""
     from acoustic_env.audit.table import write_table
     from acoustic_env.clips.table import read_clips, write_clips
@@ -85,7 +66,6 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     store = FeatureStore(arguments.store) if arguments.store else None
     for place in filter(None, (arguments.out, arguments.apply)):
         check_place(place)
-    log = partial(print, file=sys.stderr)
     clips = read_clips_of(store, arguments.clips, log) if store else read_clips(arguments.clips)
     found = find_duplicates(clips, store, arguments.block, progress)
     write_table(found.table, arguments.out)
@@ -94,16 +74,13 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
         applied, moved = apply_groups(clips, found)
         write_clips(applied, arguments.apply)
     for clip_id, why in list(found.failed.items())[:SHOWN]:
-        print(f"not read: {clip_id}: {why}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(_document(clips, found, moved)))
-        return 0
-    _describe(clips, found, arguments)
+        log(f"not read: {clip_id}: {why}")
+    lines = _describe(clips, found, arguments)
     if arguments.apply:
-        print(f"{arguments.apply}: {clips.num_rows:,} clips with their joined groups")
-        if moved:
-            print(f"  {len(moved):,} clips are now in the fold of most of their group: {_names(moved)}")
-    return 0
+        lines.append(f"{arguments.apply}: {clips.num_rows:,} clips with their joined groups")
+    if moved:
+        lines.append(f"  {len(moved):,} clips are now in the fold of most of their group: {_names(moved)}")
+    show(arguments, _document(clips, found, moved), *lines)
 
 
 def _conflicts(clips: pa.Table, found: Found) -> dict[str, list[Sequence[int]]]:
@@ -134,34 +111,32 @@ def _document(clips: pa.Table, found: Found, moved: list[str]) -> dict[str, Any]
     }
 
 
-def _describe(clips: pa.Table, found: Found, arguments: argparse.Namespace) -> None:
+def _describe(clips: pa.Table, found: Found, arguments: argparse.Namespace) -> list[str]:
     kinds = Counter(one.kind for one in found.links)
     links = ", ".join(f"{kind} {kinds[kind]:,}" for kind in ("exact", "scaled", "near"))
     members = sum(len(some) for some in found.sets)
-    print(f"{arguments.out}: {members:,} of {clips.num_rows:,} clips in {len(found.sets):,} sets of duplicates")
-    print(f"  pairs confirmed: {links}; {found.candidates:,} candidates")
+    lines = [
+        f"{arguments.out}: {members:,} of {clips.num_rows:,} clips in {len(found.sets):,} sets of duplicates",
+        f"  pairs confirmed: {links}; {found.candidates:,} candidates",
+    ]
     if found.silent:
-        print(f"  {len(found.silent):,} silent clips, excluded from matching: {_names(found.silent)}")
+        lines.append(f"  {len(found.silent):,} silent clips, excluded from matching: {_names(found.silent)}")
     if found.failed:
-        print(f"  {len(found.failed):,} clips could not be read and keep their group")
-    ids, values = (
-        clips["clip_id"].to_pylist(),
-        {
-            "folds": clips["fold"].to_pylist(),
-            "sources": clips["source"].to_pylist(),
-            "labels": [", ".join(sorted(names)) for names in clips["labels"].to_pylist()],
-        },
-    )
+        lines.append(f"  {len(found.failed):,} clips could not be read and keep their group")
+    ids = clips["clip_id"].to_pylist()
+    values = {"folds": clips["fold"].to_pylist(), "sources": clips["source"].to_pylist()}
+    values["labels"] = [", ".join(sorted(names)) for names in clips["labels"].to_pylist()]
     titles = {"folds": "in several folds", "sources": "from several sources", "labels": "with contradicting labels"}
     for name, sets in _conflicts(clips, found).items():
         if not sets:
             continue
-        print(f"duplicates {titles[name]}: {len(sets):,} sets")
+        lines.append(f"duplicates {titles[name]}: {len(sets):,} sets")
         for some in sets[:SHOWN]:
             shown = "; ".join(f"{ids[n]} ({values[name][n]})" for n in some[:4])
-            print(f"  {shown}{f'; and {len(some) - 4:,} more' if len(some) > 4 else ''}")
+            lines.append(f"  {shown}{f'; and {len(some) - 4:,} more' if len(some) > 4 else ''}")
         if len(sets) > SHOWN:
-            print(f"  and {len(sets) - SHOWN:,} more sets; all of them with --json")
+            lines.append(f"  and {len(sets) - SHOWN:,} more sets; all of them with --json")
+    return lines
 
 
 def _names(ids: Sequence[str]) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import time
 from typing import Any
 
-from acoustic_env.commands.arguments import RenamedOption, positive, url
+from acoustic_env.commands.arguments import RenamedOption, log, positive, url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem
@@ -24,18 +23,13 @@ MARKER = ".acoustic-env-demo"
 
 def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser("demo", description=DESCRIPTION)
-    parser.add_argument(
-        "--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s."
-    )
-    parser.add_argument(
-        "--num-clips", type=positive, default=240, metavar="N", help="Synthetic clips. Default: %(default)s."
-    )
-    parser.add_argument("--scenes", action=RenamedOption, const="--num-clips")
-    parser.add_argument(
-        "--flip", type=float, default=0.1, metavar="SHARE", help="Share of wrong labels, 0 to 1. Default: %(default)s."
-    )
-    parser.add_argument("--seed", type=int, default=23, metavar="N", help="Seed of the scenes. Default: %(default)s.")
     parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s.")
+    add("--num-clips", type=positive, default=240, metavar="N", help="Synthetic clips. Default: %(default)s.")
+    add("--scenes", action=RenamedOption, const="--num-clips")
+    add("--flip", type=float, default=0.1, metavar="SHARE", help="Share of wrong labels, 0 to 1. Default: %(default)s.")
+    add("--seed", type=int, default=23, metavar="N", help="Seed of the scenes. Default: %(default)s.")
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -45,17 +39,17 @@ def run(namespace: argparse.Namespace) -> int:
     started = time.monotonic()
     out = _fresh_folder(namespace.out)
     scenes = join(out, "scenes")
-    _log(f"writing {namespace.num_clips} synthetic scenes to {scenes} ({namespace.flip:.0%} of labels wrong)")
+    log(f"writing {namespace.num_clips} synthetic scenes to {scenes} ({namespace.flip:.0%} of labels wrong)")
     write_scenes(scenes, namespace.num_clips, namespace.seed, namespace.flip)
     for step in learning(out):
         if code := _step(step):
             return code
-    _log("\n(in place of people at `acoustic-env audit listen`: annotations of an annotator who knows the truth)")
+    log("\n(in place of people at `acoustic-env audit listen`: annotations of an annotator who knows the truth)")
     _listen(out)
     for step in auditing(out):
         if code := _step(step):
             return code
-    _log(f"\ndemo finished in {time.monotonic() - started:.0f} s; open {join(out, 'report.html')}")
+    log(f"\ndemo finished in {time.monotonic() - started:.0f} s; open {join(out, 'report.html')}")
     return 0
 
 
@@ -116,7 +110,7 @@ def _listen(out: str) -> None:
 def _step(arguments: list[str]) -> int:
     from acoustic_env.cli import main
 
-    _log(f"\n$ acoustic-env {shlex.join(arguments)}")
+    log(f"\n$ acoustic-env {shlex.join(arguments)}")
     return main(arguments)
 
 
@@ -131,7 +125,3 @@ def _fresh_folder(out: str) -> str:
         filesystem.remove(path)
     write_bytes(join(out, MARKER), b"")
     return out
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

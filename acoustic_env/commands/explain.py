@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import check_inputs, url
+from acoustic_env.commands.arguments import add_command, check_inputs, log, show, url
 
 DESCRIPTION: Final = """\
 Draw what differs between the classes (Welch's t of the indices and of the modulation spectrum, with false-discovery
@@ -20,27 +19,20 @@ learned from, or all if there are none. The captions say which, and what is know
 Every plot is written as PNG, SVG and CSV; OUT/explain.json lists them with their captions.
 `acoustic-env report --explain OUT` puts them on its page."""
 
-EXAMPLES: Final = """\
-examples:
-  acoustic-env explain --bundle bundle --clips clips.parquet --store features --out explained"""
+EXAMPLES: Final = "  acoustic-env explain --bundle bundle --clips clips.parquet --store features --out explained"
 
 
 def add_parsers(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "explain", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=url, metavar="BUNDLE", required=True, help="folder of the classifier")
-    parser.add_argument("--clips", type=url, metavar="LIST", required=True, help="the clip list it was trained on")
-    parser.add_argument("--store", type=url, metavar="URL", required=True, help="feature store")
-    parser.add_argument("--out", type=url, metavar="DIR", required=True, help="folder of the plots")
-    parser.add_argument("--json", action="store_true", help="print the index of the plots as JSON")
-    parser.set_defaults(run=run)
+    add = add_command(subparsers, "explain", run, DESCRIPTION, EXAMPLES).add_argument
+    add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
+    add("--clips", type=url, metavar="LIST", required=True, help="The clip list it was trained on.")
+    add("--store", type=url, metavar="URL", required=True, help="Feature store.")
+    add("--out", type=url, metavar="DIR", required=True, help="Folder of the plots.")
 
 
-def run(namespace: argparse.Namespace) -> int:
+def run(namespace: argparse.Namespace) -> None:
     """Draw and write."""
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
-    import json
     from dataclasses import asdict
 
     from acoustic_env.explain.explain import explain
@@ -55,17 +47,9 @@ def run(namespace: argparse.Namespace) -> int:
     with folder_of(namespace.out, last=INDEX) as folder:
         bundle = Bundle.load(namespace.bundle)
         store = FeatureStore(namespace.store)
-        material = gather(bundle, read_clips_of(store, namespace.clips, _log), store, _log)
-        _log(f"explaining with {material.clips}")
-        entries = explain(material, folder, _log)
-    if namespace.json:
-        print(json.dumps([asdict(entry) for entry in entries]))
-    else:
-        for entry in entries:
-            print(f"{join(namespace.out, entry.files['png'])}\n  {entry.caption}")
-    _log(f"{len(entries)} plots with their data: {join(namespace.out, INDEX)}")
-    return 0
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        material = gather(bundle, read_clips_of(store, namespace.clips, log), store, log)
+        log(f"explaining with {material.clips}")
+        entries = explain(material, folder, log)
+    lines = (f"{join(namespace.out, entry.files['png'])}\n  {entry.caption}" for entry in entries)
+    show(namespace, [asdict(entry) for entry in entries], *lines)
+    log(f"{len(entries)} plots with their data: {join(namespace.out, INDEX)}")

@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from acoustic_env.commands.arguments import add_log_format, add_settings, check_inputs, given, url
+from acoustic_env.commands.arguments import add_command, add_log_format, add_settings, check_inputs, given, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
 from acoustic_env.io.documents import read_mapping
@@ -31,17 +31,15 @@ unless --relocated says that the files moved. Without --address (and without RAY
 uses what it has."""
 
 EXAMPLES = """\
-examples:
   acoustic-env extract --clips clips.parquet --store features --dry-run
   acoustic-env extract --clips clips.parquet --store features --blocks indices,mps --signals raw,fg,bg
   acoustic-env extract --clips s3://bucket/clips.parquet --store s3://bucket/features --recipe urban-nature"""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of an extraction run, for the command and for the job script."""
-    parser.add_argument(
-        "--settings", type=url, metavar="FILE", help="YAML or JSON file of these settings; options override it"
-    )
+def add_parsers(subparsers: Any) -> None:
+    parser = add_command(subparsers, "extract", run, DESCRIPTION, EXAMPLES)
+    settings = "YAML or JSON file of these settings; options override it."
+    parser.add_argument("--settings", type=url, metavar="FILE", help=settings)
     add_settings(
         parser,
         ExtractSettings,
@@ -53,18 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         relocated={"action": "append", "metavar": "OLD=NEW"},
     )
     add_log_format(parser)
-    parser.add_argument("--json", action="store_true", help="Print the run record as JSON.")
 
 
-def add_parsers(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "extract", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_options(parser)
-    parser.set_defaults(run=run)
-
-
-def run(namespace: argparse.Namespace) -> int:
+def run(namespace: argparse.Namespace) -> None:
     """Run the job the options describe."""
     from acoustic_env.pipeline.extract import extract
 
@@ -94,7 +83,6 @@ def run(namespace: argparse.Namespace) -> int:
         print(summary(record, settings.store), flush=True)
     if too_many is not None:  # the record comes first
         raise too_many
-    return 0
 
 
 def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
@@ -118,12 +106,7 @@ def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
 
 
 def summary(record: RunRecord, store: str) -> str:
-    """Return the last line of a run.
-
-    Args:
-        record: of the run.
-        store: where its tables are.
-    """
+    """Return the last line of a run, whose tables are in `store`."""
     see = f"see: acoustic-env store errors {store}"
     if not record.pending and record.failed_on_list:
         return (

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from acoustic_env.commands.arguments import add_settings, check_inputs, settings_of, url
+from acoustic_env.commands.arguments import add_command, add_settings, check_inputs, log, settings_of, show, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.options import CompareSettings, ServeSettings, StudySettings, TrainSettings, TuneSettings
@@ -30,7 +29,6 @@ threshold and calibration use training and validation folds only. Test folds are
 Calibration, thresholds and the metrics printed are of the whole ensemble that is shipped: it is trained again without
 each of up to five parts of the clips, which it then predicts. This takes up to four times the bundle's training."""
 TRAIN_EXAMPLES: Final = """\
-examples:
   acoustic-env train --clips clips.parquet --store features --recipe urban-nature --out bundle
   acoustic-env train --clips clips.parquet --store features --recipe urban-nature --model logistic --out baseline
   acoustic-env train --clips clips.parquet --store features --recipe urban-nature --settings tuned/best.json --out best
@@ -60,7 +58,6 @@ PREDICT: Final = """\
 Predict calibrated probabilities of every class, for the clips of a list or for audio files whose features are computed
 first. Writes a table with clip_id, label, posterior: a row per clip and class."""
 PREDICT_EXAMPLES: Final = """\
-examples:
   acoustic-env predict --bundle bundle --clips new.parquet --store features --out predictions.parquet
   acoustic-env predict --bundle bundle park.wav street.flac --out predictions.parquet
   acoustic-env predict --bundle bundle --windows night.wav --out windows.parquet"""
@@ -68,41 +65,31 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     place = {"type": url, "metavar": "FILE"}
-    train = _command(subparsers, "train", TRAIN, TRAIN_EXAMPLES, run_train)
+    train = add_command(subparsers, "train", run_train, TRAIN, TRAIN_EXAMPLES)
     out = {"metavar": "BUNDLE", "help": "Folder of the bundle."}
     _add_study(
         train, TrainSettings, out, model={"metavar": "KIND"}, settings=place, checkpoints=place | {"metavar": "URL"}
     )
-    tune = _command(subparsers, "tune", TUNE, "", run_tune)
+    tune = add_command(subparsers, "tune", run_tune, TUNE)
     out = {"metavar": "DIR", "help": "Folder of the search and its table."}
     _add_study(tune, TuneSettings, out, model={"metavar": "KIND"}, settings=place)
-    study = _command(subparsers, "study", STUDY, "", run_study_command)
+    study = add_command(subparsers, "study", run_study_command, STUDY)
     _add_study(
         study, CompareSettings, {"metavar": "DIR", "help": "Folder of the table."}, model={"metavar": "KIND,KIND"}
     )
 
-    evaluate = _command(subparsers, "evaluate", EVALUATE, "", run_evaluate)
-    evaluate.add_argument("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
-    evaluate.add_argument("--clips", type=url, metavar="LIST", required=True, help="Clip list with labels.")
-    evaluate.add_argument("--store", type=url, metavar="URL", required=True, help="Feature store.")
+    add = add_command(subparsers, "evaluate", run_evaluate, EVALUATE).add_argument
+    add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
+    add("--clips", type=url, metavar="LIST", required=True, help="Clip list with labels.")
+    add("--store", type=url, metavar="URL", required=True, help="Feature store.")
 
-    predict = _command(subparsers, "predict", PREDICT, PREDICT_EXAMPLES, run_predict)
-    predict.add_argument("--out", type=url, metavar="FILE.parquet", required=True, help="Table to write.")
-    predict.add_argument("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
-    predict.add_argument("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
-    predict.add_argument("--store", type=url, metavar="URL", help="Feature store.")
-    predict.add_argument(
-        "--windows", action="store_true", help="Predict each window of the files, as long as the training clips."
-    )
-    predict.add_argument("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
-
-
-def _command(subparsers: Any, name: str, description: str, epilog: str, run: Any) -> Any:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = subparsers.add_parser(name, description=description, epilog=epilog, formatter_class=layout)
-    parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
-    parser.set_defaults(run=run)
-    return parser
+    add = add_command(subparsers, "predict", run_predict, PREDICT, PREDICT_EXAMPLES).add_argument
+    add("--out", type=url, metavar="FILE.parquet", required=True, help="Table to write.")
+    add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
+    add("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
+    add("--store", type=url, metavar="URL", help="Feature store.")
+    add("--windows", action="store_true", help="Predict each window of the files, as long as the training clips.")
+    add("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
 
 
 def _add_study(parser: Any, kind: type[StudySettings], out: dict[str, Any], **others: dict[str, Any]) -> None:
@@ -117,10 +104,6 @@ def _add_study(parser: Any, kind: type[StudySettings], out: dict[str, Any], **ot
         version={"action": "append", "metavar": "BLOCK=FINGERPRINT"},
         **others,
     )
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:
@@ -157,13 +140,13 @@ def _study(settings: StudySettings, recipe: Recipe) -> Study:
         block, _, fingerprint = text.partition("=")
         versions.setdefault(block, []).append(fingerprint)
     return prepare(
-        read_clips_of(store, settings.clips, _log, settings.group_by),
+        read_clips_of(store, settings.clips, log, settings.group_by),
         store,
         recipe,
         blocks=settings.blocks,
         signals=settings.signals,
         fingerprints=versions,
-        log=_log,
+        log=log,
     )
 
 
@@ -183,25 +166,22 @@ def run_train(namespace: argparse.Namespace) -> int:
     from acoustic_env.pipeline.cluster import cluster
 
     if settings.overfit:
-        return _run_overfit(_study(settings, recipe), settings.overfit, as_json=namespace.json)
+        return _run_overfit(namespace, _study(settings, recipe), settings.overfit)
     check_place(join(settings.out, METADATA))
     study = _study(settings, recipe)
     with cluster(settings.address) if getattr(recipe.model, "workers", 0) else nullcontext():
-        bundle, found = train(study, _log, checkpoints=settings.checkpoints)
+        bundle, found = train(study, log, checkpoints=settings.checkpoints)
     bundle.save(settings.out)
     if earlier := len(bundle.test_evaluations) - len(bundle.own_evaluations):
         kept = "test evaluation of earlier weights at this path is" if earlier == 1 else "test evaluations are"
-        _log(f"{earlier} {kept} kept on record: clips that helped to choose a model cannot test it")
-    if namespace.json:
-        print(json.dumps({"bundle": settings.out, **found.as_json()}))
-    else:
-        print(f"held-out clips of training and validation folds, {recipe.model.kind}:")
-        print("\n".join(found.lines()))
-    _log(f"bundle: {settings.out}")
+        log(f"{earlier} {kept} kept on record: clips that helped to choose a model cannot test it")
+    title = f"held-out clips of training and validation folds, {recipe.model.kind}:"
+    show(namespace, {"bundle": settings.out, **found.as_json()}, title, *found.lines())
+    log(f"bundle: {settings.out}")
     return 0
 
 
-def _run_overfit(study: Study, batches: int, *, as_json: bool) -> int:
+def _run_overfit(namespace: argparse.Namespace, study: Study, batches: int) -> int:
     """Train on a few batches alone and say whether the loss fell to a fiftieth."""
     from acoustic_env.models.learn import preprocessed_parts
     from acoustic_env.models.overfit import overfit
@@ -209,18 +189,14 @@ def _run_overfit(study: Study, batches: int, *, as_json: bool) -> int:
     train, _ = preprocessed_parts(study)
     model: Any = study.recipe.model
     found = overfit(model, study.recipe.task, len(study.targets.classes), train, batches)
-    if as_json:
-        print(json.dumps({"rows": found.rows, "learned": found.learned, "losses": found.losses}))
-    else:
-        fell = (
-            f"loss {found.losses[0]:.4g} to {found.losses[-1]:.4g} in {len(found.losses)} epochs on {found.rows} clips"
-        )
-        advice = "the network can learn" if found.learned else "look for a fault in inputs, targets or learning rate"
-        print(f"{fell}: {advice}")
+    document = {"rows": found.rows, "learned": found.learned, "losses": found.losses}
+    fell = f"loss {found.losses[0]:.4g} to {found.losses[-1]:.4g} in {len(found.losses)} epochs on {found.rows} clips"
+    advice = "the network can learn" if found.learned else "look for a fault in inputs, targets or learning rate"
+    show(namespace, document, f"{fell}: {advice}")
     return 0 if found.learned else 1
 
 
-def run_tune(namespace: argparse.Namespace) -> int:
+def run_tune(namespace: argparse.Namespace) -> None:
     """Search, then write the table, the plot and the best settings."""
     settings, recipe = _read(namespace, TuneSettings)
     from acoustic_env.audit.table import write_table
@@ -249,16 +225,13 @@ def run_tune(namespace: argparse.Namespace) -> int:
         raise UsageError(msg)
     chosen = {"kind": recipe.model.kind, **best.chosen}
     write_bytes(join(settings.out, "best.json"), json.dumps(chosen, indent=1).encode())
-    if namespace.json:
-        print(json.dumps({"trials": len(trials), "score": best.score, "settings": chosen}))
-    else:
-        print(f"best of {len(trials)} trials: validation score {best.score:.4f}")
-        print("\n".join(f"{name:<14} {value}" for name, value in chosen.items()))
-    _log(f"{settings.out}: trials.csv, trials.png and best.json (for train --settings)")
-    return 0
+    line = f"best of {len(trials)} trials: validation score {best.score:.4f}"
+    document = {"trials": len(trials), "score": best.score, "settings": chosen}
+    show(namespace, document, line, *(f"{name:<14} {value}" for name, value in chosen.items()))
+    log(f"{settings.out}: trials.csv, trials.png and best.json (for train --settings)")
 
 
-def run_study_command(namespace: argparse.Namespace) -> int:
+def run_study_command(namespace: argparse.Namespace) -> None:
     """Run the study and write its table."""
     settings, recipe = _read(namespace, CompareSettings)
     from acoustic_env.audit.table import write_table
@@ -270,12 +243,11 @@ def run_study_command(namespace: argparse.Namespace) -> int:
     check_place(place)
     models = _compared(settings, recipe)  # before the features are read
     study = _study(settings, recipe)
-    rows = run_study(study, models, _log, every_fold=settings.every_fold, trials=settings.trials)
+    rows = run_study(study, models, log, every_fold=settings.every_fold, trials=settings.trials)
     table = study_table(rows)
     write_table(table, place)
-    print(json.dumps(table.to_pylist()) if namespace.json else "\n".join(study_lines(rows, score_name(study))))
-    _log(place)
-    return 0
+    show(namespace, table.to_pylist(), *study_lines(rows, score_name(study)))
+    log(place)
 
 
 def _compared(settings: CompareSettings, recipe: Recipe) -> dict[str, ClassifierSettings]:
@@ -292,7 +264,7 @@ def _compared(settings: CompareSettings, recipe: Recipe) -> dict[str, Classifier
     return models
 
 
-def run_evaluate(namespace: argparse.Namespace) -> int:
+def run_evaluate(namespace: argparse.Namespace) -> None:
     """Evaluate, record the evaluation, print."""
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
     from acoustic_env.models.bundle import Bundle
@@ -300,27 +272,23 @@ def run_evaluate(namespace: argparse.Namespace) -> int:
     from acoustic_env.store.source_check import read_clips_of
 
     bundle, store = Bundle.load(namespace.bundle), _store(namespace.store)
-    found, hash_of_clips = evaluate_bundle(bundle, read_clips_of(store, namespace.clips, _log), store, _log)
+    found, hash_of_clips = evaluate_bundle(bundle, read_clips_of(store, namespace.clips, log), store, log)
     earlier = list(bundle.test_evaluations)
     bundle.record_evaluation(namespace.bundle, hash_of_clips, found)
     number, others = len(earlier) + 1, sum(one.weights != bundle.weights_sha256 for one in earlier)
     if earlier:
         same = sum(one.clips_hash == hash_of_clips for one in earlier)
         by_others = f", {others} of them of earlier weights at this path" if others else ""
-        _log(
+        log(
             f"test evaluation {number} of this bundle ({same} earlier on this set, the first of all {earlier[0].time})"
             f"{by_others}: a model chosen by these metrics needs other clips for an unbiased test"
         )
-    if namespace.json:
-        about = {"test_evaluation": number, "earlier_weights": others, "clips_hash": hash_of_clips}
-        print(json.dumps({**about, **found.as_json()}))
-    else:
-        print(f"test evaluation {number}, {namespace.bundle}:" if earlier else f"{namespace.bundle}:")
-        print("\n".join(found.lines()))
-    return 0
+    about = {"test_evaluation": number, "earlier_weights": others, "clips_hash": hash_of_clips}
+    title = f"test evaluation {number}, {namespace.bundle}:" if earlier else f"{namespace.bundle}:"
+    show(namespace, {**about, **found.as_json()}, title, *found.lines())
 
 
-def run_predict(namespace: argparse.Namespace) -> int:
+def run_predict(namespace: argparse.Namespace) -> None:
     """Predict a list or files."""
     if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):
         msg = "predict takes either --clips with --store, or audio files"
@@ -335,11 +303,8 @@ def run_predict(namespace: argparse.Namespace) -> int:
     bundle, rows = _predict_files(namespace) if namespace.files else _predict_list(namespace)
     count = rows // len(bundle.classes)
     level = "window" if namespace.windows else bundle.recipe.level
-    if namespace.json:
-        print(json.dumps({"predictions": namespace.out, f"{level}s": count, "classes": list(bundle.classes)}))
-    else:
-        print(f"{count:,} {level}s x {len(bundle.classes):,} classes: {namespace.out}")
-    return 0
+    document = {"predictions": namespace.out, f"{level}s": count, "classes": list(bundle.classes)}
+    show(namespace, document, f"{count:,} {level}s x {len(bundle.classes):,} classes: {namespace.out}")
 
 
 def _predict_list(namespace: argparse.Namespace) -> tuple[Bundle, int]:
@@ -350,14 +315,14 @@ def _predict_list(namespace: argparse.Namespace) -> tuple[Bundle, int]:
     from acoustic_env.store.source_check import read_clips_of
 
     bundle, store = Bundle.load(namespace.bundle), _store(namespace.store)
-    clips = read_clips_of(store, namespace.clips, _log)
+    clips = read_clips_of(store, namespace.clips, log)
     clip_ids = clips["clip_id"].to_pylist()
     if seen := int(bundle.seen(clip_ids, clips["group"].to_pylist()).sum()):
-        _log(
+        log(
             f"{seen:,} of {len(clip_ids):,} clips, or their recordings, trained the bundle: their probabilities "
             "are more extreme than those of new clips"
         )
-    tables = predict_stream(bundle, clip_ids, store, _log, recordings=clips["group"].to_pylist())
+    tables = predict_stream(bundle, clip_ids, store, log, recordings=clips["group"].to_pylist())
     return bundle, write_stream(tables, namespace.out)
 
 
@@ -375,5 +340,5 @@ def _predict_files(namespace: argparse.Namespace) -> tuple[Bundle, int]:
         bundle = Bundle.load(namespace.bundle)
         table = predict_files(bundle, namespace.files, failed.append, windows=namespace.windows, decoder=decoder.decode)
     for error in failed:
-        _log(f"without prediction: {error}")
+        log(f"without prediction: {error}")
     return bundle, write_stream([table], namespace.out)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
-from acoustic_env.commands.arguments import RenamedOption, add_log_format, add_settings, check_inputs, settings_of, url
+from acoustic_env.commands.arguments import (
+    RenamedOption,
+    add_command,
+    add_log_format,
+    add_settings,
+    check_inputs,
+    log,
+    settings_of,
+    url,
+)
 from acoustic_env.options import ReannotateSettings
 
 DESCRIPTION = """\
@@ -19,7 +27,6 @@ one on the same rows, or that --approve names an approver for.
 A second run with the same list changes nothing; a killed run is completed by the next. One run at a time (exit 4)."""
 
 EXAMPLES = """\
-examples:
   acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels --json
   acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels \\
       --annotations annotations.parquet
@@ -27,9 +34,7 @@ examples:
 
 
 def add_parsers(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "reannotate", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = add_command(subparsers, "reannotate", run, DESCRIPTION, EXAMPLES)
     files = {"clips": "LIST", "store": "URL", "bundle": "DIR", "labels": "LABELS"}
     add_settings(
         parser,
@@ -41,19 +46,16 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
     add_log_format(parser)
-    parser.add_argument("--json", action="store_true", help="Print the summary as one line of JSON.")
-    parser.set_defaults(run=run)
 
 
-def run(namespace: argparse.Namespace) -> int:
+def run(namespace: argparse.Namespace) -> None:
     """Run once and print the summary."""
     settings = settings_of(ReannotateSettings, namespace)
     check_inputs(clips=settings.clips, bundle=settings.bundle)
     from acoustic_env.audit.reannotate import reannotate
 
-    summary = reannotate(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    summary = reannotate(settings, log)
     print(json.dumps(summary, sort_keys=True) if namespace.json else "\n".join(describe(summary)))
-    return 0
 
 
 def describe(summary: dict[str, Any]) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import add_settings, check_inputs, given, url
+from acoustic_env.commands.arguments import add_settings, check_inputs, given, log, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.options import RayServeSettings, ReplicaSettings, ServeSettings
@@ -47,22 +46,23 @@ def add_parsers(commands: Any) -> None:
     )  # fmt: skip
     parser.set_defaults(run=serve)
     parser.add_argument("--bundle", type=url, required=True, metavar="BUNDLE", help="Trained classifier.")
-    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="Address to serve. Default: %(default)s.")
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="Port. Default: 0, a free one.")
-    parser.add_argument("--open", action="store_true", help="Open the page in this machine's browser.")
-    parser.add_argument(
-        "--window",
-        type=float,
-        metavar="S",
-        help="Length of the windows in seconds. Default: that of the training clips.",
-    )
+    add_server(parser)
+    window = "Length of the windows in seconds. Default: that of the training clips."
+    parser.add_argument("--window", type=float, metavar="S", help=window)
     add_settings(parser, ServeSettings)
     parser.add_argument("--ray", action="store_true", help="Serve from replicas on Ray Serve.")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster to join, with --ray.")
     add_settings(parser, ReplicaSettings)
 
 
-def serve(arguments: argparse.Namespace) -> int:
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that serves a page."""
+    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="Address to serve. Default: %(default)s.")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="Port. Default: 0, a free one.")
+    parser.add_argument("--open", action="store_true", help="Open the page in this machine's browser.")
+
+
+def serve(arguments: argparse.Namespace) -> None:
     """Serve the classification page until interrupted; see SERVE."""
     settings = from_mapping(ServeSettings, given(arguments, ServeSettings), "options of serve")
     replicas = from_mapping(ReplicaSettings, given(arguments, ReplicaSettings), "options of serve")
@@ -75,7 +75,6 @@ def serve(arguments: argparse.Namespace) -> int:
     check_inputs(bundle=arguments.bundle)
     with _on_ray(arguments, settings, replicas) if arguments.ray else _here(arguments, settings) as server:
         run_server(server, "classification page", "no recording is kept", browser=arguments.open)
-    return 0
 
 
 @contextmanager
@@ -109,14 +108,7 @@ def _on_ray(arguments: argparse.Namespace, settings: ServeSettings, replicas: Re
 
 
 def run_server(server: Server | RayServer, page: str, end: str, *, browser: bool) -> None:
-    """Serve until Ctrl-C.
-
-    Args:
-        server: ready.
-        page: what it serves.
-        end: what Ctrl-C does to the user's data.
-        browser: open the page in this machine's browser.
-    """
+    """Serve a `page` until Ctrl-C; `end` says what that does to the user's data."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -125,16 +117,16 @@ def run_server(server: Server | RayServer, page: str, end: str, *, browser: bool
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         access = server.access
-        print(f"{page}: {access.url}\nCtrl-C ends it; {end}", file=sys.stderr, flush=True)
+        log(f"{page}: {access.url}\nCtrl-C ends it; {end}")
         if not access.loopback:
-            print(f"{access.host} can be reached from other machines, unencrypted", file=sys.stderr, flush=True)
+            log(f"{access.host} can be reached from other machines, unencrypted")
         if browser:
             import webbrowser
 
             webbrowser.open(access.url)
         server.serve()
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        log("")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

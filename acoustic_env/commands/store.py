@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import names, url
+from acoustic_env.commands.arguments import add_command, log, names, show, url
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
@@ -80,72 +77,52 @@ EXAMPLES: Final[Mapping[str, str]] = {
 def add_parsers(subparsers: Any) -> None:
     group = subparsers.add_parser("store")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
-    _add(commands, "ls", "what a store holds", LS, list_store)
-    parser = _add(commands, "verify", "prove that nothing was lost", VERIFY, verify_store)
-    parser.add_argument("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) to account for.")
-    parser.add_argument(
-        "--signals", type=names, metavar="raw,fg,bg", help="Signals that each clip should have. Default: those found."
+    _add(commands, "ls", list_store, "what a store holds", LS)
+    add = _add(commands, "verify", verify_store, "prove that nothing was lost", VERIFY)
+    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) to account for.")
+    signals = "Signals that each clip should have. Default: those found."
+    add("--signals", type=names, metavar="raw,fg,bg", help=signals)
+    add("--read", action="store_true", help="Decode every column of every part.")
+    add("--strict", action="store_true", help="Fail on pending clips and other notes, too.")
+    add = _add(commands, "errors", list_errors, "which clips failed, and why", ERRORS)
+    add("--code", metavar="CODE", help="Only this code (not_found, decode_failed, ...).")
+    add("--stage", metavar="STAGE", help="Only this stage (fetch, decode, prepare, or a block).")
+    add("--all", action="store_true", help="List every attempt, resolved ones included.")
+    add = _add(commands, "export", export_block, "a block as one file", EXPORT)
+    add("--block", required=True, metavar="B", help="Block to export.")
+    add("--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz file, at any URL.")
+    add("--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one.")
+    add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
+    add("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
+    add("--clips", type=url, metavar="LIST", help="Only clips of this list, with its columns.")
+    add("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
+    add = _add(commands, "publish", publish_block, "a block as a Delta table or a Hugging Face data set", PUBLISH)
+    add("--block", required=True, metavar="B", help="Block to publish.")
+    add("--format", required=True, choices=("delta", "huggingface"), help="Kind of the table.")
+    add("--out", type=url, required=True, metavar="DIR", help="Folder of the table, at any URL.")
+    add("--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one.")
+    add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
+    rights = "License in the card, such as cc-by-4.0. Default: unknown."
+    add("--license", default="unknown", metavar="ID", help=rights)
+    add = _add(commands, "compact", compact_store, "few large parts, sorted by clip", COMPACT)
+    add("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
+    add = _add(commands, "gc", collect, "remove what a compaction replaced", GC)
+    age = (
+        "Only files replaced or written at least so many hours ago, 0 or more. Readers that began before a compaction "
+        "may take so long. Default: 24."
     )
-    parser.add_argument("--read", action="store_true", help="Decode every column of every part.")
-    parser.add_argument("--strict", action="store_true", help="Fail on pending clips and other notes, too.")
-    parser = _add(commands, "errors", "which clips failed, and why", ERRORS, list_errors)
-    parser.add_argument("--code", metavar="CODE", help="Only this code (not_found, decode_failed, ...).")
-    parser.add_argument("--stage", metavar="STAGE", help="Only this stage (fetch, decode, prepare, or a block).")
-    parser.add_argument("--all", action="store_true", help="List every attempt, resolved ones included.")
-    parser = _add(commands, "export", "a block as one file", EXPORT, export_block)
-    parser.add_argument("--block", required=True, metavar="B", help="Block to export.")
-    parser.add_argument(
-        "--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz file, at any URL."
-    )
-    parser.add_argument(
-        "--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one."
-    )
-    parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
-    parser.add_argument("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
-    parser.add_argument("--clips", type=url, metavar="LIST", help="Only clips of this list, with its columns.")
-    parser.add_argument("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
-    parser = _add(commands, "publish", "a block as a Delta table or a Hugging Face data set", PUBLISH, publish_block)
-    parser.add_argument("--block", required=True, metavar="B", help="Block to publish.")
-    parser.add_argument("--format", required=True, choices=("delta", "huggingface"), help="Kind of the table.")
-    parser.add_argument("--out", type=url, required=True, metavar="DIR", help="Folder of the table, at any URL.")
-    parser.add_argument(
-        "--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one."
-    )
-    parser.add_argument("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
-    parser.add_argument(
-        "--license", default="unknown", metavar="ID", help="License in the card, such as cc-by-4.0. Default: unknown."
-    )
-    parser = _add(commands, "compact", "few large parts, sorted by clip", COMPACT, compact_store)
-    parser.add_argument("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
-    parser = _add(commands, "gc", "remove what a compaction replaced", GC, collect)
-    parser.add_argument(
-        "--older-than",
-        type=float,
-        default=24.0,
-        metavar="HOURS",
-        help="Only files replaced or written at least so many hours ago, 0 or more. Readers that began before a "
-        "compaction may take so long. Default: 24.",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="Print what would be removed.")
+    add("--older-than", type=float, default=24.0, metavar="HOURS", help=age)
+    add("--dry-run", action="store_true", help="Print what would be removed.")
 
 
-def _add(
-    commands: Any, name: str, line: str, description: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=line,
-        description=description,
-        epilog=f"examples:\n{EXAMPLES[name]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], line: str, description: str) -> Any:
+    """Add a command on a store; return what adds its own options."""
+    parser = add_command(commands, name, run, description, EXAMPLES[name], line=line)
     parser.add_argument("store", type=url, metavar="URL", help="Feature store: a folder or s3://bucket/prefix.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
-    parser.set_defaults(run=run)
-    return parser
+    return parser.add_argument
 
 
-def list_store(namespace: argparse.Namespace) -> int:
+def list_store(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.lease import held_leases
     from acoustic_env.store.verify import verify
 
@@ -170,16 +147,10 @@ def list_store(namespace: argparse.Namespace) -> int:
             )
     runs = store.runs()
     held = {block: lease.describe() for block, lease in held_leases(namespace.store).items()}
-    if namespace.json:
-        print(json.dumps({"store": store.url, "blocks": blocks, "runs": runs, "leases": held, "issues": report.issues}))
-        return 0
-    _print_blocks(store.url, blocks)
-    _print_runs(runs)
-    for block, holder in held.items():
-        print(f"lease of {block}: {holder}")
-    for issue in report.issues:
-        print(f"issue: {issue}")
-    return 0
+    document = {"store": store.url, "blocks": blocks, "runs": runs, "leases": held, "issues": report.issues}
+    leases = [f"lease of {block}: {holder}" for block, holder in held.items()]
+    issues = [f"issue: {issue}" for issue in report.issues]
+    show(namespace, document, *_describe_blocks(store.url, blocks), *_describe_runs(runs), *leases, *issues)
 
 
 def _differing(versions: Sequence[Described]) -> list[str]:
@@ -189,10 +160,9 @@ def _differing(versions: Sequence[Described]) -> list[str]:
     return [name for name in names if len({found.get(name) for found in settings}) > 1]
 
 
-def _print_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> None:
+def _describe_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     if not blocks:
-        print(f"{url}: no feature tables")
-        return
+        return [f"{url}: no feature tables"]
     rows = [("block", "fingerprint", "engine", "rows", "clips", "signals", "parts", "size")]
     rows += [
         (
@@ -202,68 +172,66 @@ def _print_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> None:
         for b in blocks
     ]  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for b in blocks:
         if b["differs"]:
-            print(f"{b['block']}/{b['fingerprint']} has " + ", ".join(f"{k} = {v}" for k, v in b["differs"].items()))
+            differs = ", ".join(f"{k} = {v}" for k, v in b["differs"].items())
+            lines.append(f"{b['block']}/{b['fingerprint']} has {differs}")
     for b in blocks:
         short = {name: text for name, text in b["made_with"].items() if len(text) <= 80}
         if short:
-            print(f"{b['block']}/{b['fingerprint']} made with " + ", ".join(f"{k} {v}" for k, v in short.items()))
+            made = ", ".join(f"{k} {v}" for k, v in short.items())
+            lines.append(f"{b['block']}/{b['fingerprint']} made with {made}")
+    return lines
 
 
-def _print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+def _describe_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
     for record in runs[-3:]:
         counts = ", ".join(f"{record[name]:,} {name}" for name in ("finished", "failed", "left") if name in record)
-        print(f"run {record.get('run_id', '?')}: {counts} at {record.get('clips_per_second', 0.0):.2f} clips/s")
+        lines.append(f"run {record.get('run_id', '?')}: {counts} at {record.get('clips_per_second', 0.0):.2f} clips/s")
+    return lines
 
 
-def verify_store(namespace: argparse.Namespace) -> int:
+def verify_store(namespace: argparse.Namespace) -> None:
     from acoustic_env.clips.table import read_clips
     from acoustic_env.store.verify import verify
 
     clips = read_clips(namespace.clips) if namespace.clips else None
     report = verify(_open(namespace.store), clips, namespace.signals, namespace.read, namespace.clips or "")
-    if namespace.json:
-        print(json.dumps(dataclasses.asdict(report)))
-    else:
-        _print_report(report)
+    show(namespace, dataclasses.asdict(report), *_describe_report(report))
     report.raise_if_inconsistent(namespace.strict)
-    return 0
 
 
-def _print_report(report: Report) -> None:
+def _describe_report(report: Report) -> list[str]:
     from acoustic_env.store.source_check import describe_both
 
+    lines = []
     for block in report.blocks:
-        print(
+        lines.append(
             f"{block.block}/{block.fingerprint}: {block.rows:,} rows of {block.clips:,} clips "
             f"({', '.join(block.signals) or 'no signal'}) in {block.parts:,} parts"
         )
         for counts in block.counts:
             retried = f" ({counts.failed_before:,} failed before)" if counts.failed_before else ""
-            print(
+            lines.append(
                 f"  {counts.signal:<4} {report.listed:,} listed = {counts.rows:,} with rows + {counts.permanent:,} "
                 f"permanent errors + {counts.pending:,} pending{retried}"
             )
     if not report.blocks:
-        print("no feature tables, and no run recorded")
-    for entry in report.other_sources:
-        print(f"two sources: {entry['clip_id']}: {describe_both(entry)}")
+        lines.append("no feature tables, and no run recorded")
+    lines += [f"two sources: {entry['clip_id']}: {describe_both(entry)}" for entry in report.other_sources]
     if report.without_source:
-        print(f"{report.without_source:,} clips have rows but no recorded source; extract takes it from its list")
-    for note in report.notes:
-        print(f"note: {note}")
-    if not report.issues:
-        print(
-            f"{report.store}: every clip is accounted for"
-            if report.listed is not None
-            else f"{report.store}: consistent"
+        lines.append(
+            f"{report.without_source:,} clips have rows but no recorded source; extract takes it from its list"
         )
+    lines += [f"note: {note}" for note in report.notes]
+    if not report.issues:
+        lines.append(f"{report.store}: {'consistent' if report.listed is None else 'every clip is accounted for'}")
+    return lines
 
 
-def list_errors(namespace: argparse.Namespace) -> int:
+def list_errors(namespace: argparse.Namespace) -> None:
     import pyarrow.compute as pc
 
     from acoustic_env.store.failures import Failures, count_failures
@@ -275,30 +243,26 @@ def list_errors(namespace: argparse.Namespace) -> int:
         if wanted is not None:
             errors = errors.filter(pc.equal(errors[column], wanted))
     counts = count_failures(errors)
-    if namespace.json:
-        counted = [dataclasses.asdict(count) for count in counts]
-        print(json.dumps({"store": store.url, "counts": counted, "errors": errors.to_pylist()}))
-        return 0
-    if not counts:
-        print(f"{store.url}: no open errors")
-        return 0
+    lines = [] if counts else [f"{store.url}: no open errors"]
     for count in counts:
         kind = "permanent" if count.permanent == count.clips else f"{count.permanent:,} permanent"
-        print(f"{count.stage:<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
-    shown = errors if namespace.all else errors.slice(0, SHOWN_ERRORS)
-    for row in shown.to_pylist():
-        print(f"{row['clip_id']}  {row['stage']}  {row['code']}  attempt {row['attempt']}: {row['message']}")
-    if shown.num_rows < errors.num_rows:
-        print(f"and {errors.num_rows - shown.num_rows:,} more; all of them: --json", file=sys.stderr)
-    return 0
+        lines.append(f"{count.stage:<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
+    rows = errors.to_pylist()
+    shown = rows if namespace.all else rows[:SHOWN_ERRORS]
+    for row in shown:
+        lines.append(f"{row['clip_id']}  {row['stage']}  {row['code']}  attempt {row['attempt']}: {row['message']}")
+    counted = [dataclasses.asdict(count) for count in counts]
+    show(namespace, {"store": store.url, "counts": counted, "errors": rows}, *lines)
+    if len(shown) < len(rows) and not namespace.json:
+        log(f"and {len(rows) - len(shown):,} more; all of them: --json")
 
 
-def export_block(namespace: argparse.Namespace) -> int:
+def export_block(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.export import export
     from acoustic_env.store.source_check import read_clips_of
 
     store = _open(namespace.store)
-    clips = read_clips_of(store, namespace.clips, partial(print, file=sys.stderr)) if namespace.clips else None
+    clips = read_clips_of(store, namespace.clips, log) if namespace.clips else None
     rows = export(
         store,
         namespace.block,
@@ -309,11 +273,10 @@ def export_block(namespace: argparse.Namespace) -> int:
         "wide" if namespace.wide else "long",
         clips,
     )
-    print(json.dumps({"out": namespace.out, "rows": rows}) if namespace.json else f"{namespace.out}: {rows:,} rows")
-    return 0
+    show(namespace, {"out": namespace.out, "rows": rows}, f"{namespace.out}: {rows:,} rows")
 
 
-def publish_block(namespace: argparse.Namespace) -> int:
+def publish_block(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.publish import publish
 
     done = publish(
@@ -325,14 +288,10 @@ def publish_block(namespace: argparse.Namespace) -> int:
         namespace.signals,
         namespace.license,
     )
-    if namespace.json:
-        print(json.dumps(dataclasses.asdict(done)))
-    else:
-        print(f"{done.out}: {done.added:,} rows added, {done.rows:,} rows")
-    return 0
+    show(namespace, dataclasses.asdict(done), f"{done.out}: {done.added:,} rows added, {done.rows:,} rows")
 
 
-def compact_store(namespace: argparse.Namespace) -> int:
+def compact_store(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.compact import compact
 
     done = []
@@ -344,28 +303,20 @@ def compact_store(namespace: argparse.Namespace) -> int:
                 f"{version.block}/{version.fingerprint}: {version.rows:,} rows, {version.before:,} parts -> "
                 f"{version.parts:,}{repeated}"
             )
-    if namespace.json:
-        print(json.dumps({"store": namespace.store, "blocks": done}))
-    elif not done:
-        print(f"{namespace.store}: nothing to compact")
-    return 0
+    if namespace.json or not done:
+        show(namespace, {"store": namespace.store, "blocks": done}, f"{namespace.store}: nothing to compact")
 
 
-def collect(namespace: argparse.Namespace) -> int:
+def collect(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.gc import collect_garbage
 
     found = collect_garbage(namespace.store, 3600.0 * namespace.older_than, dry_run=namespace.dry_run)
     size = sum(file.size for file in found.files)
-    if namespace.json:
-        print(json.dumps({"store": namespace.store, "bytes": size, **dataclasses.asdict(found)}))
-        return 0
-    for file in found.files:
-        print(f"{file.path}: {file.reason}, {_size(file.size)}")
-    for line in found.skipped:
-        print(f"left out: {line}")
+    document = {"store": namespace.store, "bytes": size, **dataclasses.asdict(found)}
     done = "would be removed" if namespace.dry_run else "removed"
-    print(f"{namespace.store}: {len(found.files):,} files ({_size(size)}) {done}")
-    return 0
+    lines = [f"{file.path}: {file.reason}, {_size(file.size)}" for file in found.files]
+    lines += [f"left out: {line}" for line in found.skipped]
+    show(namespace, document, *lines, f"{namespace.store}: {len(found.files):,} files ({_size(size)}) {done}")
 
 
 def _open(url: str) -> FeatureStore:

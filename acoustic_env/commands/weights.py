@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from acoustic_env.commands.arguments import url
+from acoustic_env.commands.arguments import log, url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below
 
@@ -77,7 +75,6 @@ def _fetch(options: argparse.Namespace) -> None:
     from acoustic_env.features.embedders.weights_registry import weights_source
 
     cache = WeightsCache()
-    log = partial(print, file=sys.stderr)
     if options.sha256 and len(options.names) != 1:
         msg = "--sha256 is the checksum of one file: name exactly one NAME with it"
         raise UsageError(msg)
@@ -130,7 +127,7 @@ def _verify(options: argparse.Namespace) -> None:
     cache = WeightsCache()
     names = options.names or [name for name, source in WEIGHTS.items() if cache.holds(source) is not None]
     if not names:
-        print(f"no weights in {cache.url}", file=sys.stderr)
+        log(f"no weights in {cache.url}")
     states: dict[str, str] = {}
     errors = []
     for name in names:
