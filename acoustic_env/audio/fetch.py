@@ -27,9 +27,6 @@ from acoustic_env.io.location import local_path, split_shard
 def open_source(uri: str) -> BinaryIO:
     """Open a clip's audio file for reading.
 
-    Args:
-        uri: one of the forms above.
-
     Returns:
         A seekable binary file, to be closed by the caller. A remote file of up to 8 MiB is in memory already; a longer
         one is read as it is needed, and a read that fails raises ClipError.
@@ -84,19 +81,12 @@ def local_file(uri: str) -> Path | None:
     >>> local_file("tar://a.wav::/data/shard.tar")
     PosixPath('/data/shard.tar')
     >>> local_file("s3://bucket/a.wav")
-
-    Args:
-        uri: one of the forms above.
     """
     return local_path(split_shard(uri)[1])
 
 
 def any_remote(uris: pa.ChunkedArray) -> bool:
-    """Return whether any of the clips' audio comes over a network.
-
-    Args:
-        uris: string[clips], of the forms above.
-    """
+    """Return whether any of the clips' audio, string[clips], comes over a network."""
     places = pc.replace_substring_regex(uris, "^(tar|parquet)://.*?::", "")
     distant = pc.and_not(pc.match_substring(places, "://"), pc.starts_with(places, "file://"))
     return bool(pc.any(distant).as_py())

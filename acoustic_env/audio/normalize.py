@@ -35,13 +35,8 @@ class RawSignal(Signal):
 def rms_normalize(waveforms: Batch) -> Batch:
     """Remove each clip's mean and scale it to RMS 0.1; silent clips become zeros.
 
-    Silent is an RMS below -160 dBFS, or one that is mere rounding of the clip's mean.
-
-    Args:
-        waveforms: float32 or float64 [clips, samples], finite.
-
-    Returns:
-        Same shape and dtype; sums are taken in float64.
+    Silent is an RMS below -160 dBFS, or one that is mere rounding of the clip's mean. Clips are float32 or float64
+    [clips, samples], and so is the result; sums are taken in float64.
 
     >>> rms_normalize(np.array([[1.0, -1.0], [0.0, 0.0]]))
     array([[ 0.1, -0.1],

@@ -85,11 +85,7 @@ class BackgroundSignal(Signal):
 
 
 def separate_reference(waveform: npt.NDArray[Any], sample_rate: int) -> npt.NDArray[Any]:
-    """Compute the foreground of one clip with noisereduce.
-
-    Args:
-        waveform: float32 or float64 [samples].
-        sample_rate: Hz.
+    """Compute the foreground of one clip, float32 or float64 [samples], with noisereduce.
 
     Returns:
         The foreground, same shape and dtype (the gate itself works in float64). Where the gate is undefined, zero over

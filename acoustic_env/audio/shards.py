@@ -45,15 +45,10 @@ class Place(NamedTuple):
 
 
 def neighbors(uris: Sequence[str], offsets: Sequence[int | None], sizes: Sequence[int | None]) -> list[list[int]]:
-    """Group clips whose bytes one request brings; clips without a place are alone.
+    """Group clips whose bytes one request brings; clips without a place (`byte_offset`, `byte_size`) are alone.
 
     >>> neighbors(["tar://a::s", "/b.wav", "tar://c::s"], [0, None, 1024], [1024, None, 1024])
     [[0, 2], [1]]
-
-    Args:
-        uris: of the clips.
-        offsets: `byte_offset` of each.
-        sizes: `byte_size` of each.
 
     Returns:
         Row numbers, each once, groups in the order of their first clips.
@@ -78,10 +73,7 @@ def neighbors(uris: Sequence[str], offsets: Sequence[int | None], sizes: Sequenc
 
 
 def fetch_together(places: Sequence[Place]) -> list[bytes | ClipError]:
-    """Fetch the audio of neighbors in one shard.
-
-    Args:
-        places: of one group of `neighbors`.
+    """Fetch the audio of one group of `neighbors`.
 
     Returns:
         Of each the bytes of its audio file, or what is wrong with it, as `member_bytes` and `row_bytes` say.

@@ -67,11 +67,7 @@ class Signature:
 
 
 def compute_signature(waveform: Waveform) -> Signature:
-    """Compute the signature of a clip.
-
-    Args:
-        waveform: float32 mono [samples] at `RATE`, of any length; too short for a frame gives no frames.
-    """
+    """Compute the signature of a clip, float32 mono [samples] at `RATE`; one too short for a frame has no frames."""
     levelled = rms_normalize(waveform[None])[0] if waveform.size else waveform
     silent = not levelled.any()
     energies, total = _log_energies(levelled, _BIT_WINDOW, BITS + 1, _BIT_RANGE_HZ)

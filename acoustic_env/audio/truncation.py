@@ -31,10 +31,7 @@ class Payload:
 
 
 def sample_data(source: BinaryIO) -> Payload | None:
-    """Return the size of the sample data of an uncompressed file, announced and present.
-
-    Args:
-        source: seekable; its position is not kept.
+    """Return the size of the sample data of an uncompressed file, announced and present; the read position is lost.
 
     Returns:
         None for a container without such a header (FLAC, Ogg, MP3, whatever ffmpeg reads) or with a size left open.
@@ -59,11 +56,7 @@ def sample_data(source: BinaryIO) -> Payload | None:
 
 
 def ogg_ends_early(source: BinaryIO) -> bool:
-    """Return whether an Ogg file lacks its last page: cut inside a page, or no page marked as the stream's end.
-
-    Args:
-        source: seekable; its position is not kept. Anything but Ogg answers False.
-    """
+    """Return whether an Ogg file is cut inside a page, or has none marked as its end; False for other files."""
     source.seek(0)
     if source.read(4) != b"OggS":
         return False

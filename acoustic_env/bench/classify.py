@@ -131,10 +131,6 @@ def _quiet(_: str) -> None:
 def measure_predict(bundle: str | None, log: Log) -> PredictResult:
     """Time `predict FILE` beside importing torch, then windows in this process; all on one thread.
 
-    Args:
-        bundle: a trained classifier; None for the small one.
-        log: receives what runs.
-
     Raises:
         UsageError: the bundle cannot be used.
         AcousticEnvError: the command failed; quotes its last lines.
@@ -158,11 +154,7 @@ def measure_predict(bundle: str | None, log: Log) -> PredictResult:
 
 
 def measure_serve(bundle: str | None, log: Log) -> tuple[LoadResult, ...]:
-    """Send requests to `acoustic-env serve`, in one process and on Ray Serve where it can run.
-
-    Args:
-        bundle: a trained classifier; None for the small one.
-        log: receives what runs, and why a server was left out.
+    """Send requests to `acoustic-env serve`, in one process and on Ray Serve where it can run; the log says why not.
 
     Raises:
         AcousticEnvError: the server of one process failed; quotes its last lines.

@@ -76,10 +76,7 @@ class Material:
 
 @contextlib.contextmanager
 def bench_clips(scenes: int) -> Iterator[Material]:
-    """Yield recordings; generated ones are removed after the block.
-
-    Args:
-        scenes: how many to generate where there are no real recordings.
+    """Yield real recordings or, where there are none, so many generated scenes, which are removed after the block.
 
     Raises:
         UsageError: the folder of real data has none.

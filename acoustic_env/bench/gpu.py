@@ -65,13 +65,7 @@ def has_gpu() -> bool:
 
 
 def measure_gpu(sample: Sequence[BenchClip], device: str, log: Callable[[str], None]) -> GpuResult:
-    """Time every part.
-
-    Args:
-        sample: clips of one length.
-        device: "cuda" ("cpu" computes the same there).
-        log: receives the name of what is measured.
-    """
+    """Time every part with clips of one length on a device, "cuda" ("cpu" computes the same there)."""
     import torch
 
     repeated = [sample[i % len(sample)] for i in range(GPU_CLIPS)]

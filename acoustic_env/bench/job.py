@@ -78,12 +78,7 @@ class JobResult:
 
 
 def measure_job(material: Material, wanted: int | None, log: Log) -> JobResult:
-    """Run the job with both engines on so many clips, then the fast one on a longer list.
-
-    Args:
-        material: what the clips are made of.
-        wanted: clips on the list of both; None for `CLIPS_PER_CPU`.
-        log: receives what runs.
+    """Run the job with both engines on `wanted` clips (None for `CLIPS_PER_CPU`), then the fast one on a longer list.
 
     Raises:
         AcousticEnvError: a run failed; quotes its last lines.
@@ -110,14 +105,7 @@ def measure_job(material: Material, wanted: int | None, log: Log) -> JobResult:
 
 
 def measure_efficiency(url: str, clips: pa.Table, engine: Engine, log: Log) -> Efficiency:
-    """The job on a list between two halves of a plain loop over the same list.
-
-    Args:
-        url: where the list is.
-        clips: its rows.
-        engine: of the job and the loop.
-        log: receives what runs.
-    """
+    """Measure the job on a list, its rows at `url`, between two halves of a plain loop over the same list."""
     log(f"plain loop, {engine} engine, half of {clips.num_rows} clips")
     odd = np.arange(clips.num_rows) % 2 == 1
     seconds = _loop_seconds(clips.filter(pa.array(~odd)), engine)
@@ -131,10 +119,6 @@ def measure_efficiency(url: str, clips: pa.Table, engine: Engine, log: Log) -> E
 
 def run_extract(url: str, engine: str, device: Device = "auto") -> EngineRun:
     """Run the command on this machine, into a store that is thrown away.
-
-    Args:
-        url: the clip list.
-        engine, device: as the options of these names.
 
     Raises:
         AcousticEnvError: it failed; quotes its last lines.

@@ -42,12 +42,8 @@ def check_clips(
 ) -> Checked:
     """Validate a clip list: columns, ids, times, labels, that local files exist, and with `read` every clip.
 
-    Args:
-        url: the list.
-        recipe: labels that neither it nor the AudioSet ontology knows are issues; None: only labels with the form of an
-            AudioSet id that are unknown.
-        read: opens and decodes one clip.
-        progress: called with clips read and clips in all.
+    Labels that neither the recipe nor the AudioSet ontology knows are issues; without a recipe, only unknown ones with
+    the form of an AudioSet id. `progress` is called with clips read and clips in all.
 
     Raises:
         UsageError: the list itself cannot be read.
@@ -70,10 +66,7 @@ def check_clips(
 
 
 def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[ValidationIssue]]:
-    """Find ids that are of different audio in two lists.
-
-    Args:
-        lists: by name, as `Checked.table` has them.
+    """Find ids that are of different audio in two lists, tables of `Checked` by name.
 
     Returns:
         The issues of each list that contradicts an earlier one, by name.

@@ -53,12 +53,7 @@ def components(count: int, links: Sequence[tuple[int, int]]) -> Ints:
 
 
 def merged_groups(groups: Sequence[str], links: Sequence[tuple[int, int]]) -> list[str]:
-    """Merge the groups of linked clips; a merged group has the name its first clip had.
-
-    Args:
-        groups: [clips] of the clip list.
-        links: pairs of clip numbers.
-    """
+    """Merge the groups [clips] of linked clip numbers; a merged group has the name its first clip had."""
     first: dict[str, int] = {}
     chained = [(first.setdefault(name, number), number) for number, name in enumerate(groups)]
     return [groups[root] for root in components(len(groups), [*chained, *links]).tolist()]

@@ -157,11 +157,7 @@ def hash_strings(values: pa.Array, seed: int = 0) -> Hashes:
 
 
 def hash_sources(sources: pa.Table) -> Hashes:
-    """Return a 64-bit hash of each location and segment; without a start as from 0 s.
-
-    Args:
-        sources: of `clips.sources.listed_sources`.
-    """
+    """Return a 64-bit hash of each location and segment of `listed_sources`; without a start as from 0 s."""
     found = hash_strings(sources["uri"].combine_chunks())
     for name, null in (("start_s", 0.0), ("end_s", np.inf)):
         times = np.asarray(pc.fill_null(sources[name], null).to_numpy(), np.float64)

@@ -42,11 +42,6 @@ def shard_name(url: str, suffix: str, name: str | None = None) -> str:
     >>> shard_name("/data/setA/data/train-0.parquet", ".parquet", "birds")
     'birds/train-0'
 
-    Args:
-        url: of the shard.
-        suffix: left out at the end of the shard's own name.
-        name: in place of the folders.
-
     Raises:
         UsageError: an empty name.
     """
@@ -65,11 +60,7 @@ def segment_id(base: str, start_s: float, end_s: float) -> str:
 
 
 def require_unique(clips: pa.Table, what: str) -> pa.Table:
-    """Return the clips of a reader if every id is unique.
-
-    Args:
-        clips: of `CLIP_SCHEMA`.
-        what: was read, for the message.
+    """Return the clips that a reader made of `what` if every id is unique.
 
     Raises:
         UsageError: an id twice; names the first ones and their sources.

@@ -178,10 +178,7 @@ def suggest_relocation(old: str, new: str) -> Relocation | None:
 def unreconciled(one: pa.Table, other: pa.Table, relocations: Sequence[Relocation]) -> tuple[Bools, list[int]]:
     """Return which rows are different audio even after the relocations, and how many rows each relocation explained.
 
-    Args:
-        one: earlier sources.
-        other: later sources, as many rows.
-        relocations: applied to the earlier ones, one after the other.
+    The relocations are applied to the earlier sources, `one`, in turn; `other` has as many rows.
     """
     differs = differing(one, other)
     explained = []

@@ -158,11 +158,7 @@ def file_rows(table: pa.Table, issues: Sequence[ValidationIssue]) -> npt.NDArray
 
 
 def write_clips(table: pa.Table, url: str) -> None:
-    """Write a clip list: CSV when the URL ends in .csv, else Parquet; whole or not at all.
-
-    Args:
-        table: of `CLIP_SCHEMA`; further columns are written after its own.
-        url: the file.
+    """Write a clip list: CSV when the URL ends in .csv, else Parquet; whole or not at all. Further columns come last.
 
     Raises:
         UsageError: rows are wrong (as in `read_clips`), or the place cannot be written.
@@ -217,13 +213,8 @@ def group_by(clips: pa.Table, column: str, where: str) -> pa.Table:
     >>> group_by(clips, "site", "clips.csv")["group"].to_pylist()
     ['dune', 'b']
 
-    Args:
-        clips: the list.
-        column: of numbers or text.
-        where: the list, for messages.
-
     Raises:
-        UsageError: no such column, or one of lists.
+        UsageError: no such column in `where`, or one of lists.
     """
     if column not in clips.schema.names or pa.types.is_nested(clips.schema.field(column).type):
         able = [field.name for field in clips.schema if not pa.types.is_nested(field.type)]
@@ -321,12 +312,7 @@ def _duplicate_issues(clip_ids: pa.ChunkedArray) -> list[ValidationIssue]:
 
 
 def duplicate_issues(clip_ids: pa.Array, among: Iterable[int]) -> list[ValidationIssue]:
-    """Name the ids that are in several of the rows.
-
-    Args:
-        clip_ids: of the list.
-        among: rows, from 0.
-    """
+    """Name the ids that are in several of the rows `among`, counted from 0."""
     first: dict[str, int] = {}
     issues = []
     for row in sorted(among):

@@ -53,11 +53,7 @@ class EmbeddedSegment:
 
 
 def read_embeddings(folder: str, ontology: Ontology) -> Iterator[EmbeddedSegment]:
-    """Read every record of the .tfrecord files in a folder, files in order of name.
-
-    Args:
-        folder: a path or any fsspec URL that can be listed.
-        ontology: names the class numbers the records hold.
+    """Read every record of the .tfrecord files in a folder, files in order of name; the ontology names its classes.
 
     Raises:
         UsageError: no such folder or files, or a damaged record; names file and byte.

@@ -143,12 +143,8 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overri
 
     The option is the field's name with dashes, its help the field's docstring and default. An option that was not given
     is None in the namespace, so that the value of a --settings file, then the field's own default, counts; `given`
-    collects the others.
-
-    Args:
-        parser, kind: of the command; fields with nested settings need an override.
-        overrides: field -> arguments of `add_argument` that replace or complete those of the field, such as
-            `type=url, metavar="LIST"`.
+    collects the others. Overrides replace or complete the arguments of `add_argument` of a field, such as
+    `type=url, metavar="LIST"`; fields with nested settings need one.
     """
     for name, field in kind.model_fields.items():
         override = overrides.get(name, {})

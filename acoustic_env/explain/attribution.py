@@ -92,15 +92,13 @@ def draw_backgrounds(
     clusters: int = CLUSTERS,
     per_cluster: int = PER_CLUSTER,
 ) -> Backgrounds:
-    """Draw backgrounds stratified by class and, within a class, by k-means.
+    """Draw `count` backgrounds stratified by class and, within a class, by k-means.
 
     Args:
         x: reduced features of the training clips [n, d].
         label: class of each [n]; each class gets clusters by its share, at least one.
-        count: backgrounds.
-        seed: of clusters and draws.
-        clusters: of all classes together.
-        per_cluster: reference clips of a cluster.
+        count, seed: backgrounds; of clusters and draws.
+        clusters, per_cluster: of all classes together; reference clips of each.
     """
     from sklearn.cluster import KMeans
 
@@ -209,16 +207,9 @@ def permutation_values(
     pool: npt.NDArray[np.float32],
     seed: int = SEED,
 ) -> Values:
-    """Estimate SHAP values of any function for each pair; they add up exactly.
+    """Estimate SHAP values of any function of rows [n, d] for each pair; they add up exactly.
 
-    Args:
-        function: of rows [n, d], returns [n].
-        explained: [n, d].
-        pool: reference clips [p, d].
-        seed: of the orders.
-
-    Returns:
-        As `expected_gradients`.
+    Args and result as of `expected_gradients`; the seed is that of the orders.
     """
     random = np.random.default_rng(seed)
     features = explained.shape[1]

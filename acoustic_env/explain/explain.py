@@ -30,13 +30,7 @@ SEQUENCE_CHAPTERS: Final[tuple[tuple[str, Callable[[Material], list[Plot]]], ...
 
 
 def explain(material: Material, folder: Path, log: Log) -> list[Entry]:
-    """Draw and write every plot, then the index.
-
-    Args:
-        material: from `material.gather`.
-        folder: where PNG, SVG, CSV and explain.json go.
-        log: receives each chapter and how long it took, and what was left out.
-    """
+    """Draw and write every plot as PNG, SVG and CSV, then the index; log each chapter and what was left out."""
     entries = [plot.save(folder) for plot in _drawn(material, log)]
     about = {
         "recipe": material.bundle.recipe.name,

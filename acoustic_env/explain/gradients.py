@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 
 class LogOdds:
-    """log P(class) - log P(not class) of the mean of MLPs and logistic regressions.
-
-    Args:
-        members: fitted; each `is_smooth`.
-        chosen: number of the class.
-        dtype: of the computation.
-    """
+    """log P(class) - log P(not class) of the mean of fitted members, each `is_smooth`, computed in `dtype`."""
 
     def __init__(self, members: Sequence[Any], chosen: int, dtype: type[np.floating[Any]] = np.float64) -> None:
         self._members = [(_network(member, dtype), _task(member)) for member in members]

@@ -115,13 +115,7 @@ class SequenceLogOdds(LogOdds):
 def integrated_gradients(
     function: SequenceLogOdds, clip: Frames, reference: Floats, nodes: int = NODES
 ) -> tuple[Floats, float, float]:
-    """Integrate gradients along the straight line from the mean of each band to a clip.
-
-    Args:
-        function: of frames of the clip's shape.
-        clip: [frames, bands].
-        reference: mean of each band [bands].
-        nodes: of the quadrature.
+    """Integrate gradients along the straight line from the mean of each band [bands] to a clip [frames, bands].
 
     Returns:
         Contributions [frames, bands], the log odds of the clip, and those of the mean.
@@ -132,13 +126,9 @@ def integrated_gradients(
 
 
 def occlusion(function: SequenceLogOdds, clip: Frames, reference: Floats, patches: Patches) -> Floats:
-    """Return the log odds lost when a patch is replaced by the mean of its bands [rows, columns].
+    """Return the log odds lost when a patch of a clip is replaced by the mean of its bands [rows, columns].
 
-    Args:
-        function: of frames of the clip's shape.
-        clip: [frames, bands].
-        reference: mean of each band [bands].
-        patches: of the clip.
+    The clip is [frames, bands], the reference the mean of each band [bands].
     """
     rows, columns = patches.shape
     lost = np.empty((rows, columns))

@@ -179,8 +179,7 @@ def to_table(schema: pa.Schema, clip_ids: Sequence[str], signals: Sequence[str],
 
     Args:
         schema: from `table_schema`.
-        clip_ids: [clips].
-        signals: [clips].
+        clip_ids, signals: [clips].
         columns: from `FeatureBlock.compute`; with a frame axis when the schema has a `frame` column.
     """
     arrays = {"clip_id": pa.array(clip_ids, pa.string()), "signal": pa.array(signals, pa.string())}

@@ -106,10 +106,7 @@ def check_golden(block: FeatureBlock) -> None:
 
 
 def check_decoders(rates: Collection[int]) -> None:
-    """Decode and resample the golden clip as a file for each of the two decoders, soundfile and PyAV.
-
-    Args:
-        rates: Hz, those that clips are resampled to.
+    """Decode the golden clip as a file for each of the decoders, soundfile and PyAV, and resample it to `rates` (Hz).
 
     Raises:
         AcousticEnvError: the samples are not those of the clip.

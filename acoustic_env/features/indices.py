@@ -151,11 +151,7 @@ class IndicesBlock(FeatureBlock):
 
 
 def reference_indices(waveform: npt.NDArray[np.float64], sample_rate: int) -> npt.NDArray[np.float64]:
-    """Compute the indices of one clip by scikit-maad itself.
-
-    Args:
-        waveform: float64 [samples], at least 0.1 s.
-        sample_rate: Hz.
+    """Compute the indices of one clip, float64 [samples] of 0.1 s at least, by scikit-maad itself.
 
     Returns:
         [60] in the order of `NAMES`, as the library gives them (inf included).

@@ -121,14 +121,11 @@ class ModulationBlock(FeatureBlock):
 
 
 def reference_spectrum(waveform: npt.NDArray[Any], sample_rate: int) -> npt.NDArray[np.float64]:
-    """Compute the folded modulation power spectrum of one clip by soundsig itself.
+    """Compute the folded modulation spectrum [spectral, temporal] of one clip by soundsig itself; NaN for silence.
 
     Args:
         waveform: float32 or float64 [samples], at least `MIN_SAMPLES`.
         sample_rate: 16,000 Hz.
-
-    Returns:
-        [spectral, temporal]; NaN for silence.
     """
     if not waveform.any():
         return np.full(SHAPE, np.nan)
@@ -145,10 +142,7 @@ def fold(
 ) -> npt.NDArray[np.float64]:
     """Fold a map: spectral >= 0, mean of the positive and the mirrored negative temporal half, up to 100 Hz.
 
-    Args:
-        power: [spectral, temporal], zero in the middle of an odd number of temporal modulations.
-        spectral: cycles/kHz, ascending.
-        temporal: Hz, ascending.
+    The map is [spectral, temporal], its axes in cycles/kHz and Hz, ascending, zero in the middle of the temporal one.
     """
     upper = power[spectral >= 0]
     middle = temporal.size // 2

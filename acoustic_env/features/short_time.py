@@ -69,14 +69,7 @@ class FrameSettings(Settings):
 
 
 def fit_length(waveforms: Waveforms, settings: FrameSettings) -> Waveforms:
-    """Crop or pad clips to `settings.seconds`.
-
-    Args:
-        waveforms: [clips, samples].
-        settings: length and rules.
-
-    Returns:
-        [clips, round(seconds * sample_rate)]; the input where no length is set.
+    """Crop or pad clips [clips, samples] to `settings.seconds`, where that is set.
 
     >>> fit_length(np.ones((1, 4000), np.float32), FrameSettings(sample_rate=4000, seconds=2.0)).shape
     (1, 8000)
@@ -106,15 +99,7 @@ def framed(samples: Array, frame_length: int, hop_length: int, mode: Literal["co
 
 
 def power_spectrogram(waveform: Array, settings: FrameSettings) -> Array:
-    """Compute the power spectrogram [frames, n_fft // 2 + 1] of one clip, framed as by `librosa.stft`.
-
-    Args:
-        waveform: float32 or float64 [samples].
-        settings: of the frames.
-
-    Returns:
-        The dtype of the waveform.
-    """
+    """Compute the power spectrogram [frames, n_fft // 2 + 1] of one clip in its dtype, framed as by `librosa.stft`."""
     from scipy import fft, signal
 
     length = settings.win_length or settings.n_fft
@@ -151,14 +136,7 @@ class ShortTimeBlock(FeatureBlock):
 
     @abstractmethod
     def frames_of(self, waveform: Array) -> dict[str, Array]:
-        """Compute the features of the frames of one clip.
-
-        Args:
-            waveform: float32 or float64 [samples].
-
-        Returns:
-            For each feature [frames] or [frames, size].
-        """
+        """Compute the features of the frames of one clip [samples]: for each feature [frames] or [frames, size]."""
 
     def parameters(self) -> dict[str, Json]:
         """Settings; librosa's release counts for the reference engine, of which the fast one takes only filters."""

@@ -61,11 +61,7 @@ OWN_SEPARATION: Final[dict[str, Tolerance]] = {
 
 
 def tolerance(column: str, own_separation: bool = False) -> Tolerance:
-    """Return a column's tolerance.
-
-    Args:
-        column: the table's column.
-        own_separation: for a foreground or background that each side separated itself.
+    """Return a column's tolerance; `own_separation` for a foreground or background that each side separated itself.
 
     >>> tolerance("ACI").relative
     1e-06
@@ -79,13 +75,7 @@ def tolerance(column: str, own_separation: bool = False) -> Tolerance:
 def within(
     column: str, expected: npt.NDArray[Any], found: npt.NDArray[Any], own_separation: bool = False
 ) -> npt.NDArray[np.bool_]:
-    """Return whether each number is as near as its column asks.
-
-    Args:
-        column: the table's column.
-        expected: by the reference, [...] or for a vector column [..., size].
-        found: the same shape.
-        own_separation: as for `tolerance`.
+    """Return whether each number, [...] or for a vector column [..., size], is as near as its column asks.
 
     >>> within("ACI", np.array([100.0, np.nan]), np.array([100.00001, np.nan]))
     array([ True,  True])

@@ -53,12 +53,7 @@ def schema() -> pa.Schema:
 
 
 def rows(clip_ids: list[str], frames: list[npt.NDArray[np.uint8]]) -> pa.Table:
-    """Return the rows of the block.
-
-    Args:
-        clip_ids: [clips].
-        frames: per clip uint8 [frames, 128], at least one frame.
-    """
+    """Return the rows of the block, of each clip uint8 [frames, 128], at least one frame."""
     lengths = np.array([len(of) for of in frames])
     joined = np.concatenate(frames) if frames else np.empty((0, SIZE), np.uint8)
     starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.intp)

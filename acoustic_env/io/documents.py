@@ -14,11 +14,7 @@ from acoustic_env.io.files import read_bytes, read_if_there
 
 
 def read_mapping(url: str, what: str) -> dict[str, Any]:
-    """Read a settings file.
-
-    Args:
-        url: a path or an fsspec URL.
-        what: it should be, for the message ("a recipe").
+    """Read a settings file; `what` it should be ("a recipe") is for the message.
 
     Raises:
         UsageError: it cannot be read, is neither YAML nor JSON, or is not a mapping.

@@ -197,9 +197,7 @@ def put_file(file: Path, url: str) -> None:
 def folder_of(url: str, last: str) -> Iterator[Path]:
     """Yield a local folder for libraries that write files themselves; a remote one gets them when the body ends well.
 
-    Args:
-        url: the folder.
-        last: name of the file that marks the folder as whole: a remote folder gets it last.
+    The file `last` marks the folder as whole: a remote folder gets it last.
 
     Raises:
         UsageError: the place does not exist or may not be written.

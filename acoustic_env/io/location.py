@@ -52,16 +52,12 @@ def split_shard(uri: str) -> tuple[str, str]:
 
 
 def join(url: str, *names: str) -> str:
-    """Return the location of a file below a folder.
+    """Return the location of a file below a folder, one name a level.
 
     >>> join("s3://bucket/bundle/", "bundle.json")
     's3://bucket/bundle/bundle.json'
     >>> join("bundle", "bundle.json")
     'bundle/bundle.json'
-
-    Args:
-        url: the folder, a path or an fsspec URL.
-        names: below it, one level each.
     """
     return "/".join([url.rstrip("/") if url.strip("/") else url[:-1], *names])
 

@@ -216,11 +216,7 @@ def levels_plot(clips: Clips) -> Plot:
 
 @drawn
 def labels_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot:
-    """Draw how many clips carry each label, by part of the split.
-
-    Args:
-        labels: part of the split -> labels of each of its clips.
-    """
+    """Draw how many clips carry each label, by part of the split -> labels of each of its clips."""
     counts = {role: Counter(label for own in rows for label in set(own)) for role, rows in labels.items()}
     total = sum(counts.values(), Counter())
     order = [name for name, _ in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))]

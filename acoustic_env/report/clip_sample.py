@@ -108,12 +108,7 @@ def seeded_order(clip_ids: Sequence[str]) -> list[int]:
 
 
 def draw_clips(clips: pa.Table, names: Sequence[Sequence[str]]) -> ClipSample:
-    """Decode some clips of each of the largest classes.
-
-    Args:
-        clips: clip list.
-        names: classes of each clip.
-    """
+    """Decode some clips of each of the largest classes; `names` are the classes of each clip."""
     most = REMOTE_PER_CLASS if any_remote(clips["uri"]) else PER_CLASS
     ids, uris, starts, ends = (clips[name].to_pylist() for name in ("clip_id", "uri", "start_s", "end_s"))
     rows: dict[str, list[int]] = {}

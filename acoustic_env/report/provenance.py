@@ -17,13 +17,7 @@ from acoustic_env.store.feature_store import FeatureStore
 def provenance_section(
     inputs: Mapping[str, str], files: Mapping[str, bytes], store: FeatureStore | None, bundle: Bundle | None
 ) -> Section:
-    """List the inputs of the page with their hashes, settings and library versions.
-
-    Args:
-        inputs: option -> its value.
-        files: option -> content of the files among them.
-        store, bundle: None where not given.
-    """
+    """List the inputs of the page (option -> value, and content of files) with their hashes, settings and versions."""
     section = Section("Provenance")
     hashes = {name: Code(hashlib.sha256(data).hexdigest()) for name, data in files.items()}
     rows = [(f"--{name}", value, hashes.get(name)) for name, value in inputs.items()]

@@ -101,13 +101,7 @@ class SameOrigin:
 
 
 class Access(SameOrigin):
-    """The token and names of one server, for pages that hold a user's data.
-
-    Args:
-        host: the host as the user gave it.
-        address: the address that the server listens at.
-        port: its port.
-    """
+    """The token and names of one server, for pages that hold a user's data; made as `SameOrigin`."""
 
     def __init__(self, host: str, address: str, port: int) -> None:
         super().__init__(host, address, port)

@@ -38,13 +38,7 @@ async def _posted(request: Request) -> dict[str, Any]:
 
 
 def annotation_page(session: Session, clips: ClipCache, annotator: str | None = None) -> APIRouter:
-    """Return the routes of the annotation page.
-
-    Args:
-        session: takes the answers.
-        clips: what is played.
-        annotator: name proposed to the first visitor, or None.
-    """
+    """Return the routes of the annotation page; `annotator` is a name proposed to the first visitor."""
     page = APIRouter()
     add_files(page, "annotate_page", FILES)
 

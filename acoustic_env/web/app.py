@@ -20,13 +20,7 @@ GRACE_S: Final = 2.0
 
 
 def create_app(access: SameOrigin, *pages: APIRouter, metrics: Metrics | None = None) -> FastAPI:
-    """Return the application with the given pages, for those who may use it.
-
-    Args:
-        access: who may use it.
-        pages: routes of each page, such as `annotate.annotation_page`.
-        metrics: counts the requests.
-    """
+    """Return the application with the routes of the given pages, for those who have access."""
     # No tracing: a span would hold the query of the first address, and so the token.
     app = FastAPI(
         title="acoustic-env", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
@@ -42,11 +36,7 @@ def create_app(access: SameOrigin, *pages: APIRouter, metrics: Metrics | None = 
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Args:
-        host: address to listen at.
-        port: 0 for a free one.
+    """Return a socket that listens; port 0 is a free one.
 
     Raises:
         UsageError: the address is in use or not one of this machine.
@@ -67,11 +57,9 @@ class Server:
     """Serve pages at one address until `shutdown`.
 
     Args:
-        host: address to listen at.
-        port: 0 for a free one.
-        pages: as for `create_app`.
+        host, port: address to listen at; port 0 for a free one.
+        pages, metrics: as for `create_app`.
         access: who may use them; by default those who have the token.
-        metrics: counts the requests.
 
     Raises:
         UsageError: the address is in use or not one of this machine.

@@ -114,13 +114,7 @@ class WindowPredictor(Protocol):
 
 
 class Classification:
-    """Classifies uploads: a bounded number at a time, each in a thread with a decoding process.
-
-    Args:
-        predictor: answers.
-        settings: limits.
-        metrics: counts seconds of audio.
-    """
+    """Classifies uploads: a bounded number at a time, each in a thread with a decoding process."""
 
     def __init__(self, predictor: WindowPredictor, settings: ServeSettings, metrics: Metrics) -> None:
         self.predictor, self.settings, self.metrics = predictor, settings, metrics

@@ -45,11 +45,7 @@ class Decoder:
             self._idle.put(worker)
 
     def pieces(self, file: BinaryIO, closing: threading.Event) -> Generator[tuple[Mono, int], None, None]:
-        """Yield the recording in pieces: float32 [samples], and the rate in Hz.
-
-        Args:
-            file: with a descriptor.
-            closing: set to give up.
+        """Yield the recording in pieces: float32 [samples], and the rate in Hz; `closing` is set to give up.
 
         Raises:
             ClipError: the recording cannot be decoded within the limits.

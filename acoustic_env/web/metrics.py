@@ -12,11 +12,7 @@ _BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 
 class Metrics:
-    """What a server has done so far.
-
-    Args:
-        measured: paths of the API; all others count as `other`.
-    """
+    """What a server has done so far on the `measured` paths of its API; all others count as `other`."""
 
     def __init__(self, *measured: str) -> None:
         self._measured = frozenset(measured)

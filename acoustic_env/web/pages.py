@@ -12,13 +12,7 @@ SHARED: Final = {"/base.css": ("base.css", "text/css"), "/spectrogram.js": ("spe
 
 
 def add_files(page: APIRouter, folder: str, served: Mapping[str, tuple[str, str]]) -> None:
-    """Serve files of a folder of this room, and those that all pages share.
-
-    Args:
-        page: receives the routes.
-        folder: name.
-        served: path -> name of the file and its media type.
-    """
+    """Serve files of a folder of this room by path, name and media type, and those that all pages share."""
     places = [(folder, path, *file) for path, file in served.items()]
     places += [("shared", path, *file) for path, file in SHARED.items()]
     for place, path, name, kind in places:

@@ -19,14 +19,7 @@ _STATUS: Final[Mapping[ErrorCode, HTTPStatus]] = {
 
 
 class Problem(HTTPException):
-    """A refused request.
-
-    Args:
-        status: of the answer.
-        detail: what is wrong, and the remedy.
-        code: of the errors table, where a recording cannot be used.
-        headers: of the answer.
-    """
+    """A refused request: what is wrong, the remedy, and the code of the errors table where a recording is at fault."""
 
     def __init__(
         self, status: int, detail: str, code: str | None = None, headers: Mapping[str, str] | None = None

@@ -42,11 +42,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Model:
-    """A replica of the classifier.
-
-    Args:
-        settings: of the application.
-    """
+    """A replica of the classifier."""
 
     def __init__(self, settings: RayServeSettings) -> None:
         self._predictor = Predictor.load(settings.bundle, window_s=settings.window_s)
@@ -77,13 +73,7 @@ class Model:
 
 
 class RemotePredictor:
-    """A `Predictor` whose windows are computed by replicas.
-
-    Args:
-        model: handle of the replicas.
-        classes: their classes.
-        window_s: length of their windows, s.
-    """
+    """A `Predictor` whose windows are computed by replicas, known by their handle."""
 
     def __init__(self, model: DeploymentHandle[Any], classes: Sequence[str], window_s: float) -> None:
         self._model, self.classes, self.window_s = model, classes, window_s

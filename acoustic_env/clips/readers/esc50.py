@@ -44,6 +44,4 @@ class ESC50Reader:
             if not arguments.esc10 or row["esc10"] == "True"
         )
         promised = {f"fold {number}": 80 if arguments.esc10 else 400 for number in range(1, FOLDS + 1)}
-        return published_clips(
-            arguments.folder, clips, promised, lambda row: f"fold {row['fold']}", log, partial=arguments.partial
-        )
+        return published_clips(arguments.folder, clips, promised, log, partial=arguments.partial)

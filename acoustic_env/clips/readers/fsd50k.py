@@ -44,26 +44,15 @@ class FSD50KReader:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_root(parser, "FSD50K.ground_truth/, FSD50K.dev_audio/ and FSD50K.eval_audio/")
         parser.add_argument("--parts", default="dev,eval", help="Parts of the set (default: dev,eval).")
-        parser.add_argument(
-            "--tags",
-            type=url,
-            metavar="RULES",
-            help="Labels by the clips' tags: rules in a YAML file, or household-8. Default: the ground truth.",
-        )
+        tags = "Labels by the clips' tags: rules in a YAML file, or household-8. Default: the ground truth."
+        parser.add_argument("--tags", type=url, metavar="RULES", help=tags)
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
         rules = load_tag_rules(arguments.tags) if arguments.tags else None
         names = chosen_parts(arguments.parts, PARTS)
         rows = [row for name in names for row in _part(arguments.folder, name, rules)]
         promised = {name: PARTS[name][0] for name in names}
-        return published_clips(
-            arguments.folder,
-            rows,
-            promised,
-            lambda row: row["source"].rpartition(" ")[2],
-            log,
-            partial=arguments.partial,
-        )
+        return published_clips(arguments.folder, rows, promised, log, partial=arguments.partial)
 
 
 def _part(root: str, name: str, rules: TagRules | None) -> list[dict[str, Any]]:

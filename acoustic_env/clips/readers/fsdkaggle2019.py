@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.published import add_root, chosen_parts, published_clips, stem, table_rows
+from acoustic_env.clips.readers.published import add_root, chosen_parts, published_clips, table_rows
 
 # Part -> its clips, its fold, its table and audio below FSDKaggle2019., and the column that names the recording.
 PARTS: Final = {
@@ -39,7 +39,7 @@ class FSDKaggle2019Reader:
             of = table_rows(arguments.folder, f"FSDKaggle2019.meta/{table}", ("fname", "labels", recording))
             rows += [
                 {
-                    "clip_id": f"fsdkaggle2019/{stem(row['fname'])}",
+                    "clip_id": f"fsdkaggle2019/{row['fname'].removesuffix('.wav')}",
                     "uri": f"FSDKaggle2019.{audio}/{row['fname']}",
                     "labels": row["labels"].split(","),
                     "group": row[recording],
@@ -49,11 +49,4 @@ class FSDKaggle2019Reader:
                 for row in of
             ]
         promised = {name: PARTS[name][0] for name in names}
-        return published_clips(
-            arguments.folder,
-            rows,
-            promised,
-            lambda row: row["source"].rpartition(" ")[2],
-            log,
-            partial=arguments.partial,
-        )
+        return published_clips(arguments.folder, rows, promised, log, partial=arguments.partial)

@@ -121,7 +121,7 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
             group = str(row.get(arguments.group_column, clip_id)) if arguments.group_column else clip_id
             further = {further_name(key): value for key, value in row.items() if key not in used}
             rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
-    return published_clips(arguments.folder, rows, {}, lambda row: "", log, partial=False)
+    return published_clips(arguments.folder, rows, {}, log, partial=False)
 
 
 def _metadata(place: str) -> list[dict[str, Any]]:

@@ -6,8 +6,7 @@ import argparse
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -25,11 +24,8 @@ SHOWN: Final = 5
 def add_root(parser: argparse.ArgumentParser, layout: str) -> None:
     """Add the folder of the data set and what to do when it is not whole."""
     parser.add_argument("folder", type=url, metavar="DIR", help=f"Folder of the data set, with {layout}.")
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="Take what is there when rows or audio files that the publication has are missing. Default: exit 2.",
-    )
+    partial = "Take what is there when rows or audio files that the publication has are missing. Default: exit 2."
+    parser.add_argument("--partial", action="store_true", help=partial)
 
 
 def chosen_parts(text: str, known: Collection[str]) -> list[str]:
@@ -50,13 +46,7 @@ def chosen_parts(text: str, known: Collection[str]) -> list[str]:
 
 
 def table_rows(root: str, path: str, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
-    """Return the rows of a table of the data set.
-
-    Args:
-        root: folder of the data set.
-        path: of the table below it.
-        columns: that it must have.
-        delimiter: between cells.
+    """Return the rows of a table of the data set, `path` below its folder, which must have the columns.
 
     Raises:
         UsageError: no such file, not UTF-8, a column missing, or a row with another number of cells.
@@ -85,21 +75,14 @@ def table_rows(root: str, path: str, columns: Sequence[str], delimiter: str = ",
 
 
 def published_clips(
-    root: str,
-    rows: Iterable[dict[str, Any]],
-    promised: Mapping[str, int],
-    count_by: Callable[[dict[str, Any]], str],
-    log: Log,
-    *,
-    partial: bool,
+    root: str, rows: Iterable[dict[str, Any]], promised: Mapping[str, int], log: Log, *, partial: bool
 ) -> pa.Table:
     """Return the clip list of a data set, checked against what its publication promises.
 
     Args:
         root: folder of the data set.
         rows: of the clip list; `uri` is the path of the audio below the folder.
-        promised: part of the set (a fold, a split) -> its number of clips.
-        count_by: names the part of a row.
+        promised: part of the set -> its number of clips; a part is `fold N` or the last word of `source`.
         log: is told what is missing where `partial` allows it.
         partial: take what is there.
 
@@ -110,7 +93,7 @@ def published_clips(
     there = set(files_below(root) or ())
     absent = [row["uri"] for row in rows if row["uri"] not in there]
     issues = []
-    counts = Counter(map(count_by, rows))
+    counts = Counter(name for row in rows for name in (f"fold {row.get('fold')}", row["source"].rpartition(" ")[2]))
     for part, expected in promised.items():
         if counts[part] != expected:
             issues.append(f"{part}: {counts[part]:,} rows, the publication has {expected:,}")
@@ -134,8 +117,3 @@ def published_clips(
     folder = local_path(root)
     base = root if folder is None else str(folder.absolute())
     return require_unique(clip_table({**row, "uri": join(base, row["uri"])} for row in kept), root)
-
-
-def stem(name: str) -> str:
-    """Return a file's name without its suffix."""
-    return PurePosixPath(name).stem

@@ -27,13 +27,11 @@ class TSVReader:
         parser.add_argument("--suffix", default=".wav", help="Added to a name to make its file (default: .wav).")
         parser.add_argument("--audio-column", default="audio", metavar="NAME", help="File names (default: audio).")
         parser.add_argument("--label-column", default="labels", metavar="NAME", help="Labels (default: labels).")
-        parser.add_argument(
-            "--group-column", metavar="NAME", help="Column of what must not be split (default: every row is a group)."
-        )
+        group = "Column of what must not be split (default: every row is a group)."
+        parser.add_argument("--group-column", metavar="NAME", help=group)
         parser.add_argument("--name", help="Start of the clip ids (default: the audio folder's own name).")
-        parser.add_argument(
-            "--partial", action="store_true", help="Leave out rows without an audio file. Default: exit 2."
-        )
+        partial = "Leave out rows without an audio file. Default: exit 2."
+        parser.add_argument("--partial", action="store_true", help=partial)
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
         folder, name = split(arguments.file)
@@ -48,4 +46,4 @@ class TSVReader:
             own = row[group] if group else clip_id
             further = {further_name(column): cell or None for column, cell in row.items() if column not in columns}
             rows.append({"clip_id": clip_id, "uri": uri, "labels": labels, "group": own, "source": name, **further})
-        return published_clips(arguments.audio, rows, {}, lambda row: "", log, partial=arguments.partial)
+        return published_clips(arguments.audio, rows, {}, log, partial=arguments.partial)

@@ -39,6 +39,4 @@ class UrbanSound8KReader:
             for row in rows
         )
         promised = {f"fold {number}": count for number, count in enumerate(FOLDS, start=1)}
-        return published_clips(
-            arguments.folder, clips, promised, lambda row: f"fold {row['fold']}", log, partial=arguments.partial
-        )
+        return published_clips(arguments.folder, clips, promised, log, partial=arguments.partial)

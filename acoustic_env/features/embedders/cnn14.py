@@ -139,11 +139,7 @@ class Cnn14(nn.Module):
 
 
 class AudioTagging(nn.Module):
-    """panns-inference's model class, called as that library's AudioTagging does, with the outputs of `Cnn14`.
-
-    Args:
-        model: an instance of `panns_inference.models.Cnn14`.
-    """
+    """panns-inference's model class, called as that library's AudioTagging does, with the outputs of `Cnn14`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -86,13 +86,8 @@ def probe() -> npt.NDArray[np.float32]:
 def check_conversion(name: str, expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float:
     """Return the largest difference of two embeddings of the probe, over the largest value.
 
-    Args:
-        name: of the weights.
-        expected: by the SavedModel.
-        actual: by the fast engine's network.
-
     Raises:
-        UsageError: over 1e-4: the SavedModel computes something else than the published network.
+        UsageError: over 1e-4: the SavedModel of the weights `name` computes something else than the published network.
     """
     if expected.shape == actual.shape:
         error = float(np.abs(expected - actual).max() / np.abs(expected).max())

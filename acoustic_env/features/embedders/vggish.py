@@ -95,11 +95,7 @@ def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def map_variables(variables: Arrays, source: str) -> Arrays:
-    """Return TF-Hub's variables as the network's arrays, outputs first.
-
-    Args:
-        variables: by name, such as vggish/conv1/weights and vggish/fc2/biases.
-        source: for the message.
+    """Return TF-Hub's variables, such as vggish/conv1/weights and vggish/fc2/biases, as the network's, outputs first.
 
     Raises:
         UsageError: a variable is missing.

@@ -117,12 +117,8 @@ def fit_arrays(network: torch.nn.Module, arrays: Arrays, source: str) -> None:
 def converted(name: str, convert: Callable[[Path], tuple[Arrays, dict[str, Any]]]) -> tuple[Path, dict[str, Any]]:
     """Return the named weights as safetensors, converted once and kept in the cache under the source's checksum.
 
-    Args:
-        name: in the weights registry.
-        convert: from the source's local file to arrays and to plain data kept beside them.
-
     Returns:
-        The verified local safetensors file, and the plain data.
+        The verified local safetensors file, and the plain data that `convert` returned beside the arrays.
 
     Raises:
         UsageError: neither the converted file nor the source is in the cache, or it cannot be converted here.
@@ -151,11 +147,8 @@ def converted_details(name: str) -> dict[str, Any] | None:
 def keep_export(name: str, part: str) -> Callable[[Callable[[], bytes]], bytes]:
     """Return what keeps the ONNX model of a network in the cache of weights, so that it is exported once.
 
-    A damaged file is made again. Where the cache cannot be written, every process exports it.
-
-    Args:
-        name: of the network's weights, in the weights registry.
-        part: what tells several networks with these weights apart.
+    A damaged file is made again. Where the cache cannot be written, every process exports it. `part` tells several
+    networks with the weights `name` apart.
     """
     import torch
 

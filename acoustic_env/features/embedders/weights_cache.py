@@ -123,12 +123,9 @@ class WeightsCache:
     def derived(
         self, file_name: str, build: Callable[[Path], dict[str, Any]], *, again: bool = False
     ) -> tuple[Path, dict[str, Any]]:
-        """Return a file made from weights, made once: here under the lock if the cache does not hold it yet.
+        """Return a file made from weights, made once: here under the lock if the cache does not hold it, or `again`.
 
-        Args:
-            file_name: within the cache; must name everything it is made from.
-            build: writes the file and returns plain data to keep with it.
-            again: whether to make it again where the cache holds it.
+        The name must tell everything it is made from; `build` writes it and returns plain data to keep with it.
         """
         with self._lock(file_name):
             record = None if again else self._read_record(file_name)
@@ -146,13 +143,7 @@ class WeightsCache:
         return None if record is None else record.details
 
     def put(self, source: WeightsSource, file: Path, origin: str, sha256: str | None = None) -> Record:
-        """Verify a local file and place it in the cache, whole or not at all.
-
-        Args:
-            source: what the file should be.
-            file: local, left as it is.
-            origin: where it came from, for the record.
-            sha256: what the caller knows it to be, instead of the registry's.
+        """Verify a local file by `sha256`, or else the registry's, and place it in the cache, whole or not at all.
 
         Raises:
             UsageError: the file is not what it should be, or there is no space.

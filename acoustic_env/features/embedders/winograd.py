@@ -21,14 +21,7 @@ CHUNK_TILES: Final = 512
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """Compute G g Gᵀ of every kernel, for `conv3x3_relu`.
-
-    Args:
-        weight: [outputs, inputs, 3, 3].
-
-    Returns:
-        float32[16, inputs, outputs]: place in the 4x4 tile first.
-    """
+    """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[16, inputs, outputs], place in the 4x4 tile first."""
     import torch
 
     g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=weight.dtype)

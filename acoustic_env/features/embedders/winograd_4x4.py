@@ -24,14 +24,7 @@ BIAS_PLACE: Final = 1 * 6 + 1
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """Compute G g Gᵀ of every kernel, for `conv3x3_relu`.
-
-    Args:
-        weight: [outputs, inputs, 3, 3].
-
-    Returns:
-        float32[36, inputs, outputs]: place in the 6x6 tile first.
-    """
+    """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[36, inputs, outputs], place in the 6x6 tile first."""
     import torch
 
     rows = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
@@ -96,12 +89,9 @@ def _part(room: Tensor, *shape: int) -> Tensor:
 
 
 def _transform_input(x: Tensor, along_height: Tensor, out: Tensor) -> None:
-    """Compute Bᵀ d B of every tile.
+    """Compute Bᵀ d B of every tile of x [maps, 4 rows + 2, 4 columns + 2, c] in out [6, 6, maps, rows, columns, c].
 
-    Args:
-        x: [maps, 4 rows + 2, 4 columns + 2, c].
-        along_height: room for Bᵀ d, [6, maps, rows, 4 columns + 2, c].
-        out: [6, 6, maps, rows, columns, c].
+    `along_height` is room for Bᵀ d, [6, maps, rows, 4 columns + 2, c].
     """
     rows, columns = out.shape[3:5]
     _combine_inputs([x[:, i : i + 4 * rows - 3 : 4] for i in range(6)], along_height.unbind())

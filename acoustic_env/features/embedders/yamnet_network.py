@@ -83,13 +83,8 @@ class YamnetNetwork(nn.Module):
 def yamnet(arrays: Arrays, source: str, keep: Callable[[Callable[[], bytes]], bytes] | None = None) -> PatchSteps:
     """Return the network with its weights: patches[clips, patches, 96, 64] to embeddings and scores of each.
 
-    Args:
-        arrays: the weights.
-        source: their name, for the message.
-        keep: as `OnnxOnCpu` takes it.
-
     Raises:
-        UsageError: the arrays do not fit.
+        UsageError: the arrays do not fit; names their `source`.
     """
     network = YamnetNetwork()
     fit_arrays(network, arrays, source)

@@ -44,11 +44,9 @@ CONVERTERS: Final = {"savedmodel": convert_savedmodel, "tflite": convert_tflite}
 
 
 def fold_variables(variables: Arrays, source: str) -> Arrays:
-    """Return TF-Hub's variables as the network's arrays: batch normalization folded in, channels first.
+    """Return TF-Hub's variables, such as layer1/conv/kernel and layer2/depthwise_conv/bn/moving_mean, as the network's.
 
-    Args:
-        variables: by name, such as layer1/conv/kernel and layer2/depthwise_conv/bn/moving_mean.
-        source: for the message.
+    Batch normalization is folded in; channels come first.
 
     Raises:
         UsageError: a variable is missing.

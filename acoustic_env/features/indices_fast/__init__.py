@@ -35,11 +35,7 @@ _SAMPLES_AT_ONCE: Final = 1 << 18
 def compute_indices(
     waveforms: npt.NDArray[np.float32] | npt.NDArray[np.float64], sample_rate: int
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Compute all indices of [clips, samples], by name in the library's order; undefined ones (NaN, infinite) are NaN.
-
-    Args:
-        waveforms: float32 or float64; the arithmetic is in double precision.
-        sample_rate: in Hz.
+    """Compute all indices of [clips, samples] in double precision, by name in the library's order; NaN where undefined.
 
     Raises:
         ValueError: clips too short for two frames of the spectrogram.
