@@ -4,9 +4,11 @@
 
 Generates `vggish_released` of so many clips (10 x 128 bytes each, 1,000 a part) in a temporary folder, and trains
 `attention` for an epoch with one thread: with one layer of 128 on a tenth of the clips and on all, with its default
-layers on a twentieth, each in a process of its own; then, with its default layers on a twentieth, in one and in two
-Ray Train workers, in turns. Beside other processes the ratio of their times says little; the CPU time of an epoch over
-that of one worker's half (its rows read and trained on, without the averaging) says how well the work divides.
+layers on a twentieth, each in a process of its own, in batches of 256; then, with its default layers on a twentieth, in
+one and in two Ray Train workers, in turns, in batches of 1,024: each worker takes every optimizer's step and all
+gradients, whatever its share of the rows. Beside other processes the ratio of their times says little; the CPU time of
+an epoch over that of one worker's half (its rows read and trained on, without the averaging) says how well the work
+divides.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 from acoustic_env.models.training import LocalSession
 from tests.models.streams import examples, generate
 
-BATCH = 256
+BATCH, PAIR_BATCH = 256, 1024
 SMALL = (128,)
 
 
@@ -38,12 +40,15 @@ def main() -> None:
     parser.add_argument("--folder")
     parser.add_argument("--train", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=BATCH, help=argparse.SUPPRESS)
     parser.add_argument("--half", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--small", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     if options.train is not None:
-        print(json.dumps(train(options.folder, options.train, options.workers, small=options.small, half=options.half)))
+        made = {"batch_size": options.batch, "workers": options.workers}
+        made |= {"hidden": SMALL} if options.small else {}
+        print(json.dumps(train(options.folder, options.train, made, half=options.half)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         started = time.perf_counter()
@@ -62,9 +67,9 @@ def main() -> None:
             )
         ratios, shares = [], []
         for _ in range(options.pairs):
-            whole, half = (run(folder, few, half=half)["cpu"] for half in (False, True))
+            whole, half = (run(folder, few, half=half, batch=PAIR_BATCH)["cpu"] for half in (False, True))
             shares.append(whole / half)
-            one, two = (run(folder, few, workers) for workers in (1, 2))
+            one, two = (run(folder, few, workers, batch=PAIR_BATCH) for workers in (1, 2))
             ratios.append(one["seconds"] / two["seconds"])
             rates = ", ".join(f"{few / found['seconds']:,.0f}" for found in (one, two))
             waits = ", ".join(f"{found['waiting']:.1%}" for found in (one, two))
@@ -92,16 +97,19 @@ class Timed(LocalSession):
         return network
 
 
-def run(folder: str, clips: int, workers: int = 0, *, small: bool = False, half: bool = False) -> dict[str, Any]:
+def run(
+    folder: str, clips: int, workers: int = 0, *, small: bool = False, half: bool = False, batch: int = BATCH
+) -> dict[str, Any]:
     """Train in a process of its own, so that its peak memory is that of the training."""
     command = [sys.executable, "-m", "tests.models.bench_stream", "--folder", folder, "--train", str(clips)]
-    command += ["--workers", str(workers), *(["--small"] if small else []), *(["--half"] if half else [])]
+    command += ["--workers", str(workers), "--batch", str(batch)]
+    command += [*(["--small"] if small else []), *(["--half"] if half else [])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def train(folder: str, clips: int, workers: int, *, small: bool, half: bool) -> dict[str, float]:
+def train(folder: str, clips: int, made: dict[str, Any], *, half: bool) -> dict[str, float]:
     """Train one epoch; seconds are those of the epoch itself."""
     import torch
 
@@ -110,8 +118,7 @@ def train(folder: str, clips: int, workers: int, *, small: bool, half: bool) -> 
     from acoustic_env.models.training import TrainingSpec, train_network
 
     torch.set_num_threads(1)
-    made = {"kind": "attention", "max_epochs": 1, "batch_size": BATCH, "workers": workers}
-    settings: Any = classifier_settings({**made, "hidden": SMALL} if small else made)
+    settings: Any = classifier_settings({"kind": "attention", "max_epochs": 1, **made})
     spec = TrainingSpec(settings, "binary", 2)
     before = peak()
     started = time.perf_counter()
@@ -119,7 +126,7 @@ def train(folder: str, clips: int, workers: int, *, small: bool, half: bool) -> 
         data = examples(f"{folder}/store", listed["ids"][:clips].tolist(), listed["y"][:clips])
     index = time.perf_counter() - started
     cpu = 0.0
-    if workers:
+    if settings.workers:
         import ray
 
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)

@@ -32,14 +32,16 @@ for each in cpus:
     cluster.add_node(num_cpus=int(each))
 ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
 record = extract(ExtractSettings(clips=clips, store=store, blocks=("indices",)))
-print(json.dumps({"clips_per_second": record.clips_per_second, "nodes": record.nodes}))
+print(json.dumps({"clips_per_second": record.clips_per_second, "nodes": record.nodes}), flush=True)
+ray.shutdown()
+cluster.shutdown()
 """
 
 
 def clips_per_second(listed: Path, store: Path, *cpus: str) -> float:
     """Run the extraction on nodes of so many CPUs each."""
     command = [sys.executable, "-c", RUN, str(listed), str(store), *cpus]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     (record,) = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
     print(
         f"nodes of {' and '.join(cpus)} CPUs: {record['clips_per_second']:.2f} clips/s, {record['nodes']}", flush=True

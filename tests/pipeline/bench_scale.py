@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -139,7 +140,7 @@ def main() -> None:
         measure("planning the run again", folder, dry_run=True)
         (fingerprint,) = store.blocks()["placeholder"]
         print(f"{len(store.parts('placeholder', fingerprint)):,} parts")
-    subprocess.run(["rm", "-r", str(folder)], check=True)
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
