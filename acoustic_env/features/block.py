@@ -25,12 +25,19 @@ METADATA_PREFIX: Final = "acoustic_env."
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a block's table."""
+    """One column of a block's table.
 
-    name: str  # column name in the table
-    type: pa.DataType  # `pa.float64()` for a scalar, `pa.list_(pa.float32(), n)` for a vector of n
-    unit: str  # SI unit or "1" when dimensionless
-    description: str  # one line of human-readable text
+    Attributes:
+        name: column name in the table.
+        type: `pa.float64()` for a scalar, `pa.list_(pa.float32(), n)` for a vector of n.
+        unit: SI unit or "1" when dimensionless.
+        description: one line of human-readable text.
+    """
+
+    name: str
+    type: pa.DataType
+    unit: str
+    description: str
 
     @property
     def size(self) -> int:

@@ -40,10 +40,15 @@ MOST_SIGNALS: Final = 3  # of a batch whose outputs are kept for the other block
 
 @dataclass(frozen=True)
 class EmbedderOutput:
-    """What an embedder gives for a batch."""
+    """What an embedder gives for a batch.
 
-    embeddings: npt.NDArray[np.float32]  # float32[clips, frames, embedding]
-    scores: npt.NDArray[np.float32] | None = None  # float32[clips, frames, classes] in [0, 1]; None without classes
+    Attributes:
+        embeddings: float32[clips, frames, embedding].
+        scores: float32[clips, frames, classes] in [0, 1]; None for a network without classes.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32] | None = None
 
 
 @dataclass
