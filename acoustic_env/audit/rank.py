@@ -137,9 +137,9 @@ def rank_study(
     for name in recipe.audit.scorers:
         load_scorer(name)
     selection = select(clips, recipe)
-    targets = class_targets(selection.clips, recipe)
+    large = selection.clips.num_rows > LEARNED
+    targets = class_targets(selection.clips, recipe, sparse=large)
     wanted, kinds = list(blocks or recipe.blocks), tuple(signals or recipe.signals)
-    large = len(targets.clip_ids) > LEARNED
     matrix = load_matrix(store, targets.clip_ids, wanted, kinds, spooled=large)
     frames = _frames(store, targets.clip_ids, wanted, kinds, recipe.audit)
     for line in [*selection.summary(), *matrix.summary(), *(frames.summary() if frames else [])]:

@@ -41,7 +41,7 @@ class Stored:
     Attributes:
         clip_ids: [clips].
         rows: [clips] of the matrix.
-        y: int64 [clips] given classes, or bool [clips, classes].
+        y: int64 [clips] given classes, or bool [clips, classes], sparse (`csr_array`).
         groups: [clips] what stays in one fold.
         matrix: spooled.
         duplicates: [clips] number of the clip's group of duplicates, -1 for none; None when they are unknown.
@@ -49,7 +49,7 @@ class Stored:
 
     clip_ids: Sequence[str]
     rows: Ints
-    y: npt.NDArray[Any]
+    y: Any
     groups: npt.NDArray[Any]
     matrix: FeatureMatrix
     duplicates: Ints | None
@@ -82,15 +82,17 @@ def rank_stored(
         scores = rank.label_scores(duplicates, given, by_class[0], own, shares[:, 0])
         yield rank.exclusive_table(clip_ids, given, classes, scores)
         return
-    carried = stored.y[study.learned].sum(axis=0)
+    learned = stored.y[study.learned].tocsc()
+    carried = learned.sum(axis=0)
     able = np.flatnonzero(np.minimum(carried, len(study.learned) - carried) >= settings.folds)
     for start in range(0, len(classes), rank.LABELS):
         some = able[(able >= start) & (able < start + rank.LABELS)]
         if len(some):
-            target = stored.y[np.ix_(study.learned, some)].astype(np.float64)
+            target = learned[:, some].toarray().astype(np.float64)
             probabilities, shares = study.score(target, some, False)
         for k in range(start, min(start + rank.LABELS, len(classes))):
-            carries = stored.y[:, k].astype(np.int64)
+            carries = np.zeros(len(clip_ids), np.int64)
+            carries[_members(study.y, k)] = 1
             if k in some:
                 place = int(np.searchsorted(some, k))
                 pooled, *each = map(rank.yes_or_no, probabilities.of(place))
@@ -103,23 +105,24 @@ def rank_stored(
             yield rank.sort_ranked(table), {"label": classes[k], **scores.information}
 
 
-def choose_learned(y: npt.NDArray[Any], most: int, seed: int) -> Ints:
+def choose_learned(y: Any, most: int, seed: int) -> Ints:
     """Return the clips to learn from, sorted: some of every class, all of a rare one, the others at random.
 
     Args:
-        y: int64 [clips] class index, or bool [clips, classes].
+        y: int64 [clips] class index, or bool [clips, classes], sparse (`csc_array`).
         most: how many; all where there are no more.
         seed: of the choice.
 
     >>> choose_learned(np.array([0] * 90 + [1] * 10), 20, 0)[-5:].tolist()
     [90, 93, 94, 97, 98]
     """
-    order = np.random.default_rng(seed).permutation(len(y))
+    order = np.random.default_rng(seed).permutation(y.shape[0])
+    place = np.argsort(order)
     classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
-    chosen = np.zeros(len(y), np.bool_)
+    chosen = np.zeros(len(order), np.bool_)
     for k in range(classes):
-        own = y[:, k] if y.ndim == 2 else y == k
-        chosen[order[own[order]][: most // (2 * classes)]] = True
+        own = _members(y, k)
+        chosen[own[np.argsort(place[own])][: most // (2 * classes)]] = True
     left = order[~chosen[order]]
     chosen[left[: max(0, most - int(chosen.sum()))]] = True
     return np.flatnonzero(chosen)
@@ -164,9 +167,9 @@ class _Scores:
         return np.asarray(found[:, : self._clips], np.float64)
 
 
-def _shares(y: npt.NDArray[Any], classes: Ints) -> Floats:
-    """Return the share of the clips that each of these classes has."""
-    return np.asarray([(y[:, k] if y.ndim == 2 else y == k).mean() for k in classes])
+def _members(y: Any, k: int) -> Ints:
+    """Return the clips of a class."""
+    return np.asarray(y.indices[y.indptr[k] : y.indptr[k + 1]] if y.ndim == 2 else np.flatnonzero(y == k))
 
 
 class _Study:
@@ -179,8 +182,8 @@ class _Study:
 
         self.settings: AuditSettings = recipe.audit
         self.folds = grouped_folds(stored.y, stored.groups, self.settings.folds, self.settings.seed)
-        self.learned = choose_learned(stored.y, rank.LEARNED, self.settings.seed)
-        self.y = stored.y
+        self.y = stored.y.tocsc() if stored.y.ndim == 2 else stored.y
+        self.learned = choose_learned(self.y, rank.LEARNED, self.settings.seed)
         self.sequences = None if sequences is None else sequences[stored.rows]
         self.model = recipe.model
         self.tags = tags
@@ -222,7 +225,8 @@ class _Study:
         scores = _Scores(len(self.folds), len(classes), len(self.names))
         place = np.full(len(self.folds), -1)
         place[self.learned] = np.arange(len(self.learned))
-        sampled, shares = target.mean(axis=0), _shares(self.y, classes)
+        sampled = target.mean(axis=0)
+        shares = np.asarray([len(_members(self.y, k)) for k in classes]) / len(self.folds)
         for number, batch in enumerate(self._batches()):
             values = np.empty((len(self.names) + 1, len(batch), len(classes)))
             known = place[batch] >= 0

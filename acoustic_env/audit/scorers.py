@@ -166,16 +166,20 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
         members = _fit(classifier, clips, x, train)
         if clips.fitted is not None:
             clips.fitted[key] = members
-    return Ensemble(members, clips.target.shape[1]).predict_proba(x[held_out])
+    labels = clips.target.shape[1]
+    return Ensemble(members, max(labels, 2)).predict_proba(x[held_out])[:, :labels]
 
 
 def _fit(classifier: ClassifierSettings, clips: LabeledClips, x: Any, train: Bools) -> list[Any]:
+    import numpy as np
     from sklearn.multiclass import OneVsRestClassifier
 
     from acoustic_env.models.classifier import Examples, fit, make_estimator
 
     target = clips.target[train]
     y = target.argmax(axis=1) if clips.exclusive else target > 0
+    if y.shape[1:] == (1,):  # a classifier would take one label alone for the two classes of a binary task
+        y = np.repeat(y, 2, axis=1)
     examples = Examples(x[train], y, clips.folds[train])
     members = []
     for member in range(classifier.ensemble):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,8 @@ class Targets:
 
     clip_ids: list[str]  # [n]
     classes: tuple[str, ...]  # class names; of a binary task the first is the negative
-    y: npt.NDArray[np.int64] | npt.NDArray[np.bool_]  # int64 [n], index into classes; multilabel: bool [n, classes]
+    # int64 [n], index into classes; multilabel: bool [n, classes], sparse if asked for
+    y: npt.NDArray[np.int64] | npt.NDArray[np.bool_] | Any
 
 
 def select(clips: pa.Table, recipe: Recipe) -> Selection:
@@ -91,13 +92,17 @@ def select(clips: pa.Table, recipe: Recipe) -> Selection:
     return Selection(kept, classes, left_out)
 
 
-def class_targets(clips: pa.Table, recipe: Recipe, classes: Sequence[str] | None = None) -> Targets:
+def class_targets(
+    clips: pa.Table, recipe: Recipe, classes: Sequence[str] | None = None, *, sparse: bool = False
+) -> Targets:
     """Return the targets of a study's clips.
 
     Args:
         clips: a clip list (the recipe is applied, what it leaves out is left out) or a selection's clips.
         recipe: the study.
         classes: the classes of an existing model, None for those of the clips.
+        sparse: return the labels of a multilabel task as a `scipy.sparse.csr_array`: millions of clips carry few of
+            hundreds of labels each.
 
     Raises:
         UsageError: a clip is of a class outside `classes`, or with `classes` None fewer than two classes have clips.
@@ -123,8 +128,13 @@ def class_targets(clips: pa.Table, recipe: Recipe, classes: Sequence[str] | None
     clip_ids = clips["clip_id"].to_pylist()
     if recipe.task != "multilabel":
         return Targets(clip_ids, chosen, index)
-    y = np.zeros((len(clips), len(chosen)), dtype=np.bool_)
-    y[pc.list_parent_indices(column).to_numpy(zero_copy_only=False), index] = True
+    rows, shape = pc.list_parent_indices(column).to_numpy(zero_copy_only=False), (len(clips), len(chosen))
+    if sparse:
+        from scipy.sparse import csr_array
+
+        return Targets(clip_ids, chosen, csr_array((np.ones(len(rows), np.bool_), (rows, index)), shape))
+    y = np.zeros(shape, dtype=np.bool_)
+    y[rows, index] = True
     return Targets(clip_ids, chosen, y)
 
 
@@ -156,9 +166,10 @@ def _assign(labels: pa.ListArray, recipe: Recipe, ontology: Ontology) -> tuple[t
     if not recipe.classes:
         return _ordered(pc.unique(pc.list_flatten(labels)).to_pylist(), ontology), labels
     wanted = recipe_labels(recipe, ontology)
-    member = np.stack([_carries(labels, wanted[name]) for name in recipe.classes], axis=1)
-    offsets = np.concatenate([[0], np.cumsum(member.sum(axis=1))]).astype(np.int32)
-    names = pa.array(list(recipe.classes)).take(pa.array(np.nonzero(member)[1]))
+    members = [np.flatnonzero(_carries(labels, wanted[name])) for name in recipe.classes]
+    rows, index = np.concatenate(members), np.repeat(np.arange(len(members)), [len(own) for own in members])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(labels)))]).astype(np.int32)
+    names = pa.array(list(recipe.classes)).take(pa.array(index[np.argsort(rows, kind="stable")]))
     return tuple(recipe.classes), pa.ListArray.from_arrays(pa.array(offsets), names)
 
 

@@ -252,15 +252,16 @@ def describe_clips(clips: pa.Table) -> str:
 
 def absolute_uris(table: pa.Table) -> pa.Table:
     """Make relative local paths absolute, also those of tar shards and Parquet files."""
-    places = pa.array([_absolute(uri) for uri in table["uri"].to_pylist()], pa.string())
+    folder = Path.cwd()
+    places = pa.array([_absolute(uri, folder) for uri in table["uri"].to_pylist()], pa.string())
     return table.set_column(table.schema.get_field_index("uri"), CLIP_SCHEMA.field("uri"), places)
 
 
-def _absolute(uri: str) -> str:
+def _absolute(uri: str, folder: Path) -> str:
     inner, outer = split_shard(uri)
     if "://" in outer or outer.startswith("/") or not outer:
         return uri
-    return f"{inner}{Path(outer).absolute()}"
+    return f"{inner}{folder / outer}"
 
 
 def row_issues(table: pa.Table) -> list[ValidationIssue]:

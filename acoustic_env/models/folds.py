@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from acoustic_env.errors import UsageError
 from acoustic_env.models.evaluate import Integers
 
-CHUNK: Final = 16_384  # rows whose strata are found at once
 
-
-def strata(y: npt.NDArray[Any]) -> Integers:
+def strata(y: Any) -> Integers:
     """One stratum per row: its class, or for multilabel its rarest class (one past the last when it has none).
 
     Args:
-        y: int64 [n] class index, or bool [n, classes].
+        y: int64 [n] class index, or bool [n, classes], an array or a `scipy.sparse.csr_array`.
     """
     if y.ndim == 1:
         return np.asarray(y, np.int64)
-    counts, found = y.sum(axis=0), np.empty(len(y), np.int64)
-    for start in range(0, len(y), CHUNK):
-        own = y[start : start + CHUNK]
-        rarest = np.where(own, counts, len(y) + 1).argmin(axis=1)
-        found[start : start + CHUNK] = np.where(own.any(axis=1), rarest, y.shape[1])
+    carried = csr_array(y, dtype=np.bool_)
+    counts, classes = carried.sum(axis=0), y.shape[1]
+    found, some = np.full(y.shape[0], classes, np.int64), np.flatnonzero(np.diff(carried.indptr))
+    if len(some):
+        by_count = counts[carried.indices] * classes + carried.indices
+        found[some] = np.minimum.reduceat(by_count, carried.indptr[some]) % classes
     return found
 
 
-def grouped_folds(y: npt.NDArray[Any], groups: npt.NDArray[Any], folds: int, seed: int) -> Integers:
+def grouped_folds(y: Any, groups: npt.NDArray[Any], folds: int, seed: int) -> Integers:
     """Fold [n] of each row, 0 to folds - 1.
 
     Groups are dealt, those of the rarest class first and the largest first, to the fold that has fewest rows of the
     group's class, then fewest rows.
 
     Args:
-        y: int64 [n] class index, or bool [n, classes].
+        y: int64 [n] class index, or bool [n, classes], an array or a `scipy.sparse.csr_array`.
         groups: [n].
         folds: at least 2.
         seed: of the order among equals.

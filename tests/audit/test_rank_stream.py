@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.sparse import csc_array
 from sklearn.metrics import average_precision_score
 
 from acoustic_env.audit import rank, rank_stream
@@ -17,6 +21,7 @@ from acoustic_env.audit.rank_stream import choose_learned
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.features.block import Column, table_schema, to_table
+from acoustic_env.memory import peak_memory
 from acoustic_env.store.feature_store import FeatureStore
 from tests.models.conftest import Generated
 
@@ -57,8 +62,8 @@ def study(folder: Path, task: str, size: int = CLIPS) -> tuple[pa.Table, Feature
     return pa.Table.from_pylist(rows, CLIP_SCHEMA), store, from_mapping(Recipe, settings, "study"), wrong
 
 
-def everything(y: np.ndarray, most: int, seed: int) -> np.ndarray:
-    return np.arange(len(y))
+def everything(y: Any, most: int, seed: int) -> np.ndarray:
+    return np.arange(y.shape[0])
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
@@ -111,9 +116,44 @@ def test_a_label_that_is_rarer_among_all_clips_than_in_the_sample_has_its_share_
 
 
 def test_the_sample_holds_every_clip_of_a_rare_label() -> None:
-    y = np.random.default_rng(0).random((5_000, 3)) < [0.5, 0.1, 0.002]
+    y = csc_array(np.random.default_rng(0).random((5_000, 3)) < [0.5, 0.1, 0.002])
     chosen = choose_learned(y, 500, 0)
     assert len(chosen) == 500
     assert y[chosen, 2].sum() == y[:, 2].sum()
     assert y[chosen, 0].sum() > 150
     np.testing.assert_array_equal(chosen, choose_learned(y, 500, 0))
+
+
+def memory_of_ranking(folder: Path, labels: int) -> tuple[int, int]:
+    """Rank 48 of so many labels of 40,000 clips: bytes that the first takes, and bytes that the others add to them."""
+    names, ids = [f"label{k:04d}" for k in range(labels)], [f"clip{i:06d}" for i in range(40_000)]
+    block, store, random = Generated("yamnet", 8), FeatureStore(str(folder / "store")), np.random.default_rng(0)
+    vectors = random.normal(size=(len(ids), 3)).astype(np.float32)
+    columns = {f"f{i}": random.normal(size=len(ids)) for i in range(8)} | {"vector": vectors}
+    store.write_part(to_table(table_schema(block, {}), ids, ["raw"] * len(ids), columns))
+    rows = [
+        {"clip_id": name, "uri": f"/{name}.wav", "labels": [names[i % (48 if i % 2 else labels)]], "group": name}
+        for i, name in enumerate(ids)
+    ]
+    settings: dict[str, Any] = {"name": "study", "task": "multilabel", "signals": ["raw"], "blocks": {"yamnet": {}}}
+    settings |= {"audit": {"scorers": ["logistic", "neighbors"], "folds": 3, "neighbors": 5}}
+    clips, recipe = pa.Table.from_pylist(rows, CLIP_SCHEMA), from_mapping(Recipe, settings, "study")
+    with pytest.MonkeyPatch.context() as patch:  # so small that the sample and a batch do not count
+        for module, name, value in ((rank, "LEARNED", 2_000), (rank, "LABELS", 4), (rank_stream, "BATCH", 8_192)):
+            patch.setattr(module, name, value)
+        next(rank_study(clips.slice(0, 3_000), store, recipe))  # what is imported on first use does not count
+        before, tables = peak_memory(), rank_study(clips, store, recipe)
+        next(tables)
+        first = peak_memory()
+        for _ in islice(tables, 47):
+            pass
+        return first - before, peak_memory() - first
+
+
+@pytest.mark.slow
+def test_ranking_holds_neither_dense_labels_nor_the_scores_of_all_labels(tmp_path: Path) -> None:
+    # a process of its own: the peak of this one would be another test's
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        first, others = process.submit(memory_of_ranking, tmp_path, 3_000).result()
+    assert first < 80 * 2**20  # dense, the labels are 114 MiB; the scores of all, 1 GiB and more
+    assert others < 20 * 2**20  # the scores of 44 labels more are 40 MiB, their tables 65
