@@ -401,7 +401,7 @@ def read_tags(
 
 
 def make_scorers(settings: AuditSettings, tags: Mapping[str, Floats]) -> dict[str, Scorer]:
-    tagged: dict[str, Scorer] = {name: partial(score_by_tags, scores) for name, scores in tags.items()}
+    tagged: dict[str, Scorer] = {name: partial(score_by_tags, name, scores) for name, scores in tags.items()}
     return {name: load_scorer(name) for name in settings.scorers} | tagged
 
 

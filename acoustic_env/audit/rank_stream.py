@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,8 +20,7 @@ from acoustic_env.audit import rank
 from acoustic_env.audit.intervals import Bools, Floats, Ints
 from acoustic_env.audit.neighbors import Neighborhood, References
 from acoustic_env.audit.posterior import Posterior, score_further, score_posterior
-from acoustic_env.audit.scorers import LabeledClips, Scorer, load_scorer
-from acoustic_env.audit.tags import score_by_tags
+from acoustic_env.audit.scorers import LabeledClips
 from acoustic_env.config import AuditSettings, Recipe
 from acoustic_env.features.block import Json
 from acoustic_env.io.spool import RowFile
@@ -221,7 +219,8 @@ class _Study:
             exclusive: whether a clip has exactly one class.
         """
         clips = self._labeled(self.learned, target, exclusive)
-        found = score_posterior(clips, self._scorers(self.learned, classes))
+        tags = self._tags(self.learned, classes)
+        found = score_posterior(clips, rank.make_scorers(self.settings, tags))
         scores = _Scores(len(self.folds), len(classes), len(self.names))
         place = np.full(len(self.folds), -1)
         place[self.learned] = np.arange(len(self.learned))
@@ -232,12 +231,16 @@ class _Study:
             known = place[batch] >= 0
             values[1:, known], values[0, known] = found.own[:, place[batch[known]]], found.pooled[place[batch[known]]]
             if not known.all():
-                values[1:, ~known], values[0, ~known] = self._further(found, clips, batch[~known], classes)
+                new = self._tags(batch[~known], classes)
+                both = {name: np.concatenate([own, new[name]]) for name, own in tags.items()}
+                values[1:, ~known], values[0, ~known] = self._further(found, clips, batch[~known], both)
             values = adjust_shares(values, sampled, shares, exclusive)
             scores.write(number, values)
         return scores, found.shares
 
-    def _further(self, found: Posterior, clips: LabeledClips, further: Ints, classes: Ints) -> tuple[Floats, Floats]:
+    def _further(
+        self, found: Posterior, clips: LabeledClips, further: Ints, tags: Mapping[str, Floats]
+    ) -> tuple[Floats, Floats]:
         """Score clips that were not learned from: the learned ones come first, so that models are found again."""
         rows = np.concatenate([self.learned, further])
         new = self._labeled(further, np.zeros((len(further), clips.target.shape[1])), clips.exclusive)
@@ -253,7 +256,7 @@ class _Study:
             sequences=None if self.sequences is None else self.sequences[rows],
         )
         learned: Bools = np.arange(len(rows)) < len(self.learned)
-        return score_further(found, both, self._scorers(rows, classes), learned)
+        return score_further(found, both, rank.make_scorers(self.settings, tags), learned)
 
     def _labeled(self, rows: Ints, target: Floats, exclusive: bool) -> LabeledClips:
         index, weight = np.hsplit(self.neighbors[rows], 2)
@@ -269,9 +272,5 @@ class _Study:
             fitted={},
         )
 
-    def _scorers(self, rows: Ints, classes: Ints) -> dict[str, Scorer]:
-        tagged: dict[str, Scorer] = {
-            name: partial(score_by_tags, np.asarray(scores[rows][:, classes], np.float64))
-            for name, scores in self.tags.items()
-        }
-        return {name: load_scorer(name) for name in self.settings.scorers} | tagged
+    def _tags(self, rows: Ints, classes: Ints) -> dict[str, Floats]:
+        return {name: np.asarray(scores[rows][:, classes], np.float64) for name, scores in self.tags.items()}

@@ -8,7 +8,7 @@ entry-point group `acoustic_env.scorers`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -70,7 +70,7 @@ class LabeledClips:
         seed: of whatever is random.
         sequences: frames of the clips, for classifiers that read them; None if there are none.
         model: settings of a classifier on sequences, which a scorer of its kind takes in place of quick ones.
-        fitted: classifiers by kind and rows learned from, kept for further clips after those; None to keep none.
+        fitted: what scorers learned, by name and rows, kept for further clips after those; None to keep none.
     """
 
     features: Features
@@ -87,6 +87,15 @@ class LabeledClips:
     def prior(self) -> float:
         """Probability of each class before anything is known."""
         return 1.0 / self.target.shape[1] if self.exclusive else 0.5
+
+    def fit_once(self, name: str, train: Bools, fit: Callable[[], Any]) -> Any:
+        """Return what a scorer learned from the clips `train`, by `fit` unless it was kept."""
+        if self.fitted is None:
+            return fit()
+        key = (name, train.nonzero()[0].tobytes())
+        if key not in self.fitted:
+            self.fitted[key] = fit()
+        return self.fitted[key]
 
 
 class Scorer(Protocol):
@@ -151,8 +160,6 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
     Raises:
         UsageError: a kind that reads frames, and the clips have none.
     """
-    import numpy as np
-
     from acoustic_env.models.classifier import Ensemble
 
     classifier = _settings(kind, clips, int(train.sum()))
@@ -160,12 +167,7 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
     if x is None:
         msg = f"scorer {kind} reads frames, and these clips come without any"
         raise UsageError(msg)
-    key = (kind, np.flatnonzero(train).tobytes())
-    members = None if clips.fitted is None else clips.fitted.get(key)
-    if members is None:
-        members = _fit(classifier, clips, x, train)
-        if clips.fitted is not None:
-            clips.fitted[key] = members
+    members = clips.fit_once(kind, train, lambda: _fit(classifier, clips, x, train))
     labels = clips.target.shape[1]
     return Ensemble(members, max(labels, 2)).predict_proba(x[held_out])[:, :labels]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.audit.combine import fit_combination
+from acoustic_env.audit.combine import Combination, fit_combination
 from acoustic_env.audit.intervals import Bools, Floats
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ def tag_scores(
     return np.asarray(np.clip(found, 0.0, 1.0))
 
 
-def score_by_tags(scores: Floats, clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:
+def score_by_tags(name: str, scores: Floats, clips: LabeledClips, train: Bools, held_out: Bools) -> Floats:
     """Calibrate a tagger's scores to the labels of `train` by a slope and biases.
 
     Args:
+        name: of the tagger.
         scores: [clips, classes] in [0, 1], NaN where unknown; those clips get the prior.
         clips: all clips.
         train: [clips] whose labels may be used.
@@ -58,10 +59,20 @@ def score_by_tags(scores: Floats, clips: LabeledClips, train: Bools, held_out: B
     Returns:
         [held out, classes] probabilities.
     """
+
+    def fit() -> Combination:
+        shares, _ = _shares(scores[train], clips)
+        return fit_combination(shares[None], clips.target[train], clips.exclusive)
+
+    combination: Combination = clips.fit_once(name, train, fit)
+    shares, known = _shares(scores[held_out], clips)
+    return np.asarray(np.where(known, combination.log_pool(shares[None]), clips.prior))
+
+
+def _shares(scores: Floats, clips: LabeledClips) -> tuple[Floats, Bools]:
+    """Return probabilities [clips, classes], the prior where scores are unknown, and where they are known."""
     known: Bools = np.asarray(np.isfinite(scores))
     if clips.exclusive:
         known = np.repeat(known.all(axis=1, keepdims=True), scores.shape[1], axis=1)
     shares = np.where(known, np.nan_to_num(scores), clips.prior) + SMOOTHING
-    shares = shares / (shares.sum(axis=1, keepdims=True) if clips.exclusive else 1.0 + 2.0 * SMOOTHING)
-    combination = fit_combination(shares[None, train], clips.target[train], clips.exclusive)
-    return np.asarray(np.where(known[held_out], combination.log_pool(shares[None, held_out]), clips.prior))
+    return shares / (shares.sum(axis=1, keepdims=True) if clips.exclusive else 1.0 + 2.0 * SMOOTHING), known
