@@ -84,6 +84,7 @@ def test_its_reader_is_a_command(environment: dict[str, str], tmp_path: Path) ->
     assert "Make a clip list of exported Audacity label tracks" in python(environment, *make, "--help").stdout
 
 
+@pytest.mark.slow
 def test_its_classifier_is_a_kind_in_recipes_with_checked_settings(environment: dict[str, str], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     code = (

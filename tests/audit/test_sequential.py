@@ -50,6 +50,7 @@ def lists_always_covered(repeats: int, seed: int, level: float, weeks: int = 8) 
     return held / repeats
 
 
+@pytest.mark.slow
 def test_lists_of_unequal_size_that_react_to_the_answers_are_covered_at_every_look() -> None:
     assert lists_always_covered(40, 7, 0.95) >= 0.95
     assert lists_always_covered(60, 7, 0.5) >= 0.5

@@ -128,6 +128,7 @@ def real_sounds(test_data: Path) -> list[Sound]:
     return list(real_clips(test_data / "clips", 12, 6.0).values())[:10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "edit", ["gain -20 dB, 16 bits", "shift 1 to 3 s", "trim to half", "MP3 64 kbit/s", "noise, SNR 30 dB"]
 )
@@ -283,6 +284,7 @@ def test_json_and_csv(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (listed / "g.csv").read_text().startswith('"clip_id","group","duplicate_of"')
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_order_or_the_processes(
     listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

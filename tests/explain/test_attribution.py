@@ -101,6 +101,7 @@ def test_an_mlp_has_the_values_that_shaps_gradient_explainer_estimates() -> None
     assert np.corrcoef(found.ravel(), np.asarray(estimated).ravel())[0, 1] > 0.995
 
 
+@pytest.mark.slow
 def test_trees_have_the_values_of_shaps_tree_explainer() -> None:
     import shap
 

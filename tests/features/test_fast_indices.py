@@ -54,6 +54,7 @@ def test_every_index_of_real_clips_and_their_parts_is_scikit_maads(test_data: Pa
             assert differing(waveforms[0]) == {}, f"{signal} of {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 1.0, 2.0])
 def test_every_index_of_every_kind_of_sound_is_scikit_maads_nulls_included(seconds: float) -> None:
     for name, sound in sounds.sounds(seconds).items():

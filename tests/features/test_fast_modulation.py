@@ -30,6 +30,7 @@ def test_every_cell_of_real_clips_and_their_parts_is_soundsigs(test_data: Path) 
             assert agree(waveforms), f"{signal} of {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 1.37])
 def test_every_kind_of_sound_agrees_and_only_the_silent_ones_are_nan(seconds: float) -> None:
     for name, sound in sounds.sounds(seconds).items():

@@ -23,6 +23,7 @@ def spectra(clips: np.ndarray, engine: Engine = "reference") -> np.ndarray:
     return ModulationBlock(engine).compute(rms_normalize(clips))["mps"]
 
 
+@pytest.mark.slow
 def test_every_number_of_a_real_clip_is_the_direct_library_call(test_data: Path) -> None:
     path = sorted((test_data / "clips/maad_soundscape").glob("*.wav"))[5]
     waveform = decode_and_resample(io.BytesIO(path.read_bytes()), 2.0, 6.5, path.name, [16_000])[16_000]

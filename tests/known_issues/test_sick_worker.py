@@ -88,6 +88,7 @@ class TestAWorker:
             CrashIsolatedStage(stage, arguments, "run", "cpu")(names("a"))
         assert fault.value.clip_id is None
 
+    @pytest.mark.slow
     def test_a_clip_that_breaks_every_worker_is_known_in_a_process_of_its_own(self) -> None:
         guarded = CrashIsolatedStage(FallibleStage, (), "run", "cpu", suspects=["poison"])
         done = guarded(names("a", "poison", "b"))

@@ -118,6 +118,7 @@ def test_the_sample_keeps_to_its_budget_and_its_inclusion_probabilities() -> Non
     assert chances == {"changed": 1.0, "unchanged": pytest.approx(70 / 970)}
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_training_does_not_look_at_test_clips(disk: Disk) -> None:
     np.testing.assert_array_equal(first.calibrator.thresholds_, second.calibrator.thresholds_)
 
 
+@pytest.mark.slow
 def test_with_an_ensemble_every_clip_but_the_tests_is_judged_by_ensembles_that_held_it_out(disk: Disk) -> None:
     recipe = load_recipe(disk.recipe)
     recipe = recipe.replace(model=recipe.model.replace(ensemble=4))

@@ -61,6 +61,7 @@ def rows(task: Task, n: int = 160, seed: int = 0) -> Examples:
     return Examples(Sequences.of(x), y, np.arange(n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "classes"), TASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_learns_every_task_and_survives_being_stored(kind: str, task: Task, classes: int) -> None:

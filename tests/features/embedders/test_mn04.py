@@ -263,6 +263,7 @@ def zero_shot_accuracy(rows: dict[str, npt.NDArray[Any]], names: list[str]) -> f
     return float((np.argmax(scores, axis=0) == rows["class"]).mean())
 
 
+@pytest.mark.slow
 def test_the_class_scores_recognise_a_fold_of_esc10(block: EmbedderBlock, test_data: Path) -> None:
     rows = esc10(test_data / "clips" / "esc10", block, {1})
     assert len(rows["class"]) == 80

@@ -146,6 +146,7 @@ def real_clips(folder: Path) -> Iterator[npt.NDArray[np.float32]]:
         yield resample(rms_normalize(resample(native, native_rate, rate)[None])[0], rate, 32_000)[None, :32_000]
 
 
+@pytest.mark.slow
 def test_the_fast_engine_agrees_on_real_clips(fast: PannsBlock, reference: PannsBlock, test_data: Path) -> None:
     for batch in real_clips(test_data / "clips"):
         given, expected = fast.embed(batch).embeddings, reference.embed(batch).embeddings
@@ -233,6 +234,7 @@ def test_the_native_input_asks_for_32_khz_and_the_other_for_16_khz(seeded: Path)
     assert make_block("panns", "fast", {"input": "native-32k"}).sample_rate == 32_000
 
 
+@pytest.mark.slow
 def test_bf16_stays_close_to_float32(seeded: Path, fast: PannsBlock, waveform: npt.NDArray[np.float32]) -> None:
     coarse = PannsBlock("fast", precision="bf16", input="native-32k")
     coarse.load("cpu")

@@ -235,6 +235,7 @@ def _cosine(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 
 
+@pytest.mark.slow
 def test_bf16_is_near_float32_on_real_clips(real_yamnet: Path, test_data: Path) -> None:
     exact = make_block("yamnet", "fast", {"weights": "tflite"})
     rounded = make_block("yamnet", "fast", {"weights": "tflite", "precision": "bf16"})
