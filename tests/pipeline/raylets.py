@@ -1,4 +1,4 @@
-"""Clusters to break: raylets of this host.
+"""Clusters to break: raylets of this host, or nodes with a network, a disk and processes of their own.
 
 `python -m tests.pipeline.raylets keep` keeps the raylets of one cluster, told line by line: Ray's `Cluster` ends the
 process group it is in. `python -m tests.pipeline.raylets extract ADDRESS ...` is the driver of a run: the command with
@@ -8,13 +8,16 @@ workers that take their time.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +35,14 @@ def environment(**more: str) -> dict[str, str]:
 
 # A driver that has lost its head ends after 10 s, not 60.
 HEADLESS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+# A node that does not answer for 10 s is dead.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "5",
+}
+GATE = "ACOUSTIC_ENV_TEST_GATE"  # names the folder where workers wait before their second task for the file `open`
 
 
 @dataclass
@@ -53,7 +64,9 @@ class Driver:
 
 
 @contextmanager
-def driver(address: str, folder: Path, *arguments: str, clock_s: float = 0.0) -> Iterator[Driver]:
+def driver(
+    address: str, folder: Path, *arguments: str, clock_s: float = 0.0, on: Machine | None = None
+) -> Iterator[Driver]:
     """`acoustic-env extract` on the cluster at an address, killed where it outlives the block.
 
     Args:
@@ -61,12 +74,18 @@ def driver(address: str, folder: Path, *arguments: str, clock_s: float = 0.0) ->
         folder: for what it prints.
         arguments: of the command.
         clock_s: how far its clock is ahead; where it is, the driver is on a machine of another name, too.
+        on: the machine it runs on; None for this one.
     """
     command = [sys.executable, "-m", "tests.pipeline.raylets", "extract", address, str(clock_s), *arguments]
     name = uuid.uuid4().hex[:8]
     printed, said = folder / f"{name}.out", folder / f"{name}.err"
     with printed.open("wb") as out, said.open("wb") as err:
-        process = subprocess.Popen(command, env=environment(**HEADLESS), stdout=out, stderr=err)
+        process = subprocess.Popen(
+            on.inside(*command) if on else command,
+            env=environment(**HEADLESS, **({"TMPDIR": "/srv"} if on else {})),
+            stdout=out,
+            stderr=err,
+        )
     try:
         yield Driver(process, printed, said)
     finally:
@@ -88,7 +107,10 @@ class Raylets:
         )
 
     def tell(self, *words: object) -> str:
-        """Give an order: `start` and `add` answer with an address and a node's number, `kill NUMBER`, `end`."""
+        """Give an order: `start`, `add`, `kill NUMBER`, `kill head`, `end`.
+
+        `start` answers with the address, `start jobs` with the one that takes jobs, `add` with the node's number.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(*words, file=self.process.stdin, flush=True)
@@ -112,6 +134,91 @@ def raylets() -> Iterator[Raylets]:
             cluster.process.wait()
 
 
+class Machine:
+    """A node with processes, a network interface and a disk (`/srv`) of its own, by Linux namespaces (root).
+
+    Args:
+        number: of the machine; 1 is the head, with the switch the others are plugged into.
+        disk_mib: size of its disk.
+        gate: where its workers wait (`GATE`).
+
+    Raises:
+        OSError: this system does not allow it.
+    """
+
+    def __init__(self, number: int, disk_mib: int, gate: Path) -> None:
+        self.number, self.address, self.gate = number, f"10.77.0.{number}", gate
+        script = f"set -e; hostname node{number}; mount -t tmpfs -o size={disk_mib}m disk /srv; echo up; "
+        script += "while sleep 1; do :; done"  # the first process of a machine reaps what others leave
+        namespaces = ["--net", "--mount", "--pid", "--uts", "--mount-proc", "--fork", "--kill-child"]
+        self.process = subprocess.Popen(["unshare", *namespaces, "sh", "-c", script], stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        if not self.process.stdout.readline():
+            self.stop()
+            raise OSError("this system makes no namespaces")
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        self.first = children.strip()
+
+    def inside(self, *words: str) -> list[str]:
+        """Return the command that runs another one on this machine."""
+        return ["nsenter", "--target", self.first, "--net", "--mount", "--pid", "--uts", *words]
+
+    def run(self, *words: str) -> None:
+        """Run a command on this machine; raises CalledProcessError where it fails."""
+        subprocess.run(self.inside(*words), check=True, capture_output=True, timeout=60)
+
+    def ray(self, *words: str) -> None:
+        """Start Ray on this machine; it ends with the machine."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, f"--node-ip-address={self.address}"]
+        command += ["--object-store-memory=100000000"]
+        variables = environment(TMPDIR="/srv", **HEALTH, **{GATE: str(self.gate)})
+        subprocess.run(self.inside(*command), env=variables, check=True, capture_output=True, timeout=150)
+
+    def join(self, head: Machine) -> None:
+        """Start Ray on this machine as a worker of one CPU."""
+        self.ray(f"--address={head.address}:6379", "--num-cpus=1")
+
+    def fill_disk(self) -> None:
+        """Fill its disk to the last byte."""
+        self.run("sh", "-c", "cat /dev/zero > /srv/full || true")
+
+    def stop(self) -> None:
+        """Power off: all its processes, its mounts and its network are gone."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def machines(workers: int, gate: Path, disk_mib: int = 256) -> Iterator[list[Machine]]:
+    """A zero-CPU head and workers of one CPU on machines of their own, off after the block; they wait at a gate."""
+    found: list[Machine] = []
+    try:
+        for number in range(1, workers + 2):
+            found.append(Machine(number, disk_mib, gate))
+            plug(found[0], found[-1])
+        found[0].ray("--head", "--port=6379", "--num-cpus=0", "--temp-dir=/srv/ray", "--include-dashboard=false")
+        with ThreadPoolExecutor() as together:
+            list(together.map(lambda machine: machine.join(found[0]), found[1:]))
+        yield found
+    finally:
+        for machine in reversed(found):
+            machine.stop()
+
+
+def plug(head: Machine, machine: Machine) -> None:
+    """Give a machine its address: the head has the switch, every other one a cable to it."""
+    ip = ["nsenter", "--target", head.first, "--net", "ip"]
+    card = "switch" if machine is head else "eth0"
+    commands = [[*ip, "link", "add", "switch", "type", "bridge"]]
+    if machine is not head:
+        cable = ["link", "add", f"cable{machine.number}", "type", "veth", "peer", "name", card, "netns", machine.first]
+        commands = [[*ip, *cable], [*ip, "link", "set", f"cable{machine.number}", "master", "switch", "up"]]
+    commands += [machine.inside("ip", "address", "add", f"{machine.address}/24", "dev", card)]
+    commands += [machine.inside("ip", "link", "set", name, "up") for name in ("lo", card)]
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
 def _keep() -> None:
     from ray.cluster_utils import Cluster
 
@@ -121,8 +228,10 @@ def _keep() -> None:
         order, _, argument = line.strip().partition(" ")
         answer: object = ""
         if order == "start":
-            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-            answer = cluster.address
+            jobs = argument == "jobs"
+            head = {"num_cpus": 0, "include_dashboard": jobs, "dashboard_port": 0}
+            cluster = Cluster(initialize_head=True, head_node_args=head)
+            answer = cluster.webui_url if jobs else cluster.address
         elif order == "add":
             nodes.append(cluster.add_node(wait=False, num_cpus=1))
             answer = len(nodes) - 1
@@ -138,8 +247,9 @@ def _keep() -> None:
 
 
 def take_time() -> None:
-    """In a worker: take some time for each clip (Ray's worker_process_setup_hook)."""
+    """In a worker: take some time for each clip, and wait at the gate, if any (Ray's worker_process_setup_hook)."""
     from acoustic_env.audio import prepare
+    from acoustic_env.pipeline.guard import CrashIsolatedStage
 
     decode_and_resample = prepare.decode_and_resample
 
@@ -148,6 +258,18 @@ def take_time() -> None:
         return decode_and_resample(*arguments)
 
     prepare.decode_and_resample = decode
+    if GATE not in os.environ:
+        return
+    gate, call, tasks = Path(os.environ[GATE]), CrashIsolatedStage.__call__, count()
+
+    def wait(*arguments: Any) -> Any:
+        if next(tasks) == 1:
+            (gate / f"{platform.node()} {os.getpid()}").touch()
+            while not (gate / "open").exists():
+                time.sleep(0.05)
+        return call(*arguments)
+
+    CrashIsolatedStage.__call__ = wait  # type: ignore[method-assign]
 
 
 def _extract(address: str, clock_s: float, arguments: list[str]) -> int:

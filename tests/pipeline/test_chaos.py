@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -20,8 +21,8 @@ from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from tests.pipeline.raylets import Driver, driver, environment, raylets
-from tests.pipeline.test_extract import command, write_noise
+from tests.pipeline.raylets import Driver, Machine, driver, machines, plug, raylets
+from tests.pipeline.test_extract import assert_equal_rows, rows, undisturbed_rows, write_noise
 from tests.s3 import Fault, S3Server
 
 CLIPS = 160
@@ -42,18 +43,13 @@ def write_list(folder: Path) -> Path:
 
 def upload(server: S3Server, clips: Path) -> str:
     """The list and its files in the bucket; returns the URL of the list."""
-    files, table, rows = open_filesystem(f"s3://{server.bucket}"), read_clips(str(clips)), []
+    files, table, listed = open_filesystem(f"s3://{server.bucket}"), read_clips(str(clips)), []
     for clip_id, uri in zip(table["clip_id"].to_pylist(), table["uri"].to_pylist(), strict=True):
         if clip_id != "gone":
             files.write(f"audio/{clip_id}.wav", Path(uri).read_bytes())
-        rows.append({"clip_id": clip_id, "uri": f"s3://{server.bucket}/audio/{clip_id}.wav"})
-    write_clips(clip_table(rows), f"s3://{server.bucket}/clips.parquet")
+        listed.append({"clip_id": clip_id, "uri": f"s3://{server.bucket}/audio/{clip_id}.wav"})
+    write_clips(clip_table(listed), f"s3://{server.bucket}/clips.parquet")
     return f"s3://{server.bucket}/clips.parquet"
-
-
-def sorted_rows(store: str) -> pa.Table:
-    table = FeatureStore(store).read("placeholder")
-    return table.sort_by([("clip_id", "ascending"), ("signal", "ascending")]).combine_chunks()
 
 
 @pytest.fixture(scope="module")
@@ -63,30 +59,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(clips: Path) -> pa.Table:
-    """The table of a run that nothing disturbs, on a cluster of its own."""
-    store = clips.parent / "undisturbed"
-    run = [*command(clips, store), *FEATURES]
-    subprocess.run(run, env=environment(), capture_output=True, timeout=200, check=True)
-    return sorted_rows(str(store))
+    """The table of a run that nothing disturbs."""
+    return undisturbed_rows(clips, "raw")
 
 
 def assert_undisturbed(store: str, clips: str, undisturbed: pa.Table) -> None:
     """The store has the undisturbed table, each key once, and an error for every other clip."""
-    table = sorted_rows(store)
-    keys = table.select(["clip_id", "signal"])
-    assert keys.equals(undisturbed.select(["clip_id", "signal"]))
-    assert len(set(zip(*keys.to_pydict().values(), strict=True))) == CLIPS
-    for name in set(table.column_names) - set(keys.column_names):
-        np.testing.assert_allclose(values(table, name), values(undisturbed, name), rtol=1e-5, err_msg=name)
+    assert undisturbed.num_rows == CLIPS
+    assert_equal_rows(rows(store), undisturbed)
     errors = FeatureStore(store).errors()
     codes = set(zip(errors["clip_id"].to_pylist(), errors["code"].to_pylist(), strict=True))
     assert codes == set(BAD.items())
     assert main(["store", "verify", store, "--clips", clips]) == 0
-
-
-def values(table: pa.Table, name: str) -> np.ndarray:
-    column = table[name].combine_chunks()
-    return np.asarray(column.flatten() if pa.types.is_nested(column.type) else column, dtype=float)
 
 
 def record_of(ended: Driver) -> dict[str, Any]:
@@ -177,4 +161,52 @@ def test_a_driver_killed_and_a_head_lost_leave_work_that_a_later_driver_ends_wha
             code, said = last.end()
         assert code == 0, said
         assert 0 < record_of(last)["pending"] < CLIPS
+    assert_undisturbed(store, str(clips), undisturbed)
+
+
+@pytest.fixture
+def cluster_of_machines(tmp_path: Path) -> Iterator[list[Machine]]:
+    """A head and two workers with networks and disks of their own, whose runs wait at the gate `tmp_path / "gate"`."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter", "ip", "pgrep"))):
+        pytest.skip("nodes with networks and disks of their own need Linux, root, and the commands of its namespaces")
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    try:
+        probe = Machine(1, 1, gate)
+        try:
+            plug(probe, probe)
+        finally:
+            probe.stop()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nodes with networks and disks of their own cannot be made here: {error}")
+    with machines(2, gate) as found:
+        yield found
+
+
+def test_a_node_cut_off_and_back_and_a_node_whose_disk_is_full_cost_no_clip(
+    clips: Path, undisturbed: pa.Table, cluster_of_machines: list[Machine], tmp_path: Path
+) -> None:
+    head, second, third = cluster_of_machines
+    address, store, gate = f"{head.address}:6379", str(tmp_path / "store"), tmp_path / "gate"
+
+    def waiting(host: str) -> int:
+        return len(list(gate.glob(f"{host} *")))
+
+    with driver(address, tmp_path, "--clips", str(clips), "--store", store, *FEATURES, "--json", on=head) as run:
+        wait_until(lambda: waiting("node2") + waiting("node3") == 2, run)
+        head.run("ip", "link", "set", f"cable{third.number}", "down")
+        time.sleep(15)  # a node that does not answer for 10 s is dead
+        head.run("ip", "link", "set", f"cable{third.number}", "up")
+        third.run("sh", "-c", "while pgrep -x raylet; do sleep 0.2; done")  # it finds that it is dead, and ends
+        third.join(head)
+        wait_until(lambda: waiting("node3") == 2, run)
+        second.fill_disk()
+        (gate / "open").touch()
+        code, said = run.end()
+    assert code == 0, said
+    record = record_of(run)
+    assert (record["finished"], record["failed"], record["left"]) == (CLIPS + 2, 2, 0)
+    (fault,) = record["faults"]
+    assert (fault["host"], fault["left_out"]) == ("node2", True)
+    assert "No space left on device; free some space there, or set TMPDIR" in said
     assert_undisturbed(store, str(clips), undisturbed)

@@ -20,7 +20,6 @@ import json, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from acoustic_env.errors import UsageError
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import extract
 from acoustic_env.store.feature_store import FeatureStore
@@ -36,8 +35,8 @@ def settings(**more):
     wanted = {"blocks": ("placeholder",), "signals": ("raw",)} | more
     return ExtractSettings(clips=clips, store=f"{folder}/store", **wanted)
 
-def start(cluster, settings):
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+def start(cluster, settings, **options):
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error", **options)
     found = []
     run = threading.Thread(target=lambda: found.append(extract(settings, log)), daemon=True)
     run.start()
@@ -64,7 +63,8 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 """
 
 JOINS_AND_LEAVES = """
-run, found = start(cluster, settings(wait_for_nodes=1, blocks=("indices",), signals=("raw", "fg", "bg")))
+slow = {"worker_process_setup_hook": "tests.pipeline.raylets.take_time"}
+run, found = start(cluster, settings(wait_for_nodes=1), runtime_env=slow)
 wait_until(lambda: any(line.startswith("waiting") for line in lines))
 first = cluster.add_node(num_cpus=1)
 wait_until(lambda: parts() >= 1)
@@ -85,14 +85,6 @@ run, found = start(cluster, settings())
 wait_until(lambda: parts() >= 1)
 cluster.remove_node(first, allow_graceful=False)
 finish(run, found)
-"""
-
-REFUSES = """
-ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-try:
-    extract(settings(), log)
-except UsageError as error:
-    print(json.dumps({"refusal": str(error)}))
 """
 
 GPUS = """
@@ -133,8 +125,8 @@ def run_script(scenario: str, folder: Path, clips: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_node_that_joins_in_mid_run_does_clips_and_a_node_that_is_lost_costs_none(tmp_path: Path) -> None:
-    found = run_script(JOINS_AND_LEAVES, tmp_path, write_noise(tmp_path / "audio", 400, seconds=10.0))
-    assert (found["rows"], found["keys"]) == (1200, 400)
+    found = run_script(JOINS_AND_LEAVES, tmp_path, write_noise(tmp_path / "audio", 800, seconds=0.5))
+    assert (found["rows"], found["keys"]) == (800, 800)
     assert len(found["nodes"]) == 2
     assert all(done["clips"] > 0 and done["seconds"] > 0 for done in found["nodes"].values())
 
@@ -145,13 +137,6 @@ def test_a_round_is_planned_on_the_nodes_that_the_round_before_has_left(tmp_path
     found = run_script(TWO_ROUNDS, tmp_path, write_noise(tmp_path / "audio", 80, seconds=0.5))
     assert (found["rows"], found["keys"], found["finished"]) == (80, 80, 80)
     assert [line.split()[1] for line in found["lines"] if line.startswith("cluster")] == ["2", "1"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_a_head_without_cpus_alone_refuses_the_run(tmp_path: Path) -> None:
-    found = run_script(REFUSES, tmp_path, write_noise(tmp_path / "audio", 2, seconds=0.5))
-    assert "no worker node has joined" in found["refusal"]
 
 
 @pytest.mark.slow
