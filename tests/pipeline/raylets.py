@@ -109,7 +109,7 @@ class Raylets:
     def tell(self, *words: object) -> str:
         """Give an order: `start`, `add`, `kill NUMBER`, `kill head`, `end`.
 
-        `start` answers with the address, `start jobs` with the one that takes jobs, `add` with the node's number.
+        `start` answers with the address, `add` with the node's number.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -228,10 +228,8 @@ def _keep() -> None:
         order, _, argument = line.strip().partition(" ")
         answer: object = ""
         if order == "start":
-            jobs = argument == "jobs"
-            head = {"num_cpus": 0, "include_dashboard": jobs, "dashboard_port": 0}
-            cluster = Cluster(initialize_head=True, head_node_args=head)
-            answer = cluster.webui_url if jobs else cluster.address
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+            answer = cluster.address
         elif order == "add":
             nodes.append(cluster.add_node(wait=False, num_cpus=1))
             answer = len(nodes) - 1
