@@ -39,7 +39,11 @@ class Split:
 
 
 def split(clips: pa.Table, settings: SplitSettings) -> Split:
-    """Assign the folds of a study's clips (a selection's) and their roles, checked for leaks.
+    """Assign the folds of a study's clips and their roles, checked for leaks.
+
+    Args:
+        clips: a selection's clips: `clip_id`, `uri`, `start_s`, `end_s`, `group`, `fold`, `class`.
+        settings: number of folds, which of them validate and test, seed.
 
     Raises:
         UsageError: a fold that validates and tests, a group in two folds, too few groups, or a role without clips.

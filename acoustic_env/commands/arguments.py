@@ -53,8 +53,9 @@ def add_command(
 
 
 def show(namespace: argparse.Namespace, document: Any, *lines: str) -> None:
-    """Print the result of a command: the document with --json, else the lines."""
-    print(json.dumps(document) if namespace.json else "\n".join(lines))
+    """Print the result of a command: the document with --json, else the lines, if any."""
+    if namespace.json or lines:
+        print(json.dumps(document) if namespace.json else "\n".join(lines))
 
 
 def log(line: str) -> None:

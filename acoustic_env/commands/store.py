@@ -247,14 +247,14 @@ def list_errors(namespace: argparse.Namespace) -> None:
     for count in counts:
         kind = "permanent" if count.permanent == count.clips else f"{count.permanent:,} permanent"
         lines.append(f"{count.stage:<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
-    rows = errors.to_pylist()
-    shown = rows if namespace.all else rows[:SHOWN_ERRORS]
-    for row in shown:
+    shown = errors if namespace.all or namespace.json else errors.slice(0, SHOWN_ERRORS)
+    rows = shown.to_pylist()
+    for row in rows:
         lines.append(f"{row['clip_id']}  {row['stage']}  {row['code']}  attempt {row['attempt']}: {row['message']}")
     counted = [dataclasses.asdict(count) for count in counts]
     show(namespace, {"store": store.url, "counts": counted, "errors": rows}, *lines)
-    if len(shown) < len(rows) and not namespace.json:
-        log(f"and {len(rows) - len(shown):,} more; all of them: --json")
+    if shown.num_rows < errors.num_rows:
+        log(f"and {errors.num_rows - shown.num_rows:,} more; all of them: --json")
 
 
 def export_block(namespace: argparse.Namespace) -> None:

@@ -97,8 +97,9 @@ def draw_backgrounds(
     Args:
         x: reduced features of the training clips [n, d].
         label: class of each [n]; each class gets clusters by its share, at least one.
-        count, seed: backgrounds; of clusters and draws.
-        clusters, per_cluster: of all classes together; reference clips of each.
+        seed: of clusters and draws.
+        clusters: of all classes together.
+        per_cluster: reference clips of a cluster.
     """
     from sklearn.cluster import KMeans
 

@@ -44,7 +44,8 @@ def contrast(values: npt.NDArray[Any], member: Bools, groups: npt.NDArray[Any]) 
 
     Args:
         values: [n, d], NaN where undefined.
-        member, groups: bool [n], the clips of the class; [n], recording of each clip.
+        member: bool [n], the clips of the class.
+        groups: [n], recording of each clip.
     """
     keys = np.stack([np.unique(groups, return_inverse=True)[1], member], axis=1)
     units, unit = np.unique(keys, axis=0, return_inverse=True)

@@ -69,7 +69,7 @@ class FrameSettings(Settings):
 
 
 def fit_length(waveforms: Waveforms, settings: FrameSettings) -> Waveforms:
-    """Crop or pad clips [clips, samples] to `settings.seconds`, where that is set.
+    """Crop or pad clips [clips, samples] to [clips, round(seconds * sample_rate)], where a length is set.
 
     >>> fit_length(np.ones((1, 4000), np.float32), FrameSettings(sample_rate=4000, seconds=2.0)).shape
     (1, 8000)

@@ -14,7 +14,7 @@ from acoustic_env.io.files import read_bytes, read_if_there
 
 
 def read_mapping(url: str, what: str) -> dict[str, Any]:
-    """Read a settings file; `what` it should be ("a recipe") is for the message.
+    """Read a settings file at a path or an fsspec URL; `what` ("a recipe") is named in messages.
 
     Raises:
         UsageError: it cannot be read, is neither YAML nor JSON, or is not a mapping.

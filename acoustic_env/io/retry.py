@@ -166,8 +166,10 @@ def store_error(
     """Describe what happened to a file, with the remedy.
 
     Args:
-        place, done: the file's URL, and what was to be done to it, as a participle.
-        error, tries: what came, and how often it was tried.
+        place: the file's URL.
+        done: what was to be done to it, as a participle.
+        error: what came.
+        tries: how often it was tried.
         free: bytes free on the disk, where known.
     """
     number = error.errno if isinstance(error, OSError) else None

@@ -101,7 +101,7 @@ class SameOrigin:
 
 
 class Access(SameOrigin):
-    """The token and names of one server, for pages that hold a user's data; made as `SameOrigin`."""
+    """The token and names of one server, for pages that hold a user's data."""
 
     def __init__(self, host: str, address: str, port: int) -> None:
         super().__init__(host, address, port)

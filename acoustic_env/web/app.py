@@ -57,7 +57,8 @@ class Server:
     """Serve pages at one address until `shutdown`.
 
     Args:
-        host, port: address to listen at; port 0 for a free one.
+        host: address to listen at.
+        port: 0 for a free one.
         pages, metrics: as for `create_app`.
         access: who may use them; by default those who have the token.
 

@@ -69,6 +69,10 @@ def test_a_faulty_list_ends_with_exit_code_2_and_its_faults(tmp_path: Path, caps
     (tmp_path / "c.csv").write_text("clip_id,uri,end_s\na,s3://b/a.wav,zero\n")
     assert main(["clips", "check", str(tmp_path / "c.csv")]) == 2
     assert f"{tmp_path}/c.csv: row 1, column end_s: 'zero' is not a number" in capsys.readouterr().err
+    (tmp_path / "c.csv").write_text("clip_id,uri\n")
+    assert main(["clips", "check", str(tmp_path / "c.csv")]) == 2
+    said = capsys.readouterr()
+    assert (said.out, "the list holds no clips" in said.err) == ("", True)
 
 
 def test_a_recipe_at_work_says_what_it_left_out(tmp_path: Path, capsys: Captured) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import pyarrow as pa
 
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.published import add_root, published_clips, table_rows
+from acoustic_env.clips.readers.published import add_root, fold_of, published_clips, table_rows
 
 TABLE: Final = "meta/esc50.csv"
 FOLDS: Final = 5
@@ -44,4 +44,4 @@ class ESC50Reader:
             if not arguments.esc10 or row["esc10"] == "True"
         )
         promised = {f"fold {number}": 80 if arguments.esc10 else 400 for number in range(1, FOLDS + 1)}
-        return published_clips(arguments.folder, clips, promised, log, partial=arguments.partial)
+        return published_clips(arguments.folder, clips, promised, fold_of, log, partial=arguments.partial)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.published import add_root, chosen_parts, published_clips, table_rows
+from acoustic_env.clips.readers.published import add_root, chosen_parts, published_clips, subset_of, table_rows
 from acoustic_env.clips.tags import TagRules, load_tag_rules
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_if_there
@@ -52,7 +52,7 @@ class FSD50KReader:
         names = chosen_parts(arguments.parts, PARTS)
         rows = [row for name in names for row in _part(arguments.folder, name, rules)]
         promised = {name: PARTS[name][0] for name in names}
-        return published_clips(arguments.folder, rows, promised, log, partial=arguments.partial)
+        return published_clips(arguments.folder, rows, promised, subset_of, log, partial=arguments.partial)
 
 
 def _part(root: str, name: str, rules: TagRules | None) -> list[dict[str, Any]]:

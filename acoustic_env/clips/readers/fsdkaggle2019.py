@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.published import add_root, chosen_parts, published_clips, table_rows
+from acoustic_env.clips.readers.published import add_root, chosen_parts, published_clips, subset_of, table_rows
 
 # Part -> its clips, its fold, its table and audio below FSDKaggle2019., and the column that names the recording.
 PARTS: Final = {
@@ -49,4 +49,4 @@ class FSDKaggle2019Reader:
                 for row in of
             ]
         promised = {name: PARTS[name][0] for name in names}
-        return published_clips(arguments.folder, rows, promised, log, partial=arguments.partial)
+        return published_clips(arguments.folder, rows, promised, subset_of, log, partial=arguments.partial)

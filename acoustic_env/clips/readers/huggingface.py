@@ -14,7 +14,7 @@ import pyarrow as pa
 from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.parquet import read_parquet
-from acoustic_env.clips.readers.published import published_clips
+from acoustic_env.clips.readers.published import published_clips, subset_of
 from acoustic_env.clips.table import further_name, join_lists
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, open_file, read_bytes
@@ -121,7 +121,7 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
             group = str(row.get(arguments.group_column, clip_id)) if arguments.group_column else clip_id
             further = {further_name(key): value for key, value in row.items() if key not in used}
             rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
-    return published_clips(arguments.folder, rows, {}, log, partial=False)
+    return published_clips(arguments.folder, rows, {}, subset_of, log, partial=False)
 
 
 def _metadata(place: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -74,15 +74,31 @@ def table_rows(root: str, path: str, columns: Sequence[str], delimiter: str = ",
     return rows
 
 
+def fold_of(row: dict[str, Any]) -> str:
+    return f"fold {row['fold']}"
+
+
+def subset_of(row: dict[str, Any]) -> str:
+    """Return the last word of the source, as in `FSD50K train`."""
+    return str(row["source"]).rpartition(" ")[2]
+
+
 def published_clips(
-    root: str, rows: Iterable[dict[str, Any]], promised: Mapping[str, int], log: Log, *, partial: bool
+    root: str,
+    rows: Iterable[dict[str, Any]],
+    promised: Mapping[str, int],
+    part_of: Callable[[dict[str, Any]], str],
+    log: Log,
+    *,
+    partial: bool,
 ) -> pa.Table:
     """Return the clip list of a data set, checked against what its publication promises.
 
     Args:
         root: folder of the data set.
         rows: of the clip list; `uri` is the path of the audio below the folder.
-        promised: part of the set -> its number of clips; a part is `fold N` or the last word of `source`.
+        promised: part of the set -> its number of clips.
+        part_of: names the part of a row: `fold_of` or `subset_of`.
         log: is told what is missing where `partial` allows it.
         partial: take what is there.
 
@@ -93,7 +109,7 @@ def published_clips(
     there = set(files_below(root) or ())
     absent = [row["uri"] for row in rows if row["uri"] not in there]
     issues = []
-    counts = Counter(name for row in rows for name in (f"fold {row.get('fold')}", row["source"].rpartition(" ")[2]))
+    counts = Counter(map(part_of, rows))
     for part, expected in promised.items():
         if counts[part] != expected:
             issues.append(f"{part}: {counts[part]:,} rows, the publication has {expected:,}")

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.published import published_clips, table_rows
+from acoustic_env.clips.readers.published import published_clips, subset_of, table_rows
 from acoustic_env.clips.table import further_name
 from acoustic_env.io.location import split, url
 
@@ -46,4 +46,4 @@ class TSVReader:
             own = row[group] if group else clip_id
             further = {further_name(column): cell or None for column, cell in row.items() if column not in columns}
             rows.append({"clip_id": clip_id, "uri": uri, "labels": labels, "group": own, "source": name, **further})
-        return published_clips(arguments.audio, rows, {}, log, partial=arguments.partial)
+        return published_clips(arguments.audio, rows, {}, subset_of, log, partial=arguments.partial)

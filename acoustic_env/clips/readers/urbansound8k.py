@@ -8,7 +8,7 @@ from typing import Final
 import pyarrow as pa
 
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.published import add_root, published_clips, table_rows
+from acoustic_env.clips.readers.published import add_root, fold_of, published_clips, table_rows
 
 FOLDS: Final = (873, 888, 925, 990, 936, 823, 838, 806, 816, 837)
 TABLE: Final = "metadata/UrbanSound8K.csv"
@@ -39,4 +39,4 @@ class UrbanSound8KReader:
             for row in rows
         )
         promised = {f"fold {number}": count for number, count in enumerate(FOLDS, start=1)}
-        return published_clips(arguments.folder, clips, promised, log, partial=arguments.partial)
+        return published_clips(arguments.folder, clips, promised, fold_of, log, partial=arguments.partial)

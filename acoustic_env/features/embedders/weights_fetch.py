@@ -19,7 +19,8 @@ def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None,
     """Fetch one file, verify it and place it in the cache, whole or not at all.
 
     Args:
-        source, cache: what to fetch, and where to.
+        source: what to fetch.
+        cache: where to.
         origin: a file, a folder that holds it under its own name, or any fsspec URL; None for the published origin.
         sha256: what the file is known to be, instead of the published checksum.
 
