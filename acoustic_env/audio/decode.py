@@ -214,8 +214,7 @@ def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
                 raise segment.truncated(0.0, None)
             announced = frames * data.announced // data.present
         if source.ends_early and (stop is None or stop > frames):
-            msg = f"{frames} samples found in an Ogg file without an end"
-            raise _GaveUpError(msg)
+            raise _GaveUpError(f"{frames} samples found in an Ogg file without an end")
         if start >= announced > 0:
             raise segment.beyond(announced / rate)
         stop = announced if stop is None else min(stop, announced)
@@ -250,12 +249,10 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
     source.seek(0)
     with av.open(source, metadata_errors="ignore", options={"format_whitelist": _FORMATS}) as container:
         if not container.streams.audio:
-            msg = f"a {container.format.long_name} file without an audio stream"
-            raise _NoAudioError(msg)
+            raise _NoAudioError(f"a {container.format.long_name} file without an audio stream")
         stream = container.streams.audio[0]
         if stream.codec_context is None:
-            msg = f"no decoder for the audio stream of a {container.format.long_name} file"
-            raise _GaveUpError(msg)
+            raise _GaveUpError(f"no decoder for the audio stream of a {container.format.long_name} file")
         if seek:
             _seek(container, stream, cast(float, segment.start_s) - _PREROLL_S)
         kept: list[Mono] = []
@@ -269,8 +266,7 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
                 if position > start:
                     raise _UnseekableError
             elif frame.sample_rate != rate:
-                msg = f"the sample rate changes from {rate} to {frame.sample_rate} Hz"
-                raise _GaveUpError(msg)
+                raise _GaveUpError(f"the sample rate changes from {rate} to {frame.sample_rate} Hz")
             last = None if stop is None else max(0, stop - position)
             kept.append(_mono(frame)[max(0, start - position) : last])
             position += frame.samples
@@ -293,8 +289,7 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
     except av.FFmpegError as error:
         if not stream.codec_context.sample_rate:
             raise
-        msg = f"{error.strerror} after {count} frames of {stream.codec_context.name}"
-        raise _GaveUpError(msg) from error
+        raise _GaveUpError(f"{error.strerror} after {count} frames of {stream.codec_context.name}") from error
 
 
 def _seek(container: Any, stream: Any, to_s: float) -> None:
@@ -341,8 +336,7 @@ def _check_end(container: Any, stream: Any, segment: _Segment, rate: int, positi
     if not rate:
         if start_s >= announced_s > 0.0:
             raise segment.beyond(announced_s)
-        msg = f"no frames of its {stream.codec_context.name} stream can be read from {start_s} s on"
-        raise _GaveUpError(msg)
+        raise _GaveUpError(f"no frames of its {stream.codec_context.name} stream can be read from {start_s} s on")
     present_s = position / rate
     if present_s < announced_s - slack and (segment.end_s is None or segment.end_s > present_s):
         raise segment.truncated(present_s, announced_s)

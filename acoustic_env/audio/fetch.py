@@ -63,8 +63,7 @@ def open_audio(audio: str | Path | npt.NDArray[Any], sample_rate: int | None = N
     'waveform'
     """
     if isinstance(audio, np.ndarray) != (sample_rate is not None):
-        msg = "sample_rate (Hz) is needed with a waveform, and only there"
-        raise UsageError(msg)
+        raise UsageError("sample_rate (Hz) is needed with a waveform, and only there")
     if not isinstance(audio, np.ndarray):
         return open_source(str(audio)), str(audio)
     import soundfile

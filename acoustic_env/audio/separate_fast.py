@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.nn.functional import pad
 
 from acoustic_env.memory import reuse_freed_memory
-
-if TYPE_CHECKING:
-    import torch
 
 FloatArray = TypeVar("FloatArray", npt.NDArray[np.float32], npt.NDArray[np.float64])
 
@@ -53,8 +52,6 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
     Raises:
         ValueError: a sample rate too low or too high for the mask's smoothing, as in the library.
     """
-    import torch
-
     clips, samples = waveforms.shape
     reuse_freed_memory()
     foreground = np.zeros_like(waveforms)
@@ -70,9 +67,6 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
 
 def _gate_chunk(batch: torch.Tensor, start: int, end: int, sample_rate: int) -> torch.Tensor:
     """Gate the samples start to end, with PADDING samples of context on both sides; float64 [clips, end - start]."""
-    import torch
-    from torch.nn.functional import pad
-
     samples = batch.shape[1]
     origin, stop = start - PADDING, end + PADDING
     frames = (stop - origin) // HOP + 1  # frame m covers the N_FFT samples around origin + m * HOP
@@ -99,8 +93,6 @@ class _NoiseFloor:
     """
 
     def __init__(self, sample_rate: int, device: torch.device) -> None:
-        import torch
-
         t_frames = TIME_CONSTANT_S * sample_rate / HOP
         self.b = (math.sqrt(1 + 4 * t_frames**2) - 1) / (2 * t_frames**2)
         lag = torch.arange(_BLOCK, dtype=torch.float64, device=device)[:, None]
@@ -137,8 +129,6 @@ def _analyze(
     `silent_before` frames of silence leave the filter at rest; without them it starts in the steady state of its first
     frame, as `filtfilt` does.
     """
-    import torch
-
     window = torch.hann_window(N_FFT, dtype=context.dtype, device=context.device)
     framed = context.unfold(1, N_FFT, HOP)
     shape = (len(context), framed.shape[1], N_FFT // 2 + 1)
@@ -161,8 +151,6 @@ def _mask(
     magnitude: torch.Tensor, forward: torch.Tensor, smoothing: _NoiseFloor, silent_after: int, sample_rate: int
 ) -> torch.Tensor:
     """How far each cell stands above the floor, 0 to 1, smoothed over frequency; overwrites and returns `forward`."""
-    import torch
-
     reach, _ = smoothing_reach(sample_rate)
     count = magnitude.shape[1]
     state = smoothing.turn(silent_after) * forward[:, -1:]
@@ -180,9 +168,6 @@ def _synthesize(spectrum: torch.Tensor, mask: torch.Tensor, sample_rate: int) ->
 
     Frames of padding alone have a mask of 1e-13; beyond the first and last frame it counts as zero.
     """
-    import torch
-    from torch.nn.functional import pad
-
     window = torch.hann_window(N_FFT, dtype=mask.dtype, device=mask.device) / _OVERLAP_GAIN
     _, reach = smoothing_reach(sample_rate)
     offset = torch.arange(_BLOCK + 2 * reach, device=mask.device) - torch.arange(_BLOCK, device=mask.device)[:, None]
@@ -212,15 +197,12 @@ def smoothing_reach(sample_rate: int) -> tuple[int, int]:
     frames = int(SMOOTH_MS / ((HOP / sample_rate) * 1000))
     if bins < 1 or frames < 1:
         lowest, highest = 1000 * HOP // SMOOTH_MS, SMOOTH_HZ * N_FFT // 2
-        msg = f"separation needs a sample rate from {lowest} to {highest} Hz, not {sample_rate}"
-        raise ValueError(msg)
+        raise ValueError(f"separation needs a sample rate from {lowest} to {highest} Hz, not {sample_rate}")
     return (0, 0) if bins == frames == 1 else (bins, frames)
 
 
 def _triangle(x: torch.Tensor, reach: int) -> torch.Tensor:
     """Mean along the last axis, weights falling linearly to zero beyond `reach`: a running mean of a running mean."""
-    from torch.nn.functional import pad
-
     width = reach + 1
     sums = pad(x, (width, reach)).cumsum(-1)
     once = sums[..., width:] - sums[..., :-width]
@@ -230,6 +212,4 @@ def _triangle(x: torch.Tensor, reach: int) -> torch.Tensor:
 
 def _magnitude(x: torch.Tensor) -> torch.Tensor:
     """Compute the modulus of complex numbers, on a CPU by NumPy, whose modulus is the faster one."""
-    import torch
-
     return torch.from_numpy(np.abs(x.numpy())) if x.device.type == "cpu" else x.abs()

@@ -128,8 +128,7 @@ def split_uri(uri: str, form: str) -> tuple[str, str]:
     """
     inner, _, url = uri.partition("://")[2].partition("::")
     if not inner or not url:
-        msg = f"{uri}: not of the form {form}"
-        raise ClipError("not_found", msg)
+        raise ClipError("not_found", f"{uri}: not of the form {form}")
     return inner, url
 
 
@@ -138,8 +137,7 @@ def split_row(uri: str) -> tuple[str, int, str]:
     place, url = split_uri(uri, PARQUET_FORM)
     column, _, row = place.rpartition("/")
     if not column or not row.isdecimal():
-        msg = f"{uri}: not of the form {PARQUET_FORM}"
-        raise ClipError("not_found", msg)
+        raise ClipError("not_found", f"{uri}: not of the form {PARQUET_FORM}")
     return column, int(row), url
 
 
@@ -153,8 +151,7 @@ def member_bytes(member: str, shard: str) -> bytes:
     with _READING:
         index = _tar_index(shard, _version(shard))
     if member not in index:
-        msg = f"{shard}: no member {member!r} among the shard's {len(index):,}"
-        raise ClipError("not_found", msg)
+        raise ClipError("not_found", f"{shard}: no member {member!r} among the shard's {len(index):,}")
     start, size = index[member]
     data = read_range(shard, start, start + size)
     if len(data) < size:
@@ -183,15 +180,13 @@ def _row_group_of(row: int, url: str) -> tuple[int, int]:
     for group, (start, end) in enumerate(groups):
         if start <= row < end:
             return group, start
-    msg = f"{url}: no row {row:,}; the file has {groups[-1][1] if groups else 0:,} rows"
-    raise ClipError("not_found", msg)
+    raise ClipError("not_found", f"{url}: no row {row:,}; the file has {groups[-1][1] if groups else 0:,} rows")
 
 
 def _cell(cells: pa.ChunkedArray, position: int, what: str) -> bytes:
     cell = cells[position].as_py()
     if cell is None:
-        msg = f"{what} holds no bytes"
-        raise ClipError("not_found", msg)
+        raise ClipError("not_found", f"{what} holds no bytes")
     return cast(bytes, cell)
 
 
@@ -214,8 +209,7 @@ def _tar_index(shard: str, version: tuple[int, int] | None) -> dict[str, tuple[i
                     index[member.name] = (member.offset_data, member.size)
     except tarfile.TarError as error:
         if not index:
-            msg = f"{shard}: not an uncompressed tar file: {error}"
-            raise ClipError("decode_failed", msg) from error
+            raise ClipError("decode_failed", f"{shard}: not an uncompressed tar file: {error}") from error
     return index
 
 
@@ -243,8 +237,7 @@ def _read_row_group(url: str, version: tuple[int, int] | None, column: str, grou
     with open_within(url, size) as source, _parquet(url, source, metadata) as file:
         schema = file.schema_arrow
         if column not in schema.names:
-            msg = f"{url}: no column {column!r}; expected one of: {', '.join(schema.names)}"
-            raise ClipError("not_found", msg)
+            raise ClipError("not_found", f"{url}: no column {column!r}; expected one of: {', '.join(schema.names)}")
         kind = schema.field(column).type
         leaf = f"{column}.bytes" if pa.types.is_struct(kind) else column
         try:
@@ -256,8 +249,7 @@ def _read_row_group(url: str, version: tuple[int, int] | None, column: str, grou
         kind = kind.field("bytes").type
         values = pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind)
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        msg = f"{url}: column {column!r} is {kind}, neither bytes nor struct<bytes, path>"
-        raise ClipError("decode_failed", msg)
+        raise ClipError("decode_failed", f"{url}: column {column!r} is {kind}, neither bytes nor struct<bytes, path>")
     return values
 
 
@@ -266,6 +258,5 @@ def _parquet(url: str, source: BinaryIO, metadata: pq.FileMetaData | None = None
     try:
         file = pq.ParquetFile(source, metadata=metadata, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        msg = f"{url}: not a readable Parquet file: {error}"
-        raise ClipError("decode_failed", msg) from error
+        raise ClipError("decode_failed", f"{url}: not a readable Parquet file: {error}") from error
     yield file

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from importlib import metadata
 from typing import Any, ClassVar, Final
 
+import librosa
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
@@ -62,8 +63,7 @@ class Noise(Transform):
     @model_validator(mode="after")
     def _one_level(self) -> Noise:
         if self.snr_db is not None and self.rms_ratio is not None:
-            msg = "give snr_db or rms_ratio, not both"
-            raise ValueError(msg)
+            raise ValueError("give snr_db or rms_ratio, not both")
         return self
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
@@ -84,14 +84,12 @@ class Pitch(Transform):
     """Shifts are multiples of this many semitones; 0 for any shift."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
-        from librosa import effects
-
         if self.step:
             steps = int(self.semitones / self.step)
             shift = self.step * int(rng.integers(-steps, steps + 1))
         else:
             shift = float(rng.uniform(-self.semitones, self.semitones))
-        shifted: Clip = effects.pitch_shift(clip, sr=sample_rate, n_steps=shift)
+        shifted: Clip = librosa.effects.pitch_shift(clip, sr=sample_rate, n_steps=shift)
         return shifted
 
 
@@ -104,10 +102,8 @@ class Stretch(Transform):
     """Largest factor; drawn log-uniformly between its inverse and itself."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
-        from librosa import effects
-
         rate = float(np.exp(rng.uniform(-np.log(self.factor), np.log(self.factor))))
-        return _as_long(effects.time_stretch(clip, rate=rate), clip)
+        return _as_long(librosa.effects.time_stretch(clip, rate=rate), clip)
 
 
 class Gain(Transform):
@@ -136,9 +132,7 @@ class Trim(Transform):
     """Silent is what lies this many dB below the clip's loudest frame."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
-        from librosa import effects
-
-        return _as_long(effects.trim(clip, top_db=self.top_db)[0], clip)
+        return _as_long(librosa.effects.trim(clip, top_db=self.top_db)[0], clip)
 
 
 class Mask(Transform):

@@ -79,8 +79,7 @@ def _as_clip_error(where: str) -> Iterator[None]:
     except Exception as error:  # every filesystem raises its own kinds; each becomes a code
         path = local_path(where)
         if path is not None and "\0" in where:
-            msg = f"{where!r}: no file has such a name"
-            raise ClipError("not_found", msg) from error
+            raise ClipError("not_found", f"{where!r}: no file has such a name") from error
         if isinstance(error, FileNotFoundError) and path is not None and not path.parent.is_dir():
             msg = f"{path}: there is no folder {path.parent} on this machine; is its disk mounted?"
             raise ClipError("unreachable", msg) from error

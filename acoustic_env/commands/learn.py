@@ -221,8 +221,7 @@ def run_tune(namespace: argparse.Namespace) -> None:
     write_bytes(join(settings.out, "trials.png"), trials_plot(table.to_pylist()).png())
     best = trials[0]
     if best.score is None:
-        msg = f"every trial failed, the first with: {best.error}"
-        raise UsageError(msg)
+        raise UsageError(f"every trial failed, the first with: {best.error}")
     chosen = {"kind": recipe.model.kind, **best.chosen}
     write_bytes(join(settings.out, "best.json"), json.dumps(chosen, indent=1).encode())
     line = f"best of {len(trials)} trials: validation score {best.score:.4f}"
@@ -258,8 +257,7 @@ def _compared(settings: CompareSettings, recipe: Recipe) -> dict[str, Classifier
     for file in settings.settings:
         name = file.rpartition("/")[2].rpartition(".")[0]
         if name in models:
-            msg = f"{file}: the study has a classifier {name} already; rename the file"
-            raise UsageError(msg)
+            raise UsageError(f"{file}: the study has a classifier {name} already; rename the file")
         models[name] = _with_changes(recipe, read_mapping(file, "--settings"), file)
     return models
 
@@ -291,11 +289,9 @@ def run_evaluate(namespace: argparse.Namespace) -> None:
 def run_predict(namespace: argparse.Namespace) -> None:
     """Predict a list or files."""
     if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):
-        msg = "predict takes either --clips with --store, or audio files"
-        raise UsageError(msg)
+        raise UsageError("predict takes either --clips with --store, or audio files")
     if namespace.windows and not namespace.files:
-        msg = "--windows is for audio files"
-        raise UsageError(msg)
+        raise UsageError("--windows is for audio files")
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
     from acoustic_env.io.files import check_place
 

@@ -76,8 +76,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
     cache = WeightsCache()
     if options.sha256 and len(options.names) != 1:
-        msg = "--sha256 is the checksum of one file: name exactly one NAME with it"
-        raise UsageError(msg)
+        raise UsageError("--sha256 is the checksum of one file: name exactly one NAME with it")
     names = _wanted(options.names, options.origin)
     for name in names:
         source = weights_source(name)
@@ -107,14 +106,12 @@ def _wanted(names: list[str], origin: str | None) -> list[str]:
     there = None if origin is None else files_below(origin)
     if origin is not None and there is None:
         if len(names) != 1:
-            msg = f"--from {origin} is one file: name exactly one NAME with it"
-            raise UsageError(msg)
+            raise UsageError(f"--from {origin} is one file: name exactly one NAME with it")
         return names
     wanted = list(names) or [n for n, s in WEIGHTS.items() if there is None or s.file_name in there]
     if not wanted:
         files = ", ".join(source.file_name for source in WEIGHTS.values())
-        msg = f"--from {origin}: none of {files} is in it"
-        raise UsageError(msg)
+        raise UsageError(f"--from {origin}: none of {files} is in it")
     lists = [weights_source(name).class_list for name in wanted]
     needed = [name for name in lists if name and (there is None or WEIGHTS[name].file_name in there)]
     return sorted({*wanted, *needed}, key=list(WEIGHTS).index)

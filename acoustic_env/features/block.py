@@ -116,8 +116,7 @@ def check_device(device: str, asked_by: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        msg = f"{asked_by}: device cuda was asked for, but PyTorch sees no GPU; use --device cpu"
-        raise UsageError(msg)
+        raise UsageError(f"{asked_by}: device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
 
 
 def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:

@@ -14,7 +14,6 @@ import io
 import json
 import platform
 import re
-import wave
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,7 @@ from typing import Final
 import av
 import numpy as np
 import numpy.typing as npt
+import soundfile
 
 from acoustic_env.audio import prepare as preparing
 from acoustic_env.audio.prepare import prepare
@@ -85,11 +85,10 @@ def check_golden(block: FeatureBlock) -> None:
         return
     kept = json.loads(GOLDEN_FILE.read_text(encoding="utf-8")).get(f"{block.name} {block.version}")
     if kept is None:
-        msg = (
+        raise AcousticEnvError(
             f"{GOLDEN_FILE.name} has no numbers for version {block.version} of block {block.name}; "
             "run python -m acoustic_env.features.golden"
         )
-        raise AcousticEnvError(msg)
     for signal, columns in golden_numbers(block).items():
         for column, numbers in columns.items():
             expected, found = (np.array(values, np.float64) for values in (kept[signal][column], numbers))
@@ -97,12 +96,11 @@ def check_golden(block: FeatureBlock) -> None:
             if wrong.size:
                 here, there = float(found[wrong[0]]), float(expected[wrong[0]])
                 place = f"{signal}.{column}" + (f" (number {wrong[0]} of those kept)" if expected.size > 1 else "")
-                msg = (
+                raise AcousticEnvError(
                     f"node {platform.node()} computes block {block.name} differently: {place} of the golden clip is "
                     f"{here!r} here and must be {there!r}; its rows would not fit the others'. Give it the library "
                     "versions and the kind of processor of the other nodes, or leave it out"
                 )
-                raise AcousticEnvError(msg)
 
 
 def check_decoders(rates: Collection[int]) -> None:
@@ -126,11 +124,7 @@ def check_decoders(rates: Collection[int]) -> None:
 
 def _wav(samples: npt.NDArray[np.int16], rate: int) -> bytes:
     file = io.BytesIO()
-    with wave.open(file, "wb") as output:
-        output.setnchannels(1)
-        output.setsampwidth(2)
-        output.setframerate(rate)
-        output.writeframes(samples.tobytes())
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 

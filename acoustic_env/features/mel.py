@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, ClassVar, Final, Literal
 
+import librosa
 import numpy as np
 from pydantic import Field, model_validator
 
@@ -106,14 +107,10 @@ class LogMelBlock(ShortTimeBlock):
     @cached_property
     def _filters(self) -> Array:
         """Mel filters [bins, mels]."""
-        import librosa
-
         at = self.settings
         return librosa.filters.mel(sr=at.sample_rate, n_fft=at.n_fft, n_mels=at.n_mels, fmin=at.fmin, fmax=at.fmax).T
 
     def _reference_power(self, waveform: Array) -> Array:
-        import librosa
-
         at = self.settings.as_json()
         names = ("n_fft", "hop_length", "win_length", "window", "n_mels", "fmin", "fmax")
         return librosa.feature.melspectrogram(y=waveform, sr=self.sample_rate, **{name: at[name] for name in names}).T
@@ -121,8 +118,6 @@ class LogMelBlock(ShortTimeBlock):
     def _decibels(self, power: Array) -> Array:
         at = self.settings
         if self.engine == "reference":
-            import librosa
-
             reference: Any = np.max if at.reference == "max" else 1.0
             return np.asarray(librosa.power_to_db(power, ref=reference, amin=AMIN, top_db=at.top_db))
         levels = 10 * np.log10(np.maximum(power, power.dtype.type(AMIN)))
@@ -148,8 +143,6 @@ class MfccBlock(LogMelBlock):
     def frames_of(self, waveform: Array) -> dict[str, Array]:
         levels, orders = self.spectrogram(waveform), range(1, self.settings.deltas + 1)
         if self.engine == "reference":
-            import librosa
-
             coefficients = librosa.feature.mfcc(S=levels.T, n_mfcc=self.settings.n_mfcc)
             # With fewer frames than a slope needs, the ends are repeated.
             mode = "interp" if coefficients.shape[1] >= DELTA_FRAMES else "nearest"

@@ -21,15 +21,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.nn.functional import pad
 
 from acoustic_env.memory import reuse_freed_memory
-
-if TYPE_CHECKING:
-    import torch
 
 FloatArray = TypeVar("FloatArray", npt.NDArray[np.float32], npt.NDArray[np.float64])
 Matrix = npt.NDArray[np.float64]
@@ -110,8 +109,6 @@ def modulation_spectrum(waveforms: FloatArray, sample_rate: int, device: str = "
     Raises:
         ValueError: clips of less than a second of frames.
     """
-    import torch
-
     axes = modulation_axes(sample_rate)
     clips, samples = waveforms.shape
     if (samples - 1) // axes.hop + 1 <= 2 * axes.half:
@@ -134,9 +131,6 @@ def _gaussian_spectrogram(waveforms: torch.Tensor, axes: Axes) -> tuple[torch.Te
     Returns:
         The level [clips, frames, bands], and its maximum [clips].
     """
-    import torch
-    from torch.nn.functional import pad
-
     lag = torch.arange(axes.window, dtype=torch.float64, device=waveforms.device) - axes.window // 2
     window = torch.exp(-(lag**2) / (2 * (axes.window / WINDOW_STDS) ** 2))
     window = pad(window, (0, axes.n_fft - axes.window)).to(waveforms.dtype)
@@ -162,8 +156,6 @@ def _spectral_rows(level: torch.Tensor, highest: torch.Tensor, axes: Axes) -> tu
         [clips, frames + 2 * half, 2 * spectral], of each bin the real part, then the imaginary part; and the variance
         [clips] of the clipped level, which is 1 in soundsig's definition: powers are to be divided by it.
     """
-    import torch
-
     clips, frames, bands = level.shape
     count = len(axes.spectral)
     rows = level.new_empty((clips, frames + 2 * axes.half, count, 2))
@@ -189,8 +181,6 @@ def _spectral_rows(level: torch.Tensor, highest: torch.Tensor, axes: Axes) -> tu
 
 def _temporal_power(rows: torch.Tensor, axes: Axes) -> torch.Tensor:
     """Average over windows the power of each row's windowed Fourier transform; [clips, spectral, temporal]."""
-    import torch
-
     clips, padded, count = rows.shape
     windows = (padded - 2 * axes.half - 1) // axes.shift
     error = _BASIS_ERROR["float64" if rows.dtype == torch.float64 else "float32"]
@@ -219,8 +209,6 @@ def _features(
     Of each pair of blocks at the same distance before and after the middle, the even coefficients' sum and the odd
     ones' difference (for sines the reverse), and the like of the samples at the window's ends.
     """
-    import torch
-
     count = some.stop - some.start
     dimensions = coefficients.shape[1]
     features = rows.new_empty((count, _BLOCKS * dimensions + len(basis.ends), rows.shape[1]))

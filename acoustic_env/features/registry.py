@@ -49,10 +49,8 @@ def make_block(name: str, engine: Engine, options: Mapping[str, Json] | None = N
     16000
     """
     if name in IMPORTED:
-        msg = f"block {name} is not computed from audio: {IMPORTED[name]}"
-        raise UsageError(msg)
+        raise UsageError(f"block {name} is not computed from audio: {IMPORTED[name]}")
     try:
         return BLOCKS.load(name)(engine, **dict(options or {}))
     except TypeError as error:
-        msg = f"block {name}: {error}; check the recipe's options for it"
-        raise UsageError(msg) from error
+        raise UsageError(f"block {name}: {error}; check the recipe's options for it") from error

@@ -59,8 +59,7 @@ class FrameSettings(Settings):
     @model_validator(mode="after")
     def _window_fits(self) -> FrameSettings:
         if self.win_length is not None and self.win_length > self.n_fft:
-            msg = f"win_length {self.win_length} is longer than n_fft {self.n_fft}"
-            raise ValueError(msg)
+            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
         return self
 
     def parameters(self) -> dict[str, Json]:

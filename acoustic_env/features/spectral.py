@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import ClassVar, Final
 
+import librosa
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
@@ -111,8 +112,6 @@ class SpectralBlock(ShortTimeBlock):
     @cached_property
     def _chroma(self) -> Array:
         """Weights [bins, 12] of pitch classes, at A4 = 440 Hz."""
-        import librosa
-
         return librosa.filters.chroma(sr=self.sample_rate, n_fft=self.settings.n_fft, tuning=0.0).T
 
 
@@ -133,8 +132,6 @@ def decibels(amplitude: Array) -> Array:
 
 def magnitudes_by_librosa(waveform: Array, settings: FrameSettings) -> Array:
     """Compute the magnitude spectrogram [bins, frames] by librosa itself."""
-    import librosa
-
     at = settings
     spectrum = librosa.stft(
         waveform, n_fft=at.n_fft, hop_length=at.hop_length, win_length=at.win_length, window=at.window

@@ -245,11 +245,10 @@ class Bundle:
                 there = json.loads(data)
                 recorded = _recorded(there)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                msg = (
+                raise UsageError(
                     f"{join(place, name)}: not readable, so its record of test evaluations would be lost: {error}; "
                     "move it away, or write the new bundle elsewhere"
-                )
-                raise UsageError(msg) from error
+                ) from error
             self.test_evaluations = recorded + [own for own in self.test_evaluations if own not in recorded]
             if there["weights_sha256"] == self.weights_sha256 and self.test is None:
                 self.test = there.get("test")
@@ -310,11 +309,10 @@ class Bundle:
 
 def _refuse(differences: Sequence[str]) -> None:
     if differences:
-        msg = (
+        raise UsageError(
             f"the features offered are not those the bundle was trained on: {'; '.join(differences)}. "
             "Extract the version trained on, or train a new bundle"
         )
-        raise UsageError(msg)
 
 
 def _recorded(metadata: Mapping[str, Any]) -> list[TestEvaluation]:
@@ -333,19 +331,16 @@ def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     data = read_if_there(place)
     if data is None:
         if read_if_there(join(folder, EARLIER_METADATA)) is not None:
-            msg = (
+            raise UsageError(
                 f"{folder}: a bundle of an earlier format, which this version does not read; make it again: "
                 f"acoustic-env train --clips LIST --store URL --recipe R --out {folder} (its record of test "
                 "evaluations is kept)"
             )
-            raise UsageError(msg)
-        msg = f"{folder}: no bundle: {METADATA} is not there; make one with acoustic-env train"
-        raise UsageError(msg)
+        raise UsageError(f"{folder}: no bundle: {METADATA} is not there; make one with acoustic-env train")
     try:
         metadata = json.loads(data)
     except ValueError as error:
-        msg = f"{place}: not readable: {error}; train the bundle again"
-        raise UsageError(msg) from error
+        raise UsageError(f"{place}: not readable: {error}; train the bundle again") from error
     if metadata.get("format") != FORMAT:
         msg = f"{folder}: bundle of format {metadata.get('format')!r}, this version reads {FORMAT}; train it again"
         raise UsageError(msg)
@@ -353,8 +348,7 @@ def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     for name, digest in metadata["parts"].items():
         part = read_if_there(join(folder, name))
         if part is None or hashlib.sha256(part).hexdigest() != digest:
-            msg = f"{join(folder, name)}: not the part {METADATA} was written with; train the bundle again"
-            raise UsageError(msg)
+            raise UsageError(f"{join(folder, name)}: not the part {METADATA} was written with; train the bundle again")
         parts[name] = part
     return metadata, parts
 

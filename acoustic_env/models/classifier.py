@@ -223,8 +223,7 @@ def fit_ensemble(
         stops = stops_on_rows(make_estimator(classifier, seed + member))
         train, validation = (data.take(~held), data.take(held)) if stops else (data, None)
         if train.y.ndim == 1 and len(np.unique(train.y)) < 2:
-            msg = "a class lies in so few groups that the other folds have none of it; add recordings of it"
-            raise UsageError(msg)
+            raise UsageError("a class lies in so few groups that the other folds have none of it; add recordings of it")
         members.append(fit_model(classifier, train, validation, seed + member, checkpoints))
     return Ensemble(members, classes)
 
@@ -293,8 +292,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):
             return y.astype(bool)
         self.classes_, coded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            msg = f"{type(self).__name__} needs rows of two classes, found one class: {self.classes_}"
-            raise ValueError(msg)
+            raise ValueError(f"{type(self).__name__} needs rows of two classes, found one class: {self.classes_}")
         self.task_ = "binary" if len(self.classes_) == 2 else "multiclass"
         return coded
 

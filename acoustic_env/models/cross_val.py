@@ -93,8 +93,7 @@ def out_of_fold(
     """
     count = y.shape[1] if y.ndim == 2 else (classes or int(y.max()) + 1)
     if y.ndim == 1 and len(np.unique(y)) < 2:
-        msg = "all rows are of one class; out-of-fold predictions need two or more"
-        raise UsageError(msg)
+        raise UsageError("all rows are of one class; out-of-fold predictions need two or more")
     fold = grouped_folds(y, groups, folds, seed) if isinstance(folds, int) else np.asarray(folds)
     _refuse_split_groups(fold, groups)
     if preprocessor is None:
@@ -187,5 +186,4 @@ def _refuse_split_groups(fold: npt.NDArray[Any], groups: npt.NDArray[Any]) -> No
     pairs = np.unique(np.stack([codes, fold], axis=1), axis=0)
     repeated = pairs[1:][pairs[1:, 0] == pairs[:-1, 0]]
     if len(repeated):
-        msg = f"group {names[repeated[0, 0]]} lies in more than one fold; give all its clips the same fold"
-        raise UsageError(msg)
+        raise UsageError(f"group {names[repeated[0, 0]]} lies in more than one fold; give all its clips the same fold")

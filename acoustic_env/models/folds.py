@@ -47,8 +47,7 @@ def grouped_folds(y: Any, groups: npt.NDArray[Any], folds: int, seed: int) -> In
     _, codes = np.unique(groups, return_inverse=True)
     count = int(codes.max()) + 1 if len(codes) else 0
     if count < folds:
-        msg = f"{count} groups of clips cannot be split into {folds} folds; take fewer folds or more clips"
-        raise UsageError(msg)
+        raise UsageError(f"{count} groups of clips cannot be split into {folds} folds; take fewer folds or more clips")
     row_strata = strata(y)
     frequency = np.bincount(row_strata)
     by_rarity = np.lexsort((frequency[row_strata], codes))

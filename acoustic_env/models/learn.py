@@ -132,11 +132,10 @@ def _variant(
     lacking = ~found.complete()[study.learning]
     if lacking.any():
         clip = matrix.clip_ids[study.learning[np.flatnonzero(lacking)[0]]]
-        msg = (
+        raise UsageError(
             f"variant {variant}: {lacking.sum():,} clips to learn from have no row, {clip!r} first; "
             f"run `acoustic-env extract` with the recipe, or with --signals '{','.join(copies)}'"
         )
-        raise UsageError(msg)
     own = {block: dict(zip(signals, versions.values(), strict=True)) for block, versions in found.fingerprints.items()}
     return replace(found, columns=matrix.columns, fingerprints=own, absent={})
 
@@ -153,19 +152,17 @@ def without_absent(clips: pa.Table, matrix: FeatureMatrix, log: Log) -> tuple[pa
     if complete.all():
         return clips, matrix
     if (~complete).mean() > MAX_ABSENT:
-        msg = (
+        raise UsageError(
             f"{(~complete).sum():,} of {len(complete):,} clips lack a block: {'; '.join(matrix.summary())}. "
             "Extract them, or leave the block out with --blocks"
         )
-        raise UsageError(msg)
     log(f"left out: {(~complete).sum():,} clips that lack a block")
     return clips.filter(pa.array(complete)), matrix.take(complete)
 
 
 def _refuse_one_sided(recipe: Recipe, targets: Targets, parts: Split) -> None:
     if not len(parts.validation):
-        msg = f"recipe {recipe.name}: `split: validation_folds` is empty; stopping needs a validation fold"
-        raise UsageError(msg)
+        raise UsageError(f"recipe {recipe.name}: `split: validation_folds` is empty; stopping needs a validation fold")
     if recipe.task == "multilabel":
         return
     for role, rows in (("training", parts.train), ("validation", parts.validation)):
@@ -327,10 +324,9 @@ def unseen_clips(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log 
     kept = selection.clips
     seen = bundle.seen(kept["clip_id"].to_pylist(), kept["group"].to_pylist())
     if seen.all():
-        msg = (
+        raise UsageError(
             f"the bundle was trained on all {len(seen):,} clips of the list, or on their groups; evaluate it on others"
         )
-        raise UsageError(msg)
     if seen.any():
         log(f"left out: {seen.sum():,} clips the bundle was trained on")
         kept = kept.filter(pa.array(~seen))

@@ -71,10 +71,9 @@ class FeatureMatrix:
         if isinstance(self.values, Sequences):
             if set(parts) == set(there):
                 return self
-            msg = (
+            raise UsageError(
                 "a network on sequences takes all blocks and signals of the study; name fewer with --blocks, --signals"
             )
-            raise UsageError(msg)
         fingerprints: dict[str, dict[str, str]] = {}
         for block, signal in parts:
             fingerprints.setdefault(block, {})[signal] = self.fingerprints[block][signal]
@@ -275,8 +274,7 @@ def _load_block(
     """Return the names of a block's columns and, of each signal, its rows, in one pass over the parts."""
     schema = store.joint_schema(block, versions)
     if "frame" in schema.names:
-        msg = f"block {block} is a table per frame; a classifier of clips takes blocks with one row a clip"
-        raise UsageError(msg)
+        raise UsageError(f"block {block} is a table per frame; a classifier of clips takes blocks with one row a clip")
     # Frames of varying number (vggish_released) are no features of a clip; their mean and deviation are.
     columns = [field.name for field in schema if field.name not in KEYS and not pa.types.is_list(field.type)]
     wanted = wanted_schema(schema, columns, store.url)

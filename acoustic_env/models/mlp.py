@@ -1,26 +1,71 @@
-"""The multilayer perceptron on scikit-learn's contract."""
+"""Networks on scikit-learn's contract: what they share, and the multilayer perceptron."""
 
 from __future__ import annotations
 
 import tempfile
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from acoustic_env.models.classifier import TaskClassifier, in_double, probabilities
+from acoustic_env.models.classifier import Examples, TaskClassifier, in_double, probabilities
 from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.storage import dump_arrays, load_arrays
-from acoustic_env.models.training import LocalSession, Progress, TrainingSpec, train_network
+from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
 
 if TYPE_CHECKING:
     import torch
 
 
-class MLPClassifier(TaskClassifier):
+class NetworkClassifier(TaskClassifier):
+    """A classifier that is a PyTorch network, trained in this process or by Ray Train's workers.
+
+    A subclass implements `spec`, sets `shape_`, and calls `train` in its `fit`.
+
+    Attributes:
+        history_: the metrics of each epoch.
+        weights_: the network's state as PyTorch names it.
+        shape_: of a row.
+    """
+
+    file_suffix: ClassVar = "safetensors"
+    checkpoints: str | None
+    shape_: tuple[int, ...]
+
+    @abstractmethod
+    def spec(self) -> TrainingSpec:
+        """Return what `fit` trains, of the task and the classes it found."""
+
+    def train(self, train: Examples, validation: Examples | None) -> None:
+        """Train on rows, stopped on validation rows where there are some, and keep weights and history."""
+        spec = self.spec()
+        if spec.settings.workers:
+            from acoustic_env.models.train import train_on_ray
+
+            with nullcontext(self.checkpoints) if self.checkpoints else tempfile.TemporaryDirectory() as place:
+                trained = train_on_ray(spec, train, validation, place)
+        else:
+            trained = train_network(spec, train, validation, LocalSession())
+        self.weights_, self.history_ = trained.best_weights, [dict(epoch) for epoch in trained.history]
+
+    def network(self) -> torch.nn.Module:
+        """Return the fitted network, rows [n, *shape] to logits [n, outputs], without dropout."""
+        import torch
+
+        check_is_fitted(self, "weights_")
+        spec = self.spec()
+        network = spec.settings.network(self.shape_, spec.outputs, self.task_)
+        network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights_.items()})
+        return network.eval().requires_grad_(requires_grad=False)
+
+
+@dataclass(eq=False, repr=False)
+class MLPClassifier(NetworkClassifier):
     """A multilayer perceptron on scikit-learn's contract; predicts with NumPy alone.
 
     Args:
@@ -35,33 +80,17 @@ class MLPClassifier(TaskClassifier):
         weights_: `<layer>.weight` and `<layer>.bias`, named as PyTorch names them in `MLPSettings.network`.
     """
 
-    file_suffix: ClassVar = "safetensors"
-
-    def __init__(
-        self,
-        layers: Sequence[int] = (240,),
-        activation: str = "relu",
-        dropout: float = 0.5,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        batch_size: int = 256,
-        max_epochs: int = 200,
-        patience: int | None = 15,
-        workers: int = 0,
-        checkpoints: str | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.layers = layers
-        self.activation = activation
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.workers = workers
-        self.checkpoints = checkpoints
-        self.random_state = random_state
+    layers: Sequence[int] = (240,)
+    activation: str = "relu"
+    dropout: float = 0.5
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_size: int = 256
+    max_epochs: int = 200
+    patience: int | None = 15
+    workers: int = 0
+    checkpoints: str | None = None
+    random_state: Any = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> MLPClassifier:
         """Train on rows, stopped on validation rows where there are some, else for `max_epochs`.
@@ -76,31 +105,14 @@ class MLPClassifier(TaskClassifier):
             ValueError: one class only, or wrong shapes.
         """
         train, validation = self.check_rows(X, y, sample_weight, X_val, y_val)
-        spec = self._spec()
-        if not self.workers:
-            return self._keep(train_network(spec, train, validation, LocalSession()))
-        from acoustic_env.models.train import train_on_ray
-
-        with nullcontext(self.checkpoints) if self.checkpoints else tempfile.TemporaryDirectory() as place:
-            return self._keep(train_on_ray(spec, train, validation, place))
-
-    def _keep(self, trained: Progress) -> MLPClassifier:
-        self.weights_, self.history_ = trained.best_weights, [dict(epoch) for epoch in trained.history]
+        self.shape_ = train.x.shape[1:]
+        self.train(train, validation)
         return self
 
-    def _spec(self) -> TrainingSpec:
+    def spec(self) -> TrainingSpec:
         own = {name: value for name, value in self.get_params().items() if name not in ("checkpoints", "random_state")}
         settings = MLPSettings(**{**own, "layers": tuple(self.layers), "seed": self.seed()})
         return TrainingSpec(settings, self.task_, len(self.classes_))
-
-    def network(self) -> torch.nn.Module:
-        """Return the fitted network, rows [n, features] to logits [n, outputs], without dropout."""
-        import torch
-
-        spec = self._spec()
-        network = spec.settings.network((self.n_features_in_,), spec.outputs, self.task_)
-        network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in self.weights_.items()})
-        return network.eval().requires_grad_(requires_grad=False)
 
     def predict_proba(self, X: Any) -> Floats:
         """Return probabilities [n, classes]."""
@@ -130,5 +142,6 @@ class MLPClassifier(TaskClassifier):
         self.classes_ = self.weights_.pop("classes")
         first = min(self.weights_, key=lambda name: int(name.split(".")[0]))
         self.n_features_in_ = self.weights_[f"{first.split('.')[0]}.weight"].shape[1]
+        self.shape_ = (self.n_features_in_,)
         self.task_, self.history_ = described["task"], described["history"]
         return self

@@ -66,8 +66,7 @@ def overfit(settings: NetworkSettings, task: Task, classes: int, train: Examples
         UsageError: the kind of classifier is no network.
     """
     if not isinstance(settings, NetworkSettings):
-        msg = f"--overfit is for networks; {settings.kind} is none"
-        raise UsageError(msg)
+        raise UsageError(f"--overfit is for networks; {settings.kind} is none")
     rows = np.random.default_rng(settings.seed).permutation(len(train))[: batches * settings.batch_size]
     plain: Any = classifier_settings(_without_regularization(settings.as_json()))
     few = train.take(np.sort(rows))

@@ -94,8 +94,7 @@ def predict_stream(
             log(f"without prediction: {line}")
         rows = np.flatnonzero(matrix.complete())
     if not len(rows):
-        msg = "no clip has all the features the bundle needs; extract them first"
-        raise UsageError(msg)
+        raise UsageError("no clip has all the features the bundle needs; extract them first")
     matrix = replace(matrix, absent={})
     names, owners = np.asarray(matrix.clip_ids, object)[rows], np.arange(len(rows))
     if by_recording:
@@ -169,8 +168,7 @@ def predict_files(
     """
     repeated = sorted({file for file in files if files.count(file) > 1})
     if repeated:
-        msg = f"{repeated[0]}: given twice"
-        raise UsageError(msg)
+        raise UsageError(f"{repeated[0]}: given twice")
     predictor, rows, reasons = Predictor(bundle, decoder=decoder), list[dict[str, Any]](), list[str]()
     by_window = bundle.recipe.level == "window"
     for file in files:
@@ -190,8 +188,7 @@ def predict_files(
             for label, value in one.posterior.items()
         ]
     if not rows:
-        msg = f"none of the {len(files):,} files could be used; the first: {reasons[0]}"
-        raise UsageError(msg)
+        raise UsageError(f"none of the {len(files):,} files could be used; the first: {reasons[0]}")
     table = pa.Table.from_pylist(rows, WINDOW_SCHEMA if windows or by_window else PREDICTION_SCHEMA)
     by_recording = bundle.recipe.level == "recording" and not windows
     return table.rename_columns(["group", "label", "posterior"]) if by_recording else table

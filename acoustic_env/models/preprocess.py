@@ -248,6 +248,7 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         return [f"{column.block}.{column.signal}: frames, scaled in the network" for column in self.feature_columns]
 
 
+@dataclass(eq=False, repr=False)
 class Preprocessor(TransformerMixin, BaseEstimator):
     """Preprocessing of a feature matrix, part by part.
 
@@ -264,19 +265,11 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         empty_: bool [d], columns without any value.
     """
 
-    def __init__(
-        self,
-        columns: Sequence[Sequence[str]],
-        components: Any = None,
-        default_components: float = 0.95,
-        scale_first: bool = True,
-        random_state: int = 23,
-    ) -> None:
-        self.columns = columns
-        self.components = components
-        self.default_components = default_components
-        self.scale_first = scale_first
-        self.random_state = random_state
+    columns: Sequence[Sequence[str]]
+    components: Any = None
+    default_components: float = 0.95
+    scale_first: bool = True
+    random_state: int = 23
 
     @classmethod
     def of(cls, columns: Sequence[FeatureColumn], settings: ReductionSettings) -> Preprocessor:
@@ -298,8 +291,7 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         self.empty_, self.mean_, self.deviation_ = _moments(X)
         self._make_pipelines()
         if not self.pipelines_:
-            msg = f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}"
-            raise UsageError(msg)
+            raise UsageError(f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}")
         for part, pipeline in self.pipelines_.items():
             pipeline.fit(X[:, self.kept_[part]])
         return self
@@ -395,8 +387,7 @@ class Preprocessor(TransformerMixin, BaseEstimator):
                 effect = row * part.deviation / part.scale / part.component_std[feature]
                 return Loading([FeatureColumn(*self.columns[number]) for number in part.columns], row, effect)
             feature -= part.size
-        msg = f"the preprocessing has {len(self.names)} features"
-        raise IndexError(msg)
+        raise IndexError(f"the preprocessing has {len(self.names)} features")
 
     def summary(self) -> list[str]:
         """Describe each part, human-readable, those without a column left last."""

@@ -55,8 +55,7 @@ class SearchState:
                 other data or settings (the message names what differs, then and now).
         """
         if trials < 1:
-            msg = f"--trials {trials}: at least one trial is needed"
-            raise UsageError(msg)
+            raise UsageError(f"--trials {trials}: at least one trial is needed")
         written = read_if_there(join(folder, FILE))
         state = cls(folder, dict(identity)) if written is None else cls._read(folder, written)
         if written is None and files_below(join(folder, EARLIER)):
@@ -64,11 +63,10 @@ class SearchState:
             raise UsageError(msg)
         state._refuse_other(identity)
         if trials < state.trials:
-            msg = (
+            raise UsageError(
                 f"--trials {trials}: the search in {folder} has {state.trials} trials; "
                 f"give --trials {state.trials} or more, or another --out"
             )
-            raise UsageError(msg)
         state.trials = trials
         return state
 
@@ -80,11 +78,10 @@ class SearchState:
             if self.identity.get(name) != identity.get(name)
         ]
         if differences:
-            msg = (
+            raise UsageError(
                 f"{self.folder}: holds a search of other data or settings, whose scores are not of these "
                 f"({'; '.join(differences)}); give another --out"
             )
-            raise UsageError(msg)
 
     @classmethod
     def _read(cls, folder: str, written: bytes) -> SearchState:
@@ -92,8 +89,7 @@ class SearchState:
             found = json.loads(written)
             return cls(folder, dict(found["identity"]), int(found["trials"]), list(found["ended"]))
         except (ValueError, TypeError, KeyError) as error:
-            msg = f"{join(folder, FILE)}: not readable: {error}; give another --out"
-            raise UsageError(msg) from error
+            raise UsageError(f"{join(folder, FILE)}: not readable: {error}; give another --out") from error
 
     def write(self) -> None:
         """Write the record, whole or not at all."""

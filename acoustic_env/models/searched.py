@@ -10,12 +10,10 @@ import logging
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from acoustic_env.config import ClassifierSettings
-from acoustic_env.models.classifier import Examples, fit_ensemble
+from acoustic_env.models.classifier import Examples, TaskClassifier, fit_ensemble
 from acoustic_env.models.cross_val import INNER_FOLDS
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.folds import grouped_folds
@@ -26,7 +24,7 @@ log = logging.getLogger("acoustic_env.models.searched")
 FOLDS: Final = 5
 
 
-class SearchedClassifier(ClassifierMixin, BaseEstimator):
+class SearchedClassifier(TaskClassifier):
     """A kind of classifier with settings chosen on inner folds, then fitted on all rows.
 
     Args:
@@ -58,6 +56,7 @@ class SearchedClassifier(ClassifierMixin, BaseEstimator):
         rows = Examples(X, np.asarray(y), np.arange(len(X)) if groups is None else np.asarray(groups))
         self.classes_ = np.arange(rows.y.shape[1] if rows.y.ndim == 2 else int(rows.y.max()) + 1)
         classes = len(self.classes_)
+        self.task_ = "multilabel" if rows.y.ndim == 2 else "binary" if classes == 2 else "multiclass"
         settings = self.settings.replace(seed=self.settings.seed if self.random_state is None else self.random_state)
         self.settings_, self.score_ = search_in_process(settings, rows, classes, self.trials)
         inner = grouped_folds(rows.y, rows.groups, INNER_FOLDS, settings.seed)
@@ -68,15 +67,6 @@ class SearchedClassifier(ClassifierMixin, BaseEstimator):
         """Return probabilities [n, classes]."""
         check_is_fitted(self, "ensemble_")
         return self.ensemble_.predict_proba(X)
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the likeliest class [n]."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
 
 
 def search_in_process(

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import check_is_fitted
 
-from acoustic_env.models.classifier import Examples, TaskClassifier, probabilities
+from acoustic_env.models.classifier import Examples, probabilities
 from acoustic_env.models.classifiers.sequences import SequenceSettings
 from acoustic_env.models.evaluate import Floats
+from acoustic_env.models.mlp import NetworkClassifier
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.storage import dump_arrays, load_arrays
-from acoustic_env.models.training import LocalSession, TrainingSpec, forward, train_network
+from acoustic_env.models.training import TrainingSpec, forward
 from acoustic_env.models.windows import Cut, Windows, fit_exponent, in_windows, pool
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
-class SequenceClassifier(TaskClassifier):
+class SequenceClassifier(NetworkClassifier):
     """A network of a registered kind.
 
     Args:
@@ -37,8 +35,6 @@ class SequenceClassifier(TaskClassifier):
         cut_: how rows are cut into windows, None for whole rows.
         exponent_: of learned pooling, fitted on validation rows.
     """
-
-    file_suffix: ClassVar = "safetensors"
 
     def __init__(self, settings: SequenceSettings, checkpoints: str | None = None, random_state: Any = None) -> None:
         self.settings = settings
@@ -74,29 +70,14 @@ class SequenceClassifier(TaskClassifier):
             known = known.astype(bool) if known.ndim == 2 else np.searchsorted(self.classes_, known)
             held = in_windows(Examples(Sequences.of(X_val).hold(), known, np.arange(len(X_val))))
         self.shape_, self.cut_, self.exponent_ = train.x.shape[1:], x.cut, 0.0
-        spec = TrainingSpec(self.settings.replace(seed=self.seed()), self.task_, len(self.classes_))
-        if self.settings.workers:
-            from acoustic_env.models.train import train_on_ray
-
-            with nullcontext(self.checkpoints) if self.checkpoints else tempfile.TemporaryDirectory() as place:
-                trained = train_on_ray(spec, train, held, place)
-        else:
-            trained = train_network(spec, train, held, LocalSession())
-        self.weights_, self.history_ = trained.best_weights, [dict(epoch) for epoch in trained.history]
+        self.train(train, held)
         if held is not None and x.cut is not None and x.cut.pooling == "learned":
             found = probabilities(self.logits(held.x), self.task_)
             self.exponent_ = fit_exponent(found, held.groups, known, self.task_)
         return self
 
-    def network(self) -> torch.nn.Module:
-        """Return the fitted network, rows [n, frames, bands] to logits [n, outputs], without dropout."""
-        import torch
-
-        check_is_fitted(self, "weights_")
-        outputs = 1 if self.task_ == "binary" else len(self.classes_)
-        network = self.settings.network(self.shape_, outputs, self.task_)
-        network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights_.items()})
-        return network.eval().requires_grad_(requires_grad=False)
+    def spec(self) -> TrainingSpec:
+        return TrainingSpec(self.settings.replace(seed=self.seed()), self.task_, len(self.classes_))
 
     def logits(self, X: Any) -> npt.NDArray[np.float32]:
         """Return logits [n, outputs]."""

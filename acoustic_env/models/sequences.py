@@ -64,8 +64,7 @@ class Sequences:
             return array
         array = np.asarray(array)
         if array.ndim != 3:
-            msg = f"expected sequences [clips, frames, bands], found an array of shape {array.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"expected sequences [clips, frames, bands], found an array of shape {array.shape}")
         return cls(array)
 
     @classmethod
@@ -78,11 +77,10 @@ class Sequences:
         first = parts[0]
         size = sum(len(part) for part in parts) * int(np.prod(first.shape[1:])) * first.source.dtype.itemsize
         if size > first.in_memory:
-            msg = (
+            raise UsageError(
                 f"frames of clips and variants take {size / (1 << 30):.1f} GiB, which do not fit into memory; "
                 "leave `variants` out of the recipe, or augment in training (`model: augment`)"
             )
-            raise UsageError(msg)
         made = cls(np.concatenate([part.stored() for part in parts]), first.in_memory)
         made.cut = first.cut
         return made

@@ -83,8 +83,7 @@ def load_estimator(data: bytes, where: str, unfitted: Any = None, trusted: Seque
     except Exception as error:  # skops has no type for a damaged file
         msg = f"{where}: not a readable skops file: {type(error).__name__}: {error}; train the bundle again"
         raise UsageError(msg) from error
-    msg = (
+    raise UsageError(
         f"{where}: holds types that are not trusted: {', '.join(unknown)}. Loading a type runs its code; if you trust "
         "its origin, load it in Python with Bundle.load(PLACE, trusted=[...]), else train the bundle again"
     )
-    raise UsageError(msg)

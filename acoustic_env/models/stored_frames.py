@@ -80,8 +80,7 @@ class StoredFrames:
             part = store.scan_one(self.parts[number], self.columns)
             if not isinstance(part, ScannedPart):
                 place = store.filesystem.place(part.entry.path)
-                msg = f"{place}: {part.reason}; see acoustic-env store verify {self.url} --read"
-                raise StoreError(msg)
+                raise StoreError(f"{place}: {part.reason}; see acoustic-env store verify {self.url} --read")
             own, first = found[:, :, signal * bands : (signal + 1) * bands], self.first[clips, signal]
             if self.dtype == np.uint8:
                 own[:] = _released(part.table[self.columns[0]], first)
@@ -152,8 +151,7 @@ def find_frames(
     clip = pc.fill_null(clip, -1).to_numpy()
     kept = (clip >= 0) & (signal >= 0)
     if not kept.any():
-        msg = f"block {block} has no row for any of the {len(clip_ids):,} clips; extract it"
-        raise UsageError(msg)
+        raise UsageError(f"block {block} has no row for any of the {len(clip_ids):,} clips; extract it")
     fewest, most = int(lengths[kept].min()), int(lengths[kept].max())
     if fewest != most:
         msg = f"block {block}: clips have from {fewest} to {most} frames; give the block `seconds` in the recipe, so "

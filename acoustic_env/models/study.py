@@ -119,10 +119,9 @@ def run_study(
             msg = f"{name} and {study.recipe.model.kind} do not read the same: one reads frames, one features of clips"
             raise UsageError(msg)
     if trials is not None and study.variants:
-        msg = (
+        raise UsageError(
             f"recipe {study.recipe.name}: --trials would score variants, which are for training; leave one of them out"
         )
-        raise UsageError(msg)
     rows = np.arange(len(study.groups)) if every_fold else study.learning
     y, groups = study.targets.y[rows], study.groups[rows]
     signals = list(dict.fromkeys(column.signal for column in study.matrix.columns))

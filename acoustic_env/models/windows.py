@@ -59,11 +59,10 @@ class Cut(NamedTuple):
         [0, 2, 4]
         """
         if frames < self.length:
-            msg = (
+            raise UsageError(
                 f"windows of {self.length} frames are longer than the clips, which have {frames}; set a shorter "
                 "`windows: length` in the recipe"
             )
-            raise UsageError(msg)
         return np.arange(0, frames - self.length + 1, self.hop)
 
 
@@ -256,11 +255,10 @@ def recording_targets(y: npt.NDArray[Any], recordings: Sequence[str]) -> npt.NDA
         return _sums(y, owners) > 0
     differing = np.flatnonzero(y != y[first][owners])
     if len(differing):
-        msg = (
+        raise UsageError(
             f"clips of recording {names[owners[differing[0]]]!r} are of different classes; `windows: level: recording` "
             "needs one class a recording; use `level: clip`"
         )
-        raise UsageError(msg)
     return np.asarray(y[first])
 
 

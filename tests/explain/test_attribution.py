@@ -44,6 +44,7 @@ def random_mlp(task: Task, outputs: int, activation: str, seed: int = 1) -> MLPC
     made = MLPClassifier(layers=(9,), activation=activation)
     made.weights_ = {name: array.astype(np.float32) for name, array in arrays.items()}
     made.task_, made.classes_, made.n_features_in_ = task, np.arange(max(outputs, 2)), D
+    made.shape_ = (D,)
     return made
 
 

@@ -105,19 +105,15 @@ class EmbedderBlock(FeatureBlock):
         self, engine: Engine, *, weights: str | None = None, precision: str = "float32", frames: bool = False
     ) -> None:
         if precision not in PRECISIONS:
-            msg = f"block {self.name}: precision {precision!r} is not one of {', '.join(PRECISIONS)}"
-            raise UsageError(msg)
+            raise UsageError(f"block {self.name}: precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         if engine == "reference" and precision != "float32":
-            msg = f"block {self.name}: the reference engine computes in float32, not {precision}"
-            raise UsageError(msg)
+            raise UsageError(f"block {self.name}: the reference engine computes in float32, not {precision}")
         if not isinstance(frames, bool):
-            msg = f"block {self.name}: frames is true or false, not {frames!r}"
-            raise UsageError(msg)
+            raise UsageError(f"block {self.name}: frames is true or false, not {frames!r}")
         wanted = weights or self.default_weights
         source = None if wanted is None else weights_source(wanted, self.architecture)
         if engine not in self.engines:
-            msg = f"block {self.name} has no {engine} engine; use --engine {self.engines[0]}"
-            raise UsageError(msg)
+            raise UsageError(f"block {self.name} has no {engine} engine; use --engine {self.engines[0]}")
         if source is not None:
             check_front_end(source, self.front_end)
         self.engine, self.precision = engine, precision
@@ -203,8 +199,7 @@ class EmbedderBlock(FeatureBlock):
     def _embed_once(self, waveforms: Waveforms) -> EmbedderOutput:
         """As `embed`, remembering the last batches when several blocks read them; shapes are checked."""
         if waveforms.ndim != 2 or waveforms.shape[1] == 0:
-            msg = f"waveforms are [clips, samples], not of shape {waveforms.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"waveforms are [clips, samples], not of shape {waveforms.shape}")
         if self._model.readers < 2:
             return self._checked(self.embed(waveforms), len(waveforms))
         key = (
@@ -279,8 +274,7 @@ class EmbedderBlock(FeatureBlock):
     @property
     def _model(self) -> LoadedModel:
         if self._loaded is None:
-            msg = "load an embedder before embedding"
-            raise RuntimeError(msg)
+            raise RuntimeError("load an embedder before embedding")
         return self._loaded
 
     def _pool(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

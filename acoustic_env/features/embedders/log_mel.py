@@ -77,8 +77,7 @@ class LogMelPatches(nn.Module):
     def __init__(self, front_end: FrontEnd, log_offset: float, *, pads: bool) -> None:
         super().__init__()
         if front_end.patch_frames is None or front_end.patch_hop is None:
-            msg = "a front end with patches is needed"
-            raise ValueError(msg)
+            raise ValueError("a front end with patches is needed")
         self.settings, self.log_offset, self.pads = front_end, log_offset, pads
         self.patch_frames, self.patch_hop = front_end.patch_frames, front_end.patch_hop
         self.register_buffer("window", torch.from_numpy(hann_window(front_end.window)))

@@ -55,8 +55,7 @@ class PannsBlock(EmbedderBlock):
 
     def __init__(self, engine: Engine, *, input: str = INPUTS[0], **options: Any) -> None:
         if input not in INPUTS:
-            msg = f"block {self.name}: input {input!r} is not one of {', '.join(INPUTS)}"
-            raise UsageError(msg)
+            raise UsageError(f"block {self.name}: input {input!r} is not one of {', '.join(INPUTS)}")
         if options.get("frames"):
             msg = f"block {self.name}: CNN14 has one embedding per clip and no frames; take frames from yamnet or mn04"
             raise UsageError(msg)
@@ -158,11 +157,10 @@ def check_mel_weights(published: PublishedCnn14, weights: str) -> None:
     ).T
     error = float(np.abs(stored - expected).max() / expected.max())
     if not error < 1e-3:
-        msg = (
+        raise UsageError(
             f"weights {weights!r}: its mel bands are not {end.mel_bands} from {end.low_hz:g} to {end.high_hz:g} Hz at "
             f"{end.sample_rate} Hz (logmel_extractor.melW differs by {error:.2g}); take the CNN14 of mAP 0.431"
         )
-        raise UsageError(msg)
 
 
 def published_class() -> Any:

@@ -41,12 +41,10 @@ def savedmodel(archive: Path) -> Iterator[Any]:
             with tarfile.open(archive) as members:
                 members.extractall(folder, filter="data")
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-            msg = f"{archive}: truncated or not a .tar.gz archive: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{archive}: truncated or not a .tar.gz archive: {error}") from error
         found = sorted(Path(folder).rglob("saved_model.pb"))
         if not found:
-            msg = f"{archive}: holds no SavedModel (no saved_model.pb)"
-            raise UsageError(msg)
+            raise UsageError(f"{archive}: holds no SavedModel (no saved_model.pb)")
         yield _load(hub, found[0].parent, archive)
 
 
@@ -96,11 +94,10 @@ def check_conversion(name: str, expected: npt.NDArray[np.float32], actual: npt.N
         found = f"differ by {error:.1e} of the largest value"
     else:
         found = f"are of shape {expected.shape}, expected {actual.shape}"
-    msg = (
+    raise UsageError(
         f"weights {name!r}: the SavedModel's own embeddings of a test signal {found}, so it is not the published "
         "network; use --engine reference for it"
     )
-    raise UsageError(msg)
 
 
 class SavedModelBlock(EmbedderBlock):
@@ -139,8 +136,7 @@ def _tensorflow_hub() -> Any:
             warnings.simplefilter("ignore", UserWarning)  # tensorflow-hub still imports pkg_resources
             import tensorflow_hub
     except ImportError as error:
-        msg = f"TF-Hub's models need TensorFlow ({error}): {INSTALL}"
-        raise UsageError(msg) from error
+        raise UsageError(f"TF-Hub's models need TensorFlow ({error}): {INSTALL}") from error
     return tensorflow_hub
 
 

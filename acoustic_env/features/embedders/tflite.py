@@ -56,13 +56,11 @@ def read_tflite(path: Path) -> list[TfliteOperator]:
     """
     data = path.read_bytes()
     if len(data) < 8 or data[4:8] != b"TFL3":
-        msg = f"{path}: not a tflite file"
-        raise UsageError(msg)
+        raise UsageError(f"{path}: not a tflite file")
     try:
         return _operators(_Table(data, encode.Get(packer.uoffset, data, 0)))
     except (struct.error, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        msg = f"{path}: truncated or not a tflite file of the known kind: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: truncated or not a tflite file of the known kind: {error}") from error
 
 
 class _Table(Table):  # type: ignore[misc]

@@ -109,6 +109,5 @@ def map_variables(variables: Arrays, source: str) -> Arrays:
             )
             arrays[f"{module}.bias"] = variables[f"{scope}/biases"]
     except KeyError as error:
-        msg = f"{source}: not VGGish as TF-Hub publishes it: no variable {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{source}: not VGGish as TF-Hub publishes it: no variable {error}") from error
     return arrays

@@ -73,8 +73,7 @@ def read_checkpoint(name: str) -> dict[str, Any]:
         msg = f"{path}: not a checkpoint that PyTorch can read safely ({type(error).__name__}: {_first_line(error)})"
         raise UsageError(msg) from error
     if not isinstance(checkpoint, dict):
-        msg = f"{path}: a checkpoint is a dictionary of tensors, not {type(checkpoint).__name__}"
-        raise UsageError(msg)
+        raise UsageError(f"{path}: a checkpoint is a dictionary of tensors, not {type(checkpoint).__name__}")
     return checkpoint
 
 
@@ -98,8 +97,7 @@ def fit_state(network: torch.nn.Module, state: Mapping[str, Any], name: str) -> 
     ]
     if mismatches:
         more = f" and {len(mismatches) - 3} more" if len(mismatches) > 3 else ""
-        msg = f"weights {name!r} are of another architecture: {'; '.join(mismatches[:3])}{more}"
-        raise UsageError(msg)
+        raise UsageError(f"weights {name!r} are of another architecture: {'; '.join(mismatches[:3])}{more}")
     network.load_state_dict(dict(state))
 
 

@@ -63,8 +63,7 @@ class WeightsCache:
         try:
             self._files = open_filesystem(self.url)
         except StoreError as error:
-            msg = f"{ENVIRONMENT}={self.url}: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{ENVIRONMENT}={self.url}: {error}") from error
         copies = user_cache() / "weights-node" / hashlib.sha256(self.url.encode()).hexdigest()[:12]
         self.node = self._files.folder if isinstance(self._files, LocalFilesystem) else copies
 
@@ -114,11 +113,10 @@ class WeightsCache:
         record = self.record(source)
         sha256, _ = self._digest(source.file_name)
         if sha256 != record.sha256:
-            msg = (
+            raise UsageError(
                 f"{self.place(source.file_name)}: damaged since it was fetched: sha256 is {sha256}, its record says "
                 f"{record.sha256}. Remedy: acoustic-env weights fetch {source.name} --force"
             )
-            raise UsageError(msg)
 
     def derived(
         self, file_name: str, build: Callable[[Path], dict[str, Any]], *, again: bool = False
@@ -153,11 +151,10 @@ class WeightsCache:
         if expected not in (None, actual) or (expected is None and source.size not in (None, size)):
             truncated = source.size is not None and size < source.size
             what = f"truncated ({size:,} of {source.size:,} bytes)" if truncated else "not the published file"
-            msg = (
+            raise UsageError(
                 f"{origin}: {what}: sha256 is {actual}, expected {expected}. Nothing was placed in the cache. Fetch it "
                 f"again; if the origin has a new edition that you trust, pass --sha256 {actual}"
             )
-            raise UsageError(msg)
         trust: Trust = "first fetch" if expected is None else "published" if sha256 is None else "given"
         record = Record(actual, size, origin, trust, _now())
         with self._lock(source.file_name):
@@ -179,17 +176,15 @@ class WeightsCache:
         try:
             sha256, size = self._digest(source.file_name)
         except FileNotFoundError:
-            msg = (
+            raise UsageError(
                 f"weights {source.name!r} are not in the cache {self.url}. With a network: acoustic-env weights fetch "
                 f"{source.name}. {self.by_hand(source)}"
-            )
-            raise UsageError(msg) from None
+            ) from None
         if source.sha256 not in (None, sha256):
-            msg = (
+            raise UsageError(
                 f"{self.place(source.file_name)}: truncated or not the published file: sha256 is {sha256}, expected "
                 f"{source.sha256}. Fetch it: acoustic-env weights fetch {source.name}"
             )
-            raise UsageError(msg)
         trust: Trust = "first fetch" if source.sha256 is None else "published"
         record = Record(sha256, size, "placed by hand", trust, _now())
         self._write_record(source.file_name, record)
@@ -203,8 +198,7 @@ class WeightsCache:
                 state = (
                     "damaged since it was fetched" if (self.node / file_name).is_file() else "gone, its record is left"
                 )
-                msg = f"{self.place(file_name)}: {state}. Remedy: {remedy}"
-                raise UsageError(msg)
+                raise UsageError(f"{self.place(file_name)}: {state}. Remedy: {remedy}")
             copy_to(self.place(file_name), target)
 
         return self._local_file(file_name, record, copy, remedy)
@@ -223,8 +217,7 @@ class WeightsCache:
             with self._space(record.size):
                 return Path(pooch.retrieve(place, f"sha256:{record.sha256}", file_name, self.node, downloader=download))
         except ValueError as error:
-            msg = f"{place}: sha256 is not what its record says ({error}). Remedy: {remedy}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{place}: sha256 is not what its record says ({error}). Remedy: {remedy}") from error
 
     def _store(self, file: Path, file_name: str, record: Record) -> None:
         if isinstance(self._files, LocalFilesystem):
@@ -276,8 +269,7 @@ class WeightsCache:
         try:
             yield
         except StoreError as error:
-            msg = f"{error}; check {ENVIRONMENT} and your credentials"
-            raise UsageError(msg) from error
+            raise UsageError(f"{error}; check {ENVIRONMENT} and your credentials") from error
 
     @contextlib.contextmanager
     def _space(self, needed: int | None) -> Iterator[None]:

@@ -38,8 +38,7 @@ def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None,
             except UsageError as error:
                 if origin is not None:
                     raise
-                msg = f"{error}. {cache.by_hand(source)}"
-                raise UsageError(msg) from error
+                raise UsageError(f"{error}. {cache.by_hand(source)}") from error
         return cache.put(source, partial, origin or source.url, sha256)
 
 

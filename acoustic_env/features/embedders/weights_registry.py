@@ -174,14 +174,12 @@ def weights_source(name: str, architecture: str | None = None) -> WeightsSource:
     fitting = [s.name for s in _SOURCES if architecture in (None, s.architecture)]
     asked, name = name, name if name in WEIGHTS else f"{architecture}-{name}"
     if name not in WEIGHTS:
-        msg = f"no weights named {asked!r}; expected one of: {', '.join(fitting)}"
-        raise UsageError(msg)
+        raise UsageError(f"no weights named {asked!r}; expected one of: {', '.join(fitting)}")
     source = WEIGHTS[name]
     if architecture is not None and source.architecture != architecture:
-        msg = (
+        raise UsageError(
             f"weights {name!r} are for the network {source.architecture}, not {architecture}; use {', '.join(fitting)}"
         )
-        raise UsageError(msg)
     return source
 
 
@@ -193,5 +191,4 @@ def check_front_end(source: WeightsSource, actual: FrontEnd) -> None:
     """
     differences = source.front_end.differences(actual) if source.front_end is not None else []
     if differences:
-        msg = f"weights {source.name!r} were trained with another front end: {'; '.join(differences)}"
-        raise UsageError(msg)
+        raise UsageError(f"weights {source.name!r} were trained with another front end: {'; '.join(differences)}")

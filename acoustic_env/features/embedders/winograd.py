@@ -11,10 +11,11 @@ On a GPU, cuDNN has its own; this is for CPUs, where PyTorch's convolution is a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 # Tiles transformed at a time: the slices stay in the caches, and the matrix products are still tall enough.
 CHUNK_TILES: Final = 512
@@ -22,8 +23,6 @@ CHUNK_TILES: Final = 512
 
 def transform_kernel(weight: Tensor) -> Tensor:
     """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[16, inputs, outputs], place in the 4x4 tile first."""
-    import torch
-
     g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=weight.dtype)
     both = torch.kron(g, g).T.contiguous()  # [9, 16]
     outputs, inputs = weight.shape[:2]
@@ -46,9 +45,6 @@ def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Ten
     Returns:
         float32[clips, height, width, outputs], or of half height and width.
     """
-    import torch
-    from torch.nn import functional
-
     clips, height, width, inputs = x.shape
     outputs = kernel.shape[2]
     tile_rows, tile_columns = (height + 1) // 2, (width + 1) // 2
@@ -85,7 +81,6 @@ def _chunks(clips: int, tile_rows: int, tile_columns: int) -> Iterator[tuple[sli
 
 def _transform_input(x: Tensor, out: Tensor) -> None:
     """Bᵀ d B of every tile: x [clips, 2 rows + 2, 2 columns + 2, c] into out [4, 4, clips, rows, columns, c]."""
-    import torch
 
     def differences(lines: list[Tensor], out: list[Tensor] | list[None]) -> list[Tensor]:
         first, second, third, fourth = lines
@@ -114,8 +109,6 @@ def _transform_output(m: Tensor) -> list[list[Tensor]]:
 
 def _store(quarters: list[list[Tensor]], bias: Tensor, out: Tensor) -> None:
     """Interleave the 2x2 outputs of every tile in out [clips, 2 rows or one less, 2 columns or one less, c]."""
-    import torch
-
     for i, half in enumerate(quarters):
         for j, quarter in enumerate(half):
             target = out[:, i::2, j::2]
@@ -124,8 +117,6 @@ def _store(quarters: list[list[Tensor]], bias: Tensor, out: Tensor) -> None:
 
 def _store_mean(quarters: list[list[Tensor]], bias: Tensor, out: Tensor) -> None:
     """Compute the mean over every tile after bias and ReLU: out [clips, rows, columns, c], whole tiles only."""
-    import torch
-
     (a, b), (c, d) = ([quarter.add_(bias).relu_() for quarter in half] for half in quarters)
     total = a.add_(b).add_(c).add_(d)
     torch.mul(total[:, : out.shape[1], : out.shape[2]], 0.25, out=out)

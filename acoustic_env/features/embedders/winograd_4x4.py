@@ -10,12 +10,12 @@ On a GPU, cuDNN has its own; this is for CPUs, where PyTorch's convolution is a 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 # Tiles transformed at a time: the slices stay in the caches, and the matrix products are still tall enough.
 CHUNK_TILES: Final = 192
@@ -25,8 +25,6 @@ BIAS_PLACE: Final = 1 * 6 + 1
 
 def transform_kernel(weight: Tensor) -> Tensor:
     """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[36, inputs, outputs], place in the 6x6 tile first."""
-    import torch
-
     rows = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
     g = torch.tensor(rows, dtype=torch.float64) / 24
     outputs, inputs = weight.shape[:2]
@@ -49,13 +47,9 @@ def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Ten
     Raises:
         ValueError: height or width is not a multiple of 4.
     """
-    import torch
-    from torch.nn import functional
-
     maps, height, width, inputs = x.shape
     if height % 4 or width % 4:
-        msg = f"maps of {height}x{width} are not made of whole 4x4 tiles"
-        raise ValueError(msg)
+        raise ValueError(f"maps of {height}x{width} are not made of whole 4x4 tiles")
     outputs = kernel.shape[2]
     padded = functional.pad(x, (0, 0, 1, 1, 1, 1))
     y = x.new_empty(maps, height // 2, width // 2, outputs) if halve else x.new_empty(maps, height, width, outputs)
@@ -100,8 +94,6 @@ def _transform_input(x: Tensor, along_height: Tensor, out: Tensor) -> None:
 
 def _combine_inputs(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
     """Bᵀ d of six lines; the first and the last output hold what the others are made of until it is their turn."""
-    import torch
-
     even, odd = out[0], out[5]
     torch.sub(d[4], d[2], alpha=4, out=even)
     torch.sub(d[3], d[1], alpha=4, out=odd)
@@ -117,8 +109,6 @@ def _combine_inputs(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
 
 def _output_matrix(x: Tensor) -> Tensor:
     """Return AᵀmA as one matrix for all of a tile, [16, 36]: each of the 36 values is read only once."""
-    import torch
-
     rows = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
     a = torch.tensor(rows, dtype=x.dtype)
     return torch.kron(a, a)
@@ -126,8 +116,6 @@ def _output_matrix(x: Tensor) -> Tensor:
 
 def _store(tiles: Tensor, out: Tensor) -> None:
     """Store the ReLU of tiles [4, 4, maps, rows, columns, c] in out [maps, 4 rows, 4 columns, c]."""
-    import torch
-
     for i in range(4):
         for j in range(4):
             torch.clamp_min(tiles[i, j], 0.0, out=out[:, i::4, j::4])
@@ -135,8 +123,6 @@ def _store(tiles: Tensor, out: Tensor) -> None:
 
 def _store_maxima(tiles: Tensor, out: Tensor) -> None:
     """Compute 2x2 maxima of the ReLU of tiles [4, 4, maps, rows, columns, c] in out [maps, 2 rows, 2 columns, c]."""
-    import torch
-
     rows = torch.maximum(tiles[::2], tiles[1::2], out=tiles[::2])
     maxima = torch.maximum(rows[:, ::2], rows[:, 1::2], out=rows[:, ::2])
     for i in range(2):

@@ -44,10 +44,9 @@ class YamnetBlock(SavedModelBlock):
     def __init__(self, engine: Engine, **options: Any) -> None:
         super().__init__(engine, **options)
         if engine == "reference" and weights_source(str(self.weights)).format != "savedmodel":
-            msg = (
+            raise UsageError(
                 f"block {self.name}: the reference engine runs TF-Hub's model, not {self.weights!r}; use weights: tfhub"
             )
-            raise UsageError(msg)
 
     def own_parameters(self) -> dict[str, Json]:
         activations: dict[str, Json] = {"activations": "float32"} if self.engine == "fast" else {}

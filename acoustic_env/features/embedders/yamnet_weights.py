@@ -29,8 +29,7 @@ def convert_savedmodel(archive: Path) -> tuple[Arrays, dict[str, Any]]:
     scores, embeddings, _ = (output.numpy() for output in model(probe()))
     pads, error = _compare(arrays, archive.name, embeddings)
     if len(names) != scores.shape[1]:
-        msg = f"{archive}: {len(names)} class names for {scores.shape[1]} scores"
-        raise UsageError(msg)
+        raise UsageError(f"{archive}: {len(names)} class names for {scores.shape[1]} scores")
     return arrays, {"class_names": names, "pads": pads, "conversion_error": error}
 
 
@@ -62,8 +61,7 @@ def fold_variables(variables: Arrays, source: str) -> Arrays:
                 outputs_first = (2, 3, 0, 1) if part == "depthwise_conv" else (3, 2, 0, 1)
                 _add(arrays, number, part, kernel.transpose(outputs_first) * scale[:, None, None, None], bias)
     except KeyError as error:
-        msg = f"{source}: not YAMNet as TF-Hub publishes it: no variable {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{source}: not YAMNet as TF-Hub publishes it: no variable {error}") from error
     dense = {v.ndim: v for name, v in variables.items() if not re.match(r"layer\d+/", name) and v.ndim in (1, 2)}
     if set(dense) != {1, 2}:
         msg = f"{source}: not YAMNet as TF-Hub publishes it: no dense layer among {sorted(variables)[:5]} ..."
@@ -98,8 +96,7 @@ def map_operators(operators: list[TfliteOperator], source: str) -> Arrays:
 def _weights(operator: TfliteOperator, source: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     stored = [t.values for t in operator.inputs[1:3] if t is not None and t.values is not None]
     if len(stored) != 2:
-        msg = f"{source}: not YAMNet: a {operator.kind} without weights and bias"
-        raise UsageError(msg)
+        raise UsageError(f"{source}: not YAMNet: a {operator.kind} without weights and bias")
     return stored[0], stored[1]
 
 

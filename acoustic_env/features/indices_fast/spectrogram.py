@@ -93,8 +93,7 @@ def spectrogram(waveforms: Array, sample_rate: int) -> Spectrogram:
     """
     samples = waveforms.shape[1]
     if samples < SHORTEST:
-        msg = f"the spectral indices need {SHORTEST} samples, not {samples}"
-        raise ValueError(msg)
+        raise ValueError(f"the spectral indices need {SHORTEST} samples, not {samples}")
     frames = np.lib.stride_tricks.sliding_window_view(waveforms, WINDOW, axis=1)[:, ::HOP]
     window = scipy.signal.get_window("hann", WINDOW)
     windowed = frames - frames.mean(axis=-1, keepdims=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from acoustic_env.models.evaluate import Floats
 MOST_SINGLE_OUTPUTS: Final = 32
 
 
+@dataclass(eq=False, repr=False)
 class XGBoostClassifier(TaskClassifier):
     """XGBoost on scikit-learn's contract.
 
@@ -31,29 +33,16 @@ class XGBoostClassifier(TaskClassifier):
 
     file_suffix: ClassVar = "ubj"
 
-    def __init__(
-        self,
-        eta: float = 0.05,
-        max_depth: int = 4,
-        subsample: float = 0.7,
-        colsample_bytree: float = 0.5,
-        min_child_weight: float = 2.0,
-        reg_lambda: float = 2.0,
-        max_bin: int = 128,
-        rounds: int = 600,
-        patience: int = 40,
-        random_state: Any = None,
-    ) -> None:
-        self.eta = eta
-        self.max_depth = max_depth
-        self.subsample = subsample
-        self.colsample_bytree = colsample_bytree
-        self.min_child_weight = min_child_weight
-        self.reg_lambda = reg_lambda
-        self.max_bin = max_bin
-        self.rounds = rounds
-        self.patience = patience
-        self.random_state = random_state
+    eta: float = 0.05
+    max_depth: int = 4
+    subsample: float = 0.7
+    colsample_bytree: float = 0.5
+    min_child_weight: float = 2.0
+    reg_lambda: float = 2.0
+    max_bin: int = 128
+    rounds: int = 600
+    patience: int = 40
+    random_state: Any = None
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None
