@@ -34,19 +34,21 @@ THINNING_SEED: Final = 23
 
 @dataclass(frozen=True)
 class Answers:
-    """What is known about the rows of one kind of decision, all [rows].
+    """The answered rows of one kind of decision, [answered], and where they lie among all rows it could be made for.
 
     Attributes:
         score: low = decide first.
-        annotated: the row has an answer, so people decide it.
-        right: the row has an answer and it surely agrees with the decision.
-        inclusion: probability in (0, 1] that an answered sample row was drawn and answered; 0 for all other rows.
+        right: the answer surely agrees with the decision.
+        inclusion: probability in (0, 1] that an answered sample row was drawn and answered; 0 for other answered rows.
+        below: number of all rows, answered or not, whose score is lower.
+        rows: number of all rows.
     """
 
     score: Floats
-    annotated: Bools
     right: Bools
     inclusion: Floats
+    below: Ints
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def find_rule(kind: str, answers: Answers, precision: float, most: float) -> Rul
 
     Args:
         kind: name of the decision.
-        answers: of all rows it could be made for.
+        answers: to rows it could be made for.
         precision: promised share of right decisions, in (0, 1).
         most: share of the rows beyond which no region is tried.
     """
@@ -153,22 +155,23 @@ def _regions(answers: Answers, precision: float, most: float) -> list[Region]:
     from scipy.stats import hypergeom
 
     by_score = np.argsort(answers.score, kind="stable")
-    scores = answers.score[by_score]
-    annotated, right = np.cumsum(answers.annotated[by_score]), np.cumsum(answers.right[by_score])
+    scores, right = answers.score[by_score], np.cumsum(answers.right[by_score])
     sampled = by_score[answers.inclusion[by_score] > 0.0]
     if len(sampled) == 0:
         return []
     chance, draw = answers.inclusion[sampled], np.random.default_rng(THINNING_SEED).random(len(sampled))
     found: list[tuple[float, int, int, int, int, int]] = []
     for place in np.unique(np.geomspace(1, len(sampled), STEPS).astype(np.int64)):
-        below = float(answers.score[sampled[place]]) if place < len(sampled) else math.inf
-        rows = int(np.searchsorted(scores, below, side="left"))
+        every = place == len(sampled)
+        below = math.inf if every else float(answers.score[sampled[place]])
+        rows = answers.rows if every else int(answers.below[sampled[place]])
+        answered = int(np.searchsorted(scores, below, side="left"))
         inside = int(np.searchsorted(answers.score[sampled], below, side="left"))
-        unannotated = rows - int(annotated[rows - 1]) if rows else 0
-        if inside == 0 or unannotated == 0 or rows > most * len(scores) or (found and rows == found[-1][1]):
+        unannotated = rows - answered
+        if inside == 0 or unannotated == 0 or rows > most * answers.rows or (found and rows == found[-1][1]):
             continue
         kept = sampled[:inside][draw[:inside] * chance[:inside] <= chance[:inside].min()]
-        wanted = int(right[rows - 1]) + math.ceil(precision * unannotated - 1e-9)
+        wanted = int(right[answered - 1]) + math.ceil(precision * unannotated - 1e-9)
         found.append((below, rows, unannotated, len(kept), int(answers.right[kept].sum()), wanted))
     if not found:
         return []

@@ -15,7 +15,7 @@ compared on the same rows. Unsure answers count as not given.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -97,9 +97,7 @@ class FrameEvaluation:
 
 
 def draw_frame(
-    labels: pa.Table,
-    published: pa.Table | None,
-    new_clips: pa.Array,
+    parts: Iterable[tuple[pa.Table, pa.Table | None, pa.Array]],
     drawn_before: Sequence[pa.Table],
     info: FrameInfo,
     budget: int,
@@ -108,39 +106,48 @@ def draw_frame(
     """Draw the sample that evaluates a version; None when its frame has fewer than 10 rows (see the module).
 
     Args:
-        labels: the version.
-        published: the published version; None when there is none.
-        new_clips: ids of the clips that no earlier frame held.
+        parts: for one range of clips after another, in order: the rows of the version, those of the published version
+            (None when there is none), and the ids of the clips that no earlier frame held.
         drawn_before: earlier samples.
         info: kept with the sample.
         budget: rows to draw at most.
         seed: of the draw; the frame's number is added to it.
     """
-    table = labels.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
-    given, decided = np.asarray(table["given"]), applies(table)
-    before = _decided_before(table, published)
-    free = np.asarray(pc.is_null(table["votes"]))
-    for sample in drawn_before:
-        free &= ~np.asarray(of_rows(table, sample))
-    changed = free & (decided != before)
-    inside = changed | (free & given & np.asarray(of_clips(table, new_clips)))
-    if inside.sum() < FEWEST_TO_SAMPLE:
+    keys = [sample.select(["clip_id", "label"]).replace_schema_metadata(None) for sample in drawn_before]
+    drawn = pa.concat_tables(keys) if keys else None
+    rows = [_frame_rows(*part, drawn) for part in parts]
+    frame = pa.concat_tables(rows).combine_chunks() if rows else None
+    if frame is None or frame.num_rows < FEWEST_TO_SAMPLE:
         return None
-    posterior = table["posterior"].to_numpy()
-    frame = rank_by_quality(table, np.where(given, posterior, 1.0 - posterior)).filter(pa.array(inside))
-    decided, before, changed = decided[inside], before[inside], changed[inside]
+    decided, before = (np.asarray(frame[name]) for name in ("decided", "published_decided"))
+    changed = decided != before
     rng = np.random.default_rng([seed, info.number])
     many, others = int(changed.sum()), int((~changed).sum())
     budget = min(max(budget, 2), len(changed))
     of_changed = min(many, max(budget // 2, budget - others))
-    rows, inclusion = draw_strata(changed.astype(np.int64), np.array([budget - of_changed, of_changed]), rng)
+    chosen, inclusion = draw_strata(changed.astype(np.int64), np.array([budget - of_changed, of_changed]), rng)
     strata = np.where(changed, CHANGED, UNCHANGED).astype(object)
-    settings = SampleSettings(n=len(rows), design="stratified", seed=seed, repeat=0.0)
-    sample = sample_table(frame, strata, rows, inclusion, settings, rng)
+    settings = SampleSettings(n=len(chosen), design="stratified", seed=seed, repeat=0.0)
+    sample = sample_table(frame, strata, chosen, inclusion, settings, rng)
     place = np.asarray(pc.index_in(row_keys(sample), value_set=row_keys(frame)))
     for name, column in (("decided", decided), ("published_decided", before)):
         sample = sample.append_column(name, pa.array(column[place]))
     return sample.replace_schema_metadata({**sample.schema.metadata, INFO_KEY: json.dumps(vars(info))})
+
+
+def _frame_rows(labels: pa.Table, published: pa.Table | None, new_clips: pa.Array, drawn: pa.Table | None) -> pa.Table:
+    """Return the rows of a frame among some of a version, as a ranked table with both versions' decisions."""
+    table = labels.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
+    given, decided = np.asarray(table["given"]), applies(table)
+    before = _decided_before(table, published)
+    free = np.asarray(pc.is_null(table["votes"]))
+    if drawn is not None:
+        free &= ~np.asarray(of_rows(table, drawn))
+    inside = free & ((decided != before) | (given & np.asarray(of_clips(table, new_clips))))
+    posterior = table["posterior"].to_numpy()
+    ranked = rank_by_quality(table, np.where(given, posterior, 1.0 - posterior))
+    ranked = ranked.append_column("decided", pa.array(decided)).append_column("published_decided", pa.array(before))
+    return ranked.filter(pa.array(inside))
 
 
 def frame_info(sample: pa.Table) -> FrameInfo | None:
@@ -189,12 +196,10 @@ def better_version(evaluations: Sequence[FrameEvaluation], published: str | None
 
 def _decided_before(table: pa.Table, published: pa.Table | None) -> Bools:
     """Return [rows] whether the label applied in the published version; as given where that has no such row."""
-    given = np.asarray(table["given"])
-    if published is None:
-        return given
-    place = pc.index_in(row_keys(table), value_set=row_keys(published))
-    known = np.asarray(pc.is_valid(place))
-    before: Bools = np.where(known, applies(published)[np.asarray(pc.fill_null(place, 0))], given)
+    before: Bools = np.array(table["given"])
+    if published is not None:
+        place = pc.index_in(row_keys(table), value_set=row_keys(published))
+        before[np.asarray(pc.is_valid(place))] = applies(published)[np.asarray(place.drop_null())]
     return before
 
 

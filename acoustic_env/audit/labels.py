@@ -14,23 +14,31 @@ import datetime as dt
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.relabel import LABELS_SCHEMA, applies
-from acoustic_env.audit.table import fill_columns, key_pairs, of_rows, parquet_bytes
+from acoustic_env.audit.table import ROWS, RowHash, fill_columns, key_pairs, of_rows, whole_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
-from acoustic_env.io.files import for_arrow
-from acoustic_env.io.filesystem import Filesystem, open_filesystem
+from acoustic_env.io.filesystem import open_filesystem
 
 VERSION: Final = re.compile(r"^v\d{4,}$")
 TABLE: Final = "labels.parquet"
 MANIFEST: Final = "manifest.json"
+DIFF_SCHEMA: Final = pa.schema(
+    {"clip_id": pa.string(), "label": pa.string(), "applied": pa.bool_(), "applies": pa.bool_()}
+    | {"action_before": pa.string(), "action": pa.string(), "reason": pa.string()}
+)
 
 
 @dataclass(frozen=True)
@@ -81,53 +89,87 @@ def read_version(url: str, version: str | None = None) -> pa.Table:
         msg = f"{url}: no version of a labels table; make one: audit relabel --ranked ... --labels {url}"
         raise UsageError(msg)
     chosen = version or there[-1]
-    manifest = read_manifest(url, chosen)
-    filesystem = open_filesystem(url)
-    data = filesystem.read(f"{chosen}/{TABLE}")
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-        msg = f"{filesystem.place(chosen + '/' + TABLE)}: not the file that was written (its SHA-256 differs)"
-        raise UsageError(msg)
-    import pyarrow.parquet as pq
-
-    return pq.read_table(for_arrow(data))
+    return pa.concat_tables(StoredVersion(url, chosen).tables())
 
 
-def write_version(url: str, labels: pa.Table, origin: Mapping[str, Json]) -> Written:
+class StoredVersion:
+    """A version's table, copied to this machine's disk, for as long as the object lives; its rows are sorted.
+
+    Raises:
+        UsageError: no such version, or the file is not the one that was written.
+    """
+
+    def __init__(self, url: str, version: str) -> None:
+        manifest, filesystem = read_manifest(url, version), open_filesystem(url)
+        self._folder = tempfile.TemporaryDirectory(prefix="acoustic-env-")
+        self._file = Path(self._folder.name, TABLE)
+        filesystem.download(f"{version}/{TABLE}", self._file)
+        if _sha256(self._file) != manifest["sha256"]:
+            msg = f"{filesystem.place(version + '/' + TABLE)}: not the file that was written (its SHA-256 differs)"
+            raise UsageError(msg)
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the table in parts of whole clips, at least one; all columns by default."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self._file) as file:
+            chosen = file.schema_arrow.names if columns is None else columns
+            schema = pa.schema([file.schema_arrow.field(name) for name in chosen], file.schema_arrow.metadata)
+            batches = file.iter_batches(ROWS, columns=chosen)
+            yield from whole_clips(chain([schema.empty_table()], (pa.Table.from_batches([one]) for one in batches)))
+
+
+def write_version(url: str, labels: Iterable[pa.Table], origin: Mapping[str, Json]) -> Written:
     """Write the next version, or nothing when its decisions are those of the latest one.
 
     The caller holds the lease of `url` (`store.lease.acquire_lease`).
 
     Args:
         url: LABELS.
-        labels: from `relabel`.
+        labels: from `relabel`, sorted, in parts of whole clips.
         origin: what it was made from, for the manifest.
     """
+    import pyarrow.parquet as pq
+
     there = versions(url)
     previous = there[-1] if there else None
-    decisions = decision_hash(labels)
-    if previous is not None:
-        manifest = read_manifest(url, previous)
-        if manifest["decisions"] == decisions:
-            return Written(previous, manifest["previous_version"], False)
     version = f"v{int(previous[1:]) + 1:04d}" if previous else "v0001"
-    table = _versioned(labels, version, previous)
-    data = parquet_bytes(table)
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(table.column("action")).to_pylist()}
-    manifest = {
-        "version": version,
-        "previous_version": previous,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "decisions": decisions,
-        "rows": table.num_rows,
-        "clips": pc.count_distinct(table.column("clip_id")).as_py(),
-        "actions": dict(sorted(counts.items())),
-        "origin": dict(origin),
-        "written_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-    }
-    filesystem: Filesystem = open_filesystem(url)
-    filesystem.write(f"{version}/{TABLE}", data)
+    filesystem, decisions = open_filesystem(url), RowHash(["clip_id", "label", "given", "votes", "action"])
+    clips, actions = 0, Counter[str]()
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-") as folder, ExitStack() as stack:
+        file = Path(folder, TABLE)
+        writer: Any = None
+        for part in labels:
+            table = _versioned(part, version, previous)
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
+            writer.write_table(table)
+            decisions.update(table)
+            clips += pc.count_distinct(table["clip_id"]).as_py()
+            actions.update({row["values"]: row["counts"] for row in pc.value_counts(table["action"]).to_pylist()})
+        stack.close()
+        digest, last = decisions.hexdigest(), None if previous is None else read_manifest(url, previous)
+        if last is not None and last["decisions"] == digest:
+            return Written(last["version"], last["previous_version"], False)
+        manifest = {
+            "version": version,
+            "previous_version": previous,
+            "sha256": _sha256(file),
+            "decisions": digest,
+            "rows": decisions.rows,
+            "clips": clips,
+            "actions": dict(sorted(actions.items())),
+            "origin": dict(origin),
+            "written_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        }
+        filesystem.upload(file, f"{version}/{TABLE}")
     filesystem.write(f"{version}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
     return Written(version, previous, True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
@@ -150,14 +192,6 @@ def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
     return whole.select([*first, *scorers, *last]).sort_by([("clip_id", "ascending"), ("label", "ascending")])
 
 
-def decision_hash(labels: pa.Table) -> str:
-    """Return 16 hex digits over what the table decides, not over the scores that led there."""
-    digest = hashlib.sha256()
-    for batch in labels.select(["clip_id", "label", "given", "votes", "action"]).to_batches(max_chunksize=100_000):
-        digest.update(json.dumps(list(batch.to_pydict().values())).encode())
-    return digest.hexdigest()[:16]
-
-
 def original(labels: pa.Table) -> pa.Table:
     """Return the labels as given: every row kept."""
     return fill_columns(labels, action="keep", reason="as given")
@@ -166,15 +200,15 @@ def original(labels: pa.Table) -> pa.Table:
 def diff(old: pa.Table, new: pa.Table) -> pa.Table:
     """Return the rows in which two versions differ in what applies or in the action, or that only one of them has.
 
-    Columns: clip_id, label, applied (bool, null: not in the old table), applies, action_before, action, reason.
+    `DIFF_SCHEMA`; `applied` and `action_before` are null where the old table has no such row.
     """
-    key, columns = ["clip_id", "label"], ["applied", "applies", "action_before", "action", "reason"]
+    key = ["clip_id", "label"]
     before = old.select([*key, "action"]).rename_columns([*key, "action_before"])
     before = before.append_column("applied", pa.array(applies(old)))
     after = new.select([*key, "action", "reason"]).append_column("applies", pa.array(applies(new)))
     both = after.join(before, key, join_type="full outer")
     same = pc.and_(pc.equal(both["applied"], both["applies"]), pc.equal(both["action_before"], both["action"]))
-    changed = both.filter(pc.invert(pc.fill_null(same, False))).select([*key, *columns])
+    changed = both.filter(pc.invert(pc.fill_null(same, False))).select(DIFF_SCHEMA.names)
     return changed.sort_by([(name, "ascending") for name in key]).combine_chunks()
 
 

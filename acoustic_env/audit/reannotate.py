@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audit.annotations import check_annotations
+from acoustic_env.audit.consensus import Key
 from acoustic_env.audit.drift import MOST_CLIPS, Drift, drift_test
 from acoustic_env.audit.frames import (
     CHANGED,
@@ -31,18 +33,27 @@ from acoustic_env.audit.frames import (
     evaluate_frames,
     frame_info,
 )
-from acoustic_env.audit.labels import diff, merge, read_version, versions, write_version
-from acoustic_env.audit.ranking import rank_by_quality
-from acoustic_env.audit.relabel import relabel
-from acoustic_env.audit.table import of_clips, of_rows, read_table, write_table
+from acoustic_env.audit.labels import DIFF_SCHEMA, StoredVersion, diff, merge, versions, write_version
+from acoustic_env.audit.ranking import RANKED_SCHEMA, rank_by_quality
+from acoustic_env.audit.relabel import Decision, Relabeler, decided_by_people
+from acoustic_env.audit.table import (
+    clip_by_clip,
+    of_clips,
+    of_rows,
+    read_table,
+    whole_clips,
+    write_stream,
+    write_table,
+)
 from acoustic_env.clips.select import select
 from acoustic_env.clips.table import CLASS_COLUMN, CLIP_SCHEMA, join_lists
 from acoustic_env.errors import TooManyFailures, UsageError
 from acoustic_env.features.registry import BLOCKS
 from acoustic_env.io.filesystem import open_filesystem
+from acoustic_env.io.spool import Spool
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import bundle_matrix
-from acoustic_env.models.predict import predict
+from acoustic_env.models.predict import predict_stream
 from acoustic_env.options import ExtractSettings, ReannotateSettings, RelabelSettings
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
@@ -76,24 +87,28 @@ def reannotate(settings: ReannotateSettings, log: Log) -> dict[str, Any]:
         failure, extracted = _extract(settings, bundle, clips, log)
         ranked = score(bundle, clips, FeatureStore(settings.store), log)
         evaluated = evaluate_frames(samples, annotations)
-        before = read_version(settings.labels) if versions(settings.labels) else None
-        fresh = ranked if before is None else ranked.filter(pc.invert(of_clips(ranked, before)))
-        table = merge(before, _decide(settings, ranked, before, annotations, samples))
-        written = write_version(settings.labels, table, {"clips": settings.clips, "bundle": settings.bundle})
-        changed = _write_diff(settings.labels, written.version, before, table) if written.new else 0
+        last = versions(settings.labels)
+        before = StoredVersion(settings.labels, last[-1]) if last else None
+        decided = Decided(before, ranked, _answered_frames(settings, annotations, samples), annotations, samples)
+        origin = {"clips": settings.clips, "bundle": settings.bundle}
+        written = write_version(settings.labels, decided.tables(), origin)
+        if written.new:
+            changes = chain([DIFF_SCHEMA.empty_table()], decided.changes.tables())
+            write_stream(changes, f"{settings.labels.rstrip('/')}/diffs/{written.version}.parquet")
         published = _publish(settings, evaluated, written.version)
         places = _keep_list(settings, clips.drop_columns([CLASS_COLUMN]))
         sample, sample_clips = _sample(settings, written.version, samples, published["version"], places)
+        fresh = pa.concat_arrays([pa.array([], pa.string()), *decided.fresh])
         drift = _drift(settings, bundle, clips, fresh)
     summary: dict[str, Any] = {
         "clips": clips.num_rows,
         "extracted": extracted,
-        "scored": pc.count_distinct(ranked["clip_id"]).as_py(),
-        "new_clips": pc.count_distinct(fresh["clip_id"]).as_py(),
+        "scored": decided.scored,
+        "new_clips": len(fresh),
         "version": written.version,
         "previous_version": written.previous,
         "new_version": written.new,
-        "changed": changed,
+        "changed": decided.changes.num_rows if written.new else 0,
         "drift": drift and vars(drift) | {"drifted": drift.drifted(), "far": drift.far.as_dict()},
         "sample": sample,
         "sample_clips": sample_clips,
@@ -152,8 +167,8 @@ def _check_fingerprints(bundle: Bundle, extraction: ExtractSettings) -> None:
                 raise UsageError(msg)
 
 
-def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> pa.Table:
-    """Return a ranked table (`audit.ranking`) with the bundle as its scorer.
+def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Spool:
+    """Return ranked tables (`audit.ranking`) with the bundle as their scorer, sorted by clip, in parts of whole clips.
 
     Args:
         bundle: trained.
@@ -163,33 +178,84 @@ def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> pa.
     """
     for line in bundle.variant_lines():
         log(line)
-    predicted = predict(bundle, clips["clip_id"].to_pylist(), store, log)
-    classes = dict(zip(clips["clip_id"].to_pylist(), clips[CLASS_COLUMN].to_pylist(), strict=True))
-    pairs = zip(predicted["clip_id"].to_pylist(), predicted["label"].to_pylist(), strict=True)
-    given = np.array([label in classes[clip_id] for clip_id, label in pairs], dtype=np.bool_)
-    posterior = predicted["posterior"].to_numpy().astype(np.float64)
-    quality = np.where(given, posterior, 1.0 - posterior)
-    ranked = rank_by_quality(predicted.append_column("given", pa.array(given)), quality)
-    return ranked.append_column("bundle", ranked["quality"])
+    clips = clips.sort_by("clip_id")
+    labels = clips[CLASS_COLUMN].combine_chunks()
+    named = clips["clip_id"].take(pc.list_parent_indices(labels))
+    listed = pa.table({"clip_id": named, "label": pc.list_flatten(labels)})
+    predicted = predict_stream(bundle, clips["clip_id"].to_pylist(), store, log)
+    schema = pa.schema([*RANKED_SCHEMA, pa.field("bundle", pa.float64())])
+    ranked = Spool(schema)
+    for rows, own in clip_by_clip(whole_clips(predicted), whole_clips([listed])):
+        if not rows.num_rows:
+            continue
+        given = np.asarray(of_rows(rows, own))
+        posterior = rows["posterior"].to_numpy()
+        quality = np.where(given, posterior, 1.0 - posterior)
+        table = rank_by_quality(rows.append_column("given", pa.array(given)), quality)
+        ranked.append(table.append_column("bundle", table["quality"]).cast(schema))
+    return ranked
 
 
-def _decide(
-    settings: ReannotateSettings,
-    ranked: pa.Table,
-    before: pa.Table | None,
-    annotations: pa.Table | None,
-    samples: list[pa.Table],
-) -> pa.Table:
-    """Decide the rows of this list and, since their samples may have new answers, of earlier lists.
+class Decided:
+    """The next version: the rows of a list and, since their samples may have new answers, of earlier lists.
 
     Automatic decisions are made only among the clips that answered samples were drawn from.
+
+    Args:
+        before: the last version.
+        ranked: from `score`.
+        held: the version whose clips answered samples were drawn from.
+        annotations, samples: all so far.
+
+    Attributes:
+        changes: what the version changed (`diff`), once `tables` has come to its end; so are the others.
+        fresh: ids of the ranked clips that the last version lacks.
+        scored: number of ranked clips.
     """
-    rows = ranked if before is None else pa.concat_tables([ranked, _scored_before(before, ranked)])
-    inside = of_clips(rows, _clips_of_answered_frames(settings, annotations, samples))
-    covered, others = rows.filter(inside), rows.filter(pc.invert(inside))
-    parts = [(covered, _together(samples)), (others, None)]
-    decided = [relabel(part, annotations, sample, RelabelSettings(), before) for part, sample in parts if part.num_rows]
-    return pa.concat_tables(decided, promote_options="default")
+
+    def __init__(
+        self,
+        before: StoredVersion | None,
+        ranked: Spool,
+        held: StoredVersion | None,
+        annotations: pa.Table | None,
+        samples: list[pa.Table],
+    ) -> None:
+        self._before, self._ranked, self._held = before, ranked, held
+        self._annotations, self._samples = annotations, samples
+        self.changes, self.fresh, self.scored = Spool(DIFF_SCHEMA), list[pa.Array](), 0
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the labels table in parts of whole clips, in order."""
+        people: dict[Key, Decision] = {}
+        for part in self._before.tables() if self._before else ():
+            people |= decided_by_people(part)
+        covered, others = (
+            Relabeler(self._annotations, sample, RelabelSettings(), people)
+            for sample in (_together(self._samples), None)
+        )
+        for step in ("see", "count"):
+            for _, _, inside, outside in self._parts():
+                getattr(covered, step)(inside)
+                getattr(others, step)(outside)
+        for ranked, before, inside, outside in self._parts():
+            decided = [who.decide(rows) for who, rows in ((covered, inside), (others, outside)) if rows.num_rows]
+            now = pa.concat_tables(decided) if decided else others.decide(outside)
+            table = merge(before, now)
+            self.changes.append(diff(table.slice(0, 0) if before is None else before, table).cast(DIFF_SCHEMA))
+            clips = pc.unique(ranked["clip_id"])
+            self.scored += len(clips)
+            self.fresh.append(clips if before is None else clips.filter(pc.invert(pc.is_in(clips, before["clip_id"]))))
+            yield table
+
+    def _parts(self) -> Iterator[tuple[pa.Table, pa.Table | None, pa.Table, pa.Table]]:
+        """Yield ranked rows, those of the last version, and the rows to decide, by whether `held` has their clips."""
+        last = None if self._before is None else self._before.tables()
+        answered = None if self._held is None else self._held.tables(["clip_id"])
+        for ranked, before, held in clip_by_clip(self._ranked.tables(), last, answered):
+            rows = ranked if before is None else pa.concat_tables([ranked, _scored_before(before, ranked)])
+            inside = of_clips(rows, pa.array([], pa.string()) if held is None else held)
+            yield ranked, before, rows.filter(inside), rows.filter(pc.invert(inside))
 
 
 def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
@@ -201,27 +267,18 @@ def _scored_before(before: pa.Table, ranked: pa.Table) -> pa.Table:
     return named.cast(ranked.schema)
 
 
-def _clips_of_answered_frames(
+def _answered_frames(
     settings: ReannotateSettings, annotations: pa.Table | None, samples: list[pa.Table]
-) -> pa.Array:
-    """Return the clips of all frames before the first one without an answer to its new rows."""
+) -> StoredVersion | None:
+    """Return the version of the last frame before the first one without an answer to its new rows."""
     frames = {info.number: (info, sample) for sample in samples if (info := frame_info(sample))}
-    held = pa.array([], pa.string())
-    if annotations is None:
-        return held
+    held = None
     for _, (info, sample) in sorted(frames.items()):
         new = sample.filter(pc.equal(sample["stratum"], UNCHANGED))
-        if new.num_rows and not pc.any(of_rows(new, annotations)).as_py():
+        if annotations is None or (new.num_rows and not pc.any(of_rows(new, annotations)).as_py()):
             break
-        held = pc.unique(read_version(settings.labels, info.version)["clip_id"])
-    return held
-
-
-def _write_diff(url: str, version: str, before: pa.Table | None, table: pa.Table) -> int:
-    """Write what the version changed to LABELS/diffs/<version>.parquet; return the number of rows."""
-    changes = diff(table.slice(0, 0) if before is None else before, table)
-    write_table(changes, f"{url.rstrip('/')}/diffs/{version}.parquet")
-    return int(changes.num_rows)
+        held = info.version
+    return None if held is None else StoredVersion(settings.labels, held)
 
 
 def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
@@ -240,8 +297,8 @@ def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
     if new.num_rows:
         write_table(new, f"{root}/clips/{len(files) + 1:06d}.parquet")
     everything = join_lists([clips, earlier])
-    first = np.unique(np.asarray(everything["clip_id"].to_pylist(), dtype=np.str_), return_index=True)[1]
-    return everything.take(pa.array(first))
+    ids = everything["clip_id"].combine_chunks()
+    return everything.take(pc.index_in(pc.unique(ids), value_set=ids)).sort_by("clip_id")
 
 
 def _sample(
@@ -254,15 +311,10 @@ def _sample(
     known = [info for sample in samples if (info := frame_info(sample))]
     if any(info.version == version for info in known):
         return None, None
-    labels = read_version(settings.labels, version)
-    labels = labels.filter(of_clips(labels, clips))
-    new = labels
-    if known:
-        held = read_version(settings.labels, max(known, key=lambda info: info.number).version)
-        new = labels.filter(pc.invert(of_clips(labels, held)))
+    held = max(known, key=lambda info: info.number).version if known else None
     info = FrameInfo(len(known) + 1, settings.clips, version, published)
-    base = None if published is None else read_version(settings.labels, published)
-    drawn = draw_frame(labels, base, pc.unique(new["clip_id"]), samples, info, settings.budget, settings.seed)
+    parts = _frame_parts(settings.labels, version, published, held, clips)
+    drawn = draw_frame(parts, samples, info, settings.budget, settings.seed)
     if drawn is None:
         return None, None
     root, name = settings.labels.rstrip("/"), f"{info.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
@@ -270,6 +322,21 @@ def _sample(
     write_table(clips.filter(of_clips(clips, drawn)), listed)
     write_table(drawn, url)
     return url, listed
+
+
+def _frame_parts(
+    url: str, version: str, published: str | None, held: str | None, clips: pa.Table
+) -> Iterator[tuple[pa.Table, pa.Table | None, pa.Array]]:
+    """Yield what `draw_frame` reads, of the clips of a list."""
+
+    def stored(name: str | None, columns: Sequence[str] | None = None) -> Iterator[pa.Table] | None:
+        return None if name is None else StoredVersion(url, name).tables(columns)
+
+    streams = (stored(version), stored(published), stored(held, ["clip_id"]), whole_clips([clips.select(["clip_id"])]))
+    for labels, base, earlier, placed in clip_by_clip(*streams):
+        own = labels.filter(of_clips(labels, placed))
+        new = pc.unique(own["clip_id"])
+        yield own, base, new if earlier is None else new.filter(pc.invert(pc.is_in(new, earlier["clip_id"])))
 
 
 def read_answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Table]]:
@@ -348,7 +415,7 @@ def _improvement(evaluated: FrameEvaluation) -> str:
     )
 
 
-def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh: pa.Table) -> Drift | None:
+def _drift(settings: ReannotateSettings, bundle: Bundle, clips: pa.Table, fresh: pa.Array) -> Drift | None:
     """Test new clips against training clips, one per group, in the bundle's reduced features; None without either."""
     store = FeatureStore(settings.store)
     block, versions = next(iter(bundle.fingerprints.items()))

@@ -19,7 +19,6 @@ A sample is the same for the same ranked rows (in any order), design, n and seed
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +28,7 @@ import pyarrow as pa
 
 from acoustic_env.audit.intervals import Floats, Ints
 from acoustic_env.audit.ranking import RANKED_SCHEMA, quality_of, suspicion_rank
-from acoustic_env.audit.table import fill_columns, require_columns, require_values, table_schema
+from acoustic_env.audit.table import RowHash, fill_columns, require_columns, require_values, table_schema
 from acoustic_env.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def sample_table(
         rng: of the repeats and the order.
         gold: as for `draw_sample`.
     """
-    quality, labels = quality_of(frame), np.asarray(frame["label"].to_pylist())
+    quality = quality_of(frame)
     every = frame.select(RANKED_SCHEMA.names).append_column("stratum", pa.array(strata, pa.string()))
     every = every.append_column("inclusion_probability", pa.array(inclusion))
     every = every.append_column("rank", pa.array(suspicion_rank(quality)))
@@ -109,7 +108,7 @@ def sample_table(
     order = _random_order(table.num_rows - len(again), again, rng)
     table = table.append_column("order", pa.array(order))
     table = fill_columns(table, frame_hash=frame_hash(frame), design=settings.design, seed=settings.seed)
-    schema = SAMPLE_SCHEMA.with_metadata({FRAME_KEY: json.dumps(_describe(quality, labels, strata, frame))})
+    schema = SAMPLE_SCHEMA.with_metadata({FRAME_KEY: json.dumps(_describe(quality, strata, frame))})
     return table.select(schema.names).cast(schema).sort_by("order")
 
 
@@ -211,10 +210,9 @@ def allocate(sizes: Ints, spread: Floats, n: int) -> Ints:
 def frame_hash(frame: pa.Table) -> str:
     """Return 16 hex digits over the frame's (clip_id, label, given) rows, whatever their order."""
     ordered = frame.select(["clip_id", "label", "given"]).sort_by([("clip_id", "ascending"), ("label", "ascending")])
-    digest = hashlib.sha256()
-    for batch in ordered.to_batches(max_chunksize=100_000):
-        digest.update(json.dumps(list(batch.to_pydict().values())).encode())
-    return digest.hexdigest()[:16]
+    found = RowHash(ordered.column_names)
+    found.update(ordered)
+    return found.hexdigest()
 
 
 def _frame(ranked: pa.Table, settings: SampleSettings) -> pa.Table:
@@ -274,15 +272,18 @@ def when_again(when: Any, random: Any) -> Any:
     return when + (1.3 - when) * (0.2 + 0.8 * random)
 
 
-def _describe(quality: Floats, labels: npt.NDArray[Any], strata: npt.NDArray[Any], frame: pa.Table) -> dict[str, Any]:
-    def parts(of: npt.NDArray[Any]) -> dict[str, dict[str, float]]:
-        names, index = np.unique(of.astype(str), return_inverse=True)
+def _describe(quality: Floats, strata: npt.NDArray[Any], frame: pa.Table) -> dict[str, Any]:
+    def parts(of: Any) -> dict[str, dict[str, float]]:
+        encoded = pa.array(of, pa.string()).dictionary_encode()
+        names, index = encoded.dictionary.to_pylist(), np.asarray(encoded.indices)
         sizes = np.bincount(index)
         means = np.bincount(index, weights=quality) / sizes
         squares = np.bincount(index, weights=quality**2) / sizes
         described = zip(names, sizes, means, squares - means**2, strict=True)
-        return {str(name): {"size": int(s), "quality": float(m), "variance": float(v)} for name, s, m, v in described}
+        return {
+            name: {"size": int(s), "quality": float(m), "variance": float(v)} for name, s, m, v in sorted(described)
+        }
 
     flagged = int(np.asarray(frame.column("flagged")).sum())
     whole = {"size": len(quality), "quality": float(quality.mean()), "variance": float(quality.var())}
-    return whole | {"flagged": flagged, "strata": parts(strata), "labels": parts(labels)}
+    return whole | {"flagged": flagged, "strata": parts(strata), "labels": parts(frame["label"].combine_chunks())}

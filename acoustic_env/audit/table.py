@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import for_arrow, new_file, read_bytes, write_bytes
+
+HASHED_AT_ONCE: Final = 100_000  # rows: part of what the hashes in files say
+ROWS: Final = 2**16  # of a part of a table that is read part by part
 
 
 def table_schema(columns: Mapping[str, pa.DataType], nullable: Collection[str] = ()) -> pa.Schema:
@@ -159,6 +164,41 @@ def row_keys(table: pa.Table) -> pa.Array:
     return pc.binary_join_element_wise(clip_ids, labels, "\x00")
 
 
+class RowHash:
+    """SHA-256 over some columns of rows that come in parts; it does not depend on the parts.
+
+    Attributes:
+        rows: seen so far.
+
+    Args:
+        columns: their names.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.rows = 0
+        self._columns, self._digest, self._held = list(columns), hashlib.sha256(), list[pa.Table]()
+
+    def update(self, part: pa.Table) -> None:
+        """Add rows."""
+        self.rows += part.num_rows
+        self._held.append(part.select(self._columns).replace_schema_metadata(None))
+        if sum(table.num_rows for table in self._held) >= HASHED_AT_ONCE:
+            held = pa.concat_tables(self._held).combine_chunks()
+            whole = held.num_rows // HASHED_AT_ONCE * HASHED_AT_ONCE
+            self._hash(held.slice(0, whole))
+            self._held = [held.slice(whole)]
+
+    def hexdigest(self) -> str:
+        """Return 16 hex digits of the hash; nothing is added after that."""
+        self._hash(pa.concat_tables(self._held).combine_chunks())
+        return self._digest.hexdigest()[:16]
+
+    def _hash(self, table: pa.Table) -> None:
+        for batch in table.to_batches(max_chunksize=HASHED_AT_ONCE):
+            if batch.num_rows:
+                self._digest.update(json.dumps(list(batch.to_pydict().values())).encode())
+
+
 @contextmanager
 def streamed(schema: pa.Schema, url: str) -> Iterator[Any]:
     """Open a writer (`write_table`) of a large file, CSV or Parquet; it appears when the body ends without an error.
@@ -188,3 +228,48 @@ def write_stream(tables: Iterable[pa.Table], url: str) -> int:
             writer.write_table(table)
             rows += table.num_rows
     return rows
+
+
+def whole_clips(tables: Iterable[pa.Table], rows: int = ROWS) -> Iterator[pa.Table]:
+    """Yield rows that are sorted by clip in tables of about `rows`, none of which ends within a clip.
+
+    >>> parts = [pa.table({"clip_id": ["a", "a"]}), pa.table({"clip_id": ["a", "b"]})]
+    >>> [table["clip_id"].to_pylist() for table in whole_clips(parts, 2)]
+    [['a', 'a', 'a'], ['b']]
+    """
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        while held.num_rows > rows:
+            ids = held["clip_id"]
+            end = pc.index(ids, ids[rows]).as_py() or pc.sum(pc.equal(ids, ids[0])).as_py()
+            if end == held.num_rows:  # the clip may go on in the next table
+                break
+            yield held.slice(0, end).combine_chunks()
+            held = held.slice(end)
+    if held is not None:
+        yield held.combine_chunks()
+
+
+def clip_by_clip(*streams: Iterable[pa.Table] | None) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows that several tables have of the same clips, one range of clips after another.
+
+    Args:
+        streams: tables sorted by clip, in parts of whole clips (`whole_clips`), at least one each; None for no table.
+
+    >>> parts = clip_by_clip([pa.table({"clip_id": ["a", "b"]})], [pa.table({"clip_id": ["b", "c"]})], None)
+    >>> [[part and part["clip_id"].to_pylist() for part in own] for own in parts]
+    [[['a', 'b'], ['b'], None], [[], ['c'], None]]
+    """
+    further = [None if stream is None else iter(stream) for stream in streams]
+    now: list[Any] = [None if stream is None else next(stream) for stream in further]
+    while True:
+        for place, stream in enumerate(further):
+            while stream is not None and not now[place].num_rows and (table := next(stream, None)) is not None:
+                now[place] = table
+        last = [table["clip_id"][-1].as_py() for table in now if table]
+        if not last:
+            return
+        ends = [pc.sum(pc.less_equal(table["clip_id"], min(last))).as_py() if table else 0 for table in now]
+        yield tuple(None if table is None else table.slice(0, end) for table, end in zip(now, ends, strict=True))
+        now = [None if table is None else table.slice(end) for table, end in zip(now, ends, strict=True)]

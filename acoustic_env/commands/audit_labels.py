@@ -86,7 +86,7 @@ def relabel_clips(arguments: argparse.Namespace) -> None:
     with acquire_lease(arguments.labels, "audit relabel"):
         before = read_version(arguments.labels) if versions(arguments.labels) else None
         relabeled = decide(ranked, annotations, sample, settings, before)
-        written = write_version(arguments.labels, merge(before, relabeled.labels), origin)
+        written = write_version(arguments.labels, [merge(before, relabeled.labels)], origin)
     manifest = read_manifest(arguments.labels, written.version)
     counted = {"actions": manifest["actions"], "rows": manifest["rows"]}
     document = asdict(written) | counted | {"rules": plain([asdict(rule) for rule in relabeled.rules])}

@@ -256,6 +256,13 @@ class LocalFilesystem(Filesystem):
         return retrying(lambda: (self.folder / path).open("rb"), self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
+        self._write(path, lambda file: file.write(data))
+
+    def upload(self, file: Path, path: str) -> None:
+        with file.open("rb") as source:
+            self._write(path, lambda target: shutil.copyfileobj(source, target))
+
+    def _write(self, path: str, fill: Callable[[BinaryIO], Any]) -> None:
         target = self.folder / path
         partial = self.folder / TMP / f"{uuid.uuid4().hex}.partial"
         with self._errors(path, "written"):
@@ -263,7 +270,7 @@ class LocalFilesystem(Filesystem):
             partial.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with partial.open("xb") as file:
-                    file.write(data)
+                    fill(file)
                     file.flush()
                     os.fsync(file.fileno())
                 partial.replace(target)

@@ -26,6 +26,12 @@ def annotated_rows(design: Design, n: int, seed: int, rows: int = 1000) -> tuple
     return ranked["quality"].to_numpy(), inclusion
 
 
+def answers_of(score: np.ndarray, annotated: np.ndarray, right: np.ndarray, inclusion: np.ndarray) -> Answers:
+    """What `find_rule` reads of all rows."""
+    below = np.searchsorted(np.sort(score), score[annotated])
+    return Answers(score[annotated], right[annotated], inclusion[annotated], below, len(score))
+
+
 def share_decided(design: Design, rising: float, runs: int, precision: float = PROMISED) -> float:
     """Share of runs with decisions although every region is just too impure; `rising` with the score: purer later."""
     frames = [annotated_rows(design, 200, seed) for seed in range(10)]
@@ -36,7 +42,7 @@ def share_decided(design: Design, rising: float, runs: int, precision: float = P
         place = np.argsort(np.argsort(score)) / len(score)
         right = rng.random(len(score)) < precision - 0.005 - rising * (0.5 - place)
         annotated = inclusion > 0
-        rule = find_rule("drop", Answers(score, annotated, right & annotated, inclusion), precision, 0.5)
+        rule = find_rule("drop", answers_of(score, annotated, right & annotated, inclusion), precision, 0.5)
         decided += rule.passed is not None and right[(score < rule.passed.below) & ~annotated].mean() < precision
     return decided / runs
 
@@ -60,7 +66,7 @@ def test_all_right_answers_pass_at_the_number_said_and_not_below() -> None:
         inclusion = np.where(np.arange(1_000_000) % (1_000_000 // n) == 0, 1e-5, 0.0)
         inclusion[np.flatnonzero(inclusion)[n:]] = 0.0
         annotated = inclusion > 0
-        rule = find_rule("keep", Answers(score, annotated, annotated, inclusion), 0.8, 1.0)
+        rule = find_rule("keep", answers_of(score, annotated, annotated, inclusion), 0.8, 1.0)
         assert (rule.passed is not None) == passes
 
 
@@ -69,7 +75,7 @@ def test_rules_do_not_depend_on_the_order_of_the_rows() -> None:
     right = (inclusion > 0) & (score < 0.3)
     shuffled = np.random.default_rng(0).permutation(len(score))
     rules = [
-        find_rule("drop", Answers(score[i], inclusion[i] > 0, right[i], inclusion[i]), 0.6, 0.5)
+        find_rule("drop", answers_of(score[i], inclusion[i] > 0, right[i], inclusion[i]), 0.6, 0.5)
         for i in (slice(None), shuffled)
     ]
     assert rules[0] == rules[1]

@@ -102,13 +102,13 @@ def test_a_clip_of_exclusive_classes_never_ends_with_two() -> None:
 def test_versions_follow_each_other_and_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
     url = str(tmp_path / "labels")
     first = relabel(RANKED, None, None, SETTINGS)
-    written = write_version(url, first, {"ranked": "r"})
+    written = write_version(url, [first], {"ranked": "r"})
     assert (written.version, written.previous, written.new) == ("v0001", None, True)
-    again = write_version(url, first, {"ranked": "r"})
+    again = write_version(url, [first], {"ranked": "r"})
     assert (again.version, again.new) == ("v0001", False)
     _, annotations = annotated(100)
     second = relabel(RANKED, annotations, None, SETTINGS)
-    assert write_version(url, second, {}).version == "v0002"
+    assert write_version(url, [second], {}).version == "v0002"
     assert versions(url) == ["v0001", "v0002"]
     table = read_version(url)
     assert set(table.column("version").to_pylist()) == {"v0002"}
@@ -135,7 +135,7 @@ def test_versions_follow_each_other_and_nothing_is_written_when_nothing_changed(
 
 def test_a_version_without_its_manifest_does_not_exist_and_a_changed_file_is_noticed(tmp_path: Path) -> None:
     url = str(tmp_path)
-    write_version(url, relabel(RANKED, None, None, SETTINGS), {})
+    write_version(url, [relabel(RANKED, None, None, SETTINGS)], {})
     (tmp_path / "v0002").mkdir()
     (tmp_path / "v0002/labels.parquet").write_bytes(b"half")
     assert versions(url) == ["v0001"]
@@ -151,7 +151,7 @@ def test_an_interrupted_write_leaves_the_last_version(tmp_path: Path, monkeypatc
     from acoustic_env.io import filesystem
 
     url = str(tmp_path)
-    write_version(url, relabel(RANKED, None, None, SETTINGS), {})
+    write_version(url, [relabel(RANKED, None, None, SETTINGS)], {})
     write = filesystem.LocalFilesystem.write
 
     def dies_at_the_manifest(self: filesystem.LocalFilesystem, path: str, data: bytes) -> None:
@@ -162,16 +162,16 @@ def test_an_interrupted_write_leaves_the_last_version(tmp_path: Path, monkeypatc
     second = relabel(RANKED, annotated(50)[1], None, SETTINGS)
     monkeypatch.setattr(filesystem.LocalFilesystem, "write", dies_at_the_manifest)
     with pytest.raises(KeyboardInterrupt):
-        write_version(url, second, {})
+        write_version(url, [second], {})
     assert versions(url) == ["v0001"]
     monkeypatch.setattr(filesystem.LocalFilesystem, "write", write)
-    assert write_version(url, second, {}).version == "v0002"
+    assert write_version(url, [second], {}).version == "v0002"
     assert read_version(url).num_rows == 3000
 
 
 def test_versions_live_on_any_filesystem() -> None:
     url = "memory://labels-of-a-test"
-    write_version(url, relabel(RANKED, None, None, SETTINGS), {})
+    write_version(url, [relabel(RANKED, None, None, SETTINGS)], {})
     assert read_version(url, "v0001").num_rows == 3000
 
 
@@ -207,7 +207,7 @@ def test_the_export_is_an_audioset_list_that_reads_back(tmp_path: Path) -> None:
 
 
 def test_the_labels_table_has_the_columns_of_the_design(tmp_path: Path) -> None:
-    write_version(str(tmp_path), relabel(RANKED, None, None, SETTINGS), {})
+    write_version(str(tmp_path), [relabel(RANKED, None, None, SETTINGS)], {})
     table = read_version(str(tmp_path))
     assert table.column_names == [
         "clip_id", "label", "given", "posterior", "logistic", "votes", "action", "reason",

@@ -61,7 +61,7 @@ def run_weeks(
         candidates[name] = model
         labels, base, truth = _list(week, error, sizes, model, in_force, rng)
         sample = draw_frame(
-            labels, base, labels["clip_id"], samples, FrameInfo(week, "list", name, published), budget, seed
+            [(labels, base, labels["clip_id"])], samples, FrameInfo(week, "list", name, published), budget, seed
         )
         assert sample is not None
         samples.append(sample)

@@ -55,7 +55,7 @@ def test_in_reannotate_the_last_annotator_does_not_win() -> None:
 def weekly_sample(n: int) -> pa.Table:
     """What `reannotate` draws of a version that changes nothing."""
     labels = relabel(RANKED, None, None, SETTINGS)
-    sample = draw_frame(labels, None, labels["clip_id"], [], FrameInfo(1, "clips", "v0001", None), n, 4)
+    sample = draw_frame([(labels, None, labels["clip_id"])], [], FrameInfo(1, "clips", "v0001", None), n, 4)
     assert sample is not None
     return sample
 

@@ -44,7 +44,7 @@ def version(name: str, rows: int, dropped: int, votes: int = 0) -> pa.Table:
 
 
 def drawn(labels: pa.Table, published: pa.Table | None, info: FrameInfo, budget: int = 100) -> pa.Table:
-    sample = draw_frame(labels, published, labels["clip_id"], [], info, budget, 1)
+    sample = draw_frame([(labels, published, labels["clip_id"])], [], info, budget, 1)
     assert sample is not None
     return sample
 
@@ -101,7 +101,7 @@ def test_rows_annotators_answered_or_a_sample_drew_evaluate_nothing() -> None:
     labels = version("c", 300, 50, votes=150)
     first = drawn(labels, None, FrameInfo(1, "list", "v0001", None))
     assert max(int(clip[1:]) for clip in first["clip_id"].to_pylist()) < 150
-    again = draw_frame(labels, None, labels["clip_id"], [first], FrameInfo(2, "list", "v0002", None), 100, 1)
+    again = draw_frame([(labels, None, labels["clip_id"])], [first], FrameInfo(2, "list", "v0002", None), 100, 1)
     assert again is not None
     assert not set(first["clip_id"].to_pylist()) & set(again["clip_id"].to_pylist())
     assert again.num_rows == 50

@@ -175,7 +175,7 @@ def _audit(
     ]
     answered = pa.Table.from_pylist(annotations, schema=ANNOTATION_SCHEMA)
     pq.write_table(answered, places["annotations"])
-    write_version(places["labels"], relabel(ranked, answered, sample, RelabelSettings()), {"ranked": "ranked"})
+    write_version(places["labels"], [relabel(ranked, answered, sample, RelabelSettings())], {"ranked": "ranked"})
 
 
 def _silent(_: str) -> None:
