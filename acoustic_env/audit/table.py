@@ -257,9 +257,9 @@ def clip_by_clip(*streams: Iterable[pa.Table] | None) -> Iterator[tuple[Any, ...
     Args:
         streams: tables sorted by clip, in parts of whole clips (`whole_clips`), at least one each; None for no table.
 
-    >>> parts = clip_by_clip([pa.table({"clip_id": ["a", "b"]})], [pa.table({"clip_id": ["b", "c"]})], None)
-    >>> [[part and part["clip_id"].to_pylist() for part in own] for own in parts]
-    [[['a', 'b'], ['b'], None], [[], ['c'], None]]
+    >>> parts = clip_by_clip([pa.table({"clip_id": ["a", "b"]})], [pa.table({"clip_id": ["b", "c"]})])
+    >>> [[part["clip_id"].to_pylist() for part in own] for own in parts]
+    [[['a', 'b'], ['b']], [[], ['c']]]
     """
     further = [None if stream is None else iter(stream) for stream in streams]
     now: list[Any] = [None if stream is None else next(stream) for stream in further]

@@ -1,11 +1,11 @@
-"""Memory and time of `predict` and `audit rank` by the number of clips, on a generated store.
+"""Memory and time of `predict`, `audit rank` and `reannotate` by the number of clips, on a generated store.
 
-    python -m tests.audit.bench_scale [--clips 125000,250000,500000] [--labels 527] [--commands predict,rank]
+    python -m tests.audit.bench_scale [--clips 125000,250000,500000] [--labels 527] [--commands predict,rank,reannotate]
 
 Clips have 128 floats of one block, in parts of 4,096, and one to three of the labels, which the floats tell apart. Each
 command runs in a process of its own; the peak is that of its resident memory, the system's cache of files aside. The
-bundle is `logistic`, trained on 5,000 clips; the scorers of the audit are those of recipe `audioset-527`. Needs
-about 6 GB of disk for 500,000 clips and 527 labels.
+bundle is `logistic`, trained on 5,000 clips; the scorers of the audit are those of recipe `audioset-527`. `reannotate`
+takes in all clips after it took in half of them. Needs about 6 GB of disk for 500,000 clips and 527 labels.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Embedding(Generated):
     """A block of one vector."""
 
     def __init__(self) -> None:
-        super().__init__("yamnet", 0)
+        super().__init__("generated", 0)
         self.columns = (Column("vector", pa.list_(pa.float32(), SIZE), "1", "generated"),)
 
 
@@ -67,7 +67,7 @@ def generate(folder: Path, clips: int, labels: int) -> None:
     recipe = {
         "task": "multilabel",
         "signals": ["raw"],
-        "blocks": {"yamnet": {}},
+        "blocks": {"generated": {}},
         "model": {"kind": "logistic", "penalty": 0.03},
     }
     recipe |= {"split": {"folds": 10, "validation_folds": [9], "test_folds": []}}
@@ -80,7 +80,7 @@ def make_bundle(folder: Path) -> None:
     recipe = load_recipe(f"{folder}/recipe.yaml")
     clips = pq.read_table(folder / "clips.parquet").slice(0, TRAINED_ON)
     targets = class_targets(clips, recipe)
-    matrix = load_matrix(FeatureStore(f"{folder}/store"), targets.clip_ids, ["yamnet"], ["raw"])
+    matrix = load_matrix(FeatureStore(f"{folder}/store"), targets.clip_ids, ["generated"], ["raw"])
     preprocessor = Preprocessor.of(matrix.columns, recipe.reduction).fit(matrix.values)
     examples = Examples(preprocessor.transform(matrix.values), targets.y, np.arange(TRAINED_ON))
     classifier = Ensemble([fit(make_estimator(recipe.model, 0), examples)], len(targets.classes))
@@ -103,7 +103,17 @@ def run(*command: str | Path) -> dict[str, float]:
 
 
 def measure(folder: Path, command: str) -> dict[str, float]:
-    inputs = ["--clips", folder / "clips.parquet", "--store", folder / "store", "--out", folder / "out.parquet"]
+    store = ["--store", folder / "store"]
+    inputs = ["--clips", folder / "clips.parquet", *store, "--out", folder / "out.parquet"]
+    if command == "reannotate":
+        make_bundle(folder)
+        clips = pq.read_table(folder / "clips.parquet")
+        write_clips(clips.slice(0, clips.num_rows // 2), f"{folder}/half.parquet")
+        found, version = {}, folder / "labels" / "v0002" / "labels.parquet"
+        for name in ("half", "clips"):
+            bundle = ["--bundle", folder / "bundle", "--labels", folder / "labels"]
+            found = run("reannotate", "--clips", folder / f"{name}.parquet", *store, *bundle)
+        return found | {"table": version.stat().st_size}
     if command == "predict":
         make_bundle(folder)
         found = run("predict", *inputs, "--bundle", folder / "bundle")
@@ -118,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", default="125000,250000,500000")
     parser.add_argument("--labels", type=int, default=527)
-    parser.add_argument("--commands", default="predict,rank")
+    parser.add_argument("--commands", default="predict,rank,reannotate")
     parser.add_argument("--folder")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1"}
@@ -130,7 +140,7 @@ def main() -> None:
                 found = measure(Path(name), command)
                 last = before.get(command, found)
                 print(
-                    f"{command:<8} {clips:>9,} clips x {options.labels} labels: "
+                    f"{command:<10} {clips:>9,} clips x {options.labels} labels: "
                     f"peak {found['peak'] / 2**20:>6,.0f} MiB "
                     f"(x {found['peak'] / last['peak']:.2f}), {found['seconds']:>6,.0f} s, CPU {found['cpu']:>6,.0f} s "
                     f"(x {found['cpu'] / last['cpu']:.2f}), table {found['table'] / 2**20:,.0f} MiB",

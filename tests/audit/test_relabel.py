@@ -19,8 +19,9 @@ from acoustic_env.audit.labels import (
     versions,
     write_version,
 )
-from acoustic_env.audit.relabel import applies, relabel
+from acoustic_env.audit.relabel import Relabeler, applies, relabel
 from acoustic_env.audit.sample import draw_sample
+from acoustic_env.audit.table import whole_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.options import RelabelSettings, SampleSettings
 from tests.audit.generated import listen, ranked_with_truth
@@ -89,6 +90,25 @@ def test_the_ranking_decides_alone_only_as_far_as_the_sample_proves_it_right() -
         assert kept.mean() >= SETTINGS.precision
         assert not len(dropped) or dropped.mean() >= SETTINGS.precision
         assert any(row["action"] == "abstain" for row in alone)
+
+
+def test_decisions_and_versions_do_not_depend_on_how_a_ranking_is_cut(tmp_path: Path) -> None:
+    sample, annotations = annotated(400)
+    whole = relabel(RANKED, annotations, sample, SETTINGS)
+    written = write_version(str(tmp_path / "whole"), [whole], {})
+    relabeler = Relabeler(annotations, sample, SETTINGS, {})
+    parts = list(whole_clips([RANKED.sort_by([("clip_id", "ascending"), ("label", "descending")])], 201))
+    assert len(parts) == 15
+    for part in parts:
+        relabeler.see(part)
+    for part in parts:
+        relabeler.count(part)
+    cut = write_version(str(tmp_path / "cut"), map(relabeler.decide, parts), {})
+    assert read_version(str(tmp_path / "cut")).equals(read_version(str(tmp_path / "whole")))
+    manifests = [read_manifest(str(tmp_path / name), cut.version) for name in ("cut", "whole")]
+    assert manifests[0]["decisions"] == manifests[1]["decisions"]
+    assert manifests[0]["clips"] == manifests[1]["clips"] == len(GIVEN)
+    assert not write_version(str(tmp_path / "cut"), [whole], {}).new, written
 
 
 def test_a_clip_of_exclusive_classes_never_ends_with_two() -> None:
