@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from acoustic_env.commands.arguments import log, url
+from acoustic_env.commands.arguments import add_command, log, url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below
 
@@ -19,23 +19,19 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     weights = subparsers.add_parser("weights", help="list, fetch and verify the weights of the embedders")
     actions = weights.add_subparsers(metavar="ACTION", required=True)
 
-    listing = actions.add_parser("ls", help="list the weights, and which of them are in the cache")
-    listing.set_defaults(run=_ls)
+    add_command(actions, "ls", _ls, "", line="list the weights, and which of them are in the cache")
 
-    fetching = actions.add_parser("fetch", help="download weights into the cache that ACOUSTIC_ENV_WEIGHTS names")
-    fetching.add_argument("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all).")
-    fetching.add_argument(
-        "--from", type=url, dest="origin", metavar="FILE", help="File, or folder with files, instead of the network."
-    )
-    fetching.add_argument("--sha256", help="Checksum of the file, instead of the published one (with one NAME).")
-    fetching.add_argument("--force", action="store_true", help="Fetch again what is in the cache already.")
-    fetching.set_defaults(run=_fetch)
+    line = "download weights into the cache that ACOUSTIC_ENV_WEIGHTS names"
+    add = add_command(actions, "fetch", _fetch, "", line=line).add_argument
+    add("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all).")
+    origin = "File, or folder with files, instead of the network."
+    add("--from", type=url, dest="origin", metavar="FILE", help=origin)
+    add("--sha256", help="Checksum of the file, instead of the published one (with one NAME).")
+    add("--force", action="store_true", help="Fetch again what is in the cache already.")
 
-    verifying = actions.add_parser("verify", help="compute the checksums of what is in the cache")
-    verifying.add_argument("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all in it).")
-    verifying.set_defaults(run=_verify)
-    for action in (listing, fetching, verifying):
-        action.add_argument("--json", action="store_true", help="Print one JSON document.")
+    line = "compute the checksums of what is in the cache"
+    add = add_command(actions, "verify", _verify, "", line=line).add_argument
+    add("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all in it).")
 
 
 def _ls(options: argparse.Namespace) -> None:

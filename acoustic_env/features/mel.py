@@ -99,7 +99,10 @@ class LogMelBlock(ShortTimeBlock):
                 return np.asarray(np.log(power + power.dtype.type(LN_OFFSET)))
             case "none":
                 return power
-        return self._decibels(power)
+        reference: Any = 1.0
+        if self.settings.reference == "max":
+            reference = np.max if self.engine == "reference" else float(power.max())
+        return np.asarray(librosa.power_to_db(power, ref=reference, amin=AMIN, top_db=self.settings.top_db))
 
     def _power(self, waveform: Array) -> Array:
         return np.asarray(power_spectrogram(waveform, self.settings) @ self._filters.astype(waveform.dtype))
@@ -114,17 +117,6 @@ class LogMelBlock(ShortTimeBlock):
         at = self.settings.as_json()
         names = ("n_fft", "hop_length", "win_length", "window", "n_mels", "fmin", "fmax")
         return librosa.feature.melspectrogram(y=waveform, sr=self.sample_rate, **{name: at[name] for name in names}).T
-
-    def _decibels(self, power: Array) -> Array:
-        at = self.settings
-        if self.engine == "reference":
-            reference: Any = np.max if at.reference == "max" else 1.0
-            return np.asarray(librosa.power_to_db(power, ref=reference, amin=AMIN, top_db=at.top_db))
-        levels = 10 * np.log10(np.maximum(power, power.dtype.type(AMIN)))
-        if at.reference == "max":
-            levels -= 10 * np.log10(max(float(power.max()), AMIN))
-        lowest = -np.inf if at.top_db is None else levels.max() - at.top_db
-        return np.asarray(np.maximum(levels, lowest))
 
 
 class MfccBlock(LogMelBlock):
@@ -141,26 +133,15 @@ class MfccBlock(LogMelBlock):
         return tuple(Column(name, vector(self.settings.n_mfcc), "dB", text) for name, text in wanted)
 
     def frames_of(self, waveform: Array) -> dict[str, Array]:
-        levels, orders = self.spectrogram(waveform), range(1, self.settings.deltas + 1)
-        if self.engine == "reference":
-            coefficients = librosa.feature.mfcc(S=levels.T, n_mfcc=self.settings.n_mfcc)
-            # With fewer frames than a slope needs, the ends are repeated.
-            mode = "interp" if coefficients.shape[1] >= DELTA_FRAMES else "nearest"
-            slopes = [librosa.feature.delta(coefficients, width=DELTA_FRAMES, order=n, mode=mode).T for n in orders]
-            return dict(zip(_NAMES, (coefficients.T, *slopes), strict=False))
-        from scipy import fft
-
-        coefficients = fft.dct(levels, axis=1, type=2, norm="ortho")[:, : self.settings.n_mfcc]
-        slopes = [savgol_slope(coefficients, order) for order in orders]
-        return dict(zip(_NAMES, (coefficients, *slopes), strict=False))
-
-
-def savgol_slope(values: Array, order: int) -> Array:
-    """Compute the derivative of values [frames, size] along frames, as `librosa.feature.delta` over nine frames."""
-    from scipy import signal
-
-    mode: Any = "interp" if len(values) >= DELTA_FRAMES else "nearest"
-    return np.asarray(signal.savgol_filter(values, DELTA_FRAMES, polyorder=order, deriv=order, axis=0, mode=mode))
+        coefficients = librosa.feature.mfcc(S=self.spectrogram(waveform).T, n_mfcc=self.settings.n_mfcc)
+        # With fewer frames than a slope needs, the ends are repeated.
+        mode = "interp" if coefficients.shape[1] >= DELTA_FRAMES else "nearest"
+        orders = range(1, self.settings.deltas + 1)
+        slopes = [librosa.feature.delta(coefficients, width=DELTA_FRAMES, order=n, mode=mode).T for n in orders]
+        found = zip(_NAMES, (coefficients.T, *slopes), strict=False)
+        # Statistics sum in the order of memory, and the last digits of stored tables follow from it.
+        order: Any = "K" if self.engine == "reference" else "C"
+        return {name: np.asarray(values, order=order) for name, values in found}
 
 
 class LogMelFramesBlock(ShortTimeFramesBlock, LogMelBlock):

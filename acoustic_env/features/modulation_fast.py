@@ -56,7 +56,6 @@ class Axes:
     window: int  # samples of the spectrogram's window, odd
     n_fft: int  # length of its transform
     bands: int  # frequency bands kept
-    band_hz: float  # their spacing
     half: int  # frames on each side of the middle of a modulation window
     shift: int  # frames from one modulation window to the next
     spectral: Matrix  # cycles/kHz of the rows
@@ -86,7 +85,6 @@ def modulation_axes(sample_rate: int) -> Axes:
         window=window,
         n_fft=n_fft,
         bands=bands,
-        band_hz=sample_rate / n_fft,
         half=length // 2,
         shift=length // 2 // 3,
         spectral=spectral[: (bands + 1) // 2],

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load, save
 
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.errors import UsageError
@@ -216,8 +217,6 @@ class Bundle:
 
     def _parts(self) -> dict[str, bytes]:
         """File name -> content."""
-        from safetensors.numpy import save
-
         found = {PREPROCESSING: self.preprocessor.dump_fitted()}
         for number, member in enumerate(self.classifier.members):
             suffix, data = dump_estimator(member, own=self.own_estimator)
@@ -266,8 +265,6 @@ class Bundle:
         Raises:
             UsageError: no bundle there, one of another format, damaged, or with types that are not trusted.
         """
-        from safetensors.numpy import load
-
         place = str(folder)
         metadata, parts = _read(place)
         recipe = from_mapping(Recipe, metadata["recipe"], join(place, METADATA))

@@ -19,7 +19,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 
-LEVEL: Final = 0.95
+LEVEL: Final = 0.95  # nominal coverage of every interval
+QUANTILE: Final = float(stats.norm.ppf(0.5 + LEVEL / 2))
 REPEATS: Final = 1000
 SEED: Final = 23
 # Of the largest of several normal deviates: its 95 % quantile is known to about 0.5 %.
@@ -150,7 +151,7 @@ def _thresholds(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> npt
     return np.unique(np.concatenate([np.quantile(part, even, method="nearest") for part in kinds]))
 
 
-def auc_delong(truth: Bools, scores: npt.NDArray[Any], level: float = LEVEL) -> Estimate:
+def auc_delong(truth: Bools, scores: npt.NDArray[Any]) -> Estimate:
     """Return the AUC with DeLong's variance (Biometrics 44, 1988) and a logit interval, for rows that are independent.
 
     By mid-ranks (Sun and Xu, IEEE SPL 21, 2014). The interval is made on the logit scale, so it stays inside 0 to 1 and
@@ -158,7 +159,7 @@ def auc_delong(truth: Bools, scores: npt.NDArray[Any], level: float = LEVEL) -> 
     """
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
-        return Estimate(float("nan"), float("nan"), float("nan"), "DeLong, logit", level)
+        return Estimate(float("nan"), float("nan"), float("nan"), "DeLong, logit")
     ranks = stats.rankdata(scores)
     of_positives = (ranks[truth] - stats.rankdata(scores[truth])) / negatives
     of_negatives = 1.0 - (ranks[~truth] - stats.rankdata(scores[~truth])) / positives
@@ -166,11 +167,11 @@ def auc_delong(truth: Bools, scores: npt.NDArray[Any], level: float = LEVEL) -> 
         ((own - own.mean()) ** 2).sum() / max(len(own) - 1, 1) / len(own) for own in (of_positives, of_negatives)
     )
     auc = float(of_positives.mean())
-    low, high = bounded_interval(auc, float(np.sqrt(variance)), min(positives, negatives), level)
-    return Estimate(auc, low, high, "DeLong, logit", level)
+    low, high = bounded_interval(auc, float(np.sqrt(variance)), min(positives, negatives))
+    return Estimate(auc, low, high, "DeLong, logit")
 
 
-def bounded_interval(value: float, error: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def bounded_interval(value: float, error: float, n: int) -> tuple[float, float]:
     """Return the interval of a metric between 0 and 1 from its standard error, symmetric on the logit scale.
 
     At exactly 0 or 1 the error is 0 and says nothing: the open end is then that of n successes in n trials
@@ -179,28 +180,23 @@ def bounded_interval(value: float, error: float, n: int, level: float = LEVEL) -
     if not np.isfinite(value):
         return float("nan"), float("nan")
     if value <= 0.0 or value >= 1.0:
-        reach = ((1 - level) / 2) ** (1 / max(n, 1))
+        reach = ((1 - LEVEL) / 2) ** (1 / max(n, 1))
         return (0.0, 1.0 - reach) if value <= 0.0 else (reach, 1.0)
     center = np.log(value / (1 - value))
-    half = _quantile(level) * error / (value * (1 - value))
+    half = QUANTILE * error / (value * (1 - value))
     return float(1 / (1 + np.exp(-(center - half)))), float(1 / (1 + np.exp(-(center + half))))
 
 
-def _quantile(level: float) -> float:
-    return float(stats.norm.ppf(0.5 + level / 2))
-
-
-def share_interval(hits: npt.NDArray[Any], groups: Any = None, level: float = LEVEL) -> Estimate:
+def share_interval(hits: npt.NDArray[Any], groups: Any = None) -> Estimate:
     """Return a share of rows with Wilson's interval (JASA 22, 1927), n divided by the design effect of the groups.
 
     Args:
         hits: bool [n].
         groups: [n] or None for independent rows.
-        level: nominal coverage.
     """
     n, share = len(hits), float(np.mean(hits)) if len(hits) else float("nan")
     if not n:
-        return Estimate(share, share, share, "Wilson", level)
+        return Estimate(share, share, share, "Wilson")
     effective = float(n)
     if groups is not None:
         _, codes = np.unique(np.asarray(groups), return_inverse=True)
@@ -208,14 +204,14 @@ def share_interval(hits: npt.NDArray[Any], groups: Any = None, level: float = LE
         residual = np.bincount(codes, weights=hits - share)
         variance = (residual**2).sum() / n**2 * (count / max(count - 1, 1))
         effective = count if variance == 0 else min(share * (1 - share) / variance, float(n))
-    z = _quantile(level)
+    z = QUANTILE
     center = share + z**2 / (2 * effective)
     half = z * np.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
     scale = 1 + z**2 / effective
-    return Estimate(share, float((center - half) / scale), float((center + half) / scale), "Wilson", level)
+    return Estimate(share, float((center - half) / scale), float((center + half) / scale), "Wilson")
 
 
-def group_weights(groups: Sequence[Any] | npt.NDArray[Any], repeats: int, seed: int) -> Iterator[Floats]:
+def group_weights(groups: Sequence[Any] | npt.NDArray[Any], repeats: int, seed: int = SEED) -> Iterator[Floats]:
     """Yield weights [n] of each bootstrap resample: how often each row's group was drawn with replacement."""
     _, codes = np.unique(np.asarray(groups), return_inverse=True)
     count = int(codes.max()) + 1 if len(codes) else 0
@@ -230,8 +226,6 @@ def bootstrap(
     *,
     difference: bool = False,
     repeats: int = REPEATS,
-    level: float = LEVEL,
-    seed: int = SEED,
 ) -> Estimate:
     """Return a statistic with an interval from its standard error over resampled groups.
 
@@ -243,20 +237,18 @@ def bootstrap(
         groups: [n]; every row its own group for independent rows.
         difference: whether the statistic is a difference of two, on the same rows.
         repeats: resamples; those where the statistic is not defined are left out.
-        level: nominal coverage.
-        seed: of the resamples.
     """
     value = statistic(None)
     with np.errstate(all="ignore"):
-        drawn = np.array([statistic(weights) for weights in group_weights(groups, repeats, seed)])
+        drawn = np.array([statistic(weights) for weights in group_weights(groups, repeats)])
     drawn = drawn[np.isfinite(drawn)]
     error = float(drawn.std(ddof=1)) if len(drawn) > 1 else float("nan")
     if difference:
-        half = _quantile(level) * error
+        half = QUANTILE * error
         low, high = value - half, value + half
     else:
-        low, high = bounded_interval(value, error, len(set(np.asarray(groups).tolist())), level)
-    return Estimate(value, low, high, f"bootstrap over groups, {repeats} repeats", level)
+        low, high = bounded_interval(value, error, len(set(np.asarray(groups).tolist())))
+    return Estimate(value, low, high, f"bootstrap over groups, {repeats} repeats")
 
 
 def auc_with_interval(
@@ -264,14 +256,12 @@ def auc_with_interval(
     scores: npt.NDArray[Any],
     groups: Sequence[Any] | npt.NDArray[Any] | None = None,
     *,
-    level: float = LEVEL,
     repeats: int = REPEATS,
-    seed: int = SEED,
 ) -> Estimate:
     """Return AUC with its interval: DeLong's for independent rows, bootstrap over groups where rows share a group."""
     if groups is None or len(set(np.asarray(groups).tolist())) == len(truth):
-        return auc_delong(truth, scores, level)
-    return bootstrap(Ranking(truth, scores).auc, groups, repeats=repeats, level=level, seed=seed)
+        return auc_delong(truth, scores)
+    return bootstrap(Ranking(truth, scores).auc, groups, repeats=repeats)
 
 
 def behind_the_best(
@@ -279,8 +269,6 @@ def behind_the_best(
     groups: Sequence[Any] | npt.NDArray[Any],
     *,
     repeats: int = REPEATS,
-    level: float = LEVEL,
-    seed: int = SEED,
 ) -> list[Estimate]:
     """Estimate how far each of several statistics on the same rows lies behind the truly best of them.
 
@@ -289,24 +277,22 @@ def behind_the_best(
     from one statistic get simultaneous intervals, whose width follows from the largest of them (max |t|, Hothorn, Bretz
     and Westfall, Biometrical Journal 50, 2008), and the statistic lies behind the best by the largest difference. The
     covariance is that of a bootstrap over groups, shared by all statistics. An interval that begins at 0 says that the
-    statistic may be the best; with probability `level` the truly best one has such an interval, equals included.
+    statistic may be the best; with probability `LEVEL` the truly best one has such an interval, equals included.
 
     Args:
         statistics: of the weights of the rows; None for weights of one.
         groups: [n]; every row its own group for independent rows.
         repeats: resamples; those where a statistic is not defined are left out.
-        level: nominal coverage.
-        seed: of the resamples.
     """
     values = np.array([statistic(None) for statistic in statistics])
     with np.errstate(all="ignore"):
-        drawn = np.array([[one(weights) for one in statistics] for weights in group_weights(groups, repeats, seed)])
+        drawn = np.array([[one(weights) for one in statistics] for weights in group_weights(groups, repeats)])
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     method = f"simultaneous with all others, bootstrap over groups, {repeats} repeats"
     if len(drawn) < 2:
-        return [Estimate(float(values.max() - value), 0.0, float("inf"), method, level) for value in values]
+        return [Estimate(float(values.max() - value), 0.0, float("inf"), method) for value in values]
     centered = (drawn - drawn.mean(axis=0)) / np.sqrt(len(drawn) - 1)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     # Normal deviates with the bootstrap's covariance, over a chi that accounts for few groups: multivariate t.
     freedom = max(len(set(np.asarray(groups).tolist())) - 1, 1)
     deviates = random.standard_normal((DEVIATES, len(centered))) @ centered
@@ -315,14 +301,14 @@ def behind_the_best(
     for own in range(len(values)):
         ahead = np.delete(values, own) - values[own]
         if not len(ahead):
-            found.append(Estimate(0.0, 0.0, 0.0, method, level))
+            found.append(Estimate(0.0, 0.0, 0.0, method))
             continue
         errors = np.sqrt(((np.delete(centered, own, axis=1) - centered[:, [own]]) ** 2).sum(axis=0))
         differences = np.abs(np.delete(deviates, own, axis=1) - deviates[:, [own]])
         largest = np.divide(differences, errors, out=np.zeros_like(differences), where=errors > 0).max(axis=1)
-        half = float(np.quantile(largest, level)) * errors
+        half = float(np.quantile(largest, LEVEL)) * errors
         low, value, high = (max(0.0, float(end.max())) for end in (ahead - half, ahead, ahead + half))
-        found.append(Estimate(value, low, high, method, level))
+        found.append(Estimate(value, low, high, method))
     return found
 
 

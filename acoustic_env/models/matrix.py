@@ -295,30 +295,14 @@ def _column_names(schema: pa.Schema) -> list[str]:
     for column in schema:
         if column.name in KEYS:
             continue
-        size = _vector_size(column.type)
-        names += [column.name] if size is None else [f"{column.name}[{cell}]" for cell in range(size)]
+        if pa.types.is_fixed_size_list(column.type):
+            names += [f"{column.name}[{cell}]" for cell in range(column.type.list_size)]
+        else:
+            names.append(column.name)
     return names
-
-
-def _vector_size(kind: pa.DataType) -> int | None:
-    return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
 
 
 def _row_values(rows: pa.Table) -> npt.NDArray[np.float32]:
     """Columns of a table as float32 [rows, cells]; null becomes NaN."""
-    parts = []
-    for column in rows.schema:
-        if column.name in KEYS:
-            continue
-        data = rows[column.name].combine_chunks()
-        data = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
-        size = _vector_size(column.type)
-        if size is None:
-            parts.append(data.cast(pa.float32()).to_numpy(zero_copy_only=False)[:, None])
-            continue
-        cells = np.full((len(rows), size), np.nan, np.float32)
-        known = np.flatnonzero(data.is_valid().to_numpy(zero_copy_only=False))
-        flat = data.drop_null().flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
-        cells[known] = flat.reshape(len(known), size)
-        parts.append(cells)
-    return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)
+    parts = [as_matrix(rows[name]) for name in rows.column_names if name not in KEYS]
+    return np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.empty((len(rows), 0), np.float32)

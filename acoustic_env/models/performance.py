@@ -12,7 +12,6 @@ import numpy.typing as npt
 from acoustic_env.config import Level, Task
 from acoustic_env.models.calibrate import Reliability, brier, class_error, positive_mass, reliability
 from acoustic_env.models.evaluate import (
-    SEED,
     Curve,
     Estimate,
     Floats,
@@ -138,7 +137,6 @@ def performance(
     groups: npt.NDArray[Any],
     thresholds: Floats,
     calibrated: Floats,
-    seed: int = SEED,
 ) -> Performance:
     """Measure probabilities before and after calibration, with thresholds, both fitted on other rows.
 
@@ -150,7 +148,6 @@ def performance(
         thresholds: [classes], or [n, classes] where rows have their own, on calibrated probabilities; a binary study
             uses the last column, a multiclass one none.
         calibrated: [n, classes], after calibration.
-        seed: of the bootstraps.
     """
     truth = y if task == "multilabel" else np.eye(len(classes), dtype=bool)[y]
     threshold = float(thresholds[-1]) if task == "binary" and thresholds.ndim == 1 else float("nan")
@@ -167,7 +164,7 @@ def performance(
         classes=tuple(classes),
         clips=len(y),
         groups=len(np.unique(groups)),
-        metrics=_metrics(task, truth, called, calibrated, groups, seed),
+        metrics=_metrics(task, truth, called, calibrated, groups),
         per_class=per_class,
         undefined=[one.name for one in per_class if not np.isfinite(one.auc)],
         confusion=None if task == "multilabel" else truth.T.astype(np.float64) @ called,
@@ -268,12 +265,11 @@ def _metrics(
     called: npt.NDArray[np.bool_],
     calibrated: Floats,
     groups: npt.NDArray[Any],
-    seed: int,
 ) -> dict[str, Estimate]:
     repeats = LARGE_REPEATS if truth.size > LARGE else REPEATS
 
     def resampled(statistic: Any) -> Estimate:
-        return bootstrap(statistic, groups, repeats=repeats, seed=seed)
+        return bootstrap(statistic, groups, repeats=repeats)
 
     calls = Calls(truth, called)
     if task == "multilabel":
@@ -297,7 +293,7 @@ def _metrics(
         }
     ranked = calibrated[:, 1]
     return {
-        "auc": auc_with_interval(truth[:, 1], ranked, groups, seed=seed),
+        "auc": auc_with_interval(truth[:, 1], ranked, groups),
         "average_precision": resampled(Ranking(truth[:, 1], ranked).average_precision),
         **shared,
         "f1": resampled(lambda weights: float(calls.precision_recall_f1(weights)[2][1])),

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load, save
 
 from acoustic_env.errors import UsageError
 
@@ -27,8 +28,6 @@ TRUSTED: Final = (
 
 def dump_arrays(arrays: Mapping[str, npt.NDArray[Any]], described: Mapping[str, Any]) -> bytes:
     """Return arrays and values for JSON as a safetensors file."""
-    from safetensors.numpy import save
-
     own = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save(own, {name: json.dumps(value) for name, value in described.items()})
 
@@ -39,8 +38,6 @@ def load_arrays(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
     >>> load_arrays(dump_arrays({"mean": np.zeros(2)}, {"task": "binary"}))
     ({'mean': array([0., 0.])}, {'task': 'binary'})
     """
-    from safetensors.numpy import load
-
     described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     return load(data), {name: json.loads(value) for name, value in described.items()}
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.sequences import Sequences
-from acoustic_env.models.training import Progress, TrainingSpec, train_network
+from acoustic_env.models.training import LocalSession, Progress, TrainingSpec, train_network
 from acoustic_env.pipeline.cluster import cluster_resources
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class TrainingFailed(AcousticEnvError):  # noqa: N818  the outcome's own name
     exit_code = 3
 
 
-class RaySession:
+class RaySession(LocalSession):
     """One Ray Train worker's surroundings.
 
     Args:
@@ -53,8 +54,7 @@ class RaySession:
         from ray import train
 
         context = train.get_context()
-        self.rank: int = context.get_world_rank()
-        self.workers: int = context.get_world_size()
+        self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self._checkpoint_s = checkpoint_s
         self._due = 0.0
 
@@ -101,8 +101,6 @@ class RaySession:
 
 def write_progress(folder: Path, progress: Progress) -> None:
     """Write a checkpoint: arrays as safetensors, the rest as JSON."""
-    from safetensors.numpy import save_file
-
     metadata = {name: value for name, value in vars(progress).items() if name != "arrays"}
     save_file(progress.arrays, folder / ARRAYS)
     (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
@@ -110,8 +108,6 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 def read_progress(folder: Path) -> Progress:
     """Read what `write_progress` wrote."""
-    from safetensors.numpy import load_file
-
     return Progress(**json.loads((folder / METADATA).read_text(encoding="utf-8")), arrays=load_file(folder / ARRAYS))
 
 

@@ -1,6 +1,6 @@
 """The training loop of networks, which both this process and Ray workers run. It knows neither Ray nor the network.
 
-What differs between one process and many is a `Session`: who I am, where the last run got to, where to report. Every
+What differs between one process and many is the session: who I am, where the last run got to, where to report. Every
 epoch draws its order and its dropout from (seed, epoch), so a run that was killed and resumed ends with the weights it
 would have had.
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -65,42 +65,26 @@ class Progress:
         return self.epoch >= settings.max_epochs or (settings.patience is not None and stale >= settings.patience)
 
 
-class Session(Protocol):
-    """The surroundings of a training loop.
+class LocalSession:
+    """The surroundings of a training loop: the current process, without checkpoints. `RaySession` is a worker's.
 
     Attributes:
         rank, workers: which worker of how many this is.
     """
 
-    rank: int
-    workers: int
-
-    def resume(self) -> Progress | None:
-        """Return where an earlier attempt got to, or None."""
-
-    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Average the gradients of the network over the workers."""
-
-    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
-        """Receive the metrics of an epoch; `progress` is made only when it is kept, which the last one should be."""
-
-
-class LocalSession:
-    """Training in the current process, without checkpoints."""
-
     rank = 0
     workers = 1
 
     def resume(self) -> Progress | None:
-        """Return None; local training cannot resume."""
+        """Return where an earlier attempt got to, or None; local training cannot resume."""
         return None
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Return the network itself."""
+        """Average the gradients of the network over the workers; here, return the network itself."""
         return network
 
     def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
-        """Ignore the metrics."""
+        """Receive the metrics of an epoch; `progress` is made only when it is kept, which the last one should be."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +107,7 @@ class TrainingSpec:
         return 1 if self.task == "binary" else self.classes
 
 
-def train_network(spec: TrainingSpec, train: Examples, validation: Examples | None, session: Session) -> Progress:
+def train_network(spec: TrainingSpec, train: Examples, validation: Examples | None, session: LocalSession) -> Progress:
     """Train until the validation score has not improved for `patience` epochs.
 
     Without validation rows, or with a patience of None, it trains for `max_epochs`, and the last weights are the best.
@@ -196,7 +180,7 @@ def _run_epoch(
     optimizer: torch.optim.Optimizer,
     data: _Rows,
     order: npt.NDArray[np.int64],
-    session: Session,
+    session: LocalSession,
     spec: TrainingSpec,
     epoch: int,
 ) -> tuple[float, float]:

@@ -167,8 +167,6 @@ def search(
     train: Examples,
     validation: Examples | int,
     state: SearchState,
-    *,
-    at_once: int | None = None,
 ) -> list[Trial]:
     """Run the trials of `state` that are left; each is recorded when it ends.
 
@@ -178,14 +176,13 @@ def search(
         train: preprocessed rows.
         validation: preprocessed rows to score on; or the number of grouped folds of `train` that are predicted in turn.
         state: from `SearchState.open` with this study's `search_identity`.
-        at_once: trials running together; None for one a CPU.
 
     Returns:
         Every trial, best first. Failed ones are not in the record: the next command tries as many again.
     """
     base = search_settings(base)
     state.write()
-    failed = _run_trials(base, classes, train, validation, state, at_once) if state.left else []
+    failed = _run_trials(base, classes, train, validation, state) if state.left else []
     trials = [Trial(**ended) for ended in state.ended]
     trials += [dataclasses.replace(trial, number=len(trials) + place) for place, trial in enumerate(failed)]
     return sorted(trials, key=lambda trial: (trial.score is None, -(trial.score or 0.0), trial.number))
@@ -197,7 +194,6 @@ def _run_trials(
     train: Examples,
     validation: Examples | int,
     state: SearchState,
-    at_once: int | None,
 ) -> list[Trial]:
     """Run and record the trials that are left, suggested from the seed and the recorded ones; return what failed.
 
@@ -211,13 +207,15 @@ def _run_trials(
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
+    from acoustic_env.pipeline.cluster import cluster_resources
+
     class Record(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             state.ended.append(asdict(_trial(len(state.ended), base, trial.config, trial.last_result)))
             state.write()
 
     earlier = [Trial(**ended) for ended in state.ended]
-    space = partial(_suggest, base=base, features=train.x.shape[1])  # Ray pickles it with the searcher
+    space = partial(base.search_space, features=train.x.shape[1])
     searcher = OptunaSearch(
         space=space,
         metric=METRIC,
@@ -233,7 +231,7 @@ def _run_trials(
         metric=METRIC,
         mode="max",
         reuse_actors=True,  # or every trial would load torch anew
-        search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=at_once or _cpus()),
+        search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=max(1, int(cluster_resources().cpus))),
     )
     with (
         tempfile.TemporaryDirectory(prefix="acoustic-env-tune-") as scratch,
@@ -246,10 +244,6 @@ def _run_trials(
     if len(failed) < state.left:
         raise KeyboardInterrupt  # which Ray Tune takes for an end of the search
     return [_trial(0, base, result.config, {}, result.error) for result in failed]
-
-
-def _suggest(trial: Any, base: ClassifierSettings, features: int) -> None:
-    base.search_space(trial, features)
 
 
 def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> Any:
@@ -268,12 +262,6 @@ def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> An
             optuna.trial.create_trial(params=fixed.params, distributions=fixed.distributions, value=trial.score)
         )
     return storage
-
-
-def _cpus() -> int:
-    from acoustic_env.pipeline.cluster import cluster_resources
-
-    return max(1, int(cluster_resources().cpus))
 
 
 def sampler(seed: int, trials: int) -> Any:

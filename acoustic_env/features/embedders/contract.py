@@ -1,7 +1,7 @@
 """The contract of an embedder: a pretrained network as a feature block.
 
 A network is one subclass of `EmbedderBlock` (placeholder.py is the shortest) and one line of the registry; its weights
-are one entry of `weights_registry`. `EmbedderBlock` pads and batches, halves a batch that does not fit into memory,
+are one entry of `weights.toml`. `EmbedderBlock` pads and batches, halves a batch that does not fit into memory,
 pools over frames, and fingerprints the weights' sha256. Blocks that run one network alike share the loaded model and
 what it computed for a batch, so a table of means and one of frames cost one pass.
 """
