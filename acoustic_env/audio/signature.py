@@ -131,5 +131,4 @@ def _without_gain_and_silence(waveform: Waveform) -> Waveform:
     if not len(sounding):
         return waveform[:0]
     inside = waveform[sounding[0] : sounding[-1] + 1]
-    scaled: Waveform = inside * np.float32(1.0 / (256.0 * np.abs(inside).max()))
-    return scaled
+    return inside * np.float32(1.0 / (256.0 * np.abs(inside).max()))

@@ -89,8 +89,7 @@ class Pitch(Transform):
             shift = self.step * int(rng.integers(-steps, steps + 1))
         else:
             shift = float(rng.uniform(-self.semitones, self.semitones))
-        shifted: Clip = librosa.effects.pitch_shift(clip, sr=sample_rate, n_steps=shift)
-        return shifted
+        return librosa.effects.pitch_shift(clip, sr=sample_rate, n_steps=shift)
 
 
 class Stretch(Transform):

@@ -50,8 +50,7 @@ def golden_clip(sample_rate: int) -> npt.NDArray[np.float32]:
     beat = np.abs(n * 7 * 1_024 // sample_rate % 1_024 - 512)  # 7 swells a second, 0 to 512
     burst = np.where(n * 3 // sample_rate % 2 == 1, 512 - n * 3 * 512 // sample_rate % 512, 0)
     mixed = 8 * beat * tone + 5 * burst * noise + 60 * noise
-    clip: npt.NDArray[np.float32] = (mixed // 16_384).astype(np.float32)[None] / np.float32(32_768)
-    return clip
+    return np.asarray((mixed // 16_384).astype(np.float32)[None] / np.float32(32_768))
 
 
 def golden_numbers(block: FeatureBlock) -> dict[str, dict[str, list[float | None]]]:

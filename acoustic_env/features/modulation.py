@@ -147,5 +147,4 @@ def fold(
     upper = power[spectral >= 0]
     middle = temporal.size // 2
     folded = (upper[:, middle:] + upper[:, middle::-1]) / 2
-    kept: npt.NDArray[np.float64] = folded[:, temporal[middle:] <= MAX_TEMPORAL_HZ]
-    return kept
+    return folded[:, temporal[middle:] <= MAX_TEMPORAL_HZ]

@@ -85,5 +85,4 @@ def within(
     bound = allowed.relative * np.abs(wanted) + allowed.absolute
     if allowed.of_largest:
         bound = bound + allowed.of_largest * np.abs(wanted).max(axis=-1, keepdims=True)
-    near: npt.NDArray[np.bool_] = (np.abs(got - wanted) <= bound) | (np.isnan(wanted) & np.isnan(got))
-    return near
+    return (np.abs(got - wanted) <= bound) | (np.isnan(wanted) & np.isnan(got))

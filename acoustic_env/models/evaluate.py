@@ -18,6 +18,9 @@ from scipy import stats
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
+Weights = npt.NDArray[Any] | None  # of rows [n]; None for one each
+Groups = Sequence[Any] | npt.NDArray[Any]  # of rows [n]
+Statistic = Callable[[Weights], float]
 
 LEVEL: Final = 0.95  # nominal coverage of every interval
 QUANTILE: Final = float(stats.norm.ppf(0.5 + LEVEL / 2))
@@ -90,12 +93,12 @@ class Ranking:
         self._positives_before = np.searchsorted(self._positives, self._before)
         self._positives_upto = np.searchsorted(self._positives, self._upto)
 
-    def _sums(self, weights: npt.NDArray[Any] | None) -> tuple[Floats, Floats, Floats]:
+    def _sums(self, weights: Weights) -> tuple[Floats, Floats, Floats]:
         ordered = np.ones(len(self._order)) if weights is None else np.asarray(weights, np.float64)[self._order]
         of_positives = ordered[self._positives]
         return of_positives, np.r_[0.0, np.cumsum(ordered)], np.r_[0.0, np.cumsum(of_positives)]
 
-    def auc(self, weights: npt.NDArray[Any] | None = None) -> float:
+    def auc(self, weights: Weights = None) -> float:
         """Return the area under the ROC curve, ties counted half; NaN without rows of both kinds."""
         own, rows, positives = self._sums(weights)
         negatives = rows[-1] - positives[-1]
@@ -105,7 +108,7 @@ class Ranking:
         before = rows[self._before] - positives[self._positives_before]
         return float(own @ (negatives - (upto + before) / 2) / (positives[-1] * negatives))
 
-    def average_precision(self, weights: npt.NDArray[Any] | None = None) -> float:
+    def average_precision(self, weights: Weights = None) -> float:
         """Return mean precision over the positives (not interpolated); NaN without positives."""
         own, rows, positives = self._sums(weights)
         if positives[-1] <= 0:
@@ -211,7 +214,7 @@ def share_interval(hits: npt.NDArray[Any], groups: Any = None) -> Estimate:
     return Estimate(share, float((center - half) / scale), float((center + half) / scale), "Wilson")
 
 
-def group_weights(groups: Sequence[Any] | npt.NDArray[Any], repeats: int, seed: int = SEED) -> Iterator[Floats]:
+def group_weights(groups: Groups, repeats: int, seed: int = SEED) -> Iterator[Floats]:
     """Yield weights [n] of each bootstrap resample: how often each row's group was drawn with replacement."""
     _, codes = np.unique(np.asarray(groups), return_inverse=True)
     count = int(codes.max()) + 1 if len(codes) else 0
@@ -220,13 +223,7 @@ def group_weights(groups: Sequence[Any] | npt.NDArray[Any], repeats: int, seed: 
         yield random.multinomial(count, np.full(count, 1 / count)).astype(np.float64)[codes]
 
 
-def bootstrap(
-    statistic: Callable[[npt.NDArray[Any] | None], float],
-    groups: Sequence[Any] | npt.NDArray[Any],
-    *,
-    difference: bool = False,
-    repeats: int = REPEATS,
-) -> Estimate:
+def bootstrap(statistic: Statistic, groups: Groups, *, difference: bool = False, repeats: int = REPEATS) -> Estimate:
     """Return a statistic with an interval from its standard error over resampled groups.
 
     The interval is centered on the statistic of the data, on the logit scale unless it is a `difference`: percentiles
@@ -252,11 +249,7 @@ def bootstrap(
 
 
 def auc_with_interval(
-    truth: Bools,
-    scores: npt.NDArray[Any],
-    groups: Sequence[Any] | npt.NDArray[Any] | None = None,
-    *,
-    repeats: int = REPEATS,
+    truth: Bools, scores: npt.NDArray[Any], groups: Groups | None = None, *, repeats: int = REPEATS
 ) -> Estimate:
     """Return AUC with its interval: DeLong's for independent rows, bootstrap over groups where rows share a group."""
     if groups is None or len(set(np.asarray(groups).tolist())) == len(truth):
@@ -264,12 +257,7 @@ def auc_with_interval(
     return bootstrap(Ranking(truth, scores).auc, groups, repeats=repeats)
 
 
-def behind_the_best(
-    statistics: Sequence[Callable[[npt.NDArray[Any] | None], float]],
-    groups: Sequence[Any] | npt.NDArray[Any],
-    *,
-    repeats: int = REPEATS,
-) -> list[Estimate]:
+def behind_the_best(statistics: Sequence[Statistic], groups: Groups, *, repeats: int = REPEATS) -> list[Estimate]:
     """Estimate how far each of several statistics on the same rows lies behind the truly best of them.
 
     The best of the data was selected, so its differences from the others are no differences of two that were named
@@ -313,10 +301,8 @@ def behind_the_best(
 
 
 def mean_over_classes(
-    truth: Bools,
-    scores: npt.NDArray[Any],
-    measure: Callable[[Ranking, npt.NDArray[Any] | None], float],
-) -> Callable[[npt.NDArray[Any] | None], float]:
+    truth: Bools, scores: npt.NDArray[Any], measure: Callable[[Ranking, Weights], float]
+) -> Statistic:
     """Return the mean of a ranking measure over classes, as a statistic of weights for `bootstrap`.
 
     Args:
@@ -327,7 +313,7 @@ def mean_over_classes(
     """
     rankings = [Ranking(truth[:, c], scores[:, c]) for c in range(truth.shape[1])]
 
-    def statistic(weights: npt.NDArray[Any] | None) -> float:
+    def statistic(weights: Weights) -> float:
         values = np.array([measure(ranking, weights) for ranking in rankings])
         defined = np.isfinite(values)
         return float(values[defined].mean()) if defined.any() else float("nan")

@@ -94,8 +94,9 @@ def prepare(
         msg = f"recipe {recipe.name}: `windows` are for networks on sequences; {recipe.model.kind} reads whole clips"
         raise UsageError(msg)
     chosen = tuple(blocks) or tuple(recipe.blocks)
-    load = load_frames if recipe.model.reads_sequences else load_matrix
-    matrix = load(store, selection.clips["clip_id"].to_pylist(), chosen, tuple(signals) or recipe.signals, fingerprints)
+    read = load_frames if recipe.model.reads_sequences else load_matrix
+    load = partial(read, store, blocks=chosen, fingerprints=fingerprints)
+    matrix = load(clip_ids=selection.clips["clip_id"].to_pylist(), signals=tuple(signals) or recipe.signals)
     kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, recipe, selection.classes if recipe.classes else None)
     parts = split(kept, recipe.split)
@@ -106,20 +107,13 @@ def prepare(
     roles = {"training": parts.train, "validation": parts.validation, "test": parts.test}
     log(", ".join(f"{len(rows):,} {role}" for role, rows in roles.items()) + " clips, no group in two folds")
     study = Study(recipe, kept, targets, matrix, parts, groups.astype(np.int64))
-    copies = tuple(_variant(study, variant, store, chosen, load, fingerprints) for variant in recipe.variants)
+    copies = tuple(_variant(study, variant, load) for variant in recipe.variants)
     if copies:
         log(f"variants of training clips are learned from, too: {', '.join(recipe.variants)}")
     return replace(study, variants=copies)
 
 
-def _variant(
-    study: Study,
-    variant: str,
-    store: FeatureStore,
-    blocks: Sequence[str],
-    load: Callable[..., FeatureMatrix],
-    fingerprints: Mapping[str, Sequence[str]] | None,
-) -> FeatureMatrix:
+def _variant(study: Study, variant: str, load: Callable[..., FeatureMatrix]) -> FeatureMatrix:
     """Return the features of a variant of all clips, named as those of the signals themselves.
 
     Raises:
@@ -128,7 +122,7 @@ def _variant(
     matrix = study.matrix
     signals = list(dict.fromkeys(column.signal for column in matrix.columns))
     copies = [f"{signal}+{variant}" for signal in signals]
-    found = load(store, matrix.clip_ids, blocks, copies, fingerprints)
+    found = load(clip_ids=matrix.clip_ids, signals=copies)
     lacking = ~found.complete()[study.learning]
     if lacking.any():
         clip = matrix.clip_ids[study.learning[np.flatnonzero(lacking)[0]]]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from acoustic_env.models.classifiers.attention import AttentionSettings
     from acoustic_env.models.classifiers.sequences import AugmentSettings, ConvLayer, SequenceSettings
 
 
@@ -210,30 +211,17 @@ class AttentionPooling(nn.Module):
     softmax over them, and the weighted means of all heads stand side by side.
 
     Args:
+        settings: layers, heads and dropout.
         bands: numbers of a frame.
         outputs: classes.
-        hidden: units of the dense layers that embed a frame.
-        heads: attentions.
-        dense: units of the dense layers after pooling.
-        dropout: after every layer but the last.
         rare: whether most outputs are absent from most clips, so that training starts from low logits.
     """
 
-    def __init__(
-        self,
-        bands: int,
-        outputs: int,
-        hidden: Sequence[int],
-        heads: int,
-        dense: Sequence[int],
-        dropout: float,
-        *,
-        rare: bool,
-    ) -> None:
+    def __init__(self, settings: AttentionSettings, bands: int, outputs: int, *, rare: bool) -> None:
         super().__init__()
-        self.embed, width = _normalized_layers(bands, hidden, dropout)
-        self.attend = nn.Linear(width, heads)
-        self.dense, width = _normalized_layers(heads * width, dense, dropout)
+        self.embed, width = _normalized_layers(bands, settings.hidden, settings.dropout)
+        self.attend = nn.Linear(width, settings.heads)
+        self.dense, width = _normalized_layers(settings.heads * width, settings.dense, settings.dropout)
         self.score = nn.Linear(width, outputs)
         if rare:
             nn.init.constant_(self.score.bias, RARE_LOGIT)

@@ -158,6 +158,17 @@ def performance(
     diagrams = tuple(
         reliability(*pair, weights=positive_mass(*pair) if task == "multilabel" else None) for pair in (before, after)
     )
+    if task == "multilabel":
+        (error, known), (error_after, _) = class_error(truth, probabilities), class_error(truth, calibrated)
+        errors = {"class_ece_before": error, "class_ece_after": error_after, "class_ece_classes": float(known)}
+    else:
+        errors = {"ece_before": diagrams[0].expected_error, "ece_after": diagrams[1].expected_error}
+    curves_shown = task != "binary" and len(classes) <= CURVE_CLASSES
+    curves = [
+        ClassCurves(one.name, roc_curve(own, p, CLASS_POINTS), precision_recall_curve(own, p, CLASS_POINTS))
+        for one, own, p in zip(per_class, truth.T, calibrated.T, strict=True)
+        if curves_shown and np.isfinite(one.auc)
+    ]
     pooled = (truth[:, 1], calibrated[:, 1]) if task == "binary" else (truth.ravel(), calibrated.ravel())
     return Performance(
         task=task,
@@ -169,13 +180,12 @@ def performance(
         undefined=[one.name for one in per_class if not np.isfinite(one.auc)],
         confusion=None if task == "multilabel" else truth.T.astype(np.float64) @ called,
         threshold=threshold,
-        calibration=_calibration_errors(task, truth, probabilities, calibrated, diagrams)
-        | {"brier_before": brier(*before), "brier_after": brier(*after)},
+        calibration={**errors, "brier_before": brier(*before), "brier_after": brier(*after)},
         reliability_before=diagrams[0],
         reliability_after=diagrams[1],
         roc=roc_curve(*pooled, CURVE_POINTS),
         precision_recall=precision_recall_curve(*pooled, CURVE_POINTS),
-        class_curves=[] if task == "binary" else _class_curves(per_class, truth, calibrated),
+        class_curves=curves,
     )
 
 
@@ -194,35 +204,6 @@ def called_classes(task: Task, calibrated: Floats, thresholds: Floats) -> npt.ND
         return np.asarray(calibrated >= thresholds)
     calls = (calibrated[:, 1] >= thresholds[..., -1]).astype(int) if task == "binary" else calibrated.argmax(axis=1)
     return np.asarray(np.eye(calibrated.shape[1], dtype=bool)[calls])
-
-
-def _calibration_errors(
-    task: Task,
-    truth: npt.NDArray[np.bool_],
-    probabilities: Floats,
-    calibrated: Floats,
-    diagrams: Sequence[Reliability],
-) -> dict[str, float]:
-    if task != "multilabel":
-        return {"ece_before": diagrams[0].expected_error, "ece_after": diagrams[1].expected_error}
-    (before, classes), (after, _) = class_error(truth, probabilities), class_error(truth, calibrated)
-    return {"class_ece_before": before, "class_ece_after": after, "class_ece_classes": float(classes)}
-
-
-def _class_curves(
-    per_class: Sequence[ClassMetrics], truth: npt.NDArray[np.bool_], calibrated: Floats
-) -> list[ClassCurves]:
-    if len(per_class) > CURVE_CLASSES:
-        return []
-    return [
-        ClassCurves(
-            one.name,
-            roc_curve(truth[:, c], calibrated[:, c], CLASS_POINTS),
-            precision_recall_curve(truth[:, c], calibrated[:, c], CLASS_POINTS),
-        )
-        for c, one in enumerate(per_class)
-        if np.isfinite(one.auc)
-    ]
 
 
 def _events(task: Task, truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:

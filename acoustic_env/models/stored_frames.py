@@ -105,8 +105,7 @@ def _released(column: pa.ChunkedArray, rows: Places) -> npt.NDArray[np.uint8]:
     lists = column.combine_chunks()
     starts, lengths = lists.offsets.to_numpy()[rows], pc.list_value_length(lists).to_numpy()[rows]
     flat = lists.values.flatten().to_numpy().reshape(-1, vggish_released.SIZE)
-    found: npt.NDArray[np.uint8] = flat[starts[:, None] + np.arange(RELEASED_FRAMES) % lengths[:, None]]
-    return found
+    return np.asarray(flat[starts[:, None] + np.arange(RELEASED_FRAMES) % lengths[:, None]])
 
 
 def find_frames(

@@ -10,9 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from acoustic_env.config import Task
-from acoustic_env.models.evaluate import Bools, Floats, Ranking, mean_over_classes
-
-Weights = npt.NDArray[Any] | None
+from acoustic_env.models.evaluate import Bools, Floats, Ranking, Statistic, Weights, mean_over_classes
 
 
 class Calls:
@@ -66,7 +64,7 @@ class Calls:
         return 2 * hits / (calls + positives) if calls + positives else float("nan")
 
 
-def main_score(y: npt.NDArray[Any], probabilities: Floats) -> Callable[[Weights], float]:
+def main_score(y: npt.NDArray[Any], probabilities: Floats) -> Statistic:
     """Return the score that classifiers are compared by, as a statistic of the rows' weights.
 
     Args:

@@ -72,8 +72,7 @@ class RaySession(LocalSession):
         """Average the gradients of the network over the workers."""
         from ray.train.torch import prepare_model
 
-        wrapped: torch.nn.Module = prepare_model(network)
-        return wrapped
+        return prepare_model(network)
 
     def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
         """Report to the run, with a checkpoint that the first worker writes, when one is due."""

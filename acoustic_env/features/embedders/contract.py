@@ -280,8 +280,7 @@ class EmbedderBlock(FeatureBlock):
     def _pool(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self.keeps_frames:
             return values
-        mean: npt.NDArray[np.float32] = values.mean(axis=1, dtype=np.float64).astype(np.float32)
-        return mean
+        return np.asarray(values.mean(axis=1, dtype=np.float64).astype(np.float32))
 
     def _columns(self) -> tuple[Column, ...]:
         size, classes = self.embedding_size, self.score_size
@@ -340,8 +339,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _to_numpy(values: torch.Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = values.float().cpu().numpy()
-    return array
+    return values.float().cpu().numpy()
 
 
 def _versions(engine: Engine) -> dict[str, str]:

@@ -29,8 +29,7 @@ def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
     def mel(hertz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         # The logarithm rounded from float64: nearest to TensorFlow's, whose last digit depends on the processor.
         logarithm = np.log((single(1.0) + hertz / single(700.0)).astype(np.float64)).astype(np.float32)
-        scaled: npt.NDArray[np.float32] = single(1127.0) * logarithm
-        return scaled
+        return single(1127.0) * logarithm
 
     bins_mel = mel(_linspace(0.0, front_end.sample_rate / 2, front_end.fft // 2 + 1)[1:])[:, None]
     low, high = mel(np.array([front_end.low_hz, front_end.high_hz], np.float32))
@@ -48,8 +47,7 @@ def hann_window(samples: int) -> npt.NDArray[np.float32]:
     array([0. , 0.5, 1. , 0.5], dtype=float32)
     """
     phase = np.float32(2.0 * np.pi) * np.arange(samples, dtype=np.float32) / np.float32(samples)
-    window: npt.NDArray[np.float32] = np.float32(0.5) - np.float32(0.5) * np.cos(phase)
-    return window
+    return np.asarray(np.float32(0.5) - np.float32(0.5) * np.cos(phase))
 
 
 def _linspace(start: float, stop: float, count: int) -> npt.NDArray[np.float32]:

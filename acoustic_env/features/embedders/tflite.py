@@ -80,8 +80,7 @@ class _Table(Table):  # type: ignore[misc]
 
     def array(self, number: int, flags: Any) -> npt.NDArray[Any]:
         offset = self.Offset(4 + 2 * number)
-        found: npt.NDArray[Any] = self.GetVectorAsNumpy(flags, offset) if offset else np.zeros(0, flags.py_type)
-        return found
+        return self.GetVectorAsNumpy(flags, offset) if offset else np.zeros(0, flags.py_type)
 
 
 def _operators(model: _Table) -> list[TfliteOperator]:

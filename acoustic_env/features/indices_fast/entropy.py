@@ -45,8 +45,7 @@ def _peak_histogram(spectrogram: Spectrogram, band: slice) -> Array:
     loudest = place[spectrogram.equalized[:, band].argmax(axis=1)]
     counts = np.array([np.bincount(clip, minlength=size + 1)[:size] for clip in loudest], np.float64)
     counts = counts.reshape(len(loudest), size)
-    share: Array = counts / counts.sum(axis=-1, keepdims=True)
-    return share
+    return np.asarray(counts / counts.sum(axis=-1, keepdims=True))
 
 
 def spectrum_entropies(mean_power: Array) -> dict[str, Array]:
@@ -67,5 +66,4 @@ def rao_quadratic_entropy(binned: Array, bins: npt.NDArray[np.float64]) -> Array
     p = binned / binned.sum(axis=-1, keepdims=True)
     position = bins / (bins.max() - bins.min())
     distance = np.abs(position[:, None] - position)
-    quadratic: Array = np.einsum("ci,ij,cj->c", p, distance, p) * 2 * np.sqrt(2)
-    return quadratic
+    return np.asarray(np.einsum("ci,ij,cj->c", p, distance, p) * 2 * np.sqrt(2))

@@ -66,8 +66,7 @@ def moments(x: Array) -> tuple[Array, Array, Array, Array]:
 
 def mean_product(x: Array, y: Array) -> Array:
     """Compute the mean of x * y along the last axis."""
-    product: Array = np.einsum("...i,...i->...", x, y) / x.shape[-1]
-    return product
+    return np.asarray(np.einsum("...i,...i->...", x, y) / x.shape[-1])
 
 
 def entropy(x: Array) -> Array:
@@ -80,8 +79,7 @@ def entropy(x: Array) -> Array:
         return np.zeros(x.shape[:-1])
     p = without_zero(x / x.sum(axis=-1, keepdims=True))
     h = -(p * np.log(p)).sum(axis=-1) / np.log(x.shape[-1])
-    defined: Array = np.where(x.any(axis=-1), h, np.ones_like(h))
-    return defined
+    return np.asarray(np.where(x.any(axis=-1), h, np.ones_like(h)))
 
 
 def gini(x: Array) -> Array:
@@ -124,5 +122,4 @@ def runs(active: npt.NDArray[np.bool_], shortest: int) -> tuple[npt.NDArray[np.i
 
 def count_true(x: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Return how many are True along the last axis."""
-    count: npt.NDArray[np.int64] = np.count_nonzero(x, axis=-1).astype(np.int64)
-    return count
+    return np.asarray(np.count_nonzero(x, axis=-1).astype(np.int64))

@@ -111,8 +111,7 @@ def bioacoustic_index(spectrogram: Spectrogram) -> Array:
     amplitude = spectrogram.amplitude
     mean = amplitude.mean(axis=-1) / amplitude.max(axis=(1, 2))[:, None]
     level = measures.amplitude_to_db(mean)[:, spectrogram.band(*MID_HZ)]
-    area: Array = (level - level.min(axis=-1, keepdims=True)).sum(axis=-1) / spectrogram.df
-    return area
+    return np.asarray((level - level.min(axis=-1, keepdims=True)).sum(axis=-1) / spectrogram.df)
 
 
 def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
@@ -135,8 +134,7 @@ def time_frequency_derivation(spectrogram: Spectrogram) -> Array:
     octaves = weights[:, rows] @ spectrogram.log_power[:, rows]
     change = np.abs(np.diff(np.diff(octaves, axis=2), axis=1)).sum(axis=-1)
     share = change[:, nearest_band(centers[:-1], *MID_HZ)].sum(axis=-1) / change.sum(axis=-1)
-    defined: Array = np.where(np.isnan(share), 0, share)
-    return defined
+    return np.where(np.isnan(share), 0, share)
 
 
 def _third_octave_weights(frequencies: npt.NDArray[np.float64]) -> tuple[Array, npt.NDArray[np.float64]]:

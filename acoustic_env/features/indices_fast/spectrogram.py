@@ -50,8 +50,7 @@ class Spectrogram:
     @cached_property
     def mean_power(self) -> Array:
         """Over frames, [clips, bins]."""
-        mean: Array = self.power.mean(axis=-1)
-        return mean
+        return np.asarray(self.power.mean(axis=-1))
 
     @cached_property
     def median_power(self) -> Array:

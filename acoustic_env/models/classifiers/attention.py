@@ -34,5 +34,4 @@ class AttentionSettings(SequenceSettings):
         """Build the network: [n, frames, bands] -> logits [n, outputs]."""
         from acoustic_env.models.networks import AttentionPooling
 
-        rare = task == "multilabel"
-        return AttentionPooling(shape[1], outputs, self.hidden, self.heads, self.dense, self.dropout, rare=rare)
+        return AttentionPooling(self, shape[1], outputs, rare=task == "multilabel")
