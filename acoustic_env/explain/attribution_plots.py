@@ -22,7 +22,7 @@ from acoustic_env.explain.style import (
     drawn,
     modulation_axes,
     modulation_cells,
-    new_figure,
+    new_panels,
     shortened,
     signal_name,
 )
@@ -68,8 +68,7 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
     ends = np.quantile(found.importance, [0.025, 0.975], axis=0)
     order = np.argsort(-mean, kind="stable")
     top = order[:SHOWN][::-1]
-    figure = new_figure(9, 1.3 + 0.27 * len(top))
-    panels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    figure, panels = new_panels(9, 1.3 + 0.27 * len(top), 1, 2, sharey=True, width_ratios=(3, 2))
     places = np.arange(len(top))
     panels[0].hlines(places, ends[0, top], ends[1, top], color=OKABE_ITO[0], lw=2)
     panels[0].plot(mean[top], places, "o", color=OKABE_ITO[0], ms=6)
@@ -114,8 +113,7 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
 def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
     names, name = material.bundle.preprocessor.names, material.name(chosen)
     top = np.argsort(-np.abs(found.phi).mean(axis=0), kind="stable")[:SWARMED][::-1]
-    figure = new_figure(9, 1.5 + 0.38 * len(top))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.5 + 0.38 * len(top))
     random = np.random.default_rng(0)
     for place, feature in enumerate(top):
         values = found.values[:, feature]
@@ -187,8 +185,8 @@ def _grid(material: Material, found: Attribution, features: list[int], **options
     """Return a figure with a panel for each feature, under its heading."""
     columns = min(3, len(features))
     rows = -(-len(features) // columns)
-    figure = new_figure(3.4 * columns + 1.0, 3.5 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
+    figure, grid = new_panels(3.4 * columns + 1.0, 3.5 * rows, rows, columns, squeeze=False, **options)
+    panels = grid.ravel().tolist()
     for panel, feature in zip(panels, features, strict=False):
         panel.set_title(_heading(material, found, feature), fontsize=10)
     for panel in panels[len(features) :]:
@@ -278,8 +276,7 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     parts = [one for one in ordered if one.group.kind == "part"]
     finer = [one for one in ordered if one.group.kind != "part"][: SHOWN - 2]
     shown = (parts + finer)[::-1]
-    figure = new_figure(9, 1.4 + 0.27 * len(shown))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.4 + 0.27 * len(shown))
     for place, one in enumerate(shown):
         color = COLORS[one.group.kind]
         panel.barh(place, one.drop, color=color, height=0.7)
@@ -329,8 +326,7 @@ def _draw_importance_by_class(material: Material, found: list[Importance]) -> Pl
     classes = np.sort(np.argsort(-support, kind="stable")[:SHOWN])
     drops = np.array([one.of_class for one in ordered])
     shown = drops[:SHOWN, classes]
-    figure = new_figure(2.5 + 0.5 * len(classes) + 3, 2.2 + 0.3 * len(shown))
-    panel = figure.subplots()
+    figure, panel = new_panels(2.5 + 0.5 * len(classes) + 3, 2.2 + 0.3 * len(shown))
     most = max(float(np.nanmax(np.abs(shown), initial=0)), 1e-6)
     image = panel.imshow(shown, cmap=DIVERGING, vmin=-most, vmax=most, aspect="auto")
     panel.set_yticks(range(len(shown)), [shortened(one.group.name) for one in ordered[:SHOWN]])

@@ -21,7 +21,7 @@ from acoustic_env.explain.style import (
     drawn,
     modulation_axes,
     modulation_cells,
-    new_figure,
+    new_panels,
     signal_name,
 )
 from acoustic_env.features.modulation import SHAPE, axes
@@ -77,8 +77,7 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
     name, rest = material.name(chosen), material.against(chosen)
     order = np.argsort(-np.nan_to_num(np.abs(found.t), nan=-1.0), kind="stable")
     top = order[:SHOWN][::-1]
-    figure = new_figure(9, 1.4 + 0.27 * len(top))
-    panels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    figure, panels = new_panels(9, 1.4 + 0.27 * len(top), 1, 2, sharey=True, width_ratios=(3, 2))
     signals = list(dict.fromkeys(column.signal for column in columns))
     for place, row in enumerate(top):
         number = signals.index(columns[row].signal)
@@ -129,8 +128,7 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
     called = (q <= CALLED).reshape(t.shape)
     nothing = not called.any()
     limit = float(np.nanmax(np.abs(t), initial=1.0))
-    figure = new_figure(3.6 * len(maps) + 1.2, 3.9)
-    panels = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
+    figure, (panels,) = new_panels(3.6 * len(maps) + 1.2, 3.9, 1, len(maps), squeeze=False, sharey=True)
     for panel, signal, values, kept in zip(panels, maps, t, called, strict=True):
         mesh = draw_modulation(panel, np.where(kept | nothing, values, np.nan), limit)
         modulation_axes(panel, label_y=panel is panels[0])
@@ -183,8 +181,7 @@ def _draw_correlation(block: str, signal: str, names: list[str], values: Any, cl
     kept = known[cluster_order(correlation[np.ix_(known, known)])]
     ordered, labels = correlation[np.ix_(kept, kept)], [names[i] for i in kept]
     size = 3.2 + 0.165 * len(kept)
-    figure = new_figure(size + 0.8, size)
-    axes_ = figure.subplots()
+    figure, axes_ = new_panels(size + 0.8, size)
     image = axes_.imshow(ordered, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
     axes_.set_xticks(range(len(kept)), labels, rotation=90, fontsize=8)
     axes_.set_yticks(range(len(kept)), labels, fontsize=8)

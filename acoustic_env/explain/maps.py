@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot
-from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, class_name, drawn, new_figure, shortened, signal_name
+from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, class_name, drawn, new_panels, shortened, signal_name
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.preprocess import Part, PrincipalComponents
 
@@ -155,8 +155,7 @@ def _draw(
 ) -> Plot:
     width, longest = max(6.0, 3.5 * len(maps)), max(len(shortened(name)) for name in names)
     columns = max(1, min(len(names), int(LETTERS_PER_INCH * width / (longest + MARKER_LETTERS))))
-    figure = new_figure(width, 6.4 + 0.25 * -(-len(names) // columns))
-    panels = figure.subplots(2, len(maps), squeeze=False)
+    figure, panels = new_panels(width, 6.4 + 0.25 * -(-len(names) // columns), 2, len(maps), squeeze=False)
     for column, found in enumerate(maps):
         shares = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(found.explained)]
         for row, (kind, plane) in enumerate((("PCA", found.pca), ("t-SNE", found.tsne))):

@@ -19,7 +19,7 @@ from acoustic_env.explain.style import (
     OKABE_ITO,
     SEQUENTIAL,
     drawn,
-    new_figure,
+    new_panels,
     shortened,
     signal_name,
 )
@@ -85,8 +85,7 @@ def _draw_images(material: Material, axes: FrameAxes, patches: Patches, clips: l
     size = int(patches.bands[-1]) // len(signals)
     limits = {name: _limit([getattr(clip, name) for clip in clips]) for name in METHODS}
     count = len(clips) * len(signals)
-    figure = new_figure(11, 1.3 + 2.2 * count)
-    panels = figure.subplots(count, 3, squeeze=False, sharex=True, sharey=True)
+    figure, panels = new_panels(11, 1.3 + 2.2 * count, count, 3, squeeze=False, sharex=True, sharey=True)
     last: dict[str, Any] = {}
     for row, (clip, number) in enumerate((clip, number) for clip in clips for number in range(len(signals))):
         levels = _decibels(clip.frames[:, number * size : (number + 1) * size], axes.log)
@@ -157,8 +156,8 @@ def _mark_hz(axis: Any, edges: Floats, bands: int) -> None:
 def _draw_lines(material: Material, axes: FrameAxes, patches: Patches, clips: list[ExplainedClip]) -> Plot:
     """Draw both methods over time, a panel for each clip, signals summed."""
     edges = _seconds(axes, patches)
-    figure = new_figure(8, 1.2 + 1.7 * len(clips))
-    panels = figure.subplots(len(clips), 1, squeeze=False, sharex=True)[:, 0]
+    figure, panels = new_panels(8, 1.2 + 1.7 * len(clips), len(clips), 1, squeeze=False, sharex=True)
+    panels = panels[:, 0]
     for panel, clip in zip(panels, clips, strict=True):
         for color, (name, label) in zip(OKABE_ITO, METHODS.items(), strict=False):
             panel.stairs(getattr(clip, name).sum(axis=1), edges, color=color, lw=1.8, label=label, baseline=None)
@@ -252,8 +251,8 @@ def _draw_means(
         for name in METHODS
     }
     sides = 1 if axes.edges_hz is None else 2
-    figure = new_figure(4.6 * sides + 2, 1.8 + 2 * (0.8 + 0.26 * len(names)))
-    panels = figure.subplots(2, sides, squeeze=False, sharey=True)
+    height = 1.8 + 2 * (0.8 + 0.26 * len(names))
+    figure, panels = new_panels(4.6 * sides + 2, height, 2, sides, squeeze=False, sharey=True)
     seconds = _seconds(axes, patches)
     for row, (name, label) in enumerate(METHODS.items()):
         over_time = means[name].sum(axis=2)

@@ -65,6 +65,12 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def new_panels(width: float, height: float, *shape: int, **options: Any) -> tuple[Any, Any]:
+    """Return a new figure and its panels, as `Figure.subplots` makes them."""
+    figure = new_figure(width, height)
+    return figure, figure.subplots(*shape, **options)
+
+
 def signal_name(signal: str) -> str:
     """Return the display name of a signal."""
     with contextlib.suppress(UsageError):  # features of a package that is not installed here

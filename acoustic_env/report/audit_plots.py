@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from acoustic_env.audit.intervals import Floats, Interval
 from acoustic_env.explain.plot import Plot
-from acoustic_env.explain.style import FAINT, GREY, OKABE_ITO, drawn, new_figure, shortened
+from acoustic_env.explain.style import FAINT, GREY, OKABE_ITO, drawn, new_panels, shortened
 from acoustic_env.models.evaluate import Estimate
 
 SECTION: Final = "The label audit"
@@ -26,8 +26,7 @@ def quality_plot(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np
     names, counts = np.unique(np.array(labels, object).astype(str), return_counts=True)
     shown = names[np.argsort(-counts, kind="stable")[:CLASSES]]
     edges = np.linspace(0, 1, BINS + 1)
-    figure = new_figure(9, 3.9)
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 3.9)
     of_label = np.array(labels, object)
     columns: dict[str, list[Any]] = {"label": [], "quality_from": [], "quality_to": [], "labels": []}
     for number, name in enumerate(shown):
@@ -56,8 +55,7 @@ def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapp
         *((shortened(name), labels[name], truth.get(name)) for name in order[::-1]),
         ("all labels", overall, truth.get(None)),
     ]
-    figure = new_figure(9, 1.5 + 0.34 * max(len(rows), 3))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.5 + 0.34 * max(len(rows), 3))
     for place, (name, interval, known) in enumerate(rows):
         color = OKABE_ITO[0] if name == "all labels" else OKABE_ITO[1]
         panel.plot([interval.low, interval.high], [place, place], color=color, lw=2.5)
@@ -105,8 +103,7 @@ def found_plot(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimat
     ordered = wrong[np.argsort(quality, kind="stable")]
     annotated = np.arange(1, len(ordered) + 1)
     share = np.cumsum(ordered) / max(int(wrong.sum()), 1)
-    figure = new_figure(7.5, 4.4)
-    panel = figure.subplots()
+    figure, panel = new_panels(7.5, 4.4)
     panel.plot(annotated / len(ordered), share, color=OKABE_ITO[0], lw=2, label="by the ranking")
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="in any order")
     base = float(wrong.mean())

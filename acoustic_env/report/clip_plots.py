@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.explain.plot import Plot
-from acoustic_env.explain.style import FAINT, GREY, OKABE_ITO, SEQUENTIAL, drawn, new_figure, shortened
+from acoustic_env.explain.style import FAINT, GREY, OKABE_ITO, SEQUENTIAL, drawn, new_figure, new_panels, shortened
 from acoustic_env.report.clip_sample import (
     BANDS,
     FRAMES,
@@ -107,8 +107,7 @@ def gallery_plot(clips: Clips, name: str, title: str, lead: str) -> Plot:
     shown = [(of, clip) for of, found in clips.items() for clip in found[:GALLERY]]
     images = [decibels(mel_power(clip.waveform[: round(GALLERY_S * RATE)])) for _, clip in shown]
     top = max(float(levels.max()) for levels in images)
-    figure = new_figure(9.4, 0.9 + 1.35 * len(clips))
-    panels = figure.subplots(len(clips), GALLERY, squeeze=False)
+    figure, panels = new_panels(9.4, 0.9 + 1.35 * len(clips), len(clips), GALLERY, squeeze=False)
     for panel in panels.ravel():
         panel.set_axis_off()
     image, places = None, Counter[str]()
@@ -155,8 +154,7 @@ def _sampled(clips: Clips) -> str:
 def lengths_plot(clips: Clips) -> Plot:
     """Draw the length of each sampled clip by class."""
     names, values = list(clips), [[clip.seconds for clip in found] for found in clips.values()]
-    figure = new_figure(9, 1.2 + 0.36 * len(names))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.2 + 0.36 * len(names))
     _strips(panel, names, values)
     flat = np.concatenate(values)
     panel.set(xlabel="length (s)", xscale="log" if flat.max() > 20 * max(flat.min(), 1e-3) else "linear")
@@ -179,8 +177,7 @@ def levels_plot(clips: Clips) -> Plot:
             for found in clips.values()
         ]
     )
-    figure = new_figure(11, 1.8 + 0.36 * len(names))
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
+    figure, (left, middle, right) = new_panels(11, 1.8 + 0.36 * len(names), 1, 3, width_ratios=(1, 1, 1.5))
     _strips(left, names, rms)
     left.set(xlabel="RMS (dBFS)", title="Level")
     _strips(middle, names, crossings)
@@ -221,8 +218,7 @@ def labels_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot:
     total = sum(counts.values(), Counter())
     order = [name for name, _ in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))]
     shown = order[:TAGS]
-    figure = new_figure(9, 1.4 + 0.28 * len(shown))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.4 + 0.28 * len(shown))
     left = np.zeros(len(shown))
     for number, (role, own) in enumerate(counts.items()):
         width = np.array([own[name] for name in shown], float)
@@ -250,8 +246,8 @@ def cooccurrence_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot | N
     total = Counter(label for rows in parts.values() for own in rows if len(own) > 1 for label in own)
     names = sorted(total, key=lambda name: (-total[name], name))[:LABELS]
     place = {name: number for number, name in enumerate(names)}
-    figure = new_figure(2.6 + 3.4 * len(parts), 2.4 + 0.27 * len(names))
-    panels = figure.subplots(1, len(parts), squeeze=False)[0]
+    size = (2.6 + 3.4 * len(parts), 2.4 + 0.27 * len(names))
+    figure, (panels,) = new_panels(*size, 1, len(parts), squeeze=False)
     data: list[dict[str, Any]] = []
     image = None
     for number, (panel, (role, rows)) in enumerate(zip(panels, parts.items(), strict=True)):
@@ -289,8 +285,7 @@ def tags_plot(tags: Sequence[Sequence[str]]) -> Plot:
     counts = Counter(tag for own in tags for tag in set(own))
     order = sorted(counts, key=lambda tag: (-counts[tag], tag))
     shown = order[:TAGS]
-    figure = new_figure(9, 1.2 + 0.26 * len(shown))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.2 + 0.26 * len(shown))
     panel.barh(range(len(shown)), [counts[tag] for tag in shown], color=OKABE_ITO[0], height=0.7)
     panel.set_yticks(range(len(shown)), [shortened(tag) for tag in shown])
     panel.set(xlabel="clips", ylim=(len(shown) - 0.4, -0.6))

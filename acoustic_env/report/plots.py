@@ -20,7 +20,7 @@ from acoustic_env.explain.style import (
     SEQUENTIAL,
     class_name,
     drawn,
-    new_figure,
+    new_panels,
     shortened,
 )
 
@@ -112,8 +112,7 @@ def _plot(clips: EvaluatedClips, name: str, title: str, sentence: str, alt: str,
 
 def _curve_panels(width: float, height: float) -> tuple[Any, Any]:
     """Return a figure with empty panels of ROC curves, with that of chance, and of precision and recall."""
-    figure = new_figure(width, height)
-    roc, precision = figure.subplots(1, 2)
+    figure, (roc, precision) = new_panels(width, height, 1, 2)
     roc.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curves")
     precision.set(xlabel="recall", ylabel="precision", title="Precision and recall")
@@ -211,8 +210,7 @@ def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.55 * min(len(classes), 20) if len(classes) <= 20 else 12.0
-    figure = new_figure(size + 1.6, size)
-    panel = figure.subplots()
+    figure, panel = new_panels(size + 1.6, size)
     image = panel.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
     if len(classes) <= NUMBERED:
         for (row, column), count in np.ndenumerate(counts):
@@ -252,8 +250,7 @@ def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
 
 @drawn
 def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
-    figure = new_figure(5.6, 5.0)
-    panel = figure.subplots()
+    figure, panel = new_panels(5.6, 5.0)
     panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
     tables: list[pd.DataFrame] = []
     before, after = calibration_errors(metrics)
@@ -310,8 +307,7 @@ def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     half = SHOWN_CLASSES // 2
     shown = rows if len(rows) <= SHOWN_CLASSES else [*rows[:half], *rows[-half:]]
     shown = shown[::-1]
-    figure = new_figure(9, 1.5 + 0.27 * max(len(shown), 2))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.5 + 0.27 * max(len(shown), 2))
     places = range(len(shown))
     for number, (key, label) in enumerate((("average_precision", "average precision"), ("f1", "F1"), ("auc", "AUC"))):
         panel.plot(
@@ -335,8 +331,7 @@ def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
 def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the study's rows (of study.csv), best first, with intervals; mark those within noise of the best."""
     shown = list(rows[:SHOWN_ROWS])[::-1]
-    figure = new_figure(9, 1.5 + 0.28 * max(len(shown), 2))
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 1.5 + 0.28 * max(len(shown), 2))
     for place, row in enumerate(shown):
         color, marker = (OKABE_ITO[0], "o") if row["within_noise"] else (OKABE_ITO[1], "^")
         panel.plot([row["score_low"], row["score_high"]], [place, place], color=color, lw=2)
@@ -374,8 +369,7 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
 @drawn
 def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the score of each row of a study against its training time, a marker and color for each model."""
-    figure = new_figure(9, 4)
-    panel = figure.subplots()
+    figure, panel = new_panels(9, 4)
     models = list(dict.fromkeys(row["model"] for row in rows))
     for number, model in enumerate(models):
         own = [row for row in rows if row["model"] == model]
@@ -404,8 +398,7 @@ def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
 
     Networks without validation rows have training loss only.
     """
-    figure = new_figure(9, 3.6)
-    losses, scores = figure.subplots(1, 2)
+    figure, (losses, scores) = new_panels(9, 3.6, 1, 2)
     kept = []
     for history in histories:
         epochs = [epoch["epoch"] for epoch in history]
@@ -451,8 +444,8 @@ def trials_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     scores = [row["score"] for row in done]
     searched = searched_settings(list(rows[0])) if rows else []
     numbers = [name for name in searched if done and all(isinstance(row[name], int | float) for row in done)][:3]
-    figure = new_figure(4.5 + 3 * len(numbers), 4.0)
-    left, *others = figure.subplots(1, 1 + len(numbers), sharey=True, squeeze=False)[0]
+    columns = 1 + len(numbers)
+    figure, ((left, *others),) = new_panels(1.5 + 3 * columns, 4.0, 1, columns, sharey=True, squeeze=False)
     left.plot([row["trial"] + 1 for row in done], scores, "o", color=OKABE_ITO[0], ms=5, label="trial")
     best = list(np.maximum.accumulate(scores)) if scores else []
     left.step([row["trial"] + 1 for row in done], best, where="post", color=OKABE_ITO[1], lw=2, label="best so far")

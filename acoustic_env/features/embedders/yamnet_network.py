@@ -21,16 +21,9 @@ CLASSES: Final = 521
 EMBEDDING: Final = 1024
 # (stride, output channels) of layer1, a convolution, and of layer2 to layer14, each depthwise and then pointwise.
 LAYERS: Final = (
-    (2, 32),
-    (1, 64),
-    (2, 128),
-    (1, 128),
-    (2, 256),
-    (1, 256),
-    (2, 512),
+    *((2, 32), (1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512)),
     *((1, 512),) * 5,
-    (2, 1024),
-    (1, 1024),
+    *((2, 1024), (1, 1024)),
 )
 # Patches at a time: memory stays bounded for recordings of any length, and on a CPU no array is so large that it is
 # given back after each layer (`reuse_freed_memory`).
