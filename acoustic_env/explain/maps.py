@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -186,13 +187,8 @@ def _draw(
             "class": [names[number] for number in label] * len(maps),
             "signal": [found.signal for found in maps for _ in clip_ids],
             **{
-                name: np.concatenate([getattr(found, kind)[:, axis] for found in maps])
-                for name, kind, axis in (
-                    ("pca_1", "pca", 0),
-                    ("pca_2", "pca", 1),
-                    ("tsne_1", "tsne", 0),
-                    ("tsne_2", "tsne", 1),
-                )
+                f"{kind}_{axis + 1}": np.concatenate([getattr(found, kind)[:, axis] for found in maps])
+                for kind, axis in product(("pca", "tsne"), (0, 1))
             },
         }
     )

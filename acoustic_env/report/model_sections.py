@@ -159,11 +159,9 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips
     found: list[Part] = []
     shown = metrics["per_class"][:CLASSES]
     more = f", the first {len(shown)} of {len(metrics['per_class'])}" if len(shown) < len(metrics["per_class"]) else ""
-    thresholds: Mapping[str, float] = (
-        {}
-        if bundle.recipe.task == "multiclass"
-        else dict(zip(bundle.classes, bundle.calibrator.thresholds_.tolist(), strict=True))
-    )
+    thresholds: dict[str, float] = {}
+    if bundle.recipe.task != "multiclass":
+        thresholds = dict(zip(bundle.classes, bundle.calibrator.thresholds_.tolist(), strict=True))
     rows: list[tuple[object, ...]] = [
         (
             class_name(row["name"]),
@@ -174,17 +172,7 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips
         )
         for row in shown
     ]
-    header = (
-        "class",
-        f"{bundle.recipe.level}s",
-        "predicted",
-        "precision",
-        "recall",
-        "F1",
-        "AUC",
-        "average precision",
-        "threshold",
-    )
+    header = ("class", f"{bundle.recipe.level}s", "predicted", *map(metric_name, CLASS_METRICS), "threshold")
     found.append(Table(f"Each class on {clips.name}{more}", header, rows))
     if metrics["undefined"]:
         names = ", ".join(map(class_name, metrics["undefined"][:10]))

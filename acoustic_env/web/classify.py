@@ -51,20 +51,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 Item = dict[str, Any] | Problem
-UPLOAD: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
+_FORM: Final = {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
+UPLOAD: Final = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
 _PROBLEM: Final = {"description": "Refused: problem details.", "content": {"application/problem+json": {}}}
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = dict.fromkeys(
     (400, 403, 408, 413, 415, 421, 422, 429, 500, 503), _PROBLEM
