@@ -194,14 +194,12 @@ def read_gold(table: pa.Table, where: str) -> GoldClips:
     """
     found = require_columns(table, _GOLD, where, "a table of gold clips")
     if not found.num_rows:
-        msg = f"{where}: no rows; a table of gold clips has {', '.join(_GOLD.names)}"
-        raise UsageError(msg)
+        raise UsageError(f"{where}: no rows; a table of gold clips has {', '.join(_GOLD.names)}")
     require_values(found, dict.fromkeys(("predicted", "given", "truth"), (0, 1)), where)
     for name in ("score", "inclusion_probability", "group"):
         if 0 < found[name].null_count < found.num_rows:
             row = found[name].is_null().to_pylist().index(True) + 1
-            msg = f"{where}: row {row:,}, column {name!r}: empty, while other rows have a value"
-            raise UsageError(msg)
+            raise UsageError(f"{where}: row {row:,}, column {name!r}: empty, while other rows have a value")
     known = {name: found[name].to_numpy() for name in _GOLD.names if not found[name].null_count}
     clips = np.arange(found.num_rows)
     groups = np.unique(known.get("group", clips), return_inverse=True)[1].astype(np.int64)

@@ -42,11 +42,9 @@ class CheckResult:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.score).all() and self.score.min() >= 0.0 and self.score.max() <= 1.0):
-            msg = f"check {self.name}: a score lies outside 0 to 1 or is not finite"
-            raise ValueError(msg)
+            raise ValueError(f"check {self.name}: a score lies outside 0 to 1 or is not finite")
         if self.flagged.shape != (len(self.score),):
-            msg = f"check {self.name}: {self.flagged.shape} flags for {len(self.score)} clips"
-            raise ValueError(msg)
+            raise ValueError(f"check {self.name}: {self.flagged.shape} flags for {len(self.score)} clips")
 
 
 def label_quality(probabilities: Floats, given: Ints) -> Floats:

@@ -107,8 +107,7 @@ def _of_counts(method: str, right: float, n: float, bounds: Callable[[], tuple[f
     if n <= 0:
         return nothing_observed(method)
     if not 0 <= right <= n * (1 + 1e-12):
-        msg = f"{right:g} right answers of {n:g}: the count must lie between 0 and n"
-        raise ValueError(msg)
+        raise ValueError(f"{right:g} right answers of {n:g}: the count must lie between 0 and n")
     low, high = bounds()
     return Interval(right / n, max(0.0, low), min(1.0, high), method, round(n))
 

@@ -45,17 +45,15 @@ class DiskJournal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b", buffering=0)
         except OSError as error:
-            msg = f"{path}: cannot be written: {error.strerror}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            msg = (
+            raise UsageError(
                 f"{path}: another `{holder}` writes its answers here; open the address it printed "
                 "(several annotators share one session), or choose another --out"
-            )
-            raise UsageError(msg) from error
+            ) from error
 
     def lines(self) -> list[bytes]:
         """Return the whole lines; half a line left by a crash is cut off."""
@@ -76,8 +74,7 @@ class DiskJournal:
         try:
             written = self._file.write(line)
             if written != len(line):
-                msg = f"{self._path}: the disk took {written} of {len(line)} bytes"
-                raise OSError(msg)
+                raise OSError(f"{self._path}: the disk took {written} of {len(line)} bytes")
             os.fsync(self._file.fileno())
         except OSError:
             os.ftruncate(self._file.fileno(), end)  # half a line would spoil the next one

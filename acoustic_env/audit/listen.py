@@ -85,8 +85,7 @@ def read_rows(sample: pa.Table, where: str) -> tuple[list[Row], str]:
     """
     table = require_columns(sample, _NEEDED, where, "a sample of `audit sample`").sort_by("order")
     if not table.num_rows:
-        msg = f"{where}: the sample is empty"
-        raise UsageError(msg)
+        raise UsageError(f"{where}: the sample is empty")
     rows = [Row(**row) for row in table.select(["clip_id", "label", "role"]).to_pylist()]
     described = json.dumps([table.column("frame_hash")[0].as_py(), [asdict(row) for row in rows]])
     return rows, hashlib.sha256(described.encode()).hexdigest()[:16]
@@ -149,11 +148,10 @@ class Session:
         self._answers: dict[str, RowAnnotation] = {}
         self._last = datetime.min.replace(tzinfo=UTC)
         if read_if_there(self.journal_url) is None and read_if_there(out) is not None:
-            msg = (
+            raise UsageError(
                 f"{out} is there, its journal {split(self.journal_url)[1]} is not; the table would be lost. "
                 "Put the journal beside it, or choose another --out"
             )
-            raise UsageError(msg)
         self._journal = open_journal(self.journal_url, "audit listen")
         try:
             self._replay()
@@ -293,17 +291,15 @@ class Session:
     def _take(self, event: dict[str, Any], *, first: bool) -> None:
         if first:
             if event["event"] != "session" or event["sample"] != self.sample_id:
-                msg = (
+                raise UsageError(
                     f"{self.journal_url} holds answers to another sample ({event.get('sample')}, this one is "
                     f"{self.sample_id}); choose another --out"
                 )
-                raise UsageError(msg)
             return
         named = {OLD_NAMES.get(name, name): value for name, value in event.items()}
         answer = RowAnnotation(**{name: named[name] for name in RowAnnotation.__dataclass_fields__})
         if not 0 <= answer.row < len(self.rows):
-            msg = f"row {answer.row} is not in the sample"
-            raise ValueError(msg)
+            raise ValueError(f"row {answer.row} is not in the sample")
         self._last = max(self._last, datetime.fromisoformat(answer.time_utc))
         self._answers[answer.id] = answer
 

@@ -63,11 +63,9 @@ def plan(half_width: float, share: float, ranked: pa.Table | None = None, level:
         UsageError: a half-width or share that cannot be.
     """
     if not 0.0 < half_width < 0.5:
-        msg = f"--half-width {half_width:g}: expected a number between 0 and 0.5"
-        raise UsageError(msg)
+        raise UsageError(f"--half-width {half_width:g}: expected a number between 0 and 0.5")
     if not 0.0 < share < 1.0:
-        msg = f"--accuracy {share:g}: expected a share between 0 and 1"
-        raise UsageError(msg)
+        raise UsageError(f"--accuracy {share:g}: expected a share between 0 and 1")
     if ranked is None:
         return [Plan("simple", simple_size(share, half_width, None, level), False, f"at accuracy {share:g}")]
     frame = ranked.filter(ranked.column("given"))

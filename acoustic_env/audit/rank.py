@@ -212,11 +212,10 @@ def _cut(recipe: Recipe, frames: FeatureMatrix) -> Cut | None:
     if recipe.windows is None:
         return None
     if recipe.windows.pooling == "learned":
-        msg = (
+        raise UsageError(
             f"recipe {recipe.name}: `windows: pooling: learned` is fitted on validation rows, which scorers of the "
             "audit have none of; name another pooling in the recipe of the audit"
         )
-        raise UsageError(msg)
     block = frames.columns[0].block
     cut = Cut.of(recipe.windows, block, recipe.block_options(block))
     return cut._replace(pooling=recipe.windows.pooling)  # labels are of clips, whatever the recipe counts
@@ -288,8 +287,7 @@ def score_labels(clips: Clips, given: Ints, classes: int, settings: AuditSetting
         UsageError: only one class is given, or no scorer has a name of the settings.
     """
     if (np.bincount(given, minlength=classes) > 0).sum() < 2:
-        msg = "all clips are given one class; a ranking needs clips of two classes or more"
-        raise UsageError(msg)
+        raise UsageError("all clips are given one class; a ranking needs clips of two classes or more")
     scorers = make_scorers(settings, clips.tags)
     found = score_posterior(_labeled(clips, np.eye(classes)[given], True, settings), scorers)
     return label_scores(

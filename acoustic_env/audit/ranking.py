@@ -32,12 +32,10 @@ def check_ranked(table: pa.Table, where: str) -> pa.Table:
     """
     ranked = require_columns(table, RANKED_SCHEMA, where, "a ranked table of `audit rank`")
     if table.num_rows == 0:
-        msg = f"{where}: no rows"
-        raise UsageError(msg)
+        raise UsageError(f"{where}: no rows")
     low, high = pc.min_max(ranked["quality"]).as_py().values()
     if not 0.0 <= low <= high <= 1.0:
-        msg = f"{where}: column 'quality' runs from {low:g} to {high:g}; it must lie in 0 to 1"
-        raise UsageError(msg)
+        raise UsageError(f"{where}: column 'quality' runs from {low:g} to {high:g}; it must lie in 0 to 1")
     for name in scorer_names(table):
         ranked = ranked.append_column(name, table[name])
     return ranked

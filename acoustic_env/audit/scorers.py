@@ -134,8 +134,7 @@ def load_scorer(name: str) -> Scorer:
     if name in SCORERS:
         return SCORERS.load(name)
     if name not in CLASSIFIERS:
-        msg = f"no scorer named {name!r}; expected one of: {', '.join(scorer_kinds())}"
-        raise UsageError(msg)
+        raise UsageError(f"no scorer named {name!r}; expected one of: {', '.join(scorer_kinds())}")
     return partial(score_by_classifier, name)
 
 
@@ -165,8 +164,7 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
     classifier = _settings(kind, clips, int(train.sum()))
     x: Any = clips.sequences if classifier.reads_sequences else clips.features
     if x is None:
-        msg = f"scorer {kind} reads frames, and these clips come without any"
-        raise UsageError(msg)
+        raise UsageError(f"scorer {kind} reads frames, and these clips come without any")
     members = clips.fit_once(kind, train, lambda: _fit(classifier, clips, x, train))
     labels = clips.target.shape[1]
     return Ensemble(members, max(labels, 2)).predict_proba(x[held_out])[:, :labels]

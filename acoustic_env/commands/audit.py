@@ -146,8 +146,7 @@ def adjust_metrics(arguments: argparse.Namespace) -> None:
     from acoustic_env.errors import UsageError
 
     if arguments.auc is None and arguments.rates is None:
-        msg = "nothing to adjust: give --auc or --rates"
-        raise UsageError(msg)
+        raise UsageError("nothing to adjust: give --auc or --rates")
     gold = a.read_gold(read_table(arguments.gold), arguments.gold) if arguments.gold else None
     tested = None if gold is None else a.independence_test(gold.predicted, gold.given, gold.truth)
     positive, negative = a.AnnotatedCounts(*arguments.positive), a.AnnotatedCounts(*arguments.negative)
@@ -171,13 +170,11 @@ def _pair(text: str) -> tuple[float, float]:
     try:
         return float(first), float(second)
     except ValueError as error:
-        msg = f"{text!r}: expected two numbers with a comma between them"
-        raise argparse.ArgumentTypeError(msg) from error
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers with a comma between them") from error
 
 
 def _counts(text: str) -> tuple[int, int]:
     right, _, answers = text.partition("/")
     if not (right.isdigit() and answers.isdigit() and 0 <= int(right) <= int(answers) and int(answers) > 0):
-        msg = f"{text!r}: expected right answers / answers, such as 42/50"
-        raise argparse.ArgumentTypeError(msg)
+        raise argparse.ArgumentTypeError(f"{text!r}: expected right answers / answers, such as 42/50")
     return int(right), int(answers)

@@ -47,8 +47,7 @@ def listen(arguments: argparse.Namespace) -> None:
     try:
         annotator = clean_name(arguments.annotator) if arguments.annotator is not None else None
     except InvalidAnswerError as error:
-        msg = f"--annotator: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"--annotator: {error}") from error
     rows, sample_id = read_rows(read_table(arguments.sample), arguments.sample)
     clips = ClipCache(places(rows, read_clips(arguments.clips), arguments.clips))
     with Session(rows, sample_id, arguments.out) as session:

@@ -83,8 +83,7 @@ def read_index(folder: str) -> tuple[list[Entry], dict[str, Any]]:
     path = join(folder, INDEX)
     data = read_if_there(path)
     if data is None:
-        msg = f"{folder}: no {INDEX} there; make one with acoustic-env explain --out {folder}"
-        raise UsageError(msg)
+        raise UsageError(f"{folder}: no {INDEX} there; make one with acoustic-env explain --out {folder}")
     try:
         document = json.loads(data)
         if document["format"] != FORMAT:
@@ -92,6 +91,5 @@ def read_index(folder: str) -> tuple[list[Entry], dict[str, Any]]:
             raise UsageError(msg)
         entries = [Entry(**entry) for entry in document["plots"]]
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{path}: not readable: {error}; run acoustic-env explain again"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: not readable: {error}; run acoustic-env explain again") from error
     return entries, {key: value for key, value in document.items() if key not in ("format", "plots")}

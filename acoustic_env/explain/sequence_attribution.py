@@ -171,8 +171,7 @@ def explained_clips(material: Material, patches: Patches, per_class: int = PER_C
     """
     classes = len(material.targets.classes)
     if not all(is_smooth(member, classes) for member in material.bundle.classifier.members):
-        msg = "gradients are of the package's networks on sequences, trained on clips of every class"
-        raise UsageError(msg)
+        raise UsageError("gradients are of the package's networks on sequences, trained on clips of every class")
     scorer_of = {int(row): scorer for scorer in material.scorers for row in scorer.rows}
     by_id = sorted(scorer_of, key=lambda row: material.targets.clip_ids[row])
     candidates = np.random.default_rng(SEED).permutation(by_id)[:CANDIDATES]

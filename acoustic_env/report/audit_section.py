@@ -42,8 +42,7 @@ def read_truth(url: str) -> dict[str, frozenset[str]]:
     table = read_table(url)
     missing = [name for name in ("clip_id", "label") if name not in table.column_names]
     if missing:
-        msg = f"{url}: no column {missing[0]!r}; a table of true labels has clip_id and label"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: no column {missing[0]!r}; a table of true labels has clip_id and label")
     found: dict[str, set[str]] = {}
     for clip_id, label in zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True):
         found.setdefault(clip_id, set()).update([label] if isinstance(label, str) else label or [])

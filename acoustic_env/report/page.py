@@ -57,8 +57,7 @@ class PlotFolder:
             try:
                 data = read_bytes(join(source, plain))
             except UsageError as error:
-                msg = f"{error}; run acoustic-env explain again"
-                raise UsageError(msg) from error
+                raise UsageError(f"{error}; run acoustic-env explain again") from error
             write_bytes(str(self.path / plain), data)
         return self._picture(entry)
 

@@ -45,11 +45,9 @@ def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
         msg = "nothing to report on: give --store, --clips, --bundle, --explain, --study, --tune, --ranked or --labels"
         raise UsageError(msg)
     if (inputs.sample is None) != (inputs.annotations is None):
-        msg = "--sample and --annotations belong together: give the annotations with the sample they answer"
-        raise UsageError(msg)
+        raise UsageError("--sample and --annotations belong together: give the annotations with the sample they answer")
     if inputs.labels and not versions(inputs.labels):
-        msg = f"{inputs.labels}: no version of a labels table; make one with acoustic-env audit relabel"
-        raise UsageError(msg)
+        raise UsageError(f"{inputs.labels}: no version of a labels table; make one with acoustic-env audit relabel")
     bundle = Bundle.load(inputs.bundle) if inputs.bundle else None
     sections = [section for section in _sections(inputs, bundle, PlotFolder(path)) if section is not None]
     classes = f" of {' and '.join(bundle.classes)}" if bundle is not None and len(bundle.classes) <= 3 else ""

@@ -84,8 +84,7 @@ def annotation_page(session: Session, clips: ClipCache, annotator: str | None = 
         except InvalidAnswerError as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
         except OSError as error:
-            msg = f"the answer could not be written: {error}"
-            raise HTTPException(HTTPStatus.INSUFFICIENT_STORAGE, msg) from error
+            raise HTTPException(HTTPStatus.INSUFFICIENT_STORAGE, f"the answer could not be written: {error}") from error
         warning = None
         try:
             session.write_annotations()

@@ -49,8 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        msg = f"--host {host} --port {port}: {error}; choose another port, or 0 for a free one"
-        raise UsageError(msg) from error
+        raise UsageError(f"--host {host} --port {port}: {error}; choose another port, or 0 for a free one") from error
 
 
 class Server:

@@ -182,11 +182,10 @@ class RayServer:
             offered = cluster_resources()
             needed = settings.replicas + settings.page_replicas
             if offered.cpus < needed:
-                msg = (
+                raise UsageError(
                     f"--replicas {settings.replicas} --page-replicas {settings.page_replicas}: one CPU each, and the "
                     f"cluster has {offered.cpus:g}; take fewer, or add nodes"
                 )
-                raise UsageError(msg)
             if running := serve.status().applications:
                 msg = f"Ray Serve runs {', '.join(running)} on this cluster; end it first: its job, or serve shutdown"
                 raise UsageError(msg)
@@ -198,8 +197,7 @@ class RayServer:
             try:
                 serve.run(deployed, name=APP, logging_config={"log_level": "WARNING"})
             except RuntimeError as error:
-                msg = f"the application does not start on Ray: {_reason() or error}"
-                raise AcousticEnvError(msg) from error
+                raise AcousticEnvError(f"the application does not start on Ray: {_reason() or error}") from error
             self._started = started.pop_all()
 
     def __enter__(self) -> Self:
