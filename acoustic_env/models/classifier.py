@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -58,6 +58,10 @@ class Examples:
         weights = None if self.weights is None else self.weights[rows]
         variants = tuple(variant[rows] for variant in self.variants)
         return Examples(self.x[rows], self.y[rows], self.groups[rows], weights, variants)
+
+    def map(self, change: Callable[[Any], Any]) -> Examples:
+        """Return the rows with `x`, and each copy of it, changed by a function."""
+        return replace(self, x=change(self.x), variants=tuple(change(variant) for variant in self.variants))
 
     def with_variants(self) -> Examples:
         """Return the rows followed by their copies, which have their targets, groups and weights."""

@@ -10,8 +10,8 @@ to (`cross_fit`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -54,9 +54,7 @@ class OutOfFold:
 
 
 def out_of_fold(
-    X: Any,
-    y: npt.NDArray[Any],
-    groups: npt.NDArray[Any],
+    data: Examples,
     classifier: ClassifierSettings | Any,
     folds: int | Integers = 5,
     seed: int = 23,
@@ -66,7 +64,6 @@ def out_of_fold(
     size: int = 1,
     predicted: npt.NDArray[Any] | None = None,
     checkpoints: str | None = None,
-    variants: Sequence[Any] = (),
 ) -> OutOfFold:
     """Predict each row by the mean of an ensemble trained on the other folds.
 
@@ -75,9 +72,7 @@ def out_of_fold(
     folds' rows.
 
     Args:
-        X: float32 [n, features], missing values as NaN; or `Sequences`.
-        y: int64 [n] class index, or bool [n, classes] for multilabel.
-        groups: [n], rows that stay in one fold.
+        data: rows, missing values as NaN; their copies (`Examples.variants`) are learned from with the other folds.
         classifier: settings of a kind, or any scikit-learn classifier with `predict_proba`.
         folds: how many grouped and stratified folds, or the fold of each row [n].
         seed: of the folds and the models.
@@ -86,11 +81,11 @@ def out_of_fold(
         size: members of each ensemble.
         predicted: folds to predict; rows of the others are NaN. None for all.
         checkpoints: where estimators that can keep checkpoints.
-        variants: transformed copies of `X`; those of the other folds' rows are learned from, too.
 
     Raises:
         UsageError: fewer groups than folds (or one besides a fold), one class only, or given folds that split a group.
     """
+    y, groups = data.y, data.groups
     count = y.shape[1] if y.ndim == 2 else (classes or int(y.max()) + 1)
     if y.ndim == 1 and len(np.unique(y)) < 2:
         raise UsageError("all rows are of one class; out-of-fold predictions need two or more")
@@ -105,27 +100,27 @@ def out_of_fold(
     for held in wanted:
         started = time.perf_counter()
         rows = fold == held
-        fitted = clone(preprocessor).fit(X[~rows])
-        x, *copies = (_float32(fitted.transform(part[~rows])) for part in (X, *variants))
-        seen = Examples(x, y[~rows], groups[~rows], variants=tuple(copies))
+        fitted = clone(preprocessor).fit(data.x[~rows])
+        seen = data.take(~rows).map(partial(_preprocessed, fitted))
         if len(there) > INNER_FOLDS:
             inner, stop = fold[~rows], int(there[(np.searchsorted(there, held) + 1) % len(there)])
         else:
             inner, stop = _folds_up_to(INNER_FOLDS, seen.y, seen.groups, seed), 0
         model = fit_ensemble(classifier, count, seen, inner, (stop,), size=size, seed=seed, checkpoints=checkpoints)
         trained = time.perf_counter()
-        said = model.predict_proba(_float32(fitted.transform(X[rows])))
+        said = model.predict_proba(_preprocessed(fitted, data.x[rows]))
         if not len(found):
-            found = np.full((len(X) * (len(said) // int(rows.sum())), count), np.nan)
+            found = np.full((len(data) * (len(said) // int(rows.sum())), count), np.nan)
         found[per_row(rows, found)] = said
         training, predicting = training + trained - started, predicting + time.perf_counter() - trained
     known = int(np.isin(fold, wanted).sum())
     return OutOfFold(found, training / len(wanted), predicting / known * 1000)
 
 
-def _float32(x: Any) -> Any:
-    """Return an array as float32, sequences as they are."""
-    return x if isinstance(x, Sequences) else x.astype(np.float32)
+def _preprocessed(preprocessor: Any, x: Any) -> Any:
+    """Return preprocessed rows: an array as float32, sequences as they are."""
+    found = preprocessor.transform(x)
+    return found if isinstance(found, Sequences) else found.astype(np.float32)
 
 
 def predicted_parts(

@@ -63,6 +63,11 @@ class Study:
         """Rows that train or validate."""
         return np.sort(np.concatenate([self.split.train, self.split.validation]))
 
+    def examples(self, rows: npt.NDArray[np.int64]) -> Examples:
+        """Return some clips to learn from, with their variants, features as they are in the matrix."""
+        x, *copies = (matrix.values[rows] for matrix in (self.matrix, *self.variants))
+        return Examples(x, self.targets.y[rows], self.groups[rows], variants=tuple(copies))
+
 
 def prepare(
     clips: pa.Table,
@@ -178,19 +183,13 @@ def fit_preprocessor(study: Study) -> Preprocessor | KeepFrames:
 
 def preprocessed_parts(study: Study) -> tuple[Examples, Examples]:
     """Return the training and the validation rows of a study, preprocessed."""
-    preprocessor = fit_preprocessor(study)
-
-    return _examples(study, preprocessor, study.split.train), _examples(study, preprocessor, study.split.validation)
-
-
-def _examples(study: Study, preprocessor: Any, rows: npt.NDArray[np.int64]) -> Examples:
-    x, *copies = (preprocessor.transform(matrix.values[rows]) for matrix in (study.matrix, *study.variants))
-    return Examples(x, study.targets.y[rows], study.groups[rows], variants=tuple(copies))
+    transform, parts = fit_preprocessor(study).transform, study.split
+    return study.examples(parts.train).map(transform), study.examples(parts.validation).map(transform)
 
 
 def learning_rows(study: Study) -> Examples:
     """Return the training and validation rows of a study together, preprocessed."""
-    return _examples(study, fit_preprocessor(study), study.learning)
+    return study.examples(study.learning).map(fit_preprocessor(study).transform)
 
 
 def train(
@@ -216,8 +215,8 @@ def train(
     preprocessor = fit_preprocessor(study)
     for line in preprocessor.summary():
         log(line)
-    y, groups, folds = study.targets.y[rows], study.groups[rows], study.split.folds[rows].astype(np.int64)
-    data = _examples(study, preprocessor, rows)
+    data, folds = study.examples(rows).map(preprocessor.transform), study.split.folds[rows].astype(np.int64)
+    y, groups = data.y, data.groups
     classes, model = study.targets.classes, recipe.model
     members: dict[str, Any] = {"size": model.ensemble, "checkpoints": checkpoints}
     chosen = model if classifier is None else classifier
@@ -226,16 +225,13 @@ def train(
     )
     part, parts = predicted_parts(y, groups, folds, model.seed)
     unseen = out_of_fold(
-        study.matrix.values[rows],
-        y,
-        groups,
+        study.examples(rows),
         chosen,
         part,
         model.seed,
         classes=len(classes),
         preprocessor=make_preprocessor(study.matrix.columns, recipe),
         predicted=parts,
-        variants=[variant.values[rows] for variant in study.variants],
         **members,
     ).probabilities
     held = np.isin(part, parts)

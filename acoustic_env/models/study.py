@@ -123,26 +123,22 @@ def run_study(
             f"recipe {study.recipe.name}: --trials would score variants, which are for training; leave one of them out"
         )
     rows = np.arange(len(study.groups)) if every_fold else study.learning
-    y, groups = study.targets.y[rows], study.groups[rows]
     signals = list(dict.fromkeys(column.signal for column in study.matrix.columns))
     recordings = study.clips["group"].take(pa.array(rows)).to_pylist()
     found: list[tuple[Variant, str, int, OutOfFold]] = []
     for variant in variants(list(study.matrix.fingerprints), signals):
         for name, settings in models.items():
-            matrix = study.matrix.restrict(variant.parts)
+            matrix, *copies = (whole.restrict(variant.parts) for whole in (study.matrix, *study.variants))
             predicted = out_of_fold(
-                matrix.values[rows],
-                y,
-                groups,
+                replace(study, matrix=matrix, variants=tuple(copies)).examples(rows),
                 settings if trials is None else SearchedClassifier(settings, trials),
                 study.split.folds[rows].astype(np.int64),
                 settings.seed,
                 classes=len(study.targets.classes),
                 preprocessor=make_preprocessor(matrix.columns, study.recipe.replace(model=settings)),
                 size=settings.ensemble,
-                variants=[copy.restrict(variant.parts).values[rows] for copy in study.variants],
             )
-            truth, pooled, units = at_level(study.recipe, y, predicted.probabilities, recordings)
+            truth, pooled, units = at_level(study.recipe, study.targets.y[rows], predicted.probabilities, recordings)
             found.append((variant, name, len(matrix.columns), replace(predicted, probabilities=pooled)))
             log(f"{variant.features} {variant.signals} {name}: {main_score(truth, pooled)(None):.4f}")
     return _rows(truth, units, found)

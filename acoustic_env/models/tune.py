@@ -294,19 +294,9 @@ def score_settings(settings: ClassifierSettings, train: Examples, validation: Ex
         classes: how many.
     """
     if isinstance(validation, int):
-        rows = train
-        found = out_of_fold(
-            rows.x,
-            rows.y,
-            rows.groups,
-            settings,
-            validation,
-            settings.seed,
-            classes=classes,
-            preprocessor=FunctionTransformer(),
-            variants=rows.variants,
-        )
-        return validation_score(found.probabilities, rows.y)
+        unchanged = FunctionTransformer()
+        found = out_of_fold(train, settings, validation, settings.seed, classes=classes, preprocessor=unchanged)
+        return validation_score(found.probabilities, train.y)
     model = fit_model(settings, train, validation, settings.seed)
     return validation_score(predict_proba(model, validation.x, classes), validation.y)
 

@@ -37,16 +37,13 @@ def predictions(
     """Probabilities [rows, classes] by networks of the other folds; NaN outside the held folds."""
     recipe = study.recipe
     return out_of_fold(
-        study.matrix.values[rows],
-        study.targets.y[rows],
-        study.groups[rows],
+        study.examples(rows),
         recipe.model,
         study.split.folds[rows].astype(np.int64),
         seed,
         classes=len(study.targets.classes),
         preprocessor=make_preprocessor(study.matrix.columns, recipe),
         predicted=held,
-        variants=[copy.values[rows] for copy in study.variants],
     ).probabilities
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from acoustic_env.audit.table import read_table
 from acoustic_env.clips.table import read_clips
 from acoustic_env.io.documents import load_recipe
+from acoustic_env.models.classifier import Examples
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.evaluate import auc_with_interval
 from acoustic_env.models.learn import prepare
@@ -39,9 +40,7 @@ def main() -> None:
         flipped = np.random.default_rng(23).permutation(len(true)) < round(flip * len(true))
         given = true ^ flipped
         posterior = out_of_fold(
-            study.matrix.values,
-            given.astype(np.int64),
-            study.groups,
+            Examples(study.matrix.values, given.astype(np.int64), study.groups),
             recipe.model,
             preprocessor=Preprocessor.of(study.matrix.columns, recipe.reduction),
             size=recipe.model.ensemble,

@@ -112,7 +112,7 @@ def test_an_ensemble_averages_models_of_successive_seeds_that_hold_out_successiv
 
 def test_any_estimator_of_scikit_learn_is_a_classifier() -> None:
     data, new = rows("binary"), rows("binary", seed=1)
-    found = out_of_fold(data.x, data.y, data.groups, GaussianNB(), 4, 1).probabilities
+    found = out_of_fold(data, GaussianNB(), 4, 1).probabilities
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
     model = fit(make_estimator(LogisticRegression(C=0.5), 5), data, new)
     assert (model.C, model.random_state) == (0.5, 5)
@@ -180,35 +180,35 @@ def test_out_of_fold_probabilities_come_from_models_that_never_saw_the_row_or_it
     groups = np.arange(200) // 4
     x = random.normal(size=(50, 3))[groups].astype(np.float32)  # a group's rows are copies with random labels
     y = random.integers(0, 2, 50)[groups]
-    found = out_of_fold(x, y, groups, settings("xgboost"), 5, 1).probabilities
+    found = out_of_fold(Examples(x, y, groups), settings("xgboost"), 5, 1).probabilities
     assert found.shape == (200, 2)
     assert np.isfinite(found).all()
     assert roc_auc_score(y, found[:, 1]) < 0.75
-    leaking = out_of_fold(x, y, np.arange(200), settings("xgboost"), 5, 1).probabilities
+    leaking = out_of_fold(Examples(x, y, np.arange(200)), settings("xgboost"), 5, 1).probabilities
     assert roc_auc_score(y, leaking[:, 1]) > 0.9
 
 
 def test_out_of_fold_honours_given_folds_and_refuses_folds_that_split_a_group() -> None:
     data = rows("binary")
     fold = np.arange(len(data)) // 2 % 3
-    found = out_of_fold(data.x, data.y, data.groups, settings("logistic"), fold, 1).probabilities
+    found = out_of_fold(data, settings("logistic"), fold, 1).probabilities
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
     with pytest.raises(UsageError, match="group 0 lies in more than one fold"):
-        out_of_fold(data.x, data.y, data.groups, settings("logistic"), np.arange(len(data)) % 3, 1)
+        out_of_fold(data, settings("logistic"), np.arange(len(data)) % 3, 1)
 
 
 def test_out_of_fold_takes_missing_and_constant_columns() -> None:
     data = rows("binary")
     x = np.column_stack([data.x, np.full(len(data), 7.0), np.full(len(data), np.nan)]).astype(np.float32)
     x[::7, 1] = np.nan
-    found = out_of_fold(x, data.y, data.groups, settings("logistic"), 4, 1).probabilities
+    found = out_of_fold(Examples(x, data.y, data.groups), settings("logistic"), 4, 1).probabilities
     assert roc_auc_score(data.y, found[:, 1]) > 0.85
 
 
 def test_out_of_fold_refuses_rows_of_one_class() -> None:
     data = rows("binary")
     with pytest.raises(UsageError, match="all rows are of one class"):
-        out_of_fold(data.x, np.zeros(len(data), np.int64), data.groups, settings("logistic"), 4, 1)
+        out_of_fold(Examples(data.x, np.zeros(len(data), np.int64), data.groups), settings("logistic"), 4, 1)
 
 
 def test_more_features_than_rows_are_searched_in_the_space_of_the_rows_with_the_same_result(
@@ -251,7 +251,7 @@ def test_resampling_gives_every_class_so_many_training_rows() -> None:
 
     data = rows("multiclass")
     y = np.where(np.arange(len(data)) < 150, 0, data.y)
-    found = out_of_fold(data.x, y, data.groups, RecordingSettings(per_class=30), 4, 1, classes=3)
+    found = out_of_fold(Examples(data.x, y, data.groups), RecordingSettings(per_class=30), 4, 1, classes=3)
     assert seen == [[30, 30, 30]] * 4
     assert np.isfinite(found.probabilities).all()
     first, again = (fit_model(RecordingSettings(per_class=30), data, None, 1) for _ in range(2))
@@ -281,7 +281,7 @@ def test_of_ten_given_folds_the_next_one_stops_the_training() -> None:
     data = rows("binary")
     fold = np.arange(len(data)) // 24 + 1
     x = np.column_stack([data.x, fold])
-    out_of_fold(x, data.y, data.groups, Stopping(), fold, 1, preprocessor=FunctionTransformer())
+    out_of_fold(Examples(x, data.y, data.groups), Stopping(), fold, 1, preprocessor=FunctionTransformer())
     assert stops == [[2], [3], [4], [5], [6], [7], [8], [9], [10], [1]]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from acoustic_env.errors import UsageError
+from acoustic_env.models.classifier import Examples
 from acoustic_env.models.cross_val import out_of_fold
 from acoustic_env.models.folds import grouped_folds
 
@@ -60,4 +61,4 @@ def test_a_class_of_one_group_is_refused_with_what_to_do() -> None:
     groups = np.array([*range(20), 20, 20, 20, 20])
     x = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     with pytest.raises(UsageError, match=r"a class lies in so few groups .* add recordings of it"):
-        out_of_fold(x, y, groups, LogisticRegression(), folds=2)
+        out_of_fold(Examples(x, y, groups), LogisticRegression(), folds=2)

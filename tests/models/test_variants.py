@@ -60,7 +60,8 @@ def test_variants_join_the_rows_of_a_fit_in_their_clips_groups_and_no_other_rows
     x = np.arange(60, dtype=np.float32)[:, None]
     y, groups = np.arange(60) % 2, np.arange(60) // 3
     Recorder.seen.clear()
-    out_of_fold(x, y, groups, Recorder(), 5, preprocessor=Unchanged(), variants=[x + SHIFT, x + 2 * SHIFT])
+    data = Examples(x, y, groups, variants=(x + SHIFT, x + 2 * SHIFT))
+    out_of_fold(data, Recorder(), 5, preprocessor=Unchanged())
     assert len(Recorder.seen) == 5
     for fitted, target, stopped_on, of in Recorder.seen:
         clips = (fitted[:, 0] % SHIFT).astype(int)
