@@ -174,6 +174,10 @@ class Machine:
         variables = environment(TMPDIR="/srv", **HEALTH, **{GATE: str(self.gate)})
         subprocess.run(self.inside(*command), env=variables, check=True, capture_output=True, timeout=150)
 
+    def lead(self, *words: str) -> None:
+        """Start Ray on this machine as a head without CPUs."""
+        self.ray("--head", "--port=6379", "--num-cpus=0", "--temp-dir=/srv/ray", *words)
+
     def join(self, head: Machine) -> None:
         """Start Ray on this machine as a worker of one CPU."""
         self.ray(f"--address={head.address}:6379", "--num-cpus=1")
@@ -188,17 +192,20 @@ class Machine:
         self.process.wait()
 
 
+def join_all(head: Machine, workers: list[Machine]) -> None:
+    """Start Ray on all workers at once."""
+    with ThreadPoolExecutor() as together:
+        list(together.map(lambda machine: machine.join(head), workers))
+
+
 @contextmanager
 def machines(workers: int, gate: Path, disk_mib: int = 256) -> Iterator[list[Machine]]:
-    """A zero-CPU head and workers of one CPU on machines of their own, off after the block; they wait at a gate."""
+    """A machine for a head and some for workers, off after the block; Ray does not run yet."""
     found: list[Machine] = []
     try:
         for number in range(1, workers + 2):
             found.append(Machine(number, disk_mib, gate))
             plug(found[0], found[-1])
-        found[0].ray("--head", "--port=6379", "--num-cpus=0", "--temp-dir=/srv/ray", "--include-dashboard=false")
-        with ThreadPoolExecutor() as together:
-            list(together.map(lambda machine: machine.join(found[0]), found[1:]))
         yield found
     finally:
         for machine in reversed(found):

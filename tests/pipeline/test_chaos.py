@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +22,7 @@ from acoustic_env.errors import ClipError, LeaseHeld
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from tests.pipeline.raylets import Driver, Machine, driver, machines, plug, raylets
+from tests.pipeline.raylets import Driver, Machine, driver, join_all, raylets
 from tests.pipeline.test_extract import BLOCKS, rows, write_noise
 from tests.s3 import Fault, S3Server
 
@@ -180,29 +177,12 @@ def test_a_driver_killed_and_a_head_lost_leave_work_that_a_later_driver_ends_wha
     assert_undisturbed(store, str(clips), undisturbed)
 
 
-@pytest.fixture
-def cluster_of_machines(tmp_path: Path) -> Iterator[list[Machine]]:
-    """A head and two workers with networks and disks of their own, whose runs wait at the gate `tmp_path / "gate"`."""
-    if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter", "ip", "pgrep"))):
-        pytest.skip("nodes with networks and disks of their own need Linux, root, and the commands of its namespaces")
-    gate = tmp_path / "gate"
-    gate.mkdir()
-    try:
-        probe = Machine(1, 1, gate)
-        try:
-            plug(probe, probe)
-        finally:
-            probe.stop()
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"nodes with networks and disks of their own cannot be made here: {error}")
-    with machines(2, gate) as found:
-        yield found
-
-
 def test_a_node_cut_off_and_back_and_a_node_whose_disk_is_full_cost_no_clip(
-    clips: Path, undisturbed: pa.Table, cluster_of_machines: list[Machine], tmp_path: Path
+    clips: Path, undisturbed: pa.Table, own_machines: list[Machine], tmp_path: Path
 ) -> None:
-    head, second, third = cluster_of_machines
+    head, second, third = own_machines
+    head.lead("--include-dashboard=false")
+    join_all(head, [second, third])
     address, store, gate = f"{head.address}:6379", str(tmp_path / "store"), tmp_path / "gate"
 
     def waiting(host: str) -> int:
