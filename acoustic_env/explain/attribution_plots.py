@@ -299,21 +299,12 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     )
     listed = ", ".join(f"{one.group.name} {one.drop:.3f}" for one in ordered[:5])
     alt = f"Bars of the drop in AUC with intervals, whole blocks above, their finer groups below: {listed}."
-    data = pa.Table.from_pylist(
-        [
-            {
-                "group": one.group.name,
-                "kind": one.group.kind,
-                "block": one.group.block,
-                "signal": one.group.signal,
-                "features": len(one.group.columns),
-                "drop": one.drop,
-                "low": one.low,
-                "high": one.high,
-            }
-            for one in ordered
-        ]
-    )
+    groups = [
+        {"group": one.group.name, "kind": one.group.kind, "block": one.group.block, "signal": one.group.signal}
+        | {"features": len(one.group.columns), "drop": one.drop, "low": one.low, "high": one.high}
+        for one in ordered
+    ]
+    data = pa.Table.from_pylist(groups)
     title = "Permutation importance of the original features"
     return Plot("permutation-importance", SECTION, title, caption, alt, figure, data)
 

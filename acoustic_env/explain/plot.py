@@ -22,14 +22,20 @@ FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A plot before it is written."""
+class Captions:
+    """What is said of a plot."""
 
     name: str  # stem of its files: letters, digits, hyphens
     section: str  # heading it belongs under
     title: str  # of the figure
     caption: str  # what it shows
     alt: str  # the figure in words, for those who cannot see it
+
+
+@dataclass(frozen=True)
+class Plot(Captions):
+    """A plot before it is written."""
+
     figure: Any  # `matplotlib.figure.Figure`
     data: pa.Table  # what is drawn
 
@@ -40,31 +46,22 @@ class Plot:
         self.figure.savefig(image, format="png", dpi=DPI)
         return image.getvalue()
 
+    @drawn
     def save(self, folder: Path) -> Entry:
         """Write NAME.png, NAME.svg and NAME.csv."""
         folder.mkdir(parents=True, exist_ok=True)
-        _save_figure(self.figure, folder / self.name)
-        pa_csv.write_csv(self.data, folder / f"{self.name}.csv")
         files = {kind: f"{self.name}.{kind}" for kind in ("png", "svg", "csv")}
+        self.figure.savefig(folder / files["png"], dpi=DPI)
+        self.figure.set_layout_engine("none")  # laid out already, which takes as long as drawing
+        self.figure.savefig(folder / files["svg"], dpi=DPI, metadata={"Date": None})
+        pa_csv.write_csv(self.data, folder / files["csv"])
         return Entry(self.name, self.section, self.title, self.caption, self.alt, files)
 
 
-@drawn
-def _save_figure(figure: Any, stem: Path) -> None:
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=DPI)
-    figure.set_layout_engine("none")  # laid out already, which takes as long as drawing
-    figure.savefig(stem.with_name(f"{stem.name}.svg"), dpi=DPI, metadata={"Date": None})
-
-
 @dataclass(frozen=True)
-class Entry:
+class Entry(Captions):
     """A written plot, as the index lists it."""
 
-    name: str
-    section: str
-    title: str
-    caption: str
-    alt: str
     files: dict[str, str]  # png, svg, csv -> file name in the folder
 
 

@@ -255,16 +255,13 @@ def _draw_means(
     figure, panels = new_panels(4.6 * sides + 2, height, 2, sides, squeeze=False, sharey=True)
     seconds = _seconds(axes, patches)
     for row, (name, label) in enumerate(METHODS.items()):
-        over_time = means[name].sum(axis=2)
-        bar = _heat(panels[row, 0], seconds, over_time)
-        panels[row, 0].set(title=f"{label}, over time", xlabel="time (s)")
+        over = [("time", seconds, means[name].sum(axis=2)), ("bands", patches.bands, means[name].sum(axis=1))]
+        for panel, (side, edges, values) in zip(panels[row], over, strict=False):
+            figure.colorbar(_heat(panel, edges, values), ax=panel, label="log odds", pad=0.01)
+            panel.set(title=f"{label}, over {side}", xlabel="time (s)" if side == "time" else "frequency (Hz)")
         panels[row, 0].set_yticks(np.arange(len(names)) + 0.5, [shortened(one, 24) for one in names])
-        figure.colorbar(bar, ax=panels[row, 0], label="log odds", pad=0.01)
         if axes.edges_hz is not None:
-            bar = _heat(panels[row, 1], patches.bands, means[name].sum(axis=1))
-            panels[row, 1].set(title=f"{label}, over bands", xlabel="frequency (Hz)")
             _mark_bands(panels[row, 1], material, axes.edges_hz)
-            figure.colorbar(bar, ax=panels[row, 1], label="log odds", pad=0.01)
     panels[0, 0].invert_yaxis()
     said = [_leading(material, axes, patches, name, mean) for name, mean in zip(names, means["occlusion"], strict=True)]
     caption = (

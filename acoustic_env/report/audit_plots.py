@@ -87,9 +87,7 @@ def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapp
     data = pa.table(
         {
             "label": [name for name, _, _ in rows],
-            "estimate": [interval.estimate for _, interval, _ in rows],
-            "low": [interval.low for _, interval, _ in rows],
-            "high": [interval.high for _, interval, _ in rows],
+            **{key: [getattr(interval, key) for _, interval, _ in rows] for key in ("estimate", "low", "high")},
             "answers": [interval.n for _, interval, _ in rows],
             "truth": pa.array([known for _, _, known in rows], pa.float64()),
         }

@@ -211,14 +211,20 @@ def levels_plot(clips: Clips) -> Plot:
     return Plot("clip-levels", SECTION, title, caption, f"Strips of levels by class: {said}.", figure, data)
 
 
-@drawn
-def labels_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot:
-    """Draw how many clips carry each label, by part of the split -> labels of each of its clips."""
-    counts = {role: Counter(label for own in rows for label in set(own)) for role, rows in labels.items()}
+def _count_clips(names: Sequence[Sequence[str]]) -> Counter[str]:
+    """Return name -> clips that have it, from the names of each clip."""
+    return Counter(name for own in names for name in set(own))
+
+
+def _draw_counts(counts: Mapping[str, Counter[str]], margin: float, step: float) -> tuple[Any, list[str]]:
+    """Draw bars of the most frequent names, part after part in a row, and return the figure and all names by count.
+
+    The figure is `margin` inches high, and `step` more for each row.
+    """
     total = sum(counts.values(), Counter())
-    order = [name for name, _ in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))]
+    order = sorted(total, key=lambda name: (-total[name], name))
     shown = order[:TAGS]
-    figure, panel = new_panels(9, 1.4 + 0.28 * len(shown))
+    figure, panel = new_panels(9, margin + step * len(shown))
     left = np.zeros(len(shown))
     for number, (role, own) in enumerate(counts.items()):
         width = np.array([own[name] for name in shown], float)
@@ -227,9 +233,18 @@ def labels_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot:
     panel.set_yticks(range(len(shown)), [shortened(name) for name in shown])
     panel.set(xlabel="clips", ylim=(len(shown) - 0.4, -0.6))
     panel.grid(axis="x", color=FAINT, lw=0.6)
+    return figure, order
+
+
+@drawn
+def labels_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot:
+    """Draw how many clips carry each label, by part of the split -> labels of each of its clips."""
+    counts = {role: _count_clips(rows) for role, rows in labels.items()}
+    total = sum(counts.values(), Counter())
+    figure, order = _draw_counts(counts, 1.4, 0.28)
     if len(counts) > 1:
         figure.legend(loc="outside lower center", ncols=len(counts))
-    which = f"the {len(shown)} most frequent of {len(order):,} labels" if len(shown) < len(order) else "all labels"
+    which = f"the {TAGS} most frequent of {len(order):,} labels" if len(order) > TAGS else "all labels"
     said = f"most frequent is {order[0]} ({total[order[0]]:,}), rarest {order[-1]} ({total[order[-1]]:,})"
     caption = f"Clips of each label{' by part of the split' if len(counts) > 1 else ''} ({which}): {said}."
     rows = [{"label": name, **{role: own[name] for role, own in counts.items()}} for name in order]
@@ -274,23 +289,16 @@ def cooccurrence_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot | N
         f"({len(names)} of {len(total):,} labels that occur with others); {said}."
     )
     alt = f"Matrices of co-occurrence of labels; {said}."
-    return Plot(
-        "clip-cooccurrence", SECTION, "Labels that occur together", caption, alt, figure, pa.Table.from_pylist(data)
-    )
+    table, title = pa.Table.from_pylist(data), "Labels that occur together"
+    return Plot("clip-cooccurrence", SECTION, title, caption, alt, figure, table)
 
 
 @drawn
 def tags_plot(tags: Sequence[Sequence[str]]) -> Plot:
     """Draw the most frequent tags."""
-    counts = Counter(tag for own in tags for tag in set(own))
-    order = sorted(counts, key=lambda tag: (-counts[tag], tag))
-    shown = order[:TAGS]
-    figure, panel = new_panels(9, 1.2 + 0.26 * len(shown))
-    panel.barh(range(len(shown)), [counts[tag] for tag in shown], color=OKABE_ITO[0], height=0.7)
-    panel.set_yticks(range(len(shown)), [shortened(tag) for tag in shown])
-    panel.set(xlabel="clips", ylim=(len(shown) - 0.4, -0.6))
-    panel.grid(axis="x", color=FAINT, lw=0.6)
-    said = f"{shown[0]} is the most frequent, on {counts[shown[0]]:,} of {len(tags):,} clips"
-    caption = f"The {len(shown)} most frequent of {len(order):,} tags: {said}."
+    counts = _count_clips(tags)
+    figure, order = _draw_counts({"": counts}, 1.2, 0.26)
+    said = f"{order[0]} is the most frequent, on {counts[order[0]]:,} of {len(tags):,} clips"
+    caption = f"The {len(order[:TAGS])} most frequent of {len(order):,} tags: {said}."
     data = pa.table({"tag": order, "clips": [counts[tag] for tag in order]})
     return Plot("clip-tags", SECTION, "Tags", caption, f"Bars of tag counts: {said}.", figure, data)

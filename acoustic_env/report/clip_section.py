@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ from acoustic_env.report.clip_sample import CLASSES, SEED, ClipSample, draw_clip
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Text
 
+ROLES: Final = {"training": "train", "validation": "validation", "test": "test"}  # part of a split -> its field
 SAME_LENGTH: Final = 1.1  # ratio of the longest to the shortest clip up to which lengths are not drawn
 
 
@@ -38,7 +39,9 @@ def clip_section(clips: pa.Table, recipe: Recipe | None, folder: PlotFolder) -> 
     names = [[class_name(name) for name in own] for own in clips[column].to_pylist()]
     if not any(names):
         return None
-    parts = {role: [names[row] for row in rows] for role, rows in _roles(clips, recipe).items()}
+    roles = split_rows(clips, recipe) if recipe is not None else None
+    roles = roles or {"clips": range(len(names))}
+    parts = {role: [names[row] for row in rows] for role, rows in roles.items() if rows}
     section.add(folder.draw(labels_plot(parts)))
     together = cooccurrence_plot(parts)
     if together is not None:
@@ -50,16 +53,13 @@ def clip_section(clips: pa.Table, recipe: Recipe | None, folder: PlotFolder) -> 
     return section
 
 
-def _roles(clips: pa.Table, recipe: Recipe | None) -> dict[str, Sequence[int]]:
-    """Return part of the split -> rows; one part where the list cannot be split."""
-    if recipe is not None:
-        try:
-            parts = split(clips, recipe.split)
-        except UsageError:
-            return {"clips": range(clips.num_rows)}
-        roles: dict[str, Any] = {"training": parts.train, "validation": parts.validation, "test": parts.test}
-        return {role: rows.tolist() for role, rows in roles.items() if len(rows)}
-    return {"clips": range(clips.num_rows)}
+def split_rows(clips: pa.Table, recipe: Recipe) -> dict[str, Sequence[int]] | None:
+    """Return part of a recipe's split -> rows of selected clips; None where the list cannot be split."""
+    try:
+        parts = split(clips, recipe.split)
+    except UsageError:
+        return None
+    return {role: getattr(parts, field).tolist() for role, field in ROLES.items()}
 
 
 def tags_of(clips: pa.Table) -> list[list[str]]:

@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.select import Selection, select
-from acoustic_env.clips.splits import split
 from acoustic_env.config import Recipe
-from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
+from acoustic_env.report.clip_section import split_rows
 from acoustic_env.report.page import Section
-from acoustic_env.report.parts import Code, Table, Terms, Text
+from acoustic_env.report.parts import Code, Table, Terms, Text, in_turn
 from acoustic_env.store.failures import Failures, count_failures
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -110,16 +109,9 @@ def clips_section(clips: pa.Table, recipe: Recipe | None) -> Section:
 def _classes(selection: Selection, recipe: Recipe) -> Table:
     """Count the clips of each class by role in the split, where the list can be split."""
     clips = selection.clips
-    roles: dict[str, Any] = {"clips": None}
-    try:
-        parts = split(clips, recipe.split)
-        roles |= {"training": parts.train, "validation": parts.validation, "test": parts.test}
-    except UsageError:
-        pass
-    counted = []
-    for rows in roles.values():
-        own = clips if rows is None else clips.take(pa.array(rows))
-        counted.append(Counter(pc.list_flatten(own["class"]).to_pylist()))
+    roles = {"clips": range(clips.num_rows), **(split_rows(clips, recipe) or {})}
+    of_role = [clips["class"].take(pa.array(rows, pa.int64())) for rows in roles.values()]
+    counted = [Counter(pc.list_flatten(classes).to_pylist()) for classes in of_role]
     order = sorted(selection.classes, key=lambda name: -counted[0][name])[:LABELS]
     more = f", the {len(order)} largest of {len(selection.classes)}" if len(order) < len(selection.classes) else ""
     rows = [(class_name(name), *(count[name] for count in counted)) for name in order]
@@ -148,10 +140,5 @@ def errors_section(store: FeatureStore) -> Section:
 
 def _examples(errors: pa.Table) -> Sequence[Sequence[object]]:
     """Return some errors, every code at least once."""
-    seen: Counter[str] = Counter()
-    ranked = []
-    for row in errors.select(["clip_id", "stage", "code", "message"]).to_pylist():
-        ranked.append((seen[row["code"]], tuple(row.values())))
-        seen[row["code"]] += 1
-    ranked.sort(key=lambda pair: pair[0])
-    return [row for _, row in ranked[:EXAMPLES]]
+    rows = errors.select(["clip_id", "stage", "code", "message"]).to_pylist()
+    return [tuple(row.values()) for row in in_turn(rows, lambda row: row["code"])[:EXAMPLES]]

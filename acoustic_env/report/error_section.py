@@ -26,7 +26,7 @@ from acoustic_env.report.clip_plots import GALLERY, gallery_plot
 from acoustic_env.report.clip_sample import RATE, HeardClip, hear, recording_seconds, seeded_order
 from acoustic_env.report.clip_section import tags_of
 from acoustic_env.report.page import PlotFolder, Section
-from acoustic_env.report.parts import Part, Player, Players, Table, Text
+from acoustic_env.report.parts import Part, Player, Players, Table, Text, in_turn
 from acoustic_env.store.feature_store import FeatureStore
 
 PLAYED: Final = 24
@@ -189,13 +189,7 @@ def _chosen(wrong: Sequence[Judged]) -> list[Judged]:
     """Return some clips: of each pair of classes in turn, those predicted with the most confidence first."""
     order = seeded_order([clip.row["clip_id"] for clip in wrong])
     ranked = sorted((wrong[row] for row in order), key=lambda clip: -clip.probability)
-    place: Counter[tuple[str, str]] = Counter()
-    turns = []
-    for clip in ranked:
-        turns.append((place[clip.pair], clip))
-        place[clip.pair] += 1
-    turns.sort(key=lambda turn: turn[0])
-    return [clip for _, clip in turns[:PLAYED]]
+    return in_turn(ranked, lambda clip: clip.pair)[:PLAYED]
 
 
 def _listen(chosen: Sequence[Judged], count: int, folder: PlotFolder) -> list[Part]:

@@ -132,14 +132,11 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     if len(bundle.test_evaluations) > 1:
         text = f"The bundle was evaluated on test clips {len(bundle.test_evaluations)} times. Only the first result is "
         section.add(Text(f"{text}unbiased if anything was chosen by the results since.", "note"))
-    if not bundle.own_evaluations:
-        text = (
-            "The bundle was not evaluated on test clips since it was trained: the evaluations are of earlier weights."
-        )
-        section.add(Text(text, "note"))
-        return section
-    if bundle.test is None:
+    if not bundle.own_evaluations or bundle.test is None:
         text = "An earlier version recorded the evaluations without curves; acoustic-env evaluate records them."
+        if not bundle.own_evaluations:
+            text = "The bundle was not evaluated on test clips since it was trained: the evaluations are of earlier "
+            text += "weights."
         section.add(Text(text, "note"))
         return section
     last = max(number for number, one in enumerate(bundle.test_evaluations, start=1) if one in bundle.own_evaluations)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from acoustic_env.explain.style import DPI
 
+T = TypeVar("T")
 # Pixels of the page to an inch of a plot: a little under the 96 of paper, for 10 pt to be 12.5 px.
 CSS_INCH: Final = 90
 NUMERIC: Final = re.compile(r"[-−+]?[\d,.]+(e[-+]?\d+)?%?( \(.*\))?")
@@ -112,6 +114,20 @@ class Players:
 
 
 Part = Text | Heading | Terms | Listing | Table | Picture | Players
+
+
+def in_turn(items: Iterable[T], kind: Callable[[T], Hashable]) -> list[T]:
+    """Return the first item of each kind, then the second of each, and so on.
+
+    >>> in_turn(["apple", "ant", "bee"], lambda word: word[0])
+    ['apple', 'bee', 'ant']
+    """
+    seen = Counter[Hashable]()
+    turns = []
+    for item in items:
+        turns.append((seen[kind(item)], item))
+        seen[kind(item)] += 1
+    return [item for _, item in sorted(turns, key=lambda turn: turn[0])]
 
 
 def format_cell(value: object) -> object:

@@ -355,15 +355,8 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     alt = "Scores with intervals, best first: " + "; ".join(
         f"{label} {row['score']:.3f}" for label, row in list(zip(labels, shown, strict=True))[::-1][:8]
     )
-    return Plot(
-        "study",
-        "The study",
-        "Which features separate the classes",
-        sentence,
-        alt,
-        figure,
-        pa.Table.from_pylist([dict(row) for row in rows]),
-    )
+    data = pa.Table.from_pylist([dict(row) for row in rows])
+    return Plot("study", "The study", "Which features separate the classes", sentence, alt, figure, data)
 
 
 @drawn
