@@ -34,8 +34,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a name of the Python API at its first use, so that importing the package stays cheap."""
     if name not in __all__:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from acoustic_env import api
 
     return getattr(api, name)

@@ -99,10 +99,9 @@ def compute(
         table = to_table(table_schema(block, {}), [""] * len(signals), signals, columns).drop_columns("clip_id")
         keys = [key for key in ("signal", "frame", "start_s") if key in table.column_names]
         if tables and (keys != shared or tables[0].select(keys) != table.select(keys)):
-            msg = (
+            raise UsageError(
                 f"blocks {', '.join(loaded)}: {name} has other rows than {next(iter(loaded))}; compute them separately"
             )
-            raise UsageError(msg)
         if len(loaded) > 1:
             table = table.rename_columns([key if key in keys else f"{name}.{key}" for key in table.column_names])
         tables.append(table)
@@ -303,8 +302,7 @@ class Classifier:
 
         files = [str(audio)] if isinstance(audio, (str, Path)) else [str(file) for file in audio]
         if bool(files) == bool(clips) or bool(clips) != bool(store):
-            msg = "predict takes either audio files, or clips with store"
-            raise UsageError(msg)
+            raise UsageError("predict takes either audio files, or clips with store")
         if clips:
             listed = read_clips(str(clips))
             clip_ids, recordings = listed["clip_id"].to_pylist(), listed["group"].to_pylist()

@@ -113,8 +113,7 @@ class SplitSettings(Settings):
 
 def _check_components(value: float) -> float:
     if value < 0 or (isinstance(value, float) and value >= 1):
-        msg = f"{value} is neither a number of components (0, 1, 2, ...) nor a share of variance in (0, 1)"
-        raise ValueError(msg)
+        raise ValueError(f"{value} is neither a number of components (0, 1, 2, ...) nor a share of variance in (0, 1)")
     return value
 
 
@@ -145,8 +144,7 @@ class WindowSettings(Settings):
     @model_validator(mode="after")
     def _learned_within_clips(self) -> Self:
         if self.pooling == "learned" and self.level == "recording":
-            msg = "learned pooling is fitted for the windows of a clip; name another one for recordings"
-            raise ValueError(msg)
+            raise ValueError("learned pooling is fitted for the windows of a clip; name another one for recordings")
         if self.pooling == "learned" and self.level == "window":
             msg = "learned pooling is fitted for the windows of a clip; `level: window` pools none, leave `pooling` out"
             raise ValueError(msg)

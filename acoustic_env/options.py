@@ -67,8 +67,7 @@ class ExtractSettings(Settings):
 
 def _check_version(text: str) -> str:
     if not all(text.partition("=")):
-        msg = f"{text!r} is not BLOCK=FINGERPRINT"
-        raise ValueError(msg)
+        raise ValueError(f"{text!r} is not BLOCK=FINGERPRINT")
     return text
 
 

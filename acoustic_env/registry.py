@@ -42,11 +42,10 @@ class Registry(Generic[T]):
         found = {entry.name: entry for entry in own}
         for entry in sorted(entry_points(group=self.group), key=lambda entry: entry.name):
             if found.get(entry.name, entry).value != entry.value:
-                msg = (
+                raise UsageError(
                     f"{self._noun} {entry.name!r} is defined twice: {found[entry.name].value} and {entry.value}"
                     f"{_origin(entry)}; uninstall one of them"
                 )
-                raise UsageError(msg)
             found[entry.name] = entry
         return found
 
@@ -66,8 +65,7 @@ class Registry(Generic[T]):
     def check(self, name: str) -> None:
         """Raise UsageError with the registered names unless this is one of them."""
         if name not in self:
-            msg = f"no {self._noun} named {name!r}; expected one of: {', '.join(self.names())}"
-            raise UsageError(msg)
+            raise UsageError(f"no {self._noun} named {name!r}; expected one of: {', '.join(self.names())}")
 
     def load(self, name: str) -> T:
         """Import and return what the name stands for.

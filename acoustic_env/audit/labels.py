@@ -73,8 +73,7 @@ def read_manifest(url: str, version: str) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(open_filesystem(url).read(f"{version}/{MANIFEST}"))
     except FileNotFoundError as error:
         there = ", ".join(versions(url)) or "none; make one: audit relabel"
-        msg = f"{url}: no version {version!r} of the labels; expected one of: {there}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{url}: no version {version!r} of the labels; expected one of: {there}") from error
     return manifest
 
 
@@ -86,8 +85,7 @@ def read_version(url: str, version: str | None = None) -> pa.Table:
     """
     there = versions(url)
     if version is None and not there:
-        msg = f"{url}: no version of a labels table; make one: audit relabel --ranked ... --labels {url}"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: no version of a labels table; make one: audit relabel --ranked ... --labels {url}")
     chosen = version or there[-1]
     return pa.concat_tables(StoredVersion(url, chosen).tables())
 

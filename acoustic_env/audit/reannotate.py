@@ -159,12 +159,11 @@ def _check_fingerprints(bundle: Bundle, extraction: ExtractSettings) -> None:
         for signal, trained in bundle.fingerprints[work.spec.name].items():
             computed = work.fingerprints[signal]
             if computed != trained:
-                msg = (
+                raise UsageError(
                     f"block {work.spec.name}, signal {signal}: the bundle was trained on version {trained}, this "
                     f"installation computes {computed}; use the installation and weights it was trained with, or train "
                     "a new bundle"
                 )
-                raise UsageError(msg)
 
 
 def score(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Spool:

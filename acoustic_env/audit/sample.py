@@ -221,8 +221,7 @@ def _frame(ranked: pa.Table, settings: SampleSettings) -> pa.Table:
     frame = kept.sort_by([("clip_id", "ascending"), ("label", "ascending")]).combine_chunks()
     if not 1 <= settings.n <= frame.num_rows:
         kind = "labels not given" if settings.absent else "given labels"
-        msg = f"--n {settings.n}: expected 1 to {frame.num_rows}, the number of rows of {kind}"
-        raise UsageError(msg)
+        raise UsageError(f"--n {settings.n}: expected 1 to {frame.num_rows}, the number of rows of {kind}")
     return frame
 
 

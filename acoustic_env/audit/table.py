@@ -38,8 +38,7 @@ def read_table(url: str) -> pa.Table:
     """
     data = read_bytes(url)
     if not data.strip():
-        msg = f"{url}: the file is empty"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: the file is empty")
     try:
         if data[:4] == b"PAR1":
             import pyarrow.parquet as pq
@@ -49,8 +48,7 @@ def read_table(url: str) -> pa.Table:
 
         return csv.read_csv(for_arrow(data))
     except (pa.ArrowException, OSError) as error:
-        msg = f"{url}: neither a whole Parquet file nor a CSV table: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{url}: neither a whole Parquet file nor a CSV table: {error}") from error
 
 
 def write_table(table: pa.Table, url: str) -> None:
@@ -90,20 +88,17 @@ def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) 
             if field.nullable:
                 columns.append(pa.nulls(table.num_rows, field.type))
                 continue
-            msg = f"{url}: no column {field.name!r}; {made_by} has {', '.join(schema.names)}"
-            raise UsageError(msg)
+            raise UsageError(f"{url}: no column {field.name!r}; {made_by} has {', '.join(schema.names)}")
         column = table.column(field.name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         try:
             column = column.cast(field.type)
         except pa.ArrowException as error:
-            msg = f"{url}: column {field.name!r} does not hold {field.type}: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{url}: column {field.name!r} does not hold {field.type}: {error}") from error
         if column.null_count and not field.nullable:
             row = column.is_null().to_pylist().index(True) + 1
-            msg = f"{url}: row {row:,}, column {field.name!r}: empty"
-            raise UsageError(msg)
+            raise UsageError(f"{url}: row {row:,}, column {field.name!r}: empty")
         columns.append(column)
     return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
 

@@ -197,8 +197,7 @@ def _post(address: str, body: bytes) -> None:
     text = reply.read()
     connection.close()
     if reply.status != HTTPStatus.OK:
-        msg = f"bench: the server answered {reply.status}: {text.decode(errors='replace')}"
-        raise AcousticEnvError(msg)
+        raise AcousticEnvError(f"bench: the server answered {reply.status}: {text.decode(errors='replace')}")
 
 
 @contextmanager

@@ -85,8 +85,7 @@ def bench_clips(scenes: int) -> Iterator[Material]:
     if folder:
         paths = tuple(path for pattern in REAL_RECORDINGS for path in sorted(Path(folder).glob(pattern)))
         if not paths:
-            msg = f"{TEST_DATA}={folder}: no recordings {' or '.join(REAL_RECORDINGS)} there"
-            raise UsageError(msg)
+            raise UsageError(f"{TEST_DATA}={folder}: no recordings {' or '.join(REAL_RECORDINGS)} there")
         yield Material(paths, f"real clips of {folder}", CLIP_SECONDS)
         return
     from acoustic_env.clips.scenes import write_scenes
@@ -103,8 +102,7 @@ def _seconds(path: Path) -> float:
     try:
         return float(soundfile.info(str(path)).duration)
     except (soundfile.SoundFileError, OSError) as error:
-        msg = f"{path}: not a readable recording: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: not a readable recording: {error}") from error
 
 
 def _clip(path: Path, seconds: float) -> BenchClip:
@@ -112,8 +110,7 @@ def _clip(path: Path, seconds: float) -> BenchClip:
     try:
         waveform = prepare.decode_and_resample(io.BytesIO(data), 0.0, seconds, path.name, [SAMPLE_RATE])[SAMPLE_RATE]
     except ClipError as error:
-        msg = f"{path}: not a readable recording: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: not a readable recording: {error}") from error
     signals = prepare.prepare(waveform[None], SAMPLE_RATE, "fast", GOLDEN_SIGNALS)
     each = {signal: waveforms[0] for signal, waveforms in signals.items()}
     return BenchClip(data, 0.0, seconds, each["raw"], each)

@@ -145,8 +145,7 @@ def _record(command: list[str]) -> dict[str, Any]:
             raise
     if process.returncode != 0:
         last = "\n".join(err.strip().splitlines()[-5:])
-        msg = f"bench: {' '.join(command)} ended with exit code {process.returncode}:\n{last}"
-        raise AcousticEnvError(msg)
+        raise AcousticEnvError(f"bench: {' '.join(command)} ended with exit code {process.returncode}:\n{last}")
     record: dict[str, Any] = json.loads(out)
     return record
 

@@ -101,11 +101,9 @@ def run_bench(
     known = [*STAGES, GPU, JOB, PREDICT, SERVE]
     unknown = [stage for stage in stages if stage not in known]
     if unknown:
-        msg = f"no stage named {unknown[0]!r}; expected one of: {', '.join(known)}"
-        raise UsageError(msg)
+        raise UsageError(f"no stage named {unknown[0]!r}; expected one of: {', '.join(known)}")
     if GPU in stages and not has_gpu():
-        msg = f"stage {GPU}: PyTorch sees no GPU here; leave it out"
-        raise UsageError(msg)
+        raise UsageError(f"stage {GPU}: PyTorch sees no GPU here; leave it out")
     wanted = stages or [stage for stage in known if stage != GPU or has_gpu()]
     with bench_clips(clips) as material:
         sample = material.clips(clips)

@@ -29,8 +29,7 @@ def root_name(folder: str, name: str | None = None) -> str:
         return _checked(name)
     parts = _parts(folder)
     if not parts:
-        msg = f"{folder}: has no name for the ids of its clips; give one with --name"
-        raise UsageError(msg)
+        raise UsageError(f"{folder}: has no name for the ids of its clips; give one with --name")
     return parts[-1]
 
 
@@ -89,6 +88,5 @@ def _parts(url: str) -> list[str]:
 
 def _checked(name: str) -> str:
     if not name.strip("/ "):
-        msg = f"--name {name!r}: ids start with it, so it must not be empty"
-        raise UsageError(msg)
+        raise UsageError(f"--name {name!r}: ids start with it, so it must not be empty")
     return name.strip("/")

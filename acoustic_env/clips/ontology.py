@@ -44,8 +44,7 @@ class Ontology:
         for identifier, name in self.names.items():
             if name == label:
                 return identifier
-        msg = f"the ontology has no label {label!r}"
-        raise UsageError(msg)
+        raise UsageError(f"the ontology has no label {label!r}")
 
     def __contains__(self, label: str) -> bool:
         return label in self.names or label in self.names.values()

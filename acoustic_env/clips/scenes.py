@@ -76,8 +76,7 @@ def write_scenes(folder: Path | str, clips: int, seed: int, flip: float = 0.0, s
         UsageError: an impossible number, or a folder that cannot be written.
     """
     if clips < 1 or not 0.0 <= flip <= 1.0 or seconds < 1.0:
-        msg = f"scenes: clips={clips} (at least 1), flip={flip} (0 to 1), seconds={seconds} (at least 1)"
-        raise UsageError(msg)
+        raise UsageError(f"scenes: clips={clips} (at least 1), flip={flip} (0 to 1), seconds={seconds} (at least 1)")
     local = local_path(str(folder))
     root = str(folder) if local is None else str(local.absolute())
     rows, truth = [], []

@@ -85,10 +85,9 @@ def select(clips: pa.Table, recipe: Recipe) -> Selection:
     kept = clips.append_column(CLASS_COLUMN, assigned).filter(pa.array(reasons == 0))
     if kept.num_rows == 0:
         why = "; ".join(f"{len(out):,} {reason}" for reason, out in left_out.items())
-        msg = (
+        raise UsageError(
             f"recipe {recipe.name}: no clip is left of {len(clips):,}: {why}. Are the labels of the list the recipe's?"
         )
-        raise UsageError(msg)
     return Selection(kept, classes, left_out)
 
 
@@ -117,10 +116,9 @@ def class_targets(
     chosen = chosen or _ordered(present, audioset())
     outside = sorted(set(present) - set(chosen))
     if outside:
-        msg = (
+        raise UsageError(
             f"recipe {recipe.name}: clips of class {', '.join(map(repr, outside[:5]))}, unknown to the model's classes"
         )
-        raise UsageError(msg)
     if classes is None and len(present) < 2:
         msg = f"recipe {recipe.name}: every clip is of one class, {present[0]!r}; two are needed to learn a difference"
         raise UsageError(msg)

@@ -50,8 +50,7 @@ def split(clips: pa.Table, settings: SplitSettings) -> Split:
     """
     both = sorted(set(settings.validation_folds) & set(settings.test_folds))
     if both:
-        msg = f"split: fold {both[0]} is in validation_folds and in test_folds; validation is never test"
-        raise UsageError(msg)
+        raise UsageError(f"split: fold {both[0]} is in validation_folds and in test_folds; validation is never test")
     folds = assign_folds(clips, settings.folds, settings.seed)
     leak_check(clips, folds)
     validates = np.isin(folds, settings.validation_folds)
@@ -61,11 +60,10 @@ def split(clips: pa.Table, settings: SplitSettings) -> Split:
     for role, rows in roles.items():
         if wanted[role] and not rows.any():
             there = ", ".join(map(str, np.unique(folds)))
-            msg = (
+            raise UsageError(
                 f"split: no clip for {role} (the recipe's folds {wanted[role]}); the clips are in folds {there}. "
                 "Name some of these in a copy of the recipe (`split: validation_folds, test_folds`; the rest trains)"
             )
-            raise UsageError(msg)
     made = Split(folds, *(np.flatnonzero(roles[role]) for role in ("training", "validation", "test")))
     assert not set(folds[made.validation]) & set(folds[made.test])
     return made
@@ -91,10 +89,9 @@ def assign_folds(clips: pa.Table, folds: int, seed: int) -> Folds:
     names = codes.dictionary.to_pylist()
     fold_of_group = _given_folds(group_of, assigned, names)
     if len(names) < folds:
-        msg = (
+        raise UsageError(
             f"split: {clips.num_rows:,} clips in {len(names):,} groups cannot fill {folds} folds; lower `split: folds`"
         )
-        raise UsageError(msg)
     _spread(fold_of_group, _group_counts(clips, group_of, len(names)), _tie_breaks(names, seed), folds)
     return np.asarray(fold_of_group[group_of], dtype=np.int32)
 
@@ -120,8 +117,7 @@ def leak_check(clips: pa.Table, folds: Folds) -> None:
         if torn:
             shown = [f"{value!r} in folds {sorted(of)}" for value, of in sorted(torn.items(), key=str)[:SHOWN_GROUPS]]
             more = f" and {len(torn) - SHOWN_GROUPS:,} more" if len(torn) > SHOWN_GROUPS else ""
-            msg = f"split: {len(torn):,} {kind}s appear in more than one fold: {'; '.join(shown)}{more}"
-            raise UsageError(msg)
+            raise UsageError(f"split: {len(torn):,} {kind}s appear in more than one fold: {'; '.join(shown)}{more}")
 
 
 def _given_folds(group_of: npt.NDArray[np.int32], assigned: Folds, names: Sequence[str]) -> Folds:
@@ -129,10 +125,9 @@ def _given_folds(group_of: npt.NDArray[np.int32], assigned: Folds, names: Sequen
     for row in np.flatnonzero(assigned >= 0):
         group, fold = group_of[row], assigned[row]
         if fold_of_group[group] not in (-1, fold):
-            msg = (
+            raise UsageError(
                 f"split: group {names[group]!r} is given folds {fold_of_group[group]} and {fold}; a group has one fold"
             )
-            raise UsageError(msg)
         fold_of_group[group] = fold
     return fold_of_group
 

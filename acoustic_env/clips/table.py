@@ -134,8 +134,7 @@ def load_clips(url: str) -> tuple[pa.Table, list[ValidationIssue]]:
     """
     data = read_bytes(url)
     if not data.strip():
-        msg = f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}")
     if data[:4] == PARQUET_MAGIC:
         raw, issues = _parse_parquet(data, url), list[ValidationIssue]()
     else:
@@ -218,8 +217,7 @@ def group_by(clips: pa.Table, column: str, where: str) -> pa.Table:
     """
     if column not in clips.schema.names or pa.types.is_nested(clips.schema.field(column).type):
         able = [field.name for field in clips.schema if not pa.types.is_nested(field.type)]
-        msg = f"{where}: --group-by {column}: expected one of its columns {', '.join(able)}"
-        raise UsageError(msg)
+        raise UsageError(f"{where}: --group-by {column}: expected one of its columns {', '.join(able)}")
     values = clips[column].cast(pa.string())
     groups = pc.coalesce(pc.if_else(pc.equal(values, ""), None, values), clips["clip_id"])
     return clips.set_column(clips.schema.get_field_index("group"), CLIP_SCHEMA.field("group"), groups)
@@ -329,8 +327,7 @@ def _parse_parquet(data: bytes, url: str) -> pa.Table:
     try:
         return pq.read_table(for_arrow(data))
     except (pa.ArrowException, OSError) as error:
-        msg = f"{url}: a damaged Parquet file: {str(error).splitlines()[0]}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{url}: a damaged Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[ValidationIssue]]:
@@ -360,8 +357,7 @@ def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[ValidationIssue]]:
         msg = f"{url}: neither a Parquet file nor UTF-8 text (byte {error.start:,}); a clip list is CSV or Parquet"
         raise UsageError(msg) from error
     except (pa.ArrowException, csv.Error, StopIteration) as error:
-        msg = f"{url}: not a readable CSV file: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{url}: not a readable CSV file: {error}") from error
     return table, issues
 
 

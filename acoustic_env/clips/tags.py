@@ -46,9 +46,7 @@ def load_tag_rules(name: str) -> TagRules:
     try:
         values = yaml.safe_load(read_bytes(place))
     except yaml.YAMLError as error:
-        msg = f"{place}: not YAML: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{place}: not YAML: {error}") from error
     if not isinstance(values, Mapping):
-        msg = f"{place}: expected classes and other"
-        raise UsageError(msg)
+        raise UsageError(f"{place}: expected classes and other")
     return from_mapping(TagRules, values, place)

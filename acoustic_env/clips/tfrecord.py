@@ -81,19 +81,16 @@ def split_records(data: bytes, url: str) -> Iterator[tuple[int, bytes]]:
     while offset < len(data):
         start = offset + HEADER.size
         if start > len(data):
-            msg = f"{url}: the file ends inside a record's header at byte {offset:,}; fetch it again"
-            raise UsageError(msg)
+            raise UsageError(f"{url}: the file ends inside a record's header at byte {offset:,}; fetch it again")
         length, length_checksum = HEADER.unpack_from(data, offset)
         if masked_crc32c(data[offset : offset + 8]) != length_checksum:
             msg = f"{url}: damaged at byte {offset:,}: the checksum of a record's length is wrong; fetch the file again"
             raise UsageError(msg)
         end = start + length
         if end + CHECKSUM.size > len(data):
-            msg = f"{url}: the file ends inside the record at byte {offset:,}; fetch it again"
-            raise UsageError(msg)
+            raise UsageError(f"{url}: the file ends inside the record at byte {offset:,}; fetch it again")
         if masked_crc32c(data[start:end]) != CHECKSUM.unpack_from(data, end)[0]:
-            msg = f"{url}: damaged at byte {offset:,}: the record's checksum is wrong; fetch the file again"
-            raise UsageError(msg)
+            raise UsageError(f"{url}: damaged at byte {offset:,}: the record's checksum is wrong; fetch the file again")
         yield offset, data[start:end]
         offset = end + CHECKSUM.size
 
@@ -134,8 +131,7 @@ def _parse(record: bytes, ontology: Ontology) -> EmbeddedSegment:
     frames = [value for feature in lists[FRAMES_KEY] for value in feature.bytes.value]
     joined = b"".join(frames)
     if not frames or len(joined) != len(frames) * EMBEDDING_SIZE:
-        msg = f"{len(frames)} frames with {len(joined)} bytes, expected {EMBEDDING_SIZE} each"
-        raise ValueError(msg)
+        raise ValueError(f"{len(frames)} frames with {len(joined)} bytes, expected {EMBEDDING_SIZE} each")
     segment = Segment(
         ytid=context["video_id"].bytes.value[0].decode(),
         start_s=context["start_time_seconds"].float.value[0],

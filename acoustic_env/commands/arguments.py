@@ -80,8 +80,7 @@ def check_inputs(
         _check_file(file)
     folder = local_path(bundle) if bundle else None
     if folder is not None and not any((folder / name).is_file() for name in ("metadata.json", "bundle.json")):
-        msg = f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train"
-        raise UsageError(msg)
+        raise UsageError(f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train")
     if recipe:
         from acoustic_env.io.documents import load_recipe
 
@@ -100,8 +99,7 @@ def _check_file(url: str) -> None:
         msg = f"{url}: is a folder, not a file; make a list of its audio with acoustic-env clips from-folder"
         raise UsageError(msg)
     if not path.exists():  # a pipe is neither
-        msg = f"{url}: no such file"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: no such file")
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -112,8 +110,7 @@ def names(text: str) -> tuple[str, ...]:
     """
     found = tuple(name.strip() for name in text.split(","))
     if not all(found):
-        msg = f"{text!r} is not a comma-separated list"
-        raise argparse.ArgumentTypeError(msg)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list")
     return found
 
 

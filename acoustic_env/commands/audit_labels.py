@@ -154,8 +154,7 @@ def _relabeling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[st
         try:
             return audioset_r(json.loads(read_bytes(url)), url), None
         except ValueError as error:
-            msg = f"{url}: not a JSON file: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{url}: not a JSON file: {error}") from error
     table = read_table(url) if url.lower().endswith(".parquet") else read_version(url)
     missing = {"clip_id", "label", "given", "action"} - set(table.column_names)
     if missing:

@@ -61,8 +61,7 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     from acoustic_env.store.source_check import read_clips_of
 
     if arguments.block and not arguments.store:
-        msg = "--block names a block of a store: give --store"
-        raise UsageError(msg)
+        raise UsageError("--block names a block of a store: give --store")
     store = FeatureStore(arguments.store) if arguments.store else None
     for place in filter(None, (arguments.out, arguments.apply)):
         check_place(place)

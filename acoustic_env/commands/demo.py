@@ -118,8 +118,7 @@ def _fresh_folder(out: str) -> str:
     """Empty the folder of an earlier demo, or make a new one; any other folder is an error."""
     there = files_below(out)
     if (there and MARKER not in there) or (there is None and read_if_there(out) is not None):
-        msg = f"--out {out}: exists and is not the folder of an earlier demo; give another one"
-        raise UsageError(msg)
+        raise UsageError(f"--out {out}: exists and is not the folder of an earlier demo; give another one")
     filesystem = open_filesystem(out)
     for path in there or ():
         filesystem.remove(path)

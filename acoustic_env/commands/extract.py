@@ -61,8 +61,7 @@ def run(namespace: argparse.Namespace) -> None:
     check_inputs(clips=settings.clips)
     folder = local_path(settings.store)
     if folder is not None and folder.is_file():
-        msg = f"{settings.store}: is a file, not a feature store; --store is a folder or another URL"
-        raise UsageError(msg)
+        raise UsageError(f"{settings.store}: is a file, not a feature store; --store is a folder or another URL")
     previous = signal.signal(signal.SIGTERM, _terminate)
     too_many: TooManyFailures | None = None
     try:
@@ -100,8 +99,7 @@ def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
     values |= options
     for name in ("clips", "store"):
         if not values.get(name):
-            msg = f"--{name} is missing (give it, or {name}: in the --settings file)"
-            raise UsageError(msg)
+            raise UsageError(f"--{name} is missing (give it, or {name}: in the --settings file)")
     return from_mapping(ExtractSettings, values, where, options)
 
 

@@ -28,11 +28,9 @@ def _parse(data: bytes, url: str, what: str) -> dict[str, Any]:
         text = data.decode("utf-8-sig")
         document = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        msg = f"{url}: not a {kind} file: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{url}: not a {kind} file: {error}") from error
     if not isinstance(document, dict):
-        msg = f"{url}: {what} is a mapping of settings, not {type(document).__name__}"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: {what} is a mapping of settings, not {type(document).__name__}")
     return document
 
 
@@ -49,7 +47,6 @@ def load_recipe(name_or_url: str) -> Recipe:
     url = str(RECIPES / f"{name_or_url}.yaml") if name_or_url in names else name_or_url
     data = read_if_there(url)
     if data is None:
-        msg = f"no recipe {name_or_url!r}: neither a file nor one of {', '.join(names)}"
-        raise UsageError(msg)
+        raise UsageError(f"no recipe {name_or_url!r}: neither a file nor one of {', '.join(names)}")
     document = _parse(data, url, "a recipe")
     return from_mapping(Recipe, {"name": PurePosixPath(url).stem, **document}, url)

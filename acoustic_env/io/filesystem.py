@@ -71,8 +71,7 @@ def remote_filesystem(url: str) -> Filesystem:
     try:
         filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
-        msg = f"{url}: cannot be opened: {error}; give a path or s3://BUCKET/PREFIX"
-        raise StoreError(msg) from error
+        raise StoreError(f"{url}: cannot be opened: {error}; give a path or s3://BUCKET/PREFIX") from error
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # s3fs's own tries inside each of ours would take minutes to give up
     kind = S3Filesystem if hasattr(filesystem, "call_s3") else Filesystem
@@ -127,8 +126,7 @@ class Filesystem:
         def fetch() -> bytes:
             data = self._cat(path, start, end)
             if len(data) < end - start and start + len(data) < self.filesystem.size(self.full(path)):
-                msg = f"{len(data):,} of {end - start:,} bytes came"
-                raise ConnectionError(msg)
+                raise ConnectionError(f"{len(data):,} of {end - start:,} bytes came")
             return data
 
         return retrying(fetch, self.place(path), "read")

@@ -19,8 +19,7 @@ def url(text: str) -> str:
     of tests/known_issues/test_every_path_is_a_url.py finds these options by it.
     """
     if not text.strip():
-        msg = "expected a path or a URL, found an empty text"
-        raise argparse.ArgumentTypeError(msg)
+        raise argparse.ArgumentTypeError("expected a path or a URL, found an empty text")
     return text
 
 

@@ -95,11 +95,10 @@ def _join(address: str | None) -> None:
     try:
         ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
     except (OSError, ValueError, RuntimeError) as error:
-        msg = (
+        raise UsageError(
             f"no Ray cluster answers at {address or os.environ.get('RAY_ADDRESS')!r}: {error}; "
             "check --address (or RAY_ADDRESS) and that the cluster runs the same versions of Ray and Python"
-        )
-        raise UsageError(msg) from error
+        ) from error
 
 
 def _start_local() -> int:
@@ -123,11 +122,10 @@ def _start_local() -> int:
                 logging_level=logging.ERROR,
             )
     except (OSError, ValueError, RuntimeError) as error:
-        msg = (
+        raise UsageError(
             f"Ray does not start on this machine: {error}; it needs memory, and space in /dev/shm and in "
             f"{tempfile.gettempdir()} (TMPDIR); or join a cluster with --address"
-        )
-        raise UsageError(msg) from error
+        ) from error
     return local.memory - store
 
 

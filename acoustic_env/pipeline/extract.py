@@ -70,8 +70,7 @@ def extract(
         TooManyFailures: the share of failed clips is above `max_error_rate`; its `record` is the run's.
     """
     if settings.wait_for_nodes is not None and not joins(settings.address):
-        msg = f"--wait-for-nodes {settings.wait_for_nodes}: no cluster is joined; name one with --address"
-        raise UsageError(msg)
+        raise UsageError(f"--wait-for-nodes {settings.wait_for_nodes}: no cluster is joined; name one with --address")
     works = resolve_blocks(settings, recipe)
     batches = read_clip_batches(settings.clips) if clips is None else iter([clips])
     run = _Run(settings, works, Listed(batches, settings.clips, settings.limit), log)
@@ -102,11 +101,10 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
         if options.get("frames") and not name.endswith("_frames"):
             chosen[f"{name}_frames"] = options
     if not 1 <= len(chosen) * len(signals) <= MAX_PAIRS:
-        msg = (
+        raise UsageError(
             f"--blocks, --signals: {len(chosen)} feature blocks (per-frame ones included) of {len(signals)} signals; "
             f"one run computes 1 to {MAX_PAIRS} pairs of a block and a signal"
         )
-        raise UsageError(msg)
     return [
         block_work(BlockSpec(name, settings.engine, position, signals, options))
         for position, (name, options) in enumerate(chosen.items())

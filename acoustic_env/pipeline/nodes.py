@@ -92,11 +92,10 @@ def wait_for_nodes(count: int, log: Log, limit_s: float = WAIT_S) -> None:
         while (have := len(joined_nodes())) < count:
             waited = time.monotonic() - started
             if waited > limit_s:
-                msg = (
+                raise UsageError(
                     f"--wait-for-nodes {count}: {have} nodes with CPUs have joined within {limit_s:.0f} s; start more "
                     "(ray start --address HEAD:PORT), or wait for fewer"
                 )
-                raise UsageError(msg)
             log(f"waiting   {have} of {count} nodes with CPUs have joined, {waited:.0f} s")
             _wait(group, min(SAY_S, limit_s - waited), lambda: len(joined_nodes()) >= count)
 
@@ -126,11 +125,10 @@ def wait_for_room(plan: Plan, log: Log, left_out: Collection[str] = (), limit_s:
                 return False
             waited = time.monotonic() - started
             if waited > limit_s:
-                msg = (
+                raise UsageError(
                     f"no room for the plan's workers within {limit_s:.0f} s: they need {_needed(plan)}; {_free()}. "
                     "Wait for other jobs to end, add nodes, or use --max-workers"
                 )
-                raise UsageError(msg)
             log(f"waiting   for room for {len(bundles)} workers, {waited:.0f} s: they need {_needed(plan)}; {_free()}")
     return True
 
@@ -219,11 +217,10 @@ def check_paths(
             continue  # it left or is busy: the golden clip of its workers decides
         faults += [f"node {node.label}: {reason}" for reason in lacks]
     if faults:
-        msg = (
+        raise UsageError(
             f"not every node can read what the run needs: {'; '.join(faults)}. Mount the same disk on every node, or "
             "keep audio, store and weights (ACOUSTIC_ENV_WEIGHTS) on object storage"
         )
-        raise UsageError(msg)
 
 
 def _one_a_folder(uris: Collection[str]) -> list[Path]:

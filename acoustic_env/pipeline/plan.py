@@ -165,11 +165,10 @@ def make_plan(
     """
     usable = [node for node in nodes if node.cpus >= MIN_CPUS]
     if not usable:
-        msg = (
+        raise UsageError(
             "no worker node has joined the cluster: no node has a free CPU; start nodes "
             "(ray start --address HEAD:PORT), wait for them with --wait-for-nodes N, or wait for other jobs to end"
         )
-        raise UsageError(msg)
     gpus = sum(int(node.gpus) for node in usable)
     if device == "cuda" and not gpus:
         msg = "--device cuda, but the cluster has no GPU; use --device auto, or join a cluster that has one (--address)"

@@ -188,12 +188,11 @@ def planned_block(work: BlockWork) -> FeatureBlock:
     here = block_work(work.spec)
     if here.fingerprints != work.fingerprints:
         signal = next(signal for signal, planned in work.fingerprints.items() if here.fingerprints[signal] != planned)
-        msg = (
+        raise AcousticEnvError(
             f"block {work.spec.name}, signal {signal}: this worker ({platform.node()}) computes version "
             f"{here.fingerprints[signal]}, the run was planned for {work.fingerprints[signal]}; give every node the "
             "same weights (ACOUSTIC_ENV_WEIGHTS) and installation"
         )
-        raise AcousticEnvError(msg)
     return work.spec.make()
 
 

@@ -72,8 +72,7 @@ def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_B
     there = FeatureStore.existing(store_url).blocks()
     unknown = [block for block in blocks if block not in there]
     if unknown:
-        msg = f"{store_url}: holds no block {unknown[0]!r} (there: {', '.join(there) or 'none'})"
-        raise UsageError(msg)
+        raise UsageError(f"{store_url}: holds no block {unknown[0]!r} (there: {', '.join(there) or 'none'})")
     for block in sorted(set(blocks)) or there:
         with acquire_blocks(store_url, [block], f"store compact --block {block}") as leases:
             for fingerprint in there[block]:

@@ -120,11 +120,10 @@ class _LockedFile(ExclusiveFile):
                     break
                 except OSError as error:
                     if error.errno not in (errno.EWOULDBLOCK, errno.EACCES) or time.monotonic() > deadline:
-                        msg = (
+                        raise StoreError(
                             f"{place}: cannot be locked ({error.strerror}); the store needs a filesystem with file "
                             "locks (a local disk, NFS 4) or s3://"
-                        )
-                        raise StoreError(msg) from error
+                        ) from error
                 time.sleep(0.02)
             yield
         finally:
@@ -178,11 +177,10 @@ class _ConditionalFile(ExclusiveFile):
                 if code in CONFLICTS:
                     raise _ConflictError from error
                 if code in UNSUPPORTED:
-                    msg = (
+                    raise StoreError(
                         f"{self.place}: this S3 server knows no conditional writes, without which two writers cannot "
                         "be kept apart; use a server that does (AWS S3, MinIO since 2024, Ceph since Squid)"
-                    )
-                    raise StoreError(msg) from error
+                    ) from error
                 raise
 
         retrying(put, self.place, "written")

@@ -68,8 +68,7 @@ def export(
     """
     suffix = next((suffix for suffix in FORMATS if out.lower().endswith(suffix)), None)
     if suffix is None:
-        msg = f"--out {out}: expected a name that ends with one of {', '.join(FORMATS)}"
-        raise UsageError(msg)
+        raise UsageError(f"--out {out}: expected a name that ends with one of {', '.join(FORMATS)}")
     check_place(out)
     versions = choose_versions(store, block, fingerprints, signals)
     schema = wanted_schema(store.joint_schema(block, versions), columns, store.url)
@@ -107,8 +106,7 @@ def choose_versions(
     unknown = sorted(set(signals or ()) - set(versions))
     if unknown:
         there = ", ".join(store.resolve(block, None, fingerprints))
-        msg = f"{store.url}: block {block} holds no signal {unknown[0]!r}; expected one of: {there}"
-        raise UsageError(msg)
+        raise UsageError(f"{store.url}: block {block} holds no signal {unknown[0]!r}; expected one of: {there}")
     return versions
 
 

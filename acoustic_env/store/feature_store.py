@@ -56,8 +56,7 @@ class FeatureStore(StoreContents):
         """
         described = describe(table.schema.metadata)
         if described is None or not table.num_rows:
-            msg = "a part needs rows, and a schema whose metadata name block and fingerprint (table_schema)"
-            raise ValueError(msg)
+            raise ValueError("a part needs rows, and a schema whose metadata name block and fingerprint (table_schema)")
         keys = row_keys(table.schema)
         empty = [name for name in keys if table[name].null_count]
         if empty or "signal" not in keys:
@@ -67,8 +66,7 @@ class FeatureStore(StoreContents):
         again = pc.indices_nonzero(repeats(table))
         if len(again):
             row = table.select(keys).slice(again[0].as_py(), 1).to_pylist()[0]
-            msg = f"{described.block}: the key {row} is twice in one part"
-            raise ValueError(msg)
+            raise ValueError(f"{described.block}: the key {row} is twice in one part")
         folder = layout.block_folder(described.block, described.fingerprint)
         name = digest(table, keys, f"{described.block}/{described.fingerprint}")
         path = layout.part_path(folder, name)
@@ -186,11 +184,10 @@ class FeatureStore(StoreContents):
         wanted = sorted(found, key=signal_order) if signals is None else [name for name in signals if name in found]
         for signal in wanted:
             if len(found[signal]) > 1:
-                msg = (
+                raise UsageError(
                     f"{self.url}: block {block} is there in several versions for signal {signal}; "
                     f"name a fingerprint (`study`, `train`: --version {block}=FINGERPRINT):\n{self._versions(block)}"
                 )
-                raise UsageError(msg)
         return {signal: found[signal][0] for signal in wanted}
 
     def _versions(self, block: str) -> str:
@@ -348,8 +345,7 @@ def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) ->
     unknown = [name for name in columns if name not in schema.names]
     if unknown:
         known = ", ".join(schema.names)
-        msg = f"{url}: no column {unknown[0]!r}; expected one of: {known}"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: no column {unknown[0]!r}; expected one of: {known}")
     names = [*row_keys(schema), *(name for name in columns if name not in row_keys(schema))]
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
 

@@ -57,8 +57,7 @@ def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = Fals
         StoreError: the store cannot be read or written.
     """
     if not older_than_s >= 0:
-        msg = f"--older-than {older_than_s / 3600:g}: expected 0 or more hours"
-        raise UsageError(msg)
+        raise UsageError(f"--older-than {older_than_s / 3600:g}: expected 0 or more hours")
     store = FeatureStore.existing(store_url)
     found = Collected()
     now = store.filesystem.now()

@@ -42,8 +42,7 @@ def block_folder(block: str, fingerprint: str | None = None) -> str:
     """
     for name in (block, fingerprint):
         if name is not None and not _NAME.fullmatch(name):
-            msg = f"{name!r} is not a block or fingerprint: letters, digits, '_', '.' and '-' only"
-            raise UsageError(msg)
+            raise UsageError(f"{name!r} is not a block or fingerprint: letters, digits, '_', '.' and '-' only")
     return f"{FEATURES}/{block}" if fingerprint is None else f"{FEATURES}/{block}/{fingerprint}"
 
 
@@ -70,8 +69,7 @@ def lease_path(block: str) -> str:
 def run_path(run_id: str) -> str:
     """Return the path of a run's record."""
     if not _NAME.fullmatch(run_id):
-        msg = f"{run_id!r} is not a run id: letters, digits, '_', '.' and '-' only"
-        raise UsageError(msg)
+        raise UsageError(f"{run_id!r} is not a run id: letters, digits, '_', '.' and '-' only")
     return f"{RUNS}/{run_id}.json"
 
 

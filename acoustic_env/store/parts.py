@@ -104,8 +104,7 @@ def read_part(
     if columns is not None:
         missing = [name for name in columns if name not in part.schema_arrow.names]
         if missing:
-            msg = f"it has no column {missing[0]!r}"
-            raise NotAPart(msg)
+            raise NotAPart(f"it has no column {missing[0]!r}")
     return _reading(filesystem, entry, lambda: part.read(columns=columns, use_threads=False))
 
 
@@ -115,14 +114,12 @@ def _reading(filesystem: Filesystem, entry: Entry, call: Callable[[], T]) -> T:
     try:
         return call()
     except FileNotFoundError as error:
-        msg = "it vanished while the store was read"
-        raise NotAPart(msg) from error
+        raise NotAPart("it vanished while the store was read") from error
     except MemoryError:
         raise
     except OSError as error:
         if error.errno in IO_ERRNOS:
-            msg = f"{place}: cannot be read: {error}"
-            raise StoreError(msg) from error
+            raise StoreError(f"{place}: cannot be read: {error}") from error
         raise NotAPart(_first_line(error)) from error
     except pa.ArrowException as error:
         raise NotAPart(_first_line(error)) from error

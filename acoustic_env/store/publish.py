@@ -123,8 +123,7 @@ def _publish_delta(store: FeatureStore, block: str, versions: Mapping[str, str],
         rows = DeltaTable(place, storage_options=options).to_pyarrow_dataset().count_rows()
         return Published(out, rows - before, rows)
     except (DeltaError, OSError) as error:
-        msg = f"{out}: the Delta table cannot be read or written: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{out}: the Delta table cannot be read or written: {error}") from error
 
 
 def _delta_place(out: str) -> tuple[str, dict[str, str]]:
@@ -148,8 +147,7 @@ def _delta_keys(table: DeltaTable) -> pa.Table:
     dataset = table.to_pyarrow_dataset()
     absent = [name for name in KEYS if name not in dataset.schema.names]
     if absent:
-        msg = f"{table.table_uri}: a Delta table of another program, without column {absent[0]!r}"
-        raise UsageError(msg)
+        raise UsageError(f"{table.table_uri}: a Delta table of another program, without column {absent[0]!r}")
     found = [_no_keys()]
     for batch in dataset.to_batches(columns=list(KEYS)):
         keys = pa.Table.from_batches([batch]).cast(_no_keys().schema)
@@ -161,11 +159,10 @@ def _check_versions(there: pa.Table, versions: Mapping[str, str], out: str) -> N
     for row in there.group_by(["signal", FINGERPRINT]).aggregate([]).to_pylist():
         signal, fingerprint = row["signal"], row[FINGERPRINT]
         if versions.get(signal, fingerprint) != fingerprint:
-            msg = (
+            raise UsageError(
                 f"{out}: has rows of version {fingerprint} of signal {signal}, not {versions[signal]}; give another "
                 f"--out, or --fingerprint {fingerprint}"
             )
-            raise UsageError(msg)
 
 
 def _missing_keys(store: FeatureStore, block: str, versions: Mapping[str, str], there: pa.Table) -> pa.Table:

@@ -91,12 +91,10 @@ def _parse(data: bytes, place: str) -> Snapshot:
     try:
         document = json.loads(data)
         if document.pop("format") != FORMAT:
-            msg = f"{place}/{layout.SNAPSHOT}: written by a newer version; upgrade acoustic-env"
-            raise StoreError(msg)
+            raise StoreError(f"{place}/{layout.SNAPSHOT}: written by a newer version; upgrade acoustic-env")
         return Snapshot(**document)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        msg = (
+        raise StoreError(
             f"{place}/{layout.SNAPSHOT}: not a snapshot ({error!r}); remove the file: readers then see replaced parts, "
             "too, and return each key once, and acoustic-env store compact makes it again"
-        )
-        raise StoreError(msg) from error
+        ) from error

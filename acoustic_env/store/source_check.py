@@ -85,11 +85,10 @@ def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None], gro
         old, new = (wrong or pairs)[0]
         such = f"{old['clip_id']}: rows of {describe_source(old)}, the list has {describe_source(new)}"
         if wrong:
-            msg = (
+            raise UsageError(
                 f"{url}: {len(wrong):,} clips have ids under which {store.url} has rows of other segments, such as "
                 f"{such}; use the list that the rows were computed from, or a store of this list"
             )
-            raise UsageError(msg)
         log(f"{url}: {len(pairs):,} clips are in another place than their rows were computed from, such as {such}")
     return clips
 

@@ -124,10 +124,9 @@ class SourceTable:
             piece = slice(*wanted[entry.path])
             yield part.select(LISTED_SCHEMA.names).filter(pa.array(mask[piece])), values[piece][mask[piece]]
         if len(self.damaged) > damaged:
-            msg = (
+            raise StoreError(
                 f"{self.store.url}: {self.damaged[-1].entry.path} changed while it was read; run the same command again"
             )
-            raise StoreError(msg)
 
     def entries(self, ids: pa.Array) -> pa.Table:
         """Return every entry of the ids: `LISTED_SCHEMA` and revision, in the order of both."""

@@ -123,11 +123,10 @@ class Report:
         if reasons:
             lines = "\n".join(f"  {reason}" for reason in reasons[:MAX_NAMED])
             more = f"\n  and {len(reasons) - MAX_NAMED} more" if len(reasons) > MAX_NAMED else ""
-            msg = (
+            raise StoreInconsistentError(
                 f"{self.store}: not every clip is accounted for:\n{lines}{more}\n"
                 "acoustic-env extract computes again what cannot be read, and moves unreadable parts aside"
             )
-            raise StoreInconsistentError(msg)
 
 
 def verify(

@@ -114,8 +114,7 @@ def read_segments(url: str) -> Iterator[Segment]:
     try:
         text = read_bytes(url).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"{url}: not a segment list: not UTF-8 text"
-        raise UsageError(msg) from error
+        raise UsageError(f"{url}: not a segment list: not UTF-8 text") from error
     issues: list[ValidationIssue] = []
     count = 0
     reader = csv.reader(io.StringIO(text), skipinitialspace=True)
@@ -128,8 +127,7 @@ def read_segments(url: str) -> Iterator[Segment]:
             yield segment
     raise_issues(url, issues)
     if count == 0:
-        msg = f'{url}: no segments; a line is YTID, start_seconds, end_seconds, "label,label"'
-        raise UsageError(msg)
+        raise UsageError(f'{url}: no segments; a line is YTID, start_seconds, end_seconds, "label,label"')
 
 
 def _segment(cells: list[str], line: int, issues: list[ValidationIssue]) -> Segment | None:
@@ -161,8 +159,7 @@ def _check_template(template: str) -> bool:
         if not unknown:
             _fill(template, Segment("x", 0.0, 10.0, ()))
     except (ValueError, IndexError) as error:
-        msg = f"audio template {template!r}: {error}; placeholders are {allowed}"
-        raise UsageError(msg) from error
+        raise UsageError(f"audio template {template!r}: {error}; placeholders are {allowed}") from error
     if unknown:
         msg = f"audio template {template!r}: unknown placeholder {{{unknown[0]}}}; expected some of {allowed}"
         raise UsageError(msg)

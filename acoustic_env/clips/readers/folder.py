@@ -90,11 +90,9 @@ def read_folder(
             id twice.
     """
     if hop_s is not None and window_s is None:
-        msg = "--hop needs --window"
-        raise UsageError(msg)
+        raise UsageError("--hop needs --window")
     if (window_s is not None and window_s <= 0) or (hop_s is not None and hop_s <= 0):
-        msg = f"windows of {window_s} s every {hop_s} s: both must be above 0"
-        raise UsageError(msg)
+        raise UsageError(f"windows of {window_s} s every {hop_s} s: both must be above 0")
     root, rows = root_name(folder, name), list[dict[str, Any]]()
     unreadable, dropped_s = list[str](), 0.0
     for relative in _audio_files(folder):
@@ -114,8 +112,7 @@ def read_folder(
             start, end = round(number * hop, 6), round(number * hop + window_s, 6)
             rows.append({"clip_id": segment_id(recording, start, end), "start_s": start, "end_s": end, **row})
     if not rows:
-        msg = f"{folder}: no audio files below it; known are {' '.join(sorted(AUDIO_SUFFIXES))}"
-        raise UsageError(msg)
+        raise UsageError(f"{folder}: no audio files below it; known are {' '.join(sorted(AUDIO_SUFFIXES))}")
     if unreadable:
         log("\n".join([f"{len(unreadable):,} files of unknown length are listed as whole files:", *unreadable[:5]]))
     if dropped_s >= 0.1:
@@ -127,8 +124,7 @@ def _audio_files(folder: str) -> list[str]:
     """Return the path below the folder of every audio file, sorted."""
     found = files_below(folder)
     if found is None:
-        msg = f"{folder}: no such folder"
-        raise UsageError(msg)
+        raise UsageError(f"{folder}: no such folder")
     return [name for name in found if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES]
 
 
@@ -142,8 +138,7 @@ def _named(relative: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:
     if pattern := patterns.get("fold"):
         fold = _matched(pattern, relative, "fold")
         if not fold.isdecimal():
-            msg = f"{relative}: the fold pattern {pattern!r} finds {fold!r}, not a whole number"
-            raise UsageError(msg)
+            raise UsageError(f"{relative}: the fold pattern {pattern!r} finds {fold!r}, not a whole number")
         named["fold"] = int(fold)
     return named
 
@@ -152,8 +147,7 @@ def _matched(pattern: str, relative: str, what: str) -> str:
     try:
         match = re.search(pattern, relative)
     except re.error as error:
-        msg = f"the {what} pattern {pattern!r} is no regular expression: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"the {what} pattern {pattern!r} is no regular expression: {error}") from error
     if match is None or not match.groups() or match.group(1) is None:
         msg = f"{relative}: the {what} pattern {pattern!r} does not match (the value is what the first (...) matches)"
         raise UsageError(msg)

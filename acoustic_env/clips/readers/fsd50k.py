@@ -64,8 +64,7 @@ def _part(root: str, name: str, rules: TagRules | None) -> list[dict[str, Any]]:
         split, clip = row.get("split", "eval"), row["fname"]
         if split not in FOLDS or (rules and clip not in tags):
             wrong = f"split {split!r}" if split not in FOLDS else f"clip {clip}, which {about} does not have"
-            msg = f"{join(root, table)}: row {number:,}: {wrong}"
-            raise UsageError(msg)
+            raise UsageError(f"{join(root, table)}: row {number:,}: {wrong}")
         rows.append(
             {
                 "clip_id": f"fsd50k/{clip}",
@@ -84,9 +83,7 @@ def _tags(root: str, path: str) -> dict[str, Sequence[str]]:
     data = read_if_there(place)
     try:
         if data is None:
-            msg = f"{place}: no such file, and --tags needs it"
-            raise UsageError(msg)
+            raise UsageError(f"{place}: no such file, and --tags needs it")
         return {clip: about["tags"] for clip, about in json.loads(data).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{place}: not what is known of the clips, JSON of clip -> tags: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{place}: not what is known of the clips, JSON of clip -> tags: {error}") from error

@@ -44,8 +44,7 @@ class HuggingFaceReader:
         root = arguments.folder
         found = files_below(root)
         if found is None:
-            msg = f"{root}: no such folder"
-            raise UsageError(msg)
+            raise UsageError(f"{root}: no such folder")
         wanted = arguments.splits.split(",") if arguments.splits else None
         name = root_name(root, arguments.name)
         shards = [path for path in found if path.endswith(".parquet")]
@@ -55,8 +54,7 @@ class HuggingFaceReader:
         if tables:
             return _audio_folder(arguments, [t for t in tables if wanted is None or _split(t) in wanted], name, log)
         hint = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)" if _arrow(found) else ""
-        msg = f"{root}: neither .parquet shards nor metadata.csv or metadata.jsonl below it{hint}"
-        raise UsageError(msg)
+        raise UsageError(f"{root}: neither .parquet shards nor metadata.csv or metadata.jsonl below it{hint}")
 
 
 def _arrow(found: list[str]) -> bool:
@@ -81,8 +79,7 @@ def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.T
         position = table.schema.get_field_index("source")
         tables.append(table.set_column(position, "source", pa.repeat(_split(shard), len(table)).cast(pa.string())))
     if not tables:
-        msg = f"{arguments.folder}: no shard of the splits {arguments.splits}"
-        raise UsageError(msg)
+        raise UsageError(f"{arguments.folder}: no shard of the splits {arguments.splits}")
     return join_lists(tables)
 
 
@@ -94,8 +91,7 @@ def _columns(place: str) -> tuple[str, str | None]:
         try:
             schema = pq.ParquetFile(source).schema_arrow
         except (pa.ArrowException, OSError) as error:
-            msg = f"{place}: not a readable Parquet file: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = described.get("info", {}).get("features", {})
     kinds = {column: of.get("_type") for column, of in features.items() if isinstance(of, dict)}
@@ -112,8 +108,7 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
         place = join(arguments.folder, table)
         for number, row in enumerate(_metadata(place), start=1):
             if "file_name" not in row:
-                msg = f"{place}: row {number:,} has no file_name"
-                raise UsageError(msg)
+                raise UsageError(f"{place}: row {number:,} has no file_name")
             path = row["file_name"] if folder == "." else f"{folder}/{row['file_name']}"
             label = row.get(arguments.label_column or "label")
             labels = label if isinstance(label, list) else [] if label in (None, "") else [str(label)]
@@ -131,5 +126,4 @@ def _metadata(place: str) -> list[dict[str, Any]]:
             return list(csv.DictReader(io.StringIO(text, newline="")))
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
-        msg = f"{place}: not JSON lines: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{place}: not JSON lines: {error}") from error

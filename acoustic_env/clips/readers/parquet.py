@@ -113,8 +113,7 @@ def _read_columns(
         try:
             file = pq.ParquetFile(source)
         except (pa.ArrowException, OSError) as error:
-            msg = f"{place}: not a readable Parquet file: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
         schema = file.schema_arrow
         for option, column in {"--audio-column": audio_column, **wanted}.items():
             if column is not None and column not in schema.names:
@@ -122,8 +121,7 @@ def _read_columns(
                 raise UsageError(msg)
         kind = schema.field(audio_column).type
         if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            msg = f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>"
-            raise UsageError(msg)
+            raise UsageError(f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>")
         names = [column for column in dict.fromkeys(wanted.values()) if column]
         names += [field.name for field in schema if field.name not in (*names, audio_column) and _plain(field.type)]
         spans = _spans(file.metadata, f"{audio_column}.bytes" if pa.types.is_struct(kind) else audio_column)

@@ -40,8 +40,7 @@ def chosen_parts(text: str, known: Collection[str]) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            msg = f"--parts {text}: no part {name!r}; expected one of: {', '.join(known)}"
-            raise UsageError(msg)
+            raise UsageError(f"--parts {text}: no part {name!r}; expected one of: {', '.join(known)}")
     return names
 
 
@@ -54,22 +53,18 @@ def table_rows(root: str, path: str, columns: Sequence[str], delimiter: str = ",
     place = join(root, path)
     data = read_if_there(place)
     if data is None:
-        msg = f"{place}: no such file; expected the layout of the publication, with {path} below the folder"
-        raise UsageError(msg)
+        raise UsageError(f"{place}: no such file; expected the layout of the publication, with {path} below the folder")
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter)
     except UnicodeDecodeError as error:
-        msg = f"{place}: not UTF-8 text: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{place}: not UTF-8 text: {error}") from error
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:
-        msg = f"{place}: no column {missing[0]!r}; expected {', '.join(columns)}"
-        raise UsageError(msg)
+        raise UsageError(f"{place}: no column {missing[0]!r}; expected {', '.join(columns)}")
     rows = []
     for number, row in enumerate(reader, start=1):
         if None in row or None in row.values():
-            msg = f"{place}: row {number:,} has another number of cells than the header"
-            raise UsageError(msg)
+            raise UsageError(f"{place}: row {number:,} has another number of cells than the header")
         rows.append(row)
     return rows
 
@@ -125,11 +120,10 @@ def published_clips(
         log(issue)
     kept = [row for row in rows if row["uri"] in there]
     if not kept:
-        msg = (
+        raise UsageError(
             f"{root}: none of the {len(rows):,} audio files of the data set is below it; expected {rows[0]['uri']} "
             "and so on (links to folders are not followed)"
         )
-        raise UsageError(msg)
     folder = local_path(root)
     base = root if folder is None else str(folder.absolute())
     return require_unique(clip_table({**row, "uri": join(base, row["uri"])} for row in kept), root)

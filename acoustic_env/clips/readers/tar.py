@@ -86,8 +86,7 @@ def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None 
                 span = {"byte_offset": member.offset, "byte_size": size}
                 rows.append({"clip_id": clip_id, "uri": f"tar://{member.name}::{place}", **row, **span})
     if not rows:
-        msg = f"{', '.join(urls)}: no audio in the shards"
-        raise UsageError(msg)
+        raise UsageError(f"{', '.join(urls)}: no audio in the shards")
     return require_unique(clip_table(rows), ", ".join(urls))
 
 
@@ -106,8 +105,7 @@ def _members(place: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                     content = archive.extractfile(member) if wanted else None
                     yield member, content.read() if content else None
         except tarfile.TarError as error:
-            msg = f"{place}: not a whole, uncompressed tar file: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"{place}: not a whole, uncompressed tar file: {error}") from error
 
 
 def _sample_labels(files: dict[str, bytes], json_key: str | None, where: str) -> tuple[list[str], dict[str, Any]]:
@@ -121,21 +119,18 @@ def _sample_labels(files: dict[str, bytes], json_key: str | None, where: str) ->
             return _json_labels(json.loads(text), json_key)
         return ([text.strip()] if text.strip() else []), {}
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{where}: no labels in its {extension} file: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{where}: no labels in its {extension} file: {error}") from error
 
 
 def _json_labels(document: Any, json_key: str | None) -> tuple[list[str], dict[str, Any]]:
     if not isinstance(document, dict):
-        msg = "it is not an object"
-        raise TypeError(msg)
+        raise TypeError("it is not an object")
     key = json_key or next((name for name in JSON_KEYS if name in document), None)
     further = {further_name(name): value for name, value in document.items() if name != key and _plain(value)}
     if key is None:
         return [], further
     if key not in document:
-        msg = f"no key {key!r}; expected one of: {', '.join(document)}"
-        raise KeyError(msg)
+        raise KeyError(f"no key {key!r}; expected one of: {', '.join(document)}")
     value = document[key]
     return ([str(label) for label in value] if isinstance(value, list) else [str(value)]), further
 
