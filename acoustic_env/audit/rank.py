@@ -268,7 +268,7 @@ def prepare(
     """
     from acoustic_env.models.folds import grouped_folds
 
-    scaled = _reduce(features, settings.seed)
+    scaled = fit_reduction(features, settings.seed)(features)
     folds = grouped_folds(y, groups, settings.folds, settings.seed)
     neighborhood = find_neighbors(scaled, folds, settings.neighbors, settings.seed)
     return Clips(np.asarray(clip_ids), scaled, folds, neighborhood, duplicates, tags or {})
@@ -464,10 +464,6 @@ def ranked_table(
 def sort_ranked(table: pa.Table) -> pa.Table:
     """Return the rows lowest quality first."""
     return table.sort_by([("quality", "ascending"), ("clip_id", "ascending")])
-
-
-def _reduce(features: Features, seed: int) -> Features:
-    return fit_reduction(features, seed)(features)
 
 
 def fit_reduction(features: Features, seed: int) -> Callable[[Features], Features]:

@@ -7,25 +7,12 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from acoustic_env.explain import style
 from acoustic_env.explain.attribution import BUDGET, Attribution, attribute
 from acoustic_env.explain.contrast_plots import MAPS
 from acoustic_env.explain.importance import Importance, feature_groups, permutation_importance
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot
-from acoustic_env.explain.style import (
-    DIVERGING,
-    FAINT,
-    GREY,
-    OKABE_ITO,
-    SEQUENTIAL,
-    draw_modulation,
-    drawn,
-    modulation_axes,
-    modulation_cells,
-    new_panels,
-    shortened,
-    signal_name,
-)
 from acoustic_env.features.modulation import SHAPE, as_maps, axes
 from acoustic_env.models.evaluate import Floats
 
@@ -34,7 +21,7 @@ SHOWN: Final = 20
 SWARMED: Final = 12
 COMPONENTS: Final = 6
 WEIGHTS: Final = 12
-COLORS: Final = {"part": OKABE_ITO[0], "column": OKABE_ITO[1], "region": OKABE_ITO[2]}
+COLORS: Final = {"part": style.OKABE_ITO[0], "column": style.OKABE_ITO[1], "region": style.OKABE_ITO[2]}
 KINDS: Final = {
     "part": "a whole block",
     "column": "one index or vector",
@@ -60,7 +47,7 @@ def _name(material: Material, feature: int) -> str:
     return material.bundle.preprocessor.names[feature]
 
 
-@drawn
+@style.drawn
 def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
     names, name = material.bundle.preprocessor.names, material.name(chosen)
     middle, low, high = found.rank_interval()
@@ -68,17 +55,17 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
     ends = np.quantile(found.importance, [0.025, 0.975], axis=0)
     order = np.argsort(-mean, kind="stable")
     top = order[:SHOWN][::-1]
-    figure, panels = new_panels(9, 1.3 + 0.27 * len(top), 1, 2, sharey=True, width_ratios=(3, 2))
+    figure, panels = style.new_panels(9, 1.3 + 0.27 * len(top), 1, 2, sharey=True, width_ratios=(3, 2))
     places = np.arange(len(top))
-    panels[0].hlines(places, ends[0, top], ends[1, top], color=OKABE_ITO[0], lw=2)
-    panels[0].plot(mean[top], places, "o", color=OKABE_ITO[0], ms=6)
-    panels[0].set_yticks(places, [shortened(names[i]) for i in top])
+    panels[0].hlines(places, ends[0, top], ends[1, top], color=style.OKABE_ITO[0], lw=2)
+    panels[0].plot(mean[top], places, "o", color=style.OKABE_ITO[0], ms=6)
+    panels[0].set_yticks(places, [style.shortened(names[i]) for i in top])
     panels[0].set(xlabel=f"mean |SHAP value| ({found.output})", xlim=(0, None), title="importance")
-    panels[1].hlines(places, low[top], high[top], color=OKABE_ITO[1], lw=2)
-    panels[1].plot(middle[top], places, "s", color=OKABE_ITO[1], ms=5)
+    panels[1].hlines(places, low[top], high[top], color=style.OKABE_ITO[1], lw=2)
+    panels[1].plot(middle[top], places, "s", color=style.OKABE_ITO[1], ms=5)
     panels[1].set(xlabel="rank, 1 = most important", xlim=(0, None), title="rank over backgrounds")
     for panel in panels:
-        panel.grid(axis="x", color=FAINT, lw=0.6)
+        panel.grid(axis="x", color=style.FAINT, lw=0.6)
     residual = np.abs(found.residual)
     first = order[0]
     title = f"SHAP values of the reduced features: {name}"
@@ -109,11 +96,11 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
     return Plot(f"shap-ranks-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
-@drawn
+@style.drawn
 def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
     names, name = material.bundle.preprocessor.names, material.name(chosen)
     top = np.argsort(-np.abs(found.phi).mean(axis=0), kind="stable")[:SWARMED][::-1]
-    figure, panel = new_panels(9, 1.5 + 0.38 * len(top))
+    figure, panel = style.new_panels(9, 1.5 + 0.38 * len(top))
     random = np.random.default_rng(0)
     for place, feature in enumerate(top):
         values = found.values[:, feature]
@@ -121,15 +108,15 @@ def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
             found.phi[:, feature],
             place + random.uniform(-0.28, 0.28, len(values)),
             c=np.clip(values, -2, 2),
-            cmap=SEQUENTIAL,
+            cmap=style.SEQUENTIAL,
             vmin=-2,
             vmax=2,
             s=14,
             linewidths=0,
         )
-    panel.axvline(0, color=GREY, lw=0.8)
-    panel.grid(axis="x", color=FAINT, lw=0.6)
-    panel.set_yticks(range(len(top)), [shortened(names[i]) for i in top])
+    panel.axvline(0, color=style.GREY, lw=0.8)
+    panel.grid(axis="x", color=style.FAINT, lw=0.6)
+    panel.set_yticks(range(len(top)), [style.shortened(names[i]) for i in top])
     panel.set_xlabel(f"SHAP value for {name} ({found.output})")
     figure.colorbar(points, ax=panel, label="value of the feature (standard deviations)", shrink=0.8, extend="both")
     first = int(top[-1])
@@ -185,7 +172,7 @@ def _grid(material: Material, found: Attribution, features: list[int], **options
     """Return a figure with a panel for each feature, under its heading."""
     columns = min(3, len(features))
     rows = -(-len(features) // columns)
-    figure, grid = new_panels(3.4 * columns + 1.0, 3.5 * rows, rows, columns, squeeze=False, **options)
+    figure, grid = style.new_panels(3.4 * columns + 1.0, 3.5 * rows, rows, columns, squeeze=False, **options)
     panels = grid.ravel().tolist()
     for panel, feature in zip(panels, features, strict=False):
         panel.set_title(_heading(material, found, feature), fontsize=10)
@@ -198,7 +185,7 @@ def _ranks(low: float, high: float) -> str:
     return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
-@drawn
+@style.drawn
 def _draw_weights(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
     name = material.name(chosen)
     figure, panels = _grid(material, found, features)
@@ -206,10 +193,10 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
     for panel, feature in zip(panels, features, strict=True):
         loading = material.bundle.preprocessor.back_project(feature)
         top = np.argsort(-np.abs(loading.per_deviation), kind="stable")[:WEIGHTS][::-1]
-        colors = [OKABE_ITO[0] if loading.per_deviation[i] > 0 else OKABE_ITO[1] for i in top]
+        colors = [style.OKABE_ITO[0] if loading.per_deviation[i] > 0 else style.OKABE_ITO[1] for i in top]
         panel.barh(range(len(top)), loading.per_deviation[top], color=colors, height=0.75)
         panel.set_yticks(range(len(top)), [loading.columns[i].name for i in top])
-        panel.axvline(0, color=GREY, lw=0.8)
+        panel.axvline(0, color=style.GREY, lw=0.8)
         own = {"class": name, "feature": _name(material, feature)}
         weights = zip(loading.columns, loading.component, loading.per_deviation, strict=True)
         table += [own | {"column": c.name, "weight": weight, "per_deviation": rise} for c, weight, rise in weights]
@@ -225,14 +212,14 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
     return Plot(f"components-indices-{chosen}", SECTION, title, caption, alt, figure, pa.Table.from_pylist(table))
 
 
-@drawn
+@style.drawn
 def _draw_component_maps(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
     name = material.name(chosen)
     figure, panels = _grid(material, found, features, sharex=True, sharey=True)
     maps = [_component_map(material, feature) for feature in features]
     for panel, values in zip(panels, maps, strict=True):
-        mesh = draw_modulation(panel, values / np.nanmax(np.abs(values)), 1.0)
-        modulation_axes(panel)
+        mesh = style.draw_modulation(panel, values / np.nanmax(np.abs(values)), 1.0)
+        style.modulation_axes(panel)
         panel.label_outer()
     figure.colorbar(mesh, ax=panels, label="effect of a cell, 1 = the strongest of the map", shrink=0.8)
     title = f"The leading components of the modulation spectrum: {name}"
@@ -242,7 +229,7 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
     )
     said = "; ".join(_peak(material, feature, values) for feature, values in zip(features, maps, strict=True))
     alt = f"Maps of component weights over temporal modulation in Hz and spectral modulation in cycles per kHz: {said}."
-    cells = modulation_cells("feature", [_name(material, feature) for feature in features])
+    cells = style.modulation_cells("feature", [_name(material, feature) for feature in features])
     data = pa.table({**cells, "per_deviation": np.concatenate([values.ravel() for values in maps])})
     return Plot(f"components-modulation-{chosen}", SECTION, title, caption, alt, figure, data)
 
@@ -270,20 +257,20 @@ def importance_plots(material: Material) -> list[Plot]:
     return plots if material.bundle.recipe.task == "binary" else [*plots, _draw_importance_by_class(material, found)]
 
 
-@drawn
+@style.drawn
 def _draw_importance(material: Material, found: list[Importance], base: float, clips: int) -> Plot:
     ordered = sorted(found, key=lambda one: -one.drop)
     parts = [one for one in ordered if one.group.kind == "part"]
     finer = [one for one in ordered if one.group.kind != "part"][: SHOWN - 2]
     shown = (parts + finer)[::-1]
-    figure, panel = new_panels(9, 1.4 + 0.27 * len(shown))
+    figure, panel = style.new_panels(9, 1.4 + 0.27 * len(shown))
     for place, one in enumerate(shown):
         color = COLORS[one.group.kind]
         panel.barh(place, one.drop, color=color, height=0.7)
         panel.plot([one.low, one.high], [place, place], color="#333333", lw=1.2)
     panel.set_yticks(range(len(shown)), [one.group.name for one in shown])
-    panel.axvline(0, color=GREY, lw=0.8)
-    panel.grid(axis="x", color=FAINT, lw=0.6)
+    panel.axvline(0, color=style.GREY, lw=0.8)
+    panel.grid(axis="x", color=style.FAINT, lw=0.6)
     panel.set_xlabel("drop in AUC when shuffled, 95 % interval")
     kinds = dict.fromkeys(one.group.kind for one in parts + finer)
     for kind in kinds:
@@ -309,7 +296,7 @@ def _draw_importance(material: Material, found: list[Importance], base: float, c
     return Plot("permutation-importance", SECTION, title, caption, alt, figure, data)
 
 
-@drawn
+@style.drawn
 def _draw_importance_by_class(material: Material, found: list[Importance]) -> Plot:
     ordered = sorted(found, key=lambda one: -one.drop)
     names = [material.name(chosen) for chosen in range(len(material.targets.classes))]
@@ -317,11 +304,11 @@ def _draw_importance_by_class(material: Material, found: list[Importance]) -> Pl
     classes = np.sort(np.argsort(-support, kind="stable")[:SHOWN])
     drops = np.array([one.of_class for one in ordered])
     shown = drops[:SHOWN, classes]
-    figure, panel = new_panels(2.5 + 0.5 * len(classes) + 3, 2.2 + 0.3 * len(shown))
+    figure, panel = style.new_panels(2.5 + 0.5 * len(classes) + 3, 2.2 + 0.3 * len(shown))
     most = max(float(np.nanmax(np.abs(shown), initial=0)), 1e-6)
-    image = panel.imshow(shown, cmap=DIVERGING, vmin=-most, vmax=most, aspect="auto")
-    panel.set_yticks(range(len(shown)), [shortened(one.group.name) for one in ordered[:SHOWN]])
-    panel.set_xticks(range(len(classes)), [shortened(names[c], 24) for c in classes], rotation=45, ha="right")
+    image = panel.imshow(shown, cmap=style.DIVERGING, vmin=-most, vmax=most, aspect="auto")
+    panel.set_yticks(range(len(shown)), [style.shortened(one.group.name) for one in ordered[:SHOWN]])
+    panel.set_xticks(range(len(classes)), [style.shortened(names[c], 24) for c in classes], rotation=45, ha="right")
     figure.colorbar(image, ax=panel, label="drop in AUC")
     leading = []
     for chosen in classes[np.argsort(-np.nan_to_num(shown).max(axis=0), kind="stable")][:5]:
@@ -343,5 +330,5 @@ def _draw_importance_by_class(material: Material, found: list[Importance]) -> Pl
 
 def _spoken(one: Importance) -> str:
     if one.group.kind == "part":
-        return f"all {one.group.block} of the {signal_name(one.group.signal)}"
+        return f"all {one.group.block} of the {style.signal_name(one.group.signal)}"
     return one.group.name

@@ -112,16 +112,14 @@ class SequenceLogOdds(LogOdds):
         return [clips[start : start + self._step] for start in range(0, len(clips), self._step)]
 
 
-def integrated_gradients(
-    function: SequenceLogOdds, clip: Frames, reference: Floats, nodes: int = NODES
-) -> tuple[Floats, float, float]:
+def integrated_gradients(function: SequenceLogOdds, clip: Frames, reference: Floats) -> tuple[Floats, float, float]:
     """Integrate gradients along the straight line from the mean of each band [bands] to a clip [frames, bands].
 
     Returns:
         Contributions [frames, bands], the log odds of the clip, and those of the mean.
     """
     start = np.broadcast_to(reference, clip.shape).reshape(1, -1)
-    pairs, value, base = expected_gradients(function, clip.reshape(1, -1), start, nodes)
+    pairs, value, base = expected_gradients(function, clip.reshape(1, -1), start, NODES)
     return np.asarray(pairs[0, 0].reshape(clip.shape), np.float64), float(value[0]), float(base[0])
 
 
@@ -188,20 +186,15 @@ def explained_clips(material: Material, patches: Patches, per_class: int = PER_C
         for place in np.flatnonzero(predicted == chosen)[:per_class]:
             row = int(candidates[place])
             scorer = scorer_of[row]
-            probability = float(said[place, chosen])
-            found.append(_explain(material, scorer, row, chosen, probability, references[id(scorer)], patches))
+            found.append(_explain(material, scorer, references[id(scorer)], row, said[place], patches))
     return found
 
 
 def _explain(
-    material: Material,
-    scorer: HeldOutScorer,
-    row: int,
-    chosen: int,
-    probability: float,
-    reference: Floats,
-    patches: Patches,
+    material: Material, scorer: HeldOutScorer, reference: Floats, row: int, said: Floats, patches: Patches
 ) -> ExplainedClip:
+    """Explain a clip to which the scorer gives the probabilities `said` [classes]."""
+    chosen = int(said.argmax())
     clip = material.matrix.values.load(slice(row, row + 1))[0]
     function = SequenceLogOdds(scorer.model.members, chosen, clip.shape)
     cells, value, base = integrated_gradients(function, clip, reference)
@@ -210,7 +203,7 @@ def _explain(
         clip_id=material.targets.clip_ids[row],
         given=given or "none",
         predicted=chosen,
-        probability=probability,
+        probability=float(said[chosen]),
         frames=clip,
         gradients=patches.sums(cells),
         occlusion=occlusion(function, clip, reference, patches),

@@ -9,20 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from acoustic_env.explain import style
 from acoustic_env.explain.material import FrameAxes, Material
 from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.sequence_attribution import ExplainedClip, Patches, explained_clips
-from acoustic_env.explain.style import (
-    DIVERGING,
-    FAINT,
-    GREY,
-    OKABE_ITO,
-    SEQUENTIAL,
-    drawn,
-    new_panels,
-    shortened,
-    signal_name,
-)
 from acoustic_env.models.evaluate import Floats
 
 SECTION: Final = "What the network relies on"
@@ -75,7 +65,7 @@ def _decibels(levels: npt.NDArray[Any], log: str) -> Floats:
 # ---- a class's clips
 
 
-@drawn
+@style.drawn
 def _draw_images(material: Material, axes: FrameAxes, patches: Patches, clips: list[ExplainedClip]) -> Plot:
     """Draw a row for each clip and signal: the mel image, then both methods on it."""
     from matplotlib.ticker import MaxNLocator
@@ -85,15 +75,15 @@ def _draw_images(material: Material, axes: FrameAxes, patches: Patches, clips: l
     size = int(patches.bands[-1]) // len(signals)
     limits = {name: _limit([getattr(clip, name) for clip in clips]) for name in METHODS}
     count = len(clips) * len(signals)
-    figure, panels = new_panels(11, 1.3 + 2.2 * count, count, 3, squeeze=False, sharex=True, sharey=True)
+    figure, panels = style.new_panels(11, 1.3 + 2.2 * count, count, 3, squeeze=False, sharex=True, sharey=True)
     last: dict[str, Any] = {}
     for row, (clip, number) in enumerate((clip, number) for clip in clips for number in range(len(signals))):
         levels = _decibels(clip.frames[:, number * size : (number + 1) * size], axes.log)
-        last["level"] = _image(panels[row, 0], axes, levels, SEQUENTIAL)
+        last["level"] = _image(panels[row, 0], axes, levels, style.SEQUENTIAL)
         figure.colorbar(last["level"], ax=panels[row, 0], label="dB", pad=0.01)
         panels[row, 0].set_ylabel("frequency (Hz)")
-        of = f", {signal_name(signals[number])}" if len(signals) > 1 else ""
-        panels[row, 0].set_title(shortened(f"given: {clip.given}{of}", 40))
+        of = f", {style.signal_name(signals[number])}" if len(signals) > 1 else ""
+        panels[row, 0].set_title(style.shortened(f"given: {clip.given}{of}", 40))
         panels[row, 1].set_title(f"probability {clip.probability:.2f}")
         for panel, name in zip(panels[row, 1:], METHODS, strict=True):
             _image(panel, axes, levels, "Greys_r")
@@ -131,11 +121,11 @@ def _overlay(panel: Any, axes: FrameAxes, patches: Patches, values: Floats, limi
     scale = Normalize(-limit, limit)
     cells = np.repeat(values, np.diff(patches.frames), axis=0)
     cells = np.repeat(cells, np.diff(patches.bands[: values.shape[1] + 1]), axis=1)
-    colors = matplotlib.colormaps[DIVERGING](scale(cells.T))
+    colors = matplotlib.colormaps[style.DIVERGING](scale(cells.T))
     colors[..., 3] = OPAQUE * np.sqrt(np.abs(cells.T) / limit).clip(0, 1)
     extent = (axes.first_s, axes.first_s + patches.frames[-1] * axes.hop_s, 0, cells.shape[1])
     panel.imshow(colors, origin="lower", aspect="auto", extent=extent, interpolation="none")
-    return ScalarMappable(scale, DIVERGING)
+    return ScalarMappable(scale, style.DIVERGING)
 
 
 def _mark_axes(panels: npt.NDArray[Any], axes: FrameAxes, bands: int) -> None:
@@ -152,19 +142,19 @@ def _mark_hz(axis: Any, edges: Floats, bands: int) -> None:
     axis.set_ticks(np.interp(marked, edges, np.arange(bands + 1)), [f"{hz:,}" for hz in marked])
 
 
-@drawn
+@style.drawn
 def _draw_lines(material: Material, axes: FrameAxes, patches: Patches, clips: list[ExplainedClip]) -> Plot:
     """Draw both methods over time, a panel for each clip, signals summed."""
     edges = _seconds(axes, patches)
-    figure, panels = new_panels(8, 1.2 + 1.7 * len(clips), len(clips), 1, squeeze=False, sharex=True)
+    figure, panels = style.new_panels(8, 1.2 + 1.7 * len(clips), len(clips), 1, squeeze=False, sharex=True)
     panels = panels[:, 0]
     for panel, clip in zip(panels, clips, strict=True):
-        for color, (name, label) in zip(OKABE_ITO, METHODS.items(), strict=False):
+        for color, (name, label) in zip(style.OKABE_ITO, METHODS.items(), strict=False):
             panel.stairs(getattr(clip, name).sum(axis=1), edges, color=color, lw=1.8, label=label, baseline=None)
-        panel.axhline(0, color=GREY, lw=0.8)
-        panel.grid(axis="x", color=FAINT, lw=0.6)
+        panel.axhline(0, color=style.GREY, lw=0.8)
+        panel.grid(axis="x", color=style.FAINT, lw=0.6)
         panel.set_ylabel("log odds")
-        panel.set_title(shortened(f"given: {clip.given}", 60) + f", probability {clip.probability:.2f}")
+        panel.set_title(style.shortened(f"given: {clip.given}", 60) + f", probability {clip.probability:.2f}")
     panels[-1].set_xlabel("time (s)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS))
     return _clip_plot(material, axes, patches, clips, figure)
@@ -240,7 +230,7 @@ def _patch_rows(
 # ---- means of the classes
 
 
-@drawn
+@style.drawn
 def _draw_means(
     material: Material, axes: FrameAxes, patches: Patches, by_class: dict[int, list[ExplainedClip]]
 ) -> Plot:
@@ -252,14 +242,14 @@ def _draw_means(
     }
     sides = 1 if axes.edges_hz is None else 2
     height = 1.8 + 2 * (0.8 + 0.26 * len(names))
-    figure, panels = new_panels(4.6 * sides + 2, height, 2, sides, squeeze=False, sharey=True)
+    figure, panels = style.new_panels(4.6 * sides + 2, height, 2, sides, squeeze=False, sharey=True)
     seconds = _seconds(axes, patches)
     for row, (name, label) in enumerate(METHODS.items()):
         over = [("time", seconds, means[name].sum(axis=2)), ("bands", patches.bands, means[name].sum(axis=1))]
         for panel, (side, edges, values) in zip(panels[row], over, strict=False):
             figure.colorbar(_heat(panel, edges, values), ax=panel, label="log odds", pad=0.01)
             panel.set(title=f"{label}, over {side}", xlabel="time (s)" if side == "time" else "frequency (Hz)")
-        panels[row, 0].set_yticks(np.arange(len(names)) + 0.5, [shortened(one, 24) for one in names])
+        panels[row, 0].set_yticks(np.arange(len(names)) + 0.5, [style.shortened(one, 24) for one in names])
         if axes.edges_hz is not None:
             _mark_bands(panels[row, 1], material, axes.edges_hz)
     panels[0, 0].invert_yaxis()
@@ -286,7 +276,7 @@ def _limit(values: Sequence[Floats]) -> float:
 def _heat(panel: Any, edges: npt.NDArray[Any], values: Floats) -> Any:
     limit = _limit([values])
     return panel.pcolormesh(
-        edges, np.arange(len(values) + 1), values, cmap=DIVERGING, vmin=-limit, vmax=limit, rasterized=True
+        edges, np.arange(len(values) + 1), values, cmap=style.DIVERGING, vmin=-limit, vmax=limit, rasterized=True
     )
 
 
@@ -298,10 +288,10 @@ def _mark_bands(panel: Any, material: Material, edges: Floats) -> None:
         _mark_hz(panel.xaxis, edges, size)
         panel.tick_params(axis="x", rotation=45)
         return
-    panel.set_xticks((np.arange(len(signals)) + 0.5) * size, [signal_name(signal) for signal in signals])
+    panel.set_xticks((np.arange(len(signals)) + 0.5) * size, [style.signal_name(signal) for signal in signals])
     panel.set_xlabel(f"signal, each {edges[0]:,.0f} to {edges[-1]:,.0f} Hz")
     for place in range(1, len(signals)):
-        panel.axvline(place * size, color=GREY, lw=0.8)
+        panel.axvline(place * size, color=style.GREY, lw=0.8)
 
 
 def _leading(material: Material, axes: FrameAxes, patches: Patches, name: str, mean: Floats) -> str:
@@ -309,7 +299,7 @@ def _leading(material: Material, axes: FrameAxes, patches: Patches, name: str, m
         seconds, row = _seconds(axes, patches), int(mean.sum(axis=1).argmax())
         return f"{name} {seconds[row]:.2f} to {seconds[row + 1]:.2f} s"
     signal, low, high = _columns(material, patches)[int(mean.sum(axis=0).argmax())]
-    of = f" of {signal_name(signal)}" if len(material.matrix.columns) > 1 else ""
+    of = f" of {style.signal_name(signal)}" if len(material.matrix.columns) > 1 else ""
     return f"{name} {axes.edges_hz[low]:,.0f} to {axes.edges_hz[high]:,.0f} Hz{of}"
 
 

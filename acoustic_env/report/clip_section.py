@@ -12,16 +12,7 @@ from acoustic_env.clips.splits import split
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
-from acoustic_env.report.clip_plots import (
-    GALLERY,
-    cooccurrence_plot,
-    example_plot,
-    gallery_plot,
-    labels_plot,
-    lengths_plot,
-    levels_plot,
-    tags_plot,
-)
+from acoustic_env.report import clip_plots
 from acoustic_env.report.clip_sample import CLASSES, SEED, ClipSample, draw_clips
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Text
@@ -42,13 +33,13 @@ def clip_section(clips: pa.Table, recipe: Recipe | None, folder: PlotFolder) -> 
     roles = split_rows(clips, recipe) if recipe is not None else None
     roles = roles or {"clips": range(len(names))}
     parts = {role: [names[row] for row in rows] for role, rows in roles.items() if rows}
-    section.add(folder.draw(labels_plot(parts)))
-    together = cooccurrence_plot(parts)
+    section.add(folder.draw(clip_plots.labels_plot(parts)))
+    together = clip_plots.cooccurrence_plot(parts)
     if together is not None:
         section.add(folder.draw(together))
     tags = tags_of(clips)
     if any(tags):
-        section.add(folder.draw(tags_plot(tags)))
+        section.add(folder.draw(clip_plots.tags_plot(tags)))
     _add_sample(section, draw_clips(clips, names), folder)
     return section
 
@@ -85,15 +76,15 @@ def _add_sample(section: Section, sample: ClipSample, folder: PlotFolder) -> Non
     if not sample.clips:
         return
     name, found = next(iter(sample.clips.items()))
-    section.add(folder.draw(example_plot(name, found[0])))
+    section.add(folder.draw(clip_plots.example_plot(name, found[0])))
     lead = f"Mel spectrograms by class (the {CLASSES} largest at most), clips chosen by seed {SEED}:"
-    shown = {name: found[:GALLERY] for name, found in sample.clips.items()}
-    section.add(folder.draw(gallery_plot(shown, "clip-gallery", "Mel spectrograms of each class", lead)))
+    shown = {name: found[: clip_plots.GALLERY] for name, found in sample.clips.items()}
+    section.add(folder.draw(clip_plots.gallery_plot(shown, "clip-gallery", "Mel spectrograms of each class", lead)))
     seconds = [clip.seconds for found in sample.clips.values() for clip in found]
     shortest, longest = f"{min(seconds):.2f}", f"{max(seconds):.2f}"
     if max(seconds) > SAME_LENGTH * min(seconds):
-        section.add(folder.draw(lengths_plot(sample.clips)))
+        section.add(folder.draw(clip_plots.lengths_plot(sample.clips)))
     else:
         span = shortest if shortest == longest else f"{shortest} to {longest}"
         section.add(Text(f"All {len(seconds):,} sampled clips are {span} s long."))
-    section.add(folder.draw(levels_plot(sample.clips)))
+    section.add(folder.draw(clip_plots.levels_plot(sample.clips)))

@@ -11,21 +11,9 @@ from acoustic_env.explain.plot import read_index
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.study import TIMES
+from acoustic_env.report import plots
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Code, Part, Table, Terms, Text
-from acoustic_env.report.plots import (
-    HELD_OUT,
-    TEST,
-    EvaluatedClips,
-    history_plot,
-    interval_text,
-    metric_name,
-    performance_plots,
-    searched_settings,
-    study_plot,
-    study_times_plot,
-    trials_plot,
-)
 
 CLASSES: Final = 30
 ROWS: Final = 40
@@ -46,7 +34,7 @@ STUDY: Final = (
 def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     """Describe settings, metrics on held-out clips, thresholds, calibration, confusion, curves and preprocessing."""
     section = Section("The classifier")
-    metrics, model, counted = bundle.held_out, bundle.recipe.model, HELD_OUT.counting(bundle.recipe.level)
+    metrics, model, counted = bundle.held_out, bundle.recipe.model, plots.HELD_OUT.counting(bundle.recipe.level)
     terms = [
         ("model", f"{model.kind}, {model.ensemble} averaged" if model.ensemble > 1 else model.kind),
         ("task", f"{bundle.recipe.task}, {len(bundle.classes):,} classes"),
@@ -54,7 +42,7 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
         (counted.name, f"{metrics['clips']:,} in {metrics['groups']:,} recordings"),
     ]
     estimates = [
-        (metric_name(name), interval_text(estimate), estimate.get("method", ""))
+        (plots.metric_name(name), plots.interval_text(estimate), estimate.get("method", ""))
         for name, estimate in metrics["metrics"].items()
     ]
     header = ("metric", f"{counted.name} of training and validation", "interval by")
@@ -62,7 +50,7 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     if not bundle.own_evaluations:
         section.add(Text("The bundle was not evaluated on test clips yet: acoustic-env evaluate.", "note"))
     section.add(*_decisions(bundle, metrics, counted))
-    section.add(*(folder.draw(plot) for plot in performance_plots(metrics, counted)))
+    section.add(*(folder.draw(plot) for plot in plots.performance_plots(metrics, counted)))
     section.add(*_training(bundle, folder))
     if model.reads_sequences:
         return section
@@ -97,7 +85,7 @@ def _training(bundle: Bundle, folder: PlotFolder) -> list[Part]:
     """Draw the history of networks, and list the layers of one that reads frames."""
     members = bundle.classifier.members
     histories = [history for member in members if (history := getattr(member, "history_", None))]
-    found: list[Part] = [folder.draw(history_plot(histories))] if histories else []
+    found: list[Part] = [folder.draw(plots.history_plot(histories))] if histories else []
     if bundle.recipe.model.reads_sequences:
         modules = list(members[0].network().named_modules())
         layers = [
@@ -114,7 +102,7 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     """List every evaluation on test clips, and describe the last one; None before the first."""
     if not bundle.test_evaluations:
         return None
-    section, counted = Section(TEST.section), TEST.counting(bundle.recipe.level)
+    section, counted = Section(plots.TEST.section), plots.TEST.counting(bundle.recipe.level)
     names = list(bundle.test_evaluations[-1].metrics)
     rows = [
         (
@@ -127,7 +115,7 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
         )
         for number, one in enumerate(bundle.test_evaluations, start=1)
     ]
-    header = ("evaluation", "time", "weights", f"{bundle.recipe.level}s", "list", *map(metric_name, names))
+    header = ("evaluation", "time", "weights", f"{bundle.recipe.level}s", "list", *map(plots.metric_name, names))
     section.add(Table("Evaluations on test clips", header, rows))
     if len(bundle.test_evaluations) > 1:
         text = f"The bundle was evaluated on test clips {len(bundle.test_evaluations)} times. Only the first result is "
@@ -141,17 +129,17 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
         return section
     last = max(number for number, one in enumerate(bundle.test_evaluations, start=1) if one in bundle.own_evaluations)
     which = f" of evaluation {last}" if len(bundle.test_evaluations) > 1 else ""
-    text = f"The metrics{which}; threshold and calibration are those chosen on {TEST.chosen_on}."
+    text = f"The metrics{which}; threshold and calibration are those chosen on {plots.TEST.chosen_on}."
     section.add(Text(text, "quiet"), *_decisions(bundle, bundle.test, counted))
-    section.add(*(folder.draw(plot) for plot in performance_plots(bundle.test, counted)))
+    section.add(*(folder.draw(plot) for plot in plots.performance_plots(bundle.test, counted)))
     return section
 
 
 def _metric(values: Sequence[float] | None) -> str | None:
-    return None if values is None else interval_text(dict(zip(("value", "low", "high"), values, strict=True)))
+    return None if values is None else plots.interval_text(dict(zip(("value", "low", "high"), values, strict=True)))
 
 
-def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips) -> list[Part]:
+def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.EvaluatedClips) -> list[Part]:
     """Return the tables of the classes, of the confusion and of the calibration."""
     found: list[Part] = []
     shown = metrics["per_class"][:CLASSES]
@@ -169,7 +157,7 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips
         )
         for row in shown
     ]
-    header = ("class", f"{bundle.recipe.level}s", "predicted", *map(metric_name, CLASS_METRICS), "threshold")
+    header = ("class", f"{bundle.recipe.level}s", "predicted", *map(plots.metric_name, CLASS_METRICS), "threshold")
     found.append(Table(f"Each class on {clips.name}{more}", header, rows))
     if metrics["undefined"]:
         names = ", ".join(map(class_name, metrics["undefined"][:10]))
@@ -184,7 +172,7 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: EvaluatedClips
         found.append(Table(title, ("given", *map(class_name, bundle.classes)), rows))
     errors = metrics["calibration"]
     rows = [
-        (metric_name(name), *(_error(errors[f"{name}_{when}"]) for when in ("before", "after")))
+        (plots.metric_name(name), *(_error(errors[f"{name}_{when}"]) for when in ("before", "after")))
         for name in ("ece", "class_ece", "brier")
         if f"{name}_before" in errors
     ]
@@ -216,18 +204,18 @@ def study_section(table: pa.Table, folder: PlotFolder) -> Section:
     ]
     header = ("features", "signals", "model", "inputs", "score", "accuracy", "behind the best", "within noise")
     times = [("training, s", "1,000 clips, s")[TIMES.index(name)] for name in timed]
-    plots = [folder.draw(study_plot(listed)), *([folder.draw(study_times_plot(listed))] if timed else [])]
-    return Section("The study", [Text(STUDY), *plots, Table("Variants, best first", (*header, *times), rows)])
+    drawn = [folder.draw(plots.study_plot(listed)), *([folder.draw(plots.study_times_plot(listed))] if timed else [])]
+    return Section("The study", [Text(STUDY), *drawn, Table("Variants, best first", (*header, *times), rows)])
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    return interval_text({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
+    return plots.interval_text({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
 
 
 def search_section(table: pa.Table, folder: PlotFolder) -> Section:
     """Show the search's plot and its best trials."""
     listed = sorted(table.to_pylist(), key=lambda row: -(row["score"] if row["score"] is not None else -1.0))
-    searched = searched_settings(table.column_names)
+    searched = plots.searched_settings(table.column_names)
     rows = [
         (
             row["trial"],
@@ -238,7 +226,7 @@ def search_section(table: pa.Table, folder: PlotFolder) -> Section:
     ]
     header = ("trial", "score", *(name.replace("_", " ") for name in searched))
     best = Table(f"The best {min(TRIALS, len(listed))} of {len(listed)} trials", header, rows)
-    return Section("The search", [folder.draw(trials_plot(listed)), best])
+    return Section("The search", [folder.draw(plots.trials_plot(listed)), best])
 
 
 def explanation_sections(source: str, folder: PlotFolder) -> list[Section]:

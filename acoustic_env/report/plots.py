@@ -11,18 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from acoustic_env.explain import style
 from acoustic_env.explain.plot import Plot
-from acoustic_env.explain.style import (
-    FAINT,
-    GREY,
-    MARKERS,
-    OKABE_ITO,
-    SEQUENTIAL,
-    class_name,
-    drawn,
-    new_panels,
-    shortened,
-)
 
 NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
 SHOWN_CLASSES: Final = 30
@@ -90,9 +80,9 @@ def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
 def performance_plots(metrics: Metrics, clips: EvaluatedClips = HELD_OUT) -> list[Plot]:
     """Draw curves, confusion, calibration and classes, as far as the task has them."""
     found = []
-    named = [{**row, "name": class_name(row["name"])} for row in metrics["per_class"]]
-    curves = [{**row, "name": class_name(row["name"])} for row in metrics.get("class_curves", [])]
-    names = [class_name(name) for name in metrics["classes"]]
+    named = [{**row, "name": style.class_name(row["name"])} for row in metrics["per_class"]]
+    curves = [{**row, "name": style.class_name(row["name"])} for row in metrics.get("class_curves", [])]
+    names = [style.class_name(name) for name in metrics["classes"]]
     metrics = {**metrics, "classes": names, "per_class": named, "class_curves": curves}
     if metrics.get("roc") and metrics.get("precision_recall"):
         draw = _draw_curves if metrics["task"] == "binary" else _draw_pooled_curves
@@ -112,8 +102,8 @@ def _plot(clips: EvaluatedClips, name: str, title: str, sentence: str, alt: str,
 
 def _curve_panels(width: float, height: float) -> tuple[Any, Any]:
     """Return a figure with empty panels of ROC curves, with that of chance, and of precision and recall."""
-    figure, (roc, precision) = new_panels(width, height, 1, 2)
-    roc.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
+    figure, (roc, precision) = style.new_panels(width, height, 1, 2)
+    roc.plot([0, 1], [0, 1], color=style.GREY, lw=1, ls="--", label="chance")
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curves")
     precision.set(xlabel="recall", ylabel="precision", title="Precision and recall")
     for panel in (roc, precision):
@@ -122,21 +112,23 @@ def _curve_panels(width: float, height: float) -> tuple[Any, Any]:
     return figure, (roc, precision)
 
 
-@drawn
+@style.drawn
 def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     name = metrics["classes"][-1]
     figure, (left, right) = _curve_panels(9, 4.4)
     left.set_title("ROC curve")
     roc, pr = metrics["roc"], metrics["precision_recall"]
-    left.plot(roc["x"], roc["y"], color=OKABE_ITO[0], lw=2, label="classifier")
+    left.plot(roc["x"], roc["y"], color=style.OKABE_ITO[0], lw=2, label="classifier")
     share = metrics["per_class"][-1]["support"] / metrics["clips"]
-    right.axhline(share, color=GREY, lw=1, ls="--", label="chance")
-    right.step(pr["x"], pr["y"], where="post", color=OKABE_ITO[0], lw=2, label="classifier")
+    right.axhline(share, color=style.GREY, lw=1, ls="--", label="chance")
+    right.step(pr["x"], pr["y"], where="post", color=style.OKABE_ITO[0], lw=2, label="classifier")
     cut = metrics.get("threshold")
     for panel, curve in ((left, roc), (right, pr)):
         at = _at_threshold(curve["thresholds"], cut)
         if at is not None:
-            panel.plot(curve["x"][at], curve["y"][at], "D", color=OKABE_ITO[1], ms=8, label=f"threshold {cut:.2f}")
+            panel.plot(
+                curve["x"][at], curve["y"][at], "D", color=style.OKABE_ITO[1], ms=8, label=f"threshold {cut:.2f}"
+            )
         panel.legend(loc="lower right")
     auc, precision = (interval_text(metrics["metrics"][key]) for key in ("auc", "average_precision"))
     sentence = (
@@ -164,7 +156,7 @@ def _curve_table(curves: Sequence[tuple[str, Metrics]]) -> pa.Table:
     )
 
 
-@drawn
+@style.drawn
 def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     """Draw the curves of all classes pooled, of each class faint, and of the hardest in color."""
     precision = {row["name"]: row["average_precision"] for row in metrics["per_class"]}
@@ -175,15 +167,15 @@ def _draw_pooled_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     for panel, kind, drawstyle in zip(panels, ("roc", "precision_recall"), ("default", "steps-post"), strict=True):
         options = {"drawstyle": drawstyle}
         for row in classes[len(hardest) :]:
-            panel.plot(row[kind]["x"], row[kind]["y"], color=FAINT, lw=1.2, **options)
+            panel.plot(row[kind]["x"], row[kind]["y"], color=style.FAINT, lw=1.2, **options)
         pooled = metrics[kind]
         panel.plot(pooled["x"], pooled["y"], color="black", lw=2, label="all classes pooled", **options)
         for number, row in enumerate(hardest):
-            label = f"{shortened(row['name'], 24)}, average precision {precision[row['name']]:.3f}"
-            style = {"color": OKABE_ITO[number], "marker": MARKERS[number], "ms": 4, "lw": 1.2}
-            panel.plot(row[kind]["x"], row[kind]["y"], label=label, markevery=0.12, **style, **options)
+            label = f"{style.shortened(row['name'], 24)}, average precision {precision[row['name']]:.3f}"
+            look = {"color": style.OKABE_ITO[number], "marker": style.MARKERS[number], "ms": 4, "lw": 1.2}
+            panel.plot(row[kind]["x"], row[kind]["y"], label=label, markevery=0.12, **look, **options)
         if others:
-            panel.plot([], [], color=FAINT, lw=1.2, label=f"each of the other {others} classes")
+            panel.plot([], [], color=style.FAINT, lw=1.2, label=f"each of the other {others} classes")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     auc = interval_text(metrics["metrics"]["mean_auc"])
@@ -205,18 +197,18 @@ def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int 
     return above[-1] if above else None
 
 
-@drawn
+@style.drawn
 def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.55 * min(len(classes), 20) if len(classes) <= 20 else 12.0
-    figure, panel = new_panels(size + 1.6, size)
-    image = panel.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
+    figure, panel = style.new_panels(size + 1.6, size)
+    image = panel.imshow(shares, cmap=style.SEQUENTIAL, vmin=0, vmax=1)
     if len(classes) <= NUMBERED:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] < 0.55 else "black"
             panel.text(column, row, f"{count:,.0f}", ha="center", va="center", color=color)
-    names = [shortened(name, 24) for name in classes]
+    names = [style.shortened(name, 24) for name in classes]
     panel.set_xticks(
         range(len(classes)), names, rotation=45 if len(classes) > 3 else 0, ha="right" if len(classes) > 3 else "center"
     )
@@ -248,10 +240,10 @@ def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "confusion", "Confusion of the classes", sentence, alt, figure, data)
 
 
-@drawn
+@style.drawn
 def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
-    figure, panel = new_panels(5.6, 5.0)
-    panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
+    figure, panel = style.new_panels(5.6, 5.0)
+    panel.plot([0, 1], [0, 1], color=style.GREY, lw=1, ls="--", label="perfect")
     tables: list[pd.DataFrame] = []
     before, after = calibration_errors(metrics)
     for number, (when, ece) in enumerate((("before", before), ("after", after))):
@@ -263,8 +255,8 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
             bins["predicted"],
             bins["observed"],
             yerr=[(bins["observed"] - bins["low"]).clip(0), (bins["high"] - bins["observed"]).clip(0)],
-            fmt=MARKERS[number],
-            color=OKABE_ITO[number],
+            fmt=style.MARKERS[number],
+            color=style.OKABE_ITO[number],
             ms=9 - 4 * number,
             mfc="white" if when == "before" else None,
             capsize=3,
@@ -274,7 +266,7 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     panel.set(
         xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="predicted probability", ylabel="observed share"
     )
-    panel.grid(color=FAINT, lw=0.6)
+    panel.grid(color=style.FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=1)
     if before == after:
         fitted = "none was fitted, since it would not have helped"
@@ -298,7 +290,7 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "calibration", "Calibration", sentence, alt, figure, data)
 
 
-@drawn
+@style.drawn
 def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     rows = sorted(
         (row for row in metrics["per_class"] if row["auc"] is not None),
@@ -307,15 +299,21 @@ def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     half = SHOWN_CLASSES // 2
     shown = rows if len(rows) <= SHOWN_CLASSES else [*rows[:half], *rows[-half:]]
     shown = shown[::-1]
-    figure, panel = new_panels(9, 1.5 + 0.27 * max(len(shown), 2))
+    figure, panel = style.new_panels(9, 1.5 + 0.27 * max(len(shown), 2))
     places = range(len(shown))
     for number, (key, label) in enumerate((("average_precision", "average precision"), ("f1", "F1"), ("auc", "AUC"))):
         panel.plot(
-            [row[key] for row in shown], places, MARKERS[number], color=OKABE_ITO[number], ms=6, ls="", label=label
+            [row[key] for row in shown],
+            places,
+            style.MARKERS[number],
+            color=style.OKABE_ITO[number],
+            ms=6,
+            ls="",
+            label=label,
         )
-    panel.set_yticks(places, [f"{shortened(row['name'])} ({row['support']:,})" for row in shown])
+    panel.set_yticks(places, [f"{style.shortened(row['name'])} ({row['support']:,})" for row in shown])
     panel.set(xlim=(-0.02, 1.02), xlabel=f"score on {clips.name} (number of clips of the class in brackets)")
-    panel.grid(color=FAINT, lw=0.6)
+    panel.grid(color=style.FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=3)
     best, worst = (rows[0]["name"], rows[-1]["name"]) if rows else ("none", "none")
     which = "all classes" if len(shown) == len(rows) else f"the best and the worst {half} of {len(rows)} classes"
@@ -327,22 +325,22 @@ def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "classes", "Each class", sentence, alt, figure, data)
 
 
-@drawn
+@style.drawn
 def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the study's rows (of study.csv), best first, with intervals; mark those within noise of the best."""
     shown = list(rows[:SHOWN_ROWS])[::-1]
-    figure, panel = new_panels(9, 1.5 + 0.28 * max(len(shown), 2))
+    figure, panel = style.new_panels(9, 1.5 + 0.28 * max(len(shown), 2))
     for place, row in enumerate(shown):
-        color, marker = (OKABE_ITO[0], "o") if row["within_noise"] else (OKABE_ITO[1], "^")
+        color, marker = (style.OKABE_ITO[0], "o") if row["within_noise"] else (style.OKABE_ITO[1], "^")
         panel.plot([row["score_low"], row["score_high"]], [place, place], color=color, lw=2)
         panel.plot(row["score"], place, marker, color=color, ms=7)
-    panel.plot([], [], "o", color=OKABE_ITO[0], label="best, or within noise of it")
-    panel.plot([], [], "^", color=OKABE_ITO[1], label="behind the best by more than noise")
+    panel.plot([], [], "o", color=style.OKABE_ITO[0], label="best, or within noise of it")
+    panel.plot([], [], "^", color=style.OKABE_ITO[1], label="behind the best by more than noise")
     several = len({row["model"] for row in rows}) > 1
     labels = [f"{row['features']}, {row['signals']}" + (f", {row['model']}" if several else "") for row in shown]
-    panel.set_yticks(range(len(shown)), [shortened(label, 44) for label in labels])
+    panel.set_yticks(range(len(shown)), [style.shortened(label, 44) for label in labels])
     panel.set_xlabel("out-of-fold score (AUC, macro F1 or mAP) with 95 % interval")
-    panel.grid(axis="x", color=FAINT, lw=0.6)
+    panel.grid(axis="x", color=style.FAINT, lw=0.6)
     figure.legend(loc="outside lower center", ncols=2)
     best = rows[0]
     near = sum(bool(row["within_noise"]) for row in rows) - 1
@@ -359,20 +357,20 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("study", "The study", "Which features separate the classes", sentence, alt, figure, data)
 
 
-@drawn
+@style.drawn
 def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the score of each row of a study against its training time, a marker and color for each model."""
-    figure, panel = new_panels(9, 4)
+    figure, panel = style.new_panels(9, 4)
     models = list(dict.fromkeys(row["model"] for row in rows))
     for number, model in enumerate(models):
         own = [row for row in rows if row["model"] == model]
-        color, marker = OKABE_ITO[number % len(OKABE_ITO)], MARKERS[number % len(MARKERS)]
+        color, marker = style.OKABE_ITO[number % len(style.OKABE_ITO)], style.MARKERS[number % len(style.MARKERS)]
         x, y, low, high = ([row[name] for row in own] for name in ("train_seconds", "score", "score_low", "score_high"))
         panel.vlines(x, low, high, color=color, lw=1.2, alpha=0.6)
         panel.plot(x, y, marker, color=color, ms=7, label=model)
     panel.set_xscale("log")
     panel.set(xlabel="s to train once, mean over the folds", ylabel="out-of-fold score with 95 % interval")
-    panel.grid(color=FAINT, lw=0.6)
+    panel.grid(color=style.FAINT, lw=0.6)
     figure.legend(loc="outside right upper")
     best, fastest = rows[0], min(rows, key=lambda row: row["train_seconds"])
     sentence = (
@@ -385,13 +383,13 @@ def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("study-times", "The study", "Score against training time", sentence, sentence, figure, data)
 
 
-@drawn
+@style.drawn
 def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
     """Draw loss and validation score of each epoch, a line for each member, with the epoch that is kept.
 
     Networks without validation rows have training loss only.
     """
-    figure, (losses, scores) = new_panels(9, 3.6, 1, 2)
+    figure, (losses, scores) = style.new_panels(9, 3.6, 1, 2)
     kept = []
     for history in histories:
         epochs = [epoch["epoch"] for epoch in history]
@@ -400,17 +398,17 @@ def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
         if validated:
             best = max(history, key=lambda epoch: (epoch["validation_score"], -epoch["validation_loss"]))
         kept.append(best)
-        for name, color in (("train_loss", OKABE_ITO[0]), ("validation_loss", OKABE_ITO[1])):
+        for name, color in (("train_loss", style.OKABE_ITO[0]), ("validation_loss", style.OKABE_ITO[1])):
             losses.plot(epochs, [epoch[name] for epoch in history], color=color, lw=1.5)
-        scores.plot(epochs, [epoch["validation_score"] for epoch in history], color=OKABE_ITO[1], lw=1.5)
-        scores.plot(best["epoch"], best["validation_score"], "D", color=OKABE_ITO[2], ms=6)
-    losses.plot([], [], color=OKABE_ITO[0], label="training")
-    losses.plot([], [], color=OKABE_ITO[1], label="validation")
-    scores.plot([], [], "D", color=OKABE_ITO[2], label="kept")
+        scores.plot(epochs, [epoch["validation_score"] for epoch in history], color=style.OKABE_ITO[1], lw=1.5)
+        scores.plot(best["epoch"], best["validation_score"], "D", color=style.OKABE_ITO[2], ms=6)
+    losses.plot([], [], color=style.OKABE_ITO[0], label="training")
+    losses.plot([], [], color=style.OKABE_ITO[1], label="validation")
+    scores.plot([], [], "D", color=style.OKABE_ITO[2], label="kept")
     losses.set(xlabel="epoch", ylabel="loss", title="Loss", ylim=(0, None))
     scores.set(xlabel="epoch", ylabel="score", title="Validation score")
     for panel in (losses, scores):
-        panel.grid(color=FAINT, lw=0.6)
+        panel.grid(color=style.FAINT, lw=0.6)
         panel.legend(loc="best")
     numbers = "the last, no rows were held out"
     if validated:
@@ -430,7 +428,7 @@ def searched_settings(columns: Sequence[str]) -> list[str]:
     return [name for name in columns if name not in ("trial", "score", "seconds", "error", "epochs")]
 
 
-@drawn
+@style.drawn
 def trials_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the trials of trials.csv: score in order with the best so far, and against the searched numbers."""
     done = sorted((row for row in rows if row["score"] is not None), key=lambda row: row["trial"])
@@ -438,19 +436,21 @@ def trials_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     searched = searched_settings(list(rows[0])) if rows else []
     numbers = [name for name in searched if done and all(isinstance(row[name], int | float) for row in done)][:3]
     columns = 1 + len(numbers)
-    figure, ((left, *others),) = new_panels(1.5 + 3 * columns, 4.0, 1, columns, sharey=True, squeeze=False)
-    left.plot([row["trial"] + 1 for row in done], scores, "o", color=OKABE_ITO[0], ms=5, label="trial")
+    figure, ((left, *others),) = style.new_panels(1.5 + 3 * columns, 4.0, 1, columns, sharey=True, squeeze=False)
+    left.plot([row["trial"] + 1 for row in done], scores, "o", color=style.OKABE_ITO[0], ms=5, label="trial")
     best = list(np.maximum.accumulate(scores)) if scores else []
-    left.step([row["trial"] + 1 for row in done], best, where="post", color=OKABE_ITO[1], lw=2, label="best so far")
+    left.step(
+        [row["trial"] + 1 for row in done], best, where="post", color=style.OKABE_ITO[1], lw=2, label="best so far"
+    )
     left.set(xlabel="trial", ylabel="validation score", title="The search")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for name, panel in zip(numbers, others, strict=True):
         values = [row[name] for row in done]
-        panel.plot(values, scores, "o", color=OKABE_ITO[0], ms=5)
+        panel.plot(values, scores, "o", color=style.OKABE_ITO[0], ms=5)
         wide = min(values) > 0 and max(values) > 20 * min(values)
         panel.set(xlabel=name.replace("_", " "), xscale="log" if wide else "linear")
     for panel in (left, *others):
-        panel.grid(color=FAINT, lw=0.6)
+        panel.grid(color=style.FAINT, lw=0.6)
     top = max(done, key=lambda row: row["score"]) if done else None
     found = "no trial succeeded"
     if top is not None:

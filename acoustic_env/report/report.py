@@ -14,18 +14,12 @@ from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.files import read_bytes, write_bytes
 from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.report import model_sections
 from acoustic_env.report.audit_section import audit_section
 from acoustic_env.report.clip_section import clip_section
 from acoustic_env.report.data_sections import clips_section, errors_section, runs_section, store_section
 from acoustic_env.report.error_section import error_section
 from acoustic_env.report.inputs import Inputs
-from acoustic_env.report.model_sections import (
-    classifier_section,
-    explanation_sections,
-    search_section,
-    study_section,
-    test_section,
-)
 from acoustic_env.report.page import PlotFolder, Section, render_page
 from acoustic_env.report.provenance import provenance_section
 from acoustic_env.store.feature_store import FeatureStore
@@ -69,16 +63,16 @@ def _sections(inputs: Inputs, bundle: Bundle | None, folder: PlotFolder) -> Iter
         yield store_section(store)
         yield errors_section(store)
     if bundle is not None:
-        yield classifier_section(bundle, folder)
-        yield test_section(bundle, folder)
+        yield model_sections.classifier_section(bundle, folder)
+        yield model_sections.test_section(bundle, folder)
     if bundle is not None and store is not None and clips is not None:
         yield error_section(bundle, clips, store, folder)
     if inputs.study:
-        yield study_section(read_table(join(inputs.study, STUDY)), folder)
+        yield model_sections.study_section(read_table(join(inputs.study, STUDY)), folder)
     if inputs.tune:
-        yield search_section(read_table(join(inputs.tune, TRIALS)), folder)
+        yield model_sections.search_section(read_table(join(inputs.tune, TRIALS)), folder)
     if inputs.explain:
-        yield from explanation_sections(inputs.explain, folder)
+        yield from model_sections.explanation_sections(inputs.explain, folder)
     yield audit_section(inputs, clips, bundle, folder)
     given = inputs.given()
     files = {name: read_bytes(given[name]) for name in HASHED if name in given}
