@@ -135,18 +135,17 @@ class WindowSettings(Settings):
 
     pooling: Pooling = "mean"
     """How probabilities become one: mean, max, vote (share of windows that are of the class), noisy-or (1 minus the
-    product of 1 - p), or learned (between mean and max, fitted on validation rows)."""
+    product of 1 - p), or learned (between mean and max, fitted on validation rows, that of recordings on held-out
+    clips)."""
 
     level: Level = "clip"
     """What calibration, metrics and predictions count: windows, clips, or recordings (the `group` of the list), whose
     clips' probabilities are pooled in the same way."""
 
     @model_validator(mode="after")
-    def _learned_within_clips(self) -> Self:
-        if self.pooling == "learned" and self.level == "recording":
-            raise ValueError("learned pooling is fitted for the windows of a clip; name another one for recordings")
+    def _something_to_pool(self) -> Self:
         if self.pooling == "learned" and self.level == "window":
-            msg = "learned pooling is fitted for the windows of a clip; `level: window` pools none, leave `pooling` out"
+            msg = "learned pooling is fitted to clips and recordings; `level: window` pools none, leave `pooling` out"
             raise ValueError(msg)
         return self
 

@@ -91,6 +91,7 @@ class Bundle:
             files' headers say.
         variants: block -> variant of a signal -> the version trained on; empty without variants.
         novelty: what tells clips unlike the training clips; None in bundles made before it was there.
+        exponent: of learned pooling of recordings (`windows.learn_recordings`); None without.
     """
 
     recipe: Recipe
@@ -111,6 +112,7 @@ class Bundle:
     clip_s: float | None = None
     variants: dict[str, dict[str, str]] = field(default_factory=dict)
     novelty: Novelty | None = None
+    exponent: float | None = None
 
     @property
     def own_evaluations(self) -> list[TestEvaluation]:
@@ -205,6 +207,7 @@ class Bundle:
             **{name: getattr(self, name) for name in PLAIN},
             "clip_s": self.clip_s,
             "variants": self.variants,
+            "exponent": self.exponent,
             "parts": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
             "test_evaluations": [dataclasses.asdict(earlier) for earlier in self.test_evaluations],
         }
@@ -285,6 +288,7 @@ class Bundle:
             trained_groups=arrays["trained_groups"],
             clip_s=metadata.get("clip_s"),
             variants=metadata.get("variants", {}),
+            exponent=metadata.get("exponent"),
             novelty=Novelty.from_arrays(load(parts[REFERENCES])) if REFERENCES in parts else None,
         )
 

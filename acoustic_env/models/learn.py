@@ -26,7 +26,7 @@ from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
 from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance, performance
 from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
-from acoustic_env.models.windows import at_level, per_row, recording_targets
+from acoustic_env.models.windows import at_level, learn_recordings, per_row, recording_targets
 from acoustic_env.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
@@ -236,7 +236,8 @@ def train(
     ).probabilities
     held = np.isin(part, parts)
     recordings = study.clips["group"].take(pa.array(rows[held])).to_pylist()
-    y_held, probabilities, held_groups = at_level(recipe, y[held], unseen[per_row(held, unseen)], recordings)
+    of_held = unseen[per_row(held, unseen)]
+    y_held, probabilities, held_groups = at_level(recipe, y[held], of_held, recordings)
     calibrator = Calibrator(recipe.task).fit(probabilities, y_held)
     calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
     found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)
@@ -259,6 +260,7 @@ def train(
         variants=_variant_versions(study),
         clip_s=_median_length(study.clips.take(pa.array(rows))),
         novelty=Novelty.fit(data.x, groups, model.seed),
+        exponent=learn_recordings(recipe, y[held], of_held, recordings),
     )
     return bundle, found
 
@@ -336,7 +338,7 @@ def evaluate_bundle(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: L
     """
     unseen = unseen_clips(bundle, clips, store, log)
     raw, recordings = bundle.raw_proba(unseen.matrix), unseen.clips["group"].to_pylist()
-    y, raw, groups = at_level(bundle.recipe, unseen.targets.y, raw, recordings)
+    y, raw, groups = at_level(bundle.recipe, unseen.targets.y, raw, recordings, bundle.exponent)
     found = performance(
         bundle.recipe.task,
         bundle.classes,

@@ -105,7 +105,7 @@ def predict_stream(
     for start, stop in _chunks(owners):
         raw, first = bundle.raw_proba(matrix.take(rows[start:stop])), owners[start]
         if by_recording:
-            raw = pool_recordings(bundle.recipe, raw, owners[start:stop] - first)
+            raw = pool_recordings(bundle.recipe, raw, owners[start:stop] - first, bundle.exponent)
         yield from _tables(bundle, names[first : owners[stop - 1] + 1], bundle.calibrator.predict_proba(raw))
 
 

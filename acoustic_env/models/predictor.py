@@ -225,7 +225,7 @@ class Predictor:
             x = self.bundle.preprocessor.transform(self._matrix(own, rate).values)
             raw = self.bundle.classifier.predict_proba(x)
             if self.bundle.recipe.level == "recording":
-                raw = pool_recordings(self.bundle.recipe, raw, np.arange(len(own)))
+                raw = pool_recordings(self.bundle.recipe, raw, np.arange(len(own)), self.bundle.exponent)
             novelty = self.bundle.novelty
             unlike = [None] * len(own) if novelty is None else novelty.unlike(x).tolist()
             calibrated = self.bundle.calibrator.predict_proba(raw)
@@ -249,7 +249,7 @@ class Predictor:
         own = list(windows)
         raw, recipe = np.concatenate([window.raw for window in own]), self.bundle.recipe
         if recipe.level == "recording":
-            raw = pool_recordings(recipe, raw, np.zeros(len(raw), np.int64))
+            raw = pool_recordings(recipe, raw, np.zeros(len(raw), np.int64), self.bundle.exponent)
             calibrated = self.bundle.calibrator.predict_proba(raw)
         else:
             calibrated = self.bundle.calibrator.predict_proba(raw)

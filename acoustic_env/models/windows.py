@@ -28,6 +28,7 @@ from acoustic_env.models.stored_frames import Integers
 # Of auto-pool, from the mean to near the maximum; the loss over them may have several minima.
 EXPONENTS: Final = (0.0, *np.geomspace(0.1, 50, 40).tolist())
 SMALLEST: Final = 1e-7  # probability whose logarithm is taken
+PARTS: Final = 5  # of recordings, each pooled by the exponent of the others
 
 
 class Cut(NamedTuple):
@@ -206,7 +207,11 @@ def fit_exponent(probabilities: Floats, owners: npt.NDArray[Any], y: npt.NDArray
 
 
 def at_level(
-    recipe: Recipe, y: npt.NDArray[Any], probabilities: Floats, recordings: Sequence[str]
+    recipe: Recipe,
+    y: npt.NDArray[Any],
+    probabilities: Floats,
+    recordings: Sequence[str],
+    exponent: float | None = None,
 ) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[np.int64]]:
     """Return targets, probabilities and groups of the windows, clips or recordings, whichever the recipe counts.
 
@@ -215,6 +220,8 @@ def at_level(
         y: int64 [clips] class index, or bool [clips, classes].
         probabilities: [clips, classes], or [windows, classes] where it counts windows.
         recordings: [clips] the recording of each; the result is in the order of their names.
+        exponent: of learned pooling of recordings (`learn_recordings`); None pools each fifth of them by the exponent
+            of the others.
 
     Raises:
         UsageError: clips of one recording are of different classes.
@@ -222,8 +229,53 @@ def at_level(
     groups = np.unique(np.asarray(recordings, object), return_inverse=True)[1]
     if recipe.level != "recording":
         return per_row(y, probabilities), probabilities, per_row(groups, probabilities)
-    targets, pooled = recording_targets(y, recordings), pool_recordings(recipe, probabilities, groups)
+    targets = recording_targets(y, recordings)
+    if exponent is None and _learns_recordings(recipe):
+        pooled = _pool_by_others(recipe.task, probabilities, groups, targets)
+    else:
+        pooled = pool_recordings(recipe, probabilities, groups, exponent)
     return targets, pooled, np.arange(len(targets))
+
+
+def learn_recordings(
+    recipe: Recipe, y: npt.NDArray[Any], probabilities: Floats, recordings: Sequence[str]
+) -> float | None:
+    """Return the exponent that pools held-out clips to their recordings best (`fit_exponent`); None if none is learned.
+
+    Args:
+        recipe: of the study.
+        y: int64 [clips] class index, or bool [clips, classes].
+        probabilities: [clips, classes].
+        recordings: [clips] the recording of each.
+
+    Raises:
+        UsageError: clips of one recording are of different classes.
+    """
+    if not _learns_recordings(recipe):
+        return None
+    owners = np.unique(np.asarray(recordings, object), return_inverse=True)[1]
+    return fit_exponent(probabilities, owners, recording_targets(y, recordings), recipe.task)
+
+
+def _learns_recordings(recipe: Recipe) -> bool:
+    return recipe.windows is not None and recipe.level == "recording" and recipe.windows.pooling == "learned"
+
+
+def _pool_by_others(task: Task, probabilities: Floats, owners: npt.NDArray[Any], y: npt.NDArray[Any]) -> Floats:
+    """Return the probabilities of recordings, each part of them pooled by an exponent fitted on the other parts."""
+    part = np.random.default_rng(0).permutation(len(y)) % PARTS
+    pooled = np.zeros((len(y), probabilities.shape[1]))
+    for held in np.unique(part):
+        of_others = part[owners] != held
+        others, own = np.flatnonzero(part != held), np.flatnonzero(part == held)
+        exponent = 0.0
+        if len(others):
+            exponent = fit_exponent(
+                probabilities[of_others], np.searchsorted(others, owners[of_others]), y[others], task
+            )
+        numbers = np.searchsorted(own, owners[~of_others])
+        pooled[own] = pool(probabilities[~of_others], numbers, "learned", task, exponent)
+    return pooled
 
 
 def per_row(of_clips: npt.NDArray[Any], probabilities: Floats) -> npt.NDArray[Any]:
@@ -235,10 +287,10 @@ def per_row(of_clips: npt.NDArray[Any], probabilities: Floats) -> npt.NDArray[An
     return np.repeat(of_clips, len(probabilities) // max(1, len(of_clips)), axis=0)
 
 
-def pool_recordings(recipe: Recipe, probabilities: Floats, owners: npt.NDArray[Any]) -> Floats:
+def pool_recordings(recipe: Recipe, probabilities: Floats, owners: npt.NDArray[Any], exponent: float | None) -> Floats:
     """Pool the probabilities of clips [clips, classes] to those of their recordings, numbered by `owners`."""
     assert recipe.windows is not None
-    return pool(probabilities, owners, recipe.windows.pooling, recipe.task)
+    return pool(probabilities, owners, recipe.windows.pooling, recipe.task, exponent or 0.0)
 
 
 def recording_targets(y: npt.NDArray[Any], recordings: Sequence[str]) -> npt.NDArray[Any]:

@@ -40,6 +40,10 @@ KINDS: dict[str, dict[str, Any]] = {
         **FRAMES,
         "windows": {"length": 0.2, "hop": 0.1, "pooling": "noisy-or", "level": "recording"},
     },
+    "recordings by learned pooling": {
+        **FRAMES,
+        "windows": {"length": 0.2, "hop": 0.1, "pooling": "learned", "level": "recording"},
+    },
 }
 
 

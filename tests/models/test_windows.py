@@ -28,7 +28,17 @@ from acoustic_env.models.learn import bundle_matrix
 from acoustic_env.models.predictor import Predictor
 from acoustic_env.models.sequences import Sequences, load_sequences
 from acoustic_env.models.storage import dump_estimator, load_estimator
-from acoustic_env.models.windows import Cut, Windows, at_level, fit_exponent, in_windows, pool, recording_targets
+from acoustic_env.models.windows import (
+    EXPONENTS,
+    Cut,
+    Windows,
+    at_level,
+    fit_exponent,
+    in_windows,
+    learn_recordings,
+    pool,
+    recording_targets,
+)
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -206,15 +216,41 @@ def test_clips_count_unless_recordings_are_asked_for() -> None:
     np.testing.assert_allclose(found[:, 1], [p[1, 1], max(p[0, 1], p[2, 1])])
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_recording_is_pooled_by_the_exponent_of_other_recordings_until_one_is_given(task: Task) -> None:
+    recipe = Recipe(name="r", task=task, windows=WindowSettings(length=1, hop=1, level="recording", pooling="learned"))
+    rng, count, own = np.random.default_rng(0), 60, 8
+    names = [f"r{number:02}" for number in np.repeat(np.arange(count), own)]
+    of_recording = rng.integers(0, 2, count) if task != "multilabel" else rng.random((count, 4)) < 0.5
+    y, p = np.repeat(of_recording, own, axis=0), probabilities(task, count * own)
+    exponent = learn_recordings(recipe, y, p, names)
+    assert exponent in EXPONENTS
+    truth, pooled, _ = at_level(recipe, y, p, names, exponent)
+    np.testing.assert_array_equal(truth, of_recording)
+    np.testing.assert_array_equal(pooled, pool(p, np.repeat(np.arange(count), own), "learned", task, exponent))
+    held_out = at_level(recipe, y, p, names)[1]
+    flipped = y.copy()
+    flipped[:own] = ~y[:own] if task == "multilabel" else 1 - y[:own]
+    np.testing.assert_array_equal(at_level(recipe, flipped, p, names)[1][0], held_out[0])  # not by its own target
+    order = rng.permutation(len(y))
+    shuffled = at_level(recipe, y[order], p[order], [names[row] for row in order])[1]
+    np.testing.assert_allclose(shuffled, held_out, atol=1e-12)
+
+
+def test_one_recording_alone_is_pooled_by_the_mean() -> None:
+    recipe = Recipe(name="r", windows=WindowSettings(length=1, hop=1, level="recording", pooling="learned"))
+    p = probabilities("binary", 3)
+    found = at_level(recipe, np.array([1, 1, 1]), p, ["a", "a", "a"])[1]
+    np.testing.assert_allclose(found, p.mean(axis=0, keepdims=True))
+
+
 def test_learned_pooling_without_validation_rows_is_refused() -> None:
     cut = WindowSettings(length=1, hop=1, pooling="learned")
     with pytest.raises(ValueError, match="fitted on validation rows"):
         Recipe(name="r", windows=cut, model=classifier_settings({"kind": "cnn", "patience": None}))
 
 
-def test_learned_pooling_of_recordings_or_of_windows_is_refused() -> None:
-    with pytest.raises(ValueError, match="name another one for recordings"):
-        WindowSettings(length=1, hop=1, level="recording", pooling="learned")
+def test_learned_pooling_of_windows_that_are_not_pooled_is_refused() -> None:
     with pytest.raises(ValueError, match="leave `pooling` out"):
         WindowSettings(length=1, hop=1, level="window", pooling="learned")
 
@@ -259,7 +295,11 @@ def study(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("windows", "test_rows"),
-    [({"pooling": "learned"}, 12), ({"pooling": "noisy-or", "level": "recording"}, 6)],
+    [
+        ({"pooling": "learned"}, 12),
+        ({"pooling": "noisy-or", "level": "recording"}, 6),
+        ({"pooling": "learned", "level": "recording"}, 6),
+    ],
 )
 def test_commands_count_what_the_recipe_asks_for(
     study: Any, windows: dict[str, Any], test_rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -267,8 +307,9 @@ def test_commands_count_what_the_recipe_asks_for(
     options, bundle, level = study(windows), str(tmp_path / "bundle"), windows.get("level", "clip")
     assert main(["train", *options, "--out", bundle]) == 0
     assert f"{test_rows * 4} {level}s in 24 groups" in capsys.readouterr().out
-    learned = Bundle.load(bundle).classifier.members[0]
-    assert learned.cut_[:2] == (8, 4)
+    learned = Bundle.load(bundle)
+    assert learned.classifier.members[0].cut_[:2] == (8, 4)
+    assert (learned.exponent in EXPONENTS) == (windows == {"pooling": "learned", "level": "recording"})
     assert main(["evaluate", "--bundle", bundle, *options[:4], "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["clips"], found["groups"], found["level"]) == (test_rows, 6, level)
