@@ -6,9 +6,8 @@ Generates `vggish_released` of so many clips (10 x 128 bytes each, 1,000 a part)
 `attention` for an epoch with one thread: with one layer of 128 on a tenth of the clips and on all, with its default
 layers on a twentieth, each in a process of its own, in batches of 256; then, with its default layers on a twentieth, in
 one and in two Ray Train workers, in turns, in batches of 1,024: each worker takes every optimizer's step and all
-gradients, whatever its share of the rows. Beside other processes the ratio of their times says little; the CPU time of
-an epoch over that of one worker's half (its rows read and trained on, without the averaging) says how well the work
-divides.
+gradients, whatever its share of the rows. What two workers could reach is measured beside it: two processes at once
+that read and train on a half each, without Ray and without the averaging, over one process with all rows.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,12 @@ def main() -> None:
                 f"{found['waiting']:.1%} waiting, indexed in {found['index']:.1f} s",
                 flush=True,
             )
-        ratios, shares = [], []
+        ratios, ceilings = [], []
         for _ in range(options.pairs):
-            whole, half = (run(folder, few, half=half, batch=PAIR_BATCH)["cpu"] for half in (False, True))
-            shares.append(whole / half)
+            whole = run(folder, few, batch=PAIR_BATCH)["seconds"]
+            with ThreadPoolExecutor(2) as pool:
+                halves = pool.map(lambda _: run(folder, few, half=True, batch=PAIR_BATCH)["seconds"], range(2))
+            ceilings.append(whole / max(halves))
             one, two = (run(folder, few, workers, batch=PAIR_BATCH) for workers in (1, 2))
             ratios.append(one["seconds"] / two["seconds"])
             rates = ", ".join(f"{few / found['seconds']:,.0f}" for found in (one, two))
@@ -76,25 +78,21 @@ def main() -> None:
             load = os.getloadavg()[0]
             print(
                 f"one worker, two: {rates} clips/s ({waits} waiting), ratio {ratios[-1]:.2f}, "
-                f"CPU time {shares[-1]:.2f}, load {load:.1f}",
+                f"two processes apart {ceilings[-1]:.2f}, load {load:.1f}",
                 flush=True,
             )
         if ratios:
             print(
                 f"two workers over one, median of {len(ratios)} pairs: {np.median(ratios):.2f}, "
-                f"CPU time {np.median(shares):.2f}"
+                f"two processes apart {np.median(ceilings):.2f}"
             )
 
 
-class Timed(LocalSession):
-    """The first of so many workers, without the averaging; notes the CPU time at which the first epoch begins."""
+class Share(LocalSession):
+    """The first of so many workers, without the averaging."""
 
     def __init__(self, workers: int) -> None:
-        self.workers, self.begun = workers, 0.0
-
-    def wrap(self, network: Any) -> Any:
-        self.begun = time.process_time()
-        return network
+        self.workers = workers
 
 
 def run(
@@ -125,7 +123,6 @@ def train(folder: str, clips: int, made: dict[str, Any], *, half: bool) -> dict[
     with np.load(Path(folder) / "clips.npz") as listed:
         data = examples(f"{folder}/store", listed["ids"][:clips].tolist(), listed["y"][:clips])
     index = time.perf_counter() - started
-    cpu = 0.0
     if settings.workers:
         import ray
 
@@ -134,9 +131,7 @@ def train(folder: str, clips: int, made: dict[str, Any], *, half: bool) -> dict[
             progress = train_on_ray(spec, data, None, place)
         ray.shutdown()
     else:
-        session = Timed(2 if half else 1)
-        progress = train_network(spec, data, None, session)
-        cpu = time.process_time() - session.begun
+        progress = train_network(spec, data, None, Share(2 if half else 1))
     epoch = progress.history[-1]
     waiting = epoch["data_seconds"] / epoch["seconds"]
     most = peak()
@@ -146,7 +141,6 @@ def train(folder: str, clips: int, made: dict[str, Any], *, half: bool) -> dict[
         "peak": most,
         "own": most - before,
         "index": index,
-        "cpu": cpu,
     }
 
 
