@@ -4,8 +4,8 @@
 
 Generates `vggish_released` of so many clips (10 x 128 bytes each, 1,000 a part) in a temporary folder, and trains
 `attention` for an epoch with one thread: with one layer of 128 on a tenth of the clips and on all, with its default
-layers on a twentieth, each in a process of its own, in batches of 256; then, with its default layers on a twentieth, in
-one and in two Ray Train workers, in turns, in batches of 1,024: each worker takes every optimizer's step and all
+layers on a twentieth, each in a process of its own, in batches of 256; then, with its default layers on a tenth, in one
+and in two Ray Train workers, in turns, in batches of 1,024 and 4,096: each worker takes every optimizer's step and all
 gradients, whatever its share of the rows. What two workers could reach is measured beside it: two processes at once
 that read and train on a half each, without Ray and without the averaging, over one process with all rows.
 """
@@ -29,7 +29,7 @@ import numpy as np
 from acoustic_env.models.training import LocalSession
 from tests.models.streams import examples, generate
 
-BATCH, PAIR_BATCH = 256, 1024
+BATCH, PAIR_BATCHES = 256, (1_024, 4_096)
 SMALL = (128,)
 
 
@@ -55,8 +55,8 @@ def main() -> None:
         ids, y = generate(f"{folder}/store", options.clips, 1_000)
         np.savez(f"{folder}/clips.npz", ids=np.array(ids), y=y)
         print(f"{options.clips:,} clips written in {time.perf_counter() - started:.0f} s", flush=True)
-        few = options.clips // 20
-        for clips, small in ((options.clips // 10, True), (options.clips, True), (few, False)):
+        for part, small in ((10, True), (1, True), (20, False)):
+            clips = options.clips // part
             found = run(folder, clips, small=small)
             peak_mib, own_mib = (found[name] / 2**20 for name in ("peak", "own"))
             print(
@@ -65,27 +65,30 @@ def main() -> None:
                 f"{found['waiting']:.1%} waiting, indexed in {found['index']:.1f} s",
                 flush=True,
             )
-        ratios, ceilings = [], []
-        for _ in range(options.pairs):
-            whole = run(folder, few, batch=PAIR_BATCH)["seconds"]
-            with ThreadPoolExecutor(2) as pool:
-                halves = pool.map(lambda _: run(folder, few, half=True, batch=PAIR_BATCH)["seconds"], range(2))
-            ceilings.append(whole / max(halves))
-            one, two = (run(folder, few, workers, batch=PAIR_BATCH) for workers in (1, 2))
-            ratios.append(one["seconds"] / two["seconds"])
-            rates = ", ".join(f"{few / found['seconds']:,.0f}" for found in (one, two))
-            waits = ", ".join(f"{found['waiting']:.1%}" for found in (one, two))
-            load = os.getloadavg()[0]
-            print(
-                f"one worker, two: {rates} clips/s ({waits} waiting), ratio {ratios[-1]:.2f}, "
-                f"two processes apart {ceilings[-1]:.2f}, load {load:.1f}",
-                flush=True,
-            )
-        if ratios:
-            print(
-                f"two workers over one, median of {len(ratios)} pairs: {np.median(ratios):.2f}, "
-                f"two processes apart {np.median(ceilings):.2f}"
-            )
+        for batch in PAIR_BATCHES:
+            print(f"batches of {batch:,}")
+            compare_workers(folder, options.clips // 10, batch, options.pairs)
+
+
+def compare_workers(folder: str, clips: int, batch: int, pairs: int) -> None:
+    """Print the times of one worker over those of two, and of one process over two that share nothing."""
+    ratios, ceilings = [], []
+    for _ in range(pairs):
+        whole = run(folder, clips, batch=batch)["seconds"]
+        with ThreadPoolExecutor(2) as pool:
+            halves = pool.map(lambda _: run(folder, clips, half=True, batch=batch)["seconds"], range(2))
+        ceilings.append(whole / max(halves))
+        one, two = (run(folder, clips, workers, batch=batch) for workers in (1, 2))
+        ratios.append(one["seconds"] / two["seconds"])
+        rates = ", ".join(f"{clips / found['seconds']:,.0f}" for found in (one, two))
+        waits = ", ".join(f"{found['waiting']:.1%}" for found in (one, two))
+        print(
+            f"one worker, two: {rates} clips/s ({waits} waiting), ratio {ratios[-1]:.2f}, "
+            f"two processes apart {ceilings[-1]:.2f}, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+    if pairs:
+        print(f"median of {pairs}: {np.median(ratios):.2f}, two processes apart {np.median(ceilings):.2f}")
 
 
 class Share(LocalSession):
