@@ -24,7 +24,12 @@ CACHED_FRAMES: Final = 32  # transformed at a time, so that they stay in the pro
 
 
 class FrameSettings(Settings):
-    """Frames of a clip, and what part of the clip they cover."""
+    """Frames of a clip, and what part of the clip they cover.
+
+    >>> settings = FrameSettings(sample_rate=16_000, n_fft=512, hop_length=160)
+    >>> settings.parameters()["n_fft"], settings.window, settings.seconds
+    (512, 'hann', None)
+    """
 
     sample_rate: int = Field(22_050, ge=4_000, le=96_000)
     """Rate in Hz that clips are resampled to."""
@@ -92,13 +97,26 @@ def fit_length(waveforms: Waveforms, settings: FrameSettings) -> Waveforms:
 
 
 def framed(samples: Array, frame_length: int, hop_length: int, mode: Literal["constant", "edge"]) -> Array:
-    """Return the centered frames [frames, frame_length] of one clip as a view of its padded samples."""
+    """Return the centered frames [frames, frame_length] of one clip as a view of its padded samples.
+
+    >>> framed(np.array([1.0, 2.0, 3.0]), 2, 1, "edge").tolist()
+    [[1.0, 1.0], [1.0, 2.0], [2.0, 3.0], [3.0, 3.0]]
+    >>> framed(np.arange(1000.0), 256, 100, "constant").shape
+    (11, 256)
+    """
     padded = np.pad(samples, frame_length // 2, mode=mode)
     return np.lib.stride_tricks.sliding_window_view(padded, frame_length)[::hop_length]
 
 
 def power_spectrogram(waveform: Array, settings: FrameSettings) -> Array:
-    """Compute the power spectrogram [frames, n_fft // 2 + 1] of one clip in its dtype, framed as by `librosa.stft`."""
+    """Compute the power spectrogram [frames, n_fft // 2 + 1] of one clip in its dtype, framed as by `librosa.stft`.
+
+    >>> settings = FrameSettings(sample_rate=16_000, n_fft=512, hop_length=160)
+    >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    >>> power = power_spectrogram(tone, settings)
+    >>> power.shape, int(power[50].argmax()) * 16_000 / 512
+    ((101, 257), 1000.0)
+    """
     from scipy import fft, signal
 
     length = settings.win_length or settings.n_fft

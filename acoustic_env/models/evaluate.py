@@ -204,7 +204,9 @@ def share_interval(hits: npt.NDArray[Any], groups: Any = None) -> Estimate:
     if groups is not None:
         _, codes = np.unique(np.asarray(groups), return_inverse=True)
         count = int(codes.max()) + 1
-        residual = np.bincount(codes, weights=hits - share)
+        # Whole numbers until the division: groups of equal shares have a variance of exactly zero.
+        sizes, found = np.bincount(codes), np.bincount(codes, weights=hits)
+        residual = (found * n - found.sum() * sizes) / n
         variance = (residual**2).sum() / n**2 * (count / max(count - 1, 1))
         effective = count if variance == 0 else min(share * (1 - share) / variance, float(n))
     z = QUANTILE
