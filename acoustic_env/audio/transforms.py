@@ -52,7 +52,14 @@ class Transform(Settings):
 
 
 class Noise(Transform):
-    """Add white Gaussian noise."""
+    """Add white Gaussian noise.
+
+    >>> clip = np.sin(np.arange(16_000.0))
+    >>> noisy = Noise(snr_db=20.0).apply(clip, 16_000, np.random.default_rng(23))
+    >>> ratio = np.square(clip).mean() / np.square(noisy - clip).mean()
+    >>> float(10 * np.log10(ratio).round(2))
+    20.0
+    """
 
     snr_db: float | None = None
     """Signal-to-noise ratio in dB. Default: 20, where rms_ratio is not given."""
@@ -73,7 +80,13 @@ class Noise(Transform):
 
 
 class Pitch(Transform):
-    """Shift the pitch by a random interval, the duration kept (librosa's phase vocoder)."""
+    """Shift the pitch by a random interval, the duration kept (librosa's phase vocoder).
+
+    >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    >>> higher = Pitch(semitones=2, step=2).apply(tone, 16_000, np.random.default_rng(3))
+    >>> int(np.abs(np.fft.rfft(higher)).argmax())
+    494
+    """
 
     library: ClassVar[str] = "librosa"
 
@@ -93,7 +106,12 @@ class Pitch(Transform):
 
 
 class Stretch(Transform):
-    """Play faster or slower by a random factor, the pitch kept (librosa's phase vocoder)."""
+    """Play faster or slower by a random factor, the pitch kept (librosa's phase vocoder).
+
+    >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    >>> Stretch(factor=1.5).apply(tone, 16_000, np.random.default_rng(23)).shape
+    (16000,)
+    """
 
     library: ClassVar[str] = "librosa"
 
@@ -106,7 +124,11 @@ class Stretch(Transform):
 
 
 class Gain(Transform):
-    """Change the level by a random gain."""
+    """Change the level by a random gain.
+
+    >>> round(float(Gain(db=6.0).apply(np.ones(2), 16_000, np.random.default_rng(23))[0]), 3)
+    1.307
+    """
 
     db: float = Field(6.0, gt=0)
     """Largest gain up or down in dB."""
@@ -116,14 +138,25 @@ class Gain(Transform):
 
 
 class Roll(Transform):
-    """Shift the clip in time by a random number of samples; what leaves at the end enters at the start."""
+    """Shift the clip in time by a random number of samples; what leaves at the end enters at the start.
+
+    >>> Roll().apply(np.arange(5.0), 16_000, np.random.default_rng(1)).tolist()
+    [3.0, 4.0, 0.0, 1.0, 2.0]
+    """
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
         return np.roll(clip, int(rng.integers(clip.size)))
 
 
 class Trim(Transform):
-    """Leave out silence at the start and the end."""
+    """Leave out silence at the start and the end.
+
+    >>> clip = np.zeros(16_000)
+    >>> clip[8_000:] = 1
+    >>> found = Trim().apply(clip, 16_000, np.random.default_rng(23))
+    >>> found.shape, float(found[2_048]), float(found[-1])
+    ((16000,), 1.0, 0.0)
+    """
 
     library: ClassVar[str] = "librosa"
 
@@ -135,7 +168,12 @@ class Trim(Transform):
 
 
 class Mask(Transform):
-    """Leave out stretches whose envelope, the rolling mean of the absolute samples, is low."""
+    """Leave out stretches whose envelope, the rolling mean of the absolute samples, is low.
+
+    >>> clip = np.r_[np.ones(2), np.zeros(4), np.full(2, 0.5)]
+    >>> Mask(threshold=0.1, window_s=0.1).apply(clip, 10, np.random.default_rng(23)).tolist()
+    [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
+    """
 
     threshold: float = Field(0.0005, gt=0)
     """Lowest envelope kept, relative to full scale."""

@@ -156,7 +156,7 @@ class ShortTimeBlock(FeatureBlock):
         """Compute the features of the frames of one clip [samples]: for each feature [frames] or [frames, size]."""
 
     def parameters(self) -> dict[str, Json]:
-        """Settings; librosa's release counts for the reference engine, of which the fast one takes only filters."""
+        """Return the settings, and librosa's release for the reference engine: the fast one takes only filters of it."""
         from importlib.metadata import version
 
         library: dict[str, Json] = {"librosa": version("librosa")} if self.engine == "reference" else {}

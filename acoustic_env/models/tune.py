@@ -119,7 +119,12 @@ def search_settings(settings: ClassifierSettings) -> ClassifierSettings:
 
 
 def changed_settings(base: ClassifierSettings, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings, as plain data, that a point of the search space sets."""
+    """Return the settings, as plain data, that a point of the search space sets.
+
+    >>> from acoustic_env.config import classifier_settings
+    >>> changed_settings(classifier_settings({"kind": "logistic"}), {"penalty": 0.01, "l1_ratio": 0.5})
+    {'penalty': 0.01, 'l1_ratio': 0.5}
+    """
     plain = base.at(point).as_json()
     nested = {"layers" if name.startswith("units_") else "augment" for name in point if name not in plain}
     return {name: plain[name] for name in plain if name in point or name in nested}
@@ -247,7 +252,7 @@ def _run_trials(
 
 
 def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> Any:
-    """An Optuna storage that knows the trials of earlier batches, so that suggestions go on from them."""
+    """Return an Optuna storage that knows the trials of earlier batches, so that suggestions go on from them."""
     import optuna
 
     storage = optuna.storages.InMemoryStorage()
