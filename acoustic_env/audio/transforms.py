@@ -52,14 +52,7 @@ class Transform(Settings):
 
 
 class Noise(Transform):
-    """Add white Gaussian noise.
-
-    >>> clip = np.sin(np.arange(16_000.0))
-    >>> noisy = Noise(snr_db=20.0).apply(clip, 16_000, np.random.default_rng(23))
-    >>> ratio = np.square(clip).mean() / np.square(noisy - clip).mean()
-    >>> float(10 * np.log10(ratio).round(2))
-    20.0
-    """
+    """Add white Gaussian noise."""
 
     snr_db: float | None = None
     """Signal-to-noise ratio in dB. Default: 20, where rms_ratio is not given."""
@@ -74,19 +67,21 @@ class Noise(Transform):
         return self
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Add noise to a clip that is not silent.
+
+        >>> clip = np.sin(np.arange(16_000.0))
+        >>> noisy = Noise(snr_db=20.0).apply(clip, 16_000, np.random.default_rng(23))
+        >>> ratio = np.square(clip).mean() / np.square(noisy - clip).mean()
+        >>> float(10 * np.log10(ratio).round(2))
+        20.0
+        """
         ratio = self.rms_ratio or 10 ** (-(20.0 if self.snr_db is None else self.snr_db) / 20)
         rms = float(np.sqrt(np.square(clip, dtype=np.float64).mean()))
         return clip + ratio * rms * rng.standard_normal(clip.size)
 
 
 class Pitch(Transform):
-    """Shift the pitch by a random interval, the duration kept (librosa's phase vocoder).
-
-    >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
-    >>> higher = Pitch(semitones=2, step=2).apply(tone, 16_000, np.random.default_rng(3))
-    >>> int(np.abs(np.fft.rfft(higher)).argmax())
-    494
-    """
+    """Shift the pitch by a random interval, the duration kept (librosa's phase vocoder)."""
 
     library: ClassVar[str] = "librosa"
 
@@ -97,6 +92,13 @@ class Pitch(Transform):
     """Shifts are multiples of this many semitones; 0 for any shift."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Shift the pitch by an interval drawn uniformly.
+
+        >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+        >>> higher = Pitch(semitones=2, step=2).apply(tone, 16_000, np.random.default_rng(3))
+        >>> int(np.abs(np.fft.rfft(higher)).argmax())
+        494
+        """
         if self.step:
             steps = int(self.semitones / self.step)
             shift = self.step * int(rng.integers(-steps, steps + 1))
@@ -106,12 +108,7 @@ class Pitch(Transform):
 
 
 class Stretch(Transform):
-    """Play faster or slower by a random factor, the pitch kept (librosa's phase vocoder).
-
-    >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
-    >>> Stretch(factor=1.5).apply(tone, 16_000, np.random.default_rng(23)).shape
-    (16000,)
-    """
+    """Play faster or slower by a random factor, the pitch kept (librosa's phase vocoder)."""
 
     library: ClassVar[str] = "librosa"
 
@@ -119,44 +116,45 @@ class Stretch(Transform):
     """Largest factor; drawn log-uniformly between its inverse and itself."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Play faster or slower by a factor drawn log-uniformly.
+
+        >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+        >>> Stretch(factor=1.5).apply(tone, 16_000, np.random.default_rng(23)).shape
+        (16000,)
+        """
         rate = float(np.exp(rng.uniform(-np.log(self.factor), np.log(self.factor))))
         return _as_long(librosa.effects.time_stretch(clip, rate=rate), clip)
 
 
 class Gain(Transform):
-    """Change the level by a random gain.
-
-    >>> round(float(Gain(db=6.0).apply(np.ones(2), 16_000, np.random.default_rng(23))[0]), 3)
-    1.307
-    """
+    """Change the level by a random gain."""
 
     db: float = Field(6.0, gt=0)
     """Largest gain up or down in dB."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Change the level by a gain drawn uniformly in dB.
+
+        >>> round(float(Gain(db=6.0).apply(np.ones(2), 16_000, np.random.default_rng(23))[0]), 3)
+        1.307
+        """
         return clip * 10 ** (rng.uniform(-self.db, self.db) / 20)
 
 
 class Roll(Transform):
-    """Shift the clip in time by a random number of samples; what leaves at the end enters at the start.
-
-    >>> Roll().apply(np.arange(5.0), 16_000, np.random.default_rng(1)).tolist()
-    [3.0, 4.0, 0.0, 1.0, 2.0]
-    """
+    """Shift the clip in time by a random number of samples; what leaves at the end enters at the start."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Shift the clip circularly.
+
+        >>> Roll().apply(np.arange(5.0), 16_000, np.random.default_rng(1)).tolist()
+        [3.0, 4.0, 0.0, 1.0, 2.0]
+        """
         return np.roll(clip, int(rng.integers(clip.size)))
 
 
 class Trim(Transform):
-    """Leave out silence at the start and the end.
-
-    >>> clip = np.zeros(16_000)
-    >>> clip[8_000:] = 1
-    >>> found = Trim().apply(clip, 16_000, np.random.default_rng(23))
-    >>> found.shape, float(found[2_048]), float(found[-1])
-    ((16000,), 1.0, 0.0)
-    """
+    """Leave out silence at the start and the end."""
 
     library: ClassVar[str] = "librosa"
 
@@ -164,16 +162,19 @@ class Trim(Transform):
     """Silent is what lies this many dB below the clip's loudest frame."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Move the sound to the clip's start; zeros follow.
+
+        >>> clip = np.zeros(16_000)
+        >>> clip[8_000:] = 1
+        >>> found = Trim().apply(clip, 16_000, np.random.default_rng(23))
+        >>> found.shape, float(found[2_048]), float(found[-1])
+        ((16000,), 1.0, 0.0)
+        """
         return _as_long(librosa.effects.trim(clip, top_db=self.top_db)[0], clip)
 
 
 class Mask(Transform):
-    """Leave out stretches whose envelope, the rolling mean of the absolute samples, is low.
-
-    >>> clip = np.r_[np.ones(2), np.zeros(4), np.full(2, 0.5)]
-    >>> Mask(threshold=0.1, window_s=0.1).apply(clip, 10, np.random.default_rng(23)).tolist()
-    [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
-    """
+    """Leave out stretches whose envelope, the rolling mean of the absolute samples, is low."""
 
     threshold: float = Field(0.0005, gt=0)
     """Lowest envelope kept, relative to full scale."""
@@ -182,6 +183,12 @@ class Mask(Transform):
     """Length of the rolling mean in seconds."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Move the louder stretches to the clip's start; zeros follow.
+
+        >>> clip = np.r_[np.ones(2), np.zeros(4), np.full(2, 0.5)]
+        >>> Mask(threshold=0.1, window_s=0.1).apply(clip, 10, np.random.default_rng(23)).tolist()
+        [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
+        """
         from scipy.ndimage import uniform_filter1d
 
         window = max(1, round(self.window_s * sample_rate))

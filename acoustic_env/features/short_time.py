@@ -24,12 +24,7 @@ CACHED_FRAMES: Final = 32  # transformed at a time, so that they stay in the pro
 
 
 class FrameSettings(Settings):
-    """Frames of a clip, and what part of the clip they cover.
-
-    >>> settings = FrameSettings(sample_rate=16_000, n_fft=512, hop_length=160)
-    >>> settings.parameters()["n_fft"], settings.window, settings.seconds
-    (512, 'hann', None)
-    """
+    """Frames of a clip, and what part of the clip they cover."""
 
     sample_rate: int = Field(22_050, ge=4_000, le=96_000)
     """Rate in Hz that clips are resampled to."""
@@ -68,7 +63,12 @@ class FrameSettings(Settings):
         return self
 
     def parameters(self) -> dict[str, Json]:
-        """Return what can change a number, for fingerprints."""
+        """Return what can change a number, for fingerprints.
+
+        >>> found = FrameSettings(sample_rate=16_000, n_fft=512, seconds=10.0).parameters()
+        >>> found["n_fft"], found["seconds"], found["window"], "sample_rate" in found
+        (512, 10.0, 'hann', False)
+        """
         return {name: value for name, value in self.as_json().items() if name not in ("frames", "sample_rate")}
 
 
@@ -156,7 +156,7 @@ class ShortTimeBlock(FeatureBlock):
         """Compute the features of the frames of one clip [samples]: for each feature [frames] or [frames, size]."""
 
     def parameters(self) -> dict[str, Json]:
-        """Return the settings, and librosa's release for the reference engine: the fast one takes only filters of it."""
+        """Return the settings, and for the reference engine librosa's release; the fast one takes only its filters."""
         from importlib.metadata import version
 
         library: dict[str, Json] = {"librosa": version("librosa")} if self.engine == "reference" else {}

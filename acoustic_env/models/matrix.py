@@ -141,6 +141,10 @@ def load_matrix(
 
     Raises:
         UsageError: no such block or version, a per-frame block, or no row of a (block, signal) for any clip.
+
+    >>> matrix = load_matrix(FeatureStore("features"), ["clip000", "clip001"], ["indices"], ["raw"])
+    >>> matrix.values.shape, len(matrix.columns), str(matrix.columns[0])
+    ((2, 7), 7, 'indices.raw.f0')
     """
     ids = list(clip_ids)
     listed = pa.array(ids, pa.string())

@@ -245,6 +245,10 @@ class AttentionPooling(nn.Module):
         bands: numbers of a frame.
         outputs: classes.
         rare: whether most outputs are absent from most clips, so that training starts from low logits.
+
+    >>> from acoustic_env.models.classifiers.attention import AttentionSettings
+    >>> AttentionPooling(AttentionSettings(), 64, 3, rare=True)(torch.zeros(2, 10, 64)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, settings: AttentionSettings, bands: int, outputs: int, *, rare: bool) -> None:

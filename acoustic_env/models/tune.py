@@ -157,6 +157,9 @@ def validation_score(found: Floats, y: npt.NDArray[Any]) -> float:
     """Return AUC (binary), macro F1 (multiclass) or mAP (multilabel) of probabilities, as `study` compares them.
 
     Rows of one class only have no AUC; their score is minus the log loss.
+
+    >>> validation_score(np.array([[0.9, 0.1], [0.4, 0.6], [0.6, 0.4]]), np.array([0, 1, 1]))
+    1.0
     """
     y = per_row(y, found)
     score = main_score(y, found)(None)
