@@ -134,6 +134,15 @@ def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: s
     Raises:
         ClipError: empty, not_audio, decode_failed, no_such_segment, not_finite; download_failed when reading the source
             broke off.
+
+    >>> file = io.BytesIO()
+    >>> stereo = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, -0.5]])
+    >>> soundfile.write(file, stereo, 16_000, format="WAV")
+    >>> waveform, rate = decode(file, None, None, "stereo.wav")
+    >>> waveform.round(2).tolist(), rate
+    ([0.5, 0.5, -0.25], 16000)
+    >>> decode(file, 1 / 16_000, None, "stereo.wav")[0].tolist()
+    [0.5, -0.25]
     """
     segment = _Segment(start_s, end_s, name)
     try:
@@ -164,7 +173,12 @@ def resample(waveform: Mono, rate_in: int, rate_out: int) -> Mono:
         rate_out: Hz; equal rates return the waveform itself.
 
     Returns:
-        [round(samples * rate_out / rate_in)].
+        [samples * rate_out / rate_in], rounded, halves up; dtype of the input.
+
+    >>> tone = np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100).astype(np.float32)
+    >>> found = resample(tone, 44_100, 16_000)
+    >>> found.shape, found.dtype.name
+    ((16000,), 'float32')
     """
     if rate_in == rate_out:
         return waveform

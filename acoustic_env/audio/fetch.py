@@ -85,7 +85,11 @@ def local_file(uri: str) -> Path | None:
 
 
 def any_remote(uris: pa.ChunkedArray) -> bool:
-    """Return whether any of the clips' audio, string[clips], comes over a network."""
+    """Return whether any of the clips' audio, string[clips], comes over a network.
+
+    >>> any_remote(["/data/a.wav", "s3://bucket/b.wav"])
+    True
+    """
     places = pc.replace_substring_regex(uris, "^(tar|parquet)://.*?::", "")
     distant = pc.and_not(pc.match_substring(places, "://"), pc.starts_with(places, "file://"))
     return bool(pc.any(distant).as_py())

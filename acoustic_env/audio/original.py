@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 class OriginalSignal(Signal):
-    """The recording itself; full scale is 1."""
+    """The recording itself; full scale is 1.
+
+    >>> import numpy as np
+    >>> clips = np.array([[0.5, 0.75]], np.float32)
+    >>> OriginalSignal().compute({DECODED: clips}, 16_000, "fast").tolist()
+    [[0.5, 0.75]]
+    """
 
     name = "original"
     needs = (DECODED,)

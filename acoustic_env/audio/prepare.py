@@ -39,6 +39,13 @@ def decode_and_resample(
 
     Raises:
         ClipError: as `decode`; too_short below `MIN_DURATION_S`.
+
+    >>> import io, soundfile
+    >>> file = io.BytesIO()
+    >>> soundfile.write(file, np.zeros(44_100), 44_100, format="WAV")
+    >>> found = decode_and_resample(file, 0.25, 0.75, "a.wav", [16_000, 32_000])
+    >>> {rate: samples.shape for rate, samples in found.items()}
+    {16000: (8000,), 32000: (16000,)}
     """
     waveform, rate = decoding.decode(source, start_s, end_s, name)
     check_length(waveform, rate, name)
@@ -50,6 +57,12 @@ def check_length(waveform: npt.NDArray[np.float32], rate: int, name: str) -> Non
 
     Raises:
         ClipError: too_short below `MIN_DURATION_S`.
+
+    >>> check_length(np.zeros(1_600, np.float32), 16_000, "a.wav")
+    >>> check_length(np.zeros(800, np.float32), 16_000, "a.wav")
+    Traceback (most recent call last):
+        ...
+    acoustic_env.errors.ClipError: too_short: a.wav: 0.0500 s of audio, the shortest clip accepted is 0.1 s
     """
     if waveform.size < MIN_DURATION_S * rate:
         msg = f"{name}: {waveform.size / rate:.4f} s of audio, the shortest clip accepted is {MIN_DURATION_S} s"
@@ -70,6 +83,11 @@ def prepare(waveforms: Batch, sample_rate: int, engine: Engine, signals: Collect
 
     Raises:
         ValueError: a signal is not of the input's shape and dtype.
+
+    >>> clips = np.random.default_rng(23).normal(size=(2, 16_000)).astype(np.float32)
+    >>> found = prepare(clips, 16_000, "fast", ["raw", "bg"])
+    >>> {name: (samples.shape, samples.dtype.name) for name, samples in found.items()}
+    {'raw': ((2, 16000), 'float32'), 'bg': ((2, 16000), 'float32')}
     """
     computed: dict[str, Batch] = {DECODED: waveforms}
     for name, signal in with_needed(signals).items():
@@ -87,6 +105,11 @@ def parameters(sample_rate: int, engine: Engine, signal: str) -> dict[str, Any]:
     Covered are the version of our decoding, the rate, the resampler's quality and release, and the settings of the
     signal and of those it needs. Releases of soundfile and PyAV are not: PCM and FLAC decode without loss, and decoders
     of lossy formats agree within the tolerances of the blocks.
+
+    >>> sorted(parameters(16_000, "fast", "raw"))
+    ['decode', 'libsoxr', 'prepare', 'resampler', 'rms', 'sample_rate', 'silence_rms']
+    >>> "separation" in parameters(16_000, "fast", "fg")
+    True
     """
     audio: dict[str, Any] = {
         "decode": decoding.VERSION,

@@ -45,7 +45,14 @@ GATE: Final[dict[str, Any]] = {
 
 
 class ForegroundSignal(Signal):
-    """What stands out from the noise floor; not normalized again, so its level says how much of the clip it is."""
+    """What stands out from the noise floor; not normalized again, so its level says how much of the clip it is.
+
+    >>> from acoustic_env.audio.signals import make_signal
+    >>> noise = np.random.default_rng(23).normal(scale=0.1, size=(1, 16_000))
+    >>> found = make_signal("fg").compute({"raw": noise}, 16_000, "fast")
+    >>> found.shape, bool(np.square(found).mean() < np.square(noise).mean())
+    ((1, 16000), True)
+    """
 
     name = "fg"
     title = "foreground"
@@ -71,7 +78,12 @@ class ForegroundSignal(Signal):
 
 
 class BackgroundSignal(Signal):
-    """The clip without its foreground: raw - fg. It has the foreground's fingerprints."""
+    """The clip without its foreground: raw - fg. It has the foreground's fingerprints.
+
+    >>> raw, fg = np.array([[1.0, 2.0]]), np.array([[0.25, 2.0]])
+    >>> BackgroundSignal().compute({"raw": raw, "fg": fg}, 16_000, "fast").tolist()
+    [[0.75, 0.0]]
+    """
 
     name = "bg"
     title = "background"
@@ -90,6 +102,12 @@ def separate_reference(waveform: npt.NDArray[Any], sample_rate: int) -> npt.NDAr
     Returns:
         The foreground, same shape and dtype (the gate itself works in float64). Where the gate is undefined, zero over
         zero in a chunk of digital silence, nothing stands above the floor and the foreground is zero.
+
+    >>> noise = np.random.default_rng(23).normal(scale=0.1, size=16_000)
+    >>> separate_reference(noise, 16_000).shape
+    (16000,)
+    >>> bool(separate_reference(np.zeros(16_000), 16_000).any())
+    False
     """
     import noisereduce
 

@@ -51,6 +51,14 @@ def separate_fast(waveforms: FloatArray, sample_rate: int, device: str = "cpu") 
 
     Raises:
         ValueError: a sample rate too low or too high for the mask's smoothing, as in the library.
+
+    >>> t = np.arange(32_000) / 16_000
+    >>> clip = 0.01 * np.random.default_rng(23).normal(size=t.size)
+    >>> clip[16_000:17_600] += np.sin(2 * np.pi * 1_000 * t[:1_600])
+    >>> foreground = separate_fast(clip[None], 16_000)[0]
+    >>> power = np.square(foreground)
+    >>> foreground.shape, round(float(power[16_000:17_600].sum() / power.sum()), 2)
+    ((32000,), 1.0)
     """
     clips, samples = waveforms.shape
     reuse_freed_memory()
@@ -150,7 +158,7 @@ def _analyze(
 def _mask(
     magnitude: torch.Tensor, forward: torch.Tensor, smoothing: _NoiseFloor, silent_after: int, sample_rate: int
 ) -> torch.Tensor:
-    """How far each cell stands above the floor, 0 to 1, smoothed over frequency; overwrites and returns `forward`."""
+    """Overwrite and return `forward`: how far each cell stands above the floor, 0 to 1, smoothed over frequency."""
     reach, _ = smoothing_reach(sample_rate)
     count = magnitude.shape[1]
     state = smoothing.turn(silent_after) * forward[:, -1:]
@@ -192,6 +200,11 @@ def smoothing_reach(sample_rate: int) -> tuple[int, int]:
 
     Raises:
         ValueError: less than one of either.
+
+    >>> smoothing_reach(16_000)
+    (16, 3)
+    >>> smoothing_reach(8_000)
+    (32, 1)
     """
     bins = int(SMOOTH_HZ / (sample_rate / (N_FFT / 2)))
     frames = int(SMOOTH_MS / ((HOP / sample_rate) * 1000))
@@ -202,7 +215,7 @@ def smoothing_reach(sample_rate: int) -> tuple[int, int]:
 
 
 def _triangle(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """Mean along the last axis, weights falling linearly to zero beyond `reach`: a running mean of a running mean."""
+    """Average along the last axis by weights that fall linearly to zero beyond `reach`: two running means."""
     width = reach + 1
     sums = pad(x, (width, reach)).cumsum(-1)
     once = sums[..., width:] - sums[..., :-width]

@@ -32,7 +32,11 @@ _READING: Final = threading.Lock()  # of an index, a footer or a row group: by o
 
 
 class Place(NamedTuple):
-    """Where a clip's bytes are in its shard."""
+    """Where a clip's bytes are in its shard.
+
+    >>> Place("tar://a.flac::s3://bucket/train.tar", 1024, 4096).shard
+    's3://bucket/train.tar'
+    """
 
     uri: str
     start: int
@@ -125,6 +129,9 @@ def split_uri(uri: str, form: str) -> tuple[str, str]:
 
     Raises:
         ClipError: not_found; it is not of this form.
+
+    >>> split_uri("tar://a/1.flac::s3://bucket/train.tar", TAR_FORM)
+    ('a/1.flac', 's3://bucket/train.tar')
     """
     inner, _, url = uri.partition("://")[2].partition("::")
     if not inner or not url:
@@ -133,7 +140,11 @@ def split_uri(uri: str, form: str) -> tuple[str, str]:
 
 
 def split_row(uri: str) -> tuple[str, int, str]:
-    """Split `parquet://COLUMN/ROW::URL` into column, row and URL; raises as `split_uri`."""
+    """Split `parquet://COLUMN/ROW::URL` into column, row and URL; raises as `split_uri`.
+
+    >>> split_row("parquet://audio/17::/data/train.parquet")
+    ('audio', 17, '/data/train.parquet')
+    """
     place, url = split_uri(uri, PARQUET_FORM)
     column, _, row = place.rpartition("/")
     if not column or not row.isdecimal():

@@ -32,6 +32,10 @@ class Signal(ABC):
         title: as captions name it, such as "foreground"; empty for the name.
         version: raise it whenever the samples change for the same input and parameters.
         needs: signals it is computed from, each computed once for all that need it, or `DECODED`.
+
+    >>> signal = make_signal("bg")
+    >>> signal.name, signal.title, signal.needs
+    ('bg', 'background', ('raw', 'fg'))
     """
 
     name: str
@@ -107,7 +111,11 @@ def in_order(names: Collection[str]) -> tuple[str, ...]:
 
 
 def signal_order(name: str) -> tuple[int, str]:
-    """Return a sort key: the registry's order, then others by name."""
+    """Return a sort key: the registry's order, then others by name.
+
+    >>> sorted(["raw+gain", "bg", "raw"], key=signal_order)
+    ['raw', 'bg', 'raw+gain']
+    """
     names = SIGNALS.names()
     return (names.index(name) if name in names else len(names), name)
 

@@ -55,6 +55,10 @@ class Signature:
         weakest: uint8 [landmarks, 4], positions of their least certain bits.
         audible: bool, whether the frame's bits mean anything.
         levels: uint8, log band energy in steps of 0.5 dB.
+
+    >>> silent = compute_signature(np.zeros(RATE, np.float32))
+    >>> silent.exact, bool(silent.audible.any()), silent.bits.shape
+    (b'', False, (16,))
     """
 
     exact: bytes
@@ -67,7 +71,16 @@ class Signature:
 
 
 def compute_signature(waveform: Waveform) -> Signature:
-    """Compute the signature of a clip, float32 mono [samples] at `RATE`; one too short for a frame has no frames."""
+    """Compute the signature of a clip, float32 mono [samples] at `RATE`; one too short for a frame has no frames.
+
+    >>> tone = np.sin(2 * np.pi * np.cumsum(np.linspace(300, 3_000, 32_000)) / RATE).astype(np.float32)
+    >>> found = compute_signature(tone)
+    >>> found.bits.shape, found.levels.shape, bool(found.audible.all())
+    ((47,), (47, 32), True)
+    >>> quieter = compute_signature(tone / 2)
+    >>> found.exact == quieter.exact, found.scaled == quieter.scaled, bool((found.bits == quieter.bits).all())
+    (False, True, True)
+    """
     levelled = rms_normalize(waveform[None])[0] if waveform.size else waveform
     silent = not levelled.any()
     energies, total = _log_energies(levelled, _BIT_WINDOW, BITS + 1, _BIT_RANGE_HZ)

@@ -67,6 +67,14 @@ class Noise(Transform):
         return self
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Add noise to a clip that is not silent.
+
+        >>> clip = np.sin(np.arange(16_000.0))
+        >>> noisy = Noise(snr_db=20.0).apply(clip, 16_000, np.random.default_rng(23))
+        >>> ratio = np.square(clip).mean() / np.square(noisy - clip).mean()
+        >>> float(10 * np.log10(ratio).round(2))
+        20.0
+        """
         ratio = self.rms_ratio or 10 ** (-(20.0 if self.snr_db is None else self.snr_db) / 20)
         rms = float(np.sqrt(np.square(clip, dtype=np.float64).mean()))
         return clip + ratio * rms * rng.standard_normal(clip.size)
@@ -84,6 +92,13 @@ class Pitch(Transform):
     """Shifts are multiples of this many semitones; 0 for any shift."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Shift the pitch by an interval drawn uniformly.
+
+        >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+        >>> higher = Pitch(semitones=2, step=2).apply(tone, 16_000, np.random.default_rng(3))
+        >>> int(np.abs(np.fft.rfft(higher)).argmax())
+        494
+        """
         if self.step:
             steps = int(self.semitones / self.step)
             shift = self.step * int(rng.integers(-steps, steps + 1))
@@ -101,6 +116,12 @@ class Stretch(Transform):
     """Largest factor; drawn log-uniformly between its inverse and itself."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Play faster or slower by a factor drawn log-uniformly.
+
+        >>> tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+        >>> Stretch(factor=1.5).apply(tone, 16_000, np.random.default_rng(23)).shape
+        (16000,)
+        """
         rate = float(np.exp(rng.uniform(-np.log(self.factor), np.log(self.factor))))
         return _as_long(librosa.effects.time_stretch(clip, rate=rate), clip)
 
@@ -112,6 +133,11 @@ class Gain(Transform):
     """Largest gain up or down in dB."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Change the level by a gain drawn uniformly in dB.
+
+        >>> round(float(Gain(db=6.0).apply(np.ones(2), 16_000, np.random.default_rng(23))[0]), 3)
+        1.307
+        """
         return clip * 10 ** (rng.uniform(-self.db, self.db) / 20)
 
 
@@ -119,6 +145,11 @@ class Roll(Transform):
     """Shift the clip in time by a random number of samples; what leaves at the end enters at the start."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Shift the clip circularly.
+
+        >>> Roll().apply(np.arange(5.0), 16_000, np.random.default_rng(1)).tolist()
+        [3.0, 4.0, 0.0, 1.0, 2.0]
+        """
         return np.roll(clip, int(rng.integers(clip.size)))
 
 
@@ -131,6 +162,14 @@ class Trim(Transform):
     """Silent is what lies this many dB below the clip's loudest frame."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Move the sound to the clip's start; zeros follow.
+
+        >>> clip = np.zeros(16_000)
+        >>> clip[8_000:] = 1
+        >>> found = Trim().apply(clip, 16_000, np.random.default_rng(23))
+        >>> found.shape, float(found[2_048]), float(found[-1])
+        ((16000,), 1.0, 0.0)
+        """
         return _as_long(librosa.effects.trim(clip, top_db=self.top_db)[0], clip)
 
 
@@ -144,6 +183,12 @@ class Mask(Transform):
     """Length of the rolling mean in seconds."""
 
     def apply(self, clip: Clip, sample_rate: int, rng: np.random.Generator) -> Clip:
+        """Move the louder stretches to the clip's start; zeros follow.
+
+        >>> clip = np.r_[np.ones(2), np.zeros(4), np.full(2, 0.5)]
+        >>> Mask(threshold=0.1, window_s=0.1).apply(clip, 10, np.random.default_rng(23)).tolist()
+        [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
+        """
         from scipy.ndimage import uniform_filter1d
 
         window = max(1, round(self.window_s * sample_rate))

@@ -19,7 +19,11 @@ _W64_HEADER_BYTES: Final = 24  # a 16-byte GUID and a 64-bit size that counts bo
 
 @dataclass(frozen=True)
 class Payload:
-    """Bytes of sample data: what the header announces and what is there."""
+    """Bytes of sample data: what the header announces and what is there.
+
+    >>> Payload(announced=200, present=150).cut
+    True
+    """
 
     announced: int
     present: int
@@ -35,6 +39,12 @@ def sample_data(source: BinaryIO) -> Payload | None:
 
     Returns:
         None for a container without such a header (FLAC, Ogg, MP3, whatever ffmpeg reads) or with a size left open.
+
+    >>> import io, numpy, soundfile
+    >>> file = io.BytesIO()
+    >>> soundfile.write(file, numpy.zeros(100), 16_000, format="WAV", subtype="PCM_16")
+    >>> sample_data(io.BytesIO(file.getvalue()[:-50]))
+    Payload(announced=200, present=150)
     """
     length = source.seek(0, 2)
     source.seek(0)
@@ -56,7 +66,14 @@ def sample_data(source: BinaryIO) -> Payload | None:
 
 
 def ogg_ends_early(source: BinaryIO) -> bool:
-    """Return whether an Ogg file is cut inside a page, or has none marked as its end; False for other files."""
+    """Return whether an Ogg file is cut inside a page, or has none marked as its end; False for other files.
+
+    >>> import io
+    >>> ogg_ends_early(io.BytesIO(b"RIFF"))
+    False
+    >>> ogg_ends_early(io.BytesIO(b"OggS"))
+    True
+    """
     source.seek(0)
     if source.read(4) != b"OggS":
         return False

@@ -32,6 +32,9 @@ class Column:
         type: `pa.float64()` for a scalar, `pa.list_(pa.float32(), n)` for a vector of n.
         unit: SI unit or "1" when dimensionless.
         description: one line of human-readable text.
+
+    >>> Column("mfcc_mean", pa.list_(pa.float32(), 20), "dB", "mean over frames").size
+    20
     """
 
     name: str
@@ -131,6 +134,13 @@ def fingerprint(block: FeatureBlock, audio: Mapping[str, Json]) -> str:
     Args:
         block: the block with its parameters.
         audio: what of the audio can change the signal (`audio.prepare.parameters`).
+
+    >>> from acoustic_env.audio.prepare import parameters
+    >>> from acoustic_env.features.registry import make_block
+    >>> block = make_block("logmel", "fast", {"n_mels": 40})
+    >>> raw, other = (fingerprint(block, parameters(block.sample_rate, "fast", name)) for name in ("raw", "fg"))
+    >>> len(raw), raw == other
+    (16, False)
     """
     settings = {"block": block.name, "version": block.version, "engine": block.engine}
     payload = {**settings, "parameters": block.parameters(), "audio": dict(audio)}
@@ -145,6 +155,13 @@ def table_schema(block: FeatureBlock, audio: Mapping[str, Json], signals: Sequen
         block: the block.
         audio: as `fingerprint`.
         signals: those that have this fingerprint, for readers; none says that any may be in the table.
+
+    >>> from acoustic_env.features.registry import make_block
+    >>> schema = table_schema(make_block("indices", "fast"), {"rms": 0.1}, ["raw"])
+    >>> schema.names[:4], schema.field("LEQt").metadata[b"unit"]
+    (['clip_id', 'signal', 'ZCR', 'MEANt'], b'dB SPL')
+    >>> schema.metadata[b"acoustic_env.sample_rate"]
+    b'16000'
     """
     described = {
         "block": block.name,
@@ -187,6 +204,10 @@ def to_table(schema: pa.Schema, clip_ids: Sequence[str], signals: Sequence[str],
         schema: from `table_schema`.
         clip_ids, signals: [clips].
         columns: from `FeatureBlock.compute`; with a frame axis when the schema has a `frame` column.
+
+    >>> schema = described_schema([Column("ACI", pa.float64(), "1", "acoustic complexity")], {})
+    >>> to_table(schema, ["a", "b"], ["raw", "raw"], {"ACI": np.array([2.5, np.nan])}).to_pylist()
+    [{'clip_id': 'a', 'signal': 'raw', 'ACI': 2.5}, {'clip_id': 'b', 'signal': 'raw', 'ACI': None}]
     """
     arrays = {"clip_id": pa.array(clip_ids, pa.string()), "signal": pa.array(signals, pa.string())}
     if "frame" in schema.names:

@@ -54,7 +54,12 @@ def golden_clip(sample_rate: int) -> npt.NDArray[np.float32]:
 
 
 def golden_numbers(block: FeatureBlock) -> dict[str, dict[str, list[float | None]]]:
-    """Return signal -> column -> numbers of the golden clip; null for undefined."""
+    """Return signal -> column -> numbers of the golden clip; null for undefined.
+
+    >>> numbers = golden_numbers(make_block("indices", "fast"))
+    >>> list(numbers), len(numbers["raw"]), round(numbers["raw"]["Ht"][0], 3)
+    (['raw', 'fg', 'bg'], 60, 0.92)
+    """
     numbers: dict[str, dict[str, list[float | None]]] = {}
     for signal, waveforms in prepare(
         golden_clip(block.sample_rate), block.sample_rate, block.engine, GOLDEN_SIGNALS

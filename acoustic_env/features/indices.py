@@ -121,7 +121,15 @@ _OF_THREE_FRAMES: Final = ("ECU", "ECV", "EPS", "EPS_KURT", "EPS_SKEW")
 
 
 class IndicesBlock(FeatureBlock):
-    """60 float64 columns, one per acoustic index."""
+    """60 float64 columns, one per acoustic index.
+
+    >>> block = IndicesBlock("fast")
+    >>> found = block.compute(np.random.default_rng(23).normal(size=(2, 16_000)).astype(np.float32))
+    >>> len(found), found["ACI"].dtype, found["ACI"].shape
+    (60, dtype('float64'), (2,))
+    >>> block.columns[0].name, block.columns[0].unit
+    ('ZCR', '1/s')
+    """
 
     name: ClassVar[str] = "indices"
     version: ClassVar[int] = 1  # raised whenever either engine's numbers change, of the fast one by our code alone
@@ -155,6 +163,11 @@ def reference_indices(waveform: npt.NDArray[np.float64], sample_rate: int) -> np
 
     Returns:
         [60] in the order of `NAMES`, as the library gives them (inf included).
+
+    >>> clip = np.random.default_rng(23).normal(size=16_000)
+    >>> found = dict(zip(NAMES, reference_indices(clip, 16_000).tolist(), strict=True))
+    >>> round(found["Ht"], 3)
+    0.989
     """
     from maad import features, sound
 

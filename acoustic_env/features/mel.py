@@ -77,7 +77,15 @@ class MfccSettings(MelSettings):
 
 
 class LogMelBlock(ShortTimeBlock):
-    """Mean and standard deviation over frames of each mel band."""
+    """Mean and standard deviation over frames of each mel band.
+
+    >>> block = LogMelBlock("fast", n_mels=40)
+    >>> tone = np.sin(2 * np.pi * 1000 * np.arange(22_050) / 22_050)
+    >>> block.spectrogram(tone).shape
+    (44, 40)
+    >>> {name: values.shape for name, values in block.compute(tone[None]).items()}
+    {'logmel_mean': (1, 40), 'logmel_std': (1, 40)}
+    """
 
     name: ClassVar[str] = "logmel"
     version: ClassVar[int] = 1
@@ -120,7 +128,13 @@ class LogMelBlock(ShortTimeBlock):
 
 
 class MfccBlock(LogMelBlock):
-    """Mean and standard deviation over frames of each coefficient and of its derivatives in time."""
+    """Mean and standard deviation over frames of each coefficient and of its derivatives in time.
+
+    >>> block = MfccBlock("fast", n_mfcc=13, deltas=1)
+    >>> clips = np.random.default_rng(23).normal(size=(2, 22_050)).astype(np.float32)
+    >>> {name: values.shape for name, values in block.compute(clips).items()}
+    {'mfcc_mean': (2, 13), 'mfcc_std': (2, 13), 'mfcc_delta_mean': (2, 13), 'mfcc_delta_std': (2, 13)}
+    """
 
     name: ClassVar[str] = "mfcc"
     version: ClassVar[int] = 1
@@ -145,12 +159,22 @@ class MfccBlock(LogMelBlock):
 
 
 class LogMelFramesBlock(ShortTimeFramesBlock, LogMelBlock):
-    """Every frame of the mel spectrogram."""
+    """Every frame of the mel spectrogram.
+
+    >>> block = LogMelFramesBlock("fast", n_mels=40)
+    >>> block.compute(np.zeros((2, 22_050), np.float32))["logmel"].shape, round(block.frame_hop_s, 4)
+    ((2, 44, 40), 0.0232)
+    """
 
     name = "logmel_frames"
 
 
 class MfccFramesBlock(ShortTimeFramesBlock, MfccBlock):
-    """Every frame of the coefficients and of their derivatives."""
+    """Every frame of the coefficients and of their derivatives.
+
+    >>> block = MfccFramesBlock("fast", n_mfcc=13)
+    >>> {name: values.shape for name, values in block.compute(np.ones((1, 22_050), np.float32)).items()}
+    {'mfcc': (1, 44, 13), 'mfcc_delta': (1, 44, 13), 'mfcc_delta2': (1, 44, 13)}
+    """
 
     name = "mfcc_frames"

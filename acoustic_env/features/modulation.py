@@ -45,7 +45,12 @@ MIN_SAMPLES: Final = (_WINDOW_FRAMES - 1) * SAMPLE_RATE // _FRAME_RATE + 1
 
 
 def axes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the axes of the map: spectral modulation [80] in cycles/kHz, temporal modulation [101] in Hz."""
+    """Return the axes of the map: spectral modulation [80] in cycles/kHz, temporal modulation [101] in Hz.
+
+    >>> spectral, temporal = axes()
+    >>> spectral.shape, round(float(spectral[-1]), 3), temporal.shape, round(float(temporal[-1]), 1)
+    ((80,), 9.875, (101,), 99.9)
+    """
     spectral = np.arange(_BINS // 2) / (_BINS * _BIN_HZ) * 1e3
     temporal = np.arange((_WINDOW_FRAMES + 1) // 2) * _FRAME_RATE / _WINDOW_FRAMES
     return spectral, temporal[temporal <= MAX_TEMPORAL_HZ]
@@ -64,7 +69,15 @@ def as_maps(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class ModulationBlock(FeatureBlock):
-    """One vector column: the folded modulation power spectrum, row-major [spectral, temporal]."""
+    """One vector column: the folded modulation power spectrum, row-major [spectral, temporal].
+
+    >>> block = ModulationBlock("fast")
+    >>> clips = np.random.default_rng(23).normal(size=(2, 16_000)).astype(np.float32)
+    >>> clips[1] = 0
+    >>> found = block.compute(clips)["mps"]
+    >>> found.shape, np.isnan(found).all(axis=1).tolist()
+    ((2, 8080), [False, True])
+    """
 
     name: ClassVar[str] = "mps"
     version: ClassVar[int] = 1
@@ -126,6 +139,10 @@ def reference_spectrum(waveform: npt.NDArray[Any], sample_rate: int) -> npt.NDAr
     Args:
         waveform: float32 or float64 [samples], at least `MIN_SAMPLES`.
         sample_rate: 16,000 Hz.
+
+    >>> found = reference_spectrum(np.zeros(MIN_SAMPLES), 16_000)
+    >>> found.shape, bool(np.isnan(found).all())
+    ((80, 101), True)
     """
     if not waveform.any():
         return np.full(SHAPE, np.nan)
@@ -143,6 +160,10 @@ def fold(
     """Fold a map: spectral >= 0, mean of the positive and the mirrored negative temporal half, up to 100 Hz.
 
     The map is [spectral, temporal], its axes in cycles/kHz and Hz, ascending, zero in the middle of the temporal one.
+
+    >>> power = np.array([[9.0, 9.0, 9.0], [1.0, 4.0, 3.0]])
+    >>> fold(power, np.array([-1.0, 0.0]), np.array([-50.0, 0.0, 50.0])).tolist()
+    [[4.0, 2.0]]
     """
     upper = power[spectral >= 0]
     middle = temporal.size // 2

@@ -106,6 +106,15 @@ def modulation_spectrum(waveforms: FloatArray, sample_rate: int, device: str = "
 
     Raises:
         ValueError: clips of less than a second of frames.
+
+    >>> t = np.arange(32_000) / 16_000
+    >>> flutter = (1 + np.sin(2 * np.pi * 20 * t)) * np.random.default_rng(23).normal(size=t.size)
+    >>> power = modulation_spectrum(flutter[None], 16_000)
+    >>> power.shape
+    (1, 80, 101)
+    >>> temporal = modulation_axes(16_000).temporal
+    >>> round(float(temporal[2 + power[0, 0, 2:].argmax()]))
+    20
     """
     axes = modulation_axes(sample_rate)
     clips, samples = waveforms.shape

@@ -63,7 +63,12 @@ class FrameSettings(Settings):
         return self
 
     def parameters(self) -> dict[str, Json]:
-        """Return what can change a number, for fingerprints."""
+        """Return what can change a number, for fingerprints.
+
+        >>> found = FrameSettings(sample_rate=16_000, n_fft=512, seconds=10.0).parameters()
+        >>> found["n_fft"], found["seconds"], found["window"], "sample_rate" in found
+        (512, 10.0, 'hann', False)
+        """
         return {name: value for name, value in self.as_json().items() if name not in ("frames", "sample_rate")}
 
 
@@ -92,13 +97,26 @@ def fit_length(waveforms: Waveforms, settings: FrameSettings) -> Waveforms:
 
 
 def framed(samples: Array, frame_length: int, hop_length: int, mode: Literal["constant", "edge"]) -> Array:
-    """Return the centered frames [frames, frame_length] of one clip as a view of its padded samples."""
+    """Return the centered frames [frames, frame_length] of one clip as a view of its padded samples.
+
+    >>> framed(np.array([1.0, 2.0, 3.0]), 2, 1, "edge").tolist()
+    [[1.0, 1.0], [1.0, 2.0], [2.0, 3.0], [3.0, 3.0]]
+    >>> framed(np.arange(1000.0), 256, 100, "constant").shape
+    (11, 256)
+    """
     padded = np.pad(samples, frame_length // 2, mode=mode)
     return np.lib.stride_tricks.sliding_window_view(padded, frame_length)[::hop_length]
 
 
 def power_spectrogram(waveform: Array, settings: FrameSettings) -> Array:
-    """Compute the power spectrogram [frames, n_fft // 2 + 1] of one clip in its dtype, framed as by `librosa.stft`."""
+    """Compute the power spectrogram [frames, n_fft // 2 + 1] of one clip in its dtype, framed as by `librosa.stft`.
+
+    >>> settings = FrameSettings(sample_rate=16_000, n_fft=512, hop_length=160)
+    >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    >>> power = power_spectrogram(tone, settings)
+    >>> power.shape, int(power[50].argmax()) * 16_000 / 512
+    ((101, 257), 1000.0)
+    """
     from scipy import fft, signal
 
     length = settings.win_length or settings.n_fft
@@ -138,7 +156,7 @@ class ShortTimeBlock(FeatureBlock):
         """Compute the features of the frames of one clip [samples]: for each feature [frames] or [frames, size]."""
 
     def parameters(self) -> dict[str, Json]:
-        """Settings; librosa's release counts for the reference engine, of which the fast one takes only filters."""
+        """Return the settings, and for the reference engine librosa's release; the fast one takes only its filters."""
         from importlib.metadata import version
 
         library: dict[str, Json] = {"librosa": version("librosa")} if self.engine == "reference" else {}

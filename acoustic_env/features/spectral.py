@@ -46,7 +46,17 @@ class SpectralSettings(FrameSettings):
 
 
 class SpectralBlock(ShortTimeBlock):
-    """Mean and standard deviation over frames; chroma as vectors of 12 pitch classes from C."""
+    """Mean and standard deviation over frames; chroma as vectors of 12 pitch classes from C.
+
+    >>> block = SpectralBlock("fast", sample_rate=16_000)
+    >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)[None]
+    >>> found = block.compute(tone)
+    >>> found["rms_mean"].round(1).tolist(), found["chroma_mean"].shape
+    ([-3.2], (1, 12))
+    >>> found = block.frames_of(tone[0])
+    >>> round(float(found["centroid"][16])), found["chroma"].shape, int(found["chroma"][16].argmax())
+    (1000, (32, 12), 11)
+    """
 
     name: ClassVar[str] = "spectral"
     version: ClassVar[int] = 1
@@ -116,7 +126,13 @@ class SpectralBlock(ShortTimeBlock):
 
 
 class SpectralFramesBlock(ShortTimeFramesBlock, SpectralBlock):
-    """Every frame."""
+    """Every frame.
+
+    >>> block = SpectralFramesBlock("fast", sample_rate=16_000, hop_length=1600)
+    >>> found = block.compute(np.zeros((2, 16_000), np.float32))
+    >>> found["rms"].shape, float(found["rms"][0, 0].round(3)), block.frame_hop_s
+    ((2, 11), -200.0, 0.1)
+    """
 
     name = "spectral_frames"
 
@@ -131,7 +147,12 @@ def decibels(amplitude: Array) -> Array:
 
 
 def magnitudes_by_librosa(waveform: Array, settings: FrameSettings) -> Array:
-    """Compute the magnitude spectrogram [bins, frames] by librosa itself."""
+    """Compute the magnitude spectrogram [bins, frames] by librosa itself.
+
+    >>> tone = np.sin(2 * np.pi * 440 * np.arange(22_050) / 22_050)
+    >>> magnitudes_by_librosa(tone, FrameSettings()).shape
+    (1025, 44)
+    """
     at = settings
     spectrum = librosa.stft(
         waveform, n_fft=at.n_fft, hop_length=at.hop_length, win_length=at.win_length, window=at.window

@@ -219,7 +219,7 @@ class Bundle:
             open_filesystem(place).remove(Path(name).name)
 
     def _parts(self) -> dict[str, bytes]:
-        """File name -> content."""
+        """Return file name -> content."""
         found = {PREPROCESSING: self.preprocessor.dump_fitted()}
         for number, member in enumerate(self.classifier.members):
             suffix, data = dump_estimator(member, own=self.own_estimator)
@@ -230,7 +230,7 @@ class Bundle:
         return found
 
     def _hash(self) -> str:
-        """SHA-256 of what was learned; files of skops differ from save to save, and histories have seconds."""
+        """Return the SHA-256 of what was learned: files of skops differ from save to save, histories have seconds."""
         import joblib
 
         members = [getattr(member, "weights_", member) for member in self.classifier.members]
@@ -355,13 +355,21 @@ def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def keys(names: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """Return 64-bit hashes of names."""
+    """Return 64-bit hashes of names.
+
+    >>> keys(["clip1", "clip2"]).shape, keys(["clip1"]).dtype.name
+    ((2,), 'uint64')
+    """
     digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
 
 
 def clips_hash(clip_ids: Sequence[str], y: npt.NDArray[Any]) -> str:
-    """Return 16 hex digits of clips with their targets, whatever their order."""
+    """Return 16 hex digits of clips with their targets, whatever their order.
+
+    >>> clips_hash(["b", "a"], np.array([0, 1])) == clips_hash(["a", "b"], np.array([1, 0]))
+    True
+    """
     rows = sorted(zip(clip_ids, (np.atleast_1d(row).tobytes() for row in y), strict=True))
     digest = hashlib.sha256()
     for clip_id, row in rows:

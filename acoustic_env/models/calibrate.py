@@ -57,6 +57,14 @@ def reliability(
         probabilities: [n].
         bins: at most so many, of equal weight.
         weights: of the rows [n]; None for one each, so that bins hold equal numbers of rows.
+
+    >>> random = np.random.default_rng(23)
+    >>> probabilities = random.random(1_000)
+    >>> diagram = reliability(random.random(1_000) < probabilities**2, probabilities, bins=4)
+    >>> diagram.predicted.round(2).tolist(), diagram.observed.round(2).tolist()
+    ([0.13, 0.38, 0.63, 0.87], [0.02, 0.14, 0.41, 0.77])
+    >>> round(diagram.expected_error, 2)
+    0.17
     """
     order = np.argsort(probabilities, kind="stable")
     ranked = probabilities[order]
@@ -82,6 +90,9 @@ def positive_mass(truth: npt.NDArray[np.bool_], probabilities: Floats) -> Floats
 
     A row that is predicted absent and is absent weighs nothing. In a study of hundreds of labels such rows are more
     than 99 of 100; by numbers of rows they would fill every bin and make any error small.
+
+    >>> positive_mass(np.array([True, False, False]), np.array([0.9, 0.2, 0.0])).tolist()
+    [1.9, 0.2, 0.0]
     """
     return np.asarray(probabilities + truth)
 
@@ -97,6 +108,12 @@ def class_error(truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[fl
 
     Returns:
         The mean over classes (NaN without one), and how many had `CLASS_POSITIVES` positive rows.
+
+    >>> random = np.random.default_rng(23)
+    >>> probabilities = random.random((1_000, 2)) * [1.0, 0.001]
+    >>> error, classes = class_error(random.random((1_000, 2)) < probabilities, probabilities)
+    >>> round(error, 1), classes
+    (0.0, 1)
     """
     errors = []
     for own, predicted in zip(truth.T, probabilities.T, strict=True):
@@ -108,7 +125,11 @@ def class_error(truth: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[fl
 
 
 def brier(truth: npt.NDArray[Any], probabilities: Floats) -> float:
-    """Return the mean squared distance of probability from outcome."""
+    """Return the mean squared distance of probability from outcome.
+
+    >>> brier(np.array([True, False]), np.array([0.75, 0.25]))
+    0.0625
+    """
     return float(np.mean((probabilities - truth) ** 2))
 
 
@@ -132,6 +153,13 @@ class Calibrator(ClassifierMixin, BaseEstimator):
         slope_: of the logit, > 0.
         shift_: of the logit.
         thresholds_: [classes] on calibrated probabilities (`choose_thresholds`).
+
+    >>> random = np.random.default_rng(23)
+    >>> p = random.random(2_000)
+    >>> y = (random.random(2_000) < p**2).astype(int)
+    >>> calibrator = Calibrator("binary").fit(np.stack([1 - p, p], axis=1), y)
+    >>> calibrator.kind_, calibrator.predict_proba(np.array([[0.5, 0.5]])).round(1).tolist()
+    ('platt', [[0.8, 0.2]])
     """
 
     kind_: Literal["none", "platt", "platt_each", "temperature"]

@@ -42,6 +42,10 @@ class Examples:
         groups: int64 [n], rows that must not be split.
         weights: [n], None for one each.
         variants: transformed copies of all rows, each as `x`; `fit` learns from them, too.
+
+    >>> rows = Examples(np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]))
+    >>> rows.take(rows.groups == 1).y.tolist()
+    [0, 1]
     """
 
     x: Any
@@ -87,6 +91,10 @@ def make_estimator(classifier: ClassifierSettings | Any, random_state: int, chec
         classifier: settings, or any scikit-learn classifier with `predict_proba`.
         random_state: its seed, where it has one.
         checkpoints: where it keeps checkpoints, where it can.
+
+    >>> from acoustic_env.config import classifier_settings
+    >>> make_estimator(classifier_settings({"kind": "logistic", "penalty": 0.01}), random_state=23)
+    LogisticClassifier(penalty=0.01, random_state=23)
     """
     settings = isinstance(classifier, ClassifierSettings)
     made = classifier.estimator(random_state) if settings else clone(classifier)
@@ -103,6 +111,11 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
         train: rows to learn from, with their variants.
         validation: rows to stop on, without variants; not looked at by an estimator that takes none. Without one of
             a class that trains, nothing stops.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> rows = Examples(np.array([[0.0], [1.0], [2.0], [3.0]], np.float32), np.array([0, 0, 1, 1]), np.arange(4))
+    >>> fit(LogisticRegression(), rows).predict(np.array([[0.5], [2.5]])).tolist()
+    [0, 1]
     """
     train = train.with_variants()
     if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
@@ -146,13 +159,26 @@ def resampled(y: npt.NDArray[Any], per_class: int, seed: int) -> Integers:
 
 
 def stops_on_rows(estimator: Any) -> bool:
-    """Return whether training stops on held-out rows: its `fit` takes them, and a network's patience is not None."""
+    """Return whether training stops on held-out rows: its `fit` takes them, and a network's patience is not None.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from acoustic_env.models.mlp import MLPClassifier
+    >>> [stops_on_rows(each) for each in (LogisticRegression(), MLPClassifier(), MLPClassifier(patience=None))]
+    [False, True, False]
+    """
     settings = getattr(estimator, "settings", estimator)
     return has_fit_parameter(estimator, "X_val") and getattr(settings, "patience", 0) is not None
 
 
 def predict_proba(estimator: Any, x: npt.NDArray[np.float32], classes: int) -> Floats:
-    """Return probabilities [n, classes] of a fitted estimator; 0 for classes without a training row."""
+    """Return probabilities [n, classes] of a fitted estimator; 0 for classes without a training row.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> x = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+    >>> fitted = LogisticRegression().fit(x, np.array([0, 0, 2, 2]))
+    >>> predict_proba(fitted, x, 3).round(1).tolist()
+    [[0.8, 0.0, 0.2], [0.6, 0.0, 0.4], [0.4, 0.0, 0.6], [0.2, 0.0, 0.8]]
+    """
     if not len(x):
         return np.empty((0, classes))
     said = estimator.predict_proba(x)
@@ -167,7 +193,7 @@ def predict_proba(estimator: Any, x: npt.NDArray[np.float32], classes: int) -> F
 
 
 def _positive(said: npt.NDArray[Any], seen: npt.NDArray[Any]) -> Floats:
-    """Probability [n] of a label that training rows have, lack, or both."""
+    """Return the probability [n] of a label that training rows have, lack, or both."""
     column = np.flatnonzero(seen)
     return np.asarray(said[:, column[0]], np.float64) if len(column) else np.zeros(len(said))
 
@@ -218,6 +244,12 @@ def fit_ensemble(
 
     Raises:
         UsageError: the rows left for a member are of one class.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> rows = Examples(np.arange(8, dtype=np.float32)[:, None], np.repeat([0, 1], 4), np.arange(8))
+    >>> ensemble = fit_ensemble(LogisticRegression(), 2, rows, np.arange(8) % 4, (0,), size=2)
+    >>> len(ensemble.members), ensemble.predict_proba(rows.x).argmax(axis=1).tolist()
+    (2, [0, 0, 0, 0, 1, 1, 1, 1])
     """
     others = [[int(fold)] for fold in np.unique(folds) if fold not in first]
     held_out = [list(first), *others]
@@ -239,7 +271,13 @@ def fit_model(
     seed: int,
     checkpoints: str | None = None,
 ) -> Any:
-    """Fit one model of settings, or of an estimator; settings may have the training rows resampled."""
+    """Fit one model of settings, or of an estimator; settings may have the training rows resampled.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> rows = Examples(np.arange(8, dtype=np.float32)[:, None], np.repeat([0, 1], 4), np.arange(8))
+    >>> fit_model(LogisticRegression(), rows, None, seed=23).predict(rows.x).tolist()
+    [0, 0, 0, 0, 1, 1, 1, 1]
+    """
     per_class = classifier.per_class if isinstance(classifier, ClassifierSettings) else None
     if per_class is not None:
         train = train.with_variants()
@@ -336,7 +374,15 @@ def in_double(function: Callable[[Floats], Floats], x: npt.NDArray[np.float32]) 
 
 
 def probabilities(scores: npt.NDArray[Any], task: Task) -> Floats:
-    """Return probabilities [n, classes] of log odds [n, outputs]."""
+    """Return probabilities [n, classes] of log odds [n, outputs].
+
+    >>> probabilities(np.array([[0.0], [2.0]]), "binary").round(2).tolist()
+    [[0.5, 0.5], [0.12, 0.88]]
+    >>> probabilities(np.array([[0.0, 2.0]]), "multilabel").round(2).tolist()
+    [[0.5, 0.88]]
+    >>> probabilities(np.array([[0.0, 2.0, 0.0]]), "multiclass").round(2).tolist()
+    [[0.11, 0.79, 0.11]]
+    """
     scores = scores.astype(np.float64)
     if task == "multiclass":
         return np.asarray(special.softmax(scores, axis=1))

@@ -84,6 +84,14 @@ def out_of_fold(
 
     Raises:
         UsageError: fewer groups than folds (or one besides a fold), one class only, or given folds that split a group.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> random = np.random.default_rng(23)
+    >>> y = np.repeat([0, 1], 50)
+    >>> rows = Examples(random.normal(size=(100, 3)) + 3 * y[:, None], y, np.arange(100) // 2)
+    >>> found = out_of_fold(rows, LogisticRegression(), folds=5).probabilities
+    >>> found.shape, round(float((found.argmax(axis=1) == y).mean()), 1)
+    ((100, 2), 1.0)
     """
     y, groups = data.y, data.groups
     count = y.shape[1] if y.ndim == 2 else (classes or int(y.max()) + 1)
@@ -138,6 +146,11 @@ def predicted_parts(
 
     Raises:
         UsageError: fewer than two groups.
+
+    >>> y, groups = np.arange(20) % 2, np.arange(20) // 2
+    >>> part, predicted = predicted_parts(y, groups, grouped_folds(y, groups, 10, seed=23), seed=23)
+    >>> np.unique(part).tolist(), predicted.tolist()
+    ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
     """
     part = np.unique(folds, return_inverse=True)[1].astype(np.int64) % PARTS
     if y.ndim == 1 and any(len(np.unique(y[part != own])) < len(np.unique(y)) for own in np.unique(part)):
@@ -161,6 +174,13 @@ def cross_fit(
 
     Returns:
         Calibrated probabilities and thresholds, both [n, classes].
+
+    >>> random = np.random.default_rng(23)
+    >>> p = random.random(500)
+    >>> y = (random.random(500) < p).astype(np.int64)
+    >>> calibrated, thresholds = cross_fit("binary", y, np.stack([1 - p, p], axis=1), np.arange(500), seed=23)
+    >>> calibrated.shape, thresholds.shape
+    ((500, 2), (500, 2))
     """
     calibrated, thresholds = np.empty_like(probabilities), np.empty_like(probabilities)
     fold = _folds_up_to(PARTS, y, groups, seed)

@@ -39,6 +39,12 @@ class Estimate:
         low, high: the interval's ends.
         method: how the interval was made.
         level: its nominal coverage.
+
+    >>> accuracy = Estimate(0.912, 0.871, 0.953, "Wilson")
+    >>> str(accuracy)
+    '0.912 (0.871–0.953)'
+    >>> Estimate(0.01, -0.02, 0.04, "bootstrap over groups").within_noise()
+    True
     """
 
     value: float
@@ -122,6 +128,10 @@ def roc_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -
     """Return the ROC curve: x false positive rate, y true positive rate, from (0, 0) to (1, 1).
 
     One point per distinct score, or of more rows than `most` about so many of these points, even in both rates.
+
+    >>> curve = roc_curve(np.array([True, False, True, False]), np.array([0.9, 0.7, 0.6, 0.1]))
+    >>> curve.x.tolist(), curve.y.tolist(), curve.thresholds.tolist()
+    ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0], [inf, 0.9, 0.7, 0.6, 0.1])
     """
     hits, calls, thresholds = _cumulated(truth, scores, most)
     positives, negatives = max(int(truth.sum()), 1), max(int((~truth).sum()), 1)
@@ -129,7 +139,12 @@ def roc_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -
 
 
 def precision_recall_curve(truth: Bools, scores: npt.NDArray[Any], most: int | None = None) -> Curve:
-    """Return the precision-recall curve: x recall, y precision, from few calls to all; points as in `roc_curve`."""
+    """Return the precision-recall curve: x recall, y precision, from few calls to all; points as in `roc_curve`.
+
+    >>> curve = precision_recall_curve(np.array([True, False, True, False]), np.array([0.9, 0.7, 0.6, 0.1]))
+    >>> curve.x.tolist(), curve.y.round(2).tolist()
+    ([0.5, 0.5, 1.0, 1.0], [1.0, 0.5, 0.67, 0.5])
+    """
     hits, calls, thresholds = _cumulated(truth, scores, most)
     return Curve(hits / max(int(truth.sum()), 1), hits / calls, thresholds)
 
@@ -157,8 +172,18 @@ def _thresholds(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> npt
 def auc_delong(truth: Bools, scores: npt.NDArray[Any]) -> Estimate:
     """Return the AUC with DeLong's variance (Biometrics 44, 1988) and a logit interval, for rows that are independent.
 
+    One row of a kind says nothing of the variance of that kind, which then counts as 0: with a single positive row the
+    interval is that of the negative rows alone, and too short.
+
     By mid-ranks (Sun and Xu, IEEE SPL 21, 2014). The interval is made on the logit scale, so it stays inside 0 to 1 and
     keeps its coverage near 1; see `bounded_interval` for an AUC of exactly 0 or 1.
+
+    >>> random = np.random.default_rng(23)
+    >>> truth = np.repeat([True, False], 100)
+    >>> str(auc_delong(truth, random.normal(size=200) + truth))
+    '0.710 (0.634–0.776)'
+    >>> str(auc_delong(truth, truth.astype(float)))
+    '1.000 (0.964–1.000)'
     """
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
@@ -179,6 +204,11 @@ def bounded_interval(value: float, error: float, n: int) -> tuple[float, float]:
 
     At exactly 0 or 1 the error is 0 and says nothing: the open end is then that of n successes in n trials
     (Clopper-Pearson, one-sided), n being the number of independent rows that could have shown otherwise.
+
+    >>> [round(end, 3) for end in bounded_interval(0.9, 0.05, 100)]
+    [0.752, 0.964]
+    >>> [round(end, 3) for end in bounded_interval(1.0, 0.0, 100)]
+    [0.964, 1.0]
     """
     if not np.isfinite(value):
         return float("nan"), float("nan")
@@ -195,7 +225,13 @@ def share_interval(hits: npt.NDArray[Any], groups: Any = None) -> Estimate:
 
     Args:
         hits: bool [n].
-        groups: [n] or None for independent rows.
+        groups: [n] or None for independent rows. Where all groups have the same share, each counts as one row.
+
+    >>> hits = np.array([True, True, False, True, True, True, True, False])
+    >>> str(share_interval(hits))
+    '0.750 (0.409–0.929)'
+    >>> str(share_interval(hits, [0, 0, 1, 0, 2, 2, 3, 1]))
+    '0.750 (0.250–0.964)'
     """
     n, share = len(hits), float(np.mean(hits)) if len(hits) else float("nan")
     if not n:
@@ -204,7 +240,9 @@ def share_interval(hits: npt.NDArray[Any], groups: Any = None) -> Estimate:
     if groups is not None:
         _, codes = np.unique(np.asarray(groups), return_inverse=True)
         count = int(codes.max()) + 1
-        residual = np.bincount(codes, weights=hits - share)
+        # Whole numbers until the division: groups of equal shares have a variance of exactly zero.
+        sizes, found = np.bincount(codes), np.bincount(codes, weights=hits)
+        residual = (found * n - found.sum() * sizes) / n
         variance = (residual**2).sum() / n**2 * (count / max(count - 1, 1))
         effective = count if variance == 0 else min(share * (1 - share) / variance, float(n))
     z = QUANTILE
@@ -215,7 +253,12 @@ def share_interval(hits: npt.NDArray[Any], groups: Any = None) -> Estimate:
 
 
 def group_weights(groups: Groups, repeats: int, seed: int = SEED) -> Iterator[Floats]:
-    """Yield weights [n] of each bootstrap resample: how often each row's group was drawn with replacement."""
+    """Yield weights [n] of each bootstrap resample: how often each row's group was drawn with replacement.
+
+    >>> weights = next(group_weights(["a", "a", "b", "c"], 1))
+    >>> weights.shape, bool(weights[0] == weights[1])
+    ((4,), True)
+    """
     _, codes = np.unique(np.asarray(groups), return_inverse=True)
     count = int(codes.max()) + 1 if len(codes) else 0
     random = np.random.default_rng(seed)
@@ -234,6 +277,13 @@ def bootstrap(statistic: Statistic, groups: Groups, *, difference: bool = False,
         groups: [n]; every row its own group for independent rows.
         difference: whether the statistic is a difference of two, on the same rows.
         repeats: resamples; those where the statistic is not defined are left out.
+
+    >>> random = np.random.default_rng(23)
+    >>> groups = np.repeat(np.arange(40), 5)
+    >>> truth = np.repeat(random.random(40) < 0.5, 5)
+    >>> ranking = Ranking(truth, random.normal(size=200) + truth)
+    >>> str(bootstrap(ranking.average_precision, groups, repeats=200))
+    '0.687 (0.526–0.812)'
     """
     value = statistic(None)
     with np.errstate(all="ignore"):
@@ -251,7 +301,17 @@ def bootstrap(statistic: Statistic, groups: Groups, *, difference: bool = False,
 def auc_with_interval(
     truth: Bools, scores: npt.NDArray[Any], groups: Groups | None = None, *, repeats: int = REPEATS
 ) -> Estimate:
-    """Return AUC with its interval: DeLong's for independent rows, bootstrap over groups where rows share a group."""
+    """Return AUC with its interval: DeLong's for independent rows, bootstrap over groups where rows share a group.
+
+    >>> random = np.random.default_rng(23)
+    >>> groups = np.repeat(np.arange(40), 5)
+    >>> truth = np.repeat(random.random(40) < 0.5, 5)
+    >>> scores = random.normal(size=200) + truth
+    >>> auc_with_interval(truth, scores).method
+    'DeLong, logit'
+    >>> auc_with_interval(truth, scores, groups, repeats=200).method
+    'bootstrap over groups, 200 repeats'
+    """
     if groups is None or len(set(np.asarray(groups).tolist())) == len(truth):
         return auc_delong(truth, scores)
     return bootstrap(Ranking(truth, scores).auc, groups, repeats=repeats)
@@ -271,6 +331,13 @@ def behind_the_best(statistics: Sequence[Statistic], groups: Groups, *, repeats:
         statistics: of the weights of the rows; None for weights of one.
         groups: [n]; every row its own group for independent rows.
         repeats: resamples; those where a statistic is not defined are left out.
+
+    >>> random = np.random.default_rng(23)
+    >>> truth = np.repeat([True, False], 100)
+    >>> good, bad = (Ranking(truth, random.normal(size=200) + shift * truth).auc for shift in (2.0, 0.1))
+    >>> found = behind_the_best([good, bad], np.arange(200), repeats=100)
+    >>> [(estimate.value > 0, estimate.low > 0) for estimate in found]
+    [(False, False), (True, True)]
     """
     values = np.array([statistic(None) for statistic in statistics])
     with np.errstate(all="ignore"):
@@ -310,6 +377,11 @@ def mean_over_classes(
         scores: float [n, classes].
         measure: `Ranking.average_precision` (gives mAP) or `Ranking.auc`. A class where it is not defined (no positive
             row, or no negative one) cannot enter the mean; `performance` names such classes.
+
+    >>> truth = np.array([[True, False, False], [False, True, False]])
+    >>> scores = np.array([[0.9, 0.2, 0.1], [0.3, 0.8, 0.1]])
+    >>> mean_over_classes(truth, scores, Ranking.average_precision)(None)
+    1.0
     """
     rankings = [Ranking(truth[:, c], scores[:, c]) for c in range(truth.shape[1])]
 

@@ -13,10 +13,15 @@ from acoustic_env.models.evaluate import Integers
 
 
 def strata(y: Any) -> Integers:
-    """One stratum per row: its class, or for multilabel its rarest class (one past the last when it has none).
+    """Return the stratum of each row [n]: its class, of several the rarest (one past the last where there is none).
 
     Args:
         y: int64 [n] class index, or bool [n, classes], an array or a `scipy.sparse.csr_array`.
+
+    >>> strata(np.array([2, 0, 1])).tolist()
+    [2, 0, 1]
+    >>> strata(np.array([[True, True], [True, False], [False, False]])).tolist()
+    [1, 0, 2]
     """
     if y.ndim == 1:
         return np.asarray(y, np.int64)
@@ -30,7 +35,7 @@ def strata(y: Any) -> Integers:
 
 
 def grouped_folds(y: Any, groups: npt.NDArray[Any], folds: int, seed: int) -> Integers:
-    """Fold [n] of each row, 0 to folds - 1.
+    """Assign rows to folds, 0 to folds - 1: int64 [n].
 
     Groups are dealt, those of the rarest class first and the largest first, to the fold that has fewest rows of the
     group's class, then fewest rows.
@@ -43,6 +48,11 @@ def grouped_folds(y: Any, groups: npt.NDArray[Any], folds: int, seed: int) -> In
 
     Raises:
         UsageError: fewer groups than folds.
+
+    >>> y, groups = np.array([0, 0, 1, 1, 0, 1]), np.array(["a", "a", "b", "b", "c", "d"])
+    >>> fold = grouped_folds(y, groups, 2, seed=23)
+    >>> bool(fold[0] == fold[1] and fold[2] == fold[3]), np.bincount(fold).tolist()
+    (True, [3, 3])
     """
     _, codes = np.unique(groups, return_inverse=True)
     count = int(codes.max()) + 1 if len(codes) else 0

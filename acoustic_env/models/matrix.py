@@ -29,6 +29,9 @@ class FeatureColumn:
     Attributes:
         block, signal: of the store.
         name: the block's column, with its cell in brackets for a vector, as in `embedding[17]`.
+
+    >>> str(FeatureColumn("vggish", "raw", "embedding[17]"))
+    'vggish.raw.embedding[17]'
     """
 
     block: str
@@ -50,6 +53,14 @@ class FeatureMatrix:
         columns: [d].
         fingerprints: block -> signal -> the version its columns come from.
         absent: (block, signal) -> ids of the clips without a row.
+
+    >>> columns = [FeatureColumn("indices", signal, "ACI") for signal in ("raw", "bg")]
+    >>> values, versions = np.array([[1.0, 2.0], [3.0, np.nan]], np.float32), {"indices": {"raw": "1f", "bg": "2f"}}
+    >>> matrix = FeatureMatrix(["a", "b"], values, columns, versions, {("indices", "bg"): ["b"]})
+    >>> matrix.complete().tolist(), matrix.restrict([("indices", "raw")]).values.tolist()
+    ([True, False], [[1.0], [3.0]])
+    >>> matrix.summary()
+    ['block indices, signal bg: no row for 1 of 2 clips (b)']
     """
 
     clip_ids: list[str]
@@ -130,6 +141,10 @@ def load_matrix(
 
     Raises:
         UsageError: no such block or version, a per-frame block, or no row of a (block, signal) for any clip.
+
+    >>> matrix = load_matrix(FeatureStore("features"), ["clip000", "clip001"], ["indices"], ["raw"])
+    >>> matrix.values.shape, len(matrix.columns), str(matrix.columns[0])
+    ((2, 7), 7, 'indices.raw.f0')
     """
     ids = list(clip_ids)
     listed = pa.array(ids, pa.string())
@@ -303,6 +318,6 @@ def _column_names(schema: pa.Schema) -> list[str]:
 
 
 def _row_values(rows: pa.Table) -> npt.NDArray[np.float32]:
-    """Columns of a table as float32 [rows, cells]; null becomes NaN."""
+    """Return the columns of a table as float32 [rows, cells]; null becomes NaN."""
     parts = [as_matrix(rows[name]) for name in rows.column_names if name not in KEYS]
     return np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.empty((len(rows), 0), np.float32)

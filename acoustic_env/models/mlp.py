@@ -78,6 +78,12 @@ class MLPClassifier(NetworkClassifier):
     Attributes:
         history_: the metrics of each epoch.
         weights_: `<layer>.weight` and `<layer>.bias`, named as PyTorch names them in `MLPSettings.network`.
+
+    >>> y = np.repeat([0, 1], 50)
+    >>> X = np.random.default_rng(23).normal(size=(100, 3)) + 3 * y[:, None]
+    >>> fitted = MLPClassifier(layers=(8,), max_epochs=3, random_state=23).fit(X, y)
+    >>> fitted.predict_proba(X).shape, len(fitted.history_), sorted(fitted.weights_)[0]
+    ((100, 2), 3, '1.bias')
     """
 
     layers: Sequence[int] = (240,)

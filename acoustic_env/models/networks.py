@@ -42,7 +42,14 @@ class SequenceNetwork(nn.Module):
 
 
 class Scale(nn.Module):
-    """Standardization by what `fit` measured, or of each clip by itself."""
+    """Standardization by what `fit` measured, or of each clip by itself.
+
+    >>> scale = Scale(2, by_clip=False)
+    >>> frames = torch.tensor([[[1.0, 10.0], [3.0, 30.0]]])
+    >>> scale.fit(frames.numpy(), (0, 1))
+    >>> scale(frames).tolist()
+    [[[-1.0, -1.0], [1.0, 1.0]]]
+    """
 
     mean: Tensor
     std: Tensor
@@ -65,7 +72,13 @@ class Scale(nn.Module):
 
 
 class Augment(nn.Module):
-    """Rotation, permutation and masks of scaled frames while training; a masked cell is 0, the mean."""
+    """Rotation, permutation and masks of scaled frames while training; a masked cell is 0, the mean.
+
+    >>> from acoustic_env.models.classifiers.sequences import AugmentSettings
+    >>> augment, frames = Augment(AugmentSettings(roll=1.0)), torch.arange(4.0)[None, :, None]
+    >>> torch.equal(augment.eval()(frames), frames), augment.train()(frames).sum().item()
+    (True, 6.0)
+    """
 
     def __init__(self, settings: AugmentSettings) -> None:
         super().__init__()
@@ -104,6 +117,11 @@ class ConvStack(nn.Sequential):
     Args:
         layers: settings of each.
         inputs: channels of the input.
+
+    >>> from acoustic_env.models.classifiers.sequences import ConvLayer
+    >>> stack = ConvStack([ConvLayer(channels=8, pool=(2, 2))])
+    >>> stack(torch.zeros(2, 1, 20, 64)).shape, stack.channels
+    (torch.Size([2, 8, 10, 32]), 8)
     """
 
     def __init__(self, layers: Sequence[ConvLayer], inputs: int = 1) -> None:
@@ -135,7 +153,11 @@ def _padding(layer: ConvLayer) -> int | str | tuple[int, int]:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions after batch norm and ReLU, added to the input (He et al. 2016, arXiv:1603.05027)."""
+    """Two 3x3 convolutions after batch norm and ReLU, added to the input (He et al. 2016, arXiv:1603.05027).
+
+    >>> ResidualBlock(4, 8, stride=2)(torch.zeros(2, 4, 10, 6)).shape
+    torch.Size([2, 8, 5, 3])
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -159,6 +181,10 @@ class GlobalPool(nn.Module):
 
     mean and max over all cells, meanmax (Kong et al. 2020: mean over bands, then mean plus max over frames), or
     flatten, which keeps all cells.
+
+    >>> maps = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
+    >>> [GlobalPool(kind)(maps).tolist() for kind in ("mean", "max", "meanmax", "flatten")]
+    [[[4.0]], [[7.0]], [[10.0]], [[1.0, 3.0, 5.0, 7.0]]]
     """
 
     def __init__(self, kind: str) -> None:
@@ -197,7 +223,11 @@ class AddChannel(nn.Module):
 
 
 def dense_head(widths: Sequence[int], outputs: int, dropout: float) -> nn.Sequential:
-    """Build (linear, ReLU, dropout) per width, then linear; without a width, dropout and linear."""
+    """Build (linear, ReLU, dropout) per width, then linear; without a width, dropout and linear.
+
+    >>> dense_head([16], 3, dropout=0.5)(torch.zeros(2, 8)).shape
+    torch.Size([2, 3])
+    """
     layers: list[nn.Module] = [] if widths else [nn.Dropout(dropout)]
     for width in widths:
         layers += [nn.LazyLinear(width), nn.ReLU(), nn.Dropout(dropout)]
@@ -215,6 +245,10 @@ class AttentionPooling(nn.Module):
         bands: numbers of a frame.
         outputs: classes.
         rare: whether most outputs are absent from most clips, so that training starts from low logits.
+
+    >>> from acoustic_env.models.classifiers.attention import AttentionSettings
+    >>> AttentionPooling(AttentionSettings(), 64, 3, rare=True)(torch.zeros(2, 10, 64)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, settings: AttentionSettings, bands: int, outputs: int, *, rare: bool) -> None:

@@ -92,5 +92,5 @@ def _standardized(
 
 
 def _vectors(x: Any) -> npt.NDArray[np.float32]:
-    """Rows as float32 [n, features]; of sequences the mean over frames."""
+    """Return rows as float32 [n, features]; of sequences the mean over frames."""
     return x.load().mean(axis=1) if isinstance(x, Sequences) else np.asarray(x, np.float32)

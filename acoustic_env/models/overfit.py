@@ -41,6 +41,9 @@ class Overfit:
     Attributes:
         rows: trained on.
         losses: mean loss of each epoch.
+
+    >>> Overfit(64, (0.7, 0.3, 0.01)).learned
+    True
     """
 
     rows: int

@@ -114,7 +114,7 @@ class Performance:
     level: Level = "clip"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data: arrays as lists, NaN and infinity as None."""
+        """Return plain data: arrays as lists, NaN and infinity as None."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -148,6 +148,14 @@ def performance(
         thresholds: [classes], or [n, classes] where rows have their own, on calibrated probabilities; a binary study
             uses the last column, a multiclass one none.
         calibrated: [n, classes], after calibration.
+
+    >>> random = np.random.default_rng(23)
+    >>> y = np.repeat([0, 1], 50)
+    >>> p = np.clip(0.3 + 0.4 * y + random.normal(scale=0.1, size=100), 0, 1)
+    >>> both = np.stack([1 - p, p], axis=1)
+    >>> found = performance("binary", ["quiet", "loud"], y, both, np.arange(100), np.array([0.5, 0.5]), both)
+    >>> found.confusion.tolist(), round(found.metrics["accuracy"].value, 2)
+    ([[48.0, 2.0], [2.0, 48.0]], 0.96)
     """
     truth = y if task == "multilabel" else np.eye(len(classes), dtype=bool)[y]
     threshold = float(thresholds[-1]) if task == "binary" and thresholds.ndim == 1 else float("nan")

@@ -34,7 +34,11 @@ SHOWN: Final = 5
 
 
 class MeanImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Replace values that are not finite by the mean of the column, in double precision; 0 in an empty column."""
+    """Replace values that are not finite by the mean of the column, in double precision; 0 in an empty column.
+
+    >>> MeanImputer().fit_transform(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+    [[1.0, 0.0], [3.0, 0.0]]
+    """
 
     def fit(self, X: Any, y: Any = None) -> MeanImputer:
         """Learn the mean of the finite values of each column of [n, features]."""
@@ -67,6 +71,11 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         components_: [components, features], the largest weight of each positive.
         mean_: [features].
         explained_variance_ratio_: [components].
+
+    >>> X = np.outer(np.arange(10.0), [3.0, 4.0])
+    >>> pca = PrincipalComponents(n_components=2).fit(X)
+    >>> pca.components_.round(2).tolist(), pca.transform(X).shape
+    ([[0.6, 0.8]], (10, 1))
     """
 
     def __init__(self, n_components: float = 0.95, random_state: Any = None) -> None:
@@ -202,7 +211,12 @@ class Loading:
 
 
 def make_preprocessor(columns: Sequence[FeatureColumn], recipe: Recipe) -> Preprocessor | KeepFrames:
-    """Return the unfitted preprocessing of a recipe: none for a network that reads sequences, which scales itself."""
+    """Return the unfitted preprocessing of a recipe: none for a network that reads sequences, which scales itself.
+
+    >>> columns = [FeatureColumn("indices", "raw", name) for name in ("ACI", "NDSI", "BI")]
+    >>> make_preprocessor(columns, Recipe(name="r")).components
+    {}
+    """
     if recipe.model.reads_sequences:
         cut = Cut.of(recipe.windows, columns[0].block, recipe.block_options(columns[0].block)) if recipe.windows else ()
         return KeepFrames([(column.block, column.signal, column.name) for column in columns], tuple(cut))
@@ -215,6 +229,9 @@ class KeepFrames(TransformerMixin, BaseEstimator):
     Args:
         columns: (block, signal, name) of each signal's frames.
         cut: of a `Cut`, how a network cuts clips into windows; empty where it does not.
+
+    >>> KeepFrames([("logmel_frames", "raw", "frames")]).summary()
+    ['logmel_frames.raw: frames, scaled in the network']
     """
 
     names: tuple[str, ...] = ()
@@ -263,6 +280,15 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         pipelines_: "block.signal" -> `Pipeline` of each that has a column left.
         mean_, deviation_: of each column [d], missing values imputed.
         empty_: bool [d], columns without any value.
+
+    >>> columns = [("indices", "raw", name) for name in ("ACI", "NDSI", "BI")]
+    >>> X = np.random.default_rng(23).normal(size=(20, 3)).astype(np.float32)
+    >>> X[:, 1], X[0, 0] = 5, np.nan
+    >>> fitted = Preprocessor(columns, {"indices": 0}).fit(X)
+    >>> fitted.names, fitted.transform(X).shape
+    (['indices.raw.ACI', 'indices.raw.BI'], (20, 2))
+    >>> fitted.summary()
+    ['indices.raw: 3 columns -> 2 features, no PCA; 1 constant left out: NDSI']
     """
 
     columns: Sequence[Sequence[str]]
@@ -400,13 +426,20 @@ def load_preprocessor(data: bytes, *, sequences: bool) -> Preprocessor | KeepFra
     Args:
         data: of the file.
         sequences: whether it is that of a network that reads sequences.
+
+    >>> columns = [("indices", "raw", "ACI"), ("indices", "raw", "BI")]
+    >>> X = np.random.default_rng(23).normal(size=(20, 2)).astype(np.float32)
+    >>> fitted = Preprocessor(columns).fit(X)
+    >>> again = load_preprocessor(fitted.dump_fitted(), sequences=False)
+    >>> bool((again.transform(X) == fitted.transform(X)).all())
+    True
     """
     arrays, parameters = load_arrays(data)
     return KeepFrames(**parameters) if sequences else Preprocessor(**parameters).load_fitted(arrays)
 
 
 def _moments(values: Matrix) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
-    """Whether each column is empty, and its mean and standard deviation with missing values imputed, in chunks."""
+    """Return which columns are empty, and each one's mean and standard deviation, missing values imputed."""
     count, total = np.zeros(values.shape[1]), np.zeros(values.shape[1])
     for start in range(0, len(values), CHUNK):
         chunk = values[start : start + CHUNK].astype(np.float64)

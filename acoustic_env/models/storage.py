@@ -27,7 +27,12 @@ TRUSTED: Final = (
 
 
 def dump_arrays(arrays: Mapping[str, npt.NDArray[Any]], described: Mapping[str, Any]) -> bytes:
-    """Return arrays and values for JSON as a safetensors file."""
+    """Return arrays and values for JSON as a safetensors file.
+
+    >>> data = dump_arrays({"mean": np.zeros(2)}, {"task": "binary"})
+    >>> type(data).__name__, data[8:22]
+    ('bytes', b'{"__metadata__')
+    """
     own = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save(own, {name: json.dumps(value) for name, value in described.items()})
 
@@ -48,6 +53,11 @@ def dump_estimator(estimator: Any, *, own: bool = False) -> tuple[str, bytes]:
     Args:
         estimator: fitted.
         own: whether it is a user's, whose settings no recipe holds: skops stores them, too.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> suffix, data = dump_estimator(LogisticRegression().fit([[0.0], [1.0]], [0, 1]))
+    >>> suffix, load_estimator(data, "model.skops").classes_.tolist()
+    ('skops', [0, 1])
     """
     if hasattr(estimator, "dump_fitted") and not own:
         return estimator.file_suffix, estimator.dump_fitted()

@@ -101,7 +101,7 @@ class StoredFrames:
 
 
 def _released(column: pa.ChunkedArray, rows: Places) -> npt.NDArray[np.uint8]:
-    """Frames uint8 [n, 10, 128] of rows of 1 to 10 frames, repeated to 10."""
+    """Return frames uint8 [n, 10, 128] of rows of 1 to 10 frames, repeated to 10."""
     lists = column.combine_chunks()
     starts, lengths = lists.offsets.to_numpy()[rows], pc.list_value_length(lists).to_numpy()[rows]
     flat = lists.values.flatten().to_numpy().reshape(-1, vggish_released.SIZE)
@@ -187,6 +187,10 @@ def frame_columns(block: str, schema: pa.Schema) -> tuple[str, ...]:
 
     Raises:
         UsageError: it has none.
+
+    >>> schema = pa.schema({"clip_id": pa.string(), "frame": pa.int32(), "logmel": pa.list_(pa.float32(), 64)})
+    >>> frame_columns("logmel_frames", schema)
+    ('logmel',)
     """
     if block == vggish_released.NAME:
         return ("frames",)

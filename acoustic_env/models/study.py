@@ -79,7 +79,11 @@ class Row:
 
 
 def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
-    """Return every block alone, every embedder beside the handmade blocks, all blocks; each signal, then all."""
+    """Return every block alone, every embedder beside the handmade blocks, all blocks; each signal, then all.
+
+    >>> [(one.features, one.signals) for one in variants(["indices", "mps"], ["raw"])]
+    [('indices', 'raw'), ('mps', 'raw'), ('mps+indices', 'raw')]
+    """
     handmade = [block for block in HANDMADE if block in blocks]
     embedders = [block for block in blocks if block not in HANDMADE]
     combinations: list[tuple[str, ...]] = [(block,) for block in blocks]

@@ -100,6 +100,10 @@ def choose_thresholds(task: Task, y: npt.NDArray[Any], probabilities: Floats) ->
         task: of the study; multiclass needs none and gets zeros.
         y: int64 [n] class index, or bool [n, classes].
         probabilities: calibrated [n, classes], of rows that were not trained on.
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    >>> choose_thresholds("binary", np.array([0, 0, 1]), probabilities).round(2).tolist()
+    [0.4, 0.6]
     """
     if task == "binary":
         threshold = choose_threshold(y == 1, probabilities[:, 1])
@@ -122,7 +126,13 @@ def choose_threshold(truth: Bools, probabilities: Floats) -> float:
 
 
 def choose_f1_threshold(truth: Bools, probabilities: Floats) -> float:
-    """Choose the threshold with the best F1, for one class of many; 0.5 without positive rows."""
+    """Choose the threshold with the best F1, for one class of many; 0.5 without positive rows.
+
+    >>> choose_f1_threshold(np.array([True, False, True, False]), np.array([0.8, 0.5, 0.3, 0.1]))
+    0.2
+    >>> choose_f1_threshold(np.array([False, False]), np.array([0.8, 0.5]))
+    0.5
+    """
     if not truth.any():
         return 0.5
     positives = truth.sum()

@@ -119,7 +119,12 @@ def search_settings(settings: ClassifierSettings) -> ClassifierSettings:
 
 
 def changed_settings(base: ClassifierSettings, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings, as plain data, that a point of the search space sets."""
+    """Return the settings, as plain data, that a point of the search space sets.
+
+    >>> from acoustic_env.config import classifier_settings
+    >>> changed_settings(classifier_settings({"kind": "logistic"}), {"penalty": 0.01, "l1_ratio": 0.5})
+    {'penalty': 0.01, 'l1_ratio': 0.5}
+    """
     plain = base.at(point).as_json()
     nested = {"layers" if name.startswith("units_") else "augment" for name in point if name not in plain}
     return {name: plain[name] for name in plain if name in point or name in nested}
@@ -152,6 +157,9 @@ def validation_score(found: Floats, y: npt.NDArray[Any]) -> float:
     """Return AUC (binary), macro F1 (multiclass) or mAP (multilabel) of probabilities, as `study` compares them.
 
     Rows of one class only have no AUC; their score is minus the log loss.
+
+    >>> validation_score(np.array([[0.9, 0.1], [0.4, 0.6], [0.6, 0.4]]), np.array([0, 1, 1]))
+    1.0
     """
     y = per_row(y, found)
     score = main_score(y, found)(None)
@@ -247,7 +255,7 @@ def _run_trials(
 
 
 def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> Any:
-    """An Optuna storage that knows the trials of earlier batches, so that suggestions go on from them."""
+    """Return an Optuna storage that knows the trials of earlier batches, so that suggestions go on from them."""
     import optuna
 
     storage = optuna.storages.InMemoryStorage()

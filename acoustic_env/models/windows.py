@@ -134,7 +134,14 @@ class Windows(Sequences):
 
 
 def in_windows(clips: Examples) -> Examples:
-    """Return the windows of clips, each with the target, group and weight of its clip; the clips where none are cut."""
+    """Return the windows of clips, each with the target, group and weight of its clip; the clips where none are cut.
+
+    >>> clips = Sequences.of(np.zeros((2, 10, 4), np.float32))
+    >>> clips.cut = Cut(4, 3, "mean")
+    >>> found = in_windows(Examples(clips, np.array([1, 0]), np.array([7, 8])))
+    >>> found.x.shape, found.y.tolist(), found.groups.tolist()
+    ((6, 4, 4), [1, 1, 1, 0, 0, 0], [7, 7, 7, 8, 8, 8])
+    """
     if not isinstance(clips.x, Sequences) or clips.x.cut is None:
         return clips
     windows = Windows(clips.x, clips.x.cut)
@@ -194,6 +201,13 @@ def fit_exponent(probabilities: Floats, owners: npt.NDArray[Any], y: npt.NDArray
         owners: int [windows], the clip of each.
         y: int64 [clips] class index, or bool [clips, classes].
         task: of the classifier.
+
+    >>> random = np.random.default_rng(23)
+    >>> y = np.arange(50) % 2
+    >>> loud = (np.arange(5) == 0) & (y[:, None] == 1)
+    >>> p = np.where(loud, 0.95, 0.05 + 0.1 * random.random((50, 5))).ravel()
+    >>> fit_exponent(np.stack([1 - p, p], axis=1), np.repeat(np.arange(50), 5), y, "binary") > 1
+    True
     """
     truth = y if y.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[y]
 
@@ -225,6 +239,12 @@ def at_level(
 
     Raises:
         UsageError: clips of one recording are of different classes.
+
+    >>> recipe = Recipe(name="r", windows=WindowSettings(length=2.0, hop=1.0, level="recording"))
+    >>> p = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
+    >>> targets, pooled, groups = at_level(recipe, np.array([0, 0, 1]), p, ["a", "a", "b"])
+    >>> targets.tolist(), pooled.round(2).tolist(), groups.tolist()
+    ([0, 1], [[0.8, 0.2], [0.2, 0.8]], [0, 1])
     """
     groups = np.unique(np.asarray(recordings, object), return_inverse=True)[1]
     if recipe.level != "recording":
@@ -288,7 +308,6 @@ def per_row(of_clips: npt.NDArray[Any], probabilities: Floats) -> npt.NDArray[An
 
 
 def pool_recordings(recipe: Recipe, probabilities: Floats, owners: npt.NDArray[Any], exponent: float | None) -> Floats:
-    """Pool the probabilities of clips [clips, classes] to those of their recordings, numbered by `owners`."""
     assert recipe.windows is not None
     return pool(probabilities, owners, recipe.windows.pooling, recipe.task, exponent or 0.0)
 

@@ -14,7 +14,7 @@ from acoustic_env.audio.normalize import rms_normalize
 from acoustic_env.audio.prepare import prepare
 from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.features.indices import NAMES, SPECTRAL, TEMPORAL, IndicesBlock, reference_indices
-from acoustic_env.features.indices_fast import compute_indices, spectral_indices
+from acoustic_env.features.indices_fast import compute_indices, measures, spectral_indices
 from acoustic_env.features.indices_fast.spectrogram import spectrogram
 from acoustic_env.features.indices_fast.temporal import temporal_indices
 from acoustic_env.features.tolerances import TOLERANCES, within
@@ -104,6 +104,12 @@ def test_undefined_numbers_are_nan_never_infinite_and_the_same_in_both_engines()
     for name in NAMES:
         np.testing.assert_array_equal(np.isnan(fast[name]), np.isnan(reference[name]), err_msg=name)
         assert not np.isinf(fast[name]).any()
+
+
+def test_the_measures_take_one_row_as_they_take_many() -> None:
+    rows = np.array([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
+    for measure in (measures.gini, measures.entropy, measures.median):
+        assert [float(measure(row)) for row in rows] == measure(rows).tolist()
 
 
 def test_a_clip_of_one_frame_is_refused() -> None:

@@ -77,6 +77,16 @@ def test_a_share_of_all_rows_is_not_said_to_be_certain() -> None:
     assert 0.8 < interval.low < 0.9
 
 
+@pytest.mark.parametrize("hits", [[True, False], [True, True, False], [True, True, True, False, False, False, False]])
+def test_groups_of_one_share_count_as_one_row_each_whatever_the_share(hits: list[bool]) -> None:
+    rows, groups = np.tile(np.array(hits), 6), np.repeat(np.arange(6), len(hits))
+    share, alone = share_interval(rows, groups), share_interval(np.array(hits), np.zeros(len(hits), np.int64))
+    z, p = 1.959963984540054, np.mean(hits)
+    for interval, n in ((share, 6), (alone, 1)):
+        half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+        assert interval.high - interval.low == pytest.approx(2 * half)
+
+
 def overconfident(seed: int, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     logit = random.normal(size=n)

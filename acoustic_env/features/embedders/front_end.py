@@ -11,7 +11,12 @@ from acoustic_env.features.block import Json
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What a network's input is made of. Weights trained with one front end give nonsense with another."""
+    """What a network's input is made of. Weights trained with one front end give nonsense with another.
+
+    >>> made = FrontEnd(16_000, 400, 160, 512, 64, 125.0, 7_500.0, "htk", "magnitude", "log(x + 0.01)", 96, 96)
+    >>> made.differences(dataclasses.replace(made, mel_bands=128))
+    ['mel_bands: expected 64, actual 128']
+    """
 
     sample_rate: int  # Hz
     window: int  # analysis window, samples

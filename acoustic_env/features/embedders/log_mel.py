@@ -23,6 +23,11 @@ def htk_mel_weights(front_end: FrontEnd) -> npt.NDArray[np.float32]:
 
     Returns:
         float32[fft // 2 + 1, mel_bands]; the bin at 0 Hz is left out.
+
+    >>> at = FrontEnd(16_000, 400, 160, 512, 64, 125.0, 7_500.0, "htk", "magnitude", "log(x + 0.01)", 96, 96)
+    >>> weights = htk_mel_weights(at)
+    >>> weights.shape, weights.dtype.name, bool(weights.max() <= 1)
+    ((257, 64), 'float32', True)
     """
     single = np.float32
 
@@ -67,6 +72,12 @@ class LogMelPatches(nn.Module):
         front_end: its settings; has patches.
         log_offset: added before the logarithm.
         pads: zeros at the end complete the last patch (`pad_waveform` of YAMNet); otherwise the rest is left out.
+
+    >>> at = FrontEnd(16_000, 400, 160, 512, 64, 125.0, 7_500.0, "htk", "magnitude", "log(x + 0.01)", 96, 96)
+    >>> LogMelPatches(at, 0.01, pads=False)(torch.zeros(2, 32_000)).shape
+    torch.Size([2, 2, 96, 64])
+    >>> LogMelPatches(at, 0.01, pads=True)(torch.zeros(2, 32_000)).shape
+    torch.Size([2, 3, 96, 64])
     """
 
     window: Tensor
@@ -124,5 +135,10 @@ class PatchSteps(nn.Module):
 
 
 def patch_samples(front_end: FrontEnd) -> int:
-    """Return samples that fill exactly one patch."""
+    """Return samples that fill exactly one patch.
+
+    >>> at = FrontEnd(16_000, 400, 160, 512, 64, 125.0, 7_500.0, "htk", "magnitude", "log(x + 0.01)", 96, 96)
+    >>> patch_samples(at) / at.sample_rate
+    0.975
+    """
     return ((front_end.patch_frames or 1) - 1) * front_end.hop + front_end.window

@@ -16,6 +16,12 @@ def power_spectrogram(waveforms: Tensor, window: Tensor, hop: int) -> Tensor:
 
     Returns:
         [clips, 1 + samples // hop, n // 2 + 1].
+
+    >>> import torch
+    >>> tone = torch.sin(2 * torch.pi * 1_000 * torch.arange(16_000) / 16_000)
+    >>> power = power_spectrogram(tone[None], torch.hann_window(512), hop=160)
+    >>> tuple(power.shape), int(power[0, 50].argmax()) * 16_000 / 512
+    ((1, 101, 257), 1000.0)
     """
     half = len(window) // 2
     padded = functional.pad(waveforms[:, None], (half, half), mode="reflect")[:, 0]

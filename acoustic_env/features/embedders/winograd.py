@@ -22,7 +22,11 @@ CHUNK_TILES: Final = 512
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[16, inputs, outputs], place in the 4x4 tile first."""
+    """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[16, inputs, outputs], place in the 4x4 tile first.
+
+    >>> transform_kernel(torch.ones(8, 3, 3, 3)).shape
+    torch.Size([16, 3, 8])
+    """
     g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=weight.dtype)
     both = torch.kron(g, g).T.contiguous()  # [9, 16]
     outputs, inputs = weight.shape[:2]
@@ -44,6 +48,13 @@ def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Ten
 
     Returns:
         float32[clips, height, width, outputs], or of half height and width.
+
+    >>> generator = torch.Generator().manual_seed(23)
+    >>> x, weight = torch.randn(1, 6, 6, 3, generator=generator), torch.randn(8, 3, 3, 3, generator=generator)
+    >>> found = conv3x3_relu(x, transform_kernel(weight), torch.zeros(8), halve=False)
+    >>> direct = functional.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).relu().permute(0, 2, 3, 1)
+    >>> found.shape, torch.allclose(found, direct, atol=1e-4)
+    (torch.Size([1, 6, 6, 8]), True)
     """
     clips, height, width, inputs = x.shape
     outputs = kernel.shape[2]
@@ -80,7 +91,7 @@ def _chunks(clips: int, tile_rows: int, tile_columns: int) -> Iterator[tuple[sli
 
 
 def _transform_input(x: Tensor, out: Tensor) -> None:
-    """Bᵀ d B of every tile: x [clips, 2 rows + 2, 2 columns + 2, c] into out [4, 4, clips, rows, columns, c]."""
+    """Put Bᵀ d B of every tile of x [clips, 2 rows + 2, 2 columns + 2, c] in out [4, 4, clips, rows, columns, c]."""
 
     def differences(lines: list[Tensor], out: list[Tensor] | list[None]) -> list[Tensor]:
         first, second, third, fourth = lines
@@ -98,7 +109,7 @@ def _transform_input(x: Tensor, out: Tensor) -> None:
 
 
 def _transform_output(m: Tensor) -> list[list[Tensor]]:
-    """AᵀmA: m [4, 4, clips, rows, columns, c] to the 2x2 outputs of every tile, each [clips, rows, columns, c]."""
+    """Compute AᵀmA of m [4, 4, clips, rows, columns, c]: 2x2 outputs of every tile, each [clips, rows, columns, c]."""
 
     def sums(lines: Tensor) -> list[Tensor]:
         upper, lower = lines[0] + lines[1], lines[1] - lines[2]

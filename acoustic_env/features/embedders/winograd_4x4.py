@@ -24,7 +24,11 @@ BIAS_PLACE: Final = 1 * 6 + 1
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[36, inputs, outputs], place in the 6x6 tile first."""
+    """Compute G g Gᵀ of kernels [outputs, inputs, 3, 3]: float32[36, inputs, outputs], place in the 6x6 tile first.
+
+    >>> transform_kernel(torch.ones(8, 3, 3, 3)).shape
+    torch.Size([36, 3, 8])
+    """
     rows = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
     g = torch.tensor(rows, dtype=torch.float64) / 24
     outputs, inputs = weight.shape[:2]
@@ -46,6 +50,13 @@ def conv3x3_relu(x: Tensor, kernel: Tensor, bias: Tensor, *, halve: bool) -> Ten
 
     Raises:
         ValueError: height or width is not a multiple of 4.
+
+    >>> generator = torch.Generator().manual_seed(23)
+    >>> x, weight = torch.randn(1, 8, 8, 3, generator=generator), torch.randn(8, 3, 3, 3, generator=generator)
+    >>> found = conv3x3_relu(x, transform_kernel(weight), torch.zeros(8), halve=True)
+    >>> direct = functional.max_pool2d(functional.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).relu(), 2)
+    >>> found.shape, torch.allclose(found, direct.permute(0, 2, 3, 1), atol=1e-4)
+    (torch.Size([1, 4, 4, 8]), True)
     """
     maps, height, width, inputs = x.shape
     if height % 4 or width % 4:
@@ -93,7 +104,7 @@ def _transform_input(x: Tensor, along_height: Tensor, out: Tensor) -> None:
 
 
 def _combine_inputs(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """Bᵀ d of six lines; the first and the last output hold what the others are made of until it is their turn."""
+    """Compute Bᵀ d of six lines; the first and last output hold what the others are made of until their turn."""
     even, odd = out[0], out[5]
     torch.sub(d[4], d[2], alpha=4, out=even)
     torch.sub(d[3], d[1], alpha=4, out=odd)

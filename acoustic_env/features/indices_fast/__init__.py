@@ -39,6 +39,12 @@ def compute_indices(
 
     Raises:
         ValueError: clips too short for two frames of the spectrogram.
+
+    >>> noise = np.random.default_rng(23).normal(scale=0.1, size=(2, 16_000))
+    >>> noise[1] = 0
+    >>> found = compute_indices(noise, 16_000)
+    >>> len(found), found["ADI"].round(2).tolist(), found["NDSI"].round(2).tolist()
+    (60, [2.3, 2.3], [0.55, nan])
     """
     clips, samples = waveforms.shape
     reuse_freed_memory()
@@ -56,7 +62,13 @@ def compute_indices(
 
 
 def spectral_indices(of: Spectrogram) -> dict[str, Array]:
-    """Compute the 44 spectral indices (`all_spectral_alpha_indices`, defaults); each [clips]."""
+    """Compute the 44 spectral indices (`all_spectral_alpha_indices`, defaults); each [clips].
+
+    >>> noise = np.random.default_rng(23).normal(size=(3, 16_000))
+    >>> found = spectral_indices(spectrogram(noise, 16_000))
+    >>> len(found), found["ACI"].shape
+    (44, (3,))
+    """
     binned, bins = coarse_bins(of)
     return {
         **spectrum_indices(of),

@@ -18,7 +18,15 @@ HIGH_HZ: Final = (10_000.0, 20_000.0)
 
 
 def activity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """Compute LFC to EVNspCount; `spectral_cover`, `spectral_activity`, `spectral_events`."""
+    """Compute LFC to EVNspCount; `spectral_cover`, `spectral_activity`, `spectral_events`.
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> noise = np.random.default_rng(23).normal(size=16_000)
+    >>> noise[8_000:10_000] *= 5
+    >>> found = activity_indices(spectrogram(noise[None], 16_000))
+    >>> {name: round(float(found[name][0]), 2) for name in ("LFC", "MFC", "ACTspFract", "EVNspMean")}
+    {'LFC': 0.2, 'MFC': 0.2, 'ACTspFract': 0.2, 'EVNspMean': 0.1}
+    """
     threshold = 10 ** (THRESHOLD_DB / 10)
     equalized = spectrogram.equalized
     active = equalized >= threshold

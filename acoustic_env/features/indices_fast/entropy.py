@@ -16,7 +16,16 @@ ORDER: Final = 3  # of the Havrda, Renyi and gamma entropies
 
 
 def equalized_entropies(spectrogram: Spectrogram) -> dict[str, Array]:
-    """Compute EAS to EPS_SKEW: 1 - entropy of the bins' mean, variance, variation and peaks (`spectral_entropy`)."""
+    """Compute EAS to EPS_SKEW: 1 - entropy of the bins' mean, variance, variation and peaks (`spectral_entropy`).
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> noise = np.random.default_rng(23).normal(size=(2, 16_000))
+    >>> found = equalized_entropies(spectrogram(noise, 16_000))
+    >>> list(found), found["EAS"].shape
+    (['EAS', 'ECU', 'ECV', 'EPS', 'EPS_KURT', 'EPS_SKEW'], (2,))
+    >>> bool((found["EAS"] < 0.1).all())
+    True
+    """
     band = spectrogram.band(*BAND_HZ)
     mean, variance = measures.variance(spectrogram.equalized[:, band])
     peaks = _peak_histogram(spectrogram, band)
@@ -49,7 +58,14 @@ def _peak_histogram(spectrogram: Spectrogram, band: slice) -> Array:
 
 
 def spectrum_entropies(mean_power: Array) -> dict[str, Array]:
-    """Compute H_Havrda to H_GiniSimpson of the mean power spectrum [clips, bins]; `more_entropy`, order 3."""
+    """Compute H_Havrda to H_GiniSimpson of the mean power spectrum [clips, bins]; `more_entropy`, order 3.
+
+    >>> found = spectrum_entropies(np.array([[1.0, 1.0, 1.0, 1.0], [3.0, 1.0, 0.0, 0.0]]))
+    >>> found["H_GiniSimpson"].round(6).tolist()
+    [0.75, 0.375]
+    >>> found["H_Havrda"].round(6).tolist()
+    [0.3125, 0.1875]
+    """
     p = measures.without_zero(mean_power / mean_power.sum(axis=-1, keepdims=True))
     cubes = (p**ORDER).sum(axis=-1)
     return {
@@ -62,7 +78,12 @@ def spectrum_entropies(mean_power: Array) -> dict[str, Array]:
 
 
 def rao_quadratic_entropy(binned: Array, bins: npt.NDArray[np.float64]) -> Array:
-    """Compute RAOQ of power in coarse bins [clips, bins] that start at `bins`; `frequency_raoq`."""
+    """Compute RAOQ of power in coarse bins [clips, bins] that start at `bins`; `frequency_raoq`.
+
+    >>> bins = np.array([0.0, 1000.0, 2000.0])
+    >>> rao_quadratic_entropy(np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]), bins).round(3).tolist()
+    [0.0, 1.414]
+    """
     p = binned / binned.sum(axis=-1, keepdims=True)
     position = bins / (bins.max() - bins.min())
     distance = np.abs(position[:, None] - position)

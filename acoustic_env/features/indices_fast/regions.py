@@ -23,7 +23,16 @@ _EIGHT_NEIGHBORS: Final = np.ones((3, 3), np.int8)
 
 
 def region_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """Compute nROI (regions per minute) and aROI (per cent of the spectrogram's cells); `region_of_interest_index`."""
+    """Compute nROI (regions per minute) and aROI (per cent of the spectrogram's cells); `region_of_interest_index`.
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> t = np.arange(16_000) / 16_000
+    >>> call = np.sin(2 * np.pi * (2_000 * t + 250 * t**2)) * (np.abs(t - 0.5) < 0.2)
+    >>> noise = np.random.default_rng(23).normal(size=t.size)
+    >>> found = region_indices(spectrogram((call + 0.01 * noise)[None], 16_000))
+    >>> found["nROI"].round(1).tolist(), found["aROI"].round(2).tolist()
+    ([62.5], [2.57])
+    """
     level = _without_background(spectrogram.log_power)
     found = [_regions(clip, spectrogram.dt, spectrogram.df) for clip in level]
     count, cells = np.array(found, np.float64).reshape(-1, 2).T
@@ -43,7 +52,7 @@ def _without_background(log_power: Array) -> Array:
 
 
 def _regions(level: Array, dt: float, df: float) -> tuple[int, int]:
-    """Compute the regions that pass every test, and cells of the regions that count for the cover.
+    """Count the regions that pass every test, and the cells of the regions that count for the cover.
 
     A region is a component of eight-connected cells above LOW_DB that has one above SEED_DB and two cells or more. The
     cover keeps regions that fail a test, except those of good size that reach down to the lowest bins.

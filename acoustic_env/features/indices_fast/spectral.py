@@ -34,7 +34,14 @@ _THIRD_OCTAVES: Final = np.array(
 
 
 def spectrum_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """Compute MEANf to Hf: moments, peaks, levels and entropy of the spectrum averaged over frames."""
+    """Compute MEANf to Hf: moments, peaks, levels and entropy of the spectrum averaged over frames.
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> noise = np.random.default_rng(23).normal(size=16_000)
+    >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    >>> spectrum_indices(spectrogram(np.stack([noise, tone]), 16_000))["Hf"].round(2).tolist()
+    [1.0, 0.14]
+    """
     power = spectrogram.mean_power
     amplitude = np.sqrt(power)
     mean, variance, skewness, kurtosis = measures.moments(amplitude)
@@ -69,7 +76,15 @@ def _count_peaks(level: Array, df: float) -> int:
 
 
 def gradient_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """Compute ACI, ROU and AGI: first and second differences of the amplitude from frame to frame."""
+    """Compute ACI, ROU and AGI: first and second differences of the amplitude from frame to frame.
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> steady = np.random.default_rng(23).normal(size=16_000)
+    >>> pulsed = steady * (np.arange(16_000) // 1_000 % 2)
+    >>> found = gradient_indices(spectrogram(np.stack([steady, pulsed]), 16_000))
+    >>> found["ACI"].round().tolist()
+    [287.0, 499.0]
+    """
     amplitude = spectrogram.amplitude
     change = np.diff(amplitude, axis=-1)
     bend = np.diff(change, axis=-1)
@@ -85,7 +100,19 @@ def gradient_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 
 def soundscape_indices(binned: Array, bins: npt.NDArray[np.float64], frames: int) -> dict[str, Array]:
-    """Compute NDSI, rBA, AnthroEnergy, BioEnergy of mean power in coarse bins (`soundscape_index`, soundecology)."""
+    """Compute NDSI, rBA, AnthroEnergy, BioEnergy of mean power in coarse bins (`soundscape_index`, soundecology).
+
+    As in the library, both bands take in the bin that starts at 1 kHz. NaN for silence.
+
+    Args:
+        binned: mean power [clips, bins].
+        bins: where they start in Hz, ascending.
+        frames: of the spectrogram; energies are sums over them.
+
+    >>> power, bins = np.array([[1.0, 3.0, 0.0]]), np.array([0.0, 1000.0, 2000.0])
+    >>> soundscape_indices(power, bins, 1)
+    {'NDSI': array([-0.14285714]), 'rBA': array([0.75]), 'AnthroEnergy': array([4.]), 'BioEnergy': array([3.])}
+    """
     biophony = binned[:, nearest_band(bins, *MID_HZ)].sum(axis=-1) * frames
     anthropophony = binned[:, nearest_band(bins, *LOW_HZ)].sum(axis=-1) * frames
     return {
@@ -97,7 +124,14 @@ def soundscape_indices(binned: Array, bins: npt.NDArray[np.float64], frames: int
 
 
 def coarse_bins(spectrogram: Spectrogram) -> tuple[Array, npt.NDArray[np.float64]]:
-    """Compute mean power in bins of BIN_HZ times the mean number of fine bins in one, and their starts; `into_bins`."""
+    """Compute mean power in bins of BIN_HZ times the mean number of fine bins in one, and their starts; `into_bins`.
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> tone = np.sin(2 * np.pi * 2500 * np.arange(16_000) / 16_000)
+    >>> power, bins = coarse_bins(spectrogram(tone[None], 16_000))
+    >>> power.shape, float(bins[power[0].argmax()])
+    ((1, 8), 2000.0)
+    """
     frequencies = spectrogram.frequencies
     edges = np.arange(frequencies[0], frequencies[-1] + BIN_HZ, BIN_HZ)
     place = np.searchsorted(frequencies, edges)
@@ -107,7 +141,13 @@ def coarse_bins(spectrogram: Spectrogram) -> tuple[Array, npt.NDArray[np.float64
 
 
 def bioacoustic_index(spectrogram: Spectrogram) -> Array:
-    """Compute BI: area of the mean amplitude spectrum in dB above its minimum, mid band (`bioacoustics_index`)."""
+    """Compute BI: area of the mean amplitude spectrum in dB above its minimum, mid band (`bioacoustics_index`).
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> noise = np.random.default_rng(23).normal(size=(2, 16_000))
+    >>> bioacoustic_index(spectrogram(noise, 16_000)).round(1).tolist()
+    [72.5, 75.4]
+    """
     amplitude = spectrogram.amplitude
     mean = amplitude.mean(axis=-1) / amplitude.max(axis=(1, 2))[:, None]
     level = measures.amplitude_to_db(mean)[:, spectrogram.band(*MID_HZ)]
@@ -115,7 +155,15 @@ def bioacoustic_index(spectrogram: Spectrogram) -> Array:
 
 
 def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
-    """Compute ADI and AEI: how evenly cells above DIVERSITY_DB of the maximum spread over bands of BIN_HZ."""
+    """Compute ADI and AEI: how evenly cells above DIVERSITY_DB of the maximum spread over bands of BIN_HZ.
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> noise = np.random.default_rng(23).normal(size=16_000)
+    >>> tone = np.sin(2 * np.pi * 2500 * np.arange(16_000) / 16_000)
+    >>> found = diversity_indices(spectrogram(np.stack([noise, tone]), 16_000))
+    >>> found["ADI"].round(2).tolist(), found["AEI"].round(2).tolist()
+    ([2.3, 0.0], [0.0, 0.9])
+    """
     amplitude = spectrogram.amplitude
     loudest = amplitude.max(axis=(1, 2))
     threshold = np.where(loudest > 0, loudest * 10 ** (DIVERSITY_DB / 20), np.inf)
@@ -127,7 +175,13 @@ def diversity_indices(spectrogram: Spectrogram) -> dict[str, Array]:
 
 
 def time_frequency_derivation(spectrogram: Spectrogram) -> Array:
-    """Compute TFSD: share of the mid band in the derivative of third-octave log amplitude in time and frequency."""
+    """Compute TFSD: share of the mid band in the derivative of third-octave log amplitude in time and frequency.
+
+    >>> from acoustic_env.features.indices_fast.spectrogram import spectrogram
+    >>> noise = np.random.default_rng(23).normal(size=(1, 16_000))
+    >>> time_frequency_derivation(spectrogram(noise, 16_000)).round(2).tolist()
+    [0.71]
+    """
     weights, centers = _third_octave_weights(spectrogram.frequencies)
     used = np.flatnonzero(weights.any(axis=0))
     rows = slice(used[0], used[-1] + 1)

@@ -21,9 +21,19 @@ SHORTEST: Final = WINDOW + HOP  # samples of the shortest clip with a second fra
 
 @dataclass(frozen=True, eq=False)
 class Spectrogram:
-    """Hann spectrogram without its Nyquist bin (`maad.sound.spectrogram`, mode psd) and shared intermediates."""
+    """Hann spectrogram without its Nyquist bin (`maad.sound.spectrogram`, mode psd) and shared intermediates.
 
-    power: Array  # [clips, bins, frames], the squared amplitude of a sine of that power
+    >>> noise = np.random.default_rng(23).normal(size=(2, 8_000))
+    >>> found = spectrogram(noise, 16_000)
+    >>> found.df, found.dt
+    (15.625, 0.032)
+    >>> found.band(1000.0, 2000.0)
+    slice(64, 129, None)
+    >>> found.equalized.shape, float(found.equalized.min())
+    ((2, 512, 14), 1.0)
+    """
+
+    power: Array  # [clips, bins, frames], each bin's share of the frame's mean square
     frequencies: npt.NDArray[np.float64]  # Hz, [bins]
     times: npt.NDArray[np.float64]  # seconds of the middle of each frame, [frames]
 
@@ -89,6 +99,14 @@ def spectrogram(waveforms: Array, sample_rate: int) -> Spectrogram:
 
     Raises:
         ValueError: clips shorter than two frames.
+
+    >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    >>> found = spectrogram(tone[None], 16_000)
+    >>> found.power.shape
+    (1, 512, 30)
+    >>> peak = int(found.mean_power[0].argmax())
+    >>> float(found.frequencies[peak]), round(float(found.mean_power[0, peak]), 3)
+    (1000.0, 0.333)
     """
     samples = waveforms.shape[1]
     if samples < SHORTEST:

@@ -18,7 +18,13 @@ REJECT_S: Final = 0.01  # events of this duration or shorter, in frames rounded,
 
 
 def temporal_indices(waveforms: Array, sample_rate: int) -> dict[str, Array]:
-    """Compute ZCR to EVNtCount of [clips, samples]; each [clips]."""
+    """Compute ZCR to EVNtCount of [clips, samples]; each [clips].
+
+    >>> tone = np.sin(2 * np.pi * 100 * (np.arange(16_000) + 0.5) / 16_000)
+    >>> found = temporal_indices(tone[None], 16_000)
+    >>> {name: round(float(found[name][0]), 2) for name in ("ZCR", "VARt", "LEQt", "Ht")}
+    {'ZCR': 199.0, 'VARt': 0.5, 'LEQt': 83.99, 'Ht': 1.0}
+    """
     samples = waveforms.shape[1]
     positive = waveforms > 0
     crossings = measures.count_true(positive[:, 1:] != positive[:, :-1])

@@ -43,6 +43,13 @@ class LogisticClassifier(TaskClassifier):
     Attributes:
         penalty_: the penalty used.
         coef_, intercept_: [outputs, features] and [outputs].
+
+    >>> random = np.random.default_rng(23)
+    >>> y = np.repeat([0, 1], 50)
+    >>> X = random.normal(size=(100, 3)) + 2 * y[:, None] * [1, 0, 0]
+    >>> fitted = LogisticClassifier(penalty=0.01).fit(X, y)
+    >>> fitted.coef_.shape, int(np.abs(fitted.coef_[0]).argmax()), fitted.predict_proba(X).shape
+    ((1, 3), 0, (100, 2))
     """
 
     file_suffix: ClassVar = "safetensors"
@@ -85,7 +92,7 @@ class LogisticClassifier(TaskClassifier):
         return self
 
     def _path(self, train: Examples, held: Examples) -> tuple[Floats, list[Floats]]:
-        """Held-out loss of every penalty, infinite where the path ended before, and the weights as far as it went."""
+        """Return each penalty's held-out loss, infinite where the path ended before, and the weights up to there."""
         losses, weights = np.full(len(PENALTIES), np.inf), list[Floats]()
         outcomes, held_outcomes = self._outcomes(train.y), self._outcomes(held.y)
         for i, penalty in enumerate(PENALTIES):
@@ -153,7 +160,13 @@ class LogisticSettings(ClassifierSettings):
 
 
 def row_space(x: npt.NDArray[np.float32]) -> Floats:
-    """Orthonormal basis [features, rows] of the rows' span; ridge weights have no part outside it."""
+    """Return an orthonormal basis [features, rows] of the rows' span; ridge weights have no part outside it.
+
+    >>> x = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 2.0]], np.float32)
+    >>> basis = row_space(x)
+    >>> basis.shape, (basis @ basis.T @ x[0]).round(6).tolist()
+    ((3, 2), [1.0, 1.0, 0.0])
+    """
     return np.asarray(np.linalg.qr(x.T.astype(np.float64))[0])
 
 
@@ -164,7 +177,7 @@ def _scores(x: npt.NDArray[np.float32], weights: npt.NDArray[Any]) -> npt.NDArra
 def _loss_and_residual(
     scores: npt.NDArray[Any], outcomes: npt.NDArray[Any], task: Task, weights: Floats | None = None
 ) -> tuple[float, npt.NDArray[Any]]:
-    """Weighted log loss, summed over all of [n, outputs], and its derivative [n, outputs]."""
+    """Compute the weighted log loss, summed over all of [n, outputs], and its derivative [n, outputs]."""
     own: Any = 1 if weights is None else weights[:, None].astype(scores.dtype)
     if task == "multiclass":
         shifted = scores - scores.max(axis=1, keepdims=True)
@@ -188,8 +201,9 @@ def fit_weights(
     *,
     l1_ratio: float = 0.0,
 ) -> Floats:
-    """Weights [features + 1, outputs] with the least mean log loss + penalty x size of the weights; intercept free.
+    """Find weights [features + 1, outputs] of least mean log loss + penalty x size of the weights; intercept free.
 
+    The intercepts are the last row.
     The size is (1 - l1_ratio) / 2 x squared + l1_ratio x absolute weights. With absolute ones, a weight is searched for
     as the difference of two that are at least 0, which makes the loss smooth and unused weights exactly 0.
 
@@ -201,6 +215,12 @@ def fit_weights(
         start: weights to start from.
         sample_weight: [n], scaled to a mean of 1.
         l1_ratio: share of absolute weights in the penalty.
+
+    >>> x, outcomes = np.array([[-1], [1], [-1], [1]], np.float32), np.array([[0], [1], [0], [1]], np.float32)
+    >>> abs(fit_weights(x, outcomes, "binary", penalty=0.1)).round(2).tolist()
+    [[1.63], [0.0]]
+    >>> abs(fit_weights(x, outcomes, "binary", penalty=10.0, l1_ratio=1.0)).round(2).tolist()
+    [[0.0], [0.0]]
     """
     n, features = x.shape
     row_weights = _mean_one(sample_weight)

@@ -29,6 +29,12 @@ class XGBoostClassifier(TaskClassifier):
 
     Attributes:
         booster_: `xgboost.Booster` of the rounds that count.
+
+    >>> y = np.repeat([0, 1], 50)
+    >>> X = np.random.default_rng(23).normal(size=(100, 3)) + 3 * y[:, None]
+    >>> fitted = XGBoostClassifier(rounds=5).fit(X, y)
+    >>> fitted.predict_proba(X).shape, bool((fitted.predict(X) == y).mean() > 0.9)
+    ((100, 2), True)
     """
 
     file_suffix: ClassVar = "ubj"
