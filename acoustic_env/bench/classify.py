@@ -119,13 +119,9 @@ def _write_small(folder: Path) -> str:
     ids = [str(row["clip_id"]) for row in rows]
     store.write_part(to_table(work.schemas["raw"], ids, ["raw"] * len(ids), block.compute(waves)))
     recipe = from_mapping(Recipe, _RECIPE, "recipe of the benchmark")
-    bundle = learn.train(learn.prepare(clip_table(rows), store, recipe, log=_quiet), _quiet)[0]
-    bundle.save(f"{folder}/bundle")
+    study = learn.prepare(clip_table(rows), store, recipe, log=lambda _: None)
+    learn.train(study, lambda _: None)[0].save(f"{folder}/bundle")
     return f"{folder}/bundle"
-
-
-def _quiet(_: str) -> None:
-    pass
 
 
 def measure_predict(bundle: str | None, log: Log) -> PredictResult:
