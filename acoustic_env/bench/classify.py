@@ -28,7 +28,7 @@ import numpy as np
 import soundfile
 
 from acoustic_env.audio.prepare import prepare
-from acoustic_env.bench.timing import one_thread
+from acoustic_env.bench.timing import one_thread, wall_seconds
 from acoustic_env.clips.table import clip_table
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.errors import AcousticEnvError
@@ -119,13 +119,9 @@ def _write_small(folder: Path) -> str:
     ids = [str(row["clip_id"]) for row in rows]
     store.write_part(to_table(work.schemas["raw"], ids, ["raw"] * len(ids), block.compute(waves)))
     recipe = from_mapping(Recipe, _RECIPE, "recipe of the benchmark")
-    bundle = learn.train(learn.prepare(clip_table(rows), store, recipe, log=_quiet), _quiet)[0]
-    bundle.save(f"{folder}/bundle")
+    study = learn.prepare(clip_table(rows), store, recipe, log=lambda _: None)
+    learn.train(study, lambda _: None)[0].save(f"{folder}/bundle")
     return f"{folder}/bundle"
-
-
-def _quiet(_: str) -> None:
-    pass
 
 
 def measure_predict(bundle: str | None, log: Log) -> PredictResult:
@@ -144,9 +140,9 @@ def measure_predict(bundle: str | None, log: Log) -> PredictResult:
         torch_s, command_s = (statistics.median(column) for column in zip(*pairs, strict=True))
         samples = round(predictor.window_s * RATE)
         noise = np.random.default_rng(0).normal(scale=0.1, size=(WINDOWS, samples)).astype(np.float32)
-        _seconds(lambda: predictor.predict(noise[0], sample_rate=RATE))  # the first one also allocates
-        alone = [_seconds(partial(predictor.predict, wave, sample_rate=RATE)) for wave in noise]
-        together = _seconds(lambda: list(predictor.predict_windows(noise.ravel(), sample_rate=RATE)))
+        wall_seconds(lambda: predictor.predict(noise[0], sample_rate=RATE))  # the first one also allocates
+        alone = [wall_seconds(partial(predictor.predict, wave, sample_rate=RATE)) for wave in noise]
+        together = wall_seconds(lambda: list(predictor.predict_windows(noise.ravel(), sample_rate=RATE)))
     ratio = statistics.median(second / first for first, second in pairs)
     return PredictResult(
         bundle or SMALL, torch_s, command_s, ratio, predictor.window_s, statistics.median(alone), together / WINDOWS
@@ -187,7 +183,7 @@ def _load(server: str, address: str, body: bytes, clients: int) -> LoadResult:
 
 def _send(address: str, body: bytes, requests: int) -> list[float]:
     """Send requests one after the other; return the seconds of each."""
-    return [_seconds(lambda: _post(address, body)) for _ in range(requests)]
+    return [wall_seconds(lambda: _post(address, body)) for _ in range(requests)]
 
 
 def _post(address: str, body: bytes) -> None:
@@ -237,10 +233,4 @@ def _process_s(*arguments: str) -> float:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env={**os.environ, **one})
     if done.returncode != 0:
         raise AcousticEnvError("bench: " + "\n".join(done.stderr.strip().splitlines()[-5:]))
-    return time.perf_counter() - started
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
     return time.perf_counter() - started

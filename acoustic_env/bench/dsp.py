@@ -9,10 +9,8 @@ from acoustic_env.audio import prepare
 from acoustic_env.audio.signals import Engine
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
 from acoustic_env.bench.timing import Pair, Side
-from acoustic_env.features.block import FeatureBlock
+from acoustic_env.features.block import Json
 from acoustic_env.features.golden import GOLDEN_SIGNALS
-from acoustic_env.features.indices import IndicesBlock
-from acoustic_env.features.modulation import ModulationBlock
 from acoustic_env.features.registry import make_block
 
 
@@ -35,40 +33,28 @@ def separation() -> Pair:
     return _pair(lambda engine: lambda clip: prepare.prepare(clip.raw[None], SAMPLE_RATE, engine, GOLDEN_SIGNALS))
 
 
-def indices() -> Pair:
-    """Compute all 60 indices of each signal."""
-    return _pair(lambda engine: _compute(IndicesBlock(engine)))
+def _block(name: str, **options: Json) -> Callable[[], Pair]:
+    """Return a stage that computes a block of each signal."""
+
+    def side(engine: Engine) -> Side:
+        block = make_block(name, engine, options)
+        return lambda clip: [block.compute(waveform[None]) for waveform in clip.signals.values()]
+
+    return lambda: _pair(side)
 
 
-def modulation() -> Pair:
-    """Compute the modulation spectrum of each signal."""
-    return _pair(lambda engine: _compute(ModulationBlock(engine)))
-
-
-def logmel() -> Pair:
-    """Compute the log-mel statistics of each signal."""
-    return _short_time("logmel")
-
-
-def mfcc() -> Pair:
-    """Compute the MFCC statistics of each signal."""
-    return _short_time("mfcc")
-
-
-def spectral() -> Pair:
-    """Compute the spectral statistics of each signal."""
-    return _short_time("spectral")
-
-
-def _short_time(block: str) -> Pair:
-    return _pair(lambda engine: _compute(make_block(block, engine, {"sample_rate": SAMPLE_RATE})))
+indices = _block("indices")
+modulation = _block("mps")
+logmel = _block("logmel", sample_rate=SAMPLE_RATE)
+mfcc = _block("mfcc", sample_rate=SAMPLE_RATE)
+spectral = _block("spectral", sample_rate=SAMPLE_RATE)
 
 
 def dsp() -> Pair:
     """Compute all of it: separation, 60 indices and modulation spectrum of each signal."""
 
     def side(engine: Engine) -> Side:
-        blocks = (IndicesBlock(engine), ModulationBlock(engine))
+        blocks = [make_block(name, engine) for name in ("indices", "mps")]
 
         def run(clip: BenchClip) -> None:
             for waveforms in prepare.prepare(clip.raw[None], SAMPLE_RATE, engine, GOLDEN_SIGNALS).values():
@@ -82,7 +68,3 @@ def dsp() -> Pair:
 
 def _pair(side: Callable[[Engine], Side]) -> Pair:
     return Pair(side("reference"), side("fast"))
-
-
-def _compute(block: FeatureBlock) -> Side:
-    return lambda clip: [block.compute(waveform[None]) for waveform in clip.signals.values()]

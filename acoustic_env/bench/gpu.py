@@ -7,9 +7,9 @@ networks are those of the fast engine in float32 with random weights.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from acoustic_env.audio.decode import resample
 from acoustic_env.bench.clips import SAMPLE_RATE, BenchClip
-from acoustic_env.bench.timing import cpu_seconds, one_thread
+from acoustic_env.bench.timing import cpu_seconds, one_thread, wall_seconds
 from acoustic_env.features.modulation import ModulationBlock
 
 GPU_CLIPS: Final = 64
@@ -75,7 +75,7 @@ def measure_gpu(sample: Sequence[BenchClip], device: str, log: Callable[[str], N
         for name, run in _gpu_parts(device):
             log(f"{name} on {device}")
             run(waves[:3])  # warm-up: memory and kernels are chosen
-            parts.append(GpuPart(name, "gpu", min(_wall_seconds(run, waves) for _ in range(RUNS)) / GPU_CLIPS))
+            parts.append(GpuPart(name, "gpu", min(wall_seconds(partial(run, waves)) for _ in range(RUNS)) / GPU_CLIPS))
     place = torch.cuda.get_device_name() if device == "cuda" else device
     on_gpu = tuple(part.part for part in parts if part.place == "gpu")
     return GpuResult(place, tuple(parts), _rate(parts, ("modulation",)), _rate(parts, on_gpu))
@@ -85,12 +85,6 @@ def _rate(parts: Sequence[GpuPart], on_gpu: tuple[str, ...]) -> GpuRate:
     each = {part.part: part.s_per_clip for part in parts}
     rate = 1 / sum(each[name] for name in on_gpu)
     return GpuRate(on_gpu, rate, rate * each["decode"], rate * (each["separation"] + each["indices"]))
-
-
-def _wall_seconds(run: Part, waves: Waves) -> float:
-    started = time.perf_counter()
-    run(waves)
-    return time.perf_counter() - started
 
 
 def _cpu_parts(sample: Sequence[BenchClip]) -> Iterator[tuple[str, float]]:

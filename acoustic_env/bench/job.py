@@ -29,7 +29,7 @@ from acoustic_env.bench.clips import Material
 from acoustic_env.clips.table import write_clips
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.options import ExtractSettings
-from acoustic_env.pipeline.cluster import local_resources, workers_of_one_thread
+from acoustic_env.pipeline.cluster import local_node, workers_of_one_thread
 from acoustic_env.pipeline.extract import resolve_blocks
 from acoustic_env.pipeline.missing import pending_rows
 from acoustic_env.pipeline.plan import Device
@@ -180,4 +180,4 @@ def _work(piece: pa.Table) -> None:
 
 
 def _processes() -> int:
-    return int(local_resources().cpus)
+    return int(local_node().cpus)

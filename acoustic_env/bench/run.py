@@ -31,16 +31,10 @@ JOB: Final = "extract"  # the stage that is the whole job
 PREDICT: Final = "predict"  # a classifier without a cluster
 SERVE: Final = "serve"  # servers of it under load
 
+_DSP: Final = ("decode", "separation", "indices", "modulation", "dsp", "logmel", "mfcc", "spectral")
 # Stage -> the function that makes its pair of engines.
 STAGES: Final[dict[str, str]] = {
-    "decode": "acoustic_env.bench.dsp:decode",
-    "separation": "acoustic_env.bench.dsp:separation",
-    "indices": "acoustic_env.bench.dsp:indices",
-    "modulation": "acoustic_env.bench.dsp:modulation",
-    "dsp": "acoustic_env.bench.dsp:dsp",
-    "logmel": "acoustic_env.bench.dsp:logmel",
-    "mfcc": "acoustic_env.bench.dsp:mfcc",
-    "spectral": "acoustic_env.bench.dsp:spectral",
+    **{name: f"acoustic_env.bench.dsp:{name}" for name in _DSP},
     "vggish": "acoustic_env.bench.tfhub:vggish_pair",
     "yamnet": "acoustic_env.bench.tfhub:yamnet_pair",
     "panns": "acoustic_env.bench.tagging:panns",
@@ -140,11 +134,10 @@ def _measure_stages(
 
 
 def _measure(stage: str, pair: Pair, material: Sequence[BenchClip]) -> StageResult:
-    times = []
-    for clip in (material[0], *material):  # the first clip twice, to warm up
-        times.append((cpu_seconds(pair.reference, clip), cpu_seconds(pair.fast, clip)))
-    reference, fast = zip(*times[1:], strict=True)
-    ratio = statistics.median(a / b for a, b in times[1:])
+    clips = (material[0], *material)  # the first clip twice, to warm up
+    _, *times = [(cpu_seconds(pair.reference, clip), cpu_seconds(pair.fast, clip)) for clip in clips]
+    reference, fast = zip(*times, strict=True)
+    ratio = statistics.median(a / b for a, b in times)
     return StageResult(stage, statistics.median(reference), statistics.median(fast), ratio)
 
 

@@ -27,6 +27,13 @@ def cpu_seconds(side: Side, clip: BenchClip) -> float:
     return time.process_time() - started
 
 
+def wall_seconds(run: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Limit BLAS, OpenMP and PyTorch to one thread, as in a worker of the job."""

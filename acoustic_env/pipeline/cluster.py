@@ -9,6 +9,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -24,20 +25,14 @@ OBJECT_STORE_MOST: Final = 8 * GIB
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def local_resources() -> Resources:
-    """What this machine offers: CPUs this process may use and memory free now, within the container's limits."""
+def local_node() -> Node:
+    """This machine as a cluster's only node: the CPUs this process may use, and memory free within its container."""
     cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with contextlib.suppress(OSError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         if quota != "max":
             cpus = min(cpus, max(1.0, int(quota) / int(period)))
-    return Resources(cpus, 0.0, available_memory(psutil.virtual_memory().available))
-
-
-def local_node() -> Node:
-    """Return this machine as the only node of a cluster of our own."""
-    local = local_resources()
-    return Node("", platform.node(), local.cpus, local.gpus, local.memory)
+    return Node("", platform.node(), cpus, 0.0, available_memory(psutil.virtual_memory().available))
 
 
 def joins(address: str | None) -> bool:
@@ -72,21 +67,14 @@ def cluster(address: str | None) -> Iterator[Node | None]:
         return
     workers_of_one_thread()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if joins(address):
-        _join(address)
-        memory = None
-    else:
-        memory = _start_local()
     try:
-        yield None if memory is None else _own(memory)
+        if joins(address):
+            _join(address)
+            yield None
+        else:
+            yield _start_local()
     finally:
         ray.shutdown()
-
-
-def _own(memory: int) -> Node:
-    """Return the node that was started here; Ray does not see every limit of a container."""
-    offered = cluster_resources()
-    return Node("", platform.node(), offered.cpus, offered.gpus, min(offered.memory, memory))
 
 
 def _join(address: str | None) -> None:
@@ -101,14 +89,14 @@ def _join(address: str | None) -> None:
         ) from error
 
 
-def _start_local() -> int:
-    """Start Ray on this machine; return the bytes of memory that its workers may use."""
+def _start_local() -> Node:
+    """Start Ray on this machine; return what its workers may use, as Ray does not see every limit of a container."""
     import ray
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray's own internals
     # Ray's default of 15 starves the workers beside any busy process: a run of 3 clips took 114 s instead of 11.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    local = local_resources()
+    local = local_node()
     store = int(min(OBJECT_STORE_MOST, local.memory * OBJECT_STORE_SHARE, _shared_memory() * 0.9))
     try:
         with _silent_stderr():
@@ -126,7 +114,8 @@ def _start_local() -> int:
             f"Ray does not start on this machine: {error}; it needs memory, and space in /dev/shm and in "
             f"{tempfile.gettempdir()} (TMPDIR); or join a cluster with --address"
         ) from error
-    return local.memory - store
+    offered = cluster_resources()
+    return replace(local, cpus=offered.cpus, gpus=offered.gpus, memory=min(offered.memory, local.memory - store))
 
 
 def torch_has_cuda() -> bool:

@@ -36,10 +36,7 @@ BATCH: Final = 16  # clips a process decodes at a time
 FEWEST_PER_PROCESS: Final = 64  # below this a process costs more than it decodes
 # Block -> its column with one vector a clip; the first that the store holds is used.
 EMBEDDINGS: Final[dict[str, str]] = {
-    "mn04": "embedding",
-    "panns": "embedding",
-    "yamnet": "embedding",
-    "vggish": "embedding",
+    **dict.fromkeys(("mn04", "panns", "yamnet", "vggish"), "embedding"),
     "vggish_released": "mean",
 }
 
@@ -145,11 +142,9 @@ def find_duplicates(
         signatures = collected.signatures()
         alike = matching.candidates(signatures)
         if neighbors is not None:
-            known = set(zip(alike.first.tolist(), alike.second.tolist(), strict=True))
-            new = np.array(
-                [pair not in known for pair in zip(*(side.tolist() for side in neighbors), strict=True)], bool
-            )
-            alike = matching.joined([alike, matching.align(signatures, neighbors[0][new], neighbors[1][new])])
+            first, second = neighbors
+            new = ~np.isin(first * len(ids) + second, alike.first * len(ids) + alike.second)
+            alike = matching.joined([alike, matching.align(signatures, first[new], second[new])])
         links = link(signatures, collected, alike)
     return _found(clips, links, collected, len(alike))
 

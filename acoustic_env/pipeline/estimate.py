@@ -195,8 +195,4 @@ def _capacity(pools: Pools, name: str) -> float:
 
 
 def _part(stage: str, networks: Sequence[str]) -> str:
-    if stage == "decode":
-        return READING
-    if stage == "write":
-        return WRITING
-    return NETWORKS if stage in networks else DSP
+    return {"decode": READING, "write": WRITING}.get(stage, NETWORKS if stage in networks else DSP)

@@ -44,12 +44,8 @@ Log = Callable[[str], None]
 Need = npt.NDArray[np.int64]  # [clips], as `missing.pending_rows`
 
 
-def _silent(_: str) -> None:
-    pass
-
-
 def extract(
-    settings: ExtractSettings, log: Log = _silent, clips: pa.Table | None = None, recipe: Recipe | None = None
+    settings: ExtractSettings, log: Log = lambda _: None, clips: pa.Table | None = None, recipe: Recipe | None = None
 ) -> RunRecord:
     """Compute the missing rows of the wanted blocks for every clip of the list.
 
@@ -93,9 +89,8 @@ def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> l
     if recipe is None:
         recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
     signals = in_order(settings.signals or (*recipe.signals, *recipe.variant_signals))
-    names = settings.blocks or tuple(recipe.blocks)
     chosen: dict[str, Mapping[str, Json]] = {}
-    for name in names:
+    for name in settings.blocks or recipe.blocks:
         options = recipe.block_options(name)
         chosen[name] = options
         if options.get("frames") and not name.endswith("_frames"):
@@ -117,6 +112,7 @@ class _Run:
     def __init__(self, settings: ExtractSettings, works: list[BlockWork], clips: Listed, log: Log) -> None:
         self.settings, self.works, self.clips, self.log = settings, works, clips, log
         self.planned: Plan | None = None
+        self.leases: Mapping[str, int] = {}  # path -> fencing id
         self.store = FeatureStore(settings.store)
         self.health = Health()
         fingerprints = {work.spec.name: work.fingerprints for work in works}
@@ -163,7 +159,8 @@ class _Run:
         if not need.any():
             return
         try:
-            self._compute(need, errors, leases.tokens)
+            self.leases = leases.tokens
+            self._compute(need, errors)
         except NoHealthyWorkerError as error:
             self.record.stopped = str(error)
             self._finish()
@@ -215,7 +212,7 @@ class _Run:
         self.planned = plan
         return plan
 
-    def _compute(self, need: Need, errors: pa.Table, leases: Mapping[str, int]) -> None:
+    def _compute(self, need: Need, errors: pa.Table) -> None:
         failed_before = 0 if self.settings.retry_errors else self.record.failed_on_list
         pending = self.record.pending
         allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending, failed_before)
@@ -227,7 +224,8 @@ class _Run:
                 while need.any():
                     try:
                         for rows in pending_rounds(self.clips, need, errors):
-                            self._round(rows, nodes, leases, watch, progress, joined=own is None)
+                            plan = self._plan_round(rows, nodes, joined=own is None)
+                            self._stream(rows, plan, watch, progress, elastic=own is None)
                             if self.record.stopped:
                                 return
                         break
@@ -247,45 +245,28 @@ class _Run:
             cluster_nodes.wait_for_nodes(self.settings.wait_for_nodes, self.log)
         return cluster_nodes.free_nodes()
 
-    def _round(
-        self,
-        pending: pa.Table,
-        nodes: list[Node],
-        leases: Mapping[str, int],
-        watch: FailureWatch,
-        progress: Progress,
-        *,
-        joined: bool,
-    ) -> None:
-        """Compute clips on the nodes there are now, once these can read what the clips need and have room."""
+    def _plan_round(self, pending: pa.Table, nodes: list[Node], *, joined: bool) -> Plan:
+        """Return the plan for the nodes there are now, once these can read what the clips need and have room."""
         gc.collect()  # frames of an error that is over, and cycles of Ray Data, hold the workers of the last round
         marker = join(self.settings.store, f"runs/{self.record.run_id}.json")
         left_out = self.health.left_out
-        room = False
-        while not room:
-            left = cluster_nodes.as_of_now(nodes, left_out) if joined else nodes
-            if joined:
-                cluster_nodes.check_paths(left, pending["uri"].to_pylist(), marker, self._active(pending))
-            plan = self._plan(pending, left, elastic=joined)
-            room = not joined or cluster_nodes.wait_for_room(plan, self.log, left_out)
-        self._stream(pending, plan, leases, watch, progress, elastic=joined)
+        while joined:
+            left = cluster_nodes.as_of_now(nodes, left_out)
+            cluster_nodes.check_paths(left, pending["uri"].to_pylist(), marker, self._active(pending))
+            plan = self._plan(pending, left, elastic=True)
+            if cluster_nodes.wait_for_room(plan, self.log, left_out):
+                return plan
+        return self._plan(pending, nodes, elastic=False)
 
-    def _stream(
-        self,
-        pending: pa.Table,
-        plan: Plan,
-        leases: Mapping[str, int],
-        watch: FailureWatch,
-        progress: Progress,
-        *,
-        elastic: bool,
-    ) -> None:
+    def _stream(self, pending: pa.Table, plan: Plan, watch: FailureWatch, progress: Progress, *, elastic: bool) -> None:
         record, works = self.record, self._active(pending)
         watch.in_work = plan.in_work
         record.pools = pools_of(plan)
         metrics.PENDING.record(record.pending - record.finished)
         with closing(
-            graph.run(pending, plan, works, self.settings.store, leases, record.run_id, self.health, elastic=elastic)
+            graph.run(
+                pending, plan, works, self.settings.store, self.leases, record.run_id, self.health, elastic=elastic
+            )
         ) as batches:
             for written in batches:
                 record.count(written)

@@ -58,18 +58,19 @@ class NoHealthyWorkerError(AcousticEnvError):
 
 def node_name() -> str:
     """Return the name of this node: its machine's, and in Ray the start of the node's id."""
-    import ray
-
-    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-    return f"{platform.node()} {node[:8]}".strip()
+    return f"{platform.node()} {_node_id()[:8]}".strip()
 
 
 def sick(reason: str, clip_id: str | None = None) -> SickWorkerError:
     """Return the error of this worker."""
+    return SickWorkerError(platform.node(), _node_id(), reason, clip_id)
+
+
+def _node_id() -> str:
+    """Return Ray's id of this node; empty outside Ray."""
     import ray
 
-    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-    return SickWorkerError(platform.node(), node, reason, clip_id)
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 def describe(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,15 +71,21 @@ def find_missing(index: IdIndex, works: Sequence[BlockWork], store: FeatureStore
 
 def _keys(store: FeatureStore, block: str, fingerprint: str) -> Iterator[pa.Table]:
     """Yield (clip_id, signal) of every row, `KEYS_AT_ONCE` or a few more at a time."""
-    tables: list[pa.Table] = []
-    for part in store.scan(block, fingerprint, KEY_SCHEMA.names):
-        if isinstance(part, ScannedPart):
-            tables.append(part.table.replace_schema_metadata(None).cast(KEY_SCHEMA))
-            if sum(map(len, tables)) >= KEYS_AT_ONCE:
-                yield pa.concat_tables(tables)
-                tables = []
-    if tables:
-        yield pa.concat_tables(tables)
+    parts = store.scan(block, fingerprint, KEY_SCHEMA.names)
+    tables = (part.table.replace_schema_metadata(None) for part in parts if isinstance(part, ScannedPart))
+    return _gathered((table.cast(KEY_SCHEMA) for table in tables), KEYS_AT_ONCE)
+
+
+def _gathered(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the tables joined to so many rows or a few more; the last may have fewer."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= rows:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if any(map(len, waiting)):
+        yield pa.concat_tables(waiting)
 
 
 def pending_rounds(listed: Listed, need: npt.NDArray[np.int64], errors: pa.Table) -> Iterator[pa.Table]:
@@ -90,14 +96,8 @@ def pending_rounds(listed: Listed, need: npt.NDArray[np.int64], errors: pa.Table
         need: int64[clips], as `pending_rows`.
         errors: of the store.
     """
-    waiting: list[pa.Table] = []
-    for rows, table in listed.tables():
-        waiting.append(pending_rows(table, need[rows], errors))
-        if sum(map(len, waiting)) >= ROUND_CLIPS:
-            yield _in_shard_order(pa.concat_tables(waiting))
-            waiting = []
-    if any(map(len, waiting)):
-        yield _in_shard_order(pa.concat_tables(waiting))
+    tables = (pending_rows(table, need[rows], errors) for rows, table in listed.tables())
+    return map(_in_shard_order, _gathered(tables, ROUND_CLIPS))
 
 
 def pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
@@ -125,10 +125,8 @@ def _in_shard_order(rows: pa.Table) -> pa.Table:
     if rows["byte_offset"].null_count == len(rows):
         return rows
     shards = pc.if_else(pc.is_valid(rows["byte_offset"]), _shards(rows), "")
-    order = pc.sort_indices(
-        pa.table({"shard": shards, "offset": rows["byte_offset"]}),
-        [("shard", "ascending"), ("offset", "ascending")],
-    )
+    keys = pa.table({"shard": shards, "offset": rows["byte_offset"]})
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
     return rows.take(order).combine_chunks()
 
 

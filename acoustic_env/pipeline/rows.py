@@ -78,24 +78,15 @@ def wave_signals(columns: Sequence[str], rate: int) -> list[str]:
 
 def pack_waves(waves: Sequence[npt.NDArray[np.float32] | None]) -> pa.Array:
     """list<float32>[clips]; None becomes null."""
-    sizes = [0 if wave is None else len(wave) for wave in waves]
-    offsets = np.zeros(len(waves) + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    present = [wave for wave in waves if wave is not None]
-    values = np.concatenate(present) if present else np.empty(0, np.float32)
+    offsets = np.cumsum([0, *(0 if wave is None else len(wave) for wave in waves)], dtype=np.int64)
+    values = np.concatenate([np.empty(0, np.float32), *(wave for wave in waves if wave is not None)])
     mask = pa.array([wave is None for wave in waves], pa.bool_())
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=mask)
 
 
 def unpack_waves(column: pa.ChunkedArray) -> list[npt.NDArray[np.float32] | None]:
     """The waveforms without copying; null becomes None."""
-    waves: list[npt.NDArray[np.float32] | None] = []
-    for chunk in column.chunks:
-        offsets = chunk.offsets.to_numpy()
-        values = chunk.values.to_numpy()
-        valid = chunk.is_valid().to_numpy(zero_copy_only=False)
-        waves += [values[offsets[i] : offsets[i + 1]] if valid[i] else None for i in range(len(chunk))]
-    return waves
+    return [wave.values.to_numpy() if wave.is_valid else None for wave in column]
 
 
 def pack_errors(errors: Sequence[Sequence[RowError]]) -> pa.Array:
@@ -123,9 +114,8 @@ def pack_rows(pieces: Sequence[Piece], clips: int, schema: pa.Schema) -> pa.Arra
     order = np.argsort(owner, kind="stable")
     structs = table.to_struct_array()
     struct = structs.combine_chunks() if structs.num_chunks else pa.array([], structs.type)
-    offsets = np.zeros(clips + 1, np.int32)
-    np.cumsum(np.bincount(owner, minlength=clips), out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), struct.take(pa.array(order)))
+    offsets = np.searchsorted(owner[order], np.arange(clips + 1))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), struct.take(pa.array(order)))
 
 
 def unpack_rows(column: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:

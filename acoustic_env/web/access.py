@@ -58,32 +58,29 @@ class SameOrigin:
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
 
     def check(self, request: Request) -> Response | None:
-        """Return the refusal of a request; None to let it through.
+        """Return an answer that takes the place of the page's; None to let the request through.
 
         A program sends neither Origin nor Sec-Fetch-Site; every browser sends Origin with a POST.
+
+        Raises:
+            Problem: the request is refused.
         """
         opened = request.method in ("GET", "HEAD") and request.headers.get("sec-fetch-mode") == "navigate"
-        return (
-            self._check_host(request)
-            or self._check_site(request, opened=opened)
-            or (self._check_origin(request) if "origin" in request.headers else None)
-        )
+        self._check_host_and_site(request, opened=opened)
+        if "origin" in request.headers:
+            self._check_origin(request)
+        return None
 
-    def _check_host(self, request: Request) -> Response | None:
+    def _check_host_and_site(self, request: Request, *, opened: bool) -> None:
         hosts = request.headers.getlist("host")
         if len(hosts) != 1 or not self._accepts_host(hosts[0]):
-            return refusal(HTTPStatus.MISDIRECTED_REQUEST, "this server has another host name")
-        return None
-
-    def _check_site(self, request: Request, *, opened: bool) -> Response | None:
+            raise _refusal(HTTPStatus.MISDIRECTED_REQUEST, "this server has another host name")
         if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not opened:
-            return refusal(HTTPStatus.FORBIDDEN, "requested by another site")
-        return None
+            raise _refusal(HTTPStatus.FORBIDDEN, "requested by another site")
 
-    def _check_origin(self, request: Request) -> Response | None:
+    def _check_origin(self, request: Request) -> None:
         if request.method == "POST" and request.headers.get("origin") != f"http://{request.headers['host']}":
-            return refusal(HTTPStatus.FORBIDDEN, "requested by another site")
-        return None
+            raise _refusal(HTTPStatus.FORBIDDEN, "requested by another site")
 
     def _accepts_host(self, header: str) -> bool:
         try:
@@ -110,24 +107,26 @@ class Access(SameOrigin):
         self.url += f"?token={self.token}"
 
     def check(self, request: Request) -> Response | None:
-        """Return the refusal of a request, or the page that trades the token for a cookie; None to let it through."""
+        """Return the page that trades the token for a cookie; None to let the request through.
+
+        Raises:
+            Problem: the request is refused.
+        """
         entering = request.url.path == "/" and "token" in request.query_params
         opened = entering and request.headers.get("sec-fetch-mode") == "navigate"
-        refused = self._check_host(request) or self._check_site(request, opened=opened)
-        if refused:
-            return refused
+        self._check_host_and_site(request, opened=opened)
         if entering and request.method in ("GET", "HEAD"):
             return self._enter(request.query_params["token"])
-        refused = self._check_origin(request)
-        if refused:
-            return refused
+        self._check_origin(request)
         if not self._is_token(request.cookies.get(self.cookie, "")):
-            return refusal(HTTPStatus.FORBIDDEN, "open the address that the acoustic-env command printed")
-        return _check_body(request) if request.method == "POST" else None
+            raise _refusal(HTTPStatus.FORBIDDEN, "open the address that the acoustic-env command printed")
+        if request.method == "POST":
+            _check_body(request)
+        return None
 
     def _enter(self, token: str) -> Response:
         if not self._is_token(token):
-            return refusal(HTTPStatus.FORBIDDEN, "wrong or old token: every start of the command has its own")
+            raise _refusal(HTTPStatus.FORBIDDEN, "wrong or old token: every start of the command has its own")
         return HTMLResponse(
             _ENTRY, headers={"Set-Cookie": f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"}
         )
@@ -151,22 +150,24 @@ class AccessMiddleware:
 
         if scope["type"] != "http":
             return
-        response = self._access.check(Request(scope))
+        try:
+            response = self._access.check(Request(scope))
+        except Problem as problem:
+            response = problem.response()
         if scope["method"] == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
         await (response or self._app)(scope, receive, send_secured)
 
 
-def refusal(status: HTTPStatus, reason: str) -> Response:
+def _refusal(status: HTTPStatus, reason: str) -> Problem:
     """Return a refusal with its reason; the connection ends, since a body may be unread."""
-    return Problem(status, reason, headers={"Connection": "close"}).response()
+    return Problem(status, reason, headers={"Connection": "close"})
 
 
-def _check_body(request: Request) -> Response | None:
+def _check_body(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" or "transfer-encoding" in request.headers:
-        return refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected JSON of known length")
+        raise _refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected JSON of known length")
     length = request.headers.get("content-length", "")
     if not length.isdecimal() or int(length) > LARGEST_POST:
-        return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LARGEST_POST:,} bytes")
-    return None
+        raise _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LARGEST_POST:,} bytes")

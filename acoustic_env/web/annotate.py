@@ -19,11 +19,6 @@ from acoustic_env.audit.listen_audio import ClipCache
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.web.pages import add_files
 
-FILES: Final = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-}
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -40,7 +35,7 @@ async def _posted(request: Request) -> dict[str, Any]:
 def annotation_page(session: Session, clips: ClipCache, annotator: str | None = None) -> APIRouter:
     """Return the routes of the annotation page; `annotator` is a name proposed to the first visitor."""
     page = APIRouter()
-    add_files(page, "annotate_page", FILES)
+    add_files(page, "annotate_page")
 
     @page.get("/api/session")
     def describe_session() -> dict[str, Any]:

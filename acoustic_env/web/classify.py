@@ -33,15 +33,6 @@ from acoustic_env.web.metrics import Metrics
 from acoustic_env.web.pages import add_files
 from acoustic_env.web.problems import Problem
 
-FOLDER: Final = "classify_page"
-FILES: Final = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/picture.js": ("picture.js", "text/javascript"),
-    "/record.js": ("record.js", "text/javascript"),
-    "/worklet.js": ("worklet.js", "text/javascript"),
-}
 PREDICT: Final = "/api/v1/predict"
 STREAM: Final = "/api/v1/predict/stream"
 _CHUNK_S: Final = 10.0  # classified at a time, so that answers appear early and a client that left is noticed
@@ -201,7 +192,7 @@ class Classification:
 def classification_page(service: Classification) -> APIRouter:
     """Return the routes of the classification page and of its API."""
     page = APIRouter()
-    add_files(page, FOLDER, FILES)
+    add_files(page, "classify_page")
 
     @page.get("/api/v1/model", summary="What the classifier knows, and the limits of an upload")
     def describe_model() -> dict[str, Any]:

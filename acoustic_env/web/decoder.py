@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import queue
 import threading
@@ -70,9 +69,8 @@ class Decoder:
 
     def close(self) -> None:
         """End the processes; call it when no thread decodes."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().close()
+        while not self._idle.empty():
+            self._idle.get().close()
 
 
 def _pieces(decode: Decode, max_s: float, window_s: float) -> Iterator[tuple[Mono, int]]:
