@@ -9,7 +9,7 @@ that need no assumption, and, with gold clips, a test of the assumption and a di
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -253,16 +253,17 @@ def gold_balanced_accuracy(gold: GoldClips, level: float = 0.95) -> Interval:
     if len(np.unique(gold.truth)) < 2:
         return nothing_observed(method)
     right = (gold.predicted == gold.truth).astype(np.float64)
-    estimate = variance = 0.0
+    shares, sizes = np.empty(2), np.empty(2)
     for k in (0, 1):
         here = (gold.truth == k).astype(np.float64)
-        share, spread = ratio(right * here, here, gold.inclusion)
-        binomial = share * (1.0 - share)
+        shares[k], spread = ratio(right * here, here, gold.inclusion)
+        binomial = shares[k] * (1.0 - shares[k])
         # Of clips that are all right, or all chosen with certainty, the estimated variance is 0: their number counts.
-        size = binomial / spread if spread > 0.0 and binomial > 0.0 else float(here.sum())
-        smoothed = (share * size + 0.5) / (size + 1.0)
-        estimate, variance = estimate + share / 2.0, variance + smoothed * (1.0 - smoothed) / size / 4.0
-    return from_variance(estimate, variance * design_effect(right, gold.groups), len(right), method, level)
+        sizes[k] = binomial / spread if spread > 0.0 and binomial > 0.0 else here.sum()
+    smoothed = (shares * sizes + 0.5) / (sizes + 1.0)
+    variance = float((smoothed * (1.0 - smoothed) / sizes).mean()) / 2.0 * design_effect(right, gold.groups)
+    alike = round(4.0 / float((1.0 / sizes).sum()))  # clips of which a plain share would be as exact
+    return replace(from_variance(float(shares.mean()), variance, alike, method, level), n=len(right))
 
 
 def gold_auc(
