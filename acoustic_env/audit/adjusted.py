@@ -9,7 +9,7 @@ that need no assumption, and, with gold clips, a test of the assumption and a di
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -124,6 +124,12 @@ def adjusted_auc(
         negative: of the clips given negative, how many are.
         independence_p: from `independence_test`, where there are gold clips.
         gold: from `gold_auc`.
+
+    >>> found = adjusted_auc(0.766, (122, 121), AnnotatedCounts(42, 50), AnnotatedCounts(32, 50))
+    >>> found.status, round(found.corrected, 3), round(found.impossible, 2)
+    ('refused', 1.054, 0.72)
+    >>> adjusted_auc(0.75, (500, 500), AnnotatedCounts(185, 200), AnnotatedCounts(190, 200)).status
+    'not refuted'
     """
     error = hanley_mcneil(auc, *clips)
     return _adjusted("AUC", auc, error, (positive, negative), None, independence_p, gold)
@@ -142,6 +148,11 @@ def adjusted_balanced_accuracy(
     Args:
         rates: true positive and true negative rate against given labels.
         clips, positive, negative, independence_p, gold: as for `adjusted_auc`.
+
+    >>> positive, negative = AnnotatedCounts(42, 50), AnnotatedCounts(32, 50)
+    >>> found = adjusted_balanced_accuracy((0.721, 0.721), (122, 121), positive, negative)
+    >>> round(found.corrected, 2), [round(bound, 2) for bound in found.bounds]
+    (0.96, [0.46, 0.98])
     """
     error = math.sqrt(sum(rate * (1.0 - rate) / n for rate, n in zip(rates, clips, strict=True))) / 2.0
     share = clips[0] / sum(clips)
@@ -171,6 +182,13 @@ def independence_test(predicted: Ints, given: Ints, truth: Ints) -> float:
 
     Args:
         predicted, given, truth: [gold clips] 0 or 1.
+
+    >>> truth = np.repeat([0, 1], 20)
+    >>> given = np.where(np.arange(40) % 4 == 0, 1 - truth, truth)
+    >>> independence_test(predicted=given, given=given, truth=truth) < 0.01  # the same clips are wrong twice
+    True
+    >>> independence_test(predicted=np.where(np.arange(40) % 5 == 0, 1 - truth, truth), given=given, truth=truth)
+    1.0
     """
     from scipy.stats import fisher_exact
 
@@ -191,6 +209,10 @@ def read_gold(table: pa.Table, where: str) -> GoldClips:
 
     Raises:
         UsageError: a column is missing or a value is invalid; names file, row and column.
+
+    >>> gold = read_gold(pa.table({"predicted": [1, 0], "given": [1, 1], "truth": [1, 0]}), "gold.csv")
+    >>> gold.truth.tolist(), gold.score is None, gold.inclusion.tolist()
+    ([1, 0], True, [1.0, 1.0])
     """
     found = require_columns(table, _GOLD, where, "a table of gold clips")
     if not found.num_rows:
@@ -213,14 +235,35 @@ def read_gold(table: pa.Table, where: str) -> GoldClips:
 
 
 def gold_balanced_accuracy(gold: GoldClips, level: float = 0.95) -> Interval:
-    """Estimate the balanced accuracy against true labels directly: the mean of both classes' shares predicted right."""
+    """Estimate the balanced accuracy against true labels directly: the mean of both classes' shares predicted right.
+
+    Each class's variance is that of its own clips, p~ (1 - p~) / n with p~ = (n p + 1/2) / (n + 1), so a rare class
+    widens the interval; n = p (1 - p) / Var(p) where inclusion probabilities are known.
+
+    Args:
+        gold: from `read_gold`.
+        level: coverage.
+
+    >>> truth, clips = np.repeat([0, 1], [80, 20]), np.arange(100)
+    >>> predicted = np.where(clips % 10 == 0, 1 - truth, truth)
+    >>> print(gold_balanced_accuracy(GoldClips(predicted, truth, truth, None, np.ones(100), clips)))
+    0.900 (0.794 to 0.955, n = 100, gold, balanced accuracy)
+    """
     method = "gold, balanced accuracy"
     if len(np.unique(gold.truth)) < 2:
         return nothing_observed(method)
     right = (gold.predicted == gold.truth).astype(np.float64)
-    shares = [ratio(right * (gold.truth == k), (gold.truth == k).astype(float), gold.inclusion) for k in (0, 1)]
-    estimate, variance = sum(share for share, _ in shares) / 2.0, sum(variance for _, variance in shares) / 4.0
-    return from_variance(estimate, variance * design_effect(right, gold.groups), len(right), method, level)
+    shares, sizes = np.empty(2), np.empty(2)
+    for k in (0, 1):
+        here = (gold.truth == k).astype(np.float64)
+        shares[k], spread = ratio(right * here, here, gold.inclusion)
+        binomial = shares[k] * (1.0 - shares[k])
+        # Of clips that are all right, or all chosen with certainty, the estimated variance is 0: their number counts.
+        sizes[k] = binomial / spread if spread > 0.0 and binomial > 0.0 else here.sum()
+    smoothed = (shares * sizes + 0.5) / (sizes + 1.0)
+    variance = float((smoothed * (1.0 - smoothed) / sizes).mean()) / 2.0 * design_effect(right, gold.groups)
+    alike = round(4.0 / float((1.0 / sizes).sum()))  # clips of which a plain share would be as exact
+    return replace(from_variance(float(shares.mean()), variance, alike, method, level), n=len(right))
 
 
 def gold_auc(
@@ -236,6 +279,10 @@ def gold_auc(
         seed: of the bootstrap.
         draws: bootstrap samples.
         level: coverage.
+
+    >>> score, truth = np.array([0.1, 0.4, 0.35, 0.8, 0.7, 0.2]), np.array([0, 0, 1, 1, 1, 0])
+    >>> print(gold_auc(score, truth, np.ones(6), np.arange(6), seed=0))
+    0.889 (0.400 to 1.000, n = 6, gold, weighted AUC)
     """
     method = "gold, weighted AUC"
     if len(np.unique(truth)) < 2:

@@ -11,7 +11,11 @@ from acoustic_env.audit.intervals import Floats, Interval, Ints, nothing_observe
 
 
 def vote_counts(votes: Ints, categories: int) -> Floats:
-    """Return [clips, categories] how many annotators gave each answer."""
+    """Return [clips, categories] how many annotators gave each answer.
+
+    >>> vote_counts(np.array([[1, 1, 0], [0, -1, 0]]), 2).tolist()
+    [[1.0, 2.0], [2.0, 0.0]]
+    """
     counts = [(votes == category).sum(axis=1) for category in range(categories)]
     return np.stack(counts, axis=1).astype(np.float64)
 
@@ -25,6 +29,12 @@ def krippendorff_alpha(counts: Floats, weights: Floats | None = None) -> Floats:
 
     Returns:
         [draws] alpha.
+
+    >>> counts = vote_counts(np.array([[1, 1], [0, 0], [1, 0], [1, 1], [1, -1]]), 2)
+    >>> krippendorff_alpha(counts).round(3).tolist()
+    [0.533]
+    >>> krippendorff_alpha(counts, np.array([[1.0, 1.0, 0.0, 2.0, 0.0]])).tolist()  # a draw without the disputed clip
+    [1.0]
     """
     counts, weights = _pairable(counts, weights)
     answers = counts.sum(axis=1)
@@ -39,7 +49,11 @@ def krippendorff_alpha(counts: Floats, weights: Floats | None = None) -> Floats:
 def gwet_ac1(counts: Floats, weights: Floats | None = None) -> Floats:
     """Return Gwet's AC1, (agreement - chance) / (1 - chance), chance = sum p_k (1 - p_k) / (K - 1).
 
-    Steadier than alpha or kappa when one answer is rare, as wrong labels are. Arguments and result as above.
+    Steadier than alpha or kappa when one answer is rare, as wrong labels are (Gwet 2008). Arguments and result as for
+    `krippendorff_alpha`: a clip with a single answer does not count, in the shares p_k of chance either.
+
+    >>> gwet_ac1(vote_counts(np.array([[1, 1], [0, 0], [1, 0], [1, 1]]), 2)).round(3).tolist()
+    [0.529]
     """
     counts, weights = _pairable(counts, weights)
     answers = counts.sum(axis=1)
@@ -52,7 +66,11 @@ def gwet_ac1(counts: Floats, weights: Floats | None = None) -> Floats:
 
 
 def pairwise_agreement(counts: Floats, weights: Floats | None = None) -> Floats:
-    """Return [draws] the share of pairs of annotators of the same clip who gave the same answer."""
+    """Return [draws] the share of pairs of annotators of the same clip who gave the same answer.
+
+    >>> pairwise_agreement(vote_counts(np.array([[1, 1, 0], [1, 1, -1]]), 2)).tolist()  # two of four pairs agree
+    [0.5]
+    """
     counts, weights = _pairable(counts, weights)
     answers = counts.sum(axis=1)
     same = (counts * (counts - 1.0)).sum(axis=1)
@@ -76,6 +94,10 @@ def agreement(votes: Ints, categories: int, seed: int, draws: int = 2000, level:
         seed: of the bootstrap.
         draws: bootstrap samples of clips.
         level: coverage.
+
+    >>> votes = np.array([[1, 1], [0, 0], [1, 0], [1, 1], [0, 0], [1, 1]])
+    >>> print(agreement(votes, 2, seed=0)["krippendorff_alpha"])
+    0.686 (-0.100 to 1.000, n = 6, clip bootstrap)
     """
     counts = vote_counts(votes, categories)
     counts = counts[counts.sum(axis=1) >= 2]

@@ -70,6 +70,10 @@ def check_annotations(table: pa.Table, where: str) -> pa.Table:
 
     Raises:
         UsageError: a column is missing or a value is not allowed; names file, row and column.
+
+    >>> import pyarrow.parquet as pq
+    >>> check_annotations(pq.read_table("annotations.parquet"), "annotations.parquet")["note"].null_count
+    110
     """
     table = require_columns(rename_old_columns(table, where), ANNOTATION_SCHEMA, where, "an annotation table")
     require_values(table, {"answer": ANSWERS, "role": ROLES}, where)
@@ -77,7 +81,13 @@ def check_annotations(table: pa.Table, where: str) -> pa.Table:
 
 
 def latest(annotations: pa.Table) -> pa.Table:
-    """Return the last answer of each (clip, label, annotator, role), in order of time."""
+    """Return the last answer of each (clip, label, annotator, role), in order of time; of equal times the later row.
+
+    >>> row = {"clip_id": "a", "label": "rain", "annotator": "Ada", "role": "sample"}
+    >>> answers = [row | {"answer": "wrong", "time_utc": 1}, row | {"answer": "right", "time_utc": 2}]
+    >>> latest(pa.Table.from_pylist(answers, ANNOTATION_SCHEMA))["answer"].to_pylist()
+    ['right']
+    """
     ordered = annotations.sort_by([("time_utc", "ascending")]).combine_chunks()
     keys = zip(*(ordered.column(name).to_pylist() for name in ("clip_id", "label", "annotator", "role")), strict=True)
     last = {key: row for row, key in enumerate(keys)}
@@ -91,6 +101,12 @@ def vote_table(annotations: pa.Table, keys: list[tuple[str, str]], annotators: l
         annotations: of one role, from `latest`.
         keys: (clip_id, label) of the rows wanted.
         annotators: columns wanted; all of the annotations' when None.
+
+    >>> answers = {"clip_id": ["a", "a", "b"], "label": ["rain"] * 3, "annotator": ["Ada", "Ben", "Ben"]}
+    >>> annotations = pa.table({**answers, "answer": ["incomplete", "wrong", "unsure"]})
+    >>> vote_table(annotations, [("a", "rain"), ("b", "rain")])
+    VoteTable(annotators=['Ada', 'Ben'], votes=array([[ 1,  0],
+           [-1, -1]]))
     """
     named = sorted(set(annotations.column("annotator").to_pylist())) if annotators is None else annotators
     row_of = {key: row for row, key in enumerate(keys)}

@@ -129,6 +129,13 @@ def find_rule(kind: str, answers: Answers, precision: float, most: float) -> Rul
         answers: to rows it could be made for.
         precision: promised share of right decisions, in (0, 1).
         most: share of the rows beyond which no region is tried.
+
+    >>> answers = Answers(np.linspace(0, 1, 60), np.arange(60) < 50, np.full(60, 0.1), np.arange(0, 600, 10), 600)
+    >>> rule = find_rule("drop", answers, precision=0.8, most=1.0)
+    >>> rule.passed.rows, rule.passed.unannotated, rule.passed.answers, rule.passed.right
+    (520, 468, 52, 50)
+    >>> find_rule("drop", answers, precision=0.99, most=1.0).passed is None
+    True
     """
     regions = _regions(answers, precision, most)
     chains = _chains(regions, precision, 1.0 - CONFIDENCE)

@@ -60,7 +60,13 @@ def label_quality(probabilities: Floats, given: Ints) -> Floats:
 
 
 def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckResult:
-    """Return the result of a scorer from its probabilities [clips, classes]."""
+    """Return the result of a scorer from its probabilities [clips, classes].
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.9, 0.1]])
+    >>> found = from_probabilities("mlp", probabilities, np.array([0, 0, 1, 1]))
+    >>> found.flagged.tolist(), found.summary, found.score[3].round(1).tolist()
+    ([False, False, False, True], 0.75, [0.1, 0.1])
+    """
     flagged = confident_flags(given, probabilities)
     agreeing = float((probabilities.argmax(axis=1) == given).mean())
     joint = confident_joint(given, probabilities)
@@ -73,7 +79,11 @@ def from_probabilities(name: str, probabilities: Floats, given: Ints) -> CheckRe
 
 
 def class_thresholds(given: Ints, probabilities: Floats) -> Floats:
-    """Return [K] the mean of P(class k) over the clips given k; 1 for a class without clips."""
+    """Return [K] the mean of P(class k) over the clips given k; 1 for a class without clips.
+
+    >>> class_thresholds(np.array([0, 0, 1]), np.array([[0.75, 0.25], [0.25, 0.75], [0.25, 0.75]])).tolist()
+    [0.5, 0.75]
+    """
     classes = probabilities.shape[1]
     counts = np.bincount(given, minlength=classes)
     own = np.bincount(given, weights=probabilities[np.arange(len(given)), given], minlength=classes)
@@ -81,7 +91,12 @@ def class_thresholds(given: Ints, probabilities: Floats) -> Floats:
 
 
 def confident_class(given: Ints, probabilities: Floats) -> Ints:
-    """Return [clips] the likeliest class among those that reach their threshold; -1 where none does."""
+    """Return [clips] the likeliest class among those that reach their threshold; -1 where none does.
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.9, 0.1], [0.4, 0.6]])
+    >>> confident_class(np.array([0, 0, 1, 1, 1]), probabilities).tolist()
+    [0, -1, 1, 0, 1]
+    """
     above = np.where(probabilities >= class_thresholds(given, probabilities) - 1e-6, probabilities, -1.0)
     chosen: Ints = above.argmax(axis=1)
     return np.where(above.max(axis=1) >= 0.0, chosen, -1)
@@ -91,6 +106,10 @@ def confident_joint(given: Ints, probabilities: Floats) -> Floats:
     """Return [K, K] the share of clips given i that are confidently k; calibrated to the counts given, sums to 1.
 
     Rows are given labels. A class in which nothing is confident stays on the diagonal.
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.9, 0.1]])
+    >>> confident_joint(np.array([0, 0, 1, 1]), probabilities).tolist()
+    [[0.5, 0.0], [0.25, 0.25]]
     """
     classes = probabilities.shape[1]
     likely = confident_class(given, probabilities)
@@ -105,7 +124,12 @@ def confident_joint(given: Ints, probabilities: Floats) -> Floats:
 
 
 def confident_flags(given: Ints, probabilities: Floats) -> Bools:
-    """Return [clips] whether the clip is confidently of another class, likelier than the given one."""
+    """Return [clips] whether the clip is confidently of another class, likelier than the given one.
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.9, 0.1]])
+    >>> confident_flags(np.array([0, 0, 1, 1]), probabilities).tolist()
+    [False, False, False, True]
+    """
     likely = confident_class(given, probabilities)
     rows = np.arange(len(given))
     better = probabilities[rows, np.maximum(likely, 0)] > probabilities[rows, given]
@@ -120,6 +144,10 @@ def duplicates_check(groups: Ints, given: Ints, classes: int) -> CheckResult:
         groups: [clips] number of the clip's set of duplicates, -1 for none.
         given: [clips] class each clip is given.
         classes: how many.
+
+    >>> found = duplicates_check(np.array([0, 0, 0, -1]), given=np.array([1, 1, 0, 0]), classes=2)
+    >>> found.score.round(2).tolist(), found.flagged.tolist()
+    ([[1.0, 0.67], [1.0, 0.67], [0.33, 1.0], [1.0, 1.0]], [True, True, True, False])
     """
     share = np.ones(len(groups))
     grouped = np.flatnonzero(groups >= 0)
@@ -143,6 +171,9 @@ def duplicate_sets(original: Mapping[str, str], clip_ids: Sequence[str]) -> Ints
     Args:
         original: clip id -> the clip it is a duplicate of, which may itself be one of another; no cycles.
         clip_ids: [clips].
+
+    >>> duplicate_sets({"b": "a", "c": "b"}, ["a", "b", "c", "d"]).tolist()
+    [0, 0, 0, -1]
     """
     roots = []
     for clip_id in clip_ids:

@@ -32,6 +32,12 @@ class Combination:
         weights: [scorers, labels] a_w, not negative; [scorers, 1] for exclusive classes.
         bias: [classes] b_k.
         exclusive: whether a clip has exactly one class.
+
+    >>> combination = Combination(weights=np.array([[3.0], [1.0]]), bias=np.zeros(2), exclusive=True)
+    >>> combination.shares.tolist()
+    [[0.625], [0.375]]
+    >>> combination.pool(np.array([[[1.0, 0.0]], [[0.0, 1.0]]])).tolist()  # two scorers, one clip, two classes
+    [[0.625, 0.375]]
     """
 
     weights: Floats
@@ -64,6 +70,11 @@ def fit_combination(probabilities: Floats, target: Floats, exclusive: bool) -> C
         probabilities: [scorers, clips, classes], out of fold.
         target: [clips, classes] 0 or 1.
         exclusive: whether a clip has exactly one class; else every class gets weights of its own.
+
+    >>> target = np.eye(2)[np.arange(40) % 2]
+    >>> good, guess = np.where(target > 0, 0.9, 0.1), np.full((40, 2), 0.5)
+    >>> fit_combination(np.stack([good, guess]), target, exclusive=True).weights.round(2).tolist()
+    [[1.15], [0.5]]
     """
     return _fit_classes(probabilities, target) if exclusive else _fit_labels(probabilities, target)
 

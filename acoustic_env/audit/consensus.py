@@ -49,6 +49,13 @@ def consensus(annotations: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Ke
         annotations: from `check_annotations`, all of them; answers to repeated rows only check an annotator and are
             left out. None for no annotations.
         gold: from `gold_truths`.
+
+    >>> row = {"label": "rain", "role": "sample", "time_utc": 1}
+    >>> answers = [row | {"clip_id": "a", "annotator": "Ada", "answer": "right"},
+    ...            row | {"clip_id": "b", "annotator": "Ada", "answer": "unsure"}]
+    >>> found = consensus(pa.Table.from_pylist(answers), gold={("c", "rain"): False})
+    >>> [(key[0], row.applies, row.votes) for key, row in found.items()]
+    [('a', 1.0, ['Ada: right']), ('b', None, ['Ada: unsure']), ('c', 0.0, ['gold: wrong'])]
     """
     if annotations is None:
         return {key: RowConsensus(float(gold[key]), [_gold_vote(gold[key])], True) for key in sorted(gold)}
@@ -73,7 +80,12 @@ def consensus(annotations: pa.Table | None, gold: Mapping[Key, bool]) -> dict[Ke
 
 
 def gold_truths(sample: pa.Table | None) -> dict[Key, bool]:
-    """Return whether the label applies for every gold row of a sample; nothing without a sample."""
+    """Return whether the label applies for every gold row of a sample; nothing without a sample.
+
+    >>> rows = {"clip_id": ["a", "b"], "label": ["rain", "rain"], "role": ["gold", "sample"], "truth": ["wrong", None]}
+    >>> gold_truths(pa.table(rows))
+    {('a', 'rain'): False}
+    """
     if sample is None or "truth" not in sample.column_names:
         return {}
     rows = sample.filter(pc.equal(sample["role"], "gold"))

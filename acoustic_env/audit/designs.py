@@ -51,7 +51,13 @@ def stratified_ratio(numerator: Floats, denominator: Floats, strata: Ints, sizes
         sizes: [strata] rows N_h in the frame.
 
     Returns:
-        Estimate and variance; NaN and 0 when the denominator's total is 0.
+        Estimate and variance; NaN and 0 when the denominator's total is 0. A stratum without answers is left out, one
+        with a single answer adds no variance.
+
+    >>> right, in_part = np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])
+    >>> share, variance = stratified_ratio(right, in_part, np.array([0, 0, 1, 1]), np.array([20.0, 60.0]))
+    >>> round(share, 3), round(variance**0.5, 3)
+    (0.8, 0.223)
     """
     answers = np.bincount(strata, minlength=len(sizes))
     weight = (sizes / np.maximum(answers, 1))[strata]
@@ -76,6 +82,11 @@ def difference(values: Floats, proxy: Floats, frame_mean: float, size: int) -> t
         proxy: [n] proxy f of the same rows.
         frame_mean: mean of f over the frame.
         size: rows N of the frame.
+
+    >>> answers, proxy = np.array([1.0, 1.0, 0.0, 1.0]), np.array([0.9, 0.8, 0.2, 0.7])
+    >>> mean, variance = difference(answers, proxy, frame_mean=0.7, size=1000)  # the sample's mean proxy is 0.65
+    >>> round(mean, 3), round(variance**0.5, 3)
+    (0.828, 0.08)
     """
     n = len(values)
     spread = float(proxy.var(ddof=1)) if n > 2 else 0.0
@@ -100,6 +111,11 @@ def ppi_plus_plus(
         unlabeled_mean: mean of f over the N rows.
         unlabeled_variance: variance of f over the N rows.
         unlabeled: N.
+
+    >>> answers, proxy = np.array([1.0, 1.0, 0.0, 1.0]), np.array([0.9, 0.8, 0.2, 0.7])
+    >>> mean, variance = ppi_plus_plus(answers, proxy, unlabeled_mean=0.7, unlabeled_variance=0.07, unlabeled=996)
+    >>> round(mean, 3), round(variance**0.5, 3)
+    (0.857, 0.113)
     """
     n = len(values)
     pooled = (n * float(proxy.var()) + unlabeled * unlabeled_variance) / (n + unlabeled)
@@ -122,6 +138,11 @@ def ratio(numerator: Floats, denominator: Floats, inclusion: Floats) -> tuple[fl
 
     Returns:
         Estimate and variance; NaN and 0 when the denominator's total is 0.
+
+    >>> answers, inclusion = np.array([1.0, 0.0, 1.0]), np.array([0.1, 0.5, 0.1])  # the wrong one stands for 2 rows
+    >>> share, variance = ratio(answers, np.ones(3), inclusion)
+    >>> round(share, 3), round(variance**0.5, 3)
+    (0.909, 0.095)
     """
     total = float((denominator / inclusion).sum())
     if total == 0.0:
@@ -131,7 +152,11 @@ def ratio(numerator: Floats, denominator: Floats, inclusion: Floats) -> tuple[fl
 
 
 def hajek_variance(expanded: Floats, inclusion: Floats) -> float:
-    """Return Hajek's approximate variance of sum(expanded) in a fixed-size unequal-probability design."""
+    """Return Hajek's approximate variance of sum(expanded) in a fixed-size unequal-probability design.
+
+    >>> hajek_variance(np.array([10.0, 0.0, 10.0, 0.0]), np.full(4, 0.1)), hajek_variance(np.ones(4), np.ones(4))
+    (120.0, 0.0)
+    """
     n = len(expanded)
     slack = 1.0 - inclusion
     if n < 2 or slack.sum() <= 0.0:

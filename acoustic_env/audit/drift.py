@@ -49,6 +49,11 @@ def drift_test(new: Features, training: Features, seed: int, permutations: int =
         training: float32 [clips, features]; at least two clips.
         seed: of subsamples and permutations.
         permutations: of the test.
+
+    >>> training = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    >>> found = drift_test(training[:30] + 1.0, training[30:], seed=0)
+    >>> found.p_value, found.drifted(), found.clips
+    (0.001, True, (30, 30))
     """
     from scipy.spatial.distance import cdist
 

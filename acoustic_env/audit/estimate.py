@@ -94,6 +94,13 @@ def estimate(
 
     Raises:
         UsageError: not a sample, or no answer to any of its rows.
+
+    >>> import pyarrow.parquet as pq
+    >>> found = estimate(pq.read_table("sample.parquet"), pq.read_table("annotations.parquet"), "sample.parquet")
+    >>> print(found["overall"][found["preferred"]])
+    0.825 (0.779 to 0.863, n = 100, stratified)
+    >>> found["drawn"], found["answered"], found["unsure"], sorted(found["labels"])
+    (100, 100, {'rows': 0}, ['natural', 'urban'])
     """
     frame = frame_of(sample, where)
     answers = latest(annotations)

@@ -26,6 +26,10 @@ class Interval:
         low, high: bounds of the interval.
         method: how it was made.
         n: number of answers.
+
+    >>> found = Interval(0.84, 0.715, 0.917, "wilson", 50)
+    >>> round(found.half_width, 3), found.as_dict()["method"]
+    (0.101, 'wilson')
     """
 
     estimate: float
@@ -48,14 +52,24 @@ class Interval:
 
 
 def z_value(level: float) -> float:
-    """Return the two-sided standard normal quantile: 1.96 for level 0.95."""
+    """Return the two-sided standard normal quantile: 1.96 for level 0.95.
+
+    >>> round(z_value(0.95), 2), round(z_value(0.99), 2)
+    (1.96, 2.58)
+    """
     from scipy.special import ndtri
 
     return float(ndtri(0.5 + level / 2.0))
 
 
 def nothing_observed(method: str) -> Interval:
-    """Return the interval without any answer: 0 to 1."""
+    """Return the interval without any answer: 0 to 1.
+
+    >>> print(nothing_observed("wilson"))
+    nan (0.000 to 1.000, n = 0, wilson)
+    >>> nothing_observed("wilson").as_dict()["estimate"] is None
+    True
+    """
     return Interval(math.nan, 0.0, 1.0, method, 0)
 
 
@@ -84,12 +98,23 @@ def clopper_pearson(right: float, n: float, level: float = 0.95) -> Interval:
 
     Beta quantiles B(a/2; k, n-k+1) and B(1-a/2; k+1, n-k). With effective counts of a clustered or weighted sample it
     is the interval of Korn & Graubard 1998, which SciPy's `binomtest`, for whole counts, does not have.
+
+    >>> print(clopper_pearson(42, 50))
+    0.840 (0.709 to 0.928, n = 50, clopper-pearson)
+    >>> print(clopper_pearson(50, 50))
+    1.000 (0.929 to 1.000, n = 50, clopper-pearson)
     """
     return _of_counts("clopper-pearson", right, n, lambda: _beta_bounds(right, n, level, 0.0, 1.0))
 
 
 def jeffreys(right: float, n: float, level: float = 0.95) -> Interval:
-    """Return quantiles of Beta(k + 1/2, n - k + 1/2), which cover the level on average over the proportion."""
+    """Return quantiles of Beta(k + 1/2, n - k + 1/2), which cover the level on average over the proportion.
+
+    The lower bound is 0 without a right answer, the upper one is 1 without a wrong one (Brown, Cai & DasGupta 2001).
+
+    >>> print(jeffreys(42, 50))
+    0.840 (0.721 to 0.921, n = 50, jeffreys)
+    """
     return _of_counts("jeffreys", right, n, lambda: _beta_bounds(right, n, level, 0.5, 0.5))
 
 
@@ -124,6 +149,11 @@ def from_variance(estimate: float, variance: float, n: int, method: str, level: 
         n: number of answers.
         method: name of the estimator.
         level: coverage.
+
+    >>> print(from_variance(0.9, 0.03**2, 60, "stratified"))
+    0.900 (0.826 to 0.945, n = 60, stratified)
+    >>> print(from_variance(1.0, 0.0, 60, "stratified"))
+    1.000 (0.940 to 1.000, n = 60, stratified)
     """
     if n == 0 or math.isnan(estimate):
         return nothing_observed(method)
@@ -142,6 +172,10 @@ def design_effect(values: Floats, groups: npt.NDArray[np.int64]) -> float:
     Args:
         values: [n] answers.
         groups: [n] group of each answer (video, recording).
+
+    >>> answers, videos = np.array([1.0, 1.0, 0.0, 0.0, 1.0, 0.0]), np.array([0, 0, 1, 1, 2, 2])
+    >>> round(design_effect(answers, videos), 2), round(design_effect(answers, np.arange(6)), 2)
+    (1.67, 1.0)
     """
     n = len(values)
     groups_present, index = np.unique(groups, return_inverse=True)
@@ -155,7 +189,11 @@ def design_effect(values: Floats, groups: npt.NDArray[np.int64]) -> float:
 
 
 def percentile(draws: Floats, estimate: float, n: int, method: str, level: float = 0.95) -> Interval:
-    """Return the percentile interval of bootstrap or posterior draws, NaN excluded; 0 to 1 without an estimate."""
+    """Return the percentile interval of bootstrap or posterior draws, NaN excluded; 0 to 1 without an estimate.
+
+    >>> print(percentile(np.linspace(0.5, 0.7, 101), 0.6, 40, "bootstrap"))
+    0.600 (0.505 to 0.695, n = 40, bootstrap)
+    """
     finite = draws[np.isfinite(draws)]
     if n == 0 or finite.size == 0 or math.isnan(estimate):
         return nothing_observed(method)

@@ -126,6 +126,17 @@ def write_version(url: str, labels: Iterable[pa.Table], origin: Mapping[str, Jso
         url: LABELS.
         labels: from `relabel`, sorted, in parts of whole clips.
         origin: what it was made from, for the manifest.
+
+    >>> row = {"clip_id": ["a"], "label": ["rain"], "given": [True], "posterior": [0.9], "votes": [None]}
+    >>> table = pa.table({**row, "action": ["keep"], "reason": ["not flagged"]})
+    >>> write_version("example-labels", [table], {"ranked": "ranked.parquet"})
+    Written(version='v0001', previous=None, new=True)
+    >>> write_version("example-labels", [table], {"ranked": "ranked.parquet"}).new  # equal decisions
+    False
+    >>> versions("example-labels"), read_manifest("example-labels", "v0001")["actions"]
+    (['v0001'], {'keep': 1})
+    >>> read_version("example-labels").num_rows
+    1
     """
     import pyarrow.parquet as pq
 
@@ -178,6 +189,12 @@ def merge(before: pa.Table | None, now: pa.Table) -> pa.Table:
     Args:
         before: the last version, None for the first.
         now: from `relabel`.
+
+    >>> row = {"label": ["rain"], "given": [True], "posterior": [0.9], "votes": [None]}
+    >>> row |= {"action": ["keep"], "reason": ["not flagged"]}
+    >>> before = pa.table({"clip_id": ["a"], **row, "version": ["v0001"], "previous_version": [None]})
+    >>> merge(before, pa.table({"clip_id": ["b"], **row}))["clip_id"].to_pylist()
+    ['a', 'b']
     """
     if before is None:
         return now
@@ -199,6 +216,11 @@ def diff(old: pa.Table, new: pa.Table) -> pa.Table:
     """Return the rows in which two versions differ in what applies or in the action, or that only one of them has.
 
     `DIFF_SCHEMA`; `applied` and `action_before` are null where the old table has no such row.
+
+    >>> old = pa.table({"clip_id": ["a"], "label": ["rain"], "given": [True], "action": ["keep"], "reason": [""]})
+    >>> new = fill_columns(old, action="drop", reason="annotated")
+    >>> diff(old, new).select(["clip_id", "applied", "applies", "action"]).to_pylist()
+    [{'clip_id': 'a', 'applied': True, 'applies': False, 'action': 'drop'}]
     """
     key = ["clip_id", "label"]
     before = old.select([*key, "action"]).rename_columns([*key, "action_before"])
@@ -220,6 +242,10 @@ def segments_csv(labels: pa.Table, clips: pa.Table | None, spelling: Mapping[str
 
     Raises:
         UsageError: the segment of an id is not known.
+
+    >>> rows = {"clip_id": ["abcdefghijk_30000"], "label": ["Rain"], "given": [True], "action": ["keep"]}
+    >>> segments_csv(pa.table(rows), None, {"Rain": "/m/06mb1"})[0].splitlines()[-1]
+    'abcdefghijk, 30.000, 40.000, "/m/06mb1"'
     """
     now = labels.filter(pa.array(applies(labels)))
     of_clip: dict[str, list[str]] = {}

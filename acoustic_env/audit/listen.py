@@ -82,6 +82,11 @@ def read_rows(sample: pa.Table, where: str) -> tuple[list[Row], str]:
 
     Raises:
         UsageError: a column is missing or the sample is empty.
+
+    >>> import pyarrow.parquet as pq
+    >>> rows, sample_id = read_rows(pq.read_table("sample.parquet"), "sample.parquet")
+    >>> len(rows), rows[0].role in ("sample", "repeat"), len(sample_id)
+    (110, True, 16)
     """
     table = require_columns(sample, _NEEDED, where, "a sample of `audit sample`").sort_by("order")
     if not table.num_rows:
@@ -95,6 +100,11 @@ def order_for(rows: list[Row], sample_id: str, annotator: str) -> list[int]:
     """Return the row numbers in this annotator's own random order, repeats after their originals.
 
     The same annotator and sample give the same order in every session.
+
+    >>> rows = [Row("a", "rain", "sample"), Row("b", "rain", "sample"), Row("a", "rain", "repeat")]
+    >>> order = order_for(rows, "0123", "Ada")
+    >>> order.index(0) < order.index(2), order == order_for(rows, "0123", "ADA")
+    (True, True)
     """
     seed = hashlib.sha256(f"{sample_id}\0{annotator.casefold()}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(seed, np.uint32))

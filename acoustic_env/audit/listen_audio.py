@@ -77,6 +77,10 @@ def places(rows: list[Row], clips: pa.Table, where: str) -> list[Place]:
 
     Raises:
         UsageError: a clip of the sample is not in the list.
+
+    >>> clips = pa.table({"clip_id": ["a"], "uri": ["a.wav"], "start_s": [1.0], "end_s": [3.5]})
+    >>> places([Row("a", "rain", "sample")], clips, "clips.parquet")[0].length_s
+    2.5
     """
     wanted = clips.select(["clip_id", "uri", "start_s", "end_s"])
     of = {entry["clip_id"]: entry for entry in wanted.to_pylist()}
@@ -168,7 +172,11 @@ def _blind(error: ClipError, uri: str) -> str:
 
 
 def normalize_for_playback(waveform: Mono) -> Mono:
-    """Remove the mean of float32 [samples], scale to RMS 0.1 with a peak of at most 0.9; silence becomes zeros."""
+    """Remove the mean of float32 [samples], scale to RMS 0.1 with a peak of at most 0.9; silence becomes zeros.
+
+    >>> normalize_for_playback(np.array([1.5, 0.5, 1.5, 0.5], np.float32)).round(3)
+    array([ 0.1, -0.1,  0.1, -0.1], dtype=float32)
+    """
     centered = waveform - waveform.mean(dtype=np.float64)
     rms, peak = float(np.sqrt(np.square(centered).mean())), float(np.abs(centered).max())
     if rms < 1e-8:
@@ -177,7 +185,11 @@ def normalize_for_playback(waveform: Mono) -> Mono:
 
 
 def mel(hertz: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
-    """Convert Hz to mel, 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
+    """Convert Hz to mel, 2595 log10(1 + f / 700) (O'Shaughnessy 1987).
+
+    >>> mel(np.array([0.0, 1000.0, 8000.0])).round(1).tolist()
+    [0.0, 1000.0, 2840.0]
+    """
     return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0))
 
 
@@ -194,6 +206,11 @@ def spectrogram(
 
     Returns:
         uint8 [SPECTROGRAM_BANDS, frames]: 0 is `RANGE_DB` below 255 or less; band 0 is the lowest.
+
+    >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
+    >>> levels = spectrogram(tone, 16_000)
+    >>> levels.shape, levels.dtype, int(levels.max()), int(levels.mean(axis=1).argmax())
+    ((160, 62), dtype('uint8'), 255, 53)
     """
     window = 1 << max(5, round(np.log2(_WINDOW_S * rate)))
     padded = np.pad(waveform, window // 2)
@@ -219,7 +236,12 @@ def spectrogram(
 
 
 def describe(waveform: Mono, rate: int, frames: int = SPECTROGRAM_FRAMES, *, relative: bool = True) -> dict[str, Any]:
-    """Return the spectrogram as JSON; `levels` are base64, row by row."""
+    """Return the spectrogram as JSON; `levels` are base64, row by row.
+
+    >>> found = describe(np.zeros(16_000, np.float32), 16_000, frames=10)
+    >>> found["bands"], found["frames"], found["high_hz"]
+    (160, 10, 8000.0)
+    """
     levels = spectrogram(waveform, rate, frames, relative=relative)
     return {
         "bands": levels.shape[0],

@@ -41,6 +41,11 @@ def find_neighbors(features: npt.NDArray[np.float32], folds: Ints, k: int, seed:
         folds: [clips].
         k: neighbors wanted; fewer where other folds hold fewer.
         seed: of the references where there are more than `MOST_REFERENCES` clips.
+
+    >>> features = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
+    >>> found = find_neighbors(features, folds=np.array([0, 1, 0, 1]), k=1, seed=0)
+    >>> found.index.tolist(), found.weight.ravel().round(2)
+    ([[1], [0], [3], [2]], array([0.99, 0.99, 0.99, 0.99], dtype=float32))
     """
     return References(features, folds, k, seed).neighbors(features, folds)
 

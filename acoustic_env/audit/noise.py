@@ -20,6 +20,9 @@ class Contamination:
     Attributes:
         alpha: P(Y=0 | G=1).
         beta: P(Y=1 | G=0).
+
+    >>> round(Contamination(alpha=0.16, beta=0.36).information, 2)
+    0.48
     """
 
     alpha: float

@@ -61,6 +61,14 @@ def plan(half_width: float, share: float, ranked: pa.Table | None = None, level:
 
     Raises:
         UsageError: a half-width or share that cannot be.
+
+    >>> for found in plan(0.05, 0.8, pa.table({"label": ["rain"] * 1000, "given": [True] * 1000,
+    ...                                        "quality": np.linspace(0.6, 1.0, 1000)})):
+    ...     print(found.design, found.n, found.per_class)
+    simple 198 False
+    stratified 174 False
+    unequal 169 False
+    simple 198 True
     """
     if not 0.0 < half_width < 0.5:
         raise UsageError(f"--half-width {half_width:g}: expected a number between 0 and 0.5")

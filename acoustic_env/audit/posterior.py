@@ -107,6 +107,11 @@ def predict_out_of_fold(scorer: HeldOutScorer, folds: Ints, classes: int) -> Flo
         scorer: (clips to learn from, clips to score) -> probabilities [clips to score, classes].
         folds: [clips].
         classes: how many.
+
+    >>> y = np.array([0.0, 0.0, 1.0, 1.0])
+    >>> mean = lambda train, held_out: np.full((held_out.sum(), 1), y[train].mean())
+    >>> predict_out_of_fold(mean, np.array([0, 0, 1, 1]), classes=1).ravel().tolist()
+    [1.0, 1.0, 0.0, 0.0]
     """
     found = np.empty((len(folds), classes))
     for fold in np.unique(folds):
@@ -128,6 +133,12 @@ def predict_without_two_folds(scorer: HeldOutScorer, folds: Ints, classes: int) 
 
     Returns:
         Without the fold before the clip's own, and without the fold after it.
+
+    >>> y = np.array([0.0, 1.0, 5.0])
+    >>> mean = lambda train, held_out: np.full((held_out.sum(), 1), y[train].mean())
+    >>> before, after = predict_without_two_folds(mean, np.array([0, 1, 2]), classes=1)
+    >>> before.ravel().tolist(), after.ravel().tolist()
+    ([1.0, 5.0, 0.0], [5.0, 0.0, 1.0])
     """
     before, after = np.empty((2, len(folds), classes))
     count = int(folds.max()) + 1

@@ -419,7 +419,13 @@ def _labeled(clips: Clips, target: Floats, exclusive: bool, settings: AuditSetti
 def label_scores(
     duplicates: Ints | None, given: Ints, pooled: Floats, own: Mapping[str, Floats], shares: Floats
 ) -> LabelScores:
-    """Compare probabilities [clips, classes], pooled and of each scorer, with the given classes."""
+    """Compare probabilities [clips, classes], pooled and of each scorer, with the given classes.
+
+    >>> pooled = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.9, 0.1]])
+    >>> found = label_scores(None, np.array([0, 0, 1, 1]), pooled, {"mlp": pooled}, np.array([1.0]))
+    >>> found.flagged.tolist(), found.information["weights"]
+    ([False, False, False, True], {'mlp': 1.0})
+    """
     flagged = confident_flags(given, pooled)
     checks = [from_probabilities(name, probabilities, given) for name, probabilities in own.items()]
     if duplicates is not None:
@@ -446,7 +452,11 @@ def unscored(duplicates: Ints | None, given: Ints, names: Sequence[str], setting
 
 
 def yes_or_no(positive: Floats) -> Floats:
-    """Return the probabilities [clips, 2] of not carrying a label and of carrying it."""
+    """Return the probabilities [clips, 2] of not carrying a label and of carrying it.
+
+    >>> yes_or_no(np.array([0.25, 0.75])).tolist()
+    [[0.75, 0.25], [0.25, 0.75]]
+    """
     return np.stack([1.0 - positive, positive], axis=1)
 
 
@@ -462,12 +472,23 @@ def ranked_table(
 
 
 def sort_ranked(table: pa.Table) -> pa.Table:
-    """Return the rows lowest quality first."""
+    """Return the rows lowest quality first.
+
+    >>> sort_ranked(pa.table({"clip_id": ["b", "a", "c"], "quality": [0.5, 0.5, 0.1]}))["clip_id"].to_pylist()
+    ['c', 'a', 'b']
+    """
     return table.sort_by([("quality", "ascending"), ("clip_id", "ascending")])
 
 
 def fit_reduction(features: Features, seed: int) -> Callable[[Features], Features]:
-    """Return what scales features like these [clips, features] and reduces more than `MOST_FEATURES`."""
+    """Return what scales features like these [clips, features] and reduces more than `MOST_FEATURES`.
+
+    >>> features = np.array([[0.0, 1.0], [2.0, np.nan], [4.0, 3.0]], np.float32)
+    >>> fit_reduction(features, seed=0)(features).round(2)
+    array([[-1.22, -1.22],
+           [ 0.  ,  0.  ],
+           [ 1.22,  1.22]], dtype=float32)
+    """
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 

@@ -29,6 +29,10 @@ def check_ranked(table: pa.Table, where: str) -> pa.Table:
 
     Raises:
         UsageError: a column is missing, holds nulls or values that cannot be; names the file and the column.
+
+    >>> row = {"clip_id": ["a"], "label": ["rain"], "given": [True], "quality": [0.2], "flagged": [True], "mlp": [0.1]}
+    >>> check_ranked(pa.table(row), "ranked.csv").column_names
+    ['clip_id', 'label', 'given', 'quality', 'flagged', 'mlp']
     """
     ranked = require_columns(table, RANKED_SCHEMA, where, "a ranked table of `audit rank`")
     if table.num_rows == 0:
@@ -53,12 +57,20 @@ def rank_by_quality(rows: pa.Table, quality: Floats) -> pa.Table:
 
 
 def scorer_names(table: pa.Table) -> list[str]:
-    """Return the names of the scorer columns of a ranked table."""
+    """Return the names of the scorer columns of a ranked table.
+
+    >>> scorer_names(RANKED_SCHEMA.append(pa.field("mlp", pa.float64())).empty_table())
+    ['mlp']
+    """
     return [name for name in table.column_names if name not in RANKED_SCHEMA.names]
 
 
 def quality_of(table: pa.Table) -> Floats:
-    """Return [rows] the quality column."""
+    """Return [rows] the quality column.
+
+    >>> quality_of(pa.table({"quality": [0.2, 0.9]}))
+    array([0.2, 0.9])
+    """
     values: Floats = table.column("quality").to_numpy()
     return values
 

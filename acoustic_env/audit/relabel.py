@@ -88,6 +88,14 @@ def decide(
             rows are known, whatever their answers.
         settings: how.
         before: the last version of the labels; its rows with votes stay decided where there are no new answers.
+
+    >>> rows = {"clip_id": ["a", "b"], "label": ["rain", "rain"], "given": [True, True], "flagged": [True, False]}
+    >>> ranked = pa.table({**rows, "quality": [0.1, 0.9]}).select(RANKED_SCHEMA.names)
+    >>> answer = {"clip_id": "a", "label": "rain", "annotator": "Ada", "answer": "wrong"}
+    >>> annotations = pa.Table.from_pylist([answer | {"role": "sample", "time_utc": 1}])
+    >>> labels = decide(ranked, annotations, None, RelabelSettings()).labels
+    >>> labels["action"].to_pylist(), labels["reason"].to_pylist()
+    (['drop', 'keep'], ['annotated (Ada: wrong)', 'not flagged'])
     """
     relabeler = Relabeler(annotations, sample, settings, {} if before is None else decided_by_people(before))
     relabeler.see(ranked)
@@ -96,13 +104,23 @@ def decide(
 
 
 def applies(labels: pa.Table) -> Bools:
-    """Return [rows] whether the label applies after the table's actions; abstaining leaves it as given."""
+    """Return [rows] whether the label applies after the table's actions; abstaining leaves it as given.
+
+    >>> actions = ["keep", "drop", "add", "abstain", "keep"]
+    >>> applies(pa.table({"given": [True, True, False, True, False], "action": actions})).tolist()
+    [True, False, True, True, False]
+    """
     kept = pc.and_(labels["given"], pc.not_equal(labels["action"], "drop"))
     return np.asarray(pc.or_(kept, pc.equal(labels["action"], "add")))
 
 
 def decided_by_people(labels: pa.Table) -> dict[Key, Decision]:
-    """Return votes, action and reason of the rows that people decided in a version."""
+    """Return votes, action and reason of the rows that people decided in a version.
+
+    >>> rows = {"clip_id": ["a", "b"], "label": ["rain", "rain"], "votes": [["Ada: wrong"], None]}
+    >>> decided_by_people(pa.table({**rows, "action": ["drop", "keep"], "reason": ["annotated", "not flagged"]}))
+    {('a', 'rain'): (['Ada: wrong'], 'drop', 'annotated')}
+    """
     annotated = labels.filter(pc.is_valid(labels["votes"]))
     decided = zip(*(annotated[name].to_pylist() for name in ("votes", "action", "reason")), strict=True)
     return dict(zip(key_pairs(annotated), decided, strict=True))

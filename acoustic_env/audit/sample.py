@@ -60,6 +60,13 @@ def draw_sample(ranked: pa.Table, settings: SampleSettings, gold: pa.Table | Non
 
     Raises:
         UsageError: more rows asked for than there are, or a wrong gold table.
+
+    >>> from acoustic_env.options import SampleSettings
+    >>> clips = {"clip_id": [f"clip{i:02d}" for i in range(40)], "label": ["rain"] * 40, "given": [True] * 40}
+    >>> ranked = pa.table({**clips, "quality": np.linspace(0.1, 0.9, 40), "flagged": [True] * 10 + [False] * 30})
+    >>> sample = draw_sample(ranked, SampleSettings(n=20, repeat=0.1))
+    >>> sample.num_rows, sample["role"].to_pylist().count("repeat"), sample["stratum"].unique().sort().to_pylist()
+    (22, 2, ['rain q1', 'rain q2'])
     """
     frame = _frame(ranked, settings)
     rng = np.random.default_rng(settings.seed)
@@ -117,6 +124,11 @@ def frame_of(sample: pa.Table, where: str) -> dict[str, Any]:
 
     Raises:
         UsageError: the table is not a sample made by `audit sample`.
+
+    >>> import pyarrow.parquet as pq
+    >>> frame = frame_of(pq.read_table("sample.parquet"), "sample.parquet")
+    >>> frame["size"], frame["flagged"], frame["labels"]["urban"]["size"]
+    (300, 50, 150)
     """
     described = (sample.schema.metadata or {}).get(FRAME_KEY)
     missing = [name for name in SAMPLE_SCHEMA.names if name not in sample.column_names]
@@ -134,6 +146,9 @@ def inclusion_probabilities(quality: Floats, n: int) -> Floats:
     Args:
         quality: [rows] in [0, 1].
         n: size of the sample, at most rows.
+
+    >>> inclusion_probabilities(np.array([0.01, 0.5, 0.99, 0.5]), 2).round(2).tolist()  # undecided rows are likelier
+    [0.2, 0.8, 0.2, 0.8]
     """
     undecided = np.sqrt(quality * (1.0 - quality)) + 1e-9
     weight = (1.0 - UNIFORM_FLOOR) * undecided / undecided.sum() + UNIFORM_FLOOR / len(quality)
@@ -146,7 +161,11 @@ def inclusion_probabilities(quality: Floats, n: int) -> Floats:
 
 
 def systematic(inclusion: Floats, rng: np.random.Generator) -> Ints:
-    """Return a fixed-size sample with exactly these inclusion probabilities: systematic from a random order."""
+    """Return a fixed-size sample with exactly these inclusion probabilities: systematic from a random order.
+
+    >>> systematic(np.array([0.1, 1.0, 0.4, 0.5]), np.random.default_rng(0)).tolist()  # row 1 is certain
+    [1, 3]
+    """
     order = rng.permutation(len(inclusion))
     steps = np.floor(np.cumsum(inclusion[order]) + rng.random() + 1e-9)
     chosen = np.diff(steps, prepend=0.0) > 0
@@ -163,6 +182,9 @@ def score_strata(labels: npt.NDArray[Any], quality: Floats, n: int) -> npt.NDArr
     Args:
         labels, quality: [rows] of the frame.
         n: rows of the sample.
+
+    >>> score_strata(np.array(["rain"] * 16 + ["wind"] * 16), np.linspace(0, 1, 32), n=32)[[0, 15, 16, 31]].tolist()
+    ['rain q1', 'rain q2', 'wind q1', 'wind q2']
     """
     sizes = np.unique(labels, return_counts=True)[1]
     for bins in range(SCORE_STRATA, 0, -1):
@@ -195,6 +217,9 @@ def allocate(sizes: Ints, spread: Floats, n: int) -> Ints:
         sizes: [strata] N_h.
         spread: [strata] expected standard deviation s_h of the answers.
         n: rows in all, at least one for each stratum.
+
+    >>> allocate(np.array([900, 100]), np.array([0.1, 0.5]), 20).tolist()  # N s: 90 and 50
+    [13, 7]
     """
     floor = np.minimum(sizes, min(LEAST_PER_STRATUM, n // len(sizes)))
     given = floor.copy()
@@ -208,7 +233,12 @@ def allocate(sizes: Ints, spread: Floats, n: int) -> Ints:
 
 
 def frame_hash(frame: pa.Table) -> str:
-    """Return 16 hex digits over the frame's (clip_id, label, given) rows, whatever their order."""
+    """Return 16 hex digits over the frame's (clip_id, label, given) rows, whatever their order.
+
+    >>> frame = pa.table({"clip_id": ["a", "b"], "label": ["rain", "rain"], "given": [True, True]})
+    >>> frame_hash(frame), frame_hash(frame) == frame_hash(frame.take([1, 0]))
+    ('7542abd8db9dc356', True)
+    """
     ordered = frame.select(["clip_id", "label", "given"]).sort_by([("clip_id", "ascending"), ("label", "ascending")])
     found = RowHash(ordered.column_names)
     found.update(ordered)
@@ -243,6 +273,10 @@ def draw_strata(index: Ints, wanted: Ints, rng: np.random.Generator) -> tuple[In
         index: [rows] number of the row's stratum.
         wanted: [strata] rows to draw of each.
         rng: of the draw.
+
+    >>> rows, inclusion = draw_strata(np.array([0, 0, 0, 0, 1, 1]), np.array([1, 2]), np.random.default_rng(0))
+    >>> rows.tolist(), inclusion.tolist()
+    ([3, 4, 5], [0.25, 0.25, 0.25, 0.25, 1.0, 1.0])
     """
     drawn = [rng.choice(np.flatnonzero(index == h), n, replace=False) for h, n in enumerate(wanted)]
     inclusion = wanted / np.maximum(np.bincount(index, minlength=len(wanted)), 1)
@@ -267,7 +301,11 @@ def _random_order(first: int, again: Ints, rng: np.random.Generator) -> Ints:
 
 
 def when_again(when: Any, random: Any) -> Any:
-    """Return the place in 0 to 1.3 of a repeat, after its original's place, from a uniform random number."""
+    """Return the place in 0 to 1.3 of a repeat, after its original's place, from a uniform random number.
+
+    >>> round(when_again(0.5, 0.0), 2), round(when_again(0.5, 1.0), 2)
+    (0.66, 1.3)
+    """
     return when + (1.3 - when) * (0.2 + 0.8 * random)
 
 

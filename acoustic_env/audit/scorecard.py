@@ -72,6 +72,11 @@ def pair_up(
 
     Raises:
         UsageError: columns are missing, `given` is unknown, or no pair is covered.
+
+    >>> rows = {"clip_id": ["a_0", "a_0", "b"], "label": ["Rain", "Wind", "Rain"], "yes": [3, 1, 1], "no": [0, 2, 1]}
+    >>> pairs = pair_up(pa.table(rows), "votes.csv", {"a": {"/m/1"}, "b": set()}, {"a": set()}, {"Rain": "/m/1"})
+    >>> pairs.confirmed.tolist(), pairs.given.tolist(), pairs.now.tolist(), pairs.tied
+    ([True, False], [False, False], [True, False], 1)
     """
     votes = require_columns(votes, VOTES_SCHEMA, where, "a votes file")
     if given is None and votes.column("given").null_count:
@@ -101,6 +106,13 @@ def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000) -> dict[str, Inte
 
     `keep of confirmed`, `keep of rejected`, `keep discrimination` (among given labels), the same for `add` (among
     labels not given), and how often the relabeling and the original labels agree with the majority.
+
+    >>> confirmed = np.arange(200) % 2 == 0  # 100 clips with a confirmed and a rejected given label each
+    >>> pairs = Pairs(np.arange(200) // 2, confirmed, np.full(200, True), confirmed | (np.arange(200) < 100), 0, 0)
+    >>> found = scorecard(pairs, draws=500)
+    >>> print(found["keep of confirmed"], found["keep discrimination"], sep=chr(10))
+    1.000 (0.963 to 1.000, n = 100, clip bootstrap)
+    0.500 (0.405 to 0.600, n = 200, clip bootstrap)
     """
     clips = int(pairs.clip.max()) + 1
     rng = np.random.default_rng(seed)
@@ -114,7 +126,7 @@ def scorecard(pairs: Pairs, seed: int = 23, draws: int = 2000) -> dict[str, Inte
         with np.errstate(invalid="ignore", divide="ignore"):
             values: Floats = (weights @ hits) / (weights @ all_)
         # A percentile interval of a share near 0 or 1 covers too rarely: Wilson with the bootstrap's variance.
-        estimate, spread = float(values[0]), float(np.nanvar(values[1:]))
+        estimate, spread = float(values[0]), float(np.nanvar(values[1:])) if among.any() else 0.0
         found[name] = from_variance(estimate, spread, int(among.sum()), "clip bootstrap")
         return values
 
@@ -134,6 +146,11 @@ def audioset_r(document: Any, where: str) -> dict[str, set[str]]:
 
     Raises:
         UsageError: the document is of another form.
+
+    >>> audioset_r({"data": [{"wav": "eval/Yabcdefghijk.wav", "labels": "/m/09x0r,/m/04rlf"}]}, "r.json") == {
+    ...     "abcdefghijk": {"/m/09x0r", "/m/04rlf"}
+    ... }
+    True
     """
     found: dict[str, set[str]] = {}
     try:
@@ -149,7 +166,11 @@ def audioset_r(document: Any, where: str) -> dict[str, set[str]]:
 def by_clip(
     clip_ids: Sequence[str], labels: Sequence[str], chosen: Bools, spelling: Mapping[str, str]
 ) -> dict[str, set[str]]:
-    """Return clip id -> labels of the chosen rows; clips without one get an empty set."""
+    """Return clip id -> labels of the chosen rows; clips without one get an empty set.
+
+    >>> by_clip(["a", "a", "b"], ["Rain", "Wind", "Rain"], np.array([True, False, False]), {"Rain": "/m/1"})
+    {'a': {'/m/1'}, 'b': set()}
+    """
     found: dict[str, set[str]] = {clip_id: set() for clip_id in clip_ids}
     for clip_id, label, is_ in zip(clip_ids, labels, chosen.tolist(), strict=True):
         if is_:

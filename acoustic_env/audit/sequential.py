@@ -49,6 +49,12 @@ def confidence_sequence(strata: Sequence[SampledStratum], level: float = 0.95) -
     Args:
         strata: answers and strata are only ever added. One without answers counts with everything that it may hold.
         level: coverage at all times together.
+
+    >>> some = SampledStratum(size=500, drawn=100, values=np.array([1.0, 1.0, 0.0, 1.0] * 10))
+    >>> print(confidence_sequence([some]))
+    0.750 (0.481 to 0.930, n = 40, confidence sequence)
+    >>> print(confidence_sequence([SampledStratum(4, 4, np.array([1.0, 1.0, 0.0, 1.0]))]))  # every row is known
+    0.750 (0.750 to 0.750, n = 4, confidence sequence)
     """
     answers = sum(len(stratum.values) for stratum in strata)
     if answers == 0:
@@ -60,7 +66,11 @@ def confidence_sequence(strata: Sequence[SampledStratum], level: float = 0.95) -
 
 
 def stratified_mean(strata: Sequence[SampledStratum]) -> float:
-    """Return the mean of all rows, each stratum by its size; 1/2 for a stratum without answers."""
+    """Return the mean of all rows, each stratum by its size; 1/2 for a stratum without answers.
+
+    >>> stratified_mean([SampledStratum(300, 10, np.array([1.0, 1.0])), SampledStratum(100, 10, np.array([]))])
+    0.875
+    """
     total = sum(stratum.size for stratum in strata)
     means = [stratum.values.mean() if len(stratum.values) else 0.5 for stratum in strata]
     return float(sum(stratum.size * mean for stratum, mean in zip(strata, means, strict=True)) / total)

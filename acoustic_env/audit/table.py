@@ -81,6 +81,10 @@ def require_columns(table: pa.Table, schema: pa.Schema, url: str, made_by: str) 
 
     Raises:
         UsageError: a column is missing, of the wrong type, or null where it must not be; names file, row and column.
+
+    >>> schema = table_schema({"clip_id": pa.string(), "yes": pa.int64(), "note": pa.string()}, nullable=["note"])
+    >>> require_columns(pa.table({"yes": [3], "clip_id": ["a"]}), schema, "votes.csv", "a votes file").to_pylist()
+    [{'clip_id': 'a', 'yes': 3, 'note': None}]
     """
     columns = []
     for field in schema:
@@ -149,7 +153,12 @@ def of_clips(table: pa.Table, others: pa.Table | pa.Array) -> pa.Array:
 
 
 def of_rows(table: pa.Table, others: pa.Table) -> pa.Array:
-    """Return [rows] whether a row's (clip_id, label) is among those of another table."""
+    """Return [rows] whether a row's (clip_id, label) is among those of another table.
+
+    >>> rows = pa.table({"clip_id": ["a", "a"], "label": ["rain", "wind"]})
+    >>> of_rows(rows, rows.slice(1)).to_pylist(), of_clips(rows, rows.slice(1)).to_pylist()
+    ([False, True], [True, True])
+    """
     return pc.is_in(row_keys(table), value_set=row_keys(others))
 
 
@@ -167,6 +176,12 @@ class RowHash:
 
     Args:
         columns: their names.
+
+    >>> rows, whole, parts = pa.table({"clip_id": ["a", "b"]}), RowHash(["clip_id"]), RowHash(["clip_id"])
+    >>> whole.update(rows), parts.update(rows.slice(0, 1)), parts.update(rows.slice(1))
+    (None, None, None)
+    >>> whole.hexdigest() == parts.hexdigest(), whole.rows
+    (True, 2)
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -215,7 +230,13 @@ def streamed(schema: pa.Schema, url: str) -> Iterator[Any]:
 
 
 def write_stream(tables: Iterable[pa.Table], url: str) -> int:
-    """Write tables of one schema, at least one, as one file (`streamed`); return the number of rows."""
+    """Write tables of one schema, at least one, as one file (`streamed`); return the number of rows.
+
+    >>> write_stream([pa.table({"clip_id": ["a"]}), pa.table({"clip_id": ["b"]})], "example.csv")
+    2
+    >>> read_table("example.csv")["clip_id"].to_pylist()
+    ['a', 'b']
+    """
     waiting, rows = iter(tables), 0
     first = next(waiting)
     with streamed(first.schema, url) as writer:

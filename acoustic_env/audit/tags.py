@@ -31,6 +31,13 @@ def tag_scores(
 
     Returns:
         None when the tagger knows no tag of some class: it cannot choose between the classes then.
+
+    >>> vectors = pa.array([[0.9, 0.2, 0.6], None], pa.list_(pa.float32(), 3))
+    >>> rows, tags = pa.table({"clip_id": ["a", "b"], "scores": vectors}), ["Rain", "Wind", "Thunder"]
+    >>> tag_scores(rows, tags, ["b", "a"], [frozenset({"Rain", "Thunder"}), frozenset({"Wind"})]).round(1).tolist()
+    [[nan, nan], [0.9, 0.2]]
+    >>> tag_scores(rows, tags, ["a"], [frozenset({"Snow"})]) is None
+    True
     """
     columns = [[place for place, tag in enumerate(tags) if tag in spellings] for spellings in wanted]
     if not all(columns):

@@ -128,6 +128,23 @@ def test_the_gold_accuracy_covers() -> None:
     assert 0.93 <= coverage(draw_gold_accuracy, 1000, seed=5) <= 0.97
 
 
+def draw_rare_class(rng: np.random.Generator) -> tuple[Interval, float]:
+    truth = (np.arange(300) < 30).astype(int)
+    right = rng.random(300) < np.where(truth == 1, 0.8, 0.9)
+    clips = GoldClips(np.where(right, truth, 1 - truth), truth, truth, None, np.ones(300), np.arange(300))
+    return gold_balanced_accuracy(clips), 0.85
+
+
+def test_the_gold_accuracy_covers_when_one_class_is_rare() -> None:
+    assert 0.93 <= coverage(draw_rare_class, 1000, seed=5) <= 0.97
+
+
+def test_a_rare_class_without_an_error_still_widens_the_gold_accuracy() -> None:
+    truth = (np.arange(1000) < 10).astype(int)
+    clips = GoldClips(truth, truth, truth, None, np.full(1000, 0.01), np.arange(1000))
+    assert gold_balanced_accuracy(clips).low < 0.95
+
+
 def test_the_standard_error_of_an_auc_is_hanley_and_mcneils() -> None:
     # Hanley & McNeil 1982, section on sample size: AUC 0.893 on 51 and 58 images has a standard error of 0.032.
     assert hanley_mcneil(0.893, 51, 58) == pytest.approx(0.032, abs=1e-3)

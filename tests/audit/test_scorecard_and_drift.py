@@ -78,6 +78,7 @@ def test_votes_are_joined_by_id_or_name_and_what_is_left_out_is_counted() -> Non
         pair_up(VOTES.drop_columns(["given"]), "v.csv", now, None, {})
 
 
+@pytest.mark.filterwarnings("error")
 def test_nothing_to_add_says_nothing_about_adding() -> None:
     pairs = Pairs(np.array([0, 1]), np.array([True, False]), np.array([True, True]), np.array([True, False]), 0, 0)
     assert scorecard(pairs, draws=50)["add discrimination"].n == 0
