@@ -16,7 +16,7 @@ from acoustic_env.features.modulation import SHAPE, axes
 from acoustic_env.models.evaluate import Floats
 
 SECTION: Final = "What differs between the classes"
-CALLED: Final = 0.05  # false-discovery rate at which a difference is called
+MAX_FDR: Final = 0.05  # false-discovery rate up to which a difference is significant
 SHOWN: Final = 20
 MAPS: Final = "mps"
 
@@ -69,7 +69,7 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
     signals = list(dict.fromkeys(column.signal for column in columns))
     for place, row in enumerate(top):
         number = signals.index(columns[row].signal)
-        color = style.OKABE_ITO[number] if q[row] <= CALLED else style.FAINT
+        color = style.OKABE_ITO[number] if q[row] <= MAX_FDR else style.FAINT
         panels[0].barh(place, found.t[row], color=color, height=0.7)
         low, high = found.g_low[row], found.g_high[row]
         panels[1].plot([low, high], [place, place], color=style.OKABE_ITO[number], lw=2)
@@ -83,12 +83,12 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
     for number, signal in enumerate(signals):
         panels[1].plot([], [], style.MARKERS[number], color=style.OKABE_ITO[number], label=style.signal_name(signal))
     figure.legend(loc="outside lower center", ncols=len(signals))
-    called = int((q <= CALLED).sum())
+    significant = int((q <= MAX_FDR).sum())
     strongest = columns[order[0]]
     title = f"Acoustic indices: {name} against {rest}"
     caption = (
-        f"{called:,} of {len(numbers):,} indices differ between {name} and {rest} at a false-discovery rate of "
-        f"{CALLED:.0%} ({_counted(found)}, {material.clips}); {strongest.name} of "
+        f"{significant:,} of {len(numbers):,} indices differ between {name} and {rest} at a false-discovery rate of "
+        f"{MAX_FDR:.0%} ({_counted(found)}, {material.clips}); {strongest.name} of "
         f"the {style.signal_name(strongest.signal)} differs most (t = {found.t[order[0]]:.1f}, "
         f"g = {found.g[order[0]]:.2f})."
     )
@@ -114,21 +114,21 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
     found, q = _compare(material, chosen, np.concatenate(list(maps.values())))
     name, rest = material.name(chosen), material.against(chosen)
     t = found.t.reshape(len(maps), *SHAPE)
-    called = (q <= CALLED).reshape(t.shape)
-    nothing = not called.any()
+    significant = (q <= MAX_FDR).reshape(t.shape)
+    nothing = not significant.any()
     limit = float(np.nanmax(np.abs(t), initial=1.0))
     figure, (panels,) = style.new_panels(3.6 * len(maps) + 1.2, 3.9, 1, len(maps), squeeze=False, sharey=True)
-    for panel, signal, values, kept in zip(panels, maps, t, called, strict=True):
+    for panel, signal, values, kept in zip(panels, maps, t, significant, strict=True):
         mesh = style.draw_modulation(panel, np.where(kept | nothing, values, np.nan), limit)
         style.modulation_axes(panel, label_y=panel is panels[0])
-        panel.set_title(f"{style.signal_name(signal)}: {kept.mean():.0%} called")
+        panel.set_title(f"{style.signal_name(signal)}: {kept.mean():.0%} of cells differ")
     figure.colorbar(mesh, ax=list(panels), label=f"t, {name} minus {rest}", shrink=0.9)
-    where = _strongest(t, called, list(maps))
+    where = _strongest(t, significant, list(maps))
     title = f"Modulation spectrum: {name} against {rest}"
     said = "no cell differs, so all are drawn," if nothing else "grey cells do not differ"
     caption = (
         f"Welch's t of each modulation, {name} minus {rest} ({_counted(found)}); {said} at a false-discovery rate of "
-        f"{CALLED:.0%}. {where}"
+        f"{MAX_FDR:.0%}. {where}"
     )
     alt = f"Maps of t over temporal modulation in Hz and spectral modulation in cycles per kHz, one a signal. {where}"
     cells = {"t": found.t, "p": found.p, "q": q, "g": found.g}
@@ -136,14 +136,14 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
     return Plot(f"contrast-modulation-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
-def _strongest(t: Floats, called: npt.NDArray[np.bool_], signals: list[str]) -> str:
-    """Describe the two ends of the called cells, of all cells where none is called."""
-    if not called.any():
-        called = np.isfinite(t)
+def _strongest(t: Floats, significant: npt.NDArray[np.bool_], signals: list[str]) -> str:
+    """Describe the two ends of the significant cells, of all cells where none is."""
+    if not significant.any():
+        significant = np.isfinite(t)
     spectral, temporal = axes()
     said = []
     for word, extreme in (("highest", np.nanargmax), ("lowest", np.nanargmin)):
-        masked = np.where(called, t, np.nan)
+        masked = np.where(significant, t, np.nan)
         signal, row, column = np.unravel_index(int(extreme(masked)), t.shape)
         said.append(
             f"{word} t {t[signal, row, column]:.1f} at {temporal[column]:.0f} Hz and {spectral[row]:.1f} cycles/kHz "

@@ -62,8 +62,8 @@ def test_what_was_planted_is_what_is_found(folder: Path) -> None:
     contrasts = pa_csv.read_csv(folder / "contrast-indices-1.csv").to_pylist()
     assert (contrasts[0]["index"], contrasts[0]["signal"]) == ("f0", "raw")
     assert contrasts[0]["t"] > 5
-    called = [row for row in contrasts if row["q"] <= 0.05]
-    assert len(called) <= 3
+    significant = [row for row in contrasts if row["q"] <= 0.05]
+    assert len(significant) <= 3
     cells = pa_csv.read_csv(folder / "contrast-modulation-1.csv").to_pylist()
     assert len(cells) == 2 * SHAPE[0] * SHAPE[1]
     planted = [
