@@ -26,6 +26,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from acoustic_env.audio.mp3 import Mp3
 from acoustic_env.audio.truncation import ogg_ends_early, sample_data
 from acoustic_env.errors import ClipError
 
@@ -47,7 +48,8 @@ _FORMATS: Final = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,"
     "tta,w64,wav,wv"
 )
-_NO_LENGTH: Final = ("aac",)  # raw ADTS: ffmpeg guesses its length from the bit rate
+# Formats without a length: ffmpeg guesses it from the bit rate, or takes the time of the last packet.
+_NO_LENGTH: Final = ("aac", "ac3", "amr", "dts", "eac3", "mp3", "mpeg", "mpegts", "ogg")
 _FULL_SCALE: Final = {"i2": 2.0**15, "i4": 2.0**31}
 _LOWEST_RATE: Final = 1_000  # Hz; below it a damaged header would blow a small file up to gigabytes
 _MAGIC: Final = (
@@ -67,7 +69,7 @@ class _UnseekableError(Exception):
     """The stream's times do not say where a seek has led; decode from the start instead."""
 
 
-class _Watched(io.RawIOBase):
+class _Watched(io.RawIOBase, BinaryIO):
     """A source that remembers the error of a failed read: both C libraries swallow what their callbacks raise."""
 
     def __init__(self, source: BinaryIO) -> None:
@@ -217,7 +219,10 @@ def _decode(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
 
 
 def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
-    data = sample_data(cast(BinaryIO, source))  # before the library opens it: then the read position is its own
+    mp3 = Mp3.recognize(source)
+    if mp3 is not None:
+        return _by_frames(source, mp3, segment)
+    data = sample_data(source)  # before the library opens it: then the read position is its own
     source.seek(0)
     with soundfile.SoundFile(source) as file:
         rate, frames = int(file.samplerate), int(file.frames)
@@ -241,6 +246,30 @@ def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
         msg = f"{waveform.size} samples from sample {start} on, where its length of {frames} promises {stop - start}"
         raise _GaveUpError(msg)
     return waveform, rate
+
+
+def _by_frames(source: _Watched, mp3: Mp3, segment: _Segment) -> tuple[Mono, int]:
+    """Decode a segment of an MP3 file by libsndfile, which gets its frames alone and need not know the length."""
+    start, stop = segment.samples(mp3.rate)
+    most = None if stop is None else (max(start, stop) + mp3.delay) // mp3.each + 1
+    found = mp3.frames(source, most)
+    count = len(found[0])
+    if most is None or count < most:
+        length = mp3.length(count)
+        announced = length + ((mp3.announced or count) - count) * mp3.each
+        if announced > length + _STREAM_SLACK_S * mp3.rate and (stop is None or stop > length):
+            raise segment.truncated(length / mp3.rate, announced / mp3.rate)
+        if start >= length > 0:
+            raise segment.beyond(length / mp3.rate)
+        stop = length if stop is None else min(stop, length)
+    if stop <= start:
+        return np.zeros(0, np.float32), mp3.rate
+    data, before = mp3.excerpt(source, found, start, stop)
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        waveform = np.concatenate([*_mono_blocks(file, before + stop - start)])[before:]
+    if waveform.size < stop - start:
+        raise _GaveUpError(f"{waveform.size} samples from sample {start} on, where {stop - start} were expected")
+    return waveform, mp3.rate
 
 
 def _mono_blocks(file: soundfile.SoundFile, wanted: int) -> Iterator[Mono]:
