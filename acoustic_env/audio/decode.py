@@ -4,18 +4,21 @@ Rules:
 
 * Only the wanted segment is decoded. Sample `i` is sample `i` of the whole decode: `start_s` and `end_s` are rounded to
   the nearest sample. WAV, AIFF, FLAC, Ogg and MP3 (libsndfile) hit it exactly; through PyAV, MP4/M4A does too, while
-  WebM/Matroska stores times in milliseconds, so a segment may lie up to 1 ms off.
+  WebM/Matroska and FLV store times in milliseconds, so a segment may lie up to 1 ms off.
 * Encoder delay (MP3 with a LAME header, M4A with an edit list, Opus) is removed as the decoders do; a stream without
   that information keeps its priming samples, some 20 to 50 ms of near silence.
 * A segment that ends beyond the recording's end is what exists of it (many AudioSet clips are 9.98 s).
 * Mono is the mean of the channels; a stereo pair in antiphase is therefore silence.
 * A file that ends before its header says it should fails with `decode_failed`, but only for a segment that reaches into
-  the missing part. Formats without a length (raw ADTS, an MP3 without a Xing header) cannot be checked.
+  the missing part. A length comes from what decodes, never from an estimate: frames of MP3 are counted, and formats
+  without a length (raw ADTS, AMR, an MP3 without a Xing header, Ogg between two pages) cannot be checked. A WAV file
+  whose header says 0 bytes, as of a recorder that lost power, is audio to its end.
 """
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
@@ -27,7 +30,7 @@ import soundfile
 import soxr
 
 from acoustic_env.audio.mp3 import Mp3
-from acoustic_env.audio.truncation import ogg_ends_early, sample_data
+from acoustic_env.audio.truncation import read_ogg_pages, sample_data
 from acoustic_env.errors import ClipError
 
 VERSION: Final = 1  # raised whenever the samples of the same bytes change
@@ -39,6 +42,7 @@ Mono = npt.NDArray[np.float32]  # [samples]
 _BLOCK_FRAMES: Final = 1 << 20
 # Codecs with memory (AAC 2 frames, Opus 80 ms, MP3's bit reservoir) settle well within this.
 _PREROLL_S: Final = 0.5
+_VORBIS_BLOCK: Final = 8_192  # samples, the largest
 # How much shorter than announced a stream may be: the padding of its last codec frame, or, where only the container
 # has a length, that of the picture beside it.
 _STREAM_SLACK_S: Final = 0.25
@@ -50,6 +54,7 @@ _FORMATS: Final = (
 )
 # Formats without a length: ffmpeg guesses it from the bit rate, or takes the time of the last packet.
 _NO_LENGTH: Final = ("aac", "ac3", "amr", "dts", "eac3", "mp3", "mpeg", "mpegts", "ogg")
+_ROUNDED_TIMES: Final = ("ac3", "dts", "eac3")  # raw streams whose frames' times add up rounding errors
 _FULL_SCALE: Final = {"i2": 2.0**15, "i4": 2.0**31}
 _LOWEST_RATE: Final = 1_000  # Hz; below it a damaged header would blow a small file up to gigabytes
 _MAGIC: Final = (
@@ -76,7 +81,7 @@ class _Watched(io.RawIOBase, BinaryIO):
         super().__init__()
         self._source = source
         self.failure: OSError | ClipError | None = None
-        self.ends_early = ogg_ends_early(source)
+        self.ogg = read_ogg_pages(source)
 
     def readable(self) -> bool:
         return True
@@ -223,6 +228,10 @@ def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
     if mp3 is not None:
         return _by_frames(source, mp3, segment)
     data = sample_data(source)  # before the library opens it: then the read position is its own
+    if source.ogg.chained:
+        raise _GaveUpError("several streams, one after the other")
+    if data is not None and not data.announced:
+        raise _GaveUpError("its header says 0 bytes of sound")
     source.seek(0)
     with soundfile.SoundFile(source) as file:
         rate, frames = int(file.samplerate), int(file.frames)
@@ -232,16 +241,17 @@ def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
             if not data.present:
                 raise segment.truncated(0.0, None)
             announced = frames * data.announced // data.present
-        if source.ends_early and (stop is None or stop > frames):
-            raise _GaveUpError(f"{frames} samples found in an Ogg file without an end")
+        if source.ogg.cut and (stop is None or stop > frames):
+            raise _GaveUpError(f"{frames} samples found in an Ogg file that is cut inside a page")
         if start >= announced > 0:
             raise segment.beyond(announced / rate)
         stop = announced if stop is None else min(stop, announced)
         if stop > frames:
             raise segment.truncated(frames / rate, announced / rate)
-        file.seek(start)
-        blocks = list(_mono_blocks(file, max(0, stop - start)))
-    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        begin = min(start, max(0, source.ogg.last_page - _VORBIS_BLOCK)) if source.ogg.last_page else start
+        file.seek(begin)
+        blocks = list(_mono_blocks(file, max(0, stop - begin)))
+    waveform = np.concatenate(blocks)[start - begin :] if blocks else np.zeros(0, np.float32)
     if waveform.size < stop - start:  # cut short, or a variant that only ffmpeg reads to its end
         msg = f"{waveform.size} samples from sample {start} on, where its length of {frames} promises {stop - start}"
         raise _GaveUpError(msg)
@@ -251,10 +261,9 @@ def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
 def _by_frames(source: _Watched, mp3: Mp3, segment: _Segment) -> tuple[Mono, int]:
     """Decode a segment of an MP3 file by libsndfile, which gets its frames alone and need not know the length."""
     start, stop = segment.samples(mp3.rate)
-    most = None if stop is None else (max(start, stop) + mp3.delay) // mp3.each + 1
-    found = mp3.frames(source, most)
-    count = len(found[0])
-    if most is None or count < most:
+    most = sys.maxsize if stop is None else (max(start, stop) + mp3.delay) // mp3.each + 1
+    frames = mp3.frames(source, most)
+    if (count := len(frames)) < most:
         length = mp3.length(count)
         announced = length + ((mp3.announced or count) - count) * mp3.each
         if announced > length + _STREAM_SLACK_S * mp3.rate and (stop is None or stop > length):
@@ -264,7 +273,7 @@ def _by_frames(source: _Watched, mp3: Mp3, segment: _Segment) -> tuple[Mono, int
         stop = length if stop is None else min(stop, length)
     if stop <= start:
         return np.zeros(0, np.float32), mp3.rate
-    data, before = mp3.excerpt(source, found, start, stop)
+    data, before = mp3.excerpt(source, frames, start, stop)
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         waveform = np.concatenate([*_mono_blocks(file, before + stop - start)])[before:]
     if waveform.size < stop - start:
@@ -283,7 +292,7 @@ def _mono_blocks(file: soundfile.SoundFile, wanted: int) -> Iterator[Mono]:
 
 def _by_pyav(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
     try:
-        return _read_stream(source, segment, seek=(segment.start_s or 0.0) > _PREROLL_S)
+        return _read_stream(source, segment, seek=(segment.start_s or 0.0) > _PREROLL_S and not source.ogg.chained)
     except _UnseekableError:
         return _read_stream(source, segment, seek=False)
 
@@ -296,6 +305,7 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise _GaveUpError(f"no decoder for the audio stream of a {container.format.long_name} file")
+        seek = seek and container.format.name not in _ROUNDED_TIMES
         if seek:
             _seek(container, stream, cast(float, segment.start_s) - _PREROLL_S)
         kept: list[Mono] = []
@@ -316,7 +326,7 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
             if stop is not None and position >= stop:
                 break
         else:
-            if source.ends_early:
+            if source.ogg.cut:
                 raise segment.truncated(position / (rate or 1), None)
             _check_end(container, stream, segment, rate, position)
     return np.concatenate(kept) if kept else np.zeros(0, np.float32), rate

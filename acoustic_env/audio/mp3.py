@@ -7,8 +7,10 @@ a segment frame by frame. So frames are counted here, by their headers, and it g
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO, Final, Self
 
 # By whether it is MPEG 1, as most are: kbit/s by index, and bytes of side information, of stereo and mono.
@@ -19,7 +21,7 @@ _KBITS: Final = {
 _SIDE_BYTES: Final = {True: (32, 17), False: (17, 9)}
 _RATES: Final = {0b11: (44_100, 48_000, 32_000), 0b10: (22_050, 24_000, 16_000), 0b00: (11_025, 12_000, 8_000)}
 _LARGEST_FRAME: Final = 1_441
-_CHUNK_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 18
 _DECODER_DELAY: Final = 529  # samples, besides the encoder's
 _RESERVOIR_BYTES: Final = 511  # how far a frame may reach back into those before it
 _SETTLING: Final = 4  # frames until the filters have forgotten what was before
@@ -51,7 +53,7 @@ class Mp3:
         >>> file = io.BytesIO()
         >>> soundfile.write(file, numpy.zeros(44_100), 44_100, format="MP3")
         >>> found = Mp3.recognize(file)
-        >>> found.rate, found.announced, found.length(len(found.frames(file)[0]))
+        >>> found.rate, found.announced, found.length(len(found.frames(file)))
         (44100, 40, 44100)
         """
         at = 0
@@ -91,52 +93,47 @@ class Mp3:
             end = min(end, end - self.padding + _DECODER_DELAY)
         return max(0, end - self.delay)
 
-    def frames(self, source: BinaryIO, most: int | None = None) -> tuple[array[int], array[int]]:
-        """Find the first `most` frames, or all of them: their offsets and their sizes in bytes.
+    def frames(self, source: BinaryIO, most: int = sys.maxsize) -> array[int]:
+        """Find at least the first `most` frames, or all that are whole; returns their offsets.
 
         Raises:
             ValueError: frames of another sample rate follow.
         """
-        sizes_of = {key: size for key in range(0xE200, 1 << 16) if (size := self._own_size(key))}
-        starts, sizes, wanted = array("q"), array("H"), float("inf") if most is None else most
-        end, base, data, at = source.seek(0, 2), 0, b"", self.begin
-        while len(starts) < wanted and at + 4 <= end:
-            if at + 2 * _LARGEST_FRAME > base + len(data) < end:
-                source.seek(at)
-                base, data = at, source.read(_CHUNK_BYTES) or b""
-                if len(data) < 4:
-                    break
-            here = at - base
-            size = sizes_of.get(data[here + 1] << 8 | data[here + 2], 0) if data[here] == 0xFF else 0
-            if not size:
-                at = base + self._next(data, here + 1)
-            elif at + size > end:
-                break
-            else:
-                starts.append(at)
-                sizes.append(size)
-                at += size
-        return starts, sizes
+        starts, size_of, at, final = array("q"), _sizes(self.header).get, self.begin, False
+        while len(starts) < most and not final:
+            source.seek(at)
+            data = source.read(_CHUNK_BYTES) or b""
+            final = len(data) < _CHUNK_BYTES
+            here, last = 0, len(data) - (4 if final else 2 * _LARGEST_FRAME)
+            while here <= last:
+                if size := size_of(data[here : here + 3]):
+                    starts.append(at + here)
+                    here += size
+                else:
+                    here = self._next(data, here + 1)
+            if starts and here > len(data):
+                starts.pop()
+            at += here
+        return starts
 
-    def excerpt(self, source: BinaryIO, found: tuple[array[int], array[int]], start: int, stop: int) -> tuple[bytes, int]:
-        """Return an MP3 file that decodes to some samples and a few before them, and how many those are.
+    def excerpt(self, source: BinaryIO, starts: array[int], start: int, stop: int) -> tuple[bytes, int]:
+        """Return an MP3 file that decodes to some samples and others before them, and how many those are.
 
         The frames before them fill the bit reservoir, undecoded, or let the filters settle.
         """
-        starts, sizes = found
         last = min(len(starts), -(-(stop + self.delay) // self.each))
         settling = low = max(0, (start + self.delay) // self.each - _SETTLING)
         side, filled = _side_end(self.header), 0
         while low and filled < _RESERVOIR_BYTES:
             low -= 1
-            filled += sizes[low] - side
+            filled += min(starts[low + 1] - starts[low], _LARGEST_FRAME) - side
         source.seek(starts[low])
-        data = source.read(starts[last - 1] + sizes[last - 1] - starts[low])
-        places = [(at - starts[low], size) for at, size in zip(starts[low:last], sizes[low:last], strict=True)]
+        data = source.read(starts[last - 1] + _LARGEST_FRAME - starts[low])
+        places = ((at - starts[low], _size(data, at - starts[low])) for at in starts[low:last])
         frames = [data[at : at + size] for at, size in places]
         for i in range(settling - low if low else 0):
             at = 4 + 2 * (not frames[i][1] & 1)  # after a checksum, which goes
-            back = bytes([frames[i][at], frames[i][at + 1] & 0x80 * _is_first_version(self.header)])
+            back = bytes([frames[i][at], frames[i][at + 1] & 0x80 * (self.each > 576)])
             frames[i] = _silent(frames[i], back, side) + frames[i][side:]
         silence = _silent(bytes([*self.header[:2], self.header[2] & 0x0C | 0x50, self.header[3]]), b"", side)
         size = _size(silence, 0)
@@ -145,22 +142,29 @@ class Mp3:
         whole = b"".join([xing.ljust(size, b"\0"), silence.ljust(size, b"\0"), *frames])
         return whole, self.each - _DECODER_DELAY + start + self.delay - low * self.each
 
-    def _own_size(self, key: int) -> int:
-        """Return the size of a frame whose header has these bytes 1 and 2, 0 where it cannot be of this stream."""
-        same = (self.header[1] << 8 | self.header[2]) ^ key
-        return 0 if same & 0xFE0C else _size(bytes([0xFF, key >> 8, key & 0xFF]), 0)
-
     def _next(self, data: bytes, at: int) -> int:
         """Return where two frames follow each other, or where data must be read anew."""
         none = max(at, len(data) - 3)
         while 0 <= (at := data.find(0xFF, at)) < none:
             size = _size(data, at)
             if size and (at + size + 4 > len(data) or (data[at + size : at + size + 2] == data[at : at + 2])):
-                if not self._own_size(data[at + 1] << 8 | data[at + 2]):
+                if data[at : at + 3] not in _sizes(self.header):
                     raise ValueError("the sample rate changes")
                 return at
             at += 1
         return none
+
+
+@cache
+def _sizes_like(first: int, rate: int) -> dict[bytes, int]:
+    """Return the sizes of frames by the first three bytes of their headers; see `_sizes`."""
+    heads = (bytes([0xFF, first | crc, rate | rest]) for crc in (0, 1) for rest in range(256) if not rest & 0x0C)
+    return {head: size for head in heads if (size := _size(head, 0))}
+
+
+def _sizes(header: bytes) -> dict[bytes, int]:
+    """Return the sizes of frames of a header's version and rate by the first three bytes of theirs."""
+    return _sizes_like(header[1] & 0xFE, header[2] & 0x0C)
 
 
 def _is_first_version(header: bytes) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 # Sizes that writers to a pipe leave behind: "unknown", not a promise.
-_UNKNOWN_SIZES: Final = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
-_OGG_LARGEST_PAGE: Final = 27 + 255 + 255 * 255
-_OGG_END_OF_STREAM: Final = 0x04
+_UNKNOWN_SIZES: Final = (0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
+_OGG_HEADER_BYTES: Final = 27
+_OGG_LARGEST_PAGE: Final = _OGG_HEADER_BYTES + 255 + 255 * 255
+_OGG_BEGIN_OF_STREAM: Final = 0x02
+_OGG_CHUNK_BYTES: Final = 1 << 20
 _W64_HEADER_BYTES: Final = 24  # a 16-byte GUID and a 64-bit size that counts both
 
 
@@ -38,7 +40,8 @@ def sample_data(source: BinaryIO) -> Payload | None:
     """Return the size of the sample data of an uncompressed file, announced and present; the read position is lost.
 
     Returns:
-        None for a container without such a header (FLAC, Ogg, MP3, whatever ffmpeg reads) or with a size left open.
+        None for a container without such a header (FLAC, Ogg, MP3, whatever ffmpeg reads), with a size left open, or
+        without samples. A recorder that lost power announces 0 bytes.
 
     >>> import io, numpy, soundfile
     >>> file = io.BytesIO()
@@ -62,29 +65,58 @@ def sample_data(source: BinaryIO) -> Payload | None:
     if found is None or found[1] in _UNKNOWN_SIZES:
         return None
     offset, announced = found
-    return Payload(announced, max(0, min(length - offset, announced)))
+    if announced > 0:
+        return Payload(announced, max(0, min(length - offset, announced)))
+    open_end = magic in (b"RIFF", b"RIFX") and length > offset and not _are_chunks(source, offset, length)
+    return Payload(0, length - offset) if open_end else None
 
 
-def ogg_ends_early(source: BinaryIO) -> bool:
-    """Return whether an Ogg file is cut inside a page, or has none marked as its end; False for other files.
+class OggPages(NamedTuple):
+    """What the pages of an Ogg file tell; of other files neither.
+
+    Attributes:
+        cut: whether the last page is not whole. A missing end flag says nothing: recorders that lose power set none.
+        chained: whether another stream begins after the first, which libsndfile does not read.
+        last_page: sample at which the last page begins: seeking there, libsndfile is off where Vorbis ends inside a
+            block.
+    """
+
+    cut: bool = False
+    chained: bool = False
+    last_page: int = 0
+
+
+def read_ogg_pages(source: BinaryIO) -> OggPages:
+    """Walk the pages of an Ogg file; the read position is lost.
 
     >>> import io
-    >>> ogg_ends_early(io.BytesIO(b"RIFF"))
-    False
-    >>> ogg_ends_early(io.BytesIO(b"OggS"))
-    True
+    >>> read_ogg_pages(io.BytesIO(b"OggS"))
+    OggPages(cut=True, chained=False, last_page=0)
     """
     source.seek(0)
-    if source.read(4) != b"OggS":
-        return False
-    length = source.seek(0, 2)
-    source.seek(max(0, length - _OGG_LARGEST_PAGE))
-    tail = source.read()
-    page = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return True
-    complete = 27 + page[26] + sum(page[27 : 27 + page[26]])
-    return len(page) < complete or not page[5] & _OGG_END_OF_STREAM
+    at, data, base, cut, begun, chained = 0, source.read(4), 0, False, False, False
+    if data != b"OggS":
+        return OggPages()
+    ends = [0, 0]  # samples up to the end of the last page but one, and of the last
+    end = source.seek(0, 2)
+    while at < end:
+        if at + _OGG_LARGEST_PAGE > base + len(data) < end:
+            source.seek(at)
+            base, data = at, source.read(_OGG_CHUNK_BYTES) or b""
+        here = at - base
+        page = data[here : here + _OGG_HEADER_BYTES]
+        if not b"OggS".startswith(page[:4]):  # padding, or damage
+            found = data.find(b"OggS", here)
+            at = base + (max(here + 1, len(data) - 3) if found < 0 else found)
+        elif len(page) < _OGG_HEADER_BYTES:
+            return OggPages(True, chained, ends[0])
+        else:
+            sizes = data[here + _OGG_HEADER_BYTES : here + _OGG_HEADER_BYTES + page[26]]
+            at += _OGG_HEADER_BYTES + page[26] + sum(sizes)
+            begins = bool(page[5] & _OGG_BEGIN_OF_STREAM)
+            ends = [ends[1], max(ends[1], int.from_bytes(page[6:14], "little", signed=True))]
+            cut, chained, begun = at > end, chained or (begun and begins), begun or not begins
+    return OggPages(cut, chained, ends[0])
 
 
 def _find_chunk(source: BinaryIO, wanted: bytes, order: str, start: int, length: int) -> tuple[int, int] | None:
@@ -97,6 +129,17 @@ def _find_chunk(source: BinaryIO, wanted: bytes, order: str, start: int, length:
             return offset + 8, size
         offset += 8 + size + size % 2
     return None
+
+
+def _are_chunks(source: BinaryIO, start: int, length: int) -> bool:
+    """Return whether chunks fill a RIFF file from an offset to its end."""
+    while start + 8 <= length:
+        source.seek(start)
+        name, size = struct.unpack("<4sI", source.read(8))
+        if not name.isascii() or not name.decode("ascii").isprintable():
+            return False
+        start += 8 + size + size % 2
+    return start == length
 
 
 def _riff_data(source: BinaryIO, order: str, length: int) -> tuple[int, int] | None:
