@@ -19,9 +19,12 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, cast
+from functools import partial
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import av
 import numpy as np
@@ -37,8 +40,11 @@ VERSION: Final = 1  # raised whenever the samples of the same bytes change
 _QUALITY: Final = "HQ"
 RESAMPLER: Final = f"soxr {_QUALITY}"
 
+T = TypeVar("T")
 Mono = npt.NDArray[np.float32]  # [samples]
 
+_NOTHING: Final[Mono] = np.zeros(0, np.float32)
+_NO_FRAMES: Final = 1 << 62  # what libsndfile counts where a FLAC header leaves the number open, and more
 _BLOCK_FRAMES: Final = 1 << 20
 # Codecs with memory (AAC 2 frames, Opus 80 ms, MP3's bit reservoir) settle well within this.
 _PREROLL_S: Final = 0.5
@@ -152,23 +158,37 @@ def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: s
     [0.5, -0.25]
     """
     segment = _Segment(start_s, end_s, name)
-    try:
-        watched = _Watched(source)
-        try:
-            waveform, rate = _decode(watched, segment)
-        finally:  # a decode that takes the break for the end may even succeed
-            if watched.failure is not None:
-                raise watched.failure
-    except OSError as error:
-        raise ClipError("download_failed", f"{name}: {error}") from error
+    with _reading(source, name) as watched:
+        ways = (partial(_by_soundfile, watched, segment), partial(_by_pyav, watched, segment))
+        waveform, rate = _by_either(watched, name, *ways)
     if rate < _LOWEST_RATE:
         raise ClipError("decode_failed", f"{name}: a sample rate of {rate} Hz")
     if not waveform.size:
-        wanted = "" if start_s is None and end_s is None else f" between {start_s} s and {end_s} s"
+        end = "its end" if end_s is None else f"{end_s:g} s"
+        wanted = "" if start_s is None and end_s is None else f" from {start_s or 0:g} s to {end}"
         raise ClipError("empty", f"{name}: no samples{wanted}")
     if not np.isfinite(waveform).all():
         raise ClipError("not_finite", f"{name}: NaN or infinite samples")
     return waveform, rate
+
+
+def duration_s(source: BinaryIO, name: str) -> float:
+    """Return the length of a recording in seconds: of the samples that its header counts, or that decode.
+
+    Args:
+        source, name: as of `decode`.
+
+    Raises:
+        ClipError: empty, not_audio, decode_failed, download_failed.
+
+    >>> file = io.BytesIO()
+    >>> soundfile.write(file, np.zeros(44_100), 22_050, format="MP3")
+    >>> duration_s(file, "a.mp3")
+    2.0
+    """
+    with _reading(source, name) as watched:
+        ways = (partial(_length_by_soundfile, watched), partial(_length_by_pyav, watched))
+        return _by_either(watched, name, *ways)
 
 
 def resample(waveform: Mono, rate_in: int, rate_out: int) -> Mono:
@@ -200,47 +220,86 @@ def libsoxr_release() -> str:
     return ".".join(soxr.__libsoxr_version__.split(".")[:2])
 
 
-def _decode(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
+@contextmanager
+def _reading(source: BinaryIO, name: str) -> Iterator[_Watched]:
+    try:
+        watched = _Watched(source)
+        try:
+            yield watched
+        finally:  # a decode that takes the break for the end may even succeed
+            if watched.failure is not None:
+                raise watched.failure
+    except OSError as error:
+        raise ClipError("download_failed", f"{name}: {error}") from error
+
+
+def _by_either(source: _Watched, name: str, by_soundfile: Callable[[], T], by_pyav: Callable[[], T]) -> T:
     if source.seek(0, 2) == 0:
-        raise ClipError("empty", f"{segment.name}: no bytes")
+        raise ClipError("empty", f"{name}: no bytes")
     source.seek(0)
     head = source.read(12) or b""
     recognized = head.startswith(_MAGIC) or head[4:8] == b"ftyp"
     reasons = []
     try:
-        return _by_soundfile(source, segment)
+        return by_soundfile()
     except (soundfile.SoundFileError, _GaveUpError) as error:
         recognized = recognized or isinstance(error, _GaveUpError)
         reasons.append(f"soundfile: {str(error).rpartition('>: ')[2].rstrip('.')}")
     try:
-        return _by_pyav(source, segment)
+        return by_pyav()
     except _NoAudioError as error:
         recognized = False
         reasons.append(f"PyAV: {error}")
     except (av.FFmpegError, _GaveUpError) as error:
         recognized = recognized or isinstance(error, _GaveUpError)
         reasons.append(f"PyAV: {getattr(error, 'strerror', None) or error}")
-    raise ClipError("decode_failed" if recognized else "not_audio", f"{segment.name}: {'; '.join(reasons)}")
+    raise ClipError("decode_failed" if recognized else "not_audio", f"{name}: {'; '.join(reasons)}")
 
 
-def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
-    mp3 = Mp3.recognize(source)
-    if mp3 is not None:
-        return _by_frames(source, mp3, segment)
+def _length_by_soundfile(source: _Watched) -> float:
+    if (mp3 := Mp3.recognize(source)) is not None:
+        return mp3.length(len(_frames_of(mp3, source))) / mp3.rate
+    with _open(source) as (file, announced):
+        return announced / int(file.samplerate)
+
+
+def _length_by_pyav(source: _Watched) -> float:
+    with _open_stream(source) as (container, stream):
+        samples: int = sum(frame.samples for frame in _frames(container, stream))
+        return samples / int(stream.codec_context.sample_rate or 1)
+
+
+def _frames_of(mp3: Mp3, source: _Watched, most: int = sys.maxsize) -> array[int]:
+    try:
+        return mp3.frames(source, most)
+    except ValueError as error:
+        raise _GaveUpError(str(error)) from error
+
+
+@contextmanager
+def _open(source: _Watched) -> Iterator[tuple[soundfile.SoundFile, int]]:
+    """Open a file by libsndfile; yield it and its length in samples, of which some may be missing."""
     data = sample_data(source)  # before the library opens it: then the read position is its own
     if source.ogg.chained:
         raise _GaveUpError("several streams, one after the other")
-    if data is not None and not data.announced:
-        raise _GaveUpError("its header says 0 bytes of sound")
+    if data is not None and not (data.announced and data.present):
+        raise _GaveUpError(f"{data.present} bytes of sound, where its header says {data.announced}")
     source.seek(0)
     with soundfile.SoundFile(source) as file:
+        announced = int(file.frames)
+        if announced >= _NO_FRAMES:
+            raise _GaveUpError("its header does not say how long it is")
+        if data is not None and data.cut:
+            announced = announced * data.announced // data.present
+        yield file, announced
+
+
+def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
+    if (mp3 := Mp3.recognize(source)) is not None:
+        return _by_frames(source, mp3, segment)
+    with _open(source) as (file, announced):
         rate, frames = int(file.samplerate), int(file.frames)
         start, stop = segment.samples(rate)
-        announced = frames
-        if data is not None and data.cut:
-            if not data.present:
-                raise segment.truncated(0.0, None)
-            announced = frames * data.announced // data.present
         if source.ogg.cut and (stop is None or stop > frames):
             raise _GaveUpError(f"{frames} samples found in an Ogg file that is cut inside a page")
         if start >= announced > 0:
@@ -250,8 +309,7 @@ def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
             raise segment.truncated(frames / rate, announced / rate)
         begin = min(start, max(0, source.ogg.last_page - _VORBIS_BLOCK)) if source.ogg.last_page else start
         file.seek(begin)
-        blocks = list(_mono_blocks(file, max(0, stop - begin)))
-    waveform = np.concatenate(blocks)[start - begin :] if blocks else np.zeros(0, np.float32)
+        waveform = np.concatenate([_NOTHING, *_mono_blocks(file, max(0, stop - begin))])[start - begin :]
     if waveform.size < stop - start:  # cut short, or a variant that only ffmpeg reads to its end
         msg = f"{waveform.size} samples from sample {start} on, where its length of {frames} promises {stop - start}"
         raise _GaveUpError(msg)
@@ -260,22 +318,23 @@ def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
 
 def _by_frames(source: _Watched, mp3: Mp3, segment: _Segment) -> tuple[Mono, int]:
     """Decode a segment of an MP3 file by libsndfile, which gets its frames alone and need not know the length."""
-    start, stop = segment.samples(mp3.rate)
-    most = sys.maxsize if stop is None else (max(start, stop) + mp3.delay) // mp3.each + 1
-    frames = mp3.frames(source, most)
-    if (count := len(frames)) < most:
-        length = mp3.length(count)
-        announced = length + ((mp3.announced or count) - count) * mp3.each
-        if announced > length + _STREAM_SLACK_S * mp3.rate and (stop is None or stop > length):
-            raise segment.truncated(length / mp3.rate, announced / mp3.rate)
+    start, end = segment.samples(mp3.rate)
+    stop = sys.maxsize if end is None else end
+    most = (max(start, stop) + mp3.delay) // mp3.each + 1
+    frames = _frames_of(mp3, source, most)
+    if len(frames) < most:
+        length = mp3.length(len(frames))
+        missing = (mp3.announced or 0) - len(frames)
+        if missing * mp3.each > _STREAM_SLACK_S * mp3.rate and stop > length:
+            raise segment.truncated(length / mp3.rate, (length + missing * mp3.each) / mp3.rate)
         if start >= length > 0:
             raise segment.beyond(length / mp3.rate)
-        stop = length if stop is None else min(stop, length)
+        stop = min(stop, length)
     if stop <= start:
-        return np.zeros(0, np.float32), mp3.rate
+        return _NOTHING, mp3.rate
     data, before = mp3.excerpt(source, frames, start, stop)
     with soundfile.SoundFile(io.BytesIO(data)) as file:
-        waveform = np.concatenate([*_mono_blocks(file, before + stop - start)])[before:]
+        waveform = np.concatenate([_NOTHING, *_mono_blocks(file, before + stop - start)])[before:]
     if waveform.size < stop - start:
         raise _GaveUpError(f"{waveform.size} samples from sample {start} on, where {stop - start} were expected")
     return waveform, mp3.rate
@@ -297,7 +356,8 @@ def _by_pyav(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
         return _read_stream(source, segment, seek=False)
 
 
-def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mono, int]:
+@contextmanager
+def _open_stream(source: _Watched) -> Iterator[tuple[Any, Any]]:
     source.seek(0)
     with av.open(source, metadata_errors="ignore", options={"format_whitelist": _FORMATS}) as container:
         if not container.streams.audio:
@@ -305,6 +365,11 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise _GaveUpError(f"no decoder for the audio stream of a {container.format.long_name} file")
+        yield container, stream
+
+
+def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mono, int]:
+    with _open_stream(source) as (container, stream):
         seek = seek and container.format.name not in _ROUNDED_TIMES
         if seek:
             _seek(container, stream, cast(float, segment.start_s) - _PREROLL_S)
@@ -329,7 +394,7 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
             if source.ogg.cut:
                 raise segment.truncated(position / (rate or 1), None)
             _check_end(container, stream, segment, rate, position)
-    return np.concatenate(kept) if kept else np.zeros(0, np.float32), rate
+    return np.concatenate([_NOTHING, *kept]), rate
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
