@@ -111,6 +111,13 @@ class _Watched(io.RawIOBase, BinaryIO):
         return len(data)
 
 
+class _SoundFile(soundfile.SoundFile):
+    """A file that is read on and on: after each read, soundfile seeks, where libsndfile is not exact in MP3 and Vorbis."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 @dataclass(frozen=True)
 class _Segment:
     """What is wanted, in seconds; None is the recording's start or end."""
@@ -285,7 +292,7 @@ def _open(source: _Watched) -> Iterator[tuple[soundfile.SoundFile, int]]:
     if data is not None and not (data.announced and data.present):
         raise _GaveUpError(f"{data.present} bytes of sound, where its header says {data.announced}")
     source.seek(0)
-    with soundfile.SoundFile(source) as file:
+    with _SoundFile(source) as file:
         announced = int(file.frames)
         if announced >= _NO_FRAMES:
             raise _GaveUpError("its header does not say how long it is")
@@ -333,7 +340,7 @@ def _by_frames(source: _Watched, mp3: Mp3, segment: _Segment) -> tuple[Mono, int
     if stop <= start:
         return _NOTHING, mp3.rate
     data, before = mp3.excerpt(source, frames, start, stop)
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
+    with _SoundFile(io.BytesIO(data)) as file:
         waveform = np.concatenate([_NOTHING, *_mono_blocks(file, before + stop - start)])[before:]
     if waveform.size < stop - start:
         raise _GaveUpError(f"{waveform.size} samples from sample {start} on, where {stop - start} were expected")
