@@ -111,7 +111,7 @@ class _Watched(io.RawIOBase, BinaryIO):
         return len(data)
 
 
-class _SoundFile(soundfile.SoundFile):
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # without types
     """A file that is read on and on: after each read, soundfile seeks, where libsndfile is not exact in MP3 and Vorbis."""
 
     def seekable(self) -> bool:

@@ -328,7 +328,8 @@ def _predict_files(namespace: argparse.Namespace) -> tuple[Bundle, int]:
 
     failed, limits = list[ClipError](), ServeSettings()
     # First of all: its process imports what it needs beside this one.
-    with LimitedDecoder(limits.decode_megabytes, limits.decode_seconds) as decoder:
+    decoder = LimitedDecoder(limits.decode_megabytes, limits.decode_seconds)
+    with decoder.process:
         from acoustic_env.audit.table import write_stream
         from acoustic_env.models.bundle import Bundle
         from acoustic_env.models.predict import predict_files
