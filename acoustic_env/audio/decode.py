@@ -112,7 +112,7 @@ class _Watched(io.RawIOBase, BinaryIO):
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # without types
-    """A file that is read on and on: after each read, soundfile seeks, where libsndfile is not exact in MP3 and Vorbis."""
+    """A file read on and on: else soundfile seeks after each read, where libsndfile is not exact in MP3."""
 
     def seekable(self) -> bool:
         return False

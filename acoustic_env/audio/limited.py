@@ -51,7 +51,7 @@ class IsolatedProcess:
     """A function in a process of its own, for one thread at a time.
 
     Args:
-        function: takes a request and returns two strings of bytes. Nothing else comes back, since what a crafted file has
+        function: takes a request, returns two strings of bytes. Nothing else comes back, for what a crafted file has
             made of the process may answer.
         megabytes: of memory (10^6 bytes) that the function may take. With a limit it may not write files either.
     """

@@ -149,7 +149,7 @@ class CrashIsolatedStage:
             for i in range(clips.num_rows):
                 clip = clips.slice(i, 1)
                 try:
-                    result = pickle.loads(process.call(clip)[1])
+                    result = _answer(process, clip)
                 except ProcessDiedError as death:
                     _check(process)
                     result = _death(stage, death.exitcode)
@@ -184,10 +184,14 @@ class _Alone:
         return b"", pickle.dumps(result)
 
 
+def _answer(process: IsolatedProcess, clips: pa.Table | None) -> Any:
+    return pickle.loads(process.call(clips)[1])  # noqa: S301
+
+
 def _check(process: IsolatedProcess) -> None:
     """Build the stage and do the golden clip in a new process; raises SickWorkerError where that ends it, too."""
     try:
-        result = pickle.loads(process.call(None)[1])
+        result = _answer(process, None)
     except ProcessDiedError as death:
         raise sick(f"a process that does the golden clip ends with exit code {death.exitcode}") from None
     if result is not None:

@@ -20,11 +20,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.clips.duplicates.signature import BITS
+
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
-BITS: Final = 24
 GAP: Final = 16  # silent frames after each clip, so that a look `GAP` frames away never meets another clip
 LEAST_OVERLAP: Final = 31  # audible frames both clips must share: 1 s
 MOST_BITS_APART: Final = 0.40  # share of differing bits; 0.5 is chance
