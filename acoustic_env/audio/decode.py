@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import io
 import sys
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Final, TypeVar, cast
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar, cast
 
 import av
 import numpy as np
@@ -126,17 +125,31 @@ class _Segment:
     end_s: float | None
     name: str
 
-    def samples(self, rate: int) -> tuple[int, int | None]:
+    def samples(self, rate: int) -> tuple[int, int]:
         start = 0 if self.start_s is None else max(0, round(self.start_s * rate))
-        return start, None if self.end_s is None else round(self.end_s * rate)
+        return start, sys.maxsize if self.end_s is None else max(start, round(self.end_s * rate))
 
-    def beyond(self, length_s: float) -> ClipError:
-        message = f"{self.name}: the segment starts at {self.start_s} s, the recording ends at {length_s:.3f} s"
-        return ClipError("no_such_segment", message)
+    def within(self, rate: int, present: int, announced: int) -> tuple[int, int]:
+        """Return the samples of the segment, up to the recording's end, all of which must be there."""
+        start, stop = self.samples(rate)
+        if start >= announced > 0:
+            message = f"the segment starts at {self.start_s} s, the recording ends at {announced / rate:.3f} s"
+            raise ClipError("no_such_segment", f"{self.name}: {message}")
+        if min(stop, announced) > present:
+            rest = (
+                "the rest is missing" if announced == sys.maxsize else f"its header announces {announced / rate:.3f} s"
+            )
+            raise ClipError("decode_failed", f"{self.name}: truncated file: {present / rate:.3f} s are there, {rest}")
+        return start, max(start, min(stop, announced))
 
-    def truncated(self, present_s: float, announced_s: float | None) -> ClipError:
-        announced = "the rest is missing" if announced_s is None else f"its header announces {announced_s:.3f} s"
-        return ClipError("decode_failed", f"{self.name}: truncated file: {present_s:.3f} s are there, {announced}")
+
+class _Opened(NamedTuple):
+    """A file as libsndfile reads it: Hz, samples that are there, those announced by its header, a way to read some."""
+
+    rate: int
+    present: int
+    announced: int
+    read: Callable[[int, int], Mono]
 
 
 def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: str) -> tuple[Mono, int]:
@@ -264,10 +277,8 @@ def _by_either(source: _Watched, name: str, by_soundfile: Callable[[], T], by_py
 
 
 def _length_by_soundfile(source: _Watched) -> float:
-    if (mp3 := Mp3.recognize(source)) is not None:
-        return mp3.length(len(_frames_of(mp3, source))) / mp3.rate
-    with _open(source) as (file, announced):
-        return announced / int(file.samplerate)
+    with _open(source, None) as file:
+        return file.present / file.rate
 
 
 def _length_by_pyav(source: _Watched) -> float:
@@ -276,84 +287,71 @@ def _length_by_pyav(source: _Watched) -> float:
         return samples / int(stream.codec_context.sample_rate or 1)
 
 
-def _frames_of(mp3: Mp3, source: _Watched, most: int = sys.maxsize) -> array[int]:
-    try:
-        return mp3.frames(source, most)
-    except ValueError as error:
-        raise _GaveUpError(str(error)) from error
+def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
+    with _open(source, segment) as file:
+        start, stop = segment.within(file.rate, file.present, file.announced)
+        waveform = file.read(start, stop)
+    if waveform.size < stop - start:  # cut short, or a variant that only ffmpeg reads to its end
+        raise _GaveUpError(f"{waveform.size} samples from sample {start} on, of {stop - start}")
+    return waveform, file.rate
 
 
 @contextmanager
-def _open(source: _Watched) -> Iterator[tuple[soundfile.SoundFile, int]]:
-    """Open a file by libsndfile; yield it and its length in samples, of which some may be missing."""
+def _open(source: _Watched, segment: _Segment | None) -> Iterator[_Opened]:
+    """Open a file by libsndfile, of an MP3 only as far as a segment wants."""
+    if (mp3 := Mp3.recognize(source)) is not None:
+        yield _open_mp3(mp3, source, segment)
+        return
     data = sample_data(source)  # before the library opens it: then the read position is its own
-    if source.ogg.chained:
-        raise _GaveUpError("several streams, one after the other")
-    if data is not None and not (data.announced and data.present):
-        raise _GaveUpError(f"{data.present} bytes of sound, where its header says {data.announced}")
+    if source.ogg.chained or (data is not None and not (data.announced and data.present)):
+        raise _GaveUpError("several streams, one after the other, or no bytes of sound where its header says")
     source.seek(0)
     with _SoundFile(source) as file:
-        announced = int(file.frames)
-        if announced >= _NO_FRAMES:
+        present = announced = int(file.frames)
+        if announced >= _NO_FRAMES or file.format == "MP3":
             raise _GaveUpError("its header does not say how long it is")
-        if data is not None and data.cut:
+        if data is not None:
             announced = announced * data.announced // data.present
-        yield file, announced
+        if source.ogg.cut:
+            announced = sys.maxsize
+
+        def read(start: int, stop: int) -> Mono:
+            begin = min(start, max(0, source.ogg.last_page - _VORBIS_BLOCK)) if source.ogg.last_page else start
+            file.seek(begin)
+            return _read(file, stop - begin)[start - begin :]
+
+        yield _Opened(int(file.samplerate), present, announced, read)
 
 
-def _by_soundfile(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
-    if (mp3 := Mp3.recognize(source)) is not None:
-        return _by_frames(source, mp3, segment)
-    with _open(source) as (file, announced):
-        rate, frames = int(file.samplerate), int(file.frames)
-        start, stop = segment.samples(rate)
-        if source.ogg.cut and (stop is None or stop > frames):
-            raise _GaveUpError(f"{frames} samples found in an Ogg file that is cut inside a page")
-        if start >= announced > 0:
-            raise segment.beyond(announced / rate)
-        stop = announced if stop is None else min(stop, announced)
-        if stop > frames:
-            raise segment.truncated(frames / rate, announced / rate)
-        begin = min(start, max(0, source.ogg.last_page - _VORBIS_BLOCK)) if source.ogg.last_page else start
-        file.seek(begin)
-        waveform = np.concatenate([_NOTHING, *_mono_blocks(file, max(0, stop - begin))])[start - begin :]
-    if waveform.size < stop - start:  # cut short, or a variant that only ffmpeg reads to its end
-        msg = f"{waveform.size} samples from sample {start} on, where its length of {frames} promises {stop - start}"
-        raise _GaveUpError(msg)
-    return waveform, rate
+def _open_mp3(mp3: Mp3, source: _Watched, segment: _Segment | None) -> _Opened:
+    """Count the frames of an MP3 file, up to a segment's end: libsndfile gets those of the segment alone."""
+    wanted = (sys.maxsize if segment is None else segment.samples(mp3.rate)[1]) + mp3.delay
+    try:
+        frames = mp3.frames(source, wanted // mp3.each + 1)
+    except ValueError as error:
+        raise _GaveUpError(str(error)) from error
+    present = announced = mp3.length(len(frames))
+    missing = ((mp3.announced or 0) - len(frames)) * mp3.each
+    if missing > _STREAM_SLACK_S * mp3.rate:
+        announced += missing
+
+    def read(start: int, stop: int) -> Mono:
+        if start == stop:
+            return _NOTHING
+        data, before = mp3.excerpt(source, frames, start, stop)
+        with _SoundFile(io.BytesIO(data)) as file:
+            return _read(file, before + stop - start)[before:]
+
+    return _Opened(mp3.rate, present, announced, read)
 
 
-def _by_frames(source: _Watched, mp3: Mp3, segment: _Segment) -> tuple[Mono, int]:
-    """Decode a segment of an MP3 file by libsndfile, which gets its frames alone and need not know the length."""
-    start, end = segment.samples(mp3.rate)
-    stop = sys.maxsize if end is None else end
-    most = (max(start, stop) + mp3.delay) // mp3.each + 1
-    frames = _frames_of(mp3, source, most)
-    if len(frames) < most:
-        length = mp3.length(len(frames))
-        missing = (mp3.announced or 0) - len(frames)
-        if missing * mp3.each > _STREAM_SLACK_S * mp3.rate and stop > length:
-            raise segment.truncated(length / mp3.rate, (length + missing * mp3.each) / mp3.rate)
-        if start >= length > 0:
-            raise segment.beyond(length / mp3.rate)
-        stop = min(stop, length)
-    if stop <= start:
-        return _NOTHING, mp3.rate
-    data, before = mp3.excerpt(source, frames, start, stop)
-    with _SoundFile(io.BytesIO(data)) as file:
-        waveform = np.concatenate([_NOTHING, *_mono_blocks(file, before + stop - start)])[before:]
-    if waveform.size < stop - start:
-        raise _GaveUpError(f"{waveform.size} samples from sample {start} on, where {stop - start} were expected")
-    return waveform, mp3.rate
-
-
-def _mono_blocks(file: soundfile.SoundFile, wanted: int) -> Iterator[Mono]:
-    while wanted:
-        block = file.read(min(wanted, _BLOCK_FRAMES), dtype="float32", always_2d=True)
-        if not len(block):
-            return
+def _read(file: soundfile.SoundFile, wanted: int) -> Mono:
+    """Read the next samples, mono; fewer at the end."""
+    blocks = [_NOTHING]
+    while wanted and len(block := file.read(min(wanted, _BLOCK_FRAMES), dtype="float32", always_2d=True)):
         wanted -= len(block)
-        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+    return np.concatenate(blocks)
 
 
 def _by_pyav(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
@@ -379,28 +377,35 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
     with _open_stream(source) as (container, stream):
         seek = seek and container.format.name not in _ROUNDED_TIMES
         if seek:
-            _seek(container, stream, cast(float, segment.start_s) - _PREROLL_S)
+            to = int(((segment.start_s or 0.0) - _PREROLL_S) / stream.time_base)
+            try:
+                container.seek(to + (stream.start_time or 0), stream=stream)
+            except av.FFmpegError as error:
+                raise _UnseekableError from error
         kept: list[Mono] = []
         rate, position = 0, 0  # position: of the next frame's first sample, from the stream's start
-        start, stop = 0, None
+        start, stop = 0, 0
         for frame in _frames(container, stream):
             if not rate:
                 rate = frame.sample_rate
                 start, stop = segment.samples(rate)
-                position = _position(frame, stream, rate) if seek else 0
-                if position > start:
+                if seek and frame.pts is not None:
+                    position = round((frame.pts - (stream.start_time or 0)) * frame.time_base * rate)
+                if position > start or (seek and frame.pts is None):
                     raise _UnseekableError
             elif frame.sample_rate != rate:
                 raise _GaveUpError(f"the sample rate changes from {rate} to {frame.sample_rate} Hz")
-            last = None if stop is None else max(0, stop - position)
-            kept.append(_mono(frame)[max(0, start - position) : last])
+            kept.append(_mono(frame)[max(0, start - position) : max(0, stop - position)])
             position += frame.samples
-            if stop is not None and position >= stop:
+            if position >= stop:
                 break
         else:
-            if source.ogg.cut:
-                raise segment.truncated(position / (rate or 1), None)
-            _check_end(container, stream, segment, rate, position)
+            if not rate and seek:
+                raise _UnseekableError  # beyond the end, or it only seems so
+            if not rate:
+                raise _GaveUpError(f"no frames of its {stream.codec_context.name} stream can be read")
+            announced = sys.maxsize if source.ogg.cut else round(_announced_s(container, stream) * rate)
+            segment.within(rate, position, max(position, announced))
     return np.concatenate([_NOTHING, *kept]), rate
 
 
@@ -415,20 +420,6 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
         if not stream.codec_context.sample_rate:
             raise
         raise _GaveUpError(f"{error.strerror} after {count} frames of {stream.codec_context.name}") from error
-
-
-def _seek(container: Any, stream: Any, to_s: float) -> None:
-    try:
-        container.seek(int(to_s / stream.time_base) + (stream.start_time or 0), stream=stream)
-    except av.FFmpegError as error:
-        raise _UnseekableError from error
-
-
-def _position(frame: Any, stream: Any, rate: int) -> int:
-    if frame.pts is None:
-        raise _UnseekableError
-    position: int = round((frame.pts - (stream.start_time or 0)) * frame.time_base * rate)
-    return position
 
 
 def _mono(frame: Any) -> Mono:
@@ -446,24 +437,11 @@ def _mono(frame: Any) -> Mono:
     return cast(Mono, samples.astype(np.float32, copy=False).mean(axis=0))
 
 
-def _check_end(container: Any, stream: Any, segment: _Segment, rate: int, position: int) -> None:
-    """Raise where the stream ended before the segment's end, but not where its header says."""
+def _announced_s(container: Any, stream: Any) -> float:
+    """Return the shortest length that the header allows for, in s; 0 where it says nothing."""
     if container.format.name in _NO_LENGTH:
-        announced_s, slack = 0.0, 0.0
-    elif stream.duration is not None:
-        announced_s, slack = float(stream.duration * stream.time_base), _STREAM_SLACK_S
-    elif container.duration is not None:
-        announced_s = container.duration / av.time_base
-        slack = _CONTAINER_SLACK_S if len(container.streams) > 1 else _STREAM_SLACK_S
-    else:
-        announced_s, slack = 0.0, 0.0
-    start_s = segment.start_s or 0.0
-    if not rate:
-        if start_s >= announced_s > 0.0:
-            raise segment.beyond(announced_s)
-        raise _GaveUpError(f"no frames of its {stream.codec_context.name} stream can be read from {start_s} s on")
-    present_s = position / rate
-    if present_s < announced_s - slack and (segment.end_s is None or segment.end_s > present_s):
-        raise segment.truncated(present_s, announced_s)
-    if segment.samples(rate)[0] >= position:
-        raise segment.beyond(present_s)
+        return 0.0
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base) - _STREAM_SLACK_S
+    slack = _CONTAINER_SLACK_S if len(container.streams) > 1 else _STREAM_SLACK_S
+    return (container.duration or 0) / av.time_base - slack
