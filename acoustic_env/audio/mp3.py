@@ -110,7 +110,7 @@ class Mp3:
                     starts.append(at + here)
                     here += size
                 else:
-                    here = self._next(data, here + 1)
+                    here = self._next(data, here + 1, last)
             if starts and here > len(data):
                 starts.pop()
             at += here
@@ -142,17 +142,16 @@ class Mp3:
         whole = b"".join([xing.ljust(size, b"\0"), silence.ljust(size, b"\0"), *frames])
         return whole, self.each - _DECODER_DELAY + start + self.delay - low * self.each
 
-    def _next(self, data: bytes, at: int) -> int:
-        """Return where two frames follow each other, or where data must be read anew."""
-        none = max(at, len(data) - 3)
-        while 0 <= (at := data.find(0xFF, at)) < none:
+    def _next(self, data: bytes, at: int, last: int) -> int:
+        """Return where two frames follow each other, or `last` + 1 where none do before."""
+        while (at := data.find(0xFF, at, last + 1)) >= 0:
             size = _size(data, at)
-            if size and (at + size + 4 > len(data) or (data[at + size : at + size + 2] == data[at : at + 2])):
+            if size and data[at + size : at + size + 2] == data[at : at + 2]:
                 if data[at : at + 3] not in _sizes(self.header):
                     raise ValueError("the sample rate changes")
                 return at
             at += 1
-        return none
+        return last + 1
 
 
 @cache

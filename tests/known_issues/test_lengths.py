@@ -137,6 +137,16 @@ def test_a_long_file_read_in_blocks_decodes_as_in_one_read(container: str, subty
     np.testing.assert_allclose(decode(io.BytesIO(data), None, None, "long")[0], expected, atol=1e-6)
 
 
+def test_what_lies_between_or_after_the_frames_of_an_mp3_is_no_sound() -> None:
+    bare = without_xing(vbr(sweep(5.0, RATE)))
+    junk = np.random.default_rng(23).bytes(300_000)
+    whole, _ = decode(io.BytesIO(bare), None, None, "a.mp3")
+    for data, times in ((bare + junk, 1), (bare + junk + bare, 2), (bare + b"TAG" + junk[:125], 1), (bare[:-9], 1)):
+        found, _ = decode(io.BytesIO(data), None, None, "a.mp3")
+        assert found.size == pytest.approx(times * whole.size, abs=2 * 1_152)
+        np.testing.assert_allclose(found[: whole.size - 4_000], whole[:-4_000], atol=1e-6)
+
+
 def test_a_frame_of_another_rate_is_named() -> None:
     with pytest.raises(ClipError, match="sample rate changes"):
         decode(io.BytesIO(vbr(noise(2, RATE)) + vbr(noise(2, 48_000), 48_000)), None, None, "a.mp3")
