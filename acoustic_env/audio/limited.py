@@ -118,7 +118,7 @@ class IsolatedProcess:
         self._worker = None
 
 
-class LimitedDecoder:
+class LimitedDecoder(IsolatedProcess):
     """`decode` in a process with limits of memory and time, for one thread at a time.
 
     Args:
@@ -127,7 +127,7 @@ class LimitedDecoder:
     """
 
     def __init__(self, megabytes: int, seconds: float) -> None:
-        self.process = IsolatedProcess(_decode, megabytes)
+        super().__init__(_decode, megabytes)
         self._seconds = seconds
         self._copied: tuple[BinaryIO, BinaryIO] | None = None
 
@@ -154,7 +154,7 @@ class LimitedDecoder:
         path = f"/proc/{os.getpid()}/fd/{self._with_descriptor(source).fileno()}"
         left = self._seconds if seconds is None else max(0.0, seconds)
         try:
-            about, samples = self.process.call((path, start_s, end_s, name), left, closing)
+            about, samples = self.call((path, start_s, end_s, name), left, closing)
         except TimeoutError as error:
             raise ClipError("timed_out", f"{name}: not decoded within {self._seconds:g} s") from error
         except ProcessDiedError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
 # Sizes that writers to a pipe leave behind: "unknown", not a promise.
@@ -27,21 +26,11 @@ _CHUNKED: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Payload:
-    """Bytes of sample data: what the header announces and what is there.
-
-    >>> Payload(announced=200, present=150).cut
-    True
-    """
+class Payload(NamedTuple):
+    """Bytes of sample data: what the header announces, 0 where it leaves that open, and what is there."""
 
     announced: int
     present: int
-
-    @property
-    def cut(self) -> bool:
-        """Return whether bytes are missing."""
-        return self.present < self.announced
 
 
 def sample_data(source: BinaryIO) -> Payload | None:

@@ -328,8 +328,7 @@ def _predict_files(namespace: argparse.Namespace) -> tuple[Bundle, int]:
 
     failed, limits = list[ClipError](), ServeSettings()
     # First of all: its process imports what it needs beside this one.
-    decoder = LimitedDecoder(limits.decode_megabytes, limits.decode_seconds)
-    with decoder.process:
+    with LimitedDecoder(limits.decode_megabytes, limits.decode_seconds) as decoder:
         from acoustic_env.audit.table import write_stream
         from acoustic_env.models.bundle import Bundle
         from acoustic_env.models.predict import predict_files

@@ -40,7 +40,7 @@ class Decoder:
         self._idle: queue.Queue[LimitedDecoder] = queue.Queue()
         for _ in range(settings.concurrency):
             worker = LimitedDecoder(settings.decode_megabytes, settings.decode_seconds)
-            worker.process.start()
+            worker.start()
             self._idle.put(worker)
 
     def pieces(self, file: BinaryIO, closing: threading.Event) -> Generator[tuple[Mono, int], None, None]:
@@ -70,7 +70,7 @@ class Decoder:
     def close(self) -> None:
         """End the processes; call it when no thread decodes."""
         while not self._idle.empty():
-            self._idle.get().process.close()
+            self._idle.get().close()
 
 
 def _pieces(decode: Decode, max_s: float, window_s: float) -> Iterator[tuple[Mono, int]]:
