@@ -100,6 +100,9 @@ class _Watched(io.RawIOBase, BinaryIO):
     def tell(self) -> int:
         return self._source.tell()
 
+    def fileno(self) -> int:
+        return self._source.fileno()
+
     def readinto(self, buffer: Any, /) -> int:
         try:
             data = self._source.read(len(buffer))

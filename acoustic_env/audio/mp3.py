@@ -6,11 +6,14 @@ a segment frame by frame. So frames are counted here, by their headers, and it g
 
 from __future__ import annotations
 
+import itertools
+import os
 import struct
 import sys
+import threading
 from array import array
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import BinaryIO, Final, Self
 
 # By whether it is MPEG 1, as most are: kbit/s by index, and bytes of side information, of stereo and mono.
@@ -25,6 +28,20 @@ _CHUNK_BYTES: Final = 1 << 18
 _DECODER_DELAY: Final = 529  # samples, besides the encoder's
 _RESERVOIR_BYTES: Final = 511  # how far a frame may reach back into those before it
 _SETTLING: Final = 4  # frames until the filters have forgotten what was before
+
+
+_FILES_KEPT: Final = 8
+_SCANNING: Final = threading.Lock()
+_NUMBERS: Final = itertools.count()
+
+
+@dataclass
+class _Scan:
+    """Offsets of the frames found so far, where to go on, and whether that is the end."""
+
+    at: int
+    starts: array[int] = field(default_factory=lambda: array("q"))
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,25 +113,37 @@ class Mp3:
     def frames(self, source: BinaryIO, most: int = sys.maxsize) -> array[int]:
         """Find at least the first `most` frames, or all that are whole; returns their offsets.
 
+        Of a file on a disk they are kept, so that its next segment costs what lies beyond this one at most.
+
         Raises:
             ValueError: frames of another sample rate follow.
         """
-        starts, size_of, at, final = array("q"), _sizes(self.header).get, self.begin, False
-        while len(starts) < most and not final:
-            source.seek(at)
-            data = source.read(_CHUNK_BYTES) or b""
-            final = len(data) < _CHUNK_BYTES
-            here, last = 0, len(data) - (4 if final else 2 * _LARGEST_FRAME)
-            while here <= last:
-                if size := size_of(data[here : here + 3]):
-                    starts.append(at + here)
-                    here += size
-                else:
-                    here = self._next(data, here + 1, last)
-            if starts and here > len(data):
-                starts.pop()
-            at += here
-        return starts
+        with _SCANNING:
+            scan = _scan_of(self, _identity(source))
+            while len(scan.starts) < most and not scan.complete:
+                self._go_on(scan, source)
+            return scan.starts
+
+    def _go_on(self, scan: _Scan, source: BinaryIO) -> None:
+        """Find the frames of some more bytes."""
+        end = source.seek(0, 2)
+        source.seek(scan.at)
+        data = source.read(_CHUNK_BYTES) or b""
+        if len(data) < min(_CHUNK_BYTES, end - scan.at):
+            raise ValueError("it cannot be read to its end")
+        complete = scan.at + len(data) == end
+        here, last = 0, len(data) - (4 if complete else 2 * _LARGEST_FRAME)
+        found, size_of = array("q"), _sizes(self.header).get
+        while here <= last:
+            if size := size_of(data[here : here + 3]):
+                found.append(scan.at + here)
+                here += size
+            else:
+                here = self._next(data, here + 1, last)
+        if found and here > len(data):
+            found.pop()
+        scan.starts.extend(found)
+        scan.at, scan.complete = scan.at + here, complete
 
     def excerpt(self, source: BinaryIO, starts: array[int], start: int, stop: int) -> tuple[bytes, int]:
         """Return an MP3 file that decodes to some samples and others before them, and how many those are.
@@ -152,6 +181,20 @@ class Mp3:
                 return at
             at += 1
         return last + 1
+
+
+def _identity(source: BinaryIO) -> tuple[int, ...]:
+    """Return what tells a file on a disk from others, and from itself once it is written to; else a new number."""
+    try:
+        status = os.fstat(source.fileno())
+    except OSError:
+        return (next(_NUMBERS),)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=_FILES_KEPT)
+def _scan_of(mp3: Mp3, identity: tuple[int, ...]) -> _Scan:
+    return _Scan(mp3.begin)
 
 
 @cache

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from acoustic_env.audio import decode as decoding
 from acoustic_env.audio.decode import decode, duration_s
 from acoustic_env.clips.readers.folder import read_folder
 from acoustic_env.errors import ClipError
@@ -135,6 +136,33 @@ def test_a_long_file_read_in_blocks_decodes_as_in_one_read(container: str, subty
     expected, _ = soundfile.read(io.BytesIO(data), dtype="float32")
     assert expected.size > 1 << 20
     np.testing.assert_allclose(decode(io.BytesIO(data), None, None, "long")[0], expected, atol=1e-6)
+
+
+def test_a_file_that_was_written_to_or_could_not_be_read_once_is_counted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = tmp_path / "a.mp3", without_xing(vbr(noise(30.0, RATE)))
+
+    def length() -> float:
+        with path.open("rb") as file:
+            return duration_s(file, "a.mp3")
+
+    path.write_bytes(data[: len(data) // 2])
+    assert length() == pytest.approx(15.0, abs=0.5)
+    path.write_bytes(data)
+    read = decoding._Watched.readinto
+
+    def fail(self: decoding._Watched, buffer: bytearray) -> int:
+        if self.tell() < 100_000:
+            return read(self, buffer)
+        self.failure = OSError("stale file handle")
+        return 0
+
+    with monkeypatch.context() as broken:
+        broken.setattr(decoding._Watched, "readinto", fail)
+        with pytest.raises(ClipError, match="stale file handle"):
+            length()
+    assert length() == pytest.approx(30.0, abs=0.1)
 
 
 def test_what_lies_between_or_after_the_frames_of_an_mp3_is_no_sound() -> None:
