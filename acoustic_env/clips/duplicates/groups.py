@@ -6,7 +6,7 @@ Whatever is linked, over any number of links, is one group.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,14 +28,11 @@ class Link:
     correlation: float  # of the log band energies; 1 for exact
 
 
-def same_digest(digests: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Link every clip to the first one with its digest; empty digests are excluded."""
-    first: dict[bytes, int] = {}
-    links = []
-    for number, digest in enumerate(digests):
-        if digest and first.setdefault(digest, number) != number:
-            links.append((first[digest], number))
-    return links
+def same_value(values: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Link every clip to the first one with its value (digest, group); empty ones are excluded."""
+    first: dict[Hashable, int] = {}
+    every = [(first.setdefault(value, number), number) for number, value in enumerate(values) if value]
+    return [(earlier, number) for earlier, number in every if earlier != number]
 
 
 def components(count: int, links: Sequence[tuple[int, int]]) -> Ints:
@@ -54,9 +51,7 @@ def components(count: int, links: Sequence[tuple[int, int]]) -> Ints:
 
 def merged_groups(groups: Sequence[str], links: Sequence[tuple[int, int]]) -> list[str]:
     """Merge the groups [clips] of linked clip numbers; a merged group has the name its first clip had."""
-    first: dict[str, int] = {}
-    chained = [(first.setdefault(name, number), number) for number, name in enumerate(groups)]
-    return [groups[root] for root in components(len(groups), [*chained, *links]).tolist()]
+    return [groups[root] for root in components(len(groups), [*same_value(groups), *links]).tolist()]
 
 
 def spanning_links(links: Sequence[Link]) -> dict[int, Link]:

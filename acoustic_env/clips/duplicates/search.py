@@ -138,9 +138,9 @@ def link(signatures: Signatures, collected: Collected, alike: Pairs) -> list[Lin
     confirmed = matching.confirm(signatures, alike)
     columns = (confirmed.first.tolist(), confirmed.second.tolist(), confirmed.lag.tolist(), confirmed.value.tolist())
     links = {(a, b): Link(a, b, "near", lag * HOP_S, value) for a, b, lag, value in zip(*columns, strict=True)}
-    for pair in groups.same_digest(collected.scaled):
+    for pair in groups.same_value(collected.scaled):
         links[pair] = Link(*pair, "scaled", links[pair].lag_s if pair in links else None, 1.0)
-    links |= {pair: Link(*pair, "exact", 0.0, 1.0) for pair in groups.same_digest(collected.exact)}
+    links |= {pair: Link(*pair, "exact", 0.0, 1.0) for pair in groups.same_value(collected.exact)}
     return [found for _, found in sorted(links.items())]
 
 
