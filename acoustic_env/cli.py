@@ -21,7 +21,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "demo": {"demo": "run every step on a small synthetic study"},
     "clips": {"clips": "make and check clip lists, find duplicates"},
     "extract": {"extract": "compute feature tables for a clip list"},
-    "store": {"store": "list, verify, export, publish, compact and clean a feature store"},
+    "store": {"store": "list, verify, export, compact and clean a feature store"},
     "weights": {"weights": "list, fetch and verify the weights of the embedders"},
     "learn": {
         "train": "train a classifier",

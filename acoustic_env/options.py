@@ -57,9 +57,6 @@ class ExtractSettings(Settings):
     dry_run: bool = False
     """Print the plan and how long it takes, and stop."""
 
-    rates: str | None = None
-    """Output of `bench --json`, from which --dry-run estimates. Default: the rates of the store's earlier runs."""
-
     relocated: tuple[str, ...] = ()
     """The audio below OLD (a folder or URL), from which rows were computed, is now below NEW: the same files. May be
     given more than once."""

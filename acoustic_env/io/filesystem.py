@@ -95,8 +95,8 @@ class Filesystem:
     def check(self) -> None:
         """Raise StoreError where it is known that nothing can be written: no bucket, no credentials."""
 
-    def entries(self, folder: str) -> list[Entry]:
-        """List all files below a folder, by path; none when it does not exist."""
+    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
+        """List the files below a folder whose path in it starts with `prefix`, by path; none when it does not exist."""
 
         def find() -> dict[str, dict[str, Any]]:
             return cast(dict[str, dict[str, Any]], self.filesystem.find(self.full(folder), detail=True))
@@ -106,10 +106,21 @@ class Filesystem:
         except FileNotFoundError:
             return []
         skip = len(self.root) + 1
-        return sorted(
-            (Entry(name[skip:], int(info.get("size") or 0), _modified(info)) for name, info in found.items()),
-            key=lambda entry: entry.path,
-        )
+        wanted = f"{folder}/{prefix}" if folder else prefix
+        listed = (Entry(name[skip:], int(info.get("size") or 0), _modified(info)) for name, info in found.items())
+        return sorted((entry for entry in listed if entry.path.startswith(wanted)), key=lambda entry: entry.path)
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, sorted; none when it does not exist."""
+
+        def find() -> list[dict[str, Any]]:
+            return cast(list[dict[str, Any]], self.filesystem.ls(self.full(folder), detail=True))
+
+        try:
+            found = retrying(find, self.place(folder), "listed")
+        except FileNotFoundError:
+            return []
+        return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
 
     def read(self, path: str) -> bytes:
         """Read a whole file.
@@ -232,10 +243,17 @@ class LocalFilesystem(Filesystem):
         super().__init__(str(folder), LocalFileSystem(), str(folder.absolute()))
         self.folder = folder
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
         found: list[Entry] = []
         self._collect(self.folder / folder, folder, found)
-        return sorted(found, key=lambda entry: entry.path)
+        wanted = f"{folder}/{prefix}" if folder else prefix
+        return sorted((entry for entry in found if entry.path.startswith(wanted)), key=lambda entry: entry.path)
+
+    def folders(self, folder: str) -> list[str]:
+        directory = self.folder / folder
+        with self._errors(folder, "listed"), suppress(FileNotFoundError):
+            return sorted(item.name for item in directory.iterdir() if item.is_dir())
+        return []
 
     def _collect(self, directory: Path, below: str, found: list[Entry]) -> None:
         if directory.is_file():
@@ -310,21 +328,32 @@ class S3Filesystem(Filesystem):
         bucket, _, prefix = self.root.partition("/")
         self._page(bucket, prefix, {"MaxKeys": 1}, "")
 
-    def entries(self, folder: str) -> list[Entry]:
-        bucket, _, prefix = self.root.partition("/")
-        below = "".join(f"{name}/" for name in (prefix, folder) if name)
-        skip = len(prefix) + 1 if prefix else 0
-        found: list[Entry] = []
+    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
+        skip = len(self._key("")) + 1 if self._key("") else 0
+        found = [
+            Entry(item["Key"][skip:], int(item["Size"]), item["LastModified"].timestamp())
+            for page in self._pages(folder, prefix, {})
+            for item in page.get("Contents", [])
+            if not item["Key"].endswith("/")
+        ]
+        return sorted(found, key=lambda entry: entry.path)
+
+    def folders(self, folder: str) -> list[str]:
+        pages = self._pages(folder, "", {"Delimiter": "/"})
+        found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def _key(self, folder: str) -> str:
+        return "/".join(name for name in (self.root.partition("/")[2], folder) if name)
+
+    def _pages(self, folder: str, prefix: str, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        bucket, below = self.root.partition("/")[0], self._key(folder)
         token: dict[str, Any] = {}
         while True:
-            page = self._page(bucket, below, token, folder)
-            found += [
-                Entry(item["Key"][skip:], int(item["Size"]), item["LastModified"].timestamp())
-                for item in page.get("Contents", [])
-                if not item["Key"].endswith("/")
-            ]
+            page = self._page(bucket, f"{below}/{prefix}" if below else prefix, settings | token, folder)
+            yield page
             if not page.get("IsTruncated"):
-                return sorted(found, key=lambda entry: entry.path)
+                return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, bucket: str, below: str, token: dict[str, Any], folder: str) -> dict[str, Any]:

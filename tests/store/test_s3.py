@@ -15,7 +15,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import LeaseLost, acquire_lease, check, read_lease
 from acoustic_env.store.verify import verify
 from tests.s3 import Fault, S3Server
-from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table
+from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table, missing
 from tests.store.test_lease import race
 
 FP = fake_fingerprint()
@@ -23,15 +23,15 @@ FP = fake_fingerprint()
 
 def test_parts_errors_and_runs_live_on_s3_as_on_a_disk(s3: S3Server) -> None:
     store = FeatureStore(s3.url)
-    assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
+    assert missing(store, ["a"], ["raw"]) == [("a", "raw")]
     many = [f"clip {i}" for i in range(3000)]  # more than one request's worth
     path = store.write_part(fake_table(many))
     assert store.write_part(fake_table(many[::-1])) == path
-    store.write_errors(fake_errors(("bad", "decode", "not_audio", True, 1)))
+    store.write_errors(fake_errors(("bad", "source", "not_audio", True, 1)))
     store.write_run("run-1", {"run_id": "run-1"})
     assert store.read("fake", clip_ids=["clip 7"]).num_rows == 2
     assert store.read("fake").equals(FeatureStore(s3.url).read("fake", FP))
-    assert store.missing([*many, "bad", "new"], SIGNALS, "fake", FP)["clip_id"].to_pylist() == ["new", "new"]
+    assert missing(store, [*many, "bad", "new"]) == [("new", signal) for signal in SIGNALS]
     assert [run["run_id"] for run in store.runs()] == ["run-1"]
     assert not verify(store).issues
 
@@ -66,15 +66,15 @@ def test_a_failing_service_is_no_damaged_part(s3: S3Server, monkeypatch: pytest.
     store.write_part(fake_table(["a"]))
     s3.choose = lambda method, path, _number: "fail" if method == "GET" and ".parquet" in path else None
     with pytest.raises(StoreError, match="InternalError"):
-        store.missing(["a"], ["raw"], "fake", FP)
+        missing(store, ["a"], ["raw"])
 
 
 def test_a_truncated_object_is_a_damaged_part(s3: S3Server) -> None:
     store = FeatureStore(s3.url)
     path = store.write_part(fake_table(["a"]))
     store.filesystem.write(path, store.filesystem.read(path)[:-9])
-    assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
-    assert [path in line for line in store.clean_up(["fake"])] == [True]
+    assert missing(store, ["a"], ["raw"]) == [("a", "raw")]
+    assert [path in line for line in store.begin("fake", FP, 1)] == [True]
     assert verify(store).issues == []
 
 
