@@ -489,12 +489,14 @@ class HttpFilesystem(Filesystem):
                     if not sent.startswith(f"bytes {start}-"):
                         raise OSError(f"bytes {start}-{end - 1} were asked for, {sent} came")
                     return cast(bytes, await answer.read())[: end - start]
-                file = cast(BinaryIO, tempfile.TemporaryFile(prefix="acoustic-env-", buffering=0))  # noqa: SIM115
+                file = cast(BinaryIO, tempfile.TemporaryFile(prefix="acoustic-env-"))  # noqa: SIM115
                 async for piece in answer.content.iter_chunked(2**20):
                     file.write(piece)
+                file.flush()
                 if file.tell() <= BLOCK_BYTES:
                     return os.pread(file.fileno(), end - start, start)
                 self._whole.setdefault(path, file)
+                break
         return None
 
     def _size(self, path: str) -> int:
