@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from acoustic_env.errors import AcousticEnvError
+from acoustic_env.io.location import scrub
 
 if TYPE_CHECKING:
     import tenacity
@@ -84,7 +85,7 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
         done: what was to be done to it, as a participle.
 
     Raises:
-        FileNotFoundError: as it came, for the caller knows whether that is an answer.
+        FileNotFoundError, FileExistsError: as they came, for the caller knows whether that is an answer.
         StoreError: the failure stays, or does not pass.
     """
     import tenacity
@@ -119,7 +120,7 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
     )
     try:
         return policy(attempt)
-    except (FileNotFoundError, AcousticEnvError):
+    except (FileNotFoundError, FileExistsError, AcousticEnvError):
         raise
     except Exception as error:  # every filesystem has its own exceptions
         tries = policy.statistics["attempt_number"] if transient(error) else None
@@ -189,10 +190,10 @@ def store_error(
         reason = f"{_said(error)}, after {tries} tries; when the service answers again, run the same command again"
     else:
         reason = _said(error)
-    return StoreError(f"{place}: cannot be {done}: {reason}")
+    return StoreError(scrub(f"{place}: cannot be {done}: {reason}"))
 
 
 def _said(error: BaseException) -> str:
     code = s3_code(error)
     text = str(error).splitlines()[0] if str(error) else ""
-    return f"{code or type(error).__name__}: {text}"
+    return scrub(f"{code or type(error).__name__}: {text}")

@@ -7,6 +7,7 @@ errors/part-<name>.parquet                           what went wrong with which 
 runs/<run_id>/record.json                            what each run did
 leases/<block>.json                                  who may write rows of the block
 .tmp/                                                files on their way to their names (local stores)
+.lock                                                held while a manifest or a lease is written (local stores)
 """
 
 from __future__ import annotations

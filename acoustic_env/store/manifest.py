@@ -27,7 +27,6 @@ from typing import Final
 from acoustic_env.errors import UsageError
 from acoustic_env.io.filesystem import Entry, Filesystem
 from acoustic_env.io.retry import StoreError
-from acoustic_env.store.exclusive import exclusive_file
 from acoustic_env.store.parts import in_threads
 
 FORMAT: Final = 1
@@ -171,8 +170,7 @@ class Version:
         document = {"format": FORMAT, "fencing_id": fencing_id, "parts": rows}
         path = self._path(fencing_id, name)
         data = json.dumps(document, indent=1).encode()
-        file = exclusive_file(self.filesystem, path)
-        if not file.swap(None, data) and self.filesystem.read(path) != data:
+        if not self.filesystem.create(path, data):
             raise StoreError(f"{self.filesystem.place(path)}: another process wrote it; run the same command again")
 
     def _path(self, fencing_id: int, name: str) -> str:

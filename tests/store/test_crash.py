@@ -107,5 +107,5 @@ def test_a_full_disk_is_said_on_any_machine(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_in_the_place_of_the_store_is_said(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("x")
-    with pytest.raises(StoreError, match="Not a directory"):
+    with pytest.raises(StoreError, match="File exists"):
         FeatureStore(str(tmp_path / "store")).write_part(fake_table(["a"]))

@@ -258,16 +258,6 @@ def test_writers_of_different_blocks_hold_their_leases_side_by_side(url: str) ->
         first.check()
 
 
-def test_a_writer_of_an_older_version_holds_all_blocks(url: str) -> None:
-    elsewhere(url, holder="extract of an older version")
-    with (
-        pytest.raises(LeaseHeld, match="the lease of the store: 'extract of an older version'"),
-        acquire_blocks(url, ["mps"], "new"),
-    ):
-        pass
-    assert list(held_leases(url)) == [lease_module.WHOLE_STORE]
-
-
 def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "WAIT_STEP_S", 0.01)
     order: list[str] = []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from acoustic_env.errors import LeaseHeld
+from acoustic_env.errors import LeaseHeld, UsageError
 from acoustic_env.io import filesystem, retry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import exclusive
@@ -113,29 +112,24 @@ def test_a_stale_view_of_the_lease_cannot_be_swapped(s3: S3Server) -> None:
     assert now.data == b"3"
 
 
-def test_a_server_without_conditions_still_has_one_holder(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusive, "SETTLE_S", 0.1)
+def test_a_server_that_ignores_conditions_gets_no_lease(s3: S3Server) -> None:
     s3.ignore_conditions = True
-    file = exclusive.exclusive_file(FeatureStore(s3.url).filesystem, "lease.json")
-    real = exclusive.time.sleep
-
-    def another_puts_meanwhile(seconds: float) -> None:
-        real(seconds)
-        s3_file.filesystem.write("lease.json", b"the other's")
-
-    s3_file = FeatureStore(s3.url)
-    monkeypatch.setattr(exclusive.time, "sleep", another_puts_meanwhile)
-    assert not file.swap(None, b"ours")
-    monkeypatch.undo()
-    record = json.dumps({"not": "a lease"})
-    s3_file.filesystem.write("lease.json", record.encode())
-    s3_file.filesystem.remove("lease.json")
-    monkeypatch.setattr(exclusive, "SETTLE_S", 0.1)
-    with acquire_lease(s3.url, "first") as lease, pytest.raises(LeaseHeld), acquire_lease(s3.url, "second"):
+    with pytest.raises(UsageError, match=r"this S3 server ignores conditions; write to a local disk"):
+        exclusive.exclusive_file(FeatureStore(s3.url).filesystem, "lease.json").swap(None, b"ours")
+    with pytest.raises(UsageError, match="ignores conditions"), acquire_lease(s3.url, "first", path="other.json"):
         pass
-    found = read_lease(s3.url)
-    assert found is not None
-    assert (found.fencing_id, found.released) == (lease.token, True)
+
+
+def test_a_file_is_created_once(s3: S3Server) -> None:
+    files = FeatureStore(s3.url).filesystem
+    assert files.create("manifest-1.json", b"a")
+    assert not files.create("manifest-1.json", b"b")
+    assert files.read("manifest-1.json") == b"a"
+    s3.choose = lambda method, _path, _number: "drop_answer" if method == "PUT" and not s3.done else None
+    assert files.create("manifest-2.json", b"c"), "its own write, of which the answer was lost"
+    assert s3.done == ["drop_answer"]
+    with pytest.raises(StoreError, match="no such bucket"):
+        filesystem.open_filesystem(f"s3://no-such-{s3.bucket}").create("x", b"")
 
 
 def test_no_bucket_and_no_credentials_say_what_to_do(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
