@@ -23,7 +23,7 @@ from acoustic_env.config import Recipe
 from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.io.location import join
+from acoustic_env.io.location import join, scrub
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph, metrics
 from acoustic_env.pipeline import nodes as cluster_nodes
@@ -118,7 +118,8 @@ class _Run:
         self.health = Health()
         self.slices = itertools.count()
         fingerprints = {work.spec.name: work.fingerprints for work in works}
-        self.record = RunRecord(settings.as_json(), fingerprints, clips.num_rows)
+        stored = {name: scrub(value) if isinstance(value, str) else value for name, value in settings.as_json().items()}
+        self.record = RunRecord(stored, fingerprints, clips.num_rows)
 
     def preview(self) -> None:
         """Log what a run would do."""

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.errors import ClipError, ErrorCode
+from acoustic_env.io.location import scrub
 
 TEXT: Final = pa.string()
 ERRORS_TYPE: Final = pa.list_(
@@ -58,12 +59,12 @@ class RowError(NamedTuple):
 def row_error(stage: str, error: Exception) -> RowError:
     """Any failure as an error of a clip; what is not a `ClipError` is the stage's own failure."""
     if isinstance(error, ClipError):
-        return RowError(stage, error.code, error.message[:MAX_MESSAGE], error.permanent)
+        return RowError(stage, error.code, scrub(error.message)[:MAX_MESSAGE], error.permanent)
     # PyTorch's class of this name is a RuntimeError.
     if isinstance(error, MemoryError) or "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}:
         return RowError(stage, "out_of_memory", "the worker ran out of memory", permanent=False)
     code: ErrorCode = "decode_failed" if stage == "decode" else "compute_failed"
-    return RowError(stage, code, f"{type(error).__name__}: {error}"[:MAX_MESSAGE], permanent=True)
+    return RowError(stage, code, scrub(f"{type(error).__name__}: {error}")[:MAX_MESSAGE], permanent=True)
 
 
 def wave_column(rate: int, signal: str | None = None) -> str:
