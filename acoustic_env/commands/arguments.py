@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.location import local_path
+from acoustic_env.io.location import local_path, scrub
 from acoustic_env.io.location import url as url
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ def add_command(
 
 
 def show(namespace: argparse.Namespace, document: Any, *lines: str) -> None:
-    """Print the result of a command: the document with --json, else the lines, if any."""
+    """Print the result of a command, without credentials: the document with --json, else the lines, if any."""
     if namespace.json or lines:
-        print(json.dumps(document) if namespace.json else "\n".join(lines))
+        print(scrub(json.dumps(document) if namespace.json else "\n".join(lines)))
 
 
 def log(line: str) -> None:
     """Print a line for people on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(scrub(line), file=sys.stderr, flush=True)
 
 
 def check_inputs(

@@ -12,13 +12,13 @@ from urllib.parse import unquote
 FILE_SCHEME: Final = "file://"
 SHARD_SCHEMES: Final = ("tar://", "parquet://")
 NOT_ABSOLUTE: Final = "a relative file:// URL; write file:///ABSOLUTE/PATH, or a plain path"
+_VALUE: Final = r"=(?:[^&#\s'\"<>),;:]|[,;:](?!\s|$))*+"  # the text around a URL may go on with a sign
 # Parameters of signatures (S3, CloudFront, Google) and tokens; a `key` with a dot or a slash is the name of a file.
 _SECRET: Final = (
     r"(?:(?:X-Amz-[\w-]+|X-Goog-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Key-Pair-Id|Policy|sig|"
-    r"\w*token|\w*secret|passw(?:or)?d|pwd|auth|api_?key|subscription-key)=[^&#\s'\"<>)]*+|"
-    r"key=[^&#\s'\"<>)./%]*+(?![./%]))"
+    rf"\w*token|\w*secret|passw(?:or)?d|pwd|auth|api_?key|subscription-key|key(?![^&#\s]*[./%])){_VALUE})"
 )
-_SAS: Final = r"(?:s[a-z]{1,4}=[^&#\s'\"<>)]*+)"  # of Azure, beside `sig`
+_SAS: Final = rf"(?:s[a-z]{{1,4}}{_VALUE})"  # of Azure, beside `sig`
 _USER: Final = re.compile(r"(?<=://)[^/\s?#@:'\"]*:[^/\s?#'\"]*@|(?<=https://)[^/\s?#'\"]*@|(?<=http://)[^/\s?#'\"]*@")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from acoustic_env.audio.fetch import open_source
+from acoustic_env.cli import main
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.io import retry
 from acoustic_env.io.files import read_bytes
@@ -63,3 +64,10 @@ def test_messages_about_a_clip_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(UsageError) as refused:
             read_bytes(url)
         assert "SECRET" not in str(refused.value)
+
+
+def test_commands_print_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clips", "check", "nosuch://user:SECRET@host/clips.csv?token=SECRET"]) == 2
+    printed = capsys.readouterr()
+    assert "nosuch://host/clips.csv: cannot be opened" in printed.err
+    assert "SECRET" not in printed.out + printed.err
