@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.select import recipe_labels, select
 from acoustic_env.clips.sources import contradictions, describe_source, listed_sources
-from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, describe_clips, file_rows, load_clips
+from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, describe_clips, load_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.io.location import local_path, split_shard
@@ -48,10 +48,8 @@ def check_clips(
     Raises:
         UsageError: the list itself cannot be read.
     """
-    clips, issues = load_clips(url)
-    table = clips.select(CLIP_SCHEMA.names).append_column("row", pa.array(file_rows(clips, issues)))
-    if clips.num_rows == 0:
-        return Checked(0, issues, [], table)
+    clips, rows, issues = load_clips(url)
+    table = clips.select(CLIP_SCHEMA.names).append_column("row", pa.array(rows))
     issues += _label_issues(table, recipe, audioset()) + _place_issues(table)
     notes = _notes(clips)
     if recipe is not None and not issues:
