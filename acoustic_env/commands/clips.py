@@ -30,11 +30,11 @@ _BUILT_IN: Final = {
     "folder": ("acoustic_env.clips.readers.folder:FolderReader", "a folder of audio files, label = folder"),
     "tar": ("acoustic_env.clips.readers.tar:TarReader", "tar shards with WebDataset naming"),
     "parquet": ("acoustic_env.clips.readers.parquet:ParquetReader", "Parquet files that hold encoded audio"),
-    "urbansound8k": ("acoustic_env.clips.readers.urbansound8k:UrbanSound8KReader", "UrbanSound8K"),
-    "esc50": ("acoustic_env.clips.readers.esc50:ESC50Reader", "ESC-50 or ESC-10"),
-    "fsd50k": ("acoustic_env.clips.readers.fsd50k:FSD50KReader", "FSD50K, by its labels or its tags"),
-    "fsdkaggle2019": ("acoustic_env.clips.readers.fsdkaggle2019:FSDKaggle2019Reader", "FSDKaggle2019"),
-    "tsv": ("acoustic_env.clips.readers.tsv:TSVReader", "a TSV file of audio names and labels"),
+    "urbansound8k": ("acoustic_env.clips.readers.published:UrbanSound8KReader", "UrbanSound8K"),
+    "esc50": ("acoustic_env.clips.readers.published:ESC50Reader", "ESC-50 or ESC-10"),
+    "fsd50k": ("acoustic_env.clips.readers.published:FSD50KReader", "FSD50K, by its labels or its tags"),
+    "fsdkaggle2019": ("acoustic_env.clips.readers.published:FSDKaggle2019Reader", "FSDKaggle2019"),
+    "tsv": ("acoustic_env.clips.readers.published:TSVReader", "a TSV file of audio names and labels"),
     "huggingface": ("acoustic_env.clips.readers.huggingface:HuggingFaceReader", "a Hugging Face audio data set"),
 }
 READERS: Final[Registry[type[Reader]]] = Registry(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from string import Formatter
@@ -14,9 +12,9 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique
 from acoustic_env.clips.readers import Log
+from acoustic_env.clips.readers.records import read_records
 from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, raise_issues
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import read_bytes
 from acoustic_env.io.location import url as location
 
 PLACEHOLDERS: Final = ("ytid", "start_ms", "end_ms", "start_s", "end_s")
@@ -111,17 +109,10 @@ def read_segments(url: str) -> Iterator[Segment]:
     Raises:
         UsageError: the file cannot be read, holds no segments, or has faulty lines; names them.
     """
-    try:
-        text = read_bytes(url).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{url}: not a segment list: not UTF-8 text") from error
     issues: list[ValidationIssue] = []
     count = 0
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
-    for cells in reader:
-        if not cells or cells[0].startswith("#"):
-            continue
-        segment = _segment(cells, reader.line_num, issues)
+    for line, cells in read_records(url):
+        segment = None if cells[0].startswith("#") else _segment(cells, line, issues)
         if segment is not None:
             count += 1
             yield segment

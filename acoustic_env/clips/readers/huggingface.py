@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,7 +12,8 @@ import pyarrow as pa
 from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.parquet import read_parquet
-from acoustic_env.clips.readers.published import published_clips, subset_of
+from acoustic_env.clips.readers.published import published_clips
+from acoustic_env.clips.readers.records import read_rows
 from acoustic_env.clips.table import further_name, join_lists
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, open_file, read_bytes
@@ -107,7 +106,7 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
         folder, split = str(PurePosixPath(table).parent), _split(table)
         place = join(arguments.folder, table)
         for number, row in enumerate(_metadata(place), start=1):
-            if "file_name" not in row:
+            if not isinstance(row, dict) or "file_name" not in row:
                 raise UsageError(f"{place}: row {number:,} has no file_name")
             path = row["file_name"] if folder == "." else f"{folder}/{row['file_name']}"
             label = row.get(arguments.label_column or "label")
@@ -116,14 +115,16 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
             group = str(row.get(arguments.group_column, clip_id)) if arguments.group_column else clip_id
             further = {further_name(key): value for key, value in row.items() if key not in used}
             rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
-    return published_clips(arguments.folder, rows, {}, subset_of, log, partial=False)
+    return published_clips(arguments.folder, rows, {}, log, partial=False)
 
 
-def _metadata(place: str) -> list[dict[str, Any]]:
-    text = read_bytes(place).decode("utf-8-sig")
-    try:
-        if place.endswith(".csv"):
-            return list(csv.DictReader(io.StringIO(text, newline="")))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise UsageError(f"{place}: not JSON lines: {error}") from error
+def _metadata(place: str) -> list[Any]:
+    if place.endswith(".csv"):
+        return list(read_rows(place, ("file_name",)))
+    rows = []
+    for number, line in enumerate(read_bytes(place).splitlines(), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:  # of JSON or of UTF-8
+            raise UsageError(f"{place}: line {number:,}: not JSON: {error}") from error
+    return rows
