@@ -44,10 +44,13 @@ def read_if_there(url: str) -> bytes | None:
     return None
 
 
-def files_below(url: str) -> list[str] | None:
+def files_below(url: str, *, links: bool = False) -> list[str] | None:
     """Return the paths of all files below a folder, sorted, with "/"; None where `url` is no folder.
 
-    Links to folders are not followed.
+    Args:
+        url: the folder.
+        links: follow links to folders. A folder is listed once, under its own name if that is below `url`, so that
+            links in a circle end.
 
     Raises:
         UsageError: it cannot be listed.
@@ -58,8 +61,17 @@ def files_below(url: str) -> list[str] | None:
     with _usable(url, "listed"):
         if path is None:
             return [entry.path for entry in remote_filesystem(url).entries("") if entry.path] or None
-        walk = os.walk(path, onerror=_raise)
-        files = [Path(folder, name) for folder, _, names in walk for name in names]
+        files, seen, waiting = list[Path](), set[str](), [str(path)]
+        for start in waiting:
+            for folder, folders, names in os.walk(start, onerror=_raise):
+                real = os.path.realpath(folder)
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                files += [Path(folder, name) for name in names]
+                if links:
+                    waiting += sorted(place for name in folders if os.path.islink(place := os.path.join(folder, name)))  # noqa: PTH114, PTH118  as os.walk names them
         return sorted(file.relative_to(path).as_posix() for file in files if file.is_file())
 
 

@@ -199,7 +199,7 @@ def test_a_label_of_a_tsv_is_no_part_of_another(tmp_path: Path) -> None:
     assert clips["clip_id"].to_pylist() == ["audio/3", "audio/111"]
 
 
-def test_shards_of_hugging_face_describe_their_own_columns(tmp_path: Path) -> None:
+def test_shards_of_hugging_face_describe_their_own_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     features = {"sound": {"_type": "Audio"}, "kind": {"_type": "ClassLabel", "names": ["rain", "dog"]}}
     described = {"huggingface": json.dumps({"info": {"features": features}})}
     table = pa.table({"sound": [{"bytes": b"x", "path": "a.wav"}], "kind": [1]}).replace_schema_metadata(described)
@@ -210,7 +210,14 @@ def test_shards_of_hugging_face_describe_their_own_columns(tmp_path: Path) -> No
     clips = run(tmp_path, "from-huggingface", str(tmp_path / "set")).to_pylist()
     assert [(clip["source"], clip["labels"]) for clip in clips] == [("test", ["dog"]), ("train", ["dog"])]
     assert len({clip["clip_id"] for clip in clips}) == 2
-    assert run(tmp_path, "from-huggingface", str(tmp_path / "set"), "--splits", "train").num_rows == 1
+    assert run(tmp_path, "from-huggingface", str(tmp_path / "set"), "--splits", " train").num_rows == 1
+    converted = tmp_path / "converted/default/train/0000.parquet"
+    converted.parent.mkdir(parents=True)
+    pq.write_table(table, converted)
+    assert run(tmp_path, "from-huggingface", str(tmp_path / "converted"))["source"].to_pylist() == ["train"]
+    wrong = ["clips", "from-huggingface", str(tmp_path / "set"), "--splits", "dev", "--out", str(tmp_path / "c.csv")]
+    assert main(wrong) == 2
+    assert "--splits dev: expected some of test, train" in capsys.readouterr().err
 
 
 def test_an_audio_folder_of_hugging_face_has_its_labels_in_a_table(tmp_path: Path) -> None:

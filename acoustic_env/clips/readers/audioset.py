@@ -13,7 +13,7 @@ import pyarrow as pa
 from acoustic_env.clips.naming import require_unique
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.records import read_records
-from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, raise_issues
+from acoustic_env.clips.table import CLIP_SCHEMA, KNOWN_SCHEMA, ValidationIssue, raise_issues
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import url as location
 
@@ -87,6 +87,7 @@ def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = N
     timed = _check_template(audio)
     cut = not timed if whole_videos is None else whole_videos
     segments = list(read_segments(url))
+    lengths = [round(segment.end_s - segment.start_s, 6) for segment in segments]
     table = pa.table(
         {
             "clip_id": [segment.clip_id for segment in segments],
@@ -100,7 +101,7 @@ def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = N
         },
         schema=CLIP_SCHEMA,
     )
-    return require_unique(table, url)
+    return require_unique(table.append_column(KNOWN_SCHEMA.field("duration_s"), pa.array(lengths)), url)
 
 
 def read_segments(url: str) -> Iterator[Segment]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.parquet import read_parquet
+from acoustic_env.clips.readers.parquet import described, read_parquet
 from acoustic_env.clips.readers.published import published_clips
 from acoustic_env.clips.readers.records import read_rows
 from acoustic_env.clips.table import further_name, join_lists
@@ -41,17 +41,19 @@ class HuggingFaceReader:
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
         root = arguments.folder
-        found = files_below(root)
+        found = files_below(root, links=True)
         if found is None:
             raise UsageError(f"{root}: no such folder")
-        wanted = arguments.splits.split(",") if arguments.splits else None
         name = root_name(root, arguments.name)
         shards = [path for path in found if path.endswith(".parquet")]
-        if shards:
-            return _shards(arguments, [s for s in shards if wanted is None or _split(s) in wanted], name)
         tables = [path for path in found if PurePosixPath(path).name in ("metadata.csv", "metadata.jsonl")]
-        if tables:
-            return _audio_folder(arguments, [t for t in tables if wanted is None or _split(t) in wanted], name, log)
+        if shards or tables:
+            wanted = arguments.splits and [split.strip() for split in arguments.splits.split(",")]
+            chosen = [path for path in shards or tables if not wanted or _split(path) in wanted]
+            if not chosen:
+                there = ", ".join(sorted(set(map(_split, shards or tables))))
+                raise UsageError(f"{root}: --splits {arguments.splits}: expected some of {there}")
+            return _shards(arguments, chosen, name) if shards else _audio_folder(arguments, chosen, name, log)
         hint = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)" if _arrow(found) else ""
         raise UsageError(f"{root}: neither .parquet shards nor metadata.csv or metadata.jsonl below it{hint}")
 
@@ -61,10 +63,10 @@ def _arrow(found: list[str]) -> bool:
 
 
 def _split(path: str) -> str:
-    """Return the split that a shard or a folder belongs to: data/train-00000-of-00002.parquet is of train."""
+    """Return the split of a shard or a table: data/train-00000-of-00002.parquet and train/0000.parquet are of train."""
     pure = PurePosixPath(path)
-    own = pure.parent.name if pure.name.startswith("metadata.") else pure.stem.partition("-")[0]
-    return own or "train"
+    own = pure.stem.partition("-")[0]
+    return (pure.parent.name if own == "metadata" or own.isdigit() else own) or "train"
 
 
 def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.Table:
@@ -77,8 +79,6 @@ def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.T
         )
         position = table.schema.get_field_index("source")
         tables.append(table.set_column(position, "source", pa.repeat(_split(shard), len(table)).cast(pa.string())))
-    if not tables:
-        raise UsageError(f"{arguments.folder}: no shard of the splits {arguments.splits}")
     return join_lists(tables)
 
 
@@ -91,9 +91,7 @@ def _columns(place: str) -> tuple[str, str | None]:
             schema = pq.ParquetFile(source).schema_arrow
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = described.get("info", {}).get("features", {})
-    kinds = {column: of.get("_type") for column, of in features.items() if isinstance(of, dict)}
+    kinds = {column: of.get("_type") for column, of in described(schema).items()}
     audio = next((column for column, kind in kinds.items() if kind == "Audio"), "audio")
     labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
     return audio, labels[0] if len(labels) == 1 else None

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -19,6 +19,8 @@ from acoustic_env.io.location import url
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
+
+NO_LABEL: Final = (None, "", -1)  # Hugging Face writes -1 where the label is not known
 
 
 class ParquetReader:
@@ -120,11 +122,15 @@ def _read_columns(
                 msg = f"{place}: no column {column!r} ({option}); expected one of: {', '.join(schema.names)}"
                 raise UsageError(msg)
         kind = schema.field(audio_column).type
-        if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            raise UsageError(f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>")
+        struct = pa.types.is_struct(kind)
+        inner = kind.field("bytes").type if struct and kind.get_field_index("bytes") >= 0 else kind
+        if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
+            remedy = "audio files that it names are read by from-folder, from-tsv or from-huggingface"
+            msg = f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>; {remedy}"
+            raise UsageError(msg)
         names = [column for column in dict.fromkeys(wanted.values()) if column]
         names += [field.name for field in schema if field.name not in (*names, audio_column) and _plain(field.type)]
-        spans = _spans(file.metadata, f"{audio_column}.bytes" if pa.types.is_struct(kind) else audio_column)
+        spans = _spans(file.metadata, f"{audio_column}.bytes" if struct else audio_column)
         return file.read(columns=names, use_threads=False), schema, spans
 
 
@@ -147,18 +153,21 @@ def _spans(metadata: pq.FileMetaData, leaf: str) -> dict[str, list[int]]:
 
 
 def _labels(values: pa.ChunkedArray, schema: pa.Schema, column: str) -> list[list[str]]:
-    names = _class_names(schema, column)
-    cells = [[] if cell is None else cell if isinstance(cell, list) else [cell] for cell in values.to_pylist()]
+    feature = described(schema).get(column, {})
+    feature = feature.get("feature", feature)  # of a sequence of ClassLabel
+    names = feature.get("names", []) if isinstance(feature, dict) else []
+    cells = [cell if isinstance(cell, list) else [cell] for cell in values.to_pylist()]
     try:
-        return [[names[label] if names else str(label) for label in cell] for cell in cells]
+        return [[names[label] if names else str(label) for label in cell if label not in NO_LABEL] for cell in cells]
     except (IndexError, TypeError) as error:
         msg = f"column {column!r}: a label has no name among the {len(names)} of the file's metadata"
         raise UsageError(msg) from error
 
 
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """Return the names of a Hugging Face ClassLabel column, empty for other columns."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column, {})
-    inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
-    return list(inner.get("names", [])) if isinstance(inner, dict) else []
+def described(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return what Hugging Face's metadata says of each column; empty where there is none."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {column: of for column, of in features.items() if isinstance(of, dict)}
+    except (ValueError, AttributeError):
+        return {}

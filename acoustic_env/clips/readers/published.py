@@ -280,7 +280,7 @@ def published_clips(
     Raises:
         UsageError: rows or files that the publication has are missing, unless `partial`, or no file is there.
     """
-    there = set(files_below(root) or ())
+    there = set(files_below(root, links=True) or ())
     kept = [row for row in rows if row["uri"] in there]
     absent = [row["uri"] for row in rows if row["uri"] not in there]
     if not kept:
