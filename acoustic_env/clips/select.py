@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.ontology import Ontology, audioset
+from acoustic_env.clips.sources import listed_sources
 from acoustic_env.clips.table import CLASS_COLUMN
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
@@ -179,7 +180,8 @@ def _ordered(classes: Sequence[str], ontology: Ontology) -> tuple[str, ...]:
 
 def _duplicates(clips: pa.Table, assigned: pa.ListArray) -> tuple[list[int], list[int]]:
     """Return rows of audio listed with contradicting classes, and repetitions that agree with the first."""
-    place = pa.table({name: clips[name] for name in ("uri", "start_s", "end_s")})
+    place = listed_sources(clips).drop_columns("clip_id")
+    place = place.set_column(1, "start_s", pc.fill_null(place["start_s"], 0.0))
     same_id = pc.count_distinct(clips["clip_id"]).as_py() < len(clips)
     same_place = place.group_by(place.column_names).aggregate([]).num_rows < len(clips)
     contradicting: set[int] = set()

@@ -159,9 +159,8 @@ def write_clips(table: pa.Table, url: str) -> None:
     Raises:
         UsageError: rows are wrong (as in `read_clips`), or the place cannot be written.
     """
-    schema = pa.schema([*CLIP_SCHEMA, *(field for field in table.schema if field.name not in CLIP_SCHEMA.names)])
-    table = table.select(schema.names).cast(schema)
-    issues = _value_issues(table) + _duplicate_issues(table["clip_id"], np.arange(1, len(table) + 1))
+    table, issues = _to_schema(table)
+    issues += _value_issues(table) + _duplicate_issues(table["clip_id"], np.arange(1, len(table) + 1))
     raise_issues(url, issues if len(table) else [NO_CLIPS])
     if url.lower().endswith(".csv"):
         write_bytes(url, _csv_bytes(table, url))

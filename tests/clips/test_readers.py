@@ -217,7 +217,7 @@ def test_names_that_are_no_text_are_left_out_by_name(tmp_path: Path) -> None:
     (tmp_path / "set" / os.fsdecode(b"b\xfccher.wav")).write_bytes(b"x")
     notes: list[str] = []
     assert read_folder(str(tmp_path / "set"), log=notes.append)["clip_id"].to_pylist() == ["set/a.wav"]
-    assert "1 files are left out, whose names are not UTF-8: 'b\\udcfccher.wav'; rename them" in notes[0]
+    assert "1 files are left out, rename them: not a line of UTF-8: 'b\\udcfccher.wav'" in notes[0]
     with tarfile.open(tmp_path / "s.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
         for name in ("bücher.wav", "a.wav"):
             archive.addfile(tarfile.TarInfo(name))

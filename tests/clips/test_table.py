@@ -338,3 +338,11 @@ def test_labels_of_other_types_of_parquet_are_read_or_refused(tmp_path: Path) ->
     pq.write_table(pa.table({"clip_id": ["a"], "uri": ["/a"], "labels": [[{"name": "x"}]]}), path)
     with pytest.raises(UsageError, match=r"column labels: is list<.*, not a list of strings"):
         read_clips(path)
+
+
+def test_a_reader_that_lacks_a_group_or_an_id_gets_the_clip_as_group_or_a_message(tmp_path: Path) -> None:
+    url = str(tmp_path / "c.parquet")
+    write_clips(clip_table([{"clip_id": "a", "uri": "/a.wav", "group": None}]), url)
+    assert read_clips(url)["group"].to_pylist() == ["a"]
+    with pytest.raises(UsageError, match="row 1, column clip_id: is empty"):
+        write_clips(clip_table([{"clip_id": None, "uri": "/a.wav"}]), url)

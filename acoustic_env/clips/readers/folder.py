@@ -158,14 +158,12 @@ def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
 
 
 def listable(names: Iterable[str], where: str, log: Log) -> list[str]:
-    """Return the names that a clip list can hold, UTF-8 text; `log` is told of the others."""
+    """Return the names that a clip list can hold, a line of UTF-8 text each; `log` is told of the others."""
     names = list(names)
-    kept = [name for name in names if not re.search("[\ud800-\udfff]", name)]
+    kept = [name for name in names if not re.search("[\ud800-\udfff\r\n]", name)]
     if len(kept) < len(names):
         first = next(name for name in names if name not in kept)
-        log(
-            f"{where}: {len(names) - len(kept):,} files are left out, whose names are not UTF-8: {first!r}; rename them"
-        )
+        log(f"{where}: {len(names) - len(kept):,} files are left out, rename them: not a line of UTF-8: {first!r}")
     return kept
 
 
