@@ -102,7 +102,8 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _fill_reader(parser: argparse.ArgumentParser, name: str) -> None:
     reader = READERS.load(name)()
-    parser.description, parser.epilog = inspect.getdoc(reader), f"examples:\n{reader.examples}"
+    parser.description, _, examples = (inspect.getdoc(reader) or "").partition("\nExamples:\n")
+    parser.epilog = f"examples:\n{examples}" if examples else None
     reader.add_arguments(parser)
     parser.add_argument(
         "--recipe", type=url, metavar="R", help="Keep only the clips of this study (a recipe's name or file)."

@@ -28,31 +28,30 @@ AUDIO_SUFFIXES: Final = frozenset({
 
 
 HEADER_BYTES: Final = 2**18
-EXAMPLES: Final = """\
-  acoustic-env clips from-folder recordings/ --out clips.parquet                  label = folder below recordings/
-
-  # also files whose ending is not known, which the command names when it passes over them
-  acoustic-env clips from-folder recordings/ --glob '*.sph' --out clips.parquet
-
-  # windows of 10 s every 5 s; the recording is the group
-  acoustic-env clips from-folder recordings/ --window 10 --hop 5 --out clips.parquet
-
-  # ids start with the folder's name: recordings/dog/a.wav_0-10000; --name gives another start
-  acoustic-env clips from-folder /data/2024/recordings/ --name site-3/2024 --out clips.parquet
-
-  # ESC-10: the first digit of a name is the fold, the number after it the original recording
-  acoustic-env clips from-folder esc10/ --fold-from '/(\\d)-' --group-from '/\\d-(\\d+)-' --out clips.parquet
-
-  # UrbanSound8K: fold1/7061-6-0-0.wav is recording-class-take-slice
-  acoustic-env clips from-folder audio/ --fold-from '^fold(\\d+)/' --group-from '/(\\d+)-' --label-from='-(\\d+)-' \\
-      --out clips.parquet
-"""
 
 
 class FolderReader:
-    """Make a clip list of a folder of audio files: the label is the folder, long recordings are cut into windows."""
+    r"""Make a clip list of a folder of audio files: the label is the folder, long recordings are cut into windows.
 
-    examples = EXAMPLES
+    Examples:
+        acoustic-env clips from-folder recordings/ --out clips.parquet                  label = folder below recordings/
+
+        # also files whose ending is not known, which the command names when it passes over them
+        acoustic-env clips from-folder recordings/ --glob '*.sph' --out clips.parquet
+
+        # windows of 10 s every 5 s; the recording is the group
+        acoustic-env clips from-folder recordings/ --window 10 --hop 5 --out clips.parquet
+
+        # ids start with the folder's name: recordings/dog/a.wav_0-10000; --name gives another start
+        acoustic-env clips from-folder /data/2024/recordings/ --name site-3/2024 --out clips.parquet
+
+        # ESC-10: the first digit of a name is the fold, the number after it the original recording
+        acoustic-env clips from-folder esc10/ --fold-from '/(\d)-' --group-from '/\d-(\d+)-' --out clips.parquet
+
+        # UrbanSound8K: fold1/7061-6-0-0.wav is recording-class-take-slice
+        acoustic-env clips from-folder audio/ --fold-from '^fold(\d+)/' --group-from '/(\d+)-' --label-from='-(\d+)-' \
+            --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=url, metavar="DIR", help="Path or fsspec URL that can be listed.")

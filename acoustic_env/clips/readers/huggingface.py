@@ -25,12 +25,11 @@ class HuggingFaceReader:
 
     Columns of audio and labels follow from the data set's own description. `source` is the split (train, validation,
     test).
-    """
 
-    examples = """\
-  acoustic-env clips from-huggingface my-dataset/ --out clips.parquet
-  acoustic-env clips from-huggingface my-dataset/ --splits train --label-column category --out clips.parquet
-"""
+    Examples:
+        acoustic-env clips from-huggingface my-dataset/ --out clips.parquet
+        acoustic-env clips from-huggingface my-dataset/ --splits train --label-column category --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=url, metavar="DIR", help="Folder of the data set.")

@@ -29,11 +29,10 @@ class ParquetReader:
     The audio column holds bytes or the Hugging Face struct<bytes, path>; audio is not read here. Further columns of
     numbers or text are carried along. Ids are <the file's last two folders>/<file>/<row>; --name NAME takes NAME in
     place of the folders.
-    """
 
-    examples = """\
-  acoustic-env clips from-parquet 'data/train-*.parquet' --label-column category --out clips.parquet
-"""
+    Examples:
+        acoustic-env clips from-parquet 'data/train-*.parquet' --label-column category --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("files", type=url, nargs="+", metavar="FILE.parquet", help="Files; * and ? are expanded.")

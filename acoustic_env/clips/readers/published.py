@@ -54,7 +54,6 @@ class PublishedReader:
         layout: what is in the folder of the set.
     """
 
-    examples: ClassVar[str]
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
     source: ClassVar[str]
@@ -108,23 +107,17 @@ class ESC50Reader(PublishedReader):
     """Make a clip list of ESC-50, or of its ten classes ESC-10 (Piczak 2015).
 
     Fold is the published one, group the Freesound recording a clip is cut from, label the category.
+
+    Examples:
+        acoustic-env clips from-esc50 ESC-50-master/ --out clips.parquet
+        acoustic-env clips from-esc50 ESC-50-master/ --esc10 --out clips.parquet
     """
 
-    examples = """\
-  acoustic-env clips from-esc50 ESC-50-master/ --out clips.parquet
-  acoustic-env clips from-esc50 ESC-50-master/ --esc10 --out clips.parquet
-"""
     name, source, layout = "esc50", "ESC-50", "meta/esc50.csv and audio/"
-    parts: ClassVar = {
-        "": Part(
-            "meta/esc50.csv",
-            "audio/{filename}",
-            "{category}",
-            "freesound/{src_file}",
-            "{fold}",
-            dict.fromkeys(range(1, 6), 400),
-        )
-    }
+    parts: ClassVar = {"": Part(
+        "meta/esc50.csv", "audio/{filename}", "{category}", "freesound/{src_file}", "{fold}",
+        dict.fromkeys(range(1, 6), 400),
+    )}  # fmt: skip
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -144,20 +137,16 @@ class UrbanSound8KReader(PublishedReader):
     """Make a clip list of UrbanSound8K, excerpts of up to 4 s of ten classes (Salamon, Jacoby and Bello 2014).
 
     Fold is the published one, group the Freesound recording an excerpt is cut from, label the class.
+
+    Examples:
+        acoustic-env clips from-urbansound8k UrbanSound8K/ --out clips.parquet
     """
 
-    examples = "  acoustic-env clips from-urbansound8k UrbanSound8K/ --out clips.parquet\n"
     name, source, layout = "urbansound8k", "UrbanSound8K", "metadata/UrbanSound8K.csv and audio/fold1 to audio/fold10"
-    parts: ClassVar = {
-        "": Part(
-            "metadata/UrbanSound8K.csv",
-            "audio/fold{fold}/{slice_file_name}",
-            "{class_name}",
-            "freesound/{fsID}",
-            "{fold}",
-            dict(enumerate((873, 888, 925, 990, 936, 823, 838, 806, 816, 837), start=1)),
-        )
-    }
+    parts: ClassVar = {"": Part(
+        "metadata/UrbanSound8K.csv", "audio/fold{fold}/{slice_file_name}", "{class_name}", "freesound/{fsID}", "{fold}",
+        dict(enumerate((873, 888, 925, 990, 936, 823, 838, 806, 816, 837), start=1)),
+    )}  # fmt: skip
 
 
 class FSD50KReader(PublishedReader):
@@ -165,25 +154,21 @@ class FSD50KReader(PublishedReader):
 
     Fold is 0 for the training part, 1 for the validation part, 2 for the evaluation part; group is the clip. Labels are
     those of the ground truth, or with --tags the class that rules give to a clip's tags.
+
+    Examples:
+        acoustic-env clips from-fsd50k FSD50K/ --out clips.parquet
+        acoustic-env clips from-fsd50k FSD50K/ --tags household-8 --out clips.parquet
     """
 
-    examples = """\
-  acoustic-env clips from-fsd50k FSD50K/ --out clips.parquet
-  acoustic-env clips from-fsd50k FSD50K/ --tags household-8 --out clips.parquet
-"""
     name, suffix, source = "fsd50k", ".wav", "FSD50K"
     layout = "FSD50K.ground_truth/, FSD50K.dev_audio/ and FSD50K.eval_audio/"
     parts: ClassVar = {
-        name: Part(
-            f"FSD50K.ground_truth/{name}.csv",
-            f"FSD50K.{name}_audio/{{fname}}.wav",
-            "{labels}",
-            "freesound/{fname}",
-            fold,
-            clips,
+        part: Part(
+            f"FSD50K.ground_truth/{part}.csv", f"FSD50K.{part}_audio/{{fname}}.wav", "{labels}", "freesound/{fname}",
+            fold, clips,
         )
-        for name, fold, clips in (("dev", "{split}", {0: 36_796, 1: 4_170}), ("eval", "2", {2: 10_231}))
-    }
+        for part, fold, clips in (("dev", "{split}", {0: 36_796, 1: 4_170}), ("eval", "2", {2: 10_231}))
+    }  # fmt: skip
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -209,37 +194,34 @@ class FSDKaggle2019Reader(PublishedReader):
 
     Fold is 0 for the curated, 1 for the noisy training part, 2 for the test part; group is the Freesound recording or
     the Flickr video.
+
+    Examples:
+        acoustic-env clips from-fsdkaggle2019 FSDKaggle2019/ --parts curated,test --out clips.parquet
     """
 
-    examples = "  acoustic-env clips from-fsdkaggle2019 FSDKaggle2019/ --parts curated,test --out clips.parquet\n"
     name, suffix, source = "fsdkaggle2019", ".wav", "FSDKaggle2019"
     layout = "FSDKaggle2019.meta/ and FSDKaggle2019.audio_*/"
     parts: ClassVar = {
-        name: Part(
-            f"FSDKaggle2019.meta/{file}_post_competition.csv",
-            f"FSDKaggle2019.audio_{file}/{{fname}}",
-            "{labels}",
-            f"{{{group}}}",
-            str(fold),
-            {fold: clips},
+        part: Part(
+            f"FSDKaggle2019.meta/{file}_post_competition.csv", f"FSDKaggle2019.audio_{file}/{{fname}}", "{labels}",
+            f"{{{group}}}", str(fold), {fold: clips},
         )
-        for fold, (name, file, group, clips) in enumerate(
-            (
-                ("curated", "train_curated", "freesound_id", 4_970),
-                ("noisy", "train_noisy", "flickr_video_URL", 19_815),
-                ("test", "test", "freesound_id", 4_481),
-            )
+        for fold, part, file, group, clips in (
+            (0, "curated", "train_curated", "freesound_id", 4_970),
+            (1, "noisy", "train_noisy", "flickr_video_URL", 19_815),
+            (2, "test", "test", "freesound_id", 4_481),
         )
-    }
+    }  # fmt: skip
 
 
 class TSVReader:
     """Make a clip list of a TSV file with a column of audio file names and one of comma-joined labels.
 
     A clip has exactly the labels of its cell: "Musical instrument" is not "Music". Further columns are carried along.
-    """
 
-    examples = "  acoustic-env clips from-tsv dataset.tsv --audio data/audio --out clips.parquet\n"
+    Examples:
+        acoustic-env clips from-tsv dataset.tsv --audio data/audio --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file", type=url, metavar="FILE.tsv", help="Table with a header.")

@@ -31,12 +31,11 @@ class TarReader:
     labels, label, tags, tag or class), the .cls or the .txt; further numbers and texts of the .json become columns.
     Shards must not be compressed. Ids are <the shard's last two folders>/<shard>/<sample>; --name NAME takes NAME in
     place of the folders.
-    """
 
-    examples = """\
-  acoustic-env clips from-tar '/data/shards/train-*.tar' --out clips.parquet
-  acoustic-env clips from-tar s3://bucket/train-0000.tar s3://bucket/train-0001.tar --json-key tags --out clips.parquet
-"""
+    Examples:
+        acoustic-env clips from-tar '/data/shards/train-*.tar' --out clips.parquet
+        acoustic-env clips from-tar s3://bucket/0000.tar s3://bucket/0001.tar --json-key tags --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("shards", type=url, nargs="+", metavar="SHARD.tar", help="Shards; * and ? are expanded.")
