@@ -242,9 +242,8 @@ def describe_clips(clips: pa.Table) -> str:
     >>> describe_clips(clip_table([{"clip_id": "a", "uri": "/a.wav", "labels": ["rain"]}]))
     '1 clips in 1 groups, 1 labels'
     """
-    groups, labels = (
-        pc.count_distinct(column).as_py() for column in (clips["group"], pc.list_flatten(clips["labels"]))
-    )
+    columns = (clips["group"], pc.list_flatten(clips["labels"]))
+    groups, labels = (pc.count_distinct(column).as_py() for column in columns)
     return f"{clips.num_rows:,} clips in {groups:,} groups, {labels:,} labels"
 
 
@@ -428,18 +427,14 @@ def _one_a_line(block: bytes, first: int, url: str) -> bytes:
         wrong[lines[1::2][~np.isin(data[closing + 1], (NEWLINE, COMMA, QUOTE))]] = True
         if blanks:
             block = np.delete(data, np.concatenate(blanks)).tobytes()[1:-1]
-    message = (
-        'a quote does not begin or end a cell; write a cell with quotes as "5"" reel", and no line breaks in cells'
-    )
+    message = 'a quote does not begin or end a cell; write it twice in a quoted cell ("5"" reel"), on one line'
     raise_issues(url, [ValidationIssue(None, None, f"line {first + at:,}: {message}") for at in np.flatnonzero(wrong)])
     return block
 
 
 def _column_issues(names: Sequence[str]) -> list[ValidationIssue]:
-    issues = [
-        ValidationIssue(None, name, "appears twice")
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    issues = [ValidationIssue(None, name, "appears twice") for name in twice]
     if CLASS_COLUMN in names:
         message = "is the name of the column that a recipe's selection adds; give this column another name"
         issues.append(ValidationIssue(None, CLASS_COLUMN, message))
@@ -461,41 +456,34 @@ def _likely_name(name: str, absent: Sequence[str]) -> str | None:
 
 
 def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[ValidationIssue]]:
+    """Return the columns of `CLIP_SCHEMA`, then further ones, each of its type, and the cells that are of another."""
     issues: list[ValidationIssue] = []
-    columns = {}
-    for field in CLIP_SCHEMA:
-        if field.name not in raw.schema.names:
-            empty: Any = [] if field.name == "labels" else None
-            columns[field.name] = pa.chunked_array([pa.array([empty] * raw.num_rows, field.type)])
-        elif field.name == "labels":
-            columns["labels"] = _labels(raw["labels"], issues)
-        else:
-            columns[field.name] = _cast(raw[field.name], field, issues)
-    columns["group"] = pc.if_else(pc.equal(columns["group"], ""), pa.scalar(None, pa.string()), columns["group"])
-    columns["group"] = pc.coalesce(columns["group"], columns["clip_id"])
-    table = pa.table(columns, schema=CLIP_SCHEMA)
-    for name in raw.schema.names:
-        if name in KNOWN_SCHEMA.names:
-            field = KNOWN_SCHEMA.field(name)
-            table = table.append_column(field, _cast(raw[name], field, issues))
-        elif name not in CLIP_SCHEMA.names:
-            table = table.append_column(raw.schema.field(name), raw[name])
-    return table, issues
+    further = [field for field in raw.schema if field.name not in CLIP_SCHEMA.names]
+    known = [KNOWN_SCHEMA.field(field.name) if field.name in KNOWN_SCHEMA.names else field for field in further]
+    columns = []
+    for field in (*CLIP_SCHEMA, *known):
+        there = field.name in raw.schema.names
+        values = raw[field.name] if there else pa.chunked_array([pa.nulls(len(raw), pa.string())])
+        columns.append(_labels(values, issues) if field.name == "labels" else _cast(values, field, issues))
+    table = pa.table(columns, schema=pa.schema([*CLIP_SCHEMA, *known]))
+    group = pc.coalesce(pc.if_else(pc.equal(table["group"], ""), None, table["group"]), table["clip_id"])
+    return table.set_column(table.schema.get_field_index("group"), CLIP_SCHEMA.field("group"), group), issues
 
 
 def _cast(values: pa.ChunkedArray, field: pa.Field, issues: list[ValidationIssue]) -> pa.ChunkedArray:
-    kind = "a number" if pa.types.is_floating(field.type) else "a whole number"
+    if values.type == field.type:
+        return values
     try:
         return values.cast(field.type)
     except pa.ArrowException:
         pass  # at least one cell is bad: find which
+    kind = {pa.string(): "text", pa.float64(): "a number"}.get(field.type, "a whole number")
     cells: list[Any] = []
     for row, value in enumerate(values.to_pylist(), start=1):
         try:
             cells.append(pa.scalar(value).cast(field.type).as_py())
         except pa.ArrowException:
-            described = kind if not pa.types.is_string(field.type) else "text"
-            issues.append(ValidationIssue(row, field.name, f"{value!r} is not {described}"))
+            issues.append(ValidationIssue(row, field.name, f"{value!r} is not {kind}"))
             cells.append(None)
     return pa.chunked_array([pa.array(cells, field.type)])
 

@@ -282,6 +282,16 @@ def test_metadata_that_cannot_be_read_is_named(
     assert name in said or "audio files" in said
 
 
+def test_labels_and_groups_of_json_lines_may_be_lists_numbers_or_null(tmp_path: Path) -> None:
+    rows = [{"label": [1, None], "by": None}, {"label": None, "by": 7}, {"label": 0, "by": 7}]
+    lines = [json.dumps({"file_name": f"{n}.wav", **row}) for n, row in enumerate(rows)]
+    for number in range(3):
+        touch(tmp_path / f"set/{number}.wav")
+    (tmp_path / "set/metadata.jsonl").write_text("\n".join(lines))
+    clips = run(tmp_path, "from-huggingface", str(tmp_path / "set"), "--group-column", "by").to_pylist()
+    assert [(clip["labels"], clip["group"]) for clip in clips] == [(["1"], "set/0.wav"), ([], "7"), (["0"], "7")]
+
+
 def test_a_fold_that_is_none_is_named(urban: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = urban / "metadata/UrbanSound8K.csv"
     table.write_text(table.read_text().replace(",2,0,siren", ",two,0,siren"))

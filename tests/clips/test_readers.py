@@ -374,6 +374,15 @@ def test_labels_that_are_not_known_are_none_of_the_classes(tmp_path: Path) -> No
     assert read_parquet([url])["labels"].to_pylist() == [[], ["dog"]]
 
 
+def test_the_only_column_of_class_numbers_gives_the_labels_unless_another_is_named(tmp_path: Path) -> None:
+    url = hugging_face(tmp_path / "f.parquet")
+    assert read_parquet([url])["labels"].to_pylist() == [["dog"], ["cat"]]
+    plain = pq.read_table(url).replace_schema_metadata(None)
+    pq.write_table(plain, url)
+    assert read_parquet([url])["labels"].to_pylist() == [[], []]
+    assert read_parquet([url], label_column="label")["labels"].to_pylist() == [["1"], ["0"]]
+
+
 def test_audio_that_is_only_named_is_refused_with_the_readers_of_files(tmp_path: Path) -> None:
     pq.write_table(pa.table({"audio": [{"path": "a.wav"}], "label": ["x"]}), tmp_path / "f.parquet")
     with pytest.raises(UsageError, match=r"is struct<path: string>, expected bytes or .*; .* read by from-folder"):

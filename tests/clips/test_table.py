@@ -229,7 +229,10 @@ NASTY = "clip_id,uri,labels\na,/a.wav,x\n{}\nc,/c.wav,y\nd,/d.wav,z\n"
 @pytest.mark.parametrize(
     ("lines", "at"),
     [
-        ('b,/b.wav,"5 inch', 'line 3: a quote does not begin or end a cell; write a cell with quotes as "5"" reel"'),
+        (
+            'b,/b.wav,"5 inch',
+            'line 3: a quote does not begin or end a cell; write it twice in a quoted cell ("5"" reel")',
+        ),
         ('b,/b.wav,"5 inch\nb2,/b2.wav,x"', "line 3: a quote does not"),
         ('b,/b.wav,"5 inch\nb2,/b2.wav,"x"', "line 3: a quote does not"),
         ('b,/b.wav,"5" inch', "line 3: a quote does not"),

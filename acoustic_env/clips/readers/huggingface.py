@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.parquet import described, read_parquet
+from acoustic_env.clips.readers.parquet import GROUPS, LABELS, read_parquet
 from acoustic_env.clips.readers.published import published_clips
 from acoustic_env.clips.readers.records import read_rows
 from acoustic_env.clips.table import further_name, join_lists
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import files_below, open_file, read_bytes
+from acoustic_env.io.files import files_below, read_bytes
 from acoustic_env.io.location import join, url
 
 
@@ -34,8 +34,8 @@ class HuggingFaceReader:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=url, metavar="DIR", help="Folder of the data set.")
         parser.add_argument("--splits", help="Splits to take, such as train,test. Default: all.")
-        parser.add_argument("--label-column", metavar="NAME", help="Column of labels. Default: the only ClassLabel.")
-        parser.add_argument("--group-column", metavar="NAME", help="Column of what must not be split.")
+        parser.add_argument("--label-column", metavar="NAME", help=LABELS)
+        parser.add_argument("--group-column", metavar="NAME", help=GROUPS)
         parser.add_argument("--name", help="Start of the clip ids (default: the folder's own name).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
@@ -53,12 +53,9 @@ class HuggingFaceReader:
                 there = ", ".join(sorted(set(map(_split, shards or tables))))
                 raise UsageError(f"{root}: --splits {arguments.splits}: expected some of {there}")
             return _shards(arguments, chosen, name) if shards else _audio_folder(arguments, chosen, name, log)
-        hint = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)" if _arrow(found) else ""
+        arrow = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)"
+        hint = arrow if any(path.endswith(".arrow") for path in found) else ""
         raise UsageError(f"{root}: neither .parquet shards nor metadata.csv or metadata.jsonl below it{hint}")
-
-
-def _arrow(found: list[str]) -> bool:
-    return any(path.endswith(".arrow") for path in found)
 
 
 def _split(path: str) -> str:
@@ -72,28 +69,11 @@ def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.T
     tables = []
     for shard in shards:
         place = join(arguments.folder, shard)
-        audio, label = _columns(place)
-        table = read_parquet(
-            [place], audio, arguments.label_column or label, None, arguments.group_column, f"{name}/{_split(shard)}"
-        )
+        group = arguments.group_column
+        table = read_parquet([place], None, arguments.label_column, None, group, f"{name}/{_split(shard)}")
         position = table.schema.get_field_index("source")
         tables.append(table.set_column(position, "source", pa.repeat(_split(shard), len(table)).cast(pa.string())))
     return join_lists(tables)
-
-
-def _columns(place: str) -> tuple[str, str | None]:
-    """Return the columns of audio and of labels by the description in a shard's metadata."""
-    import pyarrow.parquet as pq
-
-    with open_file(place) as source:
-        try:
-            schema = pq.ParquetFile(source).schema_arrow
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
-    kinds = {column: of.get("_type") for column, of in described(schema).items()}
-    audio = next((column for column, kind in kinds.items() if kind == "Audio"), "audio")
-    labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
-    return audio, labels[0] if len(labels) == 1 else None
 
 
 def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, log: Log) -> pa.Table:
@@ -106,10 +86,9 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
             if not isinstance(row, dict) or "file_name" not in row:
                 raise UsageError(f"{place}: row {number:,} has no file_name")
             path = row["file_name"] if folder == "." else f"{folder}/{row['file_name']}"
-            label = row.get(arguments.label_column or "label")
-            labels = label if isinstance(label, list) else [] if label in (None, "") else [str(label)]
-            clip_id = f"{name}/{path}"
-            group = str(row.get(arguments.group_column, clip_id)) if arguments.group_column else clip_id
+            label, clip_id = row.get(arguments.label_column or "label"), f"{name}/{path}"
+            labels = [str(one) for one in (label if isinstance(label, list) else [label]) if one not in (None, "")]
+            group = str(row.get(arguments.group_column) or clip_id)
             further = {further_name(key): value for key, value in row.items() if key not in used}
             rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
     return published_clips(arguments.folder, rows, {}, log, partial=False)
