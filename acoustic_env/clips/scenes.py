@@ -62,9 +62,9 @@ TRUTH_SCHEMA: Final = pa.schema([("clip_id", pa.string()), ("label", pa.string()
 RATES_HZ: Final = {16_000: 0.82, 22_050: 0.06, 32_000: 0.06, 44_100: 0.06}
 SHORT_SHARE: Final = 0.06
 # Level of a source over the bed of noise, in dB. The overlap of the two ranges sets how hard the task is.
-OWN_LEVEL_DB: Final = (2.0, 20.0)
-OTHER_LEVEL_DB: Final = (-18.0, -3.0)
-OTHER_SHARE: Final = 0.5
+OWN_LEVEL_DB: Final = (4.0, 22.0)
+OTHER_LEVEL_DB: Final = (-18.0, -6.0)
+OTHER_SHARE: Final = 0.4
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def recording(seed: int, index: int) -> Recording:
     if rng.random() < OTHER_SHARE:
         sources.append((str(rng.choice(sorted(SOURCES[other]))), rng.uniform(*OTHER_LEVEL_DB)))
     rate = int(rng.choice(list(RATES_HZ), p=list(RATES_HZ.values())))
-    color, peak = rng.normal(0.0, 4.0, 8), 10 ** rng.uniform(-1.3, -0.05)
+    color, peak = rng.normal(0.0, 3.0, 8), 10 ** rng.uniform(-1.3, -0.05)
     return Recording(label, rate, tuple(sources), rng.uniform(0.4, 1.1), color, peak, (seed, 3, index))
 
 

@@ -178,25 +178,15 @@ def _ordered(classes: Sequence[str], ontology: Ontology) -> tuple[str, ...]:
     return tuple(sorted(classes, key=lambda name: (rank.get(name, len(rank)), name)))
 
 
-def _duplicates(clips: pa.Table, assigned: pa.ListArray) -> tuple[list[int], list[int]]:
-    """Return rows of audio listed with contradicting classes, and repetitions that agree with the first."""
-    place = listed_sources(clips).drop_columns("clip_id")
-    place = place.set_column(1, "start_s", pc.fill_null(place["start_s"], 0.0))
-    same_id = pc.count_distinct(clips["clip_id"]).as_py() < len(clips)
-    same_place = place.group_by(place.column_names).aggregate([]).num_rows < len(clips)
-    contradicting: set[int] = set()
-    repeated: set[int] = set()
-    keys = [clips["clip_id"].to_pylist()] if same_id else []
-    if same_place:
-        keys.append(list(zip(*(place[name].to_pylist() for name in place.column_names), strict=True)))
-    classes = [tuple(sorted(names)) for names in assigned.to_pylist()] if keys else []
-    for values in keys:
-        rows: dict[object, list[int]] = {}
-        for row, value in enumerate(values):
-            rows.setdefault(value, []).append(row)
-        for several in rows.values():
-            if len({classes[row] for row in several}) > 1:
-                contradicting.update(several)
-            else:
-                repeated.update(several[1:])
-    return sorted(contradicting), sorted(repeated)
+def _duplicates(clips: pa.Table, assigned: pa.ListArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return bool [clips]: audio listed with contradicting classes, and repetitions that agree with the first."""
+    frame = listed_sources(clips).to_pandas().fillna({"start_s": 0.0})
+    contradicting, repeated = np.zeros(len(clips), np.bool_), np.zeros(len(clips), np.bool_)
+    for columns in (["clip_id"], ["uri", "start_s", "end_s"]):
+        if frame.duplicated(columns).any():
+            frame["classes"] = [tuple(sorted(names)) for names in assigned.to_pylist()]
+            same = frame.groupby(columns, dropna=False)["classes"]
+            several = same.transform("nunique").to_numpy() > 1
+            contradicting |= several
+            repeated |= ~several & (same.cumcount().to_numpy() > 0)
+    return contradicting, repeated
