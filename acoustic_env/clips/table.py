@@ -7,7 +7,6 @@ import csv
 import difflib
 import io
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -547,12 +546,12 @@ def _csv_bytes(table: pa.Table, url: str) -> bytes:
     writer.writerow(table.column_names)
     columns = {name: table[name].to_pylist() for name in table.column_names}
     columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
-    for name, cells in columns.items():
-        row = next(
-            (row for row, cell in enumerate(cells, 1) if isinstance(cell, str) and re.search(BREAKS, cell)), None
-        )
-        if row:
-            message = "holds a line break, which a CSV list cannot; write the list to a name that ends in .parquet"
-            raise_issues(url, [ValidationIssue(row, name, message)])
+    message = "holds a line break or blanks at its ends, which CSV does not keep; write a name that ends in .parquet"
+    for name in columns:
+        texts = pa.array(columns[name]) if name == "labels" else table[name]
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            broken = pc.match_substring_regex(texts, BREAKS + (r"|^\s|\s$" if name in REQUIRED else ""))
+            if (row := pc.index(broken, True).as_py()) >= 0:
+                raise_issues(url, [ValidationIssue(row + 1, name, message)])
     writer.writerows(zip(*columns.values(), strict=True))
     return buffer.getvalue().encode()

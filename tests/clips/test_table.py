@@ -293,8 +293,11 @@ def test_text_that_is_no_clip_list_says_what_to_do(tmp_path: Path, data: bytes, 
 
 def test_line_breaks_are_refused_in_ids_and_in_csv_and_kept_in_notes_of_parquet(tmp_path: Path) -> None:
     noted = CLIPS.append_column("note", pa.array(["two\nlines", None]))
-    with pytest.raises(UsageError, match=r"row 1, column note: holds a line break, .* ends in \.parquet"):
+    with pytest.raises(UsageError, match=r"row 1, column note: holds a line break .* ends in \.parquet"):
         write_clips(noted, str(tmp_path / "c.csv"))
+    blank = clip_table([{"clip_id": "a ", "uri": "/a.wav"}])
+    with pytest.raises(UsageError, match="column clip_id: holds a line break or blanks at its ends"):
+        write_clips(blank, str(tmp_path / "c.csv"))
     write_clips(noted, str(tmp_path / "c.parquet"))
     assert read_clips(str(tmp_path / "c.parquet"))["note"].to_pylist() == ["two\nlines", None]
     with pytest.raises(UsageError, match=r"row 1, column clip_id: 'a\\nb' holds a line break"):

@@ -28,6 +28,7 @@ AUDIO_SUFFIXES: Final = frozenset({
 
 
 HEADER_BYTES: Final = 2**18
+SHOWN_ENDINGS: Final = 20
 
 
 class FolderReader:
@@ -146,11 +147,11 @@ def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
         else:
             others.setdefault(PurePosixPath(name).suffix, []).append(name)
     if others:
-        counts = ", ".join(f"{suffix or 'no ending'} {len(names):,}" for suffix, names in sorted(others.items()))
-        note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their endings: {counts}"
-        audio = [
-            suffix for suffix in sorted(others) if suffix and duration_s(join(folder, others[suffix][0])) is not None
-        ]
+        often = sorted(others, key=lambda suffix: (-len(others[suffix]), suffix))[:SHOWN_ENDINGS]
+        counts = ", ".join(f"{suffix or 'no ending'} {len(others[suffix]):,}" for suffix in often)
+        more = f" and {len(others) - len(often):,} more endings" if len(others) > len(often) else ""
+        note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their endings: {counts}{more}"
+        audio = [suffix for suffix in often if suffix and duration_s(join(folder, others[suffix][0])) is not None]
         options = " ".join(shlex.join(["--glob", f"*{suffix}"]) for suffix in audio)
         log(f"{note}; of them {', '.join(audio)} decode as audio, take these with {options}" if audio else note)
     return taken

@@ -48,7 +48,7 @@ def read_rows(url: str, columns: Sequence[str] = (), delimiter: str = ",") -> li
     for number, cells in records:
         if len(cells) != len(header):
             raise UsageError(f"{url}: line {number:,} has {len(cells)} cells, the header {len(header)}")
-        rows.append(dict(zip(header, cells, strict=True)))
+        rows.append(dict(zip(header, map(str.strip, cells), strict=True)))
     if not rows:
         raise UsageError(f"{url}: the table has no rows")
     return rows
