@@ -8,13 +8,14 @@ sing in towns and aeroplanes pass over woods.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
 
 from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.errors import UsageError
@@ -56,8 +57,6 @@ SOURCES: Final[dict[str, dict[str, Source]]] = {
 }
 CLASSES: Final = tuple(SOURCES)
 CLIPS_PER_RECORDING: Final = 4
-CLIP_LIST: Final = "clips.parquet"
-TRUTH: Final = "truth.parquet"
 TRUTH_SCHEMA: Final = pa.schema([("clip_id", pa.string()), ("label", pa.string()), ("sounds", pa.list_(pa.string()))])
 RATES_HZ: Final = {16_000: 0.82, 22_050: 0.06, 32_000: 0.06, 44_100: 0.06}
 SHORT_SHARE: Final = 0.06
@@ -67,17 +66,13 @@ OTHER_LEVEL_DB: Final = (-18.0, -6.0)
 OTHER_SHARE: Final = 0.4
 
 
-@dataclass(frozen=True)
-class Recording:
-    """What the clips of one recording share."""
+class Scene(NamedTuple):
+    """A clip with its truth."""
 
     label: str  # natural or urban
+    sounds: tuple[str, ...]
     rate: int  # Hz
-    sources: tuple[tuple[str, float], ...]  # name and level in dB over the bed
-    bed_slope: float  # the bed's amplitude falls as frequency ** -bed_slope
-    color_db: npt.NDArray[np.float64]  # gains of the microphone at eight frequencies
-    peak: float  # of the written samples, full scale 1
-    seed: tuple[int, ...]  # of the sources' characters
+    wave: npt.NDArray[np.float32]  # [samples], peak at most 1
 
 
 def write_scenes(folder: Path | str, clips: int, seed: int, flip: float = 0.0, seconds: float = 10.0) -> pa.Table:
@@ -103,58 +98,52 @@ def write_scenes(folder: Path | str, clips: int, seed: int, flip: float = 0.0, s
         raise UsageError(f"scenes: clips={clips} (at least 1), flip={flip} (0 to 1), seconds={seconds} (at least 1)")
     local = local_path(str(folder))
     root = str(folder) if local is None else str(local.absolute())
+    flipped = set(np.random.default_rng([seed, 5]).permutation(clips)[: round(flip * clips)].tolist())
     rows, truth = [], []
-    flipped = _flipped(clips, seed, flip)
     for index in range(clips):
-        place = recording(seed, index // CLIPS_PER_RECORDING)
-        clip_id = f"scene-{index:05d}"
+        clip_id, made, file = f"scene-{index:05d}", scene(seed, index, seconds), io.BytesIO()
+        soundfile.write(file, made.wave, made.rate, format="FLAC", subtype="PCM_16")
         uri = join(root, "audio", f"{clip_id}.flac")
-        write_bytes(uri, _flac(scene(place, seed, index, seconds), place.rate))
-        given = CLASSES[1 - CLASSES.index(place.label)] if flipped[index] else place.label
-        rows.append({"clip_id": clip_id, "uri": uri, "labels": [given], "source": "scenes"})
-        rows[-1]["group"] = f"recording-{index // CLIPS_PER_RECORDING:04d}"
-        truth.append({"clip_id": clip_id, "label": place.label, "sounds": [name for name, _ in place.sources]})
-    import pyarrow.parquet as pq
-
+        write_bytes(uri, file.getvalue())
+        given = CLASSES[1 - CLASSES.index(made.label)] if index in flipped else made.label
+        group = f"recording-{index // CLIPS_PER_RECORDING:04d}"
+        rows.append({"clip_id": clip_id, "uri": uri, "labels": [given], "source": "scenes", "group": group})
+        truth.append({"clip_id": clip_id, "label": made.label, "sounds": made.sounds})
     table = clip_table(rows)
-    write_clips(table, join(root, CLIP_LIST))
-    with new_file(join(root, TRUTH)) as file:
-        pq.write_table(pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA), file)
+    write_clips(table, join(root, "clips.parquet"))
+    with new_file(join(root, "truth.parquet")) as place:
+        pq.write_table(pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA), place)
     return table
 
 
-def recording(seed: int, index: int) -> Recording:
-    """Draw the recording of this number; of each successive two one is urban."""
-    label = CLASSES[(index + int(np.random.default_rng([seed, 1, index // 2]).integers(2))) % 2]
-    rng = np.random.default_rng([seed, 2, index])
-    other = CLASSES[1 - CLASSES.index(label)]
-    own = rng.choice(sorted(SOURCES[label]), size=int(rng.integers(1, 4)), replace=False)
-    sources = [(str(name), rng.uniform(*OWN_LEVEL_DB)) for name in own]
-    if rng.random() < OTHER_SHARE:
-        sources.append((str(rng.choice(sorted(SOURCES[other]))), rng.uniform(*OTHER_LEVEL_DB)))
-    rate = int(rng.choice(list(RATES_HZ), p=list(RATES_HZ.values())))
-    color, peak = rng.normal(0.0, 3.0, 8), 10 ** rng.uniform(-1.3, -0.05)
-    return Recording(label, rate, tuple(sources), rng.uniform(0.4, 1.1), color, peak, (seed, 3, index))
+def scene(seed: int, index: int, seconds: float = 10.0) -> Scene:
+    """Synthesize clip `index` of the study, a moment of its recording; of each successive two recordings one is urban.
 
-
-def scene(place: Recording, seed: int, index: int, seconds: float = 10.0) -> npt.NDArray[np.float32]:
-    """Synthesize clip `index` of the study, a moment of a recording.
-
-    Returns:
-        float32 [samples] at the recording's rate, peak at most 1.
+    >>> made = scene(seed=23, index=0, seconds=1.0)
+    >>> made.label, made.sounds, made.wave.shape
+    ('urban', ('babble', 'insects'), (16000,))
     """
+    recording = index // CLIPS_PER_RECORDING
+    label = CLASSES[(recording + int(np.random.default_rng([seed, 1, recording // 2]).integers(2))) % 2]
+    kept = np.random.default_rng([seed, 2, recording])  # what the clips of a recording share
+    own = kept.choice(sorted(SOURCES[label]), size=int(kept.integers(1, 4)), replace=False)
+    levels_db = {str(name): kept.uniform(*OWN_LEVEL_DB) for name in own}
+    if kept.random() < OTHER_SHARE:
+        other = CLASSES[1 - CLASSES.index(label)]
+        levels_db[str(kept.choice(sorted(SOURCES[other])))] = kept.uniform(*OTHER_LEVEL_DB)
+    rate = int(kept.choice(list(RATES_HZ), p=list(RATES_HZ.values())))
+    color_db, peak, slope = kept.normal(0.0, 3.0, 8), 10 ** kept.uniform(-1.3, -0.05), kept.uniform(0.4, 1.1)
     rng = np.random.default_rng([seed, 4, index])
-    length_s = seconds * (rng.uniform(0.4, 0.99) if rng.random() < SHORT_SHARE else 1.0)
-    samples = round(length_s * place.rate)
-    frequencies = np.maximum(np.fft.rfftfreq(samples, 1 / place.rate), 1.0)
-    mix = _noise(samples, (frequencies + 40.0) ** -place.bed_slope, rng)
-    for number, (name, level_db) in enumerate(place.sources):
+    samples = round(seconds * (rng.uniform(0.4, 0.99) if rng.random() < SHORT_SHARE else 1.0) * rate)
+    frequencies = np.maximum(np.fft.rfftfreq(samples, 1 / rate), 1.0)
+    mix = _noise(samples, (frequencies + 40.0) ** -slope, rng)
+    for number, (name, level_db) in enumerate(levels_db.items()):
         source = (SOURCES["natural"] | SOURCES["urban"])[name]
-        wave = _sound(source, samples, place.rate, np.random.default_rng([*place.seed, number]), rng)
+        wave = _sound(source, samples, rate, np.random.default_rng([seed, 3, recording, number]), rng)
         mix = mix + wave * 10 ** ((level_db + rng.normal(0.0, 3.0)) / 20)
-    gain_db = np.interp(np.log(frequencies), np.linspace(np.log(50), np.log(8000), 8), place.color_db)
+    gain_db = np.interp(np.log(frequencies), np.linspace(np.log(50), np.log(8000), 8), color_db)
     mix = np.fft.irfft(np.fft.rfft(mix) * 10 ** (gain_db / 20), samples)
-    return np.asarray(mix * (place.peak / np.abs(mix).max()), dtype=np.float32)
+    return Scene(label, tuple(levels_db), rate, np.asarray(mix * (peak / np.abs(mix).max()), np.float32))
 
 
 def _sound(
@@ -181,17 +170,3 @@ def _noise(samples: int, gain: Wave, rng: np.random.Generator) -> Wave:
     """Generate Gaussian noise of deviation 1 with these gains of its frequencies."""
     wave = np.fft.irfft(np.fft.rfft(rng.standard_normal(samples)) * gain, samples)
     return np.asarray(wave / wave.std())
-
-
-def _flipped(clips: int, seed: int, share: float) -> npt.NDArray[np.bool_]:
-    chosen = np.zeros(clips, dtype=np.bool_)
-    chosen[np.random.default_rng([seed, 5]).permutation(clips)[: round(share * clips)]] = True
-    return chosen
-
-
-def _flac(wave: npt.NDArray[np.float32], rate: int) -> bytes:
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, wave, rate, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
