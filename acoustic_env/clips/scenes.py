@@ -129,8 +129,8 @@ def scene(seed: int, index: int, seconds: float = 10.0) -> Scene:
     own = kept.choice(sorted(SOURCES[label]), size=int(kept.integers(1, 4)), replace=False)
     levels_db = {str(name): kept.uniform(*OWN_LEVEL_DB) for name in own}
     if kept.random() < OTHER_SHARE:
-        other = CLASSES[1 - CLASSES.index(label)]
-        levels_db[str(kept.choice(sorted(SOURCES[other])))] = kept.uniform(*OTHER_LEVEL_DB)
+        other = str(kept.choice(sorted(SOURCES[CLASSES[1 - CLASSES.index(label)]])))
+        levels_db[other] = kept.uniform(*OTHER_LEVEL_DB)
     rate = int(kept.choice(list(RATES_HZ), p=list(RATES_HZ.values())))
     color_db, peak, slope = kept.normal(0.0, 3.0, 8), 10 ** kept.uniform(-1.3, -0.05), kept.uniform(0.4, 1.1)
     rng = np.random.default_rng([seed, 4, index])
