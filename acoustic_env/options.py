@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from acoustic_env.config import Settings, SignalName
+from acoustic_env.config import Settings
 
 Design = Literal["simple", "stratified", "unequal"]
 
@@ -23,7 +23,7 @@ class ExtractSettings(Settings):
     recipe: str | None = None
     """Recipe (name or YAML file) whose signals and blocks, with their options, are the defaults of those two."""
 
-    signals: tuple[SignalName, ...] = ()
+    signals: tuple[str, ...] = ()
     """Signals of each clip, such as raw,fg,bg. Default: those of the recipe; without one, these three."""
 
     blocks: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class StudySettings(Settings):
     blocks: tuple[str, ...] = ()
     """Feature blocks, instead of the recipe's."""
 
-    signals: tuple[SignalName, ...] = ()
+    signals: tuple[str, ...] = ()
     """Signals, instead of the recipe's."""
 
     group_by: str | None = None

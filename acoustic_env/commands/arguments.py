@@ -82,9 +82,10 @@ def check_inputs(
     if folder is not None and not any((folder / name).is_file() for name in ("metadata.json", "bundle.json")):
         raise UsageError(f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train")
     if recipe:
+        from acoustic_env.audio.signals import check_signals
         from acoustic_env.io.documents import load_recipe
 
-        load_recipe(recipe)
+        check_signals(load_recipe(recipe), recipe)
     folder = local_path(store) if store else None
     if folder is not None and not (folder.is_dir() and any(folder.iterdir())):
         msg = f"{store}: there is no store; check the URL, or make one with acoustic-env extract --store {store}"

@@ -45,7 +45,7 @@ def read_if_there(url: str) -> bytes | None:
 def files_below(url: str) -> list[str] | None:
     """Return the paths of all files below a folder, sorted, with "/"; None where `url` is no folder.
 
-    Links to folders are followed, but not back to a folder that they are in.
+    Links to folders are followed. A folder is listed once, under its own name if that is below `url`.
 
     Raises:
         UsageError: it cannot be listed.
@@ -55,7 +55,16 @@ def files_below(url: str) -> list[str] | None:
         return None
     with _usable(url, "listed"):
         found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
-    return found if path is not None else found or None
+        if path is None:
+            return found or None
+        root = path.resolve()
+        own: dict[Path, str] = {}  # real folder -> its name below the root, not through a link where there is one
+        for folder in sorted({(root / name).parent for name in found}):
+            real = folder.resolve()
+            if real not in own or real == folder:
+                own[real] = str(folder)
+        kept = set(own.values())
+        return [name for name in found if str((root / name).parent) in kept]
 
 
 def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:

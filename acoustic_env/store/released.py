@@ -34,16 +34,15 @@ SHOWN: Final = 3
 
 
 class EmbeddingsReader:
-    """Make a clip list of AudioSet's released embeddings, and write them to a feature store.
+    r"""Make a clip list of AudioSet's released embeddings, and write them to a feature store.
 
     Reads the TFRecord files AudioSet releases (VGGish, one vector of 128 bytes a second) and writes the block
     vggish_released: the frames as they are, and their mean and standard deviation as the clip's vector.
-    """
 
-    examples = """\
-  acoustic-env clips from-audioset-embeddings embeddings/bal_train --segments balanced_train_segments.csv \\
-      --recipe urban-nature-ontology --out train.parquet --store features/
-"""
+    Examples:
+        acoustic-env clips from-audioset-embeddings embeddings/bal_train --segments balanced_train_segments.csv \
+            --recipe urban-nature-ontology --out train.parquet --store features/
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=url, metavar="DIR", help="Folder with the .tfrecord files.")

@@ -76,7 +76,7 @@ clips from-huggingface @/huggingface --recipe @/recipe.yaml --out @/huggingface.
 clips from-parquet @/rows/part-?.parquet --label-column labels --recipe @/recipe.yaml --out @/rows.parquet
 clips from-audioset-embeddings @/tfrecords --segments @/segments.csv --recipe @/ontology.yaml --store @/released \
     --out @/released.parquet
-clips check @/clips.parquet --recipe @/recipe.yaml --read
+clips check @/clips.parquet --recipe @/recipe.yaml --read --drop-missing @/there.parquet
 clips duplicates --clips @/clips.parquet --store @/released --out @/groups.parquet --apply @/grouped.parquet
 extract --settings @/job.yaml --dry-run
 store ls @/store
