@@ -18,5 +18,5 @@ def arrow_filesystem(url: str) -> tuple[Any, str]:
         return None, str(path.resolve())
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    remote = remote_filesystem(url.rstrip("/"))
+    remote = remote_filesystem(url)
     return PyFileSystem(FSSpecHandler(remote.filesystem)), remote.root

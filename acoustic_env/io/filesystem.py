@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import math
 import os
 import shutil
@@ -67,7 +68,7 @@ def open_filesystem(url: str) -> Filesystem:
     path = local_path(url)
     if path is not None:
         return LocalFilesystem(path)
-    return remote_filesystem(url.rstrip("/"))
+    return remote_filesystem(url)
 
 
 @lru_cache(maxsize=32)
@@ -102,7 +103,7 @@ def remote_filesystem(url: str) -> Filesystem:
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # s3fs's own tries inside each of ours would take minutes to give up
     kinds = {"s3": S3Filesystem, "s3a": S3Filesystem, "http": HttpFilesystem, "https": HttpFilesystem}
-    return kinds.get(protocol, Filesystem)(url, filesystem, root.rstrip("/"))
+    return kinds.get(protocol, Filesystem)(url, filesystem, root if "?" in root else root.rstrip("/"))
 
 
 class Filesystem:
@@ -202,7 +203,7 @@ class Filesystem:
                 return [self.url]
             return [self.filesystem.unstrip_protocol(name) for name in self.filesystem.glob(self.root)]
 
-        return retrying(find, self.url, "listed")
+        return retrying(find, self.place(""), "listed")
 
     def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
         """Open a file for reading, seekable, a remote one in blocks; raises as `read`."""
@@ -368,24 +369,20 @@ class LocalFilesystem(Filesystem):
         return retrying(lambda: (self.folder / path).open("rb"), self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
-        self._write(path, lambda file: file.write(data))
+        self._write(path, io.BytesIO(data))
 
     def upload(self, file: Path, path: str) -> None:
         with file.open("rb") as source:
-            self._write(path, lambda target: shutil.copyfileobj(source, target))
+            self._write(path, source)
 
-    def _write(self, path: str, fill: Callable[[BinaryIO], Any]) -> None:
+    def _write(self, path: str, source: BinaryIO) -> None:
         aside = self.folder / TMP if path else None
-        with (
-            self._errors(path, "written"),
-            whole_file(self.folder / path, aside) as partial,
-            partial.open("wb") as file,
-        ):
-            fill(file)
+        with self._errors(path, "written"), whole_file(self.folder / path, aside) as new, new.open("wb") as file:
+            shutil.copyfileobj(source, file)
 
     def create(self, path: str, data: bytes) -> bool:
         with self.lock():
-            if not (self.folder / path).exists():
+            if not os.path.lexists(self.folder / path):
                 self.write(path, data)
             return self.read(path) == data
 
@@ -411,8 +408,7 @@ class LocalFilesystem(Filesystem):
         except OSError as error:
             if isinstance(error, FileNotFoundError | NotADirectoryError) and done == "listed":
                 raise
-            free = _free(self.folder) if done == "written" else None
-            raise store_error(self.place(path), done, error, free=free) from error
+            raise store_error(self.place(path), done, error) from error
 
 
 class S3Filesystem(Filesystem):
@@ -460,7 +456,7 @@ class S3Filesystem(Filesystem):
         try:
             return retrying(ask, self.place(folder), "listed")
         except FileNotFoundError as error:
-            raise store_error(self.url, "opened", error) from error
+            raise store_error(self.place(""), "opened", error) from error
 
 
 class HttpFilesystem(Filesystem):
@@ -559,17 +555,9 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _free(folder: Path) -> int | None:
-    with suppress(OSError):
-        return shutil.disk_usage(folder).free
-    return None
-
-
 def _modified(info: dict[str, Any]) -> float:
     """Return when a file was written, by what fsspec's filesystems call it."""
     names = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
     value = next((info[name] for name in names if info.get(name)), math.inf)
-    with suppress(ValueError):
-        value = datetime.fromisoformat(value) if isinstance(value, str) else value
-        return float(value.timestamp() if isinstance(value, datetime) else value)
-    return math.inf
+    value = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return float(value.timestamp() if isinstance(value, datetime) else value)

@@ -37,8 +37,9 @@ def scrub(text: str) -> str:
     >>> scrub("403, url='https://user:pw@host/a.wav?sv=2024&sig=x&v=2'")
     "403, url='https://host/a.wav?v=2'"
     """
-    pattern = _SIGNED_BY_AZURE if re.search("[?&]sig=", text) else _PARAMETERS
-    return pattern.sub("", _USER.sub("", text))
+    text = _USER.sub("", text) if "@" in text else text
+    pattern = _SIGNED_BY_AZURE if "?sig=" in text or "&sig=" in text else _PARAMETERS
+    return pattern.sub("", text) if "=" in text else text
 
 
 def without_credentials(url: str) -> str:

@@ -161,9 +161,7 @@ def s3_code(error: BaseException | None) -> str | None:
     return None
 
 
-def store_error(
-    place: str, done: str, error: BaseException, tries: int | None = None, free: int | None = None
-) -> StoreError:
+def store_error(place: str, done: str, error: BaseException, tries: int | None = None) -> StoreError:
     """Describe what happened to a file, with the remedy.
 
     Args:
@@ -171,15 +169,13 @@ def store_error(
         done: what was to be done to it, as a participle.
         error: what came.
         tries: how often it was tried.
-        free: bytes free on the disk, where known.
     """
     number = error.errno if isinstance(error, OSError) else None
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & CREDENTIAL_CLASSES:
         reason = f"no credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws"
     elif number in (errno.ENOSPC, errno.EDQUOT):
-        left = "" if free is None else f" ({free / 2**20:.0f} MiB free)"
-        reason = f"the disk or quota is full{left}; free some space, then run the same command again"
+        reason = "the disk or quota is full; free some space, then run the same command again"
     elif number == errno.EROFS:
         reason = "the filesystem is mounted read-only; use a place that can be written"
     elif isinstance(error, PermissionError):

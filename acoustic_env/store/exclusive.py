@@ -73,7 +73,7 @@ class ExclusiveFile:
 
 
 class _ConditionalFile(ExclusiveFile):
-    """A file in an object store; `_read` and `_put` are one request each."""
+    """A file in an object store, which keeps to conditions; `_read` and `_put` may be called again after a failure."""
 
     def __init__(self, filesystem: Filesystem, path: str) -> None:
         super().__init__(filesystem, path)

@@ -44,6 +44,7 @@ from acoustic_env.store.layout import CLIPS, LEASE, LEASES, lease_path
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0
 HEARTBEATS: Final = 4  # in one time to live
+RENEWALS: Final = 3  # tries of one: S3 may refuse a put that meets another request
 WATCH_S: Final = 2 * TTL_S / HEARTBEATS  # for a heartbeat, where the clocks say that there should be none
 SOURCES_WAIT_S: Final = 600.0
 WAIT_STEP_S: Final = 0.5
@@ -140,12 +141,15 @@ class Lease:
                 return
 
     def _renew(self, record: LeaseRecord) -> None:
-        seen = self._file.load()
-        now = _parse(seen, self._path)
-        if now is not None and now.nonce != record.nonce:
-            self._lost = f"{self._url}: the lease was lost to {now.describe()}"
-        elif self._file.swap(seen, _bytes(record)):
-            self._record = record
+        for _ in range(RENEWALS):
+            seen = self._file.load()
+            now = _parse(seen, self._path)
+            if now is not None and now.nonce != record.nonce:
+                self._lost = f"{self._url}: the lease was lost to {now.describe()}"
+                return
+            if self._file.swap(seen, _bytes(record)):
+                self._record = record
+                return
 
 
 class BlockLeases:

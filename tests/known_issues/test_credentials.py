@@ -32,6 +32,7 @@ SIGNED = {
 }
 KEPT = (
     "https://host/a.wav?key=folder/b.wav&sr=16000&st=3",
+    "https://host/a.wav?design=2&sr=16000&monkey=1",
     "abfs://container@account.dfs.core.windows.net/a.wav",
     "s3://bucket/a.wav?versionId=3",
     "https://host:80/a@b:c@d.wav",

@@ -16,6 +16,7 @@ import pytest
 
 from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.retry import StoreError
+from acoustic_env.store import exclusive
 from acoustic_env.store import lease as lease_module
 from acoustic_env.store.lease import (
     Lease,
@@ -273,3 +274,20 @@ def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.Monkey
         order.append("first")
     thread.join(timeout=10)
     assert order == ["first", "second"]
+
+
+def test_a_refused_put_does_not_keep_a_lease_that_was_released(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = exclusive.ExclusiveFile.swap
+    refused: list[bool] = []
+
+    def swap(self: exclusive.ExclusiveFile, seen: exclusive.Seen | None, data: bytes) -> bool:
+        if b'"released": true' in data and not refused:
+            refused.append(True)
+            return False
+        return real(self, seen, data)
+
+    monkeypatch.setattr(exclusive.ExclusiveFile, "swap", swap)
+    with acquire_lease(url, "first"):
+        pass
+    with acquire_lease(url, "second"):
+        assert refused

@@ -109,9 +109,8 @@ def test_a_stale_view_cannot_be_swapped(files: Filesystem) -> None:
     assert not file.swap(now, b"5")
 
 
-def test_of_many_that_create_a_file_one_does(files: Filesystem) -> None:
-    if not isinstance(files.filesystem, MemoryFileSystem) or isinstance(files.filesystem, Client):
-        pytest.skip("the fakes have no threads")
+def test_of_threads_that_create_a_file_in_memory_one_does() -> None:
+    files = open_filesystem(f"memory://threads-{next(NUMBERS)}")
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda number: files.create("manifest", str(number).encode()), range(40)))
     assert sum(made) == 1
