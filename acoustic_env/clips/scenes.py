@@ -121,7 +121,7 @@ def scene(seed: int, index: int, seconds: float = 10.0) -> Scene:
 
     >>> made = scene(seed=23, index=0, seconds=1.0)
     >>> made.label, made.sounds, made.wave.shape
-    ('urban', ('babble', 'insects'), (16000,))
+    ('urban', ('babble', 'rain'), (16000,))
     """
     recording = index // CLIPS_PER_RECORDING
     label = CLASSES[(recording + int(np.random.default_rng([seed, 1, recording // 2]).integers(2))) % 2]

@@ -370,7 +370,7 @@ def _csv_batches(file: BinaryIO, url: str) -> Iterator[tuple[pa.Table, Rows, lis
     while block or (block := _lines(file)):
         text = _one_a_line(block, line, url)
         line, block = line + block.count(b"\n"), b""
-        if not text.strip():
+        if not text.strip(b"\n"):
             continue
         ragged.clear()
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv as standard_csv
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -352,3 +354,23 @@ def test_a_reader_that_lacks_a_group_or_an_id_gets_the_clip_as_group_or_a_messag
     assert read_clips(url)["group"].to_pylist() == ["a"]
     with pytest.raises(UsageError, match="row 1, column clip_id: is empty"):
         write_clips(clip_table([{"clip_id": None, "uri": "/a.wav"}]), url)
+
+
+PIECES = st.sampled_from(["a", "b", ",", ",", '"', '""', " ", '"x, y"', "\n", "\r\n"])
+
+
+@given(st.lists(PIECES, max_size=30).map("".join), st.sampled_from([5, 17, 2**24]))
+def test_a_list_is_refused_or_has_the_cells_that_each_line_alone_has(text: str, size: int) -> None:
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("acoustic_env.clips.table.CSV_BYTES", size)
+        path = Path(folder, "c.csv")
+        path.write_text(f"clip_id,uri,site\n{text}", newline="")
+        try:
+            table, rows, _ = load_clips(str(path))
+        except UsageError:
+            return
+    cells = [next(standard_csv.reader([line], strict=True, skipinitialspace=True)) for line in lines]
+    whole = [(row, [cell.strip() or None for cell in of]) for row, of in enumerate(cells, 1) if len(of) == 3]
+    read = table.select(["clip_id", "uri", "site"]).to_pylist()
+    assert list(zip(rows.tolist(), (list(row.values()) for row in read), strict=True)) == whole
