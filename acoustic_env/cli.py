@@ -14,6 +14,7 @@ from typing import Final
 
 from acoustic_env import __version__
 from acoustic_env.errors import AcousticEnvError
+from acoustic_env.io.location import scrub
 
 # Module of acoustic_env.commands -> its commands and what each does. Only the module of the command that is run is
 # imported: its add_parsers(subparsers) adds a parser per command, with set_defaults(run=function of the namespace).
@@ -21,7 +22,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "demo": {"demo": "run every step on a small synthetic study"},
     "clips": {"clips": "make and check clip lists, find duplicates"},
     "extract": {"extract": "compute feature tables for a clip list"},
-    "store": {"store": "list, verify, export, publish, compact and clean a feature store"},
+    "store": {"store": "list, verify, export, compact and clean a feature store"},
     "weights": {"weights": "list, fetch and verify the weights of the embedders"},
     "learn": {
         "train": "train a classifier",
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in given if not word.startswith("-")), "")
     namespace = build_parser(command).parse_args(given)
-    namespace.resume = f"acoustic-env {shlex.join(given)}"
+    namespace.resume = scrub(f"acoustic-env {shlex.join(given)}")
     with _logs(getattr(namespace, "log_format", "text")):
         return _run(namespace)
 
@@ -108,7 +109,7 @@ def _run(namespace: argparse.Namespace) -> int:
         _print_error(str(error), error)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\ninterrupted; nothing finished is lost. To resume: {namespace.resume}", file=sys.stderr)
+        print(f"\ninterrupted; nothing finished is lost. To resume: {scrub(namespace.resume)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,11 +120,12 @@ def _run(namespace: argparse.Namespace) -> int:
 
 
 def _print_error(message: str, error: BaseException) -> None:
+    message, notes = scrub(message), [scrub(note) for note in getattr(error, "__notes__", ())]
     if event := getattr(sys.stderr, "event", None):  # of a JsonLog
-        event("error", "error", fields={"message": message, "notes": getattr(error, "__notes__", [])})
+        event("error", "error", fields={"message": message, "notes": notes})
         return
     print(f"acoustic-env: {message}", file=sys.stderr)
-    for note in getattr(error, "__notes__", ()):
+    for note in notes:
         print(note, file=sys.stderr)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
@@ -26,28 +25,6 @@ RECIPES: Final = Path(__file__).parent / "recipes"
 
 Task = Literal["binary", "multiclass", "multilabel"]
 DEFAULT_CLASSIFIER: Final = "mlp"
-
-
-def _check_signal(name: str) -> str:
-    """Return the name of a signal; pydantic reports a ValueError with the field's path."""
-    signals = import_module("acoustic_env.audio.signals")  # by name: audio is below this room
-    try:
-        signals.make_signal(name)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-    return name
-
-
-SignalName = Annotated[str, AfterValidator(_check_signal)]
-
-
-def _check_variant(transforms: str) -> str:
-    """Return transforms and copy of a variant, `noise:snr_db=20#1`."""
-    _check_signal(f"raw+{transforms}")
-    return transforms
-
-
-VariantName = Annotated[str, AfterValidator(_check_variant)]
 
 
 class Settings(BaseModel):
@@ -295,10 +272,10 @@ class Recipe(Settings):
     exclude: ExcludeSettings = Field(default_factory=ExcludeSettings)
     """Clips left out."""
 
-    signals: tuple[SignalName, ...] = ("raw", "fg", "bg")
+    signals: tuple[str, ...] = ("raw", "fg", "bg")
     """Signals of each clip."""
 
-    variants: tuple[VariantName, ...] = ()
+    variants: tuple[str, ...] = ()
     """Transforms, as in `noise:snr_db=20#1`, whose copies of training clips are learned from, too. Copies are in no
     validation or test rows and are not counted as clips."""
 

@@ -20,19 +20,22 @@ ErrorCode = Literal[
     "worker_died",
     "timed_out",
 ]
-# Code of a row of the errors table that ends the clip's earlier errors: this attempt succeeded.
+# Code of a row of the errors table that ends earlier errors of its subject: this attempt succeeded.
 RESOLVED: Final = "resolved"
 
 
 class ErrorKind(NamedTuple):
-    """What a code of the errors table means, and whether it is final."""
+    """What a code of the errors table means, and whether it is final for this source, or this block and signal of it.
+
+    Final is what the bytes prove and what would come out the same again; a place, a network or a credential never is.
+    """
 
     meaning: str
     permanent: bool = True
 
 
 CLIP_ERRORS: Final[dict[ErrorCode, ErrorKind]] = {
-    "not_found": ErrorKind("The location does not exist."),
+    "not_found": ErrorKind("The location does not exist now.", False),
     "unreachable": ErrorKind(
         "This machine cannot reach the location: disk not mounted, no endpoint, no driver.", False
     ),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from acoustic_env.config import Settings, SignalName
+from acoustic_env.config import Settings
 
 Design = Literal["simple", "stratified", "unequal"]
 
@@ -23,7 +23,7 @@ class ExtractSettings(Settings):
     recipe: str | None = None
     """Recipe (name or YAML file) whose signals and blocks, with their options, are the defaults of those two."""
 
-    signals: tuple[SignalName, ...] = ()
+    signals: tuple[str, ...] = ()
     """Signals of each clip, such as raw,fg,bg. Default: those of the recipe; without one, these three."""
 
     blocks: tuple[str, ...] = ()
@@ -57,9 +57,6 @@ class ExtractSettings(Settings):
     dry_run: bool = False
     """Print the plan and how long it takes, and stop."""
 
-    rates: str | None = None
-    """Output of `bench --json`, from which --dry-run estimates. Default: the rates of the store's earlier runs."""
-
     relocated: tuple[str, ...] = ()
     """The audio below OLD (a folder or URL), from which rows were computed, is now below NEW: the same files. May be
     given more than once."""
@@ -89,7 +86,7 @@ class StudySettings(Settings):
     blocks: tuple[str, ...] = ()
     """Feature blocks, instead of the recipe's."""
 
-    signals: tuple[SignalName, ...] = ()
+    signals: tuple[str, ...] = ()
     """Signals, instead of the recipe's."""
 
     group_by: str | None = None

@@ -10,11 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
+from acoustic_env.errors import UsageError
 from acoustic_env.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from acoustic_env.config import Recipe
 
     Batch = TypeVar("Batch", npt.NDArray[np.float32], npt.NDArray[np.float64])  # [clips, samples]
 
@@ -94,6 +97,23 @@ def make_signal(name: str) -> Signal:
     signal = VariantSignal(name)
     SIGNALS.check(signal.needs[0])
     return signal
+
+
+def check_signals(recipe: Recipe, where: str) -> None:
+    """Check a recipe's signals and variants, which its settings keep as text: `config` knows no signal.
+
+    Raises:
+        UsageError: a name that is neither registered nor a variant's; says where in `where`, the recipe's file.
+
+    >>> from acoustic_env.config import Recipe
+    >>> check_signals(Recipe(name="r", signals=("raw",), variants=("noise:snr_db=20",)), "r.yaml")
+    """
+    for field in ("signals", "variants"):
+        for number, name in enumerate(getattr(recipe, field)):
+            try:
+                make_signal(name if field == "signals" else f"raw{VARIANT}{name}")
+            except UsageError as error:
+                raise UsageError(f"{where}: {field}[{number}]: {error}") from error
 
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, cast
 
 from acoustic_env.errors import ClipError, ErrorCode
 from acoustic_env.io.filesystem import BLOCK_BYTES, LocalFilesystem, open_filesystem
-from acoustic_env.io.location import local_path
+from acoustic_env.io.location import local_path, scrub
 from acoustic_env.io.ranged import RangedFile
 from acoustic_env.io.retry import StoreError
 
@@ -85,7 +85,7 @@ def _as_clip_error(where: str) -> Iterator[None]:
             raise ClipError("unreachable", msg) from error
         cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
         named = str(error) if isinstance(error, StoreError) else f"{where}: {type(error).__name__}: {error}"
-        raise ClipError(failure_code(cause), named.removesuffix(": ")) from error
+        raise ClipError(failure_code(cause), scrub(named).removesuffix(": ")) from error
 
 
 def failure_code(error: BaseException) -> ErrorCode:

@@ -31,6 +31,7 @@ from acoustic_env.audit.table import ROWS, RowHash, fill_columns, key_pairs, of_
 from acoustic_env.errors import UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.filesystem import open_filesystem
+from acoustic_env.io.location import scrub
 
 VERSION: Final = re.compile(r"^v\d{4,}$")
 TABLE: Final = "labels.parquet"
@@ -168,7 +169,7 @@ def write_version(url: str, labels: Iterable[pa.Table], origin: Mapping[str, Jso
             "rows": decisions.rows,
             "clips": clips,
             "actions": dict(sorted(actions.items())),
-            "origin": dict(origin),
+            "origin": {name: scrub(value) if isinstance(value, str) else value for name, value in origin.items()},
             "written_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         }
         filesystem.upload(file, f"{version}/{TABLE}")

@@ -20,6 +20,7 @@ from acoustic_env.audio.decode import Mono, decode
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.audit.listen import Row
 from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.io.location import scrub
 
 CACHE_BYTES: Final = 64 * 1024**2
 TARGET_RMS: Final = 0.1  # loudness differs by 60 dB between recordings
@@ -168,7 +169,7 @@ def _blind(error: ClipError, uri: str) -> str:
         "download_failed": "its file could not be fetched",
         "unreachable": "its file cannot be reached from this machine",
     }
-    return known.get(error.code, error.message.replace(uri, "the clip"))
+    return known.get(error.code, error.message.replace(uri, "the clip").replace(scrub(uri), "the clip"))
 
 
 def normalize_for_playback(waveform: Mono) -> Mono:

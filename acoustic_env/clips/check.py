@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -14,10 +14,12 @@ import pyarrow.compute as pc
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.select import recipe_labels, select
 from acoustic_env.clips.sources import contradictions, describe_source, listed_sources
-from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, describe_clips, file_rows, load_clips
+from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, describe_clips, load_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import ClipError, UsageError
-from acoustic_env.io.location import local_path, split_shard
+from acoustic_env.io.filesystem import open_filesystem
+from acoustic_env.io.location import local_path, split, split_shard
+from acoustic_env.io.retry import StoreError
 
 # Opens and decodes a clip: (uri, start_s, end_s, clip_id); raises ClipError.
 ReadClip = Callable[[str, float | None, float | None, str], object]
@@ -25,6 +27,9 @@ Progress = Callable[[int, int], None]
 
 AUDIOSET_ID: Final = re.compile(r"/[mgt]/\w+")
 READERS: Final = 4
+LOOKS: Final = 32  # files looked for at once
+LISTED_FILES: Final = 100  # in one remote folder: one listing instead of a request each
+GONE: Final = "no such file"
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,8 @@ def check_clips(
     Raises:
         UsageError: the list itself cannot be read.
     """
-    clips, issues = load_clips(url)
-    table = clips.select(CLIP_SCHEMA.names).append_column("row", pa.array(file_rows(clips, issues)))
-    if clips.num_rows == 0:
-        return Checked(0, issues, [], table)
+    clips, rows, issues = load_clips(url)
+    table = clips.select(CLIP_SCHEMA.names).append_column("row", pa.array(rows))
     issues += _label_issues(table, recipe, audioset()) + _place_issues(table)
     notes = _notes(clips)
     if recipe is not None and not issues:
@@ -109,24 +112,81 @@ def _label_issues(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) ->
 
 def _place_issues(clips: pa.Table) -> list[ValidationIssue]:
     """Find local files that do not exist; locations behind a protocol are left to `read`."""
-    missing: dict[str, str | None] = {}
-    issues = []
-    for row, uri in zip(clips["row"].to_pylist(), clips["uri"].to_pylist(), strict=True):
-        if not uri:
+    outer = {uri: split_shard(uri)[1] for uri in clips["uri"].to_pylist() if uri}
+    wrong = _look_at(location for location in set(outer.values()) if local_path(location) is not None)
+    return [
+        ValidationIssue(row, "uri", f"{outer[uri]}: {wrong[outer[uri]]}")
+        for row, uri in zip(clips["row"].to_pylist(), clips["uri"].to_pylist(), strict=True)
+        if uri and outer[uri] in wrong
+    ]
+
+
+def drop_missing(clips: pa.Table, where: str, progress: Progress | None = None) -> tuple[pa.Table, list[str]]:
+    """Return the clips whose audio is there, and the locations, local or remote, that are gone for good.
+
+    Raises:
+        UsageError: of some clips it cannot be told, since a disk, a network or a permission is missing, or the audio of
+            every clip of `where` is gone.
+    """
+    outer = [split_shard(uri)[1] for uri in clips["uri"].to_pylist()]
+    wrong = _look_at(set(outer), progress)
+    if unsure := {location: why for location, why in wrong.items() if why != GONE}:
+        location, why = min(unsure.items())
+        msg = f"{where}: of {len(unsure):,} files it cannot be told whether they are gone: {location}: {why}"
+        raise UsageError(f"{msg}; nothing is written. Mend this and run the command again")
+    kept = clips.filter(pa.array([location not in wrong for location in outer]))
+    if not len(kept):
+        raise UsageError(
+            f"{where}: the audio of all {len(clips):,} clips is gone, {outer[0]} first; nothing is written"
+        )
+    return kept, sorted(wrong)
+
+
+def _look_at(locations: Iterable[str], progress: Progress | None = None) -> dict[str, str]:
+    """Return what is wrong with files: `GONE`, or why they cannot be seen. Folders with many of them are listed."""
+    folders: dict[str, list[str]] = {}
+    for location in sorted(locations):
+        listed = local_path(location) is None and not location.startswith(("http://", "https://"))
+        folders.setdefault(split(location)[0] if listed else location, []).append(location)
+    wrong: dict[str, str] = {}
+    singly: list[str] = []
+    for folder, inside in folders.items():
+        if len(inside) < LISTED_FILES:
+            singly += inside
             continue
-        outer = split_shard(uri)[1]
-        if outer not in missing:
-            missing[outer] = _missing(outer)
-        if missing[outer] is not None:
-            issues.append(ValidationIssue(row, "uri", f"{outer}: {missing[outer]}"))
-    return issues
+        try:
+            there = {entry.path for entry in open_filesystem(folder).entries("")}
+            wrong |= {location: GONE for location in inside if split(location)[1] not in there}
+        except StoreError as error:
+            wrong |= dict.fromkeys(inside, str(error))
+    with ThreadPoolExecutor(LOOKS) as pool:
+        for done, (location, why) in enumerate(zip(singly, pool.map(_look, singly), strict=True), start=1):
+            if why is not None:
+                wrong[location] = why
+            if progress is not None:
+                progress(done, len(singly))
+    return wrong
 
 
-def _missing(location: str) -> str | None:
+def _look(location: str) -> str | None:
     path = local_path(location)
-    if path is None or path.is_file():
-        return None
-    return "a folder, not a file" if path.is_dir() else "no such file"
+    try:
+        if path is None:
+            open_filesystem(location).size("")
+        elif path.is_dir():
+            return "a folder, not a file"
+        elif not path.exists():
+            return GONE if path.parent.is_dir() else f"no folder {path.parent}; is its disk mounted?"
+    except FileNotFoundError as error:  # fsspec raises it over HTTP for every failure, with what failed as the cause
+        cause = error.__cause__
+        return (
+            GONE
+            if cause is None or getattr(cause, "status", None) in (404, 410)
+            else f"{type(cause).__name__}: {cause}"
+        )
+    except (StoreError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _read_issues(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from acoustic_env.io.spool import Spool
 
 BATCH_CLIPS: Final = 2**18
 ROWS_SCHEMA: Final = pa.schema([*LISTED_SCHEMA, *PLACE_SCHEMA])
-WORD: Final = 8  # bytes hashed at once
+HASH_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
 HASHED_ROWS: Final = 2**14
 
 Hashes = npt.NDArray[np.uint64]
@@ -127,9 +127,7 @@ class IdIndex:
 
 
 def hash_strings(values: pa.Array, seed: int = 0) -> Hashes:
-    """Return a 64-bit hash of each text: its bytes, eight at a time, through the mixer of SplitMix64.
-
-    Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """Return a 64-bit hash of each text, SipHash by pandas.
 
     >>> one, other, again = hash_strings(pa.array(["a", "b", "a"]))
     >>> bool(one == again), bool(one == other)
@@ -139,35 +137,21 @@ def hash_strings(values: pa.Array, seed: int = 0) -> Hashes:
         values: texts; null is as empty.
         seed: another one gives other hashes.
     """
-    values = values.cast(pa.large_string()).fill_null("")
-    hashes = np.empty(len(values), np.uint64)
-    offsets = np.frombuffer(values.buffers()[1], np.int64, len(values) + 1, values.offset * 8)
-    data = np.frombuffer(values.buffers()[2] or b"", np.uint8)
+    from pandas.util import hash_array
+
+    found = np.empty(len(values), np.uint64)
     for first in range(0, len(values), HASHED_ROWS):
-        rows = slice(first, min(first + HASHED_ROWS, len(values)))
-        begin, end = offsets[rows.start : rows.stop], offsets[rows.start + 1 : rows.stop + 1]
-        found = mix((end - begin).astype(np.uint64) + np.uint64(seed << 32))
-        for start in range(0, int((end - begin).max()), WORD):
-            place = begin[:, None] + np.arange(start, start + WORD)
-            inside = place < end[:, None]
-            word = np.where(inside, data[np.where(inside, place, 0)], 0).astype(np.uint8).view("<u8")[:, 0]
-            found = np.where(inside[:, 0], mix(found ^ word), found)
-        hashes[rows] = found
-    return hashes
+        texts = pc.fill_null(values.slice(first, HASHED_ROWS), "").to_numpy(zero_copy_only=False)
+        found[first : first + len(texts)] = hash_array(texts, hash_key=f"{seed:016d}", categorize=False)
+    return found
 
 
 def hash_sources(sources: pa.Table) -> Hashes:
     """Return a 64-bit hash of each location and segment of `listed_sources`; without a start as from 0 s."""
+    from pandas.util import hash_array
+
     found = hash_strings(sources["uri"].combine_chunks())
     for name, null in (("start_s", 0.0), ("end_s", np.inf)):
         times = np.asarray(pc.fill_null(sources[name], null).to_numpy(), np.float64)
-        found = mix(found ^ times.view(np.uint64))
+        found = found * HASH_FACTOR ^ hash_array(times)
     return found
-
-
-def mix(values: npt.NDArray[Any]) -> Hashes:
-    """Return the finalizer of SplitMix64 of each number."""
-    found = values + np.uint64(0x9E3779B97F4A7C15)
-    found = (found ^ (found >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    found = (found ^ (found >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(found ^ (found >> np.uint64(31)), np.uint64)

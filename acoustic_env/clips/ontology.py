@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -22,41 +22,36 @@ class Ontology:
     children: Mapping[str, tuple[str, ...]]  # id -> ids of its direct kinds
     class_order: tuple[str, ...] = ()  # ids in the order of a classifier's outputs (the 527 of AudioSet)
 
+    @cached_property
+    def _ids(self) -> dict[str, str]:
+        """Id of each id and display name."""
+        return {name: identifier for identifier, name in self.names.items()} | {label: label for label in self.names}
+
     def descendants(self, label: str) -> frozenset[str]:
         """Return the ids of the label (an id or a display name) and of everything below it.
 
         Raises:
             UsageError: the ontology does not know the label.
         """
-        found: set[str] = set()
-        waiting = [self.id_of(label)]
-        while waiting:
-            current = waiting.pop()
-            if current not in found:
-                found.add(current)
-                waiting.extend(self.children[current])
+        found = [self.id_of(label)]
+        for current in found:
+            found += [child for child in self.children[current] if child not in found]
         return frozenset(found)
 
     def id_of(self, label: str) -> str:
         """Return the id of an id or a display name."""
-        if label in self.names:
-            return label
-        for identifier, name in self.names.items():
-            if name == label:
-                return identifier
-        raise UsageError(f"the ontology has no label {label!r}")
+        if label not in self:
+            raise UsageError(f"the ontology has no label {label!r}")
+        return self._ids[label]
 
     def __contains__(self, label: str) -> bool:
-        return label in self.names or label in self.names.values()
+        return label in self._ids
 
     def spellings(self, labels: Iterable[str]) -> frozenset[str]:
         """Return the labels, and for known ones both id and display name: clip lists use either."""
-        spelled = set(labels)
-        for label in list(spelled):
-            if label in self:
-                identifier = self.id_of(label)
-                spelled |= {identifier, self.names[identifier]}
-        return frozenset(spelled)
+        wanted = set(labels)
+        ids = {self._ids[label] for label in wanted if label in self}
+        return frozenset(wanted | ids | {self.names[identifier] for identifier in ids})
 
 
 @cache

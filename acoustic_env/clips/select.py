@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.ontology import Ontology, audioset
+from acoustic_env.clips.sources import listed_sources
 from acoustic_env.clips.table import CLASS_COLUMN
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
@@ -177,24 +178,15 @@ def _ordered(classes: Sequence[str], ontology: Ontology) -> tuple[str, ...]:
     return tuple(sorted(classes, key=lambda name: (rank.get(name, len(rank)), name)))
 
 
-def _duplicates(clips: pa.Table, assigned: pa.ListArray) -> tuple[list[int], list[int]]:
-    """Return rows of audio listed with contradicting classes, and repetitions that agree with the first."""
-    place = pa.table({name: clips[name] for name in ("uri", "start_s", "end_s")})
-    same_id = pc.count_distinct(clips["clip_id"]).as_py() < len(clips)
-    same_place = place.group_by(place.column_names).aggregate([]).num_rows < len(clips)
-    contradicting: set[int] = set()
-    repeated: set[int] = set()
-    keys = [clips["clip_id"].to_pylist()] if same_id else []
-    if same_place:
-        keys.append(list(zip(*(place[name].to_pylist() for name in place.column_names), strict=True)))
-    classes = [tuple(sorted(names)) for names in assigned.to_pylist()] if keys else []
-    for values in keys:
-        rows: dict[object, list[int]] = {}
-        for row, value in enumerate(values):
-            rows.setdefault(value, []).append(row)
-        for several in rows.values():
-            if len({classes[row] for row in several}) > 1:
-                contradicting.update(several)
-            else:
-                repeated.update(several[1:])
-    return sorted(contradicting), sorted(repeated)
+def _duplicates(clips: pa.Table, assigned: pa.ListArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return bool [clips]: audio listed with contradicting classes, and repetitions that agree with the first."""
+    frame = listed_sources(clips).to_pandas().fillna({"start_s": 0.0})
+    contradicting, repeated = np.zeros(len(clips), np.bool_), np.zeros(len(clips), np.bool_)
+    for columns in (["clip_id"], ["uri", "start_s", "end_s"]):
+        if frame.duplicated(columns).any():
+            frame["classes"] = [tuple(sorted(names)) for names in assigned.to_pylist()]
+            same = frame.groupby(columns, dropna=False)["classes"]
+            several = same.transform("nunique").to_numpy() > 1
+            contradicting |= several
+            repeated |= ~several & (same.cumcount().to_numpy() > 0)
+    return contradicting, repeated

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.location import FILE_SCHEME, SHARD_SCHEMES, local_path, split_shard
+from acoustic_env.io.location import FILE_SCHEME, SHARD_SCHEMES, local_path, split_shard, without_credentials
 
 SOURCE_COLUMNS: Final = ("uri", "start_s", "end_s")
 LISTED_SCHEMA: Final = pa.schema(
@@ -23,8 +23,6 @@ LISTED_SCHEMA: Final = pa.schema(
 SAME_TIME_S: Final = 1e-6
 # AudioSet's released embeddings name a video and a start in ms, but no place (clips.audioset.NO_AUDIO).
 UNPLACED: Final = r"^audioset://[^/]+/(?P<ms>[0-9]+)$"
-# What a signed URL adds changes with every signature, and must not be stored.
-SIGNATURE: Final = r"(X-Amz-[\w-]+|X-Goog-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Key-Pair-Id|Policy)"
 
 Bools = npt.NDArray[np.bool_]
 
@@ -40,7 +38,7 @@ def canonical_uris(uris: pa.Array) -> pa.Array:
     """Return each location in the one spelling in which sources are compared and stored.
 
     Local paths are absolute, without `.` and `..` (symbolic links are not followed), also those of tar shards and
-    Parquet files; URLs lose the parameters of a signature.
+    Parquet files; URLs lose passwords, tokens and the parameters of a signature.
 
     >>> canonical_uris(pa.array(["/data/./a.wav", "s3://b/a.wav?X-Amz-Date=1&v=2"])).to_pylist()
     ['/data/a.wav', 's3://b/a.wav?v=2']
@@ -48,7 +46,7 @@ def canonical_uris(uris: pa.Array) -> pa.Array:
     path = pc.and_(pc.starts_with(uris, "/"), pc.invert(pc.match_substring_regex(uris, r"/(\.{0,2}/|\.{0,2}$)")))
     own = [pc.starts_with(uris, prefix) for prefix in (*SHARD_SCHEMES, FILE_SCHEME)]
     url = pc.and_(pc.match_substring(uris, "://"), pc.invert(pc.or_(pc.or_(own[0], own[1]), own[2])))
-    plain = pc.and_(pc.or_(path, url), pc.invert(pc.match_substring(uris, "?")))
+    plain = pc.and_(pc.or_(path, url), pc.invert(pc.match_substring_regex(uris, "[?#@]")))
     others = pc.fill_null(pc.invert(plain), False)
     if not pc.any(others).as_py():
         return uris
@@ -65,8 +63,7 @@ def _canonical(uri: str, known: dict[str, str]) -> str:
         if path is not None:
             known[outer] = os.path.abspath(path) if outer else ""  # noqa: PTH100  Path.resolve follows links
         else:
-            unsigned = re.sub(rf"(?<=[?&]){SIGNATURE}=[^&]*(&|$)", "", outer)
-            known[outer] = unsigned.rstrip("?&") if unsigned != outer else outer
+            known[outer] = without_credentials(outer)
     return f"{inner}{known[outer]}"
 
 

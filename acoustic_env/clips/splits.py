@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.clips.sources import SAME_TIME_S, listed_sources
 from acoustic_env.config import SplitSettings
 from acoustic_env.errors import UsageError
 
@@ -97,27 +97,45 @@ def assign_folds(clips: pa.Table, folds: int, seed: int) -> Folds:
 
 
 def leak_check(clips: pa.Table, folds: Folds) -> None:
-    """Raise when folds share a group, a clip id or audio.
+    """Raise when folds share a group, a clip id or audio: the same file at overlapping times.
 
     Raises:
         UsageError: names what appears in more than one fold.
     """
-    places = zip(*(clips[name].to_pylist() for name in ("uri", "start_s", "end_s")), strict=True)
-    keys: dict[str, Sequence[object]] = {
-        "group": clips["group"].to_pylist(),
-        "clip": clips["clip_id"].to_pylist(),
-        "audio": [f"{uri} {start}-{end}" if start is not None else uri for uri, start, end in places],
-    }
-    for kind, values in keys.items():
-        first: dict[object, int] = {}
-        torn: defaultdict[object, set[int]] = defaultdict(set)
-        for value, fold in zip(values, folds.tolist(), strict=True):
-            if first.setdefault(value, fold) != fold:
-                torn[value] |= {first[value], fold}
-        if torn:
-            shown = [f"{value!r} in folds {sorted(of)}" for value, of in sorted(torn.items(), key=str)[:SHOWN_GROUPS]]
+    sources = listed_sources(clips)
+    for kind, names in (("group", clips["group"]), ("clip", clips["clip_id"]), ("audio", sources["uri"])):
+        encoded = pc.dictionary_encode(names.combine_chunks())
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        pairs = np.unique(np.stack([codes, folds], axis=1), axis=0)
+        torn = np.unique(pairs[1:, 0][pairs[1:, 0] == pairs[:-1, 0]])
+        if kind == "audio" and len(torn):
+            torn = _overlapping(sources, codes, folds, np.isin(codes, torn))
+        if len(torn):
+            shown = [
+                f"{encoded.dictionary[code].as_py()!r} in folds {pairs[pairs[:, 0] == code, 1].tolist()}"
+                for code in torn[:SHOWN_GROUPS].tolist()
+            ]
             more = f" and {len(torn) - SHOWN_GROUPS:,} more" if len(torn) > SHOWN_GROUPS else ""
-            raise UsageError(f"split: {len(torn):,} {kind}s appear in more than one fold: {'; '.join(shown)}{more}")
+            remedy = "; give clips of one recording one `group`" if kind == "audio" else ""
+            raise UsageError(
+                f"split: {len(torn):,} {kind}s appear in more than one fold: {'; '.join(shown)}{more}{remedy}"
+            )
+
+
+def _overlapping(sources: pa.Table, codes: npt.NDArray[np.int32], folds: Folds, among: npt.NDArray[np.bool_]) -> Rows:
+    """Return the codes of files of which overlapping segments are in different folds."""
+    starts, ends = (
+        np.asarray(pc.fill_null(sources[name], null)) for name, null in (("start_s", 0.0), ("end_s", np.inf))
+    )
+    order = np.lexsort((starts, codes))
+    torn, latest = set[int](), dict[int, tuple[float, int]]()
+    for row in order[among[order]].tolist():
+        end, fold = latest.get(codes[row], (0.0, folds[row]))
+        if starts[row] < end - SAME_TIME_S and fold != folds[row]:
+            torn.add(codes[row])
+        if ends[row] > end:
+            latest[codes[row]] = (ends[row], folds[row])
+    return np.array(sorted(torn), np.int64)
 
 
 def _given_folds(group_of: npt.NDArray[np.int32], assigned: Folds, names: Sequence[str]) -> Folds:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +35,19 @@ CLIP_SCHEMA: Final = pa.schema(
 )
 # Where in its tar shard or Parquet file a clip's bytes are (audio/shards.py). A list without them is read more slowly.
 PLACE_SCHEMA: Final = pa.schema([("byte_offset", pa.int64()), ("byte_size", pa.int64())])
+# Further columns of a fixed type: these, and how long a clip is in s, where a reader knows it.
+KNOWN_SCHEMA: Final = pa.schema([*PLACE_SCHEMA, ("duration_s", pa.float64())])
 REQUIRED: Final = ("clip_id", "uri")
 CLASS_COLUMN: Final = "class"  # added by clips.select: no further column of a list may have this name
 SIMILAR: Final = 0.81  # ratio above which a name is a misspelling: "label" is, "folder" is none of "fold"
 MAX_SHOWN_ISSUES: Final = 20
 PARQUET_MAGIC: Final = b"PAR1"
 BATCH_CLIPS: Final = 2**17
+BREAKS: Final = r"[\r\n\x00]"
+CSV_BYTES: Final = 2**24  # parsed at once
+NEWLINE, BLANK, QUOTE, COMMA = b'\n ",'
+
+Rows = npt.NDArray[np.int64]  # [clips], rows of a file, counted from 1
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,10 @@ def read_clips(url: str) -> pa.Table:
     Args:
         url: CSV or Parquet, told apart by content. `clip_id` and `uri` must be there; a missing `labels`, `start_s`,
             `end_s`, `fold` or `source` column is filled with empty values, a missing or empty `group` with the clip's
-            id. In CSV the labels of a clip are comma-separated in one quoted cell; a label that itself holds a
-            comma is quoted once more inside the cell. Further columns (site, recorder, license) are kept: as they
-            are in Parquet, as text in CSV. One that looks like a misspelling of a missing column is an issue.
+            id. In CSV a line is a clip, blanks around cells do not count, and the labels of a clip are
+            comma-separated in one quoted cell; a label that itself holds a comma is quoted once more inside the cell.
+            Further columns (site, recorder, license) are kept: as they are in Parquet, as text in CSV. One that looks
+            like a misspelling of a missing column is an issue.
 
     Returns:
         A table of `CLIP_SCHEMA` and the further columns, rows in the file's order. Relative local paths are made
@@ -91,69 +101,55 @@ def read_clips(url: str) -> pa.Table:
     Raises:
         UsageError: the file is missing or damaged, or rows are wrong; lists the issues with file, row and column.
     """
-    table, issues = load_clips(url)
+    table, _, issues = load_clips(url)
     raise_issues(url, issues)
     return absolute_uris(table)
 
 
 def read_clip_batches(url: str) -> Iterator[pa.Table]:
-    """Yield the clips of a list as `read_clips` returns them, a Parquet file batch by batch, without further columns.
+    """Yield the clips of a list as `read_clips` returns them, batch by batch, without a Parquet file's further columns.
 
     An id that is in two batches is not noticed.
 
     Raises:
         UsageError: as `read_clips`; names the issues of the first batch that has any.
     """
-    import pyarrow.parquet as pq
-
-    with open_file(url) as source:
-        if source.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
-            yield read_clips(url)
-            return
-        try:
-            file = pq.ParquetFile(source, pre_buffer=False)
-        except (pa.ArrowException, OSError):
-            yield read_clips(url)  # says what is wrong with it
-            return
-        names = [name for name in file.schema_arrow.names if name in (*CLIP_SCHEMA.names, *PLACE_SCHEMA.names)]
-        raise_issues(url, _column_issues(file.schema_arrow.empty_table()) if file.metadata.num_rows else [NO_CLIPS])
-        first = 0
-        for batch in file.iter_batches(BATCH_CLIPS, columns=names, use_threads=False):
-            table, issues = _to_schema(pa.Table.from_batches([batch]))
-            issues = [replace(issue, row=issue.row and issue.row + first) for issue in issues + row_issues(table)]
-            raise_issues(url, issues)
+    with open_file(url) as file:
+        for table, rows, issues in _batches(file, url, (*CLIP_SCHEMA.names, *KNOWN_SCHEMA.names)):
+            raise_issues(url, issues + _duplicate_issues(table["clip_id"], rows))
             yield absolute_uris(table)
-            first += len(table)
 
 
-def load_clips(url: str) -> tuple[pa.Table, list[ValidationIssue]]:
-    """Read a clip list as `read_clips`, but return the issues; rows hold nulls where the value is bad.
+def load_clips(url: str) -> tuple[pa.Table, Rows, list[ValidationIssue]]:
+    """Read a clip list as `read_clips`, but return the issues of its rows; they hold nulls where the value is bad.
+
+    Returns:
+        The table, the row of each clip in the file (the table lacks rows with a wrong number of cells), the issues.
 
     Raises:
-        UsageError: the file is missing, empty or damaged.
+        UsageError: the file is missing, damaged or without clips, lacks a column, or has lines that are no CSV record.
     """
     data = read_bytes(url)
-    if not data.strip():
-        raise UsageError(f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}")
-    if data[:4] == PARQUET_MAGIC:
-        raw, issues = _parse_parquet(data, url), list[ValidationIssue]()
-    else:
-        raw, issues = _parse_csv(data, url)
-    issues += _column_issues(raw)
-    issues += [NO_CLIPS] if raw.num_rows == 0 else []
-    if any(issue.row is None for issue in issues):
-        return CLIP_SCHEMA.empty_table(), issues
-    table, bad_values = _to_schema(raw)
-    rows = file_rows(table, issues)
-    found = [replace(issue, row=issue.row and int(rows[issue.row - 1])) for issue in bad_values + row_issues(table)]
-    return table, issues + found
+    file = for_arrow(data) if data.startswith(PARQUET_MAGIC) else io.BytesIO(data)
+    tables, numbers, issues = [], [], list[ValidationIssue]()
+    for table, rows, found in _batches(file, url):
+        tables.append(table)
+        numbers.append(rows)
+        issues += found
+    table, rows = pa.concat_tables(tables), np.concatenate(numbers)
+    return table, rows, issues + _duplicate_issues(table["clip_id"], rows)
 
 
-def file_rows(table: pa.Table, issues: Sequence[ValidationIssue]) -> npt.NDArray[np.int64]:
-    """Return the row of each clip in its file, from 1: the table lacks rows with a wrong number of cells."""
-    ragged = [issue.row for issue in issues if issue.row is not None and issue.column is None]
-    rows = np.arange(1, table.num_rows + len(ragged) + 1)
-    return rows[~np.isin(rows, ragged)]
+def _batches(
+    file: BinaryIO, url: str, columns: Sequence[str] | None = None
+) -> Iterator[tuple[pa.Table, Rows, list[ValidationIssue]]]:
+    """Yield a list's clips with their rows in the file and all issues but duplicates; `columns` of Parquet only."""
+    parquet = file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+    file.seek(0)
+    for raw, rows, ragged in _parquet_batches(file, url, columns) if parquet else _csv_batches(file, url):
+        table, bad = _to_schema(raw)
+        found = bad + _value_issues(table)
+        yield table, rows, ragged + [replace(issue, row=int(rows[issue.row - 1])) for issue in found if issue.row]
 
 
 def write_clips(table: pa.Table, url: str) -> None:
@@ -162,11 +158,11 @@ def write_clips(table: pa.Table, url: str) -> None:
     Raises:
         UsageError: rows are wrong (as in `read_clips`), or the place cannot be written.
     """
-    schema = pa.schema([*CLIP_SCHEMA, *(field for field in table.schema if field.name not in CLIP_SCHEMA.names)])
-    table = table.select(schema.names).cast(schema)
-    raise_issues(url, row_issues(table))
+    table, issues = _to_schema(table)
+    issues += _value_issues(table) + _duplicate_issues(table["clip_id"], np.arange(1, len(table) + 1))
+    raise_issues(url, issues if len(table) else [NO_CLIPS])
     if url.lower().endswith(".csv"):
-        write_bytes(url, _csv_bytes(table))
+        write_bytes(url, _csv_bytes(table, url))
         return
     import pyarrow.parquet as pq
 
@@ -182,9 +178,12 @@ def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     'dune'
     """
     filled = [{"labels": [], "group": row["clip_id"], **row} for row in rows]
-    table = pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
-    for name in dict.fromkeys(name for row in filled for name in row if name not in CLIP_SCHEMA.names):
-        table = table.append_column(name, _one_type([row.get(name) for row in filled]))
+    try:
+        table = pa.Table.from_pylist(filled, schema=CLIP_SCHEMA)
+        for name in dict.fromkeys(name for row in filled for name in row if name not in CLIP_SCHEMA.names):
+            table = table.append_column(name, _one_type([row.get(name) for row in filled]))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{error.object!r}: not UTF-8 text, which a clip list holds; rename it") from error
     return table
 
 
@@ -202,7 +201,7 @@ def further_name(name: str) -> str:
     >>> further_name("site"), further_name("fold")
     ('site', 'original_fold')
     """
-    return f"original_{name}" if name in (*CLIP_SCHEMA.names, *PLACE_SCHEMA.names, CLASS_COLUMN) else name
+    return f"original_{name}" if name in (*CLIP_SCHEMA.names, *KNOWN_SCHEMA.names, CLASS_COLUMN) else name
 
 
 def group_by(clips: pa.Table, column: str, where: str) -> pa.Table:
@@ -242,131 +241,199 @@ def describe_clips(clips: pa.Table) -> str:
     >>> describe_clips(clip_table([{"clip_id": "a", "uri": "/a.wav", "labels": ["rain"]}]))
     '1 clips in 1 groups, 1 labels'
     """
-    groups, labels = (
-        pc.count_distinct(column).as_py() for column in (clips["group"], pc.list_flatten(clips["labels"]))
-    )
+    columns = (clips["group"], pc.list_flatten(clips["labels"]))
+    groups, labels = (pc.count_distinct(column).as_py() for column in columns)
     return f"{clips.num_rows:,} clips in {groups:,} groups, {labels:,} labels"
 
 
 def absolute_uris(table: pa.Table) -> pa.Table:
-    """Make relative local paths absolute, also those of tar shards and Parquet files."""
-    folder = Path.cwd()
-    places = pa.array([_absolute(uri, folder) for uri in table["uri"].to_pylist()], pa.string())
-    return table.set_column(table.schema.get_field_index("uri"), CLIP_SCHEMA.field("uri"), places)
+    """Make local paths absolute and resolve `..`, also in those of tar shards and Parquet files."""
+    uris = table["uri"].combine_chunks()
+    path = pc.and_not(pc.starts_with(uris, "/"), pc.match_substring_regex(uris, r"/\.{0,2}(/|$)"))
+    inside = pc.match_substring_regex(uris, "^(tar|parquet)://")
+    plain = pc.or_(path, pc.and_not(pc.match_substring(uris, "://"), inside))
+    others = pc.fill_null(pc.invert(plain), False)
+    if not pc.any(others).as_py():
+        return table
+    known: dict[str, str] = {}
+    changed = pa.array([_absolute(uri, known) for uri in uris.filter(others).to_pylist()], pa.string())
+    uris = pc.replace_with_mask(uris, others, changed)
+    return table.set_column(table.schema.get_field_index("uri"), CLIP_SCHEMA.field("uri"), uris)
 
 
-def _absolute(uri: str, folder: Path) -> str:
+def _absolute(uri: str, known: dict[str, str]) -> str:
     inner, outer = split_shard(uri)
-    if "://" in outer or outer.startswith("/") or not outer:
+    if "://" in outer or not outer:
         return uri
-    return f"{inner}{folder / outer}"
+    folder, _, name = outer.rpartition("/")
+    folder = f"{folder}/" if outer.startswith("/") else folder
+    if folder not in known:
+        place = str(Path.cwd() / folder)
+        plain = os.path.abspath(place)  # noqa: PTH100  without following links, unless ".." leaves one
+        same = not Path(place).exists() or (Path(plain).exists() and Path(plain).samefile(place))
+        known[folder] = plain if same else os.path.realpath(place)
+    return f"{inner}{known[folder].rstrip('/')}/{name}"
 
 
-def row_issues(table: pa.Table) -> list[ValidationIssue]:
-    """Validate the rows of a table of `CLIP_SCHEMA`: empty ids and places, duplicates, impossible times."""
-    if table.num_rows == 0:
-        return [NO_CLIPS]
-    issues = []
-    for name in REQUIRED:
-        empty = pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name], ""))
-        issues += _issues_where(empty, name, lambda _row: "is empty")
-    issues += _duplicate_issues(table["clip_id"])
-    for name in ("start_s", "end_s"):
-        values = table[name]
-        wrong = pc.invert(pc.and_(pc.is_finite(values), pc.greater_equal(values, 0.0)))
-        issues += _issues_where(wrong, name, lambda row: f"{table[name][row].as_py()!r} is not a time in s (>= 0)")  # noqa: B023  called at once
-    ends = table["end_s"]
-    backwards = pc.less_equal(ends, pc.fill_null(table["start_s"], 0.0))
-    issues += _issues_where(
-        backwards, "end_s", lambda row: f"end {ends[row].as_py():g} s is not after start {table['start_s'][row]} s"
-    )
-    folds = table["fold"]
-    issues += _issues_where(pc.less(folds, 0), "fold", lambda row: f"{folds[row].as_py()} is not a fold (0, 1, ...)")
-    for name in set(PLACE_SCHEMA.names) & set(table.schema.names):
-        issues += _issues_where(pc.less(table[name], 0), name, lambda row: f"{table[name][row]} is no number of bytes")  # noqa: B023  called at once
-    return issues + _label_issues(table["labels"])
-
-
-def _label_issues(labels: pa.ChunkedArray) -> list[ValidationIssue]:
-    flat = pc.list_flatten(labels)
+def _value_issues(table: pa.Table) -> list[ValidationIssue]:
+    """Validate the cells of a table of `CLIP_SCHEMA`: empty ids and places, line breaks in them, impossible times."""
+    flat = pc.list_flatten(table["labels"])
     empty = pc.or_kleene(pc.is_null(flat), pc.equal(pc.utf8_trim_whitespace(flat), ""))
-    rows = pc.unique(pc.list_parent_indices(labels).filter(empty)).to_pylist()
-    issues = [ValidationIssue(row + 1, "labels", "holds an empty label") for row in rows]
-    return issues + _issues_where(pc.is_null(labels), "labels", lambda _row: "is null; a clip without labels has []")
+    parents = pc.unique(pc.list_parent_indices(table["labels"]).filter(empty))
+    issues = [ValidationIssue(row + 1, "labels", "holds an empty label") for row in parents.to_pylist()]
 
+    def add(column: str, wrong: pa.ChunkedArray, message: str) -> None:
+        rows = pc.indices_nonzero(pc.fill_null(wrong, False)).to_pylist() if pc.any(wrong).as_py() else []
+        for number, row in enumerate(rows):
+            cells = table.slice(row, 1).to_pylist()[0] if number < MAX_SHOWN_ISSUES else None
+            issues.append(ValidationIssue(row + 1, column, message.format(**cells) if cells else ""))
 
-def _issues_where(wrong: pa.ChunkedArray, column: str, message: Callable[[int], str]) -> list[ValidationIssue]:
-    if not pc.any(wrong).as_py():
-        return []
-    rows = pc.indices_nonzero(pc.fill_null(wrong, False)).to_pylist()
-    return [
-        ValidationIssue(row + 1, column, message(row) if i < MAX_SHOWN_ISSUES else "") for i, row in enumerate(rows)
-    ]
-
-
-def _duplicate_issues(clip_ids: pa.ChunkedArray) -> list[ValidationIssue]:
-    if pc.count_distinct(clip_ids).as_py() == len(clip_ids):
-        return []
-    return duplicate_issues(clip_ids.combine_chunks(), range(len(clip_ids)))
-
-
-def duplicate_issues(clip_ids: pa.Array, among: Iterable[int]) -> list[ValidationIssue]:
-    """Name the ids that are in several of the rows `among`, counted from 0."""
-    first: dict[str, int] = {}
-    issues = []
-    for row in sorted(among):
-        clip_id = clip_ids[row].as_py()
-        if clip_id and first.setdefault(clip_id, row) != row:
-            issues.append(ValidationIssue(row + 1, "clip_id", f"{clip_id!r} is already in row {first[clip_id] + 1:,}"))
+    add("labels", pc.is_null(table["labels"]), "is null; a clip without labels has []")
+    for name in REQUIRED:
+        add(name, pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name], "")), "is empty")
+        broken = pc.match_substring_regex(table[name], BREAKS)
+        add(name, broken, f"{{{name}!r}} holds a line break or NUL byte")
+    for name in [name for name in ("start_s", "end_s", "duration_s") if name in table.schema.names]:
+        time = pc.and_(pc.is_finite(table[name]), pc.greater_equal(table[name], 0.0))
+        add(name, pc.invert(time), f"{{{name}!r}} is not a time in s (>= 0)")
+    backwards = pc.less_equal(table["end_s"], pc.fill_null(table["start_s"], 0.0))
+    add("end_s", backwards, "end {end_s:g} s is not after start {start_s} s")
+    add("fold", pc.less(table["fold"], 0), "{fold} is not a fold (0, 1, ...)")
+    for name in set(PLACE_SCHEMA.names) & set(table.schema.names):
+        add(name, pc.less(table[name], 0), f"{{{name}}} is no number of bytes")
     return issues
 
 
-def _parse_parquet(data: bytes, url: str) -> pa.Table:
+def _duplicate_issues(clip_ids: pa.ChunkedArray, rows: Rows) -> list[ValidationIssue]:
+    if pc.count_distinct(clip_ids).as_py() == len(clip_ids):
+        return []
+    return duplicate_issues(clip_ids.combine_chunks(), range(len(clip_ids)), rows)
+
+
+def duplicate_issues(clip_ids: pa.Array, among: Iterable[int], rows: Rows | None = None) -> list[ValidationIssue]:
+    """Name the ids that are in several of the positions `among`; `rows` are those of the file, None for all in turn."""
+    first: dict[str, int] = {}
+    issues = []
+    for position in sorted(among):
+        row = position + 1 if rows is None else int(rows[position])
+        clip_id = clip_ids[position].as_py()
+        if clip_id and first.setdefault(clip_id, row) != row:
+            issues.append(ValidationIssue(row, "clip_id", f"{clip_id!r} is already in row {first[clip_id]:,}"))
+    return issues
+
+
+def _parquet_batches(
+    file: BinaryIO, url: str, columns: Sequence[str] | None
+) -> Iterator[tuple[pa.Table, Rows, list[ValidationIssue]]]:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(for_arrow(data))
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        names = parquet.schema_arrow.names
+        raise_issues(url, _column_issues(names) or ([] if parquet.metadata.num_rows else [NO_CLIPS]))
+        wanted = None if columns is None else [name for name in names if name in columns]
+        first = 1
+        for batch in parquet.iter_batches(BATCH_CLIPS, columns=wanted, use_threads=False):
+            yield pa.Table.from_batches([batch]), np.arange(first, first + len(batch)), []
+            first += len(batch)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{url}: a damaged Parquet file: {str(error).splitlines()[0]}") from error
 
 
-def _parse_csv(data: bytes, url: str) -> tuple[pa.Table, list[ValidationIssue]]:
+def _csv_batches(file: BinaryIO, url: str) -> Iterator[tuple[pa.Table, Rows, list[ValidationIssue]]]:
     """Parse every cell as a string (null when empty); rows with a wrong number of cells are issues and left out."""
     from pyarrow import csv as arrow_csv
 
-    issues: list[ValidationIssue] = []
+    first = _lines(file).removeprefix(codecs.BOM_UTF8)
+    text = first.lstrip()
+    if not text:
+        raise UsageError(f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}")
+    line, row = 1 + first.count(b"\n", 0, len(first) - len(text)), 1
+    head, _, block = text.partition(b"\n")
+    header = [name.strip() for name in next(csv.reader([_one_a_line(head, line, url).decode()]))]
+    for separator, named in (("\t", "tabs"), (";", "semicolons")):
+        if REQUIRED[0] in map(str.strip, head.decode().split(separator)) and REQUIRED[0] not in header:
+            raise UsageError(f"{url}: cells are separated by {named}; save the list with commas (CSV)")
+    raise_issues(url, _column_issues(header))
+    line += 1
+    ragged: list[Any] = []
 
-    def ragged(row: Any) -> str:
-        issues.append(
-            ValidationIssue(row.number - 1, None, f"has {row.actual_columns} cells, the header {row.expected_columns}")
-        )
+    def skip(found: Any) -> str:
+        ragged.append(found)
         return "skip"
 
+    options = {
+        "read_options": arrow_csv.ReadOptions(column_names=header, use_threads=False),
+        "parse_options": arrow_csv.ParseOptions(invalid_row_handler=skip),
+        "convert_options": arrow_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+    }
+    while block or (block := _lines(file)):
+        text = _one_a_line(block, line, url)
+        line, block = line + block.count(b"\n"), b""
+        if not text.strip(b"\n"):
+            continue
+        ragged.clear()
+        try:
+            table = arrow_csv.read_csv(for_arrow(text), **options)
+        except pa.ArrowException as error:
+            raise UsageError(f"{url}: not a readable CSV file: {error}") from error
+        issues = [
+            ValidationIssue(row - 1 + wrong.number, None, f"has {wrong.actual_columns} cells, the header {len(header)}")
+            for wrong in ragged
+        ]
+        rows = np.arange(row, row + len(table) + len(issues))
+        row += len(rows)
+        columns = map(_stripped, table.columns)
+        yield pa.table([*columns], header), np.setdiff1d(rows, [issue.row for issue in issues]), issues
+    if row == 1:
+        raise_issues(url, [NO_CLIPS])
+
+
+def _lines(file: BinaryIO) -> bytes:
+    """Read the next whole lines, ended by a line feed each."""
+    block = file.read(CSV_BYTES) + file.readline()
+    return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
+
+
+def _stripped(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    cells = pc.utf8_trim_whitespace(cells)
+    return pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
+
+
+def _one_a_line(block: bytes, first: int, url: str) -> bytes:
+    """Return lines of CSV, blanks before quoted cells left out, if each is a record: a quote that its line does not
+    close would swallow the lines after it.
+
+    Raises:
+        UsageError: names the lines, counted from `first`, that are no record or not UTF-8.
+    """
     try:
-        text = data.decode("utf-8-sig")
-        header = [name.strip() for name in next(csv.reader(io.StringIO(text)))]
-        table = arrow_csv.read_csv(
-            for_arrow(text.encode()),
-            read_options=arrow_csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=ragged),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
-            ),
-        )
+        block.decode()
     except UnicodeDecodeError as error:
-        msg = f"{url}: neither a Parquet file nor UTF-8 text (byte {error.start:,}); a clip list is CSV or Parquet"
-        raise UsageError(msg) from error
-    except (pa.ArrowException, csv.Error, StopIteration) as error:
-        raise UsageError(f"{url}: not a readable CSV file: {error}") from error
-    return table, issues
+        at = f"{url}: line {first + block.count(10, 0, error.start):,}"
+        raise UsageError(f"{at}: neither a Parquet file nor UTF-8 text; save the list as CSV in UTF-8") from error
+    data = np.frombuffer(b"\n" + block + b"\n", np.uint8)
+    quotes = np.flatnonzero(data == QUOTE)
+    lines = np.searchsorted(np.flatnonzero(data == NEWLINE), quotes) - 1
+    wrong = np.bincount(lines) % 2 == 1 if len(quotes) else np.zeros(0, np.bool_)
+    if not wrong.any():
+        opening, closing = quotes[::2], quotes[1::2]
+        before, blanks = opening - 1, list[npt.NDArray[np.int64]]()
+        while len(run := np.flatnonzero(data[before] == BLANK)):
+            blanks.append(before[run])
+            before[run] -= 1
+        wrong[lines[::2][~np.isin(data[before], (NEWLINE, COMMA, QUOTE))]] = True
+        wrong[lines[1::2][~np.isin(data[closing + 1], (NEWLINE, COMMA, QUOTE))]] = True
+        if blanks:
+            block = np.delete(data, np.concatenate(blanks)).tobytes()[1:-1]
+    message = 'a quote does not begin or end a cell; write it twice in a quoted cell ("5"" reel"), on one line'
+    raise_issues(url, [ValidationIssue(None, None, f"line {first + at:,}: {message}") for at in np.flatnonzero(wrong)])
+    return block
 
 
-def _column_issues(raw: pa.Table) -> list[ValidationIssue]:
-    names = raw.schema.names
-    issues = [
-        ValidationIssue(None, name, "appears twice")
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
+def _column_issues(names: Sequence[str]) -> list[ValidationIssue]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    issues = [ValidationIssue(None, name, "appears twice") for name in twice]
     if CLASS_COLUMN in names:
         message = "is the name of the column that a recipe's selection adds; give this column another name"
         issues.append(ValidationIssue(None, CLASS_COLUMN, message))
@@ -388,53 +455,62 @@ def _likely_name(name: str, absent: Sequence[str]) -> str | None:
 
 
 def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[ValidationIssue]]:
+    """Return the columns of `CLIP_SCHEMA`, then further ones, each of its type, and the cells that are of another."""
     issues: list[ValidationIssue] = []
-    columns = {}
-    for field in CLIP_SCHEMA:
-        if field.name not in raw.schema.names:
-            empty: Any = [] if field.name == "labels" else None
-            columns[field.name] = pa.chunked_array([pa.array([empty] * raw.num_rows, field.type)])
-        elif field.name == "labels":
-            columns["labels"] = _labels(raw["labels"], issues)
-        else:
-            columns[field.name] = _cast(raw[field.name], field, issues)
-    columns["group"] = pc.if_else(pc.equal(columns["group"], ""), pa.scalar(None, pa.string()), columns["group"])
-    columns["group"] = pc.coalesce(columns["group"], columns["clip_id"])
-    table = pa.table(columns, schema=CLIP_SCHEMA)
-    for name in raw.schema.names:
-        if name in PLACE_SCHEMA.names:
-            field = PLACE_SCHEMA.field(name)
-            table = table.append_column(field, _cast(raw[name], field, issues))
-        elif name not in CLIP_SCHEMA.names:
-            table = table.append_column(raw.schema.field(name), raw[name])
-    return table, issues
+    further = [field for field in raw.schema if field.name not in CLIP_SCHEMA.names]
+    known = [KNOWN_SCHEMA.field(field.name) if field.name in KNOWN_SCHEMA.names else field for field in further]
+    columns = []
+    for field in (*CLIP_SCHEMA, *known):
+        there = field.name in raw.schema.names
+        values = raw[field.name] if there else pa.chunked_array([pa.nulls(len(raw), pa.string())])
+        columns.append(_labels(values, issues) if field.name == "labels" else _cast(values, field, issues))
+    table = pa.table(columns, schema=pa.schema([*CLIP_SCHEMA, *known]))
+    group = pc.coalesce(pc.if_else(pc.equal(table["group"], ""), None, table["group"]), table["clip_id"])
+    return table.set_column(table.schema.get_field_index("group"), CLIP_SCHEMA.field("group"), group), issues
 
 
 def _cast(values: pa.ChunkedArray, field: pa.Field, issues: list[ValidationIssue]) -> pa.ChunkedArray:
-    kind = "a number" if pa.types.is_floating(field.type) else "a whole number"
+    if values.type == field.type:
+        return values
     try:
         return values.cast(field.type)
     except pa.ArrowException:
         pass  # at least one cell is bad: find which
+    kind = {pa.string(): "text", pa.float64(): "a number"}.get(field.type, "a whole number")
     cells: list[Any] = []
     for row, value in enumerate(values.to_pylist(), start=1):
         try:
             cells.append(pa.scalar(value).cast(field.type).as_py())
         except pa.ArrowException:
-            described = kind if not pa.types.is_string(field.type) else "text"
-            issues.append(ValidationIssue(row, field.name, f"{value!r} is not {described}"))
+            issues.append(ValidationIssue(row, field.name, f"{value!r} is not {kind}"))
             cells.append(None)
     return pa.chunked_array([pa.array(cells, field.type)])
 
 
 def _labels(values: pa.ChunkedArray, issues: list[ValidationIssue]) -> pa.ChunkedArray:
     wanted = CLIP_SCHEMA.field("labels").type
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        return values.cast(wanted)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        issues.append(ValidationIssue(1, "labels", f"is {values.type}, not a list of strings"))
-        return pa.chunked_array([pa.array([[]] * len(values), wanted)])
-    return pa.chunked_array([pa.array([split_labels(cell) for cell in values.to_pylist()], wanted)])
+        try:
+            return values.cast(wanted)
+        except pa.ArrowException:
+            issues.append(ValidationIssue(1, "labels", f"is {values.type}, not a list of strings"))
+            return pa.chunked_array([pa.array([[]] * len(values), wanted)])
+    cells = pc.utf8_trim_whitespace(pc.fill_null(values.combine_chunks().cast(pa.string()), ""))
+    split = pc.split_pattern(cells, ",")
+    split = pa.ListArray.from_arrays(split.offsets, pc.utf8_trim_whitespace(split.values))
+    rows = pc.indices_nonzero(pc.or_(pc.match_substring(cells, '"'), pc.equal(cells, ""))).to_numpy()
+    special = list[list[str]]()
+    for row, cell in zip(rows, cells.take(pa.array(rows)).to_pylist(), strict=True):
+        try:
+            special.append(split_labels(cell))
+        except csv.Error as error:
+            issues.append(ValidationIssue(int(row) + 1, "labels", f"{cell!r} holds a stray quote ({error})"))
+            special.append([])
+    take = np.arange(len(cells))
+    take[rows] = len(cells) + np.arange(len(rows))
+    return pa.chunked_array([pa.concat_arrays([split, pa.array(special, wanted)]).take(pa.array(take))])
 
 
 def split_labels(cell: str | None) -> list[str]:
@@ -442,12 +518,13 @@ def split_labels(cell: str | None) -> list[str]:
 
     >>> split_labels('dog, "rain, heavy"')
     ['dog', 'rain, heavy']
+
+    Raises:
+        csv.Error: a quote that is not closed, or text after a closing one.
     """
     if not cell or not cell.strip():
         return []
-    if '"' not in cell:
-        return [label.strip() for label in cell.split(",")]
-    return [label.strip() for label in next(csv.reader([cell], skipinitialspace=True))]
+    return [label.strip() for label in next(csv.reader([cell], skipinitialspace=True, strict=True))]
 
 
 def join_labels(labels: Sequence[str]) -> str:
@@ -463,11 +540,18 @@ def join_labels(labels: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-def _csv_bytes(table: pa.Table) -> bytes:
+def _csv_bytes(table: pa.Table, url: str) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table.column_names)
     columns = {name: table[name].to_pylist() for name in table.column_names}
     columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
+    message = "holds a line break or blanks at its ends, which CSV does not keep; write a name that ends in .parquet"
+    for name in columns:
+        texts = pa.array(columns[name]) if name == "labels" else table[name]
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            broken = pc.match_substring_regex(texts, BREAKS + (r"|^\s|\s$" if name in REQUIRED else ""))
+            if (row := pc.index(broken, True).as_py()) >= 0:
+                raise_issues(url, [ValidationIssue(row + 1, name, message)])
     writer.writerows(zip(*columns.values(), strict=True))
     return buffer.getvalue().encode()

@@ -129,13 +129,14 @@ def _parse(record: bytes, ontology: Ontology) -> EmbeddedSegment:
     context = {entry.key: entry.value for entry in example.context.feature}
     lists = {entry.key: entry.value.feature for entry in example.feature_lists.feature_list}
     frames = [value for feature in lists[FRAMES_KEY] for value in feature.bytes.value]
-    joined = b"".join(frames)
-    if not frames or len(joined) != len(frames) * EMBEDDING_SIZE:
-        raise ValueError(f"{len(frames)} frames with {len(joined)} bytes, expected {EMBEDDING_SIZE} each")
+    sizes = {len(frame) for frame in frames}
+    if sizes != {EMBEDDING_SIZE}:
+        raise ValueError(f"{len(frames)} frames of {sorted(sizes)} bytes, expected {EMBEDDING_SIZE} each")
+    labels = context["labels"].int64.value  # none is counted from the end
     segment = Segment(
         ytid=context["video_id"].bytes.value[0].decode(),
         start_s=context["start_time_seconds"].float.value[0],
         end_s=context["end_time_seconds"].float.value[0],
-        labels=tuple(ontology.class_order[label] for label in context["labels"].int64.value),
+        labels=tuple(ontology.class_order[range(len(ontology.class_order)).index(label)] for label in labels),
     )
-    return EmbeddedSegment(segment, np.frombuffer(joined, np.uint8).reshape(-1, EMBEDDING_SIZE))
+    return EmbeddedSegment(segment, np.frombuffer(b"".join(frames), np.uint8).reshape(-1, EMBEDDING_SIZE))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.location import local_path
+from acoustic_env.io.location import local_path, scrub
 from acoustic_env.io.location import url as url
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ def add_command(
 
 
 def show(namespace: argparse.Namespace, document: Any, *lines: str) -> None:
-    """Print the result of a command: the document with --json, else the lines, if any."""
+    """Print the result of a command, without credentials: the document with --json, else the lines, if any."""
     if namespace.json or lines:
-        print(json.dumps(document) if namespace.json else "\n".join(lines))
+        print(scrub(json.dumps(document) if namespace.json else "\n".join(lines)))
 
 
 def log(line: str) -> None:
     """Print a line for people on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(scrub(line), file=sys.stderr, flush=True)
 
 
 def check_inputs(
@@ -82,9 +82,10 @@ def check_inputs(
     if folder is not None and not any((folder / name).is_file() for name in ("metadata.json", "bundle.json")):
         raise UsageError(f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train")
     if recipe:
+        from acoustic_env.audio.signals import check_signals
         from acoustic_env.io.documents import load_recipe
 
-        load_recipe(recipe)
+        check_signals(load_recipe(recipe), recipe)
     folder = local_path(store) if store else None
     if folder is not None and not (folder.is_dir() and any(folder.iterdir())):
         msg = f"{store}: there is no store; check the URL, or make one with acoustic-env extract --store {store}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from acoustic_env.commands import clips_duplicates
 from acoustic_env.commands.arguments import add_command, log, show, url
 from acoustic_env.config import Recipe
+from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.registry import Registry
 
@@ -30,11 +31,11 @@ _BUILT_IN: Final = {
     "folder": ("acoustic_env.clips.readers.folder:FolderReader", "a folder of audio files, label = folder"),
     "tar": ("acoustic_env.clips.readers.tar:TarReader", "tar shards with WebDataset naming"),
     "parquet": ("acoustic_env.clips.readers.parquet:ParquetReader", "Parquet files that hold encoded audio"),
-    "urbansound8k": ("acoustic_env.clips.readers.urbansound8k:UrbanSound8KReader", "UrbanSound8K"),
-    "esc50": ("acoustic_env.clips.readers.esc50:ESC50Reader", "ESC-50 or ESC-10"),
-    "fsd50k": ("acoustic_env.clips.readers.fsd50k:FSD50KReader", "FSD50K, by its labels or its tags"),
-    "fsdkaggle2019": ("acoustic_env.clips.readers.fsdkaggle2019:FSDKaggle2019Reader", "FSDKaggle2019"),
-    "tsv": ("acoustic_env.clips.readers.tsv:TSVReader", "a TSV file of audio names and labels"),
+    "urbansound8k": ("acoustic_env.clips.readers.published:UrbanSound8KReader", "UrbanSound8K"),
+    "esc50": ("acoustic_env.clips.readers.published:ESC50Reader", "ESC-50 or ESC-10"),
+    "fsd50k": ("acoustic_env.clips.readers.published:FSD50KReader", "FSD50K, by its labels or its tags"),
+    "fsdkaggle2019": ("acoustic_env.clips.readers.published:FSDKaggle2019Reader", "FSDKaggle2019"),
+    "tsv": ("acoustic_env.clips.readers.published:TSVReader", "a TSV file of audio names and labels"),
     "huggingface": ("acoustic_env.clips.readers.huggingface:HuggingFaceReader", "a Hugging Face audio data set"),
 }
 READERS: Final[Registry[type[Reader]]] = Registry(
@@ -56,6 +57,7 @@ CHECK: Final = """\
   acoustic-env clips check clips.csv                              columns, ids, times, labels, local files
   acoustic-env clips check clips.parquet --recipe urban-nature    and what the recipe makes of the list
   acoustic-env clips check clips.parquet --read                   and open and decode every clip
+  acoustic-env clips check clips.csv --drop-missing there.csv     write the list without the clips whose audio is gone
   acoustic-env clips check 2023.parquet 2024.parquet              and that no id has other audio in another list
 
 Every issue names file, row (from 1, a header not counted) and column. Exit code 2 when there is one.
@@ -92,13 +94,16 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add = add_command(commands, "check", _check, "Validate clip lists.", CHECK, line="validate clip lists").add_argument
     add("lists", type=url, nargs="+", metavar="LIST", help="Clip lists, Parquet or CSV.")
     add("--recipe", type=url, metavar="R", help="Also check the labels against this study.")
+    drop = "First write the list without the clips whose audio does not exist, and check that one."
+    add("--drop-missing", type=url, metavar="OUT", help=drop)
     add("--read", action="store_true", help="Also open and decode every clip.")
     clips_duplicates.add_parser(commands, _progress)
 
 
 def _fill_reader(parser: argparse.ArgumentParser, name: str) -> None:
     reader = READERS.load(name)()
-    parser.description, parser.epilog = inspect.getdoc(reader), f"examples:\n{reader.examples}"
+    parser.description, _, examples = (inspect.getdoc(reader) or "").partition("\nExamples:\n")
+    parser.epilog = f"examples:\n{examples}" if examples else None
     reader.add_arguments(parser)
     parser.add_argument(
         "--recipe", type=url, metavar="R", help="Keep only the clips of this study (a recipe's name or file)."
@@ -156,6 +161,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from acoustic_env.clips.check import check_clips, compare_lists
     from acoustic_env.clips.table import ValidationIssue, describe_issues
 
+    if arguments.drop_missing:
+        arguments.lists = [_drop_missing(arguments.lists, arguments.drop_missing)]
     recipe = _recipe(arguments)
     read = _read_clip if arguments.read else None
     checked = {place: check_clips(place, recipe, read, _progress) for place in arguments.lists}
@@ -176,6 +183,22 @@ def _check(arguments: argparse.Namespace) -> int:
     return 2 if any(issues.values()) else 0
 
 
+def _drop_missing(lists: Sequence[str], out: str) -> str:
+    """Write a list without the clips whose audio is gone, say how many these are, and return `out`."""
+    from acoustic_env.clips.check import drop_missing
+    from acoustic_env.clips.table import read_clips, write_clips
+
+    if len(lists) > 1:
+        raise UsageError(f"--drop-missing {out}: expected one list, found {len(lists)}")
+    clips = read_clips(lists[0])
+    kept, gone = drop_missing(clips, lists[0], _progress)
+    write_clips(kept, out)
+    dropped = len(clips) - len(kept)
+    examples = f": no such file, {', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}" if gone else ""
+    log(f"{out}: {len(kept):,} clips; {dropped:,} ({dropped / len(clips):.1%}) are left out{examples}")
+    return out
+
+
 def _read_clip(uri: str, start_s: float | None, end_s: float | None, name: str) -> None:
     from acoustic_env.audio.decode import decode
     from acoustic_env.audio.fetch import open_source
@@ -187,6 +210,6 @@ def _read_clip(uri: str, start_s: float | None, end_s: float | None, name: str) 
 def _progress(done: int, total: int) -> None:
     """Show a counter on a terminal, a line at every tenth in a log."""
     if sys.stderr.isatty():
-        print(f"\r{done:,} of {total:,} clips read", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(f"\r{done:,} of {total:,} read", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done == total or done % max(1, total // 10) == 0:
-        print(f"{done:,} of {total:,} clips read", file=sys.stderr, flush=True)
+        print(f"{done:,} of {total:,} read", file=sys.stderr, flush=True)

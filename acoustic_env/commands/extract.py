@@ -47,7 +47,6 @@ def add_parsers(subparsers: Any) -> None:
         store={"type": url, "metavar": "URL"},
         recipe={"type": url, "metavar": "R"},
         max_error_rate={"metavar": "SHARE"},
-        rates={"type": url, "metavar": "FILE"},
         relocated={"action": "append", "metavar": "OLD=NEW"},
     )
     add_log_format(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -117,7 +118,7 @@ def run_server(server: Server | RayServer, page: str, end: str, *, browser: bool
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         access = server.access
-        log(f"{page}: {access.url}\nCtrl-C ends it; {end}")
+        print(f"{page}: {access.url}\nCtrl-C ends it; {end}", file=sys.stderr, flush=True)  # with its token
         if not access.loopback:
             log(f"{access.host} can be reached from other machines, unencrypted")
         if browser:

@@ -1,4 +1,4 @@
-"""`acoustic-env store`: list, verify, export, publish, compact and clean a feature store."""
+"""`acoustic-env store`: list, verify, export, compact and clean a feature store."""
 
 from __future__ import annotations
 
@@ -17,48 +17,43 @@ if TYPE_CHECKING:
 SHOWN_ERRORS: Final = 20
 
 LS = """\
-What a store holds: each version (fingerprint) of each block with its rows, clips, signals and size, what it was made
-with, and where two versions of a block and signal differ. Then the last runs, and who may write now."""
+What a store holds, as its manifests name it: each version (fingerprint) of each block with its rows, signals, parts and
+size, what it was made with, and where two versions of a block and signal differ. Then the last runs, and who may write
+now. Reads no rows: acoustic-env store verify does."""
 
 VERIFY = """\
-Prove from the parts alone that nothing was lost: every part can be read and is what its folder names, and no key is
-in two parts with different values. With --clips every clip must be accounted for, for each block and signal, by id:
+Prove that nothing was lost: every part that a manifest names is there, can be read and is what its folder names, and no
+key is in two parts with different values. With --clips every clip must be accounted for, for each block and signal, by
+id:
 
     clips on the list = clips with rows + clips with a permanent error + pending clips
 
-and every id must mean one piece of audio: the source recorded for it (file, start, end) is the list's. Where no source
-is recorded, in a store of an older version, the lists of its runs must agree, as far as they can be read.
+and every id must mean one piece of audio: the source recorded for it (file, start, end) is the list's.
 
-Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicates (readers give them once) and
-temporary files are reported; --strict lets them fail, too. --read decodes every column and checks page checksums."""
+Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicates (readers give them once), parts that
+no manifest names and temporary files are reported; --strict lets them fail, too. --read decodes every column and checks
+page checksums."""
 
 ERRORS = """\
-What failed and has not been resolved since: counts by stage and code, then the clips. Permanent errors are final until
-acoustic-env extract --retry-errors; the others are tried again by the next run."""
+What failed and has not been resolved since: counts by block and code, then the clips. An error is of a clip's source
+(its bytes cannot be read or decoded), or of one block and signal of it. Permanent errors are final until acoustic-env
+extract --retry-errors; the others are tried again by the next run."""
 
 EXPORT = """\
 A block as one file for other programs, rows in the order of clip and signal, the same file however the work was cut.
 --wide gives a row for each clip with columns <signal>.<column>. In CSV and npz a null is an empty cell or NaN."""
 
-PUBLISH = """\
-A block as a table for other programs, each key once.
-
-delta: a Delta table, which Spark, Polars, DuckDB and Databricks read. Published again, it gets the rows that it lacks,
-in one commit. Rows of another version of the block are refused. Lists have no fixed length, and the column fingerprint
-names the version of a row. Needs pip install 'acoustic-env[delta]'.
-
-huggingface: a folder for the Hugging Face Hub: data/train-*.parquet and a card, README.md. Written anew each time."""
-
 COMPACT = """\
-Replace the many parts of each block by few large ones, sorted by clip, each key once. Readers may go on meanwhile: they
-see the old parts until all new ones are written, read back and compared with the old ones, then the new ones alone. The
-old files stay until acoustic-env store gc. Holds the lease of one block at a time; exit code 4 if another writer has
-it. Killed at any point, the same command goes on. Needs room for a block's rows in the temporary folder (TMPDIR)."""
+Merge small parts of each block into large ones, sorted by clip, each key once, and those of the errors table. Parts
+that are large beside what was added stay as they are. Readers may go on meanwhile: they see the old parts until all new
+ones are written and read back, then the new ones. The old files stay until acoustic-env store gc. Holds the lease of
+one block at a time; exit code 4 if another writer has it. Killed at any point, the same command does it again. Needs
+room for the rows that it merges in the temporary folder (TMPDIR)."""
 
 GC = """\
-Remove what no reader sees and that is older than --older-than: parts that a compaction replaced, parts that a killed
-compaction left, files set aside as unreadable, temporary files of killed writers (these after a day at least). Blocks
-that another writer holds are left out and named."""
+Remove what no reader sees and that is older than --older-than: parts and manifests that were replaced, parts that no
+manifest names, temporary files of killed writers (these after a day at least). Blocks that another writer holds are
+left out and named."""
 
 EXAMPLES: Final[Mapping[str, str]] = {
     "ls": "  acoustic-env store ls features\n  acoustic-env store ls s3://bucket/features --json",
@@ -67,8 +62,6 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
     "export": "  acoustic-env store export features --block indices --wide --out indices.csv\n"
     "  acoustic-env store export features --block mps --signals raw --out mps.npz",
-    "publish": "  acoustic-env store publish features --block mps --format delta --out s3://bucket/tables/mps\n"
-    "  acoustic-env store publish features --block indices --format huggingface --license cc-by-4.0 --out dataset",
     "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --block mps",
     "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
 }
@@ -86,7 +79,7 @@ def add_parsers(subparsers: Any) -> None:
     add("--strict", action="store_true", help="Fail on pending clips and other notes, too.")
     add = _add(commands, "errors", list_errors, "which clips failed, and why", ERRORS)
     add("--code", metavar="CODE", help="Only this code (not_found, decode_failed, ...).")
-    add("--stage", metavar="STAGE", help="Only this stage (fetch, decode, prepare, or a block).")
+    add("--block", metavar="B", help="Only errors of this block.")
     add("--all", action="store_true", help="List every attempt, resolved ones included.")
     add = _add(commands, "export", export_block, "a block as one file", EXPORT)
     add("--block", required=True, metavar="B", help="Block to export.")
@@ -96,14 +89,6 @@ def add_parsers(subparsers: Any) -> None:
     add("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
     add("--clips", type=url, metavar="LIST", help="Only clips of this list, with its columns.")
     add("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
-    add = _add(commands, "publish", publish_block, "a block as a Delta table or a Hugging Face data set", PUBLISH)
-    add("--block", required=True, metavar="B", help="Block to publish.")
-    add("--format", required=True, choices=("delta", "huggingface"), help="Kind of the table.")
-    add("--out", type=url, required=True, metavar="DIR", help="Folder of the table, at any URL.")
-    add("--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one.")
-    add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
-    rights = "License in the card, such as cc-by-4.0. Default: unknown."
-    add("--license", default="unknown", metavar="ID", help=rights)
     add = _add(commands, "compact", compact_store, "few large parts, sorted by clip", COMPACT)
     add("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
     add = _add(commands, "gc", collect, "remove what a compaction replaced", GC)
@@ -124,22 +109,21 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], li
 
 def list_store(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.lease import held_leases
-    from acoustic_env.store.verify import verify
 
     store = _open(namespace.store)
-    report = verify(store, sources=False)
     blocks = []
-    for block in sorted({counts.block for counts in report.blocks}):
-        versions = store.fingerprints(block)  # none where every clip of the last run failed
+    for block in store.blocks():
+        versions = store.fingerprints(block)
         for version in versions:
             rivals = [other for other in versions if set(store.signals(other)) & set(store.signals(version))]
-            counts = next(b for b in report.blocks if (b.block, b.fingerprint) == (block, version.fingerprint))
-            size = sum(entry.size for entry in store.parts(block, version.fingerprint))
+            parts = store.parts(block, version.fingerprint)
             blocks.append(
                 {
                     **{name: getattr(version, name) for name in ("block", "fingerprint", "version", "engine")},
-                    **{name: getattr(counts, name) for name in ("rows", "clips", "signals", "parts")},
-                    "bytes": size,
+                    "rows": sum(part.rows for part in parts),
+                    "parts": len(parts),
+                    "bytes": sum(part.size for part in parts),
+                    "signals": store.signals(version),
                     "made_with": dict(version.made_with),
                     "settings": version.settings(),
                     "differs": {name: version.settings().get(name, "") for name in _differing(rivals)},
@@ -147,10 +131,9 @@ def list_store(namespace: argparse.Namespace) -> None:
             )
     runs = store.runs()
     held = {block: lease.describe() for block, lease in held_leases(namespace.store).items()}
-    document = {"store": store.url, "blocks": blocks, "runs": runs, "leases": held, "issues": report.issues}
+    document = {"store": store.url, "blocks": blocks, "runs": runs, "leases": held}
     leases = [f"lease of {block}: {holder}" for block, holder in held.items()]
-    issues = [f"issue: {issue}" for issue in report.issues]
-    show(namespace, document, *_describe_blocks(store.url, blocks), *_describe_runs(runs), *leases, *issues)
+    show(namespace, document, *_describe_blocks(store.url, blocks), *_describe_runs(runs), *leases)
 
 
 def _differing(versions: Sequence[Described]) -> list[str]:
@@ -163,11 +146,11 @@ def _differing(versions: Sequence[Described]) -> list[str]:
 def _describe_blocks(url: str, blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     if not blocks:
         return [f"{url}: no feature tables"]
-    rows = [("block", "fingerprint", "engine", "rows", "clips", "signals", "parts", "size")]
+    rows = [("block", "fingerprint", "engine", "rows", "signals", "parts", "size")]
     rows += [
         (
-            b["block"], b["fingerprint"], f"{b['engine']} v{b['version']}", f"{b['rows']:,}", f"{b['clips']:,}",
-            ",".join(b["signals"]), f"{b['parts']:,}", _size(b["bytes"]),
+            b["block"], b["fingerprint"], f"{b['engine']} v{b['version']}", f"{b['rows']:,}", ",".join(b["signals"]),
+            f"{b['parts']:,}", _size(b["bytes"]),
         )
         for b in blocks
     ]  # fmt: skip
@@ -237,8 +220,8 @@ def list_errors(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.failures import Failures, count_failures
 
     store = _open(namespace.store)
-    errors = store.errors() if namespace.all else Failures(store).open()
-    for column in ("code", "stage"):
+    errors = store.errors() if namespace.all else Failures(store.errors()).open(store)
+    for column in ("code", "block"):
         wanted = getattr(namespace, column)
         if wanted is not None:
             errors = errors.filter(pc.equal(errors[column], wanted))
@@ -246,11 +229,12 @@ def list_errors(namespace: argparse.Namespace) -> None:
     lines = [] if counts else [f"{store.url}: no open errors"]
     for count in counts:
         kind = "permanent" if count.permanent == count.clips else f"{count.permanent:,} permanent"
-        lines.append(f"{count.stage:<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
+        lines.append(f"{count.block or 'source':<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
     shown = errors if namespace.all or namespace.json else errors.slice(0, SHOWN_ERRORS)
     rows = shown.to_pylist()
     for row in rows:
-        lines.append(f"{row['clip_id']}  {row['stage']}  {row['code']}  attempt {row['attempt']}: {row['message']}")
+        of = f"{row['block']} {row['signal']}" if row["block"] else "source"
+        lines.append(f"{row['clip_id']}  {of}  {row['code']}  attempt {row['attempt']}: {row['message']}")
     counted = [dataclasses.asdict(count) for count in counts]
     show(namespace, {"store": store.url, "counts": counted, "errors": rows}, *lines)
     if shown.num_rows < errors.num_rows:
@@ -276,21 +260,6 @@ def export_block(namespace: argparse.Namespace) -> None:
     show(namespace, {"out": namespace.out, "rows": rows}, f"{namespace.out}: {rows:,} rows")
 
 
-def publish_block(namespace: argparse.Namespace) -> None:
-    from acoustic_env.store.publish import publish
-
-    done = publish(
-        _open(namespace.store),
-        namespace.block,
-        namespace.out,
-        namespace.format,
-        namespace.fingerprint or (),
-        namespace.signals,
-        namespace.license,
-    )
-    show(namespace, dataclasses.asdict(done), f"{done.out}: {done.added:,} rows added, {done.rows:,} rows")
-
-
 def compact_store(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.compact import compact
 
@@ -300,8 +269,8 @@ def compact_store(namespace: argparse.Namespace) -> None:
         if not namespace.json:
             repeated = f", {version.duplicates:,} repeated rows left out" if version.duplicates else ""
             print(
-                f"{version.block}/{version.fingerprint}: {version.rows:,} rows, {version.before:,} parts -> "
-                f"{version.parts:,}{repeated}"
+                f"{version.block}/{version.fingerprint}: {version.before:,} parts -> {version.parts:,}, "
+                f"{version.rows:,} rows ({_size(version.read)}) merged{repeated}"
             )
     if namespace.json or not done:
         show(namespace, {"store": namespace.store, "blocks": done}, f"{namespace.store}: nothing to compact")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from acoustic_env.io.filesystem import remote_filesystem
 from acoustic_env.io.location import local_path
 
 
@@ -15,8 +16,7 @@ def arrow_filesystem(url: str) -> tuple[Any, str]:
     path = local_path(url)
     if path is not None:
         return None, str(path.resolve())
-    import fsspec
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    filesystem, place = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    return PyFileSystem(FSSpecHandler(filesystem)), place.rstrip("/")
+    remote = remote_filesystem(url)
+    return PyFileSystem(FSSpecHandler(remote.filesystem)), remote.root

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.filesystem import BLOCK_BYTES, open_filesystem, remote_filesystem
-from acoustic_env.io.location import join, local_path
+from acoustic_env.io.filesystem import BLOCK_BYTES, open_filesystem, remote_filesystem, whole_file
+from acoustic_env.io.location import join, local_path, scrub, without_credentials
 from acoustic_env.io.retry import StoreError
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def read_if_there(url: str) -> bytes | None:
 def files_below(url: str) -> list[str] | None:
     """Return the paths of all files below a folder, sorted, with "/"; None where `url` is no folder.
 
-    Links to folders are not followed.
+    Links to folders are followed. A folder is listed once, under its own name if that is below `url`.
 
     Raises:
         UsageError: it cannot be listed.
@@ -56,15 +54,17 @@ def files_below(url: str) -> list[str] | None:
     if path is not None and not path.is_dir():
         return None
     with _usable(url, "listed"):
+        found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
         if path is None:
-            return [entry.path for entry in remote_filesystem(url).entries("") if entry.path] or None
-        walk = os.walk(path, onerror=_raise)
-        files = [Path(folder, name) for folder, _, names in walk for name in names]
-        return sorted(file.relative_to(path).as_posix() for file in files if file.is_file())
-
-
-def _raise(error: OSError) -> None:
-    raise error
+            return found or None
+        root = path.resolve()
+        own: dict[Path, str] = {}  # real folder -> its name below the root, not through a link where there is one
+        for folder in sorted({(root / name).parent for name in found}):
+            real = folder.resolve()
+            if real not in own or real == folder:
+                own[real] = str(folder)
+        kept = set(own.values())
+        return [name for name in found if str((root / name).parent) in kept]
 
 
 def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
@@ -135,13 +135,8 @@ def write_bytes(url: str, data: bytes) -> None:
     Raises:
         UsageError: the place does not exist or may not be written.
     """
-    path = local_path(url)
     with _usable(url, "written", missing=True):
-        if path is None:
-            remote_filesystem(url).write("", data)
-            return
-        with _partial(path) as partial:
-            partial.write_bytes(data)
+        open_filesystem(url).write("", data)
 
 
 def check_place(url: str) -> None:
@@ -150,14 +145,8 @@ def check_place(url: str) -> None:
     Raises:
         UsageError: no such bucket, no credentials, or a folder that cannot be made or written.
     """
-    path = local_path(url)
     with _usable(url, "written", missing=True):
-        if path is None:
-            remote_filesystem(url).check()
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        open_filesystem(url).check()
 
 
 @contextmanager
@@ -170,7 +159,7 @@ def new_file(url: str) -> Iterator[Path]:
     check_place(url)
     path = local_path(url)
     if path is not None:
-        with _partial(path) as partial:
+        with whole_file(path) as partial:
             yield partial
         return
     with tempfile.TemporaryDirectory(prefix="acoustic-env-") as folder:
@@ -184,13 +173,8 @@ def put_file(file: Path, url: str) -> None:
     Raises:
         UsageError: the place does not exist or may not be written.
     """
-    path = local_path(url)
     with _usable(url, "written", missing=True):
-        if path is None:
-            remote_filesystem(url).upload(file, "")
-            return
-        with _partial(path) as partial:
-            shutil.copyfile(file, partial)
+        open_filesystem(url).upload(file, "")
 
 
 @contextmanager
@@ -218,18 +202,6 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """Yield a file beside `path` that takes its place when the body ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
 def _usable(url: str, done: str, missing: bool = False) -> Iterator[None]:
     """Turn what a filesystem raises into UsageError; FileNotFoundError only with `missing`."""
     try:
@@ -239,8 +211,8 @@ def _usable(url: str, done: str, missing: bool = False) -> Iterator[None]:
             raise
         known = isinstance(error, StoreError)
         msg = str(error) if known else f"{url}: cannot be {done}: {type(error).__name__}: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(scrub(msg)) from error
 
 
 def _absent(url: str) -> UsageError:
-    return UsageError(f"{url}: no such file")
+    return UsageError(f"{without_credentials(url)}: no such file")

@@ -1,29 +1,50 @@
 """A folder at any location: on this machine, on S3, or on any other filesystem fsspec knows.
 
-A file is written whole or not at all: on a disk under `.tmp/`, flushed, then renamed; on object stores as one upload
-that becomes visible when it is complete. What can pass (throttling, timeouts, dropped connections) is tried again with
-growing pauses; what cannot becomes a `StoreError` with the remedy.
+A file is written whole or not at all: on a disk under another name, flushed, then renamed (`whole_file`); on object
+stores as one upload that becomes visible when it is complete. What can pass (throttling, timeouts, dropped connections)
+is tried again with growing pauses; what cannot becomes a `StoreError` with the remedy.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
+import math
 import os
 import shutil
+import stat
+import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from acoustic_env.io.location import local_path
+from acoustic_env.errors import UsageError
+from acoustic_env.io.location import FILE_SCHEME, NOT_ABSOLUTE, local_path, scrub
 from acoustic_env.io.retry import StoreError, retrying, s3_code, store_error
 
 TMP: Final = ".tmp"
+LOCK: Final = ".lock"
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 20
 BLOCK_BYTES: Final = 8 * 2**20  # of a remote file that is read piece by piece; a clip of 10 s is smaller
+# Protocols whose paths may hold "::", which chains the others.
+UNCHAINED: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https"})
+# What can write under a condition, by fsspec's first name of the protocol.
+CONDITIONAL: Final = ("s3", "gs", "abfs", "memory")
+CONFLICTS: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+UNSUPPORTED: Final = frozenset({"NotImplemented", "501"})
+SAFE: Final = (
+    "write to a local disk, NFS 4, S3 (AWS, MinIO since 2024, Ceph since Squid), Google Cloud Storage or Azure Blobs"
+)
+STREAMS: Final = frozenset({"/dev", "/dev/fd", "/proc/self/fd"})
+_CREATING: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,7 @@ class Entry:
 
     path: str  # below the store's root, with "/"
     size: int  # bytes
-    modified: float  # Unix time of the last write in s, 0 where the filesystem does not say
+    modified: float  # Unix time of the last write in s, infinite where the filesystem does not say
 
 
 def open_filesystem(url: str) -> Filesystem:
@@ -47,7 +68,7 @@ def open_filesystem(url: str) -> Filesystem:
     path = local_path(url)
     if path is not None:
         return LocalFilesystem(path)
-    return remote_filesystem(url.rstrip("/"))
+    return remote_filesystem(url)
 
 
 @lru_cache(maxsize=32)
@@ -59,23 +80,30 @@ def remote_filesystem(url: str) -> Filesystem:
     """
     import fsspec
 
+    protocol = url.partition("://")[0]
     options: dict[str, Any] = {"use_listings_cache": False}
-    if url.startswith(("s3://", "s3a://")):
+    if protocol in ("s3", "s3a"):
         timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}
         options["config_kwargs"] = {"retries": {"max_attempts": 0}, **timeouts}
-    elif url.startswith(("http://", "https://")):
+    elif protocol in ("http", "https"):
         from aiohttp import ClientTimeout
 
         timeout = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
         options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, **options)
+        if url.startswith(FILE_SCHEME):
+            raise ValueError(NOT_ABSOLUTE)
+        if protocol in UNCHAINED:
+            cls = fsspec.get_filesystem_class(protocol)
+            filesystem, root = cls(**{**cls._get_kwargs_from_urls(url), **options}), cls._strip_protocol(url)
+        else:
+            filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
-        raise StoreError(f"{url}: cannot be opened: {error}; give a path or s3://BUCKET/PREFIX") from error
+        raise StoreError(scrub(f"{url}: cannot be opened: {error}; give a path or s3://BUCKET/PREFIX")) from error
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # s3fs's own tries inside each of ours would take minutes to give up
-    kind = S3Filesystem if hasattr(filesystem, "call_s3") else Filesystem
-    return kind(url, filesystem, root.rstrip("/"))
+    kinds = {"s3": S3Filesystem, "s3a": S3Filesystem, "http": HttpFilesystem, "https": HttpFilesystem}
+    return kinds.get(protocol, Filesystem)(url, filesystem, root if "?" in root else root.rstrip("/"))
 
 
 class Filesystem:
@@ -83,10 +111,11 @@ class Filesystem:
 
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
         self.url, self.filesystem, self.root = url.rstrip("/") or "/", filesystem, root
+        self.keeps_conditions = False  # not known yet
 
     def place(self, path: str) -> str:
-        """Return the full URL of a path, for messages."""
-        return f"{self.url}/{path}" if path else self.url
+        """Return the full URL of a path without credentials, for messages."""
+        return scrub(f"{self.url}/{path}" if path else self.url)
 
     def full(self, path: str) -> str:
         """Return the path as the fsspec filesystem names it."""
@@ -95,8 +124,8 @@ class Filesystem:
     def check(self) -> None:
         """Raise StoreError where it is known that nothing can be written: no bucket, no credentials."""
 
-    def entries(self, folder: str) -> list[Entry]:
-        """List all files below a folder, by path; none when it does not exist."""
+    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
+        """List the files below a folder whose path in it starts with `prefix`, by path; none when it does not exist."""
 
         def find() -> dict[str, dict[str, Any]]:
             return cast(dict[str, dict[str, Any]], self.filesystem.find(self.full(folder), detail=True))
@@ -106,10 +135,21 @@ class Filesystem:
         except FileNotFoundError:
             return []
         skip = len(self.root) + 1
-        return sorted(
-            (Entry(name[skip:], int(info.get("size") or 0), _modified(info)) for name, info in found.items()),
-            key=lambda entry: entry.path,
-        )
+        wanted = f"{folder}/{prefix}" if folder else prefix
+        listed = (Entry(name[skip:], int(info.get("size") or 0), _modified(info)) for name, info in found.items())
+        return sorted((entry for entry in listed if entry.path.startswith(wanted)), key=lambda entry: entry.path)
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, sorted; none when it does not exist."""
+
+        def find() -> list[dict[str, Any]]:
+            return cast(list[dict[str, Any]], self.filesystem.ls(self.full(folder), detail=True))
+
+        try:
+            found = retrying(find, self.place(folder), "listed")
+        except FileNotFoundError:
+            return []
+        return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
 
     def read(self, path: str) -> bytes:
         """Read a whole file.
@@ -125,7 +165,7 @@ class Filesystem:
 
         def fetch() -> bytes:
             data = self._cat(path, start, end)
-            if len(data) < end - start and start + len(data) < self.filesystem.size(self.full(path)):
+            if len(data) < end - start and start + len(data) < self._size(path):
                 raise ConnectionError(f"{len(data):,} of {end - start:,} bytes came")
             return data
 
@@ -137,16 +177,23 @@ class Filesystem:
 
     def _cat(self, path: str, start: int, end: int) -> bytes:
         try:
-            return cast(bytes, self.filesystem.cat_file(self.full(path), start=start, end=end))
-        except OSError as error:
+            data = cast(bytes, self.filesystem.cat_file(self.full(path), start=start, end=end))
+        except Exception as error:
             refused = s3_code(error) == "InvalidRange" or "range" in str(error).lower()
-            if refused and self.filesystem.size(self.full(path)) == 0:
+            if refused and self._size(path) == 0:
                 return b""  # S3 refuses any range of an empty object
             raise
+        return data if len(data) <= end - start else data[start:end]  # a filesystem without ranges gave all of it
 
     def size(self, path: str) -> int:
         """Return the size of a file in bytes; raises as `read`."""
-        return retrying(lambda: int(self.filesystem.size(self.full(path))), self.place(path), "read")
+        return retrying(lambda: self._size(path), self.place(path), "read")
+
+    def _size(self, path: str) -> int:
+        size = self.filesystem.size(self.full(path))
+        if size is None:
+            raise OSError("the server does not say how long the file is")
+        return int(size)
 
     def matches(self) -> list[str]:
         """Return the URLs of the files that the root matches as a pattern; of the root alone where it is a file."""
@@ -156,7 +203,7 @@ class Filesystem:
                 return [self.url]
             return [self.filesystem.unstrip_protocol(name) for name in self.filesystem.glob(self.root)]
 
-        return retrying(find, self.url, "listed")
+        return retrying(find, self.place(""), "listed")
 
     def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
         """Open a file for reading, seekable, a remote one in blocks; raises as `read`."""
@@ -192,6 +239,58 @@ class Filesystem:
         except FileNotFoundError as error:
             raise store_error(self.place(path), "written", error) from error
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file whole unless one of that name is there; return whether the file there is `data`.
+
+        Raises:
+            UsageError: such a filesystem cannot tell two writers apart.
+            StoreError: it cannot be written.
+        """
+        kind = self.conditions()
+        with _CREATING:  # the threads of a process that share a filesystem in memory
+            put = partial(self.filesystem.pipe_file, self.full(path), data, mode="create")
+            try:
+                created = self.conditional(path, put)
+                if created and kind == "s3" and not self.keeps_conditions:
+                    if self.conditional(path, put):
+                        raise UsageError(f"{self.place(path)}: this S3 server ignores conditions; {SAFE}")
+                    self.keeps_conditions = True
+                return created or self.read(path) == data  # ours, when only the answer to it was lost
+            except FileNotFoundError as error:
+                raise store_error(self.place(path), "written", error) from error
+
+    def conditions(self) -> str:
+        """Return which filesystem's conditional writes this one has, one of `CONDITIONAL`.
+
+        Raises:
+            UsageError: it has none.
+        """
+        names = self.filesystem.protocol
+        found = set(CONDITIONAL).intersection([names] if isinstance(names, str) else names)
+        if not found:
+            raise UsageError(f"{self.place('')}: two writers cannot be kept apart there; {SAFE}")
+        return found.pop()
+
+    def conditional(self, path: str, put: Callable[[], Any]) -> bool:
+        """Call a conditional write; return whether its condition held. Raises FileNotFoundError and StoreError."""
+
+        def call() -> None:
+            try:
+                put()
+            except Exception as error:
+                if s3_code(error) in UNSUPPORTED:
+                    msg = f"{self.place(path)}: this S3 server knows no conditional writes; {SAFE}"
+                    raise UsageError(msg) from error
+                if s3_code(error) in CONFLICTS or getattr(error, "status_code", None) == 412:  # the second is Azure's
+                    raise FileExistsError(path) from error
+                raise
+
+        try:
+            retrying(call, self.place(path), "written")
+        except FileExistsError:
+            return False
+        return True
+
     def remove(self, path: str) -> None:
         """Remove a file; nothing when it is not there."""
 
@@ -201,11 +300,6 @@ class Filesystem:
 
         retrying(delete, self.place(path), "removed")
 
-    def move(self, path: str, to: str) -> None:
-        """Give a file another name."""
-        self.write(to, self.read(path))
-        self.remove(path)
-
     def now(self) -> float:
         """Return the time by the clock that `Entry.modified` is told by, in s: that of a file written for it.
 
@@ -214,13 +308,12 @@ class Filesystem:
         path = f"{TMP}/{uuid.uuid4().hex}.clock"
         self.write(path, b"")
         try:
-            return next(entry.modified for entry in self.entries(TMP) if entry.path == path)
+            now = _modified(retrying(lambda: self.filesystem.info(self.full(path)), self.place(path), "read"))
         finally:
             self.remove(path)
-
-    def remove_stale(self, older_than_s: float) -> list[str]:
-        """Remove temporary files of writers that died that long ago; returns their paths."""
-        return []  # an upload that was not completed leaves no file
+        if now == math.inf:
+            raise StoreError(f"{self.place('')}: does not tell when files were written, so their age is unknown")
+        return now
 
 
 class LocalFilesystem(Filesystem):
@@ -232,75 +325,90 @@ class LocalFilesystem(Filesystem):
         super().__init__(str(folder), LocalFileSystem(), str(folder.absolute()))
         self.folder = folder
 
-    def entries(self, folder: str) -> list[Entry]:
-        found: list[Entry] = []
-        self._collect(self.folder / folder, folder, found)
-        return sorted(found, key=lambda entry: entry.path)
+    def place(self, path: str) -> str:
+        return f"{self.url}/{path}" if path else self.url
 
-    def _collect(self, directory: Path, below: str, found: list[Entry]) -> None:
-        if directory.is_file():
-            return
-        with suppress(FileNotFoundError), self._errors(below, "listed"), os.scandir(directory) as items:
-            for item in items:
-                path = f"{below}/{item.name}" if below else item.name
-                if item.is_dir():
-                    self._collect(Path(item.path), path, found)
-                else:
-                    with suppress(FileNotFoundError):  # removed meanwhile
-                        status = item.stat()
-                        found.append(Entry(path, status.st_size, status.st_mtime))
+    def check(self) -> None:
+        with self._errors("", "written"):
+            place = self.folder
+            if not _is_stream(place):
+                place = Path(os.path.realpath(place)).parent
+                place.mkdir(parents=True, exist_ok=True)
+            if not os.access(place, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
+        wanted = f"{folder}/{prefix}" if folder else prefix
+        found = self._below(self.folder / folder, folder, frozenset())
+        return sorted((entry for entry in found if entry.path.startswith(wanted)), key=lambda entry: entry.path)
+
+    def folders(self, folder: str) -> list[str]:
+        directory = self.folder / folder
+        with self._errors(folder, "listed"), suppress(FileNotFoundError):
+            return sorted(item.name for item in directory.iterdir() if item.is_dir())
+        return []
+
+    def _below(self, directory: Path, below: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        """Yield the files below a folder, links followed, but none to a folder that this one is in (`above`)."""
+        with suppress(FileNotFoundError, NotADirectoryError), self._errors(below, "listed"):
+            status = directory.stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                return
+            with os.scandir(directory) as items:
+                for item in items:
+                    path = f"{below}/{item.name}" if below else item.name
+                    if item.is_dir():
+                        yield from self._below(Path(item.path), path, above | {here})
+                    elif item.is_file():
+                        with suppress(FileNotFoundError):  # removed meanwhile
+                            status = item.stat()
+                            yield Entry(path, status.st_size, status.st_mtime)
 
     def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
         return retrying(lambda: (self.folder / path).open("rb"), self.place(path), "read")
 
     def write(self, path: str, data: bytes) -> None:
-        self._write(path, lambda file: file.write(data))
+        self._write(path, io.BytesIO(data))
 
     def upload(self, file: Path, path: str) -> None:
         with file.open("rb") as source:
-            self._write(path, lambda target: shutil.copyfileobj(source, target))
+            self._write(path, source)
 
-    def _write(self, path: str, fill: Callable[[BinaryIO], Any]) -> None:
-        target = self.folder / path
-        partial = self.folder / TMP / f"{uuid.uuid4().hex}.partial"
-        with self._errors(path, "written"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("xb") as file:
-                    fill(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-                sync_folder(target.parent)
-            finally:
-                partial.unlink(missing_ok=True)
+    def _write(self, path: str, source: BinaryIO) -> None:
+        aside = self.folder / TMP if path else None
+        with self._errors(path, "written"), whole_file(self.folder / path, aside) as new, new.open("wb") as file:
+            shutil.copyfileobj(source, file)
 
-    def move(self, path: str, to: str) -> None:
-        target = self.folder / to
-        with self._errors(path, "moved"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / path).replace(target)
-            os.utime(target)  # as of the copy on other filesystems: its age counts from here
-            sync_folder(target.parent)
+    def create(self, path: str, data: bytes) -> bool:
+        with self.lock():
+            if not os.path.lexists(self.folder / path):
+                self.write(path, data)
+            return self.read(path) == data
 
-    def remove_stale(self, older_than_s: float) -> list[str]:
-        found = self.entries(TMP)
-        limit = self.now() - older_than_s if found else 0.0
-        stale = [entry.path for entry in found if entry.modified < limit]
-        for path in stale:
-            self.remove(path)
-        return stale
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder's kernel lock, for one small write; it ends with the process at the latest.
+
+        Raises:
+            StoreError: the filesystem has no locks.
+        """
+        with ExitStack() as held:
+            with self._errors(LOCK, "locked"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def _errors(self, path: str, done: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and done == "listed":
+            if isinstance(error, FileNotFoundError | NotADirectoryError) and done == "listed":
                 raise
-            free = _free(self.folder) if done == "written" else None
-            raise store_error(self.place(path), done, error, free=free) from error
+            raise store_error(self.place(path), done, error) from error
 
 
 class S3Filesystem(Filesystem):
@@ -310,21 +418,32 @@ class S3Filesystem(Filesystem):
         bucket, _, prefix = self.root.partition("/")
         self._page(bucket, prefix, {"MaxKeys": 1}, "")
 
-    def entries(self, folder: str) -> list[Entry]:
-        bucket, _, prefix = self.root.partition("/")
-        below = "".join(f"{name}/" for name in (prefix, folder) if name)
-        skip = len(prefix) + 1 if prefix else 0
-        found: list[Entry] = []
+    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
+        skip = len(self._key("")) + 1 if self._key("") else 0
+        found = [
+            Entry(item["Key"][skip:], int(item["Size"]), item["LastModified"].timestamp())
+            for page in self._pages(folder, prefix, {})
+            for item in page.get("Contents", [])
+            if not item["Key"].endswith("/")
+        ]
+        return sorted(found, key=lambda entry: entry.path)
+
+    def folders(self, folder: str) -> list[str]:
+        pages = self._pages(folder, "", {"Delimiter": "/"})
+        found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def _key(self, folder: str) -> str:
+        return "/".join(name for name in (self.root.partition("/")[2], folder) if name)
+
+    def _pages(self, folder: str, prefix: str, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        bucket, below = self.root.partition("/")[0], self._key(folder)
         token: dict[str, Any] = {}
         while True:
-            page = self._page(bucket, below, token, folder)
-            found += [
-                Entry(item["Key"][skip:], int(item["Size"]), item["LastModified"].timestamp())
-                for item in page.get("Contents", [])
-                if not item["Key"].endswith("/")
-            ]
+            page = self._page(bucket, f"{below}/{prefix}" if below else prefix, settings | token, folder)
+            yield page
             if not page.get("IsTruncated"):
-                return sorted(found, key=lambda entry: entry.path)
+                return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, bucket: str, below: str, token: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -337,27 +456,108 @@ class S3Filesystem(Filesystem):
         try:
             return retrying(ask, self.place(folder), "listed")
         except FileNotFoundError as error:
-            raise store_error(self.url, "opened", error) from error
+            raise store_error(self.place(""), "opened", error) from error
+
+
+class HttpFilesystem(Filesystem):
+    """A web server. A long file whose server sends no ranges is fetched once, into a temporary file."""
+
+    def __init__(self, url: str, filesystem: Any, root: str) -> None:
+        super().__init__(url, filesystem, root)
+        self._whole: dict[str, BinaryIO] = {}
+
+    def _cat(self, path: str, start: int, end: int) -> bytes:
+        from fsspec.asyn import sync
+
+        if path not in self._whole:
+            data = cast(bytes | None, sync(self.filesystem.loop, self._get, path, start, end))
+            if data is not None:
+                return data
+        return os.pread(self._whole[path].fileno(), end - start, start)
+
+    async def _get(self, path: str, start: int, end: int) -> bytes | None:
+        """Return some bytes of a file; None where all of them came and are kept (`_whole`)."""
+        client, url = self.filesystem, self.full(path)
+        session = await client.set_session()
+        for wanted in ({"Range": f"bytes={start}-{end - 1}"}, {}):
+            headers = {**client.kwargs.get("headers", {}), "Accept-Encoding": "identity", **wanted}
+            async with session.get(client.encode_url(url), **{**client.kwargs, "headers": headers}) as answer:
+                if answer.status == 416 and wanted:
+                    continue  # an empty file, or one that ends before
+                client._raise_not_found_for_status(answer, url)
+                if answer.status == 206:
+                    sent = answer.headers.get("Content-Range", f"bytes {start}-")
+                    if not sent.startswith(f"bytes {start}-"):
+                        raise OSError(f"bytes {start}-{end - 1} were asked for, {sent} came")
+                    return cast(bytes, await answer.read())[: end - start]
+                file = cast(BinaryIO, tempfile.TemporaryFile(prefix="acoustic-env-"))  # noqa: SIM115
+                async for piece in answer.content.iter_chunked(2**20):
+                    file.write(piece)
+                file.flush()
+                if file.tell() <= BLOCK_BYTES:
+                    return os.pread(file.fileno(), end - start, start)
+                self._whole.setdefault(path, file)
+                break
+        return None
+
+    def _size(self, path: str) -> int:
+        whole = self._whole.get(path)
+        return super()._size(path) if whole is None else os.fstat(whole.fileno()).st_size
+
+
+@contextmanager
+def whole_file(path: Path, aside: Path | None = None) -> Iterator[Path]:
+    """Yield a new file to fill; when the body ends well, it is flushed and takes the place of `path`.
+
+    A link stays, and what it leads to is replaced; a file keeps its mode. A device or a pipe is written to at the end,
+    as a shell does.
+
+    Args:
+        path: of the file; missing folders are made.
+        aside: where the new file is until then, if that is on the same disk; else beside `path`.
+    """
+    stream = _is_stream(path)
+    target = path if stream else Path(os.path.realpath(path))
+    folder = Path(tempfile.gettempdir()) if stream else target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if aside is not None and not stream:
+        aside.mkdir(parents=True, exist_ok=True)
+        folder = aside if aside.stat().st_dev == folder.stat().st_dev else folder
+    partial = folder / f".{uuid.uuid4().hex}.partial"
+    try:
+        yield partial
+        if stream:
+            with partial.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            return
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        with suppress(OSError):
+            partial.chmod(stat.S_IMODE(target.stat().st_mode))
+        partial.replace(target)
+        sync_folder(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or an open file, which has no other file in its place."""
+    return str(path.parent) in STREAMS or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a rename to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network filesystems cannot, and need not
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _free(folder: Path) -> int | None:
+    """Flush a rename to the disk; some network filesystems cannot, and need not."""
     with suppress(OSError):
-        return shutil.disk_usage(folder).free
-    return None
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _modified(info: dict[str, Any]) -> float:
-    value = info.get("LastModified") or info.get("mtime") or info.get("created")
-    if value is None:
-        return 0.0
-    return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
+    """Return when a file was written, by what fsspec's filesystems call it."""
+    names = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+    value = next((info[name] for name in names if info.get(name)), math.inf)
+    value = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return float(value.timestamp() if isinstance(value, datetime) else value)

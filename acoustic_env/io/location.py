@@ -1,8 +1,9 @@
-"""Where a file is: plain paths taken literally, everything else an fsspec URL."""
+"""Where a file is: plain paths taken literally, everything else an fsspec URL; and URLs without their credentials."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,46 @@ from urllib.parse import unquote
 
 FILE_SCHEME: Final = "file://"
 SHARD_SCHEMES: Final = ("tar://", "parquet://")
+NOT_ABSOLUTE: Final = "a relative file:// URL; write file:///ABSOLUTE/PATH, or a plain path"
+_VALUE: Final = r"=(?:[^&#\s'\"<>),;:]|[,;:](?!\s|$))*+"  # the text around a URL may go on with a sign
+# Parameters of signatures (S3, CloudFront, Google) and tokens; a `key` with a dot or a slash is the name of a file.
+_SECRET: Final = (
+    r"(?:(?:X-Amz-[\w-]+|X-Goog-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Key-Pair-Id|Policy|sig|"
+    rf"\w*token|\w*secret|passw(?:or)?d|pwd|auth|api_?key|subscription-key|key(?![^&#\s]*[./%])){_VALUE})"
+)
+_SAS: Final = rf"(?:s[a-z]{{1,4}}{_VALUE})"  # of Azure, beside `sig`
+_USER: Final = re.compile(r"(?<=://)[^/\s?#@:'\"]*:[^/\s?#'\"]*@|(?<=https://)[^/\s?#'\"]*@|(?<=http://)[^/\s?#'\"]*@")
+
+
+def _parameters(secret: str) -> re.Pattern[str]:
+    """Match secret parameters with the "&" that is then too much, and with the "?" where no other ones follow."""
+    return re.compile(rf"[?#](?:{secret}&)*+{secret}(?!&)|(?<=[?#])(?:{secret}&)+|&{secret}", re.IGNORECASE)
+
+
+_PARAMETERS: Final = _parameters(_SECRET)
+_SIGNED_BY_AZURE: Final = _parameters(f"(?:{_SECRET}|{_SAS})")
+
+
+def scrub(text: str) -> str:
+    """Return a text, such as the message of a library, without the credentials in its URLs.
+
+    >>> scrub("403, url='https://user:pw@host/a.wav?sv=2024&sig=x&v=2'")
+    "403, url='https://host/a.wav?v=2'"
+    """
+    text = _USER.sub("", text) if "@" in text else text
+    pattern = _SIGNED_BY_AZURE if "?sig=" in text or "&sig=" in text else _PARAMETERS
+    return pattern.sub("", text) if "=" in text else text
+
+
+def without_credentials(url: str) -> str:
+    """Return a location without password, token and signature, as it is stored, compared and printed.
+
+    Local paths are literal, and stay.
+
+    >>> without_credentials("https://host/a.wav?X-Amz-Date=1&v=2&token=x"), without_credentials("/data/a?token=x.wav")
+    ('https://host/a.wav?v=2', '/data/a?token=x.wav')
+    """
+    return url if local_path(split_shard(url)[1]) is not None else scrub(url)
 
 
 def url(text: str) -> str:
@@ -20,6 +61,8 @@ def url(text: str) -> str:
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a path or a URL, found an empty text")
+    if text.startswith(FILE_SCHEME) and local_path(text) is None:
+        raise argparse.ArgumentTypeError(f"{text}: {NOT_ABSOLUTE}")
     return text
 
 
@@ -27,13 +70,14 @@ def local_path(url: str) -> Path | None:
     """Return the path of a local location, None for one behind a protocol.
 
     A plain path is literal: `#`, `?`, `%`, spaces and `::` in it mean themselves. The path of a `file://` URL is taken
-    literally when such a file exists, else percent-decoded.
+    literally when such a file exists, else percent-decoded. A relative one names no file: the processes of a run have
+    different folders.
     """
     if "://" not in url:
         return Path(url)
-    if not url.startswith(FILE_SCHEME) or "::" in url:
+    literal = url.removeprefix(FILE_SCHEME).removeprefix("localhost")
+    if not url.startswith(FILE_SCHEME) or not literal.startswith("/"):
         return None
-    literal = url.removeprefix(FILE_SCHEME)
     with suppress(OSError, ValueError):
         if not Path(literal).exists() and Path(unquote(literal)).exists():
             return Path(unquote(literal))

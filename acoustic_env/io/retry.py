@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from acoustic_env.errors import AcousticEnvError
+from acoustic_env.io.location import scrub
 
 if TYPE_CHECKING:
     import tenacity
@@ -84,7 +85,7 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
         done: what was to be done to it, as a participle.
 
     Raises:
-        FileNotFoundError: as it came, for the caller knows whether that is an answer.
+        FileNotFoundError, FileExistsError: as they came, for the caller knows whether that is an answer.
         StoreError: the failure stays, or does not pass.
     """
     import tenacity
@@ -119,7 +120,7 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
     )
     try:
         return policy(attempt)
-    except (FileNotFoundError, AcousticEnvError):
+    except (FileNotFoundError, FileExistsError, AcousticEnvError):
         raise
     except Exception as error:  # every filesystem has its own exceptions
         tries = policy.statistics["attempt_number"] if transient(error) else None
@@ -160,9 +161,7 @@ def s3_code(error: BaseException | None) -> str | None:
     return None
 
 
-def store_error(
-    place: str, done: str, error: BaseException, tries: int | None = None, free: int | None = None
-) -> StoreError:
+def store_error(place: str, done: str, error: BaseException, tries: int | None = None) -> StoreError:
     """Describe what happened to a file, with the remedy.
 
     Args:
@@ -170,15 +169,13 @@ def store_error(
         done: what was to be done to it, as a participle.
         error: what came.
         tries: how often it was tried.
-        free: bytes free on the disk, where known.
     """
     number = error.errno if isinstance(error, OSError) else None
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & CREDENTIAL_CLASSES:
         reason = f"no credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws"
     elif number in (errno.ENOSPC, errno.EDQUOT):
-        left = "" if free is None else f" ({free / 2**20:.0f} MiB free)"
-        reason = f"the disk or quota is full{left}; free some space, then run the same command again"
+        reason = "the disk or quota is full; free some space, then run the same command again"
     elif number == errno.EROFS:
         reason = "the filesystem is mounted read-only; use a place that can be written"
     elif isinstance(error, PermissionError):
@@ -189,10 +186,10 @@ def store_error(
         reason = f"{_said(error)}, after {tries} tries; when the service answers again, run the same command again"
     else:
         reason = _said(error)
-    return StoreError(f"{place}: cannot be {done}: {reason}")
+    return StoreError(scrub(f"{place}: cannot be {done}: {reason}"))
 
 
 def _said(error: BaseException) -> str:
     code = s3_code(error)
     text = str(error).splitlines()[0] if str(error) else ""
-    return f"{code or type(error).__name__}: {text}"
+    return scrub(f"{code or type(error).__name__}: {text}")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.errors import UsageError
+
+PIECE_BYTES: Final = 2**30  # Linux reads and writes no 2 GiB at once, without a word
 
 
 class Spool:
@@ -92,21 +96,24 @@ class RowFile:
         """Write values [n, columns] to rows [n]."""
         order = np.argsort(rows, kind="stable")
         rows, values = rows[order], np.ascontiguousarray(values[order], np.float32)
-        for start, stop in _runs(rows):
-            os.pwrite(self._file.fileno(), values[start:stop].data, int(rows[start]) * self._row_bytes)
+        for start, stop in self._runs(rows):
+            piece = values[start:stop]
+            if os.pwrite(self._file.fileno(), piece.data, int(rows[start]) * self._row_bytes) != piece.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
         self.written[rows] = True
 
     def __getitem__(self, rows: npt.NDArray[Any] | slice) -> npt.NDArray[np.float32]:
         """Return some rows (index, mask or slice)."""
         rows = np.arange(len(self))[rows]
         found = np.full((len(rows), self.shape[1]), np.nan, np.float32)
-        for start, stop in _runs(rows):
+        for start, stop in self._runs(rows):
             os.preadv(self._file.fileno(), [found[start:stop].data.cast("B")], int(rows[start]) * self._row_bytes)
         found[~self.written[rows]] = np.nan
         return found
 
-
-def _runs(rows: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each run of consecutive rows."""
-    edges = np.flatnonzero(np.diff(rows) != 1) + 1
-    yield from zip([0, *edges.tolist()], [*edges.tolist(), len(rows)], strict=True) if len(rows) else ()
+    def _runs(self, rows: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each run of consecutive rows, in pieces that one call of the system takes."""
+        edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        most = max(1, PIECE_BYTES // max(1, self._row_bytes))
+        for start, end in itertools.pairwise(edges):
+            yield from ((first, min(first + most, end)) for first in range(start, end, most))

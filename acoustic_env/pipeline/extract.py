@@ -23,12 +23,12 @@ from acoustic_env.config import Recipe
 from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.io.location import join
+from acoustic_env.io.location import join, scrub
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph, metrics
 from acoustic_env.pipeline import nodes as cluster_nodes
 from acoustic_env.pipeline.cluster import cluster, joins, local_node, working_nodes
-from acoustic_env.pipeline.estimate import bench_rates, describe_estimate, estimate, pools_of, recorded_rates
+from acoustic_env.pipeline.estimate import describe_estimate, workers_of
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
 from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs, pending_rounds
 from acoustic_env.pipeline.plan import Node, Plan, describe, make_plan
@@ -38,6 +38,7 @@ from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
 from acoustic_env.pipeline.work import MAX_PAIRS, BlockSpec, BlockWork, block_work
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.layout import lease_path, run_path
 from acoustic_env.store.lease import BlockLeases, LeaseLost, acquire_blocks, acquire_sources
 
 Log = Callable[[str], None]
@@ -115,8 +116,10 @@ class _Run:
         self.leases: Mapping[str, int] = {}  # path -> fencing id
         self.store = FeatureStore(settings.store)
         self.health = Health()
+        self.slices = itertools.count()
         fingerprints = {work.spec.name: work.fingerprints for work in works}
-        self.record = RunRecord(settings.as_json(), fingerprints, clips.num_rows)
+        stored = {name: scrub(value) if isinstance(value, str) else value for name, value in settings.as_json().items()}
+        self.record = RunRecord(stored, fingerprints, clips.num_rows)
 
     def preview(self) -> None:
         """Log what a run would do."""
@@ -131,14 +134,8 @@ class _Run:
 
     def _estimate(self, plan: Plan, clips: int, nodes: int) -> None:
         """Log how long the planned run takes."""
-        pools, engine = pools_of(plan), self.settings.engine
-        if self.settings.rates:
-            rates = bench_rates(self.settings.rates, engine)
-        else:
-            rates = recorded_rates(self.store.runs(), pools, engine)
-        networks = [work.spec.name for work in self.works if work.architecture]
-        for line in describe_estimate(estimate(pools, clips, self.record.pairs, networks, rates), clips, nodes):
-            self.log(line)
+        record = dataclasses.asdict(self.record)
+        self.log(describe_estimate(self.store.runs(), record, plan, clips, nodes))
 
     def all(self, leases: BlockLeases) -> None:
         """Do what is missing, under the leases of the blocks.
@@ -152,8 +149,7 @@ class _Run:
                 self._write_record()  # first, so that a killed run leaves the reason
             sources.record(self.store, admission, self.record.run_id, lease.check)
         need, errors = self._pending()
-        for line in self.store.clean_up([work.spec.name for work in self.works]):
-            self.log(line)
+        self._begin(need, leases)
         if need.any() or self.record.relocated:
             self._write_record()  # so that errors of a killed run have a version
         if not need.any():
@@ -167,6 +163,16 @@ class _Run:
             raise
         self._finish()
 
+    def _begin(self, need: Need, leases: BlockLeases) -> None:
+        """Take over the versions that are written; parts of them that are lost are named, and not counted any more."""
+        for work in self.works:
+            for fingerprint, signals in work.versions().items():
+                if np.any(need & sum(map(work.spec.bit, signals))):
+                    token = leases.tokens[lease_path(work.spec.name)]
+                    self.record.lost += self.store.begin(work.spec.name, fingerprint, token)
+        for line in self.record.lost:
+            self.log(f"lost      {line}")
+
     def _admit(self, beside: Callable[[], Sequence[str]] = list) -> sources.Admission:
         """Compare the list with the sources that the store has recorded, before anything runs."""
         admission = sources.admit(self.store, self.clips, self.settings.relocated, self.settings.clips, beside)
@@ -178,7 +184,7 @@ class _Run:
     def _pending(self) -> tuple[Need, pa.Table]:
         """Return what the clips lack, and the errors of the store; what there is to do is logged and recorded."""
         errors = self.store.errors()
-        found = find_missing(self.clips.index, self.works, self.store, errors)
+        found = find_missing(self.clips, self.works, self.store, errors)
         self.record.left = int(np.count_nonzero(found.pending))
         self.record.failed_on_list = int(np.count_nonzero(found.excluded))
         need = self._wanted(found)
@@ -248,7 +254,7 @@ class _Run:
     def _plan_round(self, pending: pa.Table, nodes: list[Node], *, joined: bool) -> Plan:
         """Return the plan for the nodes there are now, once these can read what the clips need and have room."""
         gc.collect()  # frames of an error that is over, and cycles of Ray Data, hold the workers of the last round
-        marker = join(self.settings.store, f"runs/{self.record.run_id}.json")
+        marker = join(self.settings.store, run_path(self.record.run_id))
         left_out = self.health.left_out
         while joined:
             left = cluster_nodes.as_of_now(nodes, left_out)
@@ -261,11 +267,19 @@ class _Run:
     def _stream(self, pending: pa.Table, plan: Plan, watch: FailureWatch, progress: Progress, *, elastic: bool) -> None:
         record, works = self.record, self._active(pending)
         watch.in_work = plan.in_work
-        record.pools = pools_of(plan)
+        record.pools = workers_of(plan)
         metrics.PENDING.record(record.pending - record.finished)
         with closing(
             graph.run(
-                pending, plan, works, self.settings.store, self.leases, record.run_id, self.health, elastic=elastic
+                pending,
+                plan,
+                works,
+                self.settings.store,
+                self.leases,
+                record.run_id,
+                self.health,
+                numbers=self.slices,
+                elastic=elastic,
             )
         ) as batches:
             for written in batches:
@@ -276,7 +290,7 @@ class _Run:
                 if watch.exceeded and record.finished < record.pending:
                     record.stopped = (
                         f"stopped after {record.finished} of {record.pending} clips: {record.failed} of them failed, "
-                        f"more than --max-error-rate {self.settings.max_error_rate:g} allows (95 % confidence)"
+                        f"more than --max-error-rate {self.settings.max_error_rate:g} allows"
                     )
                     break
 
@@ -284,7 +298,7 @@ class _Run:
         """Return what is still to do after a worker was at fault, and the errors; the store decides."""
         errors = self.store.errors()
         failed = pc.unique(self._own(errors)["clip_id"])
-        need = self._wanted(find_missing(self.clips.index, self.works, self.store, errors)).copy()
+        need = self._wanted(find_missing(self.clips, self.works, self.store, errors)).copy()
         done = self.clips.index.positions(failed)
         need[done[done >= 0]] = 0
         self.record.finished, self.record.failed = self.record.pending - int(np.count_nonzero(need)), len(failed)
@@ -305,7 +319,7 @@ class _Run:
 
     def _finish(self) -> None:
         """Write the record with the counts that the store gives after the run, not the run's own."""
-        found = find_missing(self.clips.index, self.works, self.store, self.store.errors())
+        found = find_missing(self.clips, self.works, self.store, self.store.errors())
         self.record.left = int(np.count_nonzero(found.pending))
         self.record.failed_on_list = int(np.count_nonzero(found.missing))
         self._write_record()
@@ -329,14 +343,20 @@ class _Run:
             again = "" if record.pending else "; they are not tried again without --retry-errors"
             msg = (
                 f"done, but {record.failed_on_list} of {record.clips} clips ({rate:.1%}) have no features{when}, more "
-                f"than {allowed} allows{again}; {see}"
+                f"than {allowed} allows{again}. {self._most_frequent()}{see[0].upper()}{see[1:]}"
             )
             raise TooManyFailures(msg, record)
 
     def _most_frequent(self) -> str:
-        """Name the run's most frequent error, with one of its messages."""
+        """Name the run's most frequent error with one of its messages, and what to do where audio is gone."""
         errors = self._own(self.store.errors())
         if not errors.num_rows:
             return ""
         code = max(errors["code"].value_counts().to_pylist(), key=lambda count: count["counts"])["values"]
-        return f"Most often {code}: {errors.filter(pc.equal(errors['code'], code))['message'][0]}. "
+        said = f"Most often {code}: {errors.filter(pc.equal(errors['code'], code))['message'][0]}. "
+        if code != "not_found":
+            return said
+        return (
+            f"{said}Audio that is gone for good is left out of the list by: acoustic-env clips check "
+            f"{self.settings.clips} --drop-missing NEW.parquet. "
+        )

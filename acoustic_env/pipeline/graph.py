@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Generator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,10 +18,16 @@ from acoustic_env.pipeline.health import Health
 from acoustic_env.pipeline.missing import cut_tasks
 from acoustic_env.pipeline.nodes import WAIT_S, node_selector, not_started
 from acoustic_env.pipeline.plan import Plan, Pool
+from acoustic_env.pipeline.rows import ROWS
 from acoustic_env.pipeline.sink import Write, Written
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.pipeline.work import BlockWork
 
+SLICE_BYTES: Final = 96 * 2**20  # of rows in memory; a part of 64 MB or a little more
+WAITING_BYTES: Final = 160 * 2**20
+FIRST_WAIT_S: Final = 2.0
+FIRST_CLIPS: Final = 64
+LONGEST_WAIT_S: Final = 60.0
 ADDED_BY_RAY: Final = "\nFailed to "  # and on retries, to the message of an error in a worker
 
 
@@ -31,6 +40,7 @@ def run(
     run_id: str,
     health: Health | None = None,
     *,
+    numbers: Iterator[int] | None = None,
     elastic: bool = False,
 ) -> Generator[Written, None, None]:
     """Stream the pending clips through the plan's pools into the store.
@@ -46,10 +56,11 @@ def run(
         leases: path -> fencing id of the leases this run holds.
         run_id: goes into the errors table.
         health: nodes to leave out and clips to do apart.
+        numbers: of the slices that are written, each once in a run; None counts from 0.
         elastic: whether the cluster is one that nodes join and leave: workers that do not start end the run.
 
     Yields:
-        What each batch was, once it is in the store.
+        What each slice was, once it is in the store.
 
     Raises:
         UsageError: workers found no node in time.
@@ -60,7 +71,7 @@ def run(
     from ray.data import ActorPoolStrategy, DataContext
     from ray.util import ActorPool
 
-    health = health or Health()
+    health, numbers = health or Health(), numbers or itertools.count()
     selector = node_selector(health.left_out) if health.left_out else None
     suspects = tuple(sorted(health.suspects))
     context = DataContext.get_current()
@@ -100,8 +111,9 @@ def run(
     )
     writers: Any = ActorPool([actor.remote(store_url, leases, works, run_id) for _ in range(plan.write.workers)])
     try:
-        for batch in data.iter_batches(batch_size=plan.part_clips, batch_format="pyarrow", prefetch_batches=0):
-            writers.submit(lambda writer, clips: writer.__call__.remote(clips), batch)
+        batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for piece in slices(batches):
+            writers.submit(lambda writer, some: writer.__call__.remote(*some), (piece, next(numbers)))
             if not writers.has_free():
                 yield writers.get_next_unordered()
         while writers.has_next():
@@ -117,6 +129,31 @@ def run(
         for _ in range(plan.write.workers):  # which have one batch each at most
             with contextlib.suppress(ray.exceptions.RayError, StopIteration):
                 writers.get_next_unordered()
+
+
+def slices(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join finished clips to slices that are written at once.
+
+    A slice ends with `SLICE_BYTES` of rows of one block, or `WAITING_BYTES` of all. The first ones are small, so that
+    errors are noticed soon: after `FIRST_WAIT_S` or `FIRST_CLIPS`, doubled with each slice. None takes longer than
+    `LONGEST_WAIT_S`, so that little is lost with a run that is killed.
+
+    Args:
+        batches: tables as they leave the last stage.
+    """
+    waiting: list[pa.Table] = []
+    sizes: Counter[str] = Counter()
+    wait, clips, since = FIRST_WAIT_S, FIRST_CLIPS, time.monotonic()
+    for batch in batches:
+        waiting.append(batch)
+        sizes.update({name: batch[name].nbytes for name in batch.column_names if name.startswith(ROWS)})
+        enough = time.monotonic() - since >= wait or sum(map(len, waiting)) >= clips
+        if enough or max(sizes.values(), default=0) >= SLICE_BYTES or sizes.total() >= WAITING_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting, sizes = [], Counter()
+            wait, clips, since = min(2 * wait, LONGEST_WAIT_S), 2 * clips, time.monotonic()
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _refusal(error: BaseException) -> AcousticEnvError | None:

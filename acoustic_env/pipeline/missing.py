@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.clips.listed import IdIndex, Listed
+from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import PLACE_SCHEMA
 from acoustic_env.pipeline.rows import WORK_SCHEMA
 from acoustic_env.pipeline.work import BlockWork
@@ -42,16 +42,16 @@ class MissingWork:
         return self.missing & ~self.excluded
 
 
-def find_missing(index: IdIndex, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> MissingWork:
+def find_missing(listed: Listed, works: Sequence[BlockWork], store: FeatureStore, errors: pa.Table) -> MissingWork:
     """Return which rows of the blocks the store lacks; its keys are read part by part.
 
     Args:
-        index: of the clip list's ids.
+        listed: the clip list.
         works: the blocks.
         store: the store.
         errors: of the store.
     """
-    failures, clips = Failures(store, errors), len(index.ids)
+    index, failures, clips = listed.index, Failures(errors, listed), listed.num_rows
     missing = np.full(clips, sum(work.spec.mask for work in works), np.int64)
     excluded = np.zeros(clips, np.int64)
     for work in works:

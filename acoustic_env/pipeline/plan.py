@@ -42,8 +42,6 @@ MIN_TASK_CLIPS: Final = 4
 MAX_TASK_CLIPS: Final = 64
 MAX_REMOTE_TASK_CLIPS: Final = 16  # whose waveforms wait in the object store
 TASKS_PER_WORKER: Final = 24  # progress, and work at hand for every worker
-MIN_PART_CLIPS: Final = 16
-MAX_PART_CLIPS: Final = 256  # what a killed run loses at most, and what the sink holds in memory
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Plan:
-    """Pools, and how clips are cut into tasks and parts.
+    """Pools, and how clips are cut into tasks.
 
     Attributes:
         decode: readers of remote audio; None where the first compute pool decodes.
         compute: in the order of the graph; the first normalizes and separates.
         write: the sink.
         task_clips: clips a task, at most.
-        part_clips: clips a part file, at most.
         device: where blocks run that can run on either.
         placement: node id -> pool -> workers, as Ray is expected to place them.
     """
@@ -117,7 +114,6 @@ class Plan:
     compute: tuple[Pool, ...]
     write: Pool
     task_clips: int
-    part_clips: int
     device: str
     placement: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
@@ -128,9 +124,8 @@ class Plan:
 
     @property
     def in_work(self) -> int:
-        """Clips that may have been begun and not yet written; Ray Data gives each worker two tasks at once."""
-        computing = 2 * self.task_clips * sum(pool.workers for pool in self.pools[:-1])
-        return computing + self.part_clips * self.write.workers
+        """Clips that may have been begun and not yet computed; Ray Data gives each worker two tasks at once."""
+        return 2 * self.task_clips * sum(pool.workers for pool in self.pools[:-1])
 
     @property
     def memory(self) -> int:
@@ -187,11 +182,9 @@ def make_plan(
         name: replace(pool, workers=placed[name], most=max(placed[name], min(grown, limits.get(name, grown))))
         for name, pool in pools.items()
     }
-    part_clips = min(MAX_PART_CLIPS, max(MIN_PART_CLIPS, math.ceil(clips / 4)))
-    part_clips = max(1, part_clips // task_clips) * task_clips  # whole tasks: few are cut
     compute = tuple(pools[name] for name in ("cpu", "gpu") if name in pools)
     where = "cuda" if on_gpu else "cpu"
-    return Plan(pools.get("decode"), compute, pools["write"], task_clips, part_clips, where, placement)
+    return Plan(pools.get("decode"), compute, pools["write"], task_clips, where, placement)
 
 
 def _wanted_pools(
@@ -301,7 +294,7 @@ def describe(plan: Plan, nodes: Sequence[Node]) -> list[str]:
     total = f"{sum(n.cpus for n in nodes):g} CPUs, {sum(n.gpus for n in nodes):g} GPUs"
     lines = [
         f"cluster   {len(nodes)} nodes, {total}, {sum(n.memory for n in nodes) / GIB:.1f} GiB",
-        f"tasks     up to {plan.task_clips} clips each; a part file holds up to {plan.part_clips} clips",
+        f"tasks     up to {plan.task_clips} clips each",
     ]
     for pool in plan.pools:
         blocks = ", ".join(work.spec.name for work in pool.blocks)

@@ -1,4 +1,4 @@
-"""The record of a run, stored as STORE/runs/<run_id>.json."""
+"""The record of a run, stored as STORE/runs/<run_id>/record.json."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class RunRecord:
         clips: on the list (after --limit).
         pending: clips with something missing at the start.
         pairs: block -> pairs of a clip and a signal that lacked its rows at the start.
-        pools: pool -> its `workers` and the `stages` they do.
+        pools: pool -> its workers.
+        lost: a line for each part that a manifest named and that was gone or damaged.
         finished: clips that went through, failed ones included.
         failed: clips of this run with an error.
         failed_on_list: clips of the list that lack rows because of an error, of this run or an earlier one.
@@ -64,7 +65,8 @@ class RunRecord:
     clips: int
     pending: int = 0
     pairs: dict[str, int] = field(default_factory=dict)
-    pools: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pools: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
     finished: int = 0
     failed: int = 0
     failed_on_list: int = 0
@@ -82,7 +84,7 @@ class RunRecord:
     run_id: str = field(default_factory=_run_id)
 
     def count(self, written: Written) -> None:
-        """Add a batch that is in the store."""
+        """Add a slice that is in the store."""
         self.finished += written.clips
         self.failed += written.failed
         for block, rows in written.rows.items():

@@ -6,7 +6,7 @@ attempt                          int32, 1 for a clip that never failed before
 byte_offset, byte_size           int64, from the clip list, null where it does not say
 wave:<rate>[:<signal>]           list<float32>, dropped once nothing needs it
 rows:<block>                     list<struct of the block's table row>
-errors                           list<struct<stage, code, message, permanent, signal>>
+errors                           list<struct<stage, code, message, permanent, block, signal>>
 seconds:<stage>                  float64, time spent on the clip
 memory:<pool>                    int64, peak memory of the worker so far, bytes
 node:<pool>                      string, the node of the worker
@@ -16,17 +16,18 @@ busy:<pool>                      float64, the worker's time, shared evenly by th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.errors import ClipError, ErrorCode
+from acoustic_env.io.location import scrub
 
 TEXT: Final = pa.string()
 ERRORS_TYPE: Final = pa.list_(
-    pa.struct({"stage": TEXT, "code": TEXT, "message": TEXT, "permanent": pa.bool_(), "signal": TEXT})
+    pa.struct({"stage": TEXT, "code": TEXT, "message": TEXT, "permanent": pa.bool_(), "block": TEXT, "signal": TEXT})
 )
 MAX_MESSAGE: Final = 1000
 ROWS: Final = "rows:"
@@ -45,24 +46,25 @@ Piece = tuple[pa.Table, npt.NDArray[np.int64]]  # rows of a block, and of each i
 
 
 class RowError(NamedTuple):
-    """What went wrong with one clip in one stage, for one signal or (None) as a whole."""
+    """What went wrong with one clip in one stage: with its source, or with one signal of one block."""
 
     stage: str
-    code: ErrorCode
+    code: ErrorCode | Literal["resolved"]
     message: str
     permanent: bool
+    block: str | None = None
     signal: str | None = None
 
 
 def row_error(stage: str, error: Exception) -> RowError:
-    """Any failure as a row of the errors table; what is not a `ClipError` is the stage's own failure."""
+    """Any failure as an error of a clip; what is not a `ClipError` is the stage's own failure."""
     if isinstance(error, ClipError):
-        return RowError(stage, error.code, error.message[:MAX_MESSAGE], error.permanent)
+        return RowError(stage, error.code, scrub(error.message)[:MAX_MESSAGE], error.permanent)
     # PyTorch's class of this name is a RuntimeError.
     if isinstance(error, MemoryError) or "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}:
         return RowError(stage, "out_of_memory", "the worker ran out of memory", permanent=False)
     code: ErrorCode = "decode_failed" if stage == "decode" else "compute_failed"
-    return RowError(stage, code, f"{type(error).__name__}: {error}"[:MAX_MESSAGE], permanent=True)
+    return RowError(stage, code, scrub(f"{type(error).__name__}: {error}")[:MAX_MESSAGE], permanent=True)
 
 
 def wave_column(rate: int, signal: str | None = None) -> str:

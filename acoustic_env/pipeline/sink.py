@@ -10,13 +10,15 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.clips.sources import describe_source, listed_sources
 from acoustic_env.errors import RESOLVED
 from acoustic_env.io.retry import expect_answers
 from acoustic_env.memory import peak_memory
 from acoustic_env.pipeline import metrics
-from acoustic_env.pipeline.rows import BUSY, MEMORY, NODE, ROWS, SECONDS, unpack_rows
-from acoustic_env.pipeline.work import BlockWork
+from acoustic_env.pipeline.rows import BUSY, MEMORY, NODE, ROWS, SECONDS, RowError, unpack_errors, unpack_rows
+from acoustic_env.pipeline.work import BlockWork, lacking_pairs
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.layout import lease_path
 from acoustic_env.store.lease import check_all
 from acoustic_env.store.schema import ERROR_SCHEMA
 
@@ -44,36 +46,42 @@ class Written:
 
 
 class Write:
-    """Write a batch of finished clips to the store: first the errors, then the blocks' parts.
+    """Write slices of finished clips to the store: first the errors, then the blocks' parts, each with its manifest.
 
-    A clip that failed in an earlier run and has no error now gets a `resolved` row. It comes before the clip's rows:
-    killed between the two, the clip is pending and the next run computes it. (Rows first would leave a computed clip
-    whose old error still excludes it from other blocks.) A crash leaves whole parts only; what is missing is found
-    again from the keys that can be read.
+    What failed in an earlier run and succeeds now gets a `resolved` row. It comes before the rows: killed between the
+    two, the clip is pending and the next run computes it. A slice that is written again, because its writer died,
+    gives its files the same names.
     """
 
     def __init__(self, store_url: str, leases: Mapping[str, int], works: Sequence[BlockWork], run_id: str) -> None:
-        self.store_url = store_url
+        self.store = FeatureStore(store_url)
         self.leases = dict(leases)
         self.works = tuple(works)
         self.run_id = run_id
         expect_answers()
 
-    def __call__(self, clips: pa.Table) -> Written:
+    def __call__(self, clips: pa.Table, number: int = 0) -> Written:
+        """Write a slice.
+
+        Args:
+            clips: as they leave the last stage.
+            number: of the slice in this run.
+        """
         started = time.perf_counter()
-        store = FeatureStore(self.store_url)
-        check_all(self.store_url, self.leases)
-        failures = self._errors(clips)
+        name = f"{self.run_id}-{number:06d}"
+        check_all(self.store.url, self.leases)
+        failures = self._failures(clips)
         errors = pa.concat_tables([failures, self._resolved(clips)])
         if errors.num_rows:
-            store.write_errors(errors)
+            self.store.write_errors(errors, name)
         written = {}
         for work in self.works:
             rows = unpack_rows(clips[f"{ROWS}{work.spec.name}"], work.schema)
             for signals in work.versions().values():
                 part = rows.filter(pc.is_in(rows["signal"], value_set=pa.array(signals)))
                 if part.num_rows:
-                    store.write_part(part.replace_schema_metadata(work.schemas[signals[0]].metadata))
+                    part = part.replace_schema_metadata(work.schemas[signals[0]].metadata)
+                    self.store.write_part(part, self.leases[lease_path(work.spec.name)], name)
             written[work.spec.name] = rows.num_rows
         spent = time.perf_counter() - started
         _record(clips.num_rows, failures, written, spent)
@@ -88,23 +96,34 @@ class Write:
             nodes=_nodes(clips),
         )
 
-    def _errors(self, clips: pa.Table) -> pa.Table:
-        lists = clips["errors"].combine_chunks()
-        errors = pa.Table.from_struct_array(lists.flatten())
-        clips = clips.select(["clip_id", "attempt"]).take(lists.value_parent_indices())
-        return self._of_this_run(clips, {name: errors[name] for name in errors.column_names})
+    def _failures(self, clips: pa.Table) -> pa.Table:
+        failed = clips.filter(pc.greater(pc.list_value_length(clips["errors"]), 0))
+        return self._rows(failed, unpack_errors(failed))
 
     def _resolved(self, clips: pa.Table) -> pa.Table:
-        """Rows that end the earlier errors of clips without an error now."""
-        failed = pc.greater(pc.list_value_length(clips["errors"]), 0)
-        cured = clips.filter(pc.and_(pc.greater(clips["attempt"], 1), pc.invert(failed)))
-        resolved = {"stage": "compute", "code": RESOLVED, "permanent": False, "message": None, "signal": None}
-        return self._of_this_run(cured, {name: pa.array([value] * len(cured)) for name, value in resolved.items()})
+        """Rows that end earlier errors, of clips that failed before, of what they have no error of now."""
+        again = clips.filter(pc.and_(pc.greater(clips["attempt"], 1), pc.not_equal(clips["need"], 0)))
+        specs = [work.spec for work in self.works]
+        resolved = []
+        for need, errors in zip(again["need"].to_pylist(), unpack_errors(again), strict=True):
+            failed = {(error.block, error.signal) for error in errors}
+            subjects = [(None, None), *((spec.name, signal) for spec, signal in lacking_pairs(need, specs))]
+            done = [] if (None, None) in failed else [subject for subject in subjects if subject not in failed]
+            resolved.append([RowError("compute", RESOLVED, "", False, *subject) for subject in done])
+        return self._rows(again, resolved)
 
-    def _of_this_run(self, clips: pa.Table, errors: dict[str, pa.Array]) -> pa.Table:
-        """An error of each clip as a row of the errors table."""
-        keys = {"clip_id": clips["clip_id"], "attempt": clips["attempt"], "run_id": pa.repeat(self.run_id, len(clips))}
-        return pa.table(keys | errors).select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+    def _rows(self, clips: pa.Table, errors: Sequence[Sequence[RowError]]) -> pa.Table:
+        """Errors of clips as rows of the errors table."""
+        versions = {work.spec.name: work.fingerprints for work in self.works}
+        keys = zip(listed_sources(clips).to_pylist(), clips["attempt"].to_pylist(), errors, strict=True)
+        rows = [
+            error._asdict()
+            | {"clip_id": source["clip_id"], "source": describe_source(source), "attempt": attempt}
+            | {"run_id": self.run_id, "fingerprint": versions[error.block][error.signal or ""] if error.block else None}
+            for source, attempt, own in keys
+            for error in own
+        ]
+        return pa.Table.from_pylist(rows, schema=ERROR_SCHEMA)
 
 
 def _record(clips: int, failures: pa.Table, rows: Mapping[str, int], seconds: float) -> None:

@@ -10,11 +10,10 @@ import io
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from acoustic_env.audio.shards import Place, fetch_together, neighbors
 from acoustic_env.audio.signals import signal_order
 from acoustic_env.clips.table import PLACE_SCHEMA
 from acoustic_env.errors import AcousticEnvError, ClipError
-from acoustic_env.features.block import Engine, FeatureBlock, to_table
+from acoustic_env.features.block import FeatureBlock, to_table
 from acoustic_env.features.golden import check_decoders, check_golden
 from acoustic_env.io.location import split_shard
 from acoustic_env.pipeline.guard import HANG_S, alarmed
@@ -44,11 +43,10 @@ from acoustic_env.pipeline.rows import (
     wave_column,
     wave_signals,
 )
-from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, missing_signals
+from acoustic_env.pipeline.work import BlockSpec, BlockWork, block_work, lacking_pairs, missing_signals
 
 Wave = npt.NDArray[np.float32]
 Decoded = tuple[dict[int, Wave], list[RowError], float]  # waveforms at each rate, errors, seconds
-T = TypeVar("T")
 
 # Samples normalized, separated and computed at once (8 clips of 10 s): bounds the memory of a task.
 STEP_SAMPLES: Final = 8 * 160_000
@@ -159,14 +157,21 @@ class Compute:
         return self._compute(Decode(self.settings.decodes)(clips) if self.settings.decodes else clips)
 
     def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
-        """Clips with nothing left to compute, with this error."""
+        """Clips with nothing left to compute, with this error of what they lacked here."""
+        lacking = [[*earlier, *self._of_subjects(error, need)] for earlier, need in _errors_and_needs(clips)]
         if self.settings.decodes:
-            return self._compute(Decode(self.settings.decodes).skip(clips, error))
-        errors = pack_errors([[*earlier, error] for earlier in unpack_errors(clips)])
+            clips = Decode(self.settings.decodes).skip(clips, error)
         nothing = pa.array(np.zeros(clips.num_rows, np.int64))
-        for name, column in (("errors", errors), ("need", nothing)):
+        for name, column in (("errors", pack_errors(lacking)), ("need", nothing)):
             clips = clips.set_column(clips.schema.get_field_index(name), name, column)
         return self._compute(clips)
+
+    def _of_subjects(self, error: RowError, need: int) -> list[RowError]:
+        """The error of a clip that broke the worker: of its source, or of all that it lacked here."""
+        if error.stage == "decode":
+            return [error]
+        pairs = [(spec.name, signal) for spec, signal in lacking_pairs(need, [w.spec for w in self.settings.blocks])]
+        return [error._replace(block=block, signal=signal) for block, signal in pairs]
 
     def _compute(self, clips: pa.Table) -> pa.Table:
         batch, settings = _Batch(clips), self.settings
@@ -203,17 +208,16 @@ class _Signals:
     waves: dict[str, Wave]
 
 
+def _errors_and_needs(clips: pa.Table) -> Iterator[tuple[list[RowError], int]]:
+    return zip(unpack_errors(clips), clips["need"].to_pylist(), strict=True)
+
+
 class _Member(NamedTuple):
     """A waveform of a group: the clip's position in the batch, and its signal (None as it was decoded)."""
 
     clip: int
     signal: str | None
     wave: Wave
-
-
-def _prepare(members: list[_Member], rate: int, engine: Engine, signals: tuple[str, ...]) -> _Signals:
-    stack = np.stack([member.wave for member in members])
-    return _Signals([member.clip for member in members], prepare.prepare(stack, rate, engine, signals))
 
 
 class _Batch:
@@ -237,9 +241,33 @@ class _Batch:
                 groups.setdefault((len(wave), missing), []).append(_Member(i, None, wave))
         for (samples, signals), members in groups.items():
             step = max(1, STEP_SAMPLES // samples)
-            run = partial(_prepare, rate=rate, engine=specs[0].engine, signals=signals)
             for first in range(0, len(members), step):
-                yield from self._guarded("prepare", members[first : first + step], run)
+                yield from self._prepare(members[first : first + step], rate, specs, signals)
+
+    def _prepare(
+        self, members: list[_Member], rate: int, specs: Sequence[BlockSpec], signals: Sequence[str]
+    ) -> Iterator[_Signals]:
+        """Prepare signals of clips of one length; where that fails, clip by clip and signal by signal."""
+        started = time.perf_counter()
+        engine = specs[0].engine
+        clips = [member.clip for member in members]
+        try:
+            waves = prepare.prepare(np.stack([member.wave for member in members]), rate, engine, signals)
+            prepared = [_Signals(clips, waves)]
+        except Exception:  # noqa: BLE001  which clip and signal it was is found below
+            prepared = []
+            for member in members:
+                own = _Signals([member.clip], {})
+                for signal in signals:
+                    try:
+                        own.waves |= prepare.prepare(member.wave[None], rate, engine, [signal])
+                    except Exception as error:  # noqa: BLE001  a clip's failure is a row of the errors table
+                        self._fail(
+                            member.clip, "prepare", error, [spec for spec in specs if signal in spec.signals], signal
+                        )
+                prepared.append(own)
+        self._spend("prepare", clips, started)
+        yield from prepared
 
     def prepared(self, rate: int) -> Iterator[_Signals]:
         """Signals that an earlier pool prepared, in groups of equal length and equal signals."""
@@ -270,26 +298,28 @@ class _Batch:
             table = to_table(work.schema, ids, [str(member.signal) for member in some], columns)
             return table, np.repeat(clips, table.num_rows // len(some))
 
-        if members:
-            self.pieces.setdefault(work.spec.name, []).extend(self._guarded(work.spec.name, members, run))
-
-    def _guarded(self, stage: str, members: list[_Member], run: Callable[[list[_Member]], T]) -> list[T]:
-        """Run all members at once; if that fails, one by one, so that a failure stays with its clip."""
+        if not members:
+            return
         started = time.perf_counter()
-        results: list[T] = []
+        pieces = self.pieces.setdefault(work.spec.name, [])
         try:
-            results.append(run(members))
+            pieces.append(run(members))
         except Exception:  # noqa: BLE001  which clip it was is found below
             for member in members:
                 try:
-                    results.append(run([member]))
+                    pieces.append(run([member]))
                 except Exception as error:  # noqa: BLE001  a clip's failure is a row of the errors table
-                    self.errors[member.clip].append(row_error(stage, error)._replace(signal=member.signal))
-        each = (time.perf_counter() - started) / len(members)
+                    self._fail(member.clip, "compute", error, [work.spec], str(member.signal))
+        self._spend(work.spec.name, [member.clip for member in members], started)
+
+    def _fail(self, clip: int, stage: str, error: Exception, specs: Sequence[BlockSpec], signal: str) -> None:
+        """Note an error of one signal, for each of the blocks that lack it."""
+        lacking = [spec.name for spec in specs if self.need[clip] & spec.bit(signal)]
+        self.errors[clip] += [row_error(stage, error)._replace(block=block, signal=signal) for block in lacking]
+
+    def _spend(self, stage: str, clips: Sequence[int], started: float) -> None:
         spent = self.seconds.setdefault(stage, np.zeros(self.clips.num_rows))
-        for member in members:
-            spent[member.clip] += each
-        return results
+        np.add.at(spent, clips, (time.perf_counter() - started) / len(clips))
 
     def keep(self, rate: int, works: Sequence[BlockWork], signals: _Signals) -> None:
         """Hold on to the prepared signals that later pools need."""

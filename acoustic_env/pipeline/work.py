@@ -97,7 +97,11 @@ def block_work(spec: BlockSpec) -> BlockWork:
     return BlockWork(spec, schemas, block.sample_rate, block.architecture, block.gpu_pool)
 
 
+def lacking_pairs(need: int, specs: Sequence[BlockSpec]) -> list[tuple[BlockSpec, str]]:
+    """Return the pairs of a block and a signal that one clip lacks."""
+    return [(spec, signal) for spec in specs for signal in spec.signals if need & spec.bit(signal)]
+
+
 def missing_signals(need: int, specs: Sequence[BlockSpec]) -> tuple[str, ...]:
-    """Return the signals of one row that any of the blocks lacks."""
-    missing = {signal for spec in specs for signal in spec.signals if need & spec.bit(signal)}
-    return tuple(sorted(missing, key=signal_order))
+    """Return the signals of one clip that any of the blocks lacks."""
+    return tuple(sorted({signal for _, signal in lacking_pairs(need, specs)}, key=signal_order))

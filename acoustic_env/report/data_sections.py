@@ -119,26 +119,26 @@ def _classes(selection: Selection, recipe: Recipe) -> Table:
 
 
 def errors_section(store: FeatureStore) -> Section:
-    """List the clips that failed, by stage and code, with some of the messages."""
+    """List the clips that failed, by block and code, with some of the messages."""
     section = Section("Errors")
-    errors = Failures(store).open()
+    errors = Failures(store.errors()).open(store)
     if not errors.num_rows:
         section.add(Text("Every clip that was tried has its features; there are no errors."))
         return section
-    counts = [(row.stage, row.code, row.clips, row.permanent) for row in count_failures(errors)]
+    counts = [(row.block or "source", row.code, row.clips, row.permanent) for row in count_failures(errors)]
     clips = pc.count_distinct(errors["clip_id"]).as_py()
     section.add(
         Text(
             f"{clips:,} clip{'s' if clips > 1 else ''} failed. A failed clip never stops a run; the next run retries "
             "transient errors, such as those of a network."
         ),
-        Table("Errors by stage and code", ("stage", "code", "clips", "of them permanent"), counts),
-        Table("Examples", ("clip", "stage", "code", "message"), _examples(errors)),
+        Table("Errors by block and code", ("block", "code", "clips", "of them permanent"), counts),
+        Table("Examples", ("clip", "block", "code", "message"), _examples(errors)),
     )
     return section
 
 
 def _examples(errors: pa.Table) -> Sequence[Sequence[object]]:
     """Return some errors, every code at least once."""
-    rows = errors.select(["clip_id", "stage", "code", "message"]).to_pylist()
+    rows = errors.select(["clip_id", "block", "code", "message"]).to_pylist()
     return [tuple(row.values()) for row in in_turn(rows, lambda row: row["code"])[:EXAMPLES]]

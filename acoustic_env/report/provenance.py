@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from acoustic_env.io.location import scrub
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.page import Section
 from acoustic_env.report.parts import Code, Listing, Part, Table
@@ -20,7 +21,7 @@ def provenance_section(
     """List the inputs of the page (option -> value, and content of files) with their hashes, settings and versions."""
     section = Section("Provenance")
     hashes = {name: Code(hashlib.sha256(data).hexdigest()) for name, data in files.items()}
-    rows = [(f"--{name}", value, hashes.get(name)) for name, value in inputs.items()]
+    rows = [(f"--{name}", scrub(value), hashes.get(name)) for name, value in inputs.items()]
     section.add(Table("Made from", ("option", "value", "SHA-256"), rows))
     if bundle is not None:
         section.add(*_bundle(bundle))

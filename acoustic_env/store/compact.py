@@ -1,14 +1,16 @@
-"""Compaction: the many parts of a block's version become few large ones, sorted by clip, beside readers.
+"""Compaction: small parts of a block's version become few large ones, sorted by clip, beside readers.
 
-Killed at any point, the next compaction of the same parts writes the same names again and takes those that are there
-and read back. `store.snapshot` says what readers see meanwhile.
+Only parts that are small beside what they are merged with are read and written again, so that adding a little to a
+large table costs little: a row is rewritten a number of times that grows with the logarithm of the table.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,20 +19,19 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.errors import StoreInconsistentError, UsageError
-from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout
 from acoustic_env.store.contents import ScannedPart
-from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_blocks
-from acoustic_env.store.parts import UnreadablePart, part_bytes
+from acoustic_env.store.feature_store import FeatureStore, new_part
+from acoustic_env.store.lease import BlockLeases, acquire_blocks
+from acoustic_env.store.manifest import Part
+from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
 from acoustic_env.store.ranges import clip_bounds, each_key_once, sorted_ranges
-from acoustic_env.store.row_digest import MODULUS, row_digest
-from acoustic_env.store.schema import DIGEST_DIGITS, ROW_KEYS, repeats
-from acoustic_env.store.snapshot import Snapshot, change_snapshot, read_snapshot
+from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA, ROW_KEYS, repeats
 from acoustic_env.store.verify import difference, unequal
 
-PART_BYTES: Final = 64 * 2**20  # of a part's rows in memory; readers hold several parts at once
+PART_BYTES: Final = 96 * 2**20  # of a part's rows in memory, about 64 MB as a file; readers hold several parts at once
+RATIO: Final = 3  # a part is merged with smaller ones that have together at least this fraction of its bytes
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Compacted:
 
     Attributes:
         block, fingerprint: which.
-        rows: each key once.
+        rows: in the new parts, each key once.
         duplicates: rows left out, whose key another row with equal values has.
-        before, parts: parts before and after.
+        before, parts: parts of the version before and after.
+        read: bytes of the parts that were replaced.
     """
 
     block: str
@@ -50,10 +52,11 @@ class Compacted:
     duplicates: int
     before: int
     parts: int
+    read: int
 
 
 def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_BYTES) -> Iterator[Compacted]:
-    """Replace the parts of blocks by few large ones, sorted by clip; those that are compacted already stay.
+    """Merge the small parts of blocks into large ones, sorted by clip, and those of the errors table.
 
     Args:
         store_url: the store.
@@ -61,7 +64,7 @@ def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_B
         part_bytes: size of a part's rows in memory.
 
     Yields:
-        Each version whose parts were replaced.
+        Each version whose parts were merged.
 
     Raises:
         UsageError: no store, or no such block.
@@ -69,61 +72,82 @@ def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_B
         StoreInconsistentError: a part cannot be read, or a key has two values; the block's parts are left as they are.
         StoreError: the store cannot be read or written.
     """
-    there = FeatureStore.existing(store_url).blocks()
+    store = FeatureStore.existing(store_url)
+    there = store.filesystem.folders(layout.FEATURES)
     unknown = [block for block in blocks if block not in there]
     if unknown:
         raise UsageError(f"{store_url}: holds no block {unknown[0]!r} (there: {', '.join(there) or 'none'})")
     for block in sorted(set(blocks)) or there:
-        with acquire_blocks(store_url, [block], f"store compact --block {block}") as leases:
-            for fingerprint in there[block]:
-                done = _Compaction(FeatureStore(store_url), block, fingerprint, part_bytes, leases.check).run()
+        holder = f"store compact --block {block}"
+        fingerprints = store.filesystem.folders(layout.block_folder(block))
+        with acquire_blocks(store_url, [block], holder) as leases:
+            for fingerprint in fingerprints:
+                _take_over(store, block, fingerprint, leases)
+        with acquire_blocks(store_url, [block], holder) as leases:
+            for fingerprint in fingerprints:
+                done = _Compaction(store, block, fingerprint, part_bytes, leases).run()
                 if done is not None:
                     yield done
+    _merge_errors(store)
+
+
+def mergeable(parts: Sequence[Part], largest: int) -> list[Part]:
+    """Return the parts to merge: the smallest ones, each at most `RATIO` times those before it together.
+
+    Args:
+        parts: of a version.
+        largest: bytes of a file from which on a part stays as it is.
+
+    >>> sizes = [30, 28, 31, 4800]
+    >>> [part.size for part in mergeable([Part("", size, 0.0, 1, "", "") for size in sizes], 9000)]
+    [28, 30, 31]
+    """
+    chosen: list[Part] = []
+    for part in sorted(parts, key=lambda part: (part.size, part.path)):
+        together = sum(other.size for other in chosen)
+        if part.size >= largest or (chosen and part.size > RATIO * together):
+            break
+        chosen.append(part)
+    return chosen if len(chosen) > 1 else []
 
 
 class _Compaction:
-    """The compaction of one version; the counters prove that what was written is what was read."""
+    """The compaction of one version; nothing is replaced unless what was written is what was read."""
 
-    def __init__(
-        self, store: FeatureStore, block: str, fingerprint: str, part_bytes: int, check: Callable[[], None]
-    ) -> None:
-        self.store, self.block, self.fingerprint, self.part_bytes = store, block, fingerprint, part_bytes
-        self.check = check
-        self.folder = layout.block_folder(block, fingerprint)
-        self.listed: dict[str, Entry] = {}
-        self.sizes: dict[str, int] = {}
-        self.read = self.written = self.duplicates = 0
-        self.digest = 0  # of the rows read, less that of the rows written and left out
+    def __init__(self, store: FeatureStore, block: str, fingerprint: str, part_bytes: int, leases: BlockLeases) -> None:
+        self.store, self.part_bytes, self.leases = store, part_bytes, leases
+        self.block, self.fingerprint = block, fingerprint
+        self.version = store.version(block, fingerprint)
+        self.duplicates = 0
 
     def run(self) -> Compacted | None:
-        self.listed = {_name(entry): entry for entry in self.store.filesystem.entries(self.folder)}
-        snapshot = read_snapshot(self.store.filesystem, self.folder)
-        inputs = [_name(entry) for entry in self.store.parts(self.block, self.fingerprint)]
-        if len(inputs) < 2 or set(inputs) == set(snapshot.parts):
+        parts = self.version.parts()
+        inputs = mergeable(parts, self.part_bytes // 2)
+        if not inputs:
             return None
-        schema = self._schema()
-        bounds = clip_bounds(self.store, self.block, {"": self.fingerprint}, schema, self.part_bytes)
-        outputs = [self._output(inputs, number) for number in range(len(bounds) + 1)]
-        self.check()
-        # A name that gc has removed stays until its next run: a reader may have listed it before.
-        announced = replace(snapshot, pending=sorted({*outputs, *snapshot.pending}))
-        snapshot = change_snapshot(self.store.filesystem, self.folder, snapshot, announced)
+        schema = self._schema(parts)
+        bounds = clip_bounds(self.store, inputs, schema, self.part_bytes)
         with tempfile.TemporaryDirectory(prefix="acoustic-env-compact-") as work:
-            ranges = sorted_ranges(self._read(schema), bounds, schema, Path(work))
-            for name, table in zip(outputs, ranges, strict=True):
-                self._write(name, table)
-        self._commit(snapshot, inputs)
-        return Compacted(
-            self.block, self.fingerprint, self.written, self.duplicates, before=len(inputs), parts=len(outputs)
-        )
+            ranges = sorted_ranges(self._read(inputs, schema), bounds, schema, Path(work))
+            outputs = [self._write(number, table) for number, table in enumerate(ranges)]
+        rows = sum(part.rows for part in outputs)
+        if rows + self.duplicates != sum(part.rows for part in inputs):
+            msg = f"{self.store.filesystem.place(self.version.folder)}: the new parts have not the rows of the old ones"
+            raise StoreError(f"{msg}; nothing was replaced, report this")
+        self.leases.check()
+        after = [*(part for part in parts if part not in inputs), *outputs]
+        self.version.begin(self._token(), after)
+        read = sum(part.size for part in inputs)
+        return Compacted(self.block, self.fingerprint, rows, self.duplicates, len(parts), len(after), read)
 
-    def _schema(self) -> pa.Schema:
+    def _token(self) -> int:
+        return self.leases.tokens[layout.lease_path(self.block)]
+
+    def _schema(self, parts: Sequence[Part]) -> pa.Schema:
         """The columns of all parts; of metadata in which parts differ (library versions) the values side by side."""
         first: ScannedPart | None = None
         metadata: dict[bytes, list[bytes]] = {}
-        for part in self.store.scan(self.block, self.fingerprint, []):
-            if isinstance(part, UnreadablePart):
-                raise self._inconsistent(f"{part.entry.path}: {part.reason}")
+        for part in in_threads(self.store.filesystem, parts, lambda part: self.store.read_one(part, [])):
             first = first or part
             reason = difference(first, part)
             if reason is not None:
@@ -135,46 +159,31 @@ class _Compaction:
         return first.schema.with_metadata({key: b", ".join(values) for key, values in metadata.items()})
 
     def _inconsistent(self, what: str) -> StoreInconsistentError:
-        msg = (
-            f"{self.store.url}: {what}; nothing was replaced. See acoustic-env store verify {self.store.url}; "
-            "acoustic-env extract sets unreadable parts aside and computes their rows again"
+        return StoreInconsistentError(
+            f"{self.store.url}: {what}; nothing was replaced. See acoustic-env store verify {self.store.url}"
         )
-        return StoreInconsistentError(msg)
 
-    def _output(self, inputs: Sequence[str], number: int) -> str:
-        text = "\n".join([f"compacted {self.folder} {self.part_bytes} {number}", *inputs])
-        return layout.part_path("", hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]).removeprefix("/")
+    def _read(self, inputs: Sequence[Part], schema: pa.Schema) -> Iterator[pa.Table]:
+        for part in inputs:
+            scanned = self.store.scan_one(part, None, checksums=True)
+            if isinstance(scanned, UnreadablePart):
+                raise self._inconsistent(f"{part.path}: {scanned.reason}")
+            yield scanned.table.replace_schema_metadata(schema.metadata)
 
-    def _read(self, schema: pa.Schema) -> Iterator[pa.Table]:
-        for part in self.store.scan(self.block, self.fingerprint, None, checksums=True):
-            if isinstance(part, UnreadablePart):
-                raise self._inconsistent(f"{part.entry.path}: {part.reason}")
-            self.read += part.table.num_rows
-            self.digest += row_digest(part.table)
-            yield part.table.replace_schema_metadata(schema.metadata)
-
-    def _write(self, name: str, table: pa.Table) -> None:
-        """Write a part, each key once, unless it is there from a compaction that was killed; read it back."""
+    def _write(self, number: int, table: pa.Table) -> Part:
+        """Write a part, each key once, and read it back."""
         table = self._each_key_once(table)
-        path = f"{self.folder}/{name}"
-        found = self._read_back(self.listed[name]) if name in self.listed else None
-        if found is not None and found.equals(table, check_metadata=True):
-            self.sizes[name] = self.listed[name].size
-        else:
-            data = part_bytes(table)
-            self.check()
-            self.store.filesystem.write(path, data)
-            self.sizes[name] = len(data)
-            found = self._read_back(Entry(path, len(data), 0.0))
-        if found is None or not found.equals(table, check_metadata=True):
-            msg = f"{self.store.filesystem.place(path)}: does not read back as it was written; nothing was replaced"
+        part = new_part(layout.part_path(self.version.folder, f"compacted-{self._token():08d}-{number:06d}"), table)
+        data = part_bytes(table)
+        self.store.filesystem.write(part.path, data)
+        part = replace(part, size=len(data))
+        found = self.store.scan_one(part, None, checksums=True)
+        if isinstance(found, UnreadablePart) or not found.table.equals(table, check_metadata=True):
+            msg = (
+                f"{self.store.filesystem.place(part.path)}: does not read back as it was written; nothing was replaced"
+            )
             raise StoreError(msg)
-        self.written += found.num_rows
-        self.digest -= row_digest(found)
-
-    def _read_back(self, entry: Entry) -> pa.Table | None:
-        part = self.store.scan_one(entry, None, checksums=True)
-        return part.table if isinstance(part, ScannedPart) else None
+        return part
 
     def _each_key_once(self, table: pa.Table) -> pa.Table:
         repeated = repeats(table).to_numpy(zero_copy_only=False)
@@ -185,24 +194,40 @@ class _Compaction:
         kept = table.take(pa.array(first[repeated]))
         for column in table.column_names:
             if column not in ROW_KEYS and unequal(kept[column], dropped[column]).any():
-                raise self._inconsistent(f"{self.folder}: a key has two values of {column}")
+                raise self._inconsistent(f"{self.version.folder}: a key has two values of {column}")
         self.duplicates += dropped.num_rows
-        self.digest -= row_digest(dropped)
         return each_key_once(table)
 
-    def _commit(self, snapshot: Snapshot, inputs: Sequence[str]) -> None:
-        if self.read != self.written + self.duplicates or self.digest % MODULUS:
-            msg = f"{self.store.filesystem.place(self.folder)}: the new parts are not the rows of the old ones; "
-            raise StoreError(msg + "nothing was replaced, report this")
-        self.check()
-        now = self.store.filesystem.now()
-        new = Snapshot(
-            parts=self.sizes,
-            replaced={**snapshot.replaced, **dict.fromkeys(inputs, now)},
-            pending=[name for name in snapshot.pending if name not in self.sizes],
-        )
-        change_snapshot(self.store.filesystem, self.folder, snapshot, new)
+
+def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockLeases) -> None:
+    """Name the parts of a version that was written before manifests were: those that its snapshot does not hide."""
+    folder = layout.block_folder(block, fingerprint)
+    listed = store.filesystem.entries(folder, "part-")
+    if not listed or store.filesystem.entries(folder, "manifest-"):
+        return
+    hidden: set[str] = set()
+    with suppress(FileNotFoundError):
+        snapshot = json.loads(store.filesystem.read(f"{folder}/snapshot.json"))
+        hidden = {*snapshot["replaced"], *snapshot["pending"]} - {*snapshot["parts"]}
+    parts = []
+    for entry in listed:
+        if entry.path.rpartition("/")[2] not in hidden:
+            found = store.read_one(entry, ["clip_id"])
+            parts.append(replace(new_part(entry.path, found.table), size=entry.size))
+    leases.check()
+    store.version(block, fingerprint).begin(leases.tokens[layout.lease_path(block)], parts)
 
 
-def _name(entry: Entry) -> str:
-    return entry.path.rpartition("/")[2]
+def _merge_errors(store: FeatureStore) -> None:
+    """Merge the parts of the errors table into one; a reader between sees rows twice, and counts them once."""
+    parts = store.error_parts()
+    read = [store.read_errors_part(entry) for entry in parts]
+    tables = [table for table in read if not isinstance(table, UnreadablePart)]
+    if len(parts) < 2 or len(tables) < len(parts):
+        return
+    names = "\n".join(sorted(entry.path for entry in parts))
+    name = f"compacted-{hashlib.sha256(names.encode()).hexdigest()[:DIGEST_DIGITS]}"
+    kept = store.write_errors(pa.concat_tables(tables).group_by(ERROR_SCHEMA.names).aggregate([]), name)
+    for entry in parts:
+        if entry.path != kept:
+            store.filesystem.remove(entry.path)

@@ -1,4 +1,4 @@
-"""What a store holds, as its files show it: versions of blocks, keys, errors and run records."""
+"""What a store holds, as its manifests name it: versions of blocks, parts, keys, errors and run records."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.signals import signal_order
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import Entry, open_filesystem
 from acoustic_env.store import layout
+from acoustic_env.store.manifest import Part, Version
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, read_part
 from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, Described, describe
-from acoustic_env.store.snapshot import read_snapshot
 
 log = logging.getLogger("acoustic_env.store")
 
@@ -40,40 +40,48 @@ class ScannedPart:
 
 
 class StoreContents:
-    """The files below one URL; what is done is what can be read back from the parts."""
+    """The tables below one URL; a row is there when a manifest names its part and the part reads."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.filesystem = open_filesystem(url)
-        self._unreadable: dict[str, UnreadablePart] = {}
+        self.unreadable: dict[str, UnreadablePart] = {}  # what scans have met so far
+        self._of_versions: dict[str, Version] = {}
 
     @classmethod
     def existing(cls, url: str) -> Self:
         """Open a store to read from.
 
         Raises:
-            UsageError: there is nothing at the URL.
+            UsageError: there is no store at the URL.
         """
         store = cls(url)
-        if not store.filesystem.entries(""):
+        if not {layout.FEATURES, layout.CLIPS, layout.ERRORS, layout.RUNS} & set(store.filesystem.folders("")):
             msg = f"{url}: there is no store; check the URL, or make one with acoustic-env extract --store {url}"
             raise UsageError(msg)
         return store
 
     def blocks(self) -> dict[str, list[str]]:
-        """Return block -> fingerprints that have parts, both sorted."""
-        found: dict[str, set[str]] = {}
-        for entry in self.filesystem.entries(layout.FEATURES):
-            place = layout.block_and_fingerprint(entry.path)
-            if place is not None:
-                found.setdefault(place[0], set()).add(place[1])
-        return {block: sorted(found[block]) for block in sorted(found)}
+        """Return block -> fingerprints that have parts, both sorted.
 
-    def parts(self, block: str, fingerprint: str) -> list[Entry]:
-        """Return the parts of one version of a block that readers see: without those a compaction replaced."""
+        Raises:
+            UsageError: the store was written before parts were named in manifests.
+        """
+        found = {}
+        for block in self.filesystem.folders(layout.FEATURES):
+            versions = self.filesystem.folders(layout.block_folder(block))
+            if there := [fingerprint for fingerprint in versions if self.parts(block, fingerprint)]:
+                found[block] = there
+        return found
+
+    def version(self, block: str, fingerprint: str) -> Version:
+        """Return the manifests of one version of a block."""
         folder = layout.block_folder(block, fingerprint)
-        listed = self.filesystem.entries(folder)  # before the snapshot: `store.snapshot` has the reason
-        return read_snapshot(self.filesystem, folder).visible(listed, folder) if listed else []
+        return self._of_versions.setdefault(folder, Version(self.filesystem, folder))
+
+    def parts(self, block: str, fingerprint: str) -> list[Part]:
+        """Return the parts of one version of a block that its manifests name; none for one that is not there."""
+        return self.version(block, fingerprint).parts()
 
     def fingerprints(self, block: str) -> list[Described]:
         """Return the versions of a block that are in the store, each described by its first readable part."""
@@ -110,10 +118,25 @@ class StoreContents:
         entries = self.parts(block, fingerprint)
         size = max((entry.size for entry in entries), default=0) if columns is None else 0
         for part in in_threads(self.filesystem, entries, lambda entry: self.scan_one(entry, columns, checksums), size):
-            if isinstance(part, UnreadablePart) and part.entry.path not in self._unreadable:
-                self._unreadable[part.entry.path] = part
-                log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)
+            if isinstance(part, UnreadablePart) and part.entry.path not in self.unreadable:
+                self.unreadable[part.entry.path] = part
+                log.warning("%s: %s", self.filesystem.place(part.entry.path), part.reason)
             yield part
+
+    def read_one(self, entry: Entry, columns: Sequence[str] | None) -> ScannedPart:
+        """Read one part.
+
+        Raises:
+            StoreInconsistentError: it is named in a manifest, and is gone or damaged.
+            StoreError: the filesystem failed.
+        """
+        part = self.scan_one(entry, columns)
+        if isinstance(part, ScannedPart):
+            return part
+        raise StoreInconsistentError(
+            f"{self.filesystem.place(entry.path)}: {part.reason}, so its rows are lost. acoustic-env store verify "
+            f"{self.url} names all that is lost; acoustic-env extract with the same settings computes it again"
+        )
 
     def scan_one(
         self, entry: Entry, columns: Sequence[str] | None, checksums: bool = False
@@ -122,10 +145,13 @@ class StoreContents:
         try:
             with open_part(self.filesystem, entry, checksums) as file:
                 described = describe(file.metadata.metadata)
-                place = layout.block_and_fingerprint(entry.path)
-                if described is None or (described.block, described.fingerprint) != place:
+                folder = entry.path.rpartition("/")[0]
+                if described is None or layout.block_folder(described.block, described.fingerprint) != folder:
                     named = "nothing" if described is None else f"{described.block}/{described.fingerprint}"
-                    return UnreadablePart(entry, f"its metadata name {named}, its folder {'/'.join(place or ())}")
+                    return UnreadablePart(entry, f"its metadata name {named}, its folder {folder}")
+                if isinstance(entry, Part) and file.metadata.num_rows != entry.rows:
+                    rows = file.metadata.num_rows
+                    return UnreadablePart(entry, f"it has {rows:,} rows, its manifest names {entry.rows:,}")
                 table = read_part(self.filesystem, entry, file, columns) if columns != [] else KEY_SCHEMA.empty_table()
                 return ScannedPart(entry, described, file.schema_arrow, table)
         except NotAPart as error:
@@ -146,18 +172,23 @@ class StoreContents:
         return pa.concat_tables([KEY_SCHEMA.empty_table(), *tables])
 
     def errors(self) -> pa.Table:
-        """Return every recorded error, `ERROR_SCHEMA`, by clip, stage and attempt; each once."""
-        tables = []
-        entries = [entry for entry in self.filesystem.entries(layout.ERRORS) if layout.is_part(entry.path)]
-        for part in in_threads(self.filesystem, entries, self.read_errors_part):
+        """Return every recorded error, `ERROR_SCHEMA`, by clip and attempt; each once.
+
+        A part that cannot be read is left out with a warning: its clips are tried again.
+        """
+        tables = [ERROR_SCHEMA.empty_table()]
+        for part in in_threads(self.filesystem, self.error_parts(), self.read_errors_part):
             if isinstance(part, UnreadablePart):
-                log.warning("%s: not a readable part: %s", self.filesystem.place(part.entry.path), part.reason)
+                log.warning("%s: %s", self.filesystem.place(part.entry.path), part.reason)
             else:
                 tables.append(part)
-        table = pa.concat_tables([ERROR_SCHEMA.empty_table(), *tables])
-        table = table.group_by(ERROR_SCHEMA.names).aggregate([]).select(ERROR_SCHEMA.names)
-        order = [(name, "ascending") for name in ("clip_id", "stage", "attempt", "run_id", "code", "signal", "message")]
-        return table.sort_by(order).cast(ERROR_SCHEMA)
+        table = pa.concat_tables(tables).group_by(ERROR_SCHEMA.names).aggregate([]).select(ERROR_SCHEMA.names)
+        order = ["clip_id", "attempt", "run_id", "stage", "block", "signal", "code", "message", "source", "fingerprint"]
+        return table.sort_by([(name, "ascending") for name in order]).cast(ERROR_SCHEMA)
+
+    def error_parts(self) -> list[Entry]:
+        """List the parts of the errors table."""
+        return [entry for entry in self.filesystem.entries(layout.ERRORS) if layout.is_part(entry.path)]
 
     def read_errors_part(self, entry: Entry) -> pa.Table | UnreadablePart:
         """Read one part of the errors table."""
@@ -169,8 +200,7 @@ class StoreContents:
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the records of all runs, oldest first; one that is not JSON is left out with a warning."""
-        names = [entry.path for entry in self.filesystem.entries(layout.RUNS) if entry.path.endswith(".json")]
-        records = (self.run(path.removeprefix(f"{layout.RUNS}/").removesuffix(".json")) for path in names)
+        records = (self.run(run_id) for run_id in self.filesystem.folders(layout.RUNS))
         return [record for record in records if record is not None]
 
     def run(self, run_id: str) -> dict[str, Any] | None:

@@ -1,31 +1,26 @@
 """One small file that several processes change without losing each other's change: compare and swap.
 
-| store           | how                                                                                          |
-|-----------------|----------------------------------------------------------------------------------------------|
-| local folder    | a kernel file lock (flock; over NFS a byte-range lock) around read, compare and rename        |
-| S3              | conditional PUT: If-None-Match: * for the first, If-Match: etag for every later one           |
-| other protocols | put, wait `SETTLE_S`, read again: the last one to put holds it, which assumes that two who    |
-|                 | start within `SETTLE_S` of each other see each other's file (strongly consistent listings)    |
+| store                   | how                                                                            |
+|-------------------------|--------------------------------------------------------------------------------|
+| local folder            | a kernel file lock (flock; over NFS a byte-range lock) around read and rename   |
+| S3                      | conditional PUT: If-None-Match: * for the first, If-Match: etag for later ones  |
+| Google Cloud Storage    | ifGenerationMatch: 0 for the first, the generation that was read for later ones |
+| Azure Blobs             | If-None-Match: * for the first, If-Match: etag for later ones                   |
+| memory of this process  | a lock of its threads                                                          |
+| any other               | refused: two writers cannot be kept apart there                                |
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, cast
+from functools import partial
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
-from acoustic_env.io.filesystem import Filesystem, LocalFilesystem, S3Filesystem
-from acoustic_env.io.retry import StoreError, retrying, s3_code, store_error
+from acoustic_env.io.filesystem import Filesystem, LocalFilesystem
+from acoustic_env.io.retry import retrying, s3_code, store_error
 
-SETTLE_S: Final = 2.0
-LOCK_WAIT_S: Final = 30.0
-CONFLICTS: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
-UNSUPPORTED: Final = frozenset({"NotImplemented", "501"})
 _IN_PROCESS: Final = threading.Lock()
 
 
@@ -34,7 +29,7 @@ class Seen(NamedTuple):
 
     Attributes:
         data: its bytes.
-        version: what changes with every write; an etag or a digest.
+        version: what changes with every write; an etag, a generation or a digest.
     """
 
     data: bytes
@@ -42,7 +37,7 @@ class Seen(NamedTuple):
 
 
 class ExclusiveFile:
-    """A file changed only by those who saw its present content; its version is a digest of its bytes."""
+    """A file changed only by those who saw its present content, under a lock; its version is a digest of its bytes."""
 
     def __init__(self, filesystem: Filesystem, path: str) -> None:
         self.filesystem, self.path = filesystem, path
@@ -54,10 +49,11 @@ class ExclusiveFile:
             StoreError: it cannot be read.
         """
         try:
-            data = self.filesystem.read(self.path)
-        except FileNotFoundError:
+            return self._get()
+        except FileNotFoundError as error:
+            if s3_code(error) == "NoSuchBucket":
+                raise store_error(self.filesystem.place(self.path), "read", error) from error
             return None
-        return Seen(data, hashlib.sha256(data).hexdigest())
 
     def swap(self, seen: Seen | None, data: bytes) -> bool:
         """Write `data` if the file is still as seen (None: not there); return whether it was.
@@ -65,140 +61,88 @@ class ExclusiveFile:
         Raises:
             StoreError: it cannot be written.
         """
-        with _IN_PROCESS:
-            if not self._compare_and_write(seen, data):
+        with self.filesystem.lock() if isinstance(self.filesystem, LocalFilesystem) else _IN_PROCESS:
+            if self.load() != seen:
                 return False
-        # A filesystem in this process's memory needs no waiting: the lock keeps its threads apart.
-        in_memory = "memory" in self.filesystem.filesystem.protocol
-        return in_memory or self._settled(data)
+            self.filesystem.write(self.path, data)
+            return True
 
-    def _compare_and_write(self, seen: Seen | None, data: bytes) -> bool:
-        now = self.load()
-        if (now and now.version) != (seen and seen.version):
-            return False
-        self.filesystem.write(self.path, data)
-        return True
-
-    def _settled(self, data: bytes) -> bool:
-        time.sleep(SETTLE_S)
-        now = self.load()
-        return now is not None and now.data == data
-
-
-def exclusive_file(filesystem: Filesystem, path: str) -> ExclusiveFile:
-    """Return the file at a path of the store, by what the store can do."""
-    if isinstance(filesystem, LocalFilesystem):
-        return _LockedFile(filesystem, path)
-    if isinstance(filesystem, S3Filesystem):
-        return _ConditionalFile(filesystem, path)
-    return ExclusiveFile(filesystem, path)
-
-
-class _LockedFile(ExclusiveFile):
-    filesystem: LocalFilesystem
-
-    def swap(self, seen: Seen | None, data: bytes) -> bool:
-        with self._lock():
-            return self._compare_and_write(seen, data)
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Hold a kernel lock, which ends with the process at the latest."""
-        import fcntl
-
-        file, place = self.filesystem.folder / self.path, self.filesystem.place(self.path)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise store_error(place, "written", error) from error
-        try:
-            deadline = time.monotonic() + LOCK_WAIT_S
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES) or time.monotonic() > deadline:
-                        raise StoreError(
-                            f"{place}: cannot be locked ({error.strerror}); the store needs a filesystem with file "
-                            "locks (a local disk, NFS 4) or s3://"
-                        ) from error
-                time.sleep(0.02)
-            yield
-        finally:
-            os.close(descriptor)
+    def _get(self) -> Seen:
+        data = self.filesystem.read(self.path)
+        return Seen(data, hashlib.sha256(data).hexdigest())
 
 
 class _ConditionalFile(ExclusiveFile):
-    filesystem: S3Filesystem
+    """A file in an object store, which keeps to conditions; `_read` and `_put` may be called again after a failure."""
 
-    def __init__(self, filesystem: S3Filesystem, path: str) -> None:
+    def __init__(self, filesystem: Filesystem, path: str) -> None:
         super().__init__(filesystem, path)
-        self.place = filesystem.place(path)
-        self.bucket, _, self.key = filesystem.full(path).partition("/")
-
-    def load(self) -> Seen | None:
-        def get() -> Seen:
-            client = self.filesystem.filesystem
-            answer = client.call_s3("get_object", Bucket=self.bucket, Key=self.key)
-            return Seen(_body(client, answer), answer["ETag"])
-
-        try:
-            return retrying(get, self.place, "read")
-        except FileNotFoundError as error:
-            if s3_code(error) == "NoSuchBucket":
-                raise store_error(self.place, "read", error) from error
-            return None
+        self.client: Any = filesystem.filesystem
+        self.full = filesystem.full(path)
+        self.bucket, _, self.key = self.full.partition("/")
 
     def swap(self, seen: Seen | None, data: bytes) -> bool:
-        condition = {"IfNoneMatch": "*"} if seen is None else {"IfMatch": seen.version}
+        if seen is None:
+            return self.filesystem.create(self.path, data)
         try:
-            self._put(data, condition)
-        except _ConflictError:
-            now = self.load()  # our own put may have come through and only its answer been lost
-            return now is not None and now.data == data
-        except FileNotFoundError as error:
-            if s3_code(error) == "NoSuchBucket":
-                raise store_error(self.place, "written", error) from error
+            if self.filesystem.conditional(self.path, partial(self._put, seen.version, data)):
+                return True
+        except FileNotFoundError:
             return False  # somebody removed the file we had seen
-        if seen is None and not self._conditions_count(data):
-            return self._settled(data)
-        return True
+        now = self.load()  # our own put may have come through and only its answer been lost
+        return now is not None and now.data == data
 
-    def _put(self, data: bytes, condition: dict[str, str]) -> None:
-        def put() -> None:
-            try:
-                self.filesystem.filesystem.call_s3(
-                    "put_object", Bucket=self.bucket, Key=self.key, Body=data, **condition
-                )
-            except Exception as error:
-                code = s3_code(error)
-                if code in CONFLICTS:
-                    raise _ConflictError from error
-                if code in UNSUPPORTED:
-                    raise StoreError(
-                        f"{self.place}: this S3 server knows no conditional writes, without which two writers cannot "
-                        "be kept apart; use a server that does (AWS S3, MinIO since 2024, Ceph since Squid)"
-                    ) from error
-                raise
+    def _get(self) -> Seen:
+        return retrying(self._read, self.filesystem.place(self.path), "read")
 
-        retrying(put, self.place, "written")
+    def _read(self) -> Seen:
+        raise NotImplementedError
 
-    def _conditions_count(self, data: bytes) -> bool:
-        """Whether the server keeps to conditions: the file is there, so `only if it is not there` must fail."""
-        try:
-            self._put(data, {"IfNoneMatch": "*"})
-        except _ConflictError:
-            return True
-        return False
+    def _put(self, version: str, data: bytes) -> None:
+        raise NotImplementedError
 
 
-class _ConflictError(StoreError):
-    """The condition of a put did not hold."""
+class _S3File(_ConditionalFile):
+    def _read(self) -> Seen:
+        from fsspec.asyn import sync
+
+        answer = self.client.call_s3("get_object", Bucket=self.bucket, Key=self.key)
+        return Seen(sync(self.client.loop, answer["Body"].read), answer["ETag"])
+
+    def _put(self, version: str, data: bytes) -> None:
+        self.client.call_s3("put_object", Bucket=self.bucket, Key=self.key, Body=data, IfMatch=version)
 
 
-def _body(client: Any, answer: dict[str, Any]) -> bytes:
-    from fsspec.asyn import sync
+class _GoogleFile(_ConditionalFile):
+    def _read(self) -> Seen:
+        version = str(self.client.info(self.full)["generation"])  # first: a newer content then fails to be swapped
+        return Seen(self.client.cat_file(self.full), version)
 
-    return cast(bytes, sync(client.loop, answer["Body"].read))
+    def _put(self, version: str, data: bytes) -> None:
+        path = f"{self.client._location}/upload/storage/v1/b/{quote(self.bucket)}/o"
+        condition = {"uploadType": "media", "name": self.key, "ifGenerationMatch": version}
+        self.client.call("POST", path, data=data, **condition)  # gcsfs's own upload can only create
+
+
+class _AzureFile(_ConditionalFile):
+    def _read(self) -> Seen:
+        version = self.client.info(self.full)["etag"]
+        return Seen(self.client.cat_file(self.full), version)
+
+    def _put(self, version: str, data: bytes) -> None:
+        from azure.core import MatchConditions
+
+        self.client.pipe_file(self.full, data, etag=version, match_condition=MatchConditions.IfNotModified)
+
+
+KINDS: Final = {"s3": _S3File, "gs": _GoogleFile, "abfs": _AzureFile, "memory": ExclusiveFile}
+
+
+def exclusive_file(filesystem: Filesystem, path: str) -> ExclusiveFile:
+    """Return the file at a path of the store, by what the store can do.
+
+    Raises:
+        UsageError: the store cannot keep two writers apart; the message says which can.
+    """
+    local = isinstance(filesystem, LocalFilesystem)
+    return (ExclusiveFile if local else KINDS[filesystem.conditions()])(filesystem, path)

@@ -64,6 +64,7 @@ def export(
     Raises:
         UsageError: the file's ending or name, no such block, column or signal, wide for a per-frame table, or the file
             cannot be written.
+        StoreInconsistentError: a part is gone or damaged.
         StoreError: the store cannot be read.
     """
     suffix = next((suffix for suffix in FORMATS if out.lower().endswith(suffix)), None)
@@ -78,7 +79,8 @@ def export(
     with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as name:
         work = Path(name)
         present = list(versions)
-        bounds = clip_bounds(store, block, versions, schema, RANGE_BYTES)
+        parts = [part for version in dict.fromkeys(versions.values()) for part in store.parts(block, version)]
+        bounds = clip_bounds(store, parts, schema, RANGE_BYTES)
         ranges = map(each_key_once, sorted_ranges(store.pieces(block, versions, schema), bounds, schema, work))
         if shape == "wide":
             ranges = map(partial(_widen, schema=schema, signals=present), ranges)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.clips.listed import Listed
+from acoustic_env.clips.sources import describe_source
 from acoustic_env.errors import RESOLVED
-from acoustic_env.store.schema import ERROR_SCHEMA, SHARED_STAGES
+from acoustic_env.store.schema import ERROR_SCHEMA
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
+
+SUBJECT: Final = ("clip_id", "source", "block", "fingerprint", "signal")  # what an error is of
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,13 @@ class FailureCount:
     """Clips with one kind of error.
 
     Attributes:
-        stage: fetch, decode, prepare, compute (the worker died) or a block.
+        block: whose row failed; null where the source did.
         code: one of `errors.CLIP_ERRORS`.
         clips: how many.
         permanent: of them, final until --retry-errors.
     """
 
-    stage: str
+    block: str | None
     code: str
     clips: int
     permanent: int
@@ -35,91 +40,84 @@ class FailureCount:
 class Failures:
     """The errors of a store that are in force.
 
-    The last attempt decides:
-
-    * An error of a shared stage (`SHARED_STAGES`) is in force for every block and signal until a later attempt at the
-      clip is recorded: another error, or the `resolved` row that a successful attempt writes before its rows.
-    * An error of a block is in force for its signal under the fingerprint that its run computed (without a run record:
-      under every fingerprint), until a later attempt at the same is recorded.
+    An error is of a source, or of one version of a block for one signal of a source; the last attempt at it decides. A
+    `resolved` row ends it. An error of another source than the clip has now says nothing.
 
     Args:
-        store: whose errors.
-        errors: from `store.errors()`, where the caller has it.
+        errors: rows of `ERROR_SCHEMA`.
+        listed: the clip list, whose sources count; None for the source of each clip that was tried last.
     """
 
-    def __init__(self, store: FeatureStore, errors: pa.Table | None = None) -> None:
-        self.store = store
-        self.errors = store.errors() if errors is None else errors
-        self._records: dict[str, dict[str, Any]] = {}
-        last = _last_attempts(self.errors)
-        self._shared = last.filter(pc.and_(_is_shared(last), pc.not_equal(last["code"], RESOLVED)))
+    def __init__(self, errors: pa.Table, listed: Listed | None = None) -> None:
+        errors = _of_listed(errors, listed) if listed is not None else _of_last_source(errors)
+        last = errors.filter(_last(errors, SUBJECT))
+        self.errors = last.filter(pc.not_equal(last["code"], RESOLVED))
+        self._of_source = self.errors.filter(pc.is_null(self.errors["block"]))
 
     def in_force(self, block: str, fingerprint: str, signal: str) -> pa.Table:
-        """Return the errors of `ERROR_SCHEMA` that keep clips from a row, transient ones included."""
-        return pa.concat_tables([self._shared, self._of_block(block, fingerprint, signal)])
+        """Return the errors of `ERROR_SCHEMA` that keep clips from a row, those that may pass included."""
+        own = self.errors
+        for name, value in (("block", block), ("fingerprint", fingerprint), ("signal", signal)):
+            own = own.filter(pc.equal(own[name], value))
+        return pa.concat_tables([self._of_source, own])
 
     def excluded(self, block: str, fingerprint: str, signal: str) -> pa.ChunkedArray:
         """Return the clips that a permanent error excludes from a row, until `--retry-errors`."""
         errors = self.in_force(block, fingerprint, signal)
         return pc.unique(errors.filter(errors["permanent"])["clip_id"])
 
-    def open(self) -> pa.Table:
-        """Return all errors in force, `ERROR_SCHEMA`, by clip and stage; those of a block whose row is there are not.
-
-        A clip is among them with a permanent error if and only if `excluded` names it for a row that it lacks.
-        """
-        found = [self._shared]
-        of_blocks = self.errors.filter(pc.invert(_is_shared(self.errors)))
-        places = of_blocks.group_by(["stage", "signal", "run_id"]).aggregate([]).to_pylist()
-        for block, signal, fingerprint in {
-            (row["stage"], row["signal"], self._computed(row["run_id"], row["stage"], row["signal"])) for row in places
-        }:
-            rows = self._of_block(block, fingerprint, signal)
-            if fingerprint is not None:
-                keys = self.store.committed_keys(block, fingerprint)
-                done = keys.filter(pc.equal(keys["signal"], signal))["clip_id"]
-                rows = rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=done)))
-            found.append(rows)
-        names = ERROR_SCHEMA.names
-        table = pa.concat_tables(found).group_by(names).aggregate([]).select(names).cast(ERROR_SCHEMA)
-        return table.sort_by([(name, "ascending") for name in ("clip_id", "stage", "signal", "code")]).combine_chunks()
-
-    def _of_block(self, block: str, fingerprint: str | None, signal: str) -> pa.Table:
-        """Errors of the last attempt at a block's row."""
-        errors = self.errors.filter(pc.and_(_is(self.errors, "stage", block), _is(self.errors, "signal", signal)))
-        runs = pc.unique(errors["run_id"]).to_pylist()
-        kept = [run_id for run_id in runs if self._computed(run_id, block, signal) in (None, fingerprint)]
-        return _last_attempts(errors.filter(pc.is_in(errors["run_id"], value_set=pa.array(kept, pa.string()))))
-
-    def _computed(self, run_id: str, block: str, signal: str) -> str | None:
-        """The fingerprint under which a run computed a signal of a block; None where no record says so."""
-        if run_id not in self._records:
-            self._records[run_id] = self.store.run(run_id) or {}
-        versions = self._records[run_id].get("fingerprints", {}).get(block)
-        return versions.get(signal) if isinstance(versions, dict) else None
+    def open(self, store: FeatureStore) -> pa.Table:
+        """Return all errors in force, `ERROR_SCHEMA`, by clip; those of a row that is there are not."""
+        found = [self._of_source]
+        of_blocks = self.errors.filter(pc.is_valid(self.errors["block"]))
+        for row in of_blocks.group_by(["block", "fingerprint"]).aggregate([]).to_pylist():
+            block, fingerprint = row["block"], row["fingerprint"]
+            own = of_blocks.filter(
+                pc.and_(pc.equal(of_blocks["block"], block), pc.equal(of_blocks["fingerprint"], fingerprint))
+            )
+            keys = store.committed_keys(block, fingerprint)
+            found.append(own.join(keys, ["clip_id", "signal"], join_type="left anti").select(ERROR_SCHEMA.names))
+        order = [(name, "ascending") for name in ("clip_id", "block", "signal", "code")]
+        return pa.concat_tables([table.cast(ERROR_SCHEMA) for table in found]).sort_by(order).combine_chunks()
 
 
-def _is(errors: pa.Table, column: str, value: str) -> pa.ChunkedArray:
-    return pc.fill_null(pc.equal(errors[column], value), False)
+def _last(errors: pa.Table, subject: tuple[str, ...]) -> pa.Array:
+    """bool [rows]: whether a row is of the last attempt at its subject."""
+    codes = np.zeros(errors.num_rows, np.int64)
+    for name in subject:
+        column = errors[name].combine_chunks().dictionary_encode()
+        values = np.asarray(pc.fill_null(column.indices, -1)) + 1
+        _, codes = np.unique(codes * (len(column.dictionary) + 1) + values, return_inverse=True)
+    attempts = errors["attempt"].to_numpy()
+    last = np.zeros(int(codes.max(initial=-1)) + 1, attempts.dtype)
+    np.maximum.at(last, codes, attempts)
+    return pa.array(attempts == last[codes])
 
 
-def _is_shared(errors: pa.Table) -> pa.ChunkedArray:
-    return pc.is_in(errors["stage"], value_set=pa.array(SHARED_STAGES))
+def _of_last_source(errors: pa.Table) -> pa.Table:
+    """The errors of the source of each clip that was tried last."""
+    tried = errors.filter(_last(errors, ("clip_id",))).select(["clip_id", "source"])
+    tried = tried.group_by(["clip_id", "source"]).aggregate([])
+    return (
+        errors.join(tried, ["clip_id", "source"], join_type="left semi").select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+    )
 
 
-def _last_attempts(errors: pa.Table) -> pa.Table:
-    """The rows of each clip's last attempt among these."""
-    last = errors.group_by("clip_id").aggregate([("attempt", "max")])
-    position = pc.index_in(errors["clip_id"], value_set=last["clip_id"])
-    return errors.filter(pc.equal(errors["attempt"], last["attempt_max"].take(position)))
+def _of_listed(errors: pa.Table, listed: Listed) -> pa.Table:
+    """The errors of listed clips whose source is the list's."""
+    position = listed.index.positions(errors["clip_id"])
+    errors, position = errors.filter(pa.array(position >= 0)), position[position >= 0]
+    sources = pa.array([describe_source(row) for row in listed.take(position).to_pylist()], pa.string())
+    return errors.filter(pc.equal(errors["source"], sources))
 
 
 def count_failures(errors: pa.Table) -> list[FailureCount]:
-    """Count the clips of each stage and code, most first."""
+    """Count the clips of each block and code, most first."""
     grouped = errors.append_column("final", pc.cast(errors["permanent"], pa.int64()))
-    counts = grouped.group_by(["stage", "code"]).aggregate([("clip_id", "count_distinct"), ("final", "sum")])
+    clips = grouped.group_by(["block", "code", "clip_id"]).aggregate([("final", "max")])
+    counts = clips.group_by(["block", "code"]).aggregate([("clip_id", "count"), ("final_max", "sum")])
     rows = [
-        FailureCount(row["stage"], row["code"], row["clip_id_count_distinct"], row["final_sum"])
+        FailureCount(row["block"], row["code"], row["clip_id_count"], row["final_max_sum"])
         for row in counts.to_pylist()
     ]
-    return sorted(rows, key=lambda row: (-row.clips, row.stage, row.code))
+    return sorted(rows, key=lambda row: (-row.clips, row.block or "", row.code))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -18,17 +18,22 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.store import layout
-from acoustic_env.store.contents import ScannedPart, StoreContents
-from acoustic_env.store.failures import Failures
-from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
-from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, describe, digest, repeats, row_keys, sort_by_key
-from acoustic_env.store.snapshot import change_snapshot, read_snapshot
+from acoustic_env.store.contents import StoreContents
+from acoustic_env.store.manifest import Part
+from acoustic_env.store.parts import in_threads, part_bytes
+from acoustic_env.store.schema import (
+    DIGEST_DIGITS,
+    ERROR_SCHEMA,
+    describe,
+    digest,
+    repeats,
+    row_keys,
+    sort_by_key,
+)
 
-STALE_S: Final = 24 * 3600.0
-ERROR_KEYS: Final = ("clip_id", "stage", "code", "attempt", "run_id")
+ERROR_KEYS: Final = ("clip_id", "source", "block", "fingerprint", "signal", "stage", "code", "attempt", "run_id")
 
 Ids: TypeAlias = pa.ChunkedArray | pa.Array | Sequence[str]
-log = logging.getLogger("acoustic_env.store")
 
 
 class FeatureStore(StoreContents):
@@ -40,15 +45,42 @@ class FeatureStore(StoreContents):
         url: a folder, `s3://bucket/prefix`, or another fsspec URL. Nothing is created before the first write.
     """
 
-    def write_part(self, table: pa.Table) -> str:
-        """Write rows of one block as one part, whole or not at all.
+    def begin(self, block: str, fingerprint: str, token: int) -> list[str]:
+        """Begin to write a version: later commits of holders of smaller fencing ids are of no account.
+
+        Parts that scans of this object have found gone or damaged are not in the table any more.
+
+        Args:
+            block, fingerprint: the version.
+            token: fencing id of the block's lease, which the caller holds.
+
+        Returns:
+            A line for each part that is lost.
+
+        Raises:
+            StoreError: a later writer has begun, or it cannot be written.
+        """
+        version = self.version(block, fingerprint)
+        there = version.parts()
+        lost = [part for part in there if part.path in self.unreadable]
+        version.begin(token, [part for part in there if part not in lost] if lost else None)
+        return [
+            f"{self.filesystem.place(part.path)}: {self.unreadable.pop(part.path).reason}; {part.rows:,} rows of clips "
+            f"{part.first} to {part.last} are lost; what the clip list has of them is computed again"
+            for part in lost
+        ]
+
+    def write_part(self, table: pa.Table, token: int | None = None, name: str | None = None) -> str:
+        """Write rows of one block as one part, whole or not at all, and name it in a manifest.
 
         Args:
             table: at least one row, schema from `features.block.table_schema`; any order.
+            token: fencing id of a holder that has begun (`begin`); None for the last one, where no other can write.
+            name: of the commit, which a task that is done again gives again: then nothing is written. None derives one
+                from the rows' keys.
 
         Returns:
-            The part's path in the store. It follows from the rows' keys and the fingerprint alone, so the same rows
-            written again replace themselves by the same bytes.
+            The part's path in the store.
 
         Raises:
             ValueError: no block in the schema's metadata, a null or repeated key, or no rows.
@@ -57,104 +89,45 @@ class FeatureStore(StoreContents):
         described = describe(table.schema.metadata)
         if described is None or not table.num_rows:
             raise ValueError("a part needs rows, and a schema whose metadata name block and fingerprint (table_schema)")
-        keys = row_keys(table.schema)
-        empty = [name for name in keys if table[name].null_count]
-        if empty or "signal" not in keys:
-            msg = f"{described.block}: {empty[0] if empty else 'signal'} has nulls or is missing; keys are {keys}"
-            raise ValueError(msg)
-        table = sort_by_key(table)
-        again = pc.indices_nonzero(repeats(table))
-        if len(again):
-            row = table.select(keys).slice(again[0].as_py(), 1).to_pylist()[0]
-            raise ValueError(f"{described.block}: the key {row} is twice in one part")
-        folder = layout.block_folder(described.block, described.fingerprint)
-        name = digest(table, keys, f"{described.block}/{described.fingerprint}")
-        path = layout.part_path(folder, name)
-        self.filesystem.write(path, part_bytes(table))
-        return path
+        table = _sorted_by_unique_key(table, described.block)
+        version = self.version(described.block, described.fingerprint)
+        if token is None:
+            token = version.fencing_id()
+            version.begin(token)
+        if name is None:
+            name = digest(table, row_keys(table.schema), f"{described.block}/{described.fingerprint}")
+        if (there := version.committed(token, name)) is not None:
+            return there.path
+        part = new_part(layout.part_path(version.folder, name), table)
+        data = part_bytes(table)
+        self.filesystem.write(part.path, data)
+        version.commit(token, name, replace(part, size=len(data)))
+        return part.path
 
-    def write_errors(self, table: pa.Table) -> str:
+    def write_errors(self, table: pa.Table, name: str | None = None) -> str:
         """Write rows of `ERROR_SCHEMA` as one part of the errors table; returns its path.
+
+        Args:
+            table: the rows.
+            name: of the part; None derives one from the rows.
 
         Raises:
             StoreError: it cannot be written.
         """
         table = table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
-        table = table.sort_by([(name, "ascending") for name in (*ERROR_KEYS, "signal", "message")]).combine_chunks()
-        path = layout.part_path(layout.ERRORS, digest(table, list(ERROR_KEYS), layout.ERRORS))
+        table = table.sort_by([(key, "ascending") for key in (*ERROR_KEYS, "message")]).combine_chunks()
+        if name is None:
+            keys = table.select(ERROR_KEYS).to_pydict()
+            text = json.dumps(keys, sort_keys=True)
+            name = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+        path = layout.part_path(layout.ERRORS, name)
         self.filesystem.write(path, part_bytes(table))
         return path
 
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
-        """Write (or replace) the record of a run as `runs/<run_id>.json`."""
+        """Write (or replace) the record of a run as `runs/<run_id>/record.json`."""
         text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False, default=str)
         self.filesystem.write(layout.run_path(run_id), text.encode())
-
-    def clean_up(self, blocks: Collection[str]) -> list[str]:
-        """Move parts that this object found unreadable to `set-aside/` and remove temporary files older than a day.
-
-        The caller holds the leases of the blocks and has looked for missing rows before.
-
-        Returns:
-            A line for each file moved or removed.
-        """
-        done = []
-        for path, part in sorted(self._unreadable.items()):
-            place = layout.block_and_fingerprint(path)
-            if place is None or place[0] not in blocks:
-                continue
-            if isinstance(self.scan_one(part.entry, ["clip_id"]), UnreadablePart):
-                self._set_aside(path)
-                done.append(f"{self.filesystem.place(path)}: {part.reason}; moved to {layout.SET_ASIDE}/")
-        self._unreadable.clear()
-        return done + [f"{path}: stale temporary file, removed" for path in self.filesystem.remove_stale(STALE_S)]
-
-    def _set_aside(self, path: str) -> None:
-        folder, _, name = path.rpartition("/")
-        snapshot = read_snapshot(self.filesystem, folder)
-        if name in snapshot.parts:
-            # Its rows may still be in the parts it replaced, which readers see again; those that are gone are computed
-            # again, perhaps under the names they had.
-            parts = {other: size for other, size in snapshot.parts.items() if other != name}
-            change_snapshot(self.filesystem, folder, snapshot, replace(snapshot, parts=parts, replaced={}))
-        if any(entry.path == path for entry in self.filesystem.entries(folder)):
-            self.filesystem.move(path, f"{layout.SET_ASIDE}/{path}")
-
-    def missing(
-        self,
-        clip_ids: Ids,
-        signals: Sequence[str],
-        block: str,
-        fingerprint: str,
-        *,
-        retry_errors: bool = False,
-    ) -> pa.Table:
-        """Return the keys of the list without a row and not excluded by a permanent error (`failures.Failures`).
-
-        Args:
-            clip_ids: the clip list's ids.
-            signals: wanted of each clip.
-            retry_errors: count permanent errors as work, too.
-
-        Returns:
-            `KEY_SCHEMA`: signal after signal, each in the order of the list.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
-        ids = _string_array(clip_ids)
-        keys = self._keys(block, fingerprint)
-        failures = None if retry_errors else Failures(self)
-        found = []
-        for signal in signals:
-            done = keys.filter(pc.equal(keys["signal"], signal))["clip_id"]
-            pending = ids.filter(pc.invert(pc.is_in(ids, value_set=done)))
-            if failures is not None:
-                excluded = failures.excluded(block, fingerprint, signal)
-                pending = pending.filter(pc.invert(pc.is_in(pending, value_set=excluded)))
-            names = pa.array([signal]).take(pa.array(np.zeros(len(pending), np.int8)))
-            found.append(pa.table({"clip_id": pending, "signal": names}, schema=KEY_SCHEMA))
-        return pa.concat_tables([KEY_SCHEMA.empty_table(), *found])
 
     def resolve(self, block: str, signals: Sequence[str] | None = None, chosen: Sequence[str] = ()) -> dict[str, str]:
         """Return the fingerprint of each signal of a block: one of those chosen, else the only one there is.
@@ -174,7 +147,7 @@ class FeatureStore(StoreContents):
         covered = {version.fingerprint: self.signals(version) for version in self.fingerprints(block)}
         unknown = [name for name in chosen if not any(known.startswith(name) for known in covered)]
         if unknown:
-            versions = self._versions(block)
+            versions = self._described(block)
             msg = f"{self.url}: block {block} has no fingerprint {unknown[0]!r}; expected one of:\n{versions}"
             raise UsageError(msg)
         found: dict[str, list[str]] = {}
@@ -186,11 +159,11 @@ class FeatureStore(StoreContents):
             if len(found[signal]) > 1:
                 raise UsageError(
                     f"{self.url}: block {block} is there in several versions for signal {signal}; "
-                    f"name a fingerprint (`study`, `train`: --version {block}=FINGERPRINT):\n{self._versions(block)}"
+                    f"name a fingerprint (`study`, `train`: --version {block}=FINGERPRINT):\n{self._described(block)}"
                 )
         return {signal: found[signal][0] for signal in wanted}
 
-    def _versions(self, block: str) -> str:
+    def _described(self, block: str) -> str:
         return "\n".join(
             f"  {version.fingerprint}  version {version.version}, engine {version.engine}, "
             f"signals {','.join(self.signals(version))}"
@@ -299,12 +272,8 @@ class FeatureStore(StoreContents):
             places = self._places(block, fingerprint, _string_array(clip_ids))
             entries = [entry for entry in entries if entry.path in places]
 
-        def load(entry: Entry) -> tuple[pa.Table, pa.Array | None] | None:
-            part = self.scan_one(entry, wanted.names)
-            if isinstance(part, UnreadablePart):
-                log.warning("%s: left out: %s", self.filesystem.place(entry.path), part.reason)
-                return None
-            table = part.table
+        def load(entry: Entry) -> tuple[pa.Table, pa.Array | None]:
+            table = self.read_one(entry, wanted.names).table
             keep = pc.is_in(table["signal"], value_set=pa.array(signals, pa.string())).combine_chunks()
             own = places.get(entry.path)
             if own is not None:
@@ -314,16 +283,16 @@ class FeatureStore(StoreContents):
 
         size = max((entry.size for entry in entries), default=0)
         for loaded in in_threads(self.filesystem, entries, load, size):
-            if loaded is not None and loaded[0].num_rows:
+            if loaded[0].num_rows:
                 yield loaded
 
     def _places(self, block: str, fingerprint: str, clip_ids: pa.Array) -> dict[str, pa.Array]:
         """path -> place of each row's clip among the ids or null, of parts that hold any; one hash table for all."""
         paths, ids = [], []
-        for part in self.scan(block, fingerprint, ["clip_id"]):
-            if isinstance(part, ScannedPart):
-                paths.append(part.entry.path)
-                ids.append(part.table["clip_id"].combine_chunks())
+        parts = self.parts(block, fingerprint)
+        for part in in_threads(self.filesystem, parts, lambda part: self.read_one(part, ["clip_id"])):
+            paths.append(part.entry.path)
+            ids.append(part.table["clip_id"].combine_chunks())
         found = pc.index_in(pa.chunked_array(ids, pa.string()), value_set=clip_ids).combine_chunks()
         places, start = {}, 0
         for path, of_part in zip(paths, ids, strict=True):
@@ -332,6 +301,25 @@ class FeatureStore(StoreContents):
             if own.null_count < len(own):
                 places[path] = own
         return places
+
+
+def new_part(path: str, table: pa.Table) -> Part:
+    """Return what a manifest says of rows sorted by key; without the size of the file."""
+    ids = table["clip_id"]
+    return Part(path, 0, 0.0, table.num_rows, ids[0].as_py(), ids[-1].as_py())
+
+
+def _sorted_by_unique_key(table: pa.Table, block: str) -> pa.Table:
+    keys = row_keys(table.schema)
+    empty = [name for name in keys if table[name].null_count]
+    if empty or "signal" not in keys:
+        raise ValueError(f"{block}: {empty[0] if empty else 'signal'} has nulls or is missing; keys are {keys}")
+    table = sort_by_key(table)
+    again = pc.indices_nonzero(repeats(table))
+    if len(again):
+        row = table.select(keys).slice(again[0].as_py(), 1).to_pylist()[0]
+        raise ValueError(f"{block}: the key {row} is twice in one part")
+    return table
 
 
 def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) -> pa.Schema:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Final
 
 from acoustic_env.errors import LeaseHeld, UsageError
-from acoustic_env.io.filesystem import TMP, Entry
-from acoustic_env.store import layout
-from acoustic_env.store.feature_store import STALE_S, FeatureStore
+from acoustic_env.io.filesystem import TMP
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from acoustic_env.store.snapshot import Snapshot, change_snapshot, read_snapshot
+from acoustic_env.store.manifest import BASE, Manifest, Version, current
+
+STALE_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Collected:
 
     Attributes:
         files: removed, or in a dry run to be removed.
-        skipped: versions of blocks that were left as they are and why, a line each.
+        skipped: blocks that were left as they are and why, a line each.
     """
 
     files: list[Garbage] = field(default_factory=list)
@@ -43,9 +47,9 @@ class Collected:
 
 
 def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = False) -> Collected:
-    """Remove replaced parts, remains of killed compactions, files set aside and stale temporary files.
+    """Remove parts and manifests that were replaced, parts that no manifest names, and stale temporary files.
 
-    Ages are told by the store's clock (`Filesystem.now`), for which a small file is written, in a dry run, too.
+    Ages are told by the store's clock (`Filesystem.now`), in a dry run, which writes nothing, by this machine's.
 
     Args:
         store_url: the store.
@@ -60,7 +64,7 @@ def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = Fals
         raise UsageError(f"--older-than {older_than_s / 3600:g}: expected 0 or more hours")
     store = FeatureStore.existing(store_url)
     found = Collected()
-    now = store.filesystem.now()
+    now = time.time() if dry_run else store.filesystem.now()
     limit = now - older_than_s
     for block, fingerprints in store.blocks().items():
         with ExitStack() as stack:
@@ -71,46 +75,33 @@ def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = Fals
                 found.skipped.append(f"{block}: {error}")
                 continue
             for fingerprint in fingerprints:
-                _collect_version(store, layout.block_folder(block, fingerprint), limit, found, dry_run=dry_run)
-    for folder, reason, before in (
-        (layout.SET_ASIDE, "set aside as unreadable", limit),
-        (TMP, "temporary file", min(limit, now - STALE_S)),
-    ):
-        for entry in store.filesystem.entries(folder):
-            if entry.modified <= before:
-                _remove(store, entry, reason, found, dry_run=dry_run)
+                _remove(store, list(_garbage(store.version(block, fingerprint), limit)), found, dry_run=dry_run)
+    stale = [entry for entry in store.filesystem.entries(TMP) if entry.modified <= min(limit, now - STALE_S)]
+    temporary = [Garbage(entry.path, entry.size, "temporary file") for entry in stale]
+    _remove(store, temporary, found, dry_run=dry_run)
     return found
 
 
-def _collect_version(store: FeatureStore, folder: str, limit: float, found: Collected, *, dry_run: bool) -> None:
-    listed = {entry.path.rpartition("/")[2]: entry for entry in store.filesystem.entries(folder)}
-    snapshot = read_snapshot(store.filesystem, folder)
-    absent = [name for name, size in snapshot.parts.items() if name not in listed or listed[name].size != size]
-    if absent:
-        found.skipped.append(f"{folder}: {absent[0]} is not as it was written; acoustic-env store verify {store.url}")
-        return
-    for entry, reason in _garbage(listed, snapshot, limit):
-        _remove(store, entry, reason, found, dry_run=dry_run)
-    # Names removed just now stay: a reader may have listed them before, and read the snapshot after.
-    new = replace(
-        snapshot,
-        replaced={name: since for name, since in snapshot.replaced.items() if name in listed},
-        pending=[name for name in snapshot.pending if name in listed],
-    )
-    if new != snapshot and not dry_run:
-        change_snapshot(store.filesystem, folder, snapshot, new)
+def _remove(store: FeatureStore, files: list[Garbage], found: Collected, *, dry_run: bool) -> None:
+    for file in files if not dry_run else ():
+        store.filesystem.remove(file.path)
+    found.files += files
 
 
-def _remove(store: FeatureStore, entry: Entry, reason: str, found: Collected, *, dry_run: bool) -> None:
-    if not dry_run:
-        store.filesystem.remove(entry.path)
-    found.files.append(Garbage(entry.path, entry.size, reason))
+def _garbage(version: Version, limit: float) -> Iterator[Garbage]:
+    """What a reader that began after the limit cannot see: it is not in the table, nor was it at the limit."""
+    manifests = version.manifests()
+    newest = max((one.fencing_id for one in current(manifests)), default=0)
 
+    def replaced(manifest: Manifest) -> float:
+        later = [one for one in manifests if one.name == BASE and one.fencing_id > manifest.fencing_id]
+        return min((one.entry.modified for one in later), default=math.inf)
 
-def _garbage(listed: dict[str, Entry], snapshot: Snapshot, limit: float) -> Iterator[tuple[Entry, str]]:
-    for name, since in snapshot.replaced.items():
-        if name in listed and since <= limit and name not in snapshot.parts:
-            yield listed[name], "replaced by a compaction"
-    for name in snapshot.pending:
-        if name in listed and listed[name].modified <= limit:
-            yield listed[name], "left by a compaction that was killed"
+    kept = [one for one in manifests if one.fencing_id >= newest or replaced(one) > limit]
+    seen = {part.path for part in version.named(kept)}
+    for one in manifests:
+        if one not in kept:
+            yield Garbage(one.entry.path, one.entry.size, "replaced manifest")
+    for entry in version.filesystem.entries(version.folder, "part-"):
+        if entry.path not in seen and entry.modified <= limit:
+            yield Garbage(entry.path, entry.size, "no manifest names it")

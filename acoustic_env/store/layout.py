@@ -1,14 +1,13 @@
 """Where things are in a store, relative to its root.
 
-features/<block>/<fingerprint>/part-<keys>.parquet   rows of one block under one fingerprint
-features/<block>/<fingerprint>/snapshot.json         which parts a compaction replaced by which; absent before the first
-clips/part-<keys>.parquet                            which audio each clip id means
-errors/part-<keys>.parquet                           what went wrong with which clip
-runs/<run_id>.json                                   what each run did
+features/<block>/<fingerprint>/part-<name>.parquet   rows of one block under one fingerprint
+features/<block>/<fingerprint>/manifest-*.json       which parts there are (`store.manifest`)
+clips/part-<name>.parquet                            which audio each clip id means
+errors/part-<name>.parquet                           what went wrong with which clip
+runs/<run_id>/record.json                            what each run did
 leases/<block>.json                                  who may write rows of the block
-lease.json                                           the one writer of all blocks, in stores of older versions
-set-aside/...                                        parts that cannot be read, moved out of the way by a writer
 .tmp/                                                files on their way to their names (local stores)
+.lock                                                held while a manifest or a lease is written (local stores)
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ ERRORS: Final = "errors"
 RUNS: Final = "runs"
 LEASE: Final = "lease.json"
 LEASES: Final = "leases"
-SNAPSHOT: Final = "snapshot.json"
-SET_ASIDE: Final = "set-aside"
 
-_PART = re.compile(r"part-[0-9a-f]+\.parquet")
+_PART = re.compile(r"part-[A-Za-z0-9_.-]+\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -46,9 +43,9 @@ def block_folder(block: str, fingerprint: str | None = None) -> str:
     return f"{FEATURES}/{block}" if fingerprint is None else f"{FEATURES}/{block}/{fingerprint}"
 
 
-def part_path(folder: str, digest: str) -> str:
+def part_path(folder: str, name: str) -> str:
     """Return the path of a part."""
-    return f"{folder}/part-{digest}.parquet"
+    return f"{folder}/part-{name}.parquet"
 
 
 def is_part(path: str) -> bool:
@@ -70,16 +67,4 @@ def run_path(run_id: str) -> str:
     """Return the path of a run's record."""
     if not _NAME.fullmatch(run_id):
         raise UsageError(f"{run_id!r} is not a run id: letters, digits, '_', '.' and '-' only")
-    return f"{RUNS}/{run_id}.json"
-
-
-def block_and_fingerprint(path: str) -> tuple[str, str] | None:
-    """Return what a part's folder says it holds; None for a path that is not a part of a block.
-
-    >>> block_and_fingerprint("features/mps/0f1a/part-2b.parquet")
-    ('mps', '0f1a')
-    """
-    pieces = path.split("/")
-    if len(pieces) != 4 or pieces[0] != FEATURES or not is_part(path):
-        return None
-    return pieces[1], pieces[2]
+    return f"{RUNS}/{run_id}/record.json"

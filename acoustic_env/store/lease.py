@@ -1,7 +1,8 @@
 """One writer at a time: a lease with a holder, an expiry that a heartbeat moves on, and a fencing id that only grows.
 
 Each block of a store has a lease of its own, `leases/<block>.json`, so that two jobs can write rows of different blocks
-side by side (`acquire_blocks`); other folders have one, `lease.json`. A lease is changed by compare and swap alone
+side by side (`acquire_blocks`); other folders have one, `lease.json`. A store that cannot keep one is refused
+(`store.exclusive`). A lease is changed by compare and swap alone
 (`store.exclusive`), so of two that want it at once one gets it. It is never removed: a released lease keeps its fencing
 id, and the next one is larger.
 
@@ -34,8 +35,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from acoustic_env.errors import AcousticEnvError, LeaseHeld
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.retry import StoreError
@@ -45,8 +44,8 @@ from acoustic_env.store.layout import CLIPS, LEASE, LEASES, lease_path
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0
 HEARTBEATS: Final = 4  # in one time to live
+RENEWALS: Final = 3  # tries of one: S3 may refuse a put that meets another request
 WATCH_S: Final = 2 * TTL_S / HEARTBEATS  # for a heartbeat, where the clocks say that there should be none
-WHOLE_STORE: Final = "*"
 SOURCES_WAIT_S: Final = 600.0
 WAIT_STEP_S: Final = 0.5
 
@@ -68,7 +67,7 @@ class LeaseRecord:
         nonce: unique to the holder.
         holder: what it is doing (command and run).
         user, host, pid: who and where.
-        process_started: seconds (`_started`), tells the process from a later one with its pid.
+        process_started: clock ticks since the boot, tells the process from a later one with its pid.
         machine: boot id and process namespace: where `pid` means something.
         since: Unix time of the acquisition.
         expires: Unix time after which others may take it.
@@ -81,7 +80,7 @@ class LeaseRecord:
     user: str
     host: str
     pid: int
-    process_started: float
+    process_started: int
     machine: str
     since: float
     expires: float
@@ -142,12 +141,15 @@ class Lease:
                 return
 
     def _renew(self, record: LeaseRecord) -> None:
-        seen = self._file.load()
-        now = _parse(seen, self._path)
-        if now is not None and now.nonce != record.nonce:
-            self._lost = f"{self._url}: the lease was lost to {now.describe()}"
-        elif self._file.swap(seen, _bytes(record)):
-            self._record = record
+        for _ in range(RENEWALS):
+            seen = self._file.load()
+            now = _parse(seen, self._path)
+            if now is not None and now.nonce != record.nonce:
+                self._lost = f"{self._url}: the lease was lost to {now.describe()}"
+                return
+            if self._file.swap(seen, _bytes(record)):
+                self._record = record
+                return
 
 
 class BlockLeases:
@@ -170,7 +172,7 @@ class BlockLeases:
         return [
             record.describe()
             for block, record in held_leases(self._url).items()
-            if block != WHOLE_STORE and (path := lease_path(block)) not in self.tokens
+            if (path := lease_path(block)) not in self.tokens
             if _is_held(exclusive_file(open_filesystem(self._url), path), record)
         ]
 
@@ -185,13 +187,10 @@ def acquire_blocks(store_url: str, blocks: Iterable[str], holder: str, ttl_s: fl
         holder, ttl_s: as in `acquire_lease`.
 
     Raises:
-        LeaseHeld: another writer has one of them, or, in a store of an older version, the store.
+        LeaseHeld: another writer has one of them.
+        UsageError: such a store cannot keep two writers apart.
         StoreError: the store cannot be written.
     """
-    whole = exclusive_file(open_filesystem(store_url), LEASE)
-    earlier = _parse(whole.load(), LEASE)
-    if earlier is not None and _is_held(whole, earlier):
-        raise LeaseHeld(_held(store_url, "the lease of the store", earlier))
     with ExitStack() as stack:
         paths = [lease_path(block) for block in sorted(set(blocks))]
         yield BlockLeases(
@@ -229,10 +228,11 @@ def acquire_lease(
 
     Raises:
         LeaseHeld: another writer has it; says who, since when and until when.
+        UsageError: such a store cannot keep two writers apart.
         StoreError: the store cannot be written.
     """
     file = exclusive_file(open_filesystem(store_url), path)
-    lease = Lease(file, store_url, _acquire(file, store_url, holder, ttl_s, wait_s), ttl_s)
+    lease = Lease(file, store_url, _acquire(file, holder, ttl_s, wait_s), ttl_s)
     try:
         yield lease
     finally:
@@ -271,8 +271,8 @@ def read_lease(store_url: str, path: str = LEASE) -> LeaseRecord | None:
 
 
 def held_leases(store_url: str) -> dict[str, LeaseRecord]:
-    """Return block -> its lease, of those not released; `WHOLE_STORE` is the one of a store of an older version."""
-    found = {WHOLE_STORE: read_lease(store_url)}
+    """Return block -> its lease, of those not released."""
+    found = {}
     for entry in open_filesystem(store_url).entries(LEASES):
         name = entry.path.removeprefix(f"{LEASES}/")
         if name.endswith(".json") and not name.startswith("."):
@@ -280,34 +280,43 @@ def held_leases(store_url: str) -> dict[str, LeaseRecord]:
     return {block: record for block, record in found.items() if record is not None and not record.released}
 
 
-def _acquire(file: ExclusiveFile, url: str, holder: str, ttl_s: float, wait_s: float) -> LeaseRecord:
+def _acquire(file: ExclusiveFile, holder: str, ttl_s: float, wait_s: float) -> LeaseRecord:
     deadline = time.monotonic() + wait_s
     while True:
         seen = file.load()
         now = _parse(seen, file.path)
         if now is not None and _is_held(file, now):
             if time.monotonic() >= deadline:
-                raise LeaseHeld(_held(url, f"the lease {file.path}", now))
+                raise LeaseHeld(
+                    f"{file.filesystem.place('')}: another writer holds the lease {file.path}: {now.describe()}. Wait "
+                    "for it to end; if it was killed on another machine, the lease can be taken from "
+                    f"{_time(now.expires + SKEW_S)} on"
+                )
             time.sleep(WAIT_STEP_S)
             continue
-        record = _record(holder, 1 + (now.fencing_id if now else 0), ttl_s)
+        record = LeaseRecord(
+            fencing_id=1 + (now.fencing_id if now else 0),
+            nonce=uuid.uuid4().hex,
+            holder=holder,
+            user=_user(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_started=_started(os.getpid()) or 0,
+            machine=_machine(),
+            since=time.time(),
+            expires=time.time() + ttl_s,
+        )
         if file.swap(seen, _bytes(record)):
             return record
         time.sleep(0.05)  # another one was quicker: look again who
-
-
-def _held(url: str, lease: str, record: LeaseRecord) -> str:
-    return (
-        f"{url}: another writer holds {lease}: {record.describe()}. Wait for it to end; if it was killed on another "
-        f"machine, the lease can be taken from {_time(record.expires + SKEW_S)} on"
-    )
 
 
 def _is_held(file: ExclusiveFile, record: LeaseRecord) -> bool:
     """Return whether the holder is at work; watches for a heartbeat where clocks and processes cannot tell."""
     if record.released:
         return False
-    if record.host == socket.gethostname() and record.machine == _machine() and not _alive(record):
+    here = (record.host, record.machine) == (socket.gethostname(), _machine())
+    if here and _started(record.pid) != record.process_started:
         return False
     if -SKEW_S <= record.expires - time.time() <= TTL_S + SKEW_S:
         return True
@@ -322,49 +331,20 @@ def _is_held(file: ExclusiveFile, record: LeaseRecord) -> bool:
     return False
 
 
-def _alive(record: LeaseRecord) -> bool:
+def _started(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since the boot; None where none with this number runs."""
     try:
-        process = psutil.Process(record.pid)
-        same = abs(_started(record.pid) - record.process_started) < 2.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, FileNotFoundError):
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
-def _started(pid: int) -> float:
-    """Return when a process started: seconds since the boot on Linux, so that a corrected clock changes nothing."""
-    if not psutil.LINUX:
-        return psutil.Process(pid).create_time()
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _record(holder: str, fencing_id: int, ttl_s: float) -> LeaseRecord:
-    now = time.time()
-    return LeaseRecord(
-        fencing_id=fencing_id,
-        nonce=uuid.uuid4().hex,
-        holder=holder,
-        user=_user(),
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        process_started=_started(os.getpid()),
-        machine=_machine(),
-        since=now,
-        expires=now + ttl_s,
-    )
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])  # Z: dead, but its parent has not asked
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Boot id and process namespace; two containers of one machine differ."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return f"boot {psutil.boot_time():.0f}"
+    """Return boot id and process namespace; two containers of one machine differ."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _user() -> str:

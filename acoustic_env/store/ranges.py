@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,39 +10,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.manifest import Part
+from acoustic_env.store.parts import in_threads
 from acoustic_env.store.schema import repeats, sort_by_key
 
 BUFFER_BYTES: Final = 32 * 2**20  # of rows that are sorted together on their way to the file
 
 
-def clip_bounds(
-    store: FeatureStore, block: str, versions: Mapping[str, str], schema: pa.Schema, range_bytes: int
-) -> list[str]:
-    """Return the clip ids that cut a block's rows into ranges of about `range_bytes` in memory.
+def clip_bounds(store: FeatureStore, parts: Sequence[Part], schema: pa.Schema, range_bytes: int) -> list[str]:
+    """Return the clip ids that cut the rows of some parts into ranges of about `range_bytes` in memory.
 
     A range ends with its bound; the last one, after the last bound, is not empty.
 
     Args:
         store: to read.
-        block: which.
-        versions: signal -> fingerprint.
+        parts: of one block.
         schema: of the columns that count.
         range_bytes: in memory, uncompressed.
+
+    Raises:
+        StoreInconsistentError: a part is gone or damaged.
     """
     ids, counts = [], [np.zeros(0, np.int64)]
-    row_bytes = 1.0
-    for fingerprint in dict.fromkeys(versions.values()):
-        for part in store.scan(block, fingerprint, ["clip_id"]):
-            if isinstance(part, ScannedPart):
-                found = part.table["clip_id"].value_counts()
-                ids.append(found.field("values"))
-                counts.append(found.field("counts").to_numpy())
-        first = store.first_part(block, fingerprint)
-        rows = store.scan_one(first.entry, schema.names) if first else None
-        if isinstance(rows, ScannedPart):
-            row_bytes = max(row_bytes, rows.table.nbytes / max(1, rows.table.num_rows))
+    for part in in_threads(store.filesystem, parts, lambda part: store.read_one(part, ["clip_id"])):
+        found = part.table["clip_id"].value_counts()
+        ids.append(found.field("values"))
+        counts.append(found.field("counts").to_numpy())
+    smallest = min(parts, key=lambda part: part.size, default=None)
+    first = store.read_one(smallest, schema.names).table if smallest else schema.empty_table()
+    row_bytes = first.nbytes / max(1, first.num_rows)
     clips = pa.table({"clip_id": pa.chunked_array(ids, pa.string()), "rows": np.concatenate(counts)})
     clips = clips.group_by("clip_id").aggregate([("rows", "sum")]).sort_by("clip_id")
     number = (np.cumsum(clips["rows_sum"].to_numpy()) * row_bytes / range_bytes).astype(np.int64)

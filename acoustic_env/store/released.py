@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,7 +25,8 @@ from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.location import url
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_blocks, acquire_sources
+from acoustic_env.store.layout import lease_path
+from acoustic_env.store.lease import BlockLeases, acquire_blocks, acquire_sources
 from acoustic_env.store.schema import describe
 
 ROWS_A_PART: Final = 1000  # a stream of shuffled clips holds dozens of parts
@@ -34,16 +34,15 @@ SHOWN: Final = 3
 
 
 class EmbeddingsReader:
-    """Make a clip list of AudioSet's released embeddings, and write them to a feature store.
+    r"""Make a clip list of AudioSet's released embeddings, and write them to a feature store.
 
     Reads the TFRecord files AudioSet releases (VGGish, one vector of 128 bytes a second) and writes the block
     vggish_released: the frames as they are, and their mean and standard deviation as the clip's vector.
-    """
 
-    examples = """\
-  acoustic-env clips from-audioset-embeddings embeddings/bal_train --segments balanced_train_segments.csv \\
-      --recipe urban-nature-ontology --out train.parquet --store features/
-"""
+    Examples:
+        acoustic-env clips from-audioset-embeddings embeddings/bal_train --segments balanced_train_segments.csv \
+            --recipe urban-nature-ontology --out train.parquet --store features/
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=url, metavar="DIR", help="Folder with the .tfrecord files.")
@@ -86,7 +85,7 @@ def import_released(folder: str, segments: str, recipe: Recipe | None, store_url
         with acquire_sources(store_url, holder) as lease:
             admission = sources.admit(store, Listed([clips], segments), listed_in=segments, beside=leases.others)
             sources.record(store, admission, None, lease.check)
-        found = _copy(folder, labels, store, leases.check)
+        found = _copy(folder, labels, store, leases)
     missing = [clip_id for clip_id in labels if clip_id not in found.clip_ids]
     if len(missing) == len(labels):
         msg = f"{folder}: no record of any of the {len(labels):,} clips of {segments}; is it the folder of that list?"
@@ -110,12 +109,13 @@ class _Found:
     written: int = 0
 
 
-def _copy(folder: str, labels: dict[str, list[str]], store: FeatureStore, check: Callable[[], None]) -> _Found:
-    """Records of the wanted clips into the store, those that are not there; `check` is called before each write."""
+def _copy(folder: str, labels: dict[str, list[str]], store: FeatureStore, leases: BlockLeases) -> _Found:
+    """Records of the wanted clips into the store, those that are not there."""
     described = describe(vggish_released.schema().metadata)
     assert described is not None
     done = set(store.committed_keys(described.block, described.fingerprint)["clip_id"].to_pylist())
-    store.clean_up([described.block])
+    token = leases.tokens[lease_path(described.block)]
+    store.begin(described.block, described.fingerprint, token)
     found = _Found()
     pending: dict[str, npt.NDArray[np.uint8]] = {}
     for record in read_embeddings(folder, audioset()):
@@ -128,14 +128,14 @@ def _copy(folder: str, labels: dict[str, list[str]], store: FeatureStore, check:
         if clip_id not in done:
             pending[clip_id] = record.frames
         if len(pending) == ROWS_A_PART:
-            found.written += _write(store, pending, check)
+            found.written += _write(store, pending, leases, token)
             pending = {}
-    found.written += _write(store, pending, check)
+    found.written += _write(store, pending, leases, token)
     return found
 
 
-def _write(store: FeatureStore, pending: dict[str, npt.NDArray[np.uint8]], check: Callable[[], None]) -> int:
+def _write(store: FeatureStore, pending: dict[str, npt.NDArray[np.uint8]], leases: BlockLeases, token: int) -> int:
     if pending:
-        check()
-        store.write_part(vggish_released.rows(list(pending), list(pending.values())))
+        leases.check()
+        store.write_part(vggish_released.rows(list(pending), list(pending.values())), token)
     return len(pending)

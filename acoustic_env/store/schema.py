@@ -14,15 +14,20 @@ import pyarrow as pa
 
 from acoustic_env.features.block import METADATA_PREFIX
 
+# An error without a block is one of the source: its bytes cannot be had or decoded. One with a block is one of this
+# version of the block, for this signal of this source.
 ERROR_SCHEMA: Final = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("signal", pa.string()),  # a block's failure for one signal; null for the whole clip
-        pa.field("stage", pa.string(), nullable=False),  # one of SHARED_STAGES, or the block's name
-        pa.field("code", pa.string(), nullable=False),  # one of errors.CLIP_ERRORS
+        pa.field("source", pa.string(), nullable=False),  # as clips.sources.describe_source
+        pa.field("block", pa.string()),
+        pa.field("fingerprint", pa.string()),
+        pa.field("signal", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),  # decode, prepare or compute
+        pa.field("code", pa.string(), nullable=False),  # one of errors.CLIP_ERRORS, or errors.RESOLVED
         pa.field("message", pa.string()),
         pa.field("permanent", pa.bool_(), nullable=False),
-        pa.field("attempt", pa.int32(), nullable=False),  # 1 for the first
+        pa.field("attempt", pa.int32(), nullable=False),  # at the clip, 1 for the first
         pa.field("run_id", pa.string(), nullable=False),
     ]
 )
@@ -37,8 +42,6 @@ SOURCE_SCHEMA: Final = pa.schema(
     ]
 )
 KEY_SCHEMA: Final = pa.schema([("clip_id", pa.string()), ("signal", pa.string())])
-# A failure here is one of every block; in "compute" the worker died, whatever it was doing.
-SHARED_STAGES: Final = ("fetch", "decode", "prepare", "compute")
 ROW_KEYS: Final = ("clip_id", "signal", "frame")
 DIGEST_DIGITS: Final = 32
 

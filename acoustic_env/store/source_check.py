@@ -1,4 +1,4 @@
-"""The sources of a store's ids for `store verify`: against a clip list; where none were recorded, among old lists."""
+"""The recorded sources of a store's ids against a clip list, for `store verify` and for readers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.listed import Listed
-from acoustic_env.clips.sources import SOURCE_COLUMNS, contradictions, describe_source, differing
+from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source, differing
 from acoustic_env.clips.table import group_by, read_clips
 from acoustic_env.errors import UsageError
-from acoustic_env.store.earlier_lists import recorded_relocations, sources_by_earlier_lists
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.sources import SourceTable, ids_with_rows
 
@@ -117,14 +116,7 @@ def check_sources(store: FeatureStore, clips: pa.Table | None, clips_url: str) -
         pairs = zip(conflicts.to_pylist(), listed.take(conflicts["row"].to_numpy()).to_pylist(), strict=True)
         found = [(old, {**new, "list": clips_url}) for old, new in pairs]
         checked.add("have another source on the list than recorded", found)
-    without = with_rows.filter(pc.invert(pc.is_in(with_rows, value_set=table.ids)))
-    checked.without_source = len(without)
-    if len(without):
-        lists = [(url, of) for url, of in sources_by_earlier_lists(store, without) if of is not None]
-        what = (
-            "have rows from before sources were recorded, of one of two pieces of audio (compute them in a new store)"
-        )
-        checked.add(what, list(contradictions(lists, recorded_relocations(store))))
+    checked.without_source = len(with_rows.filter(pc.invert(pc.is_in(with_rows, value_set=table.ids))))
     return checked
 
 

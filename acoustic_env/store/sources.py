@@ -1,8 +1,8 @@
 """Which audio each clip id means: the table `STORE/clips`, one current source for each id.
 
 A writer compares its clip list with the table before anything runs, and records the sources of new ids before it
-commits a row of them. So an id without an entry has no rows, except where a part of the table is damaged, or in a store
-written before the table: there the list's source is recorded, if no list of an earlier run contradicts it.
+commits a row of them. So an id without an entry has no rows, except where a part of the table is damaged or gone: there
+the list's source is recorded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from acoustic_env.io.retry import StoreError
 from acoustic_env.io.spool import Spool
 from acoustic_env.store import layout
 from acoustic_env.store.contents import ScannedPart
-from acoustic_env.store.earlier_lists import recorded_relocations, sources_by_earlier_lists
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
 from acoustic_env.store.schema import SOURCE_SCHEMA, digest
@@ -195,7 +194,7 @@ def admit(
     new = compared.revision == 0
     with_rows = np.flatnonzero(new & _with_rows(store, listed.index)) if new.any() else np.zeros(0, np.int64)
     if len(with_rows):
-        found.lines.append(_adopt(store, listed.take(with_rows), relocations, listed_in))
+        found.lines.append(f"{len(with_rows):,} clips have rows but no recorded source: it is taken from this list")
     changed |= new | compared.gains_place
     for rows, clips in listed.tables():
         revision = pa.array(compared.revision[rows] + 1, pa.int32())
@@ -285,35 +284,6 @@ def _remedy(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _adopt(store: FeatureStore, listed: pa.Table, relocations: Sequence[Relocation], listed_in: str) -> str:
-    """Check clips that have rows but no recorded source against the lists of earlier runs; return what was found.
-
-    Raises:
-        UsageError: a list contradicts.
-    """
-    known = [*recorded_relocations(store), *relocations]
-    ids = listed["clip_id"].combine_chunks()
-    confirmed = np.zeros(len(listed), bool)
-    unread = 0
-    for url, earlier in sources_by_earlier_lists(store, ids):
-        if earlier is None:
-            unread += 1
-            continue
-        mine = listed.take(pc.index_in(earlier["clip_id"], value_set=ids))
-        differs, _ = unreconciled(earlier, mine, known)
-        if differs.any():
-            what = (
-                f"{listed_in}: {int(differs.sum()):,} clips have rows in {store.url}, and {url}, the list of an "
-                "earlier run, has other audio; which of the two the rows are of cannot be told:"
-            )
-            raise UsageError(_refusal(what, "there", earlier.filter(differs), mine.filter(differs)))
-        confirmed |= _among(listed["clip_id"], earlier["clip_id"].combine_chunks())
-    line = f"{listed.num_rows:,} clips have rows from before {store.url} recorded sources: taken from this list"
-    line += f", {int(confirmed.sum()):,} of them as in the lists of earlier runs" if confirmed.any() else ""
-    lists = "list of an earlier run" if unread == 1 else "lists of earlier runs"
-    return f"{line} ({unread:,} {lists} cannot be read)" if unread else line
-
-
 def record(
     store: FeatureStore, admission: Admission, run_id: str | None, check: Callable[[], None] = lambda: None
 ) -> None:
@@ -335,7 +305,7 @@ def record(
         name = digest(table, ["clip_id", "revision"], f"{layout.CLIPS}/{run_id}")
         store.filesystem.write(layout.part_path(layout.CLIPS, name), part_bytes(table))
     for part in admission.damaged:
-        store.filesystem.move(part.entry.path, f"{layout.SET_ASIDE}/{part.entry.path}")
+        store.filesystem.remove(part.entry.path)
 
 
 def ids_with_rows(store: FeatureStore, among: pa.ChunkedArray | None = None) -> pa.Array:

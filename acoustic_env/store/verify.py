@@ -1,15 +1,15 @@
 """Account for every clip: clip list = rows + permanent errors + pending, by id, for every block and signal.
 
-Everything is found from the parts alone. Issues make a store inconsistent:
+Issues make a store inconsistent:
 
-- a part that cannot be read, or whose metadata or columns are not those of its folder (its rows do not count);
+- a part that a manifest names and that is gone or damaged, or whose metadata or columns are not those of its folder;
+  its rows do not count;
 - a key that is in two parts with different values;
 - an errors part that cannot be read, or a part of the table of sources;
-- an id with rows for which two lists of earlier runs have different audio, in a store without recorded sources;
 - with a clip list: an id listed twice or with another source than the recorded one, or counts that do not add up.
 
-Notes are reported only, unless `strict`: a key in two parts with equal values (readers return it once; a writer that
-lost its lease leaves such), rows of clips that are not on the list, temporary files, pending clips.
+Notes are reported only, unless `strict`: a key in two parts with equal values (readers return it once), rows of clips
+that are not on the list, parts that no manifest names, temporary files, pending clips.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.signals import SIGNALS
+from acoustic_env.clips.listed import Listed
 from acoustic_env.errors import StoreInconsistentError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
@@ -97,7 +98,7 @@ class Report:
         blocks: each version of each block.
         issues: why the store is inconsistent, a line each.
         notes: what is reported only, a line each.
-        without_source: clips with rows whose source is not recorded: of a store written before sources were.
+        without_source: clips with rows whose source is not recorded.
         other_sources: of each id with another source than recorded, or than another list says: clip_id and both
             `sources`, each with uri, start_s, end_s and its list (`list`; null: recorded in the store).
     """
@@ -125,7 +126,7 @@ class Report:
             more = f"\n  and {len(reasons) - MAX_NAMED} more" if len(reasons) > MAX_NAMED else ""
             raise StoreInconsistentError(
                 f"{self.store}: not every clip is accounted for:\n{lines}{more}\n"
-                "acoustic-env extract computes again what cannot be read, and moves unreadable parts aside"
+                "acoustic-env extract with the same clip list computes again what is lost"
             )
 
 
@@ -135,7 +136,6 @@ def verify(
     signals: Sequence[str] | None = None,
     read_all: bool = False,
     clips_url: str = "the clip list",
-    sources: bool = True,
 ) -> Report:
     """Go through every part of a store and, with a clip list, account for each clip of it.
 
@@ -145,7 +145,6 @@ def verify(
         signals: each clip should have; None for those a block has any row of (all, where it has none).
         read_all: decode every column and verify page checksums; otherwise footers and keys are read.
         clips_url: where the clip list is, for messages.
-        sources: check the sources of the ids, too; without a table of them this reads the lists of earlier runs.
 
     Returns:
         The report; `raise_if_inconsistent` turns it into an error.
@@ -159,7 +158,7 @@ def verify(
         twice = len(listed) - pc.count_distinct(listed).as_py()
         if twice:
             report.issues.append(f"the clip list holds {twice:,} ids more than once")
-    failures = _failures(store, report)
+    failures = _failures(store, report, clips)
     versions = _versions(store)
     for (block, fingerprint), covered in versions.items():
         wanted = None if signals is None else [signal for signal in signals if signal in covered]
@@ -168,13 +167,11 @@ def verify(
         )
     if listed is not None and signals is not None:
         report.notes += _signals_without_rows(versions, signals)
-    if sources:
-        checked = check_sources(store, clips, clips_url)
-        report.issues += checked.issues
-        report.without_source = checked.without_source
-        report.other_sources = checked.differing
+    checked = check_sources(store, clips, clips_url)
+    report.issues += checked.issues
+    report.without_source = checked.without_source
+    report.other_sources = checked.differing
     report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
-    report.notes += [f"{entry.path}: set aside" for entry in store.filesystem.entries(layout.SET_ASIDE)]
     return report
 
 
@@ -203,12 +200,17 @@ def _signals_without_rows(versions: Mapping[tuple[str, str], set[str]], signals:
     return [f"{block} {name}: no row of any clip" for block in there for name in signals if name not in there[block]]
 
 
-def _failures(store: FeatureStore, report: Report) -> Failures:
-    for entry in store.filesystem.entries(layout.ERRORS):
-        part = store.read_errors_part(entry) if layout.is_part(entry.path) else None
+def _failures(store: FeatureStore, report: Report, clips: pa.Table | None) -> Failures:
+    for entry in store.error_parts():
+        part = store.read_errors_part(entry)
         if isinstance(part, UnreadablePart):
             report.issues.append(f"{entry.path}: {part.reason}")
-    return Failures(store)
+    return Failures(store.errors(), None if clips is None else Listed([_first_of_each(clips)]))
+
+
+def _first_of_each(clips: pa.Table) -> pa.Table:
+    """The list without repeated ids, which are another issue."""
+    return clips.take(pc.index_in(pc.unique(clips["clip_id"]), value_set=clips["clip_id"].combine_chunks()))
 
 
 def _verify_block(
@@ -225,6 +227,11 @@ def _verify_block(
 ) -> BlockCounts:
     found = BlockCounts(block, fingerprint)
     keys = _keys(store, found, report, read_all=read_all)
+    named = {part.path for part in store.parts(block, fingerprint)}
+    files = store.filesystem.entries(layout.block_folder(block, fingerprint), "part-")
+    unnamed = sum(file.path not in named for file in files)
+    if unnamed:
+        report.notes.append(f"{block}/{fingerprint}: {unnamed:,} parts that no manifest names (acoustic-env store gc)")
     unique = keys.group_by(row_keys(keys.schema)).aggregate([("part", "count")])
     repeated = unique.filter(pc.greater(unique["part_count"], 1))
     found.rows = unique.num_rows

@@ -11,9 +11,9 @@ import pytest
 
 from acoustic_env.audio import separate_fast, signals
 from acoustic_env.audio.prepare import parameters, prepare
-from acoustic_env.audio.signals import SIGNALS, Signal
+from acoustic_env.audio.signals import SIGNALS, Signal, check_signals
 from acoustic_env.cli import main
-from acoustic_env.config import Recipe, from_mapping
+from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.registry import Registry
 from tests import sounds
@@ -81,7 +81,7 @@ def test_an_unknown_signal_in_a_recipe_is_refused_with_its_place_and_the_registe
     with pytest.raises(
         UsageError, match=r"r\.yaml: signals\[1\]: no signal named 'front'; expected one of: raw, fg, bg"
     ):
-        from_mapping(Recipe, {"name": "r", "signals": ["raw", "front"]}, "r.yaml")
+        check_signals(Recipe(name="r", signals=("raw", "front")), "r.yaml")
 
 
 def test_an_unknown_signal_on_the_command_line_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -106,7 +107,7 @@ def test_bad_input_ends_with_a_message_and_exit_code_2(arguments: list[str], cap
 def test_every_example_in_the_help_is_a_command_the_parser_takes() -> None:
     from acoustic_env.cli import build_parser
 
-    texts = [command.CHECK, *(command.READERS.load(name).examples for name in command.READERS.names())]
+    texts = [command.CHECK, *(inspect.getdoc(command.READERS.load(name)) for name in command.READERS.names())]
     joined = "\n".join(texts).replace("\\\n", " ")
     examples = re.findall(r"^ +acoustic-env (clips .*)$", joined, re.MULTILINE)
     assert len(examples) >= 10
@@ -133,8 +134,11 @@ import sys
 print("imported", file=sys.stderr)
 from acoustic_env.clips.table import clip_table
 class Reader:
-    '''Make a clip list of numbers.'''
-    examples = "  acoustic-env clips from-numbers 3 --out clips.csv"
+    '''Make a clip list of numbers.
+
+    Examples:
+        acoustic-env clips from-numbers 3 --out clips.csv
+    '''
     def add_arguments(self, parser):
         parser.add_argument("count", type=int, help="Number of clips.")
     def read(self, arguments, log):
@@ -164,4 +168,6 @@ def test_a_reader_of_another_package_is_imported_when_its_command_is_used(
     assert read_clips(out)["clip_id"].to_pylist() == ["clip-0", "clip-1", "clip-2"]
     with pytest.raises(SystemExit):
         main(["clips", "from-numbers", "--help"])
-    assert "Make a clip list of numbers." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Make a clip list of numbers." in said
+    assert "examples:\n    acoustic-env clips from-numbers 3" in said

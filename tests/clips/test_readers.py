@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import shlex
 import tarfile
 from pathlib import Path
 
@@ -15,11 +18,12 @@ import pytest
 import soundfile
 
 from acoustic_env.audio.fetch import open_source
+from acoustic_env.cli import main
 from acoustic_env.clips.readers.audioset import read_audioset
 from acoustic_env.clips.readers.folder import read_folder
 from acoustic_env.clips.readers.parquet import read_parquet
 from acoustic_env.clips.readers.tar import read_tar
-from acoustic_env.clips.table import write_clips
+from acoustic_env.clips.table import read_clips, write_clips
 from acoustic_env.errors import UsageError
 
 SEGMENTS = """\
@@ -67,9 +71,9 @@ def test_a_template_without_a_time_means_whole_videos_unless_said_otherwise(segm
     [
         ("/v/{ytID}.wav", r"unknown placeholder \{ytID\}; expected some of \{ytid\}"),
         ("/v/{}.wav", r"unknown placeholder \{\}"),
-        ("/v/{ytid.wav", "placeholders are"),
+        ("/v/{ytid.wav", "expected some of"),
         ("/v/clip.wav", r"without \{ytid\} every clip has"),
-        ("/v/{ytid:d}.wav", "placeholders are"),
+        ("/v/{ytid:d}.wav", "expected some of"),
     ],
 )
 def test_a_wrong_template_is_explained(segments: str, template: str, expected: str) -> None:
@@ -82,11 +86,7 @@ def test_faulty_segment_lines_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         read_audioset(str(tmp_path / "s.csv"))
     lines = str(raised.value).splitlines()
-    assert [line.split(": ")[1] for line in lines] == [
-        "row 6, column start_seconds, end_seconds",
-        "row 7, column start_seconds, end_seconds",
-        "row 8",
-    ]
+    assert [line.split(": ")[1] for line in lines] == ["line 6", "line 7", "line 8"]
 
 
 def test_a_list_of_comments_alone_is_an_error(tmp_path: Path) -> None:
@@ -168,12 +168,67 @@ def test_a_pattern_that_does_not_match_names_the_file(tmp_path: Path, patterns: 
         read_folder(str(tmp_path), patterns=patterns)
 
 
-def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> None:
     tone(tmp_path / "tree" / "rain" / "a.wav", 0.2)
+    tone(tmp_path / "far" / "deep" / "b.wav", 0.2)
+    (tmp_path / "tree" / "again").symlink_to(tmp_path / "tree" / "rain")
+    (tmp_path / "tree" / "gone").symlink_to(tmp_path / "nothing")
     (tmp_path / "tree" / "rain" / "up").symlink_to(tmp_path / "tree")
     (tmp_path / "tree" / "out").symlink_to(tmp_path)
     (tmp_path / "tree" / "rain" / "linked.wav").symlink_to(tmp_path / "tree" / "rain" / "a.wav")
-    assert read_folder(str(tmp_path / "tree"))["clip_id"].to_pylist() == ["tree/rain/a.wav", "tree/rain/linked.wav"]
+    ids = ["tree/out/far/deep/b.wav", "tree/rain/a.wav", "tree/rain/linked.wav"]
+    assert read_folder(str(tmp_path / "tree"))["clip_id"].to_pylist() == ids
+
+
+def test_files_with_unknown_endings_are_named_and_taken_as_the_message_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, form in (("a.wav", "WAV"), ("dog/b.sph", "NIST"), ("dog/c.SPH", "NIST"), ("d e.mkv x", "FLAC")):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "set" / name, np.zeros(800), 8000, format=form, subtype="PCM_16")
+    for name in ("notes.txt", "README"):
+        (tmp_path / "set" / name).write_text("no audio")
+    command = ["clips", "from-folder", str(tmp_path / "set"), "--out", str(tmp_path / "clips.parquet")]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "5 files are passed over by their endings: no ending 1, .SPH 1, .mkv x 1, .sph 1, .txt 1" in said
+    advice = re.search(r"take these with (.*)", said)
+    assert advice
+    assert main([*command, *shlex.split(advice[1])]) == 0
+    ids = read_clips(str(tmp_path / "clips.parquet"))["clip_id"].to_pylist()
+    assert ids == ["set/a.wav", "set/d e.mkv x", "set/dog/b.sph", "set/dog/c.SPH"]
+    assert "2 files are passed over" in capsys.readouterr().err
+
+
+def test_a_folder_above_the_current_one_leaves_no_dots_in_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tone(tmp_path / "set" / "a.wav", 0.2)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert main(["clips", "from-folder", "../set/../set", "--out", "clips.csv"]) == 0
+    assert read_clips("clips.csv")["uri"].to_pylist() == [str(tmp_path / "set" / "a.wav")]
+
+
+def test_names_that_are_no_text_are_left_out_by_name(tmp_path: Path) -> None:
+    tone(tmp_path / "set" / "a.wav", 0.2)
+    (tmp_path / "set" / os.fsdecode(b"b\xfccher.wav")).write_bytes(b"x")
+    notes: list[str] = []
+    assert read_folder(str(tmp_path / "set"), log=notes.append)["clip_id"].to_pylist() == ["set/a.wav"]
+    assert "1 files are left out, rename them: not a line of UTF-8: 'b\\udcfccher.wav'" in notes[0]
+    with tarfile.open(tmp_path / "s.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("bücher.wav", "a.wav"):
+            archive.addfile(tarfile.TarInfo(name))
+    assert read_tar([str(tmp_path / "s.tar")], log=notes.append).num_rows == 1
+    assert "s.tar: 1 files are left out" in notes[1]
+    with pytest.raises(UsageError, match="not UTF-8 text"):
+        read_folder(str(tmp_path / "set"), name=os.fsdecode(b"\xfc"))
+
+
+def test_lengths_that_readers_know_are_listed(segments: str, tmp_path: Path) -> None:
+    assert read_audioset(segments)["duration_s"].to_pylist() == [10.0, 6.75]
+    tone(tmp_path / "tree" / "a.wav", 2.5)
+    tone(tmp_path / "tree" / "b.wav", 0.5)
+    assert read_folder(str(tmp_path / "tree"), window_s=1.0)["duration_s"].to_pylist() == [1.0, 1.0, 0.5]
+    assert "duration_s" not in read_folder(str(tmp_path / "tree")).column_names
 
 
 def test_impossible_folders_and_windows_are_explained(tmp_path: Path) -> None:
@@ -183,8 +238,9 @@ def test_impossible_folders_and_windows_are_explained(tmp_path: Path) -> None:
         read_folder(str(tmp_path))
     with pytest.raises(UsageError, match="--hop needs --window"):
         read_folder(str(tmp_path), hop_s=1)
-    with pytest.raises(UsageError, match="above 0"):
-        read_folder(str(tmp_path), window_s=-1)
+    for window in (-1, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="above 0"):
+            read_folder(str(tmp_path), window_s=window)
 
 
 def test_a_folder_on_any_filesystem_is_read(tmp_path: Path) -> None:
@@ -269,6 +325,11 @@ def test_shards_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_tar([str(tmp_path / "x*.tar")])
 
 
+def test_a_label_that_is_none_is_no_label(tmp_path: Path) -> None:
+    members = {"1.wav": b"x", "1.json": b'{"label": null}', "2.wav": b"x", "2.json": b'{"labels": ["a", "", null]}'}
+    assert read_tar([shard(tmp_path / "s.tar", members)])["labels"].to_pylist() == [[], ["a"]]
+
+
 # ---- Parquet files
 
 
@@ -304,6 +365,28 @@ def test_other_columns_give_ids_groups_and_lists_of_labels(tmp_path: Path) -> No
         read_parquet([url], id_column="speaker")
     assert clips["labels"].to_pylist() == [["x", "y"], []]
     assert clips["group"].to_pylist() == ["s1", "s1"]
+
+
+def test_labels_that_are_not_known_are_none_of_the_classes(tmp_path: Path) -> None:
+    url = hugging_face(tmp_path / "f.parquet")
+    table = pq.read_table(url)
+    pq.write_table(table.set_column(1, "label", pa.array([-1, 1], pa.int64())), url)
+    assert read_parquet([url])["labels"].to_pylist() == [[], ["dog"]]
+
+
+def test_the_only_column_of_class_numbers_gives_the_labels_unless_another_is_named(tmp_path: Path) -> None:
+    url = hugging_face(tmp_path / "f.parquet")
+    assert read_parquet([url])["labels"].to_pylist() == [["dog"], ["cat"]]
+    plain = pq.read_table(url).replace_schema_metadata(None)
+    pq.write_table(plain, url)
+    assert read_parquet([url])["labels"].to_pylist() == [[], []]
+    assert read_parquet([url], label_column="label")["labels"].to_pylist() == [["1"], ["0"]]
+
+
+def test_audio_that_is_only_named_is_refused_with_the_readers_of_files(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"audio": [{"path": "a.wav"}], "label": ["x"]}), tmp_path / "f.parquet")
+    with pytest.raises(UsageError, match=r"is struct<path: string>, expected bytes or .*; .* read by from-folder"):
+        read_parquet([str(tmp_path / "f.parquet")])
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,12 @@ def test_the_same_audio_with_contradicting_classes_is_left_out_and_a_repetition_
     selection = select(clip_table(rows), RECIPE)
     assert selection.clips["clip_id"].to_pylist() == ["c", "d"]
     assert selection.left_out == {CONTRADICTING: ["a", "b"], REPEATED: ["e"]}
+    rows = [
+        {"clip_id": "a", "uri": "/x/./y.wav", "end_s": 5.0, "labels": [URBAN]},
+        {"clip_id": "b", "uri": "/x/y.wav", "start_s": 0.0, "end_s": 5.0, "labels": [NATURAL]},
+        {"clip_id": "c", "uri": "/z.wav", "labels": [NATURAL]},
+    ]
+    assert select(clip_table(rows), RECIPE).left_out == {CONTRADICTING: ["a", "b"]}
 
 
 def test_a_list_without_a_clip_of_the_recipe_is_an_error_that_counts_why() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,26 @@ def test_a_leak_is_named(column: str, values: list[str], named: str) -> None:
 def test_windows_of_one_file_are_different_audio() -> None:
     rows = [{"clip_id": f"c{i}", "uri": "/x.wav", "start_s": float(i), "end_s": i + 1.0} for i in range(2)]
     leak_check(clip_table(rows), np.array([0, 1], np.int32))
+
+
+@pytest.mark.parametrize(
+    ("times", "leaks"),
+    [
+        ([(0.0, 10.0), (5.0, 15.0)], True),
+        ([(None, None), (3.0, 4.0)], True),
+        ([(None, 2.0), (0.0, 1.0)], True),
+        ([(0.0, 10.0), (1.0, 2.0), (5.0, 6.0)], True),
+        ([(0.0, 2.0), (2.0, 4.0)], False),
+    ],
+)
+def test_overlapping_segments_of_one_file_in_two_folds_are_a_leak(
+    times: list[tuple[float | None, float | None]], leaks: bool
+) -> None:
+    rows = [{"clip_id": f"c{i}", "uri": "/x.wav", "start_s": s, "end_s": e} for i, (s, e) in enumerate(times)]
+    folds = np.array([0] * (len(times) - 1) + [1], np.int32)
+    for order in (slice(None), slice(None, None, -1)):
+        with pytest.raises(UsageError, match=r"1 audios appear .* give clips") if leaks else nullcontext():
+            leak_check(clip_table(rows[order]), folds[order])
 
 
 def test_the_source_systems_table_has_78_contradictions_and_they_are_excluded(test_data: Path) -> None:

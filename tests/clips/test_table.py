@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv as standard_csv
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,10 +16,12 @@ from pyarrow import csv
 from acoustic_env.clips.table import (
     CLIP_SCHEMA,
     MAX_SHOWN_ISSUES,
+    absolute_uris,
     clip_table,
     join_labels,
     join_lists,
     load_clips,
+    read_clip_batches,
     read_clips,
     split_labels,
     write_clips,
@@ -196,7 +200,7 @@ def test_a_parquet_list_of_other_types_is_read_or_its_fault_named(tmp_path: Path
     path = tmp_path / "c.parquet"
     columns = {"clip_id": pa.array([1, 2]), "uri": pa.array(["/a", "/b"], pa.large_string()), "end_s": ["3", "four"]}
     pq.write_table(pa.table(columns), path)
-    table, issues = load_clips(str(path))
+    table, _, issues = load_clips(str(path))
     assert table["clip_id"].to_pylist() == ["1", "2"]
     assert [str(issue) for issue in issues] == ["row 2, column end_s: 'four' is not a number"]
 
@@ -219,3 +223,154 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match=r"file/c\.csv: cannot be written"):
         write_clips(CLIPS, str(tmp_path / "file" / "c.csv"))
+
+
+NASTY = "clip_id,uri,labels\na,/a.wav,x\n{}\nc,/c.wav,y\nd,/d.wav,z\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "at"),
+    [
+        (
+            'b,/b.wav,"5 inch',
+            'line 3: a quote does not begin or end a cell; write it twice in a quoted cell ("5"" reel")',
+        ),
+        ('b,/b.wav,"5 inch\nb2,/b2.wav,x"', "line 3: a quote does not"),
+        ('b,/b.wav,"5 inch\nb2,/b2.wav,"x"', "line 3: a quote does not"),
+        ('b,/b.wav,"5" inch', "line 3: a quote does not"),
+        ('"b\n2",/b.wav,x', "line 3: a quote does not"),
+        ('b,"/b\n.wav",x', "line 3: a quote does not"),
+        ('b,/b.wav,5" inch, 6" reel', "line 3: a quote does not"),
+        ("b,/b\0.wav,x", "row 2, column uri: '/b\\x00.wav' holds a line break or NUL byte"),
+        ('b,/b.wav,"""5 inch, reel"', "row 2, column labels: '\"5 inch, reel' holds a stray quote"),
+        ("b,/b.wav,x,y", "row 2: has 4 cells, the header 3"),
+    ],
+)
+def test_a_stray_quote_swallows_no_clips_but_is_named_with_its_line(tmp_path: Path, lines: str, at: str) -> None:
+    assert f"c.csv: {at}" in fault_of(tmp_path / "c.csv", NASTY.format(lines))
+
+
+def test_a_stray_quote_is_named_whatever_batch_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acoustic_env.clips.table.CSV_BYTES", 20)
+    rows = [f"{n},/{n}.wav,x" for n in range(7)]
+    rows[4] = '4,/4.wav,"x'
+    assert "line 6: a quote does not" in fault_of(tmp_path / "c.csv", "\n".join(["clip_id,uri,labels", *rows]))
+    rows[4], rows[6] = "4,/4.wav,x", "2,/6.wav,x"
+    assert "row 7, column clip_id: '2' is already in row 3" in fault_of(
+        tmp_path / "c.csv", "\n".join(["clip_id,uri,labels", *rows])
+    )
+    (tmp_path / "c.csv").write_text("\n\nclip_id,uri,labels\n" + "\n\n".join(rows[:6]) + "\n\n")
+    assert read_clips(str(tmp_path / "c.csv")).num_rows == 6, "blank lines are no clips"
+    assert [len(batch) for batch in read_clip_batches(str(tmp_path / "c.csv"))] != [6]
+
+
+def test_cells_are_stripped_as_the_header_is_and_text_stays_text(tmp_path: Path) -> None:
+    text = ' clip_id, uri , labels, site\n 000123 , /a b.wav, "dog, ""a, b""", NA\nNA,/b.wav,,1e3\n'
+    (tmp_path / "c.csv").write_text(text)
+    first, second = read_clips(str(tmp_path / "c.csv")).to_pylist()
+    assert (first["clip_id"], first["uri"], first["labels"]) == ("000123", "/a b.wav", ["dog", "a, b"])
+    assert (first["site"], second["clip_id"], second["site"], second["labels"]) == ("NA", "NA", "1e3", [])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (
+            "clip_id,uri,labels\na,/a.wav,x\nb,/bücher.wav,x\n".encode("latin-1"),
+            "line 3: neither a Parquet file nor UTF-8",
+        ),
+        (b"clip_id\turi\na\t/a.wav\n", "cells are separated by tabs; save the list with commas"),
+        (b"clip_id;uri\na;/a.wav\n", "cells are separated by semicolons"),
+        ("clip_id,uri\na,/a.wav\n".encode("utf-16"), "neither a Parquet file nor UTF-8"),
+        (b"clip_id,uri,site,site\na,/a.wav,x,y\n", "column site: appears twice"),
+        (b"\n \n\n", "the file is empty"),
+    ],
+)
+def test_text_that_is_no_clip_list_says_what_to_do(tmp_path: Path, data: bytes, expected: str) -> None:
+    (tmp_path / "c.csv").write_bytes(data)
+    with pytest.raises(UsageError) as raised:
+        read_clips(str(tmp_path / "c.csv"))
+    assert expected in str(raised.value)
+
+
+def test_line_breaks_are_refused_in_ids_and_in_csv_and_kept_in_notes_of_parquet(tmp_path: Path) -> None:
+    noted = CLIPS.append_column("note", pa.array(["two\nlines", None]))
+    with pytest.raises(UsageError, match=r"row 1, column note: holds a line break .* ends in \.parquet"):
+        write_clips(noted, str(tmp_path / "c.csv"))
+    blank = clip_table([{"clip_id": "a ", "uri": "/a.wav"}])
+    with pytest.raises(UsageError, match="column clip_id: holds a line break or blanks at its ends"):
+        write_clips(blank, str(tmp_path / "c.csv"))
+    write_clips(noted, str(tmp_path / "c.parquet"))
+    assert read_clips(str(tmp_path / "c.parquet"))["note"].to_pylist() == ["two\nlines", None]
+    with pytest.raises(UsageError, match=r"row 1, column clip_id: 'a\\nb' holds a line break"):
+        write_clips(clip_table([{"clip_id": "a\nb", "uri": "/a.wav"}]), str(tmp_path / "c.parquet"))
+
+
+def test_a_folder_above_the_current_one_is_resolved_links_on_the_way_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("work", "far/audio"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "work" / "link").symlink_to(tmp_path / "far" / "audio")
+    (tmp_path / "far" / "a.wav").touch()
+    monkeypatch.chdir(tmp_path / "work")
+    uris = ["../x/./a.wav", "link/../a.wav", "tar://1.wav::../s.tar", "/a/../b.wav", "link/b.wav"]
+    clips = absolute_uris(clip_table({"clip_id": str(n), "uri": uri} for n, uri in enumerate(uris)))
+    assert clips["uri"].to_pylist() == [
+        f"{tmp_path}/x/a.wav",
+        f"{tmp_path}/far/a.wav",
+        f"tar://1.wav::{tmp_path}/s.tar",
+        "/b.wav",
+        f"{tmp_path}/work/link/b.wav",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_known_durations_are_numbers_in_every_format(tmp_path: Path, suffix: str) -> None:
+    url = str(tmp_path / f"c.{suffix}")
+    write_clips(clip_table([{"clip_id": "a", "uri": "/a.wav", "duration_s": 2.5}]), url)
+    assert read_clips(url)["duration_s"].to_pylist() == [2.5]
+    with pytest.raises(UsageError, match=r"row 1, column duration_s: -1\.0 is not a time"):
+        write_clips(clip_table([{"clip_id": "a", "uri": "/a.wav", "duration_s": -1.0}]), url)
+
+
+def test_labels_of_other_types_of_parquet_are_read_or_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.parquet")
+    for labels, expected in (
+        (pa.array(["x, y", None]).dictionary_encode(), [["x", "y"], []]),
+        (pa.array([[1], []]), [["1"], []]),
+        (pa.array(["x", " "], pa.large_string()), [["x"], []]),
+    ):
+        pq.write_table(pa.table({"clip_id": ["a", "b"], "uri": ["/a", "/b"], "labels": labels}), path)
+        assert read_clips(path)["labels"].to_pylist() == expected
+    pq.write_table(pa.table({"clip_id": ["a"], "uri": ["/a"], "labels": [[{"name": "x"}]]}), path)
+    with pytest.raises(UsageError, match=r"column labels: is list<.*, not a list of strings"):
+        read_clips(path)
+
+
+def test_a_reader_that_lacks_a_group_or_an_id_gets_the_clip_as_group_or_a_message(tmp_path: Path) -> None:
+    url = str(tmp_path / "c.parquet")
+    write_clips(clip_table([{"clip_id": "a", "uri": "/a.wav", "group": None}]), url)
+    assert read_clips(url)["group"].to_pylist() == ["a"]
+    with pytest.raises(UsageError, match="row 1, column clip_id: is empty"):
+        write_clips(clip_table([{"clip_id": None, "uri": "/a.wav"}]), url)
+
+
+PIECES = st.sampled_from(["a", "b", ",", ",", '"', '""', " ", '"x, y"', "\n", "\r\n"])
+
+
+@given(st.lists(PIECES, max_size=30).map("".join), st.sampled_from([5, 17, 2**24]))
+def test_a_list_is_refused_or_has_the_cells_that_each_line_alone_has(text: str, size: int) -> None:
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("acoustic_env.clips.table.CSV_BYTES", size)
+        path = Path(folder, "c.csv")
+        path.write_text(f"clip_id,uri,site\n{text}", newline="")
+        try:
+            table, rows, _ = load_clips(str(path))
+        except UsageError:
+            return
+    cells = [next(standard_csv.reader([line], strict=True, skipinitialspace=True)) for line in lines]
+    whole = [(row, [cell.strip() or None for cell in of]) for row, of in enumerate(cells, 1) if len(of) == 3]
+    read = table.select(["clip_id", "uri", "site"]).to_pylist()
+    assert list(zip(rows.tolist(), (list(row.values()) for row in read), strict=True)) == whole

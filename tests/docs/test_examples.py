@@ -70,6 +70,17 @@ def test_every_link_outside_the_site_leads_to_a_file(page: str) -> None:
     assert not [link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()]
 
 
+def test_the_first_screen_of_the_readme_names_what_runs_on_a_fresh_machine_and_ci_runs_its_test() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = text[: text.index("make test") + 100].splitlines()
+    assert len(first) < 30
+    named = [line.split("#")[0].strip() for line in first if line.startswith("make ")]
+    assert named == ["make demo", "make test"]
+    assert named[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {command.split()[1] for command in named} <= set(targets)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", [p for p in PAGES if any(block.runs for block in blocks(p))], ids=name)

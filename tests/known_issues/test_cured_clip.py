@@ -23,7 +23,9 @@ from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
-from tests.store.tables import fake_errors, fake_fingerprint, fake_table
+from acoustic_env.store.layout import lease_path
+from acoustic_env.store.lease import acquire_blocks
+from tests.store.tables import fake_errors, fake_fingerprint, fake_table, missing
 
 FP = fake_fingerprint()
 
@@ -118,33 +120,46 @@ def test_a_run_killed_before_its_rows_leaves_a_pending_clip_not_an_excluded_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Any
 ) -> None:
     store = FeatureStore(str(tmp_path / "store"))
-    stage = "compute" if code == "worker_died" else "decode"
-    work, failed = finished(1, [RowError(stage, code, "what happened", permanent=True)])
-    assert Write(store.url, {}, [work], "run-1")(failed).failed == 1
-    assert Failures(store).excluded("new", "f", "raw").to_pylist() == ["a"]
+    subject = ("placeholder", "raw") if code == "worker_died" else (None, None)
+    work, failed = finished(1, [RowError("compute", code, "what happened", True, *subject)])
+    version = work.fingerprints["raw"]
+    leases = {lease_path("placeholder"): 0}
+    with acquire_blocks(store.url, ["placeholder"], "this test") as held:
+        leases = held.tokens
+        store.begin("placeholder", version, leases[lease_path("placeholder")])
+        _killed_and_run_again(store, leases, work, failed, monkeypatch)
 
-    def die(self: FeatureStore, table: pa.Table) -> str:
+
+def _killed_and_run_again(
+    store: FeatureStore, leases: dict[str, int], work: Any, failed: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def excluded() -> list[str]:
+        found: list[str] = Failures(store.errors()).excluded("placeholder", work.fingerprints["raw"], "raw").to_pylist()
+        return found
+
+    assert Write(store.url, leases, [work], "run-1")(failed).failed == 1
+    assert excluded() == ["a"]
+
+    def die(self: FeatureStore, *_: object) -> str:
         raise Killed
 
     work, done = finished(2, [])
     with monkeypatch.context() as killing:
         killing.setattr(FeatureStore, "write_part", die)
         with pytest.raises(Killed):
-            Write(store.url, {}, [work], "run-2")(done)
+            Write(store.url, leases, [work], "run-2")(done)
     for _ in range(2):
-        assert Failures(store).excluded("new", "f", "raw").to_pylist() == []
-        assert Failures(store).open().num_rows == 0
-        assert Write(store.url, {}, [work], "run-3")(finished(3, [])[1]).failed == 0
+        assert excluded() == []
+        assert Failures(store.errors()).open(store).num_rows == 0
+        assert Write(store.url, leases, [work], "run-3")(finished(3, [])[1]).failed == 0
 
 
 def test_an_error_of_one_signal_excludes_that_signal_only(tmp_path: Path) -> None:
     store = FeatureStore(str(tmp_path / "store"))
     errors = fake_errors(("a", "fake", "compute_failed", True, 1))
     store.write_errors(errors.filter(pc.equal(errors["signal"], "fg")))
-    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": {"fg": FP}}})
-    missing = store.missing(["a"], ["raw", "fg"], "fake", FP)
-    assert missing["signal"].to_pylist() == ["raw"]
+    assert missing(store, ["a"]) == [("a", "raw")]
     store.write_part(fake_table(["a"], ["raw"]))
-    assert Failures(store).open()["signal"].to_pylist() == ["fg"]
+    assert Failures(store.errors()).open(store)["signal"].to_pylist() == ["fg"]
     store.write_part(fake_table(["a"], ["fg"]))
-    assert Failures(store).open().num_rows == 0
+    assert Failures(store.errors()).open(store).num_rows == 0

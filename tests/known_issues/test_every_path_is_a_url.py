@@ -31,7 +31,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 NO_PATHS: Final = """
 address label_from group_from group_by fold_from json_key audio_column label_column id_column group_column block stages
 code model stage fingerprint name relocated title host annotator approve old new version names sha256 parts splits
-suffix license
+suffix license glob
 """
 JOBS: Final = {
     "extract_features.py": "extract",

@@ -54,8 +54,7 @@ def test_the_record_comes_first_then_the_judgment_and_a_second_run_says_what_fai
     record = json.loads(captured.out)
     assert (record["finished"], record["failed"], record["stopped"]) == (6, 2, "")
     assert record["pairs"] == {"placeholder": 18}
-    stages = {stage for pool in record["pools"].values() for stage in pool["stages"]}
-    assert stages == {"decode", "prepare", "placeholder", "write"} == set(record["seconds"]) - {"wall"}
+    assert {"decode", "prepare", "placeholder", "write"} == set(record["seconds"]) - {"wall"}
     assert "2 of 6 clips" in captured.err
     assert "stopped by an error" not in captured.err
 

@@ -20,7 +20,7 @@ import soundfile
 from acoustic_env.audio import decode, normalize, separate
 from acoustic_env.audio.signals import Engine
 from acoustic_env.cli import main
-from acoustic_env.clips.listed import IdIndex
+from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.features import indices, modulation
@@ -33,6 +33,7 @@ from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.export import export
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
+from tests.store.tables import begin
 
 Patch = pytest.MonkeyPatch
 BLOCKS = ("indices", "mps", "placeholder")
@@ -154,11 +155,10 @@ def compute_missing(clips: str, url: str) -> dict[str, int]:
     """What `extract` does, in this process, where the separator can be changed: what the sink says it wrote."""
     works = (block_work(BlockSpec("placeholder", "fast", 0, SIGNALS)),)
     table, store = read_clips(clips), FeatureStore(url)
-    pending = pending_rows(
-        table, find_missing(IdIndex(table["clip_id"]), works, store, store.errors()).pending, store.errors()
-    )
+    pending = pending_rows(table, find_missing(Listed([table]), works, store, store.errors()).pending, store.errors())
     settings = ComputeSettings(works, decodes=(16_000,), prepares=True, passes_on=(), device="cpu")
     with acquire_blocks(url, [work.spec.name for work in works], "this test") as leases:
+        begin(url, works, leases)
         written = Write(url, leases.tokens, works, "run-1")(Compute(settings)(pending))
     return written.rows
 

@@ -240,45 +240,10 @@ def test_readers_of_a_store_refuse_rows_of_other_segments_and_name_other_places(
 # ---- stores written before
 
 
-def old_store(tmp_path: Path, ids: list[str], *runs: tuple[str, int]) -> Path:
-    """A store without a table of sources: rows of the ids, and records of runs with (list, clips)."""
-    store = FeatureStore(str(tmp_path / "old"))
-    store.write_part(fake_table(ids))
-    for number, (clips, count) in enumerate(runs):
-        record = {"run_id": f"run-{number}", "settings": {"clips": clips, "limit": None}, "clips": count}
-        store.write_run(f"run-{number}", record)
+def old_store(tmp_path: Path, ids: list[str]) -> Path:
+    """A store that has lost its table of sources: rows of the ids."""
+    FeatureStore(str(tmp_path / "old")).write_part(fake_table(ids))
     return tmp_path / "old"
-
-
-def test_a_store_written_before_is_checked_against_the_lists_of_its_runs(
-    recordings: Path, tmp_path: Path, capsys: Captured
-) -> None:
-    recording = recordings / "a.wav"
-    ten, five = old_list(tmp_path / "10.csv", recording, 10), old_list(tmp_path / "5.csv", recording, 5)
-    store = old_store(tmp_path, ["a.wav_0", "a.wav_10000", "a.wav_20000"], (ten, 3))
-    assert dry_run(five, store) == 2
-    said = capsys.readouterr().err
-    assert "3 clips" in said
-    assert ten in said
-    assert f"{recording} (0 to 10 s)" in said
-    assert dry_run(ten, store) == 0
-    assert "3 clips have rows from before" in capsys.readouterr().err
-
-
-def test_a_damaged_store_written_before_is_found_by_verify(recordings: Path, tmp_path: Path, capsys: Captured) -> None:
-    recording = recordings / "a.wav"
-    ten, five = old_list(tmp_path / "10.csv", recording, 10), old_list(tmp_path / "5.csv", recording, 5)
-    ids = read_clips(five)["clip_id"].to_pylist()
-    store = old_store(tmp_path, ids, (ten, 3), (five, 6))
-    assert main(["store", "verify", str(store)]) == 5
-    said = capsys.readouterr()
-    assert "6 clips have rows but no recorded source" in said.out
-    assert "3 clips" in said.err
-    assert "a.wav_0" in said.err
-    assert ten in said.err
-    assert five in said.err
-    for clips in (ten, five):
-        assert dry_run(clips, store) == 2, "which of the two the rows are of cannot be told"
 
 
 @pytest.mark.slow
@@ -288,13 +253,12 @@ def test_ids_with_rows_and_no_source_are_adopted_from_the_list_once(
 ) -> None:
     recording = recordings / "a.wav"
     ten, five = old_list(tmp_path / "10.csv", recording, 10), old_list(tmp_path / "5.csv", recording, 5)
-    store = old_store(tmp_path, ["a.wav_0", "a.wav_10000", "never listed"], (str(tmp_path / "gone.csv"), 3))
+    store = old_store(tmp_path, ["a.wav_0", "a.wav_10000", "never listed"])
     assert extract(ten, store) == 0
     said = capsys.readouterr().err
-    assert "2 clips have rows from before" in said
-    assert "1 list of an earlier run" in said
+    assert "2 clips have rows but no recorded source" in said
     assert extract(ten, store) == 0
-    assert "from before" not in capsys.readouterr().err
+    assert "no recorded source" not in capsys.readouterr().err
     assert dry_run(five, store) == 2
     assert main(["store", "verify", str(store), "--clips", ten]) == 0
     assert "1 clips have rows but no recorded source" in capsys.readouterr().out

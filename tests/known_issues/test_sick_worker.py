@@ -139,7 +139,7 @@ class TestAFileThatCannotBeRead:
     def test_is_missing_for_good_where_its_folder_is_there(self, tmp_path: Path) -> None:
         with pytest.raises(ClipError) as error:
             open_source(str(tmp_path / "gone.wav"))
-        assert (error.value.code, error.value.permanent) == ("not_found", True)
+        assert (error.value.code, error.value.permanent) == ("not_found", False)
 
     def test_may_be_there_again_where_its_folder_is_not(self, tmp_path: Path) -> None:
         for uri in (f"{tmp_path}/mnt/audio/a.wav", f"tar://a.wav::{tmp_path}/mnt/shard.tar"):

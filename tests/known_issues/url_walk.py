@@ -76,16 +76,15 @@ clips from-huggingface @/huggingface --recipe @/recipe.yaml --out @/huggingface.
 clips from-parquet @/rows/part-?.parquet --label-column labels --recipe @/recipe.yaml --out @/rows.parquet
 clips from-audioset-embeddings @/tfrecords --segments @/segments.csv --recipe @/ontology.yaml --store @/released \
     --out @/released.parquet
-clips check @/clips.parquet --recipe @/recipe.yaml --read
+clips check @/clips.parquet --recipe @/recipe.yaml --read --drop-missing @/there.parquet
 clips duplicates --clips @/clips.parquet --store @/released --out @/groups.parquet --apply @/grouped.parquet
-extract --settings @/job.yaml --dry-run --rates @/bench.json
+extract --settings @/job.yaml --dry-run
 store ls @/store
 store verify @/store --clips @/clips.parquet --read
 store errors @/store
 store export @/store --block placeholder --clips @/clips.parquet --out @/placeholder.npz
 store compact @/store
 store gc @/store
-store publish @/store --block placeholder --format huggingface --out @/published
 weights fetch yamnet-classes --from @/weights --sha256 {CLASSES_SHA256}
 train {STUDY} --settings @/model.json --out @/bundle
 study {STUDY} --model logistic --out @/study
@@ -155,7 +154,6 @@ def prepare(base: str) -> None:
         "tags.yaml": TAGS,
         "job.yaml": f"{{clips: {base}/clips.parquet, store: {base}/store, recipe: {base}/recipe.yaml}}".encode(),
         "model.json": b'{"seed": 5}',
-        "bench.json": b'{"stages": []}',
         "weights/yamnet_class_map.csv": CLASSES,
     }.items():
         write_bytes(f"{base}/{name}", data)

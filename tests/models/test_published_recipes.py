@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from acoustic_env.cli import main
-from acoustic_env.clips.readers import urbansound8k
+from acoustic_env.clips.readers.published import UrbanSound8KReader
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
 from acoustic_env.config import RECIPES
 from acoustic_env.features.block import table_schema, to_table
@@ -44,7 +45,8 @@ def write_features(folder: Path, clips: Any, recipe_name: str) -> str:
 @pytest.mark.slow
 def test_urbansound8k_is_predicted_fold_by_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classes = ("dog_bark", "siren", "drilling")
-    monkeypatch.setattr(urbansound8k, "FOLDS", (6,) * 10)
+    part = replace(UrbanSound8KReader.parts[""], clips=dict.fromkeys(range(1, 11), 6))
+    monkeypatch.setattr(UrbanSound8KReader, "parts", {"": part})
     root, out = tmp_path / "UrbanSound8K", str(tmp_path / "clips.parquet")
     rows = [
         (f"{100 * fold + n}-{n % 3}-0-0.wav", 100 * fold + n, 0, 4, 1, fold, n % 3, classes[n % 3])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from acoustic_env.audio.signals import check_signals
 from acoustic_env.audit.reannotate import score
 from acoustic_env.cli import main
 from acoustic_env.clips.select import select
@@ -168,4 +169,4 @@ def test_a_variant_that_the_store_lacks_is_refused_with_the_way_to_extract_it(di
 
 def test_a_variant_that_is_none_is_refused_with_its_place(disk: Disk) -> None:
     with pytest.raises(UsageError, match=r"variants\[0\].*unknown|variants\[0\].*expected"):
-        load_recipe(disk.write_recipe("variants.yaml", variants=["nois:snr_db=20"]))
+        check_signals(load_recipe(disk.write_recipe("variants.yaml", variants=["nois:snr_db=20"])), "variants.yaml")

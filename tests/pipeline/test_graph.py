@@ -19,6 +19,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
 from acoustic_env.store.schema import ERROR_SCHEMA
 from tests.pipeline.test_extract import rows, write_noise
+from tests.store.tables import begin
 
 
 def on_processors(plan: Plan) -> Plan:
@@ -52,6 +53,7 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
 
     FeatureStore(settings.store)
     with acquire_blocks(settings.store, [work.spec.name for work in works], "test") as leases:
+        begin(settings.store, works, leases)
         batches = list(graph.run(pending, on_processors(plan), works, settings.store, leases.tokens, "run"))
     assert sum(written.clips for written in batches) == 10
 

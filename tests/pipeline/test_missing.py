@@ -34,7 +34,9 @@ def store(tmp_path: Path) -> FeatureStore:
         ids = [*rng.choice(CLIPS, 5, replace=False).tolist(), f"other {number}"]
         made.write_part(fake_table(ids, SIGNALS[: 1 + number % 2]))
     made.write_errors(
-        fake_errors(("clip 0", "decode", "not_audio", True, 1), ("clip 4", "fetch", "unreachable", False, 3))
+        fake_errors(
+            ("clip 0", "source", "not_audio", True, 1), ("clip 4", "source", "unreachable", False, 3), uri="/a.wav"
+        )
     )
     return made
 
@@ -45,13 +47,13 @@ def test_the_bits_are_the_keys_that_the_store_lacks(
 ) -> None:
     monkeypatch.setattr(missing, "KEYS_AT_ONCE", at_once)
     listed = Listed([clip_table({"clip_id": clip, "uri": "/a.wav"} for clip in CLIPS)])
-    found = find_missing(listed.index, [work], store, store.errors())
+    found = find_missing(listed, [work], store, store.errors())
     (fingerprint,) = work.versions()
-    for retry, bits in ((True, found.missing), (False, found.pending)):
-        keys = store.missing(CLIPS, SIGNALS, "fake", fingerprint, retry_errors=retry)
-        expected = set(zip(*keys.to_pydict().values(), strict=True))
-        got = {(CLIPS[row], s) for s in SIGNALS for row in np.flatnonzero(bits & work.spec.bit(s))}
-        assert got == expected
+    keys = store.committed_keys("fake", fingerprint)
+    lacking = {(c, s) for c in CLIPS for s in SIGNALS} - set(zip(*keys.to_pydict().values(), strict=True))
+    excluded = {("clip 0", signal) for signal in SIGNALS}
+    for bits, expected in ((found.missing, lacking), (found.pending, lacking - excluded)):
+        assert {(CLIPS[row], s) for s in SIGNALS for row in np.flatnonzero(bits & work.spec.bit(s))} == expected
     assert 0 < np.count_nonzero(found.excluded) < len(CLIPS)
 
 

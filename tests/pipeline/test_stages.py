@@ -74,7 +74,7 @@ def test_a_block_that_raises_for_one_clip_keeps_the_neighbors_of_the_same_batch(
     result = run(clips(tmp_path, {"a": 16_000, "poison": POISON_SAMPLES}, blocks), blocks)
     assert keys(result, blocks[0]) == {("a", signal) for signal in ("raw", "fg", "bg")}
     poison = result["errors"].to_pylist()[1]
-    assert {(error["stage"], error["code"]) for error in poison} == {
+    assert {(error["block"], error["code"]) for error in poison} == {
         ("level", "compute_failed"),
         ("signal", "compute_failed"),
     }

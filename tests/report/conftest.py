@@ -69,7 +69,9 @@ def _store(url: str, ids: list[str], y: np.ndarray) -> None:
         columns = {f"f{i}": values[:, i] for i in range(4)} | {"vector": vector}
         store.write_part(to_table(table_schema(block, {}), ids, [signal] * len(ids), columns))
     error = {"clip_id": f"lost{HOSTILE}", "stage": "decode", "code": "not_audio", "message": HOSTILE, "permanent": True}
-    store.write_errors(pa.Table.from_pylist([{**error, "attempt": 1, "run_id": "r1"}], schema=ERROR_SCHEMA))
+    store.write_errors(
+        pa.Table.from_pylist([{**error, "source": HOSTILE, "attempt": 1, "run_id": "r1"}], schema=ERROR_SCHEMA)
+    )
     record = {
         "run_id": "20261121T000000Z-1",
         "clips": len(ids) + 1,

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from acoustic_env.features.block import Column, FeatureBlock, fingerprint, table_schema, to_table
-from acoustic_env.store.schema import ERROR_SCHEMA, SHARED_STAGES
+from acoustic_env.clips.listed import Listed
+from acoustic_env.clips.table import clip_table
+from acoustic_env.features.block import METADATA_PREFIX, Column, FeatureBlock, fingerprint, table_schema, to_table
+from acoustic_env.pipeline.missing import find_missing
+from acoustic_env.pipeline.work import BlockSpec, BlockWork
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.layout import lease_path
+from acoustic_env.store.lease import BlockLeases
+from acoustic_env.store.schema import ERROR_SCHEMA
 
 SIGNALS: tuple[str, ...] = ("raw", "fg")
 AUDIO = {"level": 0.1}
@@ -60,13 +68,56 @@ def fake_fingerprint(block: FakeBlock | None = None) -> str:
     return fingerprint(block or FakeBlock(), AUDIO)
 
 
-def fake_errors(*rows: tuple[str, str, str, bool, int], run_id: str = "run-1") -> pa.Table:
-    """Rows of the errors table from (clip_id, stage, code, permanent, attempt), of a block for each of its signals."""
-    names = ("clip_id", "stage", "code", "permanent", "attempt")
-    same = {"message": "what happened", "run_id": run_id}
+def fake_errors(
+    *rows: tuple[str, str, str, bool, int], run_id: str = "run-1", fingerprint: str | None = None, uri: str = "x"
+) -> pa.Table:
+    """Rows of the errors table from (clip_id, subject, code, permanent, attempt).
+
+    The subject is `source`, or a block: then there is a row for each of its signals.
+    """
+    version = fingerprint or fake_fingerprint()
     filled = [
-        {**dict(zip(names, row, strict=True)), **same, "signal": signal}
-        for row in rows
-        for signal in ((None,) if row[1] in SHARED_STAGES else SIGNALS)
+        {
+            "clip_id": clip_id,
+            "source": f"{Path(uri).absolute()} (whole file)",
+            "block": None if subject == "source" else subject,
+            "fingerprint": None if subject == "source" else version,
+            "signal": signal,
+            "stage": "decode" if subject == "source" else "compute",
+            "code": code,
+            "message": "what happened",
+            "permanent": permanent,
+            "attempt": attempt,
+            "run_id": run_id,
+        }
+        for clip_id, subject, code, permanent, attempt in rows
+        for signal in ((None,) if subject == "source" else SIGNALS)
     ]
     return pa.Table.from_pylist(filled, schema=ERROR_SCHEMA)
+
+
+def missing(
+    store: FeatureStore,
+    ids: Sequence[str],
+    signals: Sequence[str] = SIGNALS,
+    block: str = "fake",
+    fingerprint: str | None = None,
+    *,
+    retry_errors: bool = False,
+    uri: str = "x",
+) -> list[tuple[str, str]]:
+    """(clip, signal) that a run would compute, signal after signal in the order of the list."""
+    described = {f"{METADATA_PREFIX}fingerprint": fingerprint or fake_fingerprint()}
+    schemas = {signal: pa.schema([], metadata=described) for signal in signals}
+    work = BlockWork(BlockSpec(block, "fast", 0, tuple(signals)), schemas, 16_000, None, None)
+    listed = Listed([clip_table([{"clip_id": clip_id, "uri": uri} for clip_id in ids])])
+    found = find_missing(listed, [work], store, store.errors())
+    need = found.missing if retry_errors else found.pending
+    return [(i, s) for s in signals for i, bits in zip(ids, need.tolist(), strict=True) if bits & work.spec.bit(s)]
+
+
+def begin(url: str, works: Sequence[BlockWork], leases: BlockLeases) -> None:
+    """Begin to write all versions of some blocks, as a run does before its first commit."""
+    for work in works:
+        for version in work.versions():
+            FeatureStore(url).begin(work.spec.name, version, leases.tokens[lease_path(work.spec.name)])

@@ -10,8 +10,10 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
+from acoustic_env import open_store
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
+from acoustic_env.errors import StoreInconsistentError
 from acoustic_env.store import export as export_module
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
@@ -29,10 +31,10 @@ def url(tmp_path: Path) -> str:
     store.write_part(fake_table(["silent"]))
     store.write_errors(
         fake_errors(
-            ("broken", "decode", "not_audio", True, 1),
-            ("slow", "fetch", "download_failed", False, 1),
-            ("a", "fetch", "download_failed", False, 1),
-            ("a", "compute", "resolved", False, 2),
+            ("broken", "source", "not_audio", True, 1),
+            ("slow", "source", "download_failed", False, 1),
+            ("a", "source", "download_failed", False, 1),
+            ("a", "source", "resolved", False, 2),
         )
     )
     counts = {"finished": 5, "failed": 2, "left": 1, "clips_per_second": 2.5}
@@ -43,7 +45,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def listed(tmp_path: Path) -> str:
     out = str(tmp_path / "clips.csv")
-    write_clips(clip_table([{"clip_id": c, "uri": "x.wav"} for c in ("a", "b", "silent", "broken", "slow")]), out)
+    write_clips(clip_table([{"clip_id": c, "uri": "x"} for c in ("a", "b", "silent", "broken", "slow")]), out)
     return out
 
 
@@ -64,7 +66,7 @@ def test_ls_shows_versions_and_where_they_differ(url: str, capsys: pytest.Captur
     assert "lease of fake: 'extract run-2'" in out
     _, out, _ = run(capsys, "ls", url, "--json")
     found = {block["fingerprint"]: block for block in json.loads(out)["blocks"]}
-    assert (found[FP]["rows"], found[FP]["clips"], found[FP]["signals"]) == (6, 3, ["fg", "raw"])
+    assert (found[FP]["rows"], found[FP]["parts"], sorted(found[FP]["signals"])) == (6, 2, ["fg", "raw"])
     assert json.loads(out)["leases"] == {}
 
 
@@ -90,11 +92,23 @@ def test_verify_ends_with_5_when_a_part_is_damaged(url: str, listed: str, capsys
     assert part.path in err
 
 
+def test_no_command_passes_over_a_damaged_part(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = FeatureStore(url).parts("fake", FP)[1]
+    (Path(url) / part.path).unlink()
+    code, _, err = run(capsys, "export", url, "--block", "fake", "--out", str(tmp_path / "out.csv"))
+    assert code == 5
+    assert part.path in err
+    assert not (tmp_path / "out.csv").exists()
+    with pytest.raises(StoreInconsistentError, match=part.path):
+        open_store(url).table("fake")
+    assert run(capsys, "compact", url)[0] == 5
+
+
 def test_a_block_of_which_every_clip_failed_is_accounted_for(
     tmp_path: Path, listed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = FeatureStore(str(tmp_path / "failed"))
-    store.write_errors(fake_errors(*((c, "decode", "not_audio", True, 1) for c in ("a", "b", "silent", "broken"))))
+    store.write_errors(fake_errors(*((c, "source", "not_audio", True, 1) for c in ("a", "b", "silent", "broken"))))
     store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": dict.fromkeys(SIGNALS, FP)}})
     code, out, _ = run(capsys, "verify", store.url, "--clips", listed)
     assert code == 0
@@ -109,15 +123,15 @@ def test_rows_of_clips_not_on_the_list_are_noted(url: str, listed: str, capsys: 
     assert "1 clips with rows are not on the list" in out
 
 
-def test_errors_counts_by_stage_and_code_and_leaves_out_the_cured(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_counts_by_block_and_code_and_leaves_out_the_cured(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "errors", url)
     assert code == 0
-    assert out.split()[:5] == ["decode", "not_audio", "1", "clips", "permanent"]
-    assert "slow  fetch  download_failed  attempt 1: what happened" in out
+    assert out.split()[:5] == ["source", "download_failed", "1", "clips", "0"]
+    assert "slow  source  download_failed  attempt 1: what happened" in out
     assert "\na  " not in out
     _, out, _ = run(capsys, "errors", url, "--all", "--json", "--code", "download_failed")
     assert [row["clip_id"] for row in json.loads(out)["errors"]] == ["a", "slow"]
-    assert json.loads(out)["counts"] == [{"stage": "fetch", "code": "download_failed", "clips": 2, "permanent": 0}]
+    assert json.loads(out)["counts"] == [{"block": None, "code": "download_failed", "clips": 2, "permanent": 0}]
 
 
 @pytest.mark.parametrize("wide", [False, True])

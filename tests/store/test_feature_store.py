@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import LocalFilesystem
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.verify import verify
-from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_fingerprint, fake_table
+from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_fingerprint, fake_table, missing
 
 FP = fake_fingerprint()
 
@@ -147,51 +147,53 @@ def test_missing_is_the_list_without_rows_and_permanent_errors(store: FeatureSto
     store.write_part(fake_table(["half"], ["raw"]))
     store.write_errors(
         fake_errors(
-            ("broken", "decode", "not_audio", True, 1),
+            ("broken", "source", "not_audio", True, 1),
             ("refused", "fake", "compute_failed", True, 1),
-            ("slow", "fetch", "download_failed", False, 1),
+            ("slow", "source", "download_failed", False, 1),
             ("elsewhere", "other", "compute_failed", True, 1),
         )
     )
     listed = ["slow", "half", "done", "broken", "refused", "elsewhere", "new"]
-    missing = store.missing(pa.chunked_array([listed]), SIGNALS, "fake", FP)
-    assert keys(missing) == [(c, "raw") for c in ("slow", "elsewhere", "new")] + [
+    assert missing(store, listed) == [(c, "raw") for c in ("slow", "elsewhere", "new")] + [
         (c, "fg") for c in ("slow", "half", "elsewhere", "new")
     ]
-    again = store.missing(listed, ["raw"], "fake", FP, retry_errors=True)
-    assert keys(again) == [(c, "raw") for c in ("slow", "broken", "refused", "elsewhere", "new")]
+    again = missing(store, listed, ["raw"], retry_errors=True)
+    assert again == [(c, "raw") for c in ("slow", "broken", "refused", "elsewhere", "new")]
 
 
-def test_the_last_attempt_says_whether_an_error_is_final(store: FeatureStore) -> None:
+def test_the_last_attempt_at_a_subject_says_whether_its_error_is_final(store: FeatureStore) -> None:
     store.write_errors(
         fake_errors(
             ("now passing", "fake", "compute_failed", True, 1),
-            ("decoded since", "decode", "decode_failed", True, 1),
-            ("worse", "fetch", "download_failed", False, 1),
+            ("decoded since", "source", "decode_failed", True, 1),
+            ("worse", "source", "download_failed", False, 1),
+            ("refused once", "fake", "compute_failed", True, 1),
         )
     )
     store.write_errors(
         fake_errors(
             ("now passing", "fake", "out_of_memory", False, 2),
-            ("decoded since", "fake", "out_of_memory", False, 2),
-            ("worse", "decode", "not_audio", True, 2),
-            ("deadly", "compute", "worker_died", True, 1),
+            ("decoded since", "source", "resolved", False, 2),
+            ("worse", "source", "not_audio", True, 2),
+            ("refused once", "source", "download_failed", False, 2),
             run_id="run-2",
         )
     )
-    missing = store.missing(["now passing", "decoded since", "worse", "deadly"], ["raw"], "fake", FP)
-    assert missing["clip_id"].to_pylist() == ["now passing", "decoded since"]
+    found = missing(store, ["now passing", "decoded since", "worse", "refused once"], ["raw"])
+    assert [clip for clip, _ in found] == ["now passing", "decoded since"]
 
 
-def test_a_block_error_bars_only_the_version_its_run_computed(store: FeatureStore) -> None:
-    store.write_errors(fake_errors(("a", "fake", "compute_failed", True, 1), ("b", "decode", "empty", True, 1)))
-    store.write_run("run-1", {"run_id": "run-1", "fingerprints": {"fake": dict.fromkeys(SIGNALS, "0" * 16)}})
-    assert store.missing(["a", "b"], ["raw"], "fake", FP)["clip_id"].to_pylist() == ["a"]
-    assert store.missing(["a", "b"], ["raw"], "fake", "0" * 16).num_rows == 0
+def test_an_error_is_of_one_version_signal_and_source(store: FeatureStore) -> None:
+    store.write_errors(fake_errors(("a", "fake", "compute_failed", True, 1)).slice(0, 1))  # of raw
+    store.write_errors(fake_errors(("b", "source", "empty", True, 1)))
+    assert missing(store, ["a", "b"]) == [("a", "fg")]
+    assert missing(store, ["a", "b"], fingerprint="0" * 16) == [("a", "raw"), ("a", "fg")]
+    assert missing(store, ["a", "b"], ["raw"], "other") == [("a", "raw")]
+    assert missing(store, ["a", "b"], ["raw"], uri="another file") == [("a", "raw"), ("b", "raw")]
 
 
 def test_an_empty_store_misses_everything(store: FeatureStore) -> None:
-    assert store.missing(["a", "b"], SIGNALS, "fake", FP).num_rows == 4
+    assert len(missing(store, ["a", "b"])) == 4
     assert store.errors().num_rows == 0
     assert store.runs() == []
     assert not file_of(store, "").exists()
@@ -210,19 +212,28 @@ def test_a_damaged_part_is_named_and_computed_again(
         {"truncated": data[: len(data) // 2], "empty": b"", "not parquet": b"x" * 999, "footer cut": data[:-1]}[damage]
     )
     with caplog.at_level(logging.WARNING):
-        missing = store.missing(["a", "b", "c"], SIGNALS, "fake", FP)
+        assert missing(store, ["a", "b", "c"]) == [(c, s) for s in SIGNALS for c in ("a", "b")]
     assert path in caplog.text
-    assert keys(missing) == [(c, s) for s in SIGNALS for c in ("a", "b")]
     assert any(path in fault for fault in verify(store).issues)
-    assert keys(store.read("fake")) == [("c", "fg"), ("c", "raw")]
-    store.write_part(fake_table(["a"]))  # computed again, cut otherwise
-    store.write_part(fake_table(["b"]))
-    (line,) = store.clean_up(["fake"])
+    with pytest.raises(StoreInconsistentError, match=f"{path}.*its rows are lost"):
+        store.read("fake")
+    (line,) = store.begin("fake", FP, 1)
     assert path in line
-    report = verify(store)
-    assert not report.issues
-    assert file_of(store, f"set-aside/{path}").exists()
+    assert "4 rows of clips a to b are lost" in line
+    store.write_part(fake_table(["a"]), 1)  # computed again, cut otherwise
+    store.write_part(fake_table(["b"]), 1)
+    assert not verify(store).issues
     assert store.read("fake").num_rows == 6
+
+
+def test_a_part_that_is_gone_is_named_and_counted_as_lost(store: FeatureStore) -> None:
+    """Three of four parts deleted: every clip was accounted for, exit 0."""
+    paths = [store.write_part(fake_table([clip])) for clip in "abcd"]
+    for path in paths[:3]:
+        file_of(store, path).unlink()
+    issues = verify(store).issues
+    assert [any(path in issue for issue in issues) for path in paths] == [True, True, True, False]
+    assert [clip for clip, _ in missing(store, list("abcd"), ["raw"])] == ["a", "b", "c"]
 
 
 def test_damage_inside_a_column_is_found_by_reading_all(store: FeatureStore) -> None:
@@ -241,15 +252,14 @@ def test_damage_inside_a_column_is_found_by_reading_all(store: FeatureStore) -> 
 
 def test_a_part_in_the_wrong_folder_does_not_count(store: FeatureStore) -> None:
     path = store.write_part(fake_table(["a"], block=FakeBlock(scale=2.0)))
-    wrong = file_of(store, f"features/fake/{FP}/{Path(path).name}")
-    wrong.parent.mkdir(parents=True)
-    file_of(store, path).rename(wrong)
-    assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
+    right = file_of(store, store.write_part(fake_table(["a"])))
+    right.write_bytes(file_of(store, path).read_bytes())
+    assert missing(store, ["a"], ["raw"]) == [("a", "raw")]
     assert any("its metadata name fake/" in fault for fault in verify(store).issues)
 
 
 def test_errors_and_runs_come_back_and_a_repeated_write_stands_once(store: FeatureStore) -> None:
-    errors = fake_errors(("b", "decode", "empty", True, 1), ("a", "fetch", "not_found", True, 1))
+    errors = fake_errors(("b", "source", "empty", True, 1), ("a", "source", "not_found", False, 1))
     assert store.write_errors(errors) == store.write_errors(errors.take([1, 0]))
     assert store.errors()["clip_id"].to_pylist() == ["a", "b"]
     store.write_run("2", {"run_id": "2", "rows": {"fake": 3}})
@@ -263,7 +273,7 @@ def test_a_store_in_memory_is_a_store(request: pytest.FixtureRequest) -> None:
     store = FeatureStore(f"memory://{request.node.name}")
     store.write_part(fake_table(["a"]))
     assert store.read("fake", clip_ids=["a"]).num_rows == 2
-    assert store.missing(["a", "b"], ["raw"], "fake", FP)["clip_id"].to_pylist() == ["b"]
+    assert missing(store, ["a", "b"], ["raw"]) == [("b", "raw")]
 
 
 def test_a_protocol_nobody_knows_is_said_so() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.retry import StoreError
+from acoustic_env.store import exclusive
 from acoustic_env.store import lease as lease_module
 from acoustic_env.store.lease import (
     Lease,
@@ -258,16 +259,6 @@ def test_writers_of_different_blocks_hold_their_leases_side_by_side(url: str) ->
         first.check()
 
 
-def test_a_writer_of_an_older_version_holds_all_blocks(url: str) -> None:
-    elsewhere(url, holder="extract of an older version")
-    with (
-        pytest.raises(LeaseHeld, match="the lease of the store: 'extract of an older version'"),
-        acquire_blocks(url, ["mps"], "new"),
-    ):
-        pass
-    assert list(held_leases(url)) == [lease_module.WHOLE_STORE]
-
-
 def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "WAIT_STEP_S", 0.01)
     order: list[str] = []
@@ -283,3 +274,20 @@ def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.Monkey
         order.append("first")
     thread.join(timeout=10)
     assert order == ["first", "second"]
+
+
+def test_a_refused_put_does_not_keep_a_lease_that_was_released(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = exclusive.ExclusiveFile.swap
+    refused: list[bool] = []
+
+    def swap(self: exclusive.ExclusiveFile, seen: exclusive.Seen | None, data: bytes) -> bool:
+        if b'"released": true' in data and not refused:
+            refused.append(True)
+            return False
+        return real(self, seen, data)
+
+    monkeypatch.setattr(exclusive.ExclusiveFile, "swap", swap)
+    with acquire_lease(url, "first"):
+        pass
+    with acquire_lease(url, "second"):
+        assert refused

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from acoustic_env.errors import LeaseHeld
+from acoustic_env.errors import LeaseHeld, UsageError
 from acoustic_env.io import filesystem, retry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import exclusive
@@ -15,7 +14,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import LeaseLost, acquire_lease, check, read_lease
 from acoustic_env.store.verify import verify
 from tests.s3 import Fault, S3Server
-from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table
+from tests.store.tables import SIGNALS, fake_errors, fake_fingerprint, fake_table, missing
 from tests.store.test_lease import race
 
 FP = fake_fingerprint()
@@ -23,15 +22,15 @@ FP = fake_fingerprint()
 
 def test_parts_errors_and_runs_live_on_s3_as_on_a_disk(s3: S3Server) -> None:
     store = FeatureStore(s3.url)
-    assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
+    assert missing(store, ["a"], ["raw"]) == [("a", "raw")]
     many = [f"clip {i}" for i in range(3000)]  # more than one request's worth
     path = store.write_part(fake_table(many))
     assert store.write_part(fake_table(many[::-1])) == path
-    store.write_errors(fake_errors(("bad", "decode", "not_audio", True, 1)))
+    store.write_errors(fake_errors(("bad", "source", "not_audio", True, 1)))
     store.write_run("run-1", {"run_id": "run-1"})
     assert store.read("fake", clip_ids=["clip 7"]).num_rows == 2
     assert store.read("fake").equals(FeatureStore(s3.url).read("fake", FP))
-    assert store.missing([*many, "bad", "new"], SIGNALS, "fake", FP)["clip_id"].to_pylist() == ["new", "new"]
+    assert missing(store, [*many, "bad", "new"]) == [("new", signal) for signal in SIGNALS]
     assert [run["run_id"] for run in store.runs()] == ["run-1"]
     assert not verify(store).issues
 
@@ -66,15 +65,15 @@ def test_a_failing_service_is_no_damaged_part(s3: S3Server, monkeypatch: pytest.
     store.write_part(fake_table(["a"]))
     s3.choose = lambda method, path, _number: "fail" if method == "GET" and ".parquet" in path else None
     with pytest.raises(StoreError, match="InternalError"):
-        store.missing(["a"], ["raw"], "fake", FP)
+        missing(store, ["a"], ["raw"])
 
 
 def test_a_truncated_object_is_a_damaged_part(s3: S3Server) -> None:
     store = FeatureStore(s3.url)
     path = store.write_part(fake_table(["a"]))
     store.filesystem.write(path, store.filesystem.read(path)[:-9])
-    assert store.missing(["a"], ["raw"], "fake", FP).num_rows == 1
-    assert [path in line for line in store.clean_up(["fake"])] == [True]
+    assert missing(store, ["a"], ["raw"]) == [("a", "raw")]
+    assert [path in line for line in store.begin("fake", FP, 1)] == [True]
     assert verify(store).issues == []
 
 
@@ -113,29 +112,24 @@ def test_a_stale_view_of_the_lease_cannot_be_swapped(s3: S3Server) -> None:
     assert now.data == b"3"
 
 
-def test_a_server_without_conditions_still_has_one_holder(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusive, "SETTLE_S", 0.1)
+def test_a_server_that_ignores_conditions_gets_no_lease(s3: S3Server) -> None:
     s3.ignore_conditions = True
-    file = exclusive.exclusive_file(FeatureStore(s3.url).filesystem, "lease.json")
-    real = exclusive.time.sleep
-
-    def another_puts_meanwhile(seconds: float) -> None:
-        real(seconds)
-        s3_file.filesystem.write("lease.json", b"the other's")
-
-    s3_file = FeatureStore(s3.url)
-    monkeypatch.setattr(exclusive.time, "sleep", another_puts_meanwhile)
-    assert not file.swap(None, b"ours")
-    monkeypatch.undo()
-    record = json.dumps({"not": "a lease"})
-    s3_file.filesystem.write("lease.json", record.encode())
-    s3_file.filesystem.remove("lease.json")
-    monkeypatch.setattr(exclusive, "SETTLE_S", 0.1)
-    with acquire_lease(s3.url, "first") as lease, pytest.raises(LeaseHeld), acquire_lease(s3.url, "second"):
+    with pytest.raises(UsageError, match=r"this S3 server ignores conditions; write to a local disk"):
+        exclusive.exclusive_file(FeatureStore(s3.url).filesystem, "lease.json").swap(None, b"ours")
+    with pytest.raises(UsageError, match="ignores conditions"), acquire_lease(s3.url, "first", path="other.json"):
         pass
-    found = read_lease(s3.url)
-    assert found is not None
-    assert (found.fencing_id, found.released) == (lease.token, True)
+
+
+def test_a_file_is_created_once(s3: S3Server) -> None:
+    files = FeatureStore(s3.url).filesystem
+    assert files.create("manifest-1.json", b"a")
+    assert not files.create("manifest-1.json", b"b")
+    assert files.read("manifest-1.json") == b"a"
+    s3.choose = lambda method, _path, _number: "drop_answer" if method == "PUT" and not s3.done else None
+    assert files.create("manifest-2.json", b"c"), "its own write, of which the answer was lost"
+    assert s3.done == ["drop_answer"]
+    with pytest.raises(StoreError, match="no such bucket"):
+        filesystem.open_filesystem(f"s3://no-such-{s3.bucket}").create("x", b"")
 
 
 def test_no_bucket_and_no_credentials_say_what_to_do(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
 from acoustic_env.store.sources import Admission, SourceTable, record
 from acoustic_env.store.verify import verify
-from tests.store.tables import FakeBlock, fake_errors, fake_table
+from tests.store.tables import FakeBlock, fake_errors, fake_fingerprint, fake_table
 
 Row = tuple[str, str, float | None, float | None]
 
@@ -110,7 +110,7 @@ def test_a_name_without_a_place_takes_the_place_of_a_list_that_has_one(tmp_path:
 def test_a_clip_without_rows_may_have_another_source(tmp_path: Path) -> None:
     store = store_of(tmp_path, ("x", "/d/x.wav", None, None))
     record(store, admit(store, clips(("bad", "/typo/bad.wav", None, None))), "run-1")
-    store.write_errors(fake_errors(("bad", "fetch", "not_found", True, 1)))
+    store.write_errors(fake_errors(("bad", "source", "not_audio", True, 1)))
     admission = admit(store, clips(("bad", "/d/bad.wav", None, None), ("x", "/d/x.wav", None, None)))
     assert "1 clips without rows have another source" in admission.lines[0]
     record(store, admission, "run-2")
@@ -157,7 +157,7 @@ def test_a_damaged_part_is_found_and_its_ids_are_adopted_again(tmp_path: Path, c
     assert [fault.split(":")[0] for fault in report.issues] == [f"clips/{part.name}"]
     assert report.without_source == 2
     admission = admit(store, listed)
-    assert "2 clips have rows from before" in admission.lines[0]
+    assert "2 clips have rows but no recorded source" in admission.lines[0]
     record(store, admission, "run-1")
     assert verify(store, listed).issues == []
     assert current(store, "x", "y") == [("/d/x.wav", None, None), ("/d/y.wav", None, None)]
@@ -175,22 +175,6 @@ def test_two_current_sources_of_one_id_are_a_fault(tmp_path: Path) -> None:
     for uri in ("/d/x.wav", "/d/other.wav"):
         with pytest.raises(UsageError, match="other audio"):
             admit(store, clips(("x", uri, None, None)))
-
-
-def test_lists_of_earlier_runs_may_differ_by_a_recorded_relocation(tmp_path: Path) -> None:
-    from acoustic_env.clips.table import write_clips
-
-    store = FeatureStore(str(tmp_path / "store"))
-    store.write_part(fake_table(["x"]))
-    for number, folder in enumerate(("/old", "/new")):
-        write_clips(clips(("x", f"{folder}/x.wav", None, None)), str(tmp_path / f"{number}.csv"))
-        moved = [{"old": "/old", "new": "/new", "clips": 1}] if number else []
-        settings = {"clips": str(tmp_path / f"{number}.csv"), "limit": None}
-        store.write_run(str(number), {"run_id": str(number), "settings": settings, "clips": 1, "relocated": moved})
-    assert verify(store).issues == []
-    assert "1 of them as in the lists" in admit(store, clips(("x", "/new/x.wav", None, None))).lines[0]
-    store.write_run("1", {"run_id": "1", "settings": {"clips": str(tmp_path / "1.csv")}, "clips": 1})
-    assert "1 clips have rows from before sources were recorded" in verify(store).issues[0]
 
 
 def test_rows_of_released_embeddings_have_sources_too(tmp_path: Path, test_data: Path) -> None:
@@ -234,11 +218,9 @@ def test_writers_of_two_blocks_side_by_side_leave_every_clip_accounted_for(tmp_p
             for start in range(0, 40, 10):
                 leases.check()
                 bad, good = listed[start], listed[start + 1 : start + 10]
-                store.write_errors(
-                    fake_errors((bad, block.name, "compute_failed", True, 1), run_id=f"run-{block.name}")
-                )
+                version = fake_fingerprint(block)
+                store.write_errors(fake_errors((bad, block.name, "compute_failed", True, 1), fingerprint=version))
                 store.write_part(fake_table(good, block=block))
-            store.clean_up([block.name])
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, blocks))

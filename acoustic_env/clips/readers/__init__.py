@@ -21,24 +21,21 @@ Log = Callable[[str], None]
 
 
 class Reader(Protocol):
-    """What a class needs to be a reader; its docstring is the command's description.
+    """What a class needs to be a reader; its docstring is the command's description and examples.
 
-        class XenoCantoReader:
-            '''Make a clip list of a Xeno-canto download.'''
+    class XenoCantoReader:
+        '''Make a clip list of a Xeno-canto download.
 
-            examples = "acoustic-env clips from-xeno-canto download/ --out clips.parquet"
+        Examples:
+            acoustic-env clips from-xeno-canto download/ --out clips.parquet
+        '''
 
-            def add_arguments(self, parser):
-                parser.add_argument("folder", help="Folder of the download.")
+        def add_arguments(self, parser):
+            parser.add_argument("folder", help="Folder of the download.")
 
-            def read(self, arguments, log):
-                return clip_table({"clip_id": ..., "uri": ..., "labels": [...]} for ... in ...)
-
-    Attributes:
-        examples: commands, shown below the help.
+        def read(self, arguments, log):
+            return clip_table({"clip_id": ..., "uri": ..., "labels": [...]} for ... in ...)
     """
-
-    examples: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the reader's own options; `--out`, `--recipe` and `--json` are every reader's."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from string import Formatter
@@ -14,9 +13,9 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, raise_issues
+from acoustic_env.clips.readers.records import read_records
+from acoustic_env.clips.table import ValidationIssue, clip_table, raise_issues
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import read_bytes
 from acoustic_env.io.location import url as location
 
 PLACEHOLDERS: Final = ("ytid", "start_ms", "end_ms", "start_s", "end_s")
@@ -37,24 +36,29 @@ class Segment:
         """`<ytid>_<start in ms>`."""
         return f"{self.ytid}_{round(self.start_s * 1000)}"
 
+    def fill(self, template: str) -> str:
+        """Return the URL of the audio by a template with `PLACEHOLDERS`."""
+        start_ms, end_ms = round(self.start_s * 1000), round(self.end_s * 1000)
+        values = (self.ytid, start_ms, end_ms, self.start_s, self.end_s)
+        return template.format(**dict(zip(PLACEHOLDERS, values, strict=True)))
+
 
 class AudioSetReader:
-    """Make a clip list of an official AudioSet segment list.
+    r"""Make a clip list of an official AudioSet segment list.
 
     Placeholders of --audio: {ytid} {start_ms} {end_ms} {start_s} {end_s}; Python formats apply: {start_s:.0f} gives 30.
+
+    Examples:
+        # clips cut and named by video id and start, the usual layout of a download
+        acoustic-env clips from-audioset balanced_train_segments.csv \
+            --audio 's3://bucket/audioset/{ytid}_{start_ms}.flac' --recipe urban-nature --out clips.parquet
+
+        # whole videos: without a time in the template the segment is cut from the file
+        acoustic-env clips from-audioset eval_segments.csv --audio '/data/videos/{ytid}.m4a' --out clips.parquet
+
+        # cut clips named by video id alone
+        acoustic-env clips from-audioset eval_segments.csv --audio '/data/Y{ytid}.wav' --cut-already --out clips.parquet
     """
-
-    examples = """\
-  # clips cut and named by video id and start, the usual layout of a download
-  acoustic-env clips from-audioset balanced_train_segments.csv \\
-      --audio 's3://bucket/audioset/{ytid}_{start_ms}.flac' --recipe urban-nature --out clips.parquet
-
-  # whole videos: without a time in the template the segment is cut from the file
-  acoustic-env clips from-audioset eval_segments.csv --audio '/data/videos/{ytid}.m4a' --out clips.parquet
-
-  # cut clips named by video id alone
-  acoustic-env clips from-audioset eval_segments.csv --audio '/data/Y{ytid}.wav' --cut-already --out clips.parquet
-"""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("segments", type=location, metavar="SEGMENTS.csv", help="The official list.")
@@ -88,21 +92,20 @@ def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = N
     """
     timed = _check_template(audio)
     cut = not timed if whole_videos is None else whole_videos
-    segments = list(read_segments(url))
-    table = pa.table(
+    rows = (
         {
-            "clip_id": [segment.clip_id for segment in segments],
-            "uri": [_fill(audio, segment) for segment in segments],
-            "start_s": pa.array([segment.start_s if cut else None for segment in segments], pa.float64()),
-            "end_s": pa.array([segment.end_s if cut else None for segment in segments], pa.float64()),
-            "labels": [list(segment.labels) for segment in segments],
-            "group": [segment.ytid for segment in segments],
-            "fold": pa.nulls(len(segments), pa.int32()),
-            "source": ["audioset"] * len(segments),
-        },
-        schema=CLIP_SCHEMA,
+            "clip_id": segment.clip_id,
+            "uri": segment.fill(audio),
+            "start_s": segment.start_s if cut else None,
+            "end_s": segment.end_s if cut else None,
+            "labels": segment.labels,
+            "group": segment.ytid,
+            "source": "audioset",
+            "duration_s": round(segment.end_s - segment.start_s, 6),
+        }
+        for segment in read_segments(url)
     )
-    return require_unique(table, url)
+    return require_unique(clip_table(rows), url)
 
 
 def read_segments(url: str) -> Iterator[Segment]:
@@ -111,18 +114,10 @@ def read_segments(url: str) -> Iterator[Segment]:
     Raises:
         UsageError: the file cannot be read, holds no segments, or has faulty lines; names them.
     """
-    try:
-        text = read_bytes(url).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{url}: not a segment list: not UTF-8 text") from error
     issues: list[ValidationIssue] = []
     count = 0
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
-    for cells in reader:
-        if not cells or cells[0].startswith("#"):
-            continue
-        segment = _segment(cells, reader.line_num, issues)
-        if segment is not None:
+    for line, cells in read_records(url):
+        if not cells[0].startswith("#") and (segment := _segment(cells, line, issues)) is not None:
             count += 1
             yield segment
     raise_issues(url, issues)
@@ -131,49 +126,29 @@ def read_segments(url: str) -> Iterator[Segment]:
 
 
 def _segment(cells: list[str], line: int, issues: list[ValidationIssue]) -> Segment | None:
-    if len(cells) != 4:
-        issues.append(
-            ValidationIssue(line, None, f"{len(cells)} cells, not YTID, start_seconds, end_seconds, positive_labels")
-        )
-        return None
-    ytid, start, end, labels = (cell.strip() for cell in cells)
     try:
+        ytid, start, end, labels = (cell.strip() for cell in cells)
         segment = Segment(ytid, float(start), float(end), tuple(label.strip() for label in labels.split(",")))
-    except ValueError:
-        issues.append(ValidationIssue(line, "start_seconds, end_seconds", f"{start!r}, {end!r} are not numbers"))
-        return None
-    if not ytid or not 0 <= segment.start_s < segment.end_s < float("inf"):
-        issues.append(
-            ValidationIssue(line, "start_seconds, end_seconds", f"{ytid!r} from {start} to {end} s is no segment")
-        )
-        return None
-    return segment
+        if ytid and 0 <= segment.start_s < segment.end_s < math.inf:
+            return segment
+    except ValueError:  # another number of cells, or no number
+        pass
+    message = f"{', '.join(cells)} is no segment: YTID, start_seconds, end_seconds, positive_labels"
+    issues.append(ValidationIssue(None, None, f"line {line:,}: {message}"))
+    return None
 
 
 def _check_template(template: str) -> bool:
     """Return whether the template mentions a time."""
-    allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-        unknown = sorted(names - set(PLACEHOLDERS))
-        if not unknown:
-            _fill(template, Segment("x", 0.0, 10.0, ()))
+        wrong = next((f"unknown placeholder {{{name}}}" for name in sorted(names - set(PLACEHOLDERS))), None)
+        if wrong is None and "ytid" not in names:
+            wrong = "without {ytid} every clip has the same audio"
+        if wrong is None:
+            Segment("x", 0.0, 10.0, ()).fill(template)
+            return len(names) > 1
     except (ValueError, IndexError) as error:
-        raise UsageError(f"audio template {template!r}: {error}; placeholders are {allowed}") from error
-    if unknown:
-        msg = f"audio template {template!r}: unknown placeholder {{{unknown[0]}}}; expected some of {allowed}"
-        raise UsageError(msg)
-    if "ytid" not in names:
-        msg = f"audio template {template!r}: without {{ytid}} every clip has the same audio; expected some of {allowed}"
-        raise UsageError(msg)
-    return len(names) > 1
-
-
-def _fill(template: str, segment: Segment) -> str:
-    return template.format(
-        ytid=segment.ytid,
-        start_s=segment.start_s,
-        end_s=segment.end_s,
-        start_ms=round(segment.start_s * 1000),
-        end_ms=round(segment.end_s * 1000),
-    )
+        wrong = str(error)
+    allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+    raise UsageError(f"audio template {template!r}: {wrong}; expected some of {allowed}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -23,28 +26,32 @@ AUDIO_SUFFIXES: Final = frozenset({
     ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
 })  # fmt: skip
 
-EXAMPLES: Final = """\
-  acoustic-env clips from-folder recordings/ --out clips.parquet                  label = folder below recordings/
 
-  # windows of 10 s every 5 s; the recording is the group
-  acoustic-env clips from-folder recordings/ --window 10 --hop 5 --out clips.parquet
-
-  # ids start with the folder's name: recordings/dog/a.wav_0-10000; --name gives another start
-  acoustic-env clips from-folder /data/2024/recordings/ --name site-3/2024 --out clips.parquet
-
-  # ESC-10: the first digit of a name is the fold, the number after it the original recording
-  acoustic-env clips from-folder esc10/ --fold-from '/(\\d)-' --group-from '/\\d-(\\d+)-' --out clips.parquet
-
-  # UrbanSound8K: fold1/7061-6-0-0.wav is recording-class-take-slice
-  acoustic-env clips from-folder audio/ --fold-from '^fold(\\d+)/' --group-from '/(\\d+)-' --label-from='-(\\d+)-' \\
-      --out clips.parquet
-"""
+SHOWN_ENDINGS: Final = 20
 
 
 class FolderReader:
-    """Make a clip list of a folder of audio files: the label is the folder, long recordings are cut into windows."""
+    r"""Make a clip list of a folder of audio files: the label is the folder, long recordings are cut into windows.
 
-    examples = EXAMPLES
+    Examples:
+        acoustic-env clips from-folder recordings/ --out clips.parquet                  label = folder below recordings/
+
+        # also files whose ending is not known, which the command names when it passes over them
+        acoustic-env clips from-folder recordings/ --glob '*.sph' --out clips.parquet
+
+        # windows of 10 s every 5 s; the recording is the group
+        acoustic-env clips from-folder recordings/ --window 10 --hop 5 --out clips.parquet
+
+        # ids start with the folder's name: recordings/dog/a.wav_0-10000; --name gives another start
+        acoustic-env clips from-folder /data/2024/recordings/ --name site-3/2024 --out clips.parquet
+
+        # ESC-10: the first digit of a name is the fold, the number after it the original recording
+        acoustic-env clips from-folder esc10/ --fold-from '/(\d)-' --group-from '/\d-(\d+)-' --out clips.parquet
+
+        # UrbanSound8K: fold1/7061-6-0-0.wav is recording-class-take-slice
+        acoustic-env clips from-folder audio/ --fold-from '^fold(\d+)/' --group-from '/(\d+)-' --label-from='-(\d+)-' \
+            --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=url, metavar="DIR", help="Path or fsspec URL that can be listed.")
@@ -53,11 +60,14 @@ class FolderReader:
         for column in ("label", "group", "fold"):
             pattern = f"Regular expression on the path below DIR; its first (...) is the {column}."
             parser.add_argument(f"--{column}-from", metavar="REGEX", help=pattern)
+        glob = "Also take files whose path below DIR matches, such as '*.sph'. May be repeated."
+        parser.add_argument("--glob", action="append", default=[], metavar="PATTERN", help=glob)
         parser.add_argument("--name", help="Start of the clip ids (default: the folder's own name).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
         patterns = {column: getattr(arguments, f"{column}_from") for column in ("label", "group", "fold")}
-        return read_folder(arguments.folder, arguments.window, arguments.hop, arguments.name, patterns, log)
+        options = (arguments.window, arguments.hop, arguments.name, patterns, arguments.glob)
+        return read_folder(arguments.folder, *options, log)
 
 
 def read_folder(
@@ -66,9 +76,10 @@ def read_folder(
     hop_s: float | None = None,
     name: str | None = None,
     patterns: Mapping[str, str | None] | None = None,
+    globs: Sequence[str] = (),
     log: Log = lambda _note: None,
 ) -> pa.Table:
-    """Return the clips of a folder tree.
+    """Return the clips of a folder tree, links to folders followed.
 
     Args:
         folder: a path or any fsspec URL that can be listed.
@@ -78,10 +89,12 @@ def read_folder(
         name: what ids and groups start with; None takes the folder's own name.
         patterns: regular expressions on the path below the folder whose first group is the `label` (default: the first
             folder of the path), the `group` (default: the recording) or the `fold`.
-        log: is told which files have no known length, and how many seconds fill no window.
+        globs: patterns of paths below the folder that are taken whatever their endings.
+        log: is told which files are passed over, which have no known length, and how many seconds fill no window.
 
     Returns:
-        Clips named `<folder>/<path below it>`, windows with `_<start>-<end>` in ms after it; sorted by path.
+        Clips named `<folder>/<path below it>`, windows with `_<start>-<end>` in ms after it; sorted by path. With
+        windows, `duration_s` is how long each is.
 
     Raises:
         UsageError: no such folder, no audio in it, an impossible window, a pattern that does not match a path, or an
@@ -89,26 +102,28 @@ def read_folder(
     """
     if hop_s is not None and window_s is None:
         raise UsageError("--hop needs --window")
-    if (window_s is not None and window_s <= 0) or (hop_s is not None and hop_s <= 0):
+    if not all(0 < seconds < math.inf for seconds in (window_s, hop_s) if seconds is not None):
         raise UsageError(f"windows of {window_s} s every {hop_s} s: both must be above 0")
     root, rows = root_name(folder, name), list[dict[str, Any]]()
     unreadable, dropped_s = list[str](), 0.0
-    for relative in _audio_files(folder):
-        recording, path = f"{root}/{relative}", local_path(folder)
-        uri = str(path.absolute() / relative) if path is not None else join(folder, relative)
+    path = local_path(folder)
+    base = folder if path is None else str(path.absolute())
+    for relative in _audio_files(base, globs, log):
+        recording, uri = f"{root}/{relative}", join(base, relative)
         row = {"uri": uri, "source": "folder", "group": recording, **_named(relative, patterns or {})}
         duration = duration_of(uri) if window_s else None
         if window_s and duration is None:
             unreadable.append(uri)
         if not window_s or duration is None or duration < window_s:
-            rows.append({"clip_id": recording, **row})
+            rows.append({"clip_id": recording, **row, **({"duration_s": duration} if window_s else {})})
             continue
         hop = hop_s or window_s
         count = int((duration - window_s) / hop + 1e-6) + 1
         dropped_s += max(0.0, duration - ((count - 1) * hop + window_s))
         for number in range(count):
             start, end = round(number * hop, 6), round(number * hop + window_s, 6)
-            rows.append({"clip_id": segment_id(recording, start, end), "start_s": start, "end_s": end, **row})
+            segment = {"start_s": start, "end_s": end, "duration_s": window_s}
+            rows.append({"clip_id": segment_id(recording, start, end), **segment, **row})
     if not rows:
         raise UsageError(f"{folder}: no audio files below it; known are {' '.join(sorted(AUDIO_SUFFIXES))}")
     if unreadable:
@@ -118,12 +133,37 @@ def read_folder(
     return require_unique(clip_table(rows), folder)
 
 
-def _audio_files(folder: str) -> list[str]:
-    """Return the path below the folder of every audio file, sorted."""
+def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
+    """Return the path below the folder of every file with a known ending or that a pattern matches, sorted."""
     found = files_below(folder)
     if found is None:
         raise UsageError(f"{folder}: no such folder")
-    return [name for name in found if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES]
+    taken, others = list[str](), dict[str, list[str]]()
+    for name in listable(found, folder, log):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in AUDIO_SUFFIXES or any(fnmatch(name, pattern) for pattern in globs):
+            taken.append(name)
+        else:
+            others.setdefault(PurePosixPath(name).suffix, []).append(name)
+    if others:
+        often = sorted(others, key=lambda suffix: (-len(others[suffix]), suffix))[:SHOWN_ENDINGS]
+        counts = ", ".join(f"{suffix or 'no ending'} {len(others[suffix]):,}" for suffix in often)
+        more = f" and {len(others) - len(often):,} more endings" if len(others) > len(often) else ""
+        note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their endings: {counts}{more}"
+        audio = [suffix for suffix in often if suffix and duration_of(join(folder, others[suffix][0])) is not None]
+        options = " ".join(shlex.join(["--glob", f"*{suffix}"]) for suffix in audio)
+        log(f"{note}; of them {', '.join(audio)} decode as audio, take these with {options}" if audio else note)
+    return taken
+
+
+def listable(names: Iterable[str], where: str, log: Log) -> list[str]:
+    """Return the names that a clip list can hold, a line of UTF-8 text each; `log` is told of the others."""
+    names = list(names)
+    kept = [name for name in names if not re.search("[\ud800-\udfff\r\n]", name)]
+    if len(kept) < len(names):
+        first = next(name for name in names if name not in kept)
+        log(f"{where}: {len(names) - len(kept):,} files are left out, rename them: not a line of UTF-8: {first!r}")
+    return kept
 
 
 def _named(relative: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,11 +11,12 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.parquet import read_parquet
-from acoustic_env.clips.readers.published import published_clips, subset_of
+from acoustic_env.clips.readers.parquet import GROUPS, LABELS, read_parquet
+from acoustic_env.clips.readers.published import published_clips
+from acoustic_env.clips.readers.records import read_rows
 from acoustic_env.clips.table import further_name, join_lists
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import files_below, open_file, read_bytes
+from acoustic_env.io.files import files_below, read_bytes
 from acoustic_env.io.location import join, url
 
 
@@ -26,18 +25,17 @@ class HuggingFaceReader:
 
     Columns of audio and labels follow from the data set's own description. `source` is the split (train, validation,
     test).
-    """
 
-    examples = """\
-  acoustic-env clips from-huggingface my-dataset/ --out clips.parquet
-  acoustic-env clips from-huggingface my-dataset/ --splits train --label-column category --out clips.parquet
-"""
+    Examples:
+        acoustic-env clips from-huggingface my-dataset/ --out clips.parquet
+        acoustic-env clips from-huggingface my-dataset/ --splits train --label-column category --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=url, metavar="DIR", help="Folder of the data set.")
         parser.add_argument("--splits", help="Splits to take, such as train,test. Default: all.")
-        parser.add_argument("--label-column", metavar="NAME", help="Column of labels. Default: the only ClassLabel.")
-        parser.add_argument("--group-column", metavar="NAME", help="Column of what must not be split.")
+        parser.add_argument("--label-column", metavar="NAME", help=LABELS)
+        parser.add_argument("--group-column", metavar="NAME", help=GROUPS)
         parser.add_argument("--name", help="Start of the clip ids (default: the folder's own name).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
@@ -45,59 +43,37 @@ class HuggingFaceReader:
         found = files_below(root)
         if found is None:
             raise UsageError(f"{root}: no such folder")
-        wanted = arguments.splits.split(",") if arguments.splits else None
         name = root_name(root, arguments.name)
         shards = [path for path in found if path.endswith(".parquet")]
-        if shards:
-            return _shards(arguments, [s for s in shards if wanted is None or _split(s) in wanted], name)
         tables = [path for path in found if PurePosixPath(path).name in ("metadata.csv", "metadata.jsonl")]
-        if tables:
-            return _audio_folder(arguments, [t for t in tables if wanted is None or _split(t) in wanted], name, log)
-        hint = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)" if _arrow(found) else ""
+        if shards or tables:
+            wanted = arguments.splits and [split.strip() for split in arguments.splits.split(",")]
+            chosen = [path for path in shards or tables if not wanted or _split(path) in wanted]
+            if not chosen:
+                there = ", ".join(sorted(set(map(_split, shards or tables))))
+                raise UsageError(f"{root}: --splits {arguments.splits}: expected some of {there}")
+            return _shards(arguments, chosen, name) if shards else _audio_folder(arguments, chosen, name, log)
+        arrow = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)"
+        hint = arrow if any(path.endswith(".arrow") for path in found) else ""
         raise UsageError(f"{root}: neither .parquet shards nor metadata.csv or metadata.jsonl below it{hint}")
 
 
-def _arrow(found: list[str]) -> bool:
-    return any(path.endswith(".arrow") for path in found)
-
-
 def _split(path: str) -> str:
-    """Return the split that a shard or a folder belongs to: data/train-00000-of-00002.parquet is of train."""
+    """Return the split of a shard or a table: data/train-00000-of-00002.parquet and train/0000.parquet are of train."""
     pure = PurePosixPath(path)
-    own = pure.parent.name if pure.name.startswith("metadata.") else pure.stem.partition("-")[0]
-    return own or "train"
+    own = pure.stem.partition("-")[0]
+    return (pure.parent.name if own == "metadata" or own.isdigit() else own) or "train"
 
 
 def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.Table:
     tables = []
     for shard in shards:
         place = join(arguments.folder, shard)
-        audio, label = _columns(place)
-        table = read_parquet(
-            [place], audio, arguments.label_column or label, None, arguments.group_column, f"{name}/{_split(shard)}"
-        )
+        group = arguments.group_column
+        table = read_parquet([place], None, arguments.label_column, None, group, f"{name}/{_split(shard)}")
         position = table.schema.get_field_index("source")
         tables.append(table.set_column(position, "source", pa.repeat(_split(shard), len(table)).cast(pa.string())))
-    if not tables:
-        raise UsageError(f"{arguments.folder}: no shard of the splits {arguments.splits}")
     return join_lists(tables)
-
-
-def _columns(place: str) -> tuple[str, str | None]:
-    """Return the columns of audio and of labels by the description in a shard's metadata."""
-    import pyarrow.parquet as pq
-
-    with open_file(place) as source:
-        try:
-            schema = pq.ParquetFile(source).schema_arrow
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = described.get("info", {}).get("features", {})
-    kinds = {column: of.get("_type") for column, of in features.items() if isinstance(of, dict)}
-    audio = next((column for column, kind in kinds.items() if kind == "Audio"), "audio")
-    labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
-    return audio, labels[0] if len(labels) == 1 else None
 
 
 def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, log: Log) -> pa.Table:
@@ -107,23 +83,24 @@ def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, l
         folder, split = str(PurePosixPath(table).parent), _split(table)
         place = join(arguments.folder, table)
         for number, row in enumerate(_metadata(place), start=1):
-            if "file_name" not in row:
+            if not isinstance(row, dict) or "file_name" not in row:
                 raise UsageError(f"{place}: row {number:,} has no file_name")
             path = row["file_name"] if folder == "." else f"{folder}/{row['file_name']}"
-            label = row.get(arguments.label_column or "label")
-            labels = label if isinstance(label, list) else [] if label in (None, "") else [str(label)]
-            clip_id = f"{name}/{path}"
-            group = str(row.get(arguments.group_column, clip_id)) if arguments.group_column else clip_id
+            label, clip_id = row.get(arguments.label_column or "label"), f"{name}/{path}"
+            labels = [str(one) for one in (label if isinstance(label, list) else [label]) if one not in (None, "")]
+            group = str(row.get(arguments.group_column) or clip_id)
             further = {further_name(key): value for key, value in row.items() if key not in used}
             rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
-    return published_clips(arguments.folder, rows, {}, subset_of, log, partial=False)
+    return published_clips(arguments.folder, rows, {}, log, partial=False)
 
 
-def _metadata(place: str) -> list[dict[str, Any]]:
-    text = read_bytes(place).decode("utf-8-sig")
-    try:
-        if place.endswith(".csv"):
-            return list(csv.DictReader(io.StringIO(text, newline="")))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise UsageError(f"{place}: not JSON lines: {error}") from error
+def _metadata(place: str) -> list[Any]:
+    if place.endswith(".csv"):
+        return list(read_rows(place, ("file_name",)))
+    rows = []
+    for number, line in enumerate(read_bytes(place).splitlines(), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:  # of JSON or of UTF-8
+            raise UsageError(f"{place}: line {number:,}: not JSON: {error}") from error
+    return rows

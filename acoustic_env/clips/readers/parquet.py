@@ -6,9 +6,10 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from acoustic_env.clips.naming import require_unique, root_name, shard_name
 from acoustic_env.clips.readers import Log
@@ -17,8 +18,10 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.files import expand, open_file
 from acoustic_env.io.location import url
 
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
+AUDIO: Final = "Column of audio (default: the one described as audio, else audio)."
+LABELS: Final = "Column of strings, lists of strings or class numbers (default: the only ClassLabel, else none)."
+GROUPS: Final = "Column of what must not be split (default: every row is a group)."
+NO_LABEL: Final = (None, "", -1)  # Hugging Face writes -1 where the label is not known
 
 
 class ParquetReader:
@@ -27,25 +30,19 @@ class ParquetReader:
     The audio column holds bytes or the Hugging Face struct<bytes, path>; audio is not read here. Further columns of
     numbers or text are carried along. Ids are <the file's last two folders>/<file>/<row>; --name NAME takes NAME in
     place of the folders.
-    """
 
-    examples = """\
-  acoustic-env clips from-parquet 'data/train-*.parquet' --label-column category --out clips.parquet
-"""
+    Examples:
+        acoustic-env clips from-parquet 'data/train-*.parquet' --label-column category --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("files", type=url, nargs="+", metavar="FILE.parquet", help="Files; * and ? are expanded.")
-        parser.add_argument("--audio-column", default="audio", metavar="NAME", help="Column of audio (default: audio).")
-        parser.add_argument(
-            "--label-column", metavar="NAME", help="Column of strings, lists of strings or ClassLabel numbers."
-        )
+        parser.add_argument("--audio-column", metavar="NAME", help=AUDIO)
+        parser.add_argument("--label-column", metavar="NAME", help=LABELS)
         parser.add_argument("--id-column", metavar="NAME", help="Column of ids (default: <folders>/<file>/<row>).")
-        parser.add_argument(
-            "--group-column", metavar="NAME", help="Column of what must not be split (default: every row is a group)."
-        )
-        parser.add_argument(
-            "--name", help="Start of the clip ids (default: each file's last two folders; with --id-column nothing)."
-        )
+        parser.add_argument("--group-column", metavar="NAME", help=GROUPS)
+        name = "Start of the clip ids (default: each file's last two folders; with --id-column nothing)."
+        parser.add_argument("--name", help=name)
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
         columns = (arguments.audio_column, arguments.label_column, arguments.id_column, arguments.group_column)
@@ -54,8 +51,8 @@ class ParquetReader:
 
 def read_parquet(
     urls: Sequence[str],
-    audio_column: str = "audio",
-    label_column: str | None = "label",
+    audio_column: str | None = None,
+    label_column: str | None = None,
     id_column: str | None = None,
     group_column: str | None = None,
     name: str | None = None,
@@ -64,9 +61,9 @@ def read_parquet(
 
     Args:
         urls: files at any fsspec URL, patterns allowed.
-        audio_column: the column with the bytes.
+        audio_column: the column with the bytes; None for what Hugging Face's metadata describes as audio, else `audio`.
         label_column: strings, lists of strings, or the class numbers of a Hugging Face data set (names from its
-            metadata); None for clips without labels.
+            metadata); None for its only column of class numbers, else clips have no labels.
         id_column: clip ids, with `name` before them if there is one; None makes
             `<the file's last two folders>/<file>/<row>`.
         group_column: what must not be split; None: every row is a group.
@@ -75,24 +72,41 @@ def read_parquet(
     Raises:
         UsageError: a file or column is missing, a column is of the wrong kind, or two clips would have the same id.
     """
-    wanted = {"--label-column": label_column, "--id-column": id_column, "--group-column": group_column}
     tables = []
     for place in (place for pattern in urls for place in expand(pattern)):
-        values, schema, spans = _read_columns(place, audio_column, wanted)
-        rows = values.num_rows
+        with open_file(place) as source:
+            try:
+                file = pq.ParquetFile(source)
+            except (pa.ArrowException, OSError) as error:
+                raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
+            schema, features = file.schema_arrow, _described(file.schema_arrow)
+            audio, classes = (
+                [column for column, of in features.items() if of.get("_type") == kind]
+                for kind in ("Audio", "ClassLabel")
+            )
+            audio_name = audio_column or (audio[0] if audio else "audio")
+            label_name = label_column or (classes[0] if len(classes) == 1 else None)
+            wanted = {"--label-column": label_name, "--id-column": id_column, "--group-column": group_column}
+            for option, column in {"--audio-column": audio_name, **wanted}.items():
+                if column is not None and column not in schema.names:
+                    msg = f"{place}: no column {column!r} ({option}); expected one of: {', '.join(schema.names)}"
+                    raise UsageError(msg)
+            spans = _spans(file.metadata, _leaf(schema.field(audio_name), place))
+            names = [column for column in dict.fromkeys(wanted.values()) if column]
+            names += [field.name for field in schema if field.name not in (*names, audio_name) and _plain(field.type)]
+            values = file.read(columns=names, use_threads=False)
+        rows = range(len(values))
         if id_column is None:
-            shard = shard_name(place, ".parquet", name)
-            ids = [f"{shard}/{row}" for row in range(rows)]
+            ids = [f"{shard_name(place, '.parquet', name)}/{row}" for row in rows]
         else:
-            ids = values[id_column].cast(pa.string()).to_pylist()
-            if name is not None:
-                ids = [clip_id and f"{root_name('', name)}/{clip_id}" for clip_id in ids]
-        columns: dict[str, list[Any]] = {
+            before = "" if name is None else f"{root_name('', name)}/"
+            ids = [value and f"{before}{value}" for value in values[id_column].cast(pa.string()).to_pylist()]
+        columns: dict[str, Sequence[Any]] = {
             "clip_id": ids,
-            "uri": [f"parquet://{audio_column}/{row}::{place}" for row in range(rows)],
-            "labels": _labels(values[label_column], schema, label_column) if label_column else [[]] * rows,
+            "uri": [f"parquet://{audio_name}/{row}::{place}" for row in rows],
+            "labels": _labels(values[label_name], features.get(label_name, {})) if label_name else [[]] * len(rows),
             "group": values[group_column].cast(pa.string()).to_pylist() if group_column else ids,
-            "source": [PurePosixPath(place).name.removesuffix(".parquet")] * rows,
+            "source": [PurePosixPath(place).name.removesuffix(".parquet")] * len(rows),
             **spans,
         }
         table = clip_table(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
@@ -103,29 +117,15 @@ def read_parquet(
     return require_unique(join_lists(tables), ", ".join(urls))
 
 
-def _read_columns(
-    place: str, audio_column: str, wanted: dict[str, str | None]
-) -> tuple[pa.Table, pa.Schema, dict[str, list[int]]]:
-    """Return the wanted and the plain columns, the file's schema, and where each row's audio is in the file."""
-    import pyarrow.parquet as pq
-
-    with open_file(place) as source:
-        try:
-            file = pq.ParquetFile(source)
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
-        schema = file.schema_arrow
-        for option, column in {"--audio-column": audio_column, **wanted}.items():
-            if column is not None and column not in schema.names:
-                msg = f"{place}: no column {column!r} ({option}); expected one of: {', '.join(schema.names)}"
-                raise UsageError(msg)
-        kind = schema.field(audio_column).type
-        if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            raise UsageError(f"{place}: column {audio_column!r} is {kind}, expected bytes or struct<bytes, path>")
-        names = [column for column in dict.fromkeys(wanted.values()) if column]
-        names += [field.name for field in schema if field.name not in (*names, audio_column) and _plain(field.type)]
-        spans = _spans(file.metadata, f"{audio_column}.bytes" if pa.types.is_struct(kind) else audio_column)
-        return file.read(columns=names, use_threads=False), schema, spans
+def _leaf(audio: pa.Field, place: str) -> str:
+    """Return the path of the column of bytes."""
+    inner = pa.types.is_struct(audio.type) and audio.type.get_field_index("bytes") >= 0
+    kind = audio.type.field("bytes").type if inner else audio.type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        remedy = "audio files that it names are read by from-folder, from-tsv or from-huggingface"
+        msg = f"{place}: column {audio.name!r} is {audio.type}, expected bytes or struct<bytes, path>; {remedy}"
+        raise UsageError(msg)
+    return f"{audio.name}.bytes" if inner else str(audio.name)
 
 
 def _plain(kind: pa.DataType) -> bool:
@@ -146,19 +146,20 @@ def _spans(metadata: pq.FileMetaData, leaf: str) -> dict[str, list[int]]:
     return spans
 
 
-def _labels(values: pa.ChunkedArray, schema: pa.Schema, column: str) -> list[list[str]]:
-    names = _class_names(schema, column)
-    cells = [[] if cell is None else cell if isinstance(cell, list) else [cell] for cell in values.to_pylist()]
+def _labels(values: pa.ChunkedArray, feature: dict[str, Any]) -> list[list[str]]:
+    inner = feature.get("feature", feature)  # of a sequence of ClassLabel
+    names = inner.get("names", []) if isinstance(inner, dict) else []
+    cells = [cell if isinstance(cell, list) else [cell] for cell in values.to_pylist()]
     try:
-        return [[names[label] if names else str(label) for label in cell] for cell in cells]
+        return [[names[label] if names else str(label) for label in cell if label not in NO_LABEL] for cell in cells]
     except (IndexError, TypeError) as error:
-        msg = f"column {column!r}: a label has no name among the {len(names)} of the file's metadata"
-        raise UsageError(msg) from error
+        raise UsageError(f"a label has no name among the {len(names)} of the file's metadata: {error}") from error
 
 
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """Return the names of a Hugging Face ClassLabel column, empty for other columns."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column, {})
-    inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
-    return list(inner.get("names", [])) if isinstance(inner, dict) else []
+def _described(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return what Hugging Face's metadata says of each column; empty where there is none."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {column: of for column, of in features.items() if isinstance(of, dict)}
+    except (ValueError, AttributeError):
+        return {}

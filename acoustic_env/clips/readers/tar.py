@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique, shard_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.folder import AUDIO_SUFFIXES
+from acoustic_env.clips.readers.folder import AUDIO_SUFFIXES, listable
 from acoustic_env.clips.table import clip_table, further_name
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import expand, open_file
@@ -31,12 +31,11 @@ class TarReader:
     labels, label, tags, tag or class), the .cls or the .txt; further numbers and texts of the .json become columns.
     Shards must not be compressed. Ids are <the shard's last two folders>/<shard>/<sample>; --name NAME takes NAME in
     place of the folders.
-    """
 
-    examples = """\
-  acoustic-env clips from-tar '/data/shards/train-*.tar' --out clips.parquet
-  acoustic-env clips from-tar s3://bucket/train-0000.tar s3://bucket/train-0001.tar --json-key tags --out clips.parquet
-"""
+    Examples:
+        acoustic-env clips from-tar '/data/shards/train-*.tar' --out clips.parquet
+        acoustic-env clips from-tar s3://bucket/0000.tar s3://bucket/0001.tar --json-key tags --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("shards", type=url, nargs="+", metavar="SHARD.tar", help="Shards; * and ? are expanded.")
@@ -44,10 +43,12 @@ class TarReader:
         parser.add_argument("--name", help="Start of the clip ids (default: each shard's last two folders).")
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        return read_tar(arguments.shards, arguments.json_key, arguments.name)
+        return read_tar(arguments.shards, arguments.json_key, arguments.name, log)
 
 
-def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None = None) -> pa.Table:
+def read_tar(
+    urls: Sequence[str], json_key: str | None = None, name: str | None = None, log: Log = lambda _note: None
+) -> pa.Table:
     """Return the clips of tar shards.
 
     Args:
@@ -55,6 +56,7 @@ def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None 
         json_key: key of the labels in a sample's .json, None for the first of `JSON_KEYS`. Labels come from the .json,
             the .cls or the .txt member, in this order.
         name: in place of the shards' folders in ids and groups.
+        log: is told of members whose names a clip list cannot hold.
 
     Returns:
         Clips named `<the shard's last two folders>/<shard>/<sample>`; every sample is a group. `byte_offset` and
@@ -77,7 +79,8 @@ def read_tar(urls: Sequence[str], json_key: str | None = None, name: str | None 
             elif PurePosixPath(member.name).suffix.lower() in AUDIO_SUFFIXES:
                 samples.setdefault(key, []).append(member)
         shard = shard_name(place, ".tar", name)
-        for key, audio in samples.items():
+        for key in listable(samples, place, log):
+            audio = samples[key]
             labels, further = _sample_labels(label_files.get(key, {}), json_key, f"{place}: sample {key}")
             row = {"labels": labels, "group": f"{shard}/{key}", "source": "tar", **further}
             for member in audio:
@@ -132,7 +135,8 @@ def _json_labels(document: Any, json_key: str | None) -> tuple[list[str], dict[s
     if key not in document:
         raise KeyError(f"no key {key!r}; expected one of: {', '.join(document)}")
     value = document[key]
-    return ([str(label) for label in value] if isinstance(value, list) else [str(value)]), further
+    values = value if isinstance(value, list) else [value]
+    return [str(label) for label in values if label not in (None, "")], further
 
 
 def _plain(value: Any) -> bool:

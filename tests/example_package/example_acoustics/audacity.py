@@ -16,9 +16,10 @@ class AudacityReader:
     """Make a clip list of exported Audacity label tracks: one clip per label, one group per recording.
 
     The track of site-1.wav is site-1.txt: a line per label with start and end in s and the text, separated by tabs.
-    """
 
-    examples = "  acoustic-env clips from-audacity 'recordings/*.txt' --out clips.parquet"
+    Examples:
+        acoustic-env clips from-audacity 'recordings/*.txt' --out clips.parquet
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the tracks."""
