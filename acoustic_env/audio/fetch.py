@@ -11,6 +11,7 @@ The forms of a clip's `uri`:
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.transport import open_url
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.io.location import local_path, split_shard
 
 
@@ -72,6 +73,15 @@ def open_audio(audio: str | Path | npt.NDArray[Any], sample_rate: int | None = N
     soundfile.write(file, audio.astype(np.float32), sample_rate, format="WAV", subtype="FLOAT")
     file.seek(0)
     return file, "waveform"
+
+
+def duration_of(uri: str) -> float | None:
+    """Return the seconds of a clip's audio file, as `decode.duration_s` counts them; None where it cannot be read."""
+    from acoustic_env.audio.decode import duration_s
+
+    with suppress(ClipError), open_source(uri) as source:
+        return duration_s(source, uri)
+    return None
 
 
 def local_file(uri: str) -> Path | None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio import prepare
+from acoustic_env.audio.fetch import duration_of
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.features.golden import GOLDEN_SIGNALS
@@ -97,12 +98,9 @@ def bench_clips(scenes: int) -> Iterator[Material]:
 
 
 def _seconds(path: Path) -> float:
-    import soundfile
-
-    try:
-        return float(soundfile.info(str(path)).duration)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise UsageError(f"{path}: not a readable recording: {error}") from error
+    if (seconds := duration_of(str(path))) is None:
+        raise UsageError(f"{path}: not a readable recording")
+    return seconds
 
 
 def _clip(path: Path, seconds: float) -> BenchClip:

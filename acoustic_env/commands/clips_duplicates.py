@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 from acoustic_env.commands.arguments import add_command, log, show, url
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
-    from acoustic_env.pipeline.duplicates import Found
+    from acoustic_env.clips.duplicates.search import Found
+    from acoustic_env.store.feature_store import FeatureStore
 
 SHOWN: Final = 10
+# Block -> its column with one vector a clip; the first that the store holds is used.
+EMBEDDINGS: Final[dict[str, str]] = {
+    **dict.fromkeys(("mn04", "panns", "yamnet", "vggish"), "embedding"),
+    "vggish_released": "mean",
+}
 
 DUPLICATES: Final = """\
 Find clips that are the same recording: the same samples (exact), the same up to gain and silence around them (scaled),
@@ -53,10 +61,10 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
 def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> None:
     """Find duplicates; see DUPLICATES."""
     from acoustic_env.audit.table import write_table
+    from acoustic_env.clips.duplicates.search import apply_groups, find_duplicates
     from acoustic_env.clips.table import read_clips, write_clips
     from acoustic_env.errors import UsageError
     from acoustic_env.io.files import check_place
-    from acoustic_env.pipeline.duplicates import apply_groups, find_duplicates
     from acoustic_env.store.feature_store import FeatureStore
     from acoustic_env.store.source_check import read_clips_of
 
@@ -66,7 +74,8 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     for place in filter(None, (arguments.out, arguments.apply)):
         check_place(place)
     clips = read_clips_of(store, arguments.clips, log) if store else read_clips(arguments.clips)
-    found = find_duplicates(clips, store, arguments.block, progress)
+    vectors = _vectors(store, arguments.block, clips["clip_id"].to_pylist()) if store else None
+    found = find_duplicates(clips, vectors, progress)
     write_table(found.table, arguments.out)
     moved: list[str] = []
     if arguments.apply:
@@ -82,8 +91,29 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     show(arguments, _document(clips, found, moved), *lines)
 
 
+def _vectors(store: FeatureStore, block: str | None, ids: list[str]) -> npt.NDArray[np.float32]:
+    """Return the embeddings of the clips, a row of NaN where the store holds none."""
+    import numpy as np
+
+    from acoustic_env.errors import UsageError
+    from acoustic_env.store.schema import as_matrix
+
+    there = store.blocks()
+    wanted = block or next((name for name in EMBEDDINGS if name in there), None)
+    if wanted is None or wanted not in EMBEDDINGS:
+        msg = f"{store.url}: no embedding block to look for neighbors in; those known are {', '.join(EMBEDDINGS)}"
+        raise UsageError(msg)
+    column = EMBEDDINGS[wanted]
+    table = store.read(wanted, signals=["raw"], columns=[column], clip_ids=ids)
+    vectors = as_matrix(table[column])
+    values = np.full((len(ids), vectors.shape[1]), np.nan, np.float32)
+    row_of = {clip_id: row for row, clip_id in enumerate(ids)}
+    values[[row_of[clip_id] for clip_id in table["clip_id"].to_pylist()]] = vectors
+    return values
+
+
 def _conflicts(clips: pa.Table, found: Found) -> dict[str, list[Sequence[int]]]:
-    from acoustic_env.clips.duplicates import disagreeing
+    from acoustic_env.clips.duplicates.groups import disagreeing
 
     labels = [frozenset(names) or None for names in clips["labels"].to_pylist()]
     return {

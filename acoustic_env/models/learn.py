@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.clips.readers.folder import duration_s
+from acoustic_env.audio.fetch import duration_of
 from acoustic_env.clips.select import Targets, class_targets, select
 from acoustic_env.clips.splits import Split, split
 from acoustic_env.config import Recipe
@@ -266,12 +266,12 @@ def train(
 
 
 def _median_length(clips: pa.Table) -> float | None:
-    """Return the median length of clips in s, by the list, else by the headers of some local files; None if unknown."""
+    """Return the median length of clips in s, by the list, else of some local files; None if unknown."""
     lengths = pc.subtract(clips["end_s"], pc.coalesce(clips["start_s"], 0.0)).drop_null().to_pylist()
     if not lengths:
         some = np.unique(np.linspace(0, clips.num_rows - 1, MEASURED_FILES).astype(np.int64))
         files = [uri for uri in clips["uri"].take(pa.array(some)).to_pylist() if local_path(uri)]
-        lengths = [seconds for uri in files if (seconds := duration_s(uri)) is not None]
+        lengths = [seconds for uri in files if (seconds := duration_of(uri)) is not None]
     return float(np.median(lengths)) if lengths else None
 
 

@@ -8,19 +8,18 @@ process of its own, and the clip that ends that process too is known.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
+import pickle
 import signal
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.audio.limited import IsolatedProcess, ProcessDiedError
 from acoustic_env.errors import TRANSIENT_CODES, AcousticEnvError, ErrorCode
 from acoustic_env.io.retry import expect_answers
 from acoustic_env.memory import peak_memory
@@ -40,6 +39,7 @@ from acoustic_env.pipeline.rows import BUSY, MAX_MESSAGE, MEMORY, NODE, SECONDS,
 T = TypeVar("T")
 
 MAX_CRASHES: Final = 2  # of a task's worker, on one node, before its clips are taken one by one
+HANG_S: Final = 600.0  # without one clip decoded: a decoder or a download that never ends; one death of it is enough
 
 
 class Stage(Protocol):
@@ -114,11 +114,11 @@ class CrashIsolatedStage:
 
     def _done(self, clips: pa.Table) -> pa.Table:
         mark = self._mark(clips)
-        deaths = mark.stat().st_size if mark.exists() else 0
+        deaths, age = (mark.stat().st_size, time.time() - mark.stat().st_mtime) if mark.exists() else (0, 0.0)
         metrics.RETRIES.record(int(deaths > 0), "task")
         try:
             suspect = pc.any(pc.is_in(clips["clip_id"], value_set=self.suspects)).as_py()
-            if deaths >= MAX_CRASHES or suspect:
+            if deaths >= MAX_CRASHES or age >= HANG_S or suspect:
                 return pa.concat_tables(list(self._one_by_one(clips)))
             try:
                 mark.write_bytes(b"x" * (deaths + 1))
@@ -143,56 +143,59 @@ class CrashIsolatedStage:
         return Path(tempfile.gettempdir()) / f"acoustic-env-{self.run_id}-{task.hexdigest()[:32]}"
 
     def _one_by_one(self, clips: pa.Table) -> Iterator[pa.Table]:
-        done = 0
-        while done < clips.num_rows:
-            for result in self._in_child(clips.slice(done)):
-                clip = clips.slice(done, 1)
-                failed = isinstance(result, RowError)
-                yield self.stage.skip(clip, result) if failed else self._read_by_all(clip, result)
-                done += 1
-
-    def _in_child(self, clips: pa.Table) -> Iterator[pa.Table | RowError]:
-        """Each clip's result from another process, up to the first clip that ends or breaks the process: its error."""
+        """Do each clip in another process, which the next clip gets anew where one ends or breaks it."""
         stage = self.kind.__name__.lower()
-        ours, child = self._start_child(clips)
-        try:
-            for _ in range(clips.num_rows):
-                match result := ours.recv():
-                    case SickWorkerError(clip_id=str()):
-                        message = f"leaves the worker unable to go on: {result.reason}"[:MAX_MESSAGE]
-                        yield RowError(stage, "compute_failed", message, permanent=True)
-                        return
-                    case Exception():
-                        raise _from_here(result)
-                    case _:
-                        yield result
-        except EOFError:
-            child.join()
-            self._check_in_child(clips)
-            yield _death(stage, child.exitcode or 0)
-        finally:
-            ours.close()
-            child.join()
+        with IsolatedProcess(_Alone(self.kind, self.arguments)) as process:
+            for i in range(clips.num_rows):
+                clip = clips.slice(i, 1)
+                try:
+                    result = _answer(process, clip)
+                except ProcessDiedError as death:
+                    _check(process)
+                    result = _death(stage, death.exitcode)
+                if isinstance(result, SickWorkerError) and result.clip_id is not None:
+                    process.close()
+                    message = f"leaves the worker unable to go on: {result.reason}"[:MAX_MESSAGE]
+                    result = RowError(stage, "compute_failed", message, permanent=True)
+                if isinstance(result, Exception):
+                    raise _from_here(result)
+                skipped = isinstance(result, RowError)
+                yield self.stage.skip(clip, result) if skipped else self._read_by_all(clip, result)
 
-    def _check_in_child(self, clips: pa.Table) -> None:
-        """Build the stage and do the golden clip in a process of its own; raises SickWorkerError where that dies."""
-        ours, child = self._start_child(clips.slice(0, 0))
-        try:
-            raise _from_here(ours.recv())
-        except EOFError:
-            child.join()
-            if child.exitcode:
-                raise sick(f"a process that does the golden clip ends with exit code {child.exitcode}") from None
-        finally:
-            ours.close()
 
-    def _start_child(self, clips: pa.Table) -> tuple[Connection, SpawnProcess]:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        child = context.Process(target=_work, args=(self.kind, self.arguments, clips, theirs), daemon=True)
-        child.start()
-        theirs.close()
-        return ours, child
+class _Alone:
+    """A stage for another process: built there, and its golden clip done, before the first clip.
+
+    It answers with the clips done or with an error that ends the work, pickled: what runs there is no stranger than
+    what runs here.
+    """
+
+    def __init__(self, kind: type[Stage], arguments: tuple[Any, ...]) -> None:
+        self.kind, self.arguments = kind, arguments
+        self.stage: Stage | None = None
+
+    def __call__(self, clips: pa.Table | None) -> tuple[bytes, bytes]:
+        result: object = None
+        try:
+            self.stage = self.stage or _ready(self.kind, self.arguments)
+            result = None if clips is None else _compute(self.stage, clips)
+        except Exception as error:  # noqa: BLE001  raised again by the parent
+            result = error
+        return b"", pickle.dumps(result)
+
+
+def _answer(process: IsolatedProcess, clips: pa.Table | None) -> Any:
+    return pickle.loads(process.call(clips)[1])  # noqa: S301
+
+
+def _check(process: IsolatedProcess) -> None:
+    """Build the stage and do the golden clip in a new process; raises SickWorkerError where that ends it, too."""
+    try:
+        result = _answer(process, None)
+    except ProcessDiedError as death:
+        raise sick(f"a process that does the golden clip ends with exit code {death.exitcode}") from None
+    if result is not None:
+        raise _from_here(result)
 
 
 def _from_here(error: Exception) -> Exception:
@@ -252,16 +255,6 @@ def alarmed(results: Iterable[T], seconds: float) -> Iterator[T]:
             yield result
     finally:
         signal.setitimer(signal.ITIMER_REAL, before)
-
-
-def _work(stage: type[Stage], arguments: tuple[Any, ...], clips: pa.Table, results: Connection) -> None:
-    """In the child: each clip's result, or the error that ends the work: the clip's if it has broken the stage."""
-    try:
-        ready = _ready(stage, arguments)
-        for i in range(clips.num_rows):
-            results.send(_compute(ready, clips.slice(i, 1)))
-    except Exception as error:  # noqa: BLE001  raised again by the parent
-        results.send(error)
 
 
 def _death(stage: str, exitcode: int) -> RowError:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from random import Random
+from typing import Any, Final
 
 from acoustic_env.audio.fetch import local_file
 from acoustic_env.errors import AcousticEnvError, ErrorCode
@@ -157,13 +158,11 @@ def read_elsewhere(uris: Sequence[str]) -> tuple[str, str] | None:
 
     if not ray.is_initialized():
         return None
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]  # type: ignore[no-untyped-call]
-    others.sort(key=lambda node: (not node["Resources"].get("CPU"), node["NodeID"]))
+    asked = nodes_to_ask(ray.nodes(), ray.get_runtime_context().get_node_id(), uris[0])  # type: ignore[no-untyped-call]
     ask = ray.remote(num_cpus=0, max_retries=0)(_openable)
     answers = [
         (node, ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(uris))
-        for node in others[:MAX_ASKED]
+        for node in asked
     ]
     for node, answer in answers:
         try:
@@ -173,6 +172,20 @@ def read_elsewhere(uris: Sequence[str]) -> tuple[str, str] | None:
         if opened:
             return opened[0], str(node["NodeManagerHostname"])
     return None
+
+
+def nodes_to_ask(nodes: Sequence[dict[str, Any]], here: str, uri: str) -> list[dict[str, Any]]:
+    """Choose up to `MAX_ASKED` other nodes, those with processors first; which ones depends on the node and the file.
+
+    >>> every = [{"NodeID": str(i), "Alive": True, "Resources": {"CPU": 1.0}} for i in range(9)]
+    >>> [[node["NodeID"] for node in nodes_to_ask(every, here, "/a.wav")] for here in ("0", "1")]
+    [['1', '5', '4', '6'], ['6', '4', '7', '2']]
+    """
+    others = sorted(
+        (node for node in nodes if node["Alive"] and node["NodeID"] != here), key=lambda n: str(n["NodeID"])
+    )
+    Random(f"{here} {uri}").shuffle(others)
+    return sorted(others, key=lambda node: not node["Resources"].get("CPU"))[:MAX_ASKED]
 
 
 def _openable(uris: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from acoustic_env.errors import AcousticEnvError, ClipError
 from acoustic_env.features.block import FeatureBlock, to_table
 from acoustic_env.features.golden import check_decoders, check_golden
 from acoustic_env.io.location import split_shard
-from acoustic_env.pipeline.guard import alarmed
+from acoustic_env.pipeline.guard import HANG_S, alarmed
 from acoustic_env.pipeline.rows import (
     ROWS,
     SECONDS,
@@ -50,7 +50,6 @@ Decoded = tuple[dict[int, Wave], list[RowError], float]  # waveforms at each rat
 
 # Samples normalized, separated and computed at once (8 clips of 10 s): bounds the memory of a task.
 STEP_SAMPLES: Final = 8 * 160_000
-HANG_S: Final = 1800.0  # without one clip decoded: a decoder or a download that never ends
 # Remote reads wait on the network, so several clips are fetched at once; local ones wait on the decoder.
 REMOTE_READERS: Final = 8
 

@@ -6,14 +6,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import soundfile
 
-from acoustic_env.audio.decode import decode, resample
+from acoustic_env.audio.decode import decode, duration_s, resample
 from acoustic_env.audio.fetch import any_remote, open_source
 from acoustic_env.audit.listen_audio import video_at
 from acoustic_env.errors import ClipError
@@ -139,19 +138,6 @@ def hear(clip_id: str, uri: str, start_s: float | None, end_s: float | None) -> 
     if video_at("", uri, start_s):
         raise ClipError("not_found", f"{uri}: a video, no audio file")
     with open_source(uri) as source:
-        end = recording_seconds(source) if end_s is None else end_s
-        begin = start_s or 0.0
-        wanted = end_s if end is None or end - begin <= LONGEST_S else begin + LONGEST_S
-        waveform, rate = decode(source, start_s, wanted, uri)
-    seconds = len(waveform) / rate if end is None else end - begin
-    return HeardClip(clip_id, resample(waveform, rate, RATE), seconds)
-
-
-def recording_seconds(source: BinaryIO) -> float | None:
-    """Return the length that a recording's header states; None where it states none."""
-    try:
-        return float(soundfile.info(source).duration)
-    except (soundfile.SoundFileError, OSError):
-        return None
-    finally:
-        source.seek(0)
+        end, begin = duration_s(source, uri) if end_s is None else end_s, start_s or 0.0
+        waveform, rate = decode(source, start_s, end_s if end - begin <= LONGEST_S else begin + LONGEST_S, uri)
+    return HeardClip(clip_id, resample(waveform, rate, RATE), end - begin)

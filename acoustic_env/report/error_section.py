@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from acoustic_env.audio.fetch import local_file, open_source
+from acoustic_env.audio.fetch import duration_of, local_file
 from acoustic_env.audit.intervals import wilson
 from acoustic_env.audit.listen_audio import normalize_for_playback
 from acoustic_env.clips.table import CLIP_SCHEMA
@@ -23,7 +23,7 @@ from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import unseen_clips
 from acoustic_env.models.performance import called_classes
 from acoustic_env.report.clip_plots import GALLERY, gallery_plot
-from acoustic_env.report.clip_sample import RATE, HeardClip, hear, recording_seconds, seeded_order
+from acoustic_env.report.clip_sample import RATE, HeardClip, hear, seeded_order
 from acoustic_env.report.clip_section import tags_of
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Part, Player, Players, Table, Text, in_turn
@@ -129,11 +129,7 @@ def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
     for row in rows:
         end = row["end_s"]
         if end is None and readable:
-            try:
-                with open_source(row["uri"]) as source:
-                    end = recording_seconds(source)
-            except ClipError:
-                end = None
+            end = duration_of(row["uri"])
         found.append(None if end is None else end - (row["start_s"] or 0.0))
     return found
 

@@ -57,8 +57,7 @@ def test_a_file_beyond_the_memory_or_time_costs_itself_alone(limited: LimitedDec
 def test_a_crash_is_an_error_of_the_file_and_the_next_one_is_decoded(limited: LimitedDecoder) -> None:
     sound = io.BytesIO(wav(np.zeros(1600, np.int16)))
     limited.decode(sound, None, None, "sound.wav")
-    assert limited._worker is not None
-    os.kill(limited._worker.process.pid, signal.SIGSEGV)
+    os.kill(limited.start().process.pid, signal.SIGSEGV)
     with pytest.raises(ClipError, match="the decoder crashed on it"):
         limited.decode(sound, None, None, "sound.wav")
     assert len(limited.decode(sound, None, None, "sound.wav")[0]) == 1600

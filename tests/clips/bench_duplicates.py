@@ -21,11 +21,11 @@ import numpy as np
 import soundfile
 
 from acoustic_env.audio.decode import decode, resample
-from acoustic_env.audio.signature import LEVELS, PROBES, RATE, compute_signature
 from acoustic_env.audit.intervals import wilson
-from acoustic_env.clips import matching
-from acoustic_env.clips.matching import GAP, Pairs, Signatures
-from acoustic_env.pipeline.duplicates import Collected
+from acoustic_env.clips.duplicates import matching
+from acoustic_env.clips.duplicates.matching import GAP, Pairs, Signatures
+from acoustic_env.clips.duplicates.search import Collected
+from acoustic_env.clips.duplicates.signature import LEVELS, PROBES, RATE, compute_signature
 from tests.sounds import Sound
 
 Edit = Callable[[Sound, np.random.Generator], Sound]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,15 +18,15 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acoustic_env.audio.signature import HOP_S, RATE, compute_signature
 from acoustic_env.cli import main
-from acoustic_env.clips import duplicates, matching
-from acoustic_env.clips.duplicates import Link
-from acoustic_env.clips.matching import Signatures
+from acoustic_env.clips.duplicates import groups, matching, search
+from acoustic_env.clips.duplicates.groups import Link
+from acoustic_env.clips.duplicates.matching import Signatures
+from acoustic_env.clips.duplicates.search import Collected, find_duplicates
+from acoustic_env.clips.duplicates.signature import HOP_S, RATE, compute_signature
 from acoustic_env.clips.splits import assign_folds
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
-from acoustic_env.pipeline import duplicates as search
-from acoustic_env.pipeline.duplicates import Collected, find_duplicates
+from acoustic_env.commands.clips_duplicates import _vectors
 from acoustic_env.store.feature_store import FeatureStore
 from tests.clips.bench_duplicates import EDITS, generated, real_clips
 from tests.sounds import Sound, noise, silence, tone
@@ -120,7 +122,7 @@ def test_many_copies_become_one_set_although_an_entry_is_crowded() -> None:
     rng = np.random.default_rng(0)
     copies = [sound[int(rng.integers(0, 4_000)) :] for _ in range(40)]
     pairs = list(pairs_of(signatures_of(*copies)))
-    assert len(set(duplicates.components(40, pairs).tolist())) == 1
+    assert len(set(groups.components(40, pairs).tolist())) == 1
 
 
 @pytest.fixture(scope="module")
@@ -178,27 +180,36 @@ def test_groups_are_the_connected_components(data: st.DataObject) -> None:
         reach[a, b] = reach[b, a] = True
     for k in range(count):
         reach |= reach[:, k : k + 1] & reach[k : k + 1]
-    assert duplicates.components(count, links).tolist() == reach.argmax(axis=1).tolist()
+    assert groups.components(count, links).tolist() == reach.argmax(axis=1).tolist()
     tied = [Link(min(a, b), max(a, b), "near", 0.0, 0.5) for a, b in links if a != b]
-    hangs = duplicates.spanning_links(count, tied)
+    hangs = groups.spanning_links(tied)
     assert len(hangs) == count - len(set(reach.argmax(axis=1).tolist()))
     assert all(item in (link.first, link.second) for item, link in hangs.items())
 
 
 def test_links_join_groups_of_the_list() -> None:
-    assert duplicates.merged_groups(["a", "b", "a", "c", "d"], [(1, 2), (3, 4)]) == ["a", "a", "a", "c", "c"]
+    assert groups.merged_groups(["a", "b", "a", "c", "d"], [(1, 2), (3, 4)]) == ["a", "a", "a", "c", "c"]
 
 
 def test_a_joined_group_goes_to_the_fold_of_most_of_its_clips() -> None:
-    assert duplicates.joined_folds(["a", "a", "a", "b", "b", "c"], [1, 2, 2, 3, 1, None]) == [2, 2, 2, 1, 1, None]
+    assert groups.joined_folds(["a", "a", "a", "b", "b", "c"], [1, 2, 2, 3, 1, None]) == [2, 2, 2, 1, 1, None]
 
 
 def test_sets_that_disagree_are_listed_and_unknown_values_do_not() -> None:
     sets = [[0, 1], [2, 3], [4, 5]]
-    assert duplicates.disagreeing(sets, [1, 2, 3, 3, 4, None]) == [[0, 1]]
+    assert groups.disagreeing(sets, [1, 2, 3, 3, 4, None]) == [[0, 1]]
 
 
 # ---- the command
+
+SIGN = search._sign
+
+
+def sign_or_crash(place: search.Place) -> tuple[bytes, bytes]:
+    """Crash on crash.wav, in the decoding process."""
+    if place[0].endswith("crash.wav"):
+        signal.raise_signal(signal.SIGSEGV)
+    return SIGN(place)
 
 
 @pytest.fixture
@@ -291,12 +302,26 @@ def test_the_result_does_not_depend_on_the_order_or_the_processes(
     clips = read_clips(str(listed / "clips.parquet"))
     alone = find_duplicates(clips)
     monkeypatch.setattr(search, "FEWEST_PER_PROCESS", 4)
-    monkeypatch.setattr(search, "BATCH", 3)
+    monkeypatch.setattr(search, "AHEAD", 3)
     assert find_duplicates(clips).table.equals(alone.table)
     backwards = find_duplicates(clips.take(list(range(9, -1, -1))))
     names = [{alone.table["clip_id"][n].as_py() for n in some} for some in alone.sets]
     again = [{backwards.table["clip_id"][n].as_py() for n in some} for some in backwards.sets]
     assert sorted(map(sorted, names)) == sorted(map(sorted, again))
+
+
+def test_a_decoder_that_crashes_or_hangs_costs_its_clip_alone(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux opens a pipe that nobody writes to only once somebody does; crash.wav is decoded by one that crashes."""
+    (listed / "other.wav").unlink()
+    os.mkfifo(listed / "other.wav")
+    clips = read_clips(str(listed / "clips.parquet")).to_pylist()
+    clips[7]["uri"] = str(listed / "crash.wav")
+    monkeypatch.setattr(search, "CLIP_S", 6.0)
+    monkeypatch.setattr(search, "_sign", sign_or_crash)
+    found = find_duplicates(clip_table(clips))
+    why = {clip_id: reason.partition(":")[0] for clip_id, reason in found.failed.items()}
+    assert why == {"other": "timed_out", "bleep": "worker_died", "missing": "not_found"}
+    assert [len(members) for members in found.sets] == [4]
 
 
 def test_a_store_without_embeddings_is_refused(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +348,7 @@ def test_embedding_candidates_come_from_a_store(listed: Path, monkeypatch: pytes
     monkeypatch.setattr(FeatureStore, "read", lambda _self, *_args, **_named: table)
     nothing = matching.Pairs(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.float32))
     monkeypatch.setattr(matching, "candidates", lambda _signatures: nothing)
-    found = find_duplicates(clips, store)
+    found = find_duplicates(clips, _vectors(store, None, clips["clip_id"].to_pylist()))
     assert ("original", "shifted") in {
         tuple(clips["clip_id"][n].as_py() for n in (link.first, link.second)) for link in found.links
     }

@@ -21,7 +21,14 @@ from acoustic_env.audio.transport import failure_code
 from acoustic_env.errors import ClipError
 from acoustic_env.features.golden import check_decoders
 from acoustic_env.pipeline.guard import CrashIsolatedStage
-from acoustic_env.pipeline.health import MAX_STRIKES, Health, NoHealthyWorkerError, SickWorkerError
+from acoustic_env.pipeline.health import (
+    MAX_ASKED,
+    MAX_STRIKES,
+    Health,
+    NoHealthyWorkerError,
+    SickWorkerError,
+    nodes_to_ask,
+)
 from acoustic_env.pipeline.rows import RowError, pack_errors
 from tests.pipeline.test_extract import write_noise
 
@@ -118,6 +125,14 @@ class TestARun:
         health, guilty = Health(), [f"clip {i}" for i in range(9)]
         for clip in guilty:
             assert not health.note(SickWorkerError("a", "node-a", "CUDA", clip), ["node-a"], guilty).left_out
+
+
+def test_the_nodes_asked_for_a_file_are_not_the_same_ones_everywhere() -> None:
+    nodes = [{"NodeID": f"{i:02}", "Alive": i != 7, "Resources": {"CPU": 1.0} if i else {}} for i in range(40)]
+    asked = [node["NodeID"] for here in nodes for node in nodes_to_ask(nodes, here["NodeID"], "/a.wav")]
+    assert len(asked) == 40 * MAX_ASKED
+    assert max(asked.count(node) for node in asked) <= 4 * MAX_ASKED
+    assert not {"00", "07"} & set(asked), "the head has no processors, another node is gone"
 
 
 class TestAFileThatCannotBeRead:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from acoustic_env.pipeline.guard import MAX_CRASHES, CrashIsolatedStage, _death, alarmed
+from acoustic_env.pipeline.guard import HANG_S, MAX_CRASHES, CrashIsolatedStage, _death, alarmed
 from acoustic_env.pipeline.health import SickWorkerError
 from acoustic_env.pipeline.rows import RowError
 from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
@@ -71,7 +71,7 @@ def test_a_clip_killed_for_memory_may_be_tried_again(marks: Path) -> None:
     guarded._mark(clips).write_bytes(b"x" * MAX_CRASHES)
     ((error,), _) = guarded(clips)["errors"].to_pylist()
     assert (error["code"], error["permanent"]) == ("out_of_memory", False)
-    assert not list(marks.iterdir())
+    assert not list(marks.glob("acoustic-env-*"))
 
 
 def test_a_clip_whose_decoding_never_ends_is_an_error_of_its_own(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_task_that_ends_leaves_no_mark_and_one_that_fails_neither(marks: Path)
     guarded(names("a"))
     with pytest.raises(AttributeError):
         guarded(names("SIGNONE-1"))
-    assert not list(marks.iterdir())
+    assert not list(marks.glob("acoustic-env-*"))
 
 
 def test_an_error_in_the_child_is_the_runs_error(marks: Path) -> None:
@@ -133,3 +133,14 @@ def test_a_skipped_clip_has_the_columns_of_its_neighbors_and_no_rows(tmp_path: P
     assert [len(rows) for rows in both["rows:level"].to_pylist()] == [3, 0]
     missed = [error._replace(block="level", signal=signal)._asdict() for signal in ("raw", "fg", "bg")]
     assert both["errors"].to_pylist() == [[], missed]
+
+
+def test_a_task_that_has_hung_once_is_done_clip_by_clip(marks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded = CrashIsolatedStage(DeadlyStage, (), "run", "cpu")
+    clips = names("a", "b")
+    mark = guarded._mark(clips)
+    mark.write_bytes(b"x")
+    os.utime(mark, (0, time.time() - HANG_S))
+    monkeypatch.setattr(guarded, "stage", None)  # which is not called
+    assert [errors.as_py() for errors in guarded(clips)["errors"]] == [[], []]
+    assert not list(marks.glob("acoustic-env-*"))

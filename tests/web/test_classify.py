@@ -202,7 +202,7 @@ def test_decoding_beyond_the_memory_or_time_allowed_ends_and_the_next_upload_is_
 
 def test_a_crash_of_the_decoder_ends_one_request_and_the_process_is_replaced(client: Client) -> None:
     client.upload(wav(SOUND))
-    for worker in [decoder._worker for decoder in client.service._decoder._idle.queue if decoder._worker]:
+    for worker in [decoder.start() for decoder in client.service._decoder._idle.queue]:
         limits = Path(f"/proc/{worker.process.pid}/limits").read_text()
         assert re.search(r"Max file size +0 ", limits)  # it can write no file
         worker.process.kill()

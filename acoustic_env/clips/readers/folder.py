@@ -7,18 +7,18 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
+from acoustic_env.audio.fetch import duration_of
 from acoustic_env.clips.naming import require_unique, root_name, segment_id
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.table import clip_table
-from acoustic_env.errors import AcousticEnvError, UsageError
-from acoustic_env.io.files import files_below, open_file
+from acoustic_env.errors import UsageError
+from acoustic_env.io.files import files_below
 from acoustic_env.io.location import join, local_path, url
 
 AUDIO_SUFFIXES: Final = frozenset({
@@ -26,8 +26,6 @@ AUDIO_SUFFIXES: Final = frozenset({
     ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
 })  # fmt: skip
 
-
-HEADER_BYTES: Final = 2**18
 SHOWN_ENDINGS: Final = 20
 
 
@@ -112,7 +110,7 @@ def read_folder(
     for relative in _audio_files(base, globs, log):
         recording, uri = f"{root}/{relative}", join(base, relative)
         row = {"uri": uri, "source": "folder", "group": recording, **_named(relative, patterns or {})}
-        duration = duration_s(uri) if window_s else None
+        duration = duration_of(uri) if window_s else None
         if window_s and duration is None:
             unreadable.append(uri)
         if not window_s or duration is None or duration < window_s:
@@ -151,7 +149,7 @@ def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
         counts = ", ".join(f"{suffix or 'no ending'} {len(others[suffix]):,}" for suffix in often)
         more = f" and {len(others) - len(often):,} more endings" if len(others) > len(often) else ""
         note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their endings: {counts}{more}"
-        audio = [suffix for suffix in often if suffix and duration_s(join(folder, others[suffix][0])) is not None]
+        audio = [suffix for suffix in often if suffix and duration_of(join(folder, others[suffix][0])) is not None]
         options = " ".join(shlex.join(["--glob", f"*{suffix}"]) for suffix in audio)
         log(f"{note}; of them {', '.join(audio)} decode as audio, take these with {options}" if audio else note)
     return taken
@@ -191,27 +189,3 @@ def _matched(pattern: str, relative: str, what: str) -> str:
         msg = f"{relative}: the {what} pattern {pattern!r} does not match (the value is what the first (...) matches)"
         raise UsageError(msg)
     return match.group(1)
-
-
-def duration_s(uri: str) -> float | None:
-    """Return the seconds of audio by the file's header, None when no library can tell."""
-    import av
-    import soundfile
-
-    with suppress(soundfile.LibsndfileError, OSError, AcousticEnvError), open_file(uri, HEADER_BYTES) as file:
-        return float(soundfile.info(file).duration)
-    with suppress(av.FFmpegError, OSError, AcousticEnvError), open_file(uri, HEADER_BYTES) as file:
-        return _container_duration_s(file)
-    return None
-
-
-def _container_duration_s(file: BinaryIO) -> float | None:
-    import av
-
-    with av.open(file, mode="r") as container:
-        audio = next(iter(container.streams.audio), None)
-        if audio is None:
-            return None
-        if audio.duration is not None and audio.time_base is not None:
-            return float(audio.duration * audio.time_base)
-        return container.duration / 1e6 if container.duration is not None else None

@@ -13,18 +13,19 @@ Everything here works on arrays that hold all clips end to end, and its cost gro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from acoustic_env.clips.duplicates.signature import BITS
+
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
-BITS: Final = 24
 GAP: Final = 16  # silent frames after each clip, so that a look `GAP` frames away never meets another clip
 LEAST_OVERLAP: Final = 31  # audible frames both clips must share: 1 s
 MOST_BITS_APART: Final = 0.40  # share of differing bits; 0.5 is chance
@@ -267,48 +268,37 @@ def _overlap(signatures: Signatures, first: int, second: int, lag: int) -> tuple
 
 def _at_best_lag(signatures: Signatures, pairs: Pairs) -> Pairs:
     """Move each pair to its lag or the one beside it where fewer bits differ; `value` is their share."""
-    value = np.ones(len(pairs), np.float32)
-    lag = pairs.lag.copy()
-    for step in (0, -1, 1):
-        apart = np.concatenate(
-            [_bits_apart(signatures, some, step) for some in _chunks(signatures, pairs)] or [np.zeros(0, np.float32)]
-        )
-        better = apart < value
-        value[better] = apart[better]
-        lag[better] = pairs.lag[better] + step
-    return Pairs(pairs.first, pairs.second, lag, value)
+    steps = np.array([0, -1, 1])
+    apart = np.stack([_bits_apart(signatures, pairs, step) for step in steps.tolist()])
+    return Pairs(pairs.first, pairs.second, pairs.lag + steps[apart.argmin(axis=0)], apart.min(axis=0))
 
 
 def _bits_apart(signatures: Signatures, pairs: Pairs, step: int) -> Floats:
     """Compute the share of differing bits over the audible overlap at lag + step, 1 where the overlap is too short."""
-    lag = pairs.lag + step
-    begin_a, begin_b = np.maximum(0, lag), np.maximum(0, -lag)
-    length = np.minimum(signatures.lengths[pairs.first] - begin_a, signatures.lengths[pairs.second] - begin_b)
-    within = np.arange(max(int(length.max(initial=0)), 1))
-    inside = within[None, :] < length[:, None]
-    a = np.where(inside, (signatures.starts[pairs.first] + begin_a)[:, None] + within, 0)
-    b = np.where(inside, (signatures.starts[pairs.second] + begin_b)[:, None] + within, 0)
-    both = inside & signatures.audible[a] & signatures.audible[b]
-    apart = np.where(both, np.bitwise_count(signatures.bits[a] ^ signatures.bits[b]), 0).sum(axis=1)
-    frames = both.sum(axis=1)
-    return np.where(frames >= LEAST_OVERLAP, apart / np.maximum(frames * BITS, 1), 1.0).astype(np.float32)
+    found = [np.zeros(0, np.float32)]
+    size = max(1, _CHUNK_FRAMES // int(signatures.lengths.max(initial=1)))
+    for at in range(0, len(pairs), size):
+        some = pairs.take(np.arange(at, min(at + size, len(pairs))))
+        lag = some.lag + step
+        begin_a, begin_b = np.maximum(0, lag), np.maximum(0, -lag)
+        length = np.minimum(signatures.lengths[some.first] - begin_a, signatures.lengths[some.second] - begin_b)
+        within = np.arange(max(int(length.max(initial=0)), 1))
+        inside = within[None, :] < length[:, None]
+        a = np.where(inside, (signatures.starts[some.first] + begin_a)[:, None] + within, 0)
+        b = np.where(inside, (signatures.starts[some.second] + begin_b)[:, None] + within, 0)
+        both = inside & signatures.audible[a] & signatures.audible[b]
+        apart = np.where(both, np.bitwise_count(signatures.bits[a] ^ signatures.bits[b]), 0).sum(axis=1)
+        frames = both.sum(axis=1)
+        found.append(np.where(frames >= LEAST_OVERLAP, apart / np.maximum(frames * BITS, 1), 1.0).astype(np.float32))
+    return np.concatenate(found)
 
 
 def _best(pairs: Pairs, most: float) -> Pairs:
     """Keep the lag of each pair with the lowest value, if that is at most `most`."""
     kept = pairs.take(pairs.value <= most)
-    order = np.lexsort((kept.lag, kept.value, kept.second, kept.first))
-    kept = kept.take(order)
-    new = np.ones(len(kept), np.bool_)
-    new[1:] = (kept.first[1:] != kept.first[:-1]) | (kept.second[1:] != kept.second[:-1])
-    return kept.take(new)
-
-
-def _chunks(signatures: Signatures, pairs: Pairs) -> Iterator[Pairs]:
-    longest = int(signatures.lengths.max(initial=1))
-    size = max(1, _CHUNK_FRAMES // longest)
-    for at in range(0, len(pairs), size):
-        yield pairs.take(np.arange(at, min(at + size, len(pairs))))
+    kept = kept.take(np.lexsort((kept.lag, kept.value)))
+    _, first_ones = np.unique(np.stack([kept.first, kept.second]), axis=1, return_index=True)
+    return kept.take(first_ones)
 
 
 def _lag_of(signatures: Signatures, first: int, second: int) -> tuple[int, float]:

@@ -1,44 +1,36 @@
 """Duplicates of a clip list: decode, compute signatures, pair, confirm, group.
 
-Clips are decoded by a few processes of this machine, a batch at a time. In memory stay some 1.7 kB a clip of 10 s;
-the band energies, 10 kB a clip, go to a temporary file that is mapped when pairs are confirmed.
+Clips are decoded by processes of this machine; one that a clip ends or blocks costs that clip alone. In memory stay
+some 1.7 kB a clip of 10 s; the band energies, 10 kB a clip, go to a temporary file that is mapped when pairs are
+confirmed.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import io
 import os
+import queue
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from acoustic_env.audio.signature import BITS, HOP_S, LEVELS, RATE, Signature, compute_signature
-from acoustic_env.clips import duplicates, matching
-from acoustic_env.clips.duplicates import Link
-from acoustic_env.clips.matching import GAP, Pairs, Signatures
-from acoustic_env.errors import AcousticEnvError, ClipError, UsageError
-from acoustic_env.store.parts import in_order
-from acoustic_env.store.schema import as_matrix
+from acoustic_env.audio.limited import IsolatedProcess, ProcessDiedError, failure_of
+from acoustic_env.clips.duplicates import groups, matching
+from acoustic_env.clips.duplicates.groups import Link
+from acoustic_env.clips.duplicates.matching import GAP, Pairs, Signatures
+from acoustic_env.clips.duplicates.signature import HOP_S, LEVELS, RATE, Signature, compute_signature
 
-if TYPE_CHECKING:
-    from acoustic_env.store.feature_store import FeatureStore
-
-assert BITS == matching.BITS
-
-BATCH: Final = 16  # clips a process decodes at a time
+AHEAD: Final = 1_024  # clips decoded before the first of them is taken in
 FEWEST_PER_PROCESS: Final = 64  # below this a process costs more than it decodes
-# Block -> its column with one vector a clip; the first that the store holds is used.
-EMBEDDINGS: Final[dict[str, str]] = {
-    **dict.fromkeys(("mn04", "panns", "yamnet", "vggish"), "embedding"),
-    "vggish_released": "mean",
-}
+CLIP_S: Final = 300.0  # that fetching and decoding a clip may take
+DIGESTS: Final = ("exact", "scaled")  # of a signature's fields; the others are arrays
 
 GROUPS_SCHEMA: Final = pa.schema(
     [
@@ -93,7 +85,7 @@ class Collected:
         self.exact.append(one.exact)
         self.scaled.append(one.scaled)
         self.levels.write(one.levels.tobytes() + bytes(GAP * LEVELS))
-        self._clips.append(replace(one, levels=np.zeros((0, LEVELS), np.uint8)))
+        self._clips.append(replace(one, levels=one.levels[:0]))
 
     def signatures(self) -> Signatures:
         """Return all of them as arrays and give up the single ones."""
@@ -115,35 +107,27 @@ class Collected:
 
 def find_duplicates(
     clips: pa.Table,
-    store: FeatureStore | None = None,
-    block: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    vectors: npt.NDArray[np.float32] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Found:
     """Find exact and near duplicates among the clips of a list.
 
     Args:
         clips: of `CLIP_SCHEMA`.
-        store: with an embedding block, whose neighbors are more candidates; none of them counts unconfirmed.
-        block: which block; None for the first of `EMBEDDINGS` that is there.
+        vectors: embeddings [clips, dimensions], NaN where there are none; neighbors are more candidates, none of which
+            counts unconfirmed.
         progress: called with clips read and clips in all.
-
-    Raises:
-        UsageError: the store holds no embedding block.
-        AcousticEnvError: a decoding process died.
     """
-    ids = clips["clip_id"].to_pylist()
-    neighbors = None if store is None else _neighbors(store, block, ids)
     with tempfile.TemporaryFile() as levels:
         collected = Collected(levels)
         for done, one in enumerate(_signatures(clips), start=1):
             collected.add(one)
-            if progress is not None:
-                progress(done, len(ids))
+            progress(done, clips.num_rows)
         signatures = collected.signatures()
         alike = matching.candidates(signatures)
-        if neighbors is not None:
-            first, second = neighbors
-            new = ~np.isin(first * len(ids) + second, alike.first * len(ids) + alike.second)
+        if vectors is not None:
+            first, second = matching.embedding_pairs(vectors)
+            new = ~np.isin(first * clips.num_rows + second, alike.first * clips.num_rows + alike.second)
             alike = matching.joined([alike, matching.align(signatures, first[new], second[new])])
         links = link(signatures, collected, alike)
     return _found(clips, links, collected, len(alike))
@@ -151,25 +135,21 @@ def find_duplicates(
 
 def link(signatures: Signatures, collected: Collected, alike: Pairs) -> list[Link]:
     """Link clips, exact and scaled by digest, near by confirmed candidates; each pair once, as the strictest kind."""
-    links: dict[tuple[int, int], Link] = {}
-    for pair in duplicates.same_digest(collected.exact):
-        links[pair] = Link(*pair, "exact", 0.0, 1.0)
     confirmed = matching.confirm(signatures, alike)
     columns = (confirmed.first.tolist(), confirmed.second.tolist(), confirmed.lag.tolist(), confirmed.value.tolist())
-    near = {(a, b): Link(a, b, "near", lag * HOP_S, value) for a, b, lag, value in zip(*columns, strict=True)}
-    for pair in duplicates.same_digest(collected.scaled):
-        known = near.get(pair)
-        links.setdefault(pair, Link(*pair, "scaled", known.lag_s if known else None, 1.0))
-    return [link for _, link in sorted((near | links).items())]
+    links = {(a, b): Link(a, b, "near", lag * HOP_S, value) for a, b, lag, value in zip(*columns, strict=True)}
+    for pair in groups.same_digest(collected.scaled):
+        links[pair] = Link(*pair, "scaled", links[pair].lag_s if pair in links else None, 1.0)
+    links |= {pair: Link(*pair, "exact", 0.0, 1.0) for pair in groups.same_digest(collected.exact)}
+    return [found for _, found in sorted(links.items())]
 
 
 def _found(clips: pa.Table, links: list[Link], collected: Collected, candidates: int) -> Found:
-    ids, groups = clips["clip_id"].to_pylist(), clips["group"].to_pylist()
+    ids = clips["clip_id"].to_pylist()
     pairs = [(one.first, one.second) for one in links]
-    merged = duplicates.merged_groups(groups, pairs)
-    hangs = duplicates.spanning_links(len(ids), links)
+    merged = groups.merged_groups(clips["group"].to_pylist(), pairs)
     rows = [dict[str, Any](clip_id=clip_id, group=group) for clip_id, group in zip(ids, merged, strict=True)]
-    for number, one in hangs.items():
+    for number, one in groups.spanning_links(links).items():
         reverse = one.first == number
         rows[number] |= {
             "duplicate_of": ids[one.second if reverse else one.first],
@@ -178,7 +158,7 @@ def _found(clips: pa.Table, links: list[Link], collected: Collected, candidates:
             "correlation": one.correlation,
         }
     members: dict[int, list[int]] = {}
-    for number, root in enumerate(duplicates.components(len(ids), pairs).tolist()):
+    for number, root in enumerate(groups.components(len(ids), pairs).tolist()):
         members.setdefault(root, []).append(number)
     return Found(
         table=pa.Table.from_pylist(rows, schema=GROUPS_SCHEMA),
@@ -197,7 +177,7 @@ def apply_groups(clips: pa.Table, found: Found) -> tuple[pa.Table, list[str]]:
         The list, and the ids of clips whose given fold was changed to that of most of their group.
     """
     folds = clips["fold"].to_pylist()
-    joined = duplicates.joined_folds(found.table["group"].to_pylist(), folds)
+    joined = groups.joined_folds(found.table["group"].to_pylist(), folds)
     moved = [clip_id for clip_id, a, b in zip(clips["clip_id"].to_pylist(), folds, joined, strict=True) if a != b]
     schema = clips.schema
     applied = clips.set_column(schema.get_field_index("group"), schema.field("group"), found.table["group"])
@@ -205,55 +185,48 @@ def apply_groups(clips: pa.Table, found: Found) -> tuple[pa.Table, list[str]]:
     return applied.set_column(schema.get_field_index("fold"), schema.field("fold"), fold), moved
 
 
-def signatures_of(places: Sequence[Place]) -> list[Signature | str]:
-    """Compute the signature of each clip, or why it has none; runs in a process of its own."""
+def _signatures(clips: pa.Table) -> Iterator[Signature | str]:
+    """Compute the signature of each clip, in their order, or why it has none."""
+    places: list[Place] = list(zip(*(clips[name].to_pylist() for name in ("uri", "start_s", "end_s")), strict=True))
+    count = max(1, min(len(os.sched_getaffinity(0)), len(places) // FEWEST_PER_PROCESS))
+    with ExitStack() as stack:
+        idle: queue.SimpleQueue[IsolatedProcess] = queue.SimpleQueue()
+        for _ in range(count):
+            idle.put(stack.enter_context(IsolatedProcess(_sign)))
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+        for at in range(0, len(places), AHEAD):
+            yield from pool.map(lambda place: _signature(idle, place), places[at : at + AHEAD])
+
+
+def _signature(idle: queue.SimpleQueue[IsolatedProcess], place: Place) -> Signature | str:
+    process = idle.get()
+    try:
+        failure, arrays = process.call(place, CLIP_S)
+    except TimeoutError:
+        return f"timed_out: {place[0]}: not decoded within {CLIP_S:g} s"
+    except ProcessDiedError as error:
+        return f"worker_died: {place[0]}: the decoder crashed on it (exit code {error.exitcode})"
+    finally:
+        idle.put(process)
+    if failure:
+        return failure.decode()
+    found = np.load(io.BytesIO(arrays)).items()
+    return Signature(**{name: one.tobytes() if name in DIGESTS else one for name, one in found})
+
+
+def _sign(place: Place) -> tuple[bytes, bytes]:
+    """Return the signature of a clip as arrays of an npz file, or why it has none; runs in a process of its own."""
     from acoustic_env.audio.decode import decode, resample
     from acoustic_env.audio.fetch import open_source
 
-    made: list[Signature | str] = []
-    for uri, start_s, end_s in places:
-        try:
-            with open_source(uri) as source:
-                waveform, rate = decode(source, start_s, end_s, uri)
-            made.append(compute_signature(resample(waveform, rate, RATE)))
-        except ClipError as error:
-            made.append(str(error))
-        except Exception as error:  # noqa: BLE001  one clip must not stop the list
-            made.append(f"compute_failed: {type(error).__name__}: {error}")
-    return made
-
-
-def _signatures(clips: pa.Table) -> Iterator[Signature | str]:
-    """In the order of the list."""
-    columns = (clips[name].to_pylist() for name in ("uri", "start_s", "end_s"))
-    places: list[Place] = list(zip(*columns, strict=True))
-    batches = [places[at : at + BATCH] for at in range(0, len(places), BATCH)]
-    processes = min(len(os.sched_getaffinity(0)), len(places) // FEWEST_PER_PROCESS)
-    if processes < 2:
-        for batch in batches:
-            yield from signatures_of(batch)
-        return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        try:
-            for made in in_order(pool, signatures_of, batches, 2 * processes):
-                yield from made
-        except BrokenProcessPool as error:
-            msg = "a decoding process died, most likely for want of memory; free some and run the command again"
-            raise AcousticEnvError(msg) from error
-
-
-def _neighbors(
-    store: FeatureStore, block: str | None, ids: list[str]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    there = store.blocks()
-    wanted = block or next((name for name in EMBEDDINGS if name in there), None)
-    if wanted is None or wanted not in EMBEDDINGS:
-        msg = f"{store.url}: no embedding block to look for neighbors in; those known are {', '.join(EMBEDDINGS)}"
-        raise UsageError(msg)
-    column = EMBEDDINGS[wanted]
-    table = store.read(wanted, signals=["raw"], columns=[column], clip_ids=ids)
-    vectors = as_matrix(table[column])
-    values = np.full((len(ids), vectors.shape[1]), np.nan, np.float32)
-    row_of = {clip_id: row for row, clip_id in enumerate(ids)}
-    values[[row_of[clip_id] for clip_id in table["clip_id"].to_pylist()]] = vectors
-    return matching.embedding_pairs(values)
+    uri, start_s, end_s = place
+    try:
+        with open_source(uri) as source:
+            waveform, rate = decode(source, start_s, end_s, uri)
+        made = vars(compute_signature(resample(waveform, rate, RATE))).items()
+    except Exception as error:  # noqa: BLE001  one clip must not stop the list
+        return str(failure_of(error, uri)).encode(), b""
+    arrays: dict[str, Any] = {name: np.frombuffer(one, np.uint8) if name in DIGESTS else one for name, one in made}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return b"", file.getvalue()

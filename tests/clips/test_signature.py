@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acoustic_env.audio.signature import BITS, HOP, LEVELS, PROBES, RATE, Signature, compute_signature
+from acoustic_env.clips.duplicates.signature import BITS, HOP, LEVELS, PROBES, RATE, Signature, compute_signature
 from tests.sounds import Sound, click, noise, offset, silence, sweep, tone
 
 

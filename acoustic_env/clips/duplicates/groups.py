@@ -59,28 +59,23 @@ def merged_groups(groups: Sequence[str], links: Sequence[tuple[int, int]]) -> li
     return [groups[root] for root in components(len(groups), [*chained, *links]).tolist()]
 
 
-def spanning_links(count: int, links: Sequence[Link]) -> dict[int, Link]:
+def spanning_links(links: Sequence[Link]) -> dict[int, Link]:
     """Return clip -> the confirmed link towards its set's first clip, over as few links as possible."""
-    of: list[list[Link]] = [[] for _ in range(count)]
-    for link in links:
-        of[link.first].append(link)
-        of[link.second].append(link)
-    parent_link: dict[int, Link] = {}
-    seen = np.zeros(count, np.bool_)
-    for start in range(count):
-        if seen[start] or not of[start]:
-            continue
-        seen[start] = True
-        waiting = deque([start])
+    of: dict[int, list[Link]] = {}
+    for link in sorted(links, key=lambda one: (-one.correlation, one.first, one.second)):
+        for clip in (link.first, link.second):
+            of.setdefault(clip, []).append(link)
+    towards: dict[int, Link | None] = {}
+    for start in sorted(of):
+        waiting = deque([start] if towards.setdefault(start, None) is None else [])
         while waiting:
             clip = waiting.popleft()
-            for link in sorted(of[clip], key=lambda one: (-one.correlation, one.first, one.second)):
-                other = link.second if link.first == clip else link.first
-                if not seen[other]:
-                    seen[other] = True
-                    parent_link[other] = link
+            for link in of[clip]:
+                other = link.first + link.second - clip
+                if other not in towards:
+                    towards[other] = link
                     waiting.append(other)
-    return parent_link
+    return {clip: link for clip, link in towards.items() if link is not None}
 
 
 def disagreeing(sets: Sequence[Sequence[int]], values: Sequence[object]) -> list[Sequence[int]]:
