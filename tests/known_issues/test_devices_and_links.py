@@ -148,7 +148,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "set" / "dangling.wav").symlink_to(tmp_path / "no.wav")
     os.mkfifo(tmp_path / "set" / "pipe.wav")
     found = files_below(str(tmp_path / "set"))
-    assert found == ["a/1.wav", "a/to-b/2.wav", "b/2.wav", "b/to-a/1.wav", "linked/3.wav"]
+    assert found == ["a/1.wav", "b/2.wav", "linked/3.wav"], "each folder once"
 
 
 def test_a_folder_in_the_place_of_a_file_is_a_message(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from acoustic_env.errors import LeaseHeld, TooManyFailures
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.lease import acquire_blocks, acquire_lease
+from acoustic_env.store.lease import acquire_blocks
 
 BLOCKS = ("placeholder",)
 MIB = 1 << 20
@@ -167,7 +167,7 @@ def test_a_second_writer_is_told_who_holds_the_store_and_ends_with_exit_4(
     store = str(tmp_path / "store")
     with acquire_blocks(store, BLOCKS[:1], "the first run"), pytest.raises(LeaseHeld, match="the first run"):
         extract(ExtractSettings(clips=str(clips), store=store, blocks=BLOCKS))
-    with acquire_lease(store, "the first run"):  # of an older version: of all blocks
+    with acquire_blocks(store, ["placeholder"], "the first run"):
         assert main(["extract", "--clips", str(clips), "--store", store, "--blocks", "placeholder"]) == 4
     assert "the first run" in capsys.readouterr().err
 

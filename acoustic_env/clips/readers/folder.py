@@ -26,7 +26,6 @@ AUDIO_SUFFIXES: Final = frozenset({
     ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
 })  # fmt: skip
 
-
 SHOWN_ENDINGS: Final = 20
 
 
