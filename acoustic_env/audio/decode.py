@@ -35,7 +35,7 @@ from acoustic_env.audio.mp3 import Mp3
 from acoustic_env.audio.truncation import read_ogg_pages, sample_data
 from acoustic_env.errors import ClipError
 
-VERSION: Final = 1  # raised whenever the samples of the same bytes change
+VERSION: Final = 2  # raised whenever the samples of the same bytes change
 _QUALITY: Final = "HQ"
 RESAMPLER: Final = f"soxr {_QUALITY}"
 
