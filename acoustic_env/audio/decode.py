@@ -408,6 +408,8 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
             if not rate:
                 raise _GaveUpError(f"no frames of its {stream.codec_context.name} stream can be read")
             announced = sys.maxsize if source.ogg.cut else round(_announced_s(container, stream) * rate)
+            if (data := sample_data(source)) is not None and data.present < data.announced:
+                announced = sys.maxsize
             segment.within(rate, position, max(position, announced))
     return np.concatenate([_NOTHING, *kept]), rate
 

@@ -1,6 +1,6 @@
 """Files that end before their own header says.
 
-libsndfile reads a truncated WAV, AIFF, AU or Ogg silently and returns what is left. A clip that is shorter than
+libsndfile reads a truncated WAV, AIFF, AU, CAF or Ogg silently and returns what is left. A clip that is shorter than
 meant has other numbers, so the header is checked.
 """
 
@@ -23,7 +23,12 @@ _CHUNKED: Final = {
     b"RF64": ("<4sI", 12, b"data"),
     b"FORM": (">4sI", 12, b"SSND"),
     b"riff": ("<4s12xQ", 40, b"data"),
+    b"caff": (">4sQ", 8, b"data"),
 }
+# By form: bytes of a chunk's header that its size counts, and the multiple to which a chunk is filled up.
+_COUNTED: Final = {"<4s12xQ": (24, 8), ">4sQ": (0, 1)}
+_CAF_EDIT_COUNT: Final = 4  # bytes before the samples
+_UNKNOWN_CAF: Final = 2**64 - 1
 
 
 class Payload(NamedTuple):
@@ -57,8 +62,14 @@ def sample_data(source: BinaryIO) -> Payload | None:
             if name == b"ds64":  # of RF64
                 source.seek(at + 8)
                 real = int.from_bytes(source.read(8), "little")
+            if name == b"desc":  # of CAF: its codec
+                source.seek(at + 8)
+                if source.read(4) != b"lpcm":
+                    return None
             if name == wanted:
                 found = at, real if real is not None and size == 0xFFFFFFFF else size
+                if magic == b"caff":
+                    found = at + _CAF_EDIT_COUNT, 0 if size == _UNKNOWN_CAF else size - _CAF_EDIT_COUNT
                 break
     elif magic == b".snd" and len(head) == 12:
         found = struct.unpack(">4xII", head)
@@ -74,7 +85,7 @@ def sample_data(source: BinaryIO) -> Payload | None:
 def _chunks(source: BinaryIO, form: str, start: int, length: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of each chunk of an IFF-like file, the offset of its content and its announced bytes."""
     header = struct.calcsize(form)
-    counted, multiple = (header, 8) if form.endswith("Q") else (0, 2)  # W64 counts the header, too
+    counted, multiple = _COUNTED.get(form, (0, 2))
     while start + header <= length:
         source.seek(start)
         name, size = struct.unpack(form, source.read(header))

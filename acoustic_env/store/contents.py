@@ -176,12 +176,17 @@ class StoreContents:
 
         A part that cannot be read is left out with a warning: its clips are tried again.
         """
-        tables = [ERROR_SCHEMA.empty_table()]
-        for part in in_threads(self.filesystem, self.error_parts(), self.read_errors_part):
-            if isinstance(part, UnreadablePart):
-                log.warning("%s: %s", self.filesystem.place(part.entry.path), part.reason)
-            else:
-                tables.append(part)
+        entries = self.error_parts()
+        while True:
+            parts = list(in_threads(self.filesystem, entries, self.read_errors_part))
+            unread = [part for part in parts if isinstance(part, UnreadablePart)]
+            now = self.error_parts()
+            if {part.entry.path for part in unread} <= {entry.path for entry in now}:
+                break
+            entries = now  # a compaction has merged some meanwhile
+        for part in unread:
+            log.warning("%s: %s", self.filesystem.place(part.entry.path), part.reason)
+        tables = [ERROR_SCHEMA.empty_table(), *(part for part in parts if not isinstance(part, UnreadablePart))]
         table = pa.concat_tables(tables).group_by(ERROR_SCHEMA.names).aggregate([]).select(ERROR_SCHEMA.names)
         order = ["clip_id", "attempt", "run_id", "stage", "block", "signal", "code", "message", "source", "fingerprint"]
         return table.sort_by([(name, "ascending") for name in order]).cast(ERROR_SCHEMA)

@@ -117,7 +117,7 @@ def test_a_segment_that_starts_beyond_the_end_does_not_exist(name: str, start_s:
     assert code_of(sounds.good_files()[name], start_s, start_s + 10) == "no_such_segment"
 
 
-@pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "W64", "RF64", "FLAC", "OGG"])
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "CAF", "W64", "RF64", "FLAC", "OGG"])
 def test_a_truncated_file_fails_only_the_segments_that_reach_into_the_missing_part(container: str) -> None:
     subtype = "VORBIS" if container == "OGG" else "PCM_16"
     whole = sounds.encode(sounds.noise(10.0, 44_100), 44_100, container, subtype)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,15 @@ from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import extract, resolve_blocks
 from acoustic_env.store import layout, sources
-from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.feature_store import FeatureStore, new_part
 from acoustic_env.store.parts import part_bytes
-from acoustic_env.store.schema import digest, sort_by_key
+from acoustic_env.store.schema import sort_by_key
 from tests.store.bench_planning import clip_ids
 
 SECONDS = 1000
 RECORDINGS = 4
 BATCH = 2**17
-PART_CLIPS = 256
+PART_CLIPS = 100_000
 
 
 def batches(folder: Path, clips: int) -> Iterator[pa.Table]:
@@ -74,14 +75,17 @@ def fill(folder: Path, store: FeatureStore, settings: ExtractSettings, listed: i
     """Write rows of the first so many clips of the list, all alike, and their sources."""
     (work,) = resolve_blocks(settings)
     (fingerprint,) = work.versions()
-    place = layout.block_folder(work.spec.name, fingerprint)
+    version, parts = store.version(work.spec.name, fingerprint), []
     for first in range(0, clips, PART_CLIPS):
         ids = clip_ids(first, min(clips, first + PART_CLIPS))
         nulls = [pa.nulls(len(ids), field.type) for field in list(work.schema)[2:]]
         table = sort_by_key(pa.table([ids, ["raw"] * len(ids), *nulls], schema=work.schema))
-        path = store.filesystem.folder / layout.part_path(place, digest(table, ["clip_id", "signal"], place))  # type: ignore[attr-defined]
+        part = new_part(layout.part_path(version.folder, f"{first:012d}"), table)
+        path = store.filesystem.folder / part.path  # type: ignore[attr-defined]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(part_bytes(table))
+        parts.append(replace(part, size=path.stat().st_size))
+    version.begin(1, parts)
     sources.record(store, sources.admit(store, Listed(batches(folder, listed), limit=clips)), None)
 
 

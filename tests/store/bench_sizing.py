@@ -20,6 +20,7 @@ import soundfile
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.audio.prepare import decode_and_resample
 from acoustic_env.bench.clips import bench_clips
+from acoustic_env.clips.listed import Listed
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import resolve_blocks
@@ -29,6 +30,7 @@ from acoustic_env.pipeline.stages import Compute, ComputeSettings
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
 from tests.s3 import S3Server, serve
+from tests.store.tables import begin
 
 RATE = 16_000
 TASK_CLIPS = 64
@@ -81,13 +83,14 @@ def main() -> None:
         tasks = [compute(pending.slice(first, TASK_CLIPS)) for first in range(0, len(pending), TASK_CLIPS)]
         print(f"audio: {audio / len(clips):,.0f} bytes a clip; {requests(server)} for {len(clips)} clips")
         with acquire_blocks(server.url, blocks, "bench") as leases:
+            begin(server.url, works, leases)
             requests(server)
             done = Write(server.url, leases.tokens, works, "bench")(pa.concat_tables(tasks))
             print(f"write: {requests(server)}; {done.failed} failed, {done.seconds['write']:.2f} s")
         for entry in sorted(store.filesystem.entries("features"), key=lambda each: each.path):
             print(f"part {entry.path.split('/')[1]}: {entry.size / len(clips):,.0f} bytes a clip ({entry.path})")
         requests(server)
-        again = find_missing(clips, works, FeatureStore(server.url), store.errors())
+        again = find_missing(Listed([clips]), works, FeatureStore(server.url), store.errors())
         print(f"plan: {np.count_nonzero(again.pending)} pending; {requests(server)}")
 
 
