@@ -118,7 +118,7 @@ def describe_source(row: dict[str, Any]) -> str:
     '/a.wav (0 to 10 s)'
     """
     start, end = row["start_s"], row["end_s"]
-    if start is None and end is None:
+    if not start and end is None:
         return f"{row['uri']} (whole file)"
     return f"{row['uri']} ({start or 0.0:.10g} to {'the end' if end is None else f'{end:.10g} s'})"
 

@@ -545,8 +545,11 @@ def _csv_bytes(table: pa.Table, url: str) -> bytes:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table.column_names)
     columns = {name: table[name].to_pylist() for name in table.column_names}
-    columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
     message = "holds a line break or blanks at its ends, which CSV does not keep; write a name that ends in .parquet"
+    for row, labels in enumerate(columns["labels"]):
+        if any(label != label.strip() for label in labels):
+            raise_issues(url, [ValidationIssue(row + 1, "labels", message)])
+    columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
     for name in columns:
         texts = pa.array(columns[name]) if name == "labels" else table[name]
         if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):

@@ -187,9 +187,12 @@ def _drop_missing(lists: Sequence[str], out: str) -> str:
     """Write a list without the clips whose audio is gone, say how many these are, and return `out`."""
     from acoustic_env.clips.check import drop_missing
     from acoustic_env.clips.table import read_clips, write_clips
+    from acoustic_env.io.location import same_place
 
     if len(lists) > 1:
         raise UsageError(f"--drop-missing {out}: expected one list, found {len(lists)}")
+    if same_place(lists[0], out):
+        raise UsageError(f"--drop-missing {out}: is the list itself; give another file")
     clips = read_clips(lists[0])
     kept, gone = drop_missing(clips, lists[0], _progress)
     write_clips(kept, out)

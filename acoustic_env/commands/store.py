@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import add_command, log, names, show, url
+from acoustic_env.errors import AcousticEnvError, StoreInconsistentError
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
@@ -31,8 +32,7 @@ id:
 and every id must mean one piece of audio: the source recorded for it (file, start, end) is the list's.
 
 Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicates (readers give them once), parts that
-no manifest names and temporary files are reported; --strict lets them fail, too. --read decodes every column and checks
-page checksums."""
+no manifest names and temporary files are reported; --strict lets them fail, too. --read decodes every column."""
 
 ERRORS = """\
 What failed and has not been resolved since: counts by block and code, then the clips. An error is of a clip's source
@@ -111,9 +111,13 @@ def list_store(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.lease import held_leases
 
     store = _open(namespace.store)
-    blocks = []
+    blocks, failure = [], None
     for block in store.blocks():
-        versions = store.fingerprints(block)
+        try:
+            versions = store.fingerprints(block)
+        except AcousticEnvError as error:
+            failure = error
+            continue
         for version in versions:
             rivals = [other for other in versions if set(store.signals(other)) & set(store.signals(version))]
             parts = store.parts(block, version.fingerprint)
@@ -134,6 +138,8 @@ def list_store(namespace: argparse.Namespace) -> None:
     document = {"store": store.url, "blocks": blocks, "runs": runs, "leases": held}
     leases = [f"lease of {block}: {holder}" for block, holder in held.items()]
     show(namespace, document, *_describe_blocks(store.url, blocks), *_describe_runs(runs), *leases)
+    if failure is not None:
+        raise failure
 
 
 def _differing(versions: Sequence[Described]) -> list[str]:
@@ -239,6 +245,11 @@ def list_errors(namespace: argparse.Namespace) -> None:
     show(namespace, {"store": store.url, "counts": counted, "errors": rows}, *lines)
     if shown.num_rows < errors.num_rows:
         log(f"and {errors.num_rows - shown.num_rows:,} more; all of them: --json")
+    for part in store.unreadable.values():
+        raise StoreInconsistentError(
+            f"{store.filesystem.place(part.entry.path)}: {part.reason}, so errors or rows are lost; acoustic-env "
+            "extract computes them again"
+        )
 
 
 def export_block(namespace: argparse.Namespace) -> None:

@@ -15,11 +15,14 @@ NOT_ABSOLUTE: Final = "a relative file:// URL; write file:///ABSOLUTE/PATH, or a
 _VALUE: Final = r"=(?:[^&#\s'\"<>),;:]|[,;:](?!\s|$))*+"  # the text around a URL may go on with a sign
 # Parameters of signatures (S3, CloudFront, Google) and tokens; a `key` with a dot or a slash is the name of a file.
 _SECRET: Final = (
-    r"(?:(?:X-Amz-[\w-]+|X-Goog-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Key-Pair-Id|Policy|sig|"
-    rf"\w*token|\w*secret|passw(?:or)?d|pwd|auth|api_?key|subscription-key|key(?![^&#\s]*[./%])){_VALUE})"
+    r"(?:(?:X-(?:Amz|Goog|OSS)-[\w-]+|q-[\w-]+|(?:AWS|OSS)?AccessKeyId|GoogleAccessId|Expires|Key-Pair-Id|Policy|sig|sas|"
+    r"[\w-]*(?:token|secret|signature|credential|passw(?:or)?d|passphrase|hmac|jwt)|session(?:id)?|bearer|auth(?:orization)?|"
+    rf"pass|pwd|hdnea|hdnts|[\w-]*(?:api|access|auth|secret|subscription)[_-]?key|key(?![^&#\s]*[./%])){_VALUE})"
 )
 _SAS: Final = rf"(?:s[a-z]{{1,4}}{_VALUE})"  # of Azure, beside `sig`
-_USER: Final = re.compile(r"(?<=://)[^/\s?#@:'\"]*:[^/\s?#'\"]*@|(?<=https://)[^/\s?#'\"]*@|(?<=http://)[^/\s?#'\"]*@")
+_USER: Final = re.compile(
+    r"(?<=://)[^/\s?#@:'\"]*:[^/\s?#'\"]*@|(?<=https://)[^/\s?#'\"]*@|(?<=http://)[^/\s?#'\"]*@", re.I
+)
 
 
 def _parameters(secret: str) -> re.Pattern[str]:
@@ -92,6 +95,16 @@ def split_shard(uri: str) -> tuple[str, str]:
     """
     inner, separator, outer = uri.partition("::")
     return (inner + separator, outer) if separator and uri.startswith(SHARD_SCHEMES) else ("", uri)
+
+
+def same_place(one: str, other: str) -> bool:
+    """Return whether two locations are the same file, links followed.
+
+    >>> same_place("a/../clips.csv", "clips.csv"), same_place("s3://b/clips.csv", "clips.csv")
+    (True, False)
+    """
+    paths = [local_path(url) for url in (one, other)]
+    return one == other if None in paths else len({path.resolve() for path in paths if path is not None}) == 1
 
 
 def join(url: str, *names: str) -> str:

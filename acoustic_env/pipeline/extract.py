@@ -117,6 +117,7 @@ class _Run:
         self.store = FeatureStore(settings.store)
         self.health = Health()
         self.slices = itertools.count()
+        self.begun: list[tuple[str, str, int]] = []  # block, fingerprint and fencing id of what is written
         fingerprints = {work.spec.name: work.fingerprints for work in works}
         stored = {name: scrub(value) if isinstance(value, str) else value for name, value in settings.as_json().items()}
         self.record = RunRecord(stored, fingerprints, clips.num_rows)
@@ -167,9 +168,12 @@ class _Run:
         """Take over the versions that are written; parts of them that are lost are named, and not counted any more."""
         for work in self.works:
             for fingerprint, signals in work.versions().items():
-                if np.any(need & sum(map(work.spec.bit, signals))):
+                lacks = np.any(need & sum(map(work.spec.bit, signals)))
+                if lacks or self.store.lost_parts(work.spec.name, fingerprint):
                     token = leases.tokens[lease_path(work.spec.name)]
                     self.record.lost += self.store.begin(work.spec.name, fingerprint, token)
+                    self.begun.append((work.spec.name, fingerprint, token))
+        self.record.lost += self.store.drop_lost_errors()
         for line in self.record.lost:
             self.log(f"lost      {line}")
 
@@ -319,6 +323,8 @@ class _Run:
 
     def _finish(self) -> None:
         """Write the record with the counts that the store gives after the run, not the run's own."""
+        for block, fingerprint, token in self.begun:
+            self.store.version(block, fingerprint).end(token)
         found = find_missing(self.clips, self.works, self.store, self.store.errors())
         self.record.left = int(np.count_nonzero(found.pending))
         self.record.failed_on_list = int(np.count_nonzero(found.missing))

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from acoustic_env.errors import StoreInconsistentError, UsageError
+from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout
 from acoustic_env.store.contents import ScannedPart
@@ -31,7 +33,12 @@ from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA, ROW_KEYS, rep
 from acoustic_env.store.verify import difference, unequal
 
 PART_BYTES: Final = 96 * 2**20  # of a part's rows in memory, about 64 MB as a file; readers hold several parts at once
+ERRORS_BYTES: Final = 4 * 2**20  # of a file of errors, some 200,000 rows
 RATIO: Final = 3  # a part is merged with smaller ones that have together at least this fraction of its bytes
+
+
+AnyPart = TypeVar("AnyPart", bound=Entry)
+log = logging.getLogger("acoustic_env.store")
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,13 @@ def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_B
         StoreError: the store cannot be read or written.
     """
     store = FeatureStore.existing(store_url)
-    there = store.filesystem.folders(layout.FEATURES)
+    there = store.versions()
     unknown = [block for block in blocks if block not in there]
     if unknown:
         raise UsageError(f"{store_url}: holds no block {unknown[0]!r} (there: {', '.join(there) or 'none'})")
     for block in sorted(set(blocks)) or there:
         holder = f"store compact --block {block}"
-        fingerprints = store.filesystem.folders(layout.block_folder(block))
+        fingerprints = there[block]
         with acquire_blocks(store_url, [block], holder) as leases:
             for fingerprint in fingerprints:
                 _take_over(store, block, fingerprint, leases)
@@ -91,7 +98,7 @@ def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_B
     _merge_errors(store)
 
 
-def mergeable(parts: Sequence[Part], largest: int) -> list[Part]:
+def mergeable(parts: Sequence[AnyPart], largest: int) -> list[AnyPart]:
     """Return the parts to merge: the smallest ones, each at most `RATIO` times those before it together.
 
     Args:
@@ -102,12 +109,13 @@ def mergeable(parts: Sequence[Part], largest: int) -> list[Part]:
     >>> [part.size for part in mergeable([Part("", size, 0.0, 1, "", "") for size in sizes], 9000)]
     [28, 30, 31]
     """
-    chosen: list[Part] = []
+    chosen: list[AnyPart] = []
+    together = 0
     for part in sorted(parts, key=lambda part: (part.size, part.path)):
-        together = sum(other.size for other in chosen)
         if part.size >= largest or (chosen and part.size > RATIO * together):
             break
         chosen.append(part)
+        together += part.size
     return chosen if len(chosen) > 1 else []
 
 
@@ -123,6 +131,7 @@ class _Compaction:
     def run(self) -> Compacted | None:
         parts = self.version.parts()
         inputs = mergeable(parts, self.part_bytes // 2)
+        self._inputs = hashlib.sha256("\n".join(sorted(part.path for part in inputs)).encode()).hexdigest()[:8]
         if not inputs:
             return None
         schema = self._schema(parts)
@@ -135,7 +144,8 @@ class _Compaction:
             msg = f"{self.store.filesystem.place(self.version.folder)}: the new parts have not the rows of the old ones"
             raise StoreError(f"{msg}; nothing was replaced, report this")
         self.leases.check()
-        after = [*(part for part in parts if part not in inputs), *outputs]
+        replaced = {part.path for part in inputs}
+        after = [*(part for part in parts if part.path not in replaced), *outputs]
         self.version.begin(self._token(), after)
         read = sum(part.size for part in inputs)
         return Compacted(self.block, self.fingerprint, rows, self.duplicates, len(parts), len(after), read)
@@ -153,8 +163,8 @@ class _Compaction:
             if reason is not None:
                 raise self._inconsistent(f"{part.entry.path}: {reason} as in {first.entry.path}")
             for key, value in (part.schema.metadata or {}).items():
-                if value not in metadata.setdefault(key, []):
-                    metadata[key].append(value)
+                known = metadata.setdefault(key, [])
+                known += [one for one in ([value] if b"{" in value else value.split(b", ")) if one not in known]
         assert first is not None
         return first.schema.with_metadata({key: b", ".join(values) for key, values in metadata.items()})
 
@@ -165,7 +175,7 @@ class _Compaction:
 
     def _read(self, inputs: Sequence[Part], schema: pa.Schema) -> Iterator[pa.Table]:
         for part in inputs:
-            scanned = self.store.scan_one(part, None, checksums=True)
+            scanned = self.store.scan_one(part, None)
             if isinstance(scanned, UnreadablePart):
                 raise self._inconsistent(f"{part.path}: {scanned.reason}")
             yield scanned.table.replace_schema_metadata(schema.metadata)
@@ -173,11 +183,13 @@ class _Compaction:
     def _write(self, number: int, table: pa.Table) -> Part:
         """Write a part, each key once, and read it back."""
         table = self._each_key_once(table)
-        part = new_part(layout.part_path(self.version.folder, f"compacted-{self._token():08d}-{number:06d}"), table)
+        part = new_part(
+            layout.part_path(self.version.folder, f"compacted-{self._token():08d}-{self._inputs}-{number:06d}"), table
+        )
         data = part_bytes(table)
         self.store.filesystem.write(part.path, data)
         part = replace(part, size=len(data))
-        found = self.store.scan_one(part, None, checksums=True)
+        found = self.store.scan_one(part, None)
         if isinstance(found, UnreadablePart) or not found.table.equals(table, check_metadata=True):
             msg = (
                 f"{self.store.filesystem.place(part.path)}: does not read back as it was written; nothing was replaced"
@@ -200,30 +212,40 @@ class _Compaction:
 
 
 def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockLeases) -> None:
-    """Name the parts of a version that was written before manifests were: those that its snapshot does not hide."""
+    """Name the whole parts that are there, where manifests are lost, damaged, or were not written yet.
+
+    A part that was replaced and is still there counts again: its rows have equal values in another one. Of a version
+    written before manifests, the parts that its snapshot hides do not count.
+    """
+    try:
+        store.parts(block, fingerprint)
+        return
+    except (UsageError, StoreInconsistentError) as error:
+        log.warning("%s", error)
     folder = layout.block_folder(block, fingerprint)
     listed = store.filesystem.entries(folder, "part-")
-    if not listed or store.filesystem.entries(folder, "manifest-"):
-        return
     hidden: set[str] = set()
     with suppress(FileNotFoundError):
         snapshot = json.loads(store.filesystem.read(f"{folder}/snapshot.json"))
         hidden = {*snapshot["replaced"], *snapshot["pending"]} - {*snapshot["parts"]}
     parts = []
     for entry in listed:
-        if entry.path.rpartition("/")[2] not in hidden:
-            found = store.read_one(entry, ["clip_id"])
+        found = store.scan_one(entry, ["clip_id"])
+        if isinstance(found, UnreadablePart):
+            log.warning("%s: %s, left out", store.filesystem.place(entry.path), found.reason)
+        elif entry.path.rpartition("/")[2] not in hidden:
             parts.append(replace(new_part(entry.path, found.table), size=entry.size))
     leases.check()
     store.version(block, fingerprint).begin(leases.tokens[layout.lease_path(block)], parts)
 
 
 def _merge_errors(store: FeatureStore) -> None:
-    """Merge the parts of the errors table into one; a reader between sees rows twice, and counts them once."""
-    parts = store.error_parts()
-    read = [store.read_errors_part(entry) for entry in parts]
-    tables = [table for table in read if not isinstance(table, UnreadablePart)]
-    if len(parts) < 2 or len(tables) < len(parts):
+    """Merge small parts of the errors table into one; a reader between sees rows twice, and counts them once."""
+    chosen = mergeable(store.error_parts(), ERRORS_BYTES)
+    read = [(entry, store.read_errors_part(entry)) for entry in chosen]
+    parts = [entry for entry, table in read if not isinstance(table, UnreadablePart)]
+    tables = [table for _, table in read if not isinstance(table, UnreadablePart)]
+    if len(parts) < 2:
         return
     names = "\n".join(sorted(entry.path for entry in parts))
     name = f"compacted-{hashlib.sha256(names.encode()).hexdigest()[:DIGEST_DIGITS]}"

@@ -61,18 +61,26 @@ class StoreContents:
             raise UsageError(msg)
         return store
 
-    def blocks(self) -> dict[str, list[str]]:
-        """Return block -> fingerprints that have parts, both sorted.
-
-        Raises:
-            UsageError: the store was written before parts were named in manifests.
-        """
+    def versions(self) -> dict[str, list[str]]:
+        """Return block -> fingerprints with a folder, both sorted."""
         found = {}
-        for block in self.filesystem.folders(layout.FEATURES):
-            versions = self.filesystem.folders(layout.block_folder(block))
-            if there := [fingerprint for fingerprint in versions if self.parts(block, fingerprint)]:
-                found[block] = there
+        for block in filter(layout.is_name, self.filesystem.folders(layout.FEATURES)):
+            found[block] = [*filter(layout.is_name, self.filesystem.folders(layout.block_folder(block)))]
         return found
+
+    def blocks(self) -> dict[str, list[str]]:
+        """Return block -> fingerprints that have parts, or whose parts are not known, both sorted."""
+        found = {
+            block: [fingerprint for fingerprint in versions if self._has_parts(block, fingerprint)]
+            for block, versions in self.versions().items()
+        }
+        return {block: versions for block, versions in found.items() if versions}
+
+    def _has_parts(self, block: str, fingerprint: str) -> bool:
+        try:
+            return bool(self.parts(block, fingerprint))
+        except (UsageError, StoreInconsistentError):  # raised again where it is read
+            return True
 
     def version(self, block: str, fingerprint: str) -> Version:
         """Return the manifests of one version of a block."""
@@ -104,20 +112,19 @@ class StoreContents:
         return sorted(found, key=signal_order)
 
     def scan(
-        self, block: str, fingerprint: str, columns: Sequence[str] | None, checksums: bool = False
+        self, block: str, fingerprint: str, columns: Sequence[str] | None
     ) -> Iterator[ScannedPart | UnreadablePart]:
         """Yield every part of a version with the columns asked for, in order of name, several read at once.
 
         Args:
             columns: read from each part; an empty list reads the footers alone, None all columns.
-            checksums: verify each page's checksum.
 
         Raises:
             StoreError: the filesystem failed (a damaged part is an `UnreadablePart`, no error).
         """
         entries = self.parts(block, fingerprint)
         size = max((entry.size for entry in entries), default=0) if columns is None else 0
-        for part in in_threads(self.filesystem, entries, lambda entry: self.scan_one(entry, columns, checksums), size):
+        for part in in_threads(self.filesystem, entries, lambda entry: self.scan_one(entry, columns), size):
             if isinstance(part, UnreadablePart) and part.entry.path not in self.unreadable:
                 self.unreadable[part.entry.path] = part
                 log.warning("%s: %s", self.filesystem.place(part.entry.path), part.reason)
@@ -138,12 +145,10 @@ class StoreContents:
             f"{self.url} names all that is lost; acoustic-env extract with the same settings computes it again"
         )
 
-    def scan_one(
-        self, entry: Entry, columns: Sequence[str] | None, checksums: bool = False
-    ) -> ScannedPart | UnreadablePart:
+    def scan_one(self, entry: Entry, columns: Sequence[str] | None) -> ScannedPart | UnreadablePart:
         """Read one part, as `scan` gives it."""
         try:
-            with open_part(self.filesystem, entry, checksums) as file:
+            with open_part(self.filesystem, entry) as file:
                 described = describe(file.metadata.metadata)
                 folder = entry.path.rpartition("/")[0]
                 if described is None or layout.block_folder(described.block, described.fingerprint) != folder:
@@ -153,6 +158,10 @@ class StoreContents:
                     rows = file.metadata.num_rows
                     return UnreadablePart(entry, f"it has {rows:,} rows, its manifest names {entry.rows:,}")
                 table = read_part(self.filesystem, entry, file, columns) if columns != [] else KEY_SCHEMA.empty_table()
+                if isinstance(entry, Part) and table.num_rows and "clip_id" in table.column_names:
+                    ids = table["clip_id"]
+                    if (ids[0].as_py(), ids[-1].as_py()) != (entry.first, entry.last):
+                        return UnreadablePart(entry, "its clips are not those that its manifest names")
                 return ScannedPart(entry, described, file.schema_arrow, table)
         except NotAPart as error:
             return UnreadablePart(entry, str(error))
@@ -185,6 +194,7 @@ class StoreContents:
                 break
             entries = now  # a compaction has merged some meanwhile
         for part in unread:
+            self.unreadable[part.entry.path] = part
             log.warning("%s: %s", self.filesystem.place(part.entry.path), part.reason)
         tables = [ERROR_SCHEMA.empty_table(), *(part for part in parts if not isinstance(part, UnreadablePart))]
         table = pa.concat_tables(tables).group_by(ERROR_SCHEMA.names).aggregate([]).select(ERROR_SCHEMA.names)

@@ -210,9 +210,11 @@ def _write_npz(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int
 
 
 def _array(column: pa.ChunkedArray) -> Any:
-    """A column as an array [rows] or [rows, size]; text as fixed-width Unicode."""
-    if pa.types.is_string(column.type):
-        return np.array(column.fill_null("").to_pylist(), dtype=np.str_)
-    if not pa.types.is_fixed_size_list(column.type):
+    """A column as an array [rows] or [rows, size], null as NaN; what is no number as fixed-width Unicode."""
+    if pa.types.is_fixed_size_list(column.type):
+        return as_matrix(column)
+    if pa.types.is_boolean(column.type) and column.null_count:
+        column = column.cast(pa.uint8())
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
         return column.to_numpy(zero_copy_only=False)
-    return as_matrix(column)
+    return np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], dtype=np.str_)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.audio.signals import signal_order
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.store import layout
@@ -61,13 +61,27 @@ class FeatureStore(StoreContents):
             StoreError: a later writer has begun, or it cannot be written.
         """
         version = self.version(block, fingerprint)
-        there = version.parts()
-        lost = [part for part in there if part.path in self.unreadable]
-        version.begin(token, [part for part in there if part not in lost] if lost else None)
+        lost = self.lost_parts(block, fingerprint)
+        kept = [part for part in version.parts() if part.path not in {other.path for other in lost}]
+        version.begin(token, kept if lost else None)
         return [
             f"{self.filesystem.place(part.path)}: {self.unreadable.pop(part.path).reason}; {part.rows:,} rows of clips "
             f"{part.first} to {part.last} are lost; what the clip list has of them is computed again"
             for part in lost
+        ]
+
+    def lost_parts(self, block: str, fingerprint: str) -> list[Part]:
+        """Return the parts of a version that scans of this object have found gone or damaged."""
+        return [part for part in self.parts(block, fingerprint) if part.path in self.unreadable]
+
+    def drop_lost_errors(self) -> list[str]:
+        """Remove the parts of the errors table that this object has found damaged; return a line for each."""
+        lost = [path for path in self.unreadable if path.startswith(f"{layout.ERRORS}/")]
+        for path in lost:
+            self.filesystem.remove(path)
+        return [
+            f"{self.filesystem.place(path)}: {self.unreadable.pop(path).reason}; its clips are tried again"
+            for path in lost
         ]
 
     def write_part(self, table: pa.Table, token: int | None = None, name: str | None = None) -> str:
@@ -174,12 +188,12 @@ class FeatureStore(StoreContents):
         """Return the schema of a version's rows, metadata included.
 
         Raises:
-            UsageError: no part of it can be read.
+            StoreInconsistentError: no part of it can be read.
         """
         part = self.first_part(block, fingerprint)
         if part is None:
             msg = f"{self.url}: no part of {block}/{fingerprint} can be read; see acoustic-env store verify {self.url}"
-            raise UsageError(msg)
+            raise StoreInconsistentError(msg)
         return part.schema
 
     def joint_schema(self, block: str, versions: Mapping[str, str]) -> pa.Schema:
@@ -188,8 +202,12 @@ class FeatureStore(StoreContents):
         Where they are not alike, `fingerprints` has the mapping of signals as JSON in place of `fingerprint`.
 
         Raises:
-            UsageError: no part of a version can be read, or their columns differ.
+            UsageError: their columns differ.
+            StoreInconsistentError: no part of a version can be read.
         """
+        if not versions:
+            msg = f"{self.url}: no part of block {block} can be read; see acoustic-env store verify {self.url}"
+            raise StoreInconsistentError(msg)
         schemas = {version: self.schema(block, version) for version in dict.fromkeys(versions.values())}
         first, *others = schemas.values()
         if not others:

@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-from acoustic_env.errors import LeaseHeld, UsageError
+from acoustic_env.errors import LeaseHeld, StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import TMP
+from acoustic_env.store import layout
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from acoustic_env.store.manifest import BASE, Manifest, Version, current
+from acoustic_env.store.manifest import Manifest, Version, current
 
 STALE_S: Final = 24 * 3600.0
 
@@ -66,16 +67,18 @@ def collect_garbage(store_url: str, older_than_s: float, *, dry_run: bool = Fals
     found = Collected()
     now = time.time() if dry_run else store.filesystem.now()
     limit = now - older_than_s
-    for block, fingerprints in store.blocks().items():
+    for block, fingerprints in store.versions().items():
         with ExitStack() as stack:
             try:
-                if not dry_run:
-                    stack.enter_context(acquire_blocks(store_url, [block], f"store gc {block}"))
-            except LeaseHeld as error:
+                leases = None if dry_run else stack.enter_context(acquire_blocks(store_url, [block], "store gc"))
+                for version in (store.version(block, fingerprint) for fingerprint in fingerprints):
+                    files = list(_garbage(version, limit))
+                    parts = any(layout.is_part(file.path) for file in files)
+                    if parts and leases is not None:  # a writer that lost its lease names none of these any more
+                        version.begin(leases.tokens[layout.lease_path(block)])
+                    _remove(store, files, found, dry_run=dry_run)
+            except (LeaseHeld, UsageError, StoreInconsistentError) as error:
                 found.skipped.append(f"{block}: {error}")
-                continue
-            for fingerprint in fingerprints:
-                _remove(store, list(_garbage(store.version(block, fingerprint), limit)), found, dry_run=dry_run)
     stale = [entry for entry in store.filesystem.entries(TMP) if entry.modified <= min(limit, now - STALE_S)]
     temporary = [Garbage(entry.path, entry.size, "temporary file") for entry in stale]
     _remove(store, temporary, found, dry_run=dry_run)
@@ -94,7 +97,7 @@ def _garbage(version: Version, limit: float) -> Iterator[Garbage]:
     newest = max((one.fencing_id for one in current(manifests)), default=0)
 
     def replaced(manifest: Manifest) -> float:
-        later = [one for one in manifests if one.name == BASE and one.fencing_id > manifest.fencing_id]
+        later = [one for one in manifests if one.names_all and one.fencing_id > manifest.fencing_id]
         return min((one.entry.modified for one in later), default=math.inf)
 
     kept = [one for one in manifests if one.fencing_id >= newest or replaced(one) > limit]

@@ -53,6 +53,11 @@ def is_part(path: str) -> bool:
     return _PART.fullmatch(path.rpartition("/")[2]) is not None
 
 
+def is_name(name: str) -> bool:
+    """Return whether a name is one of a block or a fingerprint."""
+    return _NAME.fullmatch(name) is not None
+
+
 def lease_path(block: str) -> str:
     """Return the path of a block's lease.
 

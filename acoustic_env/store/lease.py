@@ -14,8 +14,7 @@ A lease may be taken over
   than any can is watched, too: its holder's clock is ahead. So clocks that differ by hours neither take a lease from a
   living holder nor keep it for a dead one.
 
-What a writer that lost its lease had already sent may still arrive. That does no harm: parts are whole, named by their
-keys, and equal to what the new holder computes; readers give each key once.
+What a writer that lost its lease had already sent may still arrive. That does no harm: `store.manifest` has the reason.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +39,7 @@ from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store.exclusive import ExclusiveFile, Seen, exclusive_file
 from acoustic_env.store.layout import CLIPS, LEASE, LEASES, lease_path
+from acoustic_env.store.manifest import newest_fencing_id
 
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0
@@ -192,11 +192,12 @@ def acquire_blocks(store_url: str, blocks: Iterable[str], holder: str, ttl_s: fl
         StoreError: the store cannot be written.
     """
     with ExitStack() as stack:
-        paths = [lease_path(block) for block in sorted(set(blocks))]
-        yield BlockLeases(
-            store_url,
-            {path: stack.enter_context(acquire_lease(store_url, holder, ttl_s, path)).token for path in paths},
-        )
+        tokens = {}
+        for block in sorted(set(blocks)):
+            used = partial(newest_fencing_id, open_filesystem(store_url), block)
+            lease = stack.enter_context(acquire_lease(store_url, holder, ttl_s, lease_path(block), used=used))
+            tokens[lease_path(block)] = lease.token
+        yield BlockLeases(store_url, tokens)
 
 
 @contextmanager
@@ -215,7 +216,12 @@ def acquire_sources(store_url: str, holder: str) -> Iterator[Lease]:
 
 @contextmanager
 def acquire_lease(
-    store_url: str, holder: str, ttl_s: float = TTL_S, path: str = LEASE, wait_s: float = 0.0
+    store_url: str,
+    holder: str,
+    ttl_s: float = TTL_S,
+    path: str = LEASE,
+    wait_s: float = 0.0,
+    used: Callable[[], int] = lambda: 0,
 ) -> Iterator[Lease]:
     """Hold a lease for the body of a `with`; renewed in the background, released at the end.
 
@@ -225,6 +231,7 @@ def acquire_lease(
         ttl_s: time after the last heartbeat when others may take it (plus `SKEW_S`).
         path: of the lease, below the URL.
         wait_s: how long to wait for another writer to release it.
+        used: returns the largest fencing id that is known otherwise, where the lease file is gone.
 
     Raises:
         LeaseHeld: another writer has it; says who, since when and until when.
@@ -232,7 +239,7 @@ def acquire_lease(
         StoreError: the store cannot be written.
     """
     file = exclusive_file(open_filesystem(store_url), path)
-    lease = Lease(file, store_url, _acquire(file, holder, ttl_s, wait_s), ttl_s)
+    lease = Lease(file, store_url, _acquire(file, holder, ttl_s, wait_s, used), ttl_s)
     try:
         yield lease
     finally:
@@ -280,7 +287,7 @@ def held_leases(store_url: str) -> dict[str, LeaseRecord]:
     return {block: record for block, record in found.items() if record is not None and not record.released}
 
 
-def _acquire(file: ExclusiveFile, holder: str, ttl_s: float, wait_s: float) -> LeaseRecord:
+def _acquire(file: ExclusiveFile, holder: str, ttl_s: float, wait_s: float, used: Callable[[], int]) -> LeaseRecord:
     deadline = time.monotonic() + wait_s
     while True:
         seen = file.load()
@@ -295,7 +302,7 @@ def _acquire(file: ExclusiveFile, holder: str, ttl_s: float, wait_s: float) -> L
             time.sleep(WAIT_STEP_S)
             continue
         record = LeaseRecord(
-            fencing_id=1 + (now.fencing_id if now else 0),
+            fencing_id=1 + (now.fencing_id if now else used()),
             nonce=uuid.uuid4().hex,
             holder=holder,
             user=_user(),

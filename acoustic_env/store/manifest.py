@@ -5,10 +5,12 @@ A row exists when a manifest names its part and the part reads. The files of a v
     part-<name>.parquet                  rows; of no account until a manifest names it
     manifest-<fencing id>-base.json      the parts there were when the holder of this fencing id began
     manifest-<fencing id>-<name>.json    what that holder committed since, one file a part
+    manifest-<fencing id>-end.json       all parts once more, when it ended well: no single manifest is needed
 
 Each holder of the block's lease has a larger fencing id than all before (`store.lease`). Before its first commit it
-writes its base, which names every part that it sees; the manifests of the largest base's fencing id are the table. So
-whatever a writer that lost its lease commits later is of no account: its fencing id is not the largest any more.
+writes its base, which names every part that it sees; the manifests of the largest fencing id with a base (or an end)
+are the table. So whatever a writer that lost its lease commits later is of no account: its fencing id is not the
+largest any more. A commit above the largest base tells that a base is lost.
 Compaction commits in the same way: its base names the new parts in place of the old ones.
 
 Manifests are created, never changed: of two that create one name, one succeeds. Parts come before the manifest that
@@ -24,14 +26,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import Entry, Filesystem
 from acoustic_env.io.retry import StoreError
+from acoustic_env.store import layout
 from acoustic_env.store.parts import in_threads
 
 FORMAT: Final = 1
 PREFIX: Final = "manifest-"
 BASE: Final = "base"
+END: Final = "end"
 _NAME: Final = re.compile(r"manifest-(\d{8,})-([\w.-]+)\.json")
 
 
@@ -61,12 +65,17 @@ class Manifest:
     Attributes:
         entry: the file.
         fencing_id: of its writer.
-        name: `base`, or that of the commit.
+        name: `base`, `end`, or that of the commit.
     """
 
     entry: Entry
     fencing_id: int
     name: str
+
+    @property
+    def names_all(self) -> bool:
+        """Whether it names all parts there were."""
+        return self.name in (BASE, END)
 
 
 class Version:
@@ -86,10 +95,14 @@ class Version:
 
         Raises:
             UsageError: there are parts and no manifest: the store is of an earlier version.
+            StoreInconsistentError: a base is lost.
         """
         found = self._listed()
+        newest = max((one.fencing_id for one in found if one.names_all), default=-1)
+        if any(one.fencing_id > newest for one in found):
+            raise self._lost(f"{PREFIX}{found[-1].fencing_id:08d}-{BASE}.json", "it is gone")
         if not found and self.filesystem.entries(self.folder, "part-"):
-            url = self.filesystem.place("").rstrip("/")
+            url = self.filesystem.place("")
             msg = (
                 f"{self.filesystem.place(self.folder)}: written before parts were named in manifests; take them over "
                 f"once: acoustic-env store compact {url}"
@@ -109,8 +122,8 @@ class Version:
         """Return the parts there are, by path.
 
         Raises:
-            UsageError: as `manifests`.
-            StoreError: a manifest cannot be read.
+            UsageError, StoreInconsistentError: as `manifests`; a manifest is damaged.
+            StoreError: the store cannot be read.
         """
         try:
             return self.named(current(self.manifests()))
@@ -149,6 +162,12 @@ class Version:
             parts = self.named(current(manifests))
         self._create(fencing_id, BASE, parts)
 
+    def end(self, fencing_id: int) -> None:
+        """Name all parts once more, after the last commit of a holder; raises as `commit`."""
+        manifests = self._listed()
+        if current(manifests) and current(manifests)[0].fencing_id == fencing_id:
+            self._create(fencing_id, END, self.named(current(manifests)))
+
     def commit(self, fencing_id: int, name: str, part: Part) -> None:
         """Name a part that is whole; it is in the table from now on.
 
@@ -182,23 +201,40 @@ class Version:
             document = json.loads(self.filesystem.read(path))
             if document["format"] != FORMAT:
                 raise StoreError(f"{self.filesystem.place(path)}: of a newer version; upgrade acoustic-env")
+            rows = document["parts"]
+            if not all(layout.is_part(row["name"]) and "/" not in row["name"] for row in rows):
+                raise ValueError("it names what is no part")
             return [
                 Part(f"{self.folder}/{row['name']}", row["bytes"], 0.0, row["rows"], row["first"], row["last"])
-                for row in document["parts"]
+                for row in rows
             ]
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"{self.filesystem.place(path)}: not a manifest ({error!r}); restore the file, or remove it, which "
-                "takes its rows out of the table: the next acoustic-env extract computes them again"
-            ) from error
+            raise self._lost(path.rpartition("/")[2], "it is damaged") from error
+
+    def _lost(self, name: str, how: str) -> StoreInconsistentError:
+        return StoreInconsistentError(
+            f"{self.filesystem.place(self.folder)}/{name}: {how}, so what the table consists of is not known. Restore "
+            "the file, or let the whole parts that are there be the table: acoustic-env store compact "
+            f"{self.filesystem.place('')}"
+        )
 
 
 def current(manifests: Sequence[Manifest]) -> list[Manifest]:
-    """Return the manifests that make up the table: those of the largest fencing id that has a base.
+    """Return the manifests that make up the table: those of the largest fencing id that has a base or an end.
 
     >>> some = [Manifest(Entry("", 0, 0.0), *key) for key in [(1, "base"), (1, "a"), (2, "base"), (1, "late")]]
     >>> [(one.fencing_id, one.name) for one in current(some)]
     [(2, 'base')]
     """
-    newest = max((one.fencing_id for one in manifests if one.name == BASE), default=0)
+    newest = max((one.fencing_id for one in manifests if one.names_all), default=0)
     return [one for one in manifests if one.fencing_id == newest]
+
+
+def newest_fencing_id(filesystem: Filesystem, block: str) -> int:
+    """Return the largest fencing id of a block's manifests; 0 without any."""
+    folder = layout.block_folder(block)
+    found = [0]
+    for entry in filesystem.entries(folder):
+        match = _NAME.fullmatch(entry.path.rpartition("/")[2])
+        found += [int(match[1])] if match else []
+    return max(found)

@@ -73,8 +73,8 @@ def _float_leaves(schema: pa.Schema) -> list[str]:
     return leaves
 
 
-def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> pq.ParquetFile:
-    """Open a part whose footer reads back; a context manager.
+def open_part(filesystem: Filesystem, entry: Entry) -> pq.ParquetFile:
+    """Open a part whose footer reads back; a context manager. The checksum of every page is verified when it is read.
 
     Raises:
         NotAPart: truncated, empty or no Parquet file.
@@ -83,11 +83,11 @@ def open_part(filesystem: Filesystem, entry: Entry, checksums: bool = False) -> 
 
     def opened() -> pq.ParquetFile:
         if isinstance(filesystem, LocalFilesystem):
-            return pq.ParquetFile(filesystem.folder / entry.path, page_checksum_verification=checksums)
+            return pq.ParquetFile(filesystem.folder / entry.path, page_checksum_verification=True)
         start = max(0, entry.size - TAIL_BYTES)
         tail = filesystem.read_range(entry.path, start, entry.size) if entry.size else b""
         source = RangedFile(partial(filesystem.read_range, entry.path), entry.size, known=tail, known_start=start)
-        return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=checksums)
+        return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
 
     return _reading(filesystem, entry, opened)
 
@@ -114,7 +114,7 @@ def _reading(filesystem: Filesystem, entry: Entry, call: Callable[[], T]) -> T:
     try:
         return call()
     except FileNotFoundError as error:
-        raise NotAPart("it vanished while the store was read") from error
+        raise NotAPart("it is gone") from error
     except MemoryError:
         raise
     except OSError as error:

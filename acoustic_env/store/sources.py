@@ -29,7 +29,7 @@ from acoustic_env.clips.sources import (
     unplaced,
     unreconciled,
 )
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.io.spool import Spool
@@ -86,7 +86,7 @@ class SourceTable:
     def _read(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, pa.Table]]:
         def load(entry: Entry) -> pa.Table | UnreadablePart:
             try:
-                with open_part(self.store.filesystem, entry, checksums=True) as file:
+                with open_part(self.store.filesystem, entry) as file:
                     return read_part(self.store.filesystem, entry, file, SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
             except (NotAPart, pa.ArrowInvalid) as error:
                 return UnreadablePart(entry, str(error))
@@ -207,13 +207,25 @@ def admit(
 def _with_rows(store: FeatureStore, index: IdIndex) -> Bools:
     """Return bool [clips]: which of the list's clips have a row of any block."""
     found = np.zeros(len(index.ids), bool)
+    for ids in _ids_of_parts(store):
+        position = index.positions(ids)
+        found[position[position >= 0]] = True
+    return found
+
+
+def _ids_of_parts(store: FeatureStore, *, strict: bool = False) -> Iterator[pa.Array]:
+    """The ids with rows in each part; with `strict`, a version whose parts are not known raises."""
     for block, fingerprints in store.blocks().items():
         for fingerprint in fingerprints:
+            try:
+                store.parts(block, fingerprint)
+            except (UsageError, StoreInconsistentError):
+                if strict:
+                    raise
+                continue
             for part in store.scan(block, fingerprint, ["clip_id"]):
                 if isinstance(part, ScannedPart):
-                    position = index.positions(pc.unique(part.table["clip_id"]))
-                    found[position[position >= 0]] = True
-    return found
+                    yield pc.unique(part.table["clip_id"])
 
 
 def _among(ids: pa.ChunkedArray, of: pa.Array) -> Bools:
@@ -254,7 +266,7 @@ def _reconcile(
     if rest.num_rows:
         found.lines.append(
             f"{rest.num_rows:,} clips without rows have another source than in an earlier run: this list's is recorded "
-            "(their permanent errors stay until --retry-errors)"
+            "(errors of the other source do not count)"
         )
     changed[conflicts["row"].to_numpy()] = True
     return changed
@@ -314,13 +326,12 @@ def ids_with_rows(store: FeatureStore, among: pa.ChunkedArray | None = None) -> 
     Args:
         store: the store.
         among: only these ids; None for all.
+
+    Raises:
+        StoreInconsistentError: with `among`, a version's parts are not known.
     """
     found = [pa.array([], pa.string())]
     wanted = None if among is None else among.combine_chunks()
-    for block, fingerprints in store.blocks().items() if wanted is None or len(wanted) else ():
-        for fingerprint in fingerprints:
-            parts = store.scan(block, fingerprint, ["clip_id"])
-            ids = [pc.unique(part.table["clip_id"]) for part in parts if isinstance(part, ScannedPart)]
-            column = pa.chunked_array(ids, pa.string())
-            found.append(pc.unique(column if wanted is None else column.filter(pc.is_in(column, value_set=wanted))))
+    for column in _ids_of_parts(store, strict=wanted is not None) if wanted is None or len(wanted) else ():
+        found.append(column if wanted is None else column.filter(pc.is_in(column, value_set=wanted)))
     return pc.unique(pa.chunked_array(found, pa.string()))

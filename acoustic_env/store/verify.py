@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.clips.listed import Listed
-from acoustic_env.errors import StoreInconsistentError
+from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
 from acoustic_env.store.contents import ScannedPart
@@ -143,7 +143,7 @@ def verify(
         store: the store.
         clips: clip list; without one the parts' own consistency is checked.
         signals: each clip should have; None for those a block has any row of (all, where it has none).
-        read_all: decode every column and verify page checksums; otherwise footers and keys are read.
+        read_all: decode every column; otherwise footers and keys are read.
         clips_url: where the clip list is, for messages.
 
     Returns:
@@ -159,7 +159,7 @@ def verify(
         if twice:
             report.issues.append(f"the clip list holds {twice:,} ids more than once")
     failures = _failures(store, report, clips)
-    versions = _versions(store)
+    versions = _versions(store, report)
     for (block, fingerprint), covered in versions.items():
         wanted = None if signals is None else [signal for signal in signals if signal in covered]
         report.blocks.append(
@@ -175,20 +175,31 @@ def verify(
     return report
 
 
-def _versions(store: FeatureStore) -> dict[tuple[str, str], set[str]]:
-    """Versions of blocks with parts, and those of the last run, of whose clips every one may have failed.
+def _versions(store: FeatureStore, report: Report) -> dict[tuple[str, str], set[str]]:
+    """Versions of blocks that were begun, and those of the last run, of whose clips every one may have failed.
 
     Returns:
-        (block, fingerprint) -> the signals it covers.
+        (block, fingerprint) -> the signals it covers. One whose parts are not known is an issue and left out.
     """
-    found: dict[tuple[str, str], set[str]] = {}
-    for block in store.blocks():
-        for version in store.fingerprints(block):
-            found[block, version.fingerprint] = set(version.signals or SIGNALS.names())
-    runs = store.runs()
-    for block, versions in ((runs[-1].get("fingerprints") or {}) if runs else {}).items():
-        for signal, fingerprint in versions.items() if isinstance(versions, dict) else ():
-            found.setdefault((block, fingerprint), set()).add(signal)
+    of_runs: dict[tuple[str, str], set[str]] = {}
+    last: set[tuple[str, str]] = set()
+    for run in store.runs():
+        last = set()
+        for block, versions in (run.get("fingerprints") or {}).items():
+            for signal, fingerprint in versions.items() if isinstance(versions, dict) else ():
+                of_runs.setdefault((block, fingerprint), set()).add(signal)
+                last.add((block, fingerprint))
+    found = {version: of_runs[version] for version in last}
+    for block, fingerprints in store.versions().items():
+        for fingerprint in fingerprints:
+            try:
+                part = store.first_part(block, fingerprint)
+            except (UsageError, StoreInconsistentError) as error:
+                report.issues.append(str(error))
+                found.pop((block, fingerprint), None)
+                continue
+            signals = set(part.described.signals) if part else of_runs.get((block, fingerprint))
+            found[block, fingerprint] = signals or set(SIGNALS.names())
     return dict(sorted(found.items()))
 
 
@@ -201,11 +212,10 @@ def _signals_without_rows(versions: Mapping[tuple[str, str], set[str]], signals:
 
 
 def _failures(store: FeatureStore, report: Report, clips: pa.Table | None) -> Failures:
-    for entry in store.error_parts():
-        part = store.read_errors_part(entry)
-        if isinstance(part, UnreadablePart):
-            report.issues.append(f"{entry.path}: {part.reason}")
-    return Failures(store.errors(), None if clips is None else Listed([_first_of_each(clips)]))
+    errors = store.errors()
+    lost = [part for path, part in store.unreadable.items() if path.startswith(f"{layout.ERRORS}/")]
+    report.issues += [f"{part.entry.path}: {part.reason}" for part in lost]
+    return Failures(errors, None if clips is None else Listed([_first_of_each(clips)]))
 
 
 def _first_of_each(clips: pa.Table) -> pa.Table:
@@ -231,7 +241,8 @@ def _verify_block(
     files = store.filesystem.entries(layout.block_folder(block, fingerprint), "part-")
     unnamed = sum(file.path not in named for file in files)
     if unnamed:
-        report.notes.append(f"{block}/{fingerprint}: {unnamed:,} parts that no manifest names (acoustic-env store gc)")
+        what = "replaced, or left by a writer that was killed; acoustic-env store gc removes them"
+        report.notes.append(f"{block}/{fingerprint}: {unnamed:,} parts that no manifest names ({what})")
     unique = keys.group_by(row_keys(keys.schema)).aggregate([("part", "count")])
     repeated = unique.filter(pc.greater(unique["part_count"], 1))
     found.rows = unique.num_rows
@@ -259,7 +270,7 @@ def _keys(store: FeatureStore, found: BlockCounts, report: Report, *, read_all: 
     per_frame = first is not None and "frame" in first.schema.names
     schema = KEY_SCHEMA.append(pa.field("frame", pa.int32())) if per_frame else KEY_SCHEMA
     columns = None if read_all else schema.names
-    for part in store.scan(found.block, found.fingerprint, columns, checksums=read_all):
+    for part in store.scan(found.block, found.fingerprint, columns):
         if isinstance(part, UnreadablePart):
             report.issues.append(f"{part.entry.path}: {part.reason}")
             continue

@@ -177,7 +177,7 @@ def test_audio_that_moved_is_accepted_when_said_and_recorded_in_the_run(
     assert "2 clips" in captured.err
     record = json.loads(captured.out)
     assert record["relocated"] == [{"old": str(recordings), "new": str(moved), "clips": 2}]
-    kept = json.loads((store / "runs" / f"{record['run_id']}.json").read_text())
+    kept = json.loads((store / "runs" / record["run_id"] / "record.json").read_text())
     assert kept["relocated"] == record["relocated"]
     assert len(rows(store)) == 3
     assert dry_run(there, store) == 0, "the new place is the current one"

@@ -146,7 +146,7 @@ def test_ages_are_told_by_the_clock_of_the_store_whatever_those_of_its_writers_s
     assert len([file for file in collect_garbage(url, 0.0).files if file.path.endswith(".parquet")]) == 7
     if place == "disk":
         os.utime(tmp_path / ".tmp" / "half.partial", (clock() - 2 * day,) * 2)
-        assert [file.path for file in collect_garbage(url, 0.0).files] == [".tmp/half.partial"]
+        assert ".tmp/half.partial" in [file.path for file in collect_garbage(url, 0.0).files]
 
 
 def test_a_block_that_another_writer_holds_is_neither_compacted_nor_cleaned(tmp_path: Path) -> None:

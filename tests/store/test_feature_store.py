@@ -248,6 +248,8 @@ def test_damage_inside_a_column_is_found_by_reading_all(store: FeatureStore) -> 
     file.write_bytes(bytes(data))
     assert not verify(store).issues
     assert any(path in fault for fault in verify(store, read_all=True).issues)
+    with pytest.raises(StoreInconsistentError, match=path):
+        store.read("fake")
 
 
 def test_a_part_in_the_wrong_folder_does_not_count(store: FeatureStore) -> None:

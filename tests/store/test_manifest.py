@@ -12,17 +12,18 @@ import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table
-from acoustic_env.errors import UsageError
+from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import LocalFilesystem, S3Filesystem
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout, manifest
 from acoustic_env.store.compact import compact
-from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.feature_store import FeatureStore, new_part
 from acoustic_env.store.gc import collect_garbage
 from acoustic_env.store.lease import acquire_blocks
+from acoustic_env.store.parts import part_bytes
 from acoustic_env.store.verify import verify
 from tests.s3 import S3Server
-from tests.store.tables import SIGNALS, fake_fingerprint, fake_table, missing
+from tests.store.tables import SIGNALS, FakeBlock, fake_fingerprint, fake_table, missing
 
 FP = fake_fingerprint()
 FOLDER = layout.block_folder("fake", FP)
@@ -79,6 +80,12 @@ def undisturbed(url: str) -> None:
     assert [(b.rows, b.duplicates) for b in report.blocks] == [(2 * len(CLIPS), 0)]
     wanted = fake_table(CLIPS).sort_by([("clip_id", "ascending"), ("signal", "ascending")])
     assert store.read("fake").equals(wanted)
+
+
+def undisturbed_of(url: str, block: str) -> None:
+    """The rows of a block are those of a run that nothing disturbed; other blocks may be there."""
+    wanted = fake_table(CLIPS).sort_by([("clip_id", "ascending"), ("signal", "ascending")])
+    assert FeatureStore(url).read(block).equals(wanted)
 
 
 def kill_at(step: int) -> Callable[[int], None]:
@@ -203,8 +210,11 @@ def test_gc_keeps_what_a_reader_may_still_see(tmp_path: Path) -> None:
     assert (tmp_path / "store" / FOLDER).is_dir()
     assert before <= {file.path for file in collect_garbage(url, 0.0).files}
     undisturbed(url)
+    collect_garbage(url, 0.0)  # the base that the one before had written as a fence
+    undisturbed(url)
     assert len(list((tmp_path / "store" / FOLDER).glob("part-*"))) == 1
     assert len(list((tmp_path / "store" / FOLDER).glob("manifest-*"))) == 1
+    assert collect_garbage(url, 0.0).files == []
 
 
 def test_a_dry_run_of_gc_writes_nothing(tmp_path: Path) -> None:
@@ -225,22 +235,87 @@ def test_a_store_without_manifests_is_refused_with_the_command_that_takes_it_ove
     hidden = '{"format": 1, "generation": 1, "parts": {}, "pending": [], "replaced": {"%s": 0}}'
     (tmp_path / FOLDER / "snapshot.json").write_text(hidden % Path(replaced).name)
     with pytest.raises(UsageError, match="written before parts were named in manifests"):
-        FeatureStore(url).blocks()
+        FeatureStore(url).read("fake")
     assert main(["store", "ls", url]) == 2
     advice = capsys.readouterr().err.partition("take them over once: ")[2].split()
     assert main(advice[1:4]) == 0
     undisturbed(url)
 
 
-def test_a_manifest_that_cannot_be_read_is_said_with_what_to_do(tmp_path: Path) -> None:
-    run(str(tmp_path), "run-1")
-    file = sorted((tmp_path / FOLDER).glob("manifest-*"))[0]
-    file.write_text("half of")
-    with pytest.raises(StoreError, match=rf"{file.name}: not a manifest .* restore the file, or remove it"):
-        FeatureStore(str(tmp_path)).blocks()
-    file.unlink()
-    run(str(tmp_path), "run-2")
-    undisturbed(str(tmp_path))
+def follow(said: str) -> None:
+    """Run the command that a message ends with."""
+    command = said[said.index("acoustic-env store compact") :].split()
+    assert main(command[1:4]) == 0
+
+
+@pytest.mark.parametrize("content", ["half of", "{}", "[1]", '{"format": 1, "parts": [{"name": "../../x.parquet"}]}'])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_damaged_manifest_is_named_and_its_advice_brings_the_whole_parts_back(
+    tmp_path: Path, which: int, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(tmp_path)
+    run(url, "run-1")
+    FeatureStore(url).write_part(fake_table(["a"], block=FakeBlock(name="other")))
+    file = sorted((tmp_path / FOLDER).glob("manifest-*"))[which]
+    file.write_text(content)
+    with pytest.raises(StoreInconsistentError, match=rf"{file.name}: it is damaged"):
+        FeatureStore(url).read("fake")
+    assert FeatureStore(url).read("other").num_rows == 2
+    assert main(["store", "ls", url]) == 5
+    assert main(["store", "verify", url]) == 5
+    said = capsys.readouterr()
+    assert "other/" in said.out, "other blocks are accounted for"
+    assert len(said.err) < 3000
+    follow(said.err)
+    undisturbed_of(url, "fake")
+
+
+def test_a_lost_base_is_seen_and_no_manifest_is_needed_twice_after_the_end_of_a_run(tmp_path: Path) -> None:
+    url = str(tmp_path)
+    run(url, "run-1")
+    store = FeatureStore(url)
+    base, *commits = sorted((tmp_path / FOLDER).glob("manifest-*"))
+    base.rename(tmp_path / "base")
+    with pytest.raises(StoreInconsistentError, match=r"base\.json: it is gone"):
+        store.read("fake")
+    assert verify(store).issues
+    (tmp_path / "base").rename(base)
+    store.version("fake", FP).end(1)
+    for file in (base, *commits):
+        file.unlink()
+        undisturbed(url)
+
+
+def test_a_lease_file_that_is_gone_gives_no_fencing_id_twice(tmp_path: Path) -> None:
+    """The advice for a damaged lease locked the store, and a compaction then wrote over a committed part."""
+    url = str(tmp_path)
+    run(url, "run-1")
+    list(compact(url))
+    (tmp_path / layout.lease_path("fake")).unlink()
+    FeatureStore(url).write_part(fake_table(["new"]))
+    run(url, "run-2")
+    list(compact(url, part_bytes=10**6))
+    assert verify(FeatureStore(url), read_all=True).issues == []
+    assert FeatureStore(url).read("fake").num_rows == 2 * (len(CLIPS) + 1)
+
+
+def test_gc_fences_a_writer_that_lost_its_lease(tmp_path: Path) -> None:
+    url = str(tmp_path)
+    run(url, "run-1")
+    version = FeatureStore(url).version("fake", FP)
+    table = fake_table(["late"])
+    part = new_part(layout.part_path(FOLDER, "late"), table)
+    version.filesystem.write(part.path, part_bytes(table))
+    collect_garbage(url, 0.0)
+    version.commit(1, "late", part)
+    undisturbed(url)
+
+
+def test_a_part_that_is_a_copy_of_another_is_damaged(tmp_path: Path) -> None:
+    run(str(tmp_path), "run-1", cut=6)
+    one, other = sorted((tmp_path / FOLDER).glob("part-*"))
+    one.write_bytes(other.read_bytes())
+    assert any("its clips are not those" in issue for issue in verify(FeatureStore(str(tmp_path))).issues)
 
 
 def test_adding_a_little_to_a_large_table_rewrites_a_little(tmp_path: Path) -> None:
