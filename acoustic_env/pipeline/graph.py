@@ -111,11 +111,12 @@ def run(
     )
     writers: Any = ActorPool([actor.remote(store_url, leases, works, run_id) for _ in range(plan.write.workers)])
     try:
-        batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        for piece in slices(batches):
-            writers.submit(lambda writer, some: writer.__call__.remote(*some), (piece, next(numbers)))
-            if not writers.has_free():
-                yield writers.get_next_unordered()
+        batches: Any = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        with contextlib.closing(batches):  # ends the execution before Ray may be shut down, after Ctrl-C, too
+            for piece in slices(batches):
+                writers.submit(lambda writer, some: writer.__call__.remote(*some), (piece, next(numbers)))
+                if not writers.has_free():
+                    yield writers.get_next_unordered()
         while writers.has_next():
             yield writers.get_next_unordered()
     except ray.exceptions.GetTimeoutError as error:
