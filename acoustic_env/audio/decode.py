@@ -5,6 +5,8 @@ Rules:
 * Only the wanted segment is decoded. Sample `i` is sample `i` of the whole decode: `start_s` and `end_s` are rounded to
   the nearest sample. WAV, AIFF, FLAC, Ogg and MP3 (libsndfile) hit it exactly; through PyAV, MP4/M4A does too, while
   WebM/Matroska and FLV store times in milliseconds, so a segment may lie up to 1 ms off.
+* AAC with noise substitution (ffmpeg's encoder makes it) holds noise that the decoder makes up, other noise after a
+  seek: such a segment has the samples' positions and level of the whole decode, not its values.
 * Encoder delay (MP3 with a LAME header, M4A with an edit list, Opus) is removed as the decoders do; a stream without
   that information keeps its priming samples, some 20 to 50 ms of near silence.
 * A segment that ends beyond the recording's end is what exists of it (many AudioSet clips are 9.98 s).
