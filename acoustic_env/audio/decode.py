@@ -63,7 +63,7 @@ _FORMATS: Final = (
 _NO_LENGTH: Final = ("aac", "ac3", "amr", "dts", "eac3", "mp3", "mpeg", "mpegts", "ogg")
 _ROUNDED_TIMES: Final = ("ac3", "dts", "eac3")  # raw streams whose frames' times add up rounding errors
 _FULL_SCALE: Final = {"i2": 2.0**15, "i4": 2.0**31}
-_LOWEST_RATE: Final = 1_000  # Hz; below it a damaged header would blow a small file up to gigabytes
+_RATES: Final = (1_000, 768_000)  # Hz; below, a damaged header would blow a small file up to gigabytes
 _MAGIC: Final = (
     b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"OggS", b"fLaC", b"caff", b"ID3", b"\x1aE\xdf\xa3",
 )  # fmt: skip
@@ -186,7 +186,7 @@ def decode(source: BinaryIO, start_s: float | None, end_s: float | None, name: s
     with _reading(source, name) as watched:
         ways = (partial(_by_soundfile, watched, segment), partial(_by_pyav, watched, segment))
         waveform, rate = _by_either(watched, name, *ways)
-    if rate < _LOWEST_RATE:
+    if not _RATES[0] <= rate <= _RATES[1]:
         raise ClipError("decode_failed", f"{name}: a sample rate of {rate} Hz")
     if not waveform.size:
         end = "its end" if end_s is None else f"{end_s:g} s"

@@ -442,7 +442,9 @@ def _column_issues(names: Sequence[str]) -> list[ValidationIssue]:
     for name in names:
         if name not in CLIP_SCHEMA.names and (likely := _likely_name(name, absent)):
             message = f"is no column of a clip list, but like {likely!r}, which is missing; rename it to {likely!r}"
-            issues.append(ValidationIssue(None, name, f"{message}, or add a column {likely!r}, which may be empty"))
+            if likely not in REQUIRED:
+                message = f"{message}, or add a column {likely!r}, which may be empty"
+            issues.append(ValidationIssue(None, name, message))
     return issues
 
 
