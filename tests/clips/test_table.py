@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv
 
@@ -359,6 +359,7 @@ def test_a_reader_that_lacks_a_group_or_an_id_gets_the_clip_as_group_or_a_messag
 PIECES = st.sampled_from(["a", "b", ",", ",", '"', '""', " ", '"x, y"', "\n", "\r\n"])
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=30).map("".join), st.sampled_from([5, 17, 2**24]))
 def test_a_list_is_refused_or_has_the_cells_that_each_line_alone_has(text: str, size: int) -> None:
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
