@@ -243,7 +243,7 @@ def test_settings_come_from_a_file_and_options_win(tmp_path: Path, capsys: pytes
 def test_a_run_interrupted_then_killed_then_repeated_gives_the_undisturbed_table(tmp_path: Path) -> None:
     clips = write_noise(tmp_path / "audio", 300, seconds=1.0)
     store, undisturbed = tmp_path / "store", tmp_path / "undisturbed"
-    for disturbance, parts in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
+    for disturbance, parts in ((signal.SIGINT, 3), (signal.SIGKILL, 5)):
         process = subprocess.Popen(command(clips, store), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         wait_for_parts(store, parts, process)
         process.send_signal(disturbance)
