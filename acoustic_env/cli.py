@@ -109,7 +109,7 @@ def _run(namespace: argparse.Namespace) -> int:
         _print_error(str(error), error)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\ninterrupted; nothing finished is lost. To resume: {scrub(namespace.resume)}", file=sys.stderr)
+        print(f"\ninterrupted; nothing finished is lost. To resume: {namespace.resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

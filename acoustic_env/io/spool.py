@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from acoustic_env.errors import UsageError
 
-PIECE_BYTES: Final = 2**30  # Linux reads and writes no 2 GiB at once, without a word
+PIECE_BYTES: Final = 2**30  # Linux silently cuts calls of 2 GiB and more short
 
 
 class Spool:

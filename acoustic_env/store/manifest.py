@@ -164,9 +164,9 @@ class Version:
 
     def end(self, fencing_id: int) -> None:
         """Name all parts once more, after the last commit of a holder; raises as `commit`."""
-        manifests = self._listed()
-        if current(manifests) and current(manifests)[0].fencing_id == fencing_id:
-            self._create(fencing_id, END, self.named(current(manifests)))
+        table = current(self._listed())
+        if table and table[0].fencing_id == fencing_id:
+            self._create(fencing_id, END, self.named(table))
 
     def commit(self, fencing_id: int, name: str, part: Part) -> None:
         """Name a part that is whole; it is in the table from now on.

@@ -311,7 +311,7 @@ def test_the_result_does_not_depend_on_the_order_or_the_processes(
 
 
 def test_a_decoder_that_crashes_or_hangs_costs_its_clip_alone(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux opens a pipe that nobody writes to only once somebody does; crash.wav is decoded by one that crashes."""
+    """Linux opens a pipe for reading only once it has a writer; crash.wav is decoded by one that crashes."""
     (listed / "other.wav").unlink()
     os.mkfifo(listed / "other.wav")
     clips = read_clips(str(listed / "clips.parquet")).to_pylist()

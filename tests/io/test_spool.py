@@ -1,4 +1,4 @@
-"""Rows in a temporary file: nothing is lost without a word."""
+"""Rows in a temporary file: no write is silently cut short."""
 
 from __future__ import annotations
 

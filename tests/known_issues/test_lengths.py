@@ -1,4 +1,4 @@
-"""Lengths were estimates: a 40 s MP3 without a Xing header decoded to 9 s without a word, whole files were refused.
+"""Lengths were estimates: a 40 s MP3 without a Xing header decoded to 9 s without an error, whole files were refused.
 
 An MP3 without a Xing header has no length, one that others were appended to has a wrong one; Ogg files of recorders
 that lose power have no end flag, WAV files say 0 bytes. Where libsndfile seeks in MP3, and in the last page of Ogg
