@@ -26,14 +26,16 @@ import pyarrow as pa
 
 from acoustic_env.audio.signals import Engine
 from acoustic_env.bench.clips import Material
+from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import write_clips
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.cluster import local_node, workers_of_one_thread
+from acoustic_env.pipeline.compute import Compute, ComputeSettings
 from acoustic_env.pipeline.extract import resolve_blocks
-from acoustic_env.pipeline.missing import pending_rows
+from acoustic_env.pipeline.pending import pending_rows
 from acoustic_env.pipeline.plan import Device
-from acoustic_env.pipeline.stages import Compute, ComputeSettings
+from acoustic_env.pipeline.task import Task
 from acoustic_env.store.schema import ERROR_SCHEMA
 
 CLIPS_PER_CPU: Final = 100  # three minutes of the reference engine on a slow core
@@ -154,7 +156,7 @@ def _loop_seconds(clips: pa.Table, engine: Engine) -> float:
     """Seconds of the kernels alone."""
     works = resolve_blocks(ExtractSettings(clips="", store="", engine=engine))
     need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
-    rows = pending_rows(clips, need, ERROR_SCHEMA.empty_table())
+    rows = pa.concat_tables(pending_rows(Listed([clips]), need, ERROR_SCHEMA.empty_table()))
     pieces = [rows.slice(i, LOOP_CLIPS) for i in range(0, rows.num_rows, LOOP_CLIPS)]
     workers_of_one_thread()
     processes = _processes()
@@ -170,13 +172,12 @@ def _load(engine: Engine) -> None:
     global _compute
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
     works = tuple(resolve_blocks(ExtractSettings(clips="", store="", engine=engine)))
-    rates = tuple(sorted({work.sample_rate for work in works}))
-    _compute = Compute(ComputeSettings(works, rates, prepares=True, passes_on=(), device="cpu"))
+    _compute = Compute(ComputeSettings(works))
 
 
 def _work(piece: pa.Table) -> None:
     assert _compute is not None
-    _compute(piece)
+    _compute(Task(piece))
 
 
 def _processes() -> int:

@@ -7,20 +7,18 @@ import gc
 import itertools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audio.fetch import any_remote
 from acoustic_env.audio.signals import in_order
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import read_clip_batches
 from acoustic_env.config import Recipe
-from acoustic_env.errors import RESOLVED, TooManyFailures, UsageError
+from acoustic_env.errors import RESOLVED, UsageError
 from acoustic_env.features.block import Json
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.location import join, scrub
@@ -30,11 +28,12 @@ from acoustic_env.pipeline import nodes as cluster_nodes
 from acoustic_env.pipeline.cluster import cluster, joins, local_node, working_nodes
 from acoustic_env.pipeline.estimate import describe_estimate, workers_of
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
-from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs, pending_rounds
-from acoustic_env.pipeline.plan import Node, Plan, describe, make_plan
+from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs
+from acoustic_env.pipeline.pending import Need, Pending, cut_tasks, measure, pending_rows, write_pending
+from acoustic_env.pipeline.plan import Audio, Node, Plan, describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
-from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending
+from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending, check_failures
 from acoustic_env.pipeline.work import MAX_PAIRS, BlockSpec, BlockWork, block_work
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
@@ -42,7 +41,6 @@ from acoustic_env.store.layout import lease_path, run_path
 from acoustic_env.store.lease import BlockLeases, LeaseLost, acquire_blocks, acquire_sources
 
 Log = Callable[[str], None]
-Need = npt.NDArray[np.int64]  # [clips], as `missing.pending_rows`
 
 
 def extract(
@@ -77,7 +75,7 @@ def extract(
     blocks = [work.spec.name for work in works]
     with acquire_blocks(settings.store, blocks, f"extract {run.record.run_id}") as leases:
         run.all(leases)
-    run.check_failures()
+    check_failures(run.record, run.own_errors(), settings)
     return run.record
 
 
@@ -125,18 +123,15 @@ class _Run:
     def preview(self) -> None:
         """Log what a run would do."""
         self._admit()
-        need, errors = self._pending()
-        for pending in itertools.islice(pending_rounds(self.clips, need, errors), 1):
-            joined = joins(self.settings.address)
-            with cluster(self.settings.address) if joined else nullcontext():
-                nodes = cluster_nodes.free_nodes() if joined else [local_node()]
-                plan = self._plan(pending, nodes, elastic=joined)
-                self._estimate(plan, self.record.pending, len(nodes))
-
-    def _estimate(self, plan: Plan, clips: int, nodes: int) -> None:
-        """Log how long the planned run takes."""
-        record = dataclasses.asdict(self.record)
-        self.log(describe_estimate(self.store.runs(), record, plan, clips, nodes))
+        need, errors = self._lacking()
+        if not need.any():
+            return
+        pending, joined = measure(self.clips, need, errors), joins(self.settings.address)
+        with cluster(self.settings.address) if joined else nullcontext():
+            nodes = cluster_nodes.free_nodes() if joined else [local_node()]
+            plan = self._plan(pending, nodes, elastic=joined)
+            record = dataclasses.asdict(self.record)
+            self.log(describe_estimate(self.store.runs(), record, plan, pending.clips, len(nodes)))
 
     def all(self, leases: BlockLeases) -> None:
         """Do what is missing, under the leases of the blocks.
@@ -149,7 +144,7 @@ class _Run:
             if self.record.relocated:
                 self._write_record()  # first, so that a killed run leaves the reason
             sources.record(self.store, admission, self.record.run_id, lease.check)
-        need, errors = self._pending()
+        need, errors = self._lacking()
         self._begin(need, leases)
         if need.any() or self.record.relocated:
             self._write_record()  # so that errors of a killed run have a version
@@ -185,7 +180,7 @@ class _Run:
             self.log(f"sources   {line}")
         return admission
 
-    def _pending(self) -> tuple[Need, pa.Table]:
+    def _lacking(self) -> tuple[Need, pa.Table]:
         """Return what the clips lack, and the errors of the store; what there is to do is logged and recorded."""
         errors = self.store.errors()
         found = find_missing(self.clips, self.works, self.store, errors)
@@ -201,21 +196,14 @@ class _Run:
     def _wanted(self, found: MissingWork) -> Need:
         return found.missing if self.settings.retry_errors else found.pending
 
-    def _active(self, pending: pa.Table) -> list[BlockWork]:
+    def _active(self, pending: Pending) -> list[BlockWork]:
         """Return the blocks that any pending clip lacks."""
-        need = np.bitwise_or.reduce(pending["need"].to_numpy())
-        return [work for work in self.works if need & work.spec.mask]
+        return [work for work in self.works if pending.need & work.spec.mask]
 
-    def _plan(self, pending: pa.Table, nodes: list[Node], *, elastic: bool) -> Plan:
-        plan = make_plan(
-            self._active(pending),
-            pending.num_rows,
-            nodes,
-            self.settings.device,
-            remote=any_remote(pending["uri"]),
-            elastic=elastic,
-            max_workers=self.settings.max_workers,
-        )
+    def _plan(self, pending: Pending, nodes: list[Node], *, elastic: bool) -> Plan:
+        audio = Audio(pending.clips, pending.seconds, pending.longest_s)
+        most, device = self.settings.max_workers, self.settings.device
+        plan = make_plan(self._active(pending), audio, nodes, device, elastic=elastic, max_workers=most)
         if plan != self.planned:
             for line in describe(plan, nodes):
                 self.log(line)
@@ -224,20 +212,18 @@ class _Run:
 
     def _compute(self, need: Need, errors: pa.Table) -> None:
         failed_before = 0 if self.settings.retry_errors else self.record.failed_on_list
-        pending = self.record.pending
-        allowed = allowed_of_pending(self.settings.max_error_rate, self.record.clips, pending, failed_before)
-        watch = FailureWatch(allowed)
-        with cluster(self.settings.address) as own, closing(Progress(pending, sys.stderr)) as progress:
+        total = self.record.pending
+        watch = FailureWatch(allowed_of_pending(self.settings.max_error_rate, self.record.clips, total, failed_before))
+        with cluster(self.settings.address) as own, closing(Progress(total, sys.stderr)) as progress:
             nodes = self._nodes(own)
             started = time.perf_counter()
             try:
-                while need.any():
+                while need.any() and not self.record.stopped:
+                    pending = measure(self.clips, need, errors)
+                    plan = self._settled_plan(pending, nodes, joined=own is None)
                     try:
-                        for rows in pending_rounds(self.clips, need, errors):
-                            plan = self._plan_round(rows, nodes, joined=own is None)
-                            self._stream(rows, plan, watch, progress, elastic=own is None)
-                            if self.record.stopped:
-                                return
+                        with self._tasks(pending, need, errors, plan) as tasks:
+                            self._stream(tasks, plan, self._active(pending), watch, progress, elastic=own is None)
                         break
                     except SickWorkerError as error:
                         need, errors = self._left(error, progress)
@@ -255,38 +241,50 @@ class _Run:
             cluster_nodes.wait_for_nodes(self.settings.wait_for_nodes, self.log)
         return cluster_nodes.free_nodes()
 
-    def _plan_round(self, pending: pa.Table, nodes: list[Node], *, joined: bool) -> Plan:
+    def _settled_plan(self, pending: Pending, nodes: list[Node], *, joined: bool) -> Plan:
         """Return the plan for the nodes there are now, once these can read what the clips need and have room."""
-        gc.collect()  # frames of an error that is over, and cycles of Ray Data, hold the workers of the last round
+        gc.collect()  # frames of an error that is over, and cycles of Ray Data, hold the workers of the last execution
         marker = join(self.settings.store, run_path(self.record.run_id))
         left_out = self.health.left_out
         while joined:
             left = cluster_nodes.as_of_now(nodes, left_out)
-            cluster_nodes.check_paths(left, pending["uri"].to_pylist(), marker, self._active(pending))
+            cluster_nodes.check_paths(left, pending.uris, marker, self._active(pending))
             plan = self._plan(pending, left, elastic=True)
             if cluster_nodes.wait_for_room(plan, self.log, left_out):
                 return plan
         return self._plan(pending, nodes, elastic=False)
 
-    def _stream(self, pending: pa.Table, plan: Plan, watch: FailureWatch, progress: Progress, *, elastic: bool) -> None:
-        record, works = self.record, self._active(pending)
+    @contextmanager
+    def _tasks(self, pending: Pending, need: Need, errors: pa.Table, plan: Plan) -> Iterator[graph.Tasks]:
+        """The pending list for the length of the block: files of the run, or in memory where URLs hold credentials."""
+        tables = (cut_tasks(rows, plan.task_s) for rows in pending_rows(self.clips, need, errors))
+        if pending.secret:
+            yield pa.concat_tables(tables)
+            return
+        files = write_pending(self.store, self.record.run_id, tables)
+        try:
+            yield files
+        finally:
+            for path in files:
+                self.store.filesystem.remove(path)
+
+    def _stream(
+        self,
+        tasks: graph.Tasks,
+        plan: Plan,
+        works: list[BlockWork],
+        watch: FailureWatch,
+        progress: Progress,
+        *,
+        elastic: bool,
+    ) -> None:
+        record = self.record
         watch.in_work = plan.in_work
         record.pools = workers_of(plan)
         metrics.PENDING.record(record.pending - record.finished)
-        with closing(
-            graph.run(
-                pending,
-                plan,
-                works,
-                self.settings.store,
-                self.leases,
-                record.run_id,
-                self.health,
-                numbers=self.slices,
-                elastic=elastic,
-            )
-        ) as batches:
-            for written in batches:
+        job = graph.Job(self.settings.store, record.run_id, works, self.leases, tasks)
+        with closing(graph.run(job, plan, self.slices, self.health, elastic=elastic)) as slices:
+            for written in slices:
                 record.count(written)
                 progress.show(record.finished, record.failed)
                 metrics.PENDING.record(record.pending - record.finished)
@@ -301,7 +299,7 @@ class _Run:
     def _left(self, error: SickWorkerError, progress: Progress) -> tuple[Need, pa.Table]:
         """Return what is still to do after a worker was at fault, and the errors; the store decides."""
         errors = self.store.errors()
-        failed = pc.unique(self._own(errors)["clip_id"])
+        failed = pc.unique(_of_run(errors, self.record.run_id)["clip_id"])
         need = self._wanted(find_missing(self.clips, self.works, self.store, errors)).copy()
         done = self.clips.index.positions(failed)
         need[done[done >= 0]] = 0
@@ -315,11 +313,9 @@ class _Run:
         self.log(f"node      {fault.host} {fault.node[:8]}: {error}; nothing of its task is recorded, {out}")
         return need, errors
 
-    def _own(self, errors: pa.Table) -> pa.Table:
+    def own_errors(self) -> pa.Table:
         """Return this run's errors."""
-        return errors.filter(
-            pc.and_(pc.equal(errors["run_id"], self.record.run_id), pc.not_equal(errors["code"], RESOLVED))
-        )
+        return _of_run(self.store.errors(), self.record.run_id)
 
     def _finish(self) -> None:
         """Write the record with the counts that the store gives after the run, not the run's own."""
@@ -333,36 +329,6 @@ class _Run:
     def _write_record(self) -> None:
         self.store.write_run(self.record.run_id, dataclasses.asdict(self.record))
 
-    def check_failures(self) -> None:
-        """Raise TooManyFailures where more of the list failed, or is certain enough to fail, than is allowed."""
-        record, allowed = self.record, f"--max-error-rate {self.settings.max_error_rate:g}"
-        see = f"see: acoustic-env store errors {self.settings.store}"
-        if record.stopped:
-            msg = (
-                f"{record.stopped}. {self._most_frequent()}What is done is kept; fix the cause and run the same "
-                f"command again, or raise --max-error-rate; {see}"
-            )
-            raise TooManyFailures(msg, record, early=True)
-        rate = record.failed_on_list / max(1, record.clips)
-        if rate > self.settings.max_error_rate:
-            when = "" if record.pending else " since earlier runs"
-            again = "" if record.pending else "; they are not tried again without --retry-errors"
-            msg = (
-                f"done, but {record.failed_on_list} of {record.clips} clips ({rate:.1%}) have no features{when}, more "
-                f"than {allowed} allows{again}. {self._most_frequent()}{see[0].upper()}{see[1:]}"
-            )
-            raise TooManyFailures(msg, record)
 
-    def _most_frequent(self) -> str:
-        """Name the run's most frequent error with one of its messages, and what to do where audio is gone."""
-        errors = self._own(self.store.errors())
-        if not errors.num_rows:
-            return ""
-        code = max(errors["code"].value_counts().to_pylist(), key=lambda count: count["counts"])["values"]
-        said = f"Most often {code}: {errors.filter(pc.equal(errors['code'], code))['message'][0]}. "
-        if code != "not_found":
-            return said
-        return (
-            f"{said}Audio that is gone for good is left out of the list by: acoustic-env clips check "
-            f"{self.settings.clips} --drop-missing NEW.parquet. "
-        )
+def _of_run(errors: pa.Table, run_id: str) -> pa.Table:
+    return errors.filter(pc.and_(pc.equal(errors["run_id"], run_id), pc.not_equal(errors["code"], RESOLVED)))

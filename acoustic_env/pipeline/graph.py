@@ -1,47 +1,61 @@
-"""The Ray Data graph of a planned run, and the writers that take its batches."""
+"""The Ray Data graph of a planned run: tasks from the pending list through the pools, and writers that take the rows.
+
+Rows never pass the driver: it sees references to them, joins these to slices and hands each slice to a writer.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import gc
 import logging
 import time
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
 from acoustic_env.errors import AcousticEnvError, UsageError
-from acoustic_env.pipeline.guard import CrashIsolatedStage, Stage
-from acoustic_env.pipeline.health import Health
-from acoustic_env.pipeline.missing import cut_tasks
+from acoustic_env.pipeline.compute import Compute, ComputeSettings
+from acoustic_env.pipeline.guard import CrashIsolatedStage
+from acoustic_env.pipeline.health import Health, NoHealthyWorkerError
 from acoustic_env.pipeline.nodes import WAIT_S, node_selector, not_started
-from acoustic_env.pipeline.plan import Plan, Pool
-from acoustic_env.pipeline.rows import ROWS
+from acoustic_env.pipeline.plan import GIB, READ_CPUS, Plan, Pool
 from acoustic_env.pipeline.sink import Write, Written
-from acoustic_env.pipeline.stages import Compute, ComputeSettings, Decode
 from acoustic_env.pipeline.work import BlockWork
 
-SLICE_BYTES: Final = 96 * 2**20  # of rows in memory; a part of 64 MB or a little more
-WAITING_BYTES: Final = 160 * 2**20
+SLICE_BYTES: Final = 96 * 2**20  # of finished tasks in memory; a part of 64 MB or a little more
 FIRST_WAIT_S: Final = 2.0
-FIRST_CLIPS: Final = 64
+FIRST_TASKS: Final = 4
 LONGEST_WAIT_S: Final = 60.0
+WRITE_S: Final = 3600.0  # for one slice, the repeated requests of a storage that fails included
+WRITER_DEATHS: Final = 3  # of one writer, before the run ends
 ADDED_BY_RAY: Final = "\nFailed to "  # and on retries, to the message of an error in a worker
+# Files of the pending list, each with its number of tasks; or the tasks.
+Tasks: TypeAlias = Mapping[str, int] | pa.Table
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the workers of a run have to know.
+
+    Attributes:
+        store_url: the store.
+        run_id: goes into the errors table.
+        works: the blocks, as planned.
+        leases: path -> fencing id of the leases that the run holds.
+        tasks: what there is to do.
+    """
+
+    store_url: str
+    run_id: str
+    works: Sequence[BlockWork]
+    leases: Mapping[str, int]
+    tasks: Tasks
 
 
 def run(
-    pending: pa.Table,
-    plan: Plan,
-    works: Sequence[BlockWork],
-    store_url: str,
-    leases: Mapping[str, int],
-    run_id: str,
-    health: Health | None = None,
-    *,
-    numbers: Iterator[int] | None = None,
-    elastic: bool = False,
+    job: Job, plan: Plan, numbers: Iterator[int], health: Health | None = None, *, elastic: bool = False
 ) -> Generator[Written, None, None]:
     """Stream the pending clips through the plan's pools into the store.
 
@@ -49,14 +63,10 @@ def run(
     is awaited.
 
     Args:
-        pending: rows of `rows.WORK_SCHEMA`.
+        job: the tasks and their store.
         plan: from `plan.make_plan`.
-        works: the blocks, as planned.
-        store_url: the store.
-        leases: path -> fencing id of the leases this run holds.
-        run_id: goes into the errors table.
+        numbers: of the slices that are written, each once in a run.
         health: nodes to leave out and clips to do apart.
-        numbers: of the slices that are written, each once in a run; None counts from 0.
         elastic: whether the cluster is one that nodes join and leave: workers that do not start end the run.
 
     Yields:
@@ -65,60 +75,25 @@ def run(
     Raises:
         UsageError: workers found no node in time.
         SickWorkerError: a worker is at fault; its task and those in work are not recorded.
+        NoHealthyWorkerError: a writer died again and again.
         AcousticEnvError: what a worker refused with (a lost lease, a full disk).
     """
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
-    from ray.util import ActorPool
 
-    health, numbers = health or Health(), numbers or itertools.count()
+    health = health or Health()
     selector = node_selector(health.left_out) if health.left_out else None
-    suspects = tuple(sorted(health.suspects))
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.wait_for_min_actors_s = int(WAIT_S) if elastic else -1
-    context.raise_original_map_exception = True  # Ray Data's own wrapper arrives without what it wraps
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised here all the same
-    rates = tuple(sorted({work.sample_rate for work in works}))
-    data = ray.data.from_blocks(cut_tasks(pending, plan.task_clips))
-    stages: list[tuple[type[Stage], tuple[Any, ...], Pool]] = []
-    if plan.decode is not None:
-        stages.append((Decode, (rates,), plan.decode))
+    data = _source(job.tasks, job.store_url, elastic=elastic)
     for position, pool in enumerate(plan.compute):
         later = tuple(work for after in plan.compute[position + 1 :] for work in after.blocks)
-        decodes = rates if position == 0 and plan.decode is None else ()
-        settings = ComputeSettings(pool.blocks, decodes, position == 0, later, plan.device)
-        stages.append((Compute, (settings,), pool))
-    for stage, arguments, pool in stages:
-        data = data.map_batches(
-            CrashIsolatedStage,
-            fn_constructor_args=(stage, arguments, run_id, pool.name, suspects),
-            batch_format="pyarrow",
-            batch_size=plan.task_clips if pool.gpus else None,  # Ray Data asks for a number where there are GPUs
-            compute=ActorPoolStrategy(min_size=pool.workers, max_size=pool.most, initial_size=pool.workers),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus or None,
-            memory=pool.memory,
-            label_selector=selector,
-        )
-    actor = ray.remote(Write).options(
-        num_cpus=plan.write.cpus,
-        memory=plan.write.memory,
-        label_selector=selector,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    writers: Any = ActorPool([actor.remote(store_url, leases, works, run_id) for _ in range(plan.write.workers)])
+        settings = ComputeSettings(pool.blocks, later, position == 0, plan.device, plan.longest_s)
+        arguments = (Compute, (settings,), job.run_id, pool.name, tuple(sorted(health.suspects)))
+        data = _through(data, pool, arguments, selector)
+    writers = _Writers(job, plan.write, selector, WAIT_S if elastic else None)
     try:
-        batches: Any = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        with contextlib.closing(batches):  # ends the execution before Ray may be shut down, after Ctrl-C, too
-            for piece in slices(batches):
-                writers.submit(lambda writer, some: writer.__call__.remote(*some), (piece, next(numbers)))
-                if not writers.has_free():
-                    yield writers.get_next_unordered()
-        while writers.has_next():
-            yield writers.get_next_unordered()
+        with _ended(slices(data.iter_internal_ref_bundles())) as pieces:
+            for piece in pieces:
+                yield from writers.submit(next(numbers), piece)
+        yield from writers.rest()
     except ray.exceptions.GetTimeoutError as error:
         raise UsageError(not_started(plan)) from error
     except ray.exceptions.RayError as error:
@@ -127,34 +102,147 @@ def run(
             raise
         raise refusal from error
     finally:
-        for _ in range(plan.write.workers):  # which have one batch each at most
-            with contextlib.suppress(ray.exceptions.RayError, StopIteration):
-                writers.get_next_unordered()
+        writers.finish()
 
 
-def slices(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Join finished clips to slices that are written at once.
+def _source(tasks: Tasks, store_url: str, *, elastic: bool) -> Any:
+    """Return the tasks as a dataset, one a block."""
+    import ray
+    from ray.data import DataContext
 
-    A slice ends with `SLICE_BYTES` of rows of one block, or `WAITING_BYTES` of all. The first ones are small, so that
-    errors are noticed soon: after `FIRST_WAIT_S` or `FIRST_CLIPS`, doubled with each slice. None takes longer than
-    `LONGEST_WAIT_S`, so that little is lost with a run that is killed.
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.wait_for_min_actors_s = int(WAIT_S) if elastic else -1
+    context.raise_original_map_exception = True  # Ray Data's own wrapper arrives without what it wraps
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised here all the same
+    if isinstance(tasks, pa.Table):
+        return ray.data.from_arrow([tasks.slice(i, 1) for i in range(len(tasks))])
+    from acoustic_env.pipeline.source import PendingFiles
+
+    files = PendingFiles(store_url, tasks)
+    return ray.data.read_datasource(files, override_num_blocks=sum(tasks.values()), num_cpus=READ_CPUS)
+
+
+def _through(data: Any, pool: Pool, arguments: tuple[Any, ...], selector: dict[str, str] | None) -> Any:
+    """Return the dataset after a pool of workers."""
+    from ray.data import ActorPoolStrategy
+
+    return data.map_batches(
+        CrashIsolatedStage,
+        fn_constructor_args=arguments,
+        batch_format="pyarrow",
+        batch_size=1 if pool.gpus else None,  # Ray Data asks for a number where there are GPUs
+        compute=ActorPoolStrategy(min_size=pool.workers, max_size=pool.most, initial_size=pool.workers),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus or None,
+        memory=pool.memory,
+        label_selector=selector,
+    )
+
+
+class _Writers:
+    """Actors that write slices, one each at a time.
 
     Args:
-        batches: tables as they leave the last stage.
+        job: of the run.
+        pool: of the plan.
+        selector: of nodes; None for all.
+        wait_s: until they must have started; None waits for ever.
     """
-    waiting: list[pa.Table] = []
-    sizes: Counter[str] = Counter()
-    wait, clips, since = FIRST_WAIT_S, FIRST_CLIPS, time.monotonic()
-    for batch in batches:
-        waiting.append(batch)
-        sizes.update({name: batch[name].nbytes for name in batch.column_names if name.startswith(ROWS)})
-        enough = time.monotonic() - since >= wait or sum(map(len, waiting)) >= clips
-        if enough or max(sizes.values(), default=0) >= SLICE_BYTES or sizes.total() >= WAITING_BYTES:
-            yield pa.concat_tables(waiting)
-            waiting, sizes = [], Counter()
-            wait, clips, since = min(2 * wait, LONGEST_WAIT_S), 2 * clips, time.monotonic()
+
+    def __init__(self, job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: float | None) -> None:
+        import ray
+
+        actor = ray.remote(Write).options(
+            num_cpus=pool.cpus,
+            memory=pool.memory,
+            label_selector=selector,
+            max_restarts=WRITER_DEATHS,
+            max_task_retries=WRITER_DEATHS,
+        )
+        self._needs = f"{pool.cpus:g} CPUs and {pool.memory / GIB:.1f} GiB"
+        arguments = (job.store_url, job.leases, tuple(job.works), job.run_id)
+        self._free: list[Any] = [actor.remote(*arguments) for _ in range(pool.workers)]
+        self._busy: dict[Any, Any] = {}
+        started, missing = ray.wait(
+            [writer.ready.remote() for writer in self._free], num_returns=len(self._free), timeout=wait_s
+        )
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of {pool.workers} writers did not start within {wait_s:.0f} s: each needs "
+                f"{self._needs}; add nodes, or wait for other jobs to end"
+            )
+        ray.get(started)
+
+    def submit(self, number: int, blocks: Sequence[Any]) -> Iterator[Written]:
+        """Give a slice to a free writer; where there is none, wait for one and yield what it has written."""
+        if not self._free:
+            yield self._next()
+        writer = self._free.pop()
+        self._busy[writer.__call__.remote(number, *blocks)] = writer
+
+    def rest(self) -> Iterator[Written]:
+        """Wait for what is in hand."""
+        while self._busy:
+            yield self._next()
+
+    def finish(self) -> None:
+        """Wait for what is in hand, whatever becomes of it."""
+        import ray
+
+        if self._busy:
+            ray.wait(list(self._busy), num_returns=len(self._busy), timeout=WRITE_S)
+
+    def _next(self) -> Written:
+        import ray
+
+        done, _ = ray.wait(list(self._busy), timeout=WRITE_S)
+        if not done:
+            raise NoHealthyWorkerError(
+                f"a writer has not written its slice within {WRITE_S:.0f} s; see the logs of Ray"
+            )
+        self._free.append(self._busy.pop(done[0]))
+        try:
+            written: Written = ray.get(done[0])
+        except (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError) as error:
+            raise NoHealthyWorkerError(
+                f"a writer died {WRITER_DEATHS + 1} times on one slice; it is planned with {self._needs}: {error}"
+            ) from error
+        return written
+
+
+def slices(bundles: Iterable[Any]) -> Generator[list[Any], None, None]:
+    """Join references to finished tasks to slices that are written at once.
+
+    A slice ends with `SLICE_BYTES`. The first ones are small, so that errors are noticed soon: after `FIRST_WAIT_S` or
+    `FIRST_TASKS`, doubled with each slice. None takes longer than `LONGEST_WAIT_S`, so that little is lost with a run
+    that is killed.
+
+    Args:
+        bundles: of Ray Data, as they leave the last stage.
+    """
+    waiting: list[Any] = []
+    size, wait, tasks, since = 0, FIRST_WAIT_S, FIRST_TASKS, time.monotonic()
+    for bundle in bundles:
+        waiting += bundle.block_refs
+        size += bundle.size_bytes()
+        if size >= SLICE_BYTES or len(waiting) >= tasks or time.monotonic() - since >= wait:
+            yield waiting
+            waiting, size = [], 0
+            wait, tasks, since = min(2 * wait, LONGEST_WAIT_S), 2 * tasks, time.monotonic()
     if waiting:
-        yield pa.concat_tables(waiting)
+        yield waiting
+
+
+@contextlib.contextmanager
+def _ended(pieces: Generator[list[Any], None, None]) -> Iterator[Iterator[list[Any]]]:
+    """The slices; Ray Data's execution ends with the block, and so before Ray may be shut down."""
+    try:
+        yield pieces
+    finally:
+        pieces.close()  # which holds the last reference to the execution
+        gc.collect()
 
 
 def _refusal(error: BaseException) -> AcousticEnvError | None:

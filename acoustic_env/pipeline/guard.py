@@ -12,12 +12,12 @@ import pickle
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from acoustic_env.audio.limited import IsolatedProcess, ProcessDiedError
 from acoustic_env.errors import TRANSIENT_CODES, AcousticEnvError, ErrorCode
@@ -34,27 +34,29 @@ from acoustic_env.pipeline.health import (
     sick,
     unreadable_here,
 )
-from acoustic_env.pipeline.rows import BUSY, MAX_MESSAGE, MEMORY, NODE, SECONDS, RowError, unpack_errors
-
-T = TypeVar("T")
+from acoustic_env.pipeline.task import MAX_MESSAGE, RowError, Task, Worked, unpack
 
 MAX_CRASHES: Final = 2  # of a task's worker, on one node, before its clips are taken one by one
-HANG_S: Final = 600.0  # without one clip decoded: a decoder or a download that never ends; one death of it is enough
+HANG_S: Final = 600.0  # without a step: a decoder, a download or a block that never ends; one death of it is enough
 
 
 class Stage(Protocol):
-    """A step of the graph that works on clips."""
+    """A step of the graph that works on tasks; each of its methods changes the task that it gets and returns it."""
 
-    def __call__(self, clips: pa.Table) -> pa.Table:
-        """The clips after this step, in their order."""
+    def __call__(self, task: Task) -> Task:
+        """Do the task."""
+        ...
+
+    def decode(self, task: Task) -> Task:
+        """Do the part of the work in which the clips' bytes meet a decoder."""
+        ...
+
+    def skip(self, task: Task, error: RowError) -> Task:
+        """Add this error in place of what the clips lack."""
         ...
 
     def check(self) -> None:
         """Do the golden clip; raises whatever goes wrong."""
-        ...
-
-    def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
-        """The clips as they leave this step without having been worked on, with this error."""
         ...
 
 
@@ -84,7 +86,7 @@ class CrashIsolatedStage:
         self.arguments = arguments
         self.run_id = run_id
         self.pool = pool
-        self.suspects = pa.array(sorted(suspects), pa.string())
+        self.suspects = frozenset(suspects)
         self.node = node_name()
         self.refusal: AcousticEnvError | None = None
         expect_answers()
@@ -93,8 +95,8 @@ class CrashIsolatedStage:
         except AcousticEnvError as error:
             self.refusal = error
 
-    def __call__(self, clips: pa.Table) -> pa.Table:
-        """Return the clips after the stage.
+    def __call__(self, packed: pa.Table) -> pa.Table:
+        """Return packed tasks after the stage.
 
         Raises:
             SickWorkerError: this worker cannot do the golden clip either, or read what other nodes can.
@@ -102,71 +104,77 @@ class CrashIsolatedStage:
         """
         if self.refusal is not None:
             raise self.refusal
-        started = time.perf_counter()
-        done = self._done(clips)
-        stages = [name for name in done.column_names if name.startswith(SECONDS) and name not in clips.column_names]
-        seconds = {name.removeprefix(SECONDS): pc.sum(done[name]).as_py() or 0.0 for name in stages}
-        metrics.record_stages(seconds, clips.num_rows)
-        each = (time.perf_counter() - started) / max(1, done.num_rows)
-        for kind, value in ((MEMORY, peak_memory()), (NODE, self.node), (BUSY, each)):
-            done = done.append_column(f"{kind}{self.pool}", pa.repeat(value, done.num_rows))
+        return pa.concat_tables([self._do(task).pack() for task in unpack(packed)], promote_options="default")
+
+    def _do(self, task: Task) -> Task:
+        started, before = time.perf_counter(), dict(task.seconds)
+        done = self._done(task)
+        spent = {stage: seconds - before.get(stage, 0.0) for stage, seconds in done.seconds.items()}
+        metrics.record_stages({stage: seconds for stage, seconds in spent.items() if seconds}, len(task.clips))
+        done.worked.append(Worked(self.pool, self.node, time.perf_counter() - started, peak_memory()))
         return done
 
-    def _done(self, clips: pa.Table) -> pa.Table:
-        mark = self._mark(clips)
+    def _done(self, task: Task) -> Task:
+        ids = task.clips["clip_id"].to_pylist()
+        mark = self._mark(ids)
         deaths, age = (mark.stat().st_size, time.time() - mark.stat().st_mtime) if mark.exists() else (0, 0.0)
         metrics.RETRIES.record(int(deaths > 0), "task")
         try:
-            suspect = pc.any(pc.is_in(clips["clip_id"], value_set=self.suspects)).as_py()
-            if deaths >= MAX_CRASHES or age >= HANG_S or suspect:
-                return pa.concat_tables(list(self._one_by_one(clips)))
+            if deaths >= MAX_CRASHES or age >= HANG_S or not self.suspects.isdisjoint(ids):
+                return self._one_by_one(task)
             try:
                 mark.write_bytes(b"x" * (deaths + 1))
             except OSError as error:
                 reason = f"cannot write {mark}: {error.strerror}; free some space there, or set TMPDIR"
                 raise sick(reason) from error
-            return self._read_by_all(clips, _compute(self.stage, clips))
+            earlier = len(task.errors)
+            return self._read_by_all(_compute(self.stage, task), earlier)
         finally:
             mark.unlink(missing_ok=True)
 
-    def _read_by_all(self, clips: pa.Table, done: pa.Table) -> pa.Table:
-        """The clips done; files that could not be read must be unreadable on other nodes, too."""
-        failed = [(i, error.code) for i, error in _new_errors(clips, done) if error.code in UNREADABLE_CODES]
-        uris = [uri for i, code in failed if unreadable_here(uri := clips["uri"][i].as_py(), code)]
+    def _read_by_all(self, done: Task, earlier: int) -> Task:
+        """The task done; files that could not be read must be unreadable on other nodes, too."""
+        failed = [(i, error.code) for i, error in done.errors[earlier:] if error.code in UNREADABLE_CODES]
+        uris = [uri for i, code in failed if unreadable_here(uri := done.clips["uri"][i].as_py(), code)]
         if uris and (readable := read_elsewhere(uris)) is not None:
             uri, node = readable
             raise sick(f"cannot read {uri}, which {node} can; mount its disk, or give this node the same settings")
         return done
 
-    def _mark(self, clips: pa.Table) -> Path:
-        task = hashlib.sha256("\n".join([self.kind.__name__, *clips["clip_id"].to_pylist()]).encode())
+    def _mark(self, ids: list[str]) -> Path:
+        task = hashlib.sha256("\n".join([self.pool, *ids]).encode())
         return Path(tempfile.gettempdir()) / f"acoustic-env-{self.run_id}-{task.hexdigest()[:32]}"
 
-    def _one_by_one(self, clips: pa.Table) -> Iterator[pa.Table]:
+    def _one_by_one(self, task: Task) -> Task:
         """Do each clip in another process, which the next clip gets anew where one ends or breaks it."""
-        stage = self.kind.__name__.lower()
+        clips = [task.only(i) for i in range(len(task.clips))]
+        task.groups = []
         with IsolatedProcess(_Alone(self.kind, self.arguments)) as process:
-            for i in range(clips.num_rows):
-                clip = clips.slice(i, 1)
-                try:
-                    result = _answer(process, clip)
-                except ProcessDiedError as death:
-                    _check(process)
-                    result = _death(stage, death.exitcode)
-                if isinstance(result, SickWorkerError) and result.clip_id is not None:
-                    process.close()
-                    message = f"leaves the worker unable to go on: {result.reason}"[:MAX_MESSAGE]
-                    result = RowError(stage, "compute_failed", message, permanent=True)
-                if isinstance(result, Exception):
-                    raise _from_here(result)
-                skipped = isinstance(result, RowError)
-                yield self.stage.skip(clip, result) if skipped else self._read_by_all(clip, result)
+            for i, clip in enumerate(clips):
+                task.take_in(i, self._alone(process, clip))
+        return task
+
+    def _alone(self, process: IsolatedProcess, clip: Task) -> Task:
+        """Do one clip: decode it first, so that it is known whether the decoder or what follows ends the process."""
+        for step in ("decode", "compute"):
+            try:
+                result = _answer(process, step, clip)
+            except ProcessDiedError as death:
+                _check(process)
+                return self.stage.skip(clip, _death(step, death.exitcode))
+            if isinstance(result, SickWorkerError) and result.clip_id is not None:
+                process.close()
+                message = f"leaves the worker unable to go on: {result.reason}"[:MAX_MESSAGE]
+                return self.stage.skip(clip, RowError(step, "compute_failed", message, permanent=True))
+            if isinstance(result, Exception):
+                raise _from_here(result)
+        return self._read_by_all(result, 0)
 
 
 class _Alone:
     """A stage for another process: built there, and its golden clip done, before the first clip.
 
-    It answers with the clips done or with an error that ends the work, pickled: what runs there is no stranger than
+    It answers with the clip done or with an error that ends the work, pickled: what runs there is no stranger than
     what runs here.
     """
 
@@ -174,24 +182,26 @@ class _Alone:
         self.kind, self.arguments = kind, arguments
         self.stage: Stage | None = None
 
-    def __call__(self, clips: pa.Table | None) -> tuple[bytes, bytes]:
+    def __call__(self, request: tuple[str, Task] | None) -> tuple[bytes, bytes]:
         result: object = None
         try:
             self.stage = self.stage or _ready(self.kind, self.arguments)
-            result = None if clips is None else _compute(self.stage, clips)
+            if request is not None:
+                step, clip = request
+                result = self.stage.decode(clip) if step == "decode" else _compute(self.stage, clip)
         except Exception as error:  # noqa: BLE001  raised again by the parent
             result = error
         return b"", pickle.dumps(result)
 
 
-def _answer(process: IsolatedProcess, clips: pa.Table | None) -> Any:
-    return pickle.loads(process.call(clips)[1])  # noqa: S301
+def _answer(process: IsolatedProcess, *request: Any) -> Any:
+    return pickle.loads(process.call(request or None)[1])  # noqa: S301
 
 
 def _check(process: IsolatedProcess) -> None:
     """Build the stage and do the golden clip in a new process; raises SickWorkerError where that ends it, too."""
     try:
-        result = _answer(process, None)
+        result = _answer(process)
     except ProcessDiedError as death:
         raise sick(f"a process that does the golden clip ends with exit code {death.exitcode}") from None
     if result is not None:
@@ -223,45 +233,41 @@ def _ready(stage: type[Stage], arguments: tuple[Any, ...]) -> Stage:
     return ready
 
 
-def _compute(stage: Stage, clips: pa.Table) -> pa.Table:
-    """The clips after the stage; raises SickWorkerError where one fails and then the golden clip does."""
-    done = stage(clips)
-    for i, failed in _new_errors(clips, done):
+def _compute(stage: Stage, task: Task) -> Task:
+    """The task after the stage; raises SickWorkerError where a clip fails and then the golden clip does."""
+    earlier = len(task.errors)
+    done = stage(task)
+    for i, failed in done.errors[earlier:]:
         if failed.code in SUSPICIOUS_CODES:
             try:
                 stage.check()
             except Exception as error:
                 reason = f"{failed.message}; then the golden clip: {describe(error)}"
-                raise sick(reason, clips["clip_id"][i].as_py()) from error
+                raise sick(reason, done.clips["clip_id"][i].as_py()) from error
             break
     return done
 
 
-def _new_errors(before: pa.Table, after: pa.Table) -> list[tuple[int, RowError]]:
-    """Errors that a stage gave clips, each after the clip's position."""
-    both = zip(unpack_errors(before), unpack_errors(after), strict=True)
-    return [(i, error) for i, (earlier, errors) in enumerate(both) for error in errors[len(earlier) :]]
-
-
-def alarmed(results: Iterable[T], seconds: float) -> Iterator[T]:
-    """Yield the results; one that takes more than so many seconds ends this process by SIGALRM.
+@contextmanager
+def alarm(seconds: float) -> Iterator[Callable[[], object]]:
+    """Yield what is to be called after each step; a step of more than so many seconds ends this process by SIGALRM.
 
     The system does it, so that code of another language that never gives control back cannot prevent it.
     """
     before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        for result in results:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            yield result
+        yield lambda: signal.setitimer(signal.ITIMER_REAL, seconds)
     finally:
         signal.setitimer(signal.ITIMER_REAL, before)
 
 
-def _death(stage: str, exitcode: int) -> RowError:
+def _death(step: str, exitcode: int) -> RowError:
+    """The error of a clip that ended its process: of its source while it was decoded, else of what it lacked."""
     if exitcode == -signal.SIGALRM:
-        return RowError("decode", "timed_out", "decoding this clip does not end", permanent=True)
+        what = "decoding this clip" if step == "decode" else "computing on this clip"
+        return RowError(step, "timed_out", f"{what} does not end", permanent=True)
     code: ErrorCode = "out_of_memory" if exitcode == -signal.SIGKILL else "worker_died"
     how = f"by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"with exit code {exitcode}"
     why = ", as the system does when memory is short" if code == "out_of_memory" else ""
     message = f"the worker process ended {how} on this clip, in a batch and alone{why}"
-    return RowError(stage, code, message, code not in TRANSIENT_CODES)
+    return RowError(step, code, message, code not in TRANSIENT_CODES)

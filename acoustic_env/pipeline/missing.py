@@ -12,8 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.listed import Listed
-from acoustic_env.clips.table import PLACE_SCHEMA
-from acoustic_env.pipeline.rows import WORK_SCHEMA
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
@@ -21,7 +19,6 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.schema import KEY_SCHEMA
 
 KEYS_AT_ONCE: Final = 2**19
-ROUND_CLIPS: Final = 2**19  # their rows are in the object store at once
 
 
 @dataclass(frozen=True)
@@ -88,84 +85,11 @@ def _gathered(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def pending_rounds(listed: Listed, need: npt.NDArray[np.int64], errors: pa.Table) -> Iterator[pa.Table]:
-    """Yield the pending rows, `ROUND_CLIPS` or a few more at a time: what is on its way to the workers at once.
-
-    Args:
-        listed: the clip list.
-        need: int64[clips], as `pending_rows`.
-        errors: of the store.
-    """
-    tables = (pending_rows(table, need[rows], errors) for rows, table in listed.tables())
-    return map(_in_shard_order, _gathered(tables, ROUND_CLIPS))
-
-
-def pending_rows(clips: pa.Table, need: npt.NDArray[np.int64], errors: pa.Table) -> pa.Table:
-    """Return rows of `rows.WORK_SCHEMA` for the clips that lack something: in shard order, others in the list's.
-
-    Args:
-        clips: a clip list.
-        need: int64[clips], a bit for each missing block and signal (`pipeline.work`).
-        errors: of the store, for the number of earlier attempts.
-    """
-    for field in PLACE_SCHEMA:
-        if field.name not in clips.schema.names:
-            clips = clips.append_column(field, pa.nulls(len(clips), field.type))
-    names = ["clip_id", "uri", "start_s", "end_s", *PLACE_SCHEMA.names]
-    rows = clips.select(names).filter(pa.array(need != 0)).combine_chunks()
-    failed = errors.group_by("clip_id").aggregate([("attempt", "max")])
-    position = pc.index_in(rows["clip_id"], value_set=failed["clip_id"].combine_chunks())
-    before = pc.fill_null(failed["attempt_max"].combine_chunks().take(position), 0)
-    rows = rows.append_column("need", pa.array(need[need != 0]))
-    rows = rows.append_column("attempt", pc.cast(pc.add(before, 1), pa.int32()))
-    return _in_shard_order(rows.select(WORK_SCHEMA.names).cast(WORK_SCHEMA))
-
-
-def _in_shard_order(rows: pa.Table) -> pa.Table:
-    if rows["byte_offset"].null_count == len(rows):
-        return rows
-    shards = pc.if_else(pc.is_valid(rows["byte_offset"]), _shards(rows), "")
-    keys = pa.table({"shard": shards, "offset": rows["byte_offset"]})
-    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
-    return rows.take(order).combine_chunks()
-
-
-def _shards(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.replace_substring_regex(rows["uri"], "^(tar|parquet)://.*?::", "")
-
-
-def cut_tasks(pending: pa.Table, task_clips: int) -> list[pa.Table]:
-    """Cut the pending rows into tasks.
-
-    A row group of a Parquet file, which is read as a whole, stays in one task where the task is then not longer than
-    twice `task_clips`.
-
-    Args:
-        pending: of `pending_rows`.
-        task_clips: clips a task, at most, row groups apart.
-    """
-    same = np.zeros(len(pending) + 1, bool)  # whether a row has the row group of the one before
-    if pending["byte_offset"].null_count < len(pending):
-        group = pa.table({"shard": _shards(pending), "offset": pending["byte_offset"]})
-        alike = pc.and_(*(pc.equal(group[name][1:], group[name][:-1]) for name in group.column_names))
-        same[1:-1] = pc.fill_null(alike, False).to_numpy()
-    starts = np.flatnonzero(~same)
-    tasks, first = [], 0
-    while first < len(pending):
-        last = first + task_clips
-        if last < len(pending) and same[last]:
-            begin, end = starts[np.searchsorted(starts, last, "right") - 1 :][:2]
-            last = end if end - first <= 2 * task_clips else begin if begin > first else last
-        tasks.append(pending.slice(first, last - first))
-        first = int(last)
-    return tasks
-
-
 def describe_pending(need: npt.NDArray[np.int64], works: Sequence[BlockWork]) -> list[str]:
     """Return the work as human-readable lines: the list, then each version of each block.
 
     Args:
-        need: int64[clips], as `pending_rows`.
+        need: int64[clips], a bit for each missing block and signal (`pipeline.work`).
         works: the blocks.
     """
     lines = [f"clips     {len(need)} on the list, {np.count_nonzero(need)} with something missing"]

@@ -237,7 +237,7 @@ def _one_a_folder(uris: Collection[str]) -> list[Path]:
 
 def _unreadable(paths: Sequence[str], works: Sequence[BlockWork]) -> list[str]:
     """On a node: what is not there, and blocks of another version."""
-    from acoustic_env.pipeline.stages import planned_block
+    from acoustic_env.pipeline.compute import planned_block
 
     reasons = [f"{path} is not there" for path in paths if not Path(path).exists()]
     for work in works:

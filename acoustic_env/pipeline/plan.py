@@ -2,9 +2,8 @@
 
 Ray Data hangs without a message when actor pools together want every CPU and something else needs one. So the plan
 divides the CPUs before anything starts, node by node, and leaves a share unallocated. One pool does all that runs on
-CPUs, a worker a CPU. Its workers also decode where audio is local; remote audio waits on the network and gets readers
-of its own. One worker a GPU runs all networks and the modulation spectrum of a task, so that waveforms cross the object
-store once. Memory bounds the number of workers.
+CPUs, a worker a CPU; threads of the same worker fetch remote audio ahead. One worker a GPU runs all networks and the
+modulation spectrum of a task, so that waveforms cross the object store once. Memory bounds the number of workers.
 
 Workers of a pool are alike (Ray Data knows one request a pool), and Ray spreads them over the nodes in turn. The plan
 places them the same way, so what it accepts can start.
@@ -25,22 +24,23 @@ from acoustic_env.pipeline.work import BlockWork
 Device = Literal["auto", "cpu", "cuda"]
 
 GIB: Final = 1 << 30
-DECODE_SHARE: Final = 0.15  # of all CPUs, for fetching and decoding remote audio
 WRITE_SHARE: Final = 0.05  # of all CPUs, for the sink
-SPARE_SHARE: Final = 0.05  # of all CPUs, unallocated
+SPARE_SHARE: Final = 0.05  # of all CPUs, unallocated: the pending list is read on them
+READ_CPUS: Final = 0.001
 CPUS_PER_WRITER: Final = 32
 MEMORY_SHARE: Final = 0.8  # of the machines' memory that workers may count on; the system and the driver need some
-DECODE_BYTES: Final = GIB // 2
 WRITE_BYTES: Final = GIB
-CPU_POOL_BYTES: Final = int(1.5 * GIB)  # measured: 0.6 with 16 clips of 10 s; longer clips need more
+CPU_POOL_BYTES: Final = int(1.5 * GIB)  # measured: 0.6 with clips of 10 s
+BASE_BYTES: Final = GIB  # of a worker, before a long clip
+PREPARE_BYTES_PER_S: Final = 3 * 2**19  # to decode and separate a long clip; measured: 1.1 MiB for each second
+LEAST_LONGEST_S: Final = 120.0
 CPU_NETWORK_BYTES: Final = GIB // 2  # beside it; measured: indices, mps, mn04, YAMNet and CNN14 together 1.5
 GPU_POOL_BYTES: Final = 2 * GIB  # of the machine's memory, not the GPU's; beside it CPU_NETWORK_BYTES a network
 MIN_CPUS: Final = 0.1  # free on a node that gets workers
-TYPICAL_S: Final = 10.0  # of a clip, to bound the bytes of a task
 MAX_GPU_TASK_BYTES: Final = GIB // 4  # of prepared signals; they wait in the object store
-MIN_TASK_CLIPS: Final = 4
-MAX_TASK_CLIPS: Final = 64
-MAX_REMOTE_TASK_CLIPS: Final = 16  # whose waveforms wait in the object store
+MIN_TASK_S: Final = 40.0  # of audio
+MAX_TASK_S: Final = 1280.0
+MAX_TASK_BYTES: Final = GIB // 32  # of rows
 TASKS_PER_WORKER: Final = 24  # progress, and work at hand for every worker
 
 
@@ -75,12 +75,26 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """The pending clips: how many, seconds of audio in all, and the longest known length in s."""
+
+    clips: int
+    seconds: float
+    longest_s: float = 0.0
+
+    @property
+    def mean_s(self) -> float:
+        """Seconds a clip."""
+        return self.seconds / self.clips
+
+
+@dataclass(frozen=True)
 class Pool:
     """Workers of one stage.
 
     Attributes:
-        name: the stage's name: decode, cpu, gpu or write.
-        blocks: blocks it computes (none for decode and write).
+        name: the stage's name: cpu, gpu or write.
+        blocks: blocks it computes.
         workers: how many start; no fewer while the run lasts.
         cpus: logical CPUs each, a fraction.
         gpus: GPUs each.
@@ -102,30 +116,27 @@ class Plan:
     """Pools, and how clips are cut into tasks.
 
     Attributes:
-        decode: readers of remote audio; None where the first compute pool decodes.
-        compute: in the order of the graph; the first normalizes and separates.
+        compute: in the order of the graph; the first decodes, normalizes and separates.
         write: the sink.
-        task_clips: clips a task, at most.
+        task_s: seconds of audio a task, at most.
+        in_work: clips that may have been begun and not yet computed; Ray Data gives each worker two tasks at once.
+        longest_s: the longest clip that the workers have memory for, in s.
         device: where blocks run that can run on either.
         placement: node id -> pool -> workers, as Ray is expected to place them.
     """
 
-    decode: Pool | None
     compute: tuple[Pool, ...]
     write: Pool
-    task_clips: int
+    task_s: float
+    in_work: int
+    longest_s: float
     device: str
     placement: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def pools(self) -> tuple[Pool, ...]:
         """All pools in the order of the graph."""
-        return (*((self.decode,) if self.decode else ()), *self.compute, self.write)
-
-    @property
-    def in_work(self) -> int:
-        """Clips that may have been begun and not yet computed; Ray Data gives each worker two tasks at once."""
-        return 2 * self.task_clips * sum(pool.workers for pool in self.pools[:-1])
+        return (*self.compute, self.write)
 
     @property
     def memory(self) -> int:
@@ -135,11 +146,10 @@ class Plan:
 
 def make_plan(
     works: Sequence[BlockWork],
-    clips: int,
+    audio: Audio,
     nodes: Sequence[Node],
     device: Device,
     *,
-    remote: bool,
     elastic: bool = False,
     max_workers: int | None = None,
 ) -> Plan:
@@ -147,10 +157,9 @@ def make_plan(
 
     Args:
         works: blocks with something pending.
-        clips: pending clips, 1 or more; no pool has more workers than that.
+        audio: the pending clips, 1 or more; no pool has more workers than that.
         nodes: of the cluster, as they are now. Those without CPUs (a head) get no worker.
         device: auto puts networks and the modulation spectrum on GPUs where there are any.
-        remote: whether any audio comes over a network.
         elastic: whether pools may grow as nodes join.
         max_workers: of the CPU pool.
 
@@ -170,46 +179,44 @@ def make_plan(
         raise UsageError(msg)
     gpu_blocks = tuple(work for work in works if work.gpu_pool is not None)
     on_gpu = bool(gpu_blocks) and device != "cpu" and gpus > 0
-    pools = _wanted_pools(works, clips, usable, gpu_blocks if on_gpu else (), remote=remote)
-    if max_workers is not None:
-        pools["cpu"] = replace(pools["cpu"], workers=min(max_workers, pools["cpu"].workers))
+    pools = _wanted_pools(works, audio, usable, gpu_blocks if on_gpu else (), max_workers)
+    longest_s = _longest_s(works, pools, usable)
+    for_longest = int(min(audio.longest_s, longest_s) * _bytes_per_s(works))
+    pools["cpu"] = replace(pools["cpu"], memory=max(pools["cpu"].memory, BASE_BYTES + for_longest))
     placement = _place(pools, usable)
     placed = {name: sum(counts[name] for counts in placement.values()) for name in pools}
-    task_clips = _task_clips(works, clips, placed["cpu"], remote=remote, on_gpu=on_gpu)
-    grown = math.ceil(clips / task_clips) if elastic else 1
+    task_s = _task_s(works, audio, placed["cpu"], on_gpu=on_gpu)
+    grown = math.ceil(audio.seconds / task_s) if elastic else 1
     limits = {"write": 1} | ({"cpu": max_workers} if max_workers is not None else {})
     pools = {
         name: replace(pool, workers=placed[name], most=max(placed[name], min(grown, limits.get(name, grown))))
         for name, pool in pools.items()
     }
     compute = tuple(pools[name] for name in ("cpu", "gpu") if name in pools)
-    where = "cuda" if on_gpu else "cpu"
-    return Plan(pools.get("decode"), compute, pools["write"], task_clips, where, placement)
+    in_work = math.ceil(2 * task_s / audio.mean_s) * sum(pool.workers for pool in compute)
+    return Plan(compute, pools["write"], task_s, in_work, longest_s, "cuda" if on_gpu else "cpu", placement)
 
 
 def _wanted_pools(
-    works: Sequence[BlockWork], clips: int, nodes: Sequence[Node], gpu_blocks: tuple[BlockWork, ...], *, remote: bool
+    works: Sequence[BlockWork],
+    audio: Audio,
+    nodes: Sequence[Node],
+    gpu_blocks: tuple[BlockWork, ...],
+    max_workers: int | None,
 ) -> dict[str, Pool]:
     """Pools as they would be with memory enough. A worker's CPUs are what the tightest node has for each of them."""
-    readers = {node.node_id: math.ceil(node.cpus / 2) if remote else 0 for node in nodes}
     writers: Counter[str] = Counter()
-    for _ in range(max(1, min(round(sum(node.cpus for node in nodes) / CPUS_PER_WRITER), clips))):
+    for _ in range(max(1, min(round(sum(node.cpus for node in nodes) / CPUS_PER_WRITER), audio.clips))):
         writers[max(nodes, key=lambda node: node.cpus / (writers[node.node_id] + 1)).node_id] += 1
     each_writes = _floor(min(WRITE_SHARE * n.cpus / writers[n.node_id] for n in nodes if writers[n.node_id]))
-    each_reads = _floor(min(DECODE_SHARE * n.cpus / readers[n.node_id] for n in nodes)) if remote else 0.0
-    each_computes = min(
-        (n.cpus * (1 - SPARE_SHARE) - readers[n.node_id] * each_reads - writers[n.node_id] * each_writes) / _workers(n)
-        for n in nodes
-    )
+    each_computes = min((n.cpus * (1 - SPARE_SHARE) - writers[n.node_id] * each_writes) / _workers(n) for n in nodes)
     cpu_blocks = tuple(work for work in works if work not in gpu_blocks)
     memory = CPU_POOL_BYTES + _networks(cpu_blocks) * CPU_NETWORK_BYTES
-    workers = min(clips, sum(_workers(node) for node in nodes))
+    workers = min(audio.clips, sum(_workers(node) for node in nodes), max_workers or audio.clips)
     pools = [Pool("write", (), writers.total(), each_writes, 0.0, WRITE_BYTES, 0)]
-    if remote:
-        pools.append(Pool("decode", (), min(clips, sum(readers.values())), each_reads, 0.0, DECODE_BYTES, 0))
     if gpu_blocks:
         of_gpu = GPU_POOL_BYTES + _networks(gpu_blocks) * CPU_NETWORK_BYTES
-        gpus = min(clips, sum(int(node.gpus) for node in nodes))
+        gpus = min(audio.clips, sum(int(node.gpus) for node in nodes))
         pools.append(Pool("gpu", gpu_blocks, gpus, 0.0, 1.0, of_gpu, 0))
     pools.append(Pool("cpu", cpu_blocks, workers, _floor(min(1.0, each_computes)), 0.0, memory, 0))
     return {pool.name: pool for pool in pools}
@@ -224,14 +231,27 @@ def _networks(works: Sequence[BlockWork]) -> int:
     return len({work.architecture for work in works} - {None})
 
 
-def _task_clips(works: Sequence[BlockWork], clips: int, workers: int, *, remote: bool, on_gpu: bool) -> int:
-    """Clips a task: some tasks for each worker, but no more bytes at once than the object store and a GPU like."""
-    task_clips = max(math.ceil(clips / (TASKS_PER_WORKER * workers)), min(MIN_TASK_CLIPS, math.ceil(clips / workers)))
-    if not on_gpu:
-        return min(MAX_REMOTE_TASK_CLIPS if remote else MAX_TASK_CLIPS, task_clips)
-    waves = {(work.sample_rate, signal) for work in works if work.gpu_pool for signal in work.spec.signals}
-    each = sum(int(4 * TYPICAL_S * rate) for rate, _ in waves)
-    return max(1, min(MAX_TASK_CLIPS, task_clips, MAX_GPU_TASK_BYTES // each))
+def _bytes_per_s(works: Sequence[BlockWork]) -> int:
+    return PREPARE_BYTES_PER_S + max(work.bytes_per_s for work in works)
+
+
+def _longest_s(works: Sequence[BlockWork], pools: Mapping[str, Pool], nodes: Sequence[Node]) -> float:
+    """The longest clip for which the nodes have memory with a clip of that length in every CPU worker at once."""
+    share = pools["cpu"].workers / sum(map(_workers, nodes))
+    others = sum(pool.memory * pool.workers for pool in pools.values() if pool.name != "cpu") / len(nodes)
+    each = min((node.memory * MEMORY_SHARE - others) / max(1.0, _workers(node) * share) for node in nodes)
+    return max(LEAST_LONGEST_S, (each - BASE_BYTES) / _bytes_per_s(works))
+
+
+def _task_s(works: Sequence[BlockWork], audio: Audio, workers: int, *, on_gpu: bool) -> float:
+    """Seconds of audio a task: some tasks for each worker, but no more bytes than the object store and a GPU like."""
+    task_s = max(audio.seconds / (TASKS_PER_WORKER * workers), min(MIN_TASK_S, audio.seconds / workers))
+    rows = sum(work.row_bytes(audio.mean_s) for work in works)
+    limits = [MAX_TASK_S, MAX_TASK_BYTES / rows * audio.mean_s]
+    if on_gpu:
+        waves = {(work.sample_rate, signal) for work in works if work.gpu_pool for signal in work.spec.signals}
+        limits.append(MAX_GPU_TASK_BYTES / sum(4 * rate for rate, _ in waves))
+    return min(task_s, *limits)
 
 
 def _place(pools: Mapping[str, Pool], nodes: Sequence[Node]) -> dict[str, Counter[str]]:
@@ -294,7 +314,7 @@ def describe(plan: Plan, nodes: Sequence[Node]) -> list[str]:
     total = f"{sum(n.cpus for n in nodes):g} CPUs, {sum(n.gpus for n in nodes):g} GPUs"
     lines = [
         f"cluster   {len(nodes)} nodes, {total}, {sum(n.memory for n in nodes) / GIB:.1f} GiB",
-        f"tasks     up to {plan.task_clips} clips each",
+        f"tasks     {plan.task_s:.0f} s of audio each; clips of up to {plan.longest_s:,.0f} s",
     ]
     for pool in plan.pools:
         blocks = ", ".join(work.spec.name for work in pool.blocks)

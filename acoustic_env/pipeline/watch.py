@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.errors import TooManyFailures
+from acoustic_env.options import ExtractSettings
+from acoustic_env.pipeline.record import RunRecord
+
 MIN_FAILURES: Final = 25  # before a run is stopped, whatever the share allowed
 FACTOR: Final = 2.0  # of the allowed share, at which a run is stopped
 
@@ -64,3 +71,43 @@ def allowed_of_pending(max_error_rate: float, clips: int, pending: int, failed_b
         failed_before: of them, failed for good and not tried again.
     """
     return max(max_error_rate, (max_error_rate * clips - failed_before) / max(1, pending))
+
+
+def check_failures(record: RunRecord, errors: pa.Table, settings: ExtractSettings) -> None:
+    """Raise TooManyFailures where more of the list failed, or is certain enough to fail, than is allowed.
+
+    Args:
+        record: of the run.
+        errors: of the run.
+        settings: of the run.
+    """
+    allowed, see = f"--max-error-rate {settings.max_error_rate:g}", f"see: acoustic-env store errors {settings.store}"
+    if record.stopped:
+        msg = (
+            f"{record.stopped}. {_most_frequent(errors, settings)}What is done is kept; fix the cause and run the same "
+            f"command again, or raise --max-error-rate; {see}"
+        )
+        raise TooManyFailures(msg, record, early=True)
+    rate = record.failed_on_list / max(1, record.clips)
+    if rate > settings.max_error_rate:
+        when = "" if record.pending else " since earlier runs"
+        again = "" if record.pending else "; they are not tried again without --retry-errors"
+        msg = (
+            f"done, but {record.failed_on_list} of {record.clips} clips ({rate:.1%}) have no features{when}, more "
+            f"than {allowed} allows{again}. {_most_frequent(errors, settings)}{see[0].upper()}{see[1:]}"
+        )
+        raise TooManyFailures(msg, record)
+
+
+def _most_frequent(errors: pa.Table, settings: ExtractSettings) -> str:
+    """Name the most frequent error with one of its messages, and what to do where audio is gone."""
+    if not errors.num_rows:
+        return ""
+    code = max(errors["code"].value_counts().to_pylist(), key=lambda count: count["counts"])["values"]
+    said = f"Most often {code}: {errors.filter(pc.equal(errors['code'], code))['message'][0]}. "
+    if code != "not_found":
+        return said
+    return (
+        f"{said}Audio that is gone for good is left out of the list by: acoustic-env clips check {settings.clips} "
+        "--drop-missing NEW.parquet. "
+    )

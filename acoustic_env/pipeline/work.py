@@ -14,6 +14,7 @@ from acoustic_env.features.block import METADATA_PREFIX, Engine, FeatureBlock, J
 from acoustic_env.features.registry import make_block
 
 MAX_PAIRS: Final = 63  # one bit a (block, signal), in an int64
+KEY_BYTES: Final = 32  # of a text in a row, about
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class BlockWork:
         architecture: the network it runs, None for one without.
         gpu_pool: the pool that takes it where there are GPUs, one for all blocks of a network; None for a block of
             processors only.
+        bytes_per_s: memory that it needs for each second of a waveform.
     """
 
     spec: BlockSpec
@@ -66,6 +68,14 @@ class BlockWork:
     sample_rate: int
     architecture: str | None
     gpu_pool: str | None
+    bytes_per_s: int = FeatureBlock.bytes_per_s
+
+    def row_bytes(self, clip_s: float) -> float:
+        """Return the bytes in memory of all rows of a clip that lasts so many seconds."""
+        own = self.schema
+        hop = float((own.metadata or {}).get(f"{METADATA_PREFIX}frame_hop_s".encode(), b"0"))
+        frames = max(1.0, clip_s / hop) if "frame" in own.names and hop else 1.0
+        return KEY_BYTES + frames * len(self.spec.signals) * sum(map(_type_bytes, own.types))
 
     @property
     def schema(self) -> pa.Schema:
@@ -94,7 +104,13 @@ def block_work(spec: BlockSpec) -> BlockWork:
     audio = {signal: prepare.parameters(block.sample_rate, spec.engine, signal) for signal in every}
     alike = {signal: [other for other in every if audio[other] == audio[signal]] for signal in spec.signals}
     schemas = {signal: table_schema(block, audio[signal], alike[signal]) for signal in spec.signals}
-    return BlockWork(spec, schemas, block.sample_rate, block.architecture, block.gpu_pool)
+    return BlockWork(spec, schemas, block.sample_rate, block.architecture, block.gpu_pool, block.bytes_per_s)
+
+
+def _type_bytes(kind: pa.DataType) -> float:
+    if pa.types.is_fixed_size_list(kind):
+        return float(kind.list_size * _type_bytes(kind.value_type))
+    return float(kind.bit_width / 8) if pa.types.is_primitive(kind) else KEY_BYTES
 
 
 def lacking_pairs(need: int, specs: Sequence[BlockSpec]) -> list[tuple[BlockSpec, str]]:

@@ -73,3 +73,8 @@ def run_path(run_id: str) -> str:
     if not _NAME.fullmatch(run_id):
         raise UsageError(f"{run_id!r} is not a run id: letters, digits, '_', '.' and '-' only")
     return f"{RUNS}/{run_id}/record.json"
+
+
+def pending_path(run_id: str, number: int) -> str:
+    """Return the path of a file of a run's pending list."""
+    return f"{RUNS}/{run_id}/pending/part-{number:05d}.parquet"

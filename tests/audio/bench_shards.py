@@ -27,9 +27,10 @@ from acoustic_env.clips.readers.parquet import read_parquet
 from acoustic_env.clips.readers.tar import read_tar
 from acoustic_env.clips.table import PLACE_SCHEMA
 from acoustic_env.io.filesystem import open_filesystem
-from acoustic_env.pipeline.missing import cut_tasks, pending_rows
-from acoustic_env.pipeline.stages import Decode
-from acoustic_env.store.schema import ERROR_SCHEMA
+from acoustic_env.pipeline.pending import cut_tasks
+from acoustic_env.pipeline.reading import decode_clips
+from acoustic_env.pipeline.task import ASSUMED_S, unpack
+from tests.pipeline.tasks import pending
 from tests.s3 import S3Server, serve
 
 TASK_CLIPS = 64
@@ -65,11 +66,11 @@ def upload(server: S3Server, clips: int, shards: int) -> int:
 
 def measure(server: S3Server, clips: pa.Table, workers: int) -> tuple[int, int, float]:
     """Decode the list in that many processes; return bytes, requests and seconds."""
-    pending = pending_rows(clips, np.ones(len(clips), np.int64), ERROR_SCHEMA.empty_table())
-    tasks = cut_tasks(pending, TASK_CLIPS)
+    rows = pending(clips)
+    tasks = [task.clips for task in unpack(cut_tasks(rows, TASK_CLIPS * ASSUMED_S))]
     with tempfile.TemporaryDirectory() as folder:
         for worker in range(workers):
-            own = tasks[worker::workers] or [pending.slice(0, 0)]
+            own = tasks[worker::workers] or [rows.slice(0, 0)]
             for number, task in enumerate(own):
                 pq.write_table(task, Path(folder, f"{worker}-{number}.parquet"))
         server.requests.clear()
@@ -82,10 +83,8 @@ def measure(server: S3Server, clips: pa.Table, workers: int) -> tuple[int, int, 
 
 
 def work(folder: str, worker: int) -> None:
-    decode = Decode([16_000])
     for path in sorted(Path(folder).glob(f"{worker}-*.parquet")):
-        done = decode(pq.read_table(path))
-        assert not any(done["errors"].to_pylist())
+        assert not any(clip.error for clip in decode_clips(pq.read_table(path), [16_000]))
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from acoustic_env.clips.readers.tar import read_tar
 from acoustic_env.clips.table import absolute_uris, read_clips, write_clips
 from acoustic_env.errors import ClipError
 from acoustic_env.io.filesystem import open_filesystem
-from acoustic_env.pipeline.missing import cut_tasks, pending_rows
-from acoustic_env.pipeline.rows import WORK_SCHEMA, unpack_waves, wave_column
-from acoustic_env.pipeline.stages import Decode
-from acoustic_env.store.schema import ERROR_SCHEMA
+from acoustic_env.pipeline.pending import cut_tasks
+from acoustic_env.pipeline.reading import decode_clips
+from acoustic_env.pipeline.task import unpack
+from tests.pipeline.tasks import pending
 from tests.s3 import S3Server
 
 LONG = "a folder of some length/" * 6 + "größe.wav"
@@ -103,23 +103,19 @@ def test_every_clip_is_in_one_group_and_little_is_fetched_in_vain(clips: list[tu
 
 
 def decoded(clips: pa.Table) -> list[object]:
-    waves = unpack_waves(clips[wave_column(16_000)])
-    return [None if wave is None else wave.tobytes() for wave in waves]
-
-
-def work(clips: pa.Table) -> pa.Table:
-    return pending_rows(clips, np.ones(len(clips), np.int64), ERROR_SCHEMA.empty_table())
+    found = {clip.position: clip.waves for clip in decode_clips(clips, [16_000])}
+    return [found[i][16_000].tobytes() if found[i] else None for i in range(len(clips))]
 
 
 def test_a_task_decodes_the_same_with_and_without_places_and_in_any_order(tmp_path: Path) -> None:
     shard = make_tar(tmp_path / "s.tar", {f"{i}.wav": wav(i) for i in range(6)} | {"bad.wav": b"no sound"})
     clips = absolute_uris(read_tar([str(shard)]))
-    rows = work(clips)
-    expected = decoded(Decode([16_000])(work(clips.drop_columns(["byte_offset", "byte_size"]))))
-    assert decoded(Decode([16_000])(rows)) == expected
+    rows = pending(clips)
+    expected = decoded(pending(clips.drop_columns(["byte_offset", "byte_size"])))
+    assert decoded(rows) == expected
     assert expected[-1] is None
     shuffled = rows.take(pa.array([3, 6, 0, 2, 5, 1, 4]))
-    assert decoded(Decode([16_000])(shuffled)) == [expected[i] for i in (3, 6, 0, 2, 5, 1, 4)]
+    assert decoded(shuffled) == [expected[i] for i in (3, 6, 0, 2, 5, 1, 4)]
 
 
 def test_places_survive_a_list_in_csv_and_bad_ones_are_named(tmp_path: Path) -> None:
@@ -142,23 +138,25 @@ def test_tasks_follow_the_shards_and_keep_row_groups_whole() -> None:
         "byte_offset": [row // 2 // 6 * 100 for row in range(40)],
         "byte_size": [100] * 40,
     }
-    tasks = cut_tasks(work(pa.table(rows)), 8)
-    assert all(task.schema.equals(WORK_SCHEMA) for task in tasks)
-    keys = [
-        set(zip(("x" in uri for uri in task["uri"].to_pylist()), task["byte_offset"].to_pylist(), strict=True))
-        for task in tasks
+
+    def sizes(clips: pa.Table, task_s: float) -> list[int]:
+        return [len(task.clips) for task in unpack(cut_tasks(pending(clips), task_s))]
+
+    table = pa.table(rows)
+    groups = [
+        {(row["uri"][-9:], row["byte_offset"]) for row in task.clips.to_pylist()}
+        for task in unpack(cut_tasks(pending(table), 240))
     ]
-    assert sum(map(len, keys)) == len(set.union(*keys)), "a row group is in two tasks"
-    assert [task.num_rows for task in tasks] == [12, 8, 12, 8]
-    huge = work(pa.table({**rows, "uri": ["parquet://audio/0::/x"] * 40, "byte_offset": [0] * 40}))
-    assert [task.num_rows for task in cut_tasks(huge, 8)] == [8, 8, 8, 16]
-    loose = work(pa.table({name: rows[name] for name in ("clip_id", "uri", "start_s", "end_s")}))
-    assert [task.num_rows for task in cut_tasks(loose, 16)] == [16, 16, 8]
-    assert loose["clip_id"].to_pylist() == rows["clip_id"]
+    assert sum(map(len, groups)) == len(set.union(*groups)), "a row group is in two tasks"
+    assert sizes(pa.table({**rows, "uri": ["parquet://audio/0::/x"] * 40, "byte_offset": [0] * 40}), 240) == [40]
+    loose = pa.table({name: rows[name] for name in ("clip_id", "uri", "start_s", "end_s")})
+    assert sizes(loose, 480) == [16, 16, 8]
+    assert pending(loose)["clip_id"].to_pylist() == rows["clip_id"]
 
 
+@pytest.mark.parametrize("task_s", [120.0, 480.0])
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
-def test_few_bytes_are_fetched_that_are_no_audio(s3: S3Server, tmp_path: Path, kind: str) -> None:
+def test_few_bytes_are_fetched_that_are_no_audio(s3: S3Server, tmp_path: Path, kind: str, task_s: float) -> None:
     sounds = [wav(i) for i in range(80)]
     bucket = open_filesystem(f"s3://{s3.bucket}")
     for shard in range(2):
@@ -175,8 +173,8 @@ def test_few_bytes_are_fetched_that_are_no_audio(s3: S3Server, tmp_path: Path, k
     clips = read_tar([url]) if kind == "tar" else read_parquet([url], label_column=None)
     s3.requests.clear()
     s3.sent = 0
-    tasks = cut_tasks(work(clips), 16)
-    waves = [wave for task in tasks for wave in decoded(Decode([16_000])(task))]
+    tasks = unpack(cut_tasks(pending(clips), task_s))
+    waves = [wave for task in tasks for wave in decoded(task.clips)]
     assert None not in waves
     assert len(waves) == 80
     assert s3.sent <= 1.1 * sum(map(len, sounds))

@@ -18,8 +18,8 @@ import soundfile
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
-from acoustic_env.pipeline.rows import WORK_SCHEMA, RowError, pack_errors, pack_rows
 from acoustic_env.pipeline.sink import Write
+from acoustic_env.pipeline.task import WORK_SCHEMA, RowError, Task
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
@@ -107,12 +107,11 @@ def finished(attempt: int, errors: list[RowError], block: str = "placeholder") -
     columns = {column.name: np.zeros((1, column.size) if column.size > 1 else 1) for column in work.spec.make().columns}
     from acoustic_env.features.block import to_table
 
-    tables = [] if errors else [to_table(work.schema, ["a"], ["raw"], columns)]
-    row = {"clip_id": "a", "uri": "a.wav", "start_s": None, "end_s": None, "need": 1, "attempt": attempt}
-    clips = pa.Table.from_pylist([row], WORK_SCHEMA)
-    pieces = [(table, np.zeros(1, np.int64)) for table in tables]
-    clips = clips.append_column(f"rows:{block}", pack_rows(pieces, 1, work.schema))
-    return work, clips.append_column("errors", pack_errors([errors]))
+    task = Task(pa.Table.from_pylist([{"clip_id": "a", "uri": "a.wav", "need": 1, "attempt": attempt}], WORK_SCHEMA))
+    task.errors = [(0, error) for error in errors]
+    if not errors:
+        task.rows[block] = [to_table(work.schema, ["a"], ["raw"], columns)]
+    return work, task.pack()
 
 
 @pytest.mark.parametrize("code", ["worker_died", "not_audio"])
@@ -137,7 +136,7 @@ def _killed_and_run_again(
         found: list[str] = Failures(store.errors()).excluded("placeholder", work.fingerprints["raw"], "raw").to_pylist()
         return found
 
-    assert Write(store.url, leases, [work], "run-1")(failed).failed == 1
+    assert Write(store.url, leases, [work], "run-1")(0, failed).failed == 1
     assert excluded() == ["a"]
 
     def die(self: FeatureStore, *_: object) -> str:
@@ -147,11 +146,11 @@ def _killed_and_run_again(
     with monkeypatch.context() as killing:
         killing.setattr(FeatureStore, "write_part", die)
         with pytest.raises(Killed):
-            Write(store.url, leases, [work], "run-2")(done)
+            Write(store.url, leases, [work], "run-2")(0, done)
     for _ in range(2):
         assert excluded() == []
         assert Failures(store.errors()).open(store).num_rows == 0
-        assert Write(store.url, leases, [work], "run-3")(finished(3, [])[1]).failed == 0
+        assert Write(store.url, leases, [work], "run-3")(0, finished(3, [])[1]).failed == 0
 
 
 def test_an_error_of_one_signal_excludes_that_signal_only(tmp_path: Path) -> None:

@@ -26,13 +26,15 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features import indices, modulation
 from acoustic_env.features.embedders import placeholder
 from acoustic_env.models.matrix import load_matrix
-from acoustic_env.pipeline.missing import find_missing, pending_rows
+from acoustic_env.pipeline.compute import Compute, ComputeSettings
+from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.sink import Write
-from acoustic_env.pipeline.stages import Compute, ComputeSettings
+from acoustic_env.pipeline.task import Task
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.export import export
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
+from tests.pipeline.tasks import pending
 from tests.store.tables import begin
 
 Patch = pytest.MonkeyPatch
@@ -155,11 +157,10 @@ def compute_missing(clips: str, url: str) -> dict[str, int]:
     """What `extract` does, in this process, where the separator can be changed: what the sink says it wrote."""
     works = (block_work(BlockSpec("placeholder", "fast", 0, SIGNALS)),)
     table, store = read_clips(clips), FeatureStore(url)
-    pending = pending_rows(table, find_missing(Listed([table]), works, store, store.errors()).pending, store.errors())
-    settings = ComputeSettings(works, decodes=(16_000,), prepares=True, passes_on=(), device="cpu")
+    rows = pending(table, find_missing(Listed([table]), works, store, store.errors()).pending)
     with acquire_blocks(url, [work.spec.name for work in works], "this test") as leases:
         begin(url, works, leases)
-        written = Write(url, leases.tokens, works, "run-1")(Compute(settings)(pending))
+        written = Write(url, leases.tokens, works, "run-1")(0, Compute(ComputeSettings(works))(Task(rows)).pack())
     return written.rows
 
 

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from acoustic_env.audio.fetch import open_source
@@ -29,7 +28,8 @@ from acoustic_env.pipeline.health import (
     SickWorkerError,
     nodes_to_ask,
 )
-from acoustic_env.pipeline.rows import RowError, pack_errors
+from acoustic_env.pipeline.task import RowError, Task, unpack
+from tests.pipeline.tasks import errors_of, named
 from tests.pipeline.test_extract import write_noise
 
 ROOT = Path(__file__).parents[2]
@@ -45,21 +45,24 @@ class FallibleStage:
     def __init__(self, sick: bool = False) -> None:
         self.sick = sick
 
-    def __call__(self, clips: pa.Table) -> pa.Table:
-        errors: list[list[RowError]] = []
-        for clip_id in clips["clip_id"].to_pylist():
+    def __call__(self, task: Task) -> Task:
+        for position, clip_id in enumerate(task.clips["clip_id"].to_pylist()):
             self.sick = self.sick or clip_id == "poison"
-            failed = self.sick or clip_id.startswith("bad")
-            errors.append([RowError("compute", "compute_failed", "CUDA error", permanent=True)] if failed else [])
-        return clips.append_column("errors", pack_errors(errors))
+            if self.sick or clip_id.startswith("bad"):
+                task.errors.append((position, RowError("compute", "compute_failed", "CUDA error", permanent=True)))
+        return task
+
+    def decode(self, task: Task) -> Task:
+        return task
 
     def check(self) -> None:
         if self.sick:
             msg = "CUDA error: an illegal memory access was encountered"
             raise RuntimeError(msg)
 
-    def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
-        return clips.append_column("errors", pack_errors([[error]] * clips.num_rows))
+    def skip(self, task: Task, error: RowError) -> Task:
+        task.errors.append((0, error))
+        return task
 
 
 class ImportingStage(FallibleStage):
@@ -74,35 +77,31 @@ def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def names(*clip_ids: str) -> pa.Table:
-    return pa.table({"clip_id": list(clip_ids)})
-
-
 class TestAWorker:
     def test_that_can_do_the_golden_clip_records_its_clips_failure(self) -> None:
-        done = CrashIsolatedStage(FallibleStage, (), "run", "cpu")(names("a", "bad-1", "b"))
-        assert [len(errors) for errors in done["errors"].to_pylist()] == [0, 1, 0]
+        done = CrashIsolatedStage(FallibleStage, (), "run", "cpu")(named("a", "bad-1", "b").pack())
+        assert [len(errors) for errors in errors_of(unpack(done)[0]).values()] == [0, 1, 0]
 
     def test_that_cannot_records_nothing_and_names_itself(self) -> None:
         with pytest.raises(SickWorkerError, match="illegal memory access") as fault:
-            CrashIsolatedStage(FallibleStage, (), "run", "cpu")(names("a", "poison", "b"))
+            CrashIsolatedStage(FallibleStage, (), "run", "cpu")(named("a", "poison", "b").pack())
         assert fault.value.clip_id == "poison"
         assert fault.value.exit_code == 1
 
     @pytest.mark.parametrize(("stage", "arguments"), [(FallibleStage, (True,)), (ImportingStage, ())])
     def test_that_is_sick_from_the_start_does_no_clip(self, stage: type, arguments: tuple[object, ...]) -> None:
         with pytest.raises(SickWorkerError) as fault:
-            CrashIsolatedStage(stage, arguments, "run", "cpu")(names("a"))
+            CrashIsolatedStage(stage, arguments, "run", "cpu")(named("a").pack())
         assert fault.value.clip_id is None
 
     @pytest.mark.slow
     def test_a_clip_that_breaks_every_worker_is_known_in_a_process_of_its_own(self) -> None:
         guarded = CrashIsolatedStage(FallibleStage, (), "run", "cpu", suspects=["poison"])
-        done = guarded(names("a", "poison", "b"))
-        errors = done["errors"].to_pylist()
-        assert [len(several) for several in errors] == [0, 1, 0]
-        assert errors[1][0]["permanent"]
-        assert "golden clip" in errors[1][0]["message"]
+        (done,) = unpack(guarded(named("a", "poison", "b").pack()))
+        assert [len(several) for several in errors_of(done).values()] == [0, 1, 0]
+        ((_, error),) = done.errors
+        assert error.permanent
+        assert "golden clip" in error.message
 
 
 class TestARun:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, Json, Waveforms
-from acoustic_env.pipeline.rows import RowError, pack_errors
+from acoustic_env.pipeline.task import RowError, Task
 
 POISON_SAMPLES = 4321
 
@@ -49,16 +49,20 @@ class SignalBlock(LevelBlock):
 
 
 class DeadlyStage:
-    """Copies the clips; those named after a signal (SIGSEGV-1) end the process by it."""
+    """Does nothing; clips named after a signal (SIGSEGV-1) end the process by it."""
 
-    def __call__(self, clips: pa.Table) -> pa.Table:
-        for clip_id in clips["clip_id"].to_pylist():
+    def __call__(self, task: Task) -> Task:
+        for clip_id in task.clips["clip_id"].to_pylist():
             if clip_id.startswith("SIG"):
                 signal.raise_signal(getattr(signal, clip_id.partition("-")[0]))
-        return clips.append_column("errors", pack_errors([[]] * clips.num_rows))
+        return task
+
+    def decode(self, task: Task) -> Task:
+        return task
 
     def check(self) -> None:
-        """Nothing can be wrong with copying."""
+        """Nothing can be wrong with that."""
 
-    def skip(self, clips: pa.Table, error: RowError) -> pa.Table:
-        return clips.append_column("errors", pack_errors([[error]] * clips.num_rows))
+    def skip(self, task: Task, error: RowError) -> Task:
+        task.errors.append((0, error))
+        return task

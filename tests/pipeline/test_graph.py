@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.extract import extract, resolve_blocks
-from acoustic_env.pipeline.missing import pending_rows
-from acoustic_env.pipeline.plan import GIB, Node, Plan, make_plan
+from acoustic_env.pipeline.pending import cut_tasks, write_pending
+from acoustic_env.pipeline.plan import GIB, Audio, Node, Plan, make_plan
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from acoustic_env.store.schema import ERROR_SCHEMA
+from tests.pipeline.tasks import pending
 from tests.pipeline.test_extract import rows, write_noise
 from tests.store.tables import begin
 
@@ -47,14 +48,14 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
     works = resolve_blocks(settings)
     clips = read_clips(str(listed))
     need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
-    pending = pending_rows(clips, need, ERROR_SCHEMA.empty_table())
-    plan = make_plan(works, clips.num_rows, [Node("", "", 1, 1, 64 * GIB)], "auto", remote=False)
+    plan = make_plan(works, Audio(10, 20.0), [Node("", "", 1, 1, 64 * GIB)], "auto")
     assert [pool.name for pool in plan.compute] == ["cpu", "gpu"]
 
-    FeatureStore(settings.store)
+    files = write_pending(FeatureStore(settings.store), "run", [cut_tasks(pending(clips, need), 5.0)])
     with acquire_blocks(settings.store, [work.spec.name for work in works], "test") as leases:
         begin(settings.store, works, leases)
-        batches = list(graph.run(pending, on_processors(plan), works, settings.store, leases.tokens, "run"))
+        job = graph.Job(settings.store, "run", works, leases.tokens, files)
+        batches = list(graph.run(job, on_processors(plan), count()))
     assert sum(written.clips for written in batches) == 10
 
     extract(settings.replace(store=str(tmp_path / "together")))

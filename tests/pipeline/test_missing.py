@@ -1,17 +1,16 @@
-"""What is missing, found part by part and handed out in rounds, is what the whole tables would say."""
+"""What is missing, found part by part, is what the whole tables would say."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table
 from acoustic_env.pipeline import missing
-from acoustic_env.pipeline.missing import find_missing, pending_rounds, pending_rows
+from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 from acoustic_env.store.feature_store import FeatureStore
 from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_table
@@ -55,15 +54,3 @@ def test_the_bits_are_the_keys_that_the_store_lacks(
     for bits, expected in ((found.missing, lacking), (found.pending, lacking - excluded)):
         assert {(CLIPS[row], s) for s in SIGNALS for row in np.flatnonzero(bits & work.spec.bit(s))} == expected
     assert 0 < np.count_nonzero(found.excluded) < len(CLIPS)
-
-
-@pytest.mark.parametrize("size", [1, 9, 100])
-def test_rounds_hold_every_pending_row_once(store: FeatureStore, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missing, "ROUND_CLIPS", size)
-    monkeypatch.setattr("acoustic_env.clips.listed.BATCH_CLIPS", 6)
-    clips = clip_table({"clip_id": clip, "uri": f"/{clip}.wav", "start_s": 1.0} for clip in CLIPS)
-    need = np.arange(len(CLIPS)) % 3
-    rounds = list(pending_rounds(Listed([clips]), need, store.errors()))
-    assert all(0 < len(rows) < size + 6 for rows in rounds)
-    assert pa.concat_tables(rounds).equals(pending_rows(clips, need, store.errors()))
-    assert not list(pending_rounds(Listed([clips]), need * 0, store.errors()))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acoustic_env.errors import UsageError
-from acoustic_env.pipeline.plan import GIB, Device, Node, Plan, describe, make_plan
+from acoustic_env.pipeline.plan import GIB, Audio, Device, Node, Plan, describe, make_plan
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 
 
@@ -34,9 +34,10 @@ def node(cpus: float, gpus: float = 0, memory: int = 0, name: str = "a") -> Node
 
 
 def plan_for(
-    works: list[BlockWork], clips: int, nodes: Node | list[Node], device: Device = "auto", *, remote: bool = False
+    works: list[BlockWork], clips: int, nodes: Node | list[Node], device: Device = "auto", clip_s: float = 10.0
 ) -> Plan:
-    return make_plan(works, clips, nodes if isinstance(nodes, list) else [nodes], device, remote=remote)
+    audio = Audio(clips, clip_s * clips, clip_s)
+    return make_plan(works, audio, nodes if isinstance(nodes, list) else [nodes], device)
 
 
 NODES = st.builds(node, st.integers(0, 24), st.integers(0, 4), st.integers(0, 128).map(GIB.__mul__))
@@ -46,17 +47,16 @@ NODES = st.builds(node, st.integers(0, 24), st.integers(0, 4), st.integers(0, 12
     nodes=st.lists(NODES, max_size=6),
     networks=st.integers(0, 3),
     clips=st.integers(1, 2_000_000),
-    remote=st.booleans(),
     elastic=st.booleans(),
     max_workers=st.none() | st.integers(1, 99),
 )
 def test_an_accepted_plan_over_commits_no_node_and_leaves_no_pool_empty(
-    nodes: list[Node], networks: int, clips: int, remote: bool, elastic: bool, max_workers: int | None
+    nodes: list[Node], networks: int, clips: int, elastic: bool, max_workers: int | None
 ) -> None:
     nodes = [replace(one, node_id=str(number)) for number, one in enumerate(nodes)]
     works = [*DSP, *NETWORKS[:networks]]
     try:
-        plan = make_plan(works, clips, nodes, "auto", remote=remote, elastic=elastic, max_workers=max_workers)
+        plan = make_plan(works, Audio(clips, 10.0 * clips), nodes, "auto", elastic=elastic, max_workers=max_workers)
     except UsageError as error:
         able = [one for one in nodes if one.cpus and one.gpus] or [one for one in nodes if one.cpus]
         roomy = any(one.memory >= (16 + 2 * one.cpus + 8 * one.gpus) * GIB for one in able)
@@ -77,7 +77,7 @@ def test_an_accepted_plan_over_commits_no_node_and_leaves_no_pool_empty(
         assert pool.cpus > 0 or pool.gpus > 0
         assert elastic or pool.most == pool.workers
     assert max_workers is None or pools["cpu"].most <= max_workers
-    assert [plan.pools[0].name == "decode", plan.pools[-1].name] == [remote, "write"]
+    assert [plan.pools[0].name, plan.pools[-1].name] == ["cpu", "write"]
 
 
 def test_a_head_without_cpus_alone_is_refused_and_says_how_to_wait() -> None:
@@ -86,16 +86,15 @@ def test_a_head_without_cpus_alone_is_refused_and_says_how_to_wait() -> None:
 
 
 def test_a_network_too_large_for_every_node_is_refused_with_node_pool_and_shortfall() -> None:
-    nodes = [node(4, memory=5 * GIB, name="small"), node(1, memory=2 * GIB, name="least")]
+    nodes = [node(4, memory=4 * GIB, name="small"), node(1, memory=2 * GIB, name="least")]
     with pytest.raises(UsageError, match=r"pool cpu \(.* 3\.0 GiB\).*node host-small small .* 0\.0 GiB short|short"):
-        plan_for([*DSP, *NETWORKS], 100, nodes, remote=True)
+        plan_for([*DSP, *NETWORKS], 100, nodes)
 
 
 def test_equal_nodes_get_a_worker_a_cpu_each() -> None:
     nodes = [node(4, memory=32 * GIB, name=name) for name in "abc"]
-    plan = plan_for(DSP, 1000, nodes, remote=True)
+    plan = plan_for(DSP, 1000, nodes)
     assert [plan.placement[name]["cpu"] for name in "abc"] == [4, 4, 4]
-    assert [plan.placement[name]["decode"] for name in "abc"] == [2, 2, 2]
 
 
 def test_a_machine_with_one_cpu_gets_a_plan_of_fractions() -> None:
@@ -127,7 +126,7 @@ def test_one_worker_a_gpu_runs_all_networks_and_the_modulation_spectrum_and_the_
     assert [block.spec.name for block in gpu.blocks] == ["mps", "yamnet", "vggish", "panns"]
     assert (gpu.workers, gpu.gpus, plan.device) == (2, 1, "cuda")
     assert plan.placement["a"]["gpu"] == 2
-    assert 4 * 3 * 160_000 * plan.task_clips <= GIB // 4, "prepared signals of a task"
+    assert 4 * 3 * 16_000 * plan.task_s <= GIB // 4, "prepared signals of a task"
 
 
 def test_without_networks_a_gpu_takes_the_modulation_spectrum() -> None:
@@ -157,7 +156,7 @@ def test_a_block_and_its_per_frame_table_share_one_pool() -> None:
 
 def test_a_few_clips_are_still_spread_over_all_workers() -> None:
     plan = plan_for(DSP, 16, node(2, 0, 24 * GIB))
-    assert plan.task_clips <= 8
+    assert plan.task_s <= 80
 
 
 def test_the_plan_reads_as_one_line_a_pool() -> None:
@@ -165,3 +164,21 @@ def test_the_plan_reads_as_one_line_a_pool() -> None:
     lines = describe(plan_for(DSP, 100, machine), [machine])
     assert sum(line.startswith("pool") for line in lines) == 2
     assert any("indices, mps" in line for line in lines)
+
+
+def test_the_memory_of_workers_grows_with_the_longest_clip_until_the_machine_has_no_more() -> None:
+    machine = node(4, 0, 64 * GIB)
+    short, long, endless = (plan_for(DSP, 100, machine, clip_s=length) for length in (10.0, 2400.0, 86_400.0))
+    assert short.compute[0].memory < long.compute[0].memory <= endless.compute[0].memory
+    assert long.longest_s == endless.longest_s >= 2400
+    assert [pool.workers for pool in endless.compute] == [4]
+    (one,) = make_plan(DSP, Audio(100, 8.64e6, 86_400.0), [machine], "auto", max_workers=1).compute
+    assert one.memory > 3 * endless.compute[0].memory
+
+
+def test_tasks_are_bounded_by_seconds_by_bytes_of_rows_and_by_what_waits_for_a_gpu() -> None:
+    assert plan_for(DSP, 10**6, node(2, 0, 24 * GIB)).task_s == 1280
+    assert plan_for(DSP, 10**6, node(2, 0, 24 * GIB), clip_s=1.0).task_s == 1280
+    vectors = work("mps")
+    vectors = replace(vectors, schemas={"raw": pa.schema([("v", pa.list_(pa.float32(), 50_000))])})
+    assert plan_for([vectors], 10**6, node(2, 0, 24 * GIB)).task_s < 600

@@ -23,12 +23,14 @@ from acoustic_env.bench.clips import bench_clips
 from acoustic_env.clips.listed import Listed
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.options import ExtractSettings
+from acoustic_env.pipeline.compute import Compute, ComputeSettings
 from acoustic_env.pipeline.extract import resolve_blocks
-from acoustic_env.pipeline.missing import find_missing, pending_rows
+from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.sink import Write
-from acoustic_env.pipeline.stages import Compute, ComputeSettings
+from acoustic_env.pipeline.task import Task
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
+from tests.pipeline.tasks import pending
 from tests.s3 import S3Server, serve
 from tests.store.tables import begin
 
@@ -76,16 +78,16 @@ def main() -> None:
         works = resolve_blocks(ExtractSettings(clips="", store=server.url, blocks=blocks))
         store = FeatureStore(server.url)
         need = np.full(len(clips), sum(work.spec.mask for work in works))
-        pending = pending_rows(clips, need, store.errors())
-        compute = Compute(ComputeSettings(tuple(works), tuple({w.sample_rate for w in works}), True, (), "cpu"))
+        rows = pending(clips, need)
+        compute = Compute(ComputeSettings(tuple(works)))
         compute.check()
         requests(server)
-        tasks = [compute(pending.slice(first, TASK_CLIPS)) for first in range(0, len(pending), TASK_CLIPS)]
+        tasks = [compute(Task(rows.slice(i, TASK_CLIPS))).pack() for i in range(0, len(rows), TASK_CLIPS)]
         print(f"audio: {audio / len(clips):,.0f} bytes a clip; {requests(server)} for {len(clips)} clips")
         with acquire_blocks(server.url, blocks, "bench") as leases:
             begin(server.url, works, leases)
             requests(server)
-            done = Write(server.url, leases.tokens, works, "bench")(pa.concat_tables(tasks))
+            done = Write(server.url, leases.tokens, works, "bench")(0, *tasks)
             print(f"write: {requests(server)}; {done.failed} failed, {done.seconds['write']:.2f} s")
         for entry in sorted(store.filesystem.entries("features"), key=lambda each: each.path):
             print(f"part {entry.path.split('/')[1]}: {entry.size / len(clips):,.0f} bytes a clip ({entry.path})")
