@@ -55,7 +55,8 @@ from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import bundle_matrix
 from acoustic_env.models.predict import predict_stream
 from acoustic_env.options import ExtractSettings, ReannotateSettings, RelabelSettings
-from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.extract import extract
+from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
 from acoustic_env.store.source_check import read_clips_of

@@ -32,10 +32,10 @@ from acoustic_env.errors import AcousticEnvError
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.cluster import local_node, workers_of_one_thread
 from acoustic_env.pipeline.compute import Compute, ComputeSettings
-from acoustic_env.pipeline.extract import resolve_blocks
 from acoustic_env.pipeline.pending import pending_rows
 from acoustic_env.pipeline.plan import Device
 from acoustic_env.pipeline.task import Task
+from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.schema import ERROR_SCHEMA
 
 CLIPS_PER_CPU: Final = 100  # three minutes of the reference engine on a slow core

@@ -18,7 +18,7 @@ import psutil
 
 from acoustic_env.errors import UsageError
 from acoustic_env.memory import available_memory
-from acoustic_env.pipeline.plan import GIB, Node, Resources
+from acoustic_env.pipeline.pools import GIB, Node, Resources
 
 OBJECT_STORE_SHARE: Final = 0.25
 OBJECT_STORE_MOST: Final = 8 * GIB

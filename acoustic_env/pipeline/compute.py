@@ -27,6 +27,7 @@ from acoustic_env.pipeline.work import BlockWork, block_work, lacking_pairs, mis
 
 # Samples decoded, separated and computed at once (8 clips of 10 s): bounds the memory of a worker.
 STEP_SAMPLES: Final = 8 * 160_000
+SLOWEST: Final = 10.0  # seconds that computing may take for a second of audio, before it counts as endless
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class Compute:
         with alarm(HANG_S) as alive:
             if self.settings.first:
                 for group in self._groups(task, alive):
+                    alive(SLOWEST * group.seconds)
                     for rate in self.rates:
                         self._prepare(task, group, rate)
-                    alive()
                 return task
             groups, task.groups = task.groups, []
             for group in groups:
+                alive(SLOWEST * group.seconds)
                 self._compute_all(task, group)
-                alive()
             return task
 
     def decode(self, task: Task) -> Task:
@@ -101,13 +102,13 @@ class Compute:
 
     # ---- decoding
 
-    def _groups(self, task: Task, alive: Callable[[], object]) -> Iterator[Group]:
+    def _groups(self, task: Task, alive: Callable[[float], object]) -> Iterator[Group]:
         """Yield decoded clips of equal length that lack the same, of `STEP_SAMPLES` in all or one clip at a time."""
         needs = task.clips["need"].to_pylist()
         held: dict[tuple[int, tuple[int, ...]], list[Decoded]] = {}
         samples = 0
         for clip in decode_clips(task.clips, self.rates, self.settings.longest_s):
-            alive()
+            alive(0.0)
             task.spend("decode", clip.spent_s)
             if clip.error is not None:
                 task.errors.append((clip.position, clip.error))

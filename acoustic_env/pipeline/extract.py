@@ -14,13 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audio.signals import in_order
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import read_clip_batches
 from acoustic_env.config import Recipe
 from acoustic_env.errors import RESOLVED, UsageError
-from acoustic_env.features.block import Json
-from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.location import join, scrub
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph, metrics
@@ -30,11 +27,12 @@ from acoustic_env.pipeline.estimate import describe_estimate, workers_of
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
 from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs
 from acoustic_env.pipeline.pending import Need, Pending, cut_tasks, measure, pending_rows, write_pending
-from acoustic_env.pipeline.plan import Audio, Node, Plan, describe, make_plan
+from acoustic_env.pipeline.plan import make_plan
+from acoustic_env.pipeline.pools import Audio, Node, Plan, describe
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
 from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending, check_failures
-from acoustic_env.pipeline.work import MAX_PAIRS, BlockSpec, BlockWork, block_work
+from acoustic_env.pipeline.work import BlockWork, resolve_blocks
 from acoustic_env.store import sources
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.layout import lease_path, run_path
@@ -77,32 +75,6 @@ def extract(
         run.all(leases)
     check_failures(run.record, run.own_errors(), settings)
     return run.record
-
-
-def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> list[BlockWork]:
-    """The blocks of a run with their fingerprints: those named, else the recipe's, else indices and mps.
-
-    Raises:
-        UsageError: unknown block or signal, or options a block does not know.
-    """
-    if recipe is None:
-        recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
-    signals = in_order(settings.signals or (*recipe.signals, *recipe.variant_signals))
-    chosen: dict[str, Mapping[str, Json]] = {}
-    for name in settings.blocks or recipe.blocks:
-        options = recipe.block_options(name)
-        chosen[name] = options
-        if options.get("frames") and not name.endswith("_frames"):
-            chosen[f"{name}_frames"] = options
-    if not 1 <= len(chosen) * len(signals) <= MAX_PAIRS:
-        raise UsageError(
-            f"--blocks, --signals: {len(chosen)} feature blocks (per-frame ones included) of {len(signals)} signals; "
-            f"one run computes 1 to {MAX_PAIRS} pairs of a block and a signal"
-        )
-    return [
-        block_work(BlockSpec(name, settings.engine, position, signals, options))
-        for position, (name, options) in enumerate(chosen.items())
-    ]
 
 
 class _Run:

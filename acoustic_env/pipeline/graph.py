@@ -20,7 +20,8 @@ from acoustic_env.pipeline.compute import Compute, ComputeSettings
 from acoustic_env.pipeline.guard import CrashIsolatedStage
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError
 from acoustic_env.pipeline.nodes import WAIT_S, node_selector, not_started
-from acoustic_env.pipeline.plan import GIB, READ_CPUS, Plan, Pool
+from acoustic_env.pipeline.plan import READ_CPUS
+from acoustic_env.pipeline.pools import GIB, Plan, Pool
 from acoustic_env.pipeline.sink import Write, Written
 from acoustic_env.pipeline.work import BlockWork
 
@@ -29,7 +30,7 @@ FIRST_WAIT_S: Final = 2.0
 FIRST_TASKS: Final = 4
 LONGEST_WAIT_S: Final = 60.0
 WRITE_S: Final = 3600.0  # for one slice, the repeated requests of a storage that fails included
-WRITER_DEATHS: Final = 3  # of one writer, before the run ends
+WRITER_DEATHS: Final = 10  # of one writer, those of lost nodes included, before the run ends
 ADDED_BY_RAY: Final = "\nFailed to "  # and on retries, to the message of an error in a worker
 # Files of the pending list, each with its number of tasks; or the tasks.
 Tasks: TypeAlias = Mapping[str, int] | pa.Table
@@ -88,21 +89,36 @@ def run(
         settings = ComputeSettings(pool.blocks, later, position == 0, plan.device, plan.longest_s)
         arguments = (Compute, (settings,), job.run_id, pool.name, tuple(sorted(health.suspects)))
         data = _through(data, pool, arguments, selector)
-    writers = _Writers(job, plan.write, selector, WAIT_S if elastic else None)
+    writers = _writers(job, plan.write, selector, WAIT_S if elastic else None)
+
+    def written() -> Written:
+        slice_: Written = writers.get_next_unordered(timeout=WRITE_S)
+        return slice_
+
     try:
         with _ended(slices(data.iter_internal_ref_bundles())) as pieces:
             for piece in pieces:
-                yield from writers.submit(next(numbers), piece)
-        yield from writers.rest()
+                writers.submit(lambda writer, some: writer.__call__.remote(*some), (next(numbers), *piece))
+                if not writers.has_free():
+                    yield written()
+        while writers.has_next():
+            yield written()
     except ray.exceptions.GetTimeoutError as error:
         raise UsageError(not_started(plan)) from error
+    except (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError, TimeoutError) as error:
+        raise NoHealthyWorkerError(
+            f"a writer died {WRITER_DEATHS + 1} times, or took more than {WRITE_S:.0f} s for a slice: it is "
+            f"planned with {_needs(plan.write)}: {error}"
+        ) from error
     except ray.exceptions.RayError as error:
         refusal = _refusal(error)
         if refusal is None:
             raise
         raise refusal from error
     finally:
-        writers.finish()
+        for _ in range(plan.write.workers):  # which have one slice each at most
+            with contextlib.suppress(ray.exceptions.RayError, StopIteration, TimeoutError):
+                writers.get_next_unordered(timeout=WRITE_S)
 
 
 def _source(tasks: Tasks, store_url: str, *, elastic: bool) -> Any:
@@ -141,75 +157,31 @@ def _through(data: Any, pool: Pool, arguments: tuple[Any, ...], selector: dict[s
     )
 
 
-class _Writers:
-    """Actors that write slices, one each at a time.
+def _writers(job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: float | None) -> Any:
+    """Return a pool of writers that have started, within `wait_s` (None for any time)."""
+    import ray
+    from ray.util import ActorPool
 
-    Args:
-        job: of the run.
-        pool: of the plan.
-        selector: of nodes; None for all.
-        wait_s: until they must have started; None waits for ever.
-    """
-
-    def __init__(self, job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: float | None) -> None:
-        import ray
-
-        actor = ray.remote(Write).options(
-            num_cpus=pool.cpus,
-            memory=pool.memory,
-            label_selector=selector,
-            max_restarts=WRITER_DEATHS,
-            max_task_retries=WRITER_DEATHS,
+    actor = ray.remote(Write).options(
+        num_cpus=pool.cpus,
+        memory=pool.memory,
+        label_selector=selector,
+        max_restarts=WRITER_DEATHS,
+        max_task_retries=-1,  # as often as it is started again; a writer out of reach counts as a try, too
+    )
+    writers: list[Any] = [actor.remote(job.store_url, job.leases, job.works, job.run_id) for _ in range(pool.workers)]
+    started, missing = ray.wait([writer.ready.remote() for writer in writers], num_returns=len(writers), timeout=wait_s)
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {pool.workers} writers did not start within {wait_s:.0f} s: each needs {_needs(pool)}; "
+            "add nodes, or wait for other jobs to end"
         )
-        self._needs = f"{pool.cpus:g} CPUs and {pool.memory / GIB:.1f} GiB"
-        arguments = (job.store_url, job.leases, tuple(job.works), job.run_id)
-        self._free: list[Any] = [actor.remote(*arguments) for _ in range(pool.workers)]
-        self._busy: dict[Any, Any] = {}
-        started, missing = ray.wait(
-            [writer.ready.remote() for writer in self._free], num_returns=len(self._free), timeout=wait_s
-        )
-        if missing:
-            raise UsageError(
-                f"{len(missing)} of {pool.workers} writers did not start within {wait_s:.0f} s: each needs "
-                f"{self._needs}; add nodes, or wait for other jobs to end"
-            )
-        ray.get(started)
+    ray.get(started)
+    return ActorPool(writers)
 
-    def submit(self, number: int, blocks: Sequence[Any]) -> Iterator[Written]:
-        """Give a slice to a free writer; where there is none, wait for one and yield what it has written."""
-        if not self._free:
-            yield self._next()
-        writer = self._free.pop()
-        self._busy[writer.__call__.remote(number, *blocks)] = writer
 
-    def rest(self) -> Iterator[Written]:
-        """Wait for what is in hand."""
-        while self._busy:
-            yield self._next()
-
-    def finish(self) -> None:
-        """Wait for what is in hand, whatever becomes of it."""
-        import ray
-
-        if self._busy:
-            ray.wait(list(self._busy), num_returns=len(self._busy), timeout=WRITE_S)
-
-    def _next(self) -> Written:
-        import ray
-
-        done, _ = ray.wait(list(self._busy), timeout=WRITE_S)
-        if not done:
-            raise NoHealthyWorkerError(
-                f"a writer has not written its slice within {WRITE_S:.0f} s; see the logs of Ray"
-            )
-        self._free.append(self._busy.pop(done[0]))
-        try:
-            written: Written = ray.get(done[0])
-        except (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError) as error:
-            raise NoHealthyWorkerError(
-                f"a writer died {WRITER_DEATHS + 1} times on one slice; it is planned with {self._needs}: {error}"
-            ) from error
-        return written
+def _needs(pool: Pool) -> str:
+    return f"{pool.cpus:g} CPUs and {pool.memory / GIB:.1f} GiB"
 
 
 def slices(bundles: Iterable[Any]) -> Generator[list[Any], None, None]:

@@ -249,14 +249,15 @@ def _compute(stage: Stage, task: Task) -> Task:
 
 
 @contextmanager
-def alarm(seconds: float) -> Iterator[Callable[[], object]]:
-    """Yield what is to be called after each step; a step of more than so many seconds ends this process by SIGALRM.
+def alarm(seconds: float) -> Iterator[Callable[[float], object]]:
+    """Yield what is to be called before each step; a step of more than so many seconds ends this process by SIGALRM.
 
-    The system does it, so that code of another language that never gives control back cannot prevent it.
+    It takes the seconds that the step may take longer. The system sends the signal, so that code of another language
+    that never gives control back cannot prevent it.
     """
     before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield lambda: signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield lambda longer: signal.setitimer(signal.ITIMER_REAL, seconds + longer)
     finally:
         signal.setitimer(signal.ITIMER_REAL, before)
 

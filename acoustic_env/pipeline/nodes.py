@@ -13,7 +13,7 @@ from typing import Any, Final
 from acoustic_env.audio.fetch import local_file
 from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.io.location import local_path
-from acoustic_env.pipeline.plan import GIB, Node, Plan
+from acoustic_env.pipeline.pools import GIB, Node, Plan
 from acoustic_env.pipeline.work import BlockWork
 
 Log = Callable[[str], None]

@@ -77,6 +77,12 @@ class Group:
     need: int
     waves: Mapping[int, Mapping[str, Waves]]
 
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        rate, waves = next(iter(self.waves.items()))
+        return next(iter(waves.values())).size / rate
+
     def only(self, i: int) -> Group:
         """Return one clip of the group alone."""
         waves = {rate: {name: wave[i : i + 1] for name, wave in some.items()} for rate, some in self.waves.items()}

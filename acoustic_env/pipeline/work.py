@@ -10,8 +10,12 @@ import pyarrow as pa
 
 from acoustic_env.audio import prepare
 from acoustic_env.audio.signals import SIGNALS, in_order, signal_order
+from acoustic_env.config import Recipe
+from acoustic_env.errors import UsageError
 from acoustic_env.features.block import METADATA_PREFIX, Engine, FeatureBlock, Json, table_schema
 from acoustic_env.features.registry import make_block
+from acoustic_env.io.documents import load_recipe
+from acoustic_env.options import ExtractSettings
 
 MAX_PAIRS: Final = 63  # one bit a (block, signal), in an int64
 KEY_BYTES: Final = 32  # of a text in a row, about
@@ -95,6 +99,32 @@ class BlockWork:
             fingerprint: tuple(signal for signal in self.schemas if found[signal] == fingerprint)
             for fingerprint in dict.fromkeys(found.values())
         }
+
+
+def resolve_blocks(settings: ExtractSettings, recipe: Recipe | None = None) -> list[BlockWork]:
+    """The blocks of a run with their fingerprints: those named, else the recipe's, else indices and mps.
+
+    Raises:
+        UsageError: unknown block or signal, or options a block does not know.
+    """
+    if recipe is None:
+        recipe = load_recipe(settings.recipe) if settings.recipe else Recipe(name="default")
+    signals = in_order(settings.signals or (*recipe.signals, *recipe.variant_signals))
+    chosen: dict[str, Mapping[str, Json]] = {}
+    for name in settings.blocks or recipe.blocks:
+        options = recipe.block_options(name)
+        chosen[name] = options
+        if options.get("frames") and not name.endswith("_frames"):
+            chosen[f"{name}_frames"] = options
+    if not 1 <= len(chosen) * len(signals) <= MAX_PAIRS:
+        raise UsageError(
+            f"--blocks, --signals: {len(chosen)} feature blocks (per-frame ones included) of {len(signals)} signals; "
+            f"one run computes 1 to {MAX_PAIRS} pairs of a block and a signal"
+        )
+    return [
+        block_work(BlockSpec(name, settings.engine, position, signals, options))
+        for position, (name, options) in enumerate(chosen.items())
+    ]
 
 
 def block_work(spec: BlockSpec) -> BlockWork:

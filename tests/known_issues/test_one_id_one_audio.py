@@ -199,7 +199,7 @@ def finished_store(tmp_path: Path, *clips: tuple[str, str, float | None, float |
     """A store with rows and sources of clips whose audio need not exist."""
     from acoustic_env.clips.listed import Listed
     from acoustic_env.options import ExtractSettings
-    from acoustic_env.pipeline.extract import resolve_blocks
+    from acoustic_env.pipeline.work import resolve_blocks
     from acoustic_env.store.sources import admit, record
 
     listed = make_list(tmp_path / "finished.csv", *clips)

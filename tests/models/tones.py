@@ -16,7 +16,7 @@ from acoustic_env.audio.fetch import open_source
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.features.block import to_table
 from acoustic_env.options import ExtractSettings
-from acoustic_env.pipeline.extract import resolve_blocks
+from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 
 RATE: Final = 8_000

@@ -30,7 +30,8 @@ import soundfile
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.options import ExtractSettings
-from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.extract import extract
+from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store import layout, sources
 from acoustic_env.store.feature_store import FeatureStore, new_part
 from acoustic_env.store.parts import part_bytes

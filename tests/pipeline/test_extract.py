@@ -22,7 +22,8 @@ from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import LeaseHeld, TooManyFailures
 from acoustic_env.options import ExtractSettings
-from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.extract import extract
+from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
 

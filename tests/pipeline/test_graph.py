@@ -13,9 +13,11 @@ import pytest
 from acoustic_env.clips.table import read_clips
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph
-from acoustic_env.pipeline.extract import extract, resolve_blocks
+from acoustic_env.pipeline.extract import extract
 from acoustic_env.pipeline.pending import cut_tasks, write_pending
-from acoustic_env.pipeline.plan import GIB, Audio, Node, Plan, make_plan
+from acoustic_env.pipeline.plan import make_plan
+from acoustic_env.pipeline.pools import GIB, Audio, Node, Plan
+from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
 from tests.pipeline.tasks import pending

@@ -113,7 +113,7 @@ def test_an_alarm_put_off_in_time_ends_nobody() -> None:
     with alarm(0.2) as alive:
         for _ in range(4):
             time.sleep(0.1)
-            alive()
+            alive(0.0)
     remaining, _ = signal.getitimer(signal.ITIMER_REAL)
     assert remaining == 0 or remaining > 1, "only pytest's own alarm is left"
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acoustic_env.errors import UsageError
-from acoustic_env.pipeline.plan import GIB, Audio, Device, Node, Plan, describe, make_plan
+from acoustic_env.pipeline.plan import Device, make_plan
+from acoustic_env.pipeline.pools import GIB, Audio, Node, Plan, describe
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 
 

@@ -24,10 +24,10 @@ from acoustic_env.clips.listed import Listed
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.compute import Compute, ComputeSettings
-from acoustic_env.pipeline.extract import resolve_blocks
 from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.task import Task
+from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
 from tests.pipeline.tasks import pending
