@@ -1,0 +1,133 @@
+"""The books of a run: what the store has and lacks of the list, what the run may write, and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acoustic_env.clips.listed import Listed
+from acoustic_env.errors import RESOLVED
+from acoustic_env.io.location import scrub
+from acoustic_env.options import ExtractSettings
+from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs
+from acoustic_env.pipeline.pending import Need
+from acoustic_env.pipeline.record import RunRecord
+from acoustic_env.pipeline.work import BlockWork
+from acoustic_env.store import sources
+from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.layout import lease_path
+from acoustic_env.store.lease import BlockLeases, acquire_sources
+
+Log = Callable[[str], None]
+
+
+@dataclass
+class Lacking:
+    """What a run has to do: the bits that each clip lacks, and the store's errors."""
+
+    need: Need
+    errors: pa.Table
+
+
+class Books:
+    """The store as one run sees it.
+
+    Args:
+        settings: of the run.
+        works: its blocks.
+        clips: the list.
+        log: receives each human-readable line.
+    """
+
+    def __init__(self, settings: ExtractSettings, works: Sequence[BlockWork], clips: Listed, log: Log) -> None:
+        self.settings, self.works, self.clips, self.log = settings, works, clips, log
+        self.store = FeatureStore(settings.store)
+        self._begun: list[tuple[str, str, int]] = []  # block, fingerprint and fencing id of what is written
+        fingerprints = {work.spec.name: work.fingerprints for work in works}
+        stored = {name: scrub(value) if isinstance(value, str) else value for name, value in settings.as_json().items()}
+        self.record = RunRecord(stored, fingerprints, clips.num_rows)
+
+    def admit(self, beside: Callable[[], Sequence[str]] = list) -> sources.Admission:
+        """Compare the list with the sources that the store has recorded, before anything runs."""
+        admission = sources.admit(self.store, self.clips, self.settings.relocated, self.settings.clips, beside)
+        self.record.relocated = admission.relocations
+        for line in admission.lines:
+            self.log(f"sources   {line}")
+        return admission
+
+    def lacking(self) -> Lacking:
+        """Return what there is to do; it is logged and recorded."""
+        errors = self.store.errors()
+        found = find_missing(self.clips, self.works, self.store, errors)
+        self.record.left = int(np.count_nonzero(found.pending))
+        self.record.failed_on_list = int(np.count_nonzero(found.excluded))
+        need = self._wanted(found)
+        self.record.pending = int(np.count_nonzero(need))
+        self.record.pairs = pending_pairs(need, self.works)
+        for line in describe_pending(need, self.works):
+            self.log(line)
+        return Lacking(need, errors)
+
+    def _wanted(self, found: MissingWork) -> Need:
+        return found.missing if self.settings.retry_errors else found.pending
+
+    def open(self, leases: BlockLeases) -> Lacking:
+        """Record the sources of the list, and take over the versions that are written; return what there is to do.
+
+        Parts that manifests name and storage has lost are named, and not counted any more.
+        """
+        with acquire_sources(self.settings.store, f"extract {self.record.run_id}") as lease:
+            admission = self.admit(leases.others)
+            if self.record.relocated:
+                self.write_record()  # first, so that a killed run leaves the reason
+            sources.record(self.store, admission, self.record.run_id, lease.check)
+        todo = self.lacking()
+        for work in self.works:
+            for fingerprint, signals in work.versions().items():
+                lacks = np.any(todo.need & sum(map(work.spec.bit, signals)))
+                if lacks or self.store.lost_parts(work.spec.name, fingerprint):
+                    token = leases.tokens[lease_path(work.spec.name)]
+                    self.record.lost += self.store.begin(work.spec.name, fingerprint, token)
+                    self._begun.append((work.spec.name, fingerprint, token))
+        self.record.lost += self.store.drop_lost_errors()
+        for line in self.record.lost:
+            self.log(f"lost      {line}")
+        if todo.need.any() or self.record.relocated:
+            self.write_record()  # so that errors of a killed run have a version
+        return todo
+
+    def left(self) -> tuple[Lacking, list[str]]:
+        """Return what is still to do in the middle of the run, and the clips that failed in it; the store decides."""
+        errors = self.store.errors()
+        failed = pc.unique(_of_run(errors, self.record.run_id)["clip_id"])
+        need = self._wanted(find_missing(self.clips, self.works, self.store, errors)).copy()
+        done = self.clips.index.positions(failed)
+        need[done[done >= 0]] = 0
+        self.record.finished, self.record.failed = self.record.pending - int(np.count_nonzero(need)), len(failed)
+        return Lacking(need, errors), failed.to_pylist()
+
+    def own_errors(self) -> pa.Table:
+        """Return this run's errors."""
+        return _of_run(self.store.errors(), self.record.run_id)
+
+    def close(self) -> None:
+        """Write the record with the counts that the store gives after the run, not the run's own."""
+        for block, fingerprint, token in self._begun:
+            self.store.version(block, fingerprint).end(token)
+        found = find_missing(self.clips, self.works, self.store, self.store.errors())
+        self.record.left = int(np.count_nonzero(found.pending))
+        self.record.failed_on_list = int(np.count_nonzero(found.missing))
+        self.write_record()
+
+    def write_record(self) -> None:
+        """Write the record as it is."""
+        self.store.write_run(self.record.run_id, dataclasses.asdict(self.record))
+
+
+def _of_run(errors: pa.Table, run_id: str) -> pa.Table:
+    return errors.filter(pc.and_(pc.equal(errors["run_id"], run_id), pc.not_equal(errors["code"], RESOLVED)))
