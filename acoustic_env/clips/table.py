@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import for_arrow, open_file, read_bytes, write_bytes
-from acoustic_env.io.location import split_shard
+from acoustic_env.io.files import check_place, for_arrow, open_file, read_bytes, write_bytes
+from acoustic_env.io.location import same_place, split_shard
 
 CLIP_SCHEMA: Final = pa.schema(
     [
@@ -169,6 +169,19 @@ def write_clips(table: pa.Table, url: str) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_bytes(url, buffer.getvalue())
+
+
+def check_output(url: str, inputs: Iterable[str]) -> None:
+    """Check before long work that a table can be written to a place, and that this is none of the files it is made of.
+
+    Raises:
+        UsageError: it is an input, a folder, has an ending other than .parquet and .csv, or cannot be written.
+    """
+    if any(same_place(url, place) for place in inputs):
+        raise UsageError(f"{url}: would replace what it is made of; give another file")
+    if PurePosixPath(url).suffix.lower() not in ("", ".csv", ".parquet"):
+        raise UsageError(f"{url}: tables are written as Parquet or CSV; give a name that ends in .parquet or .csv")
+    check_place(url, folder=False)
 
 
 def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:

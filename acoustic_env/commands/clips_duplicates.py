@@ -62,17 +62,17 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     """Find duplicates; see DUPLICATES."""
     from acoustic_env.audit.table import write_table
     from acoustic_env.clips.duplicates.search import apply_groups, find_duplicates
-    from acoustic_env.clips.table import read_clips, write_clips
+    from acoustic_env.clips.table import check_output, read_clips, write_clips
     from acoustic_env.errors import UsageError
-    from acoustic_env.io.files import check_place
     from acoustic_env.store.feature_store import FeatureStore
     from acoustic_env.store.source_check import read_clips_of
 
     if arguments.block and not arguments.store:
         raise UsageError("--block names a block of a store: give --store")
     store = FeatureStore(arguments.store) if arguments.store else None
-    for place in filter(None, (arguments.out, arguments.apply)):
-        check_place(place)
+    check_output(arguments.out, [arguments.clips])
+    if arguments.apply:
+        check_output(arguments.apply, [arguments.clips, arguments.out])
     clips = read_clips_of(store, arguments.clips, log) if store else read_clips(arguments.clips)
     vectors = _vectors(store, arguments.block, clips["clip_id"].to_pylist()) if store else None
     found = find_duplicates(clips, vectors, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.filesystem import BLOCK_BYTES, open_filesystem, remote_filesystem, whole_file
-from acoustic_env.io.location import join, local_path, scrub, without_credentials
-from acoustic_env.io.retry import StoreError
+from acoustic_env.io.location import join, local_path, without_credentials
+from acoustic_env.io.retry import StoreError, store_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,14 +140,18 @@ def write_bytes(url: str, data: bytes) -> None:
         open_filesystem(url).write("", data)
 
 
-def check_place(url: str) -> None:
-    """Check before long work that its file or folder can be written, as far as this can be known.
+def check_place(url: str, folder: bool = True) -> None:
+    """Check before long work that a file or folder can be written, as far as this can be known.
 
     Raises:
-        UsageError: no such bucket, no credentials, or a folder that cannot be made or written.
+        UsageError: no such bucket, no credentials, a folder that cannot be made or written, or a folder where `folder`
+            is false.
     """
     with _usable(url, "written", missing=True):
         open_filesystem(url).check()
+        path = local_path(url)
+        if not folder and path is not None and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 @contextmanager
@@ -206,12 +211,12 @@ def _usable(url: str, done: str, missing: bool = False) -> Iterator[None]:
     """Turn what a filesystem raises into UsageError; FileNotFoundError only with `missing`."""
     try:
         yield
-    except (OSError, StoreError) as error:
+    except StoreError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
         if isinstance(error, FileNotFoundError) and not missing:
             raise
-        known = isinstance(error, StoreError)
-        msg = str(error) if known else f"{url}: cannot be {done}: {type(error).__name__}: {error}"
-        raise UsageError(scrub(msg)) from error
+        raise UsageError(str(store_error(url, done, error))) from error
 
 
 def _absent(url: str) -> UsageError:
