@@ -29,6 +29,7 @@ AUDIOSET_ID: Final = re.compile(r"/[mgt]/\w+")
 READERS: Final = 4
 LOOKS: Final = 32  # files looked for at once
 LISTED_FILES: Final = 100  # in one remote folder: one listing instead of a request each
+SHOWN: Final = 20  # further columns
 GONE: Final = "no such file"
 
 
@@ -215,5 +216,6 @@ def _notes(clips: pa.Table) -> list[str]:
         notes.append(f"{unlabeled:,} clips without labels")
     further = [name for name in clips.column_names if name not in CLIP_SCHEMA.names]
     if further:
-        notes.append(f"further columns, carried through: {', '.join(further)}")
+        more = f" and {len(further) - SHOWN:,} more" if len(further) > SHOWN else ""
+        notes.append(f"further columns, carried through: {', '.join(further[:SHOWN])}{more}")
     return notes

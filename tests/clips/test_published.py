@@ -246,7 +246,7 @@ def test_arrow_files_of_hugging_face_are_refused_with_the_remedy(
         ('audio\tlabels\n3\t"5 inch\n4\tMusic\n5\tx"\n', "dataset.tsv: line 2: a stray quote"),
         ("audio\tlabels\n3\tB\xfccher\n", "dataset.tsv: line 2: not UTF-8"),
         ("audio\tlabels\tlabels\n3\tx\ty\n", "a column is there twice"),
-        ("name\tlabels\n3\tx\n", "no column 'audio'; expected audio, labels, found name, labels"),
+        ("name\tlabels\n3\tx\n", "no column 'audio'; expected audio, labels, found 'name', 'labels'"),
         ("audio\tlabels\n7\tx\n", "none of the 1 audio files is below it; expected 7.wav"),
     ],
 )

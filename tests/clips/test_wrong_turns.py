@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from acoustic_env.cli import main
+from acoustic_env.clips.table import read_clips
 
 Captured = pytest.CaptureFixture[str]
 
@@ -77,3 +78,51 @@ def test_an_output_that_cannot_be_written_is_known_before_the_audio_is_read(caps
         assert ".partial" not in said
     Path("there").mkdir()
     assert "there: cannot be written: it is a folder" in refused(capsys, "from-folder", "audio", "--out", "there")
+
+
+# ---- lists as spreadsheets and pandas write them
+
+ONE = [("a", "audio/a.wav", ["dog", "big cat"], 1), ("b", "audio/b.wav", [], None)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'clip_id,uri,labels,fold\na,audio/a.wav,"dog, big cat",1\nb,audio/b.wav,,\n',
+        '\n\nclip_id,uri,labels,fold\r\na,audio/a.wav,"dog,big cat",1.0\r\n\r\n  \r\nb,audio/b.wav,,\r\n,,,\r\n',
+        'clip_id,uri,labels,fold,,\na,audio/a.wav,"dog,big cat",1,,\nb,audio/b.wav,,,,\n,,,,,\n',
+        ',clip_id,uri,labels,fold\n0,a,audio/a.wav,"dog,big cat",1.0\n1,b,audio/b.wav,,\n',
+        "clip_id\turi\tlabels\tfold\na\taudio/a.wav\tdog,big cat\t1\nb\taudio/b.wav\t\t\n",
+        '"clip_id";"uri";"labels";"fold"\n"a";"audio/a.wav";"dog,big cat";"1"\n"b";"audio/b.wav";"";""\n',
+        'clip_id,uri,labels,fold\ra, "audio/a.wav" , "dog,big cat" ,1\rb,audio/b.wav,,\r',
+    ],
+)
+def test_a_list_is_read_as_spreadsheets_pandas_and_r_write_it(text: str, here: Path) -> None:
+    Path("list.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    clips = read_clips("list.csv").select(["clip_id", "uri", "labels", "fold"]).to_pylist()
+    expected = [(clip_id, str(here / uri), labels, fold) for clip_id, uri, labels, fold in ONE]
+    assert [tuple(clip.values()) for clip in clips] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "clip_id,uri,labels\na,audio/a.wav,\"['dog', 'cat']\"\n",
+            "column labels: \"['dog', 'cat']\" is a list",
+        ),
+        ("file,label\na.wav,dog\n", "column clip_id: the column is missing; found 'file', 'label'"),
+        ("clip_id|uri\na|x\n", "found 'clip_id|uri'"),
+        ("clip_id,uri,fold\na,audio/a.wav,1.5\n", "row 1, column fold: '1.5' is not a whole number"),
+    ],
+)
+def test_a_list_in_another_form_is_refused_with_what_was_found(text: str, said: str, capsys: Captured) -> None:
+    Path("list.csv").write_text(text)
+    assert said in refused(capsys, "check", "list.csv")
+
+
+def test_thousands_of_further_columns_are_counted_not_printed(capsys: Captured) -> None:
+    columns = {"clip_id": ["a"], "uri": ["audio/a.wav"], **{f"c{number}": [1] for number in range(3000)}}
+    pq.write_table(pa.table(columns), "wide.parquet")
+    assert main(["clips", "check", "wide.parquet"]) == 0
+    assert "c19 and 2,980 more" in capsys.readouterr().out

@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.records import read_records
+from acoustic_env.clips.records import read_records
 from acoustic_env.clips.table import ValidationIssue, clip_table, raise_issues
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import open_file
 from acoustic_env.io.location import url as location
 
 PLACEHOLDERS: Final = ("ytid", "start_ms", "end_ms", "start_s", "end_s")
@@ -116,10 +117,11 @@ def read_segments(url: str) -> Iterator[Segment]:
     """
     issues: list[ValidationIssue] = []
     count = 0
-    for line, cells in read_records(url):
-        if not cells[0].startswith("#") and (segment := _segment(cells, line, issues)) is not None:
-            count += 1
-            yield segment
+    with open_file(url) as file:
+        for line, cells in read_records(file, url):
+            if not cells[0].startswith("#") and (segment := _segment(cells, line, issues)) is not None:
+                count += 1
+                yield segment
     raise_issues(url, issues)
     if count == 0:
         raise UsageError(f'{url}: no segments; a line is YTID, start_seconds, end_seconds, "label,label"')
@@ -128,7 +130,7 @@ def read_segments(url: str) -> Iterator[Segment]:
 def _segment(cells: list[str], line: int, issues: list[ValidationIssue]) -> Segment | None:
     try:
         ytid, start, end, labels = (cell.strip() for cell in cells)
-        segment = Segment(ytid, float(start), float(end), tuple(label.strip() for label in labels.split(",")))
+        segment = Segment(ytid, float(start), float(end), tuple(filter(None, map(str.strip, labels.split(",")))))
         if ytid and 0 <= segment.start_s < segment.end_s < math.inf:
             return segment
     except ValueError:  # another number of cells, or no number

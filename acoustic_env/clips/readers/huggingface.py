@@ -13,7 +13,7 @@ from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.parquet import GROUPS, LABELS, read_parquet
 from acoustic_env.clips.readers.published import published_clips
-from acoustic_env.clips.readers.records import read_rows
+from acoustic_env.clips.records import read_rows
 from acoustic_env.clips.table import further_name, join_lists
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_bytes

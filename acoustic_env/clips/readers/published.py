@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique, root_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.records import read_rows
+from acoustic_env.clips.records import read_rows
 from acoustic_env.clips.table import clip_table, further_name
 from acoustic_env.clips.tags import load_tag_rules
 from acoustic_env.errors import UsageError
@@ -238,7 +238,7 @@ class TSVReader:
         audio, label, group = arguments.audio_column, arguments.label_column, arguments.group_column
         columns = (audio, label, *((group,) if group else ()))
         root, rows = root_name(arguments.audio, arguments.name), list[dict[str, Any]]()
-        for row in read_rows(arguments.file, columns, "\t"):
+        for row in read_rows(arguments.file, columns):
             clip_id = f"{root}/{row[audio]}"
             clip = {"clip_id": clip_id, "uri": row[audio] + arguments.suffix, "source": split(arguments.file)[1]}
             clip["labels"] = [name.strip() for name in row[label].split(",") if name.strip()]
