@@ -74,7 +74,7 @@ def require_unique(clips: pa.Table, what: str) -> pa.Table:
         lines.append(f"  {clip_id}: {' and '.join(uris)}")
     msg = "\n".join([
         f"{what}: {len(twice):,} duplicate ids:", *lines,
-        "give each file once; read files with the same name apart, each time with another --name",
+        "give each clip once; read files with the same name apart, each time with another --name if the reader has it",
     ])  # fmt: skip
     raise UsageError(msg)
 

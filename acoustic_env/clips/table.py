@@ -206,7 +206,7 @@ def _one_type(values: Sequence[Any]) -> pa.Array:
     """Return the values as they are, as text where they are of several types."""
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 

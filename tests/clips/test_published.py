@@ -217,7 +217,7 @@ def test_shards_of_hugging_face_describe_their_own_columns(tmp_path: Path, capsy
     assert run(tmp_path, "from-huggingface", str(tmp_path / "converted"))["source"].to_pylist() == ["train"]
     wrong = ["clips", "from-huggingface", str(tmp_path / "set"), "--splits", "dev", "--out", str(tmp_path / "c.csv")]
     assert main(wrong) == 2
-    assert "--splits dev: expected some of test, train" in capsys.readouterr().err
+    assert "--splits: no split 'dev'; expected some of test, train" in capsys.readouterr().err
 
 
 def test_an_audio_folder_of_hugging_face_has_its_labels_in_a_table(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -126,3 +127,87 @@ def test_thousands_of_further_columns_are_counted_not_printed(capsys: Captured) 
     pq.write_table(pa.table(columns), "wide.parquet")
     assert main(["clips", "check", "wide.parquet"]) == 0
     assert "c19 and 2,980 more" in capsys.readouterr().out
+
+
+# ---- odd folders, shards and tables
+
+
+def test_hidden_files_are_passed_over_with_a_word(capsys: Captured) -> None:
+    for name in (".Trashes/old.wav", "._a.wav", ".cache.wav"):
+        Path("audio", name).parent.mkdir(exist_ok=True)
+        Path("audio", name).write_bytes(b"what macOS keeps")
+    assert main(["clips", "from-folder", "audio", "--out", "c.csv"]) == 0
+    assert "3 files are passed over by their names: hidden 3" in capsys.readouterr().err
+    assert read_clips("c.csv")["clip_id"].to_pylist() == ["audio/a.wav", "audio/b.wav"]
+    assert main(["clips", "from-folder", "audio", "--glob", ".cache*", "--out", "c.csv"]) == 0
+    assert len(read_clips("c.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--window", "0"], "--window 0: expected seconds, more than 0"),
+        (["--window", "1", "--hop", "nan"], "--hop nan: expected seconds"),
+    ],
+)
+def test_an_impossible_window_is_named_by_its_option(options: list[str], said: str, capsys: Captured) -> None:
+    assert said in refused(capsys, "from-folder", "audio", *options, "--out", "c.csv")
+
+
+@pytest.mark.parametrize(
+    "text", ["audio\tlabels\na\tdog\n", "audio\tlabels\na.wav\tdog\n", "audio,labels\na.wav,dog\n"]
+)
+def test_names_of_a_table_may_have_their_ending(text: str) -> None:
+    Path("t.tsv").write_text(text)
+    assert main(["clips", "from-tsv", "t.tsv", "--audio", "audio", "--out", "c.csv"]) == 0
+    assert read_clips("c.csv")["uri"].to_pylist() == [str(Path("audio/a.wav").absolute())]
+
+
+def test_a_table_whose_audio_folder_is_not_there_says_so(capsys: Captured) -> None:
+    Path("t.tsv").write_text("audio\tlabels\na\tdog\n")
+    assert "gone: no such folder" in refused(capsys, "from-tsv", "t.tsv", "--audio", "gone", "--out", "c.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "said"),
+    [
+        (
+            {"file_name": "a.wav"},
+            ["--label-column", "kind"],
+            "no column 'kind' (--label-column); expected one of: file",
+        ),
+        ({"file_name": "a.wav"}, ["--group-column", "site"], "no column 'site' (--group-column)"),
+        ({"file_name": "a.wav"}, ["--splits", "audio,tset"], "no split 'tset'; expected some of audio"),
+        ({"file_name": 7}, [], "metadata.jsonl: row 1 has no file_name"),
+    ],
+)
+def test_a_column_or_split_that_is_not_there_is_no_empty_one(
+    row: dict[str, object], options: list[str], said: str, capsys: Captured
+) -> None:
+    Path("audio/metadata.jsonl").write_text(json.dumps(row))
+    assert said in refused(capsys, "from-huggingface", ".", *options, "--out", "c.csv")
+
+
+def test_a_number_too_large_for_a_table_becomes_text() -> None:
+    row = {"file_name": "a.wav", "hash": 2**80}
+    Path("audio/metadata.jsonl").write_text(json.dumps(row))
+    assert main(["clips", "from-huggingface", "audio", "--out", "c.parquet"]) == 0
+    assert read_clips("c.parquet")["hash"].to_pylist() == [str(2**80)]
+
+
+@pytest.mark.parametrize("option", ["--id-column", "--group-column", "--label-column"])
+def test_a_column_of_audio_is_neither_id_nor_group_nor_label(option: str, capsys: Captured) -> None:
+    shard()
+    said = refused(capsys, "from-parquet", "in.parquet", option, "audio", "--out", "c.parquet")
+    assert f"in.parquet: column 'audio' ({option}) is struct<" in said
+
+
+@pytest.mark.parametrize("number", [2, -2])
+def test_a_class_number_without_a_name_is_named_with_its_file(number: int, capsys: Captured) -> None:
+    features = {"audio": {"_type": "Audio"}, "label": {"_type": "ClassLabel", "names": ["dog", "cat"]}}
+    table = pa.table({"audio": [{"bytes": b"x", "path": "a"}], "label": [number]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, "in.parquet")
+    assert f"in.parquet: label {number} has no name among the 2" in refused(
+        capsys, "from-parquet", "in.parquet", "--out", "c.parquet"
+    )

@@ -27,6 +27,7 @@ AUDIO_SUFFIXES: Final = frozenset({
 })  # fmt: skip
 
 SHOWN_ENDINGS: Final = 20
+HIDDEN: Final = "hidden"  # names that begin with a dot, folders too: caches, the trash, what macOS keeps beside a file
 
 
 class FolderReader:
@@ -101,8 +102,9 @@ def read_folder(
     """
     if hop_s is not None and window_s is None:
         raise UsageError("--hop needs --window")
-    if not all(0 < seconds < math.inf for seconds in (window_s, hop_s) if seconds is not None):
-        raise UsageError(f"windows of {window_s} s every {hop_s} s: both must be above 0")
+    for option, seconds in (("--window", window_s), ("--hop", hop_s)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise UsageError(f"{option} {seconds:g}: expected seconds, more than 0")
     root, rows = root_name(folder, name), list[dict[str, Any]]()
     unreadable, dropped_s = list[str](), 0.0
     path = local_path(folder)
@@ -139,17 +141,18 @@ def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
         raise UsageError(f"{folder}: no such folder")
     taken, others = list[str](), dict[str, list[str]]()
     for name in listable(found, folder, log):
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in AUDIO_SUFFIXES or any(fnmatch(name, pattern) for pattern in globs):
+        suffix, hidden = PurePosixPath(name).suffix, any(part.startswith(".") for part in PurePosixPath(name).parts)
+        if (suffix.lower() in AUDIO_SUFFIXES and not hidden) or any(fnmatch(name, pattern) for pattern in globs):
             taken.append(name)
         else:
-            others.setdefault(PurePosixPath(name).suffix, []).append(name)
+            others.setdefault(HIDDEN if hidden else suffix, []).append(name)
     if others:
         often = sorted(others, key=lambda suffix: (-len(others[suffix]), suffix))[:SHOWN_ENDINGS]
         counts = ", ".join(f"{suffix or 'no ending'} {len(others[suffix]):,}" for suffix in often)
         more = f" and {len(others) - len(often):,} more endings" if len(others) > len(often) else ""
-        note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their endings: {counts}{more}"
-        audio = [suffix for suffix in often if suffix and duration_of(join(folder, others[suffix][0])) is not None]
+        note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their names: {counts}{more}"
+        named = [suffix for suffix in often if suffix not in ("", HIDDEN)]
+        audio = [suffix for suffix in named if duration_of(join(folder, others[suffix][0])) is not None]
         options = " ".join(shlex.join(["--glob", f"*{suffix}"]) for suffix in audio)
         log(f"{note}; of them {', '.join(audio)} decode as audio, take these with {options}" if audio else note)
     return taken

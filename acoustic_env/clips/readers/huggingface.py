@@ -49,9 +49,9 @@ class HuggingFaceReader:
         if shards or tables:
             wanted = arguments.splits and [split.strip() for split in arguments.splits.split(",")]
             chosen = [path for path in shards or tables if not wanted or _split(path) in wanted]
-            if not chosen:
-                there = ", ".join(sorted(set(map(_split, shards or tables))))
-                raise UsageError(f"{root}: --splits {arguments.splits}: expected some of {there}")
+            there = sorted(set(map(_split, shards or tables)))
+            if unknown := [name for name in wanted or () if name not in there]:
+                raise UsageError(f"{root}: --splits: no split {unknown[0]!r}; expected some of {', '.join(there)}")
             return _shards(arguments, chosen, name) if shards else _audio_folder(arguments, chosen, name, log)
         arrow = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)"
         hint = arrow if any(path.endswith(".arrow") for path in found) else ""
@@ -79,18 +79,24 @@ def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.T
 def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, log: Log) -> pa.Table:
     rows: list[dict[str, Any]] = []
     used = {"file_name", arguments.label_column or "label", arguments.group_column}
+    known = {"file_name"}
     for table in tables:
         folder, split = str(PurePosixPath(table).parent), _split(table)
         place = join(arguments.folder, table)
         for number, row in enumerate(_metadata(place), start=1):
-            if not isinstance(row, dict) or "file_name" not in row:
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise UsageError(f"{place}: row {number:,} has no file_name")
+            known |= set(row)
             path = row["file_name"] if folder == "." else f"{folder}/{row['file_name']}"
             label, clip_id = row.get(arguments.label_column or "label"), f"{name}/{path}"
             labels = [str(one) for one in (label if isinstance(label, list) else [label]) if one not in (None, "")]
             group = str(row.get(arguments.group_column) or clip_id)
             further = {further_name(key): value for key, value in row.items() if key not in used}
             rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
+    for option, column in (("--label-column", arguments.label_column), ("--group-column", arguments.group_column)):
+        if column and column not in known:
+            msg = f"no column {column!r} ({option}); expected one of: {', '.join(sorted(known))}"
+            raise UsageError(f"{arguments.folder}: {msg}")
     return published_clips(arguments.folder, rows, {}, log, partial=False)
 
 

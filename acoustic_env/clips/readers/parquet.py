@@ -91,6 +91,9 @@ def read_parquet(
                 if column is not None and column not in schema.names:
                     msg = f"{place}: no column {column!r} ({option}); expected one of: {', '.join(schema.names)}"
                     raise UsageError(msg)
+                kind = schema.field(column).type if column is not None and option in wanted else pa.null()
+                if not _plain(kind.value_type if option == "--label-column" and pa.types.is_list(kind) else kind):
+                    raise UsageError(f"{place}: column {column!r} ({option}) is {kind}, expected text or numbers")
             spans = _spans(file.metadata, _leaf(schema.field(audio_name), place))
             names = [column for column in dict.fromkeys(wanted.values()) if column]
             names += [field.name for field in schema if field.name not in (*names, audio_name) and _plain(field.type)]
@@ -101,10 +104,13 @@ def read_parquet(
         else:
             before = "" if name is None else f"{root_name('', name)}/"
             ids = [value and f"{before}{value}" for value in values[id_column].cast(pa.string()).to_pylist()]
+        labels = [list[str]()] * len(rows)
+        if label_name:
+            labels = _labels(values[label_name], features.get(label_name, {}), place)
         columns: dict[str, Sequence[Any]] = {
             "clip_id": ids,
             "uri": [f"parquet://{audio_name}/{row}::{place}" for row in rows],
-            "labels": _labels(values[label_name], features.get(label_name, {})) if label_name else [[]] * len(rows),
+            "labels": labels,
             "group": values[group_column].cast(pa.string()).to_pylist() if group_column else ids,
             "source": [PurePosixPath(place).name.removesuffix(".parquet")] * len(rows),
             **spans,
@@ -146,14 +152,14 @@ def _spans(metadata: pq.FileMetaData, leaf: str) -> dict[str, list[int]]:
     return spans
 
 
-def _labels(values: pa.ChunkedArray, feature: dict[str, Any]) -> list[list[str]]:
+def _labels(values: pa.ChunkedArray, feature: dict[str, Any], place: str) -> list[list[str]]:
     inner = feature.get("feature", feature)  # of a sequence of ClassLabel
-    names = inner.get("names", []) if isinstance(inner, dict) else []
+    names = dict(enumerate(inner.get("names", []) if isinstance(inner, dict) else []))
     cells = [cell if isinstance(cell, list) else [cell] for cell in values.to_pylist()]
     try:
         return [[names[label] if names else str(label) for label in cell if label not in NO_LABEL] for cell in cells]
-    except (IndexError, TypeError) as error:
-        raise UsageError(f"a label has no name among the {len(names)} of the file's metadata: {error}") from error
+    except KeyError as error:
+        raise UsageError(f"{place}: label {error} has no name among the {len(names)} of the file's metadata") from error
 
 
 def _described(schema: pa.Schema) -> dict[str, dict[str, Any]]:

@@ -226,7 +226,7 @@ class TSVReader:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file", type=url, metavar="FILE.tsv", help="Table with a header.")
         parser.add_argument("--audio", type=url, required=True, metavar="DIR", help="Folder of the audio files.")
-        parser.add_argument("--suffix", default=".wav", help="Added to a name to make its file (default: .wav).")
+        parser.add_argument("--suffix", default=".wav", help="Ending of files, where a name lacks it (default: .wav).")
         parser.add_argument("--audio-column", default="audio", metavar="NAME", help="File names (default: audio).")
         parser.add_argument("--label-column", default="labels", metavar="NAME", help="Labels (default: labels).")
         group = "Column of what must not be split (default: every row is a group)."
@@ -240,7 +240,8 @@ class TSVReader:
         root, rows = root_name(arguments.audio, arguments.name), list[dict[str, Any]]()
         for row in read_rows(arguments.file, columns):
             clip_id = f"{root}/{row[audio]}"
-            clip = {"clip_id": clip_id, "uri": row[audio] + arguments.suffix, "source": split(arguments.file)[1]}
+            uri = row[audio].removesuffix(arguments.suffix) + arguments.suffix
+            clip = {"clip_id": clip_id, "uri": uri, "source": split(arguments.file)[1]}
             clip["labels"] = [name.strip() for name in row[label].split(",") if name.strip()]
             clip["group"] = (row[group] if group else "") or clip_id
             rows.append(clip | {further_name(key): row[key] or None for key in row if key not in columns})
@@ -262,7 +263,10 @@ def published_clips(
     Raises:
         UsageError: rows or files that the publication has are missing, unless `partial`, or no file is there.
     """
-    there = set(files_below(root) or ())
+    found = files_below(root)
+    if found is None:
+        raise UsageError(f"{root}: no such folder")
+    there = set(found)
     kept = [row for row in rows if row["uri"] in there]
     absent = [row["uri"] for row in rows if row["uri"] not in there]
     if not kept:
