@@ -365,6 +365,9 @@ class LocalFilesystem(Filesystem):
                             status = item.stat()
                             yield Entry(path, status.st_size, status.st_mtime)
 
+    def read(self, path: str) -> bytes:  # fsspec cannot read pipes
+        return retrying(lambda: (self.folder / path).read_bytes(), self.place(path), "read")
+
     def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
         return retrying(lambda: (self.folder / path).open("rb"), self.place(path), "read")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +213,17 @@ def test_a_class_number_without_a_name_is_named_with_its_file(number: int, capsy
     assert f"in.parquet: label {number} has no name among the 2" in refused(
         capsys, "from-parquet", "in.parquet", "--out", "c.parquet"
     )
+
+
+def test_a_list_comes_through_a_pipe() -> None:
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=["clip_id,uri\na,audio/a.wav\n"])
+    writer.start()
+    assert main(["clips", "check", "pipe"]) == 0
+    writer.join()
+
+
+def test_a_folder_in_place_of_a_file_is_called_one(capsys: Captured) -> None:
+    for arguments in ("check audio", "from-tar audio --out c.csv", "from-folder audio --recipe audio --out c.csv"):
+        said = refused(capsys, *arguments.split())
+        assert "audio: cannot be read: it is a folder, not a file" in said
