@@ -56,16 +56,7 @@ def files_below(url: str) -> list[str] | None:
         return None
     with _usable(url, "listed"):
         found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
-        if path is None:
-            return found or None
-        root = path.resolve()
-        own: dict[Path, str] = {}  # real folder -> its name below the root, not through a link where there is one
-        for folder in sorted({(root / name).parent for name in found}):
-            real = folder.resolve()
-            if real not in own or real == folder:
-                own[real] = str(folder)
-        kept = set(own.values())
-        return [name for name in found if str((root / name).parent) in kept]
+    return found if found or path is not None else None
 
 
 def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:

@@ -183,7 +183,7 @@ def store_error(place: str, done: str, error: BaseException, tries: int | None =
     elif isinstance(error, IsADirectoryError):
         reason = "it is a folder, not a file"
     elif isinstance(error, NotADirectoryError | FileExistsError):
-        reason = "a part of its path is a file, not a folder; check the path"
+        reason = f"{error.strerror}: a part of its path is a file, not a folder; check the path"
     elif isinstance(error, FileNotFoundError):
         reason = "there is no such bucket or folder; create it, or check the URL and AWS_ENDPOINT_URL"
     elif tries is not None:
