@@ -67,12 +67,12 @@ class AudioSetReader:
             "--audio", type=location, required=True, metavar="TEMPLATE", help="URL of a clip's audio with placeholders."
         )
         form = parser.add_mutually_exclusive_group()
-        form.add_argument("--cut-already", action="store_true", help="The files are the clips, whatever their names.")
-        form.add_argument("--whole-videos", action="store_true", help="The files are whole videos, however named.")
+        cut, whole = "The files are the clips, whatever their names.", "The files are whole videos, however named."
+        form.add_argument("--cut-already", action="store_false", dest="whole_videos", default=None, help=cut)
+        form.add_argument("--whole-videos", action="store_true", default=None, help=whole)
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        whole = True if arguments.whole_videos else False if arguments.cut_already else None
-        return read_audioset(arguments.segments, arguments.audio, whole)
+        return read_audioset(arguments.segments, arguments.audio, arguments.whole_videos)
 
 
 def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = None) -> pa.Table:
@@ -144,13 +144,12 @@ def _check_template(template: str) -> bool:
     """Return whether the template mentions a time."""
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-        wrong = next((f"unknown placeholder {{{name}}}" for name in sorted(names - set(PLACEHOLDERS))), None)
-        if wrong is None and "ytid" not in names:
-            wrong = "without {ytid} every clip has the same audio"
-        if wrong is None:
-            Segment("x", 0.0, 10.0, ()).fill(template)
-            return len(names) > 1
+        if unknown := sorted(names - set(PLACEHOLDERS)):
+            raise ValueError(f"unknown placeholder {{{unknown[0]}}}")
+        if "ytid" not in names:
+            raise ValueError("without {ytid} every clip has the same audio")
+        Segment("x", 0.0, 10.0, ()).fill(template)
     except (ValueError, IndexError) as error:
-        wrong = str(error)
-    allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    raise UsageError(f"audio template {template!r}: {wrong}; expected some of {allowed}")
+        allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise UsageError(f"audio template {template!r}: {error}; expected some of {allowed}") from error
+    return len(names) > 1

@@ -111,7 +111,7 @@ def read_folder(
     base = folder if path is None else str(path.absolute())
     for relative in _audio_files(base, globs, log):
         recording, uri = f"{root}/{relative}", join(base, relative)
-        row = {"uri": uri, "source": "folder", "group": recording, **_named(relative, patterns or {})}
+        row = {"uri": uri, "source": "folder", **_named(relative, recording, patterns or {})}
         duration = duration_of(uri) if window_s else None
         if window_s and duration is None:
             unreadable.append(uri)
@@ -168,19 +168,16 @@ def listable(names: Iterable[str], where: str, log: Log) -> list[str]:
     return kept
 
 
-def _named(relative: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:
-    parts = PurePosixPath(relative).parts
-    named: dict[str, Any] = {"labels": [parts[0]] if len(parts) > 1 else []}
-    if label := patterns.get("label"):
-        named["labels"] = [_matched(label, relative, "label")]
-    if group := patterns.get("group"):
-        named["group"] = _matched(group, relative, "group")
-    if pattern := patterns.get("fold"):
-        fold = _matched(pattern, relative, "fold")
-        if not fold.isdecimal():
-            raise UsageError(f"{relative}: the fold pattern {pattern!r} finds {fold!r}, not a whole number")
-        named["fold"] = int(fold)
-    return named
+def _named(relative: str, recording: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:
+    found = {column: _matched(pattern, relative, column) for column, pattern in patterns.items() if pattern}
+    fold = found.get("fold")
+    if fold is not None and not fold.isdecimal():
+        raise UsageError(f"{relative}: the fold pattern {patterns['fold']!r} finds {fold!r}, not a whole number")
+    return {
+        "labels": [found["label"]] if "label" in found else list(PurePosixPath(relative).parts[:-1][:1]),
+        "group": found.get("group", recording),
+        "fold": None if fold is None else int(fold),
+    }
 
 
 def _matched(pattern: str, relative: str, what: str) -> str:
