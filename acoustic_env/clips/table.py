@@ -499,20 +499,19 @@ def join_labels(labels: Sequence[str]) -> str:
 
 
 def _csv_bytes(table: pa.Table, url: str) -> bytes:
+    message = "holds a line break or blanks at its ends, which CSV does not keep; write a name that ends in .parquet"
+    for name in table.column_names:
+        labels = name == "labels"
+        texts = pc.list_flatten(table[name]) if labels else table[name]
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            edges = r"|^\s|\s$" if labels or name in REQUIRED else ""
+            if (at := pc.index(pc.match_substring_regex(texts, BREAKS + edges), True).as_py()) >= 0:
+                row = pc.list_parent_indices(table[name])[at].as_py() if labels else at
+                raise_issues(url, [ValidationIssue(row + 1, name, message)])
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table.column_names)
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    message = "holds a line break or blanks at its ends, which CSV does not keep; write a name that ends in .parquet"
-    for row, labels in enumerate(columns["labels"]):
-        if any(label != label.strip() for label in labels):
-            raise_issues(url, [ValidationIssue(row + 1, "labels", message)])
-    columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
-    for name in columns:
-        texts = pa.array(columns[name]) if name == "labels" else table[name]
-        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
-            broken = pc.match_substring_regex(texts, BREAKS + (r"|^\s|\s$" if name in REQUIRED else ""))
-            if (row := pc.index(broken, True).as_py()) >= 0:
-                raise_issues(url, [ValidationIssue(row + 1, name, message)])
     writer.writerows(zip(*columns.values(), strict=True))
     return buffer.getvalue().encode()
