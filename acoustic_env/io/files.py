@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+class MissingFileError(UsageError):
+    """There is no such file."""
+
+
 def read_bytes(url: str) -> bytes:
     """Read a whole file.
 
     Raises:
-        UsageError: it is not there or may not be read.
+        UsageError: it is not there (`MissingFileError`) or may not be read.
     """
-    data = read_if_there(url)
-    if data is None:
-        raise _absent(url)
-    return data
+    with _usable(url, "read"):
+        return open_filesystem(url).read("")
 
 
 def read_if_there(url: str) -> bytes | None:
@@ -38,8 +40,8 @@ def read_if_there(url: str) -> bytes | None:
     Raises:
         UsageError: it may not be read.
     """
-    with suppress(FileNotFoundError), _usable(url, "read"):
-        return open_filesystem(url).read("")
+    with suppress(MissingFileError):
+        return read_bytes(url)
     return None
 
 
@@ -65,11 +67,8 @@ def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
     Raises:
         UsageError: it is not there or may not be read.
     """
-    try:
-        with _usable(url, "read"):
-            return open_filesystem(url).open("", block_bytes)
-    except FileNotFoundError as error:
-        raise _absent(url) from error
+    with _usable(url, "read"):
+        return open_filesystem(url).open("", block_bytes)
 
 
 def expand(pattern: str) -> list[str]:
@@ -83,11 +82,10 @@ def expand(pattern: str) -> list[str]:
         return [str(path.absolute())]
     if path is None and (not glob.has_magic(pattern) or pattern.startswith(("http://", "https://"))):
         return [pattern]  # a "?" begins a query there
-    found: list[str] = []
-    with suppress(FileNotFoundError), _usable(pattern, "listed"):  # no such bucket
+    with _usable(pattern, "listed"):
         found = glob.glob(str(path.absolute())) if path is not None else remote_filesystem(pattern).matches()  # noqa: PTH207
-    if not found:
-        raise _absent(pattern)
+        if not found:
+            raise FileNotFoundError
     return sorted(found)
 
 
@@ -99,13 +97,13 @@ def copy_to(url: str, target: Path, callback: Any = None) -> None:
         OSError: the local file cannot be written.
     """
     try:
-        open_filesystem(url).download("", target, callback)
-    except FileNotFoundError as error:
-        raise _absent(url) from error
-    except StoreError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise error.__cause__ from error  # of the local file: no reading fills a disk
-        raise UsageError(str(error)) from error
+        with _usable(url, "read"):
+            open_filesystem(url).download("", target, callback)
+    except UsageError as error:
+        failed = error.__cause__ and error.__cause__.__cause__
+        if isinstance(failed, OSError) and failed.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise failed from error  # of the local file: no reading fills a disk
+        raise
 
 
 def for_arrow(data: bytes) -> pa.BufferReader:
@@ -127,7 +125,7 @@ def write_bytes(url: str, data: bytes) -> None:
     Raises:
         UsageError: the place does not exist or may not be written.
     """
-    with _usable(url, "written", missing=True):
+    with _usable(url, "written"):
         open_filesystem(url).write("", data)
 
 
@@ -138,7 +136,7 @@ def check_place(url: str, folder: bool = True) -> None:
         UsageError: no such bucket, no credentials, a folder that cannot be made or written, or a folder where `folder`
             is false.
     """
-    with _usable(url, "written", missing=True):
+    with _usable(url, "written"):
         open_filesystem(url).check()
         path = local_path(url)
         if not folder and path is not None and path.is_dir():
@@ -169,7 +167,7 @@ def put_file(file: Path, url: str) -> None:
     Raises:
         UsageError: the place does not exist or may not be written.
     """
-    with _usable(url, "written", missing=True):
+    with _usable(url, "written"):
         open_filesystem(url).upload(file, "")
 
 
@@ -184,7 +182,7 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
     """
     path = local_path(url)
     if path is not None:
-        with _usable(url, "written", missing=True):
+        with _usable(url, "written"):
             path.mkdir(parents=True, exist_ok=True)
         yield path
         return
@@ -198,17 +196,13 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _usable(url: str, done: str, missing: bool = False) -> Iterator[None]:
-    """Turn what a filesystem raises into UsageError; FileNotFoundError only with `missing`."""
+def _usable(url: str, done: str) -> Iterator[None]:
+    """Turn what a filesystem raises into UsageError."""
     try:
         yield
     except StoreError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and not missing:
-            raise
+        if isinstance(error, FileNotFoundError) and done != "written":
+            raise MissingFileError(f"{without_credentials(url)}: no such file") from error
         raise UsageError(str(store_error(url, done, error))) from error
-
-
-def _absent(url: str) -> UsageError:
-    return UsageError(f"{without_credentials(url)}: no such file")
