@@ -110,10 +110,11 @@ def _fill_reader(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument("--out", type=url, required=True, metavar="LIST", help="Clip list to write, .parquet or .csv.")
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    parser.set_defaults(run=partial(_make_list, reader))
+    places = [action.dest for action in parser._actions if action.type is url and action.dest != "out"]
+    parser.set_defaults(run=partial(_make_list, reader, places))
 
 
-def _make_list(reader: Reader, arguments: argparse.Namespace) -> None:
+def _make_list(reader: Reader, places: Sequence[str], arguments: argparse.Namespace) -> None:
     """Read, apply the recipe if one is given, write the list, describe what is in it."""
     import pyarrow.compute as pc
 
@@ -121,8 +122,8 @@ def _make_list(reader: Reader, arguments: argparse.Namespace) -> None:
     from acoustic_env.clips.table import CLASS_COLUMN, absolute_uris, check_output, write_clips
     from acoustic_env.io.location import split, split_shard
 
-    given = [value if isinstance(value, list) else [value] for name, value in vars(arguments).items() if name != "out"]
-    check_output(arguments.out, [value for values in given for value in values if isinstance(value, str)])
+    given = [getattr(arguments, place) or [] for place in places]
+    check_output(arguments.out, [one for of in given for one in ([of] if isinstance(of, str) else of)])
     clips, recipe = absolute_uris(reader.read(arguments, log)), _recipe(arguments)
     alike = clips["uri"].filter(pc.ends_with(clips["uri"], split(arguments.out)[1])).to_pylist()
     check_output(arguments.out, {split_shard(uri)[1] for uri in alike})

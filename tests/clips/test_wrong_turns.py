@@ -227,3 +227,8 @@ def test_a_folder_in_place_of_a_file_is_called_one(capsys: Captured) -> None:
     for arguments in ("check audio", "from-tar audio --out c.csv", "from-folder audio --recipe audio --out c.csv"):
         said = refused(capsys, *arguments.split())
         assert "audio: cannot be read: it is a folder, not a file" in said
+
+
+def test_an_output_may_be_called_as_an_option_that_is_no_place() -> None:
+    for _again in range(2):
+        assert main(["clips", "from-folder", "audio", "--name", "birds", "--out", "birds"]) == 0
