@@ -232,3 +232,12 @@ def test_a_folder_in_place_of_a_file_is_called_one(capsys: Captured) -> None:
 def test_an_output_may_be_called_as_an_option_that_is_no_place() -> None:
     for _again in range(2):
         assert main(["clips", "from-folder", "audio", "--name", "birds", "--out", "birds"]) == 0
+
+
+def test_hidden_members_of_a_tar_are_passed_over_with_a_word(capsys: Captured) -> None:
+    Path("audio/._a.wav").write_bytes(b"what macOS keeps")
+    with tarfile.open("in.tar", "w") as archive:
+        archive.add("audio")
+    assert main(["clips", "from-tar", "in.tar", "--out", "c.csv"]) == 0
+    assert "in.tar: 1 hidden files are passed over" in capsys.readouterr().err
+    assert len(read_clips("c.csv")) == 2
