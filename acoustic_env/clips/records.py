@@ -49,21 +49,17 @@ def read_blocks(file: BinaryIO, url: str) -> Iterator[list[list[str]]]:
             records = list(csv.reader(lines, **form))
         except csv.Error:
             records = []
-        if len(records) < len(lines):
-            _raise_stray_quote(lines, number, form, url)
+        if len(records) < len(lines):  # a quote that its line does not close: find which
+            records = [_record(line, f"{url}: line {number + at:,}", form) for at, line in enumerate(lines, start=1)]
         yield records
         number += len(lines)
 
 
-def _raise_stray_quote(lines: Sequence[str], number: int, form: dict[str, Any], url: str) -> None:
-    """Raise UsageError for the first line that alone is no record; `number` lines are before them."""
-    for line in lines:
-        number += 1
-        try:
-            list(csv.reader([line], **form))
-        except csv.Error as error:
-            msg = f'{url}: line {number:,}: a stray quote ({error}); write it twice in a quoted cell ("5"" reel")'
-            raise UsageError(msg) from error
+def _record(line: str, where: str, form: dict[str, Any]) -> list[str]:
+    try:
+        return next(csv.reader([line], **form))
+    except csv.Error as error:
+        raise UsageError(f'{where}: a stray quote ({error}); write it twice in a quoted cell ("5"" reel")') from error
 
 
 def read_rows(url: str, columns: Sequence[str] = ()) -> list[dict[str, str]]:

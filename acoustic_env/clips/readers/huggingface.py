@@ -66,14 +66,9 @@ def _split(path: str) -> str:
 
 
 def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.Table:
-    tables = []
-    for shard in shards:
-        place = join(arguments.folder, shard)
-        group = arguments.group_column
-        table = read_parquet([place], None, arguments.label_column, None, group, f"{name}/{_split(shard)}")
-        position = table.schema.get_field_index("source")
-        tables.append(table.set_column(position, "source", pa.repeat(_split(shard), len(table)).cast(pa.string())))
-    return join_lists(tables)
+    columns = {"label_column": arguments.label_column, "group_column": arguments.group_column}
+    places = ((join(arguments.folder, shard), _split(shard)) for shard in shards)
+    return join_lists([read_parquet([at], **columns, name=f"{name}/{of}", source=of) for at, of in places])
 
 
 def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, log: Log) -> pa.Table:
