@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,11 +24,14 @@ from acoustic_env.io.retry import StoreError
 # Opens and decodes a clip: (uri, start_s, end_s, clip_id); raises ClipError.
 ReadClip = Callable[[str, float | None, float | None, str], object]
 Progress = Callable[[int, int], None]
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 AUDIOSET_ID: Final = re.compile(r"/[mgt]/\w+")
 READERS: Final = 4
 LOOKS: Final = 32  # files looked for at once
 LISTED_FILES: Final = 100  # in one remote folder: one listing instead of a request each
+SHOWN: Final = 20  # further columns
 GONE: Final = "no such file"
 
 
@@ -159,13 +162,17 @@ def _look_at(locations: Iterable[str], progress: Progress | None = None) -> dict
             wrong |= {location: GONE for location in inside if split(location)[1] not in there}
         except StoreError as error:
             wrong |= dict.fromkeys(inside, str(error))
-    with ThreadPoolExecutor(LOOKS) as pool:
-        for done, (location, why) in enumerate(zip(singly, pool.map(_look, singly), strict=True), start=1):
-            if why is not None:
-                wrong[location] = why
+    return wrong | {location: why for location, why in _each(_look, singly, LOOKS, progress) if why is not None}
+
+
+def _each(
+    call: Callable[[In], Out], items: Sequence[In], threads: int, progress: Progress | None
+) -> Iterator[tuple[In, Out]]:
+    with ThreadPoolExecutor(threads) as pool:
+        for done, found in enumerate(zip(items, pool.map(call, items), strict=True), start=1):
+            yield found
             if progress is not None:
-                progress(done, len(singly))
-    return wrong
+                progress(done, len(items))
 
 
 def _look(location: str) -> str | None:
@@ -179,11 +186,8 @@ def _look(location: str) -> str | None:
             return GONE if path.parent.is_dir() else f"no folder {path.parent}; is its disk mounted?"
     except FileNotFoundError as error:  # fsspec raises it over HTTP for every failure, with what failed as the cause
         cause = error.__cause__
-        return (
-            GONE
-            if cause is None or getattr(cause, "status", None) in (404, 410)
-            else f"{type(cause).__name__}: {cause}"
-        )
+        gone = cause is None or getattr(cause, "status", None) in (404, 410)
+        return GONE if gone else f"{type(cause).__name__}: {cause}"
     except (StoreError, OSError) as error:
         return str(error)
     return None
@@ -200,12 +204,9 @@ def _read_issues(
         return None
 
     rows = [row for row in clips.to_pylist() if row["row"] not in skipped]
-    with ThreadPoolExecutor(READERS) as pool:
-        for done, (row, outcome) in enumerate(zip(rows, pool.map(attempt, rows), strict=True), start=1):
-            if outcome is not None:
-                yield ValidationIssue(row["row"], *outcome)
-            if progress is not None:
-                progress(done, len(rows))
+    for row, outcome in _each(attempt, rows, READERS, progress):
+        if outcome is not None:
+            yield ValidationIssue(row["row"], *outcome)
 
 
 def _notes(clips: pa.Table) -> list[str]:
@@ -215,5 +216,6 @@ def _notes(clips: pa.Table) -> list[str]:
         notes.append(f"{unlabeled:,} clips without labels")
     further = [name for name in clips.column_names if name not in CLIP_SCHEMA.names]
     if further:
-        notes.append(f"further columns, carried through: {', '.join(further)}")
+        more = f" and {len(further) - SHOWN:,} more" if len(further) > SHOWN else ""
+        notes.append(f"further columns, carried through: {', '.join(further[:SHOWN])}{more}")
     return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import PurePath, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
 import pyarrow as pa
@@ -74,16 +74,15 @@ def require_unique(clips: pa.Table, what: str) -> pa.Table:
         lines.append(f"  {clip_id}: {' and '.join(uris)}")
     msg = "\n".join([
         f"{what}: {len(twice):,} duplicate ids:", *lines,
-        "give each file once; read files with the same name apart, each time with another --name",
+        "give each clip once; read files with the same name apart, each time with another --name if the reader has it",
     ])  # fmt: skip
     raise UsageError(msg)
 
 
 def _parts(url: str) -> list[str]:
     path = local_path(url)
-    if path is not None:
-        return list(PurePath(os.path.abspath(path)).parts[1:])  # noqa: PTH100  without following links
-    return [part for part in PurePosixPath(url.rpartition("://")[2].partition("?")[0]).parts if part != "/"]
+    whole = url.rpartition("://")[2].partition("?")[0] if path is None else os.path.abspath(path)  # noqa: PTH100
+    return [part for part in PurePosixPath(whole).parts if part != "/"]
 
 
 def _checked(name: str) -> str:

@@ -70,20 +70,20 @@ def select(clips: pa.Table, recipe: Recipe) -> Selection:
     excluded = _carries(labels, _excluded_labels(recipe, known))
     classes, assigned = _assign(labels, recipe, known)
     per_clip = pc.list_value_length(assigned).to_numpy(zero_copy_only=False)
-    reasons = np.zeros(len(clips), dtype=np.int8)
-    order = ("", CONTRADICTING, REPEATED, EXCLUDED, NO_CLASS, SEVERAL_CLASSES)
     contradicting, repeated = _duplicates(clips, assigned)
-    reasons[repeated] = 2
-    reasons[contradicting] = 1
-    if recipe.task != "multilabel":
-        reasons[per_clip > 1] = 5
-    reasons[per_clip == 0] = 4
-    reasons[excluded] = 3
-    ids = clips["clip_id"]
-    left_out = {}
-    for number in np.unique(reasons[reasons > 0]):
-        left_out[order[number]] = ids.filter(pa.array(reasons == number)).to_pylist()
-    kept = clips.append_column(CLASS_COLUMN, assigned).filter(pa.array(reasons == 0))
+    reasons = {
+        EXCLUDED: excluded,
+        NO_CLASS: per_clip == 0,
+        SEVERAL_CLASSES: (per_clip > 1) & (recipe.task != "multilabel"),
+        CONTRADICTING: contradicting,
+        REPEATED: repeated,
+    }
+    taken, left_out = np.ones(len(clips), np.bool_), dict[str, list[str]]()
+    for reason, concerned in reasons.items():  # a clip is left out for the first of its reasons
+        if (concerned & taken).any():
+            left_out[reason] = clips["clip_id"].filter(pa.array(concerned & taken)).to_pylist()
+            taken &= ~concerned
+    kept = clips.append_column(CLASS_COLUMN, assigned).filter(pa.array(taken))
     if kept.num_rows == 0:
         why = "; ".join(f"{len(out):,} {reason}" for reason, out in left_out.items())
         raise UsageError(

@@ -8,7 +8,6 @@ and many alike. Ties are broken by a hash of seed and group: the order of rows d
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_array
 
 from acoustic_env.clips.sources import SAME_TIME_S, listed_sources
 from acoustic_env.config import SplitSettings
@@ -150,46 +150,30 @@ def _given_folds(group_of: npt.NDArray[np.int32], assigned: Folds, names: Sequen
     return fold_of_group
 
 
-def _group_counts(
-    clips: pa.Table, group_of: npt.NDArray[np.int32], groups: int
-) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Return per group the classes it carries and how many clips of each."""
+def _group_counts(clips: pa.Table, group_of: npt.NDArray[np.int32], groups: int) -> csr_array:
+    """Return [groups, classes] how many clips of each class are in each group."""
     column = clips["class"].combine_chunks()
     classes = pc.dictionary_encode(pc.list_flatten(column))
-    parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-    pairs = np.stack([group_of[parents].astype(np.int64), classes.indices.to_numpy(zero_copy_only=False)], axis=1)
-    unique, counts = np.unique(pairs, axis=0, return_counts=True)
-    bounds = np.searchsorted(unique[:, 0], np.arange(groups + 1))
-    return [(unique[a:b, 1], counts[a:b]) for a, b in itertools.pairwise(bounds)]
+    rows = group_of[pc.list_parent_indices(column).to_numpy(zero_copy_only=False)]
+    cells = (rows, classes.indices.to_numpy(zero_copy_only=False))
+    return csr_array((np.ones(len(rows)), cells), shape=(groups, len(classes.dictionary)))
 
 
 def _tie_breaks(names: Sequence[str], seed: int) -> list[bytes]:
     return [hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest() for name in names]
 
 
-def _spread(
-    fold_of_group: Folds,
-    counts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
-    ties: list[bytes],
-    folds: int,
-) -> None:
+def _spread(fold_of_group: Folds, counts: csr_array, ties: list[bytes], folds: int) -> None:
     """Give every group without a fold (-1) one, in place."""
-    size = 1 + max((int(classes.max()) for classes, _ in counts if len(classes)), default=0)
-    totals = np.zeros(size)
-    for classes, number in counts:
-        totals[classes] += number
-    filled = np.zeros((folds, size))
-    clips_in = np.zeros(folds)
-    for group, fold in enumerate(fold_of_group):
-        if 0 <= fold < folds:
-            filled[fold, counts[group][0]] += counts[group][1]
-            clips_in[fold] += counts[group][1].sum()
-    rarest = [totals[classes].min() if len(classes) else np.inf for classes, _ in counts]
-    waiting = sorted(
-        np.flatnonzero(fold_of_group < 0).tolist(), key=lambda g: (-counts[g][1].max(initial=0), rarest[g], ties[g])
-    )
-    for group in waiting:
-        classes, number = counts[group]
+    classes_of, clips_of = (np.split(values, counts.indptr[1:-1]) for values in (counts.indices, counts.data))
+    totals = np.asarray(counts.sum(axis=0))
+    filled = np.stack([np.asarray(counts[np.flatnonzero(fold_of_group == fold)].sum(axis=0)) for fold in range(folds)])
+    clips_in = filled.sum(axis=1)
+    most = [own.max(initial=0) for own in clips_of]
+    rarest = [totals[classes].min(initial=np.inf) for classes in classes_of]
+    waiting = np.flatnonzero(fold_of_group < 0).tolist()
+    for group in sorted(waiting, key=lambda group: (-most[group], rarest[group], ties[group])):
+        classes, number = classes_of[group], clips_of[group]
         # What the fold still lacks of the group's classes, rare classes weighing more.
         lacking = ((totals[classes] / folds - filled[:, classes]) * (number / totals[classes])).sum(axis=1)
         best = np.flatnonzero(lacking >= lacking.max() - 1e-9)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import difflib
+import functools
 import io
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -17,9 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acoustic_env.clips.records import read_blocks
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import for_arrow, open_file, read_bytes, write_bytes
-from acoustic_env.io.location import split_shard
+from acoustic_env.io.files import check_place, for_arrow, open_file, read_bytes, write_bytes
+from acoustic_env.io.location import same_place, split_shard
 
 CLIP_SCHEMA: Final = pa.schema(
     [
@@ -41,11 +44,10 @@ REQUIRED: Final = ("clip_id", "uri")
 CLASS_COLUMN: Final = "class"  # added by clips.select: no further column of a list may have this name
 SIMILAR: Final = 0.81  # ratio above which a name is a misspelling: "label" is, "folder" is none of "fold"
 MAX_SHOWN_ISSUES: Final = 20
+SHOWN_NAMES: Final = 200  # characters
 PARQUET_MAGIC: Final = b"PAR1"
 BATCH_CLIPS: Final = 2**17
 BREAKS: Final = r"[\r\n\x00]"
-CSV_BYTES: Final = 2**24  # parsed at once
-NEWLINE, BLANK, QUOTE, COMMA = b'\n ",'
 
 Rows = npt.NDArray[np.int64]  # [clips], rows of a file, counted from 1
 
@@ -171,6 +173,19 @@ def write_clips(table: pa.Table, url: str) -> None:
     write_bytes(url, buffer.getvalue())
 
 
+def check_output(url: str, inputs: Iterable[str]) -> None:
+    """Check before long work that a table can be written to a place, and that this is none of the files it is made of.
+
+    Raises:
+        UsageError: it is an input, a folder, has an ending other than .parquet and .csv, or cannot be written.
+    """
+    if any(same_place(url, place) for place in inputs):
+        raise UsageError(f"{url}: would replace what it is made of; give another file")
+    if PurePosixPath(url).suffix.lower() not in ("", ".csv", ".parquet"):
+        raise UsageError(f"{url}: tables are written as Parquet or CSV; give a name that ends in .parquet or .csv")
+    check_place(url, folder=False)
+
+
 def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """Make a table of `CLIP_SCHEMA` from rows as dictionaries; absent keys are null, `group` the clip's id.
 
@@ -191,7 +206,7 @@ def _one_type(values: Sequence[Any]) -> pa.Array:
     """Return the values as they are, as text where they are of several types."""
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
@@ -341,94 +356,35 @@ def _parquet_batches(
 
 
 def _csv_batches(file: BinaryIO, url: str) -> Iterator[tuple[pa.Table, Rows, list[ValidationIssue]]]:
-    """Parse every cell as a string (null when empty); rows with a wrong number of cells are issues and left out."""
-    from pyarrow import csv as arrow_csv
-
-    first = _lines(file).removeprefix(codecs.BOM_UTF8)
-    text = first.lstrip()
-    if not text:
-        raise UsageError(f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}")
-    line, row = 1 + first.count(b"\n", 0, len(first) - len(text)), 1
-    head, _, block = text.partition(b"\n")
-    header = [name.strip() for name in next(csv.reader([_one_a_line(head, line, url).decode()]))]
-    for separator, named in (("\t", "tabs"), (";", "semicolons")):
-        if REQUIRED[0] in map(str.strip, head.decode().split(separator)) and REQUIRED[0] not in header:
-            raise UsageError(f"{url}: cells are separated by {named}; save the list with commas (CSV)")
-    raise_issues(url, _column_issues(header))
-    line += 1
-    ragged: list[Any] = []
-
-    def skip(found: Any) -> str:
-        ragged.append(found)
-        return "skip"
-
-    options = {
-        "read_options": arrow_csv.ReadOptions(column_names=header, use_threads=False),
-        "parse_options": arrow_csv.ParseOptions(invalid_row_handler=skip),
-        "convert_options": arrow_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
-    }
-    while block or (block := _lines(file)):
-        text = _one_a_line(block, line, url)
-        line, block = line + block.count(b"\n"), b""
-        if not text.strip(b"\n"):
+    """Return every cell as a string (null when empty); rows with a wrong number of cells are issues and left out."""
+    header, first = list[str](), 1
+    for block in read_blocks(file, url):
+        lines = [cells for cells in block if any(map(str.strip, cells))]
+        if not header and lines:
+            header, lines = [name.strip() for name in lines[0]], lines[1:]
+            raise_issues(url, _column_issues([name for name in header if name]))
+        if not lines:
             continue
-        ragged.clear()
-        try:
-            table = arrow_csv.read_csv(for_arrow(text), **options)
-        except pa.ArrowException as error:
-            raise UsageError(f"{url}: not a readable CSV file: {error}") from error
+        rows = np.arange(first, first + len(lines))
+        whole = np.array([len(cells) == len(header) for cells in lines])
         issues = [
-            ValidationIssue(row - 1 + wrong.number, None, f"has {wrong.actual_columns} cells, the header {len(header)}")
-            for wrong in ragged
+            ValidationIssue(first + at, None, f"has {len(lines[at])} cells, the header {len(header)}")
+            for at in np.flatnonzero(~whole).tolist()
         ]
-        rows = np.arange(row, row + len(table) + len(issues))
-        row += len(rows)
-        columns = map(_stripped, table.columns)
-        yield pa.table([*columns], header), np.setdiff1d(rows, [issue.row for issue in issues]), issues
-    if row == 1:
+        cells = list(zip(*itertools.compress(lines, whole), strict=True)) or [()] * len(header)
+        # A column without a name is a spreadsheet's, or the index of pandas.
+        named = {name: _stripped(pa.array(of, pa.string())) for name, of in zip(header, cells, strict=True) if name}
+        yield pa.table(named), rows[whole], issues
+        first += len(lines)
+    if not header:
+        raise UsageError(f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}")
+    if first == 1:
         raise_issues(url, [NO_CLIPS])
 
 
-def _lines(file: BinaryIO) -> bytes:
-    """Read the next whole lines, ended by a line feed each."""
-    block = file.read(CSV_BYTES) + file.readline()
-    return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
-
-
-def _stripped(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+def _stripped(cells: pa.Array) -> pa.Array:
     cells = pc.utf8_trim_whitespace(cells)
     return pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
-
-
-def _one_a_line(block: bytes, first: int, url: str) -> bytes:
-    """Return lines of CSV, blanks before quoted cells left out, if each is a record: a quote that its line does not
-    close would swallow the lines after it.
-
-    Raises:
-        UsageError: names the lines, counted from `first`, that are no record or not UTF-8.
-    """
-    try:
-        block.decode()
-    except UnicodeDecodeError as error:
-        at = f"{url}: line {first + block.count(10, 0, error.start):,}"
-        raise UsageError(f"{at}: neither a Parquet file nor UTF-8 text; save the list as CSV in UTF-8") from error
-    data = np.frombuffer(b"\n" + block + b"\n", np.uint8)
-    quotes = np.flatnonzero(data == QUOTE)
-    lines = np.searchsorted(np.flatnonzero(data == NEWLINE), quotes) - 1
-    wrong = np.bincount(lines) % 2 == 1 if len(quotes) else np.zeros(0, np.bool_)
-    if not wrong.any():
-        opening, closing = quotes[::2], quotes[1::2]
-        before, blanks = opening - 1, list[npt.NDArray[np.int64]]()
-        while len(run := np.flatnonzero(data[before] == BLANK)):
-            blanks.append(before[run])
-            before[run] -= 1
-        wrong[lines[::2][~np.isin(data[before], (NEWLINE, COMMA, QUOTE))]] = True
-        wrong[lines[1::2][~np.isin(data[closing + 1], (NEWLINE, COMMA, QUOTE))]] = True
-        if blanks:
-            block = np.delete(data, np.concatenate(blanks)).tobytes()[1:-1]
-    message = 'a quote does not begin or end a cell; write it twice in a quoted cell ("5"" reel"), on one line'
-    raise_issues(url, [ValidationIssue(None, None, f"line {first + at:,}: {message}") for at in np.flatnonzero(wrong)])
-    return block
 
 
 def _column_issues(names: Sequence[str]) -> list[ValidationIssue]:
@@ -437,7 +393,8 @@ def _column_issues(names: Sequence[str]) -> list[ValidationIssue]:
     if CLASS_COLUMN in names:
         message = "is the name of the column that a recipe's selection adds; give this column another name"
         issues.append(ValidationIssue(None, CLASS_COLUMN, message))
-    issues += [ValidationIssue(None, name, "the column is missing") for name in REQUIRED if name not in names]
+    missing = f"the column is missing; found {', '.join(map(repr, names))[:SHOWN_NAMES]}"
+    issues += [ValidationIssue(None, name, missing) for name in REQUIRED if name not in names]
     absent = [name for name in CLIP_SCHEMA.names if name not in names]
     for name in names:
         if name not in CLIP_SCHEMA.names and (likely := _likely_name(name, absent)):
@@ -474,15 +431,15 @@ def _to_schema(raw: pa.Table) -> tuple[pa.Table, list[ValidationIssue]]:
 def _cast(values: pa.ChunkedArray, field: pa.Field, issues: list[ValidationIssue]) -> pa.ChunkedArray:
     if values.type == field.type:
         return values
-    try:
-        return values.cast(field.type)
-    except pa.ArrowException:
-        pass  # at least one cell is bad: find which
+    # "1.0" is a whole number: pandas writes a column with gaps so.
+    through = (pa.float64(), field.type) if pa.types.is_integer(field.type) else (field.type,)
+    with suppress(pa.ArrowException):  # else at least one cell is bad: find which
+        return functools.reduce(lambda cells, kind: cells.cast(kind), through, values)
     kind = {pa.string(): "text", pa.float64(): "a number"}.get(field.type, "a whole number")
     cells: list[Any] = []
     for row, value in enumerate(values.to_pylist(), start=1):
         try:
-            cells.append(pa.scalar(value).cast(field.type).as_py())
+            cells.append(functools.reduce(lambda cell, kind: cell.cast(kind), through, pa.scalar(value)).as_py())
         except pa.ArrowException:
             issues.append(ValidationIssue(row, field.name, f"{value!r} is not {kind}"))
             cells.append(None)
@@ -491,28 +448,27 @@ def _cast(values: pa.ChunkedArray, field: pa.Field, issues: list[ValidationIssue
 
 def _labels(values: pa.ChunkedArray, issues: list[ValidationIssue]) -> pa.ChunkedArray:
     wanted = CLIP_SCHEMA.field("labels").type
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+    if pa.types.is_nested(values.type):
         try:
             return values.cast(wanted)
         except pa.ArrowException:
             issues.append(ValidationIssue(1, "labels", f"is {values.type}, not a list of strings"))
             return pa.chunked_array([pa.array([[]] * len(values), wanted)])
-    cells = pc.utf8_trim_whitespace(pc.fill_null(values.combine_chunks().cast(pa.string()), ""))
-    split = pc.split_pattern(cells, ",")
-    split = pa.ListArray.from_arrays(split.offsets, pc.utf8_trim_whitespace(split.values))
-    rows = pc.indices_nonzero(pc.or_(pc.match_substring(cells, '"'), pc.equal(cells, ""))).to_numpy()
-    special = list[list[str]]()
-    for row, cell in zip(rows, cells.take(pa.array(rows)).to_pylist(), strict=True):
+    texts = pc.fill_null(_cast(values, pa.field("labels", pa.string()), issues).combine_chunks(), "")
+    cells, lists, wrong = texts.dictionary_encode(), list[list[str]](), dict[int, str]()
+    for number, cell in enumerate(cells.dictionary.to_pylist()):
+        lists.append([])
+        if cell.startswith(("['", '["')):
+            wrong[number] = f"{cell!r} is a list of Python; write the labels with commas between them, such as dog,cat"
+            continue
         try:
-            special.append(split_labels(cell))
+            lists[number] = split_labels(cell)
         except csv.Error as error:
-            issues.append(ValidationIssue(int(row) + 1, "labels", f"{cell!r} holds a stray quote ({error})"))
-            special.append([])
-    take = np.arange(len(cells))
-    take[rows] = len(cells) + np.arange(len(rows))
-    return pa.chunked_array([pa.concat_arrays([split, pa.array(special, wanted)]).take(pa.array(take))])
+            wrong[number] = f"{cell!r} holds a stray quote ({error})"
+    for number, why in wrong.items():
+        rows = pc.indices_nonzero(pc.equal(cells.indices, number)).to_pylist()
+        issues += [ValidationIssue(row + 1, "labels", why) for row in rows]
+    return pa.chunked_array([pa.array(lists, wanted).take(cells.indices)])
 
 
 def split_labels(cell: str | None) -> list[str]:
@@ -543,20 +499,19 @@ def join_labels(labels: Sequence[str]) -> str:
 
 
 def _csv_bytes(table: pa.Table, url: str) -> bytes:
+    message = "holds a line break or blanks at its ends, which CSV does not keep; write a name that ends in .parquet"
+    for name in table.column_names:
+        labels = name == "labels"
+        texts = pc.list_flatten(table[name]) if labels else table[name]
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            edges = r"|^\s|\s$" if labels or name in REQUIRED else ""
+            if (at := pc.index(pc.match_substring_regex(texts, BREAKS + edges), True).as_py()) >= 0:
+                row = pc.list_parent_indices(table[name])[at].as_py() if labels else at
+                raise_issues(url, [ValidationIssue(row + 1, name, message)])
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table.column_names)
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    message = "holds a line break or blanks at its ends, which CSV does not keep; write a name that ends in .parquet"
-    for row, labels in enumerate(columns["labels"]):
-        if any(label != label.strip() for label in labels):
-            raise_issues(url, [ValidationIssue(row + 1, "labels", message)])
-    columns["labels"] = [join_labels(labels) for labels in columns["labels"]]
-    for name in columns:
-        texts = pa.array(columns[name]) if name == "labels" else table[name]
-        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
-            broken = pc.match_substring_regex(texts, BREAKS + (r"|^\s|\s$" if name in REQUIRED else ""))
-            if (row := pc.index(broken, True).as_py()) >= 0:
-                raise_issues(url, [ValidationIssue(row + 1, name, message)])
     writer.writerows(zip(*columns.values(), strict=True))
     return buffer.getvalue().encode()

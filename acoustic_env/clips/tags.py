@@ -6,11 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-import yaml
-
 from acoustic_env.config import Settings, from_mapping
-from acoustic_env.errors import UsageError
-from acoustic_env.io.files import read_bytes
+from acoustic_env.io.documents import read_mapping
 
 BUILT_IN: Final = Path(__file__).parents[1] / "recipes" / "tags"
 
@@ -43,10 +40,4 @@ def load_tag_rules(name: str) -> TagRules:
     """
     built_in = BUILT_IN / f"{name}.yaml"
     place = str(built_in) if built_in.is_file() else name
-    try:
-        values = yaml.safe_load(read_bytes(place))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{place}: not YAML: {error}") from error
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{place}: expected classes and other")
-    return from_mapping(TagRules, values, place)
+    return from_mapping(TagRules, read_mapping(place, "a set of rules"), place)

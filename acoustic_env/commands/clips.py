@@ -110,17 +110,23 @@ def _fill_reader(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument("--out", type=url, required=True, metavar="LIST", help="Clip list to write, .parquet or .csv.")
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    parser.set_defaults(run=partial(_make_list, reader))
+    places = [action.dest for action in parser._actions if action.type is url and action.dest != "out"]
+    parser.set_defaults(run=partial(_make_list, reader, places))
 
 
-def _make_list(reader: Reader, arguments: argparse.Namespace) -> None:
+def _make_list(reader: Reader, places: Sequence[str], arguments: argparse.Namespace) -> None:
     """Read, apply the recipe if one is given, write the list, describe what is in it."""
     import pyarrow.compute as pc
 
     from acoustic_env.clips.select import select
-    from acoustic_env.clips.table import CLASS_COLUMN, absolute_uris, write_clips
+    from acoustic_env.clips.table import CLASS_COLUMN, absolute_uris, check_output, write_clips
+    from acoustic_env.io.location import split, split_shard
 
-    clips, recipe = reader.read(arguments, log), _recipe(arguments)
+    given = [getattr(arguments, place) or [] for place in places]
+    check_output(arguments.out, [one for of in given for one in ([of] if isinstance(of, str) else of)])
+    clips, recipe = absolute_uris(reader.read(arguments, log)), _recipe(arguments)
+    alike = clips["uri"].filter(pc.ends_with(clips["uri"], split(arguments.out)[1])).to_pylist()
+    check_output(arguments.out, {split_shard(uri)[1] for uri in alike})
     left_out: dict[str, list[str]] = {}
     if recipe is None:
         log("\n".join(label_summary(clips)))
@@ -128,7 +134,7 @@ def _make_list(reader: Reader, arguments: argparse.Namespace) -> None:
         selection = select(clips, recipe)
         clips, left_out = selection.clips.drop_columns(CLASS_COLUMN), selection.left_out
         log("\n".join(selection.summary()))
-    write_clips(absolute_uris(clips), arguments.out)
+    write_clips(clips, arguments.out)
     document = {
         "out": arguments.out,
         "clips": clips.num_rows,
@@ -186,13 +192,11 @@ def _check(arguments: argparse.Namespace) -> int:
 def _drop_missing(lists: Sequence[str], out: str) -> str:
     """Write a list without the clips whose audio is gone, say how many these are, and return `out`."""
     from acoustic_env.clips.check import drop_missing
-    from acoustic_env.clips.table import read_clips, write_clips
-    from acoustic_env.io.location import same_place
+    from acoustic_env.clips.table import check_output, read_clips, write_clips
 
     if len(lists) > 1:
         raise UsageError(f"--drop-missing {out}: expected one list, found {len(lists)}")
-    if same_place(lists[0], out):
-        raise UsageError(f"--drop-missing {out}: is the list itself; give another file")
+    check_output(out, lists)
     clips = read_clips(lists[0])
     kept, gone = drop_missing(clips, lists[0], _progress)
     write_clips(kept, out)

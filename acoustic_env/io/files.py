@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,23 +13,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.filesystem import BLOCK_BYTES, open_filesystem, remote_filesystem, whole_file
-from acoustic_env.io.location import join, local_path, scrub, without_credentials
-from acoustic_env.io.retry import StoreError
+from acoustic_env.io.location import join, local_path, without_credentials
+from acoustic_env.io.retry import StoreError, store_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+class MissingFileError(UsageError):
+    """There is no such file."""
 
 
 def read_bytes(url: str) -> bytes:
     """Read a whole file.
 
     Raises:
-        UsageError: it is not there or may not be read.
+        UsageError: it is not there (`MissingFileError`) or may not be read.
     """
-    data = read_if_there(url)
-    if data is None:
-        raise _absent(url)
-    return data
+    with _usable(url, "read"):
+        return open_filesystem(url).read("")
 
 
 def read_if_there(url: str) -> bytes | None:
@@ -37,8 +40,8 @@ def read_if_there(url: str) -> bytes | None:
     Raises:
         UsageError: it may not be read.
     """
-    with suppress(FileNotFoundError), _usable(url, "read"):
-        return open_filesystem(url).read("")
+    with suppress(MissingFileError):
+        return read_bytes(url)
     return None
 
 
@@ -55,16 +58,7 @@ def files_below(url: str) -> list[str] | None:
         return None
     with _usable(url, "listed"):
         found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
-        if path is None:
-            return found or None
-        root = path.resolve()
-        own: dict[Path, str] = {}  # real folder -> its name below the root, not through a link where there is one
-        for folder in sorted({(root / name).parent for name in found}):
-            real = folder.resolve()
-            if real not in own or real == folder:
-                own[real] = str(folder)
-        kept = set(own.values())
-        return [name for name in found if str((root / name).parent) in kept]
+    return found if found or path is not None else None
 
 
 def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
@@ -73,11 +67,8 @@ def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
     Raises:
         UsageError: it is not there or may not be read.
     """
-    try:
-        with _usable(url, "read"):
-            return open_filesystem(url).open("", block_bytes)
-    except FileNotFoundError as error:
-        raise _absent(url) from error
+    with _usable(url, "read"):
+        return open_filesystem(url).open("", block_bytes)
 
 
 def expand(pattern: str) -> list[str]:
@@ -91,11 +82,10 @@ def expand(pattern: str) -> list[str]:
         return [str(path.absolute())]
     if path is None and (not glob.has_magic(pattern) or pattern.startswith(("http://", "https://"))):
         return [pattern]  # a "?" begins a query there
-    found: list[str] = []
-    with suppress(FileNotFoundError), _usable(pattern, "listed"):  # no such bucket
+    with _usable(pattern, "listed"):
         found = glob.glob(str(path.absolute())) if path is not None else remote_filesystem(pattern).matches()  # noqa: PTH207
-    if not found:
-        raise _absent(pattern)
+        if not found:
+            raise FileNotFoundError
     return sorted(found)
 
 
@@ -107,13 +97,13 @@ def copy_to(url: str, target: Path, callback: Any = None) -> None:
         OSError: the local file cannot be written.
     """
     try:
-        open_filesystem(url).download("", target, callback)
-    except FileNotFoundError as error:
-        raise _absent(url) from error
-    except StoreError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise error.__cause__ from error  # of the local file: no reading fills a disk
-        raise UsageError(str(error)) from error
+        with _usable(url, "read"):
+            open_filesystem(url).download("", target, callback)
+    except UsageError as error:
+        failed = error.__cause__ and error.__cause__.__cause__
+        if isinstance(failed, OSError) and failed.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise failed from error  # of the local file: no reading fills a disk
+        raise
 
 
 def for_arrow(data: bytes) -> pa.BufferReader:
@@ -135,18 +125,22 @@ def write_bytes(url: str, data: bytes) -> None:
     Raises:
         UsageError: the place does not exist or may not be written.
     """
-    with _usable(url, "written", missing=True):
+    with _usable(url, "written"):
         open_filesystem(url).write("", data)
 
 
-def check_place(url: str) -> None:
-    """Check before long work that its file or folder can be written, as far as this can be known.
+def check_place(url: str, folder: bool = True) -> None:
+    """Check before long work that a file or folder can be written, as far as this can be known.
 
     Raises:
-        UsageError: no such bucket, no credentials, or a folder that cannot be made or written.
+        UsageError: no such bucket, no credentials, a folder that cannot be made or written, or a folder where `folder`
+            is false.
     """
-    with _usable(url, "written", missing=True):
+    with _usable(url, "written"):
         open_filesystem(url).check()
+        path = local_path(url)
+        if not folder and path is not None and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 @contextmanager
@@ -173,7 +167,7 @@ def put_file(file: Path, url: str) -> None:
     Raises:
         UsageError: the place does not exist or may not be written.
     """
-    with _usable(url, "written", missing=True):
+    with _usable(url, "written"):
         open_filesystem(url).upload(file, "")
 
 
@@ -188,7 +182,7 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
     """
     path = local_path(url)
     if path is not None:
-        with _usable(url, "written", missing=True):
+        with _usable(url, "written"):
             path.mkdir(parents=True, exist_ok=True)
         yield path
         return
@@ -202,17 +196,13 @@ def folder_of(url: str, last: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _usable(url: str, done: str, missing: bool = False) -> Iterator[None]:
-    """Turn what a filesystem raises into UsageError; FileNotFoundError only with `missing`."""
+def _usable(url: str, done: str) -> Iterator[None]:
+    """Turn what a filesystem raises into UsageError."""
     try:
         yield
-    except (OSError, StoreError) as error:
-        if isinstance(error, FileNotFoundError) and not missing:
-            raise
-        known = isinstance(error, StoreError)
-        msg = str(error) if known else f"{url}: cannot be {done}: {type(error).__name__}: {error}"
-        raise UsageError(scrub(msg)) from error
-
-
-def _absent(url: str) -> UsageError:
-    return UsageError(f"{without_credentials(url)}: no such file")
+    except StoreError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and done != "written":
+            raise MissingFileError(f"{without_credentials(url)}: no such file") from error
+        raise UsageError(str(store_error(url, done, error))) from error

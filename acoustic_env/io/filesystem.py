@@ -17,6 +17,7 @@ import stat
 import tempfile
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -339,8 +340,9 @@ class LocalFilesystem(Filesystem):
 
     def entries(self, folder: str, prefix: str = "") -> list[Entry]:
         wanted = f"{folder}/{prefix}" if folder else prefix
-        found = self._below(self.folder / folder, folder, frozenset())
-        return sorted((entry for entry in found if entry.path.startswith(wanted)), key=lambda entry: entry.path)
+        return sorted(
+            (entry for entry in self._below(folder) if entry.path.startswith(wanted)), key=lambda entry: entry.path
+        )
 
     def folders(self, folder: str) -> list[str]:
         directory = self.folder / folder
@@ -348,22 +350,27 @@ class LocalFilesystem(Filesystem):
             return sorted(item.name for item in directory.iterdir() if item.is_dir())
         return []
 
-    def _below(self, directory: Path, below: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
-        """Yield the files below a folder, links followed, but none to a folder that this one is in (`above`)."""
-        with suppress(FileNotFoundError, NotADirectoryError), self._errors(below, "listed"):
-            status = directory.stat()
-            here = (status.st_dev, status.st_ino)
-            if here in above:
-                return
-            with os.scandir(directory) as items:
-                for item in items:
+    def _below(self, folder: str) -> Iterator[Entry]:
+        """Yield the files below a folder. Links are followed after all else, so that no folder is listed twice."""
+        waiting, seen = deque([folder]), set[tuple[int, int]]()
+        while waiting:
+            below = waiting.popleft()
+            with suppress(FileNotFoundError, NotADirectoryError), self._errors(below, "listed"):
+                status = (self.folder / below).stat()
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                for item in sorted(os.scandir(self.folder / below), key=lambda item: item.name):
                     path = f"{below}/{item.name}" if below else item.name
                     if item.is_dir():
-                        yield from self._below(Path(item.path), path, above | {here})
+                        (waiting.append if item.is_symlink() else waiting.appendleft)(path)
                     elif item.is_file():
                         with suppress(FileNotFoundError):  # removed meanwhile
                             status = item.stat()
                             yield Entry(path, status.st_size, status.st_mtime)
+
+    def read(self, path: str) -> bytes:  # fsspec cannot read pipes
+        return retrying(lambda: (self.folder / path).read_bytes(), self.place(path), "read")
 
     def open(self, path: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
         return retrying(lambda: (self.folder / path).open("rb"), self.place(path), "read")

@@ -180,6 +180,10 @@ def store_error(place: str, done: str, error: BaseException, tries: int | None =
         reason = "the filesystem is mounted read-only; use a place that can be written"
     elif isinstance(error, PermissionError):
         reason = f"permission denied ({s3_code(error) or error.strerror or error}); check the permissions of this user"
+    elif isinstance(error, IsADirectoryError):
+        reason = "it is a folder, not a file"
+    elif isinstance(error, NotADirectoryError | FileExistsError):
+        reason = f"{error.strerror}: a part of its path is a file, not a folder; check the path"
     elif isinstance(error, FileNotFoundError):
         reason = "there is no such bucket or folder; create it, or check the URL and AWS_ENDPOINT_URL"
     elif tries is not None:

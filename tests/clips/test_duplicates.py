@@ -26,8 +26,6 @@ from acoustic_env.clips.duplicates.search import Collected, find_duplicates
 from acoustic_env.clips.duplicates.signature import HOP_S, RATE, compute_signature
 from acoustic_env.clips.splits import assign_folds
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
-from acoustic_env.commands.clips_duplicates import _vectors
-from acoustic_env.store.feature_store import FeatureStore
 from tests.clips.bench_duplicates import EDITS, generated, real_clips
 from tests.sounds import Sound, noise, silence, tone
 
@@ -141,29 +139,6 @@ def test_real_clips_are_found_again_after_an_edit(real_sounds: list[Sound], edit
     found = set(pairs_of(signatures_of(*sounds, *(EDITS[edit](sound, rng) for sound in sounds))))
     assert len({(n, n + len(sounds)) for n in range(len(sounds))} & found) >= 9
     assert all(b - a == len(sounds) for a, b in found)
-
-
-def test_pairs_of_unknown_lag_are_aligned() -> None:
-    sound = varied(8.0, 1)
-    signatures = signatures_of(sound, sound[3 * RATE :], varied(8.0, 2), varied(0.3, 4))
-    first, second = np.array([0, 0, 0, 1]), np.array([1, 2, 3, 2])
-    aligned = matching.confirm(signatures, matching.align(signatures, first, second))
-    assert (aligned.first.tolist(), aligned.second.tolist()) == ([0], [1])
-    assert aligned.lag[0] * HOP_S == pytest.approx(3.0, abs=0.01)
-
-
-def test_neighbors_by_embedding_are_candidates() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((400, 32)).astype(np.float32)
-    values[300:320] = values[:20] + 0.05 * rng.standard_normal((20, 32)).astype(np.float32)
-    values[7] = np.nan
-    first, second = matching.embedding_pairs(values)
-    pairs = set(zip(first.tolist(), second.tolist(), strict=True))
-    wanted = {(n, n + 300) for n in range(20) if n != 7}
-    assert wanted <= pairs
-    assert len(pairs) < 60
-    assert all(a < b for a, b in pairs)
-    assert len(matching.embedding_pairs(values[:1])[0]) == 0
 
 
 # ---- groups
@@ -322,36 +297,6 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_clip_alone(listed: Path, monk
     why = {clip_id: reason.partition(":")[0] for clip_id, reason in found.failed.items()}
     assert why == {"other": "timed_out", "bleep": "worker_died", "missing": "not_found"}
     assert [len(members) for members in found.sets] == [4]
-
-
-def test_a_store_without_embeddings_is_refused(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["clips", "duplicates", "--clips", str(listed / "clips.parquet"), "--out", str(listed / "g.csv")]
-    assert main([*command, "--store", str(listed / "store")]) == 2
-    assert "no embedding block" in capsys.readouterr().err
-    assert main([*command, "--block", "mn04"]) == 2
-
-
-def test_embedding_candidates_come_from_a_store(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips = read_clips(str(listed / "clips.parquet"))
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((10, 8)).astype(np.float32)
-    vectors[3] = vectors[0] + 0.01
-    table = pa.table(
-        {
-            "clip_id": clips["clip_id"],
-            "signal": ["raw"] * 10,
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8),
-        }
-    )
-    store = FeatureStore(str(listed / "store"))
-    monkeypatch.setattr(FeatureStore, "blocks", lambda _self: {"yamnet": ["0"]})
-    monkeypatch.setattr(FeatureStore, "read", lambda _self, *_args, **_named: table)
-    nothing = matching.Pairs(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.float32))
-    monkeypatch.setattr(matching, "candidates", lambda _signatures: nothing)
-    found = find_duplicates(clips, _vectors(store, None, clips["clip_id"].to_pylist()))
-    assert ("original", "shifted") in {
-        tuple(clips["clip_id"][n].as_py() for n in (link.first, link.second)) for link in found.links
-    }
 
 
 def test_planted_duplicates_are_found_among_many_with_a_common_hum(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_shards_of_hugging_face_describe_their_own_columns(tmp_path: Path, capsy
     assert run(tmp_path, "from-huggingface", str(tmp_path / "converted"))["source"].to_pylist() == ["train"]
     wrong = ["clips", "from-huggingface", str(tmp_path / "set"), "--splits", "dev", "--out", str(tmp_path / "c.csv")]
     assert main(wrong) == 2
-    assert "--splits dev: expected some of test, train" in capsys.readouterr().err
+    assert "--splits: no split 'dev'; expected some of test, train" in capsys.readouterr().err
 
 
 def test_an_audio_folder_of_hugging_face_has_its_labels_in_a_table(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_arrow_files_of_hugging_face_are_refused_with_the_remedy(
         ('audio\tlabels\n3\t"5 inch\n4\tMusic\n5\tx"\n', "dataset.tsv: line 2: a stray quote"),
         ("audio\tlabels\n3\tB\xfccher\n", "dataset.tsv: line 2: not UTF-8"),
         ("audio\tlabels\tlabels\n3\tx\ty\n", "a column is there twice"),
-        ("name\tlabels\n3\tx\n", "no column 'audio'; expected audio, labels, found name, labels"),
+        ("name\tlabels\n3\tx\n", "no column 'audio'; expected audio, labels, found 'name', 'labels'"),
         ("audio\tlabels\n7\tx\n", "none of the 1 audio files is below it; expected 7.wav"),
     ],
 )

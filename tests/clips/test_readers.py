@@ -191,7 +191,7 @@ def test_files_with_unknown_endings_are_named_and_taken_as_the_message_says(
     command = ["clips", "from-folder", str(tmp_path / "set"), "--out", str(tmp_path / "clips.parquet")]
     assert main(command) == 0
     said = capsys.readouterr().err
-    assert "5 files are passed over by their endings: no ending 1, .SPH 1, .mkv x 1, .sph 1, .txt 1" in said
+    assert "5 files are passed over by their names: no ending 1, .SPH 1, .mkv x 1, .sph 1, .txt 1" in said
     advice = re.search(r"take these with (.*)", said)
     assert advice
     assert main([*command, *shlex.split(advice[1])]) == 0
@@ -239,7 +239,7 @@ def test_impossible_folders_and_windows_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--hop needs --window"):
         read_folder(str(tmp_path), hop_s=1)
     for window in (-1, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="above 0"):
+        with pytest.raises(UsageError, match="more than 0"):
             read_folder(str(tmp_path), window_s=window)
 
 

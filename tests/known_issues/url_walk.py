@@ -77,7 +77,7 @@ clips from-parquet @/rows/part-?.parquet --label-column labels --recipe @/recipe
 clips from-audioset-embeddings @/tfrecords --segments @/segments.csv --recipe @/ontology.yaml --store @/released \
     --out @/released.parquet
 clips check @/clips.parquet --recipe @/recipe.yaml --read --drop-missing @/there.parquet
-clips duplicates --clips @/clips.parquet --store @/released --out @/groups.parquet --apply @/grouped.parquet
+clips duplicates --clips @/clips.parquet --out @/groups.parquet --apply @/grouped.parquet
 extract --settings @/job.yaml --dry-run
 store ls @/store
 store verify @/store --clips @/clips.parquet --read

@@ -5,7 +5,7 @@ Whatever is linked, over any number of links, is one group.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -84,10 +84,9 @@ def joined_folds(groups: Sequence[str], folds: Sequence[int | None]) -> list[int
     >>> joined_folds(["a", "a", "a", "b"], [1, 0, 1, None])
     [1, 1, 1, None]
     """
-    count: dict[str, dict[int, int]] = {}
+    count: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for group, fold in zip(groups, folds, strict=True):
         if fold is not None:
-            of = count.setdefault(group, {})
-            of[fold] = of.get(fold, 0) + 1
+            count[group][fold] += 1
     chosen = {group: min(of, key=lambda fold: (-of[fold], fold)) for group, of in count.items()}
     return [None if fold is None else chosen[group] for group, fold in zip(groups, folds, strict=True)]

@@ -13,7 +13,6 @@ Everything here works on arrays that hold all clips end to end, and its cost gro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,8 +32,6 @@ CORRELATION: Final = 0.40
 CROWD: Final = 32
 MOST_MET: Final = 64  # lags kept for each clip: bounds what a hum that thousands of clips share may cost
 MOST_CONFIRMED: Final = 24  # pairs of each clip, the nearest first; a larger set hangs together through others
-NEIGHBORS: Final = 3  # candidates by embedding, for each clip
-LEAST_COSINE: Final = 0.8
 
 _MOST_APART_NEAR: Final = 15 / 48  # share of differing bits half a second before and after a hit
 _QUERY_CLIPS: Final = 128  # clips looked up at once
@@ -75,13 +72,6 @@ class Pairs:
         return Pairs(self.first[rows], self.second[rows], self.lag[rows], self.value[rows])
 
 
-def joined(pairs: Sequence[Pairs]) -> Pairs:
-    """Concatenate pairs."""
-    columns = ([getattr(some, name) for some in pairs] for name in ("first", "second", "lag", "value"))
-    first, second, lag, value = (np.concatenate(parts) for parts in columns)
-    return Pairs(first, second, lag, value)
-
-
 def candidates(signatures: Signatures) -> Pairs:
     """Find pairs whose frames meet in the table, each at its best lag, under `MOST_BITS_APART` of the bits apart."""
     table = _Table(signatures)
@@ -94,50 +84,6 @@ def candidates(signatures: Signatures) -> Pairs:
     keys = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 3), np.int64)
     pairs = Pairs(keys[:, 0], keys[:, 1], keys[:, 2], np.zeros(len(keys), np.float32))
     return _nearest(_best(_at_best_lag(signatures, pairs), MOST_BITS_APART))
-
-
-def embedding_pairs(values: Floats) -> tuple[Ints, Ints]:
-    """Find pairs of clips whose embeddings are neighbors, to be confirmed like all others.
-
-    The clips are divided among some sqrt(n) of them drawn as pivots, and each looks for its `NEIGHBORS` nearest among
-    the clips of its two nearest pivots: n sqrt(n) instead of n^2 comparisons.
-
-    Args:
-        values: float32 [clips, dimensions]; rows with NaN take no part.
-
-    Returns:
-        first, second: int64 [pairs], first < second, each pair once.
-    """
-    rows = np.flatnonzero(np.isfinite(values).all(axis=1))
-    if len(rows) < 2:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    unit = values[rows] - values[rows].mean(axis=0)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-    pivots = unit[np.random.default_rng(0).choice(len(rows), max(1, round(len(rows) ** 0.5)), replace=False)]
-    nearest = np.concatenate([_highest(unit[at : at + 4096] @ pivots.T, 2) for at in range(0, len(rows), 4096)])
-    keys = []
-    for pivot in range(len(pivots)):
-        members = np.flatnonzero((nearest == pivot).any(axis=1))
-        for at in range(0, len(members), 2048):
-            some = members[at : at + 2048]
-            cosine = unit[some] @ unit[members].T
-            cosine[some[:, None] == members[None, :]] = -1.0
-            best = _highest(cosine, NEIGHBORS)
-            close = np.take_along_axis(cosine, best, 1) >= LEAST_COSINE
-            mates = members[best][close]
-            own = np.repeat(some, close.sum(axis=1))
-            keys.append(np.stack([np.minimum(own, mates), np.maximum(own, mates)], axis=1))
-    unique = rows[np.unique(np.concatenate(keys), axis=0)]
-    return unique[:, 0], unique[:, 1]
-
-
-def align(signatures: Signatures, first: Ints, second: Ints) -> Pairs:
-    """Align pairs of unknown lag, each at the lag where the fewest bits differ; those too far apart are left out."""
-    lags = np.zeros(len(first), np.int64)
-    apart = np.ones(len(first), np.float32)
-    for row, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-        lags[row], apart[row] = _lag_of(signatures, one, other)
-    return Pairs(first, second, lags, apart).take(apart <= MOST_BITS_APART)
 
 
 def confirm(signatures: Signatures, pairs: Pairs, threshold: float = CORRELATION) -> Pairs:
@@ -299,33 +245,6 @@ def _best(pairs: Pairs, most: float) -> Pairs:
     kept = kept.take(np.lexsort((kept.lag, kept.value)))
     _, first_ones = np.unique(np.stack([kept.first, kept.second]), axis=1, return_index=True)
     return kept.take(first_ones)
-
-
-def _lag_of(signatures: Signatures, first: int, second: int) -> tuple[int, float]:
-    """Return the lag of a pair with the smallest share of differing bits, and the share, by FFT over all lags."""
-    spans = [_overlap(signatures, clip, clip, 0)[0] for clip in (first, second)]
-    lengths = [span.stop - span.start for span in spans]
-    if min(lengths) < LEAST_OVERLAP:
-        return 0, 1.0
-    size = 1 << (sum(lengths) - 1).bit_length()
-    shifts = np.arange(BITS, dtype=np.uint32)
-    signs, masks = [], []
-    for span in spans:
-        audible = signatures.audible[span].astype(np.float32)
-        sign = 2.0 * ((signatures.bits[span] >> shifts[:, None]) & 1).astype(np.float32) - 1.0
-        signs.append(np.fft.rfft(sign * audible, size))
-        masks.append(np.fft.rfft(audible, size))
-    agreement = np.fft.irfft((signs[0] * signs[1].conj()).sum(axis=0), size)
-    frames = np.round(np.fft.irfft(masks[0] * masks[1].conj(), size))
-    apart = np.where(frames >= LEAST_OVERLAP, 0.5 - 0.5 * agreement / np.maximum(frames * BITS, 1), 1.0)
-    lag = int(np.argmin(apart))
-    return (lag if lag < lengths[0] else lag - size), float(apart[lag])
-
-
-def _highest(values: Floats, count: int) -> Ints:
-    """[rows, min(count, columns)] columns of the highest values."""
-    taken = min(count, values.shape[1])
-    return np.argpartition(-values, taken - 1, axis=1)[:, :taken]
 
 
 def _centered(levels: npt.NDArray[np.uint8]) -> Floats:

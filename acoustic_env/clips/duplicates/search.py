@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from acoustic_env.audio.limited import IsolatedProcess, ProcessDiedError, failure_of
@@ -107,15 +106,12 @@ class Collected:
 
 def find_duplicates(
     clips: pa.Table,
-    vectors: npt.NDArray[np.float32] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Found:
     """Find exact and near duplicates among the clips of a list.
 
     Args:
         clips: of `CLIP_SCHEMA`.
-        vectors: embeddings [clips, dimensions], NaN where there are none; neighbors are more candidates, none of which
-            counts unconfirmed.
         progress: called with clips read and clips in all.
     """
     with tempfile.TemporaryFile() as levels:
@@ -125,10 +121,6 @@ def find_duplicates(
             progress(done, clips.num_rows)
         signatures = collected.signatures()
         alike = matching.candidates(signatures)
-        if vectors is not None:
-            first, second = matching.embedding_pairs(vectors)
-            new = ~np.isin(first * clips.num_rows + second, alike.first * clips.num_rows + alike.second)
-            alike = matching.joined([alike, matching.align(signatures, first[new], second[new])])
         links = link(signatures, collected, alike)
     return _found(clips, links, collected, len(alike))
 

@@ -81,10 +81,10 @@ def compute_signature(waveform: Waveform) -> Signature:
     >>> found.exact == quieter.exact, found.scaled == quieter.scaled, bool((found.bits == quieter.bits).all())
     (False, True, True)
     """
-    levelled = rms_normalize(waveform[None])[0] if waveform.size else waveform
-    silent = not levelled.any()
-    energies, total = _log_energies(levelled, _BIT_WINDOW, BITS + 1, _BIT_RANGE_HZ)
-    levels, _ = _log_energies(levelled, _LEVEL_WINDOW, LEVELS, _LEVEL_RANGE_HZ)
+    normalized = rms_normalize(waveform[None])[0] if waveform.size else waveform
+    silent = not normalized.any()
+    energies, total = _log_energies(normalized, _BIT_WINDOW, BITS + 1, _BIT_RANGE_HZ)
+    levels, _ = _log_energies(normalized, _LEVEL_WINDOW, LEVELS, _LEVEL_RANGE_HZ)
     between = energies[:, 1:] - energies[:, :-1]
     change = between[_STEP:] - between[:-_STEP]
     audible = (total[_STEP:] > _SILENT_DB) & (total[:-_STEP] > _SILENT_DB)

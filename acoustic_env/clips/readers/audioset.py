@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.records import read_records
+from acoustic_env.clips.records import read_records
 from acoustic_env.clips.table import ValidationIssue, clip_table, raise_issues
 from acoustic_env.errors import UsageError
+from acoustic_env.io.files import open_file
 from acoustic_env.io.location import url as location
 
 PLACEHOLDERS: Final = ("ytid", "start_ms", "end_ms", "start_s", "end_s")
@@ -66,12 +67,12 @@ class AudioSetReader:
             "--audio", type=location, required=True, metavar="TEMPLATE", help="URL of a clip's audio with placeholders."
         )
         form = parser.add_mutually_exclusive_group()
-        form.add_argument("--cut-already", action="store_true", help="The files are the clips, whatever their names.")
-        form.add_argument("--whole-videos", action="store_true", help="The files are whole videos, however named.")
+        cut, whole = "The files are the clips, whatever their names.", "The files are whole videos, however named."
+        form.add_argument("--cut-already", action="store_false", dest="whole_videos", default=None, help=cut)
+        form.add_argument("--whole-videos", action="store_true", default=None, help=whole)
 
     def read(self, arguments: argparse.Namespace, log: Log) -> pa.Table:
-        whole = True if arguments.whole_videos else False if arguments.cut_already else None
-        return read_audioset(arguments.segments, arguments.audio, whole)
+        return read_audioset(arguments.segments, arguments.audio, arguments.whole_videos)
 
 
 def read_audioset(url: str, audio: str = NO_AUDIO, whole_videos: bool | None = None) -> pa.Table:
@@ -116,10 +117,11 @@ def read_segments(url: str) -> Iterator[Segment]:
     """
     issues: list[ValidationIssue] = []
     count = 0
-    for line, cells in read_records(url):
-        if not cells[0].startswith("#") and (segment := _segment(cells, line, issues)) is not None:
-            count += 1
-            yield segment
+    with open_file(url) as file:
+        for line, cells in read_records(file, url):
+            if not cells[0].startswith("#") and (segment := _segment(cells, line, issues)) is not None:
+                count += 1
+                yield segment
     raise_issues(url, issues)
     if count == 0:
         raise UsageError(f'{url}: no segments; a line is YTID, start_seconds, end_seconds, "label,label"')
@@ -128,7 +130,7 @@ def read_segments(url: str) -> Iterator[Segment]:
 def _segment(cells: list[str], line: int, issues: list[ValidationIssue]) -> Segment | None:
     try:
         ytid, start, end, labels = (cell.strip() for cell in cells)
-        segment = Segment(ytid, float(start), float(end), tuple(label.strip() for label in labels.split(",")))
+        segment = Segment(ytid, float(start), float(end), tuple(filter(None, map(str.strip, labels.split(",")))))
         if ytid and 0 <= segment.start_s < segment.end_s < math.inf:
             return segment
     except ValueError:  # another number of cells, or no number
@@ -142,13 +144,12 @@ def _check_template(template: str) -> bool:
     """Return whether the template mentions a time."""
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-        wrong = next((f"unknown placeholder {{{name}}}" for name in sorted(names - set(PLACEHOLDERS))), None)
-        if wrong is None and "ytid" not in names:
-            wrong = "without {ytid} every clip has the same audio"
-        if wrong is None:
-            Segment("x", 0.0, 10.0, ()).fill(template)
-            return len(names) > 1
+        if unknown := sorted(names - set(PLACEHOLDERS)):
+            raise ValueError(f"unknown placeholder {{{unknown[0]}}}")
+        if "ytid" not in names:
+            raise ValueError("without {ytid} every clip has the same audio")
+        Segment("x", 0.0, 10.0, ()).fill(template)
     except (ValueError, IndexError) as error:
-        wrong = str(error)
-    allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    raise UsageError(f"audio template {template!r}: {wrong}; expected some of {allowed}")
+        allowed = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise UsageError(f"audio template {template!r}: {error}; expected some of {allowed}") from error
+    return len(names) > 1

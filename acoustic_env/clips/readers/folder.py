@@ -27,6 +27,7 @@ AUDIO_SUFFIXES: Final = frozenset({
 })  # fmt: skip
 
 SHOWN_ENDINGS: Final = 20
+HIDDEN: Final = "hidden"  # names that begin with a dot, folders too: caches, the trash, what macOS keeps beside a file
 
 
 class FolderReader:
@@ -101,15 +102,16 @@ def read_folder(
     """
     if hop_s is not None and window_s is None:
         raise UsageError("--hop needs --window")
-    if not all(0 < seconds < math.inf for seconds in (window_s, hop_s) if seconds is not None):
-        raise UsageError(f"windows of {window_s} s every {hop_s} s: both must be above 0")
+    for option, seconds in (("--window", window_s), ("--hop", hop_s)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise UsageError(f"{option} {seconds:g}: expected seconds, more than 0")
     root, rows = root_name(folder, name), list[dict[str, Any]]()
     unreadable, dropped_s = list[str](), 0.0
     path = local_path(folder)
     base = folder if path is None else str(path.absolute())
     for relative in _audio_files(base, globs, log):
         recording, uri = f"{root}/{relative}", join(base, relative)
-        row = {"uri": uri, "source": "folder", "group": recording, **_named(relative, patterns or {})}
+        row = {"uri": uri, "source": "folder", **_named(relative, recording, patterns or {})}
         duration = duration_of(uri) if window_s else None
         if window_s and duration is None:
             unreadable.append(uri)
@@ -139,17 +141,18 @@ def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
         raise UsageError(f"{folder}: no such folder")
     taken, others = list[str](), dict[str, list[str]]()
     for name in listable(found, folder, log):
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in AUDIO_SUFFIXES or any(fnmatch(name, pattern) for pattern in globs):
+        suffix, hidden = PurePosixPath(name).suffix, any(part.startswith(".") for part in PurePosixPath(name).parts)
+        if (suffix.lower() in AUDIO_SUFFIXES and not hidden) or any(fnmatch(name, pattern) for pattern in globs):
             taken.append(name)
         else:
-            others.setdefault(PurePosixPath(name).suffix, []).append(name)
+            others.setdefault(HIDDEN if hidden else suffix, []).append(name)
     if others:
         often = sorted(others, key=lambda suffix: (-len(others[suffix]), suffix))[:SHOWN_ENDINGS]
         counts = ", ".join(f"{suffix or 'no ending'} {len(others[suffix]):,}" for suffix in often)
         more = f" and {len(others) - len(often):,} more endings" if len(others) > len(often) else ""
-        note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their endings: {counts}{more}"
-        audio = [suffix for suffix in often if suffix and duration_of(join(folder, others[suffix][0])) is not None]
+        note = f"{folder}: {sum(map(len, others.values())):,} files are passed over by their names: {counts}{more}"
+        named = [suffix for suffix in often if suffix not in ("", HIDDEN)]
+        audio = [suffix for suffix in named if duration_of(join(folder, others[suffix][0])) is not None]
         options = " ".join(shlex.join(["--glob", f"*{suffix}"]) for suffix in audio)
         log(f"{note}; of them {', '.join(audio)} decode as audio, take these with {options}" if audio else note)
     return taken
@@ -165,19 +168,16 @@ def listable(names: Iterable[str], where: str, log: Log) -> list[str]:
     return kept
 
 
-def _named(relative: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:
-    parts = PurePosixPath(relative).parts
-    named: dict[str, Any] = {"labels": [parts[0]] if len(parts) > 1 else []}
-    if label := patterns.get("label"):
-        named["labels"] = [_matched(label, relative, "label")]
-    if group := patterns.get("group"):
-        named["group"] = _matched(group, relative, "group")
-    if pattern := patterns.get("fold"):
-        fold = _matched(pattern, relative, "fold")
-        if not fold.isdecimal():
-            raise UsageError(f"{relative}: the fold pattern {pattern!r} finds {fold!r}, not a whole number")
-        named["fold"] = int(fold)
-    return named
+def _named(relative: str, recording: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:
+    found = {column: _matched(pattern, relative, column) for column, pattern in patterns.items() if pattern}
+    fold = found.get("fold")
+    if fold is not None and not fold.isdecimal():
+        raise UsageError(f"{relative}: the fold pattern {patterns['fold']!r} finds {fold!r}, not a whole number")
+    return {
+        "labels": [found["label"]] if "label" in found else list(PurePosixPath(relative).parts[:-1][:1]),
+        "group": found.get("group", recording),
+        "fold": None if fold is None else int(fold),
+    }
 
 
 def _matched(pattern: str, relative: str, what: str) -> str:

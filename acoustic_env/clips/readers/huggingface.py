@@ -13,7 +13,7 @@ from acoustic_env.clips.naming import root_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.parquet import GROUPS, LABELS, read_parquet
 from acoustic_env.clips.readers.published import published_clips
-from acoustic_env.clips.readers.records import read_rows
+from acoustic_env.clips.records import read_rows
 from acoustic_env.clips.table import further_name, join_lists
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_bytes
@@ -49,9 +49,9 @@ class HuggingFaceReader:
         if shards or tables:
             wanted = arguments.splits and [split.strip() for split in arguments.splits.split(",")]
             chosen = [path for path in shards or tables if not wanted or _split(path) in wanted]
-            if not chosen:
-                there = ", ".join(sorted(set(map(_split, shards or tables))))
-                raise UsageError(f"{root}: --splits {arguments.splits}: expected some of {there}")
+            there = sorted(set(map(_split, shards or tables)))
+            if unknown := [name for name in wanted or () if name not in there]:
+                raise UsageError(f"{root}: --splits: no split {unknown[0]!r}; expected some of {', '.join(there)}")
             return _shards(arguments, chosen, name) if shards else _audio_folder(arguments, chosen, name, log)
         arrow = "; it is in Arrow format (save_to_disk): write it with dataset.to_parquet(...)"
         hint = arrow if any(path.endswith(".arrow") for path in found) else ""
@@ -66,31 +66,32 @@ def _split(path: str) -> str:
 
 
 def _shards(arguments: argparse.Namespace, shards: list[str], name: str) -> pa.Table:
-    tables = []
-    for shard in shards:
-        place = join(arguments.folder, shard)
-        group = arguments.group_column
-        table = read_parquet([place], None, arguments.label_column, None, group, f"{name}/{_split(shard)}")
-        position = table.schema.get_field_index("source")
-        tables.append(table.set_column(position, "source", pa.repeat(_split(shard), len(table)).cast(pa.string())))
-    return join_lists(tables)
+    columns = {"label_column": arguments.label_column, "group_column": arguments.group_column}
+    places = ((join(arguments.folder, shard), _split(shard)) for shard in shards)
+    return join_lists([read_parquet([at], **columns, name=f"{name}/{of}", source=of) for at, of in places])
 
 
 def _audio_folder(arguments: argparse.Namespace, tables: list[str], name: str, log: Log) -> pa.Table:
     rows: list[dict[str, Any]] = []
     used = {"file_name", arguments.label_column or "label", arguments.group_column}
+    known = {"file_name"}
     for table in tables:
         folder, split = str(PurePosixPath(table).parent), _split(table)
         place = join(arguments.folder, table)
         for number, row in enumerate(_metadata(place), start=1):
-            if not isinstance(row, dict) or "file_name" not in row:
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise UsageError(f"{place}: row {number:,} has no file_name")
+            known |= set(row)
             path = row["file_name"] if folder == "." else f"{folder}/{row['file_name']}"
             label, clip_id = row.get(arguments.label_column or "label"), f"{name}/{path}"
             labels = [str(one) for one in (label if isinstance(label, list) else [label]) if one not in (None, "")]
             group = str(row.get(arguments.group_column) or clip_id)
             further = {further_name(key): value for key, value in row.items() if key not in used}
             rows.append({"clip_id": clip_id, "uri": path, "labels": labels, "group": group, "source": split, **further})
+    for option, column in (("--label-column", arguments.label_column), ("--group-column", arguments.group_column)):
+        if column and column not in known:
+            msg = f"no column {column!r} ({option}); expected one of: {', '.join(sorted(known))}"
+            raise UsageError(f"{arguments.folder}: {msg}")
     return published_clips(arguments.folder, rows, {}, log, partial=False)
 
 

@@ -56,6 +56,7 @@ def read_parquet(
     id_column: str | None = None,
     group_column: str | None = None,
     name: str | None = None,
+    source: str | None = None,
 ) -> pa.Table:
     """Return the clips of Parquet files with a column of audio bytes or struct<bytes, path>; no audio is read.
 
@@ -68,15 +69,16 @@ def read_parquet(
             `<the file's last two folders>/<file>/<row>`.
         group_column: what must not be split; None: every row is a group.
         name: in place of the files' folders.
+        source: of the clips, None for the name of their file.
 
     Raises:
         UsageError: a file or column is missing, a column is of the wrong kind, or two clips would have the same id.
     """
     tables = []
     for place in (place for pattern in urls for place in expand(pattern)):
-        with open_file(place) as source:
+        with open_file(place) as opened:
             try:
-                file = pq.ParquetFile(source)
+                file = pq.ParquetFile(opened)
             except (pa.ArrowException, OSError) as error:
                 raise UsageError(f"{place}: not a readable Parquet file: {error}") from error
             schema, features = file.schema_arrow, _described(file.schema_arrow)
@@ -91,6 +93,10 @@ def read_parquet(
                 if column is not None and column not in schema.names:
                     msg = f"{place}: no column {column!r} ({option}); expected one of: {', '.join(schema.names)}"
                     raise UsageError(msg)
+            for option, column in wanted.items():
+                kind = schema.field(column).type if column else pa.null()
+                if not _plain(getattr(kind, "value_type", kind) if option == "--label-column" else kind):
+                    raise UsageError(f"{place}: column {column!r} ({option}) is {kind}, expected text or numbers")
             spans = _spans(file.metadata, _leaf(schema.field(audio_name), place))
             names = [column for column in dict.fromkeys(wanted.values()) if column]
             names += [field.name for field in schema if field.name not in (*names, audio_name) and _plain(field.type)]
@@ -101,12 +107,15 @@ def read_parquet(
         else:
             before = "" if name is None else f"{root_name('', name)}/"
             ids = [value and f"{before}{value}" for value in values[id_column].cast(pa.string()).to_pylist()]
+        labels = [list[str]()] * len(rows)
+        if label_name:
+            labels = _labels(values[label_name], features.get(label_name, {}), place)
         columns: dict[str, Sequence[Any]] = {
             "clip_id": ids,
             "uri": [f"parquet://{audio_name}/{row}::{place}" for row in rows],
-            "labels": _labels(values[label_name], features.get(label_name, {})) if label_name else [[]] * len(rows),
+            "labels": labels,
             "group": values[group_column].cast(pa.string()).to_pylist() if group_column else ids,
-            "source": [PurePosixPath(place).name.removesuffix(".parquet")] * len(rows),
+            "source": [source or PurePosixPath(place).name.removesuffix(".parquet")] * len(rows),
             **spans,
         }
         table = clip_table(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
@@ -146,14 +155,14 @@ def _spans(metadata: pq.FileMetaData, leaf: str) -> dict[str, list[int]]:
     return spans
 
 
-def _labels(values: pa.ChunkedArray, feature: dict[str, Any]) -> list[list[str]]:
+def _labels(values: pa.ChunkedArray, feature: dict[str, Any], place: str) -> list[list[str]]:
     inner = feature.get("feature", feature)  # of a sequence of ClassLabel
-    names = inner.get("names", []) if isinstance(inner, dict) else []
+    names = dict(enumerate(inner.get("names", []) if isinstance(inner, dict) else []))
     cells = [cell if isinstance(cell, list) else [cell] for cell in values.to_pylist()]
     try:
         return [[names[label] if names else str(label) for label in cell if label not in NO_LABEL] for cell in cells]
-    except (IndexError, TypeError) as error:
-        raise UsageError(f"a label has no name among the {len(names)} of the file's metadata: {error}") from error
+    except KeyError as error:
+        raise UsageError(f"{place}: label {error} has no name among the {len(names)} of the file's metadata") from error
 
 
 def _described(schema: pa.Schema) -> dict[str, dict[str, Any]]:

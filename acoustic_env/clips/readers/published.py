@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.naming import require_unique, root_name
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.records import read_rows
+from acoustic_env.clips.records import read_rows
 from acoustic_env.clips.table import clip_table, further_name
 from acoustic_env.clips.tags import load_tag_rules
 from acoustic_env.errors import UsageError
@@ -226,7 +226,7 @@ class TSVReader:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file", type=url, metavar="FILE.tsv", help="Table with a header.")
         parser.add_argument("--audio", type=url, required=True, metavar="DIR", help="Folder of the audio files.")
-        parser.add_argument("--suffix", default=".wav", help="Added to a name to make its file (default: .wav).")
+        parser.add_argument("--suffix", default=".wav", help="Ending of files, where a name lacks it (default: .wav).")
         parser.add_argument("--audio-column", default="audio", metavar="NAME", help="File names (default: audio).")
         parser.add_argument("--label-column", default="labels", metavar="NAME", help="Labels (default: labels).")
         group = "Column of what must not be split (default: every row is a group)."
@@ -238,9 +238,10 @@ class TSVReader:
         audio, label, group = arguments.audio_column, arguments.label_column, arguments.group_column
         columns = (audio, label, *((group,) if group else ()))
         root, rows = root_name(arguments.audio, arguments.name), list[dict[str, Any]]()
-        for row in read_rows(arguments.file, columns, "\t"):
+        for row in read_rows(arguments.file, columns):
             clip_id = f"{root}/{row[audio]}"
-            clip = {"clip_id": clip_id, "uri": row[audio] + arguments.suffix, "source": split(arguments.file)[1]}
+            uri = row[audio].removesuffix(arguments.suffix) + arguments.suffix
+            clip = {"clip_id": clip_id, "uri": uri, "source": split(arguments.file)[1]}
             clip["labels"] = [name.strip() for name in row[label].split(",") if name.strip()]
             clip["group"] = (row[group] if group else "") or clip_id
             rows.append(clip | {further_name(key): row[key] or None for key in row if key not in columns})
@@ -262,7 +263,10 @@ def published_clips(
     Raises:
         UsageError: rows or files that the publication has are missing, unless `partial`, or no file is there.
     """
-    there = set(files_below(root) or ())
+    found = files_below(root)
+    if found is None:
+        raise UsageError(f"{root}: no such folder")
+    there = set(found)
     kept = [row for row in rows if row["uri"] in there]
     absent = [row["uri"] for row in rows if row["uri"] not in there]
     if not kept:

@@ -70,14 +70,20 @@ def read_tar(
     for place in (place for pattern in urls for place in expand(pattern)):
         samples: dict[str, list[tarfile.TarInfo]] = {}
         label_files: dict[str, dict[str, bytes]] = {}
+        hidden = 0
         for member, data in _members(place):
             folder, _, base = member.name.rpartition("/")
             key, _, extension = base.partition(".")
+            if not key:  # such as ._a.wav, which macOS puts beside a file
+                hidden += 1
+                continue
             key = f"{folder}/{key}" if folder else key
             if data is not None:
                 label_files.setdefault(key, {})[f".{extension}"] = data
             elif PurePosixPath(member.name).suffix.lower() in AUDIO_SUFFIXES:
                 samples.setdefault(key, []).append(member)
+        if hidden:
+            log(f"{place}: {hidden:,} hidden files are passed over")
         shard = shard_name(place, ".tar", name)
         for key in listable(samples, place, log):
             audio = samples[key]
