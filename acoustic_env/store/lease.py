@@ -322,8 +322,7 @@ def _is_held(file: ExclusiveFile, record: LeaseRecord) -> bool:
     """Return whether the holder is at work; watches for a heartbeat where clocks and processes cannot tell."""
     if record.released:
         return False
-    here = (record.host, record.machine) == (socket.gethostname(), _machine())
-    if here and _started(record.pid) != record.process_started:
+    if (record.host, record.machine) == (socket.gethostname(), _machine()) and _has_ended(record):
         return False
     if -SKEW_S <= record.expires - time.time() <= TTL_S + SKEW_S:
         return True
@@ -338,13 +337,24 @@ def _is_held(file: ExclusiveFile, record: LeaseRecord) -> bool:
     return False
 
 
+def _has_ended(record: LeaseRecord) -> bool:
+    """Return whether a holder on this machine is gone; its number may be another process's by now."""
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return _started(record.pid) not in (record.process_started, None)
+
+
 def _started(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since the boot; None where none with this number runs."""
+    """Return when a process started, in clock ticks since the boot, 0 of a dead one; None where /proc hides it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])  # Z: dead, but its parent has not asked
+    return 0 if fields[0] in "ZX" else int(fields[19])  # Z: dead, but its parent has not asked
 
 
 @lru_cache(maxsize=1)

@@ -200,6 +200,20 @@ def test_another_process_with_the_dead_holders_number_does_not_keep_the_lease(ur
         assert lease.token == record.fencing_id + 1
 
 
+def test_a_holder_that_proc_hides_from_other_users_keeps_its_lease(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with acquire_lease(url, "another user's"):
+        read_text = Path.read_text
+
+        def hidden(path: Path, *args: str, **options: str) -> str:
+            if path.match("/proc/*/stat"):
+                raise FileNotFoundError(path)
+            return read_text(path, *args, **options)
+
+        monkeypatch.setattr(Path, "read_text", hidden)
+        with pytest.raises(LeaseHeld, match="another user's"), acquire_lease(url, "ours"):
+            pass
+
+
 def test_the_heartbeat_moves_the_expiry_on(url: str) -> None:
     with acquire_lease(url, "long", ttl_s=0.4) as lease:
         first = read_lease(url)
