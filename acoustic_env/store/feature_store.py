@@ -352,7 +352,7 @@ def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) ->
     if unknown:
         known = ", ".join(schema.names)
         raise UsageError(f"{url}: no column {unknown[0]!r}; expected one of: {known}")
-    names = [*row_keys(schema), *(name for name in columns if name not in row_keys(schema))]
+    names = dict.fromkeys([*row_keys(schema), *columns])
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
 
 
