@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -291,7 +292,7 @@ def test_a_lease_file_that_is_gone_gives_no_fencing_id_twice(tmp_path: Path) -> 
     url = str(tmp_path)
     run(url, "run-1")
     list(compact(url))
-    (tmp_path / layout.lease_path("fake")).unlink()
+    shutil.rmtree(tmp_path / layout.lease_path("fake"))
     FeatureStore(url).write_part(fake_table(["new"]))
     run(url, "run-2")
     list(compact(url, part_bytes=10**6))
