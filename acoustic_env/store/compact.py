@@ -7,16 +7,13 @@ large table costs little: a row is rewritten a number of times that grows with t
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from acoustic_env.errors import StoreInconsistentError, UsageError
@@ -29,8 +26,8 @@ from acoustic_env.store.lease import BlockLeases, acquire_blocks
 from acoustic_env.store.manifest import Part
 from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
 from acoustic_env.store.ranges import clip_bounds, each_key_once, sorted_ranges
-from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA, ROW_KEYS, repeats
-from acoustic_env.store.verify import difference, unequal
+from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA
+from acoustic_env.store.verify import contradictions, difference
 
 PART_BYTES: Final = 96 * 2**20  # of a part's rows in memory, about 64 MB as a file; readers hold several parts at once
 ERRORS_BYTES: Final = 4 * 2**20  # of a file of errors, some 200,000 rows
@@ -198,24 +195,19 @@ class _Compaction:
         return part
 
     def _each_key_once(self, table: pa.Table) -> pa.Table:
-        repeated = repeats(table).to_numpy(zero_copy_only=False)
-        if not repeated.any():
-            return table
-        first = np.maximum.accumulate(np.where(repeated, 0, np.arange(table.num_rows)))
-        dropped = table.filter(pa.array(repeated))
-        kept = table.take(pa.array(first[repeated]))
-        for column in table.column_names:
-            if column not in ROW_KEYS and unequal(kept[column], dropped[column]).any():
-                raise self._inconsistent(f"{self.version.folder}: a key has two values of {column}")
-        self.duplicates += dropped.num_rows
-        return each_key_once(table)
+        differing = contradictions(table)
+        if differing.num_rows:
+            key = differing.slice(0, 1).to_pylist()[0]
+            raise self._inconsistent(f"{self.version.folder}: the key {key} has two values")
+        kept = each_key_once(table)
+        self.duplicates += table.num_rows - kept.num_rows
+        return kept
 
 
 def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockLeases) -> None:
     """Name the whole parts that are there, where manifests are lost, damaged, or were not written yet.
 
-    A part that was replaced and is still there counts again: its rows have equal values in another one. Of a version
-    written before manifests, the parts that its snapshot hides do not count.
+    A part that was replaced and is still there counts again: its rows have equal values in another one.
     """
     try:
         store.parts(block, fingerprint)
@@ -223,17 +215,12 @@ def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockL
     except (UsageError, StoreInconsistentError) as error:
         log.warning("%s", error)
     folder = layout.block_folder(block, fingerprint)
-    listed = store.filesystem.entries(folder, "part-")
-    hidden: set[str] = set()
-    with suppress(FileNotFoundError):
-        snapshot = json.loads(store.filesystem.read(f"{folder}/snapshot.json"))
-        hidden = {*snapshot["replaced"], *snapshot["pending"]} - {*snapshot["parts"]}
     parts = []
-    for entry in listed:
+    for entry in store.filesystem.entries(folder, "part-"):
         found = store.scan_one(entry, ["clip_id"])
         if isinstance(found, UnreadablePart):
             log.warning("%s: %s, left out", store.filesystem.place(entry.path), found.reason)
-        elif entry.path.rpartition("/")[2] not in hidden:
+        else:
             parts.append(replace(new_part(entry.path, found.table), size=entry.size))
     leases.check()
     store.version(block, fingerprint).begin(leases.tokens[layout.lease_path(block)], parts)
