@@ -172,10 +172,7 @@ class _Compaction:
 
     def _read(self, inputs: Sequence[Part], schema: pa.Schema) -> Iterator[pa.Table]:
         for part in inputs:
-            scanned = self.store.scan_one(part, None)
-            if isinstance(scanned, UnreadablePart):
-                raise self._inconsistent(f"{part.path}: {scanned.reason}")
-            yield scanned.table.replace_schema_metadata(schema.metadata)
+            yield self.store.read_one(part, None).table.replace_schema_metadata(schema.metadata)
 
     def _write(self, number: int, table: pa.Table) -> Part:
         """Write a part, each key once, and read it back."""
