@@ -10,7 +10,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,10 +21,10 @@ from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout
 from acoustic_env.store.contents import ScannedPart
-from acoustic_env.store.feature_store import FeatureStore, new_part
+from acoustic_env.store.feature_store import FeatureStore, new_part, put_part
 from acoustic_env.store.lease import BlockLeases, acquire_blocks
 from acoustic_env.store.manifest import Part
-from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
+from acoustic_env.store.parts import UnreadablePart, in_threads
 from acoustic_env.store.ranges import clip_bounds, each_key_once, sorted_ranges
 from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA
 from acoustic_env.store.verify import contradictions, difference
@@ -123,6 +123,7 @@ class _Compaction:
         self.store, self.part_bytes, self.leases = store, part_bytes, leases
         self.block, self.fingerprint = block, fingerprint
         self.version = store.version(block, fingerprint)
+        self.token = leases.tokens[layout.lease_path(block)]
         self.duplicates = 0
 
     def run(self) -> Compacted | None:
@@ -143,12 +144,9 @@ class _Compaction:
         self.leases.check()
         replaced = {part.path for part in inputs}
         after = [*(part for part in parts if part.path not in replaced), *outputs]
-        self.version.begin(self._token(), after)
+        self.version.begin(self.token, after)
         read = sum(part.size for part in inputs)
         return Compacted(self.block, self.fingerprint, rows, self.duplicates, len(parts), len(after), read)
-
-    def _token(self) -> int:
-        return self.leases.tokens[layout.lease_path(self.block)]
 
     def _schema(self, parts: Sequence[Part]) -> pa.Schema:
         """The columns of all parts; of metadata in which parts differ (library versions) the values side by side."""
@@ -176,29 +174,19 @@ class _Compaction:
 
     def _write(self, number: int, table: pa.Table) -> Part:
         """Write a part, each key once, and read it back."""
-        table = self._each_key_once(table)
-        part = new_part(
-            layout.part_path(self.version.folder, f"compacted-{self._token():08d}-{self._inputs}-{number:06d}"), table
-        )
-        data = part_bytes(table)
-        self.store.filesystem.write(part.path, data)
-        part = replace(part, size=len(data))
-        found = self.store.scan_one(part, None)
-        if isinstance(found, UnreadablePart) or not found.table.equals(table, check_metadata=True):
-            msg = (
-                f"{self.store.filesystem.place(part.path)}: does not read back as it was written; nothing was replaced"
-            )
-            raise StoreError(msg)
-        return part
-
-    def _each_key_once(self, table: pa.Table) -> pa.Table:
         differing = contradictions(table)
         if differing.num_rows:
             key = differing.slice(0, 1).to_pylist()[0]
             raise self._inconsistent(f"{self.version.folder}: the key {key} has two values")
         kept = each_key_once(table)
         self.duplicates += table.num_rows - kept.num_rows
-        return kept
+        name = f"compacted-{self.token:08d}-{self._inputs}-{number:06d}"
+        part = put_part(self.store.filesystem, layout.part_path(self.version.folder, name), kept)
+        found = self.store.scan_one(part, None)
+        if isinstance(found, UnreadablePart) or not found.table.equals(kept, check_metadata=True):
+            place = self.store.filesystem.place(part.path)
+            raise StoreError(f"{place}: does not read back as it was written; nothing was replaced")
+        return part
 
 
 def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockLeases) -> None:
@@ -218,7 +206,7 @@ def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockL
         if isinstance(found, UnreadablePart):
             log.warning("%s: %s, left out", store.filesystem.place(entry.path), found.reason)
         else:
-            parts.append(replace(new_part(entry.path, found.table), size=entry.size))
+            parts.append(new_part(entry.path, found.table, entry.size))
     leases.check()
     store.version(block, fingerprint).begin(leases.tokens[layout.lease_path(block)], parts)
 
@@ -227,13 +215,13 @@ def _merge_errors(store: FeatureStore) -> None:
     """Merge small parts of the errors table into one; a reader between sees rows twice, and counts them once."""
     chosen = mergeable(store.error_parts(), ERRORS_BYTES)
     read = [(entry, store.read_errors_part(entry)) for entry in chosen]
-    parts = [entry for entry, table in read if not isinstance(table, UnreadablePart)]
-    tables = [table for _, table in read if not isinstance(table, UnreadablePart)]
-    if len(parts) < 2:
+    whole = [(entry, table) for entry, table in read if not isinstance(table, UnreadablePart)]
+    if len(whole) < 2:
         return
-    names = "\n".join(sorted(entry.path for entry in parts))
+    names = "\n".join(sorted(entry.path for entry, _ in whole))
     name = f"compacted-{hashlib.sha256(names.encode()).hexdigest()[:DIGEST_DIGITS]}"
-    kept = store.write_errors(pa.concat_tables(tables).group_by(ERROR_SCHEMA.names).aggregate([]), name)
-    for entry in parts:
+    rows = pa.concat_tables([table for _, table in whole]).group_by(ERROR_SCHEMA.names).aggregate([])
+    kept = store.write_errors(rows, name)
+    for entry, _ in whole:
         if entry.path != kept:
             store.filesystem.remove(entry.path)

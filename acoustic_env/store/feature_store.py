@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.features.block import METADATA_PREFIX
+from acoustic_env.io.filesystem import Filesystem
 from acoustic_env.store import layout
 from acoustic_env.store.contents import StoreContents
 from acoustic_env.store.manifest import Part
@@ -108,10 +108,8 @@ class FeatureStore(StoreContents):
             name = digest(table, row_keys(table.schema), f"{described.block}/{described.fingerprint}")
         if (there := version.committed(token, name)) is not None:
             return there.path
-        part = new_part(layout.part_path(version.folder, name), table)
-        data = part_bytes(table)
-        self.filesystem.write(part.path, data)
-        version.commit(token, name, replace(part, size=len(data)))
+        part = put_part(self.filesystem, layout.part_path(version.folder, name), table)
+        version.commit(token, name, part)
         return part.path
 
     def write_errors(self, table: pa.Table, name: str | None = None) -> str:
@@ -292,10 +290,17 @@ class FeatureStore(StoreContents):
         return places
 
 
-def new_part(path: str, table: pa.Table) -> Part:
-    """Return what a manifest says of rows sorted by key; without the size of the file."""
+def new_part(path: str, table: pa.Table, size: int = 0) -> Part:
+    """Return what a manifest says of rows sorted by key, in a file of so many bytes."""
     ids = table["clip_id"]
-    return Part(path, 0, 0.0, table.num_rows, ids[0].as_py(), ids[-1].as_py())
+    return Part(path, size, 0.0, table.num_rows, ids[0].as_py(), ids[-1].as_py())
+
+
+def put_part(filesystem: Filesystem, path: str, table: pa.Table) -> Part:
+    """Write rows sorted by key as a part; it counts once a manifest names it."""
+    data = part_bytes(table)
+    filesystem.write(path, data)
+    return new_part(path, table, len(data))
 
 
 def _sorted_by_unique_key(table: pa.Table, block: str) -> pa.Table:
