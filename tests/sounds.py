@@ -90,10 +90,12 @@ def encode_by_ffmpeg(
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options or {}) as output:
         stream = output.add_stream(codec, rate=rate, layout="mono")
+        kind = "s16" if codec == "flac" else stream.codec_context.format  # FLAC's encoder has none of its own
+        stream.format = kind
         whole = av.AudioFrame.from_ndarray(sound[None].astype(np.float32), format="fltp", layout="mono")
-        whole.sample_rate = rate
+        whole.sample_rate, whole.pts = rate, 0
         frame_size = stream.codec_context.frame_size or 1024
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate, frame_size)
+        resampler = av.AudioResampler(kind, "mono", rate, frame_size)
         for frame in [*resampler.resample(whole), *resampler.resample(None), None]:
             output.mux(stream.encode(frame))
     return file.getvalue()

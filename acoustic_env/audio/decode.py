@@ -4,17 +4,19 @@ Rules:
 
 * Only the wanted segment is decoded. Sample `i` is sample `i` of the whole decode: `start_s` and `end_s` are rounded to
   the nearest sample. WAV, AIFF, FLAC, Ogg and MP3 (libsndfile) hit it exactly; through PyAV, MP4/M4A does too, while
-  WebM/Matroska and FLV store times in milliseconds, so a segment may lie up to 1 ms off.
-* AAC with noise substitution (ffmpeg's encoder makes it) holds noise that the decoder makes up, other noise after a
-  seek: such a segment has the samples' positions and level of the whole decode, not its values.
+  WebM/Matroska and FLV store times in milliseconds, so a segment may lie up to 1 ms off. What cannot be seeked in
+  exactly (GSM and MP3 inside WAV, FLAC inside Ogg, MPEG program streams) is decoded from its start.
+* AC-3, and AAC with noise substitution (ffmpeg's encoder makes it), hold noise that the decoder makes up, other noise
+  after a seek: such a segment has the samples' positions and level of the whole decode, not its values.
 * Encoder delay (MP3 with a LAME header, M4A with an edit list, Opus) is removed as the decoders do; a stream without
   that information keeps its priming samples, some 20 to 50 ms of near silence.
 * A segment that ends beyond the recording's end is what exists of it (many AudioSet clips are 9.98 s).
 * Mono is the mean of the channels; a stereo pair in antiphase is therefore silence.
 * A file that ends before its header says it should fails with `decode_failed`, but only for a segment that reaches into
   the missing part. A length comes from what decodes, never from an estimate: frames of MP3 are counted, and formats
-  without a length (raw ADTS, AMR, an MP3 without a Xing header, Ogg between two pages) cannot be checked. A WAV file
-  whose header says 0 bytes, as of a recorder that lost power, is audio to its end.
+  without a length (raw ADTS, AMR, AVI, an MP3 without a Xing header, Ogg between two pages), and rare ones of
+  libsndfile (NIST SPHERE, VOC, MAT), cannot be checked. A WAV file whose header says 0 bytes, as of a recorder that
+  lost power, is audio to its end.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar, cast
@@ -61,7 +63,11 @@ _FORMATS: Final = (
 )
 # Formats without a length: ffmpeg guesses it from the bit rate, or takes the time of the last packet.
 _NO_LENGTH: Final = ("aac", "ac3", "amr", "dts", "eac3", "mp3", "mpeg", "mpegts", "ogg")
-_ROUNDED_TIMES: Final = ("ac3", "dts", "eac3")  # raw streams whose frames' times add up rounding errors
+# Formats of ffmpeg whose frames have their own times, right after a seek, too; others are decoded from the start.
+_TIMED: Final = ("aac", "amr", "ape", "asf", "avi", "flv", "matroska", "mov", "mpegts", "tta", "wv")
+# Codings in which libsndfile counts samples and seeks to them exactly, by the beginning of their names.
+_EXACT: Final = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS", "ALAC", "IMA_ADPCM", "MS_ADPCM")
+_ESTIMATED: Final = ("GSM610", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")  # does not count; ffmpeg reads them
 _FULL_SCALE: Final = {"i2": 2.0**15, "i4": 2.0**31}
 _RATES: Final = (1_000, 768_000)  # Hz; below, a damaged header would blow a small file up to gigabytes
 _MAGIC: Final = (
@@ -313,7 +319,7 @@ def _open(source: _Watched, segment: _Segment | None) -> Iterator[_Opened]:
     source.seek(0)
     with _SoundFile(source) as file:
         present = announced = int(file.frames)
-        if announced >= _NO_FRAMES or file.format == "MP3":
+        if announced >= _NO_FRAMES or file.subtype in _ESTIMATED:
             raise _GaveUpError("its header does not say how long it is")
         if data is not None:
             announced = announced * data.announced // data.present
@@ -322,7 +328,9 @@ def _open(source: _Watched, segment: _Segment | None) -> Iterator[_Opened]:
 
         def read(start: int, stop: int) -> Mono:
             begin = min(start, max(0, source.ogg.last_page - _VORBIS_BLOCK)) if source.ogg.last_page else start
-            file.seek(begin)
+            begin = begin if file.subtype.startswith(_EXACT) else 0
+            if begin:
+                file.seek(begin)
             return _read(file, stop - begin)[start - begin :]
 
         yield _Opened(int(file.samplerate), present, announced, read)
@@ -360,10 +368,10 @@ def _read(file: soundfile.SoundFile, wanted: int) -> Mono:
 
 
 def _by_pyav(source: _Watched, segment: _Segment) -> tuple[Mono, int]:
-    try:
-        return _read_stream(source, segment, seek=(segment.start_s or 0.0) > _PREROLL_S and not source.ogg.chained)
-    except _UnseekableError:
-        return _read_stream(source, segment, seek=False)
+    if (segment.start_s or 0.0) > _PREROLL_S:
+        with suppress(_UnseekableError, _GaveUpError):
+            return _read_stream(source, segment, seek=True)
+    return _read_stream(source, segment, seek=False)
 
 
 @contextmanager
@@ -380,22 +388,26 @@ def _open_stream(source: _Watched) -> Iterator[tuple[Any, Any]]:
 
 def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mono, int]:
     with _open_stream(source) as (container, stream):
-        seek = seek and container.format.name not in _ROUNDED_TIMES
+        frames, first_pts = _frames(container, stream), 0
         if seek:
-            to = int(((segment.start_s or 0.0) - _PREROLL_S) / stream.time_base)
+            first = next(frames, None)
+            if first is None or first.pts is None or container.format.name.partition(",")[0] not in _TIMED:
+                raise _UnseekableError
+            first_pts, to = first.pts, ((segment.start_s or 0.0) - _PREROLL_S) / stream.time_base
             try:
-                container.seek(to + (stream.start_time or 0), stream=stream)
+                container.seek(int(to) + first_pts, stream=stream)
             except av.FFmpegError as error:
                 raise _UnseekableError from error
+            frames = _frames(container, stream)
         kept: list[Mono] = []
-        rate, position = 0, 0  # position: of the next frame's first sample, from the stream's start
+        rate, position = 0, 0  # position: of the next frame's first sample, from the first one's
         start, stop = 0, 0
-        for frame in _frames(container, stream):
+        for frame in frames:
             if not rate:
                 rate = frame.sample_rate
                 start, stop = segment.samples(rate)
                 if seek and frame.pts is not None:
-                    position = round((frame.pts - (stream.start_time or 0)) * frame.time_base * rate)
+                    position = round((frame.pts - first_pts) * frame.time_base * rate)
                 if position > start or (seek and frame.pts is None):
                     raise _UnseekableError
             elif frame.sample_rate != rate:

@@ -11,9 +11,9 @@ import io
 import itertools
 import tarfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import BinaryIO, Final, NamedTuple, cast
 
 import pyarrow as pa
@@ -110,15 +110,11 @@ def _member(place: Place, record: memoryview) -> bytes | ClipError:
 
 
 def _rows_together(uris: Sequence[str]) -> list[bytes | ClipError]:
-    chunks: dict[tuple[str, int], pa.ChunkedArray] = {}
-    found: list[bytes | ClipError] = []
+    read, found = cache(_read_row_group), list[bytes | ClipError]()
     for uri in uris:
         try:
             column, row, url = split_row(uri)
-            group, start = _row_group_of(row, url)
-            if (column, group) not in chunks:
-                chunks[column, group] = _read_row_group(url, _version(url), column, group)
-            found.append(_cell(chunks[column, group], row - start, f"{url}: row {row:,} of column {column!r}"))
+            found.append(_cell(column, row, url, read))
         except ClipError as error:
             found.append(error)
     return found
@@ -178,27 +174,21 @@ def row_bytes(column: str, row: int, url: str) -> bytes:
         ClipError: not_found for a missing file, column, row or an empty cell; decode_failed for a damaged file; the
             codes of the transport.
     """
-    group, start = _row_group_of(row, url)
-    with _READING:
-        cells = _row_group(url, _version(url), column, group)
-    return _cell(cells, row - start, f"{url}: row {row:,} of column {column!r}")
+    return _cell(column, row, url, _kept_row_group)
 
 
-def _row_group_of(row: int, url: str) -> tuple[int, int]:
-    """Return the number of a row's row group and the group's first row."""
+def _cell(column: str, row: int, url: str, read: Callable[..., pa.ChunkedArray]) -> bytes:
+    """Return the audio in a row, of the row group that `read` returns."""
+    version = _version(url)
     with _READING:
-        groups = _row_groups(_footer(url, _version(url))[0])
+        groups = _row_groups(_footer(url, version)[0])
     for group, (start, end) in enumerate(groups):
         if start <= row < end:
-            return group, start
+            cell = read(url, version, column, group)[row - start].as_py()
+            if cell is None:
+                raise ClipError("not_found", f"{url}: row {row:,} of column {column!r} holds no bytes")
+            return cast(bytes, cell)
     raise ClipError("not_found", f"{url}: no row {row:,}; the file has {groups[-1][1] if groups else 0:,} rows")
-
-
-def _cell(cells: pa.ChunkedArray, position: int, what: str) -> bytes:
-    cell = cells[position].as_py()
-    if cell is None:
-        raise ClipError("not_found", f"{what} holds no bytes")
-    return cast(bytes, cell)
 
 
 def _version(url: str) -> tuple[int, int] | None:
@@ -237,9 +227,9 @@ def _row_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
     return list(itertools.pairwise(itertools.accumulate(rows, initial=0)))
 
 
-@lru_cache(maxsize=1)  # rows are asked for in order; a row group of audio is large
-def _row_group(url: str, version: tuple[int, int] | None, column: str, group: int) -> pa.ChunkedArray:
-    return _read_row_group(url, version, column, group)
+def _kept_row_group(url: str, version: tuple[int, int] | None, column: str, group: int) -> pa.ChunkedArray:
+    with _READING:
+        return _row_group(url, version, column, group)
 
 
 def _read_row_group(url: str, version: tuple[int, int] | None, column: str, group: int) -> pa.ChunkedArray:
@@ -262,6 +252,9 @@ def _read_row_group(url: str, version: tuple[int, int] | None, column: str, grou
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ClipError("decode_failed", f"{url}: column {column!r} is {kind}, neither bytes nor struct<bytes, path>")
     return values
+
+
+_row_group: Final = lru_cache(maxsize=1)(_read_row_group)  # rows are asked for in order; one of audio is large
 
 
 @contextmanager

@@ -7,16 +7,13 @@ large table costs little: a row is rewritten a number of times that grows with t
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from acoustic_env.errors import StoreInconsistentError, UsageError
@@ -24,13 +21,13 @@ from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout
 from acoustic_env.store.contents import ScannedPart
-from acoustic_env.store.feature_store import FeatureStore, new_part
+from acoustic_env.store.feature_store import FeatureStore, new_part, put_part
 from acoustic_env.store.lease import BlockLeases, acquire_blocks
 from acoustic_env.store.manifest import Part
-from acoustic_env.store.parts import UnreadablePart, in_threads, part_bytes
+from acoustic_env.store.parts import UnreadablePart, in_threads
 from acoustic_env.store.ranges import clip_bounds, each_key_once, sorted_ranges
-from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA, ROW_KEYS, repeats
-from acoustic_env.store.verify import difference, unequal
+from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA
+from acoustic_env.store.verify import contradictions, difference
 
 PART_BYTES: Final = 96 * 2**20  # of a part's rows in memory, about 64 MB as a file; readers hold several parts at once
 ERRORS_BYTES: Final = 4 * 2**20  # of a file of errors, some 200,000 rows
@@ -126,6 +123,7 @@ class _Compaction:
         self.store, self.part_bytes, self.leases = store, part_bytes, leases
         self.block, self.fingerprint = block, fingerprint
         self.version = store.version(block, fingerprint)
+        self.token = leases.tokens[layout.lease_path(block)]
         self.duplicates = 0
 
     def run(self) -> Compacted | None:
@@ -146,12 +144,9 @@ class _Compaction:
         self.leases.check()
         replaced = {part.path for part in inputs}
         after = [*(part for part in parts if part.path not in replaced), *outputs]
-        self.version.begin(self._token(), after)
+        self.version.begin(self.token, after)
         read = sum(part.size for part in inputs)
         return Compacted(self.block, self.fingerprint, rows, self.duplicates, len(parts), len(after), read)
-
-    def _token(self) -> int:
-        return self.leases.tokens[layout.lease_path(self.block)]
 
     def _schema(self, parts: Sequence[Part]) -> pa.Schema:
         """The columns of all parts; of metadata in which parts differ (library versions) the values side by side."""
@@ -175,47 +170,29 @@ class _Compaction:
 
     def _read(self, inputs: Sequence[Part], schema: pa.Schema) -> Iterator[pa.Table]:
         for part in inputs:
-            scanned = self.store.scan_one(part, None)
-            if isinstance(scanned, UnreadablePart):
-                raise self._inconsistent(f"{part.path}: {scanned.reason}")
-            yield scanned.table.replace_schema_metadata(schema.metadata)
+            yield self.store.read_one(part, None).table.replace_schema_metadata(schema.metadata)
 
     def _write(self, number: int, table: pa.Table) -> Part:
         """Write a part, each key once, and read it back."""
-        table = self._each_key_once(table)
-        part = new_part(
-            layout.part_path(self.version.folder, f"compacted-{self._token():08d}-{self._inputs}-{number:06d}"), table
-        )
-        data = part_bytes(table)
-        self.store.filesystem.write(part.path, data)
-        part = replace(part, size=len(data))
+        differing = contradictions(table)
+        if differing.num_rows:
+            key = differing.slice(0, 1).to_pylist()[0]
+            raise self._inconsistent(f"{self.version.folder}: the key {key} has two values")
+        kept = each_key_once(table)
+        self.duplicates += table.num_rows - kept.num_rows
+        name = f"compacted-{self.token:08d}-{self._inputs}-{number:06d}"
+        part = put_part(self.store.filesystem, layout.part_path(self.version.folder, name), kept)
         found = self.store.scan_one(part, None)
-        if isinstance(found, UnreadablePart) or not found.table.equals(table, check_metadata=True):
-            msg = (
-                f"{self.store.filesystem.place(part.path)}: does not read back as it was written; nothing was replaced"
-            )
-            raise StoreError(msg)
+        if isinstance(found, UnreadablePart) or not found.table.equals(kept, check_metadata=True):
+            place = self.store.filesystem.place(part.path)
+            raise StoreError(f"{place}: does not read back as it was written; nothing was replaced")
         return part
-
-    def _each_key_once(self, table: pa.Table) -> pa.Table:
-        repeated = repeats(table).to_numpy(zero_copy_only=False)
-        if not repeated.any():
-            return table
-        first = np.maximum.accumulate(np.where(repeated, 0, np.arange(table.num_rows)))
-        dropped = table.filter(pa.array(repeated))
-        kept = table.take(pa.array(first[repeated]))
-        for column in table.column_names:
-            if column not in ROW_KEYS and unequal(kept[column], dropped[column]).any():
-                raise self._inconsistent(f"{self.version.folder}: a key has two values of {column}")
-        self.duplicates += dropped.num_rows
-        return each_key_once(table)
 
 
 def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockLeases) -> None:
     """Name the whole parts that are there, where manifests are lost, damaged, or were not written yet.
 
-    A part that was replaced and is still there counts again: its rows have equal values in another one. Of a version
-    written before manifests, the parts that its snapshot hides do not count.
+    A part that was replaced and is still there counts again: its rows have equal values in another one.
     """
     try:
         store.parts(block, fingerprint)
@@ -223,18 +200,13 @@ def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockL
     except (UsageError, StoreInconsistentError) as error:
         log.warning("%s", error)
     folder = layout.block_folder(block, fingerprint)
-    listed = store.filesystem.entries(folder, "part-")
-    hidden: set[str] = set()
-    with suppress(FileNotFoundError):
-        snapshot = json.loads(store.filesystem.read(f"{folder}/snapshot.json"))
-        hidden = {*snapshot["replaced"], *snapshot["pending"]} - {*snapshot["parts"]}
     parts = []
-    for entry in listed:
+    for entry in store.filesystem.entries(folder, "part-"):
         found = store.scan_one(entry, ["clip_id"])
         if isinstance(found, UnreadablePart):
             log.warning("%s: %s, left out", store.filesystem.place(entry.path), found.reason)
-        elif entry.path.rpartition("/")[2] not in hidden:
-            parts.append(replace(new_part(entry.path, found.table), size=entry.size))
+        else:
+            parts.append(new_part(entry.path, found.table, entry.size))
     leases.check()
     store.version(block, fingerprint).begin(leases.tokens[layout.lease_path(block)], parts)
 
@@ -243,13 +215,13 @@ def _merge_errors(store: FeatureStore) -> None:
     """Merge small parts of the errors table into one; a reader between sees rows twice, and counts them once."""
     chosen = mergeable(store.error_parts(), ERRORS_BYTES)
     read = [(entry, store.read_errors_part(entry)) for entry in chosen]
-    parts = [entry for entry, table in read if not isinstance(table, UnreadablePart)]
-    tables = [table for _, table in read if not isinstance(table, UnreadablePart)]
-    if len(parts) < 2:
+    whole = [(entry, table) for entry, table in read if not isinstance(table, UnreadablePart)]
+    if len(whole) < 2:
         return
-    names = "\n".join(sorted(entry.path for entry in parts))
+    names = "\n".join(sorted(entry.path for entry, _ in whole))
     name = f"compacted-{hashlib.sha256(names.encode()).hexdigest()[:DIGEST_DIGITS]}"
-    kept = store.write_errors(pa.concat_tables(tables).group_by(ERROR_SCHEMA.names).aggregate([]), name)
-    for entry in parts:
+    rows = pa.concat_tables([table for _, table in whole]).group_by(ERROR_SCHEMA.names).aggregate([])
+    kept = store.write_errors(rows, name)
+    for entry, _ in whole:
         if entry.path != kept:
             store.filesystem.remove(entry.path)

@@ -215,7 +215,7 @@ class StoreContents:
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the records of all runs, oldest first; one that is not JSON is left out with a warning."""
-        records = (self.run(run_id) for run_id in self.filesystem.folders(layout.RUNS))
+        records = (self.run(run_id) for run_id in filter(layout.is_name, self.filesystem.folders(layout.RUNS)))
         return [record for record in records if record is not None]
 
     def run(self, run_id: str) -> dict[str, Any] | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,12 @@ import pyarrow.compute as pc
 from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.features.block import METADATA_PREFIX
-from acoustic_env.io.filesystem import Entry
+from acoustic_env.io.filesystem import Filesystem
 from acoustic_env.store import layout
 from acoustic_env.store.contents import StoreContents
 from acoustic_env.store.manifest import Part
 from acoustic_env.store.parts import in_threads, part_bytes
 from acoustic_env.store.schema import (
-    DIGEST_DIGITS,
     ERROR_SCHEMA,
     describe,
     digest,
@@ -30,8 +28,6 @@ from acoustic_env.store.schema import (
     row_keys,
     sort_by_key,
 )
-
-ERROR_KEYS: Final = ("clip_id", "source", "block", "fingerprint", "signal", "stage", "code", "attempt", "run_id")
 
 Ids: TypeAlias = pa.ChunkedArray | pa.Array | Sequence[str]
 
@@ -112,10 +108,8 @@ class FeatureStore(StoreContents):
             name = digest(table, row_keys(table.schema), f"{described.block}/{described.fingerprint}")
         if (there := version.committed(token, name)) is not None:
             return there.path
-        part = new_part(layout.part_path(version.folder, name), table)
-        data = part_bytes(table)
-        self.filesystem.write(part.path, data)
-        version.commit(token, name, replace(part, size=len(data)))
+        part = put_part(self.filesystem, layout.part_path(version.folder, name), table)
+        version.commit(token, name, part)
         return part.path
 
     def write_errors(self, table: pa.Table, name: str | None = None) -> str:
@@ -123,17 +117,15 @@ class FeatureStore(StoreContents):
 
         Args:
             table: the rows.
-            name: of the part; None derives one from the rows.
+            name: of the part, which a task that is done again gives again; None makes one.
 
         Raises:
             StoreError: it cannot be written.
         """
-        table = table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
-        table = table.sort_by([(key, "ascending") for key in (*ERROR_KEYS, "message")]).combine_chunks()
+        order = [(key, "ascending") for key in ERROR_SCHEMA.names]
+        table = table.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA).sort_by(order).combine_chunks()
         if name is None:
-            keys = table.select(ERROR_KEYS).to_pydict()
-            text = json.dumps(keys, sort_keys=True)
-            name = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+            name = uuid.uuid4().hex
         path = layout.part_path(layout.ERRORS, name)
         self.filesystem.write(path, part_bytes(table))
         return path
@@ -184,18 +176,6 @@ class FeatureStore(StoreContents):
             for version in self.fingerprints(block)
         )
 
-    def schema(self, block: str, fingerprint: str) -> pa.Schema:
-        """Return the schema of a version's rows, metadata included.
-
-        Raises:
-            StoreInconsistentError: no part of it can be read.
-        """
-        part = self.first_part(block, fingerprint)
-        if part is None:
-            msg = f"{self.url}: no part of {block}/{fingerprint} can be read; see acoustic-env store verify {self.url}"
-            raise StoreInconsistentError(msg)
-        return part.schema
-
     def joint_schema(self, block: str, versions: Mapping[str, str]) -> pa.Schema:
         """Return the schema of the rows of several signals, with the metadata in which their versions are alike.
 
@@ -205,10 +185,11 @@ class FeatureStore(StoreContents):
             UsageError: their columns differ.
             StoreInconsistentError: no part of a version can be read.
         """
-        if not versions:
+        parts = {version: self.first_part(block, version) for version in dict.fromkeys(versions.values())}
+        schemas = {version: part.schema for version, part in parts.items() if part is not None}
+        if not schemas or len(schemas) < len(parts):
             msg = f"{self.url}: no part of block {block} can be read; see acoustic-env store verify {self.url}"
             raise StoreInconsistentError(msg)
-        schemas = {version: self.schema(block, version) for version in dict.fromkeys(versions.values())}
         first, *others = schemas.values()
         if not others:
             return first
@@ -263,51 +244,39 @@ class FeatureStore(StoreContents):
         self, block: str, versions: Mapping[str, str], wanted: pa.Schema, clip_ids: Ids | None = None
     ) -> Iterator[pa.Table]:
         """Yield what `read` returns, part by part: rows of one part in key order; a key of two parts comes twice."""
-        for fingerprint in dict.fromkeys(versions.values()):
-            own = [signal for signal, version in versions.items() if version == fingerprint]
-            for table, _ in self._pieces(block, fingerprint, wanted, own, clip_ids):
-                yield table
+        return (table for table, _ in self.placed(block, versions, wanted, clip_ids))
 
     def placed(
-        self, block: str, versions: Mapping[str, str], wanted: pa.Schema, clip_ids: Ids
+        self, block: str, versions: Mapping[str, str], wanted: pa.Schema, clip_ids: Ids | None
     ) -> Iterator[tuple[pa.Table, npt.NDArray[np.int32]]]:
         """Yield the pieces of some clips, each with the place of every row's clip in `clip_ids`, int32 [rows].
 
-        One pass over the parts, whatever the order of the ids.
+        One pass over the parts, whatever the order of the ids; without ids all rows come, without places.
         """
         for fingerprint in dict.fromkeys(versions.values()):
-            own = [signal for signal, version in versions.items() if version == fingerprint]
-            for table, places in self._pieces(block, fingerprint, wanted, own, clip_ids):
-                assert places is not None  # ids were given
-                yield table, places.to_numpy()
+            signals = pa.array([signal for signal, version in versions.items() if version == fingerprint], pa.string())
+            parts = self.parts(block, fingerprint)
+            places: dict[str, pa.Array] = {}
+            if clip_ids is not None:
+                places = self._places(parts, _string_array(clip_ids))
+                parts = [part for part in parts if part.path in places]
 
-    def _pieces(
-        self, block: str, fingerprint: str, wanted: pa.Schema, signals: Sequence[str], clip_ids: Ids | None
-    ) -> Iterator[tuple[pa.Table, pa.Array | None]]:
-        entries = self.parts(block, fingerprint)
-        places: dict[str, pa.Array] = {}
-        if clip_ids is not None:
-            places = self._places(block, fingerprint, _string_array(clip_ids))
-            entries = [entry for entry in entries if entry.path in places]
+            def load(
+                part: Part, signals: pa.Array = signals, places: Mapping[str, pa.Array] = places
+            ) -> tuple[pa.Table, npt.NDArray[np.int32]]:
+                table = self.read_one(part, wanted.names).table
+                own = places.get(part.path, pa.array(np.zeros(table.num_rows, np.int32)))
+                keep = pc.and_(own.is_valid(), pc.is_in(table["signal"], value_set=signals).combine_chunks())
+                return table.filter(keep).select(wanted.names).cast(wanted), own.filter(keep).to_numpy()
 
-        def load(entry: Entry) -> tuple[pa.Table, pa.Array | None]:
-            table = self.read_one(entry, wanted.names).table
-            keep = pc.is_in(table["signal"], value_set=pa.array(signals, pa.string())).combine_chunks()
-            own = places.get(entry.path)
-            if own is not None:
-                keep = pc.and_(own.is_valid(), keep)
-                own = own.filter(keep)
-            return table.filter(keep).select(wanted.names).cast(wanted), own
+            size = max((part.size for part in parts), default=0)
+            for table, own in in_threads(self.filesystem, parts, load, size):
+                if table.num_rows:
+                    yield table, own
 
-        size = max((entry.size for entry in entries), default=0)
-        for loaded in in_threads(self.filesystem, entries, load, size):
-            if loaded[0].num_rows:
-                yield loaded
-
-    def _places(self, block: str, fingerprint: str, clip_ids: pa.Array) -> dict[str, pa.Array]:
+    def _places(self, parts: Sequence[Part], clip_ids: pa.Array) -> dict[str, pa.Array]:
         """path -> place of each row's clip among the ids or null, of parts that hold any; one hash table for all."""
         paths, ids = [], []
-        parts = self.parts(block, fingerprint)
         for part in in_threads(self.filesystem, parts, lambda part: self.read_one(part, ["clip_id"])):
             paths.append(part.entry.path)
             ids.append(part.table["clip_id"].combine_chunks())
@@ -321,10 +290,17 @@ class FeatureStore(StoreContents):
         return places
 
 
-def new_part(path: str, table: pa.Table) -> Part:
-    """Return what a manifest says of rows sorted by key; without the size of the file."""
+def new_part(path: str, table: pa.Table, size: int = 0) -> Part:
+    """Return what a manifest says of rows sorted by key, in a file of so many bytes."""
     ids = table["clip_id"]
-    return Part(path, 0, 0.0, table.num_rows, ids[0].as_py(), ids[-1].as_py())
+    return Part(path, size, 0.0, table.num_rows, ids[0].as_py(), ids[-1].as_py())
+
+
+def put_part(filesystem: Filesystem, path: str, table: pa.Table) -> Part:
+    """Write rows sorted by key as a part; it counts once a manifest names it."""
+    data = part_bytes(table)
+    filesystem.write(path, data)
+    return new_part(path, table, len(data))
 
 
 def _sorted_by_unique_key(table: pa.Table, block: str) -> pa.Table:
@@ -352,7 +328,7 @@ def wanted_schema(schema: pa.Schema, columns: Sequence[str] | None, url: str) ->
     if unknown:
         known = ", ".join(schema.names)
         raise UsageError(f"{url}: no column {unknown[0]!r}; expected one of: {known}")
-    names = [*row_keys(schema), *(name for name in columns if name not in row_keys(schema))]
+    names = dict.fromkeys([*row_keys(schema), *columns])
     return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
 
 

@@ -5,9 +5,9 @@ features/<block>/<fingerprint>/manifest-*.json       which parts there are (`sto
 clips/part-<name>.parquet                            which audio each clip id means
 errors/part-<name>.parquet                           what went wrong with which clip
 runs/<run_id>/record.json                            what each run did
-leases/<block>.json                                  who may write rows of the block
+leases/<block>/<fencing id>.json                     who may write rows of the block
 .tmp/                                                files on their way to their names (local stores)
-.lock                                                held while a manifest or a lease is written (local stores)
+.lock                                                held while a manifest or a lease is created (local stores)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FEATURES: Final = "features"
 CLIPS: Final = "clips"
 ERRORS: Final = "errors"
 RUNS: Final = "runs"
-LEASE: Final = "lease.json"
+LEASE: Final = "lease"
 LEASES: Final = "leases"
 
 _PART = re.compile(r"part-[A-Za-z0-9_.-]+\.parquet")
@@ -59,13 +59,13 @@ def is_name(name: str) -> bool:
 
 
 def lease_path(block: str) -> str:
-    """Return the path of a block's lease.
+    """Return the folder of a block's lease.
 
     Raises:
         UsageError: a name that is not one path component.
     """
     block_folder(block)
-    return f"{LEASES}/{block}.json"
+    return f"{LEASES}/{block}"
 
 
 def run_path(run_id: str) -> str:

@@ -1,10 +1,11 @@
 """One writer at a time: a lease with a holder, an expiry that a heartbeat moves on, and a fencing id that only grows.
 
-Each block of a store has a lease of its own, `leases/<block>.json`, so that two jobs can write rows of different blocks
-side by side (`acquire_blocks`); other folders have one, `lease.json`. A store that cannot keep one is refused
-(`store.exclusive`). A lease is changed by compare and swap alone
-(`store.exclusive`), so of two that want it at once one gets it. It is never removed: a released lease keeps its fencing
-id, and the next one is larger.
+Each block of a store has leases of its own, so that two jobs can write rows of different blocks side by side
+(`acquire_blocks`). A lease is a file `leases/<block>/<fencing id>.json`; other folders have `lease/<fencing id>.json`.
+The one with the largest fencing id counts. A new holder creates the next one, under the condition that it is not there
+(`io.filesystem.Filesystem.create`): of two that want it at once one gets it, and a store that knows no conditions is
+refused. From then on its holder alone writes that file: at each heartbeat, and when it releases it. Files of earlier
+holders are removed.
 
 A lease may be taken over
 
@@ -35,16 +36,14 @@ from pathlib import Path
 from typing import Final
 
 from acoustic_env.errors import AcousticEnvError, LeaseHeld
-from acoustic_env.io.filesystem import open_filesystem
+from acoustic_env.io.filesystem import Filesystem, open_filesystem
 from acoustic_env.io.retry import StoreError
-from acoustic_env.store.exclusive import ExclusiveFile, Seen, exclusive_file
-from acoustic_env.store.layout import CLIPS, LEASE, LEASES, lease_path
+from acoustic_env.store.layout import CLIPS, LEASE, LEASES, is_name, lease_path
 from acoustic_env.store.manifest import newest_fencing_id
 
 TTL_S: Final = 60.0
 SKEW_S: Final = 10.0
 HEARTBEATS: Final = 4  # in one time to live
-RENEWALS: Final = 3  # tries of one: S3 may refuse a put that meets another request
 WATCH_S: Final = 2 * TTL_S / HEARTBEATS  # for a heartbeat, where the clocks say that there should be none
 SOURCES_WAIT_S: Final = 600.0
 WAIT_STEP_S: Final = 0.5
@@ -101,10 +100,9 @@ class Lease:
         token: its fencing id.
     """
 
-    def __init__(self, file: ExclusiveFile, store_url: str, record: LeaseRecord, ttl_s: float) -> None:
+    def __init__(self, store_url: str, path: str, record: LeaseRecord, ttl_s: float) -> None:
         self.token = record.fencing_id
-        self._path = file.path
-        self._file, self._url, self._record, self._ttl = file, store_url, record, ttl_s
+        self._url, self._path, self._record, self._ttl = store_url, path, record, ttl_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._lost: str | None = None
@@ -141,15 +139,13 @@ class Lease:
                 return
 
     def _renew(self, record: LeaseRecord) -> None:
-        for _ in range(RENEWALS):
-            seen = self._file.load()
-            now = _parse(seen, self._path)
-            if now is not None and now.nonce != record.nonce:
-                self._lost = f"{self._url}: the lease was lost to {now.describe()}"
-                return
-            if self._file.swap(seen, _bytes(record)):
-                self._record = record
-                return
+        filesystem = open_filesystem(self._url)
+        now = _newest(filesystem, self._path)
+        if now is None or now.nonce == record.nonce:
+            filesystem.write(_file(self._path, self.token), _bytes(record))
+            self._record = record
+        else:
+            self._lost = f"{self._url}: the lease was lost to {now.describe()}"
 
 
 class BlockLeases:
@@ -173,7 +169,7 @@ class BlockLeases:
             record.describe()
             for block, record in held_leases(self._url).items()
             if (path := lease_path(block)) not in self.tokens
-            if _is_held(exclusive_file(open_filesystem(self._url), path), record)
+            if _is_held(open_filesystem(self._url), path, record)
         ]
 
 
@@ -210,7 +206,7 @@ def acquire_sources(store_url: str, holder: str) -> Iterator[Lease]:
         LeaseHeld: it is still held then.
         StoreError: the store cannot be written.
     """
-    with acquire_lease(store_url, holder, path=f"{LEASES}/.{CLIPS}.json", wait_s=SOURCES_WAIT_S) as lease:
+    with acquire_lease(store_url, holder, path=f"{LEASES}/.{CLIPS}", wait_s=SOURCES_WAIT_S) as lease:
         yield lease
 
 
@@ -238,8 +234,7 @@ def acquire_lease(
         UsageError: such a store cannot keep two writers apart.
         StoreError: the store cannot be written.
     """
-    file = exclusive_file(open_filesystem(store_url), path)
-    lease = Lease(file, store_url, _acquire(file, holder, ttl_s, wait_s, used), ttl_s)
+    lease = Lease(store_url, path, _acquire(open_filesystem(store_url), path, holder, ttl_s, wait_s, used), ttl_s)
     try:
         yield lease
     finally:
@@ -265,7 +260,7 @@ def check(store_url: str, token: int, path: str = LEASE) -> None:
     now = read_lease(store_url, path)
     if now is not None and now.fencing_id == token and not now.released:
         return
-    found = "its lease file is gone" if now is None else f"it is now held by {now.describe()}"
+    found = "its file is gone" if now is None else f"it is now held by {now.describe()}"
     if now is not None and now.released:
         found = f"it was released by {now.describe()}"
     msg = f"{store_url}: this writer's lease ({path}, {token}) is lost: {found}; nothing more is written by this run"
@@ -274,29 +269,28 @@ def check(store_url: str, token: int, path: str = LEASE) -> None:
 
 def read_lease(store_url: str, path: str = LEASE) -> LeaseRecord | None:
     """Return a lease as it is now; None where there never was a writer."""
-    return _parse(exclusive_file(open_filesystem(store_url), path).load(), path)
+    return _newest(open_filesystem(store_url), path)
 
 
 def held_leases(store_url: str) -> dict[str, LeaseRecord]:
     """Return block -> its lease, of those not released."""
-    found = {}
-    for entry in open_filesystem(store_url).entries(LEASES):
-        name = entry.path.removeprefix(f"{LEASES}/")
-        if name.endswith(".json") and not name.startswith("."):
-            found[name.removesuffix(".json")] = read_lease(store_url, entry.path)
+    filesystem = open_filesystem(store_url)
+    blocks = [name for name in filesystem.folders(LEASES) if is_name(name)]
+    found = {block: _newest(filesystem, lease_path(block)) for block in blocks}
     return {block: record for block, record in found.items() if record is not None and not record.released}
 
 
-def _acquire(file: ExclusiveFile, holder: str, ttl_s: float, wait_s: float, used: Callable[[], int]) -> LeaseRecord:
+def _acquire(
+    filesystem: Filesystem, path: str, holder: str, ttl_s: float, wait_s: float, used: Callable[[], int]
+) -> LeaseRecord:
     deadline = time.monotonic() + wait_s
     while True:
-        seen = file.load()
-        now = _parse(seen, file.path)
-        if now is not None and _is_held(file, now):
+        now = _newest(filesystem, path)
+        if now is not None and _is_held(filesystem, path, now):
             if time.monotonic() >= deadline:
                 raise LeaseHeld(
-                    f"{file.filesystem.place('')}: another writer holds the lease {file.path}: {now.describe()}. Wait "
-                    "for it to end; if it was killed on another machine, the lease can be taken from "
+                    f"{filesystem.place('')}: another writer holds the lease {path}: {now.describe()}. Wait for it to "
+                    "end; if it was killed on another machine, the lease can be taken from "
                     f"{_time(now.expires + SKEW_S)} on"
                 )
             time.sleep(WAIT_STEP_S)
@@ -313,38 +307,77 @@ def _acquire(file: ExclusiveFile, holder: str, ttl_s: float, wait_s: float, used
             since=time.time(),
             expires=time.time() + ttl_s,
         )
-        if file.swap(seen, _bytes(record)):
-            return record
+        if filesystem.create(_file(path, record.fencing_id), _bytes(record)):
+            there = _numbers(filesystem, path)
+            if max(there, default=0) <= record.fencing_id:  # else `now` was old, and its followers' files were removed
+                for number in there:
+                    if number < record.fencing_id:
+                        filesystem.remove(_file(path, number))
+                return record
         time.sleep(0.05)  # another one was quicker: look again who
 
 
-def _is_held(file: ExclusiveFile, record: LeaseRecord) -> bool:
+def _file(path: str, fencing_id: int) -> str:
+    return f"{path}/{fencing_id:08d}.json"
+
+
+def _numbers(filesystem: Filesystem, path: str) -> list[int]:
+    """Fencing ids of a lease's files."""
+    names = (entry.path.removeprefix(f"{path}/").removesuffix(".json") for entry in filesystem.entries(path))
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _newest(filesystem: Filesystem, path: str) -> LeaseRecord | None:
+    """The lease that counts."""
+    while number := max(_numbers(filesystem, path), default=0):
+        file = _file(path, number)
+        try:
+            return LeaseRecord(**json.loads(filesystem.read(file)))
+        except FileNotFoundError:
+            time.sleep(0.05)  # removed by a later holder
+        except (ValueError, TypeError) as error:
+            msg = f"{filesystem.place(file)}: not a lease ({error}); if no writer runs, remove the file and run the "
+            raise StoreError(f"{msg}same command again") from error
+    return None
+
+
+def _is_held(filesystem: Filesystem, path: str, record: LeaseRecord) -> bool:
     """Return whether the holder is at work; watches for a heartbeat where clocks and processes cannot tell."""
     if record.released:
         return False
-    here = (record.host, record.machine) == (socket.gethostname(), _machine())
-    if here and _started(record.pid) != record.process_started:
+    if (record.host, record.machine) == (socket.gethostname(), _machine()) and _has_ended(record):
         return False
     if -SKEW_S <= record.expires - time.time() <= TTL_S + SKEW_S:
         return True
-    place = file.filesystem.place(file.path)
+    place = filesystem.place(path)
     log.warning("%s: this lease has expired, or clocks differ; watching it for %.0f s", place, WATCH_S)
     deadline = time.monotonic() + WATCH_S
     while time.monotonic() < deadline:
         time.sleep(WAIT_STEP_S)
-        now = _parse(file.load(), file.path)
+        now = _newest(filesystem, path)
         if now != record:
             return now is not None and not now.released
     return False
 
 
+def _has_ended(record: LeaseRecord) -> bool:
+    """Return whether a holder on this machine is gone; its number may be another process's by now."""
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return _started(record.pid) not in (record.process_started, None)
+
+
 def _started(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since the boot; None where none with this number runs."""
+    """Return when a process started, in clock ticks since the boot, 0 of a dead one; None where /proc hides it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])  # Z: dead, but its parent has not asked
+    return 0 if fields[0] in "ZX" else int(fields[19])  # Z: dead, but its parent has not asked
 
 
 @lru_cache(maxsize=1)
@@ -363,16 +396,6 @@ def _user() -> str:
 
 def _bytes(record: LeaseRecord) -> bytes:
     return json.dumps(asdict(record), indent=1).encode()
-
-
-def _parse(seen: Seen | None, path: str) -> LeaseRecord | None:
-    if seen is None:
-        return None
-    try:
-        return LeaseRecord(**json.loads(seen.data))
-    except (ValueError, TypeError) as error:
-        msg = f"{path}: not a lease ({error}); if no writer runs, remove the file and run the same command again"
-        raise StoreError(msg) from error
 
 
 def _time(seconds: float) -> str:

@@ -111,12 +111,7 @@ class Version:
         return found
 
     def _listed(self) -> list[Manifest]:
-        found = []
-        for entry in self.filesystem.entries(self.folder, PREFIX):
-            match = _NAME.fullmatch(entry.path.removeprefix(f"{self.folder}/"))
-            if match is not None:
-                found.append(Manifest(entry, int(match[1]), match[2]))
-        return sorted(found, key=lambda one: (one.fencing_id, one.name))
+        return _manifests(self.filesystem.entries(self.folder, PREFIX))
 
     def parts(self) -> list[Part]:
         """Return the parts there are, by path.
@@ -232,9 +227,12 @@ def current(manifests: Sequence[Manifest]) -> list[Manifest]:
 
 def newest_fencing_id(filesystem: Filesystem, block: str) -> int:
     """Return the largest fencing id of a block's manifests; 0 without any."""
-    folder = layout.block_folder(block)
-    found = [0]
-    for entry in filesystem.entries(folder):
-        match = _NAME.fullmatch(entry.path.rpartition("/")[2])
-        found += [int(match[1])] if match else []
-    return max(found)
+    found = _manifests(filesystem.entries(layout.block_folder(block)))
+    return max((one.fencing_id for one in found), default=0)
+
+
+def _manifests(entries: Iterable[Entry]) -> list[Manifest]:
+    """Those of some files that are manifests, by fencing id and name."""
+    named = ((entry, _NAME.fullmatch(entry.path.rpartition("/")[2])) for entry in entries)
+    found = [Manifest(entry, int(match[1]), match[2]) for entry, match in named if match]
+    return sorted(found, key=lambda one: (one.fencing_id, one.name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -135,19 +135,14 @@ def in_threads(
     """Yield `call` of every item, in order, several at once: as many as `AHEAD_BYTES` hold, where a result is large."""
     threads = LOCAL_THREADS if isinstance(filesystem, LocalFilesystem) else REMOTE_THREADS
     ahead = max(2, min(2 * threads, AHEAD_BYTES // max(1, item_bytes)))
-    with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
-        yield from in_order(pool, call, items, ahead)
-
-
-def in_order(pool: Executor, call: Callable[[Item], T], items: Iterable[Item], ahead: int) -> Iterator[T]:
-    """Yield `call` of every item, in order, with at most `ahead` begun or waiting at any time."""
     waiting = iter(items)
-    futures: list[Future[T]] = [pool.submit(call, item) for item in islice(waiting, ahead)]
-    try:
-        while futures:
-            result = futures.pop(0).result()
-            futures += [pool.submit(call, item) for item in islice(waiting, 1)]
-            yield result
-    finally:
-        for future in futures:
-            future.cancel()
+    with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
+        futures: list[Future[T]] = [pool.submit(call, item) for item in islice(waiting, ahead)]
+        try:
+            while futures:
+                result = futures.pop(0).result()
+                futures += [pool.submit(call, item) for item in islice(waiting, 1)]
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()

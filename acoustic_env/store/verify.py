@@ -6,7 +6,7 @@ Issues make a store inconsistent:
   its rows do not count;
 - a key that is in two parts with different values;
 - an errors part that cannot be read, or a part of the table of sources;
-- with a clip list: an id listed twice or with another source than the recorded one, or counts that do not add up.
+- with a clip list: an id listed twice or with another source than the recorded one.
 
 Notes are reported only, unless `strict`: a key in two parts with equal values (readers return it once), rows of clips
 that are not on the list, parts that no manifest names, temporary files, pending clips.
@@ -32,7 +32,7 @@ from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import UnreadablePart
-from acoustic_env.store.schema import KEY_SCHEMA, as_matrix, row_keys, sort_by_key
+from acoustic_env.store.schema import KEY_SCHEMA, as_matrix, repeats, row_keys, sort_by_key
 from acoustic_env.store.source_check import check_sources
 
 # Two computations of one clip may differ in the last digits (another batch size, another machine), not by more.
@@ -259,7 +259,11 @@ def _verify_block(
             done = unique.filter(pc.equal(unique["signal"], signal))["clip_id"]
             counts = _signal_counts(signal, listed, done, failures.in_force(block, fingerprint, signal))
             found.counts.append(counts)
-            _check_counts(found, counts, report)
+            if counts.pending:
+                shown = ", ".join(counts.first_pending[:3])
+                report.notes.append(
+                    f"{block}/{fingerprint} {signal}: {counts.pending:,} clips pending, such as {shown}"
+                )
     return found
 
 
@@ -298,30 +302,31 @@ def difference(first: ScannedPart, part: ScannedPart) -> str | None:
 
 def _compare_duplicates(store: FeatureStore, found: BlockCounts, repeated: pa.Table, report: Report) -> None:
     """Equal duplicates are counted and noted, different ones are an issue."""
-    schema = store.schema(found.block, found.fingerprint)
-    ids = pc.unique(repeated["clip_id"])
     versions = dict.fromkeys(found.signals, found.fingerprint)
-    table = sort_by_key(pa.concat_tables(store.pieces(found.block, versions, schema, clip_ids=ids)))
-    names = row_keys(schema)
-    start = table.num_rows
-    codes = table.select(names).group_by(names, use_threads=False).aggregate([([], "count_all")])
-    sizes = codes["count_all"].to_numpy()
-    start = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    group = np.repeat(np.arange(len(sizes)), sizes)
-    one, other = table.take(pa.array(start[group])), table
-    differing = np.zeros(table.num_rows, bool)
-    for column in schema.names:
-        if column not in names:
-            differing |= unequal(one[column], other[column])
-    found.duplicates = int((sizes > 1).sum())
+    schema = store.joint_schema(found.block, versions)
+    ids = pc.unique(repeated["clip_id"])
+    table = sort_by_key(pa.concat_tables(store.pieces(found.block, versions, schema, ids)))
+    found.duplicates = repeated.num_rows
     note = f"{found.block}/{found.fingerprint}: {found.duplicates:,} keys are in more than one part"
-    if differing.any():
-        row = table.select(names).slice(int(np.flatnonzero(differing)[0]), 1).to_pylist()[0]
-        report.issues.append(
-            f"{note}, {len(np.unique(group[differing])):,} of them with different values, such as {row}"
-        )
+    differing = contradictions(table)
+    if differing.num_rows:
+        row = differing.slice(0, 1).to_pylist()[0]
+        report.issues.append(f"{note}, {differing.num_rows:,} of them with different values, such as {row}")
     else:
         report.notes.append(f"{note}, with equal values; readers give them once")
+
+
+def contradictions(table: pa.Table) -> pa.Table:
+    """Return the keys, each once, of which a table sorted by key has rows with different values."""
+    repeated = repeats(table).to_numpy(zero_copy_only=False)
+    again = np.flatnonzero(repeated)
+    first = np.maximum.accumulate(np.where(repeated, 0, np.arange(table.num_rows)))[again]
+    differing = np.zeros(len(again), bool)
+    keys = row_keys(table.schema)
+    for column in table.column_names:
+        if column not in keys and len(again):
+            differing |= unequal(table[column].take(pa.array(first)), table[column].take(pa.array(again)))
+    return table.select(keys).take(pa.array(np.unique(first[differing])))
 
 
 def unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -348,13 +353,3 @@ def _signal_counts(signal: str, listed: pa.ChunkedArray, done: pa.ChunkedArray, 
         failed_before=pc.sum(pc.is_in(pending, value_set=errors["clip_id"])).as_py() or 0,
         first_pending=pending.slice(0, MAX_NAMED).to_pylist(),
     )
-
-
-def _check_counts(found: BlockCounts, counts: SignalCounts, report: Report) -> None:
-    name = f"{found.block}/{found.fingerprint} {counts.signal}"
-    total = counts.rows + counts.permanent + counts.pending
-    if total != report.listed:
-        report.issues.append(f"{name}: {total:,} clips accounted for, {report.listed:,} listed")
-    if counts.pending:
-        shown = ", ".join(counts.first_pending[:3])
-        report.notes.append(f"{name}: {counts.pending:,} clips pending, such as {shown}")

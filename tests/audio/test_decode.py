@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from acoustic_env.audio.decode import decode, resample
+from acoustic_env.audio.decode import decode, duration_s, resample
 from acoustic_env.errors import ClipError
 from tests import sounds
 
@@ -94,6 +94,26 @@ def test_a_segment_of_a_seeked_stream_is_the_slice_within_its_tolerance(
     inner = segment[reach : stop - start - reach]
     shifts = range(start, start + 2 * reach + 1)
     assert min(np.abs(inner - whole[shift : shift + inner.size]).max() for shift in shifts) < tolerance
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("AU", "G721_32"), ("AIFF", "DWVW_16"), ("WAV", "GSM610")])
+def test_codings_that_cannot_be_seeked_in_are_read_from_the_start(container: str, subtype: str) -> None:
+    data = sounds.encode(sounds.sweep(3.5, 8_000), 8_000, container, subtype)
+    np.testing.assert_array_equal(decoded(data, 2.0, 2.5), decoded(data)[16_000:20_000])
+    assert duration_s(io.BytesIO(data), "a.wav") == decoded(data).size / 8_000
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [("ogg", "flac", 22_050), ("wav", "libmp3lame", 22_050), ("mpeg", "mp2", 48_000), ("webm", "libopus", 8_000)],
+)
+def test_containers_whose_times_mislead_after_a_seek_give_the_slice(container: str, codec: str, rate: int) -> None:
+    data = sounds.encode_by_ffmpeg(sounds.sweep(6.0, rate), rate, container, codec)
+    whole, decoded_rate = decode(io.BytesIO(data), None, None, "a recording")
+    segment = decoded(data, 4.5, 4.75)
+    start, reach = round(4.5 * decoded_rate), 24 * (codec == "libopus")  # of half a millisecond
+    shifts = [whole[at : at + segment.size] for at in range(start - reach, start + reach + 1)]
+    assert min(np.abs(segment - shift).max() for shift in shifts) < 0.02
 
 
 @pytest.mark.parametrize("name", ["voice.mp3", "voice.ogg", "voice.webm"])

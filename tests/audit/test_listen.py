@@ -217,7 +217,7 @@ def test_an_answer_that_the_object_store_refuses_is_not_kept(s3: S3Server, monke
 def test_a_session_that_lost_its_journal_to_another_keeps_nothing(s3: S3Server) -> None:
     out = f"s3://{s3.bucket}/annotations.parquet"
     first = Session(ROWS, SAMPLE_ID, out)
-    lease = f"{first.journal_url}{LEASE_SUFFIX}/lease.json"
+    lease = f"{first.journal_url}{LEASE_SUFFIX}/lease/00000001.json"
     write_bytes(lease, json.dumps({**json.loads(read_bytes(lease)), "released": True}).encode())
     with Session(ROWS, SAMPLE_ID, out) as second:
         second.record(answer(0))

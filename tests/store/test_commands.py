@@ -193,6 +193,17 @@ def test_wrong_options_of_export_say_what_there_is(
     assert said in err
 
 
+def test_a_column_named_twice_is_written_once(url: str, tmp_path: Path) -> None:
+    out = tmp_path / "fake.csv"
+    assert main(["store", "export", url, "--block", "fake", "--columns", "x,x", "--out", str(out)]) == 0
+    assert out.read_text().splitlines()[0] == '"clip_id","signal","x"'
+
+
+def test_a_folder_of_somebody_else_among_the_runs_is_passed_over(url: str) -> None:
+    (Path(url) / "runs" / "my run").mkdir(parents=True)
+    assert main(["store", "ls", url]) == 0
+
+
 def test_a_store_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("ls", "verify", "errors"):
         code, out, err = run(capsys, command, str(tmp_path / "nothing"))

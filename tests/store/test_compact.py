@@ -44,7 +44,7 @@ def keys(tables: Iterator[pa.Table]) -> list[tuple[str, str]]:
 
 
 def pieces(store: FeatureStore) -> Iterator[pa.Table]:
-    return store.pieces("fake", dict.fromkeys(SIGNALS, FP), store.schema("fake", FP))
+    return store.pieces("fake", dict.fromkeys(SIGNALS, FP), store.joint_schema("fake", {"raw": FP}))
 
 
 def test_a_compaction_on_s3_survives_faults(s3: S3Server) -> None:
@@ -163,7 +163,7 @@ def test_a_key_with_two_values_and_a_damaged_part_are_no_work_for_compaction(tmp
     store = fill(str(tmp_path / "two"))
     other = fake_table(IDS[:2])
     store.write_part(other.set_column(2, other.schema.field("x"), pa.array([1.0] * 4)))
-    with pytest.raises(StoreInconsistentError, match="a key has two values of x; nothing was replaced"):
+    with pytest.raises(StoreInconsistentError, match="has two values; nothing was replaced"):
         list(compact(store.url))
     store = fill(str(tmp_path / "damaged"))
     path = tmp_path / "damaged" / store.parts("fake", FP)[0].path

@@ -262,7 +262,8 @@ def test_a_part_in_the_wrong_folder_does_not_count(store: FeatureStore) -> None:
 
 def test_errors_and_runs_come_back_and_a_repeated_write_stands_once(store: FeatureStore) -> None:
     errors = fake_errors(("b", "source", "empty", True, 1), ("a", "source", "not_found", False, 1))
-    assert store.write_errors(errors) == store.write_errors(errors.take([1, 0]))
+    assert store.write_errors(errors, "slice") == store.write_errors(errors.take([1, 0]), "slice")
+    store.write_errors(errors)
     assert store.errors()["clip_id"].to_pylist() == ["a", "b"]
     store.write_run("2", {"run_id": "2", "rows": {"fake": 3}})
     store.write_run("1", {"run_id": "1"})

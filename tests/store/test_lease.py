@@ -16,7 +16,6 @@ import pytest
 
 from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.retry import StoreError
-from acoustic_env.store import exclusive
 from acoustic_env.store import lease as lease_module
 from acoustic_env.store.lease import (
     Lease,
@@ -84,8 +83,12 @@ def elsewhere(url: str, **changes: object) -> LeaseRecord:
     assert record is not None
     values: dict[str, object] = {"released": False, "host": "far-away", "machine": "another boot"}
     record = replace(record, **{**values, "expires": time.time() + 60, "nonce": "other", **changes})  # type: ignore[arg-type]
-    (Path(url) / "lease.json").write_bytes(json.dumps(record.__dict__).encode())
+    write(url, record)
     return record
+
+
+def write(url: str, record: LeaseRecord) -> None:
+    (Path(url) / "lease" / f"{record.fencing_id:08d}.json").write_text(json.dumps(record.__dict__))
 
 
 @pytest.fixture
@@ -181,7 +184,8 @@ def test_clocks_hours_apart_neither_take_a_lease_from_the_living_nor_keep_it_for
     record = elsewhere(url, expires=time.time() + clock_s)
     renewed = replace(record, expires=record.expires + 15)
     (Path(url) / "renewed.json").write_text(json.dumps(renewed.__dict__))
-    heartbeat = threading.Timer(0.2, (Path(url) / "renewed.json").replace, [Path(url) / "lease.json"])
+    file = Path(url) / "lease" / f"{record.fencing_id:08d}.json"
+    heartbeat = threading.Timer(0.2, (Path(url) / "renewed.json").replace, [file])
     heartbeat.start()
     with pytest.raises(LeaseHeld, match="far-away"), acquire_lease(url, "second"):
         pass
@@ -195,9 +199,23 @@ def test_another_process_with_the_dead_holders_number_does_not_keep_the_lease(ur
         record = read_lease(url)
     assert record is not None
     stale = replace(record, released=False, expires=time.time() + 60, process_started=record.process_started - 1000)
-    (Path(url) / "lease.json").write_text(json.dumps(stale.__dict__))
+    write(url, stale)
     with acquire_lease(url, "new") as lease:
         assert lease.token == record.fencing_id + 1
+
+
+def test_a_holder_that_proc_hides_from_other_users_keeps_its_lease(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with acquire_lease(url, "another user's"):
+        read_text = Path.read_text
+
+        def hidden(path: Path, *args: str, **options: str) -> str:
+            if path.match("/proc/*/stat"):
+                raise FileNotFoundError(path)
+            return read_text(path, *args, **options)
+
+        monkeypatch.setattr(Path, "read_text", hidden)
+        with pytest.raises(LeaseHeld, match="another user's"), acquire_lease(url, "ours"):
+            pass
 
 
 def test_the_heartbeat_moves_the_expiry_on(url: str) -> None:
@@ -216,7 +234,7 @@ def test_a_holder_whose_lease_was_taken_finds_out_and_leaves_it_alone(url: str) 
         taken = read_lease(url)
         assert taken is not None
         new = replace(taken, fencing_id=taken.fencing_id + 1, nonce="new", holder="taker", expires=time.time() + 60)
-        (Path(url) / "lease.json").write_text(json.dumps(new.__dict__))
+        write(url, new)
         wait_until_lost(lease)
         with pytest.raises(LeaseLost, match="'taker'"):
             lease.check()
@@ -231,8 +249,8 @@ def wait_until_lost(lease: Lease) -> None:
 
 
 def test_a_lease_file_that_is_none_says_what_to_do(url: str) -> None:
-    Path(url).mkdir()
-    (Path(url) / "lease.json").write_text("{}")
+    (Path(url) / "lease").mkdir(parents=True)
+    (Path(url) / "lease" / "00000001.json").write_text("{}")
     with pytest.raises(StoreError, match="if no writer runs, remove the file"), acquire_lease(url, "x"):
         pass
 
@@ -249,7 +267,7 @@ def test_writers_of_different_blocks_hold_their_leases_side_by_side(url: str) ->
         acquire_blocks(url, ["yamnet"], "gpu job") as second,
     ):
         assert sorted(held_leases(url)) == ["indices", "mps", "yamnet"]
-        with pytest.raises(LeaseHeld, match=r"leases/mps\.json: 'cpu job'"), acquire_blocks(url, ["a", "mps"], "third"):
+        with pytest.raises(LeaseHeld, match="leases/mps: 'cpu job'"), acquire_blocks(url, ["a", "mps"], "third"):
             pass
         assert "a" not in held_leases(url)  # what the third had taken before is released
         first.check()
@@ -276,18 +294,22 @@ def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.Monkey
     assert order == ["first", "second"]
 
 
-def test_a_refused_put_does_not_keep_a_lease_that_was_released(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = exclusive.ExclusiveFile.swap
-    refused: list[bool] = []
-
-    def swap(self: exclusive.ExclusiveFile, seen: exclusive.Seen | None, data: bytes) -> bool:
-        if b'"released": true' in data and not refused:
-            refused.append(True)
-            return False
-        return real(self, seen, data)
-
-    monkeypatch.setattr(exclusive.ExclusiveFile, "swap", swap)
+def test_of_two_that_saw_the_same_holder_one_follows_however_late_the_other_is(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late one creates a file that later holders have removed: their lease stays, and it is told of them."""
     with acquire_lease(url, "first"):
         pass
-    with acquire_lease(url, "second"):
-        assert refused
+    seen = read_lease(url)
+    newest, views = lease_module._newest, [seen]
+    monkeypatch.setattr(lease_module, "_newest", lambda *place: views.pop() if views else newest(*place))
+    for name in ("second", "third"):
+        views.clear()
+        with acquire_lease(url, name):
+            pass
+    with acquire_lease(url, "fourth") as lease:
+        views.append(seen)
+        with pytest.raises(LeaseHeld, match="'fourth'"), acquire_lease(url, "late"):
+            pass
+        lease.check()
+    assert not any(views)

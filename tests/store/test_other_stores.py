@@ -1,14 +1,12 @@
 """Two writers on stores other than disks and S3: conditional writes, or a refusal.
 
-Google's and Azure's clients are fakes with the conditions of the real ones; `exclusive` was run once by hand with
-gcsfs against a fake of the JSON API, and with adlfs against Azurite.
+Google's and Azure's clients are fakes with the condition of the real ones; `create` was run once by hand with gcsfs
+against a fake of the JSON API, and with adlfs against Azurite.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
-import types
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,20 +17,13 @@ from acoustic_env.errors import LeaseHeld, UsageError
 from acoustic_env.io.filesystem import Filesystem, open_filesystem
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import lease as lease_module
-from acoustic_env.store.exclusive import exclusive_file
 from acoustic_env.store.lease import acquire_blocks, acquire_lease, held_leases
 
 NUMBERS = itertools.count(1)
 
 
-class ConditionError(Exception):
-    """As azure.core's: the condition of a request did not hold."""
-
-    status_code = 412
-
-
 class Client(MemoryFileSystem):
-    """A client whose files have versions."""
+    """A client whose files are created under a condition."""
 
     cachable = False
 
@@ -40,73 +31,25 @@ class Client(MemoryFileSystem):
         super().__init__()
         self.store: dict[str, Any] = {}
         self.pseudo_dirs: list[str] = [""]
-        self.versions: dict[str, str] = {}
-
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
-        found = super().info(path)
-        version = self.versions.get(self._strip_protocol(path))
-        return {**found, "generation": version, "etag": version}
-
-    def rm_file(self, path: str) -> None:
-        self.versions.pop(self._strip_protocol(path))
-        super().rm_file(path)
-
-    def put(self, path: str, data: bytes) -> None:  # type: ignore[override]
-        super().pipe_file(path, data)
-        self.versions[self._strip_protocol(path)] = str(next(NUMBERS))
-
-
-class Google(Client):
-    protocol = ("gs", "gcs")
-    _location = "https://storage.googleapis.com"
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         if mode == "create" and self.exists(path):
             raise FileExistsError(path)
-        self.put(path, value)
+        super().pipe_file(path, value)
 
-    def call(self, method: str, path: str, *, data: bytes, name: str, **condition: Any) -> None:
-        assert (method, path) == ("POST", f"{self._location}/upload/storage/v1/b/bucket/o")
-        if condition["ifGenerationMatch"] != self.versions.get(f"/bucket/{name}"):
-            raise FileExistsError(name)
-        self.put(f"bucket/{name}", data)
+
+class Google(Client):
+    protocol = ("gs", "gcs")
 
 
 class Azure(Client):
     protocol = "abfs"
 
-    def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
-        if options.get("mode") == "create" and self.exists(path):
-            raise FileExistsError(path)
-        if "etag" in options and options["etag"] != self.versions.get(f"/{path}"):
-            assert options["match_condition"] == "if not modified"
-            raise ConditionError
-        self.put(path, value)
-
 
 @pytest.fixture(params=[Google, Azure, MemoryFileSystem])
-def files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Filesystem:
-    core = types.ModuleType("azure.core")
-    core.MatchConditions = types.SimpleNamespace(IfNotModified="if not modified")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "azure", types.ModuleType("azure"))
-    monkeypatch.setitem(sys.modules, "azure.core", core)
-    root = f"bucket/{next(NUMBERS)}"
-    return Filesystem(f"memory://{root}", request.param(), root)
-
-
-def test_a_stale_view_cannot_be_swapped(files: Filesystem) -> None:
-    file = exclusive_file(files, "lease.json")
-    assert file.load() is None
-    assert file.swap(None, b"1")
-    assert not file.swap(None, b"2")
-    seen = file.load()
-    assert file.swap(seen, b"3")
-    assert not file.swap(seen, b"4")
-    now = file.load()
-    assert now is not None
-    assert now.data == b"3"
-    files.remove("lease.json")
-    assert not file.swap(now, b"5")
+def files(request: pytest.FixtureRequest) -> Filesystem:
+    root = f"/bucket/{next(NUMBERS)}"
+    return Filesystem(f"memory:/{root}", request.param(), root)
 
 
 def test_of_threads_that_create_a_file_in_memory_one_does() -> None:
