@@ -391,7 +391,8 @@ def _read_stream(source: _Watched, segment: _Segment, *, seek: bool) -> tuple[Mo
         frames, first_pts = _frames(container, stream), 0
         if seek:
             first = next(frames, None)
-            if first is None or first.pts is None or container.format.name.partition(",")[0] not in _TIMED:
+            timed = container.format.name.partition(",")[0] in _TIMED and container.duration is not None
+            if not timed or first is None or first.pts is None:
                 raise _UnseekableError
             first_pts, to = first.pts, ((segment.start_s or 0.0) - _PREROLL_S) / stream.time_base
             try:
