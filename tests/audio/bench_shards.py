@@ -1,6 +1,6 @@
 """Bytes fetched for clips in shards on an S3 server, over the bytes of their audio files.
 
-    python -m tests.audio.bench_shards [--clips 600] [--shards 3] [--workers 4]
+    python -m tests.audio.bench_shards [--clips 600] [--shards 3] [--workers 4] [--task-clips 64]
 
 Noise of 10 s as FLAC in tar shards (each with a .json beside it) and in Parquet files of row groups of 100, listed by
 `clips from-tar` and `from-parquet`; tasks go round the workers, each a process of its own, which decodes them as the
@@ -33,7 +33,6 @@ from acoustic_env.pipeline.task import ASSUMED_S, unpack
 from tests.pipeline.tasks import pending
 from tests.s3 import S3Server, serve
 
-TASK_CLIPS = 64
 ROW_GROUP = 100
 
 
@@ -64,10 +63,10 @@ def upload(server: S3Server, clips: int, shards: int) -> int:
     return total
 
 
-def measure(server: S3Server, clips: pa.Table, workers: int) -> tuple[int, int, float]:
+def measure(server: S3Server, clips: pa.Table, workers: int, task_clips: int) -> tuple[int, int, float]:
     """Decode the list in that many processes; return bytes, requests and seconds."""
     rows = pending(clips)
-    tasks = [task.clips for task in unpack(cut_tasks(rows, TASK_CLIPS * ASSUMED_S))]
+    tasks = [task.clips for task in unpack(cut_tasks(rows, task_clips * ASSUMED_S))]
     with tempfile.TemporaryDirectory() as folder:
         for worker in range(workers):
             own = tasks[worker::workers] or [rows.slice(0, 0)]
@@ -92,6 +91,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--shards", type=int, default=3)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--task-clips", type=int, default=64)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -108,7 +108,7 @@ def main() -> None:
         ):
             clips = read(f"s3://{server.bucket}/*.{kind}")
             for name, listed in (("without", clips.drop_columns(PLACE_SCHEMA.names)), ("with", clips)):
-                sent, requests, seconds = measure(server, listed, given.workers)
+                sent, requests, seconds = measure(server, listed, given.workers, given.task_clips)
                 print(
                     f"{kind:<8} {name:<8} places: {sent / audio:6.3f} bytes fetched a byte of audio, "
                     f"{requests:>5,} requests for {given.clips:,} clips, {seconds:5.1f} s"
