@@ -48,7 +48,7 @@ CLIP_ERRORS: Final[dict[ErrorCode, ErrorKind]] = {
     "no_such_segment": ErrorKind("The segment starts after the end of the recording."),
     "not_finite": ErrorKind("NaN or infinite samples."),
     "compute_failed": ErrorKind("A feature block raised an error."),
-    "out_of_memory": ErrorKind("A feature block ran out of memory on this clip alone.", False),
+    "out_of_memory": ErrorKind("The worker has or had too little memory for this clip alone.", False),
     "worker_died": ErrorKind("The worker process crashed on this clip, repeatedly and on this clip alone."),
     "timed_out": ErrorKind("The decoder did not finish."),
 }
