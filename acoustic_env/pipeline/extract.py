@@ -303,7 +303,7 @@ class _Run:
         errors = self.store.errors()
         failed = pc.unique(self._own(errors)["clip_id"])
         need = self._wanted(find_missing(self.clips, self.works, self.store, errors)).copy()
-        done = self.clips.index.positions(failed)
+        done = self.clips.positions(failed)
         need[done[done >= 0]] = 0
         self.record.finished, self.record.failed = self.record.pending - int(np.count_nonzero(need)), len(failed)
         progress.show(self.record.finished, self.record.failed)
