@@ -22,7 +22,8 @@ SAME_TIME_S: Final = 1e-6
 # the end of the file and equals no time. A name without a place (audioset://<ytid>/<start in ms>, of AudioSet's
 # released embeddings) is the same audio as any place whose segment does not contradict it.
 MACROS: Final = rf"""
-CREATE MACRO named_s(uri) AS TRY_CAST(regexp_extract(uri, '^audioset://[^/]+/([0-9]+)$', 1) AS DOUBLE) / 1000;
+CREATE MACRO named_s(uri) AS CASE WHEN starts_with(uri, 'audioset://')
+    THEN TRY_CAST(regexp_extract(uri, '^audioset://[^/]+/([0-9]+)$', 1) AS DOUBLE) / 1000 END;
 CREATE MACRO named_by(uri, name, start_s) AS
     named_s(name) IS NOT NULL AND named_s(uri) IS NULL
     AND coalesce(abs(start_s - named_s(name)) <= {SAME_TIME_S}, true);

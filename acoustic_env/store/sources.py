@@ -41,10 +41,11 @@ SELECT row, clip_id, coalesce(recorded.revision, 0) AS revision, recorded.uri, r
 FROM sources LEFT JOIN recorded USING (clip_id)
 WHERE recorded.revision IS NULL OR differs OR named_by(sources.uri, recorded.uri, sources.start_s);
 """
-EXPLAINED: Final = """
-UPDATE unlike SET differs = false FROM sources
-WHERE unlike.row = sources.row AND differs
-    AND same_audio(moved, unlike.start_s, unlike.end_s, sources.uri, sources.start_s, sources.end_s);
+RELOCATED: Final = """
+CREATE OR REPLACE TABLE unlike AS
+SELECT unlike.* REPLACE (differs AND NOT same_audio(
+    moved, unlike.start_s, unlike.end_s, sources.uri, sources.start_s, sources.end_s) AS differs)
+FROM (SELECT * REPLACE (relocated(moved, ?, ?) AS moved) FROM unlike) AS unlike JOIN sources USING (row);
 """
 
 Pair = tuple[dict[str, Any], dict[str, Any]]  # two sources of one id
@@ -139,11 +140,11 @@ def admit(
     found = Admission(listed, listed.count("(SELECT DISTINCT row FROM unlike)"), damaged=damaged)
     conflicts, new = listed.count("unlike WHERE differs"), listed.count("unlike WHERE revision = 0")
     for relocation in relocations if conflicts else ():
-        listed.sql("UPDATE unlike SET moved = relocated(moved, ?, ?) WHERE differs", relocation.old, relocation.new)
-        if clips := listed.sql(EXPLAINED)["Count"][0].as_py():
+        listed.sql(RELOCATED, relocation.old, relocation.new)
+        before, conflicts = conflicts, listed.count("unlike WHERE differs")
+        if clips := before - conflicts:
             found.relocations.append({"old": relocation.old, "new": relocation.new, "clips": clips})
             found.lines.append(f"relocated {clips:,} clips from {relocation.old} to {relocation.new}")
-    conflicts = listed.count("unlike WHERE differs")
     if conflicts or new:
         load_with_rows(store, listed, "SEMI JOIN unlike", strict=conflicts > 0)
         with_rows = "clip_id IN (FROM with_rows)"
