@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from acoustic_env.clips.sources import LISTED_SCHEMA, MACROS, canonical_uris
 from acoustic_env.clips.table import KNOWN_SCHEMA, duplicate_issues, raise_issues
-from acoustic_env.io.database import Database
+from acoustic_env.io.database import MEMORY_MB, Database
 
 BATCH_CLIPS: Final = 2**18
+CLIP_BYTES: Final = 32  # of memory that a join may use; with less, a long list is joined many times slower
 ROWS_SCHEMA: Final = pa.schema([*LISTED_SCHEMA, *KNOWN_SCHEMA])
 TABLES: Final = """
 CREATE TABLE listed (row BIGINT, clip_id VARCHAR, uri VARCHAR, start_s DOUBLE, end_s DOUBLE, byte_offset BIGINT,
@@ -51,6 +52,7 @@ class Listed(Database):
                 self.num_rows += len(table)
             if limit is not None and self.num_rows >= limit:
                 break
+        self.sql(f"SET memory_limit = '{MEMORY_MB + CLIP_BYTES * self.num_rows // 10**6}MB'")
         repeated = "SELECT clip_id FROM listed GROUP BY clip_id HAVING count(*) > 1"
         twice = self.sql(f"SELECT row + 1 AS row, clip_id FROM listed WHERE clip_id IN ({repeated}) ORDER BY row")
         raise_issues(where, duplicate_issues(twice["clip_id"], twice["row"].to_numpy()))

@@ -14,11 +14,13 @@ import pyarrow as pa
 from acoustic_env.errors import UsageError
 
 BATCH_ROWS: Final = 2**19
+MEMORY_MB: Final = 256
 # Nothing is read by DuckDB itself: this package's readers have the retries, checksums and credentials.
 SETTINGS: Final[dict[str, Any]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    "memory_limit": "256MB",  # the rest of a join is on the disk
+    "memory_limit": f"{MEMORY_MB}MB",  # the rest of a join is on the disk
+    "preserve_insertion_order": False,
     "threads": min(4, os.cpu_count() or 1),
 }
 
@@ -55,7 +57,11 @@ class Database:
         for name, table in tables.items():
             self._connection.register(name, table)
         try:
-            return self._connection.sql(statement, params=values or None).to_arrow_table()
+            try:
+                return self._connection.sql(statement, params=values or None).to_arrow_table()
+            except duckdb.OutOfMemoryException:
+                self._connection.execute("RESET memory_limit")  # 80 % of the machine's
+                return self._connection.sql(statement, params=values or None).to_arrow_table()
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{self._folder}: {reason}; set TMPDIR to a folder with more room") from error

@@ -17,8 +17,12 @@ from acoustic_env.store.sources import Pair, compare, differing, load_with_rows
 
 NAMED: Final = 3
 RECORDED_TWICE: Final = """  -- by a writer that lost its lease
-SELECT one, other FROM recorded AS one JOIN recorded AS other USING (clip_id)
-WHERE one.rowid < other.rowid
+WITH twice AS (
+    SELECT *, rowid AS number FROM recorded
+    WHERE clip_id IN (SELECT clip_id FROM recorded GROUP BY clip_id HAVING count(*) > 1)
+)
+SELECT one, other FROM twice AS one JOIN twice AS other USING (clip_id)
+WHERE one.number < other.number
     AND NOT same_audio(one.uri, one.start_s, one.end_s, other.uri, other.start_s, other.end_s)
 ORDER BY clip_id
 """
