@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.select import recipe_labels, select
-from acoustic_env.clips.sources import contradictions, describe_source, listed_sources
+from acoustic_env.clips.sources import MACROS, describe_source, listed_sources
 from acoustic_env.clips.table import CLIP_SCHEMA, ValidationIssue, describe_clips, load_clips
 from acoustic_env.config import Recipe
 from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.io.database import Database
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import local_path, split, split_shard
 from acoustic_env.io.retry import StoreError
@@ -33,6 +34,13 @@ LOOKS: Final = 32  # files looked for at once
 LISTED_FILES: Final = 100  # in one remote folder: one listing instead of a request each
 SHOWN: Final = 20  # further columns
 GONE: Final = "no such file"
+CONTRADICTIONS: Final = """
+SELECT one, other
+FROM sources AS other JOIN (SELECT DISTINCT ON (clip_id) * FROM sources ORDER BY list, row) AS one USING (clip_id)
+WHERE one.list < other.list
+    AND NOT same_audio(one.uri, one.start_s, one.end_s, other.uri, other.start_s, other.end_s)
+ORDER BY other.list, other.row
+"""
 
 
 @dataclass(frozen=True)
@@ -77,13 +85,21 @@ def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[ValidationIss
     Returns:
         The issues of each list that contradicts an earlier one, by name.
     """
+    database, names = Database(), list(lists)
+    database.sql(
+        f"{MACROS} CREATE TABLE sources (clip_id VARCHAR, uri VARCHAR, start_s DOUBLE, end_s DOUBLE, "
+        "row BIGINT, list BIGINT)"
+    )
+    for number, table in enumerate(lists.values()):
+        database.sql("INSERT INTO sources SELECT *, ? FROM batch", number, batch=_sources(table))
     issues: dict[str, list[ValidationIssue]] = {}
-    for one, other in contradictions((name, _sources(table)) for name, table in lists.items()):
+    for pair in database.sql(CONTRADICTIONS).to_pylist():
+        one, other = pair["one"], pair["other"]
         message = (
-            f"{other['clip_id']!r} is {describe_source(other)} here, and in {one['list']}, "
+            f"{other['clip_id']!r} is {describe_source(other)} here, and in {names[one['list']]}, "
             f"row {one['row']:,}, {describe_source(one)}"
         )
-        issues.setdefault(other["list"], []).append(ValidationIssue(other["row"], "clip_id", message))
+        issues.setdefault(names[other["list"]], []).append(ValidationIssue(other["row"], "clip_id", message))
     return issues
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,10 +18,26 @@ LISTED_SCHEMA: Final = pa.schema(
     [("clip_id", pa.string()), ("uri", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]
 )
 SAME_TIME_S: Final = 1e-6
-# AudioSet's released embeddings name a video and a start in ms, but no place (clips.audioset.NO_AUDIO).
-UNPLACED: Final = r"^audioset://[^/]+/(?P<ms>[0-9]+)$"
-
-Bools = npt.NDArray[np.bool_]
+# Whether two sources, locations in one spelling, are the same audio, in SQL. A start of null is 0 s; an end of null is
+# the end of the file and equals no time. A name without a place (audioset://<ytid>/<start in ms>, of AudioSet's
+# released embeddings) is the same audio as any place whose segment does not contradict it.
+MACROS: Final = rf"""
+CREATE MACRO named_s(uri) AS CASE WHEN starts_with(uri, 'audioset://')
+    THEN TRY_CAST(regexp_extract(uri, '^audioset://[^/]+/([0-9]+)$', 1) AS DOUBLE) / 1000 END;
+CREATE MACRO named_by(uri, name, start_s) AS
+    named_s(name) IS NOT NULL AND named_s(uri) IS NULL
+    AND coalesce(abs(start_s - named_s(name)) <= {SAME_TIME_S}, true);
+CREATE MACRO same_times(start_s, end_s, other_start_s, other_end_s) AS
+    abs(coalesce(start_s, 0) - coalesce(other_start_s, 0)) <= {SAME_TIME_S}
+    AND coalesce(abs(end_s - other_end_s) <= {SAME_TIME_S}, end_s IS NULL AND other_end_s IS NULL);
+CREATE MACRO same_audio(uri, start_s, end_s, other_uri, other_start_s, other_end_s) AS
+    coalesce(uri = other_uri, false) AND same_times(start_s, end_s, other_start_s, other_end_s)
+    OR named_by(uri, other_uri, start_s) OR named_by(other_uri, uri, other_start_s);
+CREATE MACRO relocated(uri, old, new) AS CASE
+    WHEN uri = old OR starts_with(uri, old || '/') THEN new || substr(uri, length(old) + 1)
+    ELSE regexp_replace(uri, '^((?:tar|parquet)://.*?::)' || regexp_escape(old) || '(/.*)?$',
+                        '\1' || replace(new, '\', '\\') || '\2') END;
+"""
 
 
 def listed_sources(clips: pa.Table) -> pa.Table:
@@ -67,50 +80,6 @@ def _canonical(uri: str, known: dict[str, str]) -> str:
     return f"{inner}{known[outer]}"
 
 
-def differing(one: pa.Table, other: pa.Table) -> Bools:
-    """Return bool [rows]: whether the sources in the same rows of two tables are different audio.
-
-    A start of null is 0 s; an end of null is the end of the file and equals no time. A name without a place
-    (`audioset://<ytid>/<start in ms>`) is the same audio as any place whose segment does not contradict it.
-
-    Args:
-        one, other: tables with `SOURCE_COLUMNS`, as many rows each, locations as `canonical_uris` gives them.
-    """
-    differs = np.asarray(pc.fill_null(pc.not_equal(one["uri"], other["uri"]), True))
-    starts = [_floats(table["start_s"], 0.0) for table in (one, other)]
-    ends = [_floats(table["end_s"], np.inf) for table in (one, other)]
-    with np.errstate(invalid="ignore"):
-        late = (np.abs(starts[0] - starts[1]) > SAME_TIME_S) | (np.abs(ends[0] - ends[1]) > SAME_TIME_S)
-    moved = np.flatnonzero(differs)
-    result: Bools = differs | late
-    if len(moved):
-        rows = pa.array(moved)
-        pair = (one.take(rows), other.take(rows))
-        names = [_named_start_s(table["uri"]) for table in pair]
-        for table, here, there in ((pair[1], *names), (pair[0], *reversed(names))):
-            start = _floats(table["start_s"], np.nan)
-            fits = ~np.isnan(here) & np.isnan(there) & (np.isnan(start) | (np.abs(start - here) <= SAME_TIME_S))
-            result[moved[fits]] = False
-    return result
-
-
-def unplaced(sources: pa.Table) -> Bools:
-    """Return bool [rows]: sources that name a clip of AudioSet, but no place where its audio is."""
-    return ~np.isnan(_named_start_s(sources["uri"]))
-
-
-def _named_start_s(uris: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Return the start in s of a name without a place, NaN for every other location."""
-    if not pc.any(pc.starts_with(uris, "audioset://")).as_py():
-        return np.full(len(uris), np.nan)
-    named = pc.struct_field(pc.extract_regex(uris, UNPLACED), "ms")
-    return _floats(pc.cast(named, pa.float64()), np.nan) / 1000
-
-
-def _floats(values: pa.ChunkedArray, null: float) -> npt.NDArray[np.float64]:
-    return np.asarray(pc.fill_null(values, null).to_numpy(), np.float64)
-
-
 def describe_source(row: dict[str, Any]) -> str:
     """Return a source as text.
 
@@ -129,17 +98,6 @@ class Relocation:
 
     old: str  # prefixes of locations, whole path components, without a slash at the end
     new: str
-
-    def apply(self, sources: pa.Table) -> pa.Table:
-        """Return the sources with locations below `old` moved below `new`, also those of shards."""
-        uris = sources["uri"]
-        whole = pc.or_(pc.starts_with(uris, f"{self.old}/"), pc.equal(uris, self.old))
-        moved = pc.if_else(whole, pc.utf8_replace_slice(uris, 0, len(self.old), self.new), uris)
-        if pc.any(pc.match_substring(uris, "::")).as_py():
-            pattern = rf"^((?:tar|parquet)://.*?::){re.escape(self.old)}(/.*)?$"
-            new = self.new.replace("\\", r"\\")
-            moved = pc.replace_substring_regex(moved, pattern, rf"\1{new}\2")
-        return sources.set_column(sources.schema.get_field_index("uri"), "uri", moved)
 
 
 def parse_relocation(text: str) -> Relocation:
@@ -170,46 +128,3 @@ def suggest_relocation(old: str, new: str) -> Relocation | None:
     one, other = "/".join(left), "/".join(right)
     usable = all("://" not in place or place.partition("://")[2] for place in (one, other))
     return Relocation(one, other) if one and other and one != other and usable else None
-
-
-def unreconciled(one: pa.Table, other: pa.Table, relocations: Sequence[Relocation]) -> tuple[Bools, list[int]]:
-    """Return which rows are different audio even after the relocations, and how many rows each relocation explained.
-
-    The relocations are applied to the earlier sources, `one`, in turn; `other` has as many rows.
-    """
-    differs = differing(one, other)
-    explained = []
-    for relocation in relocations:
-        before = int(differs.sum())
-        if before:
-            one = relocation.apply(one)
-            differs &= differing(one, other)
-        explained.append(before - int(differs.sum()))
-    return differs, explained
-
-
-def contradictions(
-    lists: Iterable[tuple[str, pa.Table]], relocations: Sequence[Relocation] = ()
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the earlier and the later source of each id that is of different audio in two lists, with their `list`.
-
-    >>> rows = [pa.table({"clip_id": ["a"], "uri": [uri], "start_s": [0.0], "end_s": [1.0]}) for uri in ("/a", "/b")]
-    >>> [(one["uri"], other["list"]) for one, other in contradictions(zip(["first", "second"], rows))]
-    [('/a', 'second')]
-
-    Args:
-        lists: name of each list, and its clips as `listed_sources` gives them, further columns allowed.
-        relocations: of audio that moved between an earlier and a later list.
-    """
-    names: list[str] = []
-    seen: pa.Table | None = None
-    for name, listed in lists:
-        listed = listed.append_column("list", pa.array(np.full(len(listed), len(names), np.int32)))
-        names.append(name)
-        seen = listed.schema.empty_table() if seen is None else seen
-        before = pc.index_in(listed["clip_id"], value_set=seen["clip_id"].combine_chunks())
-        first, again = seen.take(before.drop_null()), listed.filter(pc.is_valid(before))
-        differs, _ = unreconciled(first, again, relocations)
-        for one, other in zip(first.filter(differs).to_pylist(), again.filter(differs).to_pylist(), strict=True):
-            yield {**one, "list": names[one["list"]]}, {**other, "list": name}
-        seen = pa.concat_tables([seen, listed.filter(pc.is_null(before))])

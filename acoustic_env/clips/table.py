@@ -118,7 +118,7 @@ def read_clip_batches(url: str) -> Iterator[pa.Table]:
     """
     with open_file(url) as file:
         for table, rows, issues in _batches(file, url, (*CLIP_SCHEMA.names, *KNOWN_SCHEMA.names)):
-            raise_issues(url, issues + _duplicate_issues(table["clip_id"], rows))
+            raise_issues(url, issues + duplicate_issues(table["clip_id"], rows))
             yield absolute_uris(table)
 
 
@@ -139,7 +139,7 @@ def load_clips(url: str) -> tuple[pa.Table, Rows, list[ValidationIssue]]:
         numbers.append(rows)
         issues += found
     table, rows = pa.concat_tables(tables), np.concatenate(numbers)
-    return table, rows, issues + _duplicate_issues(table["clip_id"], rows)
+    return table, rows, issues + duplicate_issues(table["clip_id"], rows)
 
 
 def _batches(
@@ -161,7 +161,7 @@ def write_clips(table: pa.Table, url: str) -> None:
         UsageError: rows are wrong (as in `read_clips`), or the place cannot be written.
     """
     table, issues = _to_schema(table)
-    issues += _value_issues(table) + _duplicate_issues(table["clip_id"], np.arange(1, len(table) + 1))
+    issues += _value_issues(table) + duplicate_issues(table["clip_id"], np.arange(1, len(table) + 1))
     raise_issues(url, issues if len(table) else [NO_CLIPS])
     if url.lower().endswith(".csv"):
         write_bytes(url, _csv_bytes(table, url))
@@ -319,19 +319,13 @@ def _value_issues(table: pa.Table) -> list[ValidationIssue]:
     return issues
 
 
-def _duplicate_issues(clip_ids: pa.ChunkedArray, rows: Rows) -> list[ValidationIssue]:
+def duplicate_issues(clip_ids: pa.ChunkedArray, rows: Rows) -> list[ValidationIssue]:
+    """Name the ids that are there more than once; `rows` are those of the file."""
     if pc.count_distinct(clip_ids).as_py() == len(clip_ids):
         return []
-    return duplicate_issues(clip_ids.combine_chunks(), range(len(clip_ids)), rows)
-
-
-def duplicate_issues(clip_ids: pa.Array, among: Iterable[int], rows: Rows | None = None) -> list[ValidationIssue]:
-    """Name the ids that are in several of the positions `among`; `rows` are those of the file, None for all in turn."""
     first: dict[str, int] = {}
     issues = []
-    for position in sorted(among):
-        row = position + 1 if rows is None else int(rows[position])
-        clip_id = clip_ids[position].as_py()
+    for clip_id, row in zip(clip_ids.to_pylist(), rows.tolist(), strict=True):
         if clip_id and first.setdefault(clip_id, row) != row:
             issues.append(ValidationIssue(row, "clip_id", f"{clip_id!r} is already in row {first[clip_id]:,}"))
     return issues

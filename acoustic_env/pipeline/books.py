@@ -106,7 +106,7 @@ class Books:
         errors = self.store.errors()
         failed = pc.unique(_of_run(errors, self.record.run_id)["clip_id"])
         need = self._wanted(find_missing(self.clips, self.works, self.store, errors)).copy()
-        done = self.clips.index.positions(failed)
+        done = self.clips.positions(failed)
         need[done[done >= 0]] = 0
         self.record.finished, self.record.failed = self.record.pending - int(np.count_nonzero(need)), len(failed)
         return Lacking(need, errors), failed.to_pylist()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.pipeline.work import BlockWork
@@ -18,7 +17,9 @@ from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.schema import KEY_SCHEMA
 
-KEYS_AT_ONCE: Final = 2**19
+COMMITTED: Final = """
+INSERT INTO committed SELECT clip_id, bit_or(bit) FROM batch JOIN signals USING (signal) GROUP BY clip_id
+"""
 
 
 @dataclass(frozen=True)
@@ -48,41 +49,24 @@ def find_missing(listed: Listed, works: Sequence[BlockWork], store: FeatureStore
         store: the store.
         errors: of the store.
     """
-    index, failures, clips = listed.index, Failures(errors, listed), listed.num_rows
-    missing = np.full(clips, sum(work.spec.mask for work in works), np.int64)
-    excluded = np.zeros(clips, np.int64)
+    failures = Failures(errors, listed)
+    missing = np.full(listed.num_rows, sum(work.spec.mask for work in works), np.int64)
+    excluded = np.zeros(listed.num_rows, np.int64)
     for work in works:
         for fingerprint, signals in work.versions().items():
-            for keys in _keys(store, work.spec.name, fingerprint):
-                runs = pc.run_end_encode(keys["clip_id"].combine_chunks(), run_end_type=pa.int64())
-                ends = np.diff(runs.run_ends.to_numpy(), prepend=0)
-                position = np.repeat(index.positions(runs.values), ends)
-                for signal in signals:
-                    rows = pc.equal(keys["signal"], signal).to_numpy() & (position >= 0)
-                    missing[position[rows]] &= ~work.spec.bit(signal)
+            bits = pa.table({"signal": signals, "bit": pa.array(map(work.spec.bit, signals), pa.int64())})
+            parts = store.scan(work.spec.name, fingerprint, KEY_SCHEMA.names)
+            keys = (part.table.cast(KEY_SCHEMA) for part in parts if isinstance(part, ScannedPart))
+            listed.sql("CREATE OR REPLACE TABLE committed (clip_id VARCHAR, bits BIGINT)")
+            listed.insert(COMMITTED, keys, signals=bits)
+            found = listed.sql("SELECT row, bits FROM committed JOIN listed USING (clip_id)")
+            rows, done = found["row"].to_numpy(), found["bits"].to_numpy()
+            for bit in bits["bit"].to_pylist():
+                missing[rows[done & bit != 0]] &= ~bit
             for signal in signals:
-                failed = index.positions(failures.excluded(work.spec.name, fingerprint, signal))
+                failed = listed.positions(failures.excluded(work.spec.name, fingerprint, signal))
                 excluded[failed[failed >= 0]] |= work.spec.bit(signal)
     return MissingWork(missing, missing & excluded)
-
-
-def _keys(store: FeatureStore, block: str, fingerprint: str) -> Iterator[pa.Table]:
-    """Yield (clip_id, signal) of every row, `KEYS_AT_ONCE` or a few more at a time."""
-    parts = store.scan(block, fingerprint, KEY_SCHEMA.names)
-    tables = (part.table.replace_schema_metadata(None) for part in parts if isinstance(part, ScannedPart))
-    return _gathered((table.cast(KEY_SCHEMA) for table in tables), KEYS_AT_ONCE)
-
-
-def _gathered(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield the tables joined to so many rows or a few more; the last may have fewer."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        if sum(map(len, waiting)) >= rows:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if any(map(len, waiting)):
-        yield pa.concat_tables(waiting)
 
 
 def describe_pending(need: npt.NDArray[np.int64], works: Sequence[BlockWork]) -> list[str]:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.sources import describe_source
 from acoustic_env.errors import RESOLVED
+from acoustic_env.io.database import Database
 from acoustic_env.store.schema import ERROR_SCHEMA
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
 
-SUBJECT: Final = ("clip_id", "source", "block", "fingerprint", "signal")  # what an error is of
+OF_LAST_SOURCE: Final = """
+FROM errors SEMI JOIN (SELECT clip_id, source FROM errors QUALIFY attempt = max(attempt) OVER (PARTITION BY clip_id))
+    USING (clip_id, source)
+"""
+IN_FORCE: Final = """
+FROM (FROM errors QUALIFY attempt = max(attempt) OVER (PARTITION BY clip_id, source, block, fingerprint, signal))
+WHERE code <> ?
+ORDER BY ALL
+"""
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,9 @@ class Failures:
     """
 
     def __init__(self, errors: pa.Table, listed: Listed | None = None) -> None:
-        errors = _of_listed(errors, listed) if listed is not None else _of_last_source(errors)
-        last = errors.filter(_last(errors, SUBJECT))
-        self.errors = last.filter(pc.not_equal(last["code"], RESOLVED))
+        database = Database() if listed is None else listed
+        errors = database.sql(OF_LAST_SOURCE, errors=errors) if listed is None else _of_listed(errors, listed)
+        self.errors = database.sql(IN_FORCE, RESOLVED, errors=errors).cast(ERROR_SCHEMA)
         self._of_source = self.errors.filter(pc.is_null(self.errors["block"]))
 
     def in_force(self, block: str, fingerprint: str, signal: str) -> pa.Table:
@@ -81,34 +89,12 @@ class Failures:
         return pa.concat_tables([table.cast(ERROR_SCHEMA) for table in found]).sort_by(order).combine_chunks()
 
 
-def _last(errors: pa.Table, subject: tuple[str, ...]) -> pa.Array:
-    """bool [rows]: whether a row is of the last attempt at its subject."""
-    codes = np.zeros(errors.num_rows, np.int64)
-    for name in subject:
-        column = errors[name].combine_chunks().dictionary_encode()
-        values = np.asarray(pc.fill_null(column.indices, -1)) + 1
-        _, codes = np.unique(codes * (len(column.dictionary) + 1) + values, return_inverse=True)
-    attempts = errors["attempt"].to_numpy()
-    last = np.zeros(int(codes.max(initial=-1)) + 1, attempts.dtype)
-    np.maximum.at(last, codes, attempts)
-    return pa.array(attempts == last[codes])
-
-
-def _of_last_source(errors: pa.Table) -> pa.Table:
-    """The errors of the source of each clip that was tried last."""
-    tried = errors.filter(_last(errors, ("clip_id",))).select(["clip_id", "source"])
-    tried = tried.group_by(["clip_id", "source"]).aggregate([])
-    return (
-        errors.join(tried, ["clip_id", "source"], join_type="left semi").select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
-    )
-
-
 def _of_listed(errors: pa.Table, listed: Listed) -> pa.Table:
     """The errors of listed clips whose source is the list's."""
-    position = listed.index.positions(errors["clip_id"])
-    errors, position = errors.filter(pa.array(position >= 0)), position[position >= 0]
-    sources = pa.array([describe_source(row) for row in listed.take(position).to_pylist()], pa.string())
-    return errors.filter(pc.equal(errors["source"], sources))
+    join = "SELECT number, source, sources.* FROM errors JOIN sources USING (clip_id) ORDER BY number"
+    found = listed.sql(join, errors=errors.append_column("number", pa.array(range(len(errors)))))
+    same = [describe_source(row) == row["source"] for row in found.to_pylist()]
+    return errors.take(found["number"].filter(pa.array(same, pa.bool_())))
 
 
 def count_failures(errors: pa.Table) -> list[FailureCount]:

@@ -7,17 +7,25 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from acoustic_env.clips.listed import Listed
-from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source, differing
+from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source
 from acoustic_env.clips.table import group_by, read_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.sources import SourceTable, ids_with_rows
+from acoustic_env.store.sources import Pair, compare, differing, load_with_rows
 
 NAMED: Final = 3
-Pair = tuple[dict[str, Any], dict[str, Any]]  # two sources of one id
+RECORDED_TWICE: Final = """  -- by a writer that lost its lease
+WITH twice AS (
+    SELECT *, rowid AS number FROM recorded
+    WHERE clip_id IN (SELECT clip_id FROM recorded GROUP BY clip_id HAVING count(*) > 1)
+)
+SELECT one, other FROM twice AS one JOIN twice AS other USING (clip_id)
+WHERE one.number < other.number
+    AND NOT same_audio(one.uri, one.start_s, one.end_s, other.uri, other.start_s, other.end_s)
+ORDER BY clip_id
+"""
 
 
 @dataclass
@@ -74,62 +82,41 @@ def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None], gro
     if grouped_by is not None:
         clips = group_by(clips, grouped_by, url)
     listed = Listed([clips], url)
-    recorded = SourceTable(store).compare(listed).conflicts
-    if recorded.num_rows:
-        mine = listed.take(recorded["row"].to_numpy())
-        at_the_same_place = recorded.set_column(recorded.column_names.index("uri"), "uri", mine["uri"])
-        cut = differing(at_the_same_place, mine)
-        pairs = list(zip(recorded.to_pylist(), mine.to_pylist(), strict=True))
-        wrong = [pair for pair, other in zip(pairs, cut.tolist(), strict=True) if other]
-        old, new = (wrong or pairs)[0]
+    compare(store, listed)
+    same_segment = "same_times(unlike.start_s, unlike.end_s, sources.start_s, sources.end_s)"
+    for condition, same in ((f"NOT {same_segment}", False), ("true", True)):
+        pairs = differing(listed, condition)
+        if not pairs:
+            continue
+        old, new = pairs[0]
         such = f"{old['clip_id']}: rows of {describe_source(old)}, the list has {describe_source(new)}"
-        if wrong:
+        if not same:
             raise UsageError(
-                f"{url}: {len(wrong):,} clips have ids under which {store.url} has rows of other segments, such as "
+                f"{url}: {len(pairs):,} clips have ids under which {store.url} has rows of other segments, such as "
                 f"{such}; use the list that the rows were computed from, or a store of this list"
             )
         log(f"{url}: {len(pairs):,} clips are in another place than their rows were computed from, such as {such}")
     return clips
 
 
-def check_sources(store: FeatureStore, clips: pa.Table | None, clips_url: str) -> SourcesChecked:
+def check_sources(store: FeatureStore, listed: Listed, clips_url: str) -> SourcesChecked:
     """Check that every id with rows means one piece of audio.
 
     Args:
         store: the store.
-        clips: a clip list, whose sources must be the recorded ones; None without one.
+        listed: a clip list, whose sources must be the recorded ones; empty without one.
         clips_url: where it is.
 
     Raises:
         StoreError: the store cannot be read.
     """
     checked = SourcesChecked()
-    table = SourceTable(store)
-    with_rows = ids_with_rows(store)
-    for part in table.damaged:
+    for part in compare(store, listed):
         checked.issues.append(f"{part.entry.path}: {part.reason}")
-    checked.add("have two recorded sources", _recorded_twice(table))
-    if clips is not None:
-        first = pc.index_in(pc.unique(clips["clip_id"]), value_set=clips["clip_id"])  # an id twice is another issue
-        listed = Listed([clips.take(first)])
-        conflicts = table.compare(listed).conflicts
-        pairs = zip(conflicts.to_pylist(), listed.take(conflicts["row"].to_numpy()).to_pylist(), strict=True)
-        found = [(old, {**new, "list": clips_url}) for old, new in pairs]
-        checked.add("have another source on the list than recorded", found)
-    checked.without_source = len(with_rows.filter(pc.invert(pc.is_in(with_rows, value_set=table.ids))))
+    twice = [(pair["one"], pair["other"]) for pair in listed.sql(RECORDED_TWICE).to_pylist()]
+    checked.add("have two recorded sources", twice)
+    found = [(old, {**new, "list": clips_url}) for old, new in differing(listed, "true")]
+    checked.add("have another source on the list than recorded", found)
+    load_with_rows(store, listed, "ANTI JOIN recorded")
+    checked.without_source = listed.count("(SELECT DISTINCT clip_id FROM with_rows)")
     return checked
-
-
-def _recorded_twice(table: SourceTable) -> list[Pair]:
-    """Ids with two current sources, left by a writer that lost its lease."""
-    keys = pa.table({"clip_id": table.ids, "revision": pa.chunked_array([table.revisions])})
-    counts = keys.group_by(["clip_id", "revision"]).aggregate([([], "count_all")])
-    repeated = counts.filter(pc.greater(counts["count_all"], 1))["clip_id"].combine_chunks()
-    if not len(repeated):
-        return []
-    entries = table.entries(repeated)
-    one, other = entries.slice(0, len(entries) - 1), entries.slice(1)
-    same = pc.and_(pc.equal(one["clip_id"], other["clip_id"]), pc.equal(one["revision"], other["revision"]))
-    one, other = one.filter(same), other.filter(same)
-    wrong = pa.array(differing(one, other))
-    return list(zip(one.filter(wrong).to_pylist(), other.filter(wrong).to_pylist(), strict=True))

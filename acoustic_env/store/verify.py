@@ -158,7 +158,8 @@ def verify(
         twice = len(listed) - pc.count_distinct(listed).as_py()
         if twice:
             report.issues.append(f"the clip list holds {twice:,} ids more than once")
-    failures = _failures(store, report, clips)
+    table = Listed([] if clips is None else [_first_of_each(clips)])
+    failures = _failures(store, report, None if clips is None else table)
     versions = _versions(store, report)
     for (block, fingerprint), covered in versions.items():
         wanted = None if signals is None else [signal for signal in signals if signal in covered]
@@ -167,7 +168,7 @@ def verify(
         )
     if listed is not None and signals is not None:
         report.notes += _signals_without_rows(versions, signals)
-    checked = check_sources(store, clips, clips_url)
+    checked = check_sources(store, table, clips_url)
     report.issues += checked.issues
     report.without_source = checked.without_source
     report.other_sources = checked.differing
@@ -211,11 +212,11 @@ def _signals_without_rows(versions: Mapping[tuple[str, str], set[str]], signals:
     return [f"{block} {name}: no row of any clip" for block in there for name in signals if name not in there[block]]
 
 
-def _failures(store: FeatureStore, report: Report, clips: pa.Table | None) -> Failures:
+def _failures(store: FeatureStore, report: Report, listed: Listed | None) -> Failures:
     errors = store.errors()
     lost = [part for path, part in store.unreadable.items() if path.startswith(f"{layout.ERRORS}/")]
     report.issues += [f"{part.entry.path}: {part.reason}" for part in lost]
-    return Failures(errors, None if clips is None else Listed([_first_of_each(clips)]))
+    return Failures(errors, listed)
 
 
 def _first_of_each(clips: pa.Table) -> pa.Table:

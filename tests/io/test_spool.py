@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from acoustic_env.io import spool
-from acoustic_env.io.spool import RowFile
+from acoustic_env.io.spool import RowFile, Spool
 
 
 def test_runs_longer_than_one_call_of_the_system_takes_come_back_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +32,14 @@ def test_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", lambda _file, data, _at: memoryview(data).nbytes // 2)
     with pytest.raises(OSError, match="No space left"):
         file.write(np.array([0, 1]), np.zeros((2, 4)))
+
+
+def test_a_spool_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rows = Spool(pa.schema([("n", pa.int64())]))
+    rows.append(pa.table({"n": [1]}))
+    assert [table.num_rows for table in rows.tables()] == [table.num_rows for table in rows.tables()] == [1]
+    assert len(list(tmp_path.iterdir())) == 1
+    del rows
+    gc.collect()
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,6 @@ import pytest
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table
-from acoustic_env.pipeline import missing
 from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 from acoustic_env.store.feature_store import FeatureStore
@@ -44,7 +43,7 @@ def store(tmp_path: Path) -> FeatureStore:
 def test_the_bits_are_the_keys_that_the_store_lacks(
     store: FeatureStore, work: BlockWork, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(missing, "KEYS_AT_ONCE", at_once)
+    monkeypatch.setattr("acoustic_env.io.database.BATCH_ROWS", at_once)
     listed = Listed([clip_table({"clip_id": clip, "uri": "/a.wav"} for clip in CLIPS)])
     found = find_missing(listed, [work], store, store.errors())
     (fingerprint,) = work.versions()

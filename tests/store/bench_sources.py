@@ -49,7 +49,7 @@ def compare(url: str, clips: int, bucket: str, relocated: list[str]) -> dict[str
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "clips": clips,
-        "new": admission.sources.num_rows,
+        "new": admission.added,
         "seconds": round(seconds, 2),
         "peak_gib": round(peak / 2**20, 2),
         "list_gib": round(before / 2**20, 2),
