@@ -105,7 +105,7 @@ def test_from_a_folder_to_a_verified_store_and_a_table(shell: Shell) -> None:
 
 def test_a_list_with_a_stray_quote_is_refused_with_its_line_and_audio_that_is_gone_is_left_out(shell: Shell) -> None:
     river = shell.folder / "field" / "river"
-    lines = ["clip_id, uri", f"a, {river}/r0.wav", f'b, {river}/r1.wav"5 inch', f"c, {river}/gone.wav"]
+    lines = ["clip_id, uri", f"a, {river}/r0.wav", f'b, {river}/r1.wav,"5 inch', f"c, {river}/gone.wav"]
     (shell.folder / "list.csv").write_text("\n".join(lines))
     said = shell.run("acoustic-env clips check list.csv", code=2)
     assert "line 3" in said.err
