@@ -90,9 +90,9 @@ def compare(store: FeatureStore, listed: Listed) -> list[UnreadablePart]:
 
 def differing(listed: Listed, condition: str, limit: int | None = None) -> list[Pair]:
     """Return the recorded and the list's source of rows of `unlike`, in the list's order."""
-    both = "SELECT unlike, sources FROM unlike JOIN sources USING (row, clip_id)"
-    pairs = f"{both} WHERE differs AND ({condition}) ORDER BY row"
-    return [(pair["unlike"], pair["sources"]) for pair in listed.sql(f"{pairs} LIMIT ?", limit).to_pylist()]
+    pairs = f"FROM unlike JOIN sources USING (row, clip_id) WHERE differs AND ({condition}) ORDER BY row LIMIT ?"
+    found = listed.sql(f"SELECT unlike, sources {pairs}", limit).to_pylist()
+    return [(pair["unlike"], pair["sources"]) for pair in found]
 
 
 @dataclass
