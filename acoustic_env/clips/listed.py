@@ -63,11 +63,7 @@ class Listed(Database):
             yield rows, table.select(ROWS_SCHEMA.names).cast(ROWS_SCHEMA)
 
     def pages(self, relation: str) -> Iterator[tuple[slice, pa.Table]]:
-<<<<<<< HEAD
-        """Yield the rows of a relation that has the list's `row`, in its order, each with their range of it."""
-=======
         """Yield the rows of a relation with the list's `row`, in its order, a range of positions at a time."""
->>>>>>> w-sql
         for first in range(0, self.num_rows, BATCH_CLIPS):
             rows = slice(first, min(first + BATCH_CLIPS, self.num_rows))
             page = f"FROM {relation} WHERE row >= ? AND row < ? ORDER BY row"
