@@ -66,7 +66,7 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     from acoustic_env.errors import UsageError
     from acoustic_env.io.files import check_place
     from acoustic_env.store.feature_store import FeatureStore
-    from acoustic_env.store.source_check import read_clips_of
+    from acoustic_env.store.sources import read_clips_of
 
     if arguments.block and not arguments.store:
         raise UsageError("--block names a block of a store: give --store")
