@@ -59,7 +59,7 @@ from acoustic_env.pipeline.extract import extract
 from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_lease
-from acoustic_env.store.source_check import read_clips_of
+from acoustic_env.store.sources import read_clips_of
 
 PUBLISHED: Final = "published.json"
 ANNOTATIONS: Final = "annotations.parquet"

@@ -42,7 +42,7 @@ def rank_labels(arguments: argparse.Namespace) -> None:
     from acoustic_env.io.documents import load_recipe
     from acoustic_env.io.files import check_place
     from acoustic_env.store.feature_store import FeatureStore
-    from acoustic_env.store.source_check import read_clips_of
+    from acoustic_env.store.sources import read_clips_of
 
     check_place(arguments.out)
     recipe, store = load_recipe(arguments.recipe), FeatureStore(arguments.store)

@@ -42,7 +42,7 @@ def run(namespace: argparse.Namespace) -> None:
     from acoustic_env.io.location import join
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.store.feature_store import FeatureStore
-    from acoustic_env.store.source_check import read_clips_of
+    from acoustic_env.store.sources import read_clips_of
 
     with folder_of(namespace.out, last=INDEX) as folder:
         bundle = Bundle.load(namespace.bundle)

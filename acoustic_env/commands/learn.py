@@ -132,7 +132,7 @@ def _with_changes(recipe: Recipe, changes: dict[str, Any], where: str) -> Classi
 
 def _study(settings: StudySettings, recipe: Recipe) -> Study:
     from acoustic_env.models.learn import prepare
-    from acoustic_env.store.source_check import read_clips_of
+    from acoustic_env.store.sources import read_clips_of
 
     store = _store(settings.store)
     versions: dict[str, list[str]] = {}
@@ -267,7 +267,7 @@ def run_evaluate(namespace: argparse.Namespace) -> None:
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import evaluate_bundle
-    from acoustic_env.store.source_check import read_clips_of
+    from acoustic_env.store.sources import read_clips_of
 
     bundle, store = Bundle.load(namespace.bundle), _store(namespace.store)
     found, hash_of_clips = evaluate_bundle(bundle, read_clips_of(store, namespace.clips, log), store, log)
@@ -308,7 +308,7 @@ def _predict_list(namespace: argparse.Namespace) -> tuple[Bundle, int]:
     from acoustic_env.audit.table import write_stream
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.predict import predict_stream
-    from acoustic_env.store.source_check import read_clips_of
+    from acoustic_env.store.sources import read_clips_of
 
     bundle, store = Bundle.load(namespace.bundle), _store(namespace.store)
     clips = read_clips_of(store, namespace.clips, log)

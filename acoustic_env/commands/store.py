@@ -193,7 +193,7 @@ def verify_store(namespace: argparse.Namespace) -> None:
 
 
 def _describe_report(report: Report) -> list[str]:
-    from acoustic_env.store.source_check import describe_both
+    from acoustic_env.store.verify import describe_both
 
     lines = []
     for block in report.blocks:
@@ -254,7 +254,7 @@ def list_errors(namespace: argparse.Namespace) -> None:
 
 def export_block(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.export import export
-    from acoustic_env.store.source_check import read_clips_of
+    from acoustic_env.store.sources import read_clips_of
 
     store = _open(namespace.store)
     clips = read_clips_of(store, namespace.clips, log) if namespace.clips else None

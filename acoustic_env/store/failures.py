@@ -26,6 +26,10 @@ FROM (FROM errors QUALIFY attempt = max(attempt) OVER (PARTITION BY clip_id, sou
 WHERE code <> ?
 ORDER BY ALL
 """
+COUNTS: Final = """
+SELECT block, code, count(DISTINCT clip_id) AS clips, count(DISTINCT clip_id) FILTER (permanent) AS permanent
+FROM errors GROUP BY block, code ORDER BY clips DESC, coalesce(block, ''), code
+"""
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,4 @@ def _of_listed(errors: pa.Table, listed: Listed) -> pa.Table:
 
 def count_failures(errors: pa.Table) -> list[FailureCount]:
     """Count the clips of each block and code, most first."""
-    grouped = errors.append_column("final", pc.cast(errors["permanent"], pa.int64()))
-    clips = grouped.group_by(["block", "code", "clip_id"]).aggregate([("final", "max")])
-    counts = clips.group_by(["block", "code"]).aggregate([("clip_id", "count"), ("final_max", "sum")])
-    rows = [
-        FailureCount(row["block"], row["code"], row["clip_id_count"], row["final_max_sum"])
-        for row in counts.to_pylist()
-    ]
-    return sorted(rows, key=lambda row: (-row.clips, row.block or "", row.code))
+    return [FailureCount(**row) for row in Database().sql(COUNTS, errors=errors).to_pylist()]

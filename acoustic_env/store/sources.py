@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source, parse_relocation, suggest_relocation
+from acoustic_env.clips.table import group_by, read_clips
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.store import layout
@@ -241,3 +242,38 @@ def record(
         store.filesystem.write(layout.part_path(layout.CLIPS, name), part_bytes(table))
     for part in admission.damaged:
         store.filesystem.remove(part.entry.path)
+
+
+def read_clips_of(store: FeatureStore, url: str, log: Callable[[str], None], grouped_by: str | None = None) -> pa.Table:
+    """Return a clip list whose ids are to be looked up in a store, and compare both.
+
+    Rows are not computed here, so a list that names other places of the same segments is only noted: it may be a copy.
+
+    Args:
+        store: whose rows will be read.
+        url: of the list.
+        log: receives a line about clips in another place than recorded.
+        grouped_by: column whose values are the groups, in place of `group`.
+
+    Raises:
+        UsageError: the list is wrong (as `clips.table.read_clips`), or ids have rows of other segments.
+    """
+    clips = read_clips(url)
+    if grouped_by is not None:
+        clips = group_by(clips, grouped_by, url)
+    listed = Listed([clips], url)
+    compare(store, listed)
+    same_segment = "same_times(unlike.start_s, unlike.end_s, sources.start_s, sources.end_s)"
+    for condition, same in ((f"NOT {same_segment}", False), ("true", True)):
+        pairs = differing(listed, condition)
+        if not pairs:
+            continue
+        old, new = pairs[0]
+        such = f"{old['clip_id']}: rows of {describe_source(old)}, the list has {describe_source(new)}"
+        if not same:
+            raise UsageError(
+                f"{url}: {len(pairs):,} clips have ids under which {store.url} has rows of other segments, such as "
+                f"{such}; use the list that the rows were computed from, or a store of this list"
+            )
+        log(f"{url}: {len(pairs):,} clips are in another place than their rows were computed from, such as {such}")
+    return clips

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from acoustic_env.audio.signals import SIGNALS
 from acoustic_env.clips.listed import Listed
+from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
@@ -33,12 +34,23 @@ from acoustic_env.store.failures import Failures
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import UnreadablePart
 from acoustic_env.store.schema import KEY_SCHEMA, as_matrix, repeats, row_keys, sort_by_key
-from acoustic_env.store.source_check import check_sources
+from acoustic_env.store.sources import Pair, compare, differing, load_with_rows
 
 # Two computations of one clip may differ in the last digits (another batch size, another machine), not by more.
 RELATIVE_TOLERANCE: Final = 1e-3
 ABSOLUTE_TOLERANCE: Final = 1e-5
 MAX_NAMED: Final = 10
+MAX_PAIRS_NAMED: Final = 3
+RECORDED_TWICE: Final = """  -- by a writer that lost its lease
+WITH twice AS (
+    SELECT *, rowid AS number FROM recorded
+    WHERE clip_id IN (SELECT clip_id FROM recorded GROUP BY clip_id HAVING count(*) > 1)
+)
+SELECT one, other FROM twice AS one JOIN twice AS other USING (clip_id)
+WHERE one.number < other.number
+    AND NOT same_audio(one.uri, one.start_s, one.end_s, other.uri, other.start_s, other.end_s)
+ORDER BY clip_id
+"""
 
 
 @dataclass
@@ -168,10 +180,7 @@ def verify(
         )
     if listed is not None and signals is not None:
         report.notes += _signals_without_rows(versions, signals)
-    checked = check_sources(store, table, clips_url)
-    report.issues += checked.issues
-    report.without_source = checked.without_source
-    report.other_sources = checked.differing
+    _check_sources(store, table, clips_url, report)
     report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
     return report
 
@@ -222,6 +231,39 @@ def _failures(store: FeatureStore, report: Report, listed: Listed | None) -> Fai
 def _first_of_each(clips: pa.Table) -> pa.Table:
     """The list without repeated ids, which are another issue."""
     return clips.take(pc.index_in(pc.unique(clips["clip_id"]), value_set=clips["clip_id"].combine_chunks()))
+
+
+def _check_sources(store: FeatureStore, listed: Listed, clips_url: str, report: Report) -> None:
+    """Check that every id with rows means one piece of audio, the list's where it is listed."""
+    report.issues += [f"{part.entry.path}: {part.reason}" for part in compare(store, listed)]
+    twice = [(pair["one"], pair["other"]) for pair in listed.sql(RECORDED_TWICE).to_pylist()]
+    _note_pairs(report, "have two recorded sources", twice)
+    other = [(old, {**new, "list": clips_url}) for old, new in differing(listed, "true")]
+    _note_pairs(report, "have another source on the list than recorded", other)
+    load_with_rows(store, listed, "ANTI JOIN recorded")
+    report.without_source = listed.count("(SELECT DISTINCT clip_id FROM with_rows)")
+
+
+def _note_pairs(report: Report, what: str, pairs: Sequence[Pair]) -> None:
+    """Note ids with two sources, if there are any; a source without a `list` is the recorded one."""
+    names = ("list", *SOURCE_COLUMNS)
+    entries = [
+        {"clip_id": pair[0]["clip_id"], "sources": [{name: source.get(name) for name in names} for source in pair]}
+        for pair in pairs
+    ]
+    report.other_sources += entries
+    if entries:
+        shown = "; ".join(f"{entry['clip_id']}: {describe_both(entry)}" for entry in entries[:MAX_PAIRS_NAMED])
+        more = "; ..." if len(entries) > MAX_PAIRS_NAMED else ""
+        report.issues.append(f"{len(entries):,} clips {what}: {shown}{more}")
+
+
+def describe_both(entry: dict[str, Any]) -> str:
+    """Return both sources of an id as text, each with its list."""
+    return ", ".join(
+        f"{describe_source(source)} {'recorded' if source['list'] is None else 'in ' + source['list']}"
+        for source in entry["sources"]
+    )
 
 
 def _verify_block(

@@ -18,7 +18,7 @@ from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, group_by, read_clips, write_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.source_check import read_clips_of
+from acoustic_env.store.sources import read_clips_of
 from tests.store.tables import fake_table
 
 Captured = pytest.CaptureFixture[str]
