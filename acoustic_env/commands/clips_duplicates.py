@@ -48,15 +48,7 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
     """Find duplicates; see DUPLICATES."""
     from acoustic_env.audit.table import write_table
     from acoustic_env.clips.duplicates.search import apply_groups, find_duplicates
-<<<<<<< HEAD
     from acoustic_env.clips.table import check_output, read_clips, write_clips
-=======
-    from acoustic_env.clips.table import read_clips, write_clips
-    from acoustic_env.errors import UsageError
-    from acoustic_env.io.files import check_place
-    from acoustic_env.store.feature_store import FeatureStore
-    from acoustic_env.store.sources import read_clips_of
->>>>>>> w-sql
 
     check_output(arguments.out, [arguments.clips])
     if arguments.apply:
