@@ -184,7 +184,7 @@ class _Run:
     def _tasks(self, pending: Pending, todo: Lacking, plan: Plan) -> Iterator[graph.Tasks]:
         """The pending list for the length of the block: files of the run, or in memory where URLs hold credentials."""
         rows = pending_rows(self.books.clips, todo.need, todo.errors)
-        tables = (cut_tasks(table, plan.task_s) for table in rows)
+        tables = (cut_tasks(table, plan.task_s, plan.least_s) for table in rows)
         if pending.secret:
             yield pa.concat_tables(tables)
             return

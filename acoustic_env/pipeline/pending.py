@@ -98,15 +98,17 @@ def pending_rows(listed: Listed, need: Need, errors: pa.Table) -> Iterator[pa.Ta
 def _seconds(clips: pa.Table) -> pa.ChunkedArray:
     """Return how long each clip is in s, null where the list does not say."""
     segment = pc.subtract(clips["end_s"], pc.fill_null(clips["start_s"], 0.0))
-    return pc.coalesce(segment, clips["duration_s"]) if "duration_s" in clips.column_names else segment
+    seconds = pc.coalesce(segment, clips["duration_s"])
+    return pc.if_else(pc.greater(seconds, 0.0), seconds, None)
 
 
-def cut_tasks(rows: pa.Table, task_s: float) -> pa.Table:
+def cut_tasks(rows: pa.Table, task_s: float, least_s: float = 0.0) -> pa.Table:
     """Sort pending rows and cut them into tasks: `TASK_SCHEMA`.
 
     Args:
         rows: of `pending_rows`.
         task_s: seconds of audio a task, at most, unless one clip or one row group alone has more.
+        least_s: a shorter clip counts as that long.
     """
     placed = pc.is_valid(rows["byte_offset"])
     shard = pc.if_else(placed, pc.replace_substring_regex(rows["uri"], "^(tar|parquet)://.*?::", ""), "")
@@ -116,7 +118,7 @@ def cut_tasks(rows: pa.Table, task_s: float) -> pa.Table:
     rows, keys = rows.take(order).combine_chunks(), keys.take(order)
     same = pc.and_(*(pc.equal(keys[name][1:], keys[name][:-1]) for name in ("shard", "offset")))
     starts = np.flatnonzero(~np.concatenate([[False], pc.fill_null(same, False).to_numpy()]))  # of what stays together
-    ends = np.cumsum(keys["seconds"].to_numpy())[np.append(starts[1:], len(rows)) - 1]
+    ends = np.cumsum(np.maximum(keys["seconds"].to_numpy(), least_s))[np.append(starts[1:], len(rows)) - 1]
     offsets, unit = [0], 0
     while unit < len(starts):
         done = ends[unit - 1] if unit else 0.0

@@ -52,11 +52,16 @@ def test_a_clip_is_as_long_as_its_segment_or_as_the_list_says() -> None:
             {"clip_id": "a", "uri": "/a.wav", "start_s": 2.0, "end_s": 5.0, "duration_s": 9.0},
             {"clip_id": "b", "uri": "/b.wav", "duration_s": 9.0},
             {"clip_id": "c", "uri": "/c.wav"},
+            {"clip_id": "d", "uri": "/d.wav", "duration_s": 0.0},
         ]
     )
-    assert pending(clips)["seconds"].to_pylist() == [3.0, 9.0, None]
-    figures = measure(Listed([clips]), np.ones(3, np.int64), NO_ERRORS)
-    assert (figures.clips, figures.seconds, figures.longest_s) == (3, 12.0 + ASSUMED_S, 9.0)
+    assert pending(clips)["seconds"].to_pylist() == [3.0, 9.0, None, None]
+    figures = measure(Listed([clips]), np.ones(4, np.int64), NO_ERRORS)
+    assert (figures.clips, figures.seconds, figures.longest_s) == (4, 12.0 + 2 * ASSUMED_S, 9.0)
+
+
+def test_clips_too_short_to_count_by_seconds_still_fill_a_task() -> None:
+    assert [len(task.clips) for task in unpack(cut_tasks(rows([1e-9] * 10), 8.0, least_s=2.0))] == [4, 4, 2]
 
 
 @pytest.mark.parametrize(
