@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -128,16 +129,21 @@ def cut_tasks(rows: pa.Table, task_s: float, least_s: float = 0.0) -> pa.Table:
     return pa.table([pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), clips)], schema=TASK_SCHEMA)
 
 
-def write_pending(store: FeatureStore, run_id: str, tables: Iterable[pa.Table]) -> dict[str, int]:
-    """Write tables of tasks as files of the run; returns each one's path in the store and number of tasks."""
-    written = {}
-    for number, tasks in enumerate(tables):
-        path = layout.pending_path(run_id, number)
-        buffer = io.BytesIO()
-        pq.write_table(tasks, buffer, compression="zstd")
-        store.filesystem.write(path, buffer.getvalue())
-        written[path] = len(tasks)
-    return written
+@contextmanager
+def stored(store: FeatureStore, run_id: str, tables: Iterable[pa.Table]) -> Iterator[dict[str, int]]:
+    """Tables of tasks as files of the run, for the length of the block: path in the store -> number of tasks."""
+    written: dict[str, int] = {}
+    try:
+        for number, tasks in enumerate(tables):
+            path = layout.pending_path(run_id, number)
+            buffer = io.BytesIO()
+            pq.write_table(tasks, buffer, compression="zstd")
+            store.filesystem.write(path, buffer.getvalue())
+            written[path] = len(tasks)
+        yield written
+    finally:
+        for path in written:
+            store.filesystem.remove(path)
 
 
 def read_tasks(store_url: str, path: str) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table
-from acoustic_env.pipeline.pending import cut_tasks, measure, pending_rows, read_tasks, write_pending
+from acoustic_env.errors import UsageError
+from acoustic_env.pipeline.pending import cut_tasks, measure, pending_rows, read_tasks, stored
 from acoustic_env.pipeline.task import ASSUMED_S, WORK_SCHEMA, unpack
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.schema import ERROR_SCHEMA
@@ -93,13 +95,26 @@ def test_clips_of_like_length_share_a_task_and_neighbors_of_a_shard_follow_one_a
     assert [task.clips["clip_id"].to_pylist() for task in tasks] == [["c0", "c2", "c1", "c3"]]
 
 
-def test_files_read_back_as_they_were_written(tmp_path: Path) -> None:
+def test_files_read_back_as_they_were_written_and_are_gone_in_the_end(tmp_path: Path) -> None:
     store = FeatureStore(str(tmp_path))
     tables = [cut_tasks(rows([10.0] * 5), 20.0), cut_tasks(rows([1.0]), 20.0)]
-    files = write_pending(store, "run-1", tables)
-    assert list(files.values()) == [3, 1]
-    assert [read_tasks(store.url, path).equals(table) for path, table in zip(files, tables, strict=True)] == [True] * 2
-    assert all(path.startswith("runs/run-1/pending/") for path in files)
+    with stored(store, "run-1", tables) as files:
+        assert list(files.values()) == [3, 1]
+        assert [read_tasks(store.url, path).equals(table) for path, table in zip(files, tables, strict=True)] == [
+            True
+        ] * 2
+        assert all(path.startswith("runs/run-1/pending/") for path in files)
+    assert not list(tmp_path.glob("runs/run-1/pending/*"))
+
+
+def test_a_pending_list_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield cut_tasks(rows([10.0]), 20.0)
+        raise UsageError("disk full")
+
+    with pytest.raises(UsageError), stored(FeatureStore(str(tmp_path)), "run-1", tables()):
+        pass
+    assert not list(tmp_path.glob("runs/run-1/pending/*"))
 
 
 def test_rows_of_a_long_list_come_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
