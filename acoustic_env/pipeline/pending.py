@@ -9,7 +9,7 @@ A list whose URLs hold credentials is not written: its tasks go through Ray's me
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -143,6 +143,20 @@ def stored(store: FeatureStore, run_id: str, tables: Iterable[pa.Table]) -> Iter
         yield written
     finally:
         for path in written:
+            store.filesystem.remove(path)
+
+
+def remove_leftovers(store: FeatureStore, holders: Callable[[], Sequence[str]]) -> None:
+    """Remove the files of runs that were killed.
+
+    Args:
+        store: the store.
+        holders: returns who holds leases now, as text: a run has its leases before its first file.
+    """
+    left = [entry.path for entry in store.filesystem.entries(layout.RUNS) if "/pending/" in entry.path]
+    alive = " ".join(holders()) if left else ""
+    for path in left:
+        if path.split("/")[1] not in alive:
             store.filesystem.remove(path)
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
-from acoustic_env.pipeline.pending import cut_tasks, measure, pending_rows, read_tasks, stored
+from acoustic_env.pipeline.pending import cut_tasks, measure, pending_rows, read_tasks, remove_leftovers, stored
 from acoustic_env.pipeline.task import ASSUMED_S, WORK_SCHEMA, unpack
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.lease import acquire_blocks
 from acoustic_env.store.schema import ERROR_SCHEMA
 from tests.pipeline.tasks import pending
 from tests.store.tables import fake_errors
@@ -115,6 +116,17 @@ def test_a_pending_list_that_cannot_be_written_leaves_no_file(tmp_path: Path) ->
     with pytest.raises(UsageError), stored(FeatureStore(str(tmp_path)), "run-1", tables()):
         pass
     assert not list(tmp_path.glob("runs/run-1/pending/*"))
+
+
+def test_files_of_a_killed_run_are_removed_and_those_of_a_run_beside_this_one_stay(tmp_path: Path) -> None:
+    store = FeatureStore(str(tmp_path))
+    for run in ("killed", "beside"):
+        store.filesystem.write(f"runs/{run}/pending/part-00000.parquet", b"")
+        store.write_run(run, {})
+    with acquire_blocks(store.url, ["mps"], "extract beside"), acquire_blocks(store.url, ["indices"], "own") as leases:
+        remove_leftovers(store, leases.others)
+    files = {str(path.relative_to(tmp_path / "runs")) for path in tmp_path.glob("runs/*/**/*.*")}
+    assert files == {"killed/record.json", "beside/record.json", "beside/pending/part-00000.parquet"}
 
 
 def test_rows_of_a_long_list_come_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
