@@ -15,7 +15,7 @@ from acoustic_env.errors import RESOLVED
 from acoustic_env.io.location import scrub
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.missing import MissingWork, describe_pending, find_missing, pending_pairs
-from acoustic_env.pipeline.pending import Need
+from acoustic_env.pipeline.pending import Need, remove_leftovers
 from acoustic_env.pipeline.record import RunRecord
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store import sources
@@ -86,6 +86,7 @@ class Books:
             if self.record.relocated:
                 self.write_record()  # first, so that a killed run leaves the reason
             sources.record(self.store, admission, self.record.run_id, lease.check)
+        remove_leftovers(self.store, leases.others)
         todo = self.lacking()
         for work in self.works:
             for fingerprint, signals in work.versions().items():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 
 from acoustic_env.audio import prepare
 from acoustic_env.audio.signals import DECODED
@@ -91,13 +92,26 @@ class Compute:
                 pass
         return task
 
+    def parts(self, task: Task) -> list[Task]:
+        """Return one clip as tasks of one block and signal each: those computed here, and those prepared for later."""
+        (need,) = task.clips["need"].to_pylist()
+        parts = []
+        for spec, signal in lacking_pairs(need, self.specs):
+            bit = spec.bit(signal)
+            clips = (
+                task.clips.drop_columns("need").append_column("need", pa.array([bit])).select(task.clips.column_names)
+            )
+            groups = [dataclasses.replace(group, need=bit) for group in task.groups if group.need & bit]
+            if self.settings.first or groups:
+                parts.append(Task(clips, groups=groups))
+        return parts
+
     def skip(self, task: Task, error: RowError) -> Task:
-        """Add an error of clips that broke the worker: of their source, or of all that they lacked here."""
-        own = [work.spec for work in self.settings.blocks]
-        for position, need in enumerate(task.clips["need"].to_pylist()):
-            pairs = [(spec.name, signal) for spec, signal in lacking_pairs(need, own)]
-            subjects = [(None, None)] if error.stage == "decode" else pairs
-            task.errors += [(position, error._replace(block=block, signal=signal)) for block, signal in subjects]
+        """Add an error of one clip that broke the worker: of its source, or of all that it lacked here."""
+        (need,) = task.clips["need"].to_pylist()
+        pairs = [(spec.name, signal) for spec, signal in lacking_pairs(need, self.specs)]
+        subjects = [(None, None)] if error.stage == "decode" else pairs
+        task.errors += [(0, error._replace(block=block, signal=signal)) for block, signal in subjects]
         return task
 
     # ---- decoding

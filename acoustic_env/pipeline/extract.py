@@ -30,7 +30,7 @@ from acoustic_env.pipeline.books import Books, Lacking
 from acoustic_env.pipeline.cluster import cluster, joins, local_node, working_nodes
 from acoustic_env.pipeline.estimate import describe_estimate, workers_of
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
-from acoustic_env.pipeline.pending import Pending, cut_tasks, measure, pending_rows, write_pending
+from acoustic_env.pipeline.pending import Pending, cut_tasks, measure, pending_rows, stored
 from acoustic_env.pipeline.plan import make_plan
 from acoustic_env.pipeline.pools import Audio, Node, Plan, describe
 from acoustic_env.pipeline.progress import Progress
@@ -80,10 +80,9 @@ def extract(
                 _Run(books, leases.tokens).all(todo)
             except NoHealthyWorkerError as error:
                 record.stopped = str(error)
+                books.close()
                 raise
-            finally:
-                if record.stopped or sys.exception() is None:
-                    books.close()
+            books.close()
     check_failures(record, books.own_errors(), settings)
     return record
 
@@ -183,17 +182,15 @@ class _Run:
     @contextmanager
     def _tasks(self, pending: Pending, todo: Lacking, plan: Plan) -> Iterator[graph.Tasks]:
         """The pending list for the length of the block: files of the run, or in memory where URLs hold credentials."""
+        import ray
+
         rows = pending_rows(self.books.clips, todo.need, todo.errors)
-        tables = (cut_tasks(table, plan.task_s) for table in rows)
+        tables = (cut_tasks(table, plan.task_s, plan.least_s) for table in rows)
         if pending.secret:
-            yield pa.concat_tables(tables)
-            return
-        files = write_pending(self.books.store, self.record.run_id, tables)
-        try:
-            yield files
-        finally:
-            for path in files:
-                self.books.store.filesystem.remove(path)
+            yield {ray.put(table): len(table) for table in tables}
+        else:
+            with stored(self.books.store, self.record.run_id, tables) as files:
+                yield files
 
     def _stream(
         self,

@@ -13,8 +13,6 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import pyarrow as pa
-
 from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.pipeline.compute import Compute, ComputeSettings
 from acoustic_env.pipeline.guard import CrashIsolatedStage
@@ -32,8 +30,7 @@ LONGEST_WAIT_S: Final = 60.0
 WRITE_S: Final = 3600.0  # for one slice, the repeated requests of a storage that fails included
 WRITER_DEATHS: Final = 10  # of one writer, those of lost nodes included, before the run ends
 ADDED_BY_RAY: Final = "\nFailed to "  # and on retries, to the message of an error in a worker
-# Files of the pending list, each with its number of tasks; or the tasks.
-Tasks: TypeAlias = Mapping[str, int] | pa.Table
+Tasks: TypeAlias = Mapping[Any, int]  # files of the pending list (paths in the store, or references): their tasks
 
 
 @dataclass(frozen=True)
@@ -89,20 +86,16 @@ def run(
         settings = ComputeSettings(pool.blocks, later, position == 0, plan.device, plan.longest_s)
         arguments = (Compute, (settings,), job.run_id, pool.name, tuple(sorted(health.suspects)))
         data = _through(data, pool, arguments, selector)
-    writers = _writers(job, plan.write, selector, WAIT_S if elastic else None)
-
-    def written() -> Written:
-        slice_: Written = writers.get_next_unordered(timeout=WRITE_S)
-        return slice_
-
+    free = _writers(job, plan.write, selector, WAIT_S if elastic else None)
+    busy: dict[Any, Any] = {}  # reference to what comes back -> writer
     try:
         with _ended(slices(data.iter_internal_ref_bundles())) as pieces:
             for piece in pieces:
-                writers.submit(lambda writer, some: writer.__call__.remote(*some), (next(numbers), *piece))
-                if not writers.has_free():
-                    yield written()
-        while writers.has_next():
-            yield written()
+                if not free:
+                    yield _written(busy, free)
+                _write(busy, free, next(numbers), piece)
+        while busy:
+            yield _written(busy, free)
     except ray.exceptions.GetTimeoutError as error:
         raise UsageError(not_started(plan)) from error
     except (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError, TimeoutError) as error:
@@ -116,9 +109,33 @@ def run(
             raise
         raise refusal from error
     finally:
-        for _ in range(plan.write.workers):  # which have one slice each at most
-            with contextlib.suppress(ray.exceptions.RayError, StopIteration, TimeoutError):
-                writers.get_next_unordered(timeout=WRITE_S)
+        if busy:
+            ray.wait(list(busy), num_returns=len(busy), timeout=WRITE_S)
+        busy.clear()  # the frame of an error that somebody keeps would keep the writers, too
+        free.clear()
+
+
+def _write(busy: dict[Any, Any], free: list[Any], number: int, piece: Sequence[Any]) -> None:
+    writer = free.pop()
+    busy[writer.__call__.remote(number, *piece)] = writer
+
+
+def _written(busy: dict[Any, Any], free: list[Any]) -> Written:
+    """Wait for the next slice in the store; its writer is free again.
+
+    Raises:
+        TimeoutError: none in `WRITE_S`; the writers are ended.
+    """
+    import ray
+
+    done, _ = ray.wait(list(busy), timeout=WRITE_S)
+    if not done:
+        while busy:
+            ray.kill(busy.popitem()[1])
+        raise TimeoutError("no answer")
+    free.append(busy.pop(done[0]))
+    slice_: Written = ray.get(done[0])
+    return slice_
 
 
 def _source(tasks: Tasks, store_url: str, *, elastic: bool) -> Any:
@@ -126,18 +143,16 @@ def _source(tasks: Tasks, store_url: str, *, elastic: bool) -> Any:
     import ray
     from ray.data import DataContext
 
+    from acoustic_env.pipeline.source import PendingFiles
+
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = int(WAIT_S) if elastic else -1
     context.raise_original_map_exception = True  # Ray Data's own wrapper arrives without what it wraps
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised here all the same
-    if isinstance(tasks, pa.Table):
-        return ray.data.from_arrow([tasks.slice(i, 1) for i in range(len(tasks))])
-    from acoustic_env.pipeline.source import PendingFiles
-
-    files = PendingFiles(store_url, tasks)
-    return ray.data.read_datasource(files, override_num_blocks=sum(tasks.values()), num_cpus=READ_CPUS)
+    blocks = len(tasks) * max(tasks.values())  # Ray Data cuts each file to the same number, if it has so many rows
+    return ray.data.read_datasource(PendingFiles(store_url, tasks), override_num_blocks=blocks, num_cpus=READ_CPUS)
 
 
 def _through(data: Any, pool: Pool, arguments: tuple[Any, ...], selector: dict[str, str] | None) -> Any:
@@ -157,10 +172,9 @@ def _through(data: Any, pool: Pool, arguments: tuple[Any, ...], selector: dict[s
     )
 
 
-def _writers(job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: float | None) -> Any:
-    """Return a pool of writers that have started, within `wait_s` (None for any time)."""
+def _writers(job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: float | None) -> list[Any]:
+    """Return writers that have started, within `wait_s` (None for any time)."""
     import ray
-    from ray.util import ActorPool
 
     actor = ray.remote(Write).options(
         num_cpus=pool.cpus,
@@ -177,7 +191,7 @@ def _writers(job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: floa
             "add nodes, or wait for other jobs to end"
         )
     ray.get(started)
-    return ActorPool(writers)
+    return writers
 
 
 def _needs(pool: Pool) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from acoustic_env.audio.fetch import any_remote
 from acoustic_env.audio.limited import IsolatedProcess, ProcessDiedError
 from acoustic_env.errors import TRANSIENT_CODES, AcousticEnvError, ErrorCode
 from acoustic_env.io.retry import expect_answers
@@ -51,8 +52,12 @@ class Stage(Protocol):
         """Do the part of the work in which the clips' bytes meet a decoder."""
         ...
 
+    def parts(self, task: Task) -> list[Task]:
+        """Return one clip as tasks that may fail on their own: one for each block and signal."""
+        ...
+
     def skip(self, task: Task, error: RowError) -> Task:
-        """Add this error in place of what the clips lack."""
+        """Add this error in place of what one clip lacks."""
         ...
 
     def check(self) -> None:
@@ -155,19 +160,31 @@ class CrashIsolatedStage:
         return task
 
     def _alone(self, process: IsolatedProcess, clip: Task) -> Task:
-        """Do one clip: decode it first, so that it is known whether the decoder or what follows ends the process."""
+        """Do one clip: decode it first, so that it is known whether the decoder or what follows ends the process.
+
+        What follows is then done for each block and signal apart, so that those that go well have their rows.
+        """
         for step in ("decode", "compute"):
             try:
                 result = _answer(process, step, clip)
             except ProcessDiedError as death:
                 _check(process)
-                return self.stage.skip(clip, _death(step, death.exitcode))
-            if isinstance(result, SickWorkerError) and result.clip_id is not None:
+                error = _death(step, death.exitcode, remote=any_remote(clip.clips["uri"]))
+            else:
+                if not isinstance(result, Exception):
+                    continue
+                if not isinstance(result, SickWorkerError) or result.clip_id is None:
+                    raise _from_here(result)
                 process.close()
                 message = f"leaves the worker unable to go on: {result.reason}"[:MAX_MESSAGE]
-                return self.stage.skip(clip, RowError(step, "compute_failed", message, permanent=True))
-            if isinstance(result, Exception):
-                raise _from_here(result)
+                error = RowError(step, "compute_failed", message, permanent=True)
+            parts = self.stage.parts(clip) if step == "compute" else [clip]
+            if len(parts) == 1:
+                return self.stage.skip(parts[0], error)
+            done = Task(clip.clips)
+            for part in parts:
+                done.take_in(0, self._alone(process, part))
+            return done
         return self._read_by_all(result, 0)
 
 
@@ -262,11 +279,12 @@ def alarm(seconds: float) -> Iterator[Callable[[float], object]]:
         signal.setitimer(signal.ITIMER_REAL, before)
 
 
-def _death(step: str, exitcode: int) -> RowError:
+def _death(step: str, exitcode: int, *, remote: bool) -> RowError:
     """The error of a clip that ended its process: of its source while it was decoded, else of what it lacked."""
     if exitcode == -signal.SIGALRM:
         what = "decoding this clip" if step == "decode" else "computing on this clip"
-        return RowError(step, "timed_out", f"{what} does not end", permanent=True)
+        slow = remote and step == "decode"  # its network may have been
+        return RowError(step, "timed_out", f"{what} does not end", permanent=not slow)
     code: ErrorCode = "out_of_memory" if exitcode == -signal.SIGKILL else "worker_died"
     how = f"by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"with exit code {exitcode}"
     why = ", as the system does when memory is short" if code == "out_of_memory" else ""

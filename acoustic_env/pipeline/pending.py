@@ -9,7 +9,8 @@ A list whose URLs hold credentials is not written: its tasks go through Ray's me
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -98,15 +99,17 @@ def pending_rows(listed: Listed, need: Need, errors: pa.Table) -> Iterator[pa.Ta
 def _seconds(clips: pa.Table) -> pa.ChunkedArray:
     """Return how long each clip is in s, null where the list does not say."""
     segment = pc.subtract(clips["end_s"], pc.fill_null(clips["start_s"], 0.0))
-    return pc.coalesce(segment, clips["duration_s"]) if "duration_s" in clips.column_names else segment
+    seconds = pc.coalesce(segment, clips["duration_s"])
+    return pc.if_else(pc.greater(seconds, 0.0), seconds, None)
 
 
-def cut_tasks(rows: pa.Table, task_s: float) -> pa.Table:
+def cut_tasks(rows: pa.Table, task_s: float, least_s: float = 0.0) -> pa.Table:
     """Sort pending rows and cut them into tasks: `TASK_SCHEMA`.
 
     Args:
         rows: of `pending_rows`.
         task_s: seconds of audio a task, at most, unless one clip or one row group alone has more.
+        least_s: a shorter clip counts as that long.
     """
     placed = pc.is_valid(rows["byte_offset"])
     shard = pc.if_else(placed, pc.replace_substring_regex(rows["uri"], "^(tar|parquet)://.*?::", ""), "")
@@ -116,7 +119,7 @@ def cut_tasks(rows: pa.Table, task_s: float) -> pa.Table:
     rows, keys = rows.take(order).combine_chunks(), keys.take(order)
     same = pc.and_(*(pc.equal(keys[name][1:], keys[name][:-1]) for name in ("shard", "offset")))
     starts = np.flatnonzero(~np.concatenate([[False], pc.fill_null(same, False).to_numpy()]))  # of what stays together
-    ends = np.cumsum(keys["seconds"].to_numpy())[np.append(starts[1:], len(rows)) - 1]
+    ends = np.cumsum(np.maximum(keys["seconds"].to_numpy(), least_s))[np.append(starts[1:], len(rows)) - 1]
     offsets, unit = [0], 0
     while unit < len(starts):
         done = ends[unit - 1] if unit else 0.0
@@ -126,16 +129,35 @@ def cut_tasks(rows: pa.Table, task_s: float) -> pa.Table:
     return pa.table([pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), clips)], schema=TASK_SCHEMA)
 
 
-def write_pending(store: FeatureStore, run_id: str, tables: Iterable[pa.Table]) -> dict[str, int]:
-    """Write tables of tasks as files of the run; returns each one's path in the store and number of tasks."""
-    written = {}
-    for number, tasks in enumerate(tables):
-        path = layout.pending_path(run_id, number)
-        buffer = io.BytesIO()
-        pq.write_table(tasks, buffer, compression="zstd")
-        store.filesystem.write(path, buffer.getvalue())
-        written[path] = len(tasks)
-    return written
+@contextmanager
+def stored(store: FeatureStore, run_id: str, tables: Iterable[pa.Table]) -> Iterator[dict[str, int]]:
+    """Tables of tasks as files of the run, for the length of the block: path in the store -> number of tasks."""
+    written: dict[str, int] = {}
+    try:
+        for number, tasks in enumerate(tables):
+            path = layout.pending_path(run_id, number)
+            buffer = io.BytesIO()
+            pq.write_table(tasks, buffer, compression="zstd")
+            store.filesystem.write(path, buffer.getvalue())
+            written[path] = len(tasks)
+        yield written
+    finally:
+        for path in written:
+            store.filesystem.remove(path)
+
+
+def remove_leftovers(store: FeatureStore, holders: Callable[[], Sequence[str]]) -> None:
+    """Remove the files of runs that were killed.
+
+    Args:
+        store: the store.
+        holders: returns who holds leases now, as text: a run has its leases before its first file.
+    """
+    left = [entry.path for entry in store.filesystem.entries(layout.RUNS) if "/pending/" in entry.path]
+    alive = " ".join(holders()) if left else ""
+    for path in left:
+        if path.split("/")[1] not in alive:
+            store.filesystem.remove(path)
 
 
 def read_tasks(store_url: str, path: str) -> pa.Table:

@@ -40,6 +40,7 @@ MAX_GPU_TASK_BYTES: Final = GIB // 4  # of prepared signals; they wait in the ob
 MIN_TASK_S: Final = 40.0  # of audio
 MAX_TASK_S: Final = 1280.0
 MAX_TASK_BYTES: Final = GIB // 32  # of rows
+HOUR_S: Final = 3600.0  # in which rows of frames are all the rows there are
 TASKS_PER_WORKER: Final = 24  # progress, and work at hand for every worker
 
 
@@ -85,15 +86,16 @@ def make_plan(
     placement = _place(pools, usable)
     placed = {name: sum(counts[name] for counts in placement.values()) for name in pools}
     task_s = _task_s(works, audio, placed["cpu"], on_gpu=on_gpu)
-    grown = math.ceil(audio.seconds / task_s) if elastic else 1
+    least_s = task_s * sum(work.row_bytes(0.0) for work in works) / MAX_TASK_BYTES
+    grown = min(audio.clips, math.ceil(audio.seconds / task_s)) if elastic else 1
     limits = {"write": 1} | ({"cpu": max_workers} if max_workers is not None else {})
     pools = {
         name: replace(pool, workers=placed[name], most=max(placed[name], min(grown, limits.get(name, grown))))
         for name, pool in pools.items()
     }
     compute = tuple(pools[name] for name in ("cpu", "gpu") if name in pools)
-    in_work = math.ceil(2 * task_s / audio.mean_s) * sum(pool.workers for pool in compute)
-    return Plan(compute, pools["write"], task_s, in_work, longest_s, "cuda" if on_gpu else "cpu", placement)
+    in_work = math.ceil(2 * task_s / max(audio.mean_s, least_s)) * sum(pool.workers for pool in compute)
+    return Plan(compute, pools["write"], task_s, least_s, in_work, longest_s, "cuda" if on_gpu else "cpu", placement)
 
 
 def _wanted_pools(
@@ -145,8 +147,7 @@ def _longest_s(works: Sequence[BlockWork], pools: Mapping[str, Pool], nodes: Seq
 def _task_s(works: Sequence[BlockWork], audio: Audio, workers: int, *, on_gpu: bool) -> float:
     """Seconds of audio a task: some tasks for each worker, but no more bytes than the object store and a GPU like."""
     task_s = max(audio.seconds / (TASKS_PER_WORKER * workers), min(MIN_TASK_S, audio.seconds / workers))
-    rows = sum(work.row_bytes(audio.mean_s) for work in works)
-    limits = [MAX_TASK_S, MAX_TASK_BYTES / rows * audio.mean_s]
+    limits = [MAX_TASK_S, MAX_TASK_BYTES * HOUR_S / sum(work.row_bytes(HOUR_S) for work in works)]
     if on_gpu:
         waves = {(work.sample_rate, signal) for work in works if work.gpu_pool for signal in work.spec.signals}
         limits.append(MAX_GPU_TASK_BYTES / sum(4 * rate for rate, _ in waves))

@@ -87,6 +87,7 @@ class Plan:
         compute: in the order of the graph; the first decodes, normalizes and separates.
         write: the sink.
         task_s: seconds of audio a task, at most.
+        least_s: of a task that each clip takes at least, for its rows.
         in_work: clips that may have been begun and not yet computed; Ray Data gives each worker two tasks at once.
         longest_s: the longest clip that the workers have memory for, in s.
         device: where blocks run that can run on either.
@@ -96,6 +97,7 @@ class Plan:
     compute: tuple[Pool, ...]
     write: Pool
     task_s: float
+    least_s: float
     in_work: int
     longest_s: float
     device: str

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -18,10 +19,10 @@ class PendingFiles(Datasource):
 
     Args:
         store_url: the store.
-        files: path in the store -> number of tasks.
+        files: path in the store, or Ray's reference to the table -> number of tasks.
     """
 
-    def __init__(self, store_url: str, files: Mapping[str, int]) -> None:
+    def __init__(self, store_url: str, files: Mapping[Any, int]) -> None:
         self.store_url, self.files = store_url, files
 
     def estimate_inmemory_data_size(self) -> None:
@@ -31,11 +32,11 @@ class PendingFiles(Datasource):
         """Return a task for each file; Ray Data cuts its rows to blocks."""
         return [
             ReadTask(
-                partial(_read, self.store_url, path), BlockMetadata(num_rows=rows, size_bytes=None, exec_stats=None)
+                partial(_read, self.store_url, file), BlockMetadata(num_rows=rows, size_bytes=None, exec_stats=None)
             )
-            for path, rows in self.files.items()
+            for file, rows in self.files.items()
         ]
 
 
-def _read(store_url: str, path: str) -> list[pa.Table]:
-    return [read_tasks(store_url, path)]
+def _read(store_url: str, file: Any) -> list[pa.Table]:
+    return [ray.get(file) if isinstance(file, ray.ObjectRef) else read_tasks(store_url, file)]

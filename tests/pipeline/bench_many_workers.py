@@ -88,7 +88,7 @@ def measure(workers: int, clips: int, task_clips: int, sleep_s: float, work: Blo
         )
         tasks = sum(files.values())
         pools = (Pool("cpu", (work,), workers, 1.8 / workers, 0.0, 0, workers),)
-        plan = Plan(pools, Pool("write", (), 1, 0.1, 0.0, 0, 1), task_clips * CLIP_S, 0, float("inf"), "cpu")
+        plan = Plan(pools, Pool("write", (), 1, 0.1, 0.0, 0, 1), task_clips * CLIP_S, 0.0, 0, float("inf"), "cpu")
         with acquire_blocks(url, [work.spec.name], "bench") as leases:
             begin(url, [work], leases)
             job = graph.Job(url, "bench", [work], leases.tokens, files)

@@ -11,6 +11,7 @@ from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, J
 from acoustic_env.pipeline.task import RowError, Task
 
 POISON_SAMPLES = 4321
+DEADLY_SAMPLES = 4322
 
 
 class LevelBlock(FeatureBlock):
@@ -48,6 +49,18 @@ class SignalBlock(LevelBlock):
         return columns
 
 
+class DeadlyBlock(LevelBlock):
+    """Ends the process at the raw signal, whose RMS is 0.1, of a clip of `DEADLY_SAMPLES`."""
+
+    name = "deadly"
+
+    def compute(self, waveforms: Waveforms) -> Columns:
+        columns = super().compute(waveforms)
+        if waveforms.shape[1] == DEADLY_SAMPLES and np.isclose(columns["rms"], 0.1, atol=1e-4).any():
+            signal.raise_signal(signal.SIGSEGV)
+        return columns
+
+
 class DeadlyStage:
     """Does nothing; clips named after a signal (SIGSEGV-1) end the process by it."""
 
@@ -62,6 +75,9 @@ class DeadlyStage:
 
     def check(self) -> None:
         """Nothing can be wrong with that."""
+
+    def parts(self, task: Task) -> list[Task]:
+        return [task]
 
     def skip(self, task: Task, error: RowError) -> Task:
         task.errors.append((0, error))

@@ -18,11 +18,16 @@ from acoustic_env.registry import Registry
 from tests.pipeline.fakes import POISON_SAMPLES
 from tests.pipeline.tasks import errors_of, noise, rows_of, works
 
+FAKES = Registry(
+    "blocks",
+    "feature block",
+    {name: f"tests.pipeline.fakes:{name.capitalize()}Block" for name in ("level", "signal", "deadly")},
+)
+
 
 @pytest.fixture(autouse=True)
 def fake_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = {"level": "tests.pipeline.fakes:LevelBlock", "signal": "tests.pipeline.fakes:SignalBlock"}
-    monkeypatch.setattr(registry, "BLOCKS", Registry("blocks", "feature block", fakes))
+    monkeypatch.setattr(registry, "BLOCKS", FAKES)
 
 
 def run(clips: pa.Table, blocks: tuple[BlockWork, ...]) -> Task:

@@ -13,7 +13,7 @@ from acoustic_env.pipeline.pools import Plan, Pool
 from acoustic_env.store.feature_store import FeatureStore
 from tests.known_issues.test_exit_three import clips_of_which_fail
 
-PLAN = Plan((Pool("cpu", (), 4, 1.0, 0.0, 1, 4),), Pool("write", (), 1, 0.1, 0.0, 1, 1), 80.0, 8, 600.0, "cpu")
+PLAN = Plan((Pool("cpu", (), 4, 1.0, 0.0, 1, 4),), Pool("write", (), 1, 0.1, 0.0, 1, 1), 80.0, 1.0, 8, 600.0, "cpu")
 PLANNED = {"settings": {"engine": "fast", "device": "auto"}, "fingerprints": {"mps": {"raw": "0f"}}}
 
 

@@ -63,6 +63,17 @@ def wait_for_parts(store: Path, count: int, process: subprocess.Popen[str]) -> N
 
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnOneCluster:
+    def test_a_run_started_while_an_error_is_handled_writes_its_record(self, tmp_path: Path) -> None:
+        settings = ExtractSettings(
+            clips=str(write_noise(tmp_path / "audio", 2)), store=str(tmp_path / "store"), blocks=BLOCKS
+        )
+        try:
+            raise KeyError
+        except KeyError:
+            extract(settings)
+        (record,) = FeatureStore(settings.store).runs()
+        assert record["finished"] == 2
+
     def test_every_bad_clip_is_an_error_row_and_every_good_one_has_its_rows(self, tmp_path: Path) -> None:
         clips = write_noise(tmp_path / "audio", 6)
         bad = {"missing": None, "empty": b"", "text": b"hello " * 100, "cut": b"RIFF\x24\x00\x00\x00WAVEfmt "}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
-from acoustic_env.clips.table import read_clips
+from acoustic_env.clips.table import clip_table, read_clips
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.extract import extract
-from acoustic_env.pipeline.pending import cut_tasks, write_pending
+from acoustic_env.pipeline.health import NoHealthyWorkerError
+from acoustic_env.pipeline.pending import cut_tasks, stored
 from acoustic_env.pipeline.plan import make_plan
 from acoustic_env.pipeline.pools import GIB, Audio, Node, Plan
 from acoustic_env.pipeline.work import resolve_blocks
@@ -53,8 +56,11 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
     plan = make_plan(works, Audio(10, 20.0), [Node("", "", 1, 1, 64 * GIB)], "auto")
     assert [pool.name for pool in plan.compute] == ["cpu", "gpu"]
 
-    files = write_pending(FeatureStore(settings.store), "run", [cut_tasks(pending(clips, need), 5.0)])
-    with acquire_blocks(settings.store, [work.spec.name for work in works], "test") as leases:
+    tasks = [cut_tasks(pending(clips, need), 5.0)]
+    with (
+        stored(FeatureStore(settings.store), "run", tasks) as files,
+        acquire_blocks(settings.store, [work.spec.name for work in works], "test") as leases,
+    ):
         begin(settings.store, works, leases)
         job = graph.Job(settings.store, "run", works, leases.tokens, files)
         batches = list(graph.run(job, on_processors(plan), count()))
@@ -64,3 +70,42 @@ def test_pools_of_a_machine_with_a_gpu_write_the_rows_of_a_machine_without(tmp_p
     for work in works:
         name = work.spec.name
         assert_same_rows(rows(tmp_path / "apart", name), rows(tmp_path / "together", name))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_block_is_one_task_however_the_files_of_the_pending_list_differ(tmp_path: Path, in_memory: bool) -> None:
+    clips = clip_table({"clip_id": f"c{i}", "uri": f"/{i}.wav", "start_s": 0.0, "end_s": 1.0} for i in range(20))
+    tables = [cut_tasks(pending(clips), 1.0), *(cut_tasks(pending(clips.slice(i, 1)), 1.0) for i in range(3))]
+    with stored(FeatureStore(str(tmp_path)), "run", tables) as files:
+        tasks = {ray.put(table): len(table) for table in tables} if in_memory else files
+        data = graph._source(tasks, str(tmp_path), elastic=False)
+        assert [bundle.num_rows() for bundle in data.iter_internal_ref_bundles()] == [1] * 23
+
+
+class HangingWriter:
+    """Takes a slice and gives nothing back."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def ready(self) -> None:
+        pass
+
+    def __call__(self, *_: object) -> None:
+        time.sleep(600)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
+def test_a_writer_that_hangs_ends_the_run_after_one_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "Write", HangingWriter)
+    monkeypatch.setattr(graph, "WRITE_S", 5.0)
+    settings = ExtractSettings(
+        clips=str(write_noise(tmp_path / "audio", 2)), store=str(tmp_path / "store"), blocks=("placeholder",)
+    )
+    started = time.monotonic()
+    with pytest.raises(NoHealthyWorkerError, match="took more than 5 s for a slice"):
+        extract(settings)
+    assert time.monotonic() - started < 60

@@ -18,9 +18,9 @@ from acoustic_env.pipeline.compute import Compute, ComputeSettings
 from acoustic_env.pipeline.guard import HANG_S, MAX_CRASHES, CrashIsolatedStage, _death, alarm
 from acoustic_env.pipeline.health import SickWorkerError
 from acoustic_env.pipeline.task import RowError, Task, unpack
-from tests.pipeline.fakes import DeadlyStage
+from tests.pipeline.fakes import DEADLY_SAMPLES, DeadlyStage
 from tests.pipeline.tasks import errors_of, named, noise, rows_of, works
-from tests.pipeline.test_compute import fake_blocks
+from tests.pipeline.test_compute import FAKES, fake_blocks
 
 __all__ = ["fake_blocks"]
 
@@ -103,10 +103,55 @@ def test_a_clip_whose_decoding_never_ends_is_an_error_of_its_source(
     assert errors_of(done_by(guarded, clips)) == {"a": [], "endless": [("timed_out", None, None)], "b": []}
 
 
+class WithFakes(Compute):
+    """Knows the fake blocks, in another process, too."""
+
+    def __init__(self, settings: ComputeSettings) -> None:
+        registry.BLOCKS = FAKES  # type: ignore[misc]
+        super().__init__(settings)
+
+
+def one_by_one(folder: Path, settings: ComputeSettings) -> Task:
+    """Noise, "a" and one that is deadly to the raw signal of a block, done clip by clip."""
+    samples = {"a": 16_000, "deadly": DEADLY_SAMPLES}
+    clips = Task(noise(folder, samples, (*settings.blocks, *settings.passes_on)))
+    guarded = CrashIsolatedStage(WithFakes, (settings,), "run", "cpu", suspects=["a"])
+    return done_by(guarded, clips)
+
+
+def test_a_block_that_crashes_on_a_signal_costs_neither_other_blocks_nor_other_signals(tmp_path: Path) -> None:
+    blocks = works("deadly", "level", signals=("raw", "fg"))
+    done = one_by_one(tmp_path, ComputeSettings(blocks))
+    assert errors_of(done) == {"a": [], "deadly": [("worker_died", "deadly", "raw")]}
+    assert [len(rows_of(done, work)) for work in blocks] == [3, 4]
+
+
+def test_a_block_that_crashes_does_not_cost_the_blocks_of_a_later_pool(tmp_path: Path) -> None:
+    deadly, later = works("deadly", "level", signals=("raw",))
+    done = one_by_one(tmp_path, ComputeSettings((deadly,), passes_on=(later,)))
+    assert errors_of(done) == {"a": [], "deadly": [("worker_died", "deadly", "raw")]}
+    assert sorted(group.clips for group in done.groups) == [(0,), (1,)]
+    assert {group.need for group in done.groups} == {later.spec.mask}
+
+
+def test_a_clip_that_crashes_where_signals_are_prepared_for_a_later_pool_is_an_error_of_it(tmp_path: Path) -> None:
+    (later,) = works("level", signals=("raw",))
+    clip = Task(noise(tmp_path, {"a": 16_000}, (later,)))
+    stage = Compute(ComputeSettings((), passes_on=(later,)))
+    (part,) = stage.parts(clip)
+    stage.skip(part, RowError("compute", "worker_died", "it did", permanent=True))
+    assert errors_of(part) == {"a": [("worker_died", "level", "raw")]}
+
+
 @pytest.mark.parametrize("step", ["decode", "compute"])
 def test_a_death_is_recorded_under_the_step_that_it_ended(step: str) -> None:
     for number in (signal.SIGSEGV, signal.SIGKILL, signal.SIGALRM):
-        assert _death(step, -number).stage == step
+        assert _death(step, -number, remote=False).stage == step
+
+
+def test_a_download_that_does_not_end_is_tried_again_by_the_next_run() -> None:
+    ends = [_death(step, -signal.SIGALRM, remote=remote) for step in ("decode", "compute") for remote in (True, False)]
+    assert [error.permanent for error in ends] == [False, True, True, True]
 
 
 def test_an_alarm_put_off_in_time_ends_nobody() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table
-from acoustic_env.pipeline.pending import cut_tasks, measure, pending_rows, read_tasks, write_pending
+from acoustic_env.errors import UsageError
+from acoustic_env.pipeline.pending import cut_tasks, measure, pending_rows, read_tasks, remove_leftovers, stored
 from acoustic_env.pipeline.task import ASSUMED_S, WORK_SCHEMA, unpack
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.lease import acquire_blocks
 from acoustic_env.store.schema import ERROR_SCHEMA
 from tests.pipeline.tasks import pending
 from tests.store.tables import fake_errors
@@ -52,11 +55,16 @@ def test_a_clip_is_as_long_as_its_segment_or_as_the_list_says() -> None:
             {"clip_id": "a", "uri": "/a.wav", "start_s": 2.0, "end_s": 5.0, "duration_s": 9.0},
             {"clip_id": "b", "uri": "/b.wav", "duration_s": 9.0},
             {"clip_id": "c", "uri": "/c.wav"},
+            {"clip_id": "d", "uri": "/d.wav", "duration_s": 0.0},
         ]
     )
-    assert pending(clips)["seconds"].to_pylist() == [3.0, 9.0, None]
-    figures = measure(Listed([clips]), np.ones(3, np.int64), NO_ERRORS)
-    assert (figures.clips, figures.seconds, figures.longest_s) == (3, 12.0 + ASSUMED_S, 9.0)
+    assert pending(clips)["seconds"].to_pylist() == [3.0, 9.0, None, None]
+    figures = measure(Listed([clips]), np.ones(4, np.int64), NO_ERRORS)
+    assert (figures.clips, figures.seconds, figures.longest_s) == (4, 12.0 + 2 * ASSUMED_S, 9.0)
+
+
+def test_clips_too_short_to_count_by_seconds_still_fill_a_task() -> None:
+    assert [len(task.clips) for task in unpack(cut_tasks(rows([1e-9] * 10), 8.0, least_s=2.0))] == [4, 4, 2]
 
 
 @pytest.mark.parametrize(
@@ -88,13 +96,37 @@ def test_clips_of_like_length_share_a_task_and_neighbors_of_a_shard_follow_one_a
     assert [task.clips["clip_id"].to_pylist() for task in tasks] == [["c0", "c2", "c1", "c3"]]
 
 
-def test_files_read_back_as_they_were_written(tmp_path: Path) -> None:
+def test_files_read_back_as_they_were_written_and_are_gone_in_the_end(tmp_path: Path) -> None:
     store = FeatureStore(str(tmp_path))
     tables = [cut_tasks(rows([10.0] * 5), 20.0), cut_tasks(rows([1.0]), 20.0)]
-    files = write_pending(store, "run-1", tables)
-    assert list(files.values()) == [3, 1]
-    assert [read_tasks(store.url, path).equals(table) for path, table in zip(files, tables, strict=True)] == [True] * 2
-    assert all(path.startswith("runs/run-1/pending/") for path in files)
+    with stored(store, "run-1", tables) as files:
+        assert list(files.values()) == [3, 1]
+        assert [read_tasks(store.url, path).equals(table) for path, table in zip(files, tables, strict=True)] == [
+            True
+        ] * 2
+        assert all(path.startswith("runs/run-1/pending/") for path in files)
+    assert not list(tmp_path.glob("runs/run-1/pending/*"))
+
+
+def test_a_pending_list_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield cut_tasks(rows([10.0]), 20.0)
+        raise UsageError("disk full")
+
+    with pytest.raises(UsageError), stored(FeatureStore(str(tmp_path)), "run-1", tables()):
+        pass
+    assert not list(tmp_path.glob("runs/run-1/pending/*"))
+
+
+def test_files_of_a_killed_run_are_removed_and_those_of_a_run_beside_this_one_stay(tmp_path: Path) -> None:
+    store = FeatureStore(str(tmp_path))
+    for run in ("killed", "beside"):
+        store.filesystem.write(f"runs/{run}/pending/part-00000.parquet", b"")
+        store.write_run(run, {})
+    with acquire_blocks(store.url, ["mps"], "extract beside"), acquire_blocks(store.url, ["indices"], "own") as leases:
+        remove_leftovers(store, leases.others)
+    files = {str(path.relative_to(tmp_path / "runs")) for path in tmp_path.glob("runs/*/**/*.*")}
+    assert files == {"killed/record.json", "beside/record.json", "beside/pending/part-00000.parquet"}
 
 
 def test_rows_of_a_long_list_come_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -182,4 +183,23 @@ def test_tasks_are_bounded_by_seconds_by_bytes_of_rows_and_by_what_waits_for_a_g
     assert plan_for(DSP, 10**6, node(2, 0, 24 * GIB), clip_s=1.0).task_s == 1280
     vectors = work("mps")
     vectors = replace(vectors, schemas={"raw": pa.schema([("v", pa.list_(pa.float32(), 50_000))])})
-    assert plan_for([vectors], 10**6, node(2, 0, 24 * GIB)).task_s < 600
+    frames = work("mps")
+    hop = {b"acoustic_env.frame_hop_s": b"0.01"}
+    frames = replace(
+        frames, schemas={"raw": pa.schema([("frame", pa.int32()), ("v", pa.list_(pa.float32(), 100))], hop)}
+    )
+    for block, clip_s in itertools.product((vectors, frames), (0.1, 10.0, 3600.0)):
+        plan = plan_for([block], 10**6, node(2, 0, 24 * GIB), clip_s=clip_s)
+        clips = max(1.0, plan.task_s / max(clip_s, plan.least_s))
+        assert clips == 1 or clips * block.row_bytes(clip_s) < 2.1 * GIB // 32
+
+
+def test_short_clips_beside_a_long_one_do_not_fill_a_task_with_rows() -> None:
+    long, short = 14_400.0, 0.1
+    plan = make_plan(DSP, Audio(10**5 + 100, 10**5 * short + 100 * long, long), [node(16, 0, 64 * GIB)], "cpu")
+    assert plan.task_s / plan.least_s * sum(block.row_bytes(short) for block in DSP) <= GIB / 32 * 1.001
+
+
+def test_a_pool_never_grows_beyond_a_worker_a_clip() -> None:
+    plan = make_plan(DSP, Audio(6, 1e12, 1e12), [node(2, 0, 24 * GIB)], "cpu", elastic=True)
+    assert plan.compute[0].most == 6
