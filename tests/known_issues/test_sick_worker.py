@@ -60,6 +60,9 @@ class FallibleStage:
             msg = "CUDA error: an illegal memory access was encountered"
             raise RuntimeError(msg)
 
+    def parts(self, task: Task) -> list[Task]:
+        return [task]
+
     def skip(self, task: Task, error: RowError) -> Task:
         task.errors.append((0, error))
         return task
