@@ -73,6 +73,8 @@ def make_plan(
             "no worker node has joined the cluster: no node has a free CPU; start nodes "
             "(ray start --address HEAD:PORT), wait for them with --wait-for-nodes N, or wait for other jobs to end"
         )
+    # A node without memory for any worker would give its share of CPUs to workers that run elsewhere.
+    usable = [node for node in usable if node.memory * MEMORY_SHARE >= WRITE_BYTES] or usable
     gpus = sum(int(node.gpus) for node in usable)
     if device == "cuda" and not gpus:
         msg = "--device cuda, but the cluster has no GPU; use --device auto, or join a cluster that has one (--address)"
