@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from acoustic_env.features.block import to_table
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.compute import ComputeSettings
-from acoustic_env.pipeline.pending import cut_tasks, write_pending
+from acoustic_env.pipeline.pending import cut_tasks, stored
 from acoustic_env.pipeline.pools import Plan, Pool
 from acoustic_env.pipeline.task import WORK_SCHEMA, RowError, Task
 from acoustic_env.pipeline.work import BlockWork
@@ -82,15 +82,15 @@ def measure(workers: int, clips: int, task_clips: int, sleep_s: float, work: Blo
     import ray
 
     with tempfile.TemporaryDirectory(prefix="acoustic-env-many-") as url:
-        store = FeatureStore(url)
-        files = write_pending(
-            store, "bench", (cut_tasks(rows, task_clips * CLIP_S) for rows in pending(clips, sleep_s))
-        )
-        tasks = sum(files.values())
+        tables = (cut_tasks(rows, task_clips * CLIP_S) for rows in pending(clips, sleep_s))
         pools = (Pool("cpu", (work,), workers, 1.8 / workers, 0.0, 0, workers),)
         plan = Plan(pools, Pool("write", (), 1, 0.1, 0.0, 0, 1), task_clips * CLIP_S, 0.0, 0, float("inf"), "cpu")
-        with acquire_blocks(url, [work.spec.name], "bench") as leases:
+        with (
+            acquire_blocks(url, [work.spec.name], "bench") as leases,
+            stored(FeatureStore(url), "bench", tables) as files,
+        ):
             begin(url, [work], leases)
+            tasks = sum(files.values())
             job = graph.Job(url, "bench", [work], leases.tokens, files)
             done, started, first = 0, time.perf_counter(), 0.0
             before = _cpu_s()
