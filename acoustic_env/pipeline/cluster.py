@@ -18,7 +18,7 @@ import psutil
 
 from acoustic_env.errors import UsageError
 from acoustic_env.memory import available_memory
-from acoustic_env.pipeline.pools import GIB, Node, Resources
+from acoustic_env.pipeline.pools import GIB, Node
 
 OBJECT_STORE_SHARE: Final = 0.25
 OBJECT_STORE_MOST: Final = 8 * GIB
@@ -156,9 +156,9 @@ def working_nodes() -> dict[str, dict[str, float]]:
     return {name: offered for name, offered in alive.items() if offered.get("CPU") or offered.get("GPU")} or alive
 
 
-def cluster_resources() -> Resources:
-    """Return what the connected cluster offers in all."""
+def cluster_resources() -> Node:
+    """Return what the connected cluster offers in all, as if it were one node."""
     import ray
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), int(total.get("memory", 0)))
+    return Node("", "", total.get("CPU", 0.0), total.get("GPU", 0.0), int(total.get("memory", 0)))

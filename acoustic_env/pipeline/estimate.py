@@ -10,11 +10,6 @@ from acoustic_env.pipeline.pools import Plan
 ALIKE: Final = ("engine", "device")  # settings
 
 
-def workers_of(plan: Plan) -> dict[str, int]:
-    """Return pool -> its workers, for the run record."""
-    return {pool.name: pool.workers for pool in plan.pools}
-
-
 def describe_estimate(
     records: Sequence[Mapping[str, Any]], planned: Mapping[str, Any], plan: Plan, clips: int, nodes: int
 ) -> str:

@@ -28,7 +28,7 @@ from acoustic_env.pipeline import graph, metrics
 from acoustic_env.pipeline import nodes as cluster_nodes
 from acoustic_env.pipeline.books import Books, Lacking
 from acoustic_env.pipeline.cluster import cluster, joins, local_node, working_nodes
-from acoustic_env.pipeline.estimate import describe_estimate, workers_of
+from acoustic_env.pipeline.estimate import describe_estimate
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
 from acoustic_env.pipeline.pending import Pending, cut_tasks, measure, pending_rows, stored
 from acoustic_env.pipeline.plan import make_plan
@@ -204,7 +204,7 @@ class _Run:
     ) -> None:
         record = self.record
         watch.in_work = plan.in_work
-        record.pools = workers_of(plan)
+        record.pools = {pool.name: pool.workers for pool in plan.pools}
         metrics.PENDING.record(record.pending - record.finished)
         job = graph.Job(self.settings.store, record.run_id, works, self.leases, tasks)
         with closing(graph.run(job, plan, self.slices, self.health, elastic=elastic)) as slices:

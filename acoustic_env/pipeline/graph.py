@@ -86,11 +86,14 @@ def run(
         settings = ComputeSettings(pool.blocks, later, position == 0, plan.device, plan.longest_s)
         arguments = (Compute, (settings,), job.run_id, pool.name, tuple(sorted(health.suspects)))
         data = _through(data, pool, arguments, selector)
-    free = _writers(job, plan.write, selector, WAIT_S if elastic else None)
+    free = _writers(job, plan.write, selector)
+    starting = [writer.ready.remote() for writer in free]  # beside the workers
     busy: dict[Any, Any] = {}  # reference to what comes back -> writer
     try:
         with _ended(slices(data.iter_internal_ref_bundles())) as pieces:
             for piece in pieces:
+                if starting:
+                    _await(starting, plan.write, WAIT_S if elastic else None)
                 if not free:
                     yield _written(busy, free)
                 _write(busy, free, next(numbers), piece)
@@ -172,8 +175,7 @@ def _through(data: Any, pool: Pool, arguments: tuple[Any, ...], selector: dict[s
     )
 
 
-def _writers(job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: float | None) -> list[Any]:
-    """Return writers that have started, within `wait_s` (None for any time)."""
+def _writers(job: Job, pool: Pool, selector: dict[str, str] | None) -> list[Any]:
     import ray
 
     actor = ray.remote(Write).options(
@@ -183,15 +185,21 @@ def _writers(job: Job, pool: Pool, selector: dict[str, str] | None, wait_s: floa
         max_restarts=WRITER_DEATHS,
         max_task_retries=-1,  # as often as it is started again; a writer out of reach counts as a try, too
     )
-    writers: list[Any] = [actor.remote(job.store_url, job.leases, job.works, job.run_id) for _ in range(pool.workers)]
-    started, missing = ray.wait([writer.ready.remote() for writer in writers], num_returns=len(writers), timeout=wait_s)
+    return [actor.remote(job.store_url, job.leases, job.works, job.run_id) for _ in range(pool.workers)]
+
+
+def _await(starting: list[Any], pool: Pool, wait_s: float | None) -> None:
+    """Wait until all writers have started, within `wait_s` (None for any time), and empty the list."""
+    import ray
+
+    started, missing = ray.wait(starting, num_returns=len(starting), timeout=wait_s)
     if missing:
         raise UsageError(
             f"{len(missing)} of {pool.workers} writers did not start within {wait_s:.0f} s: each needs {_needs(pool)}; "
             "add nodes, or wait for other jobs to end"
         )
     ray.get(started)
-    return writers
+    starting.clear()
 
 
 def _needs(pool: Pool) -> str:

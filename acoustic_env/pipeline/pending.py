@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from acoustic_env.audio.fetch import any_remote
 from acoustic_env.clips.listed import Listed
 from acoustic_env.io.location import without_credentials
 from acoustic_env.pipeline.task import ASSUMED_S, WORK_SCHEMA
@@ -43,7 +42,6 @@ class Pending:
         seconds: of audio, `ASSUMED_S` for a clip whose length is not known.
         longest_s: known length.
         need: bits that any clip lacks.
-        remote: whether any audio comes over a network.
         uris: locations of the first clips.
         secret: whether any location holds credentials.
     """
@@ -52,7 +50,6 @@ class Pending:
     seconds: float = 0.0
     longest_s: float = 0.0
     need: int = 0
-    remote: bool = False
     uris: list[str] = field(default_factory=list)
     secret: bool = False
 
@@ -66,7 +63,6 @@ def measure(listed: Listed, need: Need, errors: pa.Table) -> Pending:
         found.seconds += pc.sum(pc.fill_null(seconds, ASSUMED_S)).as_py()
         found.longest_s = max(found.longest_s, pc.max(seconds).as_py() or 0.0)
         found.need |= int(np.bitwise_or.reduce(rows["need"].to_numpy()))
-        found.remote = found.remote or any_remote(rows["uri"])
         found.uris += rows["uri"].slice(0, SAMPLED - len(found.uris)).to_pylist()
         suspicious = rows["uri"].filter(pc.match_substring_regex(rows["uri"], "[?#@]"))
         found.secret = found.secret or any(without_credentials(uri) != uri for uri in suspicious.to_pylist())

@@ -13,15 +13,6 @@ GIB: Final = 1 << 30
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What a cluster offers in all: logical CPUs, GPUs and bytes of memory."""
-
-    cpus: float
-    gpus: float
-    memory: int
-
-
-@dataclass(frozen=True)
 class Node:
     """What one node offers: logical CPUs, GPUs and bytes of memory that no other job holds.
 

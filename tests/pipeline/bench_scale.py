@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def one(settings: ExtractSettings) -> dict[str, float]:
     """Run or plan in this process."""
     started = time.perf_counter()
     record = extract(settings, log=lambda line: print(line, file=sys.stderr))
+    used = resource.getrusage(resource.RUSAGE_SELF)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return {
         "clips": record.clips,
@@ -102,6 +104,7 @@ def one(settings: ExtractSettings) -> dict[str, float]:
         "clips_per_second": round(record.clips_per_second, 1),
         "seconds": round(time.perf_counter() - started, 1),
         "driver_mib": int(peak.split()[1]) // 1024,
+        "driver_cpu_s": round(used.ru_utime + used.ru_stime, 1),
     }
 
 

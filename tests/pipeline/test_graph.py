@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from acoustic_env.clips.table import clip_table, read_clips
+from acoustic_env.errors import UsageError
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.extract import extract
@@ -109,3 +110,24 @@ def test_a_writer_that_hangs_ends_the_run_after_one_wait(tmp_path: Path, monkeyp
     with pytest.raises(NoHealthyWorkerError, match="took more than 5 s for a slice"):
         extract(settings)
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
+def test_a_writer_that_finds_no_place_ends_the_run_with_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "WAIT_S", 20.0)
+    settings = ExtractSettings(
+        clips=str(write_noise(tmp_path / "audio", 2)), store=str(tmp_path / "store"), blocks=("placeholder",)
+    )
+    works = resolve_blocks(settings)
+    plan = make_plan(works, Audio(2, 4.0), [Node("", "", 1, 0, 64 * GIB)], "auto")
+    plan = replace(on_processors(plan), write=replace(plan.write, cpus=99.0))
+    clips = read_clips(settings.clips)
+    need = np.full(len(clips), sum(work.spec.mask for work in works), np.int64)
+    with (
+        stored(FeatureStore(settings.store), "run", [cut_tasks(pending(clips, need), 5.0)]) as files,
+        pytest.raises(UsageError, match="1 of 1 writers did not start within 20 s: each needs 99 CPUs"),
+    ):
+        list(graph.run(graph.Job(settings.store, "run", works, {}, files), plan, count(), elastic=True))
