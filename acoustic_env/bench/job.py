@@ -106,20 +106,23 @@ def measure_job(material: Material, wanted: int | None, log: Log) -> JobResult:
     return JobResult(clips, material.clip_seconds, _processes(), reference, fast, ratio, efficiency)
 
 
-def measure_efficiency(url: str, clips: pa.Table, engine: Engine, log: Log) -> Efficiency:
-    """Measure the job on a list, its rows at `url`, between two halves of a plain loop over the same list."""
+def measure_efficiency(url: str, clips: pa.Table, engine: Engine, log: Log, blocks: tuple[str, ...] = ()) -> Efficiency:
+    """Measure the job on a list, its rows at `url`, between two halves of a plain loop over the same list.
+
+    Without `blocks`, it computes those of `extract`.
+    """
     log(f"plain loop, {engine} engine, half of {clips.num_rows} clips")
     odd = np.arange(clips.num_rows) % 2 == 1
-    seconds = _loop_seconds(clips.filter(pa.array(~odd)), engine)
+    seconds = _loop_seconds(clips.filter(pa.array(~odd)), engine, blocks)
     log(f"extract, {engine} engine, {clips.num_rows} clips")
-    job = run_extract(url, engine, device="cpu").clips_per_second
+    job = run_extract(url, engine, "cpu", blocks).clips_per_second
     log(f"plain loop, {engine} engine, the other half")
-    seconds += _loop_seconds(clips.filter(pa.array(odd)), engine)
+    seconds += _loop_seconds(clips.filter(pa.array(odd)), engine, blocks)
     loop = clips.num_rows / seconds
     return Efficiency(clips.num_rows, job, loop, job / loop)
 
 
-def run_extract(url: str, engine: str, device: Device = "auto") -> EngineRun:
+def run_extract(url: str, engine: str, device: Device = "auto", blocks: tuple[str, ...] = ()) -> EngineRun:
     """Run the command on this machine, into a store that is thrown away.
 
     Raises:
@@ -127,6 +130,7 @@ def run_extract(url: str, engine: str, device: Device = "auto") -> EngineRun:
     """
     with tempfile.TemporaryDirectory(prefix="acoustic-env-") as store:
         options = ["--clips", url, "--store", store, "--engine", engine, "--device", device, "--json"]
+        options += ["--blocks", ",".join(blocks)] if blocks else []
         started = time.perf_counter()
         record = _record([sys.executable, "-m", "acoustic_env.cli", "extract", *options])
         return EngineRun(time.perf_counter() - started, record["clips_per_second"], record["memory"]["cpu"])
@@ -152,15 +156,15 @@ def _record(command: list[str]) -> dict[str, Any]:
     return record
 
 
-def _loop_seconds(clips: pa.Table, engine: Engine) -> float:
+def _loop_seconds(clips: pa.Table, engine: Engine, blocks: tuple[str, ...]) -> float:
     """Seconds of the kernels alone."""
-    works = resolve_blocks(ExtractSettings(clips="", store="", engine=engine))
+    works = resolve_blocks(ExtractSettings(clips="", store="", engine=engine, blocks=blocks))
     need = np.full(clips.num_rows, sum(work.spec.mask for work in works), np.int64)
     rows = pa.concat_tables(pending_rows(Listed([clips]), need, ERROR_SCHEMA.empty_table()))
     pieces = [rows.slice(i, LOOP_CLIPS) for i in range(0, rows.num_rows, LOOP_CLIPS)]
     workers_of_one_thread()
     processes = _processes()
-    with multiprocessing.get_context("spawn").Pool(processes, _load, (engine,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, _load, (engine, blocks)) as pool:
         pool.map(_work, [rows.slice(0, 2)] * processes, chunksize=1)
         started = time.perf_counter()
         for _ in pool.imap_unordered(_work, pieces):
@@ -168,10 +172,10 @@ def _loop_seconds(clips: pa.Table, engine: Engine) -> float:
         return time.perf_counter() - started
 
 
-def _load(engine: Engine) -> None:
+def _load(engine: Engine, blocks: tuple[str, ...]) -> None:
     global _compute
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    works = tuple(resolve_blocks(ExtractSettings(clips="", store="", engine=engine)))
+    works = tuple(resolve_blocks(ExtractSettings(clips="", store="", engine=engine, blocks=blocks)))
     _compute = Compute(ComputeSettings(works))
 
 
