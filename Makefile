@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two processes of pytest: the files of tests are shared out, one of the two has the Ray cluster.
 IN_TWO := -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow lint types docs format clean
+.PHONY: demo test test-slow test-simulations lint types docs format clean
 
 $(BIN)/acoustic-env: pyproject.toml
 	@test "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install one, or name it, make PYTHON=/path/to/python3.12"; exit 2; }
@@ -27,6 +27,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(IN_TWO) -m slow --timeout 1800
+
+# The whole grids of simulated promises, an hour on two cores; prints a line a cell.
+test-simulations: $(VENV)/.dev
+	$(BIN)/python -m pytest $(IN_TWO) -m simulation --timeout 3600 -rP
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ ROOMS = (
         "config",
         "options",
         "io",
+        "stats",
         "audio",
         "clips",
         "features",

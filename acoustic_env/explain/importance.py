@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from acoustic_env.explain.contrast_plots import map_parts
 from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
-from acoustic_env.models.evaluate import Floats, Ranking, group_weights
+from acoustic_env.models.evaluate import Ranking
 from acoustic_env.models.preprocess import Part
+from acoustic_env.stats.intervals import TAIL, Floats
 
 REPEATS: Final = 20
 MOST_ROWS: Final = 1000
 SEED: Final = 23
-Z: Final = 1.959963984540054
 # Edges of the regions of a modulation map. Below 2 Hz level drifts, 2 to 16 Hz calls and speech, above 32 Hz roughness.
 TEMPORAL_HZ: Final = (0.0, 2.0, 8.0, 32.0, 101.0)
 SPECTRAL_CYCLES_PER_KHZ: Final = (0.0, 0.5, 2.0, 10.0)
@@ -104,7 +105,8 @@ def permutation_importance(
     """
     held_out = _HeldOutScorers.of(material, seed)
     values = material.matrix.values[held_out.rows]
-    weights = list(group_weights(material.groups[held_out.rows], repeats, seed))
+    recordings, weights = _resampled(material.groups[held_out.rows], repeats, seed)
+    quantile = float(stats.t.ppf(TAIL, max(min(repeats, recordings) - 1, 1)))
     orders = [held_out.shuffled(seed + repeat) for repeat in range(repeats)]
     parts = material.bundle.preprocessor.parts
     whole = material.bundle.preprocessor.transform(values)
@@ -124,7 +126,7 @@ def permutation_importance(
                 drops[repeat] = _mean(base[0]) - _mean(found[0])
                 resampled[repeat] = _mean(base[repeat + 1]) - _mean(found[1])
                 of_class[repeat] = base[0] - found[0]
-            half = Z * float(np.nanstd(resampled, ddof=1))
+            half = quantile * float(np.nanstd(resampled, ddof=1))
             drop = float(np.nanmean(drops))
             measured.append(Importance(group, drop, drop - half, drop + half, tuple(of_class.mean(axis=0).tolist())))
         start += part.size
@@ -132,6 +134,14 @@ def permutation_importance(
     none = tuple(0.0 * base[0])
     nothing = [Importance(group, 0.0, 0.0, 0.0, none) for group in groups if (group.block, group.signal) not in reduced]
     return measured + nothing, _mean(base[0]), len(held_out.rows)
+
+
+def _resampled(groups: npt.NDArray[Any], repeats: int, seed: int) -> tuple[int, list[Floats]]:
+    """Return the number of recordings, and weights [n] of resamples: how often each clip's recording was drawn."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    count, random = int(codes.max()) + 1, np.random.default_rng(seed)
+    drawn = random.multinomial(count, np.full(count, 1 / count), repeats).astype(np.float64)
+    return count, [own[codes] for own in drawn]
 
 
 def _mean(scores: Floats) -> float:

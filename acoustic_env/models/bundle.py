@@ -24,14 +24,14 @@ from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import join
 from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.classifier import Ensemble
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureMatrix
 from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance
 from acoustic_env.models.preprocess import KeepFrames, Preprocessor, load_preprocessor
 from acoustic_env.models.storage import dump_estimator, load_estimator
+from acoustic_env.stats.intervals import Floats
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 METADATA: Final = "metadata.json"
 EARLIER_METADATA: Final = "bundle.json"  # of formats 1 and 2
 EARLIER_FILES: Final = (EARLIER_METADATA, "weights.safetensors")
@@ -56,14 +56,14 @@ class TestEvaluation:
         time: UTC, ISO 8601.
         clips_hash: `clips_hash` of the clips.
         clips: how many.
-        metrics: name -> [value, low, high].
+        metrics: name -> [value, low, high]; None where it is not defined, or has no interval.
         weights: SHA-256 of the weights that were evaluated; not the bundle's own after it was trained over.
     """
 
     time: str
     clips_hash: str
     clips: int
-    metrics: Mapping[str, Sequence[float]]
+    metrics: Mapping[str, Sequence[float | None]]
     weights: str = ""
 
 
@@ -295,7 +295,8 @@ class Bundle:
     def record_evaluation(self, folder: str | Path, hash_of_clips: str, found: Performance) -> TestEvaluation:
         """Note in the saved bundle that it was evaluated, and what was found."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        metrics = {name: [e.value, e.low, e.high] for name, e in found.metrics.items()}
+        ends = {name: (e.value, e.low, e.high) for name, e in found.metrics.items()}
+        metrics = {name: [end if np.isfinite(end) else None for end in own] for name, own in ends.items()}
         evaluation = TestEvaluation(now, hash_of_clips, found.clips, metrics, self.weights_sha256)
         self.test_evaluations.append(evaluation)
         self.test = found.as_json()

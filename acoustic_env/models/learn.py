@@ -238,7 +238,7 @@ def train(
     recordings = study.clips["group"].take(pa.array(rows[held])).to_pylist()
     of_held = unseen[per_row(held, unseen)]
     y_held, probabilities, held_groups = at_level(recipe, y[held], of_held, recordings)
-    calibrator = Calibrator(recipe.task).fit(probabilities, y_held)
+    calibrator = Calibrator(recipe.task, model.seed).fit(probabilities, y_held, held_groups)
     calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
     found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)
     threshold = float(calibrator.thresholds_[-1]) if recipe.task == "binary" else float("nan")

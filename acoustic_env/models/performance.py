@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.config import Level, Task
-from acoustic_env.models.calibrate import Reliability, brier, class_error, positive_mass, reliability
-from acoustic_env.models.evaluate import (
-    Curve,
-    Estimate,
-    Floats,
-    Ranking,
-    auc_with_interval,
-    bootstrap,
-    mean_over_classes,
-    precision_recall_curve,
-    roc_curve,
-    share_interval,
-)
+from acoustic_env.models.calibrate import Reliability, brier, class_errors, positive_mass, reliability
+from acoustic_env.models.evaluate import Curve, Ranking, mean_over_classes, precision_recall_curve, roc_curve
 from acoustic_env.models.thresholds import Calls
+from acoustic_env.stats.intervals import Estimate, Floats, Statistic, Weights, of_metric, of_share
 
-REPEATS: Final = 1000
-# mAP over hundreds of classes and tens of thousands of clips costs a tenth of a second a resample.
-LARGE_REPEATS: Final = 100
-LARGE: Final = 10**6
 # What is kept of a curve: enough for a plot, whatever the number of clips.
 CURVE_POINTS: Final = 400
 CLASS_POINTS: Final = 60
 CURVE_CLASSES: Final = 30
+SHOWN: Final = 5  # classes whose calibration is printed, the worst first
 
 
 @dataclass(frozen=True)
@@ -44,6 +32,10 @@ class ClassMetrics:
         support: clips of it; predicted: clips called it.
         precision, recall, f1: 0 where there is nothing to divide by.
         auc, average_precision: NaN where the clips are all of it or none is.
+        share: of the clips that are of it; mean_posterior: the mean of its calibrated probabilities, the same where
+            these are right.
+        calibration_error: its expected calibration error by itself (`calibrate.class_errors`), after calibration; NaN
+            with fewer than 20 clips of it.
     """
 
     name: str
@@ -54,6 +46,9 @@ class ClassMetrics:
     f1: float
     auc: float
     average_precision: float
+    share: float
+    mean_posterior: float
+    calibration_error: float
 
 
 @dataclass(frozen=True)
@@ -85,9 +80,9 @@ class Performance:
         undefined: classes without clips, or with all of them, which no mean AUC or mAP can contain.
         confusion: [classes, classes], rows given, columns predicted; None for multilabel.
         threshold: the decision's (binary); NaN otherwise, and where rows had their own.
-        calibration: name -> value, before and after calibration: `brier`, and `ece` of the positive class (binary) or
-            of the highest probability (multiclass); `class_ece` for multilabel, the mean over the `class_ece_classes`
-            classes with enough positive clips, since pooled pairs of clip and class are nearly all easy negatives.
+        calibration: name -> value, before and after calibration: `brier`; `class_ece`, the mean over the
+            `class_ece_classes` classes with enough positive clips; and `ece` of the positive class (binary) or of the
+            highest probability (multiclass), which hides what is wrong with rare classes.
         reliability_before, reliability_after: the diagrams; of all pairs, in bins of equal positive mass, for
             multilabel.
         roc, precision_recall: the curves of calibrated probabilities, thinned to about 400 points: of the positive
@@ -123,6 +118,12 @@ class Performance:
         found = [f"{self.clips:,} {self.level}s in {self.groups:,} groups"]
         found += [f"{name.replace('_', ' '):<20} {estimate}" for name, estimate in self.metrics.items()]
         found += [f"{name.replace('_', ' '):<20} {value:.4f}" for name, value in self.calibration.items()]
+        worst = sorted(self.per_class, key=lambda one: -abs(one.mean_posterior - one.share))[:SHOWN]
+        found += [
+            f"{one.name}: {one.share:.1%} of the {self.level}s, mean posterior {one.mean_posterior:.1%}, "
+            f"calibration error {one.calibration_error:.3f}"
+            for one in worst
+        ]
         if self.undefined:
             shown = ", ".join(self.undefined[:5]) + (", ..." if len(self.undefined) > 5 else "")
             found.append(f"without a ranking (no clip of the class, or no other): {len(self.undefined)} ({shown})")
@@ -146,7 +147,7 @@ def performance(
         probabilities: [n, classes], before calibration.
         groups: [n].
         thresholds: [classes], or [n, classes] where rows have their own, on calibrated probabilities; a binary study
-            uses the last column, a multiclass one none.
+            uses the last column, a multiclass one calls the largest multiple of a threshold.
         calibrated: [n, classes], after calibration.
 
     >>> random = np.random.default_rng(23)
@@ -161,16 +162,16 @@ def performance(
     threshold = float(thresholds[-1]) if task == "binary" and thresholds.ndim == 1 else float("nan")
     called = called_classes(task, calibrated, thresholds)
     rankings = [Ranking(truth[:, c], calibrated[:, c]) for c in range(len(classes))]
-    per_class = _per_class(classes, truth, called, rankings)
     before, after = _events(task, truth, probabilities), _events(task, truth, calibrated)
     diagrams = tuple(
         reliability(*pair, weights=positive_mass(*pair) if task == "multilabel" else None) for pair in (before, after)
     )
-    if task == "multilabel":
-        (error, known), (error_after, _) = class_error(truth, probabilities), class_error(truth, calibrated)
-        errors = {"class_ece_before": error, "class_ece_after": error_after, "class_ece_classes": float(known)}
-    else:
-        errors = {"ece_before": diagrams[0].expected_error, "ece_after": diagrams[1].expected_error}
+    by_class = class_errors(truth, probabilities), class_errors(truth, calibrated)
+    errors = {f"class_ece_{when}": _mean(own) for when, own in zip(("before", "after"), by_class, strict=True)}
+    errors["class_ece_classes"] = float(np.isfinite(by_class[1]).sum())
+    if task != "multilabel":
+        errors |= {"ece_before": diagrams[0].expected_error, "ece_after": diagrams[1].expected_error}
+    per_class = _per_class(classes, truth, called, rankings, calibrated, by_class[1])
     curves_shown = task != "binary" and len(classes) <= CURVE_CLASSES
     curves = [
         ClassCurves(one.name, roc_curve(own, p, CLASS_POINTS), precision_recall_curve(own, p, CLASS_POINTS))
@@ -210,7 +211,10 @@ def called_classes(task: Task, calibrated: Floats, thresholds: Floats) -> npt.ND
     """
     if task == "multilabel":
         return np.asarray(calibrated >= thresholds)
-    calls = (calibrated[:, 1] >= thresholds[..., -1]).astype(int) if task == "binary" else calibrated.argmax(axis=1)
+    if task == "binary":
+        calls = (calibrated[:, 1] >= thresholds[..., -1]).astype(int)
+    else:
+        calls = (calibrated / thresholds).argmax(axis=1)
     return np.asarray(np.eye(calibrated.shape[1], dtype=bool)[calls])
 
 
@@ -230,6 +234,8 @@ def _per_class(
     truth: npt.NDArray[np.bool_],
     called: npt.NDArray[np.bool_],
     rankings: Sequence[Ranking],
+    calibrated: Floats,
+    errors: Floats,
 ) -> list[ClassMetrics]:
     support, calls = truth.sum(axis=0), called.sum(axis=0)
     scores = Calls(truth, called).precision_recall_f1()
@@ -243,9 +249,18 @@ def _per_class(
             f1=float(scores[2][c]),
             auc=ranking.auc(),
             average_precision=ranking.average_precision(),
+            share=float(truth[:, c].mean()),
+            mean_posterior=float(calibrated[:, c].mean()),
+            calibration_error=float(errors[c]),
         )
         for c, (name, ranking) in enumerate(zip(classes, rankings, strict=True))
     ]
+
+
+def _mean(values: Floats) -> float:
+    """Return the mean of the finite values; NaN without one."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _metrics(
@@ -255,37 +270,37 @@ def _metrics(
     calibrated: Floats,
     groups: npt.NDArray[Any],
 ) -> dict[str, Estimate]:
-    repeats = LARGE_REPEATS if truth.size > LARGE else REPEATS
+    there = truth[:, truth.any(axis=0) & ~truth.all(axis=0)]
+    calls, less_certain = Calls(truth, called), Calls.less_certain(truth, called)
 
-    def resampled(statistic: Any) -> Estimate:
-        return bootstrap(statistic, groups, repeats=repeats)
+    def ranked(statistic: Statistic) -> Estimate:
+        return of_metric(statistic, groups, there)
 
-    calls = Calls(truth, called)
+    def of_calls(score: Callable[[Calls, Weights], float]) -> Estimate:
+        return of_metric(partial(score, calls), groups, there, spread=partial(score, less_certain))
+
     if task == "multilabel":
         pairs = np.repeat(groups, truth.shape[1])
         return {
-            "map": resampled(mean_over_classes(truth, calibrated, Ranking.average_precision)),
-            "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
-            "macro_f1": resampled(calls.macro_f1),
-            "micro_f1": resampled(calls.micro_f1),
-            "elementwise_accuracy": share_interval(((calibrated >= 0.5) == truth).ravel(), pairs),
-            "always_no_accuracy": share_interval(~truth.ravel(), pairs),
+            "map": ranked(mean_over_classes(truth, calibrated, Ranking.average_precision)),
+            "mean_auc": ranked(mean_over_classes(truth, calibrated, Ranking.auc)),
+            "macro_f1": of_calls(Calls.macro_f1),
+            "micro_f1": of_calls(Calls.micro_f1),
+            "elementwise_accuracy": of_share(((calibrated >= 0.5) == truth).ravel(), pairs),
+            "always_no_accuracy": of_share(~truth.ravel(), pairs),
         }
-    shared = {
-        "accuracy": share_interval(truth[called], groups),
-        "balanced_accuracy": resampled(calls.balanced_accuracy),
-    }
+    shared = {"accuracy": of_share(truth[called], groups), "balanced_accuracy": of_calls(Calls.balanced_accuracy)}
     if task == "multiclass":
         return shared | {
-            "macro_f1": resampled(calls.macro_f1),
-            "mean_auc": resampled(mean_over_classes(truth, calibrated, Ranking.auc)),
+            "macro_f1": of_calls(Calls.macro_f1),
+            "mean_auc": ranked(mean_over_classes(truth, calibrated, Ranking.auc)),
         }
-    ranked = calibrated[:, 1]
+    positive = Ranking(truth[:, 1], calibrated[:, 1])
     return {
-        "auc": auc_with_interval(truth[:, 1], ranked, groups),
-        "average_precision": resampled(Ranking(truth[:, 1], ranked).average_precision),
+        "auc": ranked(positive.auc),
+        "average_precision": ranked(positive.average_precision),
         **shared,
-        "f1": resampled(lambda weights: float(calls.precision_recall_f1(weights)[2][1])),
+        "f1": of_calls(lambda own, weights: float(own.precision_recall_f1(weights)[2][1])),
     }
 
 

@@ -16,23 +16,15 @@ import pyarrow as pa
 from acoustic_env.config import ClassifierSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.cross_val import OutOfFold, out_of_fold
-from acoustic_env.models.evaluate import (
-    Estimate,
-    Floats,
-    auc_with_interval,
-    behind_the_best,
-    bootstrap,
-    share_interval,
-)
 from acoustic_env.models.learn import Log, Study
 from acoustic_env.models.preprocess import make_preprocessor
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.thresholds import main_score
 from acoustic_env.models.windows import at_level
+from acoustic_env.stats.intervals import Estimate, Floats, behind_the_best, of_metric, of_share
 
 # Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
 HANDMADE: Final = ("mps", "indices")
-REPEATS: Final = 300
 ALL: Final = "all"
 TIMES: Final = ("train_seconds", "predict_seconds")
 
@@ -62,7 +54,7 @@ class Row:
         score: the study's metric: AUC (binary), macro F1 (multiclass), mAP (multilabel).
         accuracy: share of clips called right (argmax); None for multilabel.
         behind: the best score minus this one's, paired on the same clips, with an interval that allows for the choice
-            of the best (`evaluate.behind_the_best`); None for the best.
+            of the best (`stats.intervals.behind_the_best`); None for the best.
         train_seconds: of training once, mean over the folds, with the search of settings where there was one.
         predict_seconds: of 1,000 clips.
     """
@@ -151,7 +143,7 @@ def run_study(
 def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFold]]) -> list[Row]:
     """Return the rows of predictions, best first."""
     statistics = [main_score(y, predicted.probabilities) for *_, predicted in found]
-    behind = behind_the_best(statistics, groups, repeats=REPEATS)
+    behind = behind_the_best(statistics, groups)
     best = max(range(len(found)), key=lambda i: statistics[i](None))
     done = [
         Row(
@@ -160,7 +152,7 @@ def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFol
             name,
             inputs,
             _score(y, predicted.probabilities, groups),
-            None if y.ndim == 2 else share_interval(predicted.probabilities.argmax(axis=1) == y, groups),
+            None if y.ndim == 2 else of_share(predicted.probabilities.argmax(axis=1) == y, groups),
             None if i == best else behind[i],
             predicted.train_seconds,
             predicted.predict_seconds,
@@ -171,9 +163,8 @@ def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFol
 
 
 def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:
-    if y.ndim == 1 and probabilities.shape[1] == 2:
-        return auc_with_interval(y == 1, probabilities[:, 1], groups)
-    return bootstrap(main_score(y, probabilities), groups, repeats=REPEATS)
+    truth = y if y.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[y]
+    return of_metric(main_score(y, probabilities), groups, truth[:, truth.any(axis=0) & ~truth.all(axis=0)])
 
 
 def score_name(study: Study) -> str:
@@ -185,7 +176,8 @@ def study_table(rows: Sequence[Row]) -> pa.Table:
     """Return the study as a table, scores with their intervals in columns of their own."""
 
     def column(take: Callable[[Row], Estimate | None], part: str) -> list[float | None]:
-        return [getattr(estimate, part) if (estimate := take(row)) else None for row in rows]
+        found = [getattr(estimate, part) if (estimate := take(row)) else None for row in rows]
+        return [None if value is None or not np.isfinite(value) else value for value in found]
 
     estimates = {"score": lambda r: r.score, "accuracy": lambda r: r.accuracy, "behind": lambda r: r.behind}
     return pa.table(
@@ -208,7 +200,7 @@ def study_lines(rows: Sequence[Row], name: str) -> list[str]:
         behind = "best"
         if row.behind is not None:
             noise = ", within noise" if row.behind.within_noise() else ""
-            behind = f"{row.behind.value:.3f} ({row.behind.low:.3f}–{row.behind.high:.3f}){noise}"
+            behind = f"{row.behind}{noise}"
         metrics = f"{row.score!s:<21}  {row.accuracy or '-'!s:<21}"
         times = f"{row.train_seconds:>8.3g} s  {row.predict_seconds:>9.3g} s"
         lines.append(f"{row.features:<{wide}}  {row.signals:<6}  {row.model:<{names}}  {metrics}  {times}  {behind}")

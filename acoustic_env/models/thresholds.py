@@ -10,13 +10,14 @@ import numpy.typing as npt
 from scipy import sparse
 
 from acoustic_env.config import Task
-from acoustic_env.models.evaluate import Bools, Floats, Ranking, Statistic, Weights, mean_over_classes
+from acoustic_env.models.evaluate import Ranking, mean_over_classes
+from acoustic_env.stats.intervals import Bools, Floats, Statistic, Weights
 
 
 class Calls:
     """The classes that rows have and those they are called, so that each weighted score is a pass of sums.
 
-    A score is a statistic of the rows' weights [n], None for weights of one, as `evaluate.bootstrap` takes it.
+    A score is a statistic of the rows' weights [n], None for weights of one, as `stats.intervals.of_metric` takes it.
 
     Args:
         truth, called: bool [n, classes].
@@ -29,8 +30,25 @@ class Calls:
     def __init__(self, truth: Bools, called: Bools) -> None:
         masks = np.hstack([truth & called, called, truth])
         self._rows = len(truth)
-        self._masks = sparse.csr_array(masks.T, dtype=np.float64)  # a row a count: one product a resample
+        self._masks = sparse.csr_array(masks.T, dtype=np.float64)  # a row a count: one product a statistic
         self._absent = ~truth.any(axis=0)
+
+    @classmethod
+    def less_certain(cls, truth: Bools, called: Bools) -> Calls:
+        """Return the calls with one row of each class changed whose calls are all wrong, or all right.
+
+        Whatever group is left out, such a class scores 0, or 1, as if that were certain: the spread of its score
+        would be zero.
+
+        >>> truth = np.array([[True], [True], [False]])
+        >>> Calls.less_certain(truth, truth).precision_recall_f1()[1].tolist()
+        [0.5]
+        """
+        called, hits = called.copy(), (truth & called).sum(axis=0)
+        for own in np.flatnonzero((hits == 0) | (truth == called).all(axis=0)):
+            first = np.flatnonzero(truth[:, own])[:1]
+            called[first, own] = hits[own] == 0
+        return cls(truth, called)
 
     def _counts(self, weights: Weights) -> list[Floats]:
         """Return true positives, positive calls and positive rows [classes]."""
@@ -51,9 +69,9 @@ class Calls:
         return _mean(_ratio(hits, positives)[positives > 0])
 
     def macro_f1(self, weights: Weights = None) -> float:
-        """Return the mean F1 over the classes of a (re)sample and those that the data lack, which count as 0.
+        """Return the mean F1 over the classes of rows with a weight, and those that the data lack, which count as 0.
 
-        A class that a resample happens to leave out says nothing of the classifier; as 0 it would stretch the interval.
+        A class that lies in the one group left out says nothing of the classifier; as 0 it would stretch the interval.
         """
         hits, calls, positives = self._counts(weights)
         return _mean(_ratio(2 * hits, calls + positives)[(positives > 0) | self._absent])
@@ -97,7 +115,7 @@ def choose_thresholds(task: Task, y: npt.NDArray[Any], probabilities: Floats) ->
     """Choose thresholds [classes]: best balanced accuracy (binary), best F1 of each class (multilabel).
 
     Args:
-        task: of the study; multiclass needs none and gets zeros.
+        task: of the study; multiclass needs none and gets equal ones.
         y: int64 [n] class index, or bool [n, classes].
         probabilities: calibrated [n, classes], of rows that were not trained on.
 
@@ -109,7 +127,7 @@ def choose_thresholds(task: Task, y: npt.NDArray[Any], probabilities: Floats) ->
         threshold = choose_threshold(y == 1, probabilities[:, 1])
         return np.array([1 - threshold, threshold])
     if task == "multiclass":
-        return np.zeros(probabilities.shape[1])
+        return np.full(probabilities.shape[1], 1 / probabilities.shape[1])
     return np.array([choose_f1_threshold(y[:, c], probabilities[:, c]) for c in range(y.shape[1])])
 
 

@@ -20,11 +20,12 @@ from acoustic_env.audit.relabel import applies
 from acoustic_env.audit.table import read_table
 from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.evaluate import Ranking, bootstrap
+from acoustic_env.models.evaluate import Ranking
 from acoustic_env.report.audit_plots import estimate_plot, found_plot, quality_plot
 from acoustic_env.report.inputs import Inputs
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Code, Heading, Part, Table, Text
+from acoustic_env.stats.intervals import of_metric
 
 SUSPECTS: Final = 15
 REASONS: Final = 12
@@ -90,7 +91,7 @@ def _ranking(given: pa.Table, truth: Labels | None, groups: Mapping[str, str], f
     known, wrong = _wrong(given, truth)
     if 0 < wrong.sum() < len(wrong):
         recordings = [groups.get(clip_id, clip_id) for clip_id in given["clip_id"].take(known).to_pylist()]
-        precision = bootstrap(Ranking(wrong, -quality[known]).average_precision, recordings)
+        precision = of_metric(Ranking(wrong, -quality[known]).average_precision, recordings, wrong[:, None])
         found.append(folder.draw(found_plot(wrong, quality[known], precision)))
     return found
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import soundfile
 
 from acoustic_env.audio.fetch import duration_of, local_file
-from acoustic_env.audit.intervals import wilson
 from acoustic_env.audit.listen_audio import normalize_for_playback
 from acoustic_env.clips.table import CLIP_SCHEMA
 from acoustic_env.errors import ClipError, UsageError
@@ -27,6 +26,7 @@ from acoustic_env.report.clip_sample import RATE, HeardClip, hear, seeded_order
 from acoustic_env.report.clip_section import tags_of
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Part, Player, Players, Table, Text, in_turn
+from acoustic_env.stats.intervals import Estimate, of_share
 from acoustic_env.store.feature_store import FeatureStore
 
 PLAYED: Final = 24
@@ -39,8 +39,8 @@ LENGTHS: Final = 4
 DRAWN_ROWS: Final = 4
 ABOUT: Final = (
     "Test clips are held out from training. Whoever chooses a model, a feature or a threshold by what is listed here "
-    "needs other test clips afterwards. Intervals are Wilson's of 95 %, as if all clips were independent; clips of one "
-    "recording are not. A slice that stands out among many may do so by chance."
+    "needs other test clips afterwards. Intervals are of 95 % and say what to expect of new "
+    "recordings like these. A slice that stands out among many may do so by chance."
 )
 
 
@@ -77,8 +77,7 @@ def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore, folder: 
         section.add(Text(f"{error}.", "note", lead="Not listed"))
         return section
     wrong = [clip for clip in judged if clip.wrong]
-    overall = wilson(len(wrong), len(judged))
-    rate = f"{overall.estimate:.3f} ({overall.low:.3f}–{overall.high:.3f})"
+    rate = _error_rate(judged)
     section.add(Text(f"{len(wrong):,} of {len(judged):,} test clips are misclassified, {rate}."), Text(ABOUT, "quiet"))
     if not wrong:
         return section
@@ -134,8 +133,13 @@ def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
     return found
 
 
-def _slices(judged: Sequence[Judged]) -> dict[str, dict[str, list[bool]]]:
-    """Return slice -> value -> whether each of its clips is misclassified; slices of one value are left out."""
+def _error_rate(clips: Sequence[Judged]) -> Estimate:
+    """Return the share of clips that are misclassified, with the interval of their recordings."""
+    return of_share(np.array([clip.wrong for clip in clips]), [clip.row["group"] for clip in clips])
+
+
+def _slices(judged: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
+    """Return slice -> value -> its clips; slices of one value are left out."""
     values: dict[str, list[Sequence[str]]] = {
         "given class": [clip.given for clip in judged],
         "tag": [tuple(dict.fromkeys(clip.tags)) for clip in judged],
@@ -147,14 +151,14 @@ def _slices(judged: Sequence[Judged]) -> dict[str, dict[str, list[bool]]]:
         texts: list[Sequence[str]] = [() if value is None else (str(value),) for value in column]
         if not any(isinstance(value, list | dict) for value in column) and len(set(texts)) <= VALUES:
             values[name] = texts
-    found: dict[str, dict[str, list[bool]]] = {}
+    found: dict[str, dict[str, list[Judged]]] = {}
     for name, of_clips in values.items():
-        hits: defaultdict[str, list[bool]] = defaultdict(list)
+        parts: defaultdict[str, list[Judged]] = defaultdict(list)
         for clip, own in zip(judged, of_clips, strict=True):
             for value in own:
-                hits[value].append(clip.wrong)
-        if len(hits) > 1:
-            found[name] = dict(hits)
+                parts[value].append(clip)
+        if len(parts) > 1:
+            found[name] = dict(parts)
     return found
 
 
@@ -169,16 +173,13 @@ def _length_ranges(seconds: Sequence[float | None]) -> list[Sequence[str]]:
     return [() if place is None else (texts[place],) for place in places]
 
 
-def _slice_table(name: str, hits: Mapping[str, Sequence[bool]]) -> Table:
-    largest = sorted(hits, key=lambda value: (-len(hits[value]), value))[:SLICES]
-    rows = []
-    for value in largest:
-        interval = wilson(sum(hits[value]), len(hits[value]))
-        bounds = f"{interval.low:.3f}–{interval.high:.3f}"
-        rows.append((value, interval.n, sum(hits[value]), f"{interval.estimate:.3f}", bounds))
-    rows.sort(key=lambda row: (-float(row[3]), row[0]))
-    more = f", the {len(rows)} largest of {len(hits)}" if len(rows) < len(hits) else ""
-    return Table(f"Error rate by {name}{more}", (name, "clips (n)", "wrong", "error rate", "95 % interval"), rows)
+def _slice_table(name: str, parts: Mapping[str, Sequence[Judged]]) -> Table:
+    """Return the error rates of the largest values of a slice, highest first."""
+    largest = sorted(parts, key=lambda value: (-len(parts[value]), value))[:SLICES]
+    rates = sorted(((_error_rate(parts[value]), value) for value in largest), key=lambda one: (-one[0].value, one[1]))
+    rows = [(value, len(parts[value]), sum(clip.wrong for clip in parts[value]), str(rate)) for rate, value in rates]
+    more = f", the {len(rows)} largest of {len(parts)}" if len(rows) < len(parts) else ""
+    return Table(f"Error rate by {name}{more}", (name, "clips (n)", "wrong", "error rate, 95 % interval"), rows)
 
 
 def _chosen(wrong: Sequence[Judged]) -> list[Judged]:

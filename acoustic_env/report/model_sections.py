@@ -18,11 +18,20 @@ from acoustic_env.report.parts import Code, Part, Table, Terms, Text
 CLASSES: Final = 30
 ROWS: Final = 40
 TRIALS: Final = 10
-CLASS_METRICS: Final = ("precision", "recall", "f1", "auc", "average_precision")
+CLASS_METRICS: Final = (
+    *("precision", "recall", "f1", "auc", "average_precision"),
+    *("share", "mean_posterior", "calibration_error"),
+)
 HELD_OUT_BY: Final = (
     "Every held-out clip was predicted by an ensemble that was preprocessed, trained and stopped without it, "
     "with a calibration and thresholds that were chosen without it. The shipped ensemble has seen more clips."
 )
+CALLED: Final = {
+    "binary": "A clip is called a class whose probability reaches its threshold.",
+    "multilabel": "A clip is called each class whose probability reaches its threshold.",
+    "multiclass": "A clip is called the class whose probability is the largest multiple of its threshold: classes that "
+    "training balanced are called as balanced, and their probabilities are those of the clips as they are.",
+}
 STUDY: Final = (
     "Every block alone, every embedder with the indices and the modulation spectrum, and all blocks; each clip is "
     "predicted by a model of the other folds. Differences are paired: the same clips, the same folds. Their intervals "
@@ -135,7 +144,7 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     return section
 
 
-def _metric(values: Sequence[float] | None) -> str | None:
+def _metric(values: Sequence[float | None] | None) -> str | None:
     return None if values is None else plots.interval_text(dict(zip(("value", "low", "high"), values, strict=True)))
 
 
@@ -144,21 +153,20 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.Evaluate
     found: list[Part] = []
     shown = metrics["per_class"][:CLASSES]
     more = f", the first {len(shown)} of {len(metrics['per_class'])}" if len(shown) < len(metrics["per_class"]) else ""
-    thresholds: dict[str, float] = {}
-    if bundle.recipe.task != "multiclass":
-        thresholds = dict(zip(bundle.classes, bundle.calibrator.thresholds_.tolist(), strict=True))
+    thresholds = dict(zip(bundle.classes, bundle.calibrator.thresholds_.tolist(), strict=True))
     rows: list[tuple[object, ...]] = [
         (
             class_name(row["name"]),
             row["support"],
             row["predicted"],
             *(None if row[key] is None else f"{row[key]:.3f}" for key in CLASS_METRICS),
-            f"{thresholds[row['name']]:.3f}" if row["name"] in thresholds else "highest",
+            f"{thresholds[row['name']]:.3f}",
         )
         for row in shown
     ]
     header = ("class", f"{bundle.recipe.level}s", "predicted", *map(plots.metric_name, CLASS_METRICS), "threshold")
     found.append(Table(f"Each class on {clips.name}{more}", header, rows))
+    found.append(Text(CALLED[bundle.recipe.task], "quiet"))
     if metrics["undefined"]:
         names = ", ".join(map(class_name, metrics["undefined"][:10]))
         found.append(
@@ -194,9 +202,9 @@ def study_section(table: pa.Table, folder: PlotFolder) -> Section:
             row["signals"],
             row["model"],
             row["inputs"],
-            _interval(row, "score"),
-            _interval(row, "accuracy") if row["accuracy"] is not None else None,
-            _interval(row, "behind") if row["behind"] is not None else "best",
+            plots.study_score(row),
+            plots.study_score(row, "accuracy") if row["accuracy"] is not None else None,
+            plots.study_score(row, "behind") if row["behind"] is not None else "best",
             row["within_noise"],
             *(f"{row[name]:.3g}" for name in timed),
         )
@@ -206,10 +214,6 @@ def study_section(table: pa.Table, folder: PlotFolder) -> Section:
     times = [("training, s", "1,000 clips, s")[TIMES.index(name)] for name in timed]
     drawn = [folder.draw(plots.study_plot(listed)), *([folder.draw(plots.study_times_plot(listed))] if timed else [])]
     return Section("The study", [Text(STUDY), *drawn, Table("Variants, best first", (*header, *times), rows)])
-
-
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    return plots.interval_text({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
 
 
 def search_section(table: pa.Table, folder: PlotFolder) -> Section:

@@ -69,12 +69,15 @@ def metric_name(name: str) -> str:
 
 
 def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
-    """Return "value (low–high)"."""
+    """Return "value (low–high)", or why there is no interval."""
     value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
     if value is None:
         return "not defined"
     shown = f"{value:.{digits}f}"
-    return shown if low is None or high is None else f"{shown} ({low:.{digits}f}–{high:.{digits}f})"
+    if low is None or high is None:
+        reason = estimate.get("withheld")
+        return f"{shown} (no interval: {reason}, too few)" if reason else f"{shown} (no interval)"
+    return f"{shown} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def performance_plots(metrics: Metrics, clips: EvaluatedClips = HELD_OUT) -> list[Plot]:
@@ -325,6 +328,17 @@ def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "classes", "Each class", sentence, alt, figure, data)
 
 
+def study_score(row: Mapping[str, Any], name: str = "score") -> str:
+    """Return a number of a study's row with its interval."""
+    return interval_text({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
+
+
+def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the ends of a score's interval; the score itself, where there is none."""
+    low, high = row["score_low"], row["score_high"]
+    return (row["score"], row["score"]) if low is None or high is None else (low, high)
+
+
 @style.drawn
 def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the study's rows (of study.csv), best first, with intervals; mark those within noise of the best."""
@@ -332,7 +346,7 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     figure, panel = style.new_panels(9, 1.5 + 0.28 * max(len(shown), 2))
     for place, row in enumerate(shown):
         color, marker = (style.OKABE_ITO[0], "o") if row["within_noise"] else (style.OKABE_ITO[1], "^")
-        panel.plot([row["score_low"], row["score_high"]], [place, place], color=color, lw=2)
+        panel.plot(_ends(row), [place, place], color=color, lw=2)
         panel.plot(row["score"], place, marker, color=color, ms=7)
     panel.plot([], [], "o", color=style.OKABE_ITO[0], label="best, or within noise of it")
     panel.plot([], [], "^", color=style.OKABE_ITO[1], label="behind the best by more than noise")
@@ -345,8 +359,8 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     best = rows[0]
     near = sum(bool(row["within_noise"]) for row in rows) - 1
     sentence = (
-        f"{best['features']} ({best['signals']}, {best['model']}) scores best, {best['score']:.3f} "
-        f"({best['score_low']:.3f}–{best['score_high']:.3f}); {near} of the other {len(rows) - 1} variants are within "
+        f"{best['features']} ({best['signals']}, {best['model']}) scores best, "
+        f"{study_score(best)}; {near} of the other {len(rows) - 1} variants are within "
         "noise of it (paired on the same clips, with intervals that allow for the choice of the best among all: the "
         "truly best variant is the best here or within noise in 95 of 100 studies)."
     )
@@ -365,8 +379,8 @@ def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     for number, model in enumerate(models):
         own = [row for row in rows if row["model"] == model]
         color, marker = style.OKABE_ITO[number % len(style.OKABE_ITO)], style.MARKERS[number % len(style.MARKERS)]
-        x, y, low, high = ([row[name] for row in own] for name in ("train_seconds", "score", "score_low", "score_high"))
-        panel.vlines(x, low, high, color=color, lw=1.2, alpha=0.6)
+        x, y = ([row[name] for row in own] for name in ("train_seconds", "score"))
+        panel.vlines(x, *zip(*map(_ends, own), strict=True), color=color, lw=1.2, alpha=0.6)
         panel.plot(x, y, marker, color=color, ms=7, label=model)
     panel.set_xscale("log")
     panel.set(xlabel="s to train once, mean over the folds", ylabel="out-of-fold score with 95 % interval")

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acoustic_env.models import evaluate
-from acoustic_env.models.evaluate import Ranking, behind_the_best, bootstrap
+from acoustic_env.models.evaluate import Ranking
+from acoustic_env.stats import intervals
+from acoustic_env.stats.intervals import behind_the_best, of_metric
 
 VARIANTS = 10
 
 
 @pytest.fixture(autouse=True)
 def fewer_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "DEVIATES", 2000)
+    monkeypatch.setattr(intervals, "DEVIATES", 2000)
 
 
 def share(hits: Any) -> Any:
@@ -39,7 +40,7 @@ def share_of_studies_that_keep(best: int, means: Any, studies: int) -> float:
     kept = 0
     for seed in range(studies):
         statistics, groups = calls(seed, means)
-        kept += behind_the_best(statistics, groups, repeats=100)[best].within_noise()
+        kept += behind_the_best(statistics, groups)[best].within_noise()
     return kept / studies
 
 
@@ -50,7 +51,7 @@ def naive_share(best: int, means: Any, studies: int) -> float:
         statistics, groups = calls(seed, means)
         top = int(np.argmax([one(None) for one in statistics]))
         own, leader = statistics[best], statistics[top]
-        difference = bootstrap(lambda w, a=leader, b=own: a(w) - b(w), groups, difference=True, repeats=100)
+        difference = of_metric(lambda w, a=leader, b=own: a(w) - b(w), groups, difference=True)
         kept += top == best or difference.within_noise()
     return kept / studies
 
@@ -79,7 +80,7 @@ def test_a_variant_that_is_much_worse_is_not_within_noise_and_the_interval_says_
     covered = 0
     for seed in range(40):
         statistics, groups = calls(seed, np.array([1.0, 0.9, -0.8]))
-        first, _, last = behind_the_best(statistics, groups, repeats=100)
+        first, _, last = behind_the_best(statistics, groups)
         assert first.low == 0.0
         assert not last.within_noise()
         assert last.low < last.value < last.high
@@ -99,7 +100,7 @@ def test_variants_that_are_the_same_are_not_behind_and_one_alone_is_the_best() -
     truth = random.random(80) < 0.5
     scores = random.normal(size=80) + truth
     auc = Ranking(truth, scores).auc
-    found = behind_the_best([auc, auc], np.arange(80), repeats=50)
+    found = behind_the_best([auc, auc], np.arange(80))
     assert [(one.value, one.low, one.high) for one in found] == [(0.0, 0.0, 0.0)] * 2
-    (alone,) = behind_the_best([auc], np.arange(80), repeats=50)
+    (alone,) = behind_the_best([auc], np.arange(80))
     assert alone.within_noise()

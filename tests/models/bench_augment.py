@@ -5,14 +5,13 @@
 
 Every fold is predicted by networks of the other folds. With `--choose`, only validation folds are predicted, and test
 folds are neither read nor predicted. Accuracy, mean average precision and Brier score are means over the seeds; the
-difference from the first recipe is paired by clip and seed, its interval is a bootstrap over recordings. FOLDER keeps
+difference from the first recipe is paired by clip and seed, its interval is a jackknife over recordings. FOLDER keeps
 the predictions, so that an interrupted run continues.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +21,11 @@ import numpy.typing as npt
 from acoustic_env.clips.table import read_clips
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.evaluate import Ranking, bootstrap, mean_over_classes
+from acoustic_env.models.evaluate import Ranking, mean_over_classes
 from acoustic_env.models.learn import Study, prepare
 from acoustic_env.models.preprocess import make_preprocessor
+from acoustic_env.stats.intervals import Statistic, of_metric
 from acoustic_env.store.feature_store import FeatureStore
-
-Statistic = Callable[[npt.NDArray[np.float64] | None], float]
-REPEATS = 1000
 
 
 def predictions(
@@ -72,8 +69,8 @@ def report(
         print(f"{recipe}: accuracy of the seeds {each}")
         for name, statistic in own.items():
             base = first[name]
-            ahead = bootstrap(partial(_difference, statistic, base), groups, difference=True, repeats=REPEATS)
-            print(f"  {name:<24} {bootstrap(statistic, groups, repeats=REPEATS)}  minus the first {ahead}", flush=True)
+            ahead = of_metric(partial(_difference, statistic, base), groups, difference=True)
+            print(f"  {name:<24} {of_metric(statistic, groups)}  minus the first {ahead}", flush=True)
 
 
 def _difference(own: Statistic, base: Statistic, weights: npt.NDArray[np.float64] | None) -> float:

@@ -18,9 +18,10 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.classifier import Examples
 from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.evaluate import auc_with_interval
+from acoustic_env.models.evaluate import Ranking
 from acoustic_env.models.learn import prepare
 from acoustic_env.models.preprocess import Preprocessor
+from acoustic_env.stats.intervals import of_metric
 from acoustic_env.store.feature_store import FeatureStore
 
 
@@ -45,7 +46,9 @@ def main() -> None:
             preprocessor=Preprocessor.of(study.matrix.columns, recipe.reduction),
             size=recipe.model.ensemble,
         ).probabilities[:, 1]
-        by_given, by_true = (auc_with_interval(truth, posterior, study.groups) for truth in (given, true))
+        by_given, by_true = (
+            of_metric(Ranking(truth, posterior).auc, study.groups, truth[:, None]) for truth in (given, true)
+        )
         print(f"{flip:>6.0%}   {by_given}   {by_true}")
 
 

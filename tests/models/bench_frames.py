@@ -4,7 +4,7 @@
 
 Each way is trained on nine tenths of the clips of the balanced list that carry one of the four labels (one tenth stops
 it), and predicts those of the evaluation list. Macro average precision and the share of pairs of clip and label that
-are right at 1/2, without calibration; the difference from the dense network is paired, by a bootstrap over clips.
+are right at 1/2, without calibration; the difference from the dense network is paired, by a jackknife over clips.
 Nothing is chosen by these numbers.
 """
 
@@ -24,11 +24,11 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.config import classifier_settings
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.classifier import fit, make_estimator, predict_proba
-from acoustic_env.models.evaluate import Ranking, bootstrap, mean_over_classes, share_interval
+from acoustic_env.models.evaluate import Ranking, mean_over_classes
 from acoustic_env.models.learn import Study, fit_preprocessor, prepare, preprocessed_parts
+from acoustic_env.stats.intervals import of_metric, of_share
 from acoustic_env.store.feature_store import FeatureStore
 
-REPEATS = 200
 RECIPE = load_recipe("audioset-4")
 EPOCHS = {"max_epochs": 6, "patience": 6}
 CNN = {**RECIPE.model.model_dump(mode="json"), **EPOCHS}
@@ -83,9 +83,9 @@ def report(name: str, truth: np.ndarray, scores: np.ndarray, first: np.ndarray) 
     """Print one way's row."""
     own, base = (mean_over_classes(truth, each, Ranking.average_precision) for each in (scores, first))
     rows = np.arange(len(truth))
-    right = share_interval(((scores >= 0.5) == truth).ravel(), np.repeat(rows, truth.shape[1]))
-    ahead = bootstrap(lambda weights: own(weights) - base(weights), rows, difference=True, repeats=REPEATS)
-    print(f"{name:<28} {bootstrap(own, rows, repeats=REPEATS)}  {right}  {ahead}", flush=True)
+    right = of_share(((scores >= 0.5) == truth).ravel(), np.repeat(rows, truth.shape[1]))
+    ahead = of_metric(lambda weights: own(weights) - base(weights), rows, difference=True)
+    print(f"{name:<28} {of_metric(own, rows)}  {right}  {ahead}", flush=True)
 
 
 def bench(data: Path) -> None:

@@ -8,7 +8,6 @@ from scipy import special
 from sklearn import metrics
 
 from acoustic_env.models.calibrate import Calibrator, brier, reliability
-from acoustic_env.models.evaluate import share_interval
 from acoustic_env.models.thresholds import Calls, choose_f1_threshold, choose_threshold
 
 
@@ -49,44 +48,6 @@ def test_rows_of_one_kind_leave_the_threshold_at_a_half() -> None:
     assert choose_f1_threshold(np.zeros(5, bool), np.linspace(0, 1, 5)) == 0.5
 
 
-def share_coverage(repeats: int, size: int) -> float:
-    held = 0
-    for repeat in range(repeats):
-        random = np.random.default_rng(repeat)
-        rates = random.beta(4.0, 1.0, 120)  # groups that differ: mean 0.8
-        hits = np.concatenate([random.random(size) < rate for rate in rates])
-        interval = share_interval(hits, np.repeat(np.arange(120), size))
-        held += interval.low <= 0.8 <= interval.high
-    return held / repeats
-
-
-@pytest.mark.parametrize("size", [1, 5])
-def test_the_interval_of_a_share_covers_with_and_without_groups(size: int) -> None:
-    assert 0.90 <= share_coverage(200, size) <= 0.995
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 5])
-def test_the_interval_of_a_share_covers_in_2000_repeats(size: int) -> None:
-    assert 0.93 <= share_coverage(2000, size) <= 0.97
-
-
-def test_a_share_of_all_rows_is_not_said_to_be_certain() -> None:
-    interval = share_interval(np.ones(20, bool), np.arange(20))
-    assert interval.value == 1.0
-    assert 0.8 < interval.low < 0.9
-
-
-@pytest.mark.parametrize("hits", [[True, False], [True, True, False], [True, True, True, False, False, False, False]])
-def test_groups_of_one_share_count_as_one_row_each_whatever_the_share(hits: list[bool]) -> None:
-    rows, groups = np.tile(np.array(hits), 6), np.repeat(np.arange(6), len(hits))
-    share, alone = share_interval(rows, groups), share_interval(np.array(hits), np.zeros(len(hits), np.int64))
-    z, p = 1.959963984540054, np.mean(hits)
-    for interval, n in ((share, 6), (alone, 1)):
-        half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-        assert interval.high - interval.low == pytest.approx(2 * half)
-
-
 def overconfident(seed: int, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     logit = random.normal(size=n)
@@ -120,17 +81,74 @@ def test_temperature_scaling_repairs_a_softmax_that_is_too_sure() -> None:
     )
 
 
-def test_each_class_of_a_multilabel_study_is_calibrated_alike() -> None:
+def test_each_label_is_calibrated_by_itself_where_it_has_rows() -> None:
     y, positive = overconfident(3)
     pair = np.stack([positive, 1 - positive], axis=1)
     calibration = Calibrator("multilabel").fit(pair, np.stack([y, 1 - y], axis=1).astype(bool))
-    assert calibration.kind_ == "platt_each"
-    assert calibration.predict_proba(pair).shape == pair.shape
+    assert calibration.kind_ == "platt_by_label"
+    assert calibration.slope_ == pytest.approx([1 / 3, 1 / 3], abs=0.03)
+    assert calibration.shift_ == pytest.approx([-1 / 3, 1 / 3], abs=0.08)
+
+
+SHARES = np.array([0.9, 0.08, 0.02])
+
+
+def balanced(seed: int, n: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """Clips of three classes, and what a classifier says of them that learned from as many of each."""
+    random = np.random.default_rng(seed)
+    y = random.choice(3, n, p=SHARES)
+    return special.softmax(1.5 * (1.5 * np.eye(3)[y] + random.normal(size=(n, 3))), axis=1), y
+
+
+def test_a_rare_class_that_training_made_common_is_as_probable_as_it_is_frequent() -> None:
+    said, y = balanced(0)
+    new, y_new = balanced(1)
+    assert said[:, 2].mean() > 0.15  # what was shipped as calibrated
+    calibrator = Calibrator("multiclass").fit(said, y)
+    calibrated = calibrator.predict_proba(new)
+    for of_class, p in zip(np.eye(3)[y_new].T, calibrated.T, strict=True):
+        assert p.mean() == pytest.approx(
+            of_class.mean(), abs=0.2 * of_class.mean() + 2 * of_class.std() / len(y) ** 0.5
+        )
+        assert reliability(of_class == 1, p).expected_error < 0.02
+    likely = calibrated[:, 2] >= 0.5
+    assert likely.sum() < 10 or (y_new[likely] == 2).mean() > 0.3
+    # Which class is called stays as the classifier was trained for.
+    called = (calibrated / calibrator.thresholds_).argmax(axis=1)
+    np.testing.assert_array_equal(called, new.argmax(axis=1))
+
+
+@pytest.mark.parametrize("factor", [3.0, 30.0])
+def test_rare_labels_that_training_made_common_are_as_probable_as_they_are_frequent(factor: float) -> None:
+    random = np.random.default_rng(0)
+    shares = np.geomspace(0.01, 0.4, 20)
+
+    def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = random.random((n, 20)) < shares
+        evidence = 2 * (random.normal(size=(n, 20)) + 2 * y) - 2
+        return special.expit(1.3 * (evidence + special.logit(shares)) + np.log(np.minimum(0.4 / shares, factor))), y
+
+    calibrator = Calibrator("multilabel").fit(*drawn(4000))
+    said, y = drawn(4000)
+    assert np.abs(said.mean(axis=0) / y.mean(axis=0) - 1).max() > 0.5
+    off = np.abs(calibrator.predict_proba(said).mean(axis=0) - y.mean(axis=0))
+    assert (off <= 0.2 * y.mean(axis=0) + 2 * y.std(axis=0) / len(y) ** 0.5).all()
+
+
+def test_a_calibration_that_does_not_gain_on_left_out_recordings_is_not_shipped() -> None:
+    kept = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        logits = 1.5 * random.normal(size=(120, 10))
+        right = special.softmax(logits, axis=1)
+        y = np.array([random.choice(10, p=row) for row in right])
+        kept += Calibrator("multiclass").fit(right, y, np.arange(120) // 4).kind_ != "none"
+    assert kept <= 4  # of probabilities that are right already
 
 
 def test_too_few_rows_are_not_calibrated_on() -> None:
     calibration = Calibrator("binary").fit(np.full((55, 2), 0.5), np.array([0] * 50 + [1] * 5))
-    assert (calibration.kind_, calibration.slope_, calibration.shift_) == ("none", 1.0, 0.0)
+    assert (calibration.kind_, calibration.slope_.tolist(), calibration.shift_.tolist()) == ("none", [1.0], [0.0])
     probabilities = np.array([[0.3, 0.7]])
     np.testing.assert_array_equal(calibration.predict_proba(probabilities), probabilities)
 

@@ -11,14 +11,8 @@ from scipy import special
 from sklearn import metrics
 
 from acoustic_env.config import Task
-from acoustic_env.models import performance as module
 from acoustic_env.models.calibrate import Calibrator
-from acoustic_env.models.performance import performance
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REPEATS", 50)
+from acoustic_env.models.performance import CURVE_CLASSES, CURVE_POINTS, performance
 
 
 def test_multilabel_figures_are_scikit_learns_and_an_empty_class_is_named_and_counts_as_zero() -> None:
@@ -46,7 +40,7 @@ def test_binary_figures_use_the_threshold_given_and_the_calibration_given() -> N
     random = np.random.default_rng(1)
     y = random.integers(0, 2, 300)
     positive = special.expit(random.normal(size=300) + 1.5 * y)
-    learned = {"calibration": {"kind": "platt", "slope": 0.5, "shift": -0.3}, "thresholds": [0.7, 0.3]}
+    learned = {"calibration": {"kind": "platt", "slope": [0.5], "shift": [-0.3]}, "thresholds": [0.7, 0.3]}
     calibration = Calibrator.from_json("binary", learned)
     both, thresholds = np.stack([1 - positive, positive], axis=1), calibration.thresholds_
     found = performance("binary", ("no", "yes"), y, both, np.arange(300), thresholds, calibration.predict_proba(both))
@@ -80,31 +74,49 @@ def test_what_is_kept_of_curves_is_bounded_whatever_the_number_of_clips_and_clas
 
     for task in ("multiclass", "multilabel"):
         most, named = points(task, 3000, 5)
-        assert 100 < most <= module.CURVE_POINTS + 2
+        assert 100 < most <= CURVE_POINTS + 2
         assert named == ["c0", "c1", "c2", "c3"]
-        assert points(task, 200, module.CURVE_CLASSES + 1)[1] == []
+        assert points(task, 200, CURVE_CLASSES + 1)[1] == []
 
 
-def test_a_class_that_resamples_leave_out_does_not_stretch_the_interval_of_macro_f1() -> None:
+def test_a_class_of_one_recording_leaves_macro_f1_without_an_interval_and_accuracy_with_one() -> None:
     y = np.repeat(np.arange(10), 8)
-    recordings = y * 10 + np.where(y == 0, 0, np.arange(80) % 8)  # the first class is one recording: often not drawn
     sure = np.eye(10)[y] * 0.9 + 0.01
     sure[[3, 40]] = sure[[40, 3]]
-    for task, own in (("multiclass", y), ("multilabel", np.eye(10, dtype=bool)[y])):
-        found = performance(task, "abcdefghij", own, sure, recordings, np.full(10, 0.5), sure)
-        figure = found.metrics["macro_f1"]
-        assert figure.value == pytest.approx(metrics.f1_score(y, sure.argmax(axis=1), average="macro"))
-        assert 0.85 < figure.low < figure.value < figure.high
-    # A class that the data lack is no accident of resampling: it counts as 0.
+    for recordings_of_the_first in (1, 3):
+        recordings = y * 10 + np.where(y == 0, np.arange(80) % recordings_of_the_first, np.arange(80) % 8)
+        for task, own in (("multiclass", y), ("multilabel", np.eye(10, dtype=bool)[y])):
+            found = performance(task, "abcdefghij", own, sure, recordings, np.full(10, 0.5), sure)
+            figure = found.metrics["macro_f1"]
+            assert figure.value == pytest.approx(metrics.f1_score(y, sure.argmax(axis=1), average="macro"))
+            if recordings_of_the_first == 1:
+                assert str(figure).endswith("(no interval: 1 group with rows of a class, too few)")
+            else:
+                assert 0.75 < figure.low < figure.value < figure.high
+        if task == "multiclass":
+            assert found.metrics["accuracy"].low < found.metrics["accuracy"].value
+    # A class that the data lack counts as 0.
     padded = np.pad(sure, ((0, 0), (0, 1)))
-    lacking = performance("multiclass", "abcdefghijk", y, padded, recordings, np.zeros(11), padded)
+    lacking = performance("multiclass", "abcdefghijk", y, padded, recordings, np.ones(11), padded)
     assert lacking.metrics["macro_f1"].value == pytest.approx(figure.value * 10 / 11)
+
+
+def test_what_is_wrong_with_a_rare_class_stands_beside_it() -> None:
+    random = np.random.default_rng(2)
+    y = random.choice(3, 2000, p=[0.9, 0.08, 0.02])
+    said = special.softmax(1.5 * (1.5 * np.eye(3)[y] + random.normal(size=(2000, 3))), axis=1)
+    found = performance("multiclass", "abc", y, said, np.arange(2000), np.ones(3), said)
+    rare = found.per_class[2]
+    assert (rare.share, rare.mean_posterior) == pytest.approx((np.mean(y == 2), said[:, 2].mean()))
+    assert rare.calibration_error > 0.2
+    text = "\n".join(found.lines())
+    assert f"c: {rare.share:.1%} of the clips, mean posterior {rare.mean_posterior:.1%}" in text
 
 
 def test_a_performance_is_plain_json_without_nan() -> None:
     y = np.array([0, 1, 0, 1, 2, 2])
     probabilities = np.full((6, 4), 0.25)
-    found = performance("multiclass", "abcd", y, probabilities, np.arange(6), np.zeros(4), probabilities)
+    found = performance("multiclass", "abcd", y, probabilities, np.arange(6), np.ones(4), probabilities)
     text = json.dumps(found.as_json(), allow_nan=False)
     assert json.loads(text)["per_class"][3]["auc"] is None
     assert "without a ranking" in "\n".join(found.lines())
