@@ -119,11 +119,10 @@ class Performance:
         found += [f"{name.replace('_', ' '):<20} {estimate}" for name, estimate in self.metrics.items()]
         found += [f"{name.replace('_', ' '):<20} {value:.4f}" for name, value in self.calibration.items()]
         worst = sorted(self.per_class, key=lambda one: -abs(one.mean_posterior - one.share))[:SHOWN]
-        found += [
-            f"{one.name}: {one.share:.1%} of the {self.level}s, mean posterior {one.mean_posterior:.1%}, "
-            f"calibration error {one.calibration_error:.3f}"
-            for one in worst
-        ]
+        for one in worst:
+            line = f"{one.name}: {one.share:.1%} of the {self.level}s, mean posterior {one.mean_posterior:.1%}"
+            known = np.isfinite(one.calibration_error)
+            found.append(line + (f", calibration error {one.calibration_error:.3f}" if known else ""))
         if self.undefined:
             shown = ", ".join(self.undefined[:5]) + (", ..." if len(self.undefined) > 5 else "")
             found.append(f"without a ranking (no clip of the class, or no other): {len(self.undefined)} ({shown})")
