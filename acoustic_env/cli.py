@@ -36,7 +36,6 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "reannotate": {"reannotate": "add a new clip list to the labels table (for a schedule)"},
     "serve": {"serve": "serve the page that classifies, and its HTTP API"},
     "report": {"report": "write one HTML page with all results"},
-    "bench": {"bench": "compare the speed of both engines, stage by stage"},
 }
 
 EXIT_CODES: Final = """\

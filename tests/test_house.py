@@ -30,7 +30,7 @@ ROOMS = (
         "audit",
         "search",
     ),
-    *("explain", "report", "web", "bench"),
+    *("explain", "report", "web"),
 )
 DOORS = ("api", "commands", "cli")
 

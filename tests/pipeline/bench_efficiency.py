@@ -1,4 +1,4 @@
-"""Pipeline efficiency on a list of your own: what `acoustic-env bench --stages extract` measures for the fast engine.
+"""Pipeline efficiency on a list of your own: what `tests.bench --stages extract` measures for the fast engine.
 
 python -m tests.pipeline.bench_efficiency --clips clips.parquet [--engine reference] [--blocks yamnet] [--jobs 2]
 """
@@ -9,8 +9,8 @@ import argparse
 import statistics
 import sys
 
-from acoustic_env.bench.job import measure_efficiency
 from acoustic_env.clips.table import read_clips
+from tests.bench.job import measure_efficiency
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ import soundfile
 
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.audio.prepare import decode_and_resample
-from acoustic_env.bench.clips import bench_clips
 from acoustic_env.clips.listed import Listed
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.options import ExtractSettings
@@ -30,6 +29,7 @@ from acoustic_env.pipeline.task import Task
 from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
+from tests.bench.clips import bench_clips
 from tests.pipeline.tasks import pending
 from tests.s3 import S3Server, serve
 from tests.store.tables import begin

@@ -39,7 +39,7 @@ def real_yamnet(_real_yamnet: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def savedmodel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with SavedModels in TF-Hub's form and seeded weights, converted."""
     pytest.importorskip("tensorflow_hub", reason="needs the extra `tensorflow`")
-    from acoustic_env.bench import seeded_savedmodel
+    from tests.features.embedders import seeded_savedmodel
 
     folder, archives = tmp_path_factory.mktemp("savedmodels"), tmp_path_factory.mktemp("archives")
     with pytest.MonkeyPatch.context() as environment:

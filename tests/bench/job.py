@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 
 from acoustic_env.audio.signals import Engine
-from acoustic_env.bench.clips import Material
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import write_clips
 from acoustic_env.errors import AcousticEnvError
@@ -37,6 +36,7 @@ from acoustic_env.pipeline.plan import Device
 from acoustic_env.pipeline.task import Task
 from acoustic_env.pipeline.work import resolve_blocks
 from acoustic_env.store.schema import ERROR_SCHEMA
+from tests.bench.clips import Material
 
 CLIPS_PER_CPU: Final = 100  # three minutes of the reference engine on a slow core
 EFFICIENCY_CLIPS: Final = 4  # times as many as the pair of engines sees: the fast one is soon done

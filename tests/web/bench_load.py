@@ -1,4 +1,4 @@
-"""The benchmark's stages `predict` and `serve`: what a trained classifier takes, and what load a server of it bears.
+"""What a trained classifier takes, and what load a server of it bears: `python -m tests.web.bench_load [--bundle B]`.
 
 Without a classifier of the user's, both measure a small one that needs no weights: logistic regression on MFCC
 statistics of generated sounds of 5 s. Clients and server share the machine.
@@ -6,6 +6,7 @@ statistics of generated sounds of 5 s. Clients and server share the machine.
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import os
 import re
@@ -28,7 +29,6 @@ import numpy as np
 import soundfile
 
 from acoustic_env.audio.prepare import prepare
-from acoustic_env.bench.timing import one_thread, wall_seconds
 from acoustic_env.clips.table import clip_table
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.errors import AcousticEnvError
@@ -39,6 +39,7 @@ from acoustic_env.pipeline.cluster import THREAD_VARIABLES
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.web.classify import PREDICT
+from tests.bench.stages import one_thread
 
 SMALL: Final = "MFCC statistics of generated sounds, logistic regression"
 CLIP_S: Final = 5.0
@@ -234,3 +235,35 @@ def _process_s(*arguments: str) -> float:
     if done.returncode != 0:
         raise AcousticEnvError("bench: " + "\n".join(done.stderr.strip().splitlines()[-5:]))
     return time.perf_counter() - started
+
+
+def wall_seconds(run: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle")
+    parser.add_argument("--stages", default="predict,serve")
+    options = parser.parse_args()
+
+    def log(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    if "predict" in options.stages:
+        found = measure_predict(options.bundle, log)
+        print(f"import torch {found.import_torch_s:.2f} s, predict FILE {found.command_s:.2f} s: {found.ratio:.2f}")
+        print(
+            f"a window of {found.window_s:g} s: {1e3 * found.alone_s:.1f} ms alone, {1e3 * found.together_s:.1f} in all"
+        )
+    if "serve" in options.stages:
+        for load in measure_serve(options.bundle, log):
+            quantiles = "".join(f"{1e3 * seconds:>9.0f}" for seconds in (load.p50_s, load.p95_s, load.p99_s))
+            print(f"{load.server:<24}{load.clients:>4} clients {load.requests_per_s:>8.1f} requests/s; ms {quantiles}")
+
+
+if __name__ == "__main__":
+    main()

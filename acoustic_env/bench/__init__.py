@@ -1,1 +1,0 @@
-"""What `acoustic-env bench` measures: each stage in both engines, in pairs, in one run."""
