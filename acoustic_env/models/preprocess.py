@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.features.tolerances import rounding_floor
 from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureColumn
 from acoustic_env.models.storage import dump_arrays, load_arrays
@@ -25,6 +26,8 @@ Matrix = npt.NDArray[np.float32]
 
 # A column that varies by less than this share of its mean does so by rounding only.
 CONSTANT: Final = 1e-6
+# Why a column is left out; its code is 1 and up.
+REASONS: Final = ("without any value", "constant", "rounding noise")
 # Components below this share of the first one's variance are rounding.
 NEGLIGIBLE: Final = 1e-10
 # Up to so many columns (or rows, where these are fewer) PCA is exact.
@@ -132,7 +135,7 @@ class Part:
         block, signal: which.
         columns: numbers of the matrix columns kept, int64 [k].
         names: their names in the block.
-        empty, constant: names of the columns left out because they are all missing, or the same everywhere.
+        left_out: reason -> names of the columns left out for it (`REASONS`).
         deviation: standard deviation of each kept column [k].
         steps: the fitted pipeline; None where no column is kept.
     """
@@ -141,8 +144,7 @@ class Part:
     signal: str
     columns: npt.NDArray[np.int64]
     names: tuple[str, ...]
-    empty: tuple[str, ...]
-    constant: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
     deviation: Floats
     steps: Pipeline | None
 
@@ -184,14 +186,13 @@ class Part:
     def summary(self) -> str:
         """Describe what became of the part, human-readable."""
         kind = "features, no PCA" if self.components is None else "components"
-        text = f"{self.block}.{self.signal}: {len(self.columns) + len(self.empty) + len(self.constant)} columns -> "
-        text += f"{self.size} {kind}"
+        columns = len(self.columns) + sum(len(names) for names in self.left_out.values())
+        text = f"{self.block}.{self.signal}: {columns} columns -> {self.size} {kind}"
         if self.components is not None:
             text += f" ({self.explained.sum():.1%} of variance)"
-        for reason, names in (("without any value", self.empty), ("constant", self.constant)):
-            if names:
-                more = ", ..." if len(names) > SHOWN else ""
-                text += f"; {len(names)} {reason} left out: {', '.join(names[:SHOWN])}{more}"
+        for reason, names in self.left_out.items():
+            more = ", ..." if len(names) > SHOWN else ""
+            text += f"; {len(names)} {reason} left out: {', '.join(names[:SHOWN])}{more}"
         return text
 
 
@@ -279,7 +280,8 @@ class Preprocessor(TransformerMixin, BaseEstimator):
     Attributes:
         pipelines_: "block.signal" -> `Pipeline` of each that has a column left.
         mean_, deviation_: of each column [d], missing values imputed.
-        empty_: bool [d], columns without any value.
+        left_out_: uint8 [d], why a column is left out: code in `REASONS`, from 1; 0 for those kept. A column is rounding
+            noise where its deviation is at most its `rounding_floor`.
 
     >>> columns = [("indices", "raw", name) for name in ("ACI", "NDSI", "BI")]
     >>> X = np.random.default_rng(23).normal(size=(20, 3)).astype(np.float32)
@@ -314,7 +316,8 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         Raises:
             UsageError: no column of any part varies.
         """
-        self.empty_, self.mean_, self.deviation_ = _moments(X)
+        empty, self.mean_, self.deviation_ = _moments(X)
+        self.left_out_ = _left_out(empty, self.mean_, self.deviation_, [rounding_floor(name) for *_, name in self.columns])
         self._make_pipelines()
         if not self.pipelines_:
             raise UsageError(f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}")
@@ -324,11 +327,10 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def _make_pipelines(self) -> None:
         """Make an unfitted pipeline for each part with a column left."""
-        left_out = self.empty_ | (self.deviation_ <= CONSTANT * np.abs(self.mean_))
         self.numbers_: dict[str, list[int]] = {}
         for number, (block, signal, _) in enumerate(self.columns):
             self.numbers_.setdefault(f"{block}.{signal}", []).append(number)
-        self.kept_ = {part: [n for n in own if not left_out[n]] for part, own in self.numbers_.items()}
+        self.kept_ = {part: [n for n in own if not self.left_out_[n]] for part, own in self.numbers_.items()}
         self.pipelines_ = {part: self._pipeline(part.partition(".")[0]) for part, own in self.kept_.items() if own}
 
     def _pipeline(self, block: str) -> Pipeline:
@@ -353,7 +355,7 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def dump_fitted(self) -> bytes:
         """Return parameters and what `fit` learned as safetensors."""
-        arrays = {"empty": self.empty_, "mean": self.mean_, "deviation": self.deviation_}
+        arrays = {"left_out": self.left_out_, "mean": self.mean_, "deviation": self.deviation_}
         for part, pipeline in self.pipelines_.items():
             for step, fitted in pipeline.steps:
                 learned = {f"{part}/{step}/{name}": value for name, value in vars(fitted).items() if name[-1] == "_"}
@@ -362,7 +364,11 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def load_fitted(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Preprocessor:
         """Take over the arrays that `dump_fitted` stored."""
-        self.empty_, self.mean_, self.deviation_ = (arrays[name] for name in ("empty", "mean", "deviation"))
+        self.mean_, self.deviation_ = arrays["mean"], arrays["deviation"]
+        if "left_out" in arrays:
+            self.left_out_ = arrays["left_out"]
+        else:  # a bundle of before floors were known
+            self.left_out_ = _left_out(arrays["empty"], self.mean_, self.deviation_, 0.0)
         self._make_pipelines()
         for name, array in arrays.items():
             part, _, learned = name.partition("/")
@@ -378,18 +384,16 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def _all_parts(self) -> list[Part]:
         found = []
-        for part, own in self.kept_.items():
+        for part, numbers in self.numbers_.items():
             block, _, signal = part.partition(".")
-            kept = np.array(own, np.int64)
-            left_out = np.setdiff1d(self.numbers_[part], kept)
-            empty, constant = left_out[self.empty_[left_out]], left_out[~self.empty_[left_out]]
-            names, empty_names, constant_names = (
-                tuple(self.columns[n][2] for n in numbers) for numbers in (kept, empty, constant)
-            )
-            spread = self.deviation_[kept]
-            found.append(
-                Part(block, signal, kept, names, empty_names, constant_names, spread, self.pipelines_.get(part))
-            )
+            by_code = {
+                code: tuple(self.columns[n][2] for n in numbers if self.left_out_[n] == code)
+                for code in range(len(REASONS) + 1)
+            }
+            left_out = {reason: by_code[code] for code, reason in enumerate(REASONS, start=1) if by_code[code]}
+            kept = np.array(self.kept_[part], np.int64)
+            steps = self.pipelines_.get(part)
+            found.append(Part(block, signal, kept, by_code[0], left_out, self.deviation_[kept], steps))
         return found
 
     @property
@@ -436,6 +440,14 @@ def load_preprocessor(data: bytes, *, sequences: bool) -> Preprocessor | KeepFra
     """
     arrays, parameters = load_arrays(data)
     return KeepFrames(**parameters) if sequences else Preprocessor(**parameters).load_fitted(arrays)
+
+
+def _left_out(
+    empty: npt.NDArray[np.bool_], mean: Floats, deviation: Floats, floor: npt.ArrayLike
+) -> npt.NDArray[np.uint8]:
+    """Return the code of `REASONS` of each column, 0 for those kept."""
+    reasons = [empty, deviation <= CONSTANT * np.abs(mean), deviation <= np.asarray(floor)]
+    return np.select(reasons, np.arange(1, len(REASONS) + 1, dtype=np.uint8), np.uint8(0))
 
 
 def _moments(values: Matrix) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
