@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from scipy import linalg
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import Recipe, ReductionSettings
@@ -32,6 +33,8 @@ REASONS: Final = ("without any value", "constant", "rounding noise")
 NEGLIGIBLE: Final = 1e-10
 # Up to so many columns (or rows, where these are fewer) PCA is exact.
 EXACT: Final = 3000
+# Above, up to so many components are found by the randomized solver; where they are too few for a share, all exactly.
+SKETCHED: Final = 256
 CHUNK: Final = 2048
 SHOWN: Final = 5
 
@@ -67,8 +70,8 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Args:
         n_components: a number of components, or a share of variance in (0, 1).
-        random_state: seed of the randomized solver, which serves a number of components of more than 3,000 rows and
-            columns.
+        random_state: seed of the randomized solver, which serves more than 3,000 rows and columns where 256 components
+            are enough.
 
     Attributes:
         components_: [components, features], the largest weight of each positive.
@@ -88,30 +91,17 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def fit(self, X: Any, y: Any = None) -> PrincipalComponents:
         """Find the components of rows [n, features]."""
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        least = min(X.shape)
-        wanted = self.n_components if self.n_components < 1 else min(int(self.n_components), least)
-        if len(X) < X.shape[1] and len(X) <= EXACT:
-            return self._fit_wide(X, wanted)
-        from sklearn.decomposition import PCA  # slow to import, and not needed to predict
-
-        solver = "randomized" if least > EXACT and wanted >= 1 else "covariance_eigh"
-        pca = PCA(wanted, svd_solver=solver, random_state=self.random_state).fit(X)
-        kept = pca.explained_variance_ > NEGLIGIBLE * pca.explained_variance_.max(initial=0)
-        self.components_, self.mean_ = pca.components_[kept], pca.mean_
-        self.explained_variance_ratio_ = pca.explained_variance_ratio_[kept]
-        return self
-
-    def _fit_wide(self, X: Floats, wanted: float) -> PrincipalComponents:
-        """Find the components of fewer rows than columns by the products of rows: a tenth of the time of their SVD."""
         self.mean_ = X.mean(axis=0)
-        centered = X - self.mean_
-        variances, vectors = linalg.eigh(centered @ centered.T)
-        variances, vectors = variances[::-1], vectors[:, ::-1]
-        kept = variances > NEGLIGIBLE * variances[0]
-        ratio = variances[kept] / variances[kept].sum()
-        reached = int(np.searchsorted(np.cumsum(ratio), wanted * (1 - 1e-12))) + 1
-        count = reached if wanted < 1 else int(wanted)
-        found = (vectors[:, kept][:, :count] / np.sqrt(variances[kept][:count])).T @ centered
+        X = X - self.mean_
+        total, share = float(np.vdot(X, X)), self.n_components < 1
+        few = share or self.n_components <= SKETCHED
+        variances, components = _randomized(X, self.random_state) if min(X.shape) > EXACT and few else _exact(X)
+        if share and len(variances) == SKETCHED and variances.sum() < self.n_components * total:
+            variances, components = _exact(X)
+        ratio = variances[variances > NEGLIGIBLE * variances[0]] / (total or 1)
+        reached = int(np.searchsorted(np.cumsum(ratio), self.n_components * (1 - 1e-12))) + 1
+        count = min(reached if share else int(self.n_components), len(ratio))
+        found = components(count)
         signs = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])
         self.components_, self.explained_variance_ratio_ = found * signs[:, None], ratio[:count]
         return self
@@ -125,6 +115,33 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     @property
     def _n_features_out(self) -> int:  # of ClassNamePrefixFeaturesOutMixin
         return len(self.components_)
+
+
+def _exact(centered: Floats) -> tuple[Floats, Callable[[int], Floats]]:
+    """Return all variances (times rows), largest first, and what gives so many components.
+
+    Of fewer rows than columns by the products of rows: a tenth of the time of their SVD.
+    """
+    wide = len(centered) < centered.shape[1]
+    variances, vectors = linalg.eigh(centered @ centered.T if wide else centered.T @ centered)
+    variances, vectors = variances[::-1], vectors[:, ::-1]
+
+    def components(count: int) -> Floats:
+        first = vectors[:, :count]
+        return np.asarray((first / np.sqrt(variances[:count])).T @ centered if wide else first.T)
+
+    return variances, components
+
+
+def _randomized(centered: Floats, random_state: Any) -> tuple[Floats, Callable[[int], Floats]]:
+    """Return the largest `SKETCHED` variances (times rows), within 1e-4, and what gives so many components.
+
+    As many again are sought and dropped, since the last of a sketch are the least accurate.
+    """
+    _, singular, found = randomized_svd(
+        centered.astype(np.float32), SKETCHED, n_oversamples=SKETCHED, n_iter=5, random_state=random_state
+    )
+    return singular.astype(np.float64) ** 2, lambda count: found[:count].astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -280,8 +297,8 @@ class Preprocessor(TransformerMixin, BaseEstimator):
     Attributes:
         pipelines_: "block.signal" -> `Pipeline` of each that has a column left.
         mean_, deviation_: of each column [d], missing values imputed.
-        left_out_: uint8 [d], why a column is left out: code in `REASONS`, from 1; 0 for those kept. A column is rounding
-            noise where its deviation is at most its `rounding_floor`.
+        left_out_: uint8 [d], code in `REASONS`, from 1, of why a column is left out; 0 for those kept. A column is
+            rounding noise where its deviation is at most its `rounding_floor`.
 
     >>> columns = [("indices", "raw", name) for name in ("ACI", "NDSI", "BI")]
     >>> X = np.random.default_rng(23).normal(size=(20, 3)).astype(np.float32)
@@ -317,7 +334,8 @@ class Preprocessor(TransformerMixin, BaseEstimator):
             UsageError: no column of any part varies.
         """
         empty, self.mean_, self.deviation_ = _moments(X)
-        self.left_out_ = _left_out(empty, self.mean_, self.deviation_, [rounding_floor(name) for *_, name in self.columns])
+        floors = [rounding_floor(name) for *_, name in self.columns]
+        self.left_out_ = _left_out(empty, self.mean_, self.deviation_, floors)
         self._make_pipelines()
         if not self.pipelines_:
             raise UsageError(f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}")

@@ -13,7 +13,7 @@ from acoustic_env.config import ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models import preprocess
 from acoustic_env.models.matrix import FeatureColumn
-from acoustic_env.models.preprocess import Preprocessor, load_preprocessor
+from acoustic_env.models.preprocess import Preprocessor, PrincipalComponents, load_preprocessor
 from acoustic_env.models.storage import load_arrays
 
 
@@ -55,16 +55,23 @@ def test_a_share_of_variance_takes_the_fewest_components_that_reach_it() -> None
     assert reducer.parts[0].explained.sum() >= 0.9
 
 
-@pytest.mark.parametrize("wanted", [6, 0.9])
-def test_the_randomised_solver_finds_the_exact_components(monkeypatch: pytest.MonkeyPatch, wanted: float) -> None:
-    values = table(200, 60)
-    settings = ReductionSettings(components={"indices": wanted})
-    exact = Preprocessor.of(columns(60), settings).fit(values)
+@pytest.mark.parametrize("wanted", [6, 0.9, 0.9999])
+def test_the_randomized_solver_finds_the_exact_components_or_leaves_them_to_the_exact_one(
+    monkeypatch: pytest.MonkeyPatch, wanted: float
+) -> None:
+    random = np.random.default_rng(0)
+    spectrum = np.arange(1, 81) ** -1.0
+    values = (random.normal(size=(200, 80)) * spectrum) @ np.linalg.qr(random.normal(size=(80, 80)))[0]
+    exact = PrincipalComponents(wanted, 23).fit(values)
     monkeypatch.setattr(preprocess, "EXACT", 10)
-    randomised = Preprocessor.of(columns(60), settings).fit(values)
-    assert randomised.parts[0].size == exact.parts[0].size
-    np.testing.assert_allclose(randomised.parts[0].explained[:4], exact.parts[0].explained[:4], rtol=1e-4)
-    np.testing.assert_allclose(randomised.transform(values)[:, :4], exact.transform(values)[:, :4], atol=2e-2)
+    monkeypatch.setattr(preprocess, "SKETCHED", 30)
+    found = [PrincipalComponents(wanted, 23).fit(values) for _ in range(2)]
+    assert found[0].components_.shape == exact.components_.shape
+    np.testing.assert_array_equal(found[0].components_, found[1].components_)
+    np.testing.assert_allclose(found[0].explained_variance_ratio_, exact.explained_variance_ratio_, rtol=1e-4)
+    cosines = np.linalg.svd(found[0].components_ @ exact.components_.T, compute_uv=False)
+    assert cosines.min() > 1 - 1e-5
+    assert (len(exact.components_) > 30) == (wanted == 0.9999)
 
 
 def test_each_block_and_signal_is_reduced_by_itself_to_its_own_size() -> None:
