@@ -248,12 +248,16 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         columns: (block, signal, name) of each signal's frames.
         cut: of a `Cut`, how a network cuts clips into windows; empty where it does not.
 
+    Attributes:
+        frames_: of a training clip; other clips are cropped or repeated to as many. None in bundles made before.
+
     >>> KeepFrames([("logmel_frames", "raw", "frames")]).summary()
     ['logmel_frames.raw: frames, scaled in the network']
     """
 
     names: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
+    frames_: int | None
 
     def __init__(self, columns: Sequence[Sequence[str]], cut: tuple[Any, ...] = ()) -> None:
         self.columns = columns
@@ -265,22 +269,26 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         return [FeatureColumn(*column) for column in self.columns]
 
     def fit(self, X: Any, y: Any = None) -> KeepFrames:
-        """Learn nothing."""
+        """Learn how many frames a clip has."""
+        self.frames_, self._refitted = X.shape[1], X.refitted
         return self
 
     def transform(self, X: Any) -> Any:
-        """Return the sequences, with the windows to cut them into."""
-        found = X[:]
+        """Return the sequences with as many frames as training clips have, and the windows to cut them into."""
+        found = X[:] if self.frames_ is None else X.of_frames(self.frames_)
         found.cut = Cut(*self.cut) if self.cut else None
         return found
 
     def dump_fitted(self) -> bytes:
-        """Return the parameters as safetensors."""
-        return dump_arrays({}, self.get_params())
+        """Return the parameters, and how many frames a clip has, as safetensors."""
+        return dump_arrays({}, {**self.get_params(), "frames": self.frames_})
 
     def summary(self) -> list[str]:
         """Describe what is read."""
-        return [f"{column.block}.{column.signal}: frames, scaled in the network" for column in self.feature_columns]
+        lines = [f"{column.block}.{column.signal}: frames, scaled in the network" for column in self.feature_columns]
+        if refitted := getattr(self, "_refitted", 0):
+            lines.append(f"{refitted:,} clips of the list cropped or repeated to {self.frames_:,} frames")
+        return lines
 
 
 @dataclass(eq=False, repr=False)
@@ -457,7 +465,12 @@ def load_preprocessor(data: bytes, *, sequences: bool) -> Preprocessor | KeepFra
     True
     """
     arrays, parameters = load_arrays(data)
-    return KeepFrames(**parameters) if sequences else Preprocessor(**parameters).load_fitted(arrays)
+    if not sequences:
+        return Preprocessor(**parameters).load_fitted(arrays)
+    frames = parameters.pop("frames", None)
+    found = KeepFrames(**parameters)
+    found.frames_ = frames
+    return found
 
 
 def _left_out(
