@@ -381,7 +381,11 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def dump_fitted(self) -> bytes:
         """Return parameters and what `fit` learned as safetensors."""
-        arrays = {"left_out": self.left_out_, "mean": self.mean_, "deviation": self.deviation_}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "left_out": self.left_out_,
+            "mean": self.mean_,
+            "deviation": self.deviation_,
+        }
         for part, pipeline in self.pipelines_.items():
             for step, fitted in pipeline.steps:
                 learned = {f"{part}/{step}/{name}": value for name, value in vars(fitted).items() if name[-1] == "_"}

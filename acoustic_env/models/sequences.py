@@ -115,13 +115,10 @@ class Sequences:
         ([0.0, 1.0, 2.0, 0.0, 1.0], [3.0, 4.0])
         """
         view, (clips, there, bands) = self[:], self.source.shape
-        if frames != there:
-            stored = isinstance(self.source, StoredFrames)
-            view.source = (
-                replace(self.source, shape=(clips, frames, bands))
-                if stored
-                else self.source[:, np.arange(frames) % there]
-            )
+        if isinstance(self.source, StoredFrames):
+            view.source = replace(self.source, shape=(clips, frames, bands))
+        elif frames != there:
+            view.source = self.source[:, np.arange(frames) % there]
         return view
 
     def hold(self) -> Sequences:

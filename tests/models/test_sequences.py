@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Task, classifier_settings
-from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
