@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.naive_bayes import GaussianNB
@@ -13,7 +14,15 @@ from sklearn.preprocessing import FunctionTransformer
 
 from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Recipe, Task, classifier_settings, from_mapping
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples, fit, fit_ensemble, fit_model, make_estimator, predict_proba
+from acoustic_env.models.classifier import (
+    Examples,
+    fit,
+    fit_ensemble,
+    fit_model,
+    make_estimator,
+    predict_proba,
+    stops_on_rows,
+)
 from acoustic_env.models.classifiers import logistic
 from acoustic_env.models.classifiers.logistic import LogisticClassifier, fit_weights
 from acoustic_env.models.classifiers.mlp import MLPSettings
@@ -340,13 +349,19 @@ def test_gradient_boosting_stops_on_the_rows_held_out_and_on_none_of_its_own(tas
     assert trees(None) == [200] * (3 if task == "multilabel" else 1)
 
 
+def test_an_estimator_told_not_to_stop_early_is_given_no_rows_to_stop_on() -> None:
+    patient = HistGradientBoostingClassifier(max_iter=12, early_stopping=False)
+    assert not stops_on_rows(patient)
+    assert fit(patient, rows("binary"), rows("binary", seed=2)).n_iter_ == 12
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
 def test_all_rows_vote_where_there_are_fewer_than_neighbors(task: Task, weights: str, metric: str) -> None:
     made = classifier_settings({"kind": "knn", "weights": weights, "metric": metric})
     train, new = rows(task, 12), rows(task, seed=1)
-    with pytest.warns(UserWarning, match="fewer training rows than neighbors \\(25\\): all of them vote"):
+    with pytest.warns(UserWarning, match="fewer training rows than neighbors: all of them vote"):
         model = fit(make_estimator(made, 5), train)
     assert model.n_neighbors == 25
     found = predict_proba(model, new.x, 2 if task == "binary" else 3)

@@ -29,8 +29,7 @@ class KNNClassifier(KNeighborsClassifier):
         """Keep the rows; warn where they are fewer than `n_neighbors`."""
         super().fit(X, y)
         if self.n_samples_fit_ < self.n_neighbors:
-            message = f"knn: fewer training rows than neighbors ({self.n_neighbors}): all of them vote"
-            warnings.warn(message, stacklevel=2)
+            warnings.warn("knn: fewer training rows than neighbors: all of them vote", stacklevel=2)
         return self
 
     def _voting(self) -> KNNClassifier:
