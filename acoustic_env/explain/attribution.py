@@ -27,8 +27,8 @@ from acoustic_env.explain.gradients import LogOdds, is_smooth, weight_count
 from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.models.classifier import Ensemble
 from acoustic_env.models.classifiers.xgboost import MOST_SINGLE_OUTPUTS
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.per_label import PerLabelClassifier
+from acoustic_env.stats.intervals import Floats
 
 CLUSTERS: Final = 20
 PER_CLUSTER: Final = 4

@@ -13,7 +13,7 @@ from acoustic_env.explain.contrasts import Contrast, cluster_order, contrast, fa
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot
 from acoustic_env.features.modulation import SHAPE, axes
-from acoustic_env.models.evaluate import Floats
+from acoustic_env.stats.intervals import Floats
 
 SECTION: Final = "What differs between the classes"
 MAX_FDR: Final = 0.05  # false-discovery rate up to which a difference is significant

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from acoustic_env.models.evaluate import Floats
+from acoustic_env.stats.intervals import Floats
 
 Bools = npt.NDArray[np.bool_]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.models.evaluate import Floats
+from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:
     import torch

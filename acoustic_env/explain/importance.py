@@ -18,8 +18,9 @@ from acoustic_env.explain.contrast_plots import map_parts
 from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
-from acoustic_env.models.evaluate import Floats, Ranking, group_weights
+from acoustic_env.models.evaluate import Ranking, group_weights
 from acoustic_env.models.preprocess import Part
+from acoustic_env.stats.intervals import Floats
 
 REPEATS: Final = 20
 MOST_ROWS: Final = 1000

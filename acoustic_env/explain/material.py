@@ -19,9 +19,9 @@ from acoustic_env.features import vggish_released
 from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.models.bundle import Bundle, clips_hash
 from acoustic_env.models.classifier import Ensemble, Examples, fit_ensemble, stops_on_rows
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.learn import Log, bundle_matrix, without_absent
 from acoustic_env.models.matrix import FeatureMatrix
+from acoustic_env.stats.intervals import Floats
 from acoustic_env.store.feature_store import FeatureStore
 
 # Classes explained one by one where a study has many.

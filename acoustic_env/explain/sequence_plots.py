@@ -13,7 +13,7 @@ from acoustic_env.explain import style
 from acoustic_env.explain.material import FrameAxes, Material
 from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.sequence_attribution import ExplainedClip, Patches, explained_clips
-from acoustic_env.models.evaluate import Floats
+from acoustic_env.stats.intervals import Floats
 
 SECTION: Final = "What the network relies on"
 METHODS: Final = {"gradients": "integrated gradients", "occlusion": "occlusion"}

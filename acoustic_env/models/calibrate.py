@@ -12,8 +12,9 @@ from scipy import optimize, special
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from acoustic_env.config import Task
-from acoustic_env.models.evaluate import Bools, Floats, Integers, share_interval
+from acoustic_env.models.evaluate import share_interval
 from acoustic_env.models.thresholds import choose_thresholds
+from acoustic_env.stats.intervals import Bools, Floats, Integers
 
 BINS: Final = 10
 SMALLEST: Final = 1e-7

@@ -26,8 +26,8 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d, has_fit
 
 from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.errors import UsageError
-from acoustic_env.models.evaluate import Floats, Integers
 from acoustic_env.models.per_label import PerLabelClassifier
+from acoustic_env.stats.intervals import Floats, Integers
 
 PREDICTED_ROWS: Final = 8192
 

@@ -24,11 +24,11 @@ from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.errors import UsageError
 from acoustic_env.models.calibrate import Calibrator
 from acoustic_env.models.classifier import Examples, fit_ensemble
-from acoustic_env.models.evaluate import Floats, Integers
 from acoustic_env.models.folds import grouped_folds
 from acoustic_env.models.preprocess import MeanImputer
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.windows import per_row
+from acoustic_env.stats.intervals import Floats, Integers
 
 # Of each training part, one of so many inner folds is held out to stop training on.
 INNER_FOLDS: Final = 8

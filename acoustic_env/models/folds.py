@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from acoustic_env.errors import UsageError
-from acoustic_env.models.evaluate import Integers
+from acoustic_env.stats.intervals import Integers
 
 
 def strata(y: Any) -> Integers:

@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.models.classifier import Examples, TaskClassifier, in_double, probabilities
 from acoustic_env.models.classifiers.mlp import MLPSettings
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.storage import dump_arrays, load_arrays
 from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
+from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-from acoustic_env.models.evaluate import Bools, Floats
 from acoustic_env.models.sequences import Sequences
+from acoustic_env.stats.intervals import Bools, Floats
 
 REFERENCES: Final = 1000
 SMALLEST: Final = np.float32(1e-12)  # deviation of a constant feature

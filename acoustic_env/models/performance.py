@@ -13,8 +13,6 @@ from acoustic_env.config import Level, Task
 from acoustic_env.models.calibrate import Reliability, brier, class_error, positive_mass, reliability
 from acoustic_env.models.evaluate import (
     Curve,
-    Estimate,
-    Floats,
     Ranking,
     auc_with_interval,
     bootstrap,
@@ -24,6 +22,7 @@ from acoustic_env.models.evaluate import (
     share_interval,
 )
 from acoustic_env.models.thresholds import Calls
+from acoustic_env.stats.intervals import Estimate, Floats
 
 REPEATS: Final = 1000
 # mAP over hundreds of classes and tens of thousands of clips costs a tenth of a second a resample.

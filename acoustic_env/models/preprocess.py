@@ -18,10 +18,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from acoustic_env.config import Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.features.tolerances import rounding_floor
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.matrix import FeatureColumn
 from acoustic_env.models.storage import dump_arrays, load_arrays
 from acoustic_env.models.windows import Cut
+from acoustic_env.stats.intervals import Floats
 
 Matrix = npt.NDArray[np.float32]
 

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from acoustic_env.config import ClassifierSettings
 from acoustic_env.models.classifier import Examples, TaskClassifier, fit_ensemble
 from acoustic_env.models.cross_val import INNER_FOLDS
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.folds import grouped_folds
 from acoustic_env.models.tune import sampler, score_settings, search_settings
+from acoustic_env.stats.intervals import Floats
 
 log = logging.getLogger("acoustic_env.models.searched")
 

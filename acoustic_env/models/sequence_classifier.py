@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from acoustic_env.models.classifier import Examples, probabilities
 from acoustic_env.models.classifiers.sequences import SequenceSettings
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.mlp import NetworkClassifier
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.storage import dump_arrays, load_arrays
 from acoustic_env.models.training import TrainingSpec, forward
 from acoustic_env.models.windows import Cut, Windows, fit_exponent, in_windows, pool
+from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:
     pass

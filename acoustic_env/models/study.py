@@ -16,19 +16,13 @@ import pyarrow as pa
 from acoustic_env.config import ClassifierSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.cross_val import OutOfFold, out_of_fold
-from acoustic_env.models.evaluate import (
-    Estimate,
-    Floats,
-    auc_with_interval,
-    behind_the_best,
-    bootstrap,
-    share_interval,
-)
+from acoustic_env.models.evaluate import auc_with_interval, behind_the_best, bootstrap, share_interval
 from acoustic_env.models.learn import Log, Study
 from acoustic_env.models.preprocess import make_preprocessor
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.thresholds import main_score
 from acoustic_env.models.windows import at_level
+from acoustic_env.stats.intervals import Estimate, Floats
 
 # Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
 HANDMADE: Final = ("mps", "indices")

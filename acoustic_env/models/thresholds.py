@@ -10,7 +10,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from acoustic_env.config import Task
-from acoustic_env.models.evaluate import Bools, Floats, Ranking, Statistic, Weights, mean_over_classes
+from acoustic_env.models.evaluate import Ranking, mean_over_classes
+from acoustic_env.stats.intervals import Bools, Floats, Statistic, Weights
 
 
 class Calls:

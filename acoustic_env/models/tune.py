@@ -25,11 +25,11 @@ from sklearn.preprocessing import FunctionTransformer
 from acoustic_env.config import ClassifierSettings
 from acoustic_env.models.classifier import Examples, fit_model, predict_proba
 from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.search_state import SearchState
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.thresholds import main_score
 from acoustic_env.models.windows import per_row
+from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:
     from acoustic_env.models.learn import Study

@@ -21,9 +21,9 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.features.registry import make_block
 from acoustic_env.models.classifier import Examples
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.stored_frames import Integers
+from acoustic_env.stats.intervals import Floats
 
 # Of auto-pool, from the mean to near the maximum; the loss over them may have several minima.
 EXPONENTS: Final = (0.0, *np.geomspace(0.1, 50, 40).tolist())

@@ -12,7 +12,7 @@ import pyarrow as pa
 from acoustic_env.audit.intervals import Floats, Interval
 from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import FAINT, GREY, OKABE_ITO, drawn, new_panels, shortened
-from acoustic_env.models.evaluate import Estimate
+from acoustic_env.stats.intervals import Estimate
 
 SECTION: Final = "The label audit"
 CLASSES: Final = 6

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from acoustic_env.stats.intervals import Estimate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn import metrics
 
 from acoustic_env.models import evaluate
-from acoustic_env.models.evaluate import Estimate, Ranking
+from acoustic_env.models.evaluate import Ranking
 
 
 def drawn(seed: int, n: int = 200, ties: bool = False, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from acoustic_env.stats.intervals import Estimate
 
 from acoustic_env.audit.annotations import ANNOTATION_SCHEMA
 from acoustic_env.audit.labels import write_version
@@ -22,7 +23,6 @@ from acoustic_env.explain.plot import Plot, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.models.evaluate import Estimate
 from acoustic_env.models.learn import evaluate_bundle, prepare, train
 from acoustic_env.models.study import Row, study_table
 from acoustic_env.models.tune import Trial, trial_table

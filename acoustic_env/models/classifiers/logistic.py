@@ -13,9 +13,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.models.classifier import Examples, TaskClassifier, in_double, probabilities
-from acoustic_env.models.evaluate import Floats
 from acoustic_env.models.folds import grouped_folds
 from acoustic_env.models.storage import dump_arrays, load_arrays
+from acoustic_env.stats.intervals import Floats
 
 # Per row: the penalty scikit-learn calls 1 / (C n). From strong to weak, each fit starting from the one before.
 PENALTIES: Final = tuple(10.0 ** (exponent / 2) for exponent in range(2, -11, -1))

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import ClassifierSettings
 from acoustic_env.models.classifier import Examples, TaskClassifier
-from acoustic_env.models.evaluate import Floats
+from acoustic_env.stats.intervals import Floats
 
 # One tree a class and round up to here; above, one tree whose leaves are vectors.
 MOST_SINGLE_OUTPUTS: Final = 32
