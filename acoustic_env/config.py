@@ -291,6 +291,10 @@ class Recipe(Settings):
     windows: WindowSettings | None = None
     """Windows that networks on sequences cut clips into. Default: none, clips as they are."""
 
+    clip_seconds: float | None = Field(None, gt=0)
+    """Seconds of each clip that networks on sequences read, rounded to frames: longer clips are cropped to their start,
+    shorter ones repeat their frames. Default: as many frames as most clips of the list have."""
+
     model: Annotated[SerializeAsAny[ClassifierSettings], BeforeValidator(_validate_classifier)] = Field(
         default_factory=lambda: classifier_settings({})
     )

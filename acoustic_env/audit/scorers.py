@@ -172,9 +172,9 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
 
 def _fit(classifier: ClassifierSettings, clips: LabeledClips, x: Any, train: Bools) -> list[Any]:
     import numpy as np
-    from sklearn.multiclass import OneVsRestClassifier
 
     from acoustic_env.models.classifier import Examples, fit, make_estimator
+    from acoustic_env.models.per_label import PerLabelClassifier
 
     target = clips.target[train]
     y = target.argmax(axis=1) if clips.exclusive else target > 0
@@ -185,7 +185,7 @@ def _fit(classifier: ClassifierSettings, clips: LabeledClips, x: Any, train: Boo
     for member in range(classifier.ensemble):
         estimator = make_estimator(classifier, clips.seed * 100 + member)
         if classifier.kind == "xgboost" and not clips.exclusive:  # trees of many labels together share their splits
-            estimator = OneVsRestClassifier(estimator)
+            estimator = PerLabelClassifier(estimator)
         members.append(fit(estimator, examples))
     return members
 

@@ -27,6 +27,7 @@ from acoustic_env.explain.gradients import LogOdds, is_smooth, weight_count
 from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.models.classifier import Ensemble
 from acoustic_env.models.classifiers.xgboost import MOST_SINGLE_OUTPUTS
+from acoustic_env.models.per_label import PerLabelClassifier
 from acoustic_env.stats.intervals import Floats
 
 CLUSTERS: Final = 20
@@ -242,9 +243,7 @@ class _Trees:
 
 def _trees(member: Any, chosen: int) -> _Trees | None:
     """Return what explains the trees of a fitted estimator, None for other estimators."""
-    from sklearn.multiclass import OneVsRestClassifier
-
-    if isinstance(member, OneVsRestClassifier):
+    if isinstance(member, PerLabelClassifier):
         return _trees(member.estimators_[chosen], 1)
     booster = getattr(member, "booster_", None)
     if booster is not None:

@@ -26,7 +26,10 @@ Undefined numbers are NaN (null in the table), infinite ones too:
   above its median as below, and the library returns the entropy of rounding errors;
 * a frequency bin without energy in any frame (a click on a frame's edge, a tone at half the rate): ACI,
   H_pairedShannon;
-* a bin whose median gradient is zero (a lone click or step in silence): AGI.
+* a bin whose median gradient is zero, or the rounding of float32 samples, 2^-23 of its mean gradient (a lone click or
+  step in silence, over half of a clip digitally silent, most foregrounds with long gaps): AGI.
+
+Version 2 differs from version 1 in AGI alone, which was up to 1e305 for such clips.
 """
 
 from __future__ import annotations
@@ -132,7 +135,7 @@ class IndicesBlock(FeatureBlock):
     """
 
     name: ClassVar[str] = "indices"
-    version: ClassVar[int] = 1  # raised whenever either engine's numbers change, of the fast one by our code alone
+    version: ClassVar[int] = 2  # raised whenever either engine's numbers change, of the fast one by our code alone
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -162,7 +165,7 @@ def reference_indices(waveform: npt.NDArray[np.float64], sample_rate: int) -> np
     """Compute the indices of one clip, float64 [samples] of 0.1 s at least, by scikit-maad itself.
 
     Returns:
-        [60] in the order of `NAMES`, as the library gives them (inf included).
+        [60] in the order of `NAMES`, as the library gives them (inf included), but for AGI that is rounding noise: NaN.
 
     >>> clip = np.random.default_rng(23).normal(size=16_000)
     >>> found = dict(zip(NAMES, reference_indices(clip, 16_000).tolist(), strict=True))
@@ -171,10 +174,14 @@ def reference_indices(waveform: npt.NDArray[np.float64], sample_rate: int) -> np
     """
     from maad import features, sound
 
+    from acoustic_env.features.indices_fast.spectral import gradient_index
+
     with _quiet():
         temporal = features.all_temporal_alpha_indices(waveform, sample_rate)
         power, times, frequencies, _ = sound.spectrogram(waveform, sample_rate, mode="psd")
         spectral, _ = features.all_spectral_alpha_indices(power, times, frequencies)
+        if np.isnan(gradient_index(np.abs(np.diff(np.sqrt(power[None]), axis=-1)))).any():
+            spectral["AGI"] = np.nan
     rows = [
         table.loc[0, list(names)].to_numpy(np.float64) for table, names in ((temporal, TEMPORAL), (spectral, SPECTRAL))
     ]

@@ -32,13 +32,18 @@ class Tolerance:
     relative: float = 1e-6  # of the expected number
     absolute: float = 0.0  # in the column's unit
     of_largest: float = 0.0  # of the largest number of a vector, allowed to each
+    rounding: float = 0.0  # how far moving every sample by an ulp may move the number, in the column's unit
     reason: str = ""  # why it is not the rule
 
 
 RULE: Final = Tolerance()
 _DIFFERENCE: Final = "a difference of numbers of order one, near zero for many clips"
 TOLERANCES: Final[dict[str, Tolerance]] = {
-    "MEANt": Tolerance(absolute=1e-12, reason="the mean of a signal whose mean was removed: rounding of the samples"),
+    "MEANt": Tolerance(
+        absolute=1e-12,
+        rounding=1e-8,  # half an ulp of float32 samples of RMS 0.1 is 3.7e-9
+        reason="the mean of a signal whose mean was removed: rounding of the samples",
+    ),
     "SKEWt": Tolerance(absolute=1e-9, reason="sums of cubes that cancel for a symmetric signal"),
     "SKEWf": Tolerance(absolute=1e-9, reason="sums of cubes that cancel"),
     "NDSI": Tolerance(absolute=1e-9, reason=_DIFFERENCE),
@@ -70,6 +75,16 @@ def tolerance(column: str, own_separation: bool = False) -> Tolerance:
     if own_separation:
         allowed = OWN_SEPARATION.get(column, dataclasses.replace(allowed, relative=1e-5))
     return allowed
+
+
+def rounding_floor(column: str) -> float:
+    """Return the standard deviation over clips at or below which a column holds rounding alone, in its unit.
+
+    >>> rounding_floor("MEANt"), rounding_floor("NDSI"), rounding_floor("ACI")
+    (1e-08, 1e-09, 0.0)
+    """
+    allowed = TOLERANCES.get(column, RULE)
+    return max(allowed.absolute, allowed.rounding)
 
 
 def within(

@@ -7,12 +7,11 @@ the classes, or bool [n, classes] for multilabel. Probabilities are float64 [n, 
 An estimator has `fit(X, y)` and `predict_proba(X)`. Its `fit` may also take, by these names, `sample_weight`, `X_val`
 and `y_val` (rows to stop training on, as scikit-learn's histogram gradient boosting has them) and `groups` (rows that
 must not be split by inner folds); each is passed only to a `fit` that names it. One that cannot learn several labels
-at once is fitted label by label.
+at once is fitted label by label (`per_label`).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,6 +26,7 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d, has_fit
 
 from acoustic_env.config import ClassifierSettings, Task
 from acoustic_env.errors import UsageError
+from acoustic_env.models.per_label import PerLabelClassifier
 from acoustic_env.stats.intervals import Floats, Integers
 
 PREDICTED_ROWS: Final = 8192
@@ -118,24 +118,25 @@ def fit(estimator: Any, train: Examples, validation: Examples | None = None) -> 
     [0, 1]
     """
     train = train.with_variants()
-    if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
-        from sklearn.multiclass import OneVsRestClassifier  # slow to import, and not needed to predict
-
-        estimator = OneVsRestClassifier(estimator)
     options: dict[str, Any] = {"groups": train.groups}
     if train.weights is not None:
         options["sample_weight"] = train.weights
+    known = np.zeros(0, bool)
     if validation is not None:
         known = np.ones(len(validation), bool) if train.y.ndim == 2 else np.isin(validation.y, train.y)
-        if known.any():
-            options |= {"X_val": validation.x[known], "y_val": validation.y[known]}
-        elif "early_stopping" in estimator.get_params():  # scikit-learn would split its own rows off, by class
-            estimator.set_params(early_stopping=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Label .* is present in all training examples")
-        return estimator.fit(
-            train.x, train.y, **{name: v for name, v in options.items() if has_fit_parameter(estimator, name)}
-        )
+    if validation is not None and known.any() and _early_stopping(estimator) is not False:
+        options |= {"X_val": validation.x[known], "y_val": validation.y[known]}
+    elif has_fit_parameter(estimator, "X_val") and _early_stopping(estimator):
+        estimator.set_params(early_stopping=False)  # else scikit-learn holds out rows of its own, whatever their group
+    options = {name: value for name, value in options.items() if has_fit_parameter(estimator, name)}
+    if train.y.ndim == 2 and not get_tags(estimator).classifier_tags.multi_label:
+        estimator = PerLabelClassifier(estimator)
+    return estimator.fit(train.x, train.y, **options)
+
+
+def _early_stopping(estimator: Any) -> Any:
+    """Return scikit-learn's setting of that name, None for estimators without."""
+    return estimator.get_params(deep=False).get("early_stopping")
 
 
 def resampled(y: npt.NDArray[Any], per_class: int, seed: int) -> Integers:
@@ -159,7 +160,7 @@ def resampled(y: npt.NDArray[Any], per_class: int, seed: int) -> Integers:
 
 
 def stops_on_rows(estimator: Any) -> bool:
-    """Return whether training stops on held-out rows: its `fit` takes them, and a network's patience is not None.
+    """Return whether training stops on held-out rows: its `fit` takes them, and patience is not None.
 
     >>> from sklearn.linear_model import LogisticRegression
     >>> from acoustic_env.models.mlp import MLPClassifier
@@ -167,7 +168,8 @@ def stops_on_rows(estimator: Any) -> bool:
     [False, True, False]
     """
     settings = getattr(estimator, "settings", estimator)
-    return has_fit_parameter(estimator, "X_val") and getattr(settings, "patience", 0) is not None
+    stops = getattr(settings, "patience", 0) is not None and _early_stopping(estimator) is not False
+    return stops and has_fit_parameter(estimator, "X_val")
 
 
 def predict_proba(estimator: Any, x: npt.NDArray[np.float32], classes: int) -> Floats:

@@ -26,7 +26,8 @@ from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
 from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance, performance
 from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
-from acoustic_env.models.windows import at_level, learn_recordings, per_row, recording_targets
+from acoustic_env.models.stored_frames import frames_block
+from acoustic_env.models.windows import at_level, clip_frames, learn_recordings, per_row, recording_targets
 from acoustic_env.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
@@ -95,13 +96,19 @@ def prepare(
     selection = select(clips, recipe)
     for line in selection.summary():
         log(line)
-    if recipe.windows and not recipe.model.reads_sequences:
-        msg = f"recipe {recipe.name}: `windows` are for networks on sequences; {recipe.model.kind} reads whole clips"
+    of_sequences = [name for name in ("windows", "clip_seconds") if getattr(recipe, name)]
+    if of_sequences and not recipe.model.reads_sequences:
+        given = " and ".join(f"`{name}`" for name in of_sequences)
+        msg = f"recipe {recipe.name}: {given} are for networks on sequences; {recipe.model.kind} reads whole clips"
         raise UsageError(msg)
     chosen = tuple(blocks) or tuple(recipe.blocks)
-    read = load_frames if recipe.model.reads_sequences else load_matrix
-    load = partial(read, store, blocks=chosen, fingerprints=fingerprints)
+    load: Callable[..., FeatureMatrix] = partial(load_matrix, store, blocks=chosen, fingerprints=fingerprints)
+    if recipe.model.reads_sequences:
+        frames = clip_frames(recipe, frames_block(chosen[0]))
+        load = partial(load_frames, store, blocks=chosen, fingerprints=fingerprints, frames=frames)
     matrix = load(clip_ids=selection.clips["clip_id"].to_pylist(), signals=tuple(signals) or recipe.signals)
+    if recipe.model.reads_sequences:
+        load = partial(load, frames=matrix.values.shape[1])  # of variants, too
     kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, recipe, selection.classes if recipe.classes else None)
     parts = split(kept, recipe.split)
@@ -381,5 +388,7 @@ def stored_matrix(
             store.resolve(block, signals, versions[block])
         except UsageError:
             versions[block] = []
-    load = load_frames if bundle.recipe.model.reads_sequences else partial(load_matrix, spooled=spooled)
+    load: Callable[..., FeatureMatrix] = partial(load_matrix, spooled=spooled)
+    if isinstance(bundle.preprocessor, KeepFrames):
+        load = partial(load_frames, frames=bundle.preprocessor.frames_)
     return load(store, clip_ids, list(bundle.fingerprints), signals, versions)

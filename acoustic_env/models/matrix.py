@@ -182,6 +182,8 @@ def load_frames(
     blocks: Sequence[str],
     signals: Sequence[str],
     fingerprints: Mapping[str, Sequence[str]] | None = None,
+    *,
+    frames: int | None = None,
 ) -> FeatureMatrix:
     """Load the frames of clips from the store for a network on sequences, as `load_matrix` loads features.
 
@@ -191,6 +193,8 @@ def load_frames(
         blocks: one, with frames; the frames of NAME are those of NAME_frames.
         signals: side by side, as further bands of each frame.
         fingerprints: block -> versions, for blocks that are there in several; the only ones otherwise.
+        frames: of a clip: longer clips are cropped to their start, shorter ones repeated; None for as many as most
+            clips have.
 
     Raises:
         UsageError: more than one block, one without frames, or no row of a signal for any clip.
@@ -203,7 +207,7 @@ def load_frames(
     lacking = next((signal for signal in signals if signal not in versions), None)
     if lacking is not None:
         raise _no_row(block, lacking, len(clip_ids))
-    values, found = load_sequences(store, clip_ids, block, versions)
+    values, found = load_sequences(store, clip_ids, block, versions, frames=frames)
     absent = {
         (block, signal): [clip_ids[row] for row in np.flatnonzero(~there).tolist()] for signal, there in found.items()
     }

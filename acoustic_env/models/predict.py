@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -166,19 +167,20 @@ def predict_files(
         UsageError: a file twice, none could be used, or blocks that are not computed from audio.
         ClipError: a file cannot be used, without `failed`.
     """
-    repeated = sorted({file for file in files if files.count(file) > 1})
-    if repeated:
-        raise UsageError(f"{repeated[0]}: given twice")
+    repeated = next((file for file, times in Counter(files).items() if times > 1), None)
+    if repeated is not None:
+        raise UsageError(f"{repeated}: given twice")
     predictor, rows, reasons = Predictor(bundle, decoder=decoder), list[dict[str, Any]](), list[str]()
     by_window = bundle.recipe.level == "window"
     for file in files:
         try:
             found = list(predictor.predict_windows(file)) if windows else [predictor.predict(file)]
-        except ClipError as error:
+        except Exception as error:  # one file of many; that blocks and network work, other files show
+            of_file = error if isinstance(error, ClipError) else ClipError("compute_failed", f"{file}: {error!r}")
             if failed is None:
-                raise
-            failed(error)
-            reasons.append(str(error))
+                raise of_file from error
+            failed(of_file)
+            reasons.append(str(of_file))
             continue
         if by_window:
             found = [window for one in found for window in _windows_of(bundle, one)]

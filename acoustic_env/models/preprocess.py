@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,10 +12,12 @@ from scipy import linalg
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import Recipe, ReductionSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.features.tolerances import rounding_floor
 from acoustic_env.models.matrix import FeatureColumn
 from acoustic_env.models.storage import dump_arrays, load_arrays
 from acoustic_env.models.windows import Cut
@@ -25,10 +27,14 @@ Matrix = npt.NDArray[np.float32]
 
 # A column that varies by less than this share of its mean does so by rounding only.
 CONSTANT: Final = 1e-6
+# Why a column is left out; its code is 1 and up.
+REASONS: Final = ("without any value", "constant", "rounding noise")
 # Components below this share of the first one's variance are rounding.
 NEGLIGIBLE: Final = 1e-10
 # Up to so many columns (or rows, where these are fewer) PCA is exact.
 EXACT: Final = 3000
+# Above, up to so many components are found by the randomized solver; where they are too few for a share, all exactly.
+SKETCHED: Final = 256
 CHUNK: Final = 2048
 SHOWN: Final = 5
 
@@ -64,8 +70,8 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Args:
         n_components: a number of components, or a share of variance in (0, 1).
-        random_state: seed of the randomized solver, which serves a number of components of more than 3,000 rows and
-            columns.
+        random_state: seed of the randomized solver, which serves more than 3,000 rows and columns where 256 components
+            are enough.
 
     Attributes:
         components_: [components, features], the largest weight of each positive.
@@ -85,30 +91,17 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def fit(self, X: Any, y: Any = None) -> PrincipalComponents:
         """Find the components of rows [n, features]."""
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        least = min(X.shape)
-        wanted = self.n_components if self.n_components < 1 else min(int(self.n_components), least)
-        if len(X) < X.shape[1] and len(X) <= EXACT:
-            return self._fit_wide(X, wanted)
-        from sklearn.decomposition import PCA  # slow to import, and not needed to predict
-
-        solver = "randomized" if least > EXACT and wanted >= 1 else "covariance_eigh"
-        pca = PCA(wanted, svd_solver=solver, random_state=self.random_state).fit(X)
-        kept = pca.explained_variance_ > NEGLIGIBLE * pca.explained_variance_.max(initial=0)
-        self.components_, self.mean_ = pca.components_[kept], pca.mean_
-        self.explained_variance_ratio_ = pca.explained_variance_ratio_[kept]
-        return self
-
-    def _fit_wide(self, X: Floats, wanted: float) -> PrincipalComponents:
-        """Find the components of fewer rows than columns by the products of rows: a tenth of the time of their SVD."""
         self.mean_ = X.mean(axis=0)
-        centered = X - self.mean_
-        variances, vectors = linalg.eigh(centered @ centered.T)
-        variances, vectors = variances[::-1], vectors[:, ::-1]
-        kept = variances > NEGLIGIBLE * variances[0]
-        ratio = variances[kept] / variances[kept].sum()
-        reached = int(np.searchsorted(np.cumsum(ratio), wanted * (1 - 1e-12))) + 1
-        count = reached if wanted < 1 else int(wanted)
-        found = (vectors[:, kept][:, :count] / np.sqrt(variances[kept][:count])).T @ centered
+        X = X - self.mean_
+        total, share = float(np.vdot(X, X)), self.n_components < 1
+        few = share or self.n_components <= SKETCHED
+        variances, components = _randomized(X, self.random_state) if min(X.shape) > EXACT and few else _exact(X)
+        if share and len(variances) == SKETCHED and variances.sum() < self.n_components * total:
+            variances, components = _exact(X)
+        ratio = variances[variances > NEGLIGIBLE * variances[0]] / (total or 1)
+        reached = int(np.searchsorted(np.cumsum(ratio), self.n_components * (1 - 1e-12))) + 1
+        count = min(reached if share else int(self.n_components), len(ratio))
+        found = components(count)
         signs = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])
         self.components_, self.explained_variance_ratio_ = found * signs[:, None], ratio[:count]
         return self
@@ -124,6 +117,33 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return len(self.components_)
 
 
+def _exact(centered: Floats) -> tuple[Floats, Callable[[int], Floats]]:
+    """Return all variances (times rows), largest first, and what gives so many components.
+
+    Of fewer rows than columns by the products of rows: a tenth of the time of their SVD.
+    """
+    wide = len(centered) < centered.shape[1]
+    variances, vectors = linalg.eigh(centered @ centered.T if wide else centered.T @ centered)
+    variances, vectors = variances[::-1], vectors[:, ::-1]
+
+    def components(count: int) -> Floats:
+        first = vectors[:, :count]
+        return np.asarray((first / np.sqrt(variances[:count])).T @ centered if wide else first.T)
+
+    return variances, components
+
+
+def _randomized(centered: Floats, random_state: Any) -> tuple[Floats, Callable[[int], Floats]]:
+    """Return the largest `SKETCHED` variances (times rows), within 1e-4, and what gives so many components.
+
+    As many again are sought and dropped, since the last of a sketch are the least accurate.
+    """
+    _, singular, found = randomized_svd(
+        centered.astype(np.float32), SKETCHED, n_oversamples=SKETCHED, n_iter=5, random_state=random_state
+    )
+    return singular.astype(np.float64) ** 2, lambda count: found[:count].astype(np.float64)
+
+
 @dataclass(frozen=True)
 class Part:
     """What was learned of one (block, signal).
@@ -132,7 +152,7 @@ class Part:
         block, signal: which.
         columns: numbers of the matrix columns kept, int64 [k].
         names: their names in the block.
-        empty, constant: names of the columns left out because they are all missing, or the same everywhere.
+        left_out: reason -> names of the columns left out for it (`REASONS`).
         deviation: standard deviation of each kept column [k].
         steps: the fitted pipeline; None where no column is kept.
     """
@@ -141,8 +161,7 @@ class Part:
     signal: str
     columns: npt.NDArray[np.int64]
     names: tuple[str, ...]
-    empty: tuple[str, ...]
-    constant: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
     deviation: Floats
     steps: Pipeline | None
 
@@ -184,14 +203,13 @@ class Part:
     def summary(self) -> str:
         """Describe what became of the part, human-readable."""
         kind = "features, no PCA" if self.components is None else "components"
-        text = f"{self.block}.{self.signal}: {len(self.columns) + len(self.empty) + len(self.constant)} columns -> "
-        text += f"{self.size} {kind}"
+        columns = len(self.columns) + sum(len(names) for names in self.left_out.values())
+        text = f"{self.block}.{self.signal}: {columns} columns -> {self.size} {kind}"
         if self.components is not None:
             text += f" ({self.explained.sum():.1%} of variance)"
-        for reason, names in (("without any value", self.empty), ("constant", self.constant)):
-            if names:
-                more = ", ..." if len(names) > SHOWN else ""
-                text += f"; {len(names)} {reason} left out: {', '.join(names[:SHOWN])}{more}"
+        for reason, names in self.left_out.items():
+            more = ", ..." if len(names) > SHOWN else ""
+            text += f"; {len(names)} {reason} left out: {', '.join(names[:SHOWN])}{more}"
         return text
 
 
@@ -230,12 +248,16 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         columns: (block, signal, name) of each signal's frames.
         cut: of a `Cut`, how a network cuts clips into windows; empty where it does not.
 
+    Attributes:
+        frames_: of a training clip; other clips are cropped or repeated to as many. None in bundles made before.
+
     >>> KeepFrames([("logmel_frames", "raw", "frames")]).summary()
     ['logmel_frames.raw: frames, scaled in the network']
     """
 
     names: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
+    frames_: int | None
 
     def __init__(self, columns: Sequence[Sequence[str]], cut: tuple[Any, ...] = ()) -> None:
         self.columns = columns
@@ -247,22 +269,26 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         return [FeatureColumn(*column) for column in self.columns]
 
     def fit(self, X: Any, y: Any = None) -> KeepFrames:
-        """Learn nothing."""
+        """Learn how many frames a clip has."""
+        self.frames_, self._refitted = X.shape[1], X.refitted
         return self
 
     def transform(self, X: Any) -> Any:
-        """Return the sequences, with the windows to cut them into."""
-        found = X[:]
+        """Return the sequences with as many frames as training clips have, and the windows to cut them into."""
+        found = X[:] if self.frames_ is None else X.of_frames(self.frames_)
         found.cut = Cut(*self.cut) if self.cut else None
         return found
 
     def dump_fitted(self) -> bytes:
-        """Return the parameters as safetensors."""
-        return dump_arrays({}, self.get_params())
+        """Return the parameters, and how many frames a clip has, as safetensors."""
+        return dump_arrays({}, {**self.get_params(), "frames": self.frames_})
 
     def summary(self) -> list[str]:
         """Describe what is read."""
-        return [f"{column.block}.{column.signal}: frames, scaled in the network" for column in self.feature_columns]
+        lines = [f"{column.block}.{column.signal}: frames, scaled in the network" for column in self.feature_columns]
+        if refitted := getattr(self, "_refitted", 0):
+            lines.append(f"{refitted:,} clips of the list cropped or repeated to {self.frames_:,} frames")
+        return lines
 
 
 @dataclass(eq=False, repr=False)
@@ -279,7 +305,8 @@ class Preprocessor(TransformerMixin, BaseEstimator):
     Attributes:
         pipelines_: "block.signal" -> `Pipeline` of each that has a column left.
         mean_, deviation_: of each column [d], missing values imputed.
-        empty_: bool [d], columns without any value.
+        left_out_: uint8 [d], code in `REASONS`, from 1, of why a column is left out; 0 for those kept. A column is
+            rounding noise where its deviation is at most its `rounding_floor`.
 
     >>> columns = [("indices", "raw", name) for name in ("ACI", "NDSI", "BI")]
     >>> X = np.random.default_rng(23).normal(size=(20, 3)).astype(np.float32)
@@ -314,7 +341,9 @@ class Preprocessor(TransformerMixin, BaseEstimator):
         Raises:
             UsageError: no column of any part varies.
         """
-        self.empty_, self.mean_, self.deviation_ = _moments(X)
+        empty, self.mean_, self.deviation_ = _moments(X)
+        floors = [rounding_floor(name) for *_, name in self.columns]
+        self.left_out_ = _left_out(empty, self.mean_, self.deviation_, floors)
         self._make_pipelines()
         if not self.pipelines_:
             raise UsageError(f"no feature varies over the {len(X):,} training clips: {'; '.join(self.summary())}")
@@ -324,11 +353,10 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def _make_pipelines(self) -> None:
         """Make an unfitted pipeline for each part with a column left."""
-        left_out = self.empty_ | (self.deviation_ <= CONSTANT * np.abs(self.mean_))
         self.numbers_: dict[str, list[int]] = {}
         for number, (block, signal, _) in enumerate(self.columns):
             self.numbers_.setdefault(f"{block}.{signal}", []).append(number)
-        self.kept_ = {part: [n for n in own if not left_out[n]] for part, own in self.numbers_.items()}
+        self.kept_ = {part: [n for n in own if not self.left_out_[n]] for part, own in self.numbers_.items()}
         self.pipelines_ = {part: self._pipeline(part.partition(".")[0]) for part, own in self.kept_.items() if own}
 
     def _pipeline(self, block: str) -> Pipeline:
@@ -353,7 +381,11 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def dump_fitted(self) -> bytes:
         """Return parameters and what `fit` learned as safetensors."""
-        arrays = {"empty": self.empty_, "mean": self.mean_, "deviation": self.deviation_}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "left_out": self.left_out_,
+            "mean": self.mean_,
+            "deviation": self.deviation_,
+        }
         for part, pipeline in self.pipelines_.items():
             for step, fitted in pipeline.steps:
                 learned = {f"{part}/{step}/{name}": value for name, value in vars(fitted).items() if name[-1] == "_"}
@@ -362,7 +394,11 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def load_fitted(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Preprocessor:
         """Take over the arrays that `dump_fitted` stored."""
-        self.empty_, self.mean_, self.deviation_ = (arrays[name] for name in ("empty", "mean", "deviation"))
+        self.mean_, self.deviation_ = arrays["mean"], arrays["deviation"]
+        if "left_out" in arrays:
+            self.left_out_ = arrays["left_out"]
+        else:  # a bundle of before floors were known
+            self.left_out_ = _left_out(arrays["empty"], self.mean_, self.deviation_, 0.0)
         self._make_pipelines()
         for name, array in arrays.items():
             part, _, learned = name.partition("/")
@@ -378,18 +414,16 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def _all_parts(self) -> list[Part]:
         found = []
-        for part, own in self.kept_.items():
+        for part, numbers in self.numbers_.items():
             block, _, signal = part.partition(".")
-            kept = np.array(own, np.int64)
-            left_out = np.setdiff1d(self.numbers_[part], kept)
-            empty, constant = left_out[self.empty_[left_out]], left_out[~self.empty_[left_out]]
-            names, empty_names, constant_names = (
-                tuple(self.columns[n][2] for n in numbers) for numbers in (kept, empty, constant)
-            )
-            spread = self.deviation_[kept]
-            found.append(
-                Part(block, signal, kept, names, empty_names, constant_names, spread, self.pipelines_.get(part))
-            )
+            by_code = {
+                code: tuple(self.columns[n][2] for n in numbers if self.left_out_[n] == code)
+                for code in range(len(REASONS) + 1)
+            }
+            left_out = {reason: by_code[code] for code, reason in enumerate(REASONS, start=1) if by_code[code]}
+            kept = np.array(self.kept_[part], np.int64)
+            steps = self.pipelines_.get(part)
+            found.append(Part(block, signal, kept, by_code[0], left_out, self.deviation_[kept], steps))
         return found
 
     @property
@@ -435,7 +469,20 @@ def load_preprocessor(data: bytes, *, sequences: bool) -> Preprocessor | KeepFra
     True
     """
     arrays, parameters = load_arrays(data)
-    return KeepFrames(**parameters) if sequences else Preprocessor(**parameters).load_fitted(arrays)
+    if not sequences:
+        return Preprocessor(**parameters).load_fitted(arrays)
+    frames = parameters.pop("frames", None)
+    found = KeepFrames(**parameters)
+    found.frames_ = frames
+    return found
+
+
+def _left_out(
+    empty: npt.NDArray[np.bool_], mean: Floats, deviation: Floats, floor: npt.ArrayLike
+) -> npt.NDArray[np.uint8]:
+    """Return the code of `REASONS` of each column, 0 for those kept."""
+    reasons = [empty, deviation <= CONSTANT * np.abs(mean), deviation <= np.asarray(floor)]
+    return np.select(reasons, np.arange(1, len(REASONS) + 1, dtype=np.uint8), np.uint8(0))
 
 
 def _moments(values: Matrix) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:

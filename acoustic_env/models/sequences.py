@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -47,6 +48,7 @@ class Sequences:
 
     ndim: Final = 3
     cut: Cut | None = None  # how a network cuts the clips into windows
+    refitted: int = 0  # clips of the list that were cropped or repeated
 
     def __init__(self, source: npt.NDArray[Any] | StoredFrames, in_memory: int = IN_MEMORY) -> None:
         self.source = source
@@ -103,6 +105,20 @@ class Sequences:
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
         view._rows = self._rows[rows]
+        return view
+
+    def of_frames(self, frames: int) -> Self:
+        """Return the clips with so many frames: longer ones cropped to their start, shorter ones repeated.
+
+        >>> clips = Sequences(np.arange(6, dtype=np.float32).reshape(2, 3, 1))
+        >>> clips.of_frames(5).load()[0, :, 0].tolist(), clips.of_frames(2).load()[1, :, 0].tolist()
+        ([0.0, 1.0, 2.0, 0.0, 1.0], [3.0, 4.0])
+        """
+        view, (clips, there, bands) = self[:], self.source.shape
+        if isinstance(self.source, StoredFrames):
+            view.source = replace(self.source, shape=(clips, frames, bands))
+        elif frames != there:
+            view.source = self.source[:, np.arange(frames) % there]
         return view
 
     def hold(self) -> Sequences:
@@ -215,6 +231,7 @@ def load_sequences(
     block: str,
     versions: Mapping[str, str],
     in_memory: int = IN_MEMORY,
+    frames: int | None = None,
 ) -> tuple[Sequences, dict[str, npt.NDArray[np.bool_]]]:
     """Return the frames of clips, in memory where they fit there, else to be streamed from the store.
 
@@ -225,12 +242,15 @@ def load_sequences(
         versions: signal -> fingerprint; signals side by side, as further bands. Signals that lie in parts of other
             clips are read in pieces, which is slower.
         in_memory: largest set, in bytes, that is put into memory.
+        frames: of a clip, as for `find_frames`.
 
     Returns:
         The sequences, and for each signal which clips have a row, bool [n].
 
     Raises:
-        UsageError: the block has no frames, or clips of differing numbers of frames.
+        UsageError: the block has no frames, or no row for any clip.
     """
-    frames, found = find_frames(store, clip_ids, block, versions)
-    return Sequences(frames, in_memory).hold(), found
+    stored, found = find_frames(store, clip_ids, block, versions, frames)
+    made = Sequences(stored, in_memory).hold()
+    made.refitted = int(((stored.lengths != stored.shape[1]) & np.stack([*found.values()], axis=1)).any(axis=1).sum())
+    return made, found

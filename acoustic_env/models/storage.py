@@ -19,9 +19,11 @@ from acoustic_env.errors import UsageError
 # What bundles hold beside the types that skops trusts by itself (public scikit-learn and NumPy).
 TRUSTED: Final = (
     "acoustic_env.models.classifiers.logistic.LogisticClassifier",
+    "acoustic_env.models.classifiers.knn.KNNClassifier",
     "acoustic_env.models.classifiers.svm.SVMClassifier",
+    "acoustic_env.models.per_label.PerLabelClassifier",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.multiclass._ConstantPredictor",
+    "sklearn.multiclass._ConstantPredictor",  # of bundles made before 2026-12
     "sklearn.tree._tree.Tree",
 )
 

@@ -35,12 +35,13 @@ class StoredFrames:
     Attributes:
         url: of the store.
         columns: of a frame, side by side.
-        shape: clips, frames and bands of all signals.
+        shape: clips, frames and bands of all signals. Longer clips are cropped to their start, shorter ones repeated.
         dtype: uint8 for `vggish_released`, else float32.
         parts: files of the store.
         units: [units, signals], numbers of the parts that clips are read from together; -1: the signal has no row.
         unit: [clips], the unit of each.
         first: [clips, signals], first row of each in its part.
+        lengths: [clips, signals], frames of each there.
     """
 
     url: str
@@ -51,6 +52,7 @@ class StoredFrames:
     units: Places
     unit: Places
     first: Places
+    lengths: Places
 
     @property
     def row_bytes(self) -> int:
@@ -83,9 +85,9 @@ class StoredFrames:
                 raise StoreError(f"{place}: {part.reason}; see acoustic-env store verify {self.url} --read")
             own, first = found[:, :, signal * bands : (signal + 1) * bands], self.first[clips, signal]
             if self.dtype == np.uint8:
-                own[:] = _released(part.table[self.columns[0]], first)
+                own[:] = _released(part.table[self.columns[0]], first, self.shape[1])
                 continue
-            start, rows = 0, first[:, None] + np.arange(self.shape[1])
+            start, rows = 0, first[:, None] + np.arange(self.shape[1]) % self.lengths[clips, signal][:, None]
             for name in self.columns:
                 values = as_matrix(part.table[name])
                 own[:, :, start : start + values.shape[1]] = np.nan_to_num(values)[rows]
@@ -94,22 +96,22 @@ class StoredFrames:
 
     def digest(self, clips: Integers) -> bytes:
         """Return the SHA-256 of where clips are read; a part's name follows from its keys and their fingerprint."""
-        found = hashlib.sha256("\n".join(part.path for part in self.parts).encode())
+        found = hashlib.sha256("\n".join([str(self.shape[1]), *(part.path for part in self.parts)]).encode())
         for places in (self.units[self.unit[clips]], self.first[clips]):
             found.update(np.ascontiguousarray(places, "<i4").tobytes())
         return found.digest()
 
 
-def _released(column: pa.ChunkedArray, rows: Places) -> npt.NDArray[np.uint8]:
-    """Return frames uint8 [n, 10, 128] of rows of 1 to 10 frames, repeated to 10."""
+def _released(column: pa.ChunkedArray, rows: Places, frames: int) -> npt.NDArray[np.uint8]:
+    """Return frames uint8 [n, frames, 128] of rows of 1 to 10 frames, cropped or repeated."""
     lists = column.combine_chunks()
     starts, lengths = lists.offsets.to_numpy()[rows], pc.list_value_length(lists).to_numpy()[rows]
     flat = lists.values.flatten().to_numpy().reshape(-1, vggish_released.SIZE)
-    return np.asarray(flat[starts[:, None] + np.arange(RELEASED_FRAMES) % lengths[:, None]])
+    return np.asarray(flat[starts[:, None] + np.arange(frames) % lengths[:, None]])
 
 
 def find_frames(
-    store: FeatureStore, clip_ids: Sequence[str], block: str, versions: Mapping[str, str]
+    store: FeatureStore, clip_ids: Sequence[str], block: str, versions: Mapping[str, str], frames: int | None = None
 ) -> tuple[StoredFrames, dict[str, npt.NDArray[np.bool_]]]:
     """Find the frames of clips in the store, from the keys of its parts alone.
 
@@ -118,12 +120,13 @@ def find_frames(
         clip_ids: the rows wanted, in order, each once.
         block: a per-frame block, or `vggish_released`, whose clips of less than 10 frames repeat theirs.
         versions: signal -> fingerprint.
+        frames: of a clip; None for as many as most have, the most of them where several numbers are as common.
 
     Returns:
         Where the frames are, and for each signal which clips have a row, bool [n].
 
     Raises:
-        UsageError: the block has no frames, or clips of differing numbers of frames.
+        UsageError: the block has no frames, or no row for any clip.
     """
     schema = store.joint_schema(block, versions)
     columns = frame_columns(block, schema)
@@ -151,24 +154,24 @@ def find_frames(
     kept = (clip >= 0) & (signal >= 0)
     if not kept.any():
         raise UsageError(f"block {block} has no row for any of the {len(clip_ids):,} clips; extract it")
-    fewest, most = int(lengths[kept].min()), int(lengths[kept].max())
-    if fewest != most:
-        msg = f"block {block}: clips have from {fewest} to {most} frames; give the block `seconds` in the recipe, so "
-        raise UsageError(msg + "that all have as many, and extract it")
+    counts = np.bincount(lengths[kept])
+    most_common = len(counts) - 1 - int(counts[::-1].argmax())
     where = np.full((len(clip_ids), len(versions)), -1, np.int32)
-    starts = np.zeros_like(where)
-    where[clip[kept], signal[kept]], starts[clip[kept], signal[kept]] = number[kept], first[kept]
+    starts, own_lengths = np.zeros_like(where), np.ones_like(where)
+    for array, values in ((where, number), (starts, first), (own_lengths, lengths)):
+        array[clip[kept], signal[kept]] = values[kept]
     units, unit = np.unique(where, axis=0, return_inverse=True)
     bands = vggish_released.SIZE if released else sum(_size(schema.field(name).type) for name in columns)
     found = StoredFrames(
         url=store.url,
         columns=columns,
-        shape=(len(clip_ids), most, bands * len(versions)),
+        shape=(len(clip_ids), frames or most_common, bands * len(versions)),
         dtype=np.dtype(np.uint8 if released else np.float32),
         parts=tuple(parts),
         units=units,
         unit=unit.reshape(-1).astype(np.int32),
         first=starts,
+        lengths=own_lengths,
     )
     return found, dict(zip(versions, (where >= 0).T, strict=True))
 

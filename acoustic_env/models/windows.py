@@ -75,6 +75,17 @@ def _frame_seconds(block: str, options: Any) -> float:
     return seconds
 
 
+def clip_frames(recipe: Recipe, block: str) -> int | None:
+    """Return the frames of a clip by the recipe's `clip_seconds`, None where it has none.
+
+    >>> clip_frames(Recipe(name="r", clip_seconds=9.6), "vggish_released")
+    10
+    """
+    if recipe.clip_seconds is None:
+        return None
+    return max(1, round(recipe.clip_seconds / _frame_seconds(block, recipe.block_options(block))))
+
+
 def window_times(recipe: Recipe, block: str, count: int) -> tuple[Floats, Floats]:
     """Return start and end of a clip's first windows in s from its start, [count] each.
 

@@ -70,7 +70,7 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
             len(part.columns),
             part.size,
             f"{part.explained.sum():.1%}" if part.components is not None else "all, no PCA",
-            ", ".join((*part.empty, *part.constant)) or None,
+            ", ".join(name for names in part.left_out.values() for name in names) or None,
         )
         for part in bundle.preprocessor.parts
     ]

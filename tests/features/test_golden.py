@@ -38,7 +38,7 @@ def test_every_number_of_the_golden_clip_is_defined_and_none_is_trivial() -> Non
     assert all(
         value is not None for block in numbers.values() for s in block.values() for v in s.values() for value in v
     )
-    assert set(numbers["indices 1"]) == {"raw", "fg", "bg"}
+    assert set(numbers["indices 2"]) == {"raw", "fg", "bg"}
     assert len(numbers["mps 1"]["raw"]["mps"]) > 50
 
 

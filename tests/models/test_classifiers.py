@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.naive_bayes import GaussianNB
@@ -13,7 +14,15 @@ from sklearn.preprocessing import FunctionTransformer
 
 from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Recipe, Task, classifier_settings, from_mapping
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples, fit, fit_ensemble, fit_model, make_estimator, predict_proba
+from acoustic_env.models.classifier import (
+    Examples,
+    fit,
+    fit_ensemble,
+    fit_model,
+    make_estimator,
+    predict_proba,
+    stops_on_rows,
+)
 from acoustic_env.models.classifiers import logistic
 from acoustic_env.models.classifiers.logistic import LogisticClassifier, fit_weights
 from acoustic_env.models.classifiers.mlp import MLPSettings
@@ -293,3 +302,71 @@ def test_a_searched_classifier_beats_bad_settings_and_is_the_same_again() -> Non
     alone = SearchedClassifier(bad, 1, 1).fit(data.x, data.y, groups=data.groups)
     assert alone.settings_ == bad.replace(seed=1)
     assert found.score_ > alone.score_ + 0.1
+
+
+class RecordingFit(GaussianNB):
+    """Keeps what its `fit` was given; `groups` are those of inner folds."""
+
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None, groups: Any = None
+    ) -> Any:
+        self.given_ = (sample_weight, X_val, y_val, groups)
+        return super().fit(X, y, sample_weight)
+
+
+def test_label_by_label_each_copy_gets_weights_groups_and_its_labels_rows_to_stop_on() -> None:
+    train, held = rows("multilabel"), rows("multilabel", 60, seed=2)
+    weights = np.arange(len(train)) + 1.0
+    model = fit(RecordingFit(), Examples(train.x, train.y, train.groups, weights), held)
+    assert len(model.estimators_) == 3
+    for label, copy in enumerate(model.estimators_):
+        given = copy.given_
+        for found, expected in zip(given, (weights, held.x, held.y[:, label], train.groups), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "knn"])
+def test_labels_of_rows_that_weigh_nothing_are_not_learned_from(kind: str) -> None:
+    data, new = rows("multilabel", 400), rows("multilabel", seed=1)
+    wrong = np.arange(400) % 2 == 0
+    y = np.where(wrong[:, None], ~data.y, data.y)
+    weights = np.where(wrong, 1e-6, 1.0)
+    model = fit(make_estimator(settings(kind), 5), Examples(data.x, y, data.groups, weights), new)
+    assert roc_auc_score(new.y, predict_proba(model, new.x, 3), average="macro") > 0.8
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_gradient_boosting_stops_on_the_rows_held_out_and_on_none_of_its_own(task: Task) -> None:
+    train, held = rows(task), rows(task, 60, seed=2)
+    noise = Examples(held.x, np.random.default_rng(3).permutation(held.y), held.groups)
+    made = settings("gradient_boosting").replace(max_iter=200)
+
+    def trees(validation: Examples | None) -> list[int]:
+        model = fit(make_estimator(made, 5), train, validation)
+        return [own.n_iter_ for own in getattr(model, "estimators_", [model])]
+
+    assert max(trees(noise)) < 40  # nothing to gain on rows of random classes
+    assert trees(None) == [200] * (3 if task == "multilabel" else 1)
+
+
+def test_an_estimator_told_not_to_stop_early_is_given_no_rows_to_stop_on() -> None:
+    patient = HistGradientBoostingClassifier(max_iter=12, early_stopping=False)
+    assert not stops_on_rows(patient)
+    assert fit(patient, rows("binary"), rows("binary", seed=2)).n_iter_ == 12
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_all_rows_vote_where_there_are_fewer_than_neighbors(task: Task, weights: str, metric: str) -> None:
+    made = classifier_settings({"kind": "knn", "weights": weights, "metric": metric})
+    train, new = rows(task, 12), rows(task, seed=1)
+    with pytest.warns(UserWarning, match="fewer training rows than neighbors: all of them vote"):
+        model = fit(make_estimator(made, 5), train)
+    assert model.n_neighbors == 25
+    found = predict_proba(model, new.x, 2 if task == "binary" else 3)
+    twelve = fit(make_estimator(made.replace(neighbors=12), 5), train)
+    np.testing.assert_array_equal(found, predict_proba(twelve, new.x, found.shape[1]))
+    np.testing.assert_array_equal(model.predict(new.x), twelve.predict(new.x))
+    suffix, data = dump_estimator(model)
+    np.testing.assert_array_equal(load_estimator(data, f"a.{suffix}").predict_proba(new.x), model.predict_proba(new.x))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from acoustic_env.models.classifiers.knn import KNNClassifier
 from acoustic_env.models.classifiers.logistic import LogisticClassifier
 from acoustic_env.models.classifiers.svm import SVMClassifier
 from acoustic_env.models.classifiers.xgboost import XGBoostClassifier
@@ -39,6 +40,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
         LogisticClassifier(),
         LogisticClassifier(penalty=0.01),
         SVMClassifier(),
+        KNNClassifier(n_neighbors=30, metric="euclidean"),
         MeanImputer(),
         PrincipalComponents(2),
     ],

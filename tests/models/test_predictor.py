@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from acoustic_env import Predictor
 from acoustic_env.cli import main
 from acoustic_env.clips.table import read_clips
 from acoustic_env.errors import ClipError, UsageError
+from acoustic_env.features.indices import IndicesBlock
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
@@ -25,7 +27,7 @@ from acoustic_env.options import ServeSettings
 from acoustic_env.store.feature_store import FeatureStore
 from tests import sounds
 from tests.models.conftest import write_sounds
-from tests.models.tones import FRAMES, RATE, tone, write_tones
+from tests.models.tones import FRAMES, MEL, RATE, tone, write_tones
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,63 @@ def test_files_have_the_numbers_of_their_rows_in_a_store(kind: str, tmp_path: Pa
 
 def silent(_: str) -> None:
     pass
+
+
+@pytest.mark.parametrize("windows", [None, {"length": 0.2, "hop": 0.1, "level": "window"}])
+def test_clips_of_other_lengths_train_and_predict_alike_in_lists_and_files(
+    windows: dict[str, Any] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mel = {name: value for name, value in MEL.items() if name != "seconds"}
+    changes: dict[str, Any] = {**FRAMES, "blocks": {"logmel": {**mel, "frames": True}}, "windows": windows}
+    tones = write_tones(tmp_path, {3: 3_900, 4: 3_800, 8: 900, 29: 9_000}, **changes)
+    clips, store = read_clips(tones.clips), FeatureStore(tones.store)
+    said: list[str] = []
+    bundle = train(prepare(clips, store, load_recipe(tones.recipe), log=silent), said.append)[0]
+    assert "4 clips of the list cropped or repeated to 32 frames" in said
+    bundle.save(tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path / "bundle")
+    ids, uris = clips["clip_id"].to_pylist(), clips["uri"].to_pylist()
+    of_files = predict_files(loaded, uris)["posterior"].to_numpy()
+    of_store = predict(bundle, ids, store, silent)["posterior"].to_numpy()
+    np.testing.assert_allclose(of_files, of_store, atol=1e-6)
+    rows = of_files.reshape(len(ids), -1)
+    alone = [predict(loaded, [name], store, silent)["posterior"].to_numpy() for name in ("c8", "c29")]
+    np.testing.assert_allclose(alone, rows[[8, 29]], atol=1e-6)  # whatever else is in the list
+    recipe = load_recipe(tones.recipe).replace(clip_seconds=0.4)
+    shorter = train(prepare(clips, store, recipe, log=silent), silent)[0]
+    assert shorter.preprocessor.frames_ == 25
+    command = ["predict", "--bundle", str(tmp_path / "bundle"), "--out", str(tmp_path / "some.parquet")]
+    assert main([*command, uris[29], uris[8]]) == 0
+    assert not capsys.readouterr().err
+    np.testing.assert_allclose(pq.read_table(tmp_path / "some.parquet")["posterior"], rows[[29, 8]].ravel(), atol=1e-6)
+
+
+def test_a_file_that_a_block_fails_on_is_named_and_the_others_are_predicted(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compute = IndicesBlock.compute
+
+    def failing(self: IndicesBlock, waveforms: Any) -> Any:
+        if waveforms.shape[1] == 48_000:
+            raise ValueError("an odd number")
+        return compute(self, waveforms)
+
+    monkeypatch.setattr(IndicesBlock, "compute", failing)
+    files = [str(made / f"{seconds}.wav") for seconds in (2, 3, 4)]
+    for seconds, file in zip((2.0, 3.0, 4.0), files, strict=True):
+        Path(file).write_bytes(sounds.encode(sounds.noise(seconds).astype(np.float32), 16_000, "WAV", "FLOAT"))
+    command = ["predict", "--bundle", f"{made}/bundle", "--out", f"{made}/some.parquet"]
+    assert main([*command, *files]) == 0
+    assert f"without prediction: compute_failed: {files[1]}: ValueError('an odd number')" in capsys.readouterr().err
+    assert pq.read_table(made / "some.parquet")["clip_id"].to_pylist()[::2] == [files[0], files[2]]
+
+
+def test_many_files_are_looked_through_once(made: Path) -> None:
+    files = [f"{number}.wav" for number in range(100_000)]
+    started = time.perf_counter()
+    with pytest.raises(UsageError, match=r"^7\.wav: given twice"):
+        predict_files(Bundle.load(str(made / "bundle")), [*files, "7.wav"])
+    assert time.perf_counter() - started < 10  # was 157 s
 
 
 def test_a_bundle_of_other_features_than_are_computed_here_is_refused_when_it_is_loaded(made: Path) -> None:

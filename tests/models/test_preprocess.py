@@ -13,7 +13,8 @@ from acoustic_env.config import ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models import preprocess
 from acoustic_env.models.matrix import FeatureColumn
-from acoustic_env.models.preprocess import Preprocessor
+from acoustic_env.models.preprocess import Preprocessor, PrincipalComponents, load_preprocessor
+from acoustic_env.models.storage import load_arrays
 
 
 def table(n: int = 150, d: int = 12, seed: int = 0) -> np.ndarray:
@@ -54,16 +55,23 @@ def test_a_share_of_variance_takes_the_fewest_components_that_reach_it() -> None
     assert reducer.parts[0].explained.sum() >= 0.9
 
 
-@pytest.mark.parametrize("wanted", [6, 0.9])
-def test_the_randomised_solver_finds_the_exact_components(monkeypatch: pytest.MonkeyPatch, wanted: float) -> None:
-    values = table(200, 60)
-    settings = ReductionSettings(components={"indices": wanted})
-    exact = Preprocessor.of(columns(60), settings).fit(values)
+@pytest.mark.parametrize("wanted", [6, 0.9, 0.9999])
+def test_the_randomized_solver_finds_the_exact_components_or_leaves_them_to_the_exact_one(
+    monkeypatch: pytest.MonkeyPatch, wanted: float
+) -> None:
+    random = np.random.default_rng(0)
+    spectrum = np.arange(1, 81) ** -1.0
+    values = (random.normal(size=(200, 80)) * spectrum) @ np.linalg.qr(random.normal(size=(80, 80)))[0]
+    exact = PrincipalComponents(wanted, 23).fit(values)
     monkeypatch.setattr(preprocess, "EXACT", 10)
-    randomised = Preprocessor.of(columns(60), settings).fit(values)
-    assert randomised.parts[0].size == exact.parts[0].size
-    np.testing.assert_allclose(randomised.parts[0].explained[:4], exact.parts[0].explained[:4], rtol=1e-4)
-    np.testing.assert_allclose(randomised.transform(values)[:, :4], exact.transform(values)[:, :4], atol=2e-2)
+    monkeypatch.setattr(preprocess, "SKETCHED", 30)
+    found = [PrincipalComponents(wanted, 23).fit(values) for _ in range(2)]
+    assert found[0].components_.shape == exact.components_.shape
+    np.testing.assert_array_equal(found[0].components_, found[1].components_)
+    np.testing.assert_allclose(found[0].explained_variance_ratio_, exact.explained_variance_ratio_, rtol=1e-4)
+    cosines = np.linalg.svd(found[0].components_ @ exact.components_.T, compute_uv=False)
+    assert cosines.min() > 1 - 1e-5
+    assert (len(exact.components_) > 30) == (wanted == 0.9999)
 
 
 def test_each_block_and_signal_is_reduced_by_itself_to_its_own_size() -> None:
@@ -89,9 +97,32 @@ def test_columns_that_say_nothing_are_left_out_and_named() -> None:
     values = np.column_stack([table(), np.full(150, 3.0), np.full(150, np.nan)]).astype(np.float32)
     reducer = Preprocessor.of(columns(14), ReductionSettings()).fit(values)
     part = reducer.parts[0]
-    assert (part.constant, part.empty) == (("f12",), ("f13",))
+    assert part.left_out == {"constant": ("f12",), "without any value": ("f13",)}
     assert "1 without any value left out: f13; 1 constant left out: f12" in reducer.summary()[0]
     assert np.isfinite(reducer.transform(values)).all()
+
+
+def test_a_column_that_only_rounding_moves_is_left_out_and_named() -> None:
+    random = np.random.default_rng(0)
+    named = [FeatureColumn("indices", signal, name) for signal in ("raw", "original") for name in ("ACI", "MEANt")]
+    values = random.normal(size=(100, 4)) * [1, 1e-11, 1, 1e-4]  # raw.MEANt is the mean of what has no mean
+    reducer = Preprocessor.of(named, ReductionSettings(components={"indices": 0})).fit(values.astype(np.float32))
+    assert reducer.names == ["indices.raw.ACI", "indices.original.ACI", "indices.original.MEANt"]
+    assert "; 1 rounding noise left out: MEANt" in reducer.summary()[0]
+    again = load_preprocessor(reducer.dump_fitted(), sequences=False)
+    assert again.summary() == reducer.summary()
+    moved = values + 1e-9 * random.normal(size=(100, 4))
+    np.testing.assert_allclose(again.transform(moved.astype(np.float32)), reducer.transform(values), atol=1e-4)
+
+
+def test_a_bundle_of_before_floors_keeps_its_columns() -> None:
+    values = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32) * np.float32([1, 1e-11])
+    named = [("indices", "raw", "ACI"), ("indices", "raw", "other")]
+    fitted = Preprocessor(named, {"indices": 0}).fit(values)
+    arrays, _ = load_arrays(fitted.dump_fitted())
+    earlier = {**{name: array for name, array in arrays.items() if name != "left_out"}, "empty": fitted.left_out_ == 1}
+    renamed = Preprocessor([named[0], ("indices", "raw", "MEANt")], {"indices": 0}).load_fitted(earlier)
+    np.testing.assert_array_equal(renamed.transform(values), fitted.transform(values))
 
 
 def test_features_that_nowhere_vary_are_refused_by_name() -> None:

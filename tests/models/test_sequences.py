@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Task, classifier_settings
-from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
@@ -143,13 +142,24 @@ def test_every_column_of_the_frames_is_read(tmp_path: Path) -> None:
         np.testing.assert_allclose(found.load()[::-1], np.concatenate(expected, axis=2), rtol=1e-6)
 
 
-def test_clips_of_differing_lengths_are_refused_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [0, 1 << 30])
+def test_clips_of_other_lengths_are_cropped_to_their_start_or_repeated(in_memory: int, tmp_path: Path) -> None:
     block = LogMelFramesBlock("fast", sample_rate=8_000, n_fft=256, hop_length=128, n_mels=6)
     store, schema = FeatureStore(str(tmp_path)), table_schema(block, {}, ("raw",))
-    for name, samples in (("a", 4_000), ("b", 5_000)):
-        store.write_part(to_table(schema, [name], ["raw"], block.compute(np.ones((1, samples), np.float32))))
-    with pytest.raises(UsageError, match=r"32 to 40 frames.*`seconds`"):
-        load_sequences(store, ["a", "b"], "logmel_frames", store.resolve("logmel_frames"))
+    rng, whole = np.random.default_rng(0), {}
+    for name, samples in (("a", 4_000), ("b", 5_000), ("c", 4_000), ("d", 1_000)):
+        found = block.compute(rng.normal(size=(1, samples)).astype(np.float32))
+        store.write_part(to_table(schema, [name], ["raw"], found))
+        whole[name] = found["logmel"][0]
+    for wanted, frames in ((None, 32), (50, 50), (20, 20)):  # None: as most have
+        clips, _ = load_sequences(
+            store, list(whole), "logmel_frames", store.resolve("logmel_frames"), in_memory, frames=wanted
+        )
+        assert (clips.shape, clips.streamed) == ((4, frames, 6), in_memory == 0)
+        assert clips.refitted == (2 if wanted is None else 4)
+        expected = [np.resize(own, (frames, 6)) for own in whole.values()]
+        np.testing.assert_array_equal(clips.load(), expected)
+        np.testing.assert_array_equal(clips.of_frames(15).load(), [own[:15] for own in expected])
 
 
 # ---- augmentation, scaling, balance

@@ -94,7 +94,17 @@ def large(monkeypatch: pytest.MonkeyPatch) -> Sequences:
     monkeypatch.setattr(sequences, "WINDOW", 4_800 * row)
     unit = places // 50
     units = np.unique(unit)[:, None].astype(np.int32)
-    frames = StoredFrames("", ("frames",), (100_000, 10, 128), np.dtype(np.uint8), (), units, unit, places[:, None])
+    frames = StoredFrames(
+        "",
+        ("frames",),
+        (100_000, 10, 128),
+        np.dtype(np.uint8),
+        (),
+        units,
+        unit,
+        places[:, None],
+        np.ones_like(places)[:, None],
+    )
     return Sequences(frames, in_memory=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -52,13 +53,19 @@ def tone(label: str, seed: int) -> npt.NDArray[np.float32]:
     return np.asarray(sound + np.random.default_rng(seed).normal(0, 0.05, len(time)), np.float32)
 
 
-def write_tones(folder: Path, **changes: Any) -> Tones:
-    """Thirty clips of two classes with their features; `changes` replace settings of the recipe."""
+def write_tones(folder: Path, samples: Mapping[int, int] | None = None, **changes: Any) -> Tones:
+    """Thirty clips of two classes with their features; `changes` replace settings of the recipe.
+
+    Args:
+        folder: to write to.
+        samples: clip number -> its length; of the others 4,000.
+    """
     made = Tones(folder, str(folder / "clips.csv"), str(folder / "store"), str(folder / "tones.yaml"))
     rows = []
     for number in range(CLIPS):
         label = LABELS[number % 2]
-        soundfile.write(folder / f"{number}.wav", tone(label, number), RATE, subtype="FLOAT")
+        sound = np.resize(tone(label, number), (samples or {}).get(number, RATE // 2))
+        soundfile.write(folder / f"{number}.wav", sound, RATE, subtype="FLOAT")
         uri = str(folder / f"{number}.wav")
         rows.append({"clip_id": f"c{number}", "uri": uri, "labels": [label], "group": f"g{number:02d}"})
     write_clips(clip_table(rows), made.clips)

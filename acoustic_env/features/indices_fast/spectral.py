@@ -24,6 +24,7 @@ PEAK_SLOPE_DB: Final = 1.0
 GAIN_DB: Final = 42.0
 SENSITIVITY_DB: Final = -35.0
 REFERENCE_PRESSURE: Final = 2e-5
+ROUNDING: Final = 2.0**-23  # of float32 samples
 NOISE_BINS: Final = (25, 5)  # of the running means over the noise profile, one after the other
 _THIRD_OCTAVES: Final = np.array(
     (
@@ -91,12 +92,29 @@ def gradient_indices(spectrogram: Spectrogram) -> dict[str, Array]:
     roughness = np.einsum("cft,cft->cf", bend, bend).sum(axis=-1)
     np.abs(change, out=change)
     total = change.sum(axis=-1)
-    middle = measures.without_zero(measures.median(change) / spectrogram.dt)
     return {
         "ACI": (total / amplitude.sum(axis=-1)).sum(axis=-1),
         "ROU": roughness,
-        "AGI": (total / spectrogram.dt / middle / change.shape[-1]).mean(axis=-1),
+        "AGI": gradient_index(change),
     }
+
+
+def gradient_index(change: Array) -> Array:
+    """Compute AGI: mean over median gradient of each bin, averaged over bins (`acoustic_gradient_index`).
+
+    The library divides by the smallest double where a median is zero. Below `ROUNDING` of the mean, the median is what
+    float32 samples leave of nothing, and so is the ratio: AGI is NaN where a bin has such a median.
+
+    Args:
+        change: magnitude of the difference from frame to frame [clips, bins, frames - 1].
+
+    >>> rounded = [[[1.0, 3.0, 2.0]], [[1.0, 1e-9, 1e-9]]]
+    >>> gradient_index(np.array(rounded)).tolist()
+    [1.0, nan]
+    """
+    mean, middle = change.mean(axis=-1), measures.median(change)
+    defined = (middle > ROUNDING * mean).all(axis=-1)
+    return np.where(defined, (mean / np.where(middle > 0, middle, 1)).mean(axis=-1), np.nan)
 
 
 def soundscape_indices(binned: Array, bins: npt.NDArray[np.float64], frames: int) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from acoustic_env.config import ClassifierSettings
 
 
 class GradientBoostingSettings(ClassifierSettings):
-    """Histogram gradient boosting, stopped on validation rows."""
+    """Histogram gradient boosting, stopped on validation rows; without any, all `max_iter` trees are grown."""
 
     kind: Literal["gradient_boosting"] = "gradient_boosting"
 

@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.validation import check_is_fitted
 
 from acoustic_env.config import ClassifierSettings
+
+
+class KNNClassifier(KNeighborsClassifier):
+    """`KNeighborsClassifier` in which all training rows vote where there are fewer than `n_neighbors`.
+
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([0, 0, 1])
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     KNNClassifier(n_neighbors=25).fit(X, y).predict_proba([[1.0]]).round(2).tolist()
+    [[0.67, 0.33]]
+    """
+
+    def fit(self, X: Any, y: Any) -> KNNClassifier:
+        """Keep the rows; warn where they are fewer than `n_neighbors`."""
+        super().fit(X, y)
+        if self.n_samples_fit_ < self.n_neighbors:
+            warnings.warn("knn: fewer training rows than neighbors: all of them vote", stacklevel=2)
+        return self
+
+    def _voting(self) -> KNNClassifier:
+        check_is_fitted(self)
+        voting = copy.copy(self)
+        voting.n_neighbors = min(self.n_neighbors, self.n_samples_fit_)
+        return voting
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return probabilities [n, classes], of several labels a list of them."""
+        return KNeighborsClassifier.predict_proba(self._voting(), X)
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the class with most votes [n]."""
+        return np.asarray(KNeighborsClassifier.predict(self._voting(), X))
 
 
 class KNNSettings(ClassifierSettings):
@@ -15,7 +53,7 @@ class KNNSettings(ClassifierSettings):
     kind: Literal["knn"] = "knn"
 
     neighbors: int = Field(25, ge=1)
-    """Number of neighbors that vote."""
+    """Number of neighbors that vote; all training rows where there are fewer."""
 
     weights: Literal["uniform", "distance"] = "distance"
     """Weight of a vote: equal, or the inverse of the distance."""
@@ -24,10 +62,8 @@ class KNNSettings(ClassifierSettings):
     """Distance of two rows."""
 
     def estimator(self, random_state: int) -> Any:
-        """Return an unfitted `KNeighborsClassifier`."""
-        from sklearn.neighbors import KNeighborsClassifier
-
-        return KNeighborsClassifier(self.neighbors, weights=self.weights, metric=self.metric)
+        """Return an unfitted `KNNClassifier`."""
+        return KNNClassifier(self.neighbors, weights=self.weights, metric=self.metric)
 
     @classmethod
     def search_space(cls, trial: Any, features: int) -> None:

