@@ -18,10 +18,8 @@ from acoustic_env.report.parts import Code, Part, Table, Terms, Text
 CLASSES: Final = 30
 ROWS: Final = 40
 TRIALS: Final = 10
-CLASS_METRICS: Final = (
-    *("precision", "recall", "f1", "auc", "average_precision"),
-    *("share", "mean_posterior", "calibration_error"),
-)
+CLASS_METRICS: Final = ("precision", "recall", "f1", "auc", "average_precision")
+CLASS_CALIBRATION: Final = ("share", "mean_posterior", "calibration_error")
 HELD_OUT_BY: Final = (
     "Every held-out clip was predicted by an ensemble that was preprocessed, trained and stopped without it, "
     "with a calibration and thresholds that were chosen without it. The shipped ensemble has seen more clips."
@@ -184,8 +182,14 @@ def _decisions(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.Evaluate
         for name in ("ece", "class_ece", "brier")
         if f"{name}_before" in errors
     ]
-    title = f"Calibration ({bundle.calibrator.kind_}), {clips.name}"
-    return [*found, Table(title, ("metric", "before", "after"), rows)]
+    title = f"Calibration ({bundle.calibrator.kind_.replace('_', ' ')}), {clips.name}"
+    found.append(Table(title, ("metric", "before", "after"), rows))
+    rows = [
+        (class_name(row["name"]), *(None if row[key] is None else f"{row[key]:.3f}" for key in CLASS_CALIBRATION))
+        for row in shown
+    ]
+    header = ("class", f"share of the {bundle.recipe.level}s", "mean posterior", "calibration error")
+    return [*found, Table(f"Probabilities of each class on {clips.name}{more}", header, rows)]
 
 
 def _error(value: float | None) -> str:

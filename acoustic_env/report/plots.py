@@ -59,7 +59,7 @@ TEST: Final = EvaluatedClips("test clips", "The classifier on test clips", "test
 def calibration_errors(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Return the calibration error before and after calibration; None where no class has enough positive clips."""
     errors = metrics["calibration"]
-    name = "class_ece" if "class_ece_before" in errors else "ece"
+    name = "ece" if "ece_before" in errors else "class_ece"
     return errors[f"{name}_before"], errors[f"{name}_after"]
 
 
@@ -278,8 +278,12 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     else:
         fitted = f"fitted on {clips.chosen_on}"
     missed, repaired = ("an unknown amount" if error is None else f"{error:.3f}" for error in (before, after))
-    counted = metrics["calibration"].get("class_ece_classes")
-    of = "" if counted is None else f"as a mean over {int(counted):,} classes with enough positive clips, "
+    counted = metrics["calibration"]["class_ece_classes"]
+    of = (
+        ""
+        if "ece_before" in metrics["calibration"]
+        else f"as a mean over {int(counted):,} classes with enough positive clips, "
+    )
     sentence = (
         "Calibration: the predicted probability differs from the observed share by "
         f"{missed} before calibration and by {repaired} after it, {of}on {clips.name} ({fitted})."
