@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from acoustic_env.config import Task
 from acoustic_env.models.folds import grouped_folds
@@ -153,6 +153,8 @@ class Strength:
 # From none to free; the shift of a class that a recipe made ten times commoner is 2.3.
 STRENGTHS: Final = (Strength(0.3, 0.5), Strength(1.0, 3.0))
 LABEL_STRENGTHS: Final = (Strength(1.0, 3.0), Strength(1.0, 3.0, 0.2), Strength(1.0, 3.0, 1.0))
+# Of one network around those of its recipe.
+ADAPTING: Final = Strength(0.1, 0.5)
 Map = tuple[Floats, Floats]  # slope and shift, of each class or [1] for all
 
 
@@ -220,6 +222,28 @@ class Calibrator(ClassifierMixin, BaseEstimator):
         if self.task == "multiclass":
             self.thresholds_ = special.softmax(np.broadcast_to(self.shift_, X.shape[1]))
         return self
+
+    def adapted(self, X: Floats, y: npt.NDArray[Any]) -> Calibrator:
+        """Return a calibration of one model of many that this one was fitted on, from rows the model did not learn.
+
+        Networks of one recipe differ in how common they take a class to be: slopes and shifts are those of largest
+        posterior under normal priors around the ones here. Thresholds stay, but for those of a multiclass study.
+
+        Args:
+            X: the model's probabilities [n, classes].
+            y: int64 [n] class index, or bool [n, classes] for multilabel.
+        """
+        made: Calibrator = clone(self)
+        z, truth = self._scores(X), _outcomes(self.task, y, X.shape[1])
+        made.kind_, made.classes_, made.thresholds_ = KINDS[self.task], self.classes_, self.thresholds_
+        shift = np.broadcast_to(self.shift_, z.shape[1])
+        if self.task == "multiclass":
+            made.slope_, made.shift_ = _fit_classes(z, truth, ADAPTING, (self.slope_, shift))
+            made.thresholds_ = special.softmax(made.shift_)
+        else:
+            center = (np.broadcast_to(self.slope_, z.shape[1]), shift)
+            made.slope_, made.shift_ = _newton(z, _targets(truth), center, ADAPTING.slope, ADAPTING.shift)
+        return made
 
     def _strength(self, z: Floats, truth: Bools, y: npt.NDArray[Any], groups: npt.NDArray[Any]) -> Strength | None:
         """Return the strength of least log loss on left-out rows; None where no calibration gains."""
@@ -348,8 +372,9 @@ def _newton(z: Floats, targets: Floats, center: Map, slope_sd: float, shift_sd: 
     return slope, shift
 
 
-def _fit_classes(z: Floats, truth: Bools, strength: Strength) -> Map:
+def _fit_classes(z: Floats, truth: Bools, strength: Strength, center: Map | None = None) -> Map:
     """Fit one slope and each class's shift; the event is "of the given class", its target Platt's for that class."""
+    start = np.r_[1.0, np.zeros(z.shape[1])] if center is None else np.concatenate(center)
     counts = truth.sum(axis=0)
     targets = ((counts + 1) / (counts + 2))[truth.argmax(axis=1)]
 
@@ -358,15 +383,14 @@ def _fit_classes(z: Floats, truth: Bools, strength: Strength) -> Map:
         scaled = slope * z + shift
         own = scaled[truth]
         other = special.logsumexp(np.where(truth, -np.inf, scaled), axis=1)
-        prior = ((slope - 1) / strength.slope) ** 2 + ((shift / strength.shift) ** 2).sum()
-        loss = float((np.logaddexp(own, other) - targets * own - (1 - targets) * other).sum() + prior / 2)
+        away = (parameters - start) / deviations
+        loss = float((np.logaddexp(own, other) - targets * own - (1 - targets) * other).sum() + away @ away / 2)
         residual = special.expit(own - other) - targets
         among_others = np.exp(np.where(truth, -np.inf, scaled) - other[:, None])
         of_scores = residual[:, None] * (truth - among_others)
-        of_shift = of_scores.sum(axis=0) + shift / strength.shift**2
-        return loss, np.r_[(of_scores * z).sum() + (slope - 1) / strength.slope**2, of_shift]
+        return loss, np.r_[(of_scores * z).sum(), of_scores.sum(axis=0)] + away / deviations
 
-    start = np.r_[1.0, np.zeros(z.shape[1])]
+    deviations = np.r_[strength.slope, np.full(z.shape[1], strength.shift)]
     bounds = [(LEAST_SLOPE, None)] + [(None, None)] * z.shape[1]
     found = optimize.minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return found[:1], found[1:] - found[1:].mean()

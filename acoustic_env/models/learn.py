@@ -20,7 +20,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
 from acoustic_env.models.bundle import Bundle, clips_hash, keys
 from acoustic_env.models.calibrate import Calibrator
-from acoustic_env.models.classifier import Examples, fit_ensemble
+from acoustic_env.models.classifier import Ensemble, Examples, fit_ensemble, stops_on_rows
 from acoustic_env.models.cross_val import cross_fit, out_of_fold, predicted_parts
 from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
 from acoustic_env.models.novelty import Novelty
@@ -246,6 +246,8 @@ def train(
     of_held = unseen[per_row(held, unseen)]
     y_held, probabilities, held_groups = at_level(recipe, y[held], of_held, recordings)
     calibrator = Calibrator(recipe.task, model.seed).fit(probabilities, y_held, held_groups)
+    if members["size"] == 1 and stops_on_rows(ensemble.members[0]):
+        calibrator = _adapted(calibrator, ensemble, data, np.isin(folds, recipe.split.validation_folds), study)
     calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
     found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)
     threshold = float(calibrator.thresholds_[-1]) if recipe.task == "binary" else float("nan")
@@ -270,6 +272,16 @@ def train(
         exponent=learn_recordings(recipe, y[held], of_held, recordings),
     )
     return bundle, found
+
+
+def _adapted(
+    calibrator: Calibrator, ensemble: Ensemble, data: Examples, held: npt.NDArray[np.bool_], study: Study
+) -> Calibrator:
+    """Return the calibration for the one model that is shipped, from the rows that it stopped on."""
+    rows = data.take(held)
+    recordings = study.clips["group"].take(pa.array(study.learning[held])).to_pylist()
+    y, probabilities, _ = at_level(study.recipe, rows.y, ensemble.predict_proba(rows.x), recordings)
+    return calibrator.adapted(probabilities, y)
 
 
 def _median_length(clips: pa.Table) -> float | None:
