@@ -27,6 +27,7 @@ from acoustic_env.models.novelty import Novelty
 from acoustic_env.models.performance import Performance, performance
 from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
 from acoustic_env.models.stored_frames import frames_block
+from acoustic_env.models.train import one_group
 from acoustic_env.models.windows import at_level, clip_frames, learn_recordings, per_row, recording_targets
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -199,6 +200,7 @@ def learning_rows(study: Study) -> Examples:
     return study.examples(study.learning).map(fit_preprocessor(study).transform)
 
 
+@one_group()
 def train(
     study: Study, log: Log = print, *, classifier: Any = None, checkpoints: str | None = None
 ) -> tuple[Bundle, Performance]:
@@ -213,7 +215,7 @@ def train(
         log: receives the lines of the preprocessing's summary.
         classifier: any scikit-learn classifier with `predict_proba`, instead of the recipe's kind. The ensemble and the
             seed are the recipe's.
-        checkpoints: where Ray Train's workers keep checkpoints; None for a temporary folder.
+        checkpoints: where Ray Train's workers keep checkpoints; None for the memory of the run.
 
     Returns:
         The bundle, and the performance of its procedure on rows held out from all of it.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -15,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from acoustic_env.models.classifier import Examples, TaskClassifier, in_double, probabilities
 from acoustic_env.models.classifiers.mlp import MLPSettings
 from acoustic_env.models.storage import dump_arrays, load_arrays
-from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
+from acoustic_env.models.training import Arrays, LocalSession, TrainingSpec, default_device, train_network
 from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:
@@ -28,12 +27,15 @@ class NetworkClassifier(TaskClassifier):
     A subclass implements `spec`, sets `shape_`, and calls `train` in its `fit`.
 
     Attributes:
+        device: where it trains in this process and predicts; None for a GPU where a network of its kind is worth one
+            and this process may use it.
         history_: the metrics of each epoch.
         weights_: the network's state as PyTorch names it.
         shape_: of a row.
     """
 
     file_suffix: ClassVar = "safetensors"
+    device: str | None = None
     checkpoints: str | None
     shape_: tuple[int, ...]
 
@@ -47,21 +49,41 @@ class NetworkClassifier(TaskClassifier):
         if spec.settings.workers:
             from acoustic_env.models.train import train_on_ray
 
-            with nullcontext(self.checkpoints) if self.checkpoints else tempfile.TemporaryDirectory() as place:
-                trained = train_on_ray(spec, train, validation, place)
+            trained = train_on_ray(spec, train, validation, self.checkpoints)
         else:
-            trained = train_network(spec, train, validation, LocalSession())
+            trained = train_network(spec, train, validation, LocalSession(self.runs_on))
         self.weights_, self.history_ = trained.best_weights, [dict(epoch) for epoch in trained.history]
 
+    @property
+    def runs_on(self) -> str:
+        """Where the network trains in this process and predicts."""
+        return self.device or default_device(self.spec().settings)
+
     def network(self) -> torch.nn.Module:
-        """Return the fitted network, rows [n, *shape] to logits [n, outputs], without dropout."""
+        """Return the fitted network on its device, rows [n, *shape] to logits [n, outputs], without dropout.
+
+        It is the same until the classifier is fitted again or given another device: change one of `build` instead.
+        """
+        check_is_fitted(self, "weights_")
+        device = self.runs_on
+        weights, place, network = _NETWORKS.get(self, (None, None, None))
+        if network is None or weights is not self.weights_ or place != device:
+            network = self.build(device)
+            _NETWORKS[self] = (self.weights_, device, network)
+        return network
+
+    def build(self, device: str) -> torch.nn.Module:
+        """Return a new copy of the fitted network on a device."""
         import torch
 
-        check_is_fitted(self, "weights_")
         spec = self.spec()
-        network = spec.settings.network(self.shape_, spec.outputs, self.task_)
+        network = spec.settings.network(self.shape_, spec.outputs, self.task_).to(device)
         network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights_.items()})
         return network.eval().requires_grad_(requires_grad=False)
+
+
+# Networks that predict, by weights and device; no attributes of their classifiers, which are copied and stored.
+_NETWORKS: WeakKeyDictionary[NetworkClassifier, tuple[Arrays, str, torch.nn.Module]] = WeakKeyDictionary()
 
 
 @dataclass(eq=False, repr=False)
@@ -69,10 +91,10 @@ class MLPClassifier(NetworkClassifier):
     """A multilayer perceptron on scikit-learn's contract; predicts with NumPy alone.
 
     Args:
-        layers, activation, dropout, learning_rate, weight_decay, batch_size, max_epochs, patience, workers: see
-            `MLPSettings`.
-        checkpoints: where Ray Train's workers keep checkpoints, a folder or URL every node sees; None for a temporary
-            folder. Without workers there are none.
+        layers, activation, dropout, learning_rate, weight_decay, batch_size, max_epochs, patience, max_grad_norm,
+            workers: see `MLPSettings`.
+        checkpoints: where Ray Train's workers keep checkpoints, a folder or URL every node sees; None for the memory of
+            the run. Without workers there are none.
         random_state: seed of weights, dropout and order.
 
     Attributes:
@@ -94,6 +116,7 @@ class MLPClassifier(NetworkClassifier):
     batch_size: int = 256
     max_epochs: int = 200
     patience: int | None = 15
+    max_grad_norm: float = 10.0
     workers: int = 0
     checkpoints: str | None = None
     random_state: Any = None

@@ -62,8 +62,8 @@ class Scale(nn.Module):
 
     def fit(self, x: npt.NDArray[np.float32], axes: tuple[int, ...]) -> None:
         """Measure rows [n, frames, bands] over some axes."""
-        self.mean.fill_(0).add_(torch.as_tensor(x.mean(axes, dtype="float64")))
-        self.std.fill_(1).mul_(torch.as_tensor(x.std(axes, dtype="float64").clip(SMALLEST_STD)))
+        self.mean.copy_(torch.as_tensor(x.mean(axes, dtype="float64")))
+        self.std.copy_(torch.as_tensor(x.std(axes, dtype="float64").clip(SMALLEST_STD)))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.by_clip:

@@ -133,6 +133,9 @@ class Predictor:
         bundle.check_versions({work.spec.name: work.fingerprints for work, _ in self._blocks})
         for _, block in self._blocks:
             block.load(device)
+        for member in bundle.classifier.members:
+            if hasattr(member, "network"):
+                member.device = device
 
     @classmethod
     def load(cls, folder: str | Path, *, window_s: float | None = None, device: str = "cpu") -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +16,13 @@ from acoustic_env.models.training import TrainingSpec, forward
 from acoustic_env.models.windows import Cut, Windows, fit_exponent, in_windows, pool
 from acoustic_env.stats.intervals import Floats
 
-if TYPE_CHECKING:
-    pass
-
 
 class SequenceClassifier(NetworkClassifier):
     """A network of a registered kind.
 
     Args:
         settings: of the kind; they build the network and train it.
-        checkpoints: where Ray Train's workers keep checkpoints; None for a temporary folder.
+        checkpoints: where Ray Train's workers keep checkpoints; None for the memory of the run.
         random_state: seed of weights, order, augmentation and dropout.
 
     Attributes:

@@ -20,6 +20,7 @@ from acoustic_env.models.learn import Log, Study
 from acoustic_env.models.preprocess import make_preprocessor
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.thresholds import main_score
+from acoustic_env.models.train import one_group
 from acoustic_env.models.windows import at_level
 from acoustic_env.stats.intervals import Estimate, Floats, behind_the_best, of_metric, of_share
 
@@ -92,6 +93,7 @@ def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
     ]
 
 
+@one_group()
 def run_study(
     study: Study,
     models: Mapping[str, ClassifierSettings],

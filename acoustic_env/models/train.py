@@ -1,40 +1,44 @@
-"""The training loop on Ray Train: several workers, checkpoints, resumed after a killed worker or driver."""
+"""The training loop on Ray Train: one group of workers for many networks, resumed after a killed worker or driver.
+
+A group starts once and takes one network after another from an actor, which also keeps the checkpoint of the network in
+training: workers need not see where checkpoints are stored.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from acoustic_env.errors import AcousticEnvError, UsageError
-from acoustic_env.io.arrow import arrow_filesystem
+from acoustic_env.io.files import read_if_there, write_bytes
+from acoustic_env.io.location import join, local_path
 from acoustic_env.models.classifier import Examples
+from acoustic_env.models.classifiers.network import NetworkSettings
 from acoustic_env.models.sequences import Sequences
-from acoustic_env.models.training import LocalSession, Progress, TrainingSpec, train_network
+from acoustic_env.models.storage import dump_arrays, load_arrays
+from acoustic_env.models.training import DistributedSession, Progress, TrainingSpec, train_network
 from acoustic_env.pipeline.cluster import cluster_resources
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("acoustic_env.models.train")
 
-# A report waits for the controller to look: at most this many seconds of training are done twice after a worker died.
-CHECKPOINT_S: Final = 5.0
-# How often the controller looks; its own 2 s would make a second of training take a minute of reports.
+CHECKPOINT_S: Final = 5.0  # at most this many seconds of training are done twice after a worker died
+# How often Ray looks after the workers; its own 2 s would be waited for at the end.
 HEALTH_CHECK_S: Final = "0.25"
 MAX_FAILURES: Final = 3
-ARRAYS: Final = "progress.safetensors"
-METADATA: Final = "progress.json"
+CLOSE_S: Final = 60.0
+PROGRESS: Final = "progress.safetensors"
 
 
 class TrainingFailed(AcousticEnvError):  # noqa: N818  the outcome's own name
@@ -43,140 +47,296 @@ class TrainingFailed(AcousticEnvError):  # noqa: N818  the outcome's own name
     exit_code = 3
 
 
-class RaySession(LocalSession):
-    """One Ray Train worker's surroundings.
+@dataclass(frozen=True)
+class Job:
+    """A network to train.
 
-    Args:
-        checkpoint_s: seconds between checkpoints; the first epoch and the last have one in any case.
+    Attributes:
+        spec: what to train.
+        data: reference to training and validation rows in Ray's object store.
+        place: of its checkpoints, None to keep them in memory alone.
+        checkpoint_s: seconds between checkpoints.
+        kept: the last checkpoint.
+        number: of the network in its group, from 1.
     """
 
-    def __init__(self, checkpoint_s: float) -> None:
-        from ray import train
+    spec: TrainingSpec
+    data: Any
+    place: str | None
+    checkpoint_s: float
+    kept: bytes | None = None
+    number: int = 0
 
-        context = train.get_context()
-        self.rank, self.workers = context.get_world_rank(), context.get_world_size()
-        self._checkpoint_s = checkpoint_s
-        self._due = 0.0
+
+class Jobs:
+    """The network that a group trains, as a Ray actor: the driver gives it, every worker takes it, the first answers.
+
+    A worker that asks again after a failure gets the same one with its last checkpoint; once it is done, all wait for
+    the next one.
+    """
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+        self._number = 0
+        self._open = True
+        self._outcome: Progress | UsageError | None = None
+        self._changed = asyncio.Condition()
+
+    async def train(self, job: Job) -> Progress | UsageError:
+        """Have a network trained; return its last state, or the error that its settings led to."""
+        async with self._changed:
+            self._number += 1
+            self._job, self._outcome = replace(job, number=self._number), None
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self._outcome is not None)
+            assert self._outcome is not None
+            return self._outcome
+
+    async def next(self, after: int) -> Job | None:
+        """Return the network to train once there is one after a number; None once there will be none."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._open or (self._job and self._job.number > after))
+            return self._job
+
+    async def keep(self, checkpoint: bytes) -> None:
+        """Keep a checkpoint of the network in training."""
+        assert self._job is not None
+        if self._job.place:
+            write_bytes(self._job.place, checkpoint)
+        self._job = replace(self._job, kept=checkpoint)
+
+    async def finish(self, outcome: Progress | UsageError) -> None:
+        """Take the last state of the network in training."""
+        async with self._changed:
+            self._job, self._outcome = None, outcome
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """Send the workers home."""
+        async with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+
+class RaySession(DistributedSession):
+    """One Ray Train worker's surroundings while it trains a network.
+
+    Args:
+        device: of the worker.
+        jobs: the actor `Jobs`.
+        job: the network.
+    """
+
+    def __init__(self, device: str, jobs: Any, job: Job) -> None:
+        super().__init__(device)
+        self._jobs, self._job, self._due = jobs, job, 0.0
 
     def resume(self) -> Progress | None:
-        """Return the last checkpoint of the run."""
-        from ray import train
+        """Return the last checkpoint of the network."""
+        return load_progress(self._job.kept) if self._job.kept else None
 
-        checkpoint = train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as folder:
-            return read_progress(Path(folder))
+    def report(self, state: Progress, snapshot: Callable[[], Progress], *, last: bool) -> None:
+        """Have a checkpoint of the first worker kept when one is due: of the first epoch and the last in any case."""
+        import ray
 
-    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Average the gradients of the network over the workers."""
-        from ray.train.torch import prepare_model
-
-        return prepare_model(network)
-
-    def report(self, metrics: Mapping[str, float], progress: Callable[[], Progress], *, last: bool) -> None:
-        """Report to the run, with a checkpoint that the first worker writes, when one is due."""
-        from ray import train
-
-        if not self._agree(last or time.monotonic() >= self._due):
-            return
-        if self.rank:
-            train.report(dict(metrics))
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                write_progress(Path(folder), progress())
-                train.report(dict(metrics), checkpoint=train.Checkpoint.from_directory(folder))
-        self._due = time.monotonic() + self._checkpoint_s
-
-    def _agree(self, due: bool) -> bool:
-        """Return the first worker's choice: a report waits for all workers, so all must make the same ones."""
-        import torch
-
-        shared = torch.tensor(int(due))
-        if self.workers > 1:
-            torch.distributed.broadcast(shared, src=0)
-        return bool(shared)
+        if not self.rank and (last or time.monotonic() >= self._due):
+            ray.get(self._jobs.keep.remote(dump_progress(snapshot())))
+            self._due = time.monotonic() + self._job.checkpoint_s
 
 
-def write_progress(folder: Path, progress: Progress) -> None:
-    """Write a checkpoint: arrays as safetensors, the rest as JSON."""
-    metadata = {name: value for name, value in vars(progress).items() if name != "arrays"}
-    save_file(progress.arrays, folder / ARRAYS)
-    (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+def dump_progress(progress: Progress) -> bytes:
+    """Return a checkpoint as safetensors.
+
+    >>> load_progress(dump_progress(Progress(epoch=3, arrays={"best.bias": np.zeros(2)}))).epoch
+    3
+    """
+    return dump_arrays(progress.arrays, {name: value for name, value in vars(progress).items() if name != "arrays"})
 
 
-def read_progress(folder: Path) -> Progress:
-    """Read what `write_progress` wrote."""
-    return Progress(**json.loads((folder / METADATA).read_text(encoding="utf-8")), arrays=load_file(folder / ARRAYS))
+def load_progress(data: bytes) -> Progress:
+    """Return the checkpoint that `dump_progress` stored."""
+    arrays, described = load_arrays(data)
+    return Progress(**described, arrays=arrays)
+
+
+class Group:
+    """Ray Train workers, one CPU each and one GPU each where a network is worth it and the cluster has as many.
+
+    Args:
+        settings: of the networks.
+
+    Raises:
+        UsageError: the cluster has fewer CPUs than workers.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        import ray
+
+        self.wanted = _wanted(settings)
+        workers, offered = settings.workers, cluster_resources()
+        if workers > int(offered.cpus):
+            raise UsageError(
+                f"{workers} training workers need {workers} CPUs and the cluster has {int(offered.cpus)}; "
+                "set fewer `model: workers`"
+            )
+        self._jobs: Any = ray.remote(num_cpus=0)(Jobs).remote()
+        # In a task, not in this process, where it would block: the task ends, or fails, with the workers.
+        environment = {"env_vars": {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": HEALTH_CHECK_S}}
+        run = ray.remote(num_cpus=0, max_retries=0, runtime_env=environment)(_run_group)
+        self._run = run.remote(self._jobs, workers, settings.uses_gpu and offered.gpus >= workers)
+
+    def train(self, job: Job) -> Progress:
+        """Train a network; return its last state.
+
+        Raises:
+            Diverged: as `train_network`.
+            TrainingFailed: workers failed more than three times.
+        """
+        import ray
+
+        outcome = self._jobs.train.remote(job)
+        ended, _ = ray.wait([outcome, self._run])
+        if outcome not in ended:
+            try:
+                ray.get(self._run)
+            except ray.exceptions.RayError as error:
+                kept = f"; checkpoints are in {job.place}: the same command goes on from them" if job.place else ""
+                raise TrainingFailed(f"training failed more than {MAX_FAILURES} times{kept}: {error}") from error
+        found: Progress | UsageError = ray.get(outcome)
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """End the workers, which have nothing to train, and wait for it."""
+        import ray
+
+        self._jobs.close.remote()
+        ray.wait([self._run], timeout=CLOSE_S)
+
+    def cancel(self) -> None:
+        """Have the workers end, whatever they do."""
+        import ray
+
+        ray.cancel(self._run)
+
+
+def _wanted(settings: NetworkSettings) -> tuple[int, bool]:
+    return settings.workers, settings.uses_gpu
+
+
+_GROUPS: ContextVar[list[Group] | None] = ContextVar("groups", default=None)
+
+
+@contextlib.contextmanager
+def one_group() -> Iterator[None]:
+    """Train all networks of the block, and of blocks within, on one group of workers, which the first of them starts.
+
+    >>> with one_group():
+    ...     pass  # train
+    """
+    if _GROUPS.get() is not None:
+        yield
+        return
+    groups: list[Group] = []
+    token = _GROUPS.set(groups)
+    try:
+        yield
+    except KeyboardInterrupt:
+        for group in groups:
+            group.cancel()
+        raise
+    finally:
+        _GROUPS.reset(token)
+        for group in groups:
+            group.close()
 
 
 def train_on_ray(
-    spec: TrainingSpec, train: Examples, validation: Examples | None, storage: str, checkpoint_s: float = CHECKPOINT_S
+    spec: TrainingSpec,
+    train: Examples,
+    validation: Examples | None,
+    storage: str | None = None,
+    checkpoint_s: float = CHECKPOINT_S,
 ) -> Progress:
-    """Train on `spec.settings.workers` Ray workers of one CPU each, joined to the cluster at hand.
+    """Train on `spec.settings.workers` Ray workers, those of `one_group` within its block.
 
-    A worker that dies is replaced and the run goes on from its last checkpoint; the same call after a killed driver
-    does so, too, because the run's name follows from what is trained.
+    A worker that dies is replaced and training goes on from the last checkpoint; the same call after a killed driver
+    does so, too, where checkpoints are stored, because their place follows from what is trained.
 
     Args:
         spec: what to train.
         train, validation: rows; placed once in the object store, shared by the workers of a node. Each reads its own
             share of streamed ones from the feature store, which every node must see.
-        storage: where checkpoints go, a folder or URL every node sees.
+        storage: where checkpoints go, a folder or URL every node sees; None for memory alone.
         checkpoint_s: seconds between checkpoints.
 
     Returns:
         The state after the last epoch.
 
     Raises:
-        UsageError: the cluster has fewer CPUs than workers.
-        TrainingFailed: workers died more than three times.
+        UsageError: the cluster has fewer CPUs than workers, or training diverged.
+        TrainingFailed: workers failed more than three times.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
-    workers = spec.settings.workers
-    cpus = int(cluster_resources().cpus)
-    if workers > cpus:
-        msg = f"{workers} training workers need {workers} CPUs and the cluster has {cpus}; set fewer `model: workers`"
-        raise UsageError(msg)
-    filesystem, place = arrow_filesystem(storage)
-    trainer = TorchTrainer(
-        _run_worker,
-        train_loop_config={"spec": spec, "data": ray.put((train, validation)), "checkpoint_s": checkpoint_s},
-        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(
-            name=f"{spec.settings.kind}-{_digest(spec, train, validation)}",
-            storage_path=place,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        msg = f"training failed more than {MAX_FAILURES} times; checkpoints are in {storage}: {error}"
-        raise TrainingFailed(msg) from error
-    assert result.checkpoint is not None  # the last epoch has one
-    with result.checkpoint.as_directory() as folder:
-        progress = read_progress(Path(folder))
+    place = _place(storage, spec, train, validation) if storage else None
+    kept = read_if_there(place) if place else None
+    if kept and (progress := load_progress(kept)).is_last(spec.settings):
+        return progress
+    with one_group():
+        groups = _GROUPS.get()
+        assert groups is not None
+        if groups and groups[0].wanted != _wanted(spec.settings):
+            groups.pop().close()
+        if not groups:
+            groups.append(Group(spec.settings))
+        progress = groups[0].train(Job(spec, ray.put((train, validation)), place, checkpoint_s, kept))
     log.info("trained %d epochs, best %d (%.4f)", progress.epoch, progress.best_epoch, progress.best_score)
     return progress
 
 
-def _run_worker(config: Mapping[str, Any]) -> None:
-    import ray
+def _run_group(jobs: Any, workers: int, use_gpu: bool) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    train, validation = ray.get(config["data"])
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-train-") as scratch:
+        TorchTrainer(
+            _run_worker,
+            train_loop_config={"jobs": jobs, "use_gpu": use_gpu},
+            # Not by whether PyTorch sees a GPU, which workers without one may.
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_FAILURES)),
+        ).fit()
+
+
+def _run_worker(config: Mapping[str, Any]) -> None:
+    """Train the networks of a group as one of its workers, until there are no more."""
+    import ray
+    import torch
+    from ray.train.torch import get_device
+
     # Arrays in the object store are read-only, and training does not write to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    train_network(config["spec"], train, validation, RaySession(config["checkpoint_s"]))
+    device, jobs, done = "cpu", config["jobs"], 0
+    if config["use_gpu"]:
+        device = str(get_device())
+        torch.cuda.set_device(device)
+    while (job := ray.get(jobs.next.remote(done))) is not None:
+        train, validation = ray.get(job.data)
+        session, done = RaySession(device, jobs, job), job.number
+        outcome: Progress | UsageError
+        try:
+            outcome = train_network(job.spec, train, validation, session)
+        except UsageError as error:  # of all workers alike: another attempt would end the same way
+            outcome = error
+        if not session.rank:
+            ray.get(jobs.finish.remote(outcome))
 
 
-def _digest(spec: TrainingSpec, *data: Examples | None) -> str:
+def _place(storage: str, spec: TrainingSpec, *data: Examples | None) -> str:
+    """Return where checkpoints of a network go: absolute, as the actor that writes them is in another folder."""
     plain = {"settings": spec.settings.as_json(), "task": spec.task, "classes": spec.classes}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for examples in data:
@@ -188,4 +348,6 @@ def _digest(spec: TrainingSpec, *data: Examples | None) -> str:
                     digest.update(array.digest())
                 case _:
                     digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    path = local_path(storage)
+    folder = storage if path is None else str(path.resolve())
+    return join(folder, f"{spec.settings.kind}-{digest.hexdigest()[:16]}", PROGRESS)

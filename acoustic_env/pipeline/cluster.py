@@ -127,6 +127,18 @@ def torch_has_cuda() -> bool:
     return not version("torch").endswith("+cpu")
 
 
+def may_use_gpu() -> bool:
+    """Whether PyTorch may compute on a GPU here: one that it sees, and that Ray granted if this is a Ray worker."""
+    import torch
+
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        context = ray.get_runtime_context()
+        if (context.get_task_id() or context.get_actor_id()) and not context.get_accelerator_ids()["GPU"]:
+            return False
+    return torch.cuda.is_available()
+
+
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Discard what Ray's C++ side writes about its own log level; a failed start still raises."""

@@ -45,9 +45,13 @@ class OnePatchClassifier:
 
     task_, classes_ = "binary", np.arange(2)
     cut_: Cut | None = None
+    runs_on = "cpu"
 
     def network(self) -> torch.nn.Module:
         return OnePatch()
+
+    def build(self, device: str) -> torch.nn.Module:
+        return OnePatch().to(device)
 
 
 def test_both_methods_find_the_only_patch_that_counts() -> None:

@@ -174,7 +174,7 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_one_process(
         deadline = time.monotonic() + 200
         while not killed and time.monotonic() < deadline:
             time.sleep(0.05)
-            if list(tmp_path.glob("attention-*/checkpoint_*/progress.json")):
+            if list(tmp_path.glob("attention-*/progress.safetensors")):
                 killed.append(_workers()[0].pid)
                 os.kill(killed[0], signal.SIGKILL)
 

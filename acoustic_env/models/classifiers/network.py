@@ -33,6 +33,9 @@ class NetworkSettings(ClassifierSettings):
     """Epochs without improvement after which training stops, with the best epoch's weights. null: train max_epochs on
     all rows, none held out, and keep the last weights, as schedules that end at a rate near zero want it."""
 
+    max_grad_norm: float = Field(10.0, gt=0)
+    """Norm that the gradients of a step are scaled down to where it is larger."""
+
     workers: int = Field(0, ge=0)
     """Ray Train workers; 0 trains in this process with the same code."""
 

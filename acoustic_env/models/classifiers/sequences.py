@@ -198,7 +198,7 @@ class SequenceSettings(NetworkSettings):
         if not self.augment.mixup:
             return inputs, targets
         alpha = torch.tensor(self.augment.mixup)
-        share, other = float(Beta(alpha, alpha).sample()), torch.randperm(len(inputs))
+        share, other = float(Beta(alpha, alpha).sample()), torch.randperm(len(inputs), device=inputs.device)
         return tuple(share * own + (1 - share) * own[other] for own in (inputs, targets))  # type: ignore[return-value]
 
     def loss(
