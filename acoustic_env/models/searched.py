@@ -16,6 +16,7 @@ from acoustic_env.config import ClassifierSettings
 from acoustic_env.models.classifier import Examples, TaskClassifier, fit_ensemble
 from acoustic_env.models.cross_val import INNER_FOLDS
 from acoustic_env.models.folds import grouped_folds
+from acoustic_env.models.training import Diverged
 from acoustic_env.models.tune import sampler, score_settings, search_settings
 from acoustic_env.stats.intervals import Floats
 
@@ -88,8 +89,12 @@ def search_in_process(
 
     def objective(trial: Any) -> float:
         start.search_space(trial, rows.x.shape[1])
-        found.append((score_settings(start.at(trial.params), rows, FOLDS, classes), trial.params))
-        return found[-1][0]
+        try:
+            score = score_settings(start.at(trial.params), rows, FOLDS, classes)
+        except Diverged as error:
+            raise optuna.TrialPruned from error
+        found.append((score, trial.params))
+        return score
 
     study = optuna.create_study(direction="maximize", sampler=sampler(base.seed, trials))
     study.optimize(objective, n_trials=trials - 1)
