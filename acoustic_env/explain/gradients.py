@@ -57,7 +57,7 @@ def is_smooth(member: Any, classes: int) -> bool:
     """Return whether a fitted estimator is a network or a logistic regression that knows every class."""
     from sklearn.linear_model import LogisticRegression
 
-    from acoustic_env.models.classifiers.logistic import LogisticClassifier
+    from acoustic_env.models.estimators.logistic import LogisticClassifier
 
     smooth = hasattr(member, "network") or isinstance(member, LogisticClassifier | LogisticRegression)
     return smooth and len(member.classes_) == classes

@@ -13,7 +13,7 @@ import pyarrow as pa
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot
 from acoustic_env.explain.style import FAINT, MARKERS, OKABE_ITO, class_name, drawn, new_panels, shortened, signal_name
-from acoustic_env.models.preprocess import Part, PrincipalComponents
+from acoustic_env.models.data.preprocessing import Part, PrincipalComponents
 from acoustic_env.stats.intervals import Floats
 
 SECTION: Final = "How the clips lie"

@@ -19,16 +19,17 @@ from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
 from acoustic_env.models.bundle import Bundle, clips_hash, keys
-from acoustic_env.models.calibrate import Calibrator
-from acoustic_env.models.classifier import Ensemble, Examples, fit_ensemble, stops_on_rows
-from acoustic_env.models.cross_val import cross_fit, out_of_fold, predicted_parts
-from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.matrix import FeatureMatrix, load_frames, load_matrix
+from acoustic_env.models.data.preprocessing import KeepFrames, Preprocessor, make_preprocessor
+from acoustic_env.models.data.stored_frames import frames_block
+from acoustic_env.models.data.windows import at_level, clip_frames, learn_recordings, per_row, recording_targets
+from acoustic_env.models.estimators.fitting import Ensemble, fit_ensemble, stops_on_rows
 from acoustic_env.models.novelty import Novelty
-from acoustic_env.models.performance import Performance, performance
-from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
-from acoustic_env.models.stored_frames import frames_block
-from acoustic_env.models.train import one_group
-from acoustic_env.models.windows import at_level, clip_frames, learn_recordings, per_row, recording_targets
+from acoustic_env.models.training.on_ray import one_group
+from acoustic_env.models.validation.calibration import Calibrator
+from acoustic_env.models.validation.cross_fitting import cross_fit, out_of_fold, predicted_parts
+from acoustic_env.models.validation.performance import Performance, performance
 from acoustic_env.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]

@@ -19,8 +19,8 @@ from acoustic_env.audio.fetch import open_audio
 from acoustic_env.errors import ClipError
 from acoustic_env.features.block import Waveforms, to_table
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.matrix import FeatureMatrix, computed_matrix
-from acoustic_env.models.windows import pool, pool_recordings
+from acoustic_env.models.data.matrix import FeatureMatrix, computed_matrix
+from acoustic_env.models.data.windows import pool, pool_recordings
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.stats.intervals import Floats
 

@@ -24,12 +24,13 @@ import pyarrow as pa
 from sklearn.preprocessing import FunctionTransformer
 
 from acoustic_env.config import ClassifierSettings
-from acoustic_env.models.classifier import Examples, fit_model, predict_proba
-from acoustic_env.models.cross_val import out_of_fold
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences
+from acoustic_env.models.data.windows import per_row
+from acoustic_env.models.estimators.fitting import fit_model, predict_proba
 from acoustic_env.models.search_state import SearchState
-from acoustic_env.models.sequences import Sequences
-from acoustic_env.models.thresholds import main_score
-from acoustic_env.models.windows import per_row
+from acoustic_env.models.validation.cross_fitting import out_of_fold
+from acoustic_env.models.validation.thresholds import main_score
 from acoustic_env.pipeline.pools import Node
 from acoustic_env.stats.intervals import Floats
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from acoustic_env.explain.plot import read_index
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.study import TIMES
+from acoustic_env.models.compare import TIMES
 from acoustic_env.report import plots
 from acoustic_env.report.page import PlotFolder, Section
 from acoustic_env.report.parts import Code, Part, Table, Terms, Text

@@ -22,8 +22,8 @@ from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.registry import make_block
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.data.cut import Cut
 from acoustic_env.models.learn import prepare, train
-from acoustic_env.models.windows import Cut
 from acoustic_env.store.feature_store import FeatureStore
 
 SHAPE = (40, 16)

@@ -17,9 +17,10 @@ from sklearn.preprocessing import StandardScaler
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import classifier_settings
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.models.classifier import Examples, fit_model, make_estimator, predict_proba, stops_on_rows
-from acoustic_env.models.cross_val import out_of_fold
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.estimators.fitting import fit_model, make_estimator, predict_proba, stops_on_rows
 from acoustic_env.models.learn import prepare
+from acoustic_env.models.validation.cross_fitting import out_of_fold
 from acoustic_env.store.feature_store import FeatureStore
 
 RECIPE = "urban-nature-ontology"

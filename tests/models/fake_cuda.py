@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
-from acoustic_env.models.classifiers.mlp import MLPSettings
-from acoustic_env.models.classifiers.sequences import SequenceSettings
+from acoustic_env.models.estimators.frames_settings import SequenceSettings
+from acoustic_env.models.estimators.mlp import MLPSettings
 
 CUDA: Final = "cuda:0"
 GUARDS: Final = "_ZN3c104impl26device_guard_impl_registryE"  # c10::impl::device_guard_impl_registry, by device type

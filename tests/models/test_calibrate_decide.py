@@ -7,8 +7,9 @@ import pytest
 from scipy import special
 from sklearn import metrics
 
-from acoustic_env.models.calibrate import Calibrator, brier, reliability
-from acoustic_env.models.thresholds import Calls, choose_f1_threshold, choose_threshold
+from acoustic_env.models.validation.calibration import Calibrator
+from acoustic_env.models.validation.reliability import brier, reliability
+from acoustic_env.models.validation.thresholds import Calls, choose_f1_threshold, choose_threshold
 
 
 def test_scores_of_calls_are_scikit_learns_with_every_class_counted() -> None:

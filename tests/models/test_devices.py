@@ -20,11 +20,12 @@ from acoustic_env.features.embedders.cnn14 import Cnn14, Cnn14FrontEnd, Publishe
 from acoustic_env.features.embedders.efficientat import Mn04, Mn04FrontEnd
 from acoustic_env.features.modulation_fast import modulation_spectrum
 from acoustic_env.features.registry import make_block
-from acoustic_env.models import training
-from acoustic_env.models.classifier import Examples, make_estimator
-from acoustic_env.models.sequences import Sequences
-from acoustic_env.models.storage import dump_estimator, load_estimator
-from acoustic_env.models.training import DistributedSession, LocalSession, Progress, TrainingSpec, train_network
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences
+from acoustic_env.models.estimators.fitting import make_estimator
+from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
+from acoustic_env.models.training import loop as training
+from acoustic_env.models.training.loop import DistributedSession, LocalSession, Progress, TrainingSpec, train_network
 from tests.models.fake_cuda import CUDA, fake_cuda
 
 LAYERS = [{"channels": 4, "pool": [2, 1]}]

@@ -20,13 +20,10 @@ from torch import distributed
 
 from acoustic_env.config import classifier_settings
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.classifiers.mlp import MLPSettings
-from acoustic_env.models.evaluate import Ranking
-from acoustic_env.models.mlp import MLPClassifier
-from acoustic_env.models.sequences import Sequences
-from acoustic_env.models.train import dump_progress, load_progress, one_group, train_on_ray
-from acoustic_env.models.training import (
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences
+from acoustic_env.models.estimators.mlp import MLPClassifier, MLPSettings
+from acoustic_env.models.training.loop import (
     Arrays,
     DistributedSession,
     Diverged,
@@ -36,6 +33,8 @@ from acoustic_env.models.training import (
     train_network,
     validation_score,
 )
+from acoustic_env.models.training.on_ray import dump_progress, load_progress, one_group, train_on_ray
+from acoustic_env.stats.ranking import Ranking
 
 SETTINGS = MLPSettings(layers=(16,), dropout=0.2, learning_rate=3e-3, batch_size=64, max_epochs=30, patience=30)
 

@@ -18,10 +18,10 @@ from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.config import CLASSIFIERS, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.models import searched
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.classifiers.mlp import MLPSettings
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.estimators.mlp import MLPSettings
 from acoustic_env.models.search_state import SearchState
-from acoustic_env.models.training import Diverged
+from acoustic_env.models.training.loop import Diverged
 from acoustic_env.models.tune import Trial, search, trial_table
 
 BASE = MLPSettings(batch_size=64)
