@@ -1,4 +1,4 @@
-"""A trained classifier as a folder: everything prediction needs, without pickle (see `storage`)."""
+"""A trained classifier as a folder: everything prediction needs, without pickle (see `estimators.storage`)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from acoustic_env.explain.attribution import attribute, draw_backgrounds, expect
 from acoustic_env.explain.gradients import LogOdds
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.estimators.fitting import Ensemble, fit, make_estimator
-from acoustic_env.models.estimators.mlp import MLPClassifier
+from acoustic_env.models.estimators.perceptron import MLPClassifier
 
 N, D = 120, 6
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from acoustic_env.models.classifiers import logistic
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -16,6 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Recipe, Task, classifier_settings, from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.estimators import logistic
 from acoustic_env.models.estimators.fitting import (
     fit,
     fit_ensemble,
@@ -25,7 +25,7 @@ from acoustic_env.models.estimators.fitting import (
     stops_on_rows,
 )
 from acoustic_env.models.estimators.logistic import LogisticClassifier, fit_weights
-from acoustic_env.models.estimators.mlp import MLPClassifier, MLPSettings
+from acoustic_env.models.estimators.perceptron import MLPClassifier, MLPSettings
 from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.training.loop import forward

@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from acoustic_env.models.data.preprocessing import MeanImputer, PrincipalComponents
 from acoustic_env.models.estimators.knn import KNNClassifier
 from acoustic_env.models.estimators.logistic import LogisticClassifier
-from acoustic_env.models.estimators.mlp import MLPClassifier
+from acoustic_env.models.estimators.perceptron import MLPClassifier
 from acoustic_env.models.estimators.svm import SVMClassifier
 from acoustic_env.models.estimators.xgboost import XGBoostClassifier
 

@@ -44,6 +44,7 @@ def clip_frames(recipe: Recipe, block: str) -> int | None:
 def window_times(recipe: Recipe, block: str, count: int) -> tuple[Floats, Floats]:
     """Return start and end of a clip's first windows in s from its start, [count] each.
 
+    >>> from acoustic_env.config import WindowSettings
     >>> windows = WindowSettings(length=2.0, hop=1.0)
     >>> [times.tolist() for times in window_times(Recipe(name="r", windows=windows), "vggish_released", 2)]
     [[0.0, 0.96], [1.92, 2.88]]

@@ -109,7 +109,7 @@ def stops_on_rows(estimator: Any) -> bool:
     """Return whether training stops on held-out rows: its `fit` takes them, and patience is not None.
 
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from acoustic_env.models.estimators.mlp import MLPClassifier
+    >>> from acoustic_env.models.estimators.perceptron import MLPClassifier
     >>> [stops_on_rows(each) for each in (LogisticRegression(), MLPClassifier(), MLPClassifier(patience=None))]
     [False, True, False]
     """
