@@ -38,8 +38,18 @@ class Settings(BaseModel):
     )
 
     def replace(self, **changes: Any) -> Self:
-        """Return these settings with some values changed, checked again."""
-        return type(self)(**{**dict(self), **changes})
+        """Return these settings with some values changed, checked again.
+
+        Raises:
+            UsageError: values that do not go together.
+        """
+        try:
+            return type(self)(**{**dict(self), **changes})
+        except ValidationError as error:
+            where = ", ".join(changes)
+            raise UsageError(
+                "; ".join(_describe(type(self), changes, own, where, ()) for own in error.errors())
+            ) from error
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain data, as a file holds them."""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from acoustic_env.audio.signals import Engine, Signal
 from acoustic_env.audio.transforms import TRANSFORMS, Transform
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
+from acoustic_env.io.documents import parse_yaml
 
 if TYPE_CHECKING:
     from acoustic_env.audio.signals import Batch
@@ -77,4 +77,4 @@ def _transform(step: str, name: str) -> Transform:
     values = dict(setting.split("=") for setting in settings)
     where = f"signal {name!r}, {kind}"
     TRANSFORMS.check(kind)
-    return from_mapping(TRANSFORMS.load(kind), {key: yaml.safe_load(value) for key, value in values.items()}, where)
+    return from_mapping(TRANSFORMS.load(kind), {key: parse_yaml(value) for key, value in values.items()}, where)

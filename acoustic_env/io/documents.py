@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,6 +12,24 @@ import yaml
 from acoustic_env.config import RECIPES, Recipe, from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_bytes, read_if_there
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, in which 1e-3 is a number, as it is in YAML 1.2 and JSON, and not a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML document holds.
+
+    >>> parse_yaml("learning_rate: 1e-3")
+    {'learning_rate': 0.001}
+    """
+    return yaml.load(text, _Loader)
 
 
 def read_mapping(url: str, what: str) -> dict[str, Any]:
@@ -26,7 +45,7 @@ def _parse(data: bytes, url: str, what: str) -> dict[str, Any]:
     kind = "JSON" if url.lower().endswith(".json") else "YAML"
     try:
         text = data.decode("utf-8-sig")
-        document = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+        document = json.loads(text) if kind == "JSON" else parse_yaml(text)
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{url}: not a {kind} file: {error}") from error
     if not isinstance(document, dict):

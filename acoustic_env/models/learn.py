@@ -178,7 +178,7 @@ def _refuse_one_sided(recipe: Recipe, targets: Targets, parts: Split) -> None:
         if len(present) < 2:
             only = targets.classes[int(present[0])]
             msg = f"recipe {recipe.name}: all {len(rows):,} {role} clips are {only!r}; each part needs two classes"
-            raise UsageError(msg)
+            raise UsageError(f"{msg}: add recordings of another, or name other `split: validation_folds`")
 
 
 def fit_preprocessor(study: Study) -> Preprocessor | KeepFrames:
@@ -209,7 +209,7 @@ def train(
 
     The bundle ships the mean of its members. Calibration, thresholds and metrics are of such a mean: the preprocessing
     and the members are fitted again without each of up to five parts of the rows, which are then predicted
-    (`cross_val`). That costs up to four times the training of the shipped members; from 5,000 predicted rows on less.
+    (`out_of_fold`). That costs up to four times the training of the shipped members; from 5,000 predicted rows on less.
 
     Args:
         study: from `prepare`.

@@ -28,6 +28,7 @@ SEED: Final = 23
 LEAST_GROUPS: Final = 5
 LEAST_OF_A_KIND: Final = 3
 LEAST_FREEDOM: Final = 2.0
+LEAST_SPREAD: Final = 1e-9  # of a metric over groups; below, they differ by rounding
 DECIDING: Final = 2.5  # degrees of freedom for each group that decides; chosen by the simulation of tests/stats
 ALIKE: Final = 0.3  # intraclass correlation of rows of a group where nothing is known of it
 # More groups than this are dealt to so many blocks at random: the jackknife then costs as many passes.
@@ -109,7 +110,7 @@ def of_share(hits: npt.NDArray[Any], groups: Groups | None = None) -> Estimate:
 
 def _wilson(share: float, n: float, quantile: float) -> Estimate:
     if not n:
-        return no_interval(share, "no rows")
+        return no_interval(share, "0 rows")
     center = share + quantile**2 / (2 * n)
     half = quantile * np.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
     scale = 1 + quantile**2 / n
@@ -130,7 +131,8 @@ def of_metric(
     A metric between 0 and 1 has its interval on the logit scale, so that it stays inside. Quantiles are those of t,
     with fewer degrees of freedom where few groups decide: their sizes differ, or the rows of a rare class are in few
     of them. At exactly 0 or 1 no group shows an error: the open end is then that of as many successes in as many
-    trials as there are groups of the rarest kind (Clopper-Pearson, one-sided).
+    trials as there are groups of the rarest kind (Clopper-Pearson, one-sided). Elsewhere groups that are all alike show
+    no spread, and there is no interval.
 
     Args:
         statistic: of the weights of the rows; None for weights of one. Between 0 and 1 unless `difference`.
@@ -147,7 +149,9 @@ def of_metric(
     value, (codes, count) = statistic(None), _codes(groups)
     of_kinds = [len(np.unique(codes[own])) for own in (() if truth is None else truth.T)]
     rarest = min([count, *of_kinds])
-    if count < LEAST_GROUPS or rarest < LEAST_OF_A_KIND or not np.isfinite(value):
+    if not np.isfinite(value):
+        return no_interval(value, "0 groups that define it")
+    if count < LEAST_GROUPS or rarest < LEAST_OF_A_KIND:
         return no_interval(value, _few(count) if count < LEAST_GROUPS else f"{_few(rarest)} with rows of a class")
     _, left_out = jackknife([statistic if spread is None else spread], groups)
     blocks, squares = len(left_out), (left_out[:, 0] - left_out.mean()) ** 2
@@ -156,6 +160,8 @@ def of_metric(
     freedom = max(min(DECIDING * _worth(squares) - 1, by_size), LEAST_FREEDOM)
     half = float(stats.t.ppf(TAIL, freedom)) * error
     method = "jackknife over groups, t"
+    if error < LEAST_SPREAD and (difference or 0.0 < value < 1.0):
+        return no_interval(value, "0 groups that differ")
     if difference:
         return Estimate(value, value - half, value + half, method)
     if not 0.0 < value < 1.0:

@@ -25,7 +25,8 @@ from acoustic_env.models.estimators.fitting import (
     stops_on_rows,
 )
 from acoustic_env.models.estimators.logistic import LogisticClassifier, fit_weights
-from acoustic_env.models.estimators.perceptron import MLPClassifier, MLPSettings
+from acoustic_env.models.estimators.mlp import MLPSettings
+from acoustic_env.models.estimators.perceptron import MLPClassifier
 from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.training.loop import forward

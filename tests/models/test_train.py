@@ -22,7 +22,8 @@ from acoustic_env.config import classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.frames import Sequences
-from acoustic_env.models.estimators.perceptron import MLPClassifier, MLPSettings
+from acoustic_env.models.estimators.mlp import MLPSettings
+from acoustic_env.models.estimators.perceptron import MLPClassifier
 from acoustic_env.models.training.loop import (
     Arrays,
     DistributedSession,

@@ -177,7 +177,7 @@ def fit_ensemble(
 
     An ensemble of 1 is one model trained without the `first` folds. With more, the next members hold out the other
     folds in turn, so every row trains most members. An estimator that does not stop on rows learns from all of
-    them. What a member predicts for its held-out rows is not what the mean of all members predicts: `cross_val`
+    them. What a member predicts for its held-out rows is not what the mean of all members predicts: `out_of_fold`
     measures that.
 
     Args:

@@ -18,6 +18,8 @@ from acoustic_env.config import ClassifierSettings
 class KNNClassifier(KNeighborsClassifier):
     """`KNeighborsClassifier` in which all training rows vote where there are fewer than `n_neighbors`.
 
+    Distances are in double precision: in single precision those of a row differ with the rows beside it.
+
     >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([0, 0, 1])
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")
@@ -40,11 +42,11 @@ class KNNClassifier(KNeighborsClassifier):
 
     def predict_proba(self, X: Any) -> Any:
         """Return probabilities [n, classes], of several labels a list of them."""
-        return KNeighborsClassifier.predict_proba(self._voting(), X)
+        return KNeighborsClassifier.predict_proba(self._voting(), np.asarray(X, np.float64))
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return the class with most votes [n]."""
-        return np.asarray(KNeighborsClassifier.predict(self._voting(), X))
+        return np.asarray(KNeighborsClassifier.predict(self._voting(), np.asarray(X, np.float64)))
 
 
 class KNNSettings(ClassifierSettings):

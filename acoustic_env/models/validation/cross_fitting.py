@@ -194,7 +194,13 @@ def cross_fit(
 
 def _folds_up_to(most: int, y: npt.NDArray[Any], groups: npt.NDArray[Any], seed: int) -> Integers:
     """Return grouped folds, `most` or as many as there are groups."""
-    return grouped_folds(y, groups, max(2, min(most, len(np.unique(groups)))), seed)
+    count = len(np.unique(groups))
+    if count < 2:
+        raise UsageError(
+            "the clips that train and validate need 3 groups or more, some to learn from while others are held out; "
+            "add recordings (`group` in the clip list), or name fewer `split: test_folds`"
+        )
+    return grouped_folds(y, groups, min(most, count), seed)
 
 
 def _refuse_split_groups(fold: npt.NDArray[Any], groups: npt.NDArray[Any]) -> None:

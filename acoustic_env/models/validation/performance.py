@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.config import Level, Task
-from acoustic_env.models.validation.reliability import Reliability, brier, class_errors, positive_mass, reliability
+from acoustic_env.models.validation.reliability import (
+    CLASS_POSITIVES,
+    Reliability,
+    brier,
+    class_errors,
+    positive_mass,
+    reliability,
+)
 from acoustic_env.models.validation.thresholds import Calls
 from acoustic_env.stats.intervals import Estimate, Floats, Statistic, Weights, of_metric, of_share
 from acoustic_env.stats.ranking import Curve, Ranking, mean_over_classes, precision_recall_curve, roc_curve
@@ -117,7 +124,11 @@ class Performance:
         """Return the metrics, human-readable, one a line."""
         found = [f"{self.clips:,} {self.level}s in {self.groups:,} groups"]
         found += [f"{name.replace('_', ' '):<20} {estimate}" for name, estimate in self.metrics.items()]
-        found += [f"{name.replace('_', ' '):<20} {value:.4f}" for name, value in self.calibration.items()]
+        errors = {name: value for name, value in self.calibration.items() if np.isfinite(value)}
+        counted = errors.pop("class_ece_classes")
+        found += [f"{name.replace('_', ' '):<20} {value:.4f}" for name, value in errors.items()]
+        least = f"{CLASS_POSITIVES} {self.level}s or more each"
+        found.append(f"{'class ece of':<20} {counted:.0f} of {len(self.classes)} classes, {least}")
         worst = sorted(self.per_class, key=lambda one: -abs(one.mean_posterior - one.share))[:SHOWN]
         for one in worst:
             line = f"{one.name}: {one.share:.1%} of the {self.level}s, mean posterior {one.mean_posterior:.1%}"
