@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -76,6 +75,14 @@ class Attribution:
         """Return the median, 2.5 % and 97.5 % quantile of each feature's rank over backgrounds [d]."""
         low, middle, high = np.quantile(self.ranks, [0.025, 0.5, 0.975], axis=0, method="nearest")
         return middle, low, high
+
+    def importance_interval(self) -> Floats:
+        """Return the 2.5 % and the 97.5 % quantile of each feature's importance over backgrounds [2, d]."""
+        return np.asarray(np.quantile(self.importance, [0.025, 0.975], axis=0))
+
+    def order(self) -> Rows:
+        """Return the features, the most important first [d]."""
+        return np.argsort(-self.importance.mean(axis=0), kind="stable")
 
     def direction(self) -> Floats:
         """Return the correlation of each feature's value with its phi [d]; its sign is the way a high value pushes."""
@@ -226,57 +233,37 @@ def permutation_values(
     return pairs, function(explained), function(pool)
 
 
-@dataclass(frozen=True)
-class _Trees:
-    """A model of trees that `shap.TreeExplainer` reads; `column` is that of the class, or its sign for one output."""
-
-    model: Any
-    output: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
-    chosen: int
-
-    def of_class(self, found: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
-        """Return the class's part of outputs or SHAP values, which have `ndim` axes where there is one output."""
-        if found.ndim > ndim:
-            return np.asarray(found[..., self.chosen])
-        return found if self.chosen else -found
-
-
-def _trees(member: Any, chosen: int) -> _Trees | None:
-    """Return what explains the trees of a fitted estimator, None for other estimators."""
+def _trees(member: Any, chosen: int) -> tuple[Any, int] | None:
+    """Return the trees of a fitted estimator as shap reads them and the number of the class; None for others."""
     if isinstance(member, PerLabelClassifier):
         return _trees(member.estimators_[chosen], 1)
-    booster = getattr(member, "booster_", None)
-    if booster is not None:
+    if hasattr(member, "booster_"):
         multilabel = member.task_ == "multilabel" and len(member.classes_) > MOST_SINGLE_OUTPUTS
-        margin = partial(_margin, booster)
-        return None if multilabel else _Trees(booster, margin, chosen)
-    if type(member).__name__ == "HistGradientBoostingClassifier":
-        return _Trees(member, member.decision_function, chosen)
-    if hasattr(member, "estimators_") and hasattr(member, "max_depth") and not isinstance(member.classes_, list):
-        return _Trees(member, member.predict_proba, chosen)
-    return None
+        return None if multilabel else (member.booster_, chosen)
+    forest = hasattr(member, "estimators_") and hasattr(member, "max_depth") and not isinstance(member.classes_, list)
+    return (member, chosen) if forest or type(member).__name__ == "HistGradientBoostingClassifier" else None
 
 
-def _tree_values(members: Sequence[_Trees], explained: npt.NDArray[np.float32], pool: npt.NDArray[np.float32]) -> Any:
+def _tree_values(
+    trees: Sequence[tuple[Any, int]], explained: npt.NDArray[np.float32], pool: npt.NDArray[np.float32]
+) -> Values | None:
     """Return interventional SHAP values of the mean output of trees; None where shap cannot read them."""
     import shap
 
-    pairs = np.zeros((len(explained), *pool.shape), np.float32)
-    values, base = np.zeros(len(explained)), np.zeros(len(pool))
-    for trees in members:
-        values += trees.of_class(np.asarray(trees.output(explained)), 1) / len(members)
-        base += trees.of_class(np.asarray(trees.output(pool)), 1) / len(members)
-        for p in range(len(pool)):
-            try:
-                explainer = shap.TreeExplainer(trees.model, pool[p : p + 1], feature_perturbation="interventional")
-                found = explainer.shap_values(explained, check_additivity=False)
-            except Exception:  # noqa: BLE001  shap has no type for a model it cannot read
-                return None
-            pairs[:, p] += trees.of_class(np.asarray(found), 2) / len(members)
-    return pairs, values, base
+    def of_class(found: Any, chosen: int, ndim: int) -> npt.NDArray[Any]:
+        """Return the class's part of what has `ndim` axes where there is one output: of two classes the second's."""
+        found = np.asarray(found)
+        return np.asarray(found[..., chosen]) if found.ndim > ndim else found * (1 if chosen else -1)
 
-
-def _margin(booster: Any, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    import xgboost
-
-    return np.asarray(booster.predict(xgboost.DMatrix(x), output_margin=True))
+    found = []
+    for model, chosen in trees:
+        try:
+            explainers = [shap.TreeExplainer(model, row[None], feature_perturbation="interventional") for row in pool]
+            pairs = [one.shap_values(explained, check_additivity=False) for one in explainers]
+            outputs = explainers[0].model.predict(explained), explainers[0].model.predict(pool)
+        except Exception:  # noqa: BLE001  shap has no type for a model it cannot read
+            return None
+        values, base = (of_class(output, chosen, 1) for output in outputs)
+        found.append((np.stack([of_class(pair, chosen, 2) for pair in pairs], axis=1), values, base))
+    pairs, values, base = (np.mean(own, axis=0) for own in zip(*found, strict=True))
+    return pairs.astype(np.float32), values, base
