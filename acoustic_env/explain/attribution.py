@@ -21,6 +21,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from scipy import stats
 
 from acoustic_env.explain.gradients import LogOdds, is_smooth, weight_count
 from acoustic_env.explain.maps import stratified_rows
@@ -46,7 +48,8 @@ EVALUATIONS: Final = 200_000
 SEED: Final = 23
 
 Rows = npt.NDArray[np.int64]
-Values = tuple[npt.NDArray[np.float32], Floats, Floats]
+Features = npt.NDArray[np.float32]
+Values = tuple[Features, Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Attribution:
 
     rows: Rows  # row numbers of the clips explained [n]
     phi: Floats  # mean over backgrounds [n, d], in `output` units
-    values: npt.NDArray[np.float32]  # the reduced features of those clips [n, d]
+    values: Features  # the reduced features of those clips [n, d]
     importance: Floats  # mean |phi| over the clips, for each background [backgrounds, d]
     ranks: Floats  # 1 = most important, for each background [backgrounds, d]
     residual: Floats  # f(x) - E f - sum of phi, for each background and clip [backgrounds, n]
@@ -76,13 +79,15 @@ class Attribution:
         low, middle, high = np.quantile(self.ranks, [0.025, 0.5, 0.975], axis=0, method="nearest")
         return middle, low, high
 
-    def importance_interval(self) -> Floats:
-        """Return the 2.5 % and the 97.5 % quantile of each feature's importance over backgrounds [2, d]."""
-        return np.asarray(np.quantile(self.importance, [0.025, 0.975], axis=0))
-
-    def order(self) -> Rows:
-        """Return the features, the most important first [d]."""
-        return np.argsort(-self.importance.mean(axis=0), kind="stable")
+    def table(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return importance and rank of the features with their intervals, and direction, the most important first."""
+        middle, low, high = self.rank_interval()
+        lowest, highest = np.quantile(self.importance, [0.025, 0.975], axis=0)
+        block, signal, _ = zip(*(name.split(".", 2) for name in names), strict=True)
+        found = pd.DataFrame({"feature": names, "block": block, "signal": signal})
+        found = found.assign(importance=self.importance.mean(axis=0), importance_low=lowest, importance_high=highest)
+        found = found.assign(rank=middle, rank_low=low, rank_high=high, direction=self.direction())
+        return found.sort_values("importance", ascending=False, kind="stable")
 
     def direction(self) -> Floats:
         """Return the correlation of each feature's value with its phi [d]; its sign is the way a high value pushes."""
@@ -93,30 +98,24 @@ class Attribution:
 
 
 def draw_backgrounds(
-    x: npt.NDArray[np.float32],
-    label: npt.NDArray[np.int64],
-    count: int = BACKGROUNDS,
-    seed: int = SEED,
-    clusters: int = CLUSTERS,
-    per_cluster: int = PER_CLUSTER,
+    x: Features, label: Rows, count: int = BACKGROUNDS, clusters: int = CLUSTERS, per_cluster: int = PER_CLUSTER
 ) -> Backgrounds:
     """Draw `count` backgrounds stratified by class and, within a class, by k-means.
 
     Args:
         x: reduced features of the training clips [n, d].
         label: class of each [n]; each class gets clusters by its share, at least one.
-        seed: of clusters and draws.
         clusters: of all classes together.
         per_cluster: reference clips of a cluster.
     """
     from sklearn.cluster import KMeans
 
-    random = np.random.default_rng(seed)
-    some = stratified_rows(label, CLUSTERED_ROWS, seed)
+    random = np.random.default_rng(SEED)
+    some = stratified_rows(label, CLUSTERED_ROWS)
     found: list[Rows] = []
     for own in (some[label[some] == value] for value in np.unique(label[some])):
         wanted = min(len(own), max(1, round(clusters * len(own) / len(some))))
-        assigned = KMeans(wanted, n_init=1, random_state=seed).fit_predict(x[own])
+        assigned = KMeans(wanted, n_init=1, random_state=SEED).fit_predict(x[own])
         found += [own[assigned == cluster] for cluster in np.unique(assigned)]
     pools = [random.permutation(rows)[:per_cluster] for rows in found]
     starts = np.cumsum([0, *(len(pool) for pool in pools)])
@@ -128,12 +127,12 @@ def draw_backgrounds(
 def attribute(
     classifier: Ensemble,
     chosen: int,
-    x: npt.NDArray[np.float32],
-    label: npt.NDArray[np.int64],
+    x: Features,
+    label: Rows,
     candidates: Rows,
     count: int = BACKGROUNDS,
+    *,
     budget: float = BUDGET,
-    seed: int = SEED,
 ) -> Attribution:
     """Compute SHAP values of a class over several backgrounds.
 
@@ -145,14 +144,13 @@ def attribute(
         candidates: rows that may be explained; a stratified sample of at most 100 is, fewer where the model is large.
         count: backgrounds.
         budget: multiplications that the gradients may cost.
-        seed: of all draws.
     """
     members = classifier.members
-    grounds = draw_backgrounds(x, label, count, seed)
+    grounds = draw_backgrounds(x, label, count)
 
     def sample(affordable: float) -> Rows:
         most = int(np.clip(affordable, LEAST_ROWS, MOST_ROWS))
-        return candidates[stratified_rows(label[candidates], most, seed)]
+        return candidates[stratified_rows(label[candidates], most)]
 
     found = None
     if all(is_smooth(member, classifier.classes) for member in members):
@@ -164,41 +162,32 @@ def attribute(
         found = _tree_values(trees, x[rows], x[grounds.pool])
         output = "output of the trees"
     if found is None:
-        grounds = draw_backgrounds(x, label, count, seed, FEW_CLUSTERS, FEW_PER_CLUSTER)
+        grounds = draw_backgrounds(x, label, count, FEW_CLUSTERS, FEW_PER_CLUSTER)
         rows = sample(EVALUATIONS / (2 * x.shape[1] * len(grounds.pool)))
-        found = permutation_values(lambda z: classifier.predict_proba(z)[:, chosen], x[rows], x[grounds.pool], seed)
+        found = permutation_values(lambda z: classifier.predict_proba(z)[:, chosen], x[rows], x[grounds.pool])
         output = "probability"
     pairs, values, base = found
-    importance: list[Floats] = []
-    residual: list[Floats] = []
-    total = np.zeros((len(rows), x.shape[1]))
-    for draw in grounds.draws:
-        phi = np.tensordot(pairs[:, draw], grounds.weights, axes=(1, 0))
-        importance.append(np.abs(phi).mean(axis=0))
-        residual.append(values - grounds.weights @ base[draw] - phi.sum(axis=1))
-        total += phi
-    order = np.argsort(-np.array(importance), axis=1, kind="stable")
-    ranks = np.argsort(order, axis=1).astype(np.float64) + 1
-    return Attribution(
-        rows, total / count, x[rows], np.array(importance), ranks, np.array(residual), float(values.std()), output
-    )
+    weights = np.zeros((count, len(grounds.pool)))
+    np.put_along_axis(weights, grounds.draws, np.tile(grounds.weights, (count, 1)), axis=1)
+    phi = np.tensordot(weights, pairs, axes=(1, 1))  # [backgrounds, n, d]
+    importance = np.abs(phi).mean(axis=1)
+    residual = values - (weights @ base)[:, None] - phi.sum(axis=2)
+    ranks = stats.rankdata(-importance, "ordinal", axis=1).astype(np.float64)
+    return Attribution(rows, phi.mean(axis=0), x[rows], importance, ranks, residual, float(values.std()), output)
 
 
-def expected_gradients(
-    function: LogOdds, explained: npt.NDArray[Any], pool: npt.NDArray[Any], nodes: int = NODES
-) -> Values:
+def expected_gradients(function: LogOdds, explained: npt.NDArray[Any], pool: npt.NDArray[Any]) -> Values:
     """Integrate gradients for each pair.
 
     Args:
         function: with `value` and `gradient`.
         explained: [n, d].
         pool: reference clips [p, d].
-        nodes: of the quadrature; more for functions with more bends.
 
     Returns:
         phi [n, p, d], the function at the explained clips [n] and at the references [p].
     """
-    places, weights = np.polynomial.legendre.leggauss(nodes)
+    places, weights = np.polynomial.legendre.leggauss(NODES)
     places, weights = (places + 1) / 2, weights / 2
     references = np.asarray(pool, np.float64)
     pairs = np.empty((len(explained), *references.shape), np.float32)
@@ -210,17 +199,12 @@ def expected_gradients(
     return pairs, function.value(explained), function.value(pool)
 
 
-def permutation_values(
-    function: Callable[[npt.NDArray[np.float32]], Floats],
-    explained: npt.NDArray[np.float32],
-    pool: npt.NDArray[np.float32],
-    seed: int = SEED,
-) -> Values:
+def permutation_values(function: Callable[[Features], Floats], explained: Features, pool: Features) -> Values:
     """Estimate SHAP values of any function of rows [n, d] for each pair; they add up exactly.
 
-    Args and result as of `expected_gradients`; the seed is that of the orders.
+    Args and result as of `expected_gradients`.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     features = explained.shape[1]
     pairs = np.zeros((len(explained), *pool.shape), np.float32)
     for i, row in enumerate(explained):
@@ -244,9 +228,7 @@ def _trees(member: Any, chosen: int) -> tuple[Any, int] | None:
     return (member, chosen) if forest or type(member).__name__ == "HistGradientBoostingClassifier" else None
 
 
-def _tree_values(
-    trees: Sequence[tuple[Any, int]], explained: npt.NDArray[np.float32], pool: npt.NDArray[np.float32]
-) -> Values | None:
+def _tree_values(trees: Sequence[tuple[Any, int]], explained: Features, pool: Features) -> Values | None:
     """Return interventional SHAP values of the mean output of trees; None where shap cannot read them."""
     import shap
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from acoustic_env.explain.importance import Importance, feature_groups, permutat
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot, table
 from acoustic_env.features.modulation import SHAPE, as_maps, axes
+from acoustic_env.models.preprocess import Loading
 from acoustic_env.stats.intervals import Floats
 
 SECTION: Final = "What the model relies on"
@@ -37,124 +39,108 @@ def attribution_plots(material: Material) -> list[Plot]:
     classes = material.explained_classes()
     for chosen in classes:
         values = attribute(material.bundle.classifier, chosen, x, label, candidates, budget=BUDGET / len(classes))
-        found += [_draw_ranks(material, chosen, values), _draw_swarm(material, chosen, values)]
-        found += _draw_components(material, chosen, values)
+        features = values.table(material.bundle.preprocessor.names)
+        found += [_draw_ranks(material, chosen, values, features), _draw_swarm(material, chosen, values, features)]
+        found += _draw_components(material, chosen, features)
     return found
 
 
 @style.drawn
-def _draw_ranks(material: Material, chosen: int, found: Attribution) -> Plot:
-    names, name = material.bundle.preprocessor.names, material.name(chosen)
-    middle, low, high = found.rank_interval()
-    mean, ends, order = found.importance.mean(axis=0), found.importance_interval(), found.order()
-    top = order[:SHOWN][::-1]
-    figure, (left, right) = style.row_panels([names[i] for i in top], columns=2, width_ratios=(3, 2))
-    style.draw_intervals(left, range(len(top)), ends[0][top], mean[top], ends[1][top], number=0)
-    left.set(xlabel=f"mean |SHAP value| ({found.output})", xlim=(0, None), title="importance")
-    style.draw_intervals(right, range(len(top)), low[top], middle[top], high[top], number=1)
-    right.set(xlabel="rank, 1 = most important", xlim=(0, None), title="rank over backgrounds")
+def _draw_ranks(material: Material, chosen: int, found: Attribution, features: pd.DataFrame) -> Plot:
+    top, name, first = features[:SHOWN][::-1], material.name(chosen), features.iloc[0]
+    figure, panels = style.row_panels(top["feature"].tolist(), columns=2, width_ratios=(3, 2))
+    for number, (panel, key) in enumerate(zip(panels, ("importance", "rank"), strict=True)):
+        ends = (top[column] for column in (f"{key}_low", key, f"{key}_high"))
+        style.draw_intervals(panel, range(len(top)), *ends, number=number)
+        panel.set_xlim(0, None)
+    panels[0].set(xlabel=f"mean |SHAP value| ({found.output})", title="importance")
+    panels[1].set(xlabel="rank, 1 = most important", title="rank over backgrounds")
     residual = np.abs(found.residual)
-    first = order[0]
     caption = (
-        f"{names[first]} moves the {found.output} of {name} most; over {len(found.ranks)} stratified backgrounds its "
-        f"rank is {_ranks(found, first)} (bars: 95 % of the backgrounds, {len(found.rows)} {material.scored}). "
+        f"{first['feature']} moves the {found.output} of {name} most; over {len(found.ranks)} stratified backgrounds its "
+        f"rank is {_ranks(first)} (bars: 95 % of the backgrounds, {len(found.rows)} {material.scored}). "
         f"Additivity: f(x) − E f and the sum of the values differ by {residual.mean():.1e} on average, "
         f"{residual.max():.1e} at most, where f(x) has a standard deviation of {found.std:.2f}."
     )
-    listed = ", ".join(f"{names[i]} rank {_ranks(found, i)}" for i in order[:5])
+    listed = ", ".join(f"{row['feature']} rank {_ranks(row)}" for _, row in features[:5].iterrows())
     alt = f"Dots with intervals of importance and rank of the {len(top)} leading reduced features: {listed}."
-    block, signal, _ = zip(*(feature.split(".", 2) for feature in names), strict=True)
-    columns: dict[str, Any] = {"class": name, "feature": names, "block": block, "signal": signal}
-    columns |= {"importance": mean, "importance_low": ends[0], "importance_high": ends[1]}
-    columns |= {"rank": middle, "rank_low": low, "rank_high": high, "direction": found.direction()}
-    title = f"SHAP values of the reduced features: {name}"
-    return Plot(f"shap-ranks-{chosen}", SECTION, title, caption, alt, figure, table(columns).take(order))
+    title, data = f"SHAP values of the reduced features: {name}", table({"class": name, **features})
+    return Plot(f"shap-ranks-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
 @style.drawn
-def _draw_swarm(material: Material, chosen: int, found: Attribution) -> Plot:
-    names, name = material.bundle.preprocessor.names, material.name(chosen)
-    top = found.order()[:SWARMED][::-1]
-    figure, panel = style.row_panels([names[i] for i in top], 0.38)
-    phi, values, count = found.phi[:, top], found.values[:, top], len(found.rows)
+def _draw_swarm(material: Material, chosen: int, found: Attribution, features: pd.DataFrame) -> Plot:
+    top, name = features[:SWARMED][::-1], material.name(chosen)
+    names = top["feature"].tolist()
+    figure, panel = style.row_panels(names, 0.38)
+    phi, values, count = found.phi[:, top.index], found.values[:, top.index], len(found.rows)
     heights = np.arange(len(top))[:, None] + np.random.default_rng(0).uniform(-0.28, 0.28, (len(top), count))
     look: dict[str, Any] = {"cmap": style.SEQUENTIAL, "vmin": -2, "vmax": 2, "s": 14, "linewidths": 0}
     points = panel.scatter(phi, heights.T, c=np.clip(values, -2, 2), **look)
     panel.axvline(0, color=style.GREY, lw=0.8)
     panel.set_xlabel(f"SHAP value for {name} ({found.output})")
     figure.colorbar(points, ax=panel, label="value of the feature (standard deviations)", shrink=0.8, extend="both")
-    direction = found.direction()
-    way = "towards" if direction[top[-1]] > 0 else "away from"
+    way = "towards" if top["direction"].iloc[-1] > 0 else "away from"
     caption = (
-        f"Each point is one clip: high values (yellow) of {names[top[-1]]} push {way} {name}; points right of the line "
+        f"Each point is one clip: high values (yellow) of {names[-1]} push {way} {name}; points right of the line "
         f"speak for {name}, left of it against."
     )
-    listed = ", ".join(f"{names[i]} {'for' if direction[i] > 0 else 'against'}" for i in top[::-1][:5])
-    alt = f"Strips of points, a row a feature, colored by the feature's value. High values speak: {listed}."
+    signs = (f"{row['feature']} {'for' if row['direction'] > 0 else 'against'}" for _, row in features[:5].iterrows())
+    alt = f"Strips of points, a row a feature, colored by the feature's value. High values speak: {', '.join(signs)}."
     clip_ids = np.repeat([material.targets.clip_ids[row] for row in found.rows], len(top))
-    columns = {"clip_id": clip_ids, "feature": [names[i] for i in top] * count}
-    data = table({**columns, "value": values.ravel(), "shap": phi.ravel()})
+    data = table({"clip_id": clip_ids, "feature": names * count, "value": values.ravel(), "shap": phi.ravel()})
     return Plot(f"shap-values-{chosen}", SECTION, f"SHAP values clip by clip: {name}", caption, alt, figure, data)
 
 
-def _draw_components(material: Material, chosen: int, found: Attribution) -> list[Plot]:
+def _draw_components(material: Material, chosen: int, features: pd.DataFrame) -> list[Plot]:
     """Draw the leading components of named columns as weights, those of the modulation spectrum as maps.
 
     A part kept without PCA has no components: its reduced features are its columns.
     """
-    named, mapped = [], []
-    for feature in map(int, found.order()):
-        loading = material.bundle.preprocessor.back_project(feature)
-        if np.count_nonzero(loading.component) == 1:
-            continue
-        if loading.columns[0].block in material.maps:
-            mapped.append(feature)
-        elif "[" not in loading.columns[0].name:
-            named.append(feature)
-    plots = [_draw_weights(material, chosen, found, named[:COMPONENTS])] if named else []
-    return [*plots, _draw_component_maps(material, chosen, found, mapped[:COMPONENTS])] if mapped else plots
+    loadings = {int(feature): material.bundle.preprocessor.back_project(int(feature)) for feature in features.index}
+    several = {feature: own for feature, own in loadings.items() if np.count_nonzero(own.component) > 1}
+    mapped = [feature for feature, own in several.items() if own.columns[0].block in material.maps]
+    named = [feature for feature, own in several.items() if feature not in mapped and "[" not in own.columns[0].name]
+    drawn = (_draw_weights, named[:COMPONENTS]), (_draw_component_maps, mapped[:COMPONENTS])
+    return [draw(material, chosen, features.loc[own], [loadings[one] for one in own]) for draw, own in drawn if own]
 
 
-def _grid(material: Material, found: Attribution, features: list[int], **options: Any) -> tuple[Any, list[Any]]:
+def _grid(features: pd.DataFrame, **options: Any) -> tuple[Any, list[Any]]:
     """Return a figure with a panel for each feature, under its name, rank and sign."""
     columns = min(3, len(features))
     rows = -(-len(features) // columns)
     figure, grid = style.new_panels(3.4 * columns + 1.0, 3.5 * rows, rows, columns, squeeze=False, **options)
     panels = grid.ravel().tolist()
-    for panel, feature in zip(panels, features, strict=False):
-        sign = "+" if found.direction()[feature] > 0 else "−"
-        name = material.bundle.preprocessor.names[feature]
-        panel.set_title(f"{name}\nrank {_ranks(found, feature)}, {sign}", fontsize=10)
+    for panel, (_, row) in zip(panels, features.iterrows(), strict=False):
+        sign = "+" if row["direction"] > 0 else "−"
+        panel.set_title(f"{row['feature']}\nrank {_ranks(row)}, {sign}", fontsize=10)
     for panel in panels[len(features) :]:
         panel.remove()
     return figure, panels[: len(features)]
 
 
-def _ranks(found: Attribution, feature: int) -> str:
-    _, low, high = (quantile[feature] for quantile in found.rank_interval())
-    return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
+def _ranks(row: Any) -> str:
+    return " to ".join(dict.fromkeys(f"{rank:.0f}" for rank in (row["rank_low"], row["rank_high"])))
 
 
 @style.drawn
-def _draw_weights(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
-    preprocessor, name = material.bundle.preprocessor, material.name(chosen)
-    figure, panels = _grid(material, found, features)
+def _draw_weights(material: Material, chosen: int, features: pd.DataFrame, loadings: Sequence[Loading]) -> Plot:
+    name, names = material.name(chosen), features["feature"].tolist()
+    figure, panels = _grid(features)
     frames: list[pd.DataFrame] = []
-    for panel, feature in zip(panels, features, strict=True):
-        loading = preprocessor.back_project(feature)
-        columns = [column.name for column in loading.columns]
-        own = {"class": name, "feature": preprocessor.names[feature], "column": columns}
+    for panel, feature, loading in zip(panels, names, loadings, strict=True):
+        own = {"class": name, "feature": feature, "column": [column.name for column in loading.columns]}
         weights = pd.DataFrame({**own, "weight": loading.component, "per_deviation": loading.per_deviation})
         top = weights.sort_values("per_deviation", key=lambda rise: -rise.abs(), kind="stable")[:WEIGHTS][::-1]
         colors = np.where(top["per_deviation"] > 0, style.OKABE_ITO[0], style.OKABE_ITO[1])
         panel.barh(top["column"], top["per_deviation"], color=colors, height=0.75)
         panel.axvline(0, color=style.GREY, lw=0.8)
         frames.append(weights)
-    strongest = frames[0]["column"].iloc[int(frames[0]["per_deviation"].abs().argmax())]
+    strongest = loadings[0].columns[int(np.abs(loadings[0].per_deviation).argmax())].name
     figure.supxlabel("change of the component when the index rises by one standard deviation", fontsize=10)
     caption = (
-        f"What the components that matter most are made of: {preprocessor.names[features[0]]} follows {strongest} "
-        f"above all (+ in the heading: high values speak for {name}; ranks as in the SHAP figure)."
+        f"What the components that matter most are made of: {names[0]} follows {strongest} above all (+ in the heading: "
+        f"high values speak for {name}; ranks as in the SHAP figure)."
     )
     alt = f"Bars of the {WEIGHTS} largest weights of {len(features)} components, blue positive, orange negative."
     title = f"The leading components of the indices: {name}"
@@ -162,10 +148,10 @@ def _draw_weights(material: Material, chosen: int, found: Attribution, features:
 
 
 @style.drawn
-def _draw_component_maps(material: Material, chosen: int, found: Attribution, features: list[int]) -> Plot:
-    name, names = material.name(chosen), [material.bundle.preprocessor.names[feature] for feature in features]
-    figure, panels = _grid(material, found, features, sharex=True, sharey=True)
-    maps = [_component_map(material, feature) for feature in features]
+def _draw_component_maps(material: Material, chosen: int, features: pd.DataFrame, loadings: Sequence[Loading]) -> Plot:
+    name, names = material.name(chosen), features["feature"].tolist()
+    figure, panels = _grid(features, sharex=True, sharey=True)
+    maps = [_component_map(loading) for loading in loadings]
     for panel, values in zip(panels, maps, strict=True):
         mesh = style.draw_modulation(panel, values / np.nanmax(np.abs(values)), 1.0)
     figure.colorbar(mesh, ax=panels, label="effect of a cell, 1 = the strongest of the map", shrink=0.8)
@@ -181,12 +167,10 @@ def _draw_component_maps(material: Material, chosen: int, found: Attribution, fe
     return Plot(f"components-modulation-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
-def _component_map(material: Material, feature: int) -> Floats:
+def _component_map(loading: Loading) -> Floats:
     """Return the effect of each cell on a component, [spectral, temporal]; NaN for cells left out of the reduction."""
-    loading = material.bundle.preprocessor.back_project(feature)
     vector = np.full(SHAPE[0] * SHAPE[1], np.nan)
-    cells = [int(column.name.partition("[")[2].rstrip("]")) for column in loading.columns]
-    vector[cells] = loading.per_deviation
+    vector[[int(column.name.partition("[")[2].rstrip("]")) for column in loading.columns]] = loading.per_deviation
     return np.asarray(as_maps(vector))
 
 

@@ -89,24 +89,23 @@ def _regions(block: str, signal: str, numbers: Columns) -> list[Group]:
 
 
 def permutation_importance(
-    material: Material, groups: Sequence[Group], repeats: int = REPEATS, seed: int = SEED
+    material: Material, groups: Sequence[Group], repeats: int = REPEATS
 ) -> tuple[list[Importance], float, int]:
     """Shuffle each group.
 
     Args:
         material: with its scorers.
         groups: from `feature_groups`.
-        repeats: shuffles of each group.
-        seed: of shuffles and resamples; the same shuffles for every group.
+        repeats: shuffles, the same for every group.
 
     Returns:
         Every group, block by block, the AUC without shuffling, and the number of clips predicted.
     """
-    held_out = _HeldOut.of(material, seed)
+    held_out = _HeldOut.of(material)
     values, preprocessor = material.matrix.values[held_out.rows], material.bundle.preprocessor
-    recordings, resamples = _resampled(material.groups[held_out.rows], repeats, seed)
+    recordings, resamples = _resampled(material.groups[held_out.rows], repeats)
     quantile = float(stats.t.ppf(TAIL, max(min(repeats, recordings) - 1, 1)))
-    orders = [held_out.shuffled(seed + repeat) for repeat in range(repeats)]
+    orders = [held_out.shuffled(SEED + repeat) for repeat in range(repeats)]
     whole = preprocessor.transform(values)
     (base,) = held_out.aucs(whole[np.newaxis], [[None, *resamples]])
     nothing = np.zeros((repeats, base.shape[1]))
@@ -130,10 +129,10 @@ def permutation_importance(
     return list(measured.values()), float(_mean(base[0])), len(held_out.rows)
 
 
-def _resampled(groups: npt.NDArray[Any], repeats: int, seed: int) -> tuple[int, list[Floats]]:
+def _resampled(groups: npt.NDArray[Any], repeats: int) -> tuple[int, list[Floats]]:
     """Return the number of recordings, and weights [n] of resamples: how often each clip's recording was drawn."""
     codes = np.unique(groups, return_inverse=True)[1]
-    count, random = int(codes.max()) + 1, np.random.default_rng(seed)
+    count, random = int(codes.max()) + 1, np.random.default_rng(SEED)
     drawn = random.multinomial(count, np.full(count, 1 / count), repeats).astype(np.float64)
     return count, [own[codes] for own in drawn]
 
@@ -163,10 +162,10 @@ class _HeldOut:
     folds: npt.NDArray[np.int64]  # [n]
 
     @classmethod
-    def of(cls, material: Material, seed: int) -> _HeldOut:
+    def of(cls, material: Material) -> _HeldOut:
         """Return at most 1,000 of the held-out clips, classes with their shares."""
         held = np.unique(np.concatenate([scorer.rows for scorer in material.scorers]))
-        rows = held[stratified_rows(material.truth[held].argmax(axis=1), MOST_ROWS, seed)]
+        rows = held[stratified_rows(material.truth[held].argmax(axis=1), MOST_ROWS)]
         scorers = [replace(own, rows=np.flatnonzero(np.isin(rows, own.rows))) for own in material.scorers]
         first = 1 if material.bundle.recipe.task == "binary" else 0
         return cls(rows, scorers, material.truth[rows, first:], material.folds[rows])

@@ -41,7 +41,7 @@ class ClipMap:
     chance: float  # that share had the neighbors been any clips
 
 
-def stratified_rows(label: npt.NDArray[np.int64], most: int, seed: int = SEED) -> Rows:
+def stratified_rows(label: Rows, most: int) -> Rows:
     """Return at most `most` rows, each label with its share (at least one), in row order.
 
     >>> label = np.repeat([0, 1], [6, 3])
@@ -50,29 +50,26 @@ def stratified_rows(label: npt.NDArray[np.int64], most: int, seed: int = SEED) -
     """
     if len(label) <= most:
         return np.arange(len(label))
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     shuffled = random.permutation(len(label))
     ordered = shuffled[np.argsort(label[shuffled], kind="stable")]
     # Every k-th row of the rows sorted by label: shares are kept to within one row.
     return np.sort(ordered[np.linspace(0, len(ordered) - 1, most).round().astype(int)])
 
 
-def clip_map(
-    features: npt.NDArray[np.float64], label: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], seed: int = SEED
-) -> ClipMap:
+def clip_map(features: Floats, label: Rows, groups: Rows) -> ClipMap:
     """Map clips to the plane by PCA and t-SNE.
 
     Args:
         features: [n, d], centered; distances between rows count.
         label: [n] class of each clip.
         groups: [n] recording of each clip.
-        seed: of t-SNE.
     """
     from sklearn.manifold import TSNE
 
-    pca = PrincipalComponents(COMPONENTS, seed)
+    pca = PrincipalComponents(COMPONENTS, SEED)
     scores = pca.fit_transform(features)
-    tsne = TSNE(perplexity=perplexity(len(features)), init="pca", random_state=seed, max_iter=750)
+    tsne = TSNE(perplexity=perplexity(len(features)), init="pca", random_state=SEED, max_iter=750)
     two = ((0, 0), (0, 2))  # zeros where there is one component only
     return ClipMap(
         np.pad(scores, two)[:, :2],
@@ -87,9 +84,7 @@ def perplexity(clips: int) -> float:
     return min(PERPLEXITY, max(2.0, (clips - 1) / 3))
 
 
-def neighbor_agreement(
-    scores: Floats, label: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
-) -> tuple[float, float]:
+def neighbor_agreement(scores: Floats, label: Rows, groups: Rows) -> tuple[float, float]:
     """Return the share of each clip's nearest neighbors from other recordings with its label, and that by chance."""
     squares = (scores**2).sum(axis=1)
     distance = squares[:, None] + squares[None] - 2 * scores @ scores.T
@@ -120,7 +115,7 @@ def map_plots(material: Material) -> list[Plot]:
     return [_draw(block, maps, label[rows], names, taken, of) for block, maps in found.items()]
 
 
-def _labels(material: Material) -> tuple[npt.NDArray[np.int64], list[str]]:
+def _labels(material: Material) -> tuple[Rows, list[str]]:
     """Return a color number for each clip and the names: the classes with most clips, all else as `other`."""
     support = material.truth.sum(axis=0)
     chosen = np.sort(np.argsort(-support, kind="stable")[: min(COLORED, np.count_nonzero(support))])
@@ -141,9 +136,7 @@ def _marker(number: int, names: list[str]) -> dict[str, Any]:
 
 
 @drawn
-def _draw(
-    block: str, maps: dict[str, ClipMap], label: npt.NDArray[np.int64], names: list[str], clip_ids: list[str], of: str
-) -> Plot:
+def _draw(block: str, maps: dict[str, ClipMap], label: Rows, names: list[str], clip_ids: list[str], of: str) -> Plot:
     width, longest = max(6.0, 3.5 * len(maps)), max(len(shortened(name)) for name in names)
     columns = max(1, min(len(names), int(LETTERS_PER_INCH * width / (longest + MARKER_LETTERS))))
     figure, panels = new_panels(width, 6.4 + 0.25 * -(-len(names) // columns), 2, len(maps), squeeze=False)

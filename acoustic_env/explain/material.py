@@ -137,7 +137,7 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
         clips=f"{len(groups):,} clips of a list the model was not trained on",
         scored="clips of a list the model was not trained on",
         test_clips=_evaluated(bundle, clips_hash(targets.clip_ids, targets.y)),
-        frames=_frame_axes(*schemas.popitem()) if bundle.recipe.model.reads_sequences else None,
+        frames=_frame_axes(schemas) if bundle.recipe.model.reads_sequences else None,
     )
     parts = _known_split(bundle, kept, targets)
     if parts is not None:
@@ -148,18 +148,20 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
     if bundle.recipe.model.reads_sequences and not seen.all():
         log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model and left out")
         unseen = f"{(~seen).sum():,} clips of the list that the model was not trained on"
-        return _take(replace(whole, clips=unseen, test_clips=UNRECORDED), ~seen)
+        return _take(replace(whole, clips=unseen, test_clips=UNRECORDED), np.flatnonzero(~seen))
     log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
     known = f"{seen.sum():,} clips the model learned from"
     scored = "clips the model learned from, so scores are optimistic"
-    return _take(replace(whole, clips=known, scored=scored, test_clips=SEEN), seen)
+    return _take(replace(whole, clips=known, scored=scored, test_clips=SEEN), np.flatnonzero(seen))
 
 
 def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
     """Describe whether a list that was not trained on is one that the bundle was evaluated on."""
     for number, one in enumerate(bundle.test_evaluations, start=1):
         if one.clips_hash == hash_of_clips:
-            return f"these are the test clips of evaluation {number}: what is chosen by these plots needs other ones"
+            return (
+                f"these are the test clips of evaluation {number}: what is chosen by these plots needs other test clips"
+            )
     return UNRECORDED
 
 
@@ -176,11 +178,8 @@ def _known_split(bundle: Bundle, clips: pa.Table, targets: Targets) -> Split | N
 
 def _learned(whole: Material, parts: Split) -> Material:
     rows = np.sort(np.concatenate([parts.train, parts.validation]))
-    mask = np.zeros(len(whole.groups), bool)
-    mask[rows] = True
-    folds = parts.folds.astype(np.int64)
     clips = f"{len(rows):,} training and validation clips"
-    learned = _take(replace(whole, folds=folds, clips=clips, test_clips=LEARNED), mask)
+    learned = _take(replace(whole, folds=parts.folds.astype(np.int64), clips=clips, test_clips=LEARNED), rows)
     return replace(learned, scorers=_scorers(learned), scored="clips held out from the model that scores them")
 
 
@@ -211,9 +210,8 @@ def _scorers(learned: Material) -> list[HeldOutScorer]:
     return scorers
 
 
-def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
+def _take(material: Material, rows: Rows) -> Material:
     """Return some rows, predicted by the whole model."""
-    rows = np.flatnonzero(mask)
     targets = material.targets
     return replace(
         material,
@@ -225,8 +223,9 @@ def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
     )
 
 
-def _frame_axes(block: str, schema: pa.Schema) -> FrameAxes:
+def _frame_axes(schemas: Mapping[str, pa.Schema]) -> FrameAxes:
     """Return the axes that the stored frames' metadata describe."""
+    ((block, schema),) = schemas.items()
     if block == vggish_released.NAME:
         return FrameAxes(vggish_released.FRAME_S, 0.0, None, "none")
     metadata = schema.metadata or {}

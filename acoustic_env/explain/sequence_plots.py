@@ -60,25 +60,24 @@ class _Grid:
         """Where rows of patches begin, and the end, in seconds [rows + 1]."""
         return np.asarray(np.maximum(0, self.axes.first_s + self.patches.frames * self.axes.hop_s))
 
+    @property
+    def hertz(self) -> Floats:
+        """The ends of columns of patches in Hz [columns, 2]; none where bands have no frequency."""
+        if self.axes.edges_hz is None:
+            return np.empty((self.patches.shape[1], 0))
+        low, high = self.patches.bands[:-1] % self.size, (self.patches.bands[1:] - 1) % self.size + 1
+        return np.stack([self.axes.edges_hz[low], self.axes.edges_hz[high]], axis=1)
+
+    @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """The number of the signal of each column of patches [columns]."""
+        return np.arange(self.patches.shape[1]) * len(self.signals) // self.patches.shape[1]
+
     def time(self, row: int) -> str:
         return f"{self.seconds[row]:.2f} to {self.seconds[row + 1]:.2f} s"
 
-    def hertz(self, column: int) -> str:
-        return "{:,.0f} to {:,.0f} Hz".format(*self.ends_hz(column))
-
-    def ends_hz(self, column: int) -> tuple[float, float]:
-        """Return the ends of a column of patches in Hz."""
-        assert self.axes.edges_hz is not None
-        low, high = self.patches.bands[column] % self.size, (self.patches.bands[column + 1] - 1) % self.size + 1
-        return float(self.axes.edges_hz[low]), float(self.axes.edges_hz[high])
-
-    def of_signal(self, number: int) -> slice:
-        """Return the columns of patches of a signal."""
-        own = self.patches.shape[1] // len(self.signals)
-        return slice(number * own, (number + 1) * own)
-
-    def signal(self, column: int) -> int:
-        return column * len(self.signals) // self.patches.shape[1]
+    def band(self, column: int) -> str:
+        return " to ".join(f"{hertz:,.0f}" for hertz in self.hertz[column]) + " Hz"
 
     def levels(self, clip: ExplainedClip) -> Floats:
         """Return the frames of a clip in dB [frames, bands]."""
@@ -89,10 +88,9 @@ class _Grid:
     def rows(self, of: Mapping[str, str], values: Mapping[str, Floats]) -> pd.DataFrame:
         """Return a row for each patch: what it is of, where it lies, and its values."""
         rows, columns = (index.ravel() for index in np.indices(self.patches.shape))
-        place: dict[str, Any] = {"signal": np.array(self.signals)[[self.signal(column) for column in columns.tolist()]]}
+        place: dict[str, Any] = {"signal": np.array(self.signals)[self.numbers[columns]]}
         place |= {"start_s": self.seconds[rows], "end_s": self.seconds[rows + 1]}
-        if self.axes.edges_hz is not None:
-            place["low_Hz"], place["high_Hz"] = np.array([self.ends_hz(column) for column in columns.tolist()]).T
+        place |= dict(zip(("low_Hz", "high_Hz"), self.hertz[columns].T, strict=False))
         return pd.DataFrame({**of, **place, **{name: found.ravel() for name, found in values.items()}})
 
     def mark_hz(self, axis: Any) -> None:
@@ -128,7 +126,7 @@ def _draw_images(grid: _Grid, clips: list[ExplainedClip]) -> Plot:
         others[0].set_title(f"probability {clip.probability:.2f}")
         for panel, (name, scale) in zip(others, scales.items(), strict=True):
             _image(panel, grid, levels.T, vmin=low, vmax=high, cmap="Greys_r")
-            part = getattr(clip, name)[:, grid.of_signal(number)]
+            part = getattr(clip, name)[:, grid.numbers == number]
             cells = np.repeat(part, np.diff(grid.patches.frames), axis=0)
             cells = np.repeat(cells, np.diff(grid.patches.bands[: part.shape[1] + 1]), axis=1)
             colors = ScalarMappable(scale, style.DIVERGING).to_rgba(cells.T)
@@ -200,7 +198,7 @@ def _strongest(grid: _Grid, clip: ExplainedClip) -> str:
     row, column = map(int, np.unravel_index(int(np.argmax(clip.occlusion)), grid.patches.shape))
     place = grid.time(row)
     if grid.axes.edges_hz is not None:
-        place += f", {grid.hertz(column)}"
+        place += f", {grid.band(column)}"
     return f"{place} ({clip.occlusion[row, column]:.2f})"
 
 
@@ -276,5 +274,5 @@ def _leading(grid: _Grid, mean: Floats) -> str:
     if grid.axes.edges_hz is None:
         return grid.time(int(mean.sum(axis=1).argmax()))
     column = int(mean.sum(axis=0).argmax())
-    of = f" of {style.signal_name(grid.signals[grid.signal(column)])}" if len(grid.signals) > 1 else ""
-    return f"{grid.hertz(column)}{of}"
+    of = f" of {style.signal_name(grid.signals[grid.numbers[column]])}" if len(grid.signals) > 1 else ""
+    return f"{grid.band(column)}{of}"

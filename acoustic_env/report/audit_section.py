@@ -23,7 +23,7 @@ from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.evaluate import Ranking
 from acoustic_env.report.audit_plots import estimate_plot, found_plot, quality_plot
 from acoustic_env.report.inputs import Inputs
-from acoustic_env.report.page import PlotFolder, Section
+from acoustic_env.report.page import Section
 from acoustic_env.report.parts import Code, Heading, Part, Table, Text, digits
 from acoustic_env.stats.intervals import of_metric
 
@@ -48,7 +48,7 @@ def read_truth(url: str) -> dict[str, frozenset[str]]:
     return {str(clip_id): frozenset(own.dropna()) for clip_id, own in labels}
 
 
-def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None, folder: PlotFolder) -> Section | None:
+def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None) -> Section | None:
     """Describe what is given of an audit; None without any of it."""
     section = Section("The label audit")
     truth = read_truth(inputs.truth) if inputs.truth else None
@@ -58,14 +58,15 @@ def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None,
         ranked = check_ranked(read_table(inputs.ranked), inputs.ranked)
         given = ranked.filter(ranked["given"]).sort_by("quality")
         wrong = _wrong(given, truth or {})
-        section.add(*_ranking(given, wrong, groups, folder))
+        section.add(*_ranking(given, wrong, groups))
         if len(wrong):
-            by_label = (~wrong).groupby(given["label"].take(wrong.index).to_pylist()).mean()
-            accuracy = {None: float(1 - wrong.mean()), **by_label.to_dict()}
+            names = np.array(given["label"].take(wrong.index.to_numpy()).to_pylist())
+            accuracy = {str(name): float(1 - wrong[names == name].mean()) for name in np.unique(names)}
+            accuracy[None] = float(1 - wrong.mean())
     if inputs.sample is not None and inputs.annotations is not None:
         annotations = check_annotations(read_table(inputs.annotations), inputs.annotations)
         found = estimate(read_table(inputs.sample), annotations, inputs.sample, groups or None)
-        section.add(*_estimates(found, accuracy, bundle, folder))
+        section.add(*_estimates(found, accuracy, bundle))
     if inputs.labels is not None:
         section.add(*_versions(inputs.labels, truth))
     return section if section.parts else None
@@ -74,12 +75,11 @@ def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None,
 def _wrong(rows: pa.Table, truth: Labels) -> pd.Series[Any]:
     """Return row number -> whether a clip-label row contradicts the truth, for rows whose truth is known."""
     pairs = enumerate(zip(rows["clip_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
-    return pd.Series(
-        {row: name not in truth[clip_id] for row, (clip_id, name) in pairs if clip_id in truth}, dtype=bool
-    )
+    known = {row: label not in truth[clip_id] for row, (clip_id, label) in pairs if clip_id in truth}
+    return pd.Series(known, dtype=bool)
 
 
-def _ranking(given: pa.Table, wrong: pd.Series[Any], groups: Mapping[str, str], folder: PlotFolder) -> list[Part]:
+def _ranking(given: pa.Table, wrong: pd.Series[Any], groups: Mapping[str, str]) -> list[Part]:
     quality, scorers = quality_of(given), scorer_names(given)
     rows = [
         (row["clip_id"], row["label"], digits(row["quality"]), row["flagged"], *(digits(row[name]) for name in scorers))
@@ -89,20 +89,20 @@ def _ranking(given: pa.Table, wrong: pd.Series[Any], groups: Mapping[str, str], 
     found: list[Part] = [
         Heading("The ranking"),
         Text(f"{NOT_A_RATE.replace('`', '')}.", "note", "A ranking is not a rate"),
-        folder.draw(quality_plot(given["label"].to_pylist(), quality, np.asarray(given["flagged"]))),
+        quality_plot(given["label"].to_pylist(), quality, np.asarray(given["flagged"])),
         Table(title, ("clip", "label", "quality", "flagged", *scorers), rows),
     ]
     if 0 < wrong.sum() < len(wrong):
-        recordings = [groups.get(clip_id, clip_id) for clip_id in given["clip_id"].take(wrong.index).to_pylist()]
+        recordings = [
+            groups.get(clip_id, clip_id) for clip_id in given["clip_id"].take(wrong.index.to_numpy()).to_pylist()
+        ]
         truth, known = wrong.to_numpy(), quality[wrong.index]
         precision = of_metric(Ranking(truth, -known).average_precision, recordings, truth[:, None])
-        found.append(folder.draw(found_plot(truth, known, precision)))
+        found.append(found_plot(truth, known, precision))
     return found
 
 
-def _estimates(
-    found: Mapping[str, Any], truth: Mapping[str | None, float], bundle: Bundle | None, folder: PlotFolder
-) -> list[Part]:
+def _estimates(found: Mapping[str, Any], truth: Mapping[str | None, float], bundle: Bundle | None) -> list[Part]:
     chosen = found["preferred"]
     labels = {name: estimators[chosen] for name, estimators in found["labels"].items() if chosen in estimators}
     rows = [("all labels", name, *_cells(interval)) for name, interval in found["overall"].items()]
@@ -113,7 +113,7 @@ def _estimates(
     agreement.append(("same answer when asked again", *_cells(annotators["self_agreement"])))
     parts: list[Part] = [
         Heading("Accuracy of the labels, from annotations"),
-        folder.draw(estimate_plot(found["overall"][chosen], labels, truth)),
+        estimate_plot(found["overall"][chosen], labels, truth),
         Table(title, ("labels", "estimator", "estimate", "95 % interval", "answers"), rows),
         Table("Annotators", ("agreement", "estimate", "95 % interval", "answers"), agreement),
     ]

@@ -25,7 +25,7 @@ from acoustic_env.models.performance import called_classes
 from acoustic_env.report.clip_plots import GALLERY, gallery_plot
 from acoustic_env.report.clip_sample import RATE, HeardClip, hear, seeded_order
 from acoustic_env.report.clip_section import tags_of
-from acoustic_env.report.page import PlotFolder, Section
+from acoustic_env.report.page import Section
 from acoustic_env.report.parts import Part, Player, Players, Table, Text, digits, in_turn
 from acoustic_env.stats.intervals import Estimate, of_share
 from acoustic_env.store.feature_store import FeatureStore
@@ -67,7 +67,7 @@ class Judged:
         return ", ".join(self.given) or "none", ", ".join(self.predicted) or "none"
 
 
-def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore, folder: PlotFolder) -> Section | None:
+def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore) -> Section | None:
     """List the misclassified clips of a list on which the bundle was evaluated; None without an evaluation on it."""
     if not bundle.own_evaluations:
         return None
@@ -86,7 +86,7 @@ def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore, folder: 
     title = f"Given and predicted class of misclassified clips, {min(PAIRS, len(rows))} of {len(rows)} pairs"
     section.add(Table(title, ("given", "predicted", "clips"), rows[:PAIRS]))
     section.add(*(_slice_table(name, values) for name, values in _slices(judged).items()))
-    section.add(*_listen(_chosen(wrong), len(wrong), folder))
+    section.add(*_listen(_chosen(wrong), len(wrong)))
     return section
 
 
@@ -183,7 +183,7 @@ def _chosen(wrong: Sequence[Judged]) -> list[Judged]:
     return in_turn(ranked, lambda clip: clip.pair)[:PLAYED]
 
 
-def _listen(chosen: Sequence[Judged], count: int, folder: PlotFolder) -> list[Part]:
+def _listen(chosen: Sequence[Judged], count: int) -> list[Part]:
     """Make players of the chosen clips by given class, and mel images of some; a note for those that cannot be read."""
     rows = [(clip.row["clip_id"], *clip.pair, f"{clip.probability:.2f}", digits(clip.seconds, 1)) for clip in chosen]
     title = f"{len(rows):,} of {count:,} misclassified clips, each pair of classes in turn, the most confident first"
@@ -208,7 +208,7 @@ def _listen(chosen: Sequence[Judged], count: int, folder: PlotFolder) -> list[Pa
         return found
     most = dict(sorted(drawn.items(), key=lambda pair: -len(pair[1]))[: GALLERY * DRAWN_ROWS])
     lead = "Mel spectrograms of misclassified clips, given class as predicted class:"
-    found.append(folder.draw(gallery_plot(most, "test-misclassified", "Misclassified clips", lead)))
+    found.append(gallery_plot(most, "test-misclassified", "Misclassified clips", lead))
     text = (
         f"{len(chosen) - len(failed)} clips to listen to: their first {PLAYED_S:g} s at most, mono, {RATE / 1000:g} "
         "kHz, 16 bits, all at one loudness. The sounds lie in the page."

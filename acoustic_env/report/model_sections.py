@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
 from acoustic_env.explain.plot import read_index
 from acoustic_env.explain.style import class_name
+from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.study import TIMES
 from acoustic_env.report import plots
-from acoustic_env.report.page import PlotFolder, Section
+from acoustic_env.report.page import Section
 from acoustic_env.report.parts import Code, Part, Table, Terms, Text, digits
 
 CLASSES: Final = 30
@@ -41,7 +44,7 @@ STUDY: Final = (
 )
 
 
-def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
+def classifier_section(bundle: Bundle) -> Section:
     """Describe settings, metrics on held-out clips, thresholds, calibration, confusion, curves and preprocessing."""
     metrics, model, counted = bundle.held_out, bundle.recipe.model, plots.HELD_OUT.counting(bundle.recipe.level)
     columns, preprocessor = bundle.preprocessor.feature_columns, bundle.preprocessor
@@ -66,7 +69,7 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     section.add(Text(HELD_OUT_BY, "quiet"))
     if not bundle.own_evaluations:
         section.add(Text("The bundle was not evaluated on test clips yet: acoustic-env evaluate.", "note"))
-    section.add(*_judged(bundle, metrics, counted, folder), *_training(bundle, folder))
+    section.add(*_judged(bundle, metrics, counted), *_training(bundle))
     parts = []
     for part in preprocessor.parts:
         kept = f"{part.explained.sum():.1%}" if part.components is not None else "all, no PCA"
@@ -78,11 +81,11 @@ def classifier_section(bundle: Bundle, folder: PlotFolder) -> Section:
     return section
 
 
-def _training(bundle: Bundle, folder: PlotFolder) -> list[Part]:
+def _training(bundle: Bundle) -> list[Part]:
     """Draw the history of networks, and list the layers of one that reads frames."""
     members = bundle.classifier.members
     histories = [history for member in members if (history := getattr(member, "history_", None))]
-    found: list[Part] = [folder.draw(plots.history_plot(histories))] if histories else []
+    found: list[Part] = [plots.history_plot(histories)] if histories else []
     if bundle.recipe.model.reads_sequences:
         modules = list(members[0].network().named_modules())
         layers = [
@@ -95,7 +98,7 @@ def _training(bundle: Bundle, folder: PlotFolder) -> list[Part]:
     return found
 
 
-def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
+def test_section(bundle: Bundle) -> Section | None:
     """List every evaluation on test clips, and describe the last one; None before the first."""
     evaluations = list(enumerate(bundle.test_evaluations, start=1))
     if not evaluations:
@@ -104,7 +107,7 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     rows = []
     for number, one in evaluations:
         weights = "these" if one.weights == bundle.weights_sha256 else "earlier weights at this path"
-        estimates = (dict(zip(("value", "low", "high"), one.metrics.get(name, ()), strict=False)) for name in names)
+        estimates = (dict(zip(("value", "low", "high"), one.metrics.get(name) or (), strict=False)) for name in names)
         shown = (plots.interval_text(estimate) if estimate else None for estimate in estimates)
         rows.append((number, one.time, weights, f"{one.clips:,}", Code(one.clips_hash), *shown))
     header = ("evaluation", "time", "weights", f"{level}s", "list", *map(plots.metric_name, names))
@@ -124,11 +127,11 @@ def test_section(bundle: Bundle, folder: PlotFolder) -> Section | None:
     else:
         which = f" of evaluation {own[-1]}" if len(rows) > 1 else ""
         text = f"The metrics{which}; threshold and calibration are those chosen on {plots.TEST.chosen_on}."
-        section.add(Text(text, "quiet"), *_judged(bundle, bundle.test, plots.TEST.counting(level), folder))
+        section.add(Text(text, "quiet"), *_judged(bundle, bundle.test, plots.TEST.counting(level)))
     return section
 
 
-def _judged(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.EvaluatedClips, folder: PlotFolder) -> list[Part]:
+def _judged(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.EvaluatedClips) -> list[Part]:
     """Return the tables of the classes, of the confusion and of the calibration, and the plots."""
     shown = metrics["per_class"][:CLASSES]
     more = f", the first {len(shown)} of {len(metrics['per_class'])}" if len(shown) < len(metrics["per_class"]) else ""
@@ -157,11 +160,11 @@ def _judged(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.EvaluatedCl
         if f"{name}_before" in errors
     ]
     title = f"Calibration ({bundle.calibrator.kind_}), {clips.name}"
-    drawn = map(folder.draw, plots.performance_plots(metrics, clips))
+    drawn = plots.performance_plots(metrics, clips)
     return [*found, Table(title, ("metric", "before", "after"), rows), *drawn]
 
 
-def study_section(table: pa.Table, folder: PlotFolder) -> Section:
+def study_section(table: pa.Table) -> Section:
     """Show the study's plots and table."""
     listed = table.to_pylist()
     timed = [name for name in TIMES if name in table.column_names]  # those of earlier versions have none
@@ -176,10 +179,10 @@ def study_section(table: pa.Table, folder: PlotFolder) -> Section:
     units = dict(zip(TIMES, ("training, s", "1,000 clips, s"), strict=True))
     drawn = [plots.study_plot(listed), *([plots.study_times_plot(listed)] if timed else [])]
     shown = Table("Variants, best first", (*header, *(units[name] for name in timed)), rows)
-    return Section("The study", [Text(STUDY), *map(folder.draw, drawn), shown])
+    return Section("The study", [Text(STUDY), *drawn, shown])
 
 
-def search_section(table: pa.Table, folder: PlotFolder) -> Section:
+def search_section(table: pa.Table) -> Section:
     """Show the search's plot and its best trials."""
     listed = sorted(table.to_pylist(), key=lambda row: -(row["score"] if row["score"] is not None else -1.0))
     searched = plots.searched_settings(table.column_names)
@@ -187,10 +190,10 @@ def search_section(table: pa.Table, folder: PlotFolder) -> Section:
     rows = [(row["trial"], digits(row["score"], 4) or "failed", *(row[name] for name in searched)) for row in best]
     header = ("trial", "score", *(name.replace("_", " ") for name in searched))
     shown = Table(f"The best {len(best)} of {len(listed)} trials", header, rows)
-    return Section("The search", [folder.draw(plots.trials_plot(listed)), shown])
+    return Section("The search", [plots.trials_plot(listed), shown])
 
 
-def explanation_sections(source: str, folder: PlotFolder) -> list[Section]:
+def explanation_sections(source: str) -> list[Section]:
     """Show the plots of `acoustic-env explain` under their headings.
 
     Raises:
@@ -202,5 +205,6 @@ def explanation_sections(source: str, folder: PlotFolder) -> list[Section]:
         known = about.get("test_clips", "whether test clips are among them is not on record")
         sections[entries[0].section].add(Text(f"Drawn from {about['which_clips']}; {known}.", "quiet"))
     for entry in entries:
-        sections[entry.section].add(folder.copy(entry, source))
+        files = {kind: join(source, Path(name).name) for kind, name in entry.files.items()}
+        sections[entry.section].add(replace(entry, files=files))
     return list(sections.values())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
+from acoustic_env.explain.plot import Entry, Plot
 from acoustic_env.explain.style import DPI
 
 T = TypeVar("T")
@@ -114,7 +115,8 @@ class Players:
     players: Sequence[Player]
 
 
-Part = Text | Heading | Terms | Listing | Table | Picture | Players
+# A plot or an entry of the index of plots becomes a picture when the page is written.
+Part = Text | Heading | Terms | Listing | Table | Picture | Players | Plot | Entry
 
 
 def in_turn(items: Iterable[T], kind: Callable[[T], Hashable]) -> list[T]:

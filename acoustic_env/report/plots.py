@@ -70,16 +70,16 @@ def metric_name(name: str) -> str:
     return METRIC_NAMES.get(name, name.replace("_", " "))
 
 
-def interval_text(estimate: Mapping[str, Any], digits: int = 3) -> str:
+def interval_text(estimate: Mapping[str, Any]) -> str:
     """Return "value (low–high)", or why there is no interval."""
     value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
     if value is None:
         return "not defined"
-    shown = f"{value:.{digits}f}"
+    shown = f"{value:.3f}"
     if low is None or high is None:
         reason = estimate.get("withheld")
         return f"{shown} (no interval: {reason}, too few)" if reason else f"{shown} (no interval)"
-    return f"{shown} ({low:.{digits}f}–{high:.{digits}f})"
+    return f"{shown} ({low:.3f}–{high:.3f})"
 
 
 def performance_plots(metrics: Metrics, clips: EvaluatedClips = HELD_OUT) -> list[Plot]:
@@ -101,9 +101,9 @@ def _plot(clips: EvaluatedClips, name: str, title: str, sentence: str, alt: str,
     return Plot(f"{clips.prefix}{name}", clips.section, f"{title}, {clips.name}", sentence, alt, figure, data)
 
 
-def _unit_square(panel: Any, margin: float = 0.02) -> None:
-    """Make both axes of a panel shares, with a grid and a diagonal."""
-    panel.set(xlim=(-margin, 1 + margin), ylim=(-margin, 1 + margin), aspect="equal")
+def _unit_square(panel: Any) -> None:
+    """Make both axes of a panel shares, with a grid."""
+    panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     panel.grid()
 
 
