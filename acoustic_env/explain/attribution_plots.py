@@ -7,14 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from acoustic_env.explain import style
 from acoustic_env.explain.attribution import BUDGET, Attribution, attribute
 from acoustic_env.explain.importance import Importance, feature_groups, permutation_importance
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot, table
-from acoustic_env.features.modulation import SHAPE, as_maps, axes
+from acoustic_env.features.modulation import SHAPE, as_maps
 from acoustic_env.models.preprocess import Loading
 from acoustic_env.stats.intervals import Floats
 
@@ -57,8 +56,8 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution, features: p
     panels[1].set(xlabel="rank, 1 = most important", title="rank over backgrounds")
     residual = np.abs(found.residual)
     caption = (
-        f"{first['feature']} moves the {found.output} of {name} most; over {len(found.ranks)} stratified backgrounds its "
-        f"rank is {_ranks(first)} (bars: 95 % of the backgrounds, {len(found.rows)} {material.scored}). "
+        f"{first['feature']} moves the {found.output} of {name} most; over {len(found.ranks)} stratified backgrounds "
+        f"its rank is {_ranks(first)} (bars: 95 % of the backgrounds, {len(found.rows)} {material.scored}). "
         f"Additivity: f(x) − E f and the sum of the values differ by {residual.mean():.1e} on average, "
         f"{residual.max():.1e} at most, where f(x) has a standard deviation of {found.std:.2f}."
     )
@@ -120,7 +119,7 @@ def _grid(features: pd.DataFrame, **options: Any) -> tuple[Any, list[Any]]:
 
 
 def _ranks(row: Any) -> str:
-    return " to ".join(dict.fromkeys(f"{rank:.0f}" for rank in (row["rank_low"], row["rank_high"])))
+    return style.span([row["rank_low"], row["rank_high"]], ".0f")
 
 
 @style.drawn
@@ -139,8 +138,8 @@ def _draw_weights(material: Material, chosen: int, features: pd.DataFrame, loadi
     strongest = loadings[0].columns[int(np.abs(loadings[0].per_deviation).argmax())].name
     figure.supxlabel("change of the component when the index rises by one standard deviation", fontsize=10)
     caption = (
-        f"What the components that matter most are made of: {names[0]} follows {strongest} above all (+ in the heading: "
-        f"high values speak for {name}; ranks as in the SHAP figure)."
+        f"What the components that matter most are made of: {names[0]} follows {strongest} above all (+ in the "
+        f"heading: high values speak for {name}; ranks as in the SHAP figure)."
     )
     alt = f"Bars of the {WEIGHTS} largest weights of {len(features)} components, blue positive, orange negative."
     title = f"The leading components of the indices: {name}"
@@ -155,7 +154,8 @@ def _draw_component_maps(material: Material, chosen: int, features: pd.DataFrame
     for panel, values in zip(panels, maps, strict=True):
         mesh = style.draw_modulation(panel, values / np.nanmax(np.abs(values)), 1.0)
     figure.colorbar(mesh, ax=panels, label="effect of a cell, 1 = the strongest of the map", shrink=0.8)
-    peaks = [f"{own} weighs {_peak(values)} most" for own, values in zip(names, maps, strict=True)]
+    cells = [np.unravel_index(int(np.nanargmax(np.abs(values))), values.shape) for values in maps]
+    peaks = [f"{own} weighs {style.modulation_at(cell)} most" for own, cell in zip(names, cells, strict=True)]
     caption = (
         f"Where in the modulation spectrum the components that matter most lie: {peaks[0]} (+ in the heading: high "
         f"values speak for {name})."
@@ -174,12 +174,6 @@ def _component_map(loading: Loading) -> Floats:
     return np.asarray(as_maps(vector))
 
 
-def _peak(values: Floats) -> str:
-    spectral, temporal = axes()
-    row, column = np.unravel_index(int(np.nanargmax(np.abs(values))), values.shape)
-    return f"{temporal[column]:.0f} Hz, {spectral[row]:.1f} cycles/kHz"
-
-
 def importance_plots(material: Material) -> list[Plot]:
     """Draw permutation importance of blocks, indices and regions of the modulation spectrum."""
     found, base, clips = permutation_importance(material, feature_groups(material))
@@ -190,20 +184,22 @@ def importance_plots(material: Material) -> list[Plot]:
 
 @style.drawn
 def _draw_importance(material: Material, ordered: list[Importance], base: float, clips: int) -> Plot:
-    parts = [one for one in ordered if one.group.kind == "part"]
-    shown = [*parts, *[one for one in ordered if one.group.kind != "part"][: SHOWN - 2]][::-1]
-    figure, panel = style.row_panels([one.group.name for one in shown])
-    for number, (kind, label) in enumerate(KINDS.items()):
-        own = [(place, one) for place, one in enumerate(shown) if one.group.kind == kind]
-        if own:
-            places, drops = [place for place, _ in own], [one.drop for _, one in own]
-            panel.barh(places, drops, color=style.OKABE_ITO[number], height=0.7, label=label)
-    panel.hlines(range(len(shown)), [one.low for one in shown], [one.high for one in shown], color="#333333", lw=1.2)
+    columns = {"group": "name", "kind": "kind", "block": "block", "signal": "signal"}
+    groups = pd.DataFrame({key: [getattr(one.group, own) for one in ordered] for key, own in columns.items()})
+    groups["features"] = [len(one.group.columns) for one in ordered]
+    groups[["drop", "low", "high"]] = [(one.drop, one.low, one.high) for one in ordered]
+    whole = groups["kind"] == "part"
+    shown = pd.concat([groups[whole], groups[~whole][: SHOWN - 2]])[::-1].reset_index(drop=True)
+    figure, panel = style.row_panels(shown["group"].tolist())
+    for color, (kind, label) in zip(style.OKABE_ITO, KINDS.items(), strict=False):
+        own = shown[shown["kind"] == kind]
+        if len(own):
+            panel.barh(own.index, own["drop"], color=color, height=0.7, label=label)
+    panel.hlines(shown.index, shown["low"], shown["high"], color="#333333", lw=1.2)
     panel.axvline(0, color=style.GREY, lw=0.8)
     panel.set_xlabel("drop in AUC when shuffled, 95 % interval")
     style.legend_below(figure, len(KINDS))
-    best = ordered[0]
-    clear = sum(one.low > 0 for one in ordered)
+    best, clear = ordered[0], (groups["low"] > 0).sum()
     caption = (
         f"Shuffling {_spoken(best)} costs most, {best.drop:.3f} of an AUC of {base:.3f} ({best.low:.3f} to "
         f"{best.high:.3f}); for {clear} of {len(ordered)} groups the interval lies above 0 "
@@ -212,13 +208,8 @@ def _draw_importance(material: Material, ordered: list[Importance], base: float,
     )
     listed = ", ".join(f"{one.group.name} {one.drop:.3f}" for one in ordered[:5])
     alt = f"Bars of the drop in AUC with intervals, whole blocks above, their finer groups below: {listed}."
-    rows = [
-        {"group": one.group.name, "kind": one.group.kind, "block": one.group.block, "signal": one.group.signal}
-        | {"features": len(one.group.columns), "drop": one.drop, "low": one.low, "high": one.high}
-        for one in ordered
-    ]
     title = "Permutation importance of the original features"
-    return Plot("permutation-importance", SECTION, title, caption, alt, figure, pa.Table.from_pylist(rows))
+    return Plot("permutation-importance", SECTION, title, caption, alt, figure, table(groups))
 
 
 @style.drawn

@@ -11,7 +11,7 @@ from acoustic_env.explain import style
 from acoustic_env.explain.contrasts import Contrast, cluster_order, contrast, rank_correlation
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot, table
-from acoustic_env.features.modulation import SHAPE, axes
+from acoustic_env.features.modulation import SHAPE
 from acoustic_env.stats.intervals import Floats
 
 SECTION: Final = "What differs between the classes"
@@ -103,14 +103,11 @@ def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.i
 
 def _strongest(t: Floats, signals: list[str]) -> str:
     """Describe the highest and the lowest cell of maps [signals, spectral, temporal]."""
-    spectral, temporal = axes()
     said = []
     for word, extreme in (("highest", np.nanargmax), ("lowest", np.nanargmin)):
-        signal, row, column = np.unravel_index(int(extreme(t)), t.shape)
-        said.append(
-            f"{word} t {t[signal, row, column]:.1f} at {temporal[column]:.0f} Hz and {spectral[row]:.1f} cycles/kHz "
-            f"({style.signal_name(signals[int(signal)])})"
-        )
+        signal, *cell = np.unravel_index(int(extreme(t)), t.shape)
+        of = style.signal_name(signals[int(signal)])
+        said.append(f"{word} t {t[signal, *cell]:.1f} at {style.modulation_at(cell)} ({of})")
     return f"The {' and the '.join(said)}."
 
 

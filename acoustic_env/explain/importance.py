@@ -183,15 +183,13 @@ class _HeldOut:
         said = np.full((len(x), *self.truth.shape), np.nan)
         for scorer in self.scorers:
             if len(scorer.rows):
-                found = scorer.model.predict_proba(np.concatenate(list(x[:, scorer.rows])))
-                said[:, scorer.rows] = found.reshape(len(x), len(scorer.rows), -1)[..., -self.truth.shape[1] :]
-        rankings = [[Ranking(truth, own) for truth, own in zip(self.truth.T, copy.T, strict=True)] for copy in said]
-        return np.array(
-            [
-                [[ranking.auc(weights) for ranking in copy] for weights in own]
-                for copy, own in zip(rankings, weightings, strict=True)
-            ]
-        )
+                answers = scorer.model.predict_proba(np.concatenate(list(x[:, scorer.rows])))
+                said[:, scorer.rows] = answers.reshape(len(x), len(scorer.rows), -1)[..., -self.truth.shape[1] :]
+        found = []
+        for copy, own in zip(said, weightings, strict=True):
+            rankings = [Ranking(*pair) for pair in zip(self.truth.T, copy.T, strict=True)]
+            found.append([[ranking.auc(weights) for ranking in rankings] for weights in own])
+        return np.array(found)
 
     def shuffled(self, seed: int) -> Columns:
         """Return an order of the clips in which every one keeps its fold."""

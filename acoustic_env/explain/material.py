@@ -199,15 +199,13 @@ def _scorers(learned: Material) -> list[HeldOutScorer]:
         seed, size = bundle.recipe.model.seed, len(members)
         model = fit_ensemble(classifier, len(bundle.classes), seen, folds[~out], (), seed=seed, size=size)
         return [HeldOutScorer(np.flatnonzero(out), model)]
-    others = [(int(fold),) for fold in np.unique(folds) if fold not in first]
-    held_out: list[tuple[int, ...]] = [tuple(first), *others]
-    scorers = []
-    for number, held in enumerate(held_out):
-        own = list(members[number :: len(held_out)])
-        rows = np.flatnonzero(np.isin(folds, held))
-        if own and len(rows):
-            scorers.append(HeldOutScorer(rows, Ensemble(own, len(bundle.classes))))
-    return scorers
+    held_out: list[tuple[int, ...]] = [tuple(first), *((int(fold),) for fold in np.unique(folds) if fold not in first)]
+    rows = [np.flatnonzero(np.isin(folds, held)) for held in held_out]
+    own = [list(members[number :: len(held_out)]) for number in range(len(held_out))]
+    pairs = zip(rows, own, strict=True)
+    return [
+        HeldOutScorer(held, Ensemble(fitted, len(bundle.classes))) for held, fitted in pairs if fitted and len(held)
+    ]
 
 
 def _take(material: Material, rows: Rows) -> Material:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -177,7 +177,7 @@ def _clip_plot(grid: _Grid, clips: list[ExplainedClip], figure: Any) -> Plot:
         f"the mean of each band, and by the log odds lost when a patch becomes that mean. "
         f"Occlusion costs most at {'; '.join(places)}. "
         f"Completeness: the sum of the gradients differs by {residual:.1e} at most from the log odds of the clip less "
-        f"those of the mean (which are {_range([clip.value - clip.base for clip in clips], '.2f')})."
+        f"those of the mean (which are {style.span([clip.value - clip.base for clip in clips], '.2f')})."
     )
     if material.bundle.recipe.windows:
         caption += " Log odds are the mean of those of the clip's windows; frames at the ends lie in fewer windows."
@@ -200,11 +200,6 @@ def _strongest(grid: _Grid, clip: ExplainedClip) -> str:
     if grid.axes.edges_hz is not None:
         place += f", {grid.band(column)}"
     return f"{place} ({clip.occlusion[row, column]:.2f})"
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    ends = dict.fromkeys([min(values), max(values)])
-    return " to ".join(f"{value:{form}}" for value in ends)
 
 
 # ---- means of the classes
@@ -236,7 +231,7 @@ def _draw_means(grid: _Grid, by_class: dict[int, list[ExplainedClip]]) -> Plot:
     said = "; ".join(f"{name} {_leading(grid, mean)}" for name, mean in zip(names, means["occlusion"], strict=True))
     counts = [len(clips) for clips in by_class.values()]
     caption = (
-        f"Mean over {sum(counts)} {grid.material.scored}, {_range(counts, 'd')} predicted as each class: what patches "
+        f"Mean over {sum(counts)} {grid.material.scored}, {style.span(counts)} predicted as each class: what patches "
         "add to its log odds (gradients), or cost when replaced by the mean of their bands (occlusion), summed over "
         f"the other axis. Most by occlusion: {said}."
     )

@@ -102,6 +102,21 @@ def shortened(name: str, most: int = 34) -> str:
     return short.replace("$", r"\$")  # or matplotlib takes what is between two for a formula
 
 
+def span(values: Sequence[float], form: str = "d") -> str:
+    """Return the lowest and the highest of some numbers, once where they read alike.
+
+    >>> span([3, 1, 2]), span([0.51, 0.52], ".1f")
+    ('1 to 3', '0.5')
+    """
+    return " to ".join(dict.fromkeys(f"{end:{form}}" for end in (min(values), max(values))))
+
+
+def modulation_at(cell: Any) -> str:
+    """Return where a cell of a map lies, by its row and column."""
+    spectral, temporal = modulation_axes()
+    return f"{temporal[cell[1]]:.0f} Hz and {spectral[cell[0]]:.1f} cycles/kHz"
+
+
 def row_panels(
     names: Sequence[str], step: float = 0.27, columns: int = 1, *, downwards: bool = False, **options: Any
 ) -> tuple[Any, Any]:

@@ -54,8 +54,8 @@ def example_plot(name: str, clip: HeardClip) -> Plot:
     spectrum.plot(band_hertz(), clip.spectrum_db, color=style.OKABE_ITO[0], lw=1.5)
     spectrum.set(xlabel="frequency (Hz)", ylabel="level in the band (dBFS)", title="Spectrum, mean over time")
     hertz = np.arange(FRAMES.n_fft // 2 + 1) * RATE / FRAMES.n_fft
-    filters.plot(hertz, mel_filters().T, color=style.FAINT, lw=1)
-    filters.plot(hertz, np.where(mel_filters()[::8] > 0, mel_filters()[::8], np.nan).T, color=style.OKABE_ITO[0], lw=1)
+    for number, weights in enumerate(mel_filters()):
+        filters.plot(hertz, weights, color=style.FAINT if number % 8 else style.OKABE_ITO[0], lw=1)
     filters.set(xlabel="frequency (Hz)", ylabel="weight", title=f"The {BANDS} mel filters, every eighth in color")
     spectrum.grid()
     filters.grid()
@@ -124,8 +124,7 @@ def _strips(panel: Any, values: Sequence[Sequence[float]]) -> None:
 
 def _sampled(clips: Clips) -> str:
     sizes = [len(found) for found in clips.values()]
-    each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    return f"{sum(sizes):,} sampled clips, {each} a class"
+    return f"{sum(sizes):,} sampled clips, {style.span(sizes)} a class"
 
 
 @style.drawn

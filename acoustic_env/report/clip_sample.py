@@ -123,11 +123,10 @@ def draw_clips(clips: pa.Table, names: Sequence[Sequence[str]]) -> ClipSample:
     for row in dict.fromkeys(row for name in largest for row in rows[name][:most]):
         if len(failed) == len(heard) == HOPELESS:
             break
-        heard[row] = None
         try:
             heard[row] = hear(ids[row], uris[row], starts[row], ends[row])
         except ClipError as error:
-            failed[ids[row]] = error.message
+            heard[row], failed[ids[row]] = None, error.message
     found = {name: [clip for row in rows[name][:most] if (clip := heard.get(row)) is not None] for name in largest}
     return ClipSample({name: clips for name, clips in found.items() if clips}, len(heard), failed)
 

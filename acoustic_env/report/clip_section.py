@@ -11,7 +11,7 @@ from acoustic_env.clips.select import select
 from acoustic_env.clips.splits import split
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
-from acoustic_env.explain.style import class_name
+from acoustic_env.explain.style import class_name, span
 from acoustic_env.report import clip_plots
 from acoustic_env.report.clip_sample import CLASSES, SEED, ClipSample, draw_clips
 from acoustic_env.report.page import Section
@@ -73,8 +73,7 @@ def _sample(sample: ClipSample) -> list[Part]:
     lead = f"Mel spectrograms by class (the {CLASSES} largest at most), clips chosen by seed {SEED}:"
     gallery = clip_plots.gallery_plot(sample.clips, "clip-gallery", "Mel spectrograms of each class", lead)
     seconds = [clip.seconds for found in sample.clips.values() for clip in found]
-    span = " to ".join(dict.fromkeys(f"{length:.2f}" for length in (min(seconds), max(seconds))))
-    lengths: Part = Text(f"All {len(seconds):,} sampled clips are {span} s long.")
+    lengths: Part = Text(f"All {len(seconds):,} sampled clips are {span(seconds, '.2f')} s long.")
     if max(seconds) > SAME_LENGTH * min(seconds):
         lengths = clip_plots.lengths_plot(sample.clips)
     return [*found, clip_plots.example_plot(name, example), gallery, lengths, clip_plots.levels_plot(sample.clips)]

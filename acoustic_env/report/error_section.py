@@ -122,13 +122,8 @@ def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
     """Return the length of each clip as the list has it, or as the headers of local files do."""
     whole = [row for row in rows if row["end_s"] is None]
     readable = len(whole) <= HEADERS and all(local_file(row["uri"]) for row in whole)
-    found: list[float | None] = []
-    for row in rows:
-        end = row["end_s"]
-        if end is None and readable:
-            end = duration_of(row["uri"])
-        found.append(None if end is None else end - (row["start_s"] or 0.0))
-    return found
+    ends = [duration_of(row["uri"]) if row["end_s"] is None and readable else row["end_s"] for row in rows]
+    return [None if end is None else end - (row["start_s"] or 0.0) for row, end in zip(rows, ends, strict=True)]
 
 
 def _error_rate(clips: Sequence[Judged]) -> Estimate:
@@ -148,11 +143,10 @@ def _slices(judged: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
         texts: list[Sequence[str]] = [() if value is None else (str(value),) for value in column]
         if not any(isinstance(value, list | dict) for value in column) and len(set(texts)) <= VALUES:
             values[name] = texts
-    found: dict[str, dict[str, list[Judged]]] = {name: {} for name in values}
+    found: dict[str, dict[str, list[Judged]]] = {}
     for name, of_clips in values.items():
-        for clip, own in zip(judged, of_clips, strict=True):
-            for value in own:
-                found[name].setdefault(value, []).append(clip)
+        for clip, value in ((clip, value) for clip, own in zip(judged, of_clips, strict=True) for value in own):
+            found.setdefault(name, {}).setdefault(value, []).append(clip)
     return {name: parts for name, parts in found.items() if len(parts) > 1}
 
 

@@ -20,18 +20,7 @@ SHOWN_CLASSES: Final = 30
 SHOWN_ROWS: Final = 30
 HARDEST: Final = 3  # classes whose curves are colored
 POOLED: Final = {"color": "black", "label": "all classes pooled"}
-METRIC_NAMES: Final = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "map": "mAP",
-    "mean_auc": "mean AUC",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "ece": "expected calibration error",
-    "class_ece": "expected calibration error by class",
-    "brier": "Brier score",
-}
+WORDS: Final = {"auc": "AUC", "map": "mAP", "f1": "F1", "ece": "expected calibration error", "brier": "Brier score"}
 
 Metrics = Mapping[str, Any]
 
@@ -58,16 +47,13 @@ HELD_OUT: Final = EvaluatedClips("held-out clips", "The classifier", "", "these 
 TEST: Final = EvaluatedClips("test clips", "The classifier on test clips", "test-", "the held-out clips of training")
 
 
-def calibration_errors(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Return the calibration error before and after calibration; None where no class has enough positive clips."""
-    errors = metrics["calibration"]
-    name = "class_ece" if "class_ece_before" in errors else "ece"
-    return errors[f"{name}_before"], errors[f"{name}_after"]
-
-
 def metric_name(name: str) -> str:
-    """Return the display name of a metric."""
-    return METRIC_NAMES.get(name, name.replace("_", " "))
+    """Return the display name of a metric.
+
+    >>> metric_name("macro_f1"), metric_name("class_ece")
+    ('macro F1', 'class-wise expected calibration error')
+    """
+    return " ".join(WORDS.get(word, word) for word in name.replace("class_", "class-wise_").split("_"))
 
 
 def interval_text(estimate: Mapping[str, Any]) -> str:
@@ -137,9 +123,10 @@ def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
             look = {"color": style.OKABE_ITO[number], "marker": style.MARKERS[number], "ms": 4, "lw": 1.2}
             panel.plot(row[kind]["x"], row[kind]["y"], label=label, markevery=0.12, drawstyle=drawn_as, **look)
         cut = metrics.get("threshold")
-        if binary and (at := _at_threshold(curve["thresholds"], cut)) is not None:
-            label = f"threshold {cut:.2f}"
-            panel.plot(curve["x"][at], curve["y"][at], "D", color=style.OKABE_ITO[1], ms=8, label=label)
+        if binary and cut is not None:  # the last point at or above the threshold, where there is one
+            at = [i for i, value in enumerate(curve["thresholds"]) if value is None or value >= cut][-1:]
+            x, y = ([curve[axis][i] for i in at] for axis in "xy")
+            panel.plot(x, y, "D", color=style.OKABE_ITO[1], ms=8, label=f"threshold {cut:.2f}")
     style.legend_below(figure, 3 if binary else 2, panels[0])
     auc, average = (interval_text(metrics["metrics"].get(key, {})) for key in ("auc", "average_precision"))
     first, last = metrics["classes"][0], metrics["classes"][-1]
@@ -161,12 +148,6 @@ def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     ]
     data = table(pd.concat(points).astype({"threshold": float}))
     return _plot(clips, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
-
-
-def _at_threshold(thresholds: Sequence[float | None], cut: float | None) -> int | None:
-    """Return the last point of a curve at or above the threshold."""
-    above = [i for i, value in enumerate(thresholds) if cut is not None and (value is None or value >= cut)]
-    return above[-1] if above else None
 
 
 @style.drawn
@@ -201,7 +182,9 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     figure, panel = style.new_panels(5.6, 5.0)
     panel.plot([0, 1], [0, 1], color=style.GREY, lw=1, ls="--", label="perfect")
     tables: list[pd.DataFrame] = []
-    before, after = calibration_errors(metrics)
+    errors = metrics["calibration"]
+    name = "class_ece" if "class_ece_before" in errors else "ece"
+    before, after = errors[f"{name}_before"], errors[f"{name}_after"]  # None: no class has enough positive clips
     for number, (when, ece) in enumerate((("before", before), ("after", after))):
         diagram = metrics[f"reliability_{when}"]
         bins = pd.DataFrame({key: diagram[key] for key in ("predicted", "observed", "low", "high")}, dtype="float64")
@@ -221,7 +204,7 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     elif clips.section == HELD_OUT.section:
         fitted = "each clip by a calibration fitted on others"
     missed, repaired = ("an unknown amount" if error is None else f"{error:.3f}" for error in (before, after))
-    counted = metrics["calibration"].get("class_ece_classes")
+    counted = errors.get("class_ece_classes")
     of = "" if counted is None else f"as a mean over {int(counted):,} classes with enough positive clips, "
     sentence = (
         "Calibration: the predicted probability differs from the observed share by "
