@@ -217,18 +217,23 @@ def permutation_values(function: Callable[[Features], Floats], explained: Featur
     return pairs, function(explained), function(pool)
 
 
-def _trees(member: Any, chosen: int) -> tuple[Any, int] | None:
-    """Return the trees of a fitted estimator as shap reads them and the number of the class; None for others."""
+def _trees(member: Any, chosen: int) -> tuple[Any, Callable[[Features], Any], int] | None:
+    """Return the trees of a fitted estimator as shap reads them, their output, and the class; None for others."""
     if isinstance(member, PerLabelClassifier):
         return _trees(member.estimators_[chosen], 1)
     if hasattr(member, "booster_"):
+        from xgboost import DMatrix
+
+        booster = member.booster_
         multilabel = member.task_ == "multilabel" and len(member.classes_) > MOST_SINGLE_OUTPUTS
-        return None if multilabel else (member.booster_, chosen)
+        return None if multilabel else (booster, lambda x: booster.predict(DMatrix(x), output_margin=True), chosen)
+    if type(member).__name__ == "HistGradientBoostingClassifier":
+        return member, member.decision_function, chosen
     forest = hasattr(member, "estimators_") and hasattr(member, "max_depth") and not isinstance(member.classes_, list)
-    return (member, chosen) if forest or type(member).__name__ == "HistGradientBoostingClassifier" else None
+    return (member, member.predict_proba, chosen) if forest else None
 
 
-def _tree_values(trees: Sequence[tuple[Any, int]], explained: Features, pool: Features) -> Values | None:
+def _tree_values(trees: Sequence[Any], explained: Features, pool: Features) -> Values | None:
     """Return interventional SHAP values of the mean output of trees; None where shap cannot read them."""
     import shap
 
@@ -238,14 +243,13 @@ def _tree_values(trees: Sequence[tuple[Any, int]], explained: Features, pool: Fe
         return np.asarray(found[..., chosen]) if found.ndim > ndim else found * (1 if chosen else -1)
 
     found = []
-    for model, chosen in trees:
+    for model, output, chosen in trees:
         try:
-            explainers = [shap.TreeExplainer(model, row[None], feature_perturbation="interventional") for row in pool]
+            explainers = (shap.TreeExplainer(model, row[None], feature_perturbation="interventional") for row in pool)
             pairs = [one.shap_values(explained, check_additivity=False) for one in explainers]
-            outputs = explainers[0].model.predict(explained), explainers[0].model.predict(pool)
         except Exception:  # noqa: BLE001  shap has no type for a model it cannot read
             return None
-        values, base = (of_class(output, chosen, 1) for output in outputs)
+        values, base = (of_class(output(rows), chosen, 1) for rows in (explained, pool))
         found.append((np.stack([of_class(pair, chosen, 2) for pair in pairs], axis=1), values, base))
     pairs, values, base = (np.mean(own, axis=0) for own in zip(*found, strict=True))
     return pairs.astype(np.float32), values, base
