@@ -144,12 +144,12 @@ class ReductionSettings(Settings):
     """Seed of the randomized solver."""
 
 
-# Named here for recipes, defined in models/classifiers/, one file each.
+# Named here for recipes, defined in models/estimators/, one file each.
 CLASSIFIERS: Final[Registry[type[ClassifierSettings]]] = Registry(
     "classifiers",
     "classifier",
     {
-        name: f"acoustic_env.models.classifiers.{name}:{settings}"
+        name: f"acoustic_env.models.estimators.{name}:{settings}"
         for name, settings in (
             ("mlp", "MLPSettings"),
             ("xgboost", "XGBoostSettings"),
@@ -199,7 +199,7 @@ class ClassifierSettings(Settings):
         return {name: value for name, value in self if name not in ClassifierSettings.model_fields}
 
     def estimator(self, random_state: int) -> Any:
-        """Return an unfitted scikit-learn classifier; see `acoustic_env.models.classifier` for the contract."""
+        """Return an unfitted scikit-learn classifier; see `acoustic_env.models.estimators.fitting` for the contract."""
         raise NotImplementedError
 
     @classmethod

@@ -35,9 +35,9 @@ ROOMS = (
 DOORS = ("api", "commands", "cli")
 
 # A recipe's classifier is read by the settings of its kind, which `config` loads by name: a plug-in, as those of users.
-PLUG_INS = (("config", "acoustic_env.models.classifiers"),)
+PLUG_INS = (("config", "acoustic_env.models.estimators"),)
 
-KNOWS_RAY = ("pipeline/", "models/train.py", "models/tune.py", "web/serve.py")
+KNOWS_RAY = ("pipeline/", "models/training/on_ray.py", "models/tune.py", "web/serve.py")
 
 
 class Import(NamedTuple):
@@ -106,6 +106,41 @@ def test_a_room_imports_only_from_rooms_above_it() -> None:
         if known and own != other and _level(other) >= max(_level(own), 1) and not (own in DOORS and other in DOORS):
             wrong.append(f"{found.place}: {own} imports {other}, which is below it")
     assert not wrong, "\n".join(wrong)
+
+
+MODEL_ROOMS = ("data", "training", "estimators", "validation")  # then the modules beside them
+
+
+def test_a_room_of_models_imports_only_from_rooms_above_it() -> None:
+    def level(parts: list[str]) -> int:
+        return MODEL_ROOMS.index(parts[0]) if parts[0] in MODEL_ROOMS else len(MODEL_ROOMS)
+
+    wrong = []
+    for found in imports():
+        if found.importer.startswith("models/") and found.target.startswith("acoustic_env.models."):
+            own, other = found.importer.split("/")[1:], found.target.split(".")[2:]
+            if level(other) > level(own):
+                wrong.append(f"{found.place} imports {found.target}, which is below it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_modules_of_models_import_each_other() -> None:
+    files = [path for path in modules() if path.startswith("models/")]
+    names = {path.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in files}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for found in imports():
+        own = found.importer.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        target = found.target.removeprefix("acoustic_env.")
+        for other in (target, target.rpartition(".")[0]):
+            if own in names and other in names and other != own:
+                graph[own].add(other)
+                break
+    while leaves := {name for name, others in graph.items() if not others & graph.keys()}:
+        graph = {name: others for name, others in graph.items() if name not in leaves}
+    # What is left imports a cycle; only what is imported by others of it is in one.
+    while roots := graph.keys() - {other for others in graph.values() for other in others}:
+        graph = {name: others for name, others in graph.items() if name not in roots}
+    assert not graph, graph
 
 
 def test_a_module_named_in_a_string_counts_as_imported() -> None:

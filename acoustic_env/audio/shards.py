@@ -28,6 +28,7 @@ EXTENT_BYTES: Final = 4 * 2**20  # of neighbors fetched together, unless one cli
 GAP_SHARE: Final = 1 / 20  # of the bytes before it: what lies between neighbors and is fetched in vain
 TAR_FORM: Final = "tar://MEMBER::URL"
 PARQUET_FORM: Final = "parquet://COLUMN/ROW::URL"
+TAR_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError)  # the last two of headers with damaged numbers
 _READING: Final = threading.Lock()  # of an index, a footer or a row group: by one thread, the others find it
 
 
@@ -76,11 +77,11 @@ def neighbors(uris: Sequence[str], offsets: Sequence[int | None], sizes: Sequenc
     return sorted(groups, key=min)
 
 
-def fetch_together(places: Sequence[Place]) -> list[bytes | ClipError]:
+def fetch_together(places: Sequence[Place]) -> list[bytes | Exception]:
     """Fetch the audio of one group of `neighbors`.
 
     Returns:
-        Of each the bytes of its audio file, or what is wrong with it, as `member_bytes` and `row_bytes` say.
+        Of each the bytes of its audio file, or what is wrong with it: what `member_bytes` and `row_bytes` raise.
     """
     try:
         if places[0].uri.startswith("parquet://"):
@@ -92,7 +93,7 @@ def fetch_together(places: Sequence[Place]) -> list[bytes | ClipError]:
     return [_member(place, data[place.start - start : place.end - start]) for place in places]
 
 
-def _member(place: Place, record: memoryview) -> bytes | ClipError:
+def _member(place: Place, record: memoryview) -> bytes | Exception:
     member, shard = split_uri(place.uri, TAR_FORM)
     try:
         with tarfile.open(fileobj=io.BytesIO(record), mode="r:") as archive:
@@ -101,7 +102,7 @@ def _member(place: Place, record: memoryview) -> bytes | ClipError:
             data = bytes(record[info.offset_data : info.offset_data + info.size])
             if len(data) == info.size:
                 return data
-    except tarfile.TarError:
+    except TAR_ERRORS:
         pass  # the shard is another one than when the list was made, or cut short
     try:
         return member_bytes(member, shard)
@@ -109,13 +110,13 @@ def _member(place: Place, record: memoryview) -> bytes | ClipError:
         return error
 
 
-def _rows_together(uris: Sequence[str]) -> list[bytes | ClipError]:
-    read, found = cache(_read_row_group), list[bytes | ClipError]()
+def _rows_together(uris: Sequence[str]) -> list[bytes | Exception]:
+    read, found = cache(_read_row_group), list[bytes | Exception]()
     for uri in uris:
         try:
             column, row, url = split_row(uri)
             found.append(_cell(column, row, url, read))
-        except ClipError as error:
+        except Exception as error:  # noqa: BLE001  whatever pyarrow does to one row stays with that clip
             found.append(error)
     return found
 
@@ -208,7 +209,7 @@ def _tar_index(shard: str, version: tuple[int, int] | None) -> dict[str, tuple[i
             while (member := archive.next()) is not None:
                 if member.isfile():
                     index[member.name] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
+    except TAR_ERRORS as error:
         if not index:
             raise ClipError("decode_failed", f"{shard}: not an uncompressed tar file: {error}") from error
     return index

@@ -46,9 +46,9 @@ from acoustic_env.store.feature_store import FeatureStore, wanted_schema
 if TYPE_CHECKING:
     from acoustic_env.audit.scorers import Features
     from acoustic_env.config import ClassifierSettings
-    from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
-    from acoustic_env.models.sequences import Sequences
-    from acoustic_env.models.windows import Cut
+    from acoustic_env.models.data.cut import Cut
+    from acoustic_env.models.data.frames import Sequences
+    from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
 
 MOST_FEATURES: Final = 512  # more are reduced to as many principal components
 REDUCE_ROWS: Final = 20_000  # rows the components are fitted on
@@ -132,7 +132,7 @@ def rank_study(
     Raises:
         UsageError: no such scorer, too few clips or groups, or features are missing altogether.
     """
-    from acoustic_env.models.matrix import load_matrix
+    from acoustic_env.models.data.matrix import load_matrix
 
     for name in recipe.audit.scorers:
         load_scorer(name)
@@ -184,8 +184,8 @@ def _frames(
     Raises:
         UsageError: no block, or several, have frames in the store.
     """
-    from acoustic_env.models.matrix import load_frames
-    from acoustic_env.models.stored_frames import frames_block
+    from acoustic_env.models.data.matrix import load_frames
+    from acoustic_env.models.data.stored_frames import frames_block
 
     readers = read_sequences(settings.scorers)
     if not readers:
@@ -207,7 +207,7 @@ def _cut(recipe: Recipe, frames: FeatureMatrix) -> Cut | None:
     Raises:
         UsageError: learned pooling.
     """
-    from acoustic_env.models.windows import Cut
+    from acoustic_env.models.data.cut import Cut
 
     if recipe.windows is None:
         return None
@@ -238,7 +238,7 @@ def reduce_blocks(values: Features, columns: Sequence[FeatureColumn], reduction:
     Raises:
         UsageError: no feature varies.
     """
-    from acoustic_env.models.preprocess import Preprocessor
+    from acoustic_env.models.data.preprocessing import Preprocessor
 
     return Preprocessor.of(columns, reduction.replace(default_components=0)).fit(values).transform(values)
 
@@ -266,7 +266,7 @@ def prepare(
     Raises:
         UsageError: fewer groups than folds.
     """
-    from acoustic_env.models.folds import grouped_folds
+    from acoustic_env.models.data.folds import grouped_folds
 
     scaled = fit_reduction(features, settings.seed)(features)
     folds = grouped_folds(y, groups, settings.folds, settings.seed)
@@ -492,7 +492,7 @@ def fit_reduction(features: Features, seed: int) -> Callable[[Features], Feature
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from acoustic_env.models.preprocess import MeanImputer
+    from acoustic_env.models.data.preprocessing import MeanImputer
 
     scaling = make_pipeline(MeanImputer(), StandardScaler()).fit(features)
 

@@ -26,8 +26,8 @@ from acoustic_env.features.block import Json
 from acoustic_env.io.spool import RowFile
 
 if TYPE_CHECKING:
-    from acoustic_env.models.matrix import FeatureMatrix
-    from acoustic_env.models.sequences import Sequences
+    from acoustic_env.models.data.frames import Sequences
+    from acoustic_env.models.data.matrix import FeatureMatrix
 
 BATCH: Final = 16_384  # clips scored at once
 
@@ -176,7 +176,7 @@ class _Study:
     def __init__(
         self, stored: Stored, recipe: Recipe, tags: Mapping[str, RowFile], sequences: Sequences | None
     ) -> None:
-        from acoustic_env.models.folds import grouped_folds
+        from acoustic_env.models.data.folds import grouped_folds
 
         self.settings: AuditSettings = recipe.audit
         self.folds = grouped_folds(stored.y, stored.groups, self.settings.folds, self.settings.seed)
@@ -189,7 +189,7 @@ class _Study:
         self._prepare(stored, recipe)
 
     def _prepare(self, stored: Stored, recipe: Recipe) -> None:
-        from acoustic_env.models.preprocess import Preprocessor
+        from acoustic_env.models.data.preprocessing import Preprocessor
 
         values, rows, learned = stored.matrix.values, stored.rows, self.learned
         blocks = Preprocessor.of(stored.matrix.columns, recipe.reduction.replace(default_components=0))

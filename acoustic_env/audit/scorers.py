@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from acoustic_env.audit.intervals import Bools, Floats, Ints
     from acoustic_env.audit.neighbors import Neighborhood
     from acoustic_env.config import ClassifierSettings
-    from acoustic_env.models.sequences import Sequences
+    from acoustic_env.models.data.frames import Sequences
 
     Features = npt.NDArray[np.float32]
 
@@ -159,7 +159,7 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
     Raises:
         UsageError: a kind that reads frames, and the clips have none.
     """
-    from acoustic_env.models.classifier import Ensemble
+    from acoustic_env.models.estimators.fitting import Ensemble
 
     classifier = _settings(kind, clips, int(train.sum()))
     x: Any = clips.sequences if classifier.reads_sequences else clips.features
@@ -173,8 +173,9 @@ def score_by_classifier(kind: str, clips: LabeledClips, train: Bools, held_out: 
 def _fit(classifier: ClassifierSettings, clips: LabeledClips, x: Any, train: Bools) -> list[Any]:
     import numpy as np
 
-    from acoustic_env.models.classifier import Examples, fit, make_estimator
-    from acoustic_env.models.per_label import PerLabelClassifier
+    from acoustic_env.models.data.examples import Examples
+    from acoustic_env.models.estimators.fitting import fit, make_estimator
+    from acoustic_env.models.estimators.per_label import PerLabelClassifier
 
     target = clips.target[train]
     y = target.argmax(axis=1) if clips.exclusive else target > 0

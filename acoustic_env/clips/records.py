@@ -13,7 +13,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.files import open_file
 
 NEWLINE: Final = "\n"
-BLOCK: Final = 2**22  # characters parsed at once
+BLOCK: Final = 2**20  # characters parsed at once; larger ones leave the cache, and Python collects garbage more often
 NO_UTF8: Final = re.compile("[\ud800-\udfff]")
 AFTER_CELL: Final = re.compile(r'(?<!")" +(?=[,;\t\n]|\Z)')  # blanks after a quoted cell
 

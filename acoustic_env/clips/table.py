@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
@@ -353,23 +354,23 @@ def _csv_batches(file: BinaryIO, url: str) -> Iterator[tuple[pa.Table, Rows, lis
     """Return every cell as a string (null when empty); rows with a wrong number of cells are issues and left out."""
     header, first = list[str](), 1
     for block in read_blocks(file, url):
-        lines = [cells for cells in block if any(map(str.strip, cells))]
+        lines = [cells for cells in block if cells and (cells[0].strip() or any(map(str.strip, cells)))]
         if not header and lines:
             header, lines = [name.strip() for name in lines[0]], lines[1:]
             raise_issues(url, _column_issues([name for name in header if name]))
         if not lines:
             continue
         rows = np.arange(first, first + len(lines))
-        whole = np.array([len(cells) == len(header) for cells in lines])
+        whole = np.fromiter(map(len, lines), np.int64, len(lines)) == len(header)
         issues = [
             ValidationIssue(first + at, None, f"has {len(lines[at])} cells, the header {len(header)}")
             for at in np.flatnonzero(~whole).tolist()
         ]
-        cells = list(zip(*itertools.compress(lines, whole), strict=True)) or [()] * len(header)
-        # A column without a name is a spreadsheet's, or the index of pandas.
-        named = {name: _stripped(pa.array(of, pa.string())) for name, of in zip(header, cells, strict=True) if name}
-        yield pa.table(named), rows[whole], issues
-        first += len(lines)
+        lines = list(itertools.compress(lines, whole.tolist()))
+        # Column by column, in a third of the time of zip(*lines). One without a name is a spreadsheet's or pandas'.
+        cells = {name: pa.array(map(itemgetter(at), lines), pa.string()) for at, name in enumerate(header) if name}
+        yield pa.table({name: _stripped(column) for name, column in cells.items()}), rows[whole], issues
+        first += len(rows)
     if not header:
         raise UsageError(f"{url}: the file is empty; a clip list has at least the columns {', '.join(REQUIRED)}")
     if first == 1:

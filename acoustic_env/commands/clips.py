@@ -209,9 +209,10 @@ def _drop_missing(lists: Sequence[str], out: str) -> str:
 def _read_clip(uri: str, start_s: float | None, end_s: float | None, name: str) -> None:
     from acoustic_env.audio.decode import decode
     from acoustic_env.audio.fetch import open_source
+    from acoustic_env.audio.prepare import check_length
 
     with open_source(uri) as source:
-        decode(source, start_s, end_s, name)
+        check_length(*decode(source, start_s, end_s, name), name)
 
 
 def _progress(done: int, total: int) -> None:

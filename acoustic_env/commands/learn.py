@@ -183,8 +183,8 @@ def run_train(namespace: argparse.Namespace) -> int:
 
 def _run_overfit(namespace: argparse.Namespace, study: Study, batches: int) -> int:
     """Train on a few batches alone and say whether the loss fell to a fiftieth."""
+    from acoustic_env.models.estimators.overfit import overfit
     from acoustic_env.models.learn import preprocessed_parts
-    from acoustic_env.models.overfit import overfit
 
     train, _ = preprocessed_parts(study)
     model: Any = study.recipe.model
@@ -236,7 +236,7 @@ def run_study_command(namespace: argparse.Namespace) -> None:
     from acoustic_env.audit.table import write_table
     from acoustic_env.io.files import check_place
     from acoustic_env.io.location import join
-    from acoustic_env.models.study import run_study, score_name, study_lines, study_table
+    from acoustic_env.models.compare import run_study, score_name, study_lines, study_table
 
     place = join(settings.out, "study.csv")
     check_place(place)

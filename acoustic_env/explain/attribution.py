@@ -26,9 +26,9 @@ from scipy import stats
 
 from acoustic_env.explain.gradients import LogOdds, is_smooth, weight_count
 from acoustic_env.explain.maps import stratified_rows
-from acoustic_env.models.classifier import Ensemble
-from acoustic_env.models.classifiers.xgboost import MOST_SINGLE_OUTPUTS
-from acoustic_env.models.per_label import PerLabelClassifier
+from acoustic_env.models.estimators.fitting import Ensemble
+from acoustic_env.models.estimators.per_label import PerLabelClassifier
+from acoustic_env.models.estimators.xgboost import MOST_SINGLE_OUTPUTS
 from acoustic_env.stats.intervals import Floats
 
 CLUSTERS: Final = 20

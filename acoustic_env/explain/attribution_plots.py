@@ -14,7 +14,7 @@ from acoustic_env.explain.importance import Importance, feature_groups, permutat
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot, table
 from acoustic_env.features.modulation import SHAPE, as_maps
-from acoustic_env.models.preprocess import Loading
+from acoustic_env.models.data.preprocessing import Loading
 from acoustic_env.stats.intervals import Floats
 
 SECTION: Final = "What the model relies on"

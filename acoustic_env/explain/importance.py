@@ -19,9 +19,9 @@ from scipy import stats
 from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
-from acoustic_env.models.evaluate import Ranking
-from acoustic_env.models.preprocess import Part
+from acoustic_env.models.data.preprocessing import Part
 from acoustic_env.stats.intervals import TAIL, Floats
+from acoustic_env.stats.ranking import Ranking
 
 REPEATS: Final = 20
 MOST_ROWS: Final = 1000

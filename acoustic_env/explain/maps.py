@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.models.preprocess import PrincipalComponents
+from acoustic_env.models.data.preprocessing import PrincipalComponents
 from acoustic_env.stats.intervals import Floats
 
 PERPLEXITY: Final = 30.0

@@ -18,9 +18,10 @@ from acoustic_env.explain.style import class_name
 from acoustic_env.features import vggish_released
 from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.models.bundle import Bundle, clips_hash
-from acoustic_env.models.classifier import Ensemble, Examples, fit_ensemble, stops_on_rows
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
+from acoustic_env.models.estimators.fitting import Ensemble, fit_ensemble, stops_on_rows
 from acoustic_env.models.learn import Log, bundle_matrix, without_absent
-from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
 from acoustic_env.stats.intervals import Floats
 from acoustic_env.store.feature_store import FeatureStore
 

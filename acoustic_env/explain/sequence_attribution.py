@@ -21,7 +21,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.explain.attribution import SEED, expected_gradients
 from acoustic_env.explain.gradients import LogOdds, is_smooth
 from acoustic_env.explain.material import HeldOutScorer, Material
-from acoustic_env.models.windows import Cut
+from acoustic_env.models.data.cut import Cut
 from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:

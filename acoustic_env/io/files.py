@@ -61,6 +61,11 @@ def files_below(url: str) -> list[str] | None:
     return found if found or path is not None else None
 
 
+def others_below(url: str) -> list[str]:
+    """Return the paths below a folder of what is neither file nor folder, sorted: links to nothing, pipes, devices."""
+    return open_filesystem(url).others()
+
+
 def open_file(url: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
     """Open a file for reading, seekable; of a remote one only the blocks that are read are fetched.
 

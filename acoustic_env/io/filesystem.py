@@ -140,6 +140,10 @@ class Filesystem:
         listed = (Entry(name[skip:], int(info.get("size") or 0), _modified(info)) for name, info in found.items())
         return sorted((entry for entry in listed if entry.path.startswith(wanted)), key=lambda entry: entry.path)
 
+    def others(self) -> list[str]:
+        """Return the paths of what is neither file nor folder, sorted: links to nothing, pipes, devices."""
+        return []
+
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder, sorted; none when it does not exist."""
 
@@ -181,8 +185,8 @@ class Filesystem:
             data = cast(bytes, self.filesystem.cat_file(self.full(path), start=start, end=end))
         except Exception as error:
             refused = s3_code(error) == "InvalidRange" or "range" in str(error).lower()
-            if refused and self._size(path) == 0:
-                return b""  # S3 refuses any range of an empty object
+            if refused and self._size(path) <= start:
+                return b""  # S3 refuses a range that begins after the end, and any of an empty object
             raise
         return data if len(data) <= end - start else data[start:end]  # a filesystem without ranges gave all of it
 
@@ -340,9 +344,16 @@ class LocalFilesystem(Filesystem):
 
     def entries(self, folder: str, prefix: str = "") -> list[Entry]:
         wanted = f"{folder}/{prefix}" if folder else prefix
-        return sorted(
-            (entry for entry in self._below(folder) if entry.path.startswith(wanted)), key=lambda entry: entry.path
-        )
+        found = []
+        for path, item in self._below(folder):
+            if path.startswith(wanted) and _leads_to(item.is_file):
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    status = item.stat()
+                    found.append(Entry(path, status.st_size, status.st_mtime))
+        return sorted(found, key=lambda entry: entry.path)
+
+    def others(self) -> list[str]:
+        return sorted(path for path, item in self._below("") if not _leads_to(item.is_file))
 
     def folders(self, folder: str) -> list[str]:
         directory = self.folder / folder
@@ -350,8 +361,8 @@ class LocalFilesystem(Filesystem):
             return sorted(item.name for item in directory.iterdir() if item.is_dir())
         return []
 
-    def _below(self, folder: str) -> Iterator[Entry]:
-        """Yield the files below a folder. Links are followed after all else, so that no folder is listed twice."""
+    def _below(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield what is below a folder and no folder. Links are followed last, so that no folder is listed twice."""
         waiting, seen = deque([folder]), set[tuple[int, int]]()
         while waiting:
             below = waiting.popleft()
@@ -362,12 +373,10 @@ class LocalFilesystem(Filesystem):
                 seen.add((status.st_dev, status.st_ino))
                 for item in sorted(os.scandir(self.folder / below), key=lambda item: item.name):
                     path = f"{below}/{item.name}" if below else item.name
-                    if item.is_dir():
+                    if _leads_to(item.is_dir):
                         (waiting.append if item.is_symlink() else waiting.appendleft)(path)
-                    elif item.is_file():
-                        with suppress(FileNotFoundError):  # removed meanwhile
-                            status = item.stat()
-                            yield Entry(path, status.st_size, status.st_mtime)
+                    else:
+                        yield path, item
 
     def read(self, path: str) -> bytes:  # fsspec cannot read pipes
         return retrying(lambda: (self.folder / path).read_bytes(), self.place(path), "read")
@@ -550,6 +559,14 @@ def whole_file(path: Path, aside: Path | None = None) -> Iterator[Path]:
 def _is_stream(path: Path) -> bool:
     """Return whether a path is a device, a pipe or an open file, which has no other file in its place."""
     return str(path.parent) in STREAMS or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _leads_to(ask: Callable[[], bool]) -> bool:
+    """Return what a directory entry answers; False for a link to itself, or to where this user may not look."""
+    try:
+        return ask()
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A trained classifier as a folder: everything prediction needs, without pickle (see `storage`)."""
+"""A trained classifier as a folder: everything prediction needs, without pickle (see `estimators.storage`)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_bytes, read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import join
-from acoustic_env.models.calibrate import Calibrator
-from acoustic_env.models.classifier import Ensemble
-from acoustic_env.models.matrix import FeatureMatrix
+from acoustic_env.models.data.matrix import FeatureMatrix
+from acoustic_env.models.data.preprocessing import KeepFrames, Preprocessor, load_preprocessor
+from acoustic_env.models.estimators.fitting import Ensemble
+from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
 from acoustic_env.models.novelty import Novelty
-from acoustic_env.models.performance import Performance
-from acoustic_env.models.preprocess import KeepFrames, Preprocessor, load_preprocessor
-from acoustic_env.models.storage import dump_estimator, load_estimator
+from acoustic_env.models.validation.calibration import Calibrator
+from acoustic_env.models.validation.performance import Performance
 from acoustic_env.stats.intervals import Floats
 
 FORMAT: Final = 5

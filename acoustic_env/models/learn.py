@@ -19,15 +19,17 @@ from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path
 from acoustic_env.models.bundle import Bundle, clips_hash, keys
-from acoustic_env.models.calibrate import Calibrator
-from acoustic_env.models.classifier import Examples, fit_ensemble
-from acoustic_env.models.cross_val import cross_fit, out_of_fold, predicted_parts
-from acoustic_env.models.matrix import FeatureMatrix, load_frames, load_matrix
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.matrix import FeatureMatrix, load_frames, load_matrix
+from acoustic_env.models.data.preprocessing import KeepFrames, Preprocessor, make_preprocessor
+from acoustic_env.models.data.stored_frames import frames_block
+from acoustic_env.models.data.windows import at_level, clip_frames, learn_recordings, per_row, recording_targets
+from acoustic_env.models.estimators.fitting import Ensemble, fit_ensemble, stops_on_rows
 from acoustic_env.models.novelty import Novelty
-from acoustic_env.models.performance import Performance, performance
-from acoustic_env.models.preprocess import KeepFrames, Preprocessor, make_preprocessor
-from acoustic_env.models.stored_frames import frames_block
-from acoustic_env.models.windows import at_level, clip_frames, learn_recordings, per_row, recording_targets
+from acoustic_env.models.training.on_ray import one_group
+from acoustic_env.models.validation.calibration import Calibrator
+from acoustic_env.models.validation.cross_fitting import cross_fit, out_of_fold, predicted_parts
+from acoustic_env.models.validation.performance import Performance, performance
 from acoustic_env.store.feature_store import FeatureStore
 
 Log = Callable[[str], None]
@@ -199,6 +201,7 @@ def learning_rows(study: Study) -> Examples:
     return study.examples(study.learning).map(fit_preprocessor(study).transform)
 
 
+@one_group()
 def train(
     study: Study, log: Log = print, *, classifier: Any = None, checkpoints: str | None = None
 ) -> tuple[Bundle, Performance]:
@@ -213,7 +216,7 @@ def train(
         log: receives the lines of the preprocessing's summary.
         classifier: any scikit-learn classifier with `predict_proba`, instead of the recipe's kind. The ensemble and the
             seed are the recipe's.
-        checkpoints: where Ray Train's workers keep checkpoints; None for a temporary folder.
+        checkpoints: where Ray Train's workers keep checkpoints; None for the memory of the run.
 
     Returns:
         The bundle, and the performance of its procedure on rows held out from all of it.
@@ -246,6 +249,8 @@ def train(
     of_held = unseen[per_row(held, unseen)]
     y_held, probabilities, held_groups = at_level(recipe, y[held], of_held, recordings)
     calibrator = Calibrator(recipe.task, model.seed).fit(probabilities, y_held, held_groups)
+    if members["size"] == 1 and stops_on_rows(ensemble.members[0]):
+        calibrator = _adapted(calibrator, ensemble, data, np.isin(folds, recipe.split.validation_folds), study)
     calibrated, by_row = cross_fit(recipe.task, y_held, probabilities, held_groups, model.seed)
     found = performance(recipe.task, classes, y_held, probabilities, held_groups, by_row, calibrated)
     threshold = float(calibrator.thresholds_[-1]) if recipe.task == "binary" else float("nan")
@@ -270,6 +275,16 @@ def train(
         exponent=learn_recordings(recipe, y[held], of_held, recordings),
     )
     return bundle, found
+
+
+def _adapted(
+    calibrator: Calibrator, ensemble: Ensemble, data: Examples, held: npt.NDArray[np.bool_], study: Study
+) -> Calibrator:
+    """Return the calibration for the one model that is shipped, from the rows that it stopped on."""
+    rows = data.take(held)
+    recordings = study.clips["group"].take(pa.array(study.learning[held])).to_pylist()
+    y, probabilities, _ = at_level(study.recipe, rows.y, ensemble.predict_proba(rows.x), recordings)
+    return calibrator.adapted(probabilities, y)
 
 
 def _median_length(clips: pa.Table) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.data.frames import Sequences
 from acoustic_env.stats.intervals import Bools, Floats
 
 REFERENCES: Final = 1000

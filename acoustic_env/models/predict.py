@@ -15,8 +15,8 @@ import pyarrow as pa
 from acoustic_env.audio.decode import decode
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.data.windows import pool_recordings, window_times
 from acoustic_env.models.predictor import Decode, Prediction, Predictor
-from acoustic_env.models.windows import pool_recordings, window_times
 from acoustic_env.stats.intervals import Floats
 from acoustic_env.store.feature_store import FeatureStore
 

@@ -19,8 +19,8 @@ from acoustic_env.audio.fetch import open_audio
 from acoustic_env.errors import ClipError
 from acoustic_env.features.block import Waveforms, to_table
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.matrix import FeatureMatrix, computed_matrix
-from acoustic_env.models.windows import pool, pool_recordings
+from acoustic_env.models.data.matrix import FeatureMatrix, computed_matrix
+from acoustic_env.models.data.windows import pool, pool_recordings
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.stats.intervals import Floats
 
@@ -133,6 +133,9 @@ class Predictor:
         bundle.check_versions({work.spec.name: work.fingerprints for work, _ in self._blocks})
         for _, block in self._blocks:
             block.load(device)
+        for member in bundle.classifier.members:
+            if hasattr(member, "network"):
+                member.device = device
 
     @classmethod
     def load(cls, folder: str | Path, *, window_s: float | None = None, device: str = "cpu") -> Self:

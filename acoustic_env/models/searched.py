@@ -13,10 +13,13 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from acoustic_env.config import ClassifierSettings
-from acoustic_env.models.classifier import Examples, TaskClassifier, fit_ensemble
-from acoustic_env.models.cross_val import INNER_FOLDS
-from acoustic_env.models.folds import grouped_folds
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.folds import grouped_folds
+from acoustic_env.models.estimators.contract import TaskClassifier
+from acoustic_env.models.estimators.fitting import fit_ensemble
+from acoustic_env.models.training.loop import Diverged
 from acoustic_env.models.tune import sampler, score_settings, search_settings
+from acoustic_env.models.validation.cross_fitting import INNER_FOLDS
 from acoustic_env.stats.intervals import Floats
 
 log = logging.getLogger("acoustic_env.models.searched")
@@ -88,8 +91,12 @@ def search_in_process(
 
     def objective(trial: Any) -> float:
         start.search_space(trial, rows.x.shape[1])
-        found.append((score_settings(start.at(trial.params), rows, FOLDS, classes), trial.params))
-        return found[-1][0]
+        try:
+            score = score_settings(start.at(trial.params), rows, FOLDS, classes)
+        except Diverged as error:
+            raise optuna.TrialPruned from error
+        found.append((score, trial.params))
+        return score
 
     study = optuna.create_study(direction="maximize", sampler=sampler(base.seed, trials))
     study.optimize(objective, n_trials=trials - 1)

@@ -1,7 +1,8 @@
 """Search of a classifier's settings with Ray Tune and Optuna: the search space of its kind, parallel, resumable.
 
 The data are preprocessed once and put once into Ray's object store; every trial fits one estimator in a process of one
-CPU, and reports its validation score. Test rows are not there.
+CPU, with a GPU of its own where the kind is worth one and the cluster has some, and reports its validation score. Test
+rows are not there.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import pyarrow as pa
 from sklearn.preprocessing import FunctionTransformer
 
 from acoustic_env.config import ClassifierSettings
-from acoustic_env.models.classifier import Examples, fit_model, predict_proba
-from acoustic_env.models.cross_val import out_of_fold
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences
+from acoustic_env.models.data.windows import per_row
+from acoustic_env.models.estimators.fitting import fit_model, predict_proba
 from acoustic_env.models.search_state import SearchState
-from acoustic_env.models.sequences import Sequences
-from acoustic_env.models.thresholds import main_score
-from acoustic_env.models.windows import per_row
+from acoustic_env.models.validation.cross_fitting import out_of_fold
+from acoustic_env.models.validation.thresholds import main_score
+from acoustic_env.pipeline.pools import Node
 from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:
@@ -232,6 +235,7 @@ def _run_trials(
         storage=_earlier_scores(space, earlier),
         study_name=STUDY,
     )
+    wanted, together = trial_resources(base, cluster_resources())
     data = ray.put((train, validation))
     trainable = tune.with_parameters(_run_trial, data=data, base=base, classes=classes)
     config = tune.TuneConfig(
@@ -239,19 +243,32 @@ def _run_trials(
         metric=METRIC,
         mode="max",
         reuse_actors=True,  # or every trial would load torch anew
-        search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=max(1, int(cluster_resources().cpus))),
+        search_alg=tune.search.ConcurrencyLimiter(searcher, max_concurrent=together),
     )
     with (
         tempfile.TemporaryDirectory(prefix="acoustic-env-tune-") as scratch,
         contextlib.redirect_stdout(sys.stderr),  # Ray's tables are no result
     ):
         run = tune.RunConfig(storage_path=scratch, callbacks=[Record()], verbose=0)
-        tuner = tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=config, run_config=run)
+        tuner = tune.Tuner(tune.with_resources(trainable, wanted), tune_config=config, run_config=run)
         results = tuner.fit()
     failed = [result for result in (results[place] for place in range(len(results))) if result.error]
     if len(failed) < state.left:
         raise KeyboardInterrupt  # which Ray Tune takes for an end of the search
     return [_trial(0, base, result.config, {}, result.error) for result in failed]
+
+
+def trial_resources(settings: ClassifierSettings, offered: Node) -> tuple[dict[str, float], int]:
+    """Return what a trial reserves in a cluster, and how many fit at once: no two share a GPU.
+
+    >>> from acoustic_env.config import classifier_settings
+    >>> offered = Node("", "two GPUs", cpus=8, gpus=2, memory=2**34)
+    >>> [trial_resources(classifier_settings({"kind": kind}), offered) for kind in ("cnn", "mlp")]
+    [({'cpu': 1.0, 'gpu': 1.0}, 2), ({'cpu': 1.0}, 8)]
+    """
+    if getattr(settings, "uses_gpu", False) and offered.gpus >= 1:
+        return {"cpu": 1.0, "gpu": 1.0}, max(1, int(min(offered.cpus, offered.gpus)))
+    return {"cpu": 1.0}, max(1, int(offered.cpus))
 
 
 def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> Any:

@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -67,12 +69,14 @@ def cluster(address: str | None) -> Iterator[Node | None]:
         return
     workers_of_one_thread()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
-        if joins(address):
+        own = None if joins(address) else _start_local()
+        if own is None:
             _join(address)
-            yield None
-        else:
-            yield _start_local()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)  # Ray's handler dumps a stack and ends the process
+        yield own
     finally:
         ray.shutdown()
 
@@ -121,6 +125,18 @@ def _start_local() -> Node:
 def torch_has_cuda() -> bool:
     """Whether the PyTorch installed here could use a GPU; a wheel for processors cannot, whatever Ray counts."""
     return not version("torch").endswith("+cpu")
+
+
+def may_use_gpu() -> bool:
+    """Whether PyTorch may compute on a GPU here: one that it sees, and that Ray granted if this is a Ray worker."""
+    import torch
+
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        context = ray.get_runtime_context()
+        if (context.get_task_id() or context.get_actor_id()) and not context.get_accelerator_ids()["GPU"]:
+            return False
+    return torch.cuda.is_available()
 
 
 @contextlib.contextmanager

@@ -40,5 +40,6 @@ def describe_estimate(
 def _alike(record: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:
     """Whether a run computed the same versions, and got through some clips with workers that are known."""
     same = record.get("fingerprints") == planned["fingerprints"]
-    same = same and all(record["settings"].get(name) == planned["settings"].get(name) for name in ALIKE)
-    return bool(same and record.get("finished") and record.get("pools", {}).get("cpu"))
+    same = same and all(record.get("settings", {}).get(name) == planned["settings"].get(name) for name in ALIKE)
+    known = record.get("pools", {}).get("cpu") and record.get("seconds", {}).get("wall")
+    return bool(same and record.get("finished") and known)

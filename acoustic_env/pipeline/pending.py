@@ -1,7 +1,8 @@
 """The pending list of a run: Parquet below `STORE/runs/<run_id>/pending/`, one row a task, read lazily by the graph.
 
-Neighbors share a shard, and clips of like length a task. A task is bounded by seconds of audio; where the clips lie in
-row groups of Parquet files, which are read as a whole, a row group stays in one task.
+Neighbors share a shard, and clips of like length a task; the longest come first, lest a worker ends alone with them. A
+task is bounded by seconds of audio; where the clips lie in row groups of Parquet files, which are read as a whole, a
+row group stays in one task.
 
 A list whose URLs hold credentials is not written: its tasks go through Ray's memory.
 """
@@ -111,7 +112,7 @@ def cut_tasks(rows: pa.Table, task_s: float, least_s: float = 0.0) -> pa.Table:
     shard = pc.if_else(placed, pc.replace_substring_regex(rows["uri"], "^(tar|parquet)://.*?::", ""), "")
     seconds = pc.fill_null(rows["seconds"], ASSUMED_S)
     keys = pa.table({"shard": shard, "offset": rows["byte_offset"], "seconds": seconds})
-    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    order = pc.sort_indices(keys, [("shard", "ascending"), ("offset", "ascending"), ("seconds", "descending")])
     rows, keys = rows.take(order).combine_chunks(), keys.take(order)
     same = pc.and_(*(pc.equal(keys[name][1:], keys[name][:-1]) for name in ("shard", "offset")))
     starts = np.flatnonzero(~np.concatenate([[False], pc.fill_null(same, False).to_numpy()]))  # of what stays together

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import TooManyFailures
+from acoustic_env.io.location import split_shard
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.record import RunRecord
 
@@ -104,9 +105,14 @@ def _most_frequent(errors: pa.Table, settings: ExtractSettings) -> str:
     if not errors.num_rows:
         return ""
     code = max(errors["code"].value_counts().to_pylist(), key=lambda count: count["counts"])["values"]
-    said = f"Most often {code}: {errors.filter(pc.equal(errors['code'], code))['message'][0]}. "
+    example = errors.filter(pc.equal(errors["code"], code)).slice(0, 1).to_pylist()[0]
+    said = f"Most often {code}: {example['message'].rstrip('.?')}. "
     if code != "not_found":
         return said
+    if split_shard(example["source"])[0]:
+        return (
+            f"{said}A list made again from the shards has what they hold: acoustic-env clips from-tar, from-parquet. "
+        )
     return (
         f"{said}Audio that is gone for good is left out of the list by: acoustic-env clips check {settings.clips} "
         "--drop-missing NEW.parquet. "

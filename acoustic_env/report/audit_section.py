@@ -20,12 +20,12 @@ from acoustic_env.audit.relabel import applies
 from acoustic_env.audit.table import read_table
 from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.evaluate import Ranking
 from acoustic_env.report.audit_plots import estimate_plot, found_plot, quality_plot
 from acoustic_env.report.inputs import Inputs
 from acoustic_env.report.page import Section
 from acoustic_env.report.parts import Code, Heading, Part, Table, Text, digits
 from acoustic_env.stats.intervals import of_metric
+from acoustic_env.stats.ranking import Ranking
 
 SUSPECTS: Final = 15
 REASONS: Final = 12

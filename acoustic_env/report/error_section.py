@@ -21,7 +21,7 @@ from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import unseen_clips
-from acoustic_env.models.performance import called_classes
+from acoustic_env.models.validation.performance import called_classes
 from acoustic_env.report.clip_plots import GALLERY, gallery_plot
 from acoustic_env.report.clip_sample import RATE, HeardClip, hear, seeded_order
 from acoustic_env.report.clip_section import tags_of

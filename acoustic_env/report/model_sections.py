@@ -13,7 +13,7 @@ from acoustic_env.explain.plot import read_index
 from acoustic_env.explain.style import class_name
 from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.study import TIMES
+from acoustic_env.models.compare import TIMES
 from acoustic_env.report import plots
 from acoustic_env.report.page import Section
 from acoustic_env.report.parts import Code, Part, Table, Terms, Text, digits
@@ -21,10 +21,8 @@ from acoustic_env.report.parts import Code, Part, Table, Terms, Text, digits
 CLASSES: Final = 30
 ROWS: Final = 40
 TRIALS: Final = 10
-CLASS_METRICS: Final = (
-    *("precision", "recall", "f1", "auc", "average_precision"),
-    *("share", "mean_posterior", "calibration_error"),
-)
+CLASS_METRICS: Final = ("precision", "recall", "f1", "auc", "average_precision")
+CLASS_CALIBRATION: Final = ("share", "mean_posterior", "calibration_error")
 HELD_OUT_BY: Final = (
     "Every held-out clip was predicted by an ensemble that was preprocessed, trained and stopped without it, "
     "with a calibration and thresholds that were chosen without it. The shipped ensemble has seen more clips."
@@ -159,9 +157,12 @@ def _judged(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.EvaluatedCl
         for name in ("ece", "class_ece", "brier")
         if f"{name}_before" in errors
     ]
-    title = f"Calibration ({bundle.calibrator.kind_}), {clips.name}"
-    drawn = plots.performance_plots(metrics, clips)
-    return [*found, Table(title, ("metric", "before", "after"), rows), *drawn]
+    title = f"Calibration ({bundle.calibrator.kind_.replace('_', ' ')}), {clips.name}"
+    found.append(Table(title, ("metric", "before", "after"), rows))
+    rows = [(class_name(row["name"]), *(digits(row[key]) for key in CLASS_CALIBRATION)) for row in shown]
+    header = ("class", f"share of the {bundle.recipe.level}s", "mean posterior", "calibration error")
+    found.append(Table(f"Probabilities of each class on {clips.name}{more}", header, rows))
+    return [*found, *plots.performance_plots(metrics, clips)]
 
 
 def study_section(table: pa.Table) -> Section:

@@ -183,7 +183,7 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     panel.plot([0, 1], [0, 1], color=style.GREY, lw=1, ls="--", label="perfect")
     tables: list[pd.DataFrame] = []
     errors = metrics["calibration"]
-    name = "class_ece" if "class_ece_before" in errors else "ece"
+    name = "ece" if "ece_before" in errors else "class_ece"
     before, after = errors[f"{name}_before"], errors[f"{name}_after"]  # None: no class has enough positive clips
     for number, (when, ece) in enumerate((("before", before), ("after", after))):
         diagram = metrics[f"reliability_{when}"]
@@ -204,8 +204,9 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     elif clips.section == HELD_OUT.section:
         fitted = "each clip by a calibration fitted on others"
     missed, repaired = ("an unknown amount" if error is None else f"{error:.3f}" for error in (before, after))
-    counted = errors.get("class_ece_classes")
-    of = "" if counted is None else f"as a mean over {int(counted):,} classes with enough positive clips, "
+    of = ""
+    if "ece_before" not in errors:
+        of = f"as a mean over {int(errors['class_ece_classes']):,} classes with enough positive clips, "
     sentence = (
         "Calibration: the predicted probability differs from the observed share by "
         f"{missed} before calibration and by {repaired} after it, {of}on {clips.name} ({fitted})."

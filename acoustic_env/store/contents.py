@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ValidationError
 
 from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import StoreInconsistentError, UsageError
@@ -20,6 +21,24 @@ from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_
 from acoustic_env.store.schema import ERROR_SCHEMA, KEY_SCHEMA, Described, describe
 
 log = logging.getLogger("acoustic_env.store")
+
+
+class _Run(BaseModel, strict=True):
+    """The fields of a run record that readers rely on, where it has them."""
+
+    run_id: str = ""
+    settings: dict[str, Any] = {}
+    fingerprints: dict[str, dict[str, str]] = {}
+    pools: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    throughput: dict[str, float] = {}
+    versions: dict[str, str] = {}
+    clips: int = 0
+    pending: int = 0
+    finished: int = 0
+    failed: int = 0
+    left: int = 0
+    clips_per_second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -214,7 +233,7 @@ class StoreContents:
             return UnreadablePart(entry, str(error))
 
     def runs(self) -> list[dict[str, Any]]:
-        """Return the records of all runs, oldest first; one that is not JSON is left out with a warning."""
+        """Return the records of all runs, oldest first; one that is damaged is left out with a warning."""
         records = (self.run(run_id) for run_id in filter(layout.is_name, self.filesystem.folders(layout.RUNS)))
         return [record for record in records if record is not None]
 
@@ -222,10 +241,14 @@ class StoreContents:
         """Return the record of a run; None where there is none."""
         path = layout.run_path(run_id)
         try:
-            record = json.loads(self.filesystem.read(path))
+            data = self.filesystem.read(path)
+            _Run.model_validate_json(data)
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            log.warning("%s: not a run record: %s", self.filesystem.place(path), error)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            at = ".".join(map(str, wrong["loc"])) or "it"
+            log.warning("%s: a damaged run record, left out: %s: %s", self.filesystem.place(path), at, wrong["msg"])
             return None
-        return record if isinstance(record, dict) else None
+        record: dict[str, Any] = json.loads(data)
+        return record

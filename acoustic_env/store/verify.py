@@ -195,8 +195,8 @@ def _versions(store: FeatureStore, report: Report) -> dict[tuple[str, str], set[
     last: set[tuple[str, str]] = set()
     for run in store.runs():
         last = set()
-        for block, versions in (run.get("fingerprints") or {}).items():
-            for signal, fingerprint in versions.items() if isinstance(versions, dict) else ():
+        for block, versions in run.get("fingerprints", {}).items():
+            for signal, fingerprint in versions.items():
                 of_runs.setdefault((block, fingerprint), set()).add(signal)
                 last.add((block, fingerprint))
     found = {version: of_runs[version] for version in last}

@@ -19,7 +19,7 @@ from acoustic_env.audio.shards import Place, fetch_together, neighbors
 from acoustic_env.clips.readers.parquet import read_parquet
 from acoustic_env.clips.readers.tar import read_tar
 from acoustic_env.clips.table import absolute_uris, read_clips, write_clips
-from acoustic_env.errors import ClipError
+from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.pipeline.pending import cut_tasks
 from acoustic_env.pipeline.reading import decode_clips
@@ -75,6 +75,49 @@ def test_a_shard_cut_short_costs_only_the_clips_behind_the_cut(tmp_path: Path) -
     assert isinstance(two, ClipError)
     shard.unlink()
     assert [error.code for error in fetch_together(listed) if isinstance(error, ClipError)] == ["not_found"] * 2
+
+
+def test_a_damaged_header_costs_its_own_clip_alone(tmp_path: Path) -> None:
+    shard = make_tar(tmp_path / "s.tar", {f"{i}.wav": wav(i) for i in range(3)})
+    clips = read_tar([str(shard)])
+    listed = places(clips)
+    with tarfile.open(tmp_path / "damaged.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("1.wav")
+        info.pax_headers = {"GNU.sparse.size": "abc"}
+        archive.addfile(info)
+    data = bytearray(shard.read_bytes())
+    data[listed[1].start : listed[1].start + 1536] = (tmp_path / "damaged.tar").read_bytes()[:1536]
+    shard.write_bytes(data)
+    (one, two, three) = decode_clips(pending(absolute_uris(clips)), [16_000])
+    assert (one.error, three.error) == (None, None)
+    assert two.error is not None
+    with pytest.raises(UsageError, match=r"s\.tar: not a whole, uncompressed tar file"):
+        read_tar([str(shard)])
+
+
+def test_whatever_pyarrow_does_to_a_row_costs_its_own_clip_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"audio": [wav(0), wav(1)]}), tmp_path / "a.parquet", row_group_size=1)
+    clips = absolute_uris(read_parquet([str(tmp_path / "a.parquet")], label_column=None))
+    real = pq.ParquetFile.read_row_group
+
+    def damaged(file: pq.ParquetFile, group: int, **options: object) -> pa.Table:
+        return real(file, group, **options).slice(0, 0 if group else 1)  # fewer rows than the footer says
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", damaged)
+    (one, two) = decode_clips(pending(clips), [16_000])
+    assert one.error is None
+    assert two.error is not None
+    assert two.error.code == "decode_failed"
+
+
+def test_a_shorter_shard_on_s3_gives_the_named_member(s3: S3Server, tmp_path: Path) -> None:
+    bucket, url = open_filesystem(f"s3://{s3.bucket}"), f"s3://{s3.bucket}/s.tar"
+    bucket.write("s.tar", make_tar(tmp_path / "s.tar", {"1.wav": wav(1, 80_000), "2.wav": wav(2)}).read_bytes())
+    listed = places(read_tar([url]))
+    bucket.write("s.tar", make_tar(tmp_path / "s.tar", {"2.wav": wav(2)}).read_bytes())
+    assert fetch_together(listed[1:]) == [wav(2)]
 
 
 def test_rows_of_parquet_files_are_read_by_row_group(tmp_path: Path) -> None:

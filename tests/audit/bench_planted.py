@@ -39,7 +39,7 @@ from acoustic_env.audit.posterior import predict_out_of_fold, score_posterior
 from acoustic_env.audit.sample import allocate, score_strata
 from acoustic_env.audit.scorers import LabeledClips, Scorer, load_scorer
 from acoustic_env.config import AuditSettings
-from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.data.frames import Sequences
 from tests.audit.planted import plant_errors
 
 RATES = (0.05, 0.1, 0.2, 0.3)
@@ -101,7 +101,7 @@ def read_study(clips: str, store: str, name: str, *, frames: bool = False) -> St
     from acoustic_env.clips.select import class_targets, select
     from acoustic_env.clips.table import read_clips
     from acoustic_env.io.documents import load_recipe
-    from acoustic_env.models.matrix import load_frames, load_matrix
+    from acoustic_env.models.data.matrix import load_frames, load_matrix
     from acoustic_env.store.feature_store import FeatureStore
 
     recipe = load_recipe(name)

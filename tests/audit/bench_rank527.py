@@ -59,7 +59,7 @@ def prepare_study(folder: Path) -> tuple[ranking.Clips, np.ndarray, AuditSetting
     from acoustic_env.clips.select import class_targets, select
     from acoustic_env.clips.table import read_clips
     from acoustic_env.io.documents import load_recipe
-    from acoustic_env.models.matrix import load_matrix
+    from acoustic_env.models.data.matrix import load_matrix
     from acoustic_env.store.feature_store import FeatureStore
 
     recipe = load_recipe("audioset-527")

@@ -28,10 +28,11 @@ from acoustic_env.clips.table import CLIP_SCHEMA, write_clips
 from acoustic_env.features.block import Column, table_schema, to_table
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle, keys
-from acoustic_env.models.calibrate import Calibrator
-from acoustic_env.models.classifier import Ensemble, Examples, fit, make_estimator
-from acoustic_env.models.matrix import load_matrix
-from acoustic_env.models.preprocess import Preprocessor
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.matrix import load_matrix
+from acoustic_env.models.data.preprocessing import Preprocessor
+from acoustic_env.models.estimators.fitting import Ensemble, fit, make_estimator
+from acoustic_env.models.validation.calibration import Calibrator
 from acoustic_env.store.feature_store import FeatureStore
 from tests.models.conftest import Generated
 

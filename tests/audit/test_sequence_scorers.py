@@ -21,7 +21,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelBlock
-from acoustic_env.models.sequences import Sequences
+from acoustic_env.models.data.frames import Sequences
 from acoustic_env.store.feature_store import FeatureStore
 from tests.audit.planted import plant_errors
 

@@ -44,6 +44,14 @@ def test_a_folder_becomes_a_list_that_checks_and_reads(tree: Path, tmp_path: Pat
     assert f"{out}: no issues" in capsys.readouterr().out
 
 
+def test_check_names_a_clip_that_is_too_short_for_every_block(tree: Path, tmp_path: Path, capsys: Captured) -> None:
+    soundfile.write(tree / "urban" / "1.wav", np.ones(100), 8000)
+    out = tmp_path / "clips.csv"
+    assert main(["clips", "from-folder", str(tree), "--out", str(out)]) == 0
+    assert main(["clips", "check", str(out), "--read"]) == 2
+    assert "row 5, column uri: too_short: tree/urban/1.wav: 0.0125 s of audio" in capsys.readouterr().err
+
+
 def test_check_decodes_and_names_a_clip_that_is_no_audio(tree: Path, tmp_path: Path, capsys: Captured) -> None:
     (tree / "urban" / "1.wav").write_text("this is no sound")
     out = tmp_path / "clips.csv"

@@ -180,6 +180,18 @@ def test_links_to_folders_are_followed_and_each_folder_is_listed_once(tmp_path: 
     assert read_folder(str(tmp_path / "tree"))["clip_id"].to_pylist() == ids
 
 
+def test_what_leads_to_no_file_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    tone(folder / "a.wav", 0.2)
+    (folder / "gone.wav").symlink_to(tmp_path / "nothing.wav")
+    (folder / "itself.wav").symlink_to("itself.wav")
+    os.mkfifo(folder / "pipe.wav")
+    said: list[str] = []
+    assert read_folder(str(folder), log=said.append)["clip_id"].to_pylist() == ["set/a.wav"]
+    names = "'gone.wav', 'itself.wav', 'pipe.wav'"
+    assert said == [f"{folder}: 3 names are passed over that lead to no file, as links to nothing do: {names}"]
+
+
 def test_files_with_unknown_endings_are_named_and_taken_as_the_message_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

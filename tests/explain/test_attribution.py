@@ -9,8 +9,9 @@ from sklearn.naive_bayes import GaussianNB
 from acoustic_env.config import CLASSIFIERS, Task, classifier_settings
 from acoustic_env.explain.attribution import attribute, draw_backgrounds, expected_gradients, permutation_values
 from acoustic_env.explain.gradients import LogOdds
-from acoustic_env.models.classifier import Ensemble, Examples, fit, make_estimator
-from acoustic_env.models.mlp import MLPClassifier
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.estimators.fitting import Ensemble, fit, make_estimator
+from acoustic_env.models.estimators.perceptron import MLPClassifier
 
 N, D = 120, 6
 

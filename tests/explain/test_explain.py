@@ -18,9 +18,9 @@ from acoustic_env.explain.attribution_plots import importance_plots
 from acoustic_env.explain.importance import Group, feature_groups, permutation_importance
 from acoustic_env.explain.material import gather
 from acoustic_env.features.modulation import SHAPE
-from acoustic_env.models.evaluate import Ranking
+from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
 from acoustic_env.models.learn import prepare, train
-from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
+from acoustic_env.stats.ranking import Ranking
 from acoustic_env.store.feature_store import FeatureStore
 from tests.explain.conftest import CLIPS, Trained
 

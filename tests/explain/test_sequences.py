@@ -22,8 +22,8 @@ from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.registry import make_block
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.data.cut import Cut
 from acoustic_env.models.learn import prepare, train
-from acoustic_env.models.windows import Cut
 from acoustic_env.store.feature_store import FeatureStore
 
 SHAPE = (40, 16)
@@ -45,9 +45,13 @@ class OnePatchClassifier:
 
     task_, classes_ = "binary", np.arange(2)
     cut_: Cut | None = None
+    runs_on = "cpu"
 
     def network(self) -> torch.nn.Module:
         return OnePatch()
+
+    def build(self, device: str) -> torch.nn.Module:
+        return OnePatch().to(device)
 
 
 def test_both_methods_find_the_only_patch_that_counts() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.errors import ClipError, UsageError
-from acoustic_env.io.arrow import arrow_filesystem
 from acoustic_env.io.files import expand, files_below, read_bytes, write_bytes
 from acoustic_env.io.location import local_path, url
 from tests.s3 import S3Server
@@ -23,9 +22,6 @@ def test_a_key_of_s3_may_hold_what_chains_other_urls(s3: S3Server) -> None:
         assert file.read() == b"1"
     assert files_below(f"s3://{s3.bucket}/a::b") == ["take::1.wav"]
     assert expand(f"s3://{s3.bucket}/a::b/*.wav") == [place]
-    filesystem, path = arrow_filesystem(f"s3://{s3.bucket}/a::b/")
-    assert path == f"{s3.bucket}/a::b"
-    assert filesystem.get_file_info(f"{path}/take::1.wav").size == 1
 
 
 def test_a_file_url_is_absolute(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acoustic_env.models.evaluate import Ranking
 from acoustic_env.stats import intervals
 from acoustic_env.stats.intervals import behind_the_best, of_metric
+from acoustic_env.stats.ranking import Ranking
 
 VARIANTS = 10
 

@@ -18,11 +18,12 @@ from acoustic_env.clips.select import Targets
 from acoustic_env.clips.splits import Split
 from acoustic_env.clips.table import clip_table
 from acoustic_env.config import Recipe, ReductionSettings, SplitSettings, classifier_settings
-from acoustic_env.models import cross_val
-from acoustic_env.models.calibrate import Calibrator, reliability
+from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
+from acoustic_env.models.data.preprocessing import Preprocessor
 from acoustic_env.models.learn import Study, train
-from acoustic_env.models.matrix import FeatureColumn, FeatureMatrix
-from acoustic_env.models.preprocess import Preprocessor
+from acoustic_env.models.validation import cross_fitting as cross_val
+from acoustic_env.models.validation.calibration import Calibrator
+from acoustic_env.models.validation.reliability import reliability
 
 FOLDS = 10
 

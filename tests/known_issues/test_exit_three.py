@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 import yaml
@@ -20,8 +21,10 @@ from acoustic_env.clips.table import clip_table, write_clips
 from acoustic_env.errors import TooManyFailures
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import extract
-from acoustic_env.pipeline.watch import MIN_FAILURES, FailureWatch, allowed_of_pending
+from acoustic_env.pipeline.record import RunRecord
+from acoustic_env.pipeline.watch import MIN_FAILURES, FailureWatch, allowed_of_pending, check_failures
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.schema import ERROR_SCHEMA
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 
@@ -135,3 +138,18 @@ def test_kubernetes_does_not_repeat_a_run_that_would_end_the_same() -> None:
     assert {2, 3, 4, 5} <= set(rule["onExitCodes"]["values"])
     assert rule["onExitCodes"]["containerName"] == work["template"]["spec"]["containers"][0]["name"]
     assert work["template"]["spec"]["restartPolicy"] == "Never", "which a podFailurePolicy requires"
+
+
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [("/data/a.wav", "--drop-missing NEW.parquet"), ("tar://a.wav::/data/s.tar", "clips from-tar, from-parquet. ")],
+)
+def test_the_advice_for_audio_that_is_gone_can_be_followed(source: str, advice: str) -> None:
+    """`--drop-missing` looks for files; it keeps the clips whose shard is there without them."""
+    error = {"clip_id": "a", "source": f"{source} (whole file)", "code": "not_found", "message": "gone; is it there?"}
+    errors = pa.Table.from_pylist([error], ERROR_SCHEMA)
+    record = RunRecord({}, {}, 1, pending=1, failed_on_list=1)
+    with pytest.raises(TooManyFailures) as refused:
+        check_failures(record, errors, ExtractSettings(clips="list.csv", store="store"))
+    assert advice in str(refused.value)
+    assert "not_found: gone; is it there. " in str(refused.value)

@@ -25,7 +25,7 @@ from acoustic_env.clips.table import clip_table, read_clips, write_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.features import indices, modulation
 from acoustic_env.features.embedders import placeholder
-from acoustic_env.models.matrix import load_matrix
+from acoustic_env.models.data.matrix import load_matrix
 from acoustic_env.pipeline.compute import Compute, ComputeSettings
 from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.sink import Write

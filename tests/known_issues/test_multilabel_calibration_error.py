@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acoustic_env.models.calibrate import class_errors, reliability
-from acoustic_env.models.performance import performance
+from acoustic_env.models.validation.performance import performance
+from acoustic_env.models.validation.reliability import class_errors, reliability
 
 CLASSES = 5
 

@@ -13,7 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from acoustic_env.models.calibrate import Calibrator
+from acoustic_env.models.validation.calibration import Calibrator
 
 
 def binary(positive: np.ndarray) -> np.ndarray:

@@ -93,7 +93,6 @@ explain {DONE} --out @/explained
 predict {DONE} --out @/predictions.parquet
 predict --bundle @/bundle --out @/of-files.parquet @/file.flac
 serve --bundle @/bundle
-bench --stages predict --num-clips 1 --bundle @/bundle
 audit rank {STUDY} --duplicates @/groups.parquet --out @/ranked.parquet
 audit plan --half-width 0.2 --ranked @/ranked.parquet
 audit sample --ranked @/ranked.parquet --n 20 --gold @/gold.csv --out @/sample.parquet

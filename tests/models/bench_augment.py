@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from acoustic_env.clips.table import read_clips
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.evaluate import Ranking, mean_over_classes
+from acoustic_env.models.data.preprocessing import make_preprocessor
 from acoustic_env.models.learn import Study, prepare
-from acoustic_env.models.preprocess import make_preprocessor
+from acoustic_env.models.validation.cross_fitting import out_of_fold
 from acoustic_env.stats.intervals import Statistic, of_metric
+from acoustic_env.stats.ranking import Ranking, mean_over_classes
 from acoustic_env.store.feature_store import FeatureStore
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from acoustic_env.audit.table import read_table
 from acoustic_env.clips.table import read_clips
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.evaluate import Ranking
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.preprocessing import Preprocessor
 from acoustic_env.models.learn import prepare
-from acoustic_env.models.preprocess import Preprocessor
+from acoustic_env.models.validation.cross_fitting import out_of_fold
 from acoustic_env.stats.intervals import of_metric
+from acoustic_env.stats.ranking import Ranking
 from acoustic_env.store.feature_store import FeatureStore
 
 

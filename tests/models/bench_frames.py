@@ -23,10 +23,10 @@ from acoustic_env.cli import main
 from acoustic_env.clips.table import read_clips
 from acoustic_env.config import classifier_settings
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.models.classifier import fit, make_estimator, predict_proba
-from acoustic_env.models.evaluate import Ranking, mean_over_classes
+from acoustic_env.models.estimators.fitting import fit, make_estimator, predict_proba
 from acoustic_env.models.learn import Study, fit_preprocessor, prepare, preprocessed_parts
 from acoustic_env.stats.intervals import of_metric, of_share
+from acoustic_env.stats.ranking import Ranking, mean_over_classes
 from acoustic_env.store.feature_store import FeatureStore
 
 RECIPE = load_recipe("audioset-4")

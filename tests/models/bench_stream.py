@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from acoustic_env.models.training import LocalSession
+from acoustic_env.models.training.loop import LocalSession
 from tests.models.streams import examples, generate
 
 BATCH, PAIR_BATCHES = 256, (1_024, 4_096)
@@ -115,8 +115,8 @@ def train(folder: str, clips: int, made: dict[str, Any], *, half: bool) -> dict[
     import torch
 
     from acoustic_env.config import classifier_settings
-    from acoustic_env.models.train import train_on_ray
-    from acoustic_env.models.training import TrainingSpec, train_network
+    from acoustic_env.models.training.loop import TrainingSpec, train_network
+    from acoustic_env.models.training.on_ray import train_on_ray
 
     torch.set_num_threads(1)
     settings: Any = classifier_settings({"kind": "attention", "max_epochs": 1, **made})

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from acoustic_env.features import vggish_released
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.sequences import load_sequences
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import load_sequences
 from acoustic_env.store.feature_store import FeatureStore
 
 

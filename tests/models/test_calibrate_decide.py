@@ -7,8 +7,9 @@ import pytest
 from scipy import special
 from sklearn import metrics
 
-from acoustic_env.models.calibrate import Calibrator, brier, reliability
-from acoustic_env.models.thresholds import Calls, choose_f1_threshold, choose_threshold
+from acoustic_env.models.validation.calibration import Calibrator
+from acoustic_env.models.validation.reliability import brier, reliability
+from acoustic_env.models.validation.thresholds import Calls, choose_f1_threshold, choose_threshold
 
 
 def test_scores_of_calls_are_scikit_learns_with_every_class_counted() -> None:
@@ -159,3 +160,25 @@ def test_the_reliability_bins_hold_every_row_once() -> None:
     assert diagram.count.sum() == 503
     assert (np.diff(diagram.predicted) > 0).all()
     assert ((diagram.low <= diagram.observed) & (diagram.observed <= diagram.high)).all()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_one_network_that_takes_a_class_to_be_commoner_than_its_like_do_is_right_by_its_own_held_out_rows(
+    task: str,
+) -> None:
+    def drawn(seed: int, n: int, bias: float) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(seed)
+        logits = np.array([1.0, -1.0, -3.0]) + 1.5 * random.normal(size=(n, 3))
+        own = 2 * logits + np.array([0.0, 0.0, bias])
+        if task == "multilabel":
+            return special.expit(own), random.random((n, 3)) < special.expit(logits)
+        y = np.array([random.choice(3, p=row) for row in special.softmax(logits, axis=1)])
+        return special.softmax(own, axis=1), y
+
+    calibrator = Calibrator(task).fit(*drawn(0, 4000, bias=0.0))
+    adapted = calibrator.adapted(*drawn(1, 1000, bias=1.0))
+    said, y = drawn(2, 4000, bias=1.0)
+    share = (y if task == "multilabel" else np.eye(3)[y]).mean(axis=0)
+    before, after = (one.predict_proba(said).mean(axis=0) for one in (calibrator, adapted))
+    assert before[2] > 1.25 * share[2]
+    assert after[2] == pytest.approx(share[2], rel=0.12)

@@ -14,8 +14,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from acoustic_env.config import CLASSIFIERS, ClassifierSettings, Recipe, Task, classifier_settings, from_mapping
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import (
-    Examples,
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.estimators import logistic
+from acoustic_env.models.estimators.fitting import (
     fit,
     fit_ensemble,
     fit_model,
@@ -23,14 +24,12 @@ from acoustic_env.models.classifier import (
     predict_proba,
     stops_on_rows,
 )
-from acoustic_env.models.classifiers import logistic
-from acoustic_env.models.classifiers.logistic import LogisticClassifier, fit_weights
-from acoustic_env.models.classifiers.mlp import MLPSettings
-from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.mlp import MLPClassifier
+from acoustic_env.models.estimators.logistic import LogisticClassifier, fit_weights
+from acoustic_env.models.estimators.perceptron import MLPClassifier, MLPSettings
+from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
 from acoustic_env.models.searched import SearchedClassifier
-from acoustic_env.models.storage import dump_estimator, load_estimator
-from acoustic_env.models.training import forward
+from acoustic_env.models.training.loop import forward
+from acoustic_env.models.validation.cross_fitting import out_of_fold
 
 SMALL = MLPSettings(layers=(16,), dropout=0.1, learning_rate=1e-2, max_epochs=15, batch_size=64)
 KINDS = [kind for kind in CLASSIFIERS.names() if not CLASSIFIERS.load(kind).reads_sequences]

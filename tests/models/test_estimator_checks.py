@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from acoustic_env.models.classifiers.knn import KNNClassifier
-from acoustic_env.models.classifiers.logistic import LogisticClassifier
-from acoustic_env.models.classifiers.svm import SVMClassifier
-from acoustic_env.models.classifiers.xgboost import XGBoostClassifier
-from acoustic_env.models.mlp import MLPClassifier
-from acoustic_env.models.preprocess import MeanImputer, PrincipalComponents
+from acoustic_env.models.data.preprocessing import MeanImputer, PrincipalComponents
+from acoustic_env.models.estimators.knn import KNNClassifier
+from acoustic_env.models.estimators.logistic import LogisticClassifier
+from acoustic_env.models.estimators.perceptron import MLPClassifier
+from acoustic_env.models.estimators.svm import SVMClassifier
+from acoustic_env.models.estimators.xgboost import XGBoostClassifier
 
 KINDS = ("dense", "sparse")
 SAMPLED = "rows of weight 0 still take part in random batches or samples"

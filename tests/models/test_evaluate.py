@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from acoustic_env.models import evaluate
-from acoustic_env.models.evaluate import Ranking
+from acoustic_env.stats import ranking as evaluate
+from acoustic_env.stats.ranking import Ranking
 
 
 def drawn(seed: int, n: int = 200, ties: bool = False, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

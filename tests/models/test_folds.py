@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.cross_val import out_of_fold
-from acoustic_env.models.folds import grouped_folds
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.folds import grouped_folds
+from acoustic_env.models.validation.cross_fitting import out_of_fold
 
 
 @given(seed=st.integers(0, 10_000), folds=st.integers(2, 6), size=st.integers(1, 4))

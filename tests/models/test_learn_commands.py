@@ -20,10 +20,10 @@ from acoustic_env.config import CLASSIFIERS
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.compare import run_study, variants
+from acoustic_env.models.estimators.perceptron import MLPClassifier
 from acoustic_env.models.learn import prepare, train
-from acoustic_env.models.mlp import MLPClassifier
 from acoustic_env.models.predict import predict
-from acoustic_env.models.study import run_study, variants
 from tests.models.conftest import CLIPS, Disk, Generated, write_block
 
 
@@ -357,7 +357,7 @@ def test_an_own_estimator_of_the_packages_kinds_keeps_its_settings(disk: Disk) -
     study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), log=silent)
     bundle, _ = train(study, silent, classifier=MLPClassifier(layers=(8,), activation="tanh", max_epochs=3))
     bundle.save(disk.folder / "own")
-    again = Bundle.load(disk.folder / "own", trusted=["acoustic_env.models.mlp.MLPClassifier"])
+    again = Bundle.load(disk.folder / "own", trusted=["acoustic_env.models.estimators.perceptron.MLPClassifier"])
     np.testing.assert_allclose(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix), atol=1e-9)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from acoustic_env.errors import UsageError
-from acoustic_env.models.matrix import load_matrix
+from acoustic_env.models.data.matrix import load_matrix
 from tests.models.conftest import Disk, Generated, write_block
 
 

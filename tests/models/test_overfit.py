@@ -7,8 +7,8 @@ import pytest
 
 from acoustic_env.config import classifier_settings
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.overfit import overfit
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.estimators.overfit import overfit
 
 NOISE = np.random.default_rng(0).normal(size=(200, 12)).astype(np.float32)
 ROWS = Examples(NOISE, np.random.default_rng(1).integers(0, 3, 200), np.arange(200))

@@ -11,8 +11,8 @@ from scipy import special
 from sklearn import metrics
 
 from acoustic_env.config import Task
-from acoustic_env.models.calibrate import Calibrator
-from acoustic_env.models.performance import CURVE_CLASSES, CURVE_POINTS, performance
+from acoustic_env.models.validation.calibration import Calibrator
+from acoustic_env.models.validation.performance import CURVE_CLASSES, CURVE_POINTS, performance
 
 
 def test_multilabel_figures_are_scikit_learns_and_an_empty_class_is_named_and_counts_as_zero() -> None:

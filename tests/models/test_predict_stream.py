@@ -14,8 +14,8 @@ from acoustic_env.audit.table import write_stream
 from acoustic_env.io.spool import RowFile
 from acoustic_env.models import predict as predict_module
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.data.matrix import load_matrix
 from acoustic_env.models.learn import bundle_matrix
-from acoustic_env.models.matrix import load_matrix
 from acoustic_env.models.predict import predict, predict_stream
 from tests.models.conftest import SIGNALS, Disk, Generated, write_block
 from tests.models.test_learn_commands import silent, trained

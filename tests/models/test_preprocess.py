@@ -11,10 +11,10 @@ from sklearn.preprocessing import StandardScaler
 
 from acoustic_env.config import ReductionSettings
 from acoustic_env.errors import UsageError
-from acoustic_env.models import preprocess
-from acoustic_env.models.matrix import FeatureColumn
-from acoustic_env.models.preprocess import Preprocessor, PrincipalComponents, load_preprocessor
-from acoustic_env.models.storage import load_arrays
+from acoustic_env.models.data import preprocessing as preprocess
+from acoustic_env.models.data.arrays import load_arrays
+from acoustic_env.models.data.matrix import FeatureColumn
+from acoustic_env.models.data.preprocessing import Preprocessor, PrincipalComponents, load_preprocessor
 
 
 def table(n: int = 150, d: int = 12, seed: int = 0) -> np.ndarray:

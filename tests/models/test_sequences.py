@@ -22,11 +22,13 @@ from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.features.registry import make_block
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.classifier import Examples, fit, make_estimator, predict_proba
-from acoustic_env.models.classifiers.sequences import AugmentSettings, SequenceSettings, rarity
-from acoustic_env.models.networks import Augment, Scale
-from acoustic_env.models.sequences import Sequences, load_sequences
-from acoustic_env.models.storage import dump_estimator, load_estimator
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences, load_sequences
+from acoustic_env.models.estimators.fitting import fit, make_estimator, predict_proba
+from acoustic_env.models.estimators.frames_settings import SequenceSettings, rarity
+from acoustic_env.models.estimators.layers import AugmentSettings
+from acoustic_env.models.estimators.modules import Augment, Scale
+from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
 from acoustic_env.store.feature_store import FeatureStore
 
 KINDS = [kind for kind in CLASSIFIERS.names() if CLASSIFIERS.load(kind).reads_sequences]

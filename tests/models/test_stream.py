@@ -21,12 +21,13 @@ from acoustic_env.config import classifier_settings
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.io.retry import StoreError
-from acoustic_env.models import sequences
-from acoustic_env.models.classifier import Examples, make_estimator
-from acoustic_env.models.sequences import Sequences, load_sequences
-from acoustic_env.models.stored_frames import StoredFrames
-from acoustic_env.models.train import train_on_ray
-from acoustic_env.models.training import LocalSession, TrainingSpec, train_network
+from acoustic_env.models.data import frames as sequences
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences, load_sequences
+from acoustic_env.models.data.stored_frames import StoredFrames
+from acoustic_env.models.estimators.fitting import make_estimator
+from acoustic_env.models.training.loop import LocalSession, TrainingSpec, train_network
+from acoustic_env.models.training.on_ray import train_on_ray
 from acoustic_env.store.feature_store import FeatureStore
 from tests.models.streams import examples, generate
 
@@ -174,7 +175,7 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_one_process(
         deadline = time.monotonic() + 200
         while not killed and time.monotonic() < deadline:
             time.sleep(0.05)
-            if list(tmp_path.glob("attention-*/checkpoint_*/progress.json")):
+            if list(tmp_path.glob("attention-*/progress.safetensors")):
                 killed.append(_workers()[0].pid)
                 os.kill(killed[0], signal.SIGKILL)
 

@@ -17,9 +17,11 @@ import pytest
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.config import CLASSIFIERS, classifier_settings
 from acoustic_env.errors import UsageError
-from acoustic_env.models.classifier import Examples
-from acoustic_env.models.classifiers.mlp import MLPSettings
+from acoustic_env.models import searched
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.estimators.mlp import MLPSettings
 from acoustic_env.models.search_state import SearchState
+from acoustic_env.models.training.loop import Diverged
 from acoustic_env.models.tune import Trial, search, trial_table
 
 BASE = MLPSettings(batch_size=64)
@@ -94,6 +96,20 @@ def test_every_kind_is_searched_in_its_own_space(kind: str, tmp_path: Path) -> N
     assert all(trial.score is not None and trial.score > 0.6 for trial in trials)
     base = classifier_settings({"kind": kind})
     assert all(set(trial.chosen) <= set(type(base).model_fields) and trial.chosen for trial in trials)
+
+
+def test_a_search_passes_over_settings_that_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.6, None, 0.7, None])
+
+    def score(*_: Any) -> float:
+        found = next(scores)
+        if found is None:
+            raise Diverged("the mlp diverged")
+        return found
+
+    monkeypatch.setattr(searched, "score_settings", score)
+    _, best = searched.search_in_process(BASE, rows(20, 0), 2, 4)
+    assert best == 0.7
 
 
 def test_no_trials_are_refused(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from acoustic_env.errors import UsageError
 from acoustic_env.explain.material import gather
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.classifier import Examples, fit
-from acoustic_env.models.cross_val import out_of_fold
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences
+from acoustic_env.models.estimators.fitting import fit
 from acoustic_env.models.learn import evaluate_bundle, prepare, train
-from acoustic_env.models.sequences import Sequences
 from acoustic_env.models.tune import search_identity
+from acoustic_env.models.validation.cross_fitting import out_of_fold
 from tests.models.conftest import SIGNALS, Disk, Generated, write_block
 
 VARIANT = "noise:snr_db=20#1"

@@ -23,14 +23,11 @@ from acoustic_env.explain.sequence_plots import sequence_plots
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.classifier import Examples, fit, make_estimator
-from acoustic_env.models.learn import bundle_matrix
-from acoustic_env.models.predictor import Predictor
-from acoustic_env.models.sequences import Sequences, load_sequences
-from acoustic_env.models.storage import dump_estimator, load_estimator
-from acoustic_env.models.windows import (
+from acoustic_env.models.data.cut import Cut
+from acoustic_env.models.data.examples import Examples
+from acoustic_env.models.data.frames import Sequences, load_sequences
+from acoustic_env.models.data.windows import (
     EXPONENTS,
-    Cut,
     Windows,
     at_level,
     fit_exponent,
@@ -39,6 +36,10 @@ from acoustic_env.models.windows import (
     pool,
     recording_targets,
 )
+from acoustic_env.models.estimators.fitting import fit, make_estimator
+from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
+from acoustic_env.models.learn import bundle_matrix
+from acoustic_env.models.predictor import Predictor
 from acoustic_env.pipeline.work import BlockSpec, block_work
 from acoustic_env.store.feature_store import FeatureStore
 

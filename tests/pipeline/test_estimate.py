@@ -37,6 +37,7 @@ def test_a_run_takes_as_long_a_clip_and_worker_as_the_last_of_the_same_versions(
         {"fingerprints": {"mps": {"raw": "1e"}}},
         {"finished": 0},
         {"pools": {}},
+        {"seconds": {}},
     ],
 )
 def test_other_runs_do_not_count_and_the_line_says_how_to_get_one(changes: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from acoustic_env.explain.plot import Plot, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.io.documents import load_recipe
+from acoustic_env.models.compare import Row, study_table
 from acoustic_env.models.learn import evaluate_bundle, prepare, train
-from acoustic_env.models.study import Row, study_table
 from acoustic_env.models.tune import Trial, trial_table
 from acoustic_env.options import RelabelSettings, SampleSettings
 from acoustic_env.stats.intervals import Estimate

@@ -10,7 +10,7 @@ import pytest
 
 from acoustic_env.config import Task
 from acoustic_env.explain.plot import Plot
-from acoustic_env.models.performance import performance
+from acoustic_env.models.validation.performance import performance
 from acoustic_env.report.plots import (
     HELD_OUT,
     TEST,

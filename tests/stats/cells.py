@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from acoustic_env.models.evaluate import Ranking, mean_over_classes
-from acoustic_env.models.thresholds import Calls
+from acoustic_env.models.validation.thresholds import Calls
 from acoustic_env.stats.intervals import Statistic, of_metric, of_share
+from acoustic_env.stats.ranking import Ranking, mean_over_classes
 
 GROUPS = (5, 10, 20, 50)
 PREVALENCES = (0.02, 0.1, 0.5)  # of a class

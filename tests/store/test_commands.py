@@ -55,6 +55,30 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (b"", "it: Invalid JSON"),
+        (b"[1]", "it: Input should be an object"),
+        (b'{"settings": null}', "settings: Input should be an object"),
+        (b'{"fingerprints": {"fake": [1]}}', "fingerprints.fake: Input should be an object"),
+        (b'{"finished": "x"}', "finished: Input should be a valid integer"),
+    ],
+)
+def test_a_damaged_run_record_is_named_and_left_out(
+    damage: bytes,
+    said: str,
+    url: str,
+    listed: str,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    FeatureStore(url).filesystem.write("runs/run-2/record.json", damage)
+    assert "run run-1: 5 finished" in run(capsys, "ls", url)[1]
+    assert run(capsys, "verify", url, "--clips", listed)[0] == 0
+    assert f"runs/run-2/record.json: a damaged run record, left out: {said}" in caplog.text
+
+
 def test_ls_shows_versions_and_where_they_differ(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     FeatureStore(url).write_part(fake_table(["a"], block=FakeBlock(scale=2.0)))
     with acquire_blocks(url, ["fake"], "extract run-2"):

@@ -18,7 +18,7 @@ from acoustic_env.clips.naming import require_unique, root_name, segment_id
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import files_below
+from acoustic_env.io.files import files_below, others_below
 from acoustic_env.io.location import join, local_path, url
 
 AUDIO_SUFFIXES: Final = frozenset({
@@ -27,6 +27,7 @@ AUDIO_SUFFIXES: Final = frozenset({
 })  # fmt: skip
 
 SHOWN_ENDINGS: Final = 20
+SHOWN_NAMES: Final = 3
 HIDDEN: Final = "hidden"  # names that begin with a dot, folders too: caches, the trash, what macOS keeps beside a file
 
 
@@ -139,6 +140,9 @@ def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
     found = files_below(folder)
     if found is None:
         raise UsageError(f"{folder}: no such folder")
+    if broken := others_below(folder):
+        shown = ", ".join(map(repr, broken[:SHOWN_NAMES])) + (", ..." if len(broken) > SHOWN_NAMES else "")
+        log(f"{folder}: {len(broken):,} names are passed over that lead to no file, as links to nothing do: {shown}")
     taken, others = list[str](), dict[str, list[str]]()
     for name in listable(found, folder, log):
         suffix, hidden = PurePosixPath(name).suffix, any(part.startswith(".") for part in PurePosixPath(name).parts)

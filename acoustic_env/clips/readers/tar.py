@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from acoustic_env.audio.shards import TAR_ERRORS
 from acoustic_env.clips.naming import require_unique, shard_name
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.folder import AUDIO_SUFFIXES, listable
@@ -113,7 +114,7 @@ def _members(place: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                     wanted = PurePosixPath(member.name).suffix in LABEL_MEMBERS and member.size < MAX_LABEL_BYTES
                     content = archive.extractfile(member) if wanted else None
                     yield member, content.read() if content else None
-        except tarfile.TarError as error:
+        except TAR_ERRORS as error:
             raise UsageError(f"{place}: not a whole, uncompressed tar file: {error}") from error
 
 

@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 from weakref import WeakValueDictionary
@@ -28,6 +27,7 @@ from acoustic_env.features.block import Column, Columns, Engine, FeatureBlock, J
 from acoustic_env.features.embedders.front_end import FrontEnd
 from acoustic_env.features.embedders.weights import class_names, weights_sha256
 from acoustic_env.features.embedders.weights_registry import check_front_end, weights_source
+from acoustic_env.features.precision import float32_products
 from acoustic_env.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
@@ -316,19 +316,6 @@ def joined(outputs: list[EmbedderOutput]) -> EmbedderOutput:
     scores = [output.scores for output in outputs if output.scores is not None]
     embeddings = np.concatenate([output.embeddings for output in outputs])
     return EmbedderOutput(embeddings, np.concatenate(scores) if scores else None)
-
-
-@contextlib.contextmanager
-def float32_products(tf32: bool) -> Iterator[None]:
-    """Set whether a GPU rounds the factors of float32 products to TF32; PyTorch's default does for convolutions."""
-    import torch
-
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _out_of_memory(error: Exception) -> bool:

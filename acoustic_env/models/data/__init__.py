@@ -1,0 +1,1 @@
+"""Features of clips as arrays or streams of frames, with targets, groups and windows."""

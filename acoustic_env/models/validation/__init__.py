@@ -1,0 +1,1 @@
+"""What a classifier is worth: out-of-fold predictions, calibration, thresholds, metrics."""
