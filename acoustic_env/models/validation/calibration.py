@@ -20,7 +20,7 @@ SMALLEST: Final = 1e-7
 # Below this many rows of the rarer kind in every class a fitted calibration adds more noise than it removes.
 MIN_ROWS: Final = 10
 PARTS: Final = 5  # left out in turn to choose the strength
-# Standard errors: of 60 simulated models of 120 to 192 clips that are right already, 0.09 get a calibration (0.25 with 0),
+# Standard errors: of simulated models of 120 to 192 clips that are right already, 0.09 get a calibration (0.25 with 0),
 # of those that are unsure by a factor of 1.6, 0.85 (0.70 with 1).
 GAIN: Final = 0.5
 LEAST_SLOPE: Final = 0.02  # ranks stay as they are
