@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from scipy import stats
 
 from acoustic_env.explain.gradients import LogOdds, is_smooth, weight_count
 from acoustic_env.explain.maps import stratified_rows
@@ -47,7 +48,8 @@ EVALUATIONS: Final = 200_000
 SEED: Final = 23
 
 Rows = npt.NDArray[np.int64]
-Values = tuple[npt.NDArray[np.float32], Floats, Floats]
+Features = npt.NDArray[np.float32]
+Values = tuple[Features, Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Attribution:
 
     rows: Rows  # row numbers of the clips explained [n]
     phi: Floats  # mean over backgrounds [n, d], in `output` units
-    values: npt.NDArray[np.float32]  # the reduced features of those clips [n, d]
+    values: Features  # the reduced features of those clips [n, d]
     importance: Floats  # mean |phi| over the clips, for each background [backgrounds, d]
     ranks: Floats  # 1 = most important, for each background [backgrounds, d]
     residual: Floats  # f(x) - E f - sum of phi, for each background and clip [backgrounds, n]
@@ -77,6 +79,16 @@ class Attribution:
         low, middle, high = np.quantile(self.ranks, [0.025, 0.5, 0.975], axis=0, method="nearest")
         return middle, low, high
 
+    def table(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return importance and rank of the features with their intervals, and direction, the most important first."""
+        middle, low, high = self.rank_interval()
+        lowest, highest = np.quantile(self.importance, [0.025, 0.975], axis=0)
+        block, signal, _ = zip(*(name.split(".", 2) for name in names), strict=True)
+        found = pd.DataFrame({"feature": names, "block": block, "signal": signal})
+        found = found.assign(importance=self.importance.mean(axis=0), importance_low=lowest, importance_high=highest)
+        found = found.assign(rank=middle, rank_low=low, rank_high=high, direction=self.direction())
+        return found.sort_values("importance", ascending=False, kind="stable")
+
     def direction(self) -> Floats:
         """Return the correlation of each feature's value with its phi [d]; its sign is the way a high value pushes."""
         x = self.values - self.values.mean(axis=0)
@@ -86,30 +98,24 @@ class Attribution:
 
 
 def draw_backgrounds(
-    x: npt.NDArray[np.float32],
-    label: npt.NDArray[np.int64],
-    count: int = BACKGROUNDS,
-    seed: int = SEED,
-    clusters: int = CLUSTERS,
-    per_cluster: int = PER_CLUSTER,
+    x: Features, label: Rows, count: int = BACKGROUNDS, clusters: int = CLUSTERS, per_cluster: int = PER_CLUSTER
 ) -> Backgrounds:
     """Draw `count` backgrounds stratified by class and, within a class, by k-means.
 
     Args:
         x: reduced features of the training clips [n, d].
         label: class of each [n]; each class gets clusters by its share, at least one.
-        seed: of clusters and draws.
         clusters: of all classes together.
         per_cluster: reference clips of a cluster.
     """
     from sklearn.cluster import KMeans
 
-    random = np.random.default_rng(seed)
-    some = stratified_rows(label, CLUSTERED_ROWS, seed)
+    random = np.random.default_rng(SEED)
+    some = stratified_rows(label, CLUSTERED_ROWS)
     found: list[Rows] = []
     for own in (some[label[some] == value] for value in np.unique(label[some])):
         wanted = min(len(own), max(1, round(clusters * len(own) / len(some))))
-        assigned = KMeans(wanted, n_init=1, random_state=seed).fit_predict(x[own])
+        assigned = KMeans(wanted, n_init=1, random_state=SEED).fit_predict(x[own])
         found += [own[assigned == cluster] for cluster in np.unique(assigned)]
     pools = [random.permutation(rows)[:per_cluster] for rows in found]
     starts = np.cumsum([0, *(len(pool) for pool in pools)])
@@ -121,12 +127,12 @@ def draw_backgrounds(
 def attribute(
     classifier: Ensemble,
     chosen: int,
-    x: npt.NDArray[np.float32],
-    label: npt.NDArray[np.int64],
+    x: Features,
+    label: Rows,
     candidates: Rows,
     count: int = BACKGROUNDS,
+    *,
     budget: float = BUDGET,
-    seed: int = SEED,
 ) -> Attribution:
     """Compute SHAP values of a class over several backgrounds.
 
@@ -138,14 +144,13 @@ def attribute(
         candidates: rows that may be explained; a stratified sample of at most 100 is, fewer where the model is large.
         count: backgrounds.
         budget: multiplications that the gradients may cost.
-        seed: of all draws.
     """
     members = classifier.members
-    grounds = draw_backgrounds(x, label, count, seed)
+    grounds = draw_backgrounds(x, label, count)
 
     def sample(affordable: float) -> Rows:
         most = int(np.clip(affordable, LEAST_ROWS, MOST_ROWS))
-        return candidates[stratified_rows(label[candidates], most, seed)]
+        return candidates[stratified_rows(label[candidates], most)]
 
     found = None
     if all(is_smooth(member, classifier.classes) for member in members):
@@ -157,41 +162,32 @@ def attribute(
         found = _tree_values(trees, x[rows], x[grounds.pool])
         output = "output of the trees"
     if found is None:
-        grounds = draw_backgrounds(x, label, count, seed, FEW_CLUSTERS, FEW_PER_CLUSTER)
+        grounds = draw_backgrounds(x, label, count, FEW_CLUSTERS, FEW_PER_CLUSTER)
         rows = sample(EVALUATIONS / (2 * x.shape[1] * len(grounds.pool)))
-        found = permutation_values(lambda z: classifier.predict_proba(z)[:, chosen], x[rows], x[grounds.pool], seed)
+        found = permutation_values(lambda z: classifier.predict_proba(z)[:, chosen], x[rows], x[grounds.pool])
         output = "probability"
     pairs, values, base = found
-    importance: list[Floats] = []
-    residual: list[Floats] = []
-    total = np.zeros((len(rows), x.shape[1]))
-    for draw in grounds.draws:
-        phi = np.tensordot(pairs[:, draw], grounds.weights, axes=(1, 0))
-        importance.append(np.abs(phi).mean(axis=0))
-        residual.append(values - grounds.weights @ base[draw] - phi.sum(axis=1))
-        total += phi
-    order = np.argsort(-np.array(importance), axis=1, kind="stable")
-    ranks = np.argsort(order, axis=1).astype(np.float64) + 1
-    return Attribution(
-        rows, total / count, x[rows], np.array(importance), ranks, np.array(residual), float(values.std()), output
-    )
+    weights = np.zeros((count, len(grounds.pool)))
+    np.put_along_axis(weights, grounds.draws, np.tile(grounds.weights, (count, 1)), axis=1)
+    phi = np.tensordot(weights, pairs, axes=(1, 1))  # [backgrounds, n, d]
+    importance = np.abs(phi).mean(axis=1)
+    residual = values - (weights @ base)[:, None] - phi.sum(axis=2)
+    ranks = stats.rankdata(-importance, "ordinal", axis=1).astype(np.float64)
+    return Attribution(rows, phi.mean(axis=0), x[rows], importance, ranks, residual, float(values.std()), output)
 
 
-def expected_gradients(
-    function: LogOdds, explained: npt.NDArray[Any], pool: npt.NDArray[Any], nodes: int = NODES
-) -> Values:
+def expected_gradients(function: LogOdds, explained: npt.NDArray[Any], pool: npt.NDArray[Any]) -> Values:
     """Integrate gradients for each pair.
 
     Args:
         function: with `value` and `gradient`.
         explained: [n, d].
         pool: reference clips [p, d].
-        nodes: of the quadrature; more for functions with more bends.
 
     Returns:
         phi [n, p, d], the function at the explained clips [n] and at the references [p].
     """
-    places, weights = np.polynomial.legendre.leggauss(nodes)
+    places, weights = np.polynomial.legendre.leggauss(NODES)
     places, weights = (places + 1) / 2, weights / 2
     references = np.asarray(pool, np.float64)
     pairs = np.empty((len(explained), *references.shape), np.float32)
@@ -203,17 +199,12 @@ def expected_gradients(
     return pairs, function.value(explained), function.value(pool)
 
 
-def permutation_values(
-    function: Callable[[npt.NDArray[np.float32]], Floats],
-    explained: npt.NDArray[np.float32],
-    pool: npt.NDArray[np.float32],
-    seed: int = SEED,
-) -> Values:
+def permutation_values(function: Callable[[Features], Floats], explained: Features, pool: Features) -> Values:
     """Estimate SHAP values of any function of rows [n, d] for each pair; they add up exactly.
 
-    Args and result as of `expected_gradients`; the seed is that of the orders.
+    Args and result as of `expected_gradients`.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     features = explained.shape[1]
     pairs = np.zeros((len(explained), *pool.shape), np.float32)
     for i, row in enumerate(explained):
@@ -226,57 +217,39 @@ def permutation_values(
     return pairs, function(explained), function(pool)
 
 
-@dataclass(frozen=True)
-class _Trees:
-    """A model of trees that `shap.TreeExplainer` reads; `column` is that of the class, or its sign for one output."""
-
-    model: Any
-    output: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
-    chosen: int
-
-    def of_class(self, found: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
-        """Return the class's part of outputs or SHAP values, which have `ndim` axes where there is one output."""
-        if found.ndim > ndim:
-            return np.asarray(found[..., self.chosen])
-        return found if self.chosen else -found
-
-
-def _trees(member: Any, chosen: int) -> _Trees | None:
-    """Return what explains the trees of a fitted estimator, None for other estimators."""
+def _trees(member: Any, chosen: int) -> tuple[Any, Callable[[Features], Any], int] | None:
+    """Return the trees of a fitted estimator as shap reads them, their output, and the class; None for others."""
     if isinstance(member, PerLabelClassifier):
         return _trees(member.estimators_[chosen], 1)
-    booster = getattr(member, "booster_", None)
-    if booster is not None:
+    if hasattr(member, "booster_"):
+        from xgboost import DMatrix
+
+        booster = member.booster_
         multilabel = member.task_ == "multilabel" and len(member.classes_) > MOST_SINGLE_OUTPUTS
-        margin = partial(_margin, booster)
-        return None if multilabel else _Trees(booster, margin, chosen)
+        return None if multilabel else (booster, lambda x: booster.predict(DMatrix(x), output_margin=True), chosen)
     if type(member).__name__ == "HistGradientBoostingClassifier":
-        return _Trees(member, member.decision_function, chosen)
-    if hasattr(member, "estimators_") and hasattr(member, "max_depth") and not isinstance(member.classes_, list):
-        return _Trees(member, member.predict_proba, chosen)
-    return None
+        return member, member.decision_function, chosen
+    forest = hasattr(member, "estimators_") and hasattr(member, "max_depth") and not isinstance(member.classes_, list)
+    return (member, member.predict_proba, chosen) if forest else None
 
 
-def _tree_values(members: Sequence[_Trees], explained: npt.NDArray[np.float32], pool: npt.NDArray[np.float32]) -> Any:
+def _tree_values(trees: Sequence[Any], explained: Features, pool: Features) -> Values | None:
     """Return interventional SHAP values of the mean output of trees; None where shap cannot read them."""
     import shap
 
-    pairs = np.zeros((len(explained), *pool.shape), np.float32)
-    values, base = np.zeros(len(explained)), np.zeros(len(pool))
-    for trees in members:
-        values += trees.of_class(np.asarray(trees.output(explained)), 1) / len(members)
-        base += trees.of_class(np.asarray(trees.output(pool)), 1) / len(members)
-        for p in range(len(pool)):
-            try:
-                explainer = shap.TreeExplainer(trees.model, pool[p : p + 1], feature_perturbation="interventional")
-                found = explainer.shap_values(explained, check_additivity=False)
-            except Exception:  # noqa: BLE001  shap has no type for a model it cannot read
-                return None
-            pairs[:, p] += trees.of_class(np.asarray(found), 2) / len(members)
-    return pairs, values, base
+    def of_class(found: Any, chosen: int, ndim: int) -> npt.NDArray[Any]:
+        """Return the class's part of what has `ndim` axes where there is one output: of two classes the second's."""
+        found = np.asarray(found)
+        return np.asarray(found[..., chosen]) if found.ndim > ndim else found * (1 if chosen else -1)
 
-
-def _margin(booster: Any, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    import xgboost
-
-    return np.asarray(booster.predict(xgboost.DMatrix(x), output_margin=True))
+    found = []
+    for model, output, chosen in trees:
+        try:
+            explainers = (shap.TreeExplainer(model, row[None], feature_perturbation="interventional") for row in pool)
+            pairs = [one.shap_values(explained, check_additivity=False) for one in explainers]
+        except Exception:  # noqa: BLE001  shap has no type for a model it cannot read
+            return None
+        values, base = (of_class(output(rows), chosen, 1) for rows in (explained, pool))
+        found.append((np.stack([of_class(pair, chosen, 2) for pair in pairs], axis=1), values, base))
+    pairs, values, base = (np.mean(own, axis=0) for own in zip(*found, strict=True))
+    return pairs.astype(np.float32), values, base

@@ -14,13 +14,12 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from acoustic_env.stats.intervals import Floats
+from acoustic_env.stats.intervals import TAIL, Floats
 
 Bools = npt.NDArray[np.bool_]
 
 # Columns compared at once: bounds the float64 copy of a matrix of thousands of clips.
 CHUNK: Final = 512
-LEVEL: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Contrast:
     g: Floats  # Hedges' g, the difference in pooled standard deviations, corrected for few recordings
     g_low: Floats  # its 95 % interval
     g_high: Floats
+    q: Floats  # smallest false-discovery rate at which the column is called different, of all these columns
 
 
 def contrast(values: npt.NDArray[Any], member: Bools, groups: npt.NDArray[Any]) -> Contrast:
@@ -47,47 +47,34 @@ def contrast(values: npt.NDArray[Any], member: Bools, groups: npt.NDArray[Any]) 
         member: bool [n], the clips of the class.
         groups: [n], recording of each clip.
     """
-    keys = np.stack([np.unique(groups, return_inverse=True)[1], member], axis=1)
-    units, unit = np.unique(keys, axis=0, return_inverse=True)
-    of_class = units[:, 1].astype(bool)
     parts = []
     for start in range(0, values.shape[1], CHUNK):
-        means = _unit_means(values[:, start : start + CHUNK].astype(np.float64), unit.ravel())
+        known = values[:, start : start + CHUNK].astype(np.float64)
+        means = pd.DataFrame(np.where(np.isfinite(known), known, np.nan)).groupby([groups, member]).mean()
+        of_class = means.index.get_level_values(1).to_numpy(bool)
         parts.append(_welch(means[of_class], means[~of_class]))
-    return Contrast(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    found = dict(zip(Contrast.__dataclass_fields__, map(np.concatenate, zip(*parts, strict=True)), strict=False))
+    return Contrast(**found, q=false_discovery(found["p"]))
 
 
-def _unit_means(values: Floats, unit: npt.NDArray[Any]) -> Floats:
-    """Return the mean of each unit's finite values [units, d], NaN without one."""
-    known = pd.DataFrame(np.where(np.isfinite(values), values, np.nan))
-    return known.groupby(unit).mean().to_numpy()
-
-
-def _welch(one: Floats, other: Floats) -> tuple[Floats, ...]:
-    (n, mean, variance), (rest_n, rest_mean, rest_variance) = _moments(one), _moments(other)
+def _welch(one: pd.DataFrame, other: pd.DataFrame) -> tuple[npt.NDArray[Any], ...]:
+    """Return the fields of a `Contrast` but the last, of the means of recordings."""
+    (n, mean, variance), (rest_n, rest_mean, rest_variance) = (
+        (side.count().to_numpy(np.float64), side.mean().to_numpy(), side.var().to_numpy()) for side in (one, other)
+    )
+    deviations = np.sqrt(variance), np.sqrt(rest_variance)
     with np.errstate(divide="ignore", invalid="ignore"):
+        t, p = stats.ttest_ind_from_stats(mean, deviations[0], n, rest_mean, deviations[1], rest_n, equal_var=False)
         square, rest_square = variance / n, rest_variance / rest_n
-        t = (mean - rest_mean) / np.sqrt(square + rest_square)
         degrees = (square + rest_square) ** 2 / (square**2 / (n - 1) + rest_square**2 / (rest_n - 1))
-        # As scipy has it: two constant samples have no degrees of freedom, but they do differ or not.
-        degrees = np.where(np.isnan(degrees) & ~np.isnan(t), 1.0, degrees)
-        p = 2 * stats.t.sf(np.abs(t), degrees)
         pooled = np.sqrt(((n - 1) * variance + (rest_n - 1) * rest_variance) / (n + rest_n - 2))
         few = 1 - 3 / (4 * (n + rest_n - 2) - 1)
         g = np.where(pooled > 0, few * (mean - rest_mean) / pooled, np.nan)
         # Hedges and Olkin 1985, chapter 5: large-sample variance.
         error = np.sqrt((n + rest_n) / (n * rest_n) + g**2 / (2 * (n + rest_n)))
-    half = float(stats.norm.ppf(0.5 + LEVEL / 2)) * error
-    return n, rest_n, mean, rest_mean, t, degrees, np.asarray(p, np.float64), g, g - half, g + half
-
-
-def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
-    known = np.isfinite(values)
-    n = known.sum(axis=0).astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(known, values, 0.0).sum(axis=0) / n
-        variance = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0) / (n - 1)
-    return n, mean, np.where(n > 1, variance, np.nan)
+    half = float(stats.norm.ppf(TAIL)) * error
+    found = n, rest_n, mean, rest_mean, t, degrees, p, g, g - half, g + half
+    return tuple(map(np.asarray, found))
 
 
 def false_discovery(p: npt.NDArray[Any]) -> Floats:
@@ -111,11 +98,10 @@ def rank_correlation(values: npt.NDArray[Any]) -> Floats:
 
     Missing values take the column's median; columns that are constant or empty have NaN.
     """
-    columns = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
-    columns[:, np.isnan(columns).all(axis=0)] = 0.0
-    columns = np.where(np.isnan(columns), np.nanmedian(columns, axis=0), columns)
+    columns = pd.DataFrame(np.where(np.isfinite(values), values, np.nan).astype(np.float64))
+    ranks = columns.fillna(columns.median()).fillna(0.0).rank().to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.corrcoef(stats.rankdata(columns, axis=0), rowvar=False))
+        return np.asarray(np.corrcoef(ranks, rowvar=False))
 
 
 def cluster_order(correlation: Floats) -> npt.NDArray[np.int64]:

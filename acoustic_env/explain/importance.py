@@ -8,14 +8,14 @@ a model that held it out. One resample of recordings per repeat puts the samplin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
-from acoustic_env.explain.contrast_plots import map_parts
 from acoustic_env.explain.maps import stratified_rows
 from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
@@ -57,11 +57,10 @@ class Importance:
 
 def feature_groups(material: Material) -> list[Group]:
     """Return every block of a signal; within it every index or vector, and the regions of a modulation map."""
-    maps = map_parts(material)
     found: list[Group] = []
-    for (block, signal), numbers in material.parts().items():
+    for (block, signal), numbers in material.matrix.parts().items():
         found.append(Group(f"{block}, {signal}", "part", block, signal, numbers))
-        if block == "mps" and signal in maps:
+        if block in material.maps:
             found += _regions(block, signal, numbers)
             continue
         columns: dict[str, list[int]] = {}
@@ -90,64 +89,57 @@ def _regions(block: str, signal: str, numbers: Columns) -> list[Group]:
 
 
 def permutation_importance(
-    material: Material, groups: Sequence[Group], repeats: int = REPEATS, seed: int = SEED
+    material: Material, groups: Sequence[Group], repeats: int = REPEATS
 ) -> tuple[list[Importance], float, int]:
     """Shuffle each group.
 
     Args:
         material: with its scorers.
         groups: from `feature_groups`.
-        repeats: shuffles of each group.
-        seed: of shuffles and resamples; the same shuffles for every group.
+        repeats: shuffles, the same for every group.
 
     Returns:
         Every group, block by block, the AUC without shuffling, and the number of clips predicted.
     """
-    held_out = _HeldOutScorers.of(material, seed)
-    values = material.matrix.values[held_out.rows]
-    recordings, weights = _resampled(material.groups[held_out.rows], repeats, seed)
+    held_out = _HeldOut.of(material)
+    values, preprocessor = material.matrix.values[held_out.rows], material.bundle.preprocessor
+    recordings, resamples = _resampled(material.groups[held_out.rows], repeats)
     quantile = float(stats.t.ppf(TAIL, max(min(repeats, recordings) - 1, 1)))
-    orders = [held_out.shuffled(seed + repeat) for repeat in range(repeats)]
-    parts = material.bundle.preprocessor.parts
-    whole = material.bundle.preprocessor.transform(values)
-    base = held_out.score(whole[np.newaxis], [[None, *weights]])[0]
-    measured: list[Importance] = []
+    orders = [held_out.shuffled(SEED + repeat) for repeat in range(repeats)]
+    whole = preprocessor.transform(values)
+    (base,) = held_out.aucs(whole[np.newaxis], [[None, *resamples]])
+    nothing = np.zeros((repeats, base.shape[1]))
+    measured = {id(group): Importance(group, 0.0, 0.0, 0.0, tuple(nothing[0] * base[0])) for group in groups}
     start = 0
-    for part in parts:
+    for part in preprocessor.parts:
         centered = part.center(values)
-        own = [group for group in groups if (group.block, group.signal) == (part.block, part.signal)]
-        for group in own:
+        for group in groups:
             columns = np.flatnonzero(np.isin(part.columns, group.columns))
-            drops, resampled, of_class = np.zeros(repeats), np.zeros(repeats), np.zeros((repeats, len(base[0])))
-            moved = np.repeat(whole[np.newaxis], repeats if len(columns) else 0, axis=0)
-            for one, order in zip(moved, orders, strict=False):
+            if (group.block, group.signal) != (part.block, part.signal) or not len(columns):
+                continue
+            moved = np.repeat(whole[np.newaxis], repeats, axis=0)
+            for one, order in zip(moved, orders, strict=True):
                 one[:, start : start + part.size] += _change(part, centered, columns, order)
-            for repeat, found in enumerate(held_out.score(moved, [[None, own] for own in weights[: len(moved)]])):
-                drops[repeat] = _mean(base[0]) - _mean(found[0])
-                resampled[repeat] = _mean(base[repeat + 1]) - _mean(found[1])
-                of_class[repeat] = base[0] - found[0]
-            half = quantile * float(np.nanstd(resampled, ddof=1))
-            drop = float(np.nanmean(drops))
-            measured.append(Importance(group, drop, drop - half, drop + half, tuple(of_class.mean(axis=0).tolist())))
+            found = held_out.aucs(moved, [[None, weights] for weights in resamples])
+            of_class = base[0] - found[:, 0]
+            drop = float(np.nanmean(_mean(base[0]) - _mean(found[:, 0])))
+            half = quantile * float(np.nanstd(_mean(base[1:]) - _mean(found[:, 1]), ddof=1))
+            measured[id(group)] = Importance(group, drop, drop - half, drop + half, tuple(of_class.mean(axis=0)))
         start += part.size
-    reduced = {(part.block, part.signal) for part in parts}
-    none = tuple(0.0 * base[0])
-    nothing = [Importance(group, 0.0, 0.0, 0.0, none) for group in groups if (group.block, group.signal) not in reduced]
-    return measured + nothing, _mean(base[0]), len(held_out.rows)
+    return list(measured.values()), float(_mean(base[0])), len(held_out.rows)
 
 
-def _resampled(groups: npt.NDArray[Any], repeats: int, seed: int) -> tuple[int, list[Floats]]:
+def _resampled(groups: npt.NDArray[Any], repeats: int) -> tuple[int, list[Floats]]:
     """Return the number of recordings, and weights [n] of resamples: how often each clip's recording was drawn."""
     codes = np.unique(groups, return_inverse=True)[1]
-    count, random = int(codes.max()) + 1, np.random.default_rng(seed)
+    count, random = int(codes.max()) + 1, np.random.default_rng(SEED)
     drawn = random.multinomial(count, np.full(count, 1 / count), repeats).astype(np.float64)
     return count, [own[codes] for own in drawn]
 
 
-def _mean(scores: Floats) -> float:
-    """Return the mean over the classes that have a score."""
-    defined = scores[np.isfinite(scores)]
-    return float(defined.mean()) if len(defined) else float("nan")
+def _mean(scores: Floats) -> Floats:
+    """Return the mean over the classes [..., classes] that have a score; NaN where none has."""
+    return np.asarray(pd.DataFrame(np.atleast_2d(scores)).mean(axis=1)).reshape(scores.shape[:-1])
 
 
 def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:
@@ -161,47 +153,43 @@ def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> n
 
 
 @dataclass(frozen=True)
-class _HeldOutScorers:
-    """The scorers and the clips they score."""
+class _HeldOut:
+    """The clips that are scored, by models that held them out."""
 
     rows: Columns  # of the material, sorted
     scorers: list[HeldOutScorer]  # their rows count within `rows`
-    truth: npt.NDArray[np.bool_]  # bool [n, classes]
+    truth: npt.NDArray[np.bool_]  # bool [n, classes that are scored]
     folds: npt.NDArray[np.int64]  # [n]
-    binary: bool  # whether the study is
 
     @classmethod
-    def of(cls, material: Material, seed: int) -> _HeldOutScorers:
+    def of(cls, material: Material) -> _HeldOut:
         """Return at most 1,000 of the held-out clips, classes with their shares."""
         held = np.unique(np.concatenate([scorer.rows for scorer in material.scorers]))
-        truth = material.truth
-        rows = held[stratified_rows(truth[held].argmax(axis=1), MOST_ROWS, seed)]
-        scorers = [
-            HeldOutScorer(np.flatnonzero(np.isin(rows, scorer.rows)), scorer.model) for scorer in material.scorers
-        ]
-        return cls(rows, scorers, truth[rows], material.folds[rows], material.bundle.recipe.task == "binary")
+        rows = held[stratified_rows(material.truth[held].argmax(axis=1), MOST_ROWS)]
+        scorers = [replace(own, rows=np.flatnonzero(np.isin(rows, own.rows))) for own in material.scorers]
+        first = 1 if material.bundle.recipe.task == "binary" else 0
+        return cls(rows, scorers, material.truth[rows, first:], material.folds[rows])
 
-    def score(self, x: npt.NDArray[np.float32], weightings: Sequence[Sequence[Floats | None]]) -> list[list[Floats]]:
+    def aucs(self, x: npt.NDArray[np.float32], weightings: Sequence[Sequence[Floats | None]]) -> Floats:
         """Return AUCs by copies of the preprocessed features, all predicted at once.
 
         Args:
             x: [copies, n, reduced].
-            weightings: for each copy, weights of the clips [n].
+            weightings: for each copy, weights of the clips [n], as many for each.
 
         Returns:
-            For each copy and weighting, the AUC of each class [classes].
+            [copies, weightings, classes].
         """
-        found = np.full((len(x), *self.truth.shape), np.nan)
+        said = np.full((len(x), *self.truth.shape), np.nan)
         for scorer in self.scorers:
-            if len(scorer.rows) and len(x):
-                rows = np.concatenate(list(x[:, scorer.rows]))
-                found[:, scorer.rows] = scorer.model.predict_proba(rows).reshape(len(x), len(scorer.rows), -1)
-        return [self._aucs(said, own) for said, own in zip(found, weightings, strict=True)]
-
-    def _aucs(self, said: Floats, weightings: Sequence[Floats | None]) -> list[Floats]:
-        classes = range(1 if self.binary else 0, self.truth.shape[1])
-        rankings = [Ranking(self.truth[:, c], said[:, c]) for c in classes]
-        return [np.array([ranking.auc(weights) for ranking in rankings]) for weights in weightings]
+            if len(scorer.rows):
+                answers = scorer.model.predict_proba(np.concatenate(list(x[:, scorer.rows])))
+                said[:, scorer.rows] = answers.reshape(len(x), len(scorer.rows), -1)[..., -self.truth.shape[1] :]
+        found = []
+        for copy, own in zip(said, weightings, strict=True):
+            rankings = [Ranking(*pair) for pair in zip(self.truth.T, copy.T, strict=True)]
+            found.append([[ranking.auc(weights) for ranking in rankings] for weights in own])
+        return np.array(found)
 
     def shuffled(self, seed: int) -> Columns:
         """Return an order of the clips in which every one keeps its fold."""

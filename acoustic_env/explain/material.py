@@ -19,7 +19,7 @@ from acoustic_env.features import vggish_released
 from acoustic_env.features.block import METADATA_PREFIX
 from acoustic_env.models.bundle import Bundle, clips_hash
 from acoustic_env.models.data.examples import Examples
-from acoustic_env.models.data.matrix import FeatureMatrix
+from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
 from acoustic_env.models.estimators.fitting import Ensemble, fit_ensemble, stops_on_rows
 from acoustic_env.models.learn import Log, bundle_matrix, without_absent
 from acoustic_env.stats.intervals import Floats
@@ -27,6 +27,7 @@ from acoustic_env.store.feature_store import FeatureStore
 
 # Classes explained one by one where a study has many.
 MOST_CLASSES: Final = 4
+MAP_SHAPE: Final = f"{METADATA_PREFIX}mps_shape".encode()  # what the metadata of a map says
 
 # What is known of test clips among those that are explained.
 LEARNED: Final = "they are the clips the bundle's record names (by hash) as learned from, so no test clip is among them"
@@ -65,6 +66,7 @@ class Material:
     folds: npt.NDArray[np.int64]  # int64 [n], fold of each clip; zeros where the list is not the one trained on
     scorers: list[HeldOutScorer]  # models with the clips each held out
     units: Mapping[tuple[str, str], str]  # (block, column) -> unit
+    maps: frozenset[str]  # blocks whose column is a map of modulations
     clips: str  # which clips these are, for captions
     scored: str  # which clips the scorers predict, for captions
     test_clips: str  # what the bundle's records say of test clips among these, for captions
@@ -87,9 +89,17 @@ class Material:
         """Return the display name of a class."""
         return class_name(self.targets.classes[chosen])
 
-    def parts(self) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
-        """Return (block, signal) -> column numbers."""
-        return self.matrix.parts()
+    def unit(self, column: FeatureColumn) -> str:
+        """Return the unit of a column."""
+        return self.units.get((column.block, column.name), "1")
+
+    def scalar_columns(self) -> npt.NDArray[np.int64]:
+        """Return numbers of the columns that are one number with a name (indices), not a cell of a vector."""
+        return np.flatnonzero(["[" not in column.name for column in self.matrix.columns])
+
+    def map_parts(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Return signal -> column numbers of its map."""
+        return {signal: own for (block, signal), own in self.matrix.parts().items() if block in self.maps}
 
     def against(self, chosen: int) -> str:
         """Return what a class is compared with, human-readable."""
@@ -112,6 +122,9 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
     matrix = bundle_matrix(bundle, selection.clips["clip_id"].to_pylist(), store)
     kept, matrix = without_absent(selection.clips, matrix, log)
     targets = class_targets(kept, bundle.recipe, bundle.classes)
+    schemas = {block: store.joint_schema(block, trained) for block, trained in bundle.fingerprints.items()}
+    fields = [(block, field) for block, schema in schemas.items() for field in schema]
+    units = {(block, field.name): (field.metadata or {}).get(b"unit", b"1").decode() for block, field in fields}
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
     whole = Material(
         bundle=bundle,
@@ -120,11 +133,12 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
         groups=groups.astype(np.int64),
         folds=np.zeros(len(groups), np.int64),
         scorers=[HeldOutScorer(np.arange(len(groups)), bundle.classifier)],
-        units=_units(bundle, store),
+        units=units,
+        maps=frozenset(block for block, schema in schemas.items() if MAP_SHAPE in (schema.metadata or {})),
         clips=f"{len(groups):,} clips of a list the model was not trained on",
         scored="clips of a list the model was not trained on",
         test_clips=_evaluated(bundle, clips_hash(targets.clip_ids, targets.y)),
-        frames=_frame_axes(bundle, store) if bundle.recipe.model.reads_sequences else None,
+        frames=_frame_axes(schemas) if bundle.recipe.model.reads_sequences else None,
     )
     parts = _known_split(bundle, kept, targets)
     if parts is not None:
@@ -135,20 +149,20 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
     if bundle.recipe.model.reads_sequences and not seen.all():
         log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model and left out")
         unseen = f"{(~seen).sum():,} clips of the list that the model was not trained on"
-        return _take(replace(whole, clips=unseen, test_clips=UNRECORDED), ~seen)
+        return _take(replace(whole, clips=unseen, test_clips=UNRECORDED), np.flatnonzero(~seen))
     log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
     known = f"{seen.sum():,} clips the model learned from"
     scored = "clips the model learned from, so scores are optimistic"
-    return _take(replace(whole, clips=known, scored=scored, test_clips=SEEN), seen)
+    return _take(replace(whole, clips=known, scored=scored, test_clips=SEEN), np.flatnonzero(seen))
 
 
 def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
     """Describe whether a list that was not trained on is one that the bundle was evaluated on."""
-    numbers = [n for n, one in enumerate(bundle.test_evaluations, start=1) if one.clips_hash == hash_of_clips]
-    if numbers:
-        return (
-            f"these are the test clips of evaluation {numbers[0]}: what is chosen by these plots needs other test clips"
-        )
+    for number, one in enumerate(bundle.test_evaluations, start=1):
+        if one.clips_hash == hash_of_clips:
+            return (
+                f"these are the test clips of evaluation {number}: what is chosen by these plots needs other test clips"
+            )
     return UNRECORDED
 
 
@@ -165,11 +179,8 @@ def _known_split(bundle: Bundle, clips: pa.Table, targets: Targets) -> Split | N
 
 def _learned(whole: Material, parts: Split) -> Material:
     rows = np.sort(np.concatenate([parts.train, parts.validation]))
-    mask = np.zeros(len(whole.groups), bool)
-    mask[rows] = True
-    folds = parts.folds.astype(np.int64)
     clips = f"{len(rows):,} training and validation clips"
-    learned = _take(replace(whole, folds=folds, clips=clips, test_clips=LEARNED), mask)
+    learned = _take(replace(whole, folds=parts.folds.astype(np.int64), clips=clips, test_clips=LEARNED), rows)
     return replace(learned, scorers=_scorers(learned), scored="clips held out from the model that scores them")
 
 
@@ -189,20 +200,17 @@ def _scorers(learned: Material) -> list[HeldOutScorer]:
         seed, size = bundle.recipe.model.seed, len(members)
         model = fit_ensemble(classifier, len(bundle.classes), seen, folds[~out], (), seed=seed, size=size)
         return [HeldOutScorer(np.flatnonzero(out), model)]
-    others = [(int(fold),) for fold in np.unique(folds) if fold not in first]
-    held_out: list[tuple[int, ...]] = [tuple(first), *others]
-    scorers = []
-    for number, held in enumerate(held_out):
-        own = list(members[number :: len(held_out)])
-        rows = np.flatnonzero(np.isin(folds, held))
-        if own and len(rows):
-            scorers.append(HeldOutScorer(rows, Ensemble(own, len(bundle.classes))))
-    return scorers
+    held_out: list[tuple[int, ...]] = [tuple(first), *((int(fold),) for fold in np.unique(folds) if fold not in first)]
+    rows = [np.flatnonzero(np.isin(folds, held)) for held in held_out]
+    own = [list(members[number :: len(held_out)]) for number in range(len(held_out))]
+    pairs = zip(rows, own, strict=True)
+    return [
+        HeldOutScorer(held, Ensemble(fitted, len(bundle.classes))) for held, fitted in pairs if fitted and len(held)
+    ]
 
 
-def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
+def _take(material: Material, rows: Rows) -> Material:
     """Return some rows, predicted by the whole model."""
-    rows = np.flatnonzero(mask)
     targets = material.targets
     return replace(
         material,
@@ -214,21 +222,12 @@ def _take(material: Material, mask: npt.NDArray[np.bool_]) -> Material:
     )
 
 
-def _units(bundle: Bundle, store: FeatureStore) -> dict[tuple[str, str], str]:
-    found = {}
-    for block, trained in bundle.fingerprints.items():
-        for field in store.joint_schema(block, trained):
-            unit = (field.metadata or {}).get(b"unit", b"1").decode()
-            found[block, field.name] = unit
-    return found
-
-
-def _frame_axes(bundle: Bundle, store: FeatureStore) -> FrameAxes:
+def _frame_axes(schemas: Mapping[str, pa.Schema]) -> FrameAxes:
     """Return the axes that the stored frames' metadata describe."""
-    ((block, trained),) = bundle.fingerprints.items()
+    ((block, schema),) = schemas.items()
     if block == vggish_released.NAME:
         return FrameAxes(vggish_released.FRAME_S, 0.0, None, "none")
-    metadata = store.joint_schema(block, trained).metadata or {}
+    metadata = schema.metadata or {}
     hop_s = float(metadata[f"{METADATA_PREFIX}frame_hop_s".encode()])
     named = json.loads(metadata.get(f"{METADATA_PREFIX}parameters".encode(), b"{}"))
     first_s = -hop_s / 2 if "hop_length" in named else 0.0  # of the short-time blocks, whose frames are centered

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
@@ -19,6 +20,15 @@ from acoustic_env.io.location import join
 
 INDEX: Final = "explain.json"
 FORMAT: Final = 2
+
+
+def table(columns: Mapping[str, Any] | pd.DataFrame) -> pa.Table:
+    """Return a table of arrays, and of single values, which are repeated; NaN becomes null.
+
+    >>> table({"class": "urban", "t": [1.0, float("nan")]}).to_pylist()
+    [{'class': 'urban', 't': 1.0}, {'class': 'urban', 't': None}]
+    """
+    return pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
 
 
 @dataclass(frozen=True)

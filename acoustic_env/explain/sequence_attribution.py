@@ -27,7 +27,6 @@ from acoustic_env.stats.intervals import Floats
 if TYPE_CHECKING:
     import torch
 
-NODES: Final = 32  # of the integral
 CELLS: Final = 1 << 18  # of a pass through the network: bounds its memory
 CLASSES: Final = 10  # those predicted most often
 PER_CLASS: Final = 3
@@ -119,7 +118,7 @@ def integrated_gradients(function: SequenceLogOdds, clip: Frames, reference: Flo
         Contributions [frames, bands], the log odds of the clip, and those of the mean.
     """
     start = np.broadcast_to(reference, clip.shape).reshape(1, -1)
-    pairs, value, base = expected_gradients(function, clip.reshape(1, -1), start, NODES)
+    pairs, value, base = expected_gradients(function, clip.reshape(1, -1), start)
     return np.asarray(pairs[0, 0].reshape(clip.shape), np.float64), float(value[0]), float(base[0])
 
 
@@ -198,18 +197,10 @@ def _explain(
     clip = material.matrix.values.load(slice(row, row + 1))[0]
     function = SequenceLogOdds(scorer.model.members, chosen, clip.shape)
     cells, value, base = integrated_gradients(function, clip, reference)
-    given = ", ".join(material.name(int(label)) for label in np.flatnonzero(material.truth[row]))
-    return ExplainedClip(
-        clip_id=material.targets.clip_ids[row],
-        given=given or "none",
-        predicted=chosen,
-        probability=float(said[chosen]),
-        frames=clip,
-        gradients=patches.sums(cells),
-        occlusion=occlusion(function, clip, reference, patches),
-        value=value,
-        base=base,
-    )
+    given = ", ".join(material.name(int(label)) for label in np.flatnonzero(material.truth[row])) or "none"
+    lost = occlusion(function, clip, reference, patches)
+    named = material.targets.clip_ids[row], given, chosen, float(said[chosen])
+    return ExplainedClip(*named, clip, patches.sums(cells), lost, value, base)
 
 
 def _reference(material: Material, scorer: HeldOutScorer) -> Floats:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from acoustic_env.audio.signals import make_signal
 from acoustic_env.errors import UsageError
+from acoustic_env.features.modulation import axes as modulation_axes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +38,10 @@ STYLE: Final[dict[str, Any]] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "image.cmap": SEQUENTIAL,
+    "image.interpolation": "nearest",
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -97,45 +102,85 @@ def shortened(name: str, most: int = 34) -> str:
     return short.replace("$", r"\$")  # or matplotlib takes what is between two for a formula
 
 
-def modulation_axes(axes: Any, *, label_y: bool = True) -> None:
-    """Set the axes of a modulation map: Hz and cycles/kHz, wide where most of the sound is, marked in round numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+def span(values: Sequence[float], form: str = "d") -> str:
+    """Return the lowest and the highest of some numbers, once where they read alike.
 
-    axes.set_xscale("symlog", linthresh=4)
-    axes.set_yscale("symlog", linthresh=1)
-    for axis, ticks in ((axes.xaxis, (0, 2, 4, 8, 16, 32, 64)), (axes.yaxis, (0, 0.5, 1, 2, 4, 8))):
-        axis.set_major_locator(FixedLocator(ticks))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("temporal modulation (Hz)")
-    if label_y:
-        axes.set_ylabel("spectral modulation (cycles/kHz)")
+    >>> span([3, 1, 2]), span([0.51, 0.52], ".1f")
+    ('1 to 3', '0.5')
+    """
+    return " to ".join(dict.fromkeys(f"{end:{form}}" for end in (min(values), max(values))))
 
 
-def draw_modulation(axes: Any, values: Any, limit: float) -> Any:
-    """Draw a map [spectral, temporal] around zero, NaN cells grey, and return the mesh for a color bar."""
+def modulation_at(cell: Any) -> str:
+    """Return where a cell of a map lies, by its row and column."""
+    spectral, temporal = modulation_axes()
+    return f"{temporal[cell[1]]:.0f} Hz and {spectral[cell[0]]:.1f} cycles/kHz"
+
+
+def row_panels(
+    names: Sequence[str], step: float = 0.27, columns: int = 1, *, downwards: bool = False, **options: Any
+) -> tuple[Any, Any]:
+    """Return a figure and its panels side by side, with a row for each name, the first at the bottom or at the top.
+
+    A row is `step` inches high; options are those of `Figure.subplots`.
+    """
+    figure, (panels,) = new_panels(
+        9, 1.5 + step * max(len(names), 2), 1, columns, squeeze=False, sharey=True, **options
+    )
+    for panel in panels:
+        panel.grid(axis="x")
+    panels[0].set_yticks(range(len(names)), [shortened(name, 44) for name in names])
+    ends = -0.6, len(names) - 0.4
+    panels[0].set_ylim(*(ends[::-1] if downwards else ends))
+    return figure, panels if columns > 1 else panels[0]
+
+
+def draw_intervals(panel: Any, rows: Any, low: Any, middle: Any, high: Any, *, number: int, label: str = "") -> None:
+    """Draw numbers with intervals in rows of a panel, in the color and with the marker of a number."""
+    panel.hlines(rows, low, high, color=OKABE_ITO[number], lw=2)
+    panel.plot(middle, rows, MARKERS[number], color=OKABE_ITO[number], ms=6, label=label or None)
+
+
+def mark_cells(panel: Any, rows: Sequence[str], columns: Sequence[str], most: int = 24) -> None:
+    """Name the rows and the columns of an image."""
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(columns) > 3 else {}
+    panel.set_xticks(range(len(columns)), [shortened(name, most) for name in columns], **slanted)
+    panel.set_yticks(range(len(rows)), [shortened(name, most) for name in rows])
+
+
+def legend_below(figure: Any, columns: int, panel: Any = None) -> None:
+    """Put a legend of all panels, or of one, below them."""
+    shown = panel.get_legend_handles_labels() if panel is not None else ()
+    figure.legend(*shown, loc="outside lower center", ncols=columns)
+
+
+def draw_modulation(panel: Any, values: Any, limit: float) -> Any:
+    """Draw a map [spectral, temporal] around zero, NaN cells grey, and return the mesh for a color bar.
+
+    The axes are wide where most of the sound is, and marked in round numbers.
+    """
     import matplotlib
+    from matplotlib.ticker import FixedLocator, NullLocator
 
-    from acoustic_env.features.modulation import axes as modulation
-
-    spectral, temporal = modulation()
+    spectral, temporal = modulation_axes()
     colors = matplotlib.colormaps[DIVERGING].with_extremes(bad="#e4e4e4")
-    mesh = axes.pcolormesh(
+    mesh = panel.pcolormesh(
         temporal, spectral, values, cmap=colors, vmin=-limit, vmax=limit, shading="nearest", rasterized=True
     )
-    axes.set_xlim(0, temporal[-1])
-    axes.set_ylim(0, spectral[-1])
+    panel.set_xscale("symlog", linthresh=4)
+    panel.set_yscale("symlog", linthresh=1)
+    for axis, ticks in ((panel.xaxis, (0, 2, 4, 8, 16, 32, 64)), (panel.yaxis, (0, 0.5, 1, 2, 4, 8))):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")
+    panel.set(xlim=(0, temporal[-1]), xlabel="temporal modulation (Hz)")
+    panel.set(ylim=(0, spectral[-1]), ylabel="spectral modulation (cycles/kHz)")
+    panel.label_outer()
     return mesh
 
 
 def modulation_cells(key: str, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Return table columns that name each cell of a modulation map, for several maps told apart by column `key`."""
-    from acoustic_env.features.modulation import axes as modulation
-
-    spectral, temporal = modulation()
-    rows, columns = np.meshgrid(spectral, temporal, indexing="ij")
-    return {
-        key: np.repeat(list(names), rows.size),
-        "spectral_cycles_per_kHz": np.tile(rows.ravel(), len(names)),
-        "temporal_Hz": np.tile(columns.ravel(), len(names)),
-    }
+    rows, columns = (axis.ravel() for axis in np.meshgrid(*modulation_axes(), indexing="ij"))
+    cells = {"spectral_cycles_per_kHz": np.tile(rows, len(names)), "temporal_Hz": np.tile(columns, len(names))}
+    return {key: np.repeat(list(names), rows.size), **cells}

@@ -63,6 +63,8 @@ class FeatureBlock(ABC):
             `compute` has a frame axis after the clip axis, and rows gain `frame` and `start_s`.
         architecture: the network the block runs, if any; blocks of one network share their workers and its output.
         bytes_per_s: memory that `compute` takes for each second of one waveform; it bounds the length of clips.
+        handmade: computed without anything learned from sounds; the study shows it beside every embedder.
+        golden: whether golden.json has its numbers, which every node must reproduce.
     """
 
     name: ClassVar[str]
@@ -72,6 +74,8 @@ class FeatureBlock(ABC):
     columns: tuple[Column, ...]
     frame_hop_s: float | None = None
     architecture: ClassVar[str | None] = None
+    handmade: ClassVar[bool] = False
+    golden: ClassVar[bool] = False
     bytes_per_s: ClassVar[int] = 3 * 2**19  # measured: indices 0.5 MiB, mps 0.7, reference engines twice that
 
     @property

@@ -27,11 +27,10 @@ from acoustic_env.audio import prepare as preparing
 from acoustic_env.audio.prepare import prepare
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.features.block import FeatureBlock
-from acoustic_env.features.registry import make_block
+from acoustic_env.features.registry import make_block, names_where
 from acoustic_env.features.tolerances import within
 
 GOLDEN_FILE: Final = Path(__file__).with_name("golden.json")
-GOLDEN_BLOCKS: Final = ("indices", "mps")
 GOLDEN_SIGNALS: Final = ("raw", "fg", "bg")
 SECONDS: Final = 2
 _VECTOR_STRIDE: Final = 131  # of a vector column, every 131st value is kept
@@ -84,7 +83,7 @@ def check_golden(block: FeatureBlock) -> None:
         AcousticEnvError: a number lies further off than its column's tolerance, or the version has no golden numbers.
         Exception: whatever the block raises.
     """
-    if block.name not in GOLDEN_BLOCKS:
+    if not block.golden:
         block.compute(prepare(golden_clip(block.sample_rate), block.sample_rate, block.engine, ["raw"])["raw"])
         return
     kept = json.loads(GOLDEN_FILE.read_text(encoding="utf-8")).get(f"{block.name} {block.version}")
@@ -146,7 +145,7 @@ def _matroska(samples: npt.NDArray[np.int16], rate: int) -> bytes:
 
 def write_golden() -> None:
     """Write golden.json anew with the reference engine's numbers: after raising a block's version, and then only."""
-    blocks = [make_block(name, "reference") for name in GOLDEN_BLOCKS]
+    blocks = [make_block(name, "reference") for name in names_where("golden")]
     numbers = {f"{block.name} {block.version}": golden_numbers(block) for block in blocks}
     one_line_a_column = re.sub(r"\n {4}|\n {3}(?=\])", "", json.dumps(numbers, indent=1))
     GOLDEN_FILE.write_text(one_line_a_column + "\n", encoding="utf-8")

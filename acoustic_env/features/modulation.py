@@ -80,6 +80,8 @@ class ModulationBlock(FeatureBlock):
     """
 
     name: ClassVar[str] = "mps"
+    handmade: ClassVar[bool] = True
+    golden: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __init__(self, engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from acoustic_env.errors import UsageError
@@ -37,6 +37,15 @@ BLOCKS: Final[Registry[Callable[..., FeatureBlock]]] = Registry(
 IMPORTED: Final[dict[str, str]] = {
     "vggish_released": "acoustic-env clips from-audioset-embeddings writes it to the store"
 }
+
+
+def names_where(attribute: str, names: Iterable[str] = BLOCKS) -> list[str]:
+    """Return the names of registered blocks for which an attribute of the class is true.
+
+    >>> names_where("handmade")
+    ['indices', 'mps']
+    """
+    return [name for name in names if name in BLOCKS and getattr(BLOCKS.load(name), attribute)]
 
 
 def make_block(name: str, engine: Engine, options: Mapping[str, Json] | None = None) -> FeatureBlock:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from acoustic_env.config import ClassifierSettings
 from acoustic_env.errors import UsageError
+from acoustic_env.features.registry import names_where
 from acoustic_env.models.data.preprocessing import make_preprocessor
 from acoustic_env.models.data.windows import at_level
 from acoustic_env.models.learn import Log, Study
@@ -24,8 +25,6 @@ from acoustic_env.models.validation.cross_fitting import OutOfFold, out_of_fold
 from acoustic_env.models.validation.thresholds import main_score
 from acoustic_env.stats.intervals import Estimate, Floats, behind_the_best, of_metric, of_share
 
-# Blocks that are not embedders: shown alone, and beside every embedder as the source system had them.
-HANDMADE: Final = ("mps", "indices")
 ALL: Final = "all"
 TIMES: Final = ("train_seconds", "predict_seconds")
 
@@ -75,10 +74,10 @@ def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
     """Return every block alone, every embedder beside the handmade blocks, all blocks; each signal, then all.
 
     >>> [(one.features, one.signals) for one in variants(["indices", "mps"], ["raw"])]
-    [('indices', 'raw'), ('mps', 'raw'), ('mps+indices', 'raw')]
+    [('indices', 'raw'), ('mps', 'raw'), ('indices+mps', 'raw')]
     """
-    handmade = [block for block in HANDMADE if block in blocks]
-    embedders = [block for block in blocks if block not in HANDMADE]
+    handmade = names_where("handmade", blocks)
+    embedders = [block for block in blocks if block not in handmade]
     combinations: list[tuple[str, ...]] = [(block,) for block in blocks]
     combinations += [(*handmade, embedder) for embedder in embedders if handmade]
     if len(embedders) > 1 or (not embedders and len(handmade) > 1):

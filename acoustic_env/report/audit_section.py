@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from acoustic_env.audit.adjusted import Adjusted, AnnotatedCounts, adjusted_auc
 from acoustic_env.audit.annotations import check_annotations
@@ -22,8 +22,8 @@ from acoustic_env.errors import UsageError
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.report.audit_plots import estimate_plot, found_plot, quality_plot
 from acoustic_env.report.inputs import Inputs
-from acoustic_env.report.page import PlotFolder, Section
-from acoustic_env.report.parts import Code, Heading, Part, Table, Text
+from acoustic_env.report.page import Section
+from acoustic_env.report.parts import Code, Heading, Part, Table, Text, digits
 from acoustic_env.stats.intervals import of_metric
 from acoustic_env.stats.ranking import Ranking
 
@@ -44,80 +44,65 @@ def read_truth(url: str) -> dict[str, frozenset[str]]:
     missing = [name for name in ("clip_id", "label") if name not in table.column_names]
     if missing:
         raise UsageError(f"{url}: no column {missing[0]!r}; a table of true labels has clip_id and label")
-    found: dict[str, set[str]] = {}
-    for clip_id, label in zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True):
-        found.setdefault(clip_id, set()).update([label] if isinstance(label, str) else label or [])
-    return {clip_id: frozenset(labels) for clip_id, labels in found.items()}
+    labels = table.select(["clip_id", "label"]).to_pandas().explode("label").groupby("clip_id")["label"]
+    return {str(clip_id): frozenset(own.dropna()) for clip_id, own in labels}
 
 
-def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None, folder: PlotFolder) -> Section | None:
+def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None) -> Section | None:
     """Describe what is given of an audit; None without any of it."""
     section = Section("The label audit")
     truth = read_truth(inputs.truth) if inputs.truth else None
     groups = {} if clips is None else dict(zip(clips["clip_id"].to_pylist(), clips["group"].to_pylist(), strict=True))
-    given = None
+    accuracy: dict[str | None, float] = {}
     if inputs.ranked is not None:
         ranked = check_ranked(read_table(inputs.ranked), inputs.ranked)
         given = ranked.filter(ranked["given"]).sort_by("quality")
-        section.add(*_ranking(given, truth, groups, folder))
+        wrong = _wrong(given, truth or {})
+        section.add(*_ranking(given, wrong, groups))
+        if len(wrong):
+            names = np.array(given["label"].take(wrong.index.to_numpy()).to_pylist())
+            accuracy = {str(name): float(1 - wrong[names == name].mean()) for name in np.unique(names)}
+            accuracy[None] = float(1 - wrong.mean())
     if inputs.sample is not None and inputs.annotations is not None:
         annotations = check_annotations(read_table(inputs.annotations), inputs.annotations)
         found = estimate(read_table(inputs.sample), annotations, inputs.sample, groups or None)
-        section.add(*_estimates(found, _true_accuracy(given, truth), bundle, folder))
+        section.add(*_estimates(found, accuracy, bundle))
     if inputs.labels is not None:
         section.add(*_versions(inputs.labels, truth))
     return section if section.parts else None
 
 
-def _ranking(given: pa.Table, truth: Labels | None, groups: Mapping[str, str], folder: PlotFolder) -> list[Part]:
+def _wrong(rows: pa.Table, truth: Labels) -> pd.Series[Any]:
+    """Return row number -> whether a clip-label row contradicts the truth, for rows whose truth is known."""
+    pairs = enumerate(zip(rows["clip_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    known = {row: label not in truth[clip_id] for row, (clip_id, label) in pairs if clip_id in truth}
+    return pd.Series(known, dtype=bool)
+
+
+def _ranking(given: pa.Table, wrong: pd.Series[Any], groups: Mapping[str, str]) -> list[Part]:
     quality, scorers = quality_of(given), scorer_names(given)
     rows = [
-        (
-            row["clip_id"],
-            row["label"],
-            f"{row['quality']:.3f}",
-            row["flagged"],
-            *(None if row[name] is None else f"{float(row[name]):.3f}" for name in scorers),
-        )
+        (row["clip_id"], row["label"], digits(row["quality"]), row["flagged"], *(digits(row[name]) for name in scorers))
         for row in given.slice(0, SUSPECTS).to_pylist()
     ]
     title = f"The {len(rows)} most suspect of {given.num_rows:,} given labels"
     found: list[Part] = [
         Heading("The ranking"),
         Text(f"{NOT_A_RATE.replace('`', '')}.", "note", "A ranking is not a rate"),
-        folder.draw(quality_plot(given["label"].to_pylist(), quality, np.asarray(given["flagged"]))),
+        quality_plot(given["label"].to_pylist(), quality, np.asarray(given["flagged"])),
         Table(title, ("clip", "label", "quality", "flagged", *scorers), rows),
     ]
-    known, wrong = _wrong(given, truth)
     if 0 < wrong.sum() < len(wrong):
-        recordings = [groups.get(clip_id, clip_id) for clip_id in given["clip_id"].take(known).to_pylist()]
-        precision = of_metric(Ranking(wrong, -quality[known]).average_precision, recordings, wrong[:, None])
-        found.append(folder.draw(found_plot(wrong, quality[known], precision)))
+        recordings = [
+            groups.get(clip_id, clip_id) for clip_id in given["clip_id"].take(wrong.index.to_numpy()).to_pylist()
+        ]
+        truth, known = wrong.to_numpy(), quality[wrong.index]
+        precision = of_metric(Ranking(truth, -known).average_precision, recordings, truth[:, None])
+        found.append(found_plot(truth, known, precision))
     return found
 
 
-def _wrong(given: pa.Table | None, truth: Labels | None) -> tuple[Any, Any]:
-    """Return the rows of given labels whose truth is known, and which of them are wrong."""
-    if given is None or truth is None:
-        return np.empty(0, np.int64), np.empty(0, bool)
-    pairs = list(zip(given["clip_id"].to_pylist(), given["label"].to_pylist(), strict=True))
-    rows = [row for row, (clip_id, _) in enumerate(pairs) if clip_id in truth]
-    return np.array(rows, np.int64), np.array([pairs[row][1] not in truth[pairs[row][0]] for row in rows], bool)
-
-
-def _true_accuracy(given: pa.Table | None, truth: Labels | None) -> dict[str | None, float]:
-    """Return the true share of given labels that are right, by label and (None) overall, where it is known."""
-    rows, wrong = _wrong(given, truth)
-    if given is None or not len(rows):
-        return {}
-    names = np.array(given["label"].take(rows).to_pylist())
-    found: dict[str | None, float] = {str(name): float(1 - wrong[names == name].mean()) for name in np.unique(names)}
-    return {None: float(1 - wrong.mean()), **found}
-
-
-def _estimates(
-    found: Mapping[str, Any], truth: Mapping[str | None, float], bundle: Bundle | None, folder: PlotFolder
-) -> list[Part]:
+def _estimates(found: Mapping[str, Any], truth: Mapping[str | None, float], bundle: Bundle | None) -> list[Part]:
     chosen = found["preferred"]
     labels = {name: estimators[chosen] for name, estimators in found["labels"].items() if chosen in estimators}
     rows = [("all labels", name, *_cells(interval)) for name, interval in found["overall"].items()]
@@ -128,7 +113,7 @@ def _estimates(
     agreement.append(("same answer when asked again", *_cells(annotators["self_agreement"])))
     parts: list[Part] = [
         Heading("Accuracy of the labels, from annotations"),
-        folder.draw(estimate_plot(found["overall"][chosen], labels, truth)),
+        estimate_plot(found["overall"][chosen], labels, truth),
         Table(title, ("labels", "estimator", "estimate", "95 % interval", "answers"), rows),
         Table("Annotators", ("agreement", "estimate", "95 % interval", "answers"), agreement),
     ]
@@ -141,14 +126,12 @@ def _estimates(
 
 
 def _cells(interval: Interval) -> tuple[str | None, str, int]:
-    shown = f"{interval.estimate:.3f}" if np.isfinite(interval.estimate) else None
-    return shown, f"{interval.low:.3f}–{interval.high:.3f}", interval.n
+    return digits(interval.estimate), f"{interval.low:.3f}–{interval.high:.3f}", interval.n
 
 
 def _text(interval: Interval) -> str:
-    if not np.isfinite(interval.estimate):
-        return "no answers"
-    return f"{interval.estimate:.2f} ({interval.low:.2f}–{interval.high:.2f})"
+    estimate = digits(interval.estimate, 2)
+    return "no answers" if estimate is None else f"{estimate} ({interval.low:.2f}–{interval.high:.2f})"
 
 
 def _adjusted(bundle: Bundle | None, labels: Mapping[str, Interval]) -> Adjusted | None:
@@ -186,38 +169,27 @@ def _correction(adjusted: Adjusted) -> Text:
 def _versions(url: str, truth: Labels | None) -> list[Part]:
     manifests = [read_manifest(url, name) for name in versions(url)]
     actions = list(dict.fromkeys(action for manifest in manifests for action in manifest["actions"]))
-    rows = [
-        (
-            manifest["version"],
-            manifest.get("written_utc", ""),
-            manifest["rows"],
-            *(int(manifest["actions"].get(action, 0)) for action in actions),
-            Code(manifest["sha256"][:16]),
-        )
-        for manifest in manifests
-    ]
+    rows = []
+    for one in manifests:
+        counts = (int(one["actions"].get(action, 0)) for action in actions)
+        rows.append((one["version"], one.get("written_utc", ""), one["rows"], *counts, Code(one["sha256"][:16])))
     title = "Versions, oldest first; the original labels can always be recovered"
     header = ("version", "written", "rows", *actions, "SHA-256")
     parts: list[Part] = [Heading("Versions of the labels"), Table(title, header, rows)]
     latest, name = read_version(url), manifests[-1]["version"]
-    changed = latest.filter(pc.is_in(latest["action"], pa.array(["drop", "add"])))
-    counts = changed.group_by(["action", "reason"]).aggregate([("clip_id", "count")])
-    reasons = counts.sort_by([("clip_id_count", "descending")]).slice(0, REASONS).to_pylist()
-    if reasons:
-        listed = [(row["action"], row["reason"], row["clip_id_count"]) for row in reasons]
+    changed = latest.select(["action", "reason"]).to_pandas().query("action in ('drop', 'add')")
+    reasons = changed.value_counts().head(REASONS)
+    if len(reasons):
+        listed = [(*why, int(count)) for why, count in reasons.items()]
         parts.append(Table(f"Why {name} drops or adds labels", ("action", "reason", "rows"), listed))
     return parts if truth is None else [*parts, _against_truth(latest, name, truth)]
 
 
 def _against_truth(latest: pa.Table, name: str, truth: Labels) -> Table:
     """Return the share of right clip-label rows, before and after."""
-    pairs = list(zip(latest["clip_id"].to_pylist(), latest["label"].to_pylist(), strict=True))
-    known = np.array([clip_id in truth for clip_id, _ in pairs], bool)
-    right = np.array([label in truth.get(clip_id, ()) for clip_id, label in pairs], bool)
-    rows = []
+    wrong, rows = _wrong(latest, truth), []
     for title, applied in (("as given", np.asarray(latest["given"])), (name, np.asarray(applies(latest)))):
-        agree = (applied == right)[known]
-        interval = wilson(float(agree.sum()), len(agree))
-        rows.append((title, f"{interval.estimate:.3f}", f"{interval.low:.3f}–{interval.high:.3f}", len(agree)))
+        agree = applied[wrong.index] != wrong.to_numpy()
+        rows.append((title, *_cells(wilson(float(agree.sum()), len(agree)))))
     header = ("labels", "share right", "95 % interval", "rows")
     return Table("Compared with the true labels, known here", header, rows)

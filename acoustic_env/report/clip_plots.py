@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 
-from acoustic_env.explain.plot import Plot
-from acoustic_env.explain.style import FAINT, GREY, OKABE_ITO, SEQUENTIAL, drawn, new_figure, new_panels, shortened
-from acoustic_env.report.clip_sample import (
-    BANDS,
-    FRAMES,
-    RATE,
-    Array,
-    HeardClip,
-    band_hertz,
-    decibels,
-    mel_filters,
-    mel_power,
-)
+from acoustic_env.explain import style
+from acoustic_env.explain.plot import Plot, table
+from acoustic_env.report.clip_sample import BANDS, FRAMES, RATE, Array, HeardClip, band_hertz, decibels, mel_filters
 
 SECTION: Final = "Clips"
 RANGE_DB: Final = 70.0
@@ -31,54 +20,54 @@ TAGS: Final = 30
 LABELS: Final = 12
 MEL_TICKS: Final = (250, 1000, 4000, 10_000)
 OUTLINE: Final = 1200  # columns of a waveform
+HOP_S: Final = FRAMES.hop_length / RATE
 
-Clips = Mapping[str, Sequence[HeardClip]]
-
-
-def _mel_axis(panel: Any, *, labels: bool = True) -> None:
-    places = np.interp(MEL_TICKS, band_hertz(), np.arange(BANDS))
-    panel.set_yticks(places, [f"{hertz / 1000:g}" for hertz in MEL_TICKS] if labels else [])
-    if labels:
-        panel.set_ylabel("frequency (kHz)")
+Clips = Mapping[str, Sequence[HeardClip]]  # class -> its clips
+Names = Sequence[Sequence[str]]  # labels or tags of each clip
 
 
-def _mel_image(panel: Any, levels: Array, top: float) -> Any:
-    end = len(levels) * FRAMES.hop_length / RATE
-    extent = (0, end, -0.5, BANDS - 0.5)
-    options = {"origin": "lower", "aspect": "auto", "cmap": SEQUENTIAL, "interpolation": "nearest"}
-    return panel.imshow(levels.T, extent=extent, vmin=top - RANGE_DB, vmax=top, **options)
+def _mark_mel(axis: Any) -> None:
+    axis.set_ticks(np.interp(MEL_TICKS, band_hertz(), np.arange(BANDS)), [f"{hertz / 1000:g}" for hertz in MEL_TICKS])
 
 
-@drawn
+def _frames_image(panel: Any, values: Array, low: float, high: float, **options: Any) -> Any:
+    """Draw numbers of frames [frames, rows] over seconds."""
+    extent = (0, len(values) * HOP_S, -0.5, values.shape[1] - 0.5)
+    return panel.imshow(values.T, extent=extent, vmin=low, vmax=high, origin="lower", aspect="auto", **options)
+
+
+@style.drawn
 def example_plot(name: str, clip: HeardClip) -> Plot:
     """Draw waveform, spectrum, mel filters, mel spectrogram and MFCCs of a clip of class `name`."""
     from acoustic_env.features.mel import MfccBlock
 
-    power = mel_power(clip.waveform)
-    levels, spectrum = decibels(power), decibels(power.mean(axis=0))
-    coefficients = MfccBlock("fast").frames_of(clip.waveform)["mfcc"]
-    figure = new_figure(9.4, 8.4)
-    panels = figure.subplot_mosaic("ww;sf;mc", height_ratios=(0.8, 1, 1.1))
-    _draw_waveform(panels["w"], clip.waveform)
-    panels["s"].plot(band_hertz(), spectrum, color=OKABE_ITO[0], lw=1.5)
-    panels["s"].set(xlabel="frequency (Hz)", ylabel="level in the band (dBFS)", title="Spectrum, mean over time")
+    levels, top = decibels(clip.mel_power), float(decibels(clip.mel_power).max())
+    coefficients = MfccBlock("fast").frames_of(clip.waveform)["mfcc"][:, 1:]
+    figure = style.new_figure(9.4, 8.4)
+    waveform, spectrum, filters, mel, mfcc = figure.subplot_mosaic("ww;sf;mc", height_ratios=(0.8, 1, 1.1)).values()
+    pieces = np.array_split(clip.waveform, min(OUTLINE, len(clip.waveform)))
+    times = np.linspace(0, len(clip.waveform) / RATE, len(pieces))
+    ends = [piece.min() for piece in pieces], [piece.max() for piece in pieces]
+    waveform.fill_between(times, *ends, color=style.OKABE_ITO[0], lw=0.4)
+    waveform.set(xlabel="time (s)", ylabel="amplitude", title="Waveform (full scale 1.0)", xlim=(0, times[-1]))
+    waveform.axhline(0, color=style.GREY, lw=0.5)
+    spectrum.plot(band_hertz(), clip.spectrum_db, color=style.OKABE_ITO[0], lw=1.5)
+    spectrum.set(xlabel="frequency (Hz)", ylabel="level in the band (dBFS)", title="Spectrum, mean over time")
     hertz = np.arange(FRAMES.n_fft // 2 + 1) * RATE / FRAMES.n_fft
     for number, weights in enumerate(mel_filters()):
-        panels["f"].plot(hertz, weights, color=OKABE_ITO[0] if number % 8 == 0 else FAINT, lw=1)
-    panels["f"].set(xlabel="frequency (Hz)", ylabel="weight", title=f"The {BANDS} mel filters, every eighth in color")
-    for key in "sf":
-        panels[key].grid(color=FAINT, lw=0.6)
-    image = _mel_image(panels["m"], levels, float(levels.max()))
-    _mel_axis(panels["m"])
-    panels["m"].set(xlabel="time (s)", title="Mel spectrogram")
-    figure.colorbar(image, ax=panels["m"], label="level in the band (dBFS)")
-    end = len(coefficients) * FRAMES.hop_length / RATE
-    extent = (0, end, 0.5, coefficients.shape[1] - 0.5)
-    limit = float(np.abs(coefficients[:, 1:]).max()) or 1.0
-    options = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "cmap": "PuOr_r"}
-    image = panels["c"].imshow(coefficients.T[1:], extent=extent, vmin=-limit, vmax=limit, **options)
-    panels["c"].set(xlabel="time (s)", ylabel="coefficient", title="MFCCs 1 to 19", yticks=(1, 5, 10, 15, 19))
-    figure.colorbar(image, ax=panels["c"], label="coefficient (dB)")
+        filters.plot(hertz, weights, color=style.FAINT if number % 8 else style.OKABE_ITO[0], lw=1)
+    filters.set(xlabel="frequency (Hz)", ylabel="weight", title=f"The {BANDS} mel filters, every eighth in color")
+    spectrum.grid()
+    filters.grid()
+    image = _frames_image(mel, levels, top - RANGE_DB, top)
+    figure.colorbar(image, ax=mel, label="level in the band (dBFS)")
+    _mark_mel(mel.yaxis)
+    mel.set(xlabel="time (s)", ylabel="frequency (kHz)", title="Mel spectrogram")
+    limit = float(np.abs(coefficients).max()) or 1.0
+    image = _frames_image(mfcc, coefficients, -limit, limit, cmap=style.DIVERGING)
+    figure.colorbar(image, ax=mfcc, label="coefficient (dB)")
+    mfcc.set_yticks([0, 4, 9, 14, 18], [1, 5, 10, 15, 19])
+    mfcc.set(xlabel="time (s)", ylabel="coefficient", title="MFCCs 1 to 19")
     where = f"clip {clip.clip_id} of class {name}"
     caption = (
         f"A clip in detail: {where}, chosen by a seed, {clip.seconds:.1f} s, RMS {clip.rms_db:.1f} dBFS. Resampled to "
@@ -87,218 +76,176 @@ def example_plot(name: str, clip: HeardClip) -> Plot:
         "left out."
     )
     alt = f"Waveform, spectrum, mel filters, mel spectrogram and MFCCs of {where}; RMS {clip.rms_db:.1f} dBFS."
-    columns = {f"level_dBFS_{at:.0f}_Hz": levels[:, band] for band, at in enumerate(band_hertz())}
-    data = pa.table({"time_s": np.arange(len(levels)) * FRAMES.hop_length / RATE, **columns})
+    data = table({"time_s": np.arange(len(levels)) * HOP_S, **_band_columns(levels)})
     return Plot("clip-example", SECTION, "A clip in detail", caption, alt, figure, data)
 
 
-def _draw_waveform(panel: Any, waveform: Array) -> None:
-    pieces = np.array_split(waveform, min(OUTLINE, len(waveform)))
-    times = np.linspace(0, len(waveform) / RATE, len(pieces))
-    low, high = [piece.min() for piece in pieces], [piece.max() for piece in pieces]
-    panel.fill_between(times, low, high, color=OKABE_ITO[0], lw=0.4)
-    panel.set(xlabel="time (s)", ylabel="amplitude", title="Waveform (full scale 1.0)", xlim=(0, times[-1]))
-    panel.axhline(0, color=GREY, lw=0.5)
+def _band_columns(levels: Array) -> dict[str, Array]:
+    """Return levels [n, bands] as columns of a table."""
+    return {f"level_dBFS_{hertz:.0f}_Hz": own for hertz, own in zip(band_hertz(), levels.T, strict=True)}
 
 
-@drawn
+@style.drawn
 def gallery_plot(clips: Clips, name: str, title: str, lead: str) -> Plot:
     """Draw mel images, a row for each name of `clips`, at most `GALLERY` in a row, all in the same colors."""
-    shown = [(of, clip) for of, found in clips.items() for clip in found[:GALLERY]]
-    images = [decibels(mel_power(clip.waveform[: round(GALLERY_S * RATE)])) for _, clip in shown]
+    shown = [(row, column, clip) for row, of in enumerate(clips) for column, clip in enumerate(clips[of][:GALLERY])]
+    images = [decibels(clip.mel_power[: round(GALLERY_S / HOP_S) + 1]) for *_, clip in shown]
     top = max(float(levels.max()) for levels in images)
-    figure, panels = new_panels(9.4, 0.9 + 1.35 * len(clips), len(clips), GALLERY, squeeze=False)
+    figure, panels = style.new_panels(9.4, 0.9 + 1.35 * len(clips), len(clips), GALLERY, squeeze=False)
     for panel in panels.ravel():
         panel.set_axis_off()
-    image, places = None, Counter[str]()
-    rows = {of: row for row, of in enumerate(clips)}
-    for (of, clip), levels in zip(shown, images, strict=True):
-        panel = panels[rows[of], places[of]]
+    names = list(clips)
+    for (row, column, clip), levels in zip(shown, images, strict=True):
+        panel = panels[row, column]
         panel.set_axis_on()
-        image = _mel_image(panel, levels, top)
-        panel.set_title(shortened(clip.clip_id, 34), fontsize=8)
-        _mel_axis(panel, labels=places[of] == 0)
-        if places[of] == 0:
-            panel.set_ylabel(f"{shortened(of, 22)}\n(kHz)")
-        panel.tick_params(labelsize=8)
-        places[of] += 1
+        image = _frames_image(panel, levels, top - RANGE_DB, top)
+        panel.set_title(style.shortened(clip.clip_id, 34), fontsize=8)
+        _mark_mel(panel.yaxis)
+        panel.tick_params(labelsize=8, labelleft=column == 0)
+        panel.set_ylabel("" if column else f"{style.shortened(names[row], 22)}\n(kHz)")
     figure.supxlabel("time (s)", fontsize=10)
     figure.colorbar(image, ax=panels, label="level in the mel band (dBFS)", shrink=min(1, 4 / len(clips)))
     caption = (
         f"{lead} {len(shown)} clips, at most {GALLERY} a row, the first {GALLERY_S:g} s of each at most, "
         f"not normalized, all in one color scale of {RANGE_DB:g} dB."
     )
-    alt = f"Mel spectrograms of {len(shown)} clips: " + "; ".join(f"{of}, {places[of]}" for of in clips)
-    measured = {"rms_dBFS": [clip.rms_db for _, clip in shown], "seconds": [clip.seconds for _, clip in shown]}
-    ids = {"row": [of for of, _ in shown], "clip_id": [clip.clip_id for _, clip in shown]}
-    return Plot(name, SECTION, title, caption, alt, figure, pa.table(ids | measured))
+    counts = "; ".join(f"{of}, {len(own[:GALLERY])}" for of, own in clips.items())
+    alt = f"Mel spectrograms of {len(shown)} clips: {counts}"
+    rows = [(names[row], clip.clip_id, clip.rms_db, clip.seconds) for row, _, clip in shown]
+    data = table(pd.DataFrame(rows, columns=["row", "clip_id", "rms_dBFS", "seconds"]))
+    return Plot(name, SECTION, title, caption, alt, figure, data)
 
 
-def _strips(panel: Any, names: Sequence[str], values: Sequence[Sequence[float]]) -> None:
-    """Draw each value as a stroke and the median of a name as a dot, a line for each name."""
-    for place, own in enumerate(values):
-        panel.plot(own, [place] * len(own), "|", color=OKABE_ITO[0], ms=9, alpha=0.7)
-        panel.plot(np.median(own), place, "D", color=OKABE_ITO[1], ms=6)
-    panel.set_yticks(range(len(names)), [shortened(name, 26) for name in names])
-    panel.set_ylim(len(names) - 0.4, -0.6)
-    panel.grid(axis="x", color=FAINT, lw=0.6)
+def _strips(panel: Any, values: Sequence[Sequence[float]]) -> None:
+    """Draw each value as a stroke and the median of a class as a diamond, a row for each class."""
+    panel.eventplot(values, colors=style.OKABE_ITO[0], alpha=0.7, lineoffsets=range(len(values)), linelengths=0.3)
+    panel.plot([np.median(own) for own in values], range(len(values)), "D", color=style.OKABE_ITO[1], ms=6)
 
 
 def _sampled(clips: Clips) -> str:
     sizes = [len(found) for found in clips.values()]
-    each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    return f"{sum(sizes):,} sampled clips, {each} a class"
+    return f"{sum(sizes):,} sampled clips, {style.span(sizes)} a class"
 
 
-@drawn
+@style.drawn
 def lengths_plot(clips: Clips) -> Plot:
     """Draw the length of each sampled clip by class."""
-    names, values = list(clips), [[clip.seconds for clip in found] for found in clips.values()]
-    figure, panel = new_panels(9, 1.2 + 0.36 * len(names))
-    _strips(panel, names, values)
-    flat = np.concatenate(values)
-    panel.set(xlabel="length (s)", xscale="log" if flat.max() > 20 * max(flat.min(), 1e-3) else "linear")
-    said = f"{flat.min():.2f} s to {flat.max():.2f} s, median {np.median(flat):.2f} s"
-    caption = f"Lengths of {_sampled(clips)}: {said}. Each stroke is a clip, the diamond the median of its class."
+    figure, panel = style.row_panels(list(clips), 0.36, downwards=True)
+    _strips(panel, [[clip.seconds for clip in found] for found in clips.values()])
     rows = [(of, clip.clip_id, clip.seconds) for of, found in clips.items() for clip in found]
-    data = pa.table(dict(zip(("class", "clip_id", "seconds"), map(list, zip(*rows, strict=True)), strict=True)))
-    return Plot("clip-lengths", SECTION, "Lengths", caption, f"Lengths of clips by class: {said}.", figure, data)
+    data = pd.DataFrame(rows, columns=["class", "clip_id", "seconds"])
+    shortest, middle, longest = data["seconds"].quantile([0, 0.5, 1])
+    panel.set(xlabel="length (s)", xscale="log" if longest > 20 * max(shortest, 1e-3) else "linear")
+    said = f"{shortest:.2f} s to {longest:.2f} s, median {middle:.2f} s"
+    caption = f"Lengths of {_sampled(clips)}: {said}. Each stroke is a clip, the diamond the median of its class."
+    alt = f"Lengths of clips by class: {said}."
+    return Plot("clip-lengths", SECTION, "Lengths", caption, alt, figure, table(data))
 
 
-@drawn
+@style.drawn
 def levels_plot(clips: Clips) -> Plot:
     """Draw RMS, zero-crossing rate and spectrum of the sampled clips by class."""
     names = list(clips)
     rms = [[clip.rms_db for clip in found] for found in clips.values()]
     crossings = [[clip.crossings for clip in found] for found in clips.values()]
-    spectra = np.array(
-        [
-            np.median([decibels(mel_power(clip.waveform).mean(axis=0)) for clip in found], axis=0)
-            for found in clips.values()
-        ]
-    )
-    figure, (left, middle, right) = new_panels(11, 1.8 + 0.36 * len(names), 1, 3, width_ratios=(1, 1, 1.5))
-    _strips(left, names, rms)
+    spectra = np.array([np.median([clip.spectrum_db for clip in found], axis=0) for found in clips.values()])
+    figure, (left, middle, right) = style.row_panels(names, 0.45, 3, downwards=True, width_ratios=(1, 1, 1.5))
+    _strips(left, rms)
     left.set(xlabel="RMS (dBFS)", title="Level")
-    _strips(middle, names, crossings)
+    _strips(middle, crossings)
     middle.set(xlabel="crossings per second", title="Zero-crossing rate")
     top = float(spectra.max())
-    lowest = max(float(spectra.min()), top - RANGE_DB)
-    options = {"aspect": "auto", "cmap": SEQUENTIAL, "interpolation": "nearest"}
-    image = right.imshow(spectra, vmin=lowest, vmax=top, **options)
-    right.set_xticks(np.interp(MEL_TICKS, band_hertz(), np.arange(BANDS)), [f"{hertz / 1000:g}" for hertz in MEL_TICKS])
+    image = right.imshow(spectra, vmin=max(float(spectra.min()), top - RANGE_DB), vmax=top, aspect="auto")
+    _mark_mel(right.xaxis)
+    right.grid(visible=False)
     right.set(xlabel="frequency (kHz)", title="Spectrum, median of the clips")
     figure.colorbar(image, ax=right, label="level in the mel band (dBFS)")
-    for panel in (middle, right):
-        panel.set_yticks(range(len(names)), [])
-    medians = [float(np.median(own)) for own in rms]
-    loud, quiet = names[int(np.argmax(medians))], names[int(np.argmin(medians))]
-    said = f"loudest in the median is {loud} ({max(medians):.1f} dBFS), quietest {quiet} ({min(medians):.1f} dBFS)"
+    medians = {name: float(np.median(own)) for name, own in zip(names, rms, strict=True)}
+    loud, quiet = max(medians, key=medians.__getitem__), min(medians, key=medians.__getitem__)
+    said = f"loudest in the median is {loud} ({medians[loud]:.1f} dBFS), quietest {quiet} ({medians[quiet]:.1f} dBFS)"
     caption = (
         f"Level, zero-crossing rate and spectrum of {_sampled(clips)}, at {RATE / 1000:g} kHz and before any "
         f"normalization: {said}. Each stroke is a clip, the diamond the median. A level that tells classes apart is "
         "lost in signals that are normalized."
     )
-    data = pa.table(
-        {
-            "class": names,
-            "rms_dBFS_median": medians,
-            "crossings_per_s_median": [float(np.median(own)) for own in crossings],
-            **{f"level_dBFS_{at:.0f}_Hz": spectra[:, band] for band, at in enumerate(band_hertz())},
-        }
-    )
-    title = "Level, zero crossings and spectrum of each class"
+    columns = {"class": names, "rms_dBFS_median": list(medians.values())}
+    columns["crossings_per_s_median"] = [float(np.median(own)) for own in crossings]
+    data, title = table({**columns, **_band_columns(spectra)}), "Level, zero crossings and spectrum of each class"
     return Plot("clip-levels", SECTION, title, caption, f"Strips of levels by class: {said}.", figure, data)
 
 
-def _count_clips(names: Sequence[Sequence[str]]) -> Counter[str]:
-    """Return name -> clips that have it, from the names of each clip."""
-    return Counter(name for own in names for name in set(own))
-
-
-def _draw_counts(counts: Mapping[str, Counter[str]], margin: float, step: float) -> tuple[Any, list[str]]:
-    """Draw bars of the most frequent names, part after part in a row, and return the figure and all names by count.
-
-    The figure is `margin` inches high, and `step` more for each row.
-    """
-    total = sum(counts.values(), Counter())
-    order = sorted(total, key=lambda name: (-total[name], name))
-    shown = order[:TAGS]
-    figure, panel = new_panels(9, margin + step * len(shown))
+def _draw_counts(counts: pd.DataFrame) -> Any:
+    """Draw bars of the most frequent names, part after part in a row."""
+    shown = counts[:TAGS]
+    figure, panel = style.row_panels(list(shown.index), downwards=True)
     left = np.zeros(len(shown))
-    for number, (role, own) in enumerate(counts.items()):
-        width = np.array([own[name] for name in shown], float)
-        panel.barh(range(len(shown)), width, left=left, color=OKABE_ITO[number], label=role, height=0.7)
-        left += width
-    panel.set_yticks(range(len(shown)), [shortened(name) for name in shown])
-    panel.set(xlabel="clips", ylim=(len(shown) - 0.4, -0.6))
-    panel.grid(axis="x", color=FAINT, lw=0.6)
-    return figure, order
+    for number, part in enumerate(shown):
+        panel.barh(range(len(shown)), shown[part], left=left, color=style.OKABE_ITO[number], label=part, height=0.7)
+        left += shown[part]
+    panel.set_xlabel("clips")
+    return figure
 
 
-@drawn
-def labels_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot:
+def _count_clips(names: Mapping[str, Names]) -> pd.DataFrame:
+    """Count the clips that have each name, most frequent first, a column for each part."""
+    listed = [(part, name) for part, rows in names.items() for own in rows for name in dict.fromkeys(own)]
+    found = pd.DataFrame(listed, columns=["part", "name"])
+    counts = pd.crosstab(found["name"], found["part"]).reindex(columns=list(names), fill_value=0)
+    return counts.sort_index().loc[counts.sum(axis=1).sort_index().sort_values(ascending=False, kind="stable").index]
+
+
+@style.drawn
+def labels_plot(labels: Mapping[str, Names]) -> Plot:
     """Draw how many clips carry each label, by part of the split -> labels of each of its clips."""
-    counts = {role: _count_clips(rows) for role, rows in labels.items()}
-    total = sum(counts.values(), Counter())
-    figure, order = _draw_counts(counts, 1.4, 0.28)
-    if len(counts) > 1:
-        figure.legend(loc="outside lower center", ncols=len(counts))
-    which = f"the {TAGS} most frequent of {len(order):,} labels" if len(order) > TAGS else "all labels"
-    said = f"most frequent is {order[0]} ({total[order[0]]:,}), rarest {order[-1]} ({total[order[-1]]:,})"
-    caption = f"Clips of each label{' by part of the split' if len(counts) > 1 else ''} ({which}): {said}."
-    rows = [{"label": name, **{role: own[name] for role, own in counts.items()}} for name in order]
-    data = pa.Table.from_pylist(rows)
+    counts = _count_clips(labels)
+    total = counts.sum(axis=1)
+    figure = _draw_counts(counts)
+    if len(labels) > 1:
+        style.legend_below(figure, len(labels))
+    which = f"the {TAGS} most frequent of {len(total):,} labels" if len(total) > TAGS else "all labels"
+    said = f"most frequent is {total.index[0]} ({total.iloc[0]:,}), rarest {total.index[-1]} ({total.iloc[-1]:,})"
+    caption = f"Clips of each label{' by part of the split' if len(labels) > 1 else ''} ({which}): {said}."
+    data = table(counts.rename_axis("label").reset_index())
     return Plot("clip-labels", SECTION, "Counts of labels", caption, f"Bars of label counts: {said}.", figure, data)
 
 
-@drawn
-def cooccurrence_plot(labels: Mapping[str, Sequence[Sequence[str]]]) -> Plot | None:
+@style.drawn
+def tags_plot(tags: Names) -> Plot:
+    """Draw the most frequent tags."""
+    counts = _count_clips({"clips": tags})
+    said = f"{counts.index[0]} is the most frequent, on {counts['clips'].iloc[0]:,} of {len(tags):,} clips"
+    caption = f"The {len(counts[:TAGS])} most frequent of {len(counts):,} tags: {said}."
+    data, alt = table(counts.rename_axis("tag").reset_index()), f"Bars of tag counts: {said}."
+    return Plot("clip-tags", SECTION, "Tags", caption, alt, _draw_counts(counts), data)
+
+
+@style.drawn
+def cooccurrence_plot(labels: Mapping[str, Names]) -> Plot | None:
     """Draw how often labels occur together, a panel for each part of the split; None where no clip has two labels."""
-    parts = {role: [sorted(set(own)) for own in rows] for role, rows in labels.items()}
-    if not any(len(own) > 1 for rows in parts.values() for own in rows):
+    several = [own for rows in labels.values() for own in rows if len(set(own)) > 1]
+    if not several:
         return None
-    total = Counter(label for rows in parts.values() for own in rows if len(own) > 1 for label in own)
-    names = sorted(total, key=lambda name: (-total[name], name))[:LABELS]
-    place = {name: number for number, name in enumerate(names)}
-    size = (2.6 + 3.4 * len(parts), 2.4 + 0.27 * len(names))
-    figure, (panels,) = new_panels(*size, 1, len(parts), squeeze=False)
-    data: list[dict[str, Any]] = []
-    image = None
-    for number, (panel, (role, rows)) in enumerate(zip(panels, parts.items(), strict=True)):
-        counts = np.zeros((len(names), len(names)))
-        for own in rows:
-            known = [place[label] for label in own if label in place]
-            counts[np.ix_(known, known)] += 1
-        carry = np.maximum(np.diag(counts)[:, None], 1)
-        shares = np.where(np.eye(len(names), dtype=bool), np.nan, counts / carry)
-        image = panel.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
-        panel.set_xticks(range(len(names)), [shortened(name, 18) for name in names], rotation=60, ha="right")
-        panel.set_yticks(range(len(names)), [shortened(name, 18) for name in names] if number == 0 else [])
-        panel.set_title(f"{role} ({len(rows):,})")
-        data += [
-            {"part": role, "label": a, "other": b, "clips": int(counts[place[a], place[b]])}
-            for a in names
-            for b in names
-        ]
+    total = _count_clips({"clips": several})
+    names = list(total.index[:LABELS])
+    size = (2.6 + 3.4 * len(labels), 2.4 + 0.27 * len(names))
+    figure, (panels,) = style.new_panels(*size, 1, len(labels), squeeze=False, sharey=True)
+    tables: list[pd.DataFrame] = []
+    for panel, (part, rows) in zip(panels, labels.items(), strict=True):
+        carried = np.array([[name in own for name in names] for own in rows], np.int64).reshape(-1, len(names))
+        counts = carried.T @ carried
+        shares = counts / np.maximum(np.diag(counts)[:, None], 1)
+        image = panel.imshow(np.where(np.eye(len(names), dtype=bool), np.nan, shares), vmin=0, vmax=1)
+        style.mark_cells(panel, names, names, 18)
+        panel.set_title(f"{part} ({len(rows):,})")
+        pairs = {"label": np.repeat(names, len(names)), "other": np.tile(names, len(names)), "clips": counts.ravel()}
+        tables.append(pd.DataFrame({"part": part, **pairs}))
     figure.colorbar(image, ax=panels, label="share of the row's clips", shrink=0.8)
-    best = max((row for row in data if row["label"] < row["other"]), key=lambda row: row["clips"])
+    data = pd.concat(tables, ignore_index=True)
+    best = data.iloc[int(data["clips"].where(data["label"] < data["other"], -1).argmax())]
     said = f"most often together: {best['label']} and {best['other']}, {best['clips']:,} clips of {best['part']}"
     caption = (
         f"Labels that occur together: of the clips with the row's label, the share that has the column's as well "
         f"({len(names)} of {len(total):,} labels that occur with others); {said}."
     )
-    alt = f"Matrices of co-occurrence of labels; {said}."
-    table, title = pa.Table.from_pylist(data), "Labels that occur together"
-    return Plot("clip-cooccurrence", SECTION, title, caption, alt, figure, table)
-
-
-@drawn
-def tags_plot(tags: Sequence[Sequence[str]]) -> Plot:
-    """Draw the most frequent tags."""
-    counts = _count_clips(tags)
-    figure, order = _draw_counts({"": counts}, 1.2, 0.26)
-    said = f"{order[0]} is the most frequent, on {counts[order[0]]:,} of {len(tags):,} clips"
-    caption = f"The {len(order[:TAGS])} most frequent of {len(order):,} tags: {said}."
-    data = pa.table({"tag": order, "clips": [counts[tag] for tag in order]})
-    return Plot("clip-tags", SECTION, "Tags", caption, f"Bars of tag counts: {said}.", figure, data)
+    alt, title = f"Matrices of co-occurrence of labels; {said}.", "Labels that occur together"
+    return Plot("clip-cooccurrence", SECTION, title, caption, alt, figure, table(data))

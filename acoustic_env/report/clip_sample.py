@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -34,7 +34,12 @@ FRAMES: Final = FrameSettings(sample_rate=RATE)
 
 @dataclass(frozen=True)
 class HeardClip:
-    """A decoded clip."""
+    """A decoded clip.
+
+    >>> clip = HeardClip("tone", np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32), 1.0)
+    >>> bool(abs(decibels(clip.mel_power[20].sum()) + 3) < 0.5)  # a full-scale sine has an RMS of -3 dBFS
+    True
+    """
 
     clip_id: str  # of the clip list
     waveform: Array  # float32 [samples] at `RATE`, the first `LONGEST_S` seconds, full scale at 1.0
@@ -50,6 +55,19 @@ class HeardClip:
         """Zero crossings a second, mean removed."""
         positive = self.waveform > self.waveform.mean()
         return float(np.count_nonzero(np.diff(positive)) * RATE / max(len(positive), 1))
+
+    @cached_property
+    def mel_power(self) -> Array:
+        """Mean square [frames, bands] of the signal in each mel band, by Parseval's theorem."""
+        from scipy import signal
+
+        scale = 2 / (FRAMES.n_fft * np.square(signal.get_window(FRAMES.window, FRAMES.n_fft)).sum())
+        return np.asarray(power_spectrogram(self.waveform, FRAMES) @ mel_filters().T * scale)
+
+    @property
+    def spectrum_db(self) -> Array:
+        """Level in dBFS of each mel band over the whole clip [bands]."""
+        return decibels(self.mel_power.mean(axis=0))
 
 
 @dataclass(frozen=True)
@@ -86,21 +104,6 @@ def band_hertz() -> Array:
     return np.asarray(librosa.mel_frequencies(BANDS + 2, fmin=0.0, fmax=RATE / 2)[1:-1])
 
 
-def mel_power(waveform: Array) -> Array:
-    """Return the mean square [frames, bands] of the signal in each mel band, by Parseval's theorem.
-
-    >>> time = np.arange(RATE) / RATE
-    >>> power = mel_power(np.sin(2 * np.pi * 1000 * time).astype(np.float32))
-    >>> bool(abs(decibels(power[20].sum()) + 3) < 0.5)  # a full-scale sine has an RMS of -3 dBFS
-    True
-    """
-    from scipy import signal
-
-    window = signal.get_window(FRAMES.window, FRAMES.n_fft)
-    scale = 2 / (FRAMES.n_fft * np.square(window).sum())
-    return np.asarray(power_spectrogram(waveform, FRAMES) @ mel_filters().T * scale)
-
-
 def seeded_order(clip_ids: Sequence[str]) -> list[int]:
     """Return row numbers in an order that depends on the seed and the ids alone, not on the order of the list."""
     return sorted(range(len(clip_ids)), key=lambda row: (zlib.crc32(f"{SEED} {clip_ids[row]}".encode()), clip_ids[row]))
@@ -120,11 +123,10 @@ def draw_clips(clips: pa.Table, names: Sequence[Sequence[str]]) -> ClipSample:
     for row in dict.fromkeys(row for name in largest for row in rows[name][:most]):
         if len(failed) == len(heard) == HOPELESS:
             break
-        heard[row] = None
         try:
             heard[row] = hear(ids[row], uris[row], starts[row], ends[row])
         except ClipError as error:
-            failed[ids[row]] = error.message
+            heard[row], failed[ids[row]] = None, error.message
     found = {name: [clip for row in rows[name][:most] if (clip := heard.get(row)) is not None] for name in largest}
     return ClipSample({name: clips for name, clips in found.items() if clips}, len(heard), failed)
 

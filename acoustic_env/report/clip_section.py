@@ -11,37 +11,30 @@ from acoustic_env.clips.select import select
 from acoustic_env.clips.splits import split
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
-from acoustic_env.explain.style import class_name
+from acoustic_env.explain.style import class_name, span
 from acoustic_env.report import clip_plots
 from acoustic_env.report.clip_sample import CLASSES, SEED, ClipSample, draw_clips
-from acoustic_env.report.page import PlotFolder, Section
-from acoustic_env.report.parts import Text
+from acoustic_env.report.page import Section
+from acoustic_env.report.parts import Part, Text
 
 ROLES: Final = {"training": "train", "validation": "validation", "test": "test"}  # part of a split -> its field
 SAME_LENGTH: Final = 1.1  # ratio of the longest to the shortest clip up to which lengths are not drawn
 
 
-def clip_section(clips: pa.Table, recipe: Recipe | None, folder: PlotFolder) -> Section | None:
+def clip_section(clips: pa.Table, recipe: Recipe | None) -> Section | None:
     """Draw a sample of the clips, their labels and their tags; None where there is nothing to draw."""
-    section = Section("Clips")
-    column = "labels"
+    column, roles = "labels", None
     if recipe is not None:
         clips, column = select(clips, recipe).clips, "class"
+        roles = split_rows(clips, recipe)
     names = [[class_name(name) for name in own] for own in clips[column].to_pylist()]
     if not any(names):
         return None
-    roles = split_rows(clips, recipe) if recipe is not None else None
     roles = roles or {"clips": range(len(names))}
     parts = {role: [names[row] for row in rows] for role, rows in roles.items() if rows}
-    section.add(folder.draw(clip_plots.labels_plot(parts)))
-    together = clip_plots.cooccurrence_plot(parts)
-    if together is not None:
-        section.add(folder.draw(together))
-    tags = tags_of(clips)
-    if any(tags):
-        section.add(folder.draw(clip_plots.tags_plot(tags)))
-    _add_sample(section, draw_clips(clips, names), folder)
-    return section
+    tags, together = tags_of(clips), clip_plots.cooccurrence_plot(parts)
+    further = [*([together] if together else []), *([clip_plots.tags_plot(tags)] if any(tags) else [])]
+    return Section("Clips", [clip_plots.labels_plot(parts), *further, *_sample(draw_clips(clips, names))])
 
 
 def split_rows(clips: pa.Table, recipe: Recipe) -> dict[str, Sequence[int]] | None:
@@ -68,23 +61,19 @@ def tags_of(clips: pa.Table) -> list[list[str]]:
     return found
 
 
-def _add_sample(section: Section, sample: ClipSample, folder: PlotFolder) -> None:
+def _sample(sample: ClipSample) -> list[Part]:
+    found: list[Part] = []
     if sample.failed:
         first, message = next(iter(sample.failed.items()))
         text = f"{len(sample.failed):,} of {sample.tried:,} sampled clips could not be read, such as {first}: {message}"
-        section.add(Text(text, "note", lead="Audio not drawn"))
+        found.append(Text(text, "note", lead="Audio not drawn"))
     if not sample.clips:
-        return
-    name, found = next(iter(sample.clips.items()))
-    section.add(folder.draw(clip_plots.example_plot(name, found[0])))
+        return found
+    name, (example, *_) = next(iter(sample.clips.items()))
     lead = f"Mel spectrograms by class (the {CLASSES} largest at most), clips chosen by seed {SEED}:"
-    shown = {name: found[: clip_plots.GALLERY] for name, found in sample.clips.items()}
-    section.add(folder.draw(clip_plots.gallery_plot(shown, "clip-gallery", "Mel spectrograms of each class", lead)))
+    gallery = clip_plots.gallery_plot(sample.clips, "clip-gallery", "Mel spectrograms of each class", lead)
     seconds = [clip.seconds for found in sample.clips.values() for clip in found]
-    shortest, longest = f"{min(seconds):.2f}", f"{max(seconds):.2f}"
+    lengths: Part = Text(f"All {len(seconds):,} sampled clips are {span(seconds, '.2f')} s long.")
     if max(seconds) > SAME_LENGTH * min(seconds):
-        section.add(folder.draw(clip_plots.lengths_plot(sample.clips)))
-    else:
-        span = shortest if shortest == longest else f"{shortest} to {longest}"
-        section.add(Text(f"All {len(seconds):,} sampled clips are {span} s long."))
-    section.add(folder.draw(clip_plots.levels_plot(sample.clips)))
+        lengths = clip_plots.lengths_plot(sample.clips)
+    return [*found, clip_plots.example_plot(name, example), gallery, lengths, clip_plots.levels_plot(sample.clips)]

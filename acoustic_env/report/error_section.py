@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import soundfile
 
@@ -24,8 +25,8 @@ from acoustic_env.models.validation.performance import called_classes
 from acoustic_env.report.clip_plots import GALLERY, gallery_plot
 from acoustic_env.report.clip_sample import RATE, HeardClip, hear, seeded_order
 from acoustic_env.report.clip_section import tags_of
-from acoustic_env.report.page import PlotFolder, Section
-from acoustic_env.report.parts import Part, Player, Players, Table, Text, in_turn
+from acoustic_env.report.page import Section
+from acoustic_env.report.parts import Part, Player, Players, Table, Text, digits, in_turn
 from acoustic_env.stats.intervals import Estimate, of_share
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -66,19 +67,18 @@ class Judged:
         return ", ".join(self.given) or "none", ", ".join(self.predicted) or "none"
 
 
-def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore, folder: PlotFolder) -> Section | None:
+def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore) -> Section | None:
     """List the misclassified clips of a list on which the bundle was evaluated; None without an evaluation on it."""
     if not bundle.own_evaluations:
         return None
-    section = Section("Misclassified test clips")
+    title = "Misclassified test clips"
     try:
         judged = _judge(bundle, clips, store)
     except UsageError as error:
-        section.add(Text(f"{error}.", "note", lead="Not listed"))
-        return section
+        return Section(title, [Text(f"{error}.", "note", lead="Not listed")])
     wrong = [clip for clip in judged if clip.wrong]
-    rate = _error_rate(judged)
-    section.add(Text(f"{len(wrong):,} of {len(judged):,} test clips are misclassified, {rate}."), Text(ABOUT, "quiet"))
+    rate = f"{len(wrong):,} of {len(judged):,} test clips are misclassified, {_error_rate(judged)}."
+    section = Section(title, [Text(rate), Text(ABOUT, "quiet")])
     if not wrong:
         return section
     pairs = Counter(clip.pair for clip in wrong)
@@ -86,7 +86,7 @@ def error_section(bundle: Bundle, clips: pa.Table, store: FeatureStore, folder: 
     title = f"Given and predicted class of misclassified clips, {min(PAIRS, len(rows))} of {len(rows)} pairs"
     section.add(Table(title, ("given", "predicted", "clips"), rows[:PAIRS]))
     section.add(*(_slice_table(name, values) for name, values in _slices(judged).items()))
-    section.add(*_listen(_chosen(wrong), len(wrong), folder))
+    section.add(*_listen(_chosen(wrong), len(wrong)))
     return section
 
 
@@ -105,18 +105,16 @@ def _judge(bundle: Bundle, clips: pa.Table, store: FeatureStore) -> list[Judged]
     called = called_classes(task, probabilities, bundle.calibrator.thresholds_)
     truth = y if task == "multilabel" else np.eye(len(bundle.classes), dtype=bool)[y]
     names = [class_name(name) for name in bundle.classes]
-    rows, tags = unseen.clips.to_pylist(), tags_of(unseen.clips)
-    lengths = _lengths(rows)
+    rows = unseen.clips.to_pylist()
+
+    def named(mask: Any) -> tuple[str, ...]:
+        return tuple(names[c] for c in np.flatnonzero(mask))
+
     return [
-        Judged(
-            rows[i],
-            tuple(names[c] for c in np.flatnonzero(truth[i])),
-            tuple(names[c] for c in np.flatnonzero(called[i])),
-            float(probabilities[i][called[i] if called[i].any() else slice(None)].max()),
-            tags[i],
-            lengths[i],
+        Judged(row, named(given), named(said), float(p[said if said.any() else slice(None)].max()), tags, seconds)
+        for row, given, said, p, tags, seconds in zip(
+            rows, truth, called, probabilities, tags_of(unseen.clips), _lengths(rows), strict=True
         )
-        for i in range(len(rows))
     ]
 
 
@@ -124,13 +122,8 @@ def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
     """Return the length of each clip as the list has it, or as the headers of local files do."""
     whole = [row for row in rows if row["end_s"] is None]
     readable = len(whole) <= HEADERS and all(local_file(row["uri"]) for row in whole)
-    found: list[float | None] = []
-    for row in rows:
-        end = row["end_s"]
-        if end is None and readable:
-            end = duration_of(row["uri"])
-        found.append(None if end is None else end - (row["start_s"] or 0.0))
-    return found
+    ends = [duration_of(row["uri"]) if row["end_s"] is None and readable else row["end_s"] for row in rows]
+    return [None if end is None else end - (row["start_s"] or 0.0) for row, end in zip(rows, ends, strict=True)]
 
 
 def _error_rate(clips: Sequence[Judged]) -> Estimate:
@@ -145,32 +138,27 @@ def _slices(judged: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
         "tag": [tuple(dict.fromkeys(clip.tags)) for clip in judged],
         "length": _length_ranges([clip.seconds for clip in judged]),
     }
-    further = [name for name in judged[0].row if name not in (*CLIP_SCHEMA.names, "class", "tags")]
-    for name in ("source", *further):
+    for name in ("source", *(name for name in judged[0].row if name not in (*CLIP_SCHEMA.names, "class", "tags"))):
         column = [clip.row.get(name) for clip in judged]
         texts: list[Sequence[str]] = [() if value is None else (str(value),) for value in column]
         if not any(isinstance(value, list | dict) for value in column) and len(set(texts)) <= VALUES:
             values[name] = texts
     found: dict[str, dict[str, list[Judged]]] = {}
     for name, of_clips in values.items():
-        parts: defaultdict[str, list[Judged]] = defaultdict(list)
-        for clip, own in zip(judged, of_clips, strict=True):
-            for value in own:
-                parts[value].append(clip)
-        if len(parts) > 1:
-            found[name] = dict(parts)
-    return found
+        for clip, value in ((clip, value) for clip, own in zip(judged, of_clips, strict=True) for value in own):
+            found.setdefault(name, {}).setdefault(value, []).append(clip)
+    return {name: parts for name, parts in found.items() if len(parts) > 1}
 
 
 def _length_ranges(seconds: Sequence[float | None]) -> list[Sequence[str]]:
     """Return the quarter of the lengths that each clip's is in, as a text with its bounds in seconds."""
-    known = np.array([length for length in seconds if length is not None])
-    cuts = np.unique(np.round(np.quantile(known, np.linspace(0, 1, LENGTHS + 1)), 1)) if known.size else known
+    lengths = pd.Series(np.array(seconds, float))
+    cuts = np.unique(lengths.quantile(np.linspace(0, 1, LENGTHS + 1)).round(1).dropna())
     if len(cuts) < 2:
         return [()] * len(seconds)
     texts = [f"{low:.1f} to {high:.1f} s" for low, high in pairwise(cuts)]
-    places = [None if length is None else int(np.searchsorted(cuts[1:-1], length)) for length in seconds]
-    return [() if place is None else (texts[place],) for place in places]
+    cut = pd.cut(lengths, [-np.inf, *cuts[1:-1], np.inf], labels=texts)
+    return [() if pd.isna(text) else (str(text),) for text in cut]
 
 
 def _slice_table(name: str, parts: Mapping[str, Sequence[Judged]]) -> Table:
@@ -189,56 +177,37 @@ def _chosen(wrong: Sequence[Judged]) -> list[Judged]:
     return in_turn(ranked, lambda clip: clip.pair)[:PLAYED]
 
 
-def _listen(chosen: Sequence[Judged], count: int, folder: PlotFolder) -> list[Part]:
+def _listen(chosen: Sequence[Judged], count: int) -> list[Part]:
     """Make players of the chosen clips by given class, and mel images of some; a note for those that cannot be read."""
-    rows = [
-        (
-            clip.row["clip_id"],
-            *clip.pair,
-            f"{clip.probability:.2f}",
-            None if clip.seconds is None else f"{clip.seconds:.1f}",
-        )
-        for clip in chosen
-    ]
+    rows = [(clip.row["clip_id"], *clip.pair, f"{clip.probability:.2f}", digits(clip.seconds, 1)) for clip in chosen]
     title = f"{len(rows):,} of {count:,} misclassified clips, each pair of classes in turn, the most confident first"
     found: list[Part] = [Table(title, ("clip", "given", "predicted", "probability", "seconds"), rows)]
-    heard: dict[str, list[tuple[Judged, HeardClip]]] = {}
+    drawn: dict[str, list[HeardClip]] = {}
+    players: dict[str, list[Player]] = {}
     failed = []
-    for clip in chosen:
+    for clip in sorted(chosen, key=lambda clip: clip.pair[0]):
         try:
             sound = hear(*(clip.row[name] for name in ("clip_id", "uri", "start_s", "end_s")))
         except ClipError as error:
             failed.append(error.message)
             continue
-        heard.setdefault(clip.pair[0], []).append((clip, sound))
+        given, predicted = clip.pair
+        drawn.setdefault(f"{given} as {predicted}", []).append(sound)
+        text = f"predicted {predicted}, probability {clip.probability:.2f}"
+        players.setdefault(given, []).append(Player(sound.clip_id, text, _flac(sound)))
     if failed:
         text = f"{len(failed):,} of these {len(chosen):,} clips could not be read, such as {failed[0]}"
         found.append(Text(text, "note", lead="Audio not played"))
-    if not heard:
+    if not drawn:
         return found
-    drawn: dict[str, list[HeardClip]] = {}
-    for clip, sound in (pair for own in heard.values() for pair in own):
-        drawn.setdefault(" as ".join(clip.pair), []).append(sound)
     most = dict(sorted(drawn.items(), key=lambda pair: -len(pair[1]))[: GALLERY * DRAWN_ROWS])
     lead = "Mel spectrograms of misclassified clips, given class as predicted class:"
-    found.append(folder.draw(gallery_plot(most, "test-misclassified", "Misclassified clips", lead)))
-    players = sum(len(own) for own in heard.values())
-    found.append(
-        Text(
-            f"{players} clips to listen to: their first {PLAYED_S:g} s at most, mono, {RATE / 1000:g} kHz, 16 bits, "
-            "all at one loudness. The sounds lie in the page.",
-            "quiet",
-        )
+    found.append(gallery_plot(most, "test-misclassified", "Misclassified clips", lead))
+    text = (
+        f"{len(chosen) - len(failed)} clips to listen to: their first {PLAYED_S:g} s at most, mono, {RATE / 1000:g} "
+        "kHz, 16 bits, all at one loudness. The sounds lie in the page."
     )
-    return [*found, *(_players(given, own) for given, own in sorted(heard.items()))]
-
-
-def _players(given: str, heard: Sequence[tuple[Judged, HeardClip]]) -> Players:
-    players = [
-        Player(clip.row["clip_id"], f"predicted {clip.pair[1]}, probability {clip.probability:.2f}", _flac(sound))
-        for clip, sound in heard
-    ]
-    return Players(f"Given {given}", players)
+    return [*found, Text(text, "quiet"), *(Players(f"Given {given}", own) for given, own in players.items())]
 
 
 def _flac(sound: HeardClip) -> bytes:

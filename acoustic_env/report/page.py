@@ -11,7 +11,6 @@ from pathlib import Path
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.plot import Entry, Plot
 from acoustic_env.io.files import read_bytes, write_bytes
-from acoustic_env.io.location import join
 from acoustic_env.report.parts import Code, Part, Picture, format_cell
 
 
@@ -32,39 +31,24 @@ class Section:
         self.parts += parts
 
 
-class PlotFolder:
-    """The folder of the plots' files, beside the page and named after it.
+def place(part: Part, folder: Path) -> Part:
+    """Return a part for the page; write the files of a plot to a folder beside it, or copy those of an earlier plot.
 
-    Args:
-        page: the page's file.
+    Raises:
+        UsageError: a file of an earlier plot does not exist.
     """
-
-    def __init__(self, page: Path) -> None:
-        self.path = page.with_name(f"{page.stem}_files")
-
-    def draw(self, plot: Plot) -> Picture:
-        """Write the files of a new plot and return it for the page."""
-        return self._picture(plot.save(self.path))
-
-    def copy(self, entry: Entry, source: str) -> Picture:
-        """Copy the files of an earlier plot and return it for the page.
-
-        Raises:
-            UsageError: a file that the index lists does not exist.
-        """
-        for name in entry.files.values():
-            plain = Path(name).name
+    if isinstance(part, Plot):
+        part = part.save(folder)
+    elif isinstance(part, Entry):
+        for url in part.files.values():
             try:
-                data = read_bytes(join(source, plain))
+                write_bytes(str(folder / Path(url).name), read_bytes(url))
             except UsageError as error:
                 raise UsageError(f"{error}; run acoustic-env explain again") from error
-            write_bytes(str(self.path / plain), data)
-        return self._picture(entry)
-
-    def _picture(self, entry: Entry) -> Picture:
-        png = (self.path / Path(entry.files["png"]).name).read_bytes()
-        links = {kind: f"{self.path.name}/{Path(name).name}" for kind, name in entry.files.items()}
-        return Picture(entry.title, entry.caption, entry.alt, png, links)
+    else:
+        return part
+    links = {kind: f"{folder.name}/{Path(url).name}" for kind, url in part.files.items()}
+    return Picture(part.title, part.caption, part.alt, (folder.parent / links["png"]).read_bytes(), links)
 
 
 def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
+from acoustic_env.explain.plot import Entry, Plot
 from acoustic_env.explain.style import DPI
 
 T = TypeVar("T")
@@ -113,7 +115,8 @@ class Players:
     players: Sequence[Player]
 
 
-Part = Text | Heading | Terms | Listing | Table | Picture | Players
+# A plot or an entry of the index of plots becomes a picture when the page is written.
+Part = Text | Heading | Terms | Listing | Table | Picture | Players | Plot | Entry
 
 
 def in_turn(items: Iterable[T], kind: Callable[[T], Hashable]) -> list[T]:
@@ -128,6 +131,15 @@ def in_turn(items: Iterable[T], kind: Callable[[T], Hashable]) -> list[T]:
         turns.append((seen[kind(item)], item))
         seen[kind(item)] += 1
     return [item for _, item in sorted(turns, key=lambda turn: turn[0])]
+
+
+def digits(value: float | None, count: int = 3) -> str | None:
+    """Return a number with so many decimals; None for None and NaN.
+
+    >>> digits(0.12345), digits(float("nan"))
+    ('0.123', None)
+    """
+    return None if value is None or math.isnan(value) else f"{value:.{count}f}"
 
 
 def format_cell(value: object) -> object:

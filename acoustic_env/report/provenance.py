@@ -19,40 +19,29 @@ def provenance_section(
     inputs: Mapping[str, str], files: Mapping[str, bytes], store: FeatureStore | None, bundle: Bundle | None
 ) -> Section:
     """List the inputs of the page (option -> value, and content of files) with their hashes, settings and versions."""
-    section = Section("Provenance")
     hashes = {name: Code(hashlib.sha256(data).hexdigest()) for name, data in files.items()}
     rows = [(f"--{name}", scrub(value), hashes.get(name)) for name, value in inputs.items()]
-    section.add(Table("Made from", ("option", "value", "SHA-256"), rows))
+    section = Section("Provenance", [Table("Made from", ("option", "value", "SHA-256"), rows)])
     if bundle is not None:
-        section.add(*_bundle(bundle))
+        section.add(Table("Hashes the classifier was made with", ("of", "hash"), _hashes(bundle)))
+        section.add(_settings("Recipe of the classifier", bundle.recipe.as_json()))
+        section.add(_versions("Versions the classifier was trained with", bundle.versions))
     if store is not None:
         section.add(*_blocks(store))
-        runs = store.runs()
-        if runs:
-            last = runs[-1]
+        for last in store.runs()[-1:]:
             section.add(_settings(f"Settings of the last run, {last.get('run_id', '')}", last.get("settings", {})))
             section.add(_versions("Versions of the last run", last.get("versions", {})))
     return section
 
 
-def _bundle(bundle: Bundle) -> list[Part]:
-    rows = [("weights, SHA-256", Code(bundle.weights_sha256))]
-    rows.append(("training and validation clips", Code(bundle.training_hash)))
-    rows += [
-        (f"features {block}, {signal}", Code(fingerprint))
-        for trained in (bundle.fingerprints, bundle.variants)
-        for block, versions in trained.items()
-        for signal, fingerprint in versions.items()
-    ]
-    rows += [
-        (f"test clips of evaluation {number}", Code(one.clips_hash))
-        for number, one in enumerate(bundle.test_evaluations, 1)
-    ]
-    return [
-        Table("Hashes the classifier was made with", ("of", "hash"), rows),
-        _settings("Recipe of the classifier", bundle.recipe.as_json()),
-        _versions("Versions the classifier was trained with", bundle.versions),
-    ]
+def _hashes(bundle: Bundle) -> list[tuple[str, Code]]:
+    hashes = [("weights, SHA-256", bundle.weights_sha256), ("training and validation clips", bundle.training_hash)]
+    for trained in (bundle.fingerprints, bundle.variants):
+        for block, versions in trained.items():
+            hashes += [(f"features {block}, {signal}", fingerprint) for signal, fingerprint in versions.items()]
+    evaluations = enumerate(bundle.test_evaluations, 1)
+    hashes += [(f"test clips of evaluation {number}", one.clips_hash) for number, one in evaluations]
+    return [(name, Code(value)) for name, value in hashes]
 
 
 def _blocks(store: FeatureStore) -> list[Part]:
@@ -63,10 +52,8 @@ def _blocks(store: FeatureStore) -> list[Part]:
             # The axes of a map are data, not settings.
             shown = "; ".join(f"{key} {value}" for key, value in described.items() if len(str(value)) <= 400)
             rows.append((block, Code(version.fingerprint), f"{version.sample_rate} Hz", shown))
-    if not rows:
-        return []
     header = ("block", "fingerprint", "sample rate", "made with")
-    return [Table("Feature blocks, weights and libraries", header, rows)]
+    return [Table("Feature blocks, weights and libraries", header, rows)] if rows else []
 
 
 def _settings(title: str, settings: Mapping[str, Any]) -> Listing:

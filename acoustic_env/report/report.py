@@ -20,7 +20,7 @@ from acoustic_env.report.clip_section import clip_section
 from acoustic_env.report.data_sections import clips_section, errors_section, runs_section, store_section
 from acoustic_env.report.error_section import error_section
 from acoustic_env.report.inputs import Inputs
-from acoustic_env.report.page import PlotFolder, Section, render_page
+from acoustic_env.report.page import Section, place, render_page
 from acoustic_env.report.provenance import provenance_section
 from acoustic_env.store.feature_store import FeatureStore
 
@@ -43,14 +43,16 @@ def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
     if inputs.labels and not versions(inputs.labels):
         raise UsageError(f"{inputs.labels}: no version of a labels table; make one with acoustic-env audit relabel")
     bundle = Bundle.load(inputs.bundle) if inputs.bundle else None
-    sections = [section for section in _sections(inputs, bundle, PlotFolder(path)) if section is not None]
+    folder, sections = path.with_name(f"{path.stem}_files"), []
+    for section in filter(None, _sections(inputs, bundle)):
+        sections.append(Section(section.title, [place(part, folder) for part in section.parts]))
     classes = f" of {' and '.join(bundle.classes)}" if bundle is not None and len(bundle.classes) <= 3 else ""
     lead = f"Clips, features, a classifier{classes}, its explanations and the audit of its labels, as far as given."
     write_bytes(str(path), render_page(title, lead, sections).encode())
     return [section.title for section in sections]
 
 
-def _sections(inputs: Inputs, bundle: Bundle | None, folder: PlotFolder) -> Iterator[Section | None]:
+def _sections(inputs: Inputs, bundle: Bundle | None) -> Iterator[Section | None]:
     store = FeatureStore.existing(inputs.store) if inputs.store else None
     clips = read_clips(inputs.clips) if inputs.clips else None
     recipe = load_recipe(inputs.recipe) if inputs.recipe else bundle.recipe if bundle is not None else None
@@ -58,22 +60,22 @@ def _sections(inputs: Inputs, bundle: Bundle | None, folder: PlotFolder) -> Iter
         yield runs_section(store)
     if clips is not None:
         yield clips_section(clips, recipe)
-        yield clip_section(clips, recipe, folder)
+        yield clip_section(clips, recipe)
     if store is not None:
         yield store_section(store)
         yield errors_section(store)
     if bundle is not None:
-        yield model_sections.classifier_section(bundle, folder)
-        yield model_sections.test_section(bundle, folder)
+        yield model_sections.classifier_section(bundle)
+        yield model_sections.test_section(bundle)
     if bundle is not None and store is not None and clips is not None:
-        yield error_section(bundle, clips, store, folder)
+        yield error_section(bundle, clips, store)
     if inputs.study:
-        yield model_sections.study_section(read_table(join(inputs.study, STUDY)), folder)
+        yield model_sections.study_section(read_table(join(inputs.study, STUDY)))
     if inputs.tune:
-        yield model_sections.search_section(read_table(join(inputs.tune, TRIALS)), folder)
+        yield model_sections.search_section(read_table(join(inputs.tune, TRIALS)))
     if inputs.explain:
-        yield from model_sections.explanation_sections(inputs.explain, folder)
-    yield audit_section(inputs, clips, bundle, folder)
+        yield from model_sections.explanation_sections(inputs.explain)
+    yield audit_section(inputs, clips, bundle)
     given = inputs.given()
     files = {name: read_bytes(given[name]) for name in HASHED if name in given}
     yield provenance_section(given, files, store, bundle)

@@ -14,7 +14,7 @@ import yaml
 from acoustic_env.clips.table import CLIP_SCHEMA, read_clips
 from acoustic_env.explain.material import Material, gather
 from acoustic_env.features.block import Column, table_schema, to_table
-from acoustic_env.features.modulation import SHAPE, axes
+from acoustic_env.features.modulation import SHAPE, ModulationBlock, axes
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import prepare, train
@@ -30,6 +30,7 @@ class Maps(Generated):
 
     def __init__(self) -> None:
         super().__init__("mps", 0)
+        self.metadata = ModulationBlock("fast").metadata
         self.columns = (Column("mps", pa.list_(pa.float32(), SHAPE[0] * SHAPE[1]), "1", "generated"),)
 
 

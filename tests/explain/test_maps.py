@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acoustic_env.explain.maps import COLORED, OTHERS, _marker, clip_map, neighbor_agreement, stratified_rows
+from acoustic_env.explain.map_plots import COLORED, OTHERS, _marker
+from acoustic_env.explain.maps import clip_map, neighbor_agreement, stratified_rows
 
 
 def test_a_subsample_keeps_the_shares_of_the_classes() -> None:
@@ -38,10 +39,10 @@ def test_the_plane_is_seeded_and_the_shares_are_of_the_variance() -> None:
     features = random.normal(size=(60, 5)) * [9, 3, 1, 1, 1]
     features -= features.mean(axis=0)
     first, again = (clip_map(features, np.arange(60) % 2, np.arange(60)) for _ in range(2))
-    np.testing.assert_array_equal(first[2], again[2])
+    np.testing.assert_array_equal(first.tsne, again.tsne)
     variance = features.var(axis=0)
-    assert first[1][0] == pytest.approx(np.linalg.eigvalsh(np.cov(features.T, ddof=0))[-1] / variance.sum())
-    assert first[0].shape == first[2].shape == (60, 2)
+    assert first.explained[0] == pytest.approx(np.linalg.eigvalsh(np.cov(features.T, ddof=0))[-1] / variance.sum())
+    assert first.pca.shape == first.tsne.shape == (60, 2)
 
 
 def test_no_two_classes_of_a_map_look_alike_and_the_rest_is_grey() -> None:

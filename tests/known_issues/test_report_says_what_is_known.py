@@ -22,7 +22,7 @@ PROVEN = "no test clip is among them"
 @pytest.fixture
 def trained(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> tuple[Disk, str]:  # noqa: F811
     """A bundle trained on clips 0 to 239; no chapter of the explanation, only its index."""
-    monkeypatch.setattr("acoustic_env.explain.explain.CHAPTERS", ())
+    monkeypatch.setattr("acoustic_env.explain.explain.CHAPTERS", {})
     disk.recipe = disk.write_recipe(
         split={"folds": 5, "validation_folds": [3], "test_folds": []}, blocks={"indices": {}}
     )

@@ -170,12 +170,12 @@ def test_the_study_has_all_blocks_together_where_there_are_several_embedders() -
         return [variant.features for variant in variants(blocks, ["raw"])]
 
     assert combined("indices", "mps", "yamnet", "mn04")[4:] == [
-        "mps+indices+yamnet",
-        "mps+indices+mn04",
-        "mps+indices+yamnet+mn04",
+        "indices+mps+yamnet",
+        "indices+mps+mn04",
+        "indices+mps+yamnet+mn04",
     ]
     assert combined("yamnet", "mn04") == ["yamnet", "mn04", "yamnet+mn04"]
-    assert combined("indices", "mps") == ["indices", "mps", "mps+indices"]
+    assert combined("indices", "mps") == ["indices", "mps", "indices+mps"]
     assert combined("mps") == ["mps"]
 
 

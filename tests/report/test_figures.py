@@ -74,6 +74,14 @@ def test_the_curve_is_marked_where_the_threshold_cuts_it() -> None:
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == pytest.approx(rates)
 
 
+def test_a_threshold_that_no_clip_reaches_is_at_the_start_of_the_roc_curve_and_not_on_the_other() -> None:
+    metrics = recorded("binary", 2) | {"threshold": 0.9999}
+    panels = performance_plots(metrics)[0].figure.axes
+    roc, precision = (next(line for line in p.lines if "threshold" in str(line.get_label())) for p in panels)
+    assert (list(roc.get_xdata()), list(roc.get_ydata())) == ([0], [0])
+    assert len(precision.get_xdata()) == 0
+
+
 def test_curves_of_several_classes_name_the_hardest_and_keep_every_class_in_the_data() -> None:
     metrics = recorded("multiclass", 6)
     curves = performance_plots(metrics)[0]

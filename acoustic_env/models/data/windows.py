@@ -207,6 +207,7 @@ def at_level(
     Raises:
         UsageError: clips of one recording are of different classes.
 
+    >>> from acoustic_env.config import WindowSettings
     >>> recipe = Recipe(name="r", windows=WindowSettings(length=2.0, hop=1.0, level="recording"))
     >>> p = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
     >>> targets, pooled, groups = at_level(recipe, np.array([0, 0, 1]), p, ["a", "a", "b"])
