@@ -46,10 +46,7 @@ class Settings(BaseModel):
         try:
             return type(self)(**{**dict(self), **changes})
         except ValidationError as error:
-            where = ", ".join(changes)
-            raise UsageError(
-                "; ".join(_describe(type(self), changes, own, where, ()) for own in error.errors())
-            ) from error
+            raise _refused(type(self), changes, error, ", ".join(changes)) from error
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain data, as a file holds them."""
@@ -368,9 +365,13 @@ def from_mapping(kind: type[S], values: Mapping[str, Any], where: str, options: 
     try:
         return kind.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise UsageError(
-            "; ".join(_describe(kind, values, issue, where, options) for issue in error.errors()[:3])
-        ) from error
+        raise _refused(kind, values, error, where, options) from error
+
+
+def _refused(
+    kind: type[Settings], values: Any, error: ValidationError, where: str, options: Collection[str] = ()
+) -> UsageError:
+    return UsageError("; ".join(_describe(kind, values, issue, where, options) for issue in error.errors()[:3]))
 
 
 def _describe(kind: type[Settings], values: Any, issue: Any, where: str, options: Collection[str]) -> str:

@@ -91,7 +91,8 @@ def assign_folds(clips: pa.Table, folds: int, seed: int) -> Folds:
     if len(names) < folds:
         raise UsageError(
             f"split: {clips.num_rows:,} clips in {len(names):,} groups cannot fill {folds} folds; "
-            "lower `split: folds`, with `validation_folds` and `test_folds` from 0 to below it, so that 3 groups or more train and validate"
+            "lower `split: folds`, with `validation_folds` and `test_folds` from 0 to below it: 3 or more groups must "
+            "train and validate"
         )
     _spread(fold_of_group, _group_counts(clips, group_of, len(names)), _tie_breaks(names, seed), folds)
     return np.asarray(fold_of_group[group_of], dtype=np.int32)
