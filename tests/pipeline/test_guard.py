@@ -28,10 +28,9 @@ BLOCKS = registry.BLOCKS
 
 
 @pytest.fixture
-def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the marks of this test lie."""
-    folder = tmp_path / "marks"
-    folder.mkdir()
+def marks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the marks of this test lie: a short path, as sockets below it have at most 107 characters."""
+    folder = tmp_path_factory.mktemp("marks")
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
     yield folder
