@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import ClassifierSettings
 
@@ -40,13 +40,16 @@ class KNNClassifier(KNeighborsClassifier):
         voting.n_neighbors = min(self.n_neighbors, self.n_samples_fit_)
         return voting
 
+    def _double(self, X: Any) -> Any:
+        return validate_data(self, X, dtype=np.float64, accept_sparse="csr", reset=False)
+
     def predict_proba(self, X: Any) -> Any:
         """Return probabilities [n, classes], of several labels a list of them."""
-        return KNeighborsClassifier.predict_proba(self._voting(), np.asarray(X, np.float64))
+        return KNeighborsClassifier.predict_proba(self._voting(), self._double(X))
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return the class with most votes [n]."""
-        return np.asarray(KNeighborsClassifier.predict(self._voting(), np.asarray(X, np.float64)))
+        return np.asarray(KNeighborsClassifier.predict(self._voting(), self._double(X)))
 
 
 class KNNSettings(ClassifierSettings):

@@ -122,7 +122,7 @@ class Performance:
 
     def lines(self) -> list[str]:
         """Return the metrics, human-readable, one a line."""
-        found = [f"{self.clips:,} {self.level}s in {self.groups:,} groups"]
+        found = [f"{self.clips:,} {self.level}s in {self.groups:,} group{'' if self.groups == 1 else 's'}"]
         found += [f"{name.replace('_', ' '):<20} {estimate}" for name, estimate in self.metrics.items()]
         errors = {name: value for name, value in self.calibration.items() if np.isfinite(value)}
         counted = errors.pop("class_ece_classes")
