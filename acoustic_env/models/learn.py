@@ -283,8 +283,8 @@ def _adapted(
     """Return the calibration for the one model that is shipped, from the rows that it stopped on."""
     rows = data.take(held)
     recordings = study.clips["group"].take(pa.array(study.learning[held])).to_pylist()
-    y, probabilities, _ = at_level(study.recipe, rows.y, ensemble.predict_proba(rows.x), recordings)
-    return calibrator.adapted(probabilities, y)
+    y, probabilities, groups = at_level(study.recipe, rows.y, ensemble.predict_proba(rows.x), recordings)
+    return calibrator.adapted(probabilities, y, groups)
 
 
 def _median_length(clips: pa.Table) -> float | None:
@@ -393,7 +393,7 @@ def stored_matrix(
         bundle: trained.
         clip_ids: in order.
         store: to read.
-        spooled: keep the features on disk (`load_matrix`); those of sequences are read when they are used.
+        spooled: keep the features on disk (`load_matrix`), frames in the store until they are `held`.
     """
     signals: list[Any] = list(dict.fromkeys(column.signal for column in bundle.preprocessor.feature_columns))
     versions: dict[str, list[str]] = {}
@@ -405,5 +405,5 @@ def stored_matrix(
             versions[block] = []
     load: Callable[..., FeatureMatrix] = partial(load_matrix, spooled=spooled)
     if isinstance(bundle.preprocessor, KeepFrames):
-        load = partial(load_frames, frames=bundle.preprocessor.frames_)
+        load = partial(load_frames, frames=bundle.preprocessor.frames_, unread=spooled)
     return load(store, clip_ids, list(bundle.fingerprints), signals, versions)

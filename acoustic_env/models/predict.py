@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -36,7 +37,8 @@ WINDOW_SCHEMA: Final = pa.schema(
         *list(PREDICTION_SCHEMA)[1:],
     ]
 )
-CHUNK: Final = 8192  # clips whose features are in memory at once
+CHUNK: Final = 8192  # clips whose features are in memory at once, where these take no more than
+CHUNK_BYTES: Final = 1 << 29
 ROWS: Final = 2**19  # of a table of predictions
 
 Failed = Callable[[ClipError], None]
@@ -64,7 +66,7 @@ def predict_stream(
     """Yield calibrated probabilities of every class for every clip that has its features in the store.
 
     The store is read once, part by part, into a file on this machine's disk in the order of the clips; memory holds
-    the ids and some thousand clips.
+    the ids and some thousand clips. Frames are read from the store a chunk of clips at a time.
 
     Args:
         bundle: trained.
@@ -103,17 +105,18 @@ def predict_stream(
         names, owners = np.unique(np.asarray(recordings, object)[rows], return_inverse=True)
         order = np.argsort(owners, kind="stable")
         rows, owners = rows[order], owners[order]
-    for start, stop in _chunks(owners):
-        raw, first = bundle.raw_proba(matrix.take(rows[start:stop])), owners[start]
+    together = max(1, min(CHUNK, CHUNK_BYTES // (4 * math.prod(matrix.values.shape[1:]))))
+    for start, stop in _chunks(owners, together):
+        raw, first = bundle.raw_proba(matrix.take(rows[start:stop]).held()), owners[start]
         if by_recording:
             raw = pool_recordings(bundle.recipe, raw, owners[start:stop] - first, bundle.exponent)
         yield from _tables(bundle, names[first : owners[stop - 1] + 1], bundle.calibrator.predict_proba(raw))
 
 
-def _chunks(owners: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of about `CHUNK` rows each, between owners; those of an owner are side by side."""
+def _chunks(owners: npt.NDArray[np.int64], together: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of about so many rows each, between owners; those of an owner are side by side."""
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
-    edges = [*starts[np.unique(starts // CHUNK, return_index=True)[1]].tolist(), len(owners)]
+    edges = [*starts[np.unique(starts // together, return_index=True)[1]].tolist(), len(owners)]
     return itertools.pairwise(edges)
 
 

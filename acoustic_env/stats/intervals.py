@@ -1,4 +1,4 @@
-"""Intervals of a share, of a mean and of any metric, over groups of rows that belong together.
+"""Intervals of a share and of any metric, a difference of metrics included, over groups of rows that belong together.
 
 Rows of a group (clips of one recording) are alike, so what is sampled is groups: every interval says what to expect of
 new groups like these, with a probability of 95 %. Where there are too few groups to say so, it is withheld and the
@@ -93,10 +93,10 @@ def of_share(hits: npt.NDArray[Any], groups: Groups | None = None) -> Estimate:
     """
     n, share = len(hits), float(np.mean(hits)) if len(hits) else float("nan")
     codes, count = _codes(np.arange(n) if groups is None else groups)
+    if groups is not None and count < LEAST_GROUPS:
+        return no_interval(share, _few(count))
     if count == n:
         return _wilson(share, n, float(stats.norm.ppf(TAIL)))
-    if count < LEAST_GROUPS:
-        return no_interval(share, _few(count))
     sizes, found = np.bincount(codes).astype(np.float64), np.bincount(codes, weights=hits)
     alike, together = ALIKE, float(sizes @ sizes) / n
     if 0 < share < 1:

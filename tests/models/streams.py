@@ -7,7 +7,9 @@ import numpy.typing as npt
 
 from acoustic_env.features import vggish_released
 from acoustic_env.models.data.examples import Examples
-from acoustic_env.models.data.frames import load_sequences
+from acoustic_env.models.data.frames import Sequences
+from acoustic_env.models.data.spooled_frames import SpooledFrames
+from acoustic_env.models.data.stored_frames import find_frames
 from acoustic_env.store.feature_store import FeatureStore
 
 
@@ -25,7 +27,7 @@ def generate(url: str, clips: int, part: int, seed: int = 0) -> tuple[list[str],
 
 
 def examples(url: str, ids: list[str], y: npt.NDArray[np.int64]) -> Examples:
-    """Return the clips to be streamed, however few they are."""
+    """Return the clips to be put on the disk, however few they are."""
     store = FeatureStore(url)
-    x, _ = load_sequences(store, ids, vggish_released.NAME, store.resolve(vggish_released.NAME), in_memory=0)
-    return Examples(x, y, np.arange(len(y)))
+    stored, _ = find_frames(store, ids, vggish_released.NAME, store.resolve(vggish_released.NAME))
+    return Examples(Sequences(SpooledFrames(stored)), y, np.arange(len(y)))

@@ -176,9 +176,20 @@ def test_one_network_that_takes_a_class_to_be_commoner_than_its_like_do_is_right
         return special.softmax(own, axis=1), y
 
     calibrator = Calibrator(task).fit(*drawn(0, 4000, bias=0.0))
-    adapted = calibrator.adapted(*drawn(1, 1000, bias=1.0))
+    adapted = calibrator.adapted(*drawn(1, 3000, bias=1.0))
     said, y = drawn(2, 4000, bias=1.0)
     share = (y if task == "multilabel" else np.eye(3)[y]).mean(axis=0)
     before, after = (one.predict_proba(said).mean(axis=0) for one in (calibrator, adapted))
     assert before[2] > 1.25 * share[2]
     assert after[2] == pytest.approx(share[2], rel=0.12)
+
+
+def test_a_calibration_is_not_adapted_to_few_clips_that_show_no_difference() -> None:
+    adapted = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        p = special.expit(1.5 * random.normal(size=1040))
+        said, y = np.stack([1 - p, p], axis=1), (random.random(1040) < p).astype(np.int64)
+        calibrator = Calibrator("binary").fit(said[:1000], y[:1000])
+        adapted += calibrator.adapted(said[1000:], y[1000:], np.arange(40) // 8) is not calibrator
+    assert adapted <= 5

@@ -22,8 +22,10 @@ from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.features.registry import make_block
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.data import frames as frames_module
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.frames import Sequences, load_sequences
+from acoustic_env.models.data.spooled_frames import SpooledFrames
 from acoustic_env.models.estimators.fitting import fit, make_estimator, predict_proba
 from acoustic_env.models.estimators.frames_settings import SequenceSettings, rarity
 from acoustic_env.models.estimators.layers import AugmentSettings
@@ -144,8 +146,11 @@ def test_every_column_of_the_frames_is_read(tmp_path: Path) -> None:
         np.testing.assert_allclose(found.load()[::-1], np.concatenate(expected, axis=2), rtol=1e-6)
 
 
-@pytest.mark.parametrize("in_memory", [0, 1 << 30])
-def test_clips_of_other_lengths_are_cropped_to_their_start_or_repeated(in_memory: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+def test_clips_of_other_lengths_are_cropped_to_their_start_or_repeated(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module, "memory_for_frames", lambda: memory)
     block = LogMelFramesBlock("fast", sample_rate=8_000, n_fft=256, hop_length=128, n_mels=6)
     store, schema = FeatureStore(str(tmp_path)), table_schema(block, {}, ("raw",))
     rng, whole = np.random.default_rng(0), {}
@@ -154,10 +159,8 @@ def test_clips_of_other_lengths_are_cropped_to_their_start_or_repeated(in_memory
         store.write_part(to_table(schema, [name], ["raw"], found))
         whole[name] = found["logmel"][0]
     for wanted, frames in ((None, 32), (50, 50), (20, 20)):  # None: as most have
-        clips, _ = load_sequences(
-            store, list(whole), "logmel_frames", store.resolve("logmel_frames"), in_memory, frames=wanted
-        )
-        assert (clips.shape, clips.streamed) == ((4, frames, 6), in_memory == 0)
+        clips, _ = load_sequences(store, list(whole), "logmel_frames", store.resolve("logmel_frames"), wanted)
+        assert (clips.shape, isinstance(clips.source, SpooledFrames)) == ((4, frames, 6), memory == 0)
         assert clips.refitted == (2 if wanted is None else 4)
         expected = [np.resize(own, (frames, 6)) for own in whole.values()]
         np.testing.assert_array_equal(clips.load(), expected)

@@ -1,27 +1,29 @@
-"""Frames streamed from the store: what is read, in which order, by how many workers."""
+"""Frames too long for memory: on the local disk, read from the store once, by how many workers whatever."""
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from acoustic_env.config import classifier_settings
+from acoustic_env.errors import UsageError
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.io.retry import StoreError
-from acoustic_env.models.data import frames as sequences
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.frames import Sequences, load_sequences
 from acoustic_env.models.data.stored_frames import StoredFrames
@@ -42,16 +44,72 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Examples:
     return made.take(np.random.default_rng(0).permutation(600))
 
 
-def test_streamed_rows_are_those_in_memory(stored: Examples) -> None:
-    held = Sequences(stored.x.source)[stored.groups].hold()
-    assert (held.streamed, stored.x.hold().streamed) == (False, True)
+def test_rows_on_disk_are_those_in_memory(stored: Examples) -> None:
+    held = Sequences(stored.x.source.stored.read())[stored.x._rows]
     assert held.shape == stored.x.shape == (600, 10, 128)
     some = np.random.default_rng(0).integers(600, size=50)  # some twice
     np.testing.assert_array_equal(stored.x[some][3:].load(), held[some].load()[3:])
     batches = [some[:20], some[:0], some[20:]]
     for found, rows in zip(stored.x.batches(batches), batches, strict=True):
         np.testing.assert_array_equal(found, held.load(rows))
-    assert stored.x.digest() == stored.x[:].digest() != stored.x[::-1].digest()
+    assert stored.x.digest() == held.digest() != stored.x[::-1].digest()
+    unread = Sequences(stored.x.source.stored)[stored.x._rows]
+    np.testing.assert_array_equal(unread[some].held().load(), held.load(some))
+
+
+def spools() -> list[Path]:
+    """Return the files of frames that lie on this machine's disk."""
+    return [place for place in Path(tempfile.gettempdir()).glob("acoustic-env-frames-*/*") if place.name != "lock"]
+
+
+@pytest.fixture
+def own_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A temporary folder of the test's own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_store_is_read_once_whoever_asks_and_nothing_stays(own_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(own_disk / "store")
+    made = examples(url, *generate(url, 40, 20))
+    expected = made.x.load()
+    assert len(spools()) == 1
+    other = pickle.loads(pickle.dumps(made.x))  # noqa: S301  as Ray sends it to another process
+    monkeypatch.setattr(StoredFrames, "fill", lambda *_: pytest.fail("read again"))
+    np.testing.assert_array_equal(other.load(), expected)
+    del made
+    assert len(spools()) == 1
+    np.testing.assert_array_equal(other.load(), expected)
+    del other
+    assert spools() == []
+
+
+def test_what_a_killed_process_left_serves_the_next_and_goes_with_it(own_disk: Path) -> None:
+    url = str(own_disk / "store")
+    ids, y = generate(url, 40, 20)
+    code = "import os, sys; from tests.models.streams import *; "
+    code += "made = examples(sys.argv[1], sys.argv[2].split(), np.zeros(40)); made.x.load(); os.kill(os.getpid(), 9)"
+    environment = {**os.environ, "TMPDIR": str(own_disk)}
+    killed = subprocess.run([sys.executable, "-c", code, url, " ".join(ids)], env=environment, check=False)
+    assert (killed.returncode, len(spools())) == (-9, 1)
+    made = examples(url, ids, y)
+    made.x.load()
+    assert len(spools()) == 1
+    del made
+    assert spools() == []
+
+
+def test_too_small_a_disk_is_named_with_what_is_needed(own_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(own_disk / "store")
+    made = examples(url, *generate(url, 40, 20))
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UsageError, match=r"No space left on device: 0\.0 GiB needed for frames; set TMPDIR"):
+        made.x.load()
+    assert spools() == []
 
 
 def test_signals_stand_side_by_side_though_their_parts_differ(tmp_path: Path) -> None:
@@ -65,82 +123,16 @@ def test_signals_stand_side_by_side_though_their_parts_differ(tmp_path: Path) ->
             names = ids[start : start + len(some)]
             store.write_part(to_table(schema, names, [signal_name] * len(some), block.compute(some)))
     wanted = ids[::-1]
-    found, there = load_sequences(store, wanted, block.name, store.resolve(block.name), in_memory=0)
+    found, there = load_sequences(store, wanted, block.name, store.resolve(block.name))
     expected = np.concatenate([block.compute(one)["logmel"] for one in waves], axis=2)
     expected[11, :, 6:] = 0
     raw_first = list(there) == ["raw", "original"]
     expected = expected if raw_first else np.roll(expected, 6, axis=2)
     assert there["original"].tolist() == [False] + [True] * 11
     np.testing.assert_array_equal(found.load(), expected[::-1])
-    np.testing.assert_array_equal(found.stored(), expected[::-1])
 
 
-@dataclass(frozen=True)
-class Counted(StoredFrames):
-    """Notes which units are read, and how many wait to be used."""
-
-    read: list[int] = field(default_factory=list)
-
-    def stream(self, wanted: Sequence[tuple[int, Any]]) -> Iterator[npt.NDArray[Any]]:
-        for (unit, _), values in zip(wanted, super().stream(wanted), strict=True):
-            self.read.append(unit)
-            yield values
-
-
-@pytest.fixture
-def large(monkeypatch: pytest.MonkeyPatch) -> Sequences:
-    """100,000 clips in 2,000 parts, their index alone, with a window of 4,800 clips."""
-    places = np.arange(100_000, dtype=np.int32)
-    row = 10 * 128
-    monkeypatch.setattr(sequences, "WINDOW", 4_800 * row)
-    unit = places // 50
-    units = np.unique(unit)[:, None].astype(np.int32)
-    frames = StoredFrames(
-        "",
-        ("frames",),
-        (100_000, 10, 128),
-        np.dtype(np.uint8),
-        (),
-        units,
-        unit,
-        places[:, None],
-        np.ones_like(places)[:, None],
-    )
-    return Sequences(frames, in_memory=0)
-
-
-def test_an_epoch_is_shuffled_and_each_worker_needs_few_parts_at_a_time(large: Sequences) -> None:
-    rng = np.random.default_rng(0)
-    order = large.shuffle(rng.permutation(100_000), rng)
-    np.testing.assert_array_equal(np.sort(order), np.arange(100_000))
-    part = order // 50
-    for batch in part[: 48 * 2_000].reshape(2_000, 48):
-        assert len(np.unique(batch)) >= 30
-    for workers in (1, 2, 3, 12):
-        own = part[::workers]
-        parts, first = np.unique(own, return_index=True)
-        last = len(own) - 1 - np.unique(own[::-1], return_index=True)[1]
-        assert len(parts) <= 2_000 / workers + 2 * 12
-        needed = np.cumsum(np.bincount(first, minlength=len(own)) - np.bincount(last, minlength=len(own)))
-        assert needed.max() <= 1.3 * (4_800 / 50 + 2 * 12) / workers
-
-
-def test_rows_that_come_several_times_or_never_keep_their_number(large: Sequences) -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.choice(100_000, 5_000)
-    np.testing.assert_array_equal(np.sort(large[::2].shuffle(rows % 50_000, rng)), np.sort(rows % 50_000))
-
-
-def test_a_part_is_read_once_an_epoch(stored: Examples) -> None:
-    counted = Counted(**vars(stored.x.source) | {"read": []})
-    x = Sequences(counted, in_memory=0)
-    rng = np.random.default_rng(0)
-    order = x.shuffle(rng.permutation(600), rng)
-    assert sum(len(found) for found in x.batches(np.array_split(order, 25))) == 600
-    assert sorted(counted.read) == list(range(30))
-
-
-def test_streamed_training_learns_and_its_network_scores_streamed_rows_in_their_order(stored: Examples) -> None:
+def test_a_network_trained_from_disk_is_the_one_trained_from_memory(stored: Examples) -> None:
     settings = classifier_settings({**PLAIN, "augment": {"mixup": 0.1}})
     train, new = stored.take(np.arange(400)), stored.take(np.arange(400, 600))
     models = [make_estimator(settings, 5).fit(train.x, train.y, X_val=new.x, y_val=new.y) for _ in range(2)]
@@ -148,6 +140,8 @@ def test_streamed_training_learns_and_its_network_scores_streamed_rows_in_their_
     assert roc_auc_score(new.y, found[:, 1]) > 0.9
     np.testing.assert_array_equal(found, models[1].predict_proba(new.x))
     np.testing.assert_allclose(found, models[0].predict_proba(new.x.load()), atol=1e-6)
+    in_memory = make_estimator(settings, 5).fit(train.x.load(), train.y, X_val=new.x.load(), y_val=new.y)
+    np.testing.assert_array_equal(found, in_memory.predict_proba(new.x))
     assert 0 < models[0].history_[-1]["data_seconds"] < models[0].history_[-1]["seconds"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -110,6 +110,10 @@ class FeatureMatrix:
         absent = {part: [i for i in ids if i in kept] for part, ids in self.absent.items()}
         return FeatureMatrix(clip_ids, self.values[numbers], self.columns, self.fingerprints, absent)
 
+    def held(self) -> FeatureMatrix:
+        """Return the matrix with frames that are still in the store read into memory."""
+        return replace(self, values=self.values.held()) if isinstance(self.values, Sequences) else self
+
     def summary(self) -> list[str]:
         """Describe what lacks rows, and for how many clips, with examples."""
         return [
@@ -184,6 +188,7 @@ def load_frames(
     fingerprints: Mapping[str, Sequence[str]] | None = None,
     *,
     frames: int | None = None,
+    unread: bool = False,
 ) -> FeatureMatrix:
     """Load the frames of clips from the store for a network on sequences, as `load_matrix` loads features.
 
@@ -195,6 +200,7 @@ def load_frames(
         fingerprints: block -> versions, for blocks that are there in several; the only ones otherwise.
         frames: of a clip: longer clips are cropped to their start, shorter ones repeated; None for as many as most
             clips have.
+        unread: leave them in the store (`load_sequences`).
 
     Raises:
         UsageError: more than one block, one without frames, or no row of a signal for any clip.
@@ -207,7 +213,7 @@ def load_frames(
     lacking = next((signal for signal in signals if signal not in versions), None)
     if lacking is not None:
         raise _no_row(block, lacking, len(clip_ids))
-    values, found = load_sequences(store, clip_ids, block, versions, frames=frames)
+    values, found = load_sequences(store, clip_ids, block, versions, frames, unread=unread)
     absent = {
         (block, signal): [clip_ids[row] for row in np.flatnonzero(~there).tolist()] for signal, there in found.items()
     }

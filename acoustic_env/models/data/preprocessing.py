@@ -249,7 +249,7 @@ class KeepFrames(TransformerMixin, BaseEstimator):
         cut: of a `Cut`, how a network cuts clips into windows; empty where it does not.
 
     Attributes:
-        frames_: of a training clip; other clips are cropped or repeated to as many. None in bundles made before.
+        frames_: of a training clip; other clips are cropped or repeated to as many.
 
     >>> KeepFrames([("logmel_frames", "raw", "frames")]).summary()
     ['logmel_frames.raw: frames, scaled in the network']
@@ -257,7 +257,7 @@ class KeepFrames(TransformerMixin, BaseEstimator):
 
     names: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
-    frames_: int | None
+    frames_: int
 
     def __init__(self, columns: Sequence[Sequence[str]], cut: tuple[Any, ...] = ()) -> None:
         self.columns = columns
@@ -275,7 +275,7 @@ class KeepFrames(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Any) -> Any:
         """Return the sequences with as many frames as training clips have, and the windows to cut them into."""
-        found = X[:] if self.frames_ is None else X.of_frames(self.frames_)
+        found = X.of_frames(self.frames_)
         found.cut = Cut(*self.cut) if self.cut else None
         return found
 
@@ -394,11 +394,7 @@ class Preprocessor(TransformerMixin, BaseEstimator):
 
     def load_fitted(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Preprocessor:
         """Take over the arrays that `dump_fitted` stored."""
-        self.mean_, self.deviation_ = arrays["mean"], arrays["deviation"]
-        if "left_out" in arrays:
-            self.left_out_ = arrays["left_out"]
-        else:  # a bundle of before floors were known
-            self.left_out_ = _left_out(arrays["empty"], self.mean_, self.deviation_, 0.0)
+        self.mean_, self.deviation_, self.left_out_ = (arrays[name] for name in ("mean", "deviation", "left_out"))
         self._make_pipelines()
         for name, array in arrays.items():
             part, _, learned = name.partition("/")
@@ -471,7 +467,7 @@ def load_preprocessor(data: bytes, *, sequences: bool) -> Preprocessor | KeepFra
     arrays, parameters = load_arrays(data)
     if not sequences:
         return Preprocessor(**parameters).load_fitted(arrays)
-    frames = parameters.pop("frames", None)
+    frames = parameters.pop("frames")
     found = KeepFrames(**parameters)
     found.frames_ = frames
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -38,8 +38,7 @@ class StoredFrames:
         shape: clips, frames and bands of all signals. Longer clips are cropped to their start, shorter ones repeated.
         dtype: uint8 for `vggish_released`, else float32.
         parts: files of the store.
-        units: [units, signals], numbers of the parts that clips are read from together; -1: the signal has no row.
-        unit: [clips], the unit of each.
+        part: [clips, signals], number of the part that has each; -1: no row, whose frames are zeros.
         first: [clips, signals], first row of each in its part.
         lengths: [clips, signals], frames of each there.
     """
@@ -49,8 +48,7 @@ class StoredFrames:
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
     parts: tuple[Entry, ...]
-    units: Places
-    unit: Places
+    part: Places
     first: Places
     lengths: Places
 
@@ -59,47 +57,65 @@ class StoredFrames:
         """Bytes of a clip."""
         return self.shape[1] * self.shape[2] * self.dtype.itemsize
 
-    def stream(self, wanted: Sequence[tuple[int, Integers]]) -> Iterator[npt.NDArray[Any]]:
-        """Yield the frames [n, frames, bands] of clips of one unit after another, a few units read ahead.
+    def take(self, rows: Any) -> StoredFrames:
+        """Return some clips (index, mask or slice)."""
+        part = self.part[rows]
+        shape = (len(part), *self.shape[1:])
+        return replace(self, shape=shape, part=part, first=self.first[rows], lengths=self.lengths[rows])
 
-        Args:
-            wanted: units, and the clips of each.
+    def of_frames(self, frames: int) -> StoredFrames:
+        """Return the clips with so many frames each."""
+        return replace(self, shape=(self.shape[0], frames, self.shape[2]))
+
+    def __getitem__(self, rows: Any) -> npt.NDArray[Any]:
+        """Read some clips (index, mask or slice) from the store."""
+        return self.take(rows).read()
+
+    def read(self) -> npt.NDArray[Any]:
+        """Return all frames [clips, frames, bands]."""
+        found = np.zeros(self.shape, self.dtype)
+        self.fill(found)
+        return found
+
+    def fill(self, found: npt.NDArray[Any]) -> None:
+        """Write the frames of all clips into zeros [clips, frames, bands]; each part is read once, a few ahead.
 
         Raises:
             StoreError: the store cannot be read, or a part cannot any more.
         """
-        store = FeatureStore(self.url)
+        store, bands = FeatureStore(self.url), self.shape[2] // self.part.shape[1]
+        order = np.argsort(self.part, axis=None, kind="stable")
+        numbers, starts = np.unique(self.part.ravel()[order], return_index=True)
+        wanted = [one for one in zip(numbers, np.split(order, starts[1:]), strict=True) if one[0] >= 0]
         size = max(part.size for part in self.parts)
-        yield from in_threads(store.filesystem, wanted, lambda one: self._read(store, *one), size)
 
-    def _read(self, store: FeatureStore, unit: int, clips: Integers) -> npt.NDArray[Any]:
-        signals = self.units.shape[1]
-        bands = self.shape[2] // signals
-        found = np.zeros((len(clips), *self.shape[1:]), self.dtype)
-        for signal, number in enumerate(self.units[unit].tolist()):
-            if number < 0:
-                continue
+        def read(one: tuple[np.int32, Integers]) -> list[tuple[Integers, int, npt.NDArray[Any]]]:
+            number, cells = one
             part = store.scan_one(self.parts[number], self.columns)
             if not isinstance(part, ScannedPart):
                 place = store.filesystem.place(part.entry.path)
                 raise StoreError(f"{place}: {part.reason}; see acoustic-env store verify {self.url} --read")
-            own, first = found[:, :, signal * bands : (signal + 1) * bands], self.first[clips, signal]
-            if self.dtype == np.uint8:
-                own[:] = _released(part.table[self.columns[0]], first, self.shape[1])
-                continue
-            start, rows = 0, first[:, None] + np.arange(self.shape[1]) % self.lengths[clips, signal][:, None]
-            for name in self.columns:
-                values = as_matrix(part.table[name])
-                own[:, :, start : start + values.shape[1]] = np.nan_to_num(values)[rows]
-                start += values.shape[1]
-        return found
+            clip, signal = np.divmod(cells, self.part.shape[1])
+            return [(clip[signal == own], own, self._values(part, clip[signal == own], own)) for own in set(signal)]
 
-    def digest(self, clips: Integers) -> bytes:
+        for pieces in in_threads(store.filesystem, wanted, read, size):
+            for clips, signal, values in pieces:
+                found[clips, :, signal * bands : (signal + 1) * bands] = values
+
+    def _values(self, part: ScannedPart, clips: Integers, signal: int) -> npt.NDArray[Any]:
+        """Return the frames [n, frames, bands] of a signal of clips from their part."""
+        first = self.first[clips, signal]
+        if self.dtype == np.uint8:
+            return _released(part.table[self.columns[0]], first, self.shape[1])
+        rows = first[:, None] + np.arange(self.shape[1]) % self.lengths[clips, signal][:, None]
+        return np.concatenate([np.nan_to_num(as_matrix(part.table[name]))[rows] for name in self.columns], axis=-1)
+
+    def digest(self) -> str:
         """Return the SHA-256 of where clips are read; a part's name follows from its keys and their fingerprint."""
-        found = hashlib.sha256("\n".join([str(self.shape[1]), *(part.path for part in self.parts)]).encode())
-        for places in (self.units[self.unit[clips]], self.first[clips]):
+        found = hashlib.sha256("\n".join([str(self.shape), self.url, *(part.path for part in self.parts)]).encode())
+        for places in (self.part, self.first):
             found.update(np.ascontiguousarray(places, "<i4").tobytes())
-        return found.digest()
+        return found.hexdigest()
 
 
 def _released(column: pa.ChunkedArray, rows: Places, frames: int) -> npt.NDArray[np.uint8]:
@@ -160,7 +176,6 @@ def find_frames(
     starts, own_lengths = np.zeros_like(where), np.ones_like(where)
     for array, values in ((where, number), (starts, first), (own_lengths, lengths)):
         array[clip[kept], signal[kept]] = values[kept]
-    units, unit = np.unique(where, axis=0, return_inverse=True)
     bands = vggish_released.SIZE if released else sum(_size(schema.field(name).type) for name in columns)
     found = StoredFrames(
         url=store.url,
@@ -168,8 +183,7 @@ def find_frames(
         shape=(len(clip_ids), frames or most_common, bands * len(versions)),
         dtype=np.dtype(np.uint8 if released else np.float32),
         parts=tuple(parts),
-        units=units,
-        unit=unit.reshape(-1).astype(np.int32),
+        part=where,
         first=starts,
         lengths=own_lengths,
     )

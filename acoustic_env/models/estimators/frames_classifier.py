@@ -57,7 +57,7 @@ class SequenceClassifier(NetworkClassifier):
             ValueError: one class only, or rows that are no sequences.
             UsageError: more Ray Train workers than CPUs.
         """
-        x, y = Sequences.of(X).hold(), np.asarray(y)
+        x, y = Sequences.of(X), np.asarray(y)
         coded = self.code_targets(y)
         weights = self.settings.row_weights(coded)
         if sample_weight is not None:
@@ -67,7 +67,7 @@ class SequenceClassifier(NetworkClassifier):
         if X_val is not None and len(X_val):
             known = np.asarray(y_val)
             known = known.astype(bool) if known.ndim == 2 else np.searchsorted(self.classes_, known)
-            held = in_windows(Examples(Sequences.of(X_val).hold(), known, np.arange(len(X_val))))
+            held = in_windows(Examples(Sequences.of(X_val), known, np.arange(len(X_val))))
         self.shape_, self.cut_, self.exponent_ = train.x.shape[1:], x.cut, 0.0
         self.train(train, held)
         if held is not None and x.cut is not None and x.cut.pooling == "learned":

@@ -102,11 +102,9 @@ class SequenceSettings(NetworkSettings):
         return network
 
     def fit_scaling(self, network: torch.nn.Module, x: Any) -> None:
-        """Measure up to 4,096 training rows: evenly spaced, of streamed ones the first of a shuffled epoch."""
+        """Measure up to 4,096 training rows, evenly spaced."""
         if self.scale in ("bands", "all"):
             rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), SCALE_ROWS)).astype(np.int64))
-            if x.streamed:
-                rows = x.shuffle(np.arange(len(x)), np.random.default_rng(self.seed))[:SCALE_ROWS]
             network.scale.fit(x.load(rows), (0, 1) if self.scale == "bands" else (0, 1, 2))  # type: ignore[operator, union-attr]
 
     def epoch_rows(self, y: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np.int64]:

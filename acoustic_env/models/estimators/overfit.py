@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from acoustic_env.config import Task, classifier_settings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.data.examples import Examples
-from acoustic_env.models.data.frames import Sequences
 from acoustic_env.models.data.windows import in_windows
 from acoustic_env.models.training.loop import LocalSession, TrainingSpec, train_network
 from acoustic_env.models.training.settings import NetworkSettings
@@ -73,7 +72,7 @@ def overfit(settings: NetworkSettings, task: Task, classes: int, train: Examples
     rows = np.random.default_rng(settings.seed).permutation(len(train))[: batches * settings.batch_size]
     plain: Any = classifier_settings(_without_regularization(settings.as_json()))
     few = train.take(np.sort(rows))
-    few = in_windows(replace(few, x=few.x.hold() if isinstance(few.x, Sequences) else few.x))
+    few = in_windows(few)
     trained = train_network(TrainingSpec(plain, task, classes), few, None, LocalSession())
     return Overfit(len(rows), tuple(epoch["train_loss"] for epoch in trained.history))
 

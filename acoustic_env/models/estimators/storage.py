@@ -18,7 +18,6 @@ TRUSTED: Final = (
     "acoustic_env.models.estimators.svm.SVMClassifier",
     "acoustic_env.models.estimators.per_label.PerLabelClassifier",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.multiclass._ConstantPredictor",  # of bundles made before 2026-12
     "sklearn.tree._tree.Tree",
 )
 

@@ -211,8 +211,6 @@ def train_network(spec: TrainingSpec, train: Examples, validation: Examples | No
         started = time.perf_counter()
         rng = np.random.default_rng([settings.seed, epoch])
         order = settings.epoch_rows(train.y, rng)
-        if isinstance(train.x, Sequences):
-            order = train.x.shuffle(order, rng)
         torch.manual_seed((settings.seed * 100_003 + epoch) * 1_009 + session.rank)
         network.train()
         loss, waited = _run_epoch(wrapped, optimizer, data, order, session, spec, epoch)
@@ -338,14 +336,11 @@ def forward(network: torch.nn.Module, x: Any) -> npt.NDArray[np.float32]:
     network.eval()
     device = next(network.parameters()).device
     step = PREDICT_ROWS if x.ndim == 2 else max(1, PREDICT_CELLS[device.type] // math.prod(x.shape[1:]))
-    order = x.reading_order() if isinstance(x, Sequences) else np.arange(len(x))
-    batches = [order[start : start + step] for start in range(0, len(x), step)]
+    batches = [np.arange(start, min(start + step, len(x))) for start in range(0, len(x), step)]
     with torch.no_grad(), float32_products(tf32=False):
         parts = [network(torch.from_numpy(rows).to(device)) for rows in read_batches(x, batches)]
         logits: npt.NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-    found = np.empty_like(logits)
-    found[order] = logits
-    return found
+    return logits
 
 
 def validation_score(logits: npt.NDArray[np.float32], y: npt.NDArray[Any], task: Task) -> tuple[float, float]:

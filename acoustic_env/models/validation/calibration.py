@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -47,9 +48,10 @@ class Strength:
 # From none to free; the shift of a class that a recipe made ten times commoner is 2.3.
 STRENGTHS: Final = (Strength(0.3, 0.5), Strength(1.0, 3.0))
 LABEL_STRENGTHS: Final = (Strength(1.0, 3.0), Strength(1.0, 3.0, 0.2), Strength(1.0, 3.0, 1.0))
-# Of one network around those of its recipe.
+# Of one model around those of its recipe.
 ADAPTING: Final = Strength(0.1, 0.5)
 Map = tuple[Floats, Floats]  # slope and shift, of each class or [1] for all
+Fit = Callable[[Floats, Bools], Map]  # of scores and outcomes
 
 
 class Calibrator(ClassifierMixin, BaseEstimator):
@@ -108,57 +110,67 @@ class Calibrator(ClassifierMixin, BaseEstimator):
         z, truth = self._scores(X), _outcomes(self.task, y, X.shape[1])
         self.classes_ = np.arange(X.shape[1])
         self.kind_, self.slope_, self.shift_ = "none", np.ones(1), np.zeros(1)
-        strength = self._strength(z, truth, y, np.arange(len(y)) if groups is None else groups)
-        if strength is not None:
+        strengths = LABEL_STRENGTHS if self.task == "multilabel" else STRENGTHS
+        fits = [partial(FITS[self.task], strength=strength) for strength in strengths]
+        fit = self._gaining(z, truth, y, groups, fits)
+        if fit is not None:
             self.kind_ = KINDS[self.task]
-            self.slope_, self.shift_ = FITS[self.task](z, truth, strength)
+            self.slope_, self.shift_ = fit(z, truth)
         self.thresholds_ = choose_thresholds(self.task, y, self.predict_proba(X))
         if self.task == "multiclass":
             self.thresholds_ = special.softmax(np.broadcast_to(self.shift_, X.shape[1]))
         return self
 
-    def adapted(self, X: Floats, y: npt.NDArray[Any]) -> Calibrator:
+    def adapted(self, X: Floats, y: npt.NDArray[Any], groups: npt.NDArray[Any] | None = None) -> Calibrator:
         """Return a calibration of one model of many that this one was fitted on, from rows the model did not learn.
 
-        Networks of one recipe differ in how common they take a class to be: slopes and shifts are those of largest
-        posterior under normal priors around the ones here. Thresholds stay, but for those of a multiclass study.
+        Models of one recipe differ in how common they take a class to be: slopes and shifts are those of largest
+        posterior under normal priors around the ones here, which stay where that gains nothing on left-out rows, as in
+        `fit`. Thresholds stay, but for those of a multiclass study.
 
         Args:
             X: the model's probabilities [n, classes].
             y: int64 [n] class index, or bool [n, classes] for multilabel.
+            groups: [n], rows that are left out together; None for independent rows.
         """
-        made: Calibrator = clone(self)
         z, truth = self._scores(X), _outcomes(self.task, y, X.shape[1])
+        fit = self._gaining(z, truth, y, groups, [self._fit_around_own])
+        if fit is None:
+            return self
+        made: Calibrator = clone(self)
         made.kind_, made.classes_, made.thresholds_ = KINDS[self.task], self.classes_, self.thresholds_
-        shift = np.broadcast_to(self.shift_, z.shape[1])
+        made.slope_, made.shift_ = fit(z, truth)
         if self.task == "multiclass":
-            made.slope_, made.shift_ = _fit_classes(z, truth, ADAPTING, (self.slope_, shift))
             made.thresholds_ = special.softmax(made.shift_)
-        else:
-            center = (np.broadcast_to(self.slope_, z.shape[1]), shift)
-            made.slope_, made.shift_ = _newton(z, _targets(truth), center, ADAPTING.slope, ADAPTING.shift)
         return made
 
-    def _strength(self, z: Floats, truth: Bools, y: npt.NDArray[Any], groups: npt.NDArray[Any]) -> Strength | None:
-        """Return the strength of least log loss on left-out rows; None where no calibration gains."""
+    def _fit_around_own(self, z: Floats, truth: Bools) -> Map:
+        shift = np.broadcast_to(self.shift_, z.shape[1])
+        if self.task == "multiclass":
+            return _fit_classes(z, truth, ADAPTING, (self.slope_, shift))
+        center = (np.broadcast_to(self.slope_, z.shape[1]), shift)
+        return _newton(z, _targets(truth), center, ADAPTING.slope, ADAPTING.shift)
+
+    def _gaining(
+        self, z: Floats, truth: Bools, y: npt.NDArray[Any], groups: npt.NDArray[Any] | None, fits: Sequence[Fit]
+    ) -> Fit | None:
+        """Return the fit of least log loss on left-out rows; None where none gains over the present slope and shift."""
         rarer = np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)).max(initial=0)
-        codes = np.unique(groups, return_inverse=True)[1]
+        codes = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
         parts = min(PARTS, int(codes.max(initial=-1)) + 1)
         if rarer < MIN_ROWS or parts < 2:
             return None
-        fold, fit = grouped_folds(y, codes, parts, self.seed), FITS[self.task]
-        strengths = LABEL_STRENGTHS if self.task == "multilabel" else STRENGTHS
-        before = self._losses(z, truth, (np.ones(1), np.zeros(1)))
-        gains = np.zeros((len(strengths), len(z)))
+        fold = grouped_folds(y, codes, parts, self.seed)
+        before = self._losses(z, truth, (self.slope_, self.shift_))
+        gains = np.zeros((len(fits), len(z)))
         for held in range(parts):
             rows = fold == held
-            for number, strength in enumerate(strengths):
-                found = fit(z[~rows], truth[~rows], strength)
-                gains[number, rows] = before[rows] - self._losses(z[rows], truth[rows], found)
+            for own, fit in zip(gains, fits, strict=True):
+                own[rows] = before[rows] - self._losses(z[rows], truth[rows], fit(z[~rows], truth[~rows]))
         best = int(gains.mean(axis=1).argmax())
         by_group = np.bincount(codes, weights=gains[best])
         error = np.sqrt(len(by_group) * by_group.var(ddof=1))
-        return strengths[best] if by_group.sum() > GAIN * error else None
+        return fits[best] if by_group.sum() > GAIN * error else None
 
     def _losses(self, z: Floats, truth: Bools, found: Map) -> Floats:
         """Return the log loss of each row [n]."""
