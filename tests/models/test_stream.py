@@ -26,6 +26,7 @@ from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.io.retry import StoreError
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.frames import Sequences, load_sequences
+from acoustic_env.models.data.spooled_frames import SpooledFrames
 from acoustic_env.models.data.stored_frames import StoredFrames
 from acoustic_env.models.estimators.fitting import make_estimator
 from acoustic_env.models.training.loop import LocalSession, TrainingSpec, train_network
@@ -75,7 +76,7 @@ def test_a_store_is_read_once_whoever_asks_and_nothing_stays(own_disk: Path, mon
     expected = made.x.load()
     assert len(spools()) == 1
     other = pickle.loads(pickle.dumps(made.x))  # noqa: S301  as Ray sends it to another process
-    monkeypatch.setattr(StoredFrames, "fill", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(StoredFrames, "pieces", lambda *_: pytest.fail("read again"))
     np.testing.assert_array_equal(other.load(), expected)
     del made
     assert len(spools()) == 1
@@ -123,13 +124,14 @@ def test_signals_stand_side_by_side_though_their_parts_differ(tmp_path: Path) ->
             names = ids[start : start + len(some)]
             store.write_part(to_table(schema, names, [signal_name] * len(some), block.compute(some)))
     wanted = ids[::-1]
-    found, there = load_sequences(store, wanted, block.name, store.resolve(block.name))
+    found, there = load_sequences(store, wanted, block.name, store.resolve(block.name), unread=True)
     expected = np.concatenate([block.compute(one)["logmel"] for one in waves], axis=2)
     expected[11, :, 6:] = 0
     raw_first = list(there) == ["raw", "original"]
     expected = expected if raw_first else np.roll(expected, 6, axis=2)
     assert there["original"].tolist() == [False] + [True] * 11
     np.testing.assert_array_equal(found.load(), expected[::-1])
+    np.testing.assert_array_equal(Sequences(SpooledFrames(found.source)).load(), expected[::-1])
 
 
 def test_a_network_trained_from_disk_is_the_one_trained_from_memory(stored: Examples) -> None:

@@ -26,13 +26,15 @@ class SpooledFrames:
     The first process that asks for a clip writes the file; the last one that used it removes it. What a killed process
     left is found by the next one with the same clips, or removed by the next with others.
 
+    Plain reads and writes, no mapping: the pages belong to the system's cache, not to this process.
+
     Args:
         stored: where the store has them.
     """
 
     def __init__(self, stored: StoredFrames) -> None:
         self.stored = stored
-        self._array: npt.NDArray[Any] | None = None
+        self._file: IO[bytes] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,7 +51,7 @@ class SpooledFrames:
         return SpooledFrames(self.stored.of_frames(frames))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"stored": self.stored, "_array": None}  # another process opens the file itself
+        return {"stored": self.stored, "_file": None}  # another process opens the file itself
 
     def __getitem__(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return some clips (index).
@@ -58,11 +60,15 @@ class SpooledFrames:
             UsageError: the disk has too little room.
             StoreError: the store cannot be read.
         """
-        if self._array is None:
-            self._array = self._open()
-        return np.asarray(self._array[rows])
+        if self._file is None:
+            self._file = self._open()
+        stored = self.stored
+        found = np.empty((len(rows), stored.part.shape[1], stored.shape[1], stored.bands), stored.dtype)
+        for place, row in zip(found, rows.tolist(), strict=True):
+            os.preadv(self._file.fileno(), [place.data.cast("B")], row * stored.row_bytes)
+        return found.transpose(0, 2, 1, 3).reshape(len(rows), *stored.shape[1:])
 
-    def _open(self) -> npt.NDArray[Any]:
+    def _open(self) -> IO[bytes]:
         folder = Path(tempfile.gettempdir(), f"acoustic-env-frames-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)
         place = folder / self.stored.digest()
@@ -70,21 +76,25 @@ class SpooledFrames:
             if not place.exists():
                 _remove_unused(folder)
                 self._write(place)
-            file = place.open("rb")
+            file = place.open("rb", buffering=0)
             fcntl.flock(file, fcntl.LOCK_SH)
         weakref.finalize(self, _leave, folder, file)
-        return np.memmap(file, self.dtype, "r", shape=self.shape)
+        return file
 
     def _write(self, place: Path) -> None:
-        unfinished, need = place.with_suffix(".part"), self.shape[0] * self.stored.row_bytes
-        with unfinished.open("w+b") as file:
+        """Write the frames [clips, signals, frames, bands]."""
+        unfinished, need, stored = place.with_suffix(".part"), self.shape[0] * self.stored.row_bytes, self.stored
+        signals = stored.part.shape[1]
+        with unfinished.open("wb", buffering=0) as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, need)
             except OSError as error:
                 unfinished.unlink()
                 msg = f"{place.parent}: {error.strerror}: {need / 2**30:.1f} GiB needed for frames; set TMPDIR"
                 raise UsageError(msg) from error
-            self.stored.fill(np.memmap(file, self.dtype, "r+", shape=self.shape))
+            for clips, signal, values in stored.pieces():
+                for clip, own in zip(clips.tolist(), np.ascontiguousarray(values, stored.dtype), strict=True):
+                    os.pwrite(file.fileno(), own.data, (clip * signals + signal) * own.nbytes)
         unfinished.rename(place)
 
 

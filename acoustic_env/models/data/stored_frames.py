@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -57,6 +57,11 @@ class StoredFrames:
         """Bytes of a clip."""
         return self.shape[1] * self.shape[2] * self.dtype.itemsize
 
+    @property
+    def bands(self) -> int:
+        """Bands of one signal."""
+        return int(self.shape[2] // self.part.shape[1])
+
     def take(self, rows: Any) -> StoredFrames:
         """Return some clips (index, mask or slice)."""
         part = self.part[rows]
@@ -73,17 +78,18 @@ class StoredFrames:
 
     def read(self) -> npt.NDArray[Any]:
         """Return all frames [clips, frames, bands]."""
-        found = np.zeros(self.shape, self.dtype)
-        self.fill(found)
+        found, bands = np.zeros(self.shape, self.dtype), self.bands
+        for clips, signal, values in self.pieces():
+            found[clips, :, signal * bands : (signal + 1) * bands] = values
         return found
 
-    def fill(self, found: npt.NDArray[Any]) -> None:
-        """Write the frames of all clips into zeros [clips, frames, bands]; each part is read once, a few ahead.
+    def pieces(self) -> Iterator[tuple[Integers, int, npt.NDArray[Any]]]:
+        """Yield clips, the number of a signal, and their frames [n, frames, bands]; each part is read once.
 
         Raises:
             StoreError: the store cannot be read, or a part cannot any more.
         """
-        store, bands = FeatureStore(self.url), self.shape[2] // self.part.shape[1]
+        store = FeatureStore(self.url)
         order = np.argsort(self.part, axis=None, kind="stable")
         numbers, starts = np.unique(self.part.ravel()[order], return_index=True)
         wanted = [one for one in zip(numbers, np.split(order, starts[1:]), strict=True) if one[0] >= 0]
@@ -99,8 +105,7 @@ class StoredFrames:
             return [(clip[signal == own], own, self._values(part, clip[signal == own], own)) for own in set(signal)]
 
         for pieces in in_threads(store.filesystem, wanted, read, size):
-            for clips, signal, values in pieces:
-                found[clips, :, signal * bands : (signal + 1) * bands] = values
+            yield from pieces
 
     def _values(self, part: ScannedPart, clips: Integers, signal: int) -> npt.NDArray[Any]:
         """Return the frames [n, frames, bands] of a signal of clips from their part."""
