@@ -79,7 +79,7 @@ def check_inputs(
     for file in (*files, *([clips] if clips else [])):
         _check_file(file)
     folder = local_path(bundle) if bundle else None
-    if folder is not None and not any((folder / name).is_file() for name in ("metadata.json", "bundle.json")):
+    if folder is not None and not (folder / "metadata.json").is_file():
         raise UsageError(f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train")
     if recipe:
         from acoustic_env.audio.signals import check_signals

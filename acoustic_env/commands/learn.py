@@ -292,7 +292,8 @@ def run_predict(namespace: argparse.Namespace) -> None:
         raise UsageError("predict takes either --clips with --store, or audio files")
     if namespace.windows and not namespace.files:
         raise UsageError("--windows is for audio files")
-    check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=namespace.files)
+    only = namespace.files if len(namespace.files) == 1 else ()  # of several, one that is missing is left out
+    check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=only)
     from acoustic_env.io.files import check_place
 
     check_place(namespace.out)

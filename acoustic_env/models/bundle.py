@@ -33,8 +33,6 @@ from acoustic_env.stats.intervals import Floats
 
 FORMAT: Final = 5
 METADATA: Final = "metadata.json"
-EARLIER_METADATA: Final = "bundle.json"  # of formats 1 and 2
-EARLIER_FILES: Final = (EARLIER_METADATA, "weights.safetensors")
 PREPROCESSING: Final = "preprocessing.safetensors"
 TRAINED_ON: Final = "trained_on.safetensors"
 REFERENCES: Final = "references.safetensors"
@@ -44,6 +42,7 @@ LIBRARIES: Final = (
 # Attributes of a bundle that are plain data, in its metadata as they are.
 PLAIN: Final = (
     *("own_estimator", "classes", "fingerprints", "held_out", "training_hash", "versions", "weights_sha256", "test"),
+    *("clip_s", "variants", "exponent"),
 )
 SHOWN: Final = 5
 
@@ -90,7 +89,7 @@ class Bundle:
         clip_s: median length of the clips it was trained on, in s; None where neither their list nor their
             files' headers say.
         variants: block -> variant of a signal -> the version trained on; empty without variants.
-        novelty: what tells clips unlike the training clips; None in bundles made before it was there.
+        novelty: what tells clips unlike the training clips; None where they are of one group.
         exponent: of learned pooling of recordings (`windows.learn_recordings`); None without.
     """
 
@@ -205,9 +204,6 @@ class Bundle:
             "members": [name for name in parts if name.startswith("classifier-")],
             **self.calibrator.as_json(),
             **{name: getattr(self, name) for name in PLAIN},
-            "clip_s": self.clip_s,
-            "variants": self.variants,
-            "exponent": self.exponent,
             "parts": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
             "test_evaluations": [dataclasses.asdict(earlier) for earlier in self.test_evaluations],
         }
@@ -239,23 +235,22 @@ class Bundle:
 
     def _carry_record(self, place: str) -> set[str]:
         """Put the test evaluations of the bundle at `place` before the own ones; return the names of its files."""
-        for name in (METADATA, EARLIER_METADATA):
-            data = read_if_there(join(place, name))
-            if data is None:
-                continue
-            try:
-                there = json.loads(data)
-                recorded = _recorded(there)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise UsageError(
-                    f"{join(place, name)}: not readable, so its record of test evaluations would be lost: {error}; "
-                    "move it away, or write the new bundle elsewhere"
-                ) from error
-            self.test_evaluations = recorded + [own for own in self.test_evaluations if own not in recorded]
+        data = read_if_there(join(place, METADATA))
+        if data is None:
+            return set()
+        try:
+            there = json.loads(data)
+            recorded = _recorded(there)
             if there["weights_sha256"] == self.weights_sha256 and self.test is None:
-                self.test = there.get("test")
-            return {*EARLIER_FILES, *there.get("parts", ())}
-        return set()
+                self.test = there["test"]
+            parts = set(there["parts"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"{join(place, METADATA)}: not readable, so its record of test evaluations would be lost: {error}; "
+                "move it away, or write the new bundle elsewhere"
+            ) from error
+        self.test_evaluations = recorded + [own for own in self.test_evaluations if own not in recorded]
+        return parts
 
     @classmethod
     def load(cls, folder: str | Path, trusted: Sequence[str] = ()) -> Bundle:
@@ -286,9 +281,6 @@ class Bundle:
             **{**plain, "classes": tuple(plain["classes"])},
             trained_on=arrays["trained_on"],
             trained_groups=arrays["trained_groups"],
-            clip_s=metadata.get("clip_s"),
-            variants=metadata.get("variants", {}),
-            exponent=metadata.get("exponent"),
             novelty=Novelty.from_arrays(load(parts[REFERENCES])) if REFERENCES in parts else None,
         )
 
@@ -318,13 +310,8 @@ def _refuse(differences: Sequence[str]) -> None:
 
 
 def _recorded(metadata: Mapping[str, Any]) -> list[TestEvaluation]:
-    """Return the test evaluations on record; formats 1 and 2 call them `looks` with `figures`, 1 without weights."""
-    recorded = metadata["test_evaluations"] if "test_evaluations" in metadata else metadata["looks"]
-    found = []
-    for one in recorded:
-        renamed = {{"figures": "metrics"}.get(name, name): value for name, value in one.items()}
-        found.append(TestEvaluation(**{"weights": metadata["weights_sha256"], **renamed}))
-    return found
+    """Return the test evaluations on record."""
+    return [TestEvaluation(**one) for one in metadata["test_evaluations"]]
 
 
 def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -332,20 +319,17 @@ def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     place = join(folder, METADATA)
     data = read_if_there(place)
     if data is None:
-        if read_if_there(join(folder, EARLIER_METADATA)) is not None:
-            raise UsageError(
-                f"{folder}: a bundle of an earlier format, which this version does not read; make it again: "
-                f"acoustic-env train --clips LIST --store URL --recipe R --out {folder} (its record of test "
-                "evaluations is kept)"
-            )
         raise UsageError(f"{folder}: no bundle: {METADATA} is not there; make one with acoustic-env train")
     try:
         metadata = json.loads(data)
     except ValueError as error:
         raise UsageError(f"{place}: not readable: {error}; train the bundle again") from error
     if metadata.get("format") != FORMAT:
-        msg = f"{folder}: bundle of format {metadata.get('format')!r}, this version reads {FORMAT}; train it again"
-        raise UsageError(msg)
+        raise UsageError(
+            f"{folder}: bundle of format {metadata.get('format')!r}, this version reads {FORMAT}; make it again: "
+            f"acoustic-env train --clips LIST --store URL --recipe R --out {folder} (its record of test evaluations "
+            "is kept)"
+        )
     parts = {}
     for name, digest in metadata["parts"].items():
         part = read_if_there(join(folder, name))

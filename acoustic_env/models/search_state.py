@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import files_below, read_if_there, write_bytes
+from acoustic_env.io.files import read_if_there, write_bytes
 from acoustic_env.io.location import join
 
 FILE: Final = "search.json"
-# Where an earlier version kept Ray Tune's state, without a record of the data.
-EARLIER: Final = "tune"
 
 
 @dataclass
@@ -58,9 +56,6 @@ class SearchState:
             raise UsageError(f"--trials {trials}: at least one trial is needed")
         written = read_if_there(join(folder, FILE))
         state = cls(folder, dict(identity)) if written is None else cls._read(folder, written)
-        if written is None and files_below(join(folder, EARLIER)):
-            msg = f"{folder}: holds a search of an earlier version, without a record of its data; give another --out"
-            raise UsageError(msg)
         state._refuse_other(identity)
         if trials < state.trials:
             raise UsageError(

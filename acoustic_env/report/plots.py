@@ -188,7 +188,7 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     for number, (when, ece) in enumerate((("before", before), ("after", after))):
         diagram = metrics[f"reliability_{when}"]
         bins = pd.DataFrame({key: diagram[key] for key in ("predicted", "observed", "low", "high")}, dtype="float64")
-        bins = bins.assign(clips=diagram["count"]).query("clips > 0").dropna()
+        bins = bins.assign(clips=diagram["count"]).query("clips > 0").dropna(subset=["observed"])
         tables.append(bins.assign(when=when))
         ends = [(bins["observed"] - bins["low"]).clip(0), (bins["high"] - bins["observed"]).clip(0)]
         label = f"{when} calibration, mean error {'none' if ece is None else f'{ece:.3f}'}"

@@ -69,19 +69,6 @@ def test_a_bundle_saved_twice_does_not_count_its_evaluations_twice(disk: Disk) -
     assert len(Bundle.load(bundle).test_evaluations) == 1
 
 
-def test_a_record_of_an_earlier_version_gets_the_weights_it_was_made_with(disk: Disk) -> None:  # noqa: F811
-    bundle = train(disk, "logistic")
-    assert evaluate(disk, bundle) == 0
-    path = Path(bundle, "metadata.json")
-    metadata = json.loads(path.read_text())
-    (one,) = metadata.pop("test_evaluations")
-    del one["weights"]
-    path.unlink()
-    Path(bundle, "bundle.json").write_text(json.dumps(metadata | {"looks": [one | {"figures": one.pop("metrics")}]}))
-    train(disk, "xgboost")
-    assert Bundle.load(bundle).test_evaluations[0].weights == metadata["weights_sha256"]
-
-
 def test_an_evaluation_of_weights_that_were_replaced_meanwhile_is_recorded_as_theirs(disk: Disk) -> None:  # noqa: F811
     from acoustic_env.models.learn import evaluate_bundle
 

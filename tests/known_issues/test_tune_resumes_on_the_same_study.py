@@ -97,13 +97,6 @@ def test_a_search_goes_on_with_more_trials_and_only_with_its_own_study(
     assert trials_of(out) == more
 
 
-def test_a_search_that_does_not_say_of_what_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tune").mkdir()
-    (tmp_path / "tune" / "tuner.pkl").write_bytes(b"as an earlier version left it")
-    with pytest.raises(UsageError, match="without a record of its data; give another --out"):
-        SearchState.open(str(tmp_path), {"rows": "1"}, 3)
-
-
 def test_an_interrupted_search_goes_on_with_what_is_recorded(tmp_path: Path) -> None:
     state = SearchState.open(str(tmp_path), {"rows": "1"}, 5)
     state.ended.append({"number": 0})

@@ -294,18 +294,18 @@ def test_a_bundle_from_another_version_of_a_block_is_refused_by_name(
 def test_a_bundle_of_an_earlier_format_is_refused_with_the_command_that_makes_it_again(
     disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = disk.folder / "old"
-    folder.mkdir()
-    look = {"time": "2026-01-01T00:00:00+00:00", "clips_hash": "a", "clips": 60, "figures": {"auc": [0.9, 0.8, 0.95]}}
-    old = {"format": 2, "weights_sha256": "abc", "looks": [look], "test": None}
-    (folder / "bundle.json").write_text(json.dumps(old))
-    (folder / "weights.safetensors").write_bytes(b"of format 2")
+    folder = Path(trained(disk, "--model", "logistic"))
+    old = json.loads((folder / "metadata.json").read_text())
+    look = {"time": "2026-01-01T00:00:00+00:00", "clips_hash": "a", "clips": 60, "metrics": {"auc": [0.9, 0.8, 0.95]}}
+    old |= {"format": 4, "test_evaluations": [look | {"weights": "abc"}]}
+    (folder / "metadata.json").write_text(json.dumps(old))
     evaluate = ["evaluate", "--bundle", str(folder), "--clips", disk.clips, "--store", disk.store]
-    assert f"acoustic-env train --clips LIST --store URL --recipe R --out {folder}" in refused(capsys, *evaluate)
+    message = refused(capsys, *evaluate)
+    assert "bundle of format 4, this version reads 5" in message
+    assert f"acoustic-env train --clips LIST --store URL --recipe R --out {folder}" in message
     assert main(["train", *study_options(disk), "--model", "logistic", "--out", str(folder)]) == 0
     (kept,) = Bundle.load(folder).test_evaluations
     assert (kept.weights, kept.metrics) == ("abc", {"auc": [0.9, 0.8, 0.95]})
-    assert not {"bundle.json", "weights.safetensors"} & {path.name for path in folder.iterdir()}
 
 
 def test_a_bundle_written_over_a_larger_one_leaves_none_of_its_files(disk: Disk) -> None:

@@ -121,6 +121,20 @@ def test_a_file_that_a_block_fails_on_is_named_and_the_others_are_predicted(
     assert pq.read_table(made / "some.parquet")["clip_id"].to_pylist()[::2] == [files[0], files[2]]
 
 
+def test_missing_files_and_folders_among_others_are_named_and_the_others_are_predicted(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = made / "there.wav"
+    there.write_bytes(sounds.encode(sounds.noise(2.0).astype(np.float32), 16_000, "WAV", "FLOAT"))
+    command = ["predict", "--bundle", f"{made}/bundle", "--out", f"{made}/some.parquet"]
+    assert main([*command, f"{made}/gone.wav", str(there), str(made)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "without prediction" in line]
+    assert len(said) == 2
+    assert f"{made}/gone.wav" in said[0]
+    assert str(made) in said[1]
+    assert set(pq.read_table(made / "some.parquet")["clip_id"].to_pylist()) == {str(there)}
+
+
 def test_many_files_are_looked_through_once(made: Path) -> None:
     files = [f"{number}.wav" for number in range(100_000)]
     started = time.perf_counter()

@@ -12,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 from acoustic_env.config import ReductionSettings
 from acoustic_env.errors import UsageError
 from acoustic_env.models.data import preprocessing as preprocess
-from acoustic_env.models.data.arrays import load_arrays
 from acoustic_env.models.data.matrix import FeatureColumn
 from acoustic_env.models.data.preprocessing import Preprocessor, PrincipalComponents, load_preprocessor
 
@@ -113,16 +112,6 @@ def test_a_column_that_only_rounding_moves_is_left_out_and_named() -> None:
     assert again.summary() == reducer.summary()
     moved = values + 1e-9 * random.normal(size=(100, 4))
     np.testing.assert_allclose(again.transform(moved.astype(np.float32)), reducer.transform(values), atol=1e-4)
-
-
-def test_a_bundle_of_before_floors_keeps_its_columns() -> None:
-    values = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32) * np.float32([1, 1e-11])
-    named = [("indices", "raw", "ACI"), ("indices", "raw", "other")]
-    fitted = Preprocessor(named, {"indices": 0}).fit(values)
-    arrays, _ = load_arrays(fitted.dump_fitted())
-    earlier = {**{name: array for name, array in arrays.items() if name != "left_out"}, "empty": fitted.left_out_ == 1}
-    renamed = Preprocessor([named[0], ("indices", "raw", "MEANt")], {"indices": 0}).load_fitted(earlier)
-    np.testing.assert_array_equal(renamed.transform(values), fitted.transform(values))
 
 
 def test_features_that_nowhere_vary_are_refused_by_name() -> None:

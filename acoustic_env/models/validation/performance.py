@@ -173,8 +173,10 @@ def performance(
     called = called_classes(task, calibrated, thresholds)
     rankings = [Ranking(truth[:, c], calibrated[:, c]) for c in range(len(classes))]
     before, after = _events(task, truth, probabilities), _events(task, truth, calibrated)
+    of_events = np.repeat(groups, truth.shape[1]) if task == "multilabel" else groups
     diagrams = tuple(
-        reliability(*pair, weights=positive_mass(*pair) if task == "multilabel" else None) for pair in (before, after)
+        reliability(*pair, weights=positive_mass(*pair) if task == "multilabel" else None, groups=of_events)
+        for pair in (before, after)
     )
     by_class = class_errors(truth, probabilities), class_errors(truth, calibrated)
     errors = {f"class_ece_{when}": _mean(own) for when, own in zip(("before", "after"), by_class, strict=True)}

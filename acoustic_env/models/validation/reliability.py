@@ -21,7 +21,7 @@ class Reliability:
 
     Attributes:
         predicted, observed: mean probability and share of positives [bins].
-        low, high: Wilson's interval of `observed` [bins].
+        low, high: interval of `observed` [bins] (`stats.intervals.of_share`); NaN where the rows are of too few groups.
         count: rows [bins].
         weight: the bin's part of the expected error [bins], in all 1.
     """
@@ -40,7 +40,11 @@ class Reliability:
 
 
 def reliability(
-    truth: Bools, probabilities: Floats, bins: int = BINS, weights: npt.NDArray[Any] | None = None
+    truth: Bools,
+    probabilities: Floats,
+    bins: int = BINS,
+    weights: npt.NDArray[Any] | None = None,
+    groups: npt.NDArray[Any] | None = None,
 ) -> Reliability:
     """Return the reliability diagram of bool [n] and probabilities [n]; rows of one probability stay in one bin.
 
@@ -49,6 +53,7 @@ def reliability(
         probabilities: [n].
         bins: at most so many, of equal weight.
         weights: of the rows [n]; None for one each, so that bins hold equal numbers of rows.
+        groups: [n], rows that belong together; None for independent rows.
 
     >>> random = np.random.default_rng(23)
     >>> probabilities = random.random(1_000)
@@ -66,7 +71,7 @@ def reliability(
     cuts = np.searchsorted(upto, total * np.arange(1, bins) / bins, side="right")
     edges = np.searchsorted(ranked, ranked[np.minimum(cuts, len(order) - 1)]) if len(order) else cuts[:0]
     parts = [part for part in np.split(order, edges) if len(part)]
-    shares = [of_share(truth[part]) for part in parts]
+    shares = [of_share(truth[part], None if groups is None else groups[part]) for part in parts]
     return Reliability(
         predicted=np.array([probabilities[part].mean() for part in parts]),
         observed=np.array([share.value for share in shares]),
