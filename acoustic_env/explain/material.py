@@ -15,8 +15,8 @@ from acoustic_env.clips.select import Targets, class_targets, select
 from acoustic_env.clips.splits import Split, split
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
-from acoustic_env.features import vggish_released
 from acoustic_env.features.block import METADATA_PREFIX
+from acoustic_env.features.registry import IMPORTED
 from acoustic_env.models.bundle import Bundle, clips_hash
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
@@ -225,8 +225,8 @@ def _take(material: Material, rows: Rows) -> Material:
 def _frame_axes(schemas: Mapping[str, pa.Schema]) -> FrameAxes:
     """Return the axes that the stored frames' metadata describe."""
     ((block, schema),) = schemas.items()
-    if block == vggish_released.NAME:
-        return FrameAxes(vggish_released.FRAME_S, 0.0, None, "none")
+    if block in IMPORTED:
+        return FrameAxes(IMPORTED[block].FRAME_S, 0.0, None, "none")
     metadata = schema.metadata or {}
     hop_s = float(metadata[f"{METADATA_PREFIX}frame_hop_s".encode()])
     named = json.loads(metadata.get(f"{METADATA_PREFIX}parameters".encode(), b"{}"))

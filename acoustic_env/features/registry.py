@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from acoustic_env.errors import UsageError
+from acoustic_env.features import vggish_released
 from acoustic_env.features.block import Engine, FeatureBlock, Json
 from acoustic_env.registry import Registry
 
@@ -33,10 +34,8 @@ BLOCKS: Final[Registry[Callable[..., FeatureBlock]]] = Registry(
     },
 )
 
-# Read from published files, never computed from waveforms.
-IMPORTED: Final[dict[str, str]] = {
-    "vggish_released": "acoustic-env clips from-audioset-embeddings writes it to the store"
-}
+# Read from published files, never computed from waveforms: of a clip a list of frames.
+IMPORTED: Final = {vggish_released.NAME: vggish_released}
 
 
 def names_where(attribute: str, names: Iterable[str] = BLOCKS) -> list[str]:
@@ -58,7 +57,7 @@ def make_block(name: str, engine: Engine, options: Mapping[str, Json] | None = N
     16000
     """
     if name in IMPORTED:
-        raise UsageError(f"block {name} is not computed from audio: {IMPORTED[name]}")
+        raise UsageError(f"block {name} is not computed from audio: {IMPORTED[name].WRITTEN_BY}")
     try:
         return BLOCKS.load(name)(engine, **dict(options or {}))
     except TypeError as error:

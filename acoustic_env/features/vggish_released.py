@@ -16,9 +16,11 @@ import pyarrow as pa
 from acoustic_env.features.block import Column, described_schema
 
 NAME: Final = "vggish_released"
+WRITTEN_BY: Final = "acoustic-env clips from-audioset-embeddings writes it to the store"
 VERSION: Final = 1
 SIZE: Final = 128
 FRAME_S: Final = 0.96
+FRAMES: Final = 10  # of a clip; shorter ones repeat theirs
 SIGNAL: Final = "raw"
 SOURCE: Final = "AudioSet released embeddings (TFRecord SequenceExample, audio_embedding): VGGish, PCA, 8 bit"
 # The release's quantization: [-2, 2] to 0..255 (tensorflow/models, audioset/vggish/vggish_postprocess.py).
@@ -54,6 +56,15 @@ def schema() -> pa.Schema:
         "license": "CC BY 4.0",
     }
     return described_schema(COLUMNS, described)
+
+
+def dequantized(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return embeddings, float32 of the same shape, -2 to 2.
+
+    >>> dequantized(np.array([0, 255], np.uint8)).tolist()
+    [-2.0, 2.0]
+    """
+    return np.asarray(frames * np.float32(STEP) + np.float32(LOWEST))
 
 
 def rows(clip_ids: list[str], frames: list[npt.NDArray[np.uint8]]) -> pa.Table:

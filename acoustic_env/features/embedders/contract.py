@@ -85,6 +85,7 @@ class EmbedderBlock(FeatureBlock):
         score_size: number of classes; 0 without classes.
         engines: those it has.
         step_samples: samples of one step by device; bounds memory, at least one clip is taken.
+        converts: whether the network reads weights that are converted, once, from the published file.
     """
 
     version = 1
@@ -99,6 +100,7 @@ class EmbedderBlock(FeatureBlock):
     engines: ClassVar[tuple[Engine, ...]] = ("fast",)
     step_samples: ClassVar[dict[str, int]] = {"cpu": 8 * 160_000, "cuda": 64 * 160_000}
     keeps_frames: ClassVar[bool] = False
+    converts: ClassVar[bool] = False
     pooling: ClassVar[str] = "mean over frames"
 
     def __init__(

@@ -45,6 +45,7 @@ class VggishBlock(SavedModelBlock):
 
     name = "vggish"
     architecture = "vggish"
+    converts = True
     default_weights = "vggish-tfhub"
     front_end = VGGISH_FRONT_END
     sample_rate = VGGISH_FRONT_END.sample_rate

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.embedders.weights_cache import Record, WeightsCache
@@ -11,8 +9,6 @@ from acoustic_env.features.embedders.weights_registry import WeightsSource, weig
 from acoustic_env.features.registry import make_block
 from acoustic_env.io.files import copy_to, files_below
 from acoustic_env.io.location import join
-
-CONVERTED: Final = ("yamnet", "vggish")  # blocks whose network reads weights converted from the published file
 
 
 def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None, sha256: str | None = None) -> Record:
@@ -45,10 +41,10 @@ def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None,
 def prepare(name: str) -> str | None:
     """Convert freshly fetched weights, so that workers need not; return what kept it from happening, if anything."""
     source = weights_source(name)
-    if source.architecture not in CONVERTED:
-        return None
     block = make_block(source.architecture, "fast", {"weights": name})
     assert isinstance(block, EmbedderBlock)
+    if not block.converts:
+        return None
     try:
         block.build()
     except UsageError as error:

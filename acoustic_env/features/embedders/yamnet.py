@@ -34,6 +34,7 @@ class YamnetBlock(SavedModelBlock):
 
     name = "yamnet"
     architecture = "yamnet"
+    converts = True
     default_weights = "yamnet-tfhub"
     front_end = YAMNET_FRONT_END
     sample_rate = YAMNET_FRONT_END.sample_rate

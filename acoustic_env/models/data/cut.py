@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from acoustic_env.config import Pooling, WindowSettings
 from acoustic_env.errors import UsageError
-from acoustic_env.features import vggish_released
-from acoustic_env.features.registry import make_block
+from acoustic_env.features.registry import IMPORTED, make_block
 
 
 class Cut(NamedTuple):
@@ -51,7 +50,8 @@ class Cut(NamedTuple):
 
 def frame_seconds(block: str, options: Any) -> float:
     """Return the seconds from frame to frame of a block."""
-    seconds = vggish_released.FRAME_S if block == vggish_released.NAME else None
-    seconds = seconds or make_block(block, "fast", options).frame_hop_s
+    if block in IMPORTED:
+        return float(IMPORTED[block].FRAME_S)
+    seconds = make_block(block, "fast", options).frame_hop_s
     assert seconds is not None  # of a block with frames
     return seconds

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import psutil
 
 from acoustic_env.errors import UsageError
-from acoustic_env.features import vggish_released
+from acoustic_env.features.vggish_released import dequantized
 from acoustic_env.memory import available_memory
 from acoustic_env.models.data.spooled_frames import SpooledFrames
 from acoustic_env.models.data.stored_frames import Integers, StoredFrames, find_frames
@@ -124,10 +124,7 @@ class Sequences:
         """Yield the rows of each batch as float32 [n, frames, bands]."""
         for rows in batches:
             found = self.source[self._rows[rows]]
-            if found.dtype == np.uint8:
-                yield found * np.float32(vggish_released.STEP) + np.float32(vggish_released.LOWEST)
-            else:
-                yield found.astype(np.float32, copy=False)
+            yield dequantized(found) if found.dtype == np.uint8 else found.astype(np.float32, copy=False)
 
     def load(self, rows: Any = slice(None)) -> npt.NDArray[np.float32]:
         """Read rows at once as float32 [n, frames, bands]."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.features import vggish_released
+from acoustic_env.features.registry import IMPORTED
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store.contents import ScannedPart
@@ -21,7 +21,6 @@ from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import in_threads
 from acoustic_env.store.schema import ROW_KEYS, as_matrix
 
-RELEASED_FRAMES: Final = 10
 NOT_FEATURES: Final = (*ROW_KEYS, "start_s")
 
 Integers = npt.NDArray[np.int64]
@@ -127,7 +126,7 @@ def _released(column: pa.ChunkedArray, rows: Places, frames: int) -> npt.NDArray
     """Return frames uint8 [n, frames, 128] of rows of 1 to 10 frames, cropped or repeated."""
     lists = column.combine_chunks()
     starts, lengths = lists.offsets.to_numpy()[rows], pc.list_value_length(lists).to_numpy()[rows]
-    flat = lists.values.flatten().to_numpy().reshape(-1, vggish_released.SIZE)
+    flat = lists.values.flatten().to_numpy().reshape(-1, lists.type.value_type.list_size)
     return np.asarray(flat[starts[:, None] + np.arange(frames) % lengths[:, None]])
 
 
@@ -151,7 +150,7 @@ def find_frames(
     """
     schema = store.joint_schema(block, versions)
     columns = frame_columns(block, schema)
-    released = block == vggish_released.NAME
+    released = IMPORTED.get(block)
     keys = [name for name in ROW_KEYS if name in schema.names]
     parts: list[Entry] = []
     owners: list[pa.ChunkedArray] = []
@@ -163,7 +162,7 @@ def find_frames(
                 continue
             rows = part.table.num_rows
             first = np.arange(rows) if released else np.flatnonzero(part.table["frame"].to_numpy() == 0)
-            lengths = np.full(rows, RELEASED_FRAMES) if released else np.diff(np.append(first, rows))
+            lengths = np.full(rows, released.FRAMES) if released else np.diff(np.append(first, rows))
             table = part.table.take(pa.array(first))
             signal = pc.fill_null(pc.index_in(table["signal"], value_set=own), -1).to_numpy()
             owners.append(table["clip_id"])
@@ -181,7 +180,7 @@ def find_frames(
     starts, own_lengths = np.zeros_like(where), np.ones_like(where)
     for array, values in ((where, number), (starts, first), (own_lengths, lengths)):
         array[clip[kept], signal[kept]] = values[kept]
-    bands = vggish_released.SIZE if released else sum(_size(schema.field(name).type) for name in columns)
+    bands = released.SIZE if released else sum(_size(schema.field(name).type) for name in columns)
     found = StoredFrames(
         url=store.url,
         columns=columns,
@@ -201,7 +200,7 @@ def frames_block(block: str) -> str:
     >>> frames_block("logmel"), frames_block("yamnet_frames"), frames_block("vggish_released")
     ('logmel_frames', 'yamnet_frames', 'vggish_released')
     """
-    return block if block == vggish_released.NAME or block.endswith("_frames") else f"{block}_frames"
+    return block if block in IMPORTED or block.endswith("_frames") else f"{block}_frames"
 
 
 def frame_columns(block: str, schema: pa.Schema) -> tuple[str, ...]:
@@ -214,7 +213,7 @@ def frame_columns(block: str, schema: pa.Schema) -> tuple[str, ...]:
     >>> frame_columns("logmel_frames", schema)
     ('logmel',)
     """
-    if block == vggish_released.NAME:
+    if block in IMPORTED:
         return ("frames",)
     if "frame" not in schema.names:
         msg = f"block {block} has no frames; a network on sequences takes a block NAME_frames or vggish_released"
