@@ -1,4 +1,4 @@
-"""Training on frames streamed from the store: memory, examples per second, waiting, two workers over one.
+"""Training on frames that lie on the local disk: memory, examples per second, waiting, two workers over one.
 
     python -m tests.models.bench_stream --clips 1000000 [--pairs 4] [--folder DIR]
 
