@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from acoustic_env.explain import style
 from acoustic_env.explain.plot import Plot, table
+from acoustic_env.stats.intervals import Estimate
 
 NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
 SHOWN_CLASSES: Final = 30
@@ -57,15 +58,9 @@ def metric_name(name: str) -> str:
 
 
 def interval_text(estimate: Mapping[str, Any]) -> str:
-    """Return "value (low–high)", or why there is no interval."""
-    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
-    if value is None:
-        return "not defined"
-    shown = f"{value:.3f}"
-    if low is None or high is None:
-        reason = estimate.get("withheld")
-        return f"{shown} (no interval: {reason}, too few)" if reason else f"{shown} (no interval)"
-    return f"{shown} ({low:.3f}–{high:.3f})"
+    """Return a recorded estimate as `Estimate` says it; its null values are NaN there."""
+    value, low, high = (np.nan if estimate.get(key) is None else estimate[key] for key in ("value", "low", "high"))
+    return "not defined" if np.isnan(value) else str(Estimate(value, low, high, "", estimate.get("withheld") or ""))
 
 
 def performance_plots(metrics: Metrics, clips: EvaluatedClips = HELD_OUT) -> list[Plot]:
