@@ -150,7 +150,9 @@ def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.55 * len(classes) if len(classes) <= 20 else 12.0
-    figure, panel = style.new_panels(size + 1.6, size)
+    named = style.label_inches(classes)
+    figure, panel = style.new_panels(size + 1.6 + named, size + named)
+    figure.set_layout_engine("compressed")  # of panels with square cells; the usual one cuts labels off
     image = panel.imshow(shares, vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts if len(classes) <= NUMBERED else np.empty((0, 0))):
         color = "white" if shares[row, column] < 0.55 else "black"
