@@ -88,7 +88,6 @@ def _unit_square(panel: Any) -> None:
     panel.grid()
 
 
-@style.drawn
 def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     """Draw the curves of a binary task; of others those of all classes pooled, of each faint, of the hardest in color.
 
@@ -145,7 +144,6 @@ def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
 
 
-@style.drawn
 def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -174,7 +172,6 @@ def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "confusion", "Confusion of the classes", sentence, alt, figure, data)
 
 
-@style.drawn
 def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     figure, panel = style.new_panels(5.6, 5.0)
     panel.plot([0, 1], [0, 1], color=style.GREY, lw=1, ls="--", label="perfect")
@@ -216,7 +213,6 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "calibration", "Calibration", sentence, alt, figure, data)
 
 
-@style.drawn
 def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     ranked = (row for row in metrics["per_class"] if row["auc"] is not None)
     rows = sorted(ranked, key=lambda row: -(row["average_precision"] or 0))
@@ -249,7 +245,6 @@ def _ends(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [scores[name].where(known, scores["score"]) for name in scores]
 
 
-@style.drawn
 def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the study's rows (of study.csv), best first, with intervals; mark those within noise of the best."""
     shown = list(rows[:SHOWN_ROWS])[::-1]
@@ -275,7 +270,6 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("study", "The study", "Which features separate the classes", sentence, alt, figure, data)
 
 
-@style.drawn
 def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the score of each row of a study against its training time, a marker and color for each model."""
     figure, panel = style.new_panels(9, 4)
@@ -301,7 +295,6 @@ def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("study-times", "The study", "Score against training time", sentence, sentence, figure, data)
 
 
-@style.drawn
 def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
     """Draw loss and validation score of each epoch, a line for each member, with the epoch that is kept.
 
