@@ -44,7 +44,6 @@ def attribution_plots(material: Material) -> list[Plot]:
     return found
 
 
-@style.drawn
 def _draw_ranks(material: Material, chosen: int, found: Attribution, features: pd.DataFrame) -> Plot:
     top, name, first = features[:SHOWN][::-1], material.name(chosen), features.iloc[0]
     figure, panels = style.row_panels(top["feature"].tolist(), columns=2, width_ratios=(3, 2))
@@ -67,7 +66,6 @@ def _draw_ranks(material: Material, chosen: int, found: Attribution, features: p
     return Plot(f"shap-ranks-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
-@style.drawn
 def _draw_swarm(material: Material, chosen: int, found: Attribution, features: pd.DataFrame) -> Plot:
     top, name = features[:SWARMED][::-1], material.name(chosen)
     names = top["feature"].tolist()
@@ -122,7 +120,6 @@ def _ranks(row: Any) -> str:
     return style.span([row["rank_low"], row["rank_high"]], ".0f")
 
 
-@style.drawn
 def _draw_weights(material: Material, chosen: int, features: pd.DataFrame, loadings: Sequence[Loading]) -> Plot:
     name, names = material.name(chosen), features["feature"].tolist()
     figure, panels = _grid(features)
@@ -146,7 +143,6 @@ def _draw_weights(material: Material, chosen: int, features: pd.DataFrame, loadi
     return Plot(f"components-indices-{chosen}", SECTION, title, caption, alt, figure, table(pd.concat(frames)))
 
 
-@style.drawn
 def _draw_component_maps(material: Material, chosen: int, features: pd.DataFrame, loadings: Sequence[Loading]) -> Plot:
     name, names = material.name(chosen), features["feature"].tolist()
     figure, panels = _grid(features, sharex=True, sharey=True)
@@ -182,7 +178,6 @@ def importance_plots(material: Material) -> list[Plot]:
     return plots if material.bundle.recipe.task == "binary" else [*plots, _draw_importance_by_class(material, found)]
 
 
-@style.drawn
 def _draw_importance(material: Material, ordered: list[Importance], base: float, clips: int) -> Plot:
     columns = {"group": "name", "kind": "kind", "block": "block", "signal": "signal"}
     groups = pd.DataFrame({key: [getattr(one.group, own) for one in ordered] for key, own in columns.items()})
@@ -212,7 +207,6 @@ def _draw_importance(material: Material, ordered: list[Importance], base: float,
     return Plot("permutation-importance", SECTION, title, caption, alt, figure, table(groups))
 
 
-@style.drawn
 def _draw_importance_by_class(material: Material, ordered: list[Importance]) -> Plot:
     names = [material.name(chosen) for chosen in range(len(material.targets.classes))]
     support = material.truth.sum(axis=0)

@@ -37,7 +37,6 @@ def _compare(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) ->
     return found, f"{int(found.n.max(initial=0)):,} against {int(found.rest_n.max(initial=0)):,} recordings"
 
 
-@style.drawn
 def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64]) -> Plot:
     found, counted = _compare(material, chosen, numbers)
     columns = [material.matrix.columns[number] for number in numbers]
@@ -75,7 +74,6 @@ def _draw_indices(material: Material, chosen: int, numbers: npt.NDArray[np.int64
     return Plot(f"contrast-indices-{chosen}", SECTION, title, caption, alt, figure, data)
 
 
-@style.drawn
 def _draw_maps(material: Material, chosen: int, maps: dict[str, npt.NDArray[np.int64]]) -> Plot:
     found, counted = _compare(material, chosen, np.concatenate(list(maps.values())))
     name, rest = material.name(chosen), material.against(chosen)
@@ -122,7 +120,6 @@ def correlation_plots(material: Material) -> list[Plot]:
     return found
 
 
-@style.drawn
 def _draw_correlation(block: str, signal: str, names: list[str], values: Any, clips: str) -> Plot:
     correlation = rank_correlation(values)
     known = np.flatnonzero(np.isfinite(np.diag(correlation)))

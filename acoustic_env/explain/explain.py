@@ -14,6 +14,7 @@ from acoustic_env.explain.map_plots import map_plots
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Entry, Plot, write_index
 from acoustic_env.explain.sequence_plots import sequence_plots
+from acoustic_env.explain.style import drawn
 from acoustic_env.models.learn import Log
 
 CHAPTERS: Final[Mapping[str, Callable[[Material], list[Plot]]]] = {
@@ -27,6 +28,7 @@ CHAPTERS: Final[Mapping[str, Callable[[Material], list[Plot]]]] = {
 SEQUENCE_CHAPTERS: Final = {"gradients and occlusion of clips": sequence_plots}
 
 
+@drawn
 def explain(material: Material, folder: Path, log: Log) -> list[Entry]:
     """Draw and write every plot as PNG, SVG and CSV, then the index; log each chapter and what was left out."""
     entries: list[Entry] = []

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import stats
 
 from acoustic_env.explain.maps import stratified_rows
@@ -21,7 +20,7 @@ from acoustic_env.explain.material import HeldOutScorer, Material
 from acoustic_env.features.modulation import axes
 from acoustic_env.models.data.preprocessing import Part
 from acoustic_env.stats.intervals import TAIL, Floats
-from acoustic_env.stats.ranking import Ranking
+from acoustic_env.stats.ranking import Ranking, finite_mean
 
 REPEATS: Final = 20
 MOST_ROWS: Final = 1000
@@ -122,11 +121,11 @@ def permutation_importance(
                 one[:, start : start + part.size] += _change(part, centered, columns, order)
             found = held_out.aucs(moved, [[None, weights] for weights in resamples])
             of_class = base[0] - found[:, 0]
-            drop = float(np.nanmean(_mean(base[0]) - _mean(found[:, 0])))
-            half = quantile * float(np.nanstd(_mean(base[1:]) - _mean(found[:, 1]), ddof=1))
+            drop = float(np.nanmean(finite_mean(base[0]) - finite_mean(found[:, 0])))
+            half = quantile * float(np.nanstd(finite_mean(base[1:]) - finite_mean(found[:, 1]), ddof=1))
             measured[id(group)] = Importance(group, drop, drop - half, drop + half, tuple(of_class.mean(axis=0)))
         start += part.size
-    return list(measured.values()), float(_mean(base[0])), len(held_out.rows)
+    return list(measured.values()), float(finite_mean(base[0])), len(held_out.rows)
 
 
 def _resampled(groups: npt.NDArray[Any], repeats: int) -> tuple[int, list[Floats]]:
@@ -135,11 +134,6 @@ def _resampled(groups: npt.NDArray[Any], repeats: int) -> tuple[int, list[Floats
     count, random = int(codes.max()) + 1, np.random.default_rng(SEED)
     drawn = random.multinomial(count, np.full(count, 1 / count), repeats).astype(np.float64)
     return count, [own[codes] for own in drawn]
-
-
-def _mean(scores: Floats) -> Floats:
-    """Return the mean over the classes [..., classes] that have a score; NaN where none has."""
-    return np.asarray(pd.DataFrame(np.atleast_2d(scores)).mean(axis=1)).reshape(scores.shape[:-1])
 
 
 def _change(part: Part, centered: Floats, columns: Columns, order: Columns) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ import numpy as np
 from acoustic_env.explain.maps import NEIGHBORS, ClipMap, Rows, clip_map, perplexity, stratified_rows
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Plot, table
-from acoustic_env.explain.style import MARKERS, OKABE_ITO, drawn, new_panels, shortened, signal_name
+from acoustic_env.explain.style import MARKERS, OKABE_ITO, new_panels, shortened, signal_name
 
 SECTION: Final = "How the clips lie"
 CLIPS: Final = 500  # t-SNE of more takes minutes and shows no more
@@ -57,7 +57,6 @@ def _marker(number: int, names: list[str]) -> dict[str, Any]:
     return {"marker": HOLLOW[number - COLORS], "color": color, "ms": 5.5, "mfc": "white", "mew": 1.1}
 
 
-@drawn
 def _draw(block: str, maps: dict[str, ClipMap], label: Rows, names: list[str], clip_ids: list[str], of: str) -> Plot:
     width, longest = max(6.0, 3.5 * len(maps)), max(len(shortened(name)) for name in names)
     columns = max(1, min(len(names), int(LETTERS_PER_INCH * width / (longest + MARKER_LETTERS))))

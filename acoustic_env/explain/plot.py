@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from acoustic_env.errors import UsageError
-from acoustic_env.explain.style import DPI, drawn
+from acoustic_env.explain.style import DPI, add_fonts, drawn
 from acoustic_env.io.files import read_if_there
 from acoustic_env.io.location import join
 
@@ -53,6 +53,7 @@ class Plot(Captions):
     def png(self) -> bytes:
         """Return the plot as a PNG."""
         image = io.BytesIO()
+        add_fonts(self.figure)
         self.figure.savefig(image, format="png", dpi=DPI)
         return image.getvalue()
 
@@ -60,6 +61,7 @@ class Plot(Captions):
     def save(self, folder: Path) -> Entry:
         """Write NAME.png, NAME.svg and NAME.csv."""
         folder.mkdir(parents=True, exist_ok=True)
+        add_fonts(self.figure)
         files = {kind: f"{self.name}.{kind}" for kind in ("png", "svg", "csv")}
         self.figure.savefig(folder / files["png"], dpi=DPI)
         self.figure.set_layout_engine("none")  # laid out already, which takes as long as drawing

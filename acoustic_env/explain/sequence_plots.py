@@ -104,7 +104,6 @@ class _Grid:
 # ---- a class's clips
 
 
-@style.drawn
 def _draw_images(grid: _Grid, clips: list[ExplainedClip]) -> Plot:
     """Draw a row for each clip and signal: the mel image, then both methods on it."""
     from matplotlib.cm import ScalarMappable
@@ -149,7 +148,6 @@ def _image(panel: Any, grid: _Grid, values: npt.NDArray[Any], **options: Any) ->
     return panel.imshow(values, origin="lower", aspect="auto", extent=extent, interpolation="none", **options)
 
 
-@style.drawn
 def _draw_lines(grid: _Grid, clips: list[ExplainedClip]) -> Plot:
     """Draw both methods over time, a panel for each clip, signals summed."""
     figure, panels = style.new_panels(8, 1.2 + 1.7 * len(clips), len(clips), 1, squeeze=False, sharex=True)
@@ -205,7 +203,6 @@ def _strongest(grid: _Grid, clip: ExplainedClip) -> str:
 # ---- means of the classes
 
 
-@style.drawn
 def _draw_means(grid: _Grid, by_class: dict[int, list[ExplainedClip]]) -> Plot:
     """Draw the mean of each class over time, bands summed, and over bands that have frequencies, time summed."""
     names, in_hz = [grid.material.name(chosen) for chosen in by_class], grid.axes.edges_hz is not None

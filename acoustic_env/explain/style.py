@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -16,6 +19,7 @@ from acoustic_env.features.modulation import axes as modulation_axes
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_LOG: Final = logging.getLogger(__name__)
 
 # Okabe and Ito 2008, darkest contrasts first; yellow last but one, since it is faint on white.
 OKABE_ITO: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -141,9 +145,51 @@ def draw_intervals(panel: Any, rows: Any, low: Any, middle: Any, high: Any, *, n
     panel.plot(middle, rows, MARKERS[number], color=OKABE_ITO[number], ms=6, label=label or None)
 
 
+def label_inches(names: Sequence[str], most: int = 24) -> float:
+    """Return about how long the longest tick label is, in inches; letters of East Asia are twice as wide.
+
+    >>> label_inches(["music", "dog"])
+    0.4
+    """
+    shown = (shortened(name, most) for name in names)
+    wide = ([unicodedata.east_asian_width(letter) in "WF" for letter in name] for name in shown)
+    return max((0.08 * (len(own) + sum(own)) for own in wide), default=0.0)
+
+
+def add_fonts(figure: Any) -> None:
+    """Let installed fonts draw the letters of a figure that its own font lacks; warn once of those that none has."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    own = font_manager.get_font(font_manager.findfont(STYLE["font.family"])).get_charmap()
+    texts = [text for text in figure.findobj(Text) if any(ord(letter) not in own for letter in text.get_text().strip())]
+    missing = {ord(letter) for text in texts for letter in text.get_text() if letter.isprintable()} - set(own)
+    families = [STYLE["font.family"]]
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.name, font.fname)) if missing else ():
+        if "Last Resort" in font.name or font.style != "normal":  # matplotlib's own, which draws boxes
+            continue
+        face = font_manager.get_font(font.fname)  # emoji of bitmaps are of one size, which matplotlib cannot draw
+        has = missing & set(face.get_charmap()) if face.scalable else set()
+        families += [font.name] if has else []
+        missing -= has
+    for text in texts:
+        text.set_family(families)
+    if missing:
+        _warn_of_fonts()
+
+
+@functools.cache
+def _warn_of_fonts() -> None:
+    """Say once which package has the letters, and keep matplotlib from saying it of each of them."""
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+    text = "Some letters in the plots are drawn as boxes, since no installed font has them; install fonts-noto-cjk, or"
+    _LOG.warning("%s fonts-symbola for emoji (Debian's packages), and run this again.", text)
+
+
 def mark_cells(panel: Any, rows: Sequence[str], columns: Sequence[str], most: int = 24) -> None:
     """Name the rows and the columns of an image."""
-    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(columns) > 3 else {}
+    crowded = len(columns) > 3 or label_inches(columns, most) > 1
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     panel.set_xticks(range(len(columns)), [shortened(name, most) for name in columns], **slanted)
     panel.set_yticks(range(len(rows)), [shortened(name, most) for name in rows])
 

@@ -20,7 +20,6 @@ LABELS: Final = 25
 BINS: Final = 40
 
 
-@style.drawn
 def quality_plot(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np.bool_]) -> Plot:
     """Draw the distribution of the quality of given labels, by class."""
     of_label = pd.Series(quality).groupby(pd.Series(labels, dtype=str).to_numpy())
@@ -43,7 +42,6 @@ def quality_plot(labels: Sequence[str], quality: Floats, flagged: npt.NDArray[np
     return Plot("audit-quality", SECTION, "The ranking of the labels", sentence, alt, figure, data)
 
 
-@style.drawn
 def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapping[str | None, float]) -> Plot:
     """Draw label accuracy with intervals, overall and by label; crosses where the truth is known (None = overall)."""
     order = sorted(labels, key=lambda name: -labels[name].n)[:LABELS][::-1]
@@ -74,7 +72,6 @@ def estimate_plot(overall: Interval, labels: Mapping[str, Interval], truth: Mapp
     return Plot("audit-accuracy", SECTION, "How many labels are right", sentence, alt, figure, data)
 
 
-@style.drawn
 def found_plot(wrong: npt.NDArray[np.bool_], quality: Floats, precision: Estimate) -> Plot:
     """Draw the share of the wrong labels found when listening by quality, lowest first; the truth must be known."""
     found = np.cumsum(wrong[np.argsort(quality, kind="stable")])

@@ -36,7 +36,6 @@ def _frames_image(panel: Any, values: Array, low: float, high: float, **options:
     return panel.imshow(values.T, extent=extent, vmin=low, vmax=high, origin="lower", aspect="auto", **options)
 
 
-@style.drawn
 def example_plot(name: str, clip: HeardClip) -> Plot:
     """Draw waveform, spectrum, mel filters, mel spectrogram and MFCCs of a clip of class `name`."""
     from acoustic_env.features.mel import MfccBlock
@@ -85,7 +84,6 @@ def _band_columns(levels: Array) -> dict[str, Array]:
     return {f"level_dBFS_{hertz:.0f}_Hz": own for hertz, own in zip(band_hertz(), levels.T, strict=True)}
 
 
-@style.drawn
 def gallery_plot(clips: Clips, name: str, title: str, lead: str) -> Plot:
     """Draw mel images, a row for each name of `clips`, at most `GALLERY` in a row, all in the same colors."""
     shown = [(row, column, clip) for row, of in enumerate(clips) for column, clip in enumerate(clips[of][:GALLERY])]
@@ -127,7 +125,6 @@ def _sampled(clips: Clips) -> str:
     return f"{sum(sizes):,} sampled clips, {style.span(sizes)} a class"
 
 
-@style.drawn
 def lengths_plot(clips: Clips) -> Plot:
     """Draw the length of each sampled clip by class."""
     figure, panel = style.row_panels(list(clips), 0.36, downwards=True)
@@ -142,7 +139,6 @@ def lengths_plot(clips: Clips) -> Plot:
     return Plot("clip-lengths", SECTION, "Lengths", caption, alt, figure, table(data))
 
 
-@style.drawn
 def levels_plot(clips: Clips) -> Plot:
     """Draw RMS, zero-crossing rate and spectrum of the sampled clips by class."""
     names = list(clips)
@@ -194,7 +190,6 @@ def _count_clips(names: Mapping[str, Names]) -> pd.DataFrame:
     return counts.sort_index().loc[counts.sum(axis=1).sort_index().sort_values(ascending=False, kind="stable").index]
 
 
-@style.drawn
 def labels_plot(labels: Mapping[str, Names]) -> Plot:
     """Draw how many clips carry each label, by part of the split -> labels of each of its clips."""
     counts = _count_clips(labels)
@@ -209,7 +204,6 @@ def labels_plot(labels: Mapping[str, Names]) -> Plot:
     return Plot("clip-labels", SECTION, "Counts of labels", caption, f"Bars of label counts: {said}.", figure, data)
 
 
-@style.drawn
 def tags_plot(tags: Names) -> Plot:
     """Draw the most frequent tags."""
     counts = _count_clips({"clips": tags})
@@ -219,7 +213,6 @@ def tags_plot(tags: Names) -> Plot:
     return Plot("clip-tags", SECTION, "Tags", caption, alt, _draw_counts(counts), data)
 
 
-@style.drawn
 def cooccurrence_plot(labels: Mapping[str, Names]) -> Plot | None:
     """Draw how often labels occur together, a panel for each part of the split; None where no clip has two labels."""
     several = [own for rows in labels.values() for own in rows if len(set(own)) > 1]

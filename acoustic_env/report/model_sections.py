@@ -113,16 +113,13 @@ def test_section(bundle: Bundle) -> Section | None:
     if len(rows) > 1:
         text = f"The bundle was evaluated on test clips {len(rows)} times. Only the first result is unbiased if "
         section.add(Text(f"{text}anything was chosen by the results since.", "note"))
-    own = [number for number, one in evaluations if one in bundle.own_evaluations]
-    if not own:
+    if bundle.test is None:
         text = (
             "The bundle was not evaluated on test clips since it was trained: the evaluations are of earlier weights."
         )
         section.add(Text(text, "note"))
-    elif bundle.test is None:
-        text = "An earlier version recorded the evaluations without curves; acoustic-env evaluate records them."
-        section.add(Text(text, "note"))
     else:
+        own = [number for number, one in evaluations if one in bundle.own_evaluations]
         which = f" of evaluation {own[-1]}" if len(rows) > 1 else ""
         text = f"The metrics{which}; threshold and calibration are those chosen on {plots.TEST.chosen_on}."
         section.add(Text(text, "quiet"), *_judged(bundle, bundle.test, plots.TEST.counting(level)))

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from acoustic_env.explain import style
 from acoustic_env.explain.plot import Plot, table
+from acoustic_env.stats.intervals import Estimate
 
 NUMBERED: Final = 12  # classes up to which a confusion matrix shows its counts
 SHOWN_CLASSES: Final = 30
@@ -57,15 +58,9 @@ def metric_name(name: str) -> str:
 
 
 def interval_text(estimate: Mapping[str, Any]) -> str:
-    """Return "value (low–high)", or why there is no interval."""
-    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
-    if value is None:
-        return "not defined"
-    shown = f"{value:.3f}"
-    if low is None or high is None:
-        reason = estimate.get("withheld")
-        return f"{shown} (no interval: {reason}, too few)" if reason else f"{shown} (no interval)"
-    return f"{shown} ({low:.3f}–{high:.3f})"
+    """Return a recorded estimate as `Estimate` says it; its null values are NaN there."""
+    value, low, high = (np.nan if estimate.get(key) is None else estimate[key] for key in ("value", "low", "high"))
+    return "not defined" if np.isnan(value) else str(Estimate(value, low, high, "", estimate.get("withheld") or ""))
 
 
 def performance_plots(metrics: Metrics, clips: EvaluatedClips = HELD_OUT) -> list[Plot]:
@@ -93,7 +88,6 @@ def _unit_square(panel: Any) -> None:
     panel.grid()
 
 
-@style.drawn
 def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     """Draw the curves of a binary task; of others those of all classes pooled, of each faint, of the hardest in color.
 
@@ -150,12 +144,13 @@ def _draw_curves(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "curves", "ROC and precision-recall curves", sentence, alt, figure, data)
 
 
-@style.drawn
 def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     counts, classes = np.array(metrics["confusion"], float), metrics["classes"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.55 * len(classes) if len(classes) <= 20 else 12.0
-    figure, panel = style.new_panels(size + 1.6, size)
+    named = style.label_inches(classes)
+    figure, panel = style.new_panels(size + 1.6 + named, size + named)
+    figure.set_layout_engine("compressed")  # of panels with square cells; the usual one cuts labels off
     image = panel.imshow(shares, vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts if len(classes) <= NUMBERED else np.empty((0, 0))):
         color = "white" if shares[row, column] < 0.55 else "black"
@@ -177,7 +172,6 @@ def _draw_confusion(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "confusion", "Confusion of the classes", sentence, alt, figure, data)
 
 
-@style.drawn
 def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     figure, panel = style.new_panels(5.6, 5.0)
     panel.plot([0, 1], [0, 1], color=style.GREY, lw=1, ls="--", label="perfect")
@@ -219,7 +213,6 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "calibration", "Calibration", sentence, alt, figure, data)
 
 
-@style.drawn
 def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     ranked = (row for row in metrics["per_class"] if row["auc"] is not None)
     rows = sorted(ranked, key=lambda row: -(row["average_precision"] or 0))
@@ -252,7 +245,6 @@ def _ends(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [scores[name].where(known, scores["score"]) for name in scores]
 
 
-@style.drawn
 def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the study's rows (of study.csv), best first, with intervals; mark those within noise of the best."""
     shown = list(rows[:SHOWN_ROWS])[::-1]
@@ -278,7 +270,6 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("study", "The study", "Which features separate the classes", sentence, alt, figure, data)
 
 
-@style.drawn
 def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the score of each row of a study against its training time, a marker and color for each model."""
     figure, panel = style.new_panels(9, 4)
@@ -304,7 +295,6 @@ def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("study-times", "The study", "Score against training time", sentence, sentence, figure, data)
 
 
-@style.drawn
 def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:
     """Draw loss and validation score of each epoch, a line for each member, with the epoch that is kept.
 

@@ -10,6 +10,7 @@ from acoustic_env.audit.labels import versions
 from acoustic_env.audit.table import read_table
 from acoustic_env.clips.table import read_clips
 from acoustic_env.errors import UsageError
+from acoustic_env.explain.style import drawn
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.files import read_bytes, write_bytes
 from acoustic_env.io.location import join
@@ -29,6 +30,7 @@ STUDY: Final = "study.csv"
 TRIALS: Final = "trials.csv"
 
 
+@drawn
 def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
     """Write the page at `path` and the files of its plots beside it; return the titles of its sections.
 

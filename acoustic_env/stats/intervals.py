@@ -51,6 +51,8 @@ class Estimate:
     '0.912 (0.871–0.953)'
     >>> str(no_interval(0.912, "3 groups"))
     '0.912 (no interval: 3 groups, too few)'
+    >>> str(no_interval(0.912, ""))
+    '0.912 (no interval)'
     """
 
     value: float
@@ -62,6 +64,8 @@ class Estimate:
     def __str__(self) -> str:
         if self.withheld:
             return f"{self.value:.3f} (no interval: {self.withheld}, too few)"
+        if np.isnan(self.low):
+            return f"{self.value:.3f} (no interval)"
         return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
     def within_noise(self) -> bool:

@@ -124,6 +124,17 @@ def _thresholds(truth: Bools, scores: npt.NDArray[Any], most: int | None) -> npt
     return np.unique(np.concatenate([np.quantile(part, even, method="nearest") for part in kinds]))
 
 
+def finite_mean(values: Floats) -> Floats:
+    """Return the mean of the finite values over the last axis; NaN where there is none.
+
+    >>> finite_mean(np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]]))
+    array([ 2., nan])
+    """
+    known = np.isfinite(values)
+    total, count = np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1)
+    return np.asarray(np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0))
+
+
 def mean_over_classes(
     truth: Bools, scores: npt.NDArray[Any], measure: Callable[[Ranking, Weights], float]
 ) -> Statistic:
@@ -143,8 +154,6 @@ def mean_over_classes(
     rankings = [Ranking(truth[:, c], scores[:, c]) for c in range(truth.shape[1])]
 
     def statistic(weights: Weights) -> float:
-        values = np.array([measure(ranking, weights) for ranking in rankings])
-        defined = np.isfinite(values)
-        return float(values[defined].mean()) if defined.any() else float("nan")
+        return float(finite_mean(np.array([measure(ranking, weights) for ranking in rankings])))
 
     return statistic

@@ -189,16 +189,17 @@ def test_the_numbers_are_those_of_the_bundle(whole: tuple[Path, Page], given: Ma
     assert bundle.fingerprints["indices"]["raw"] in text
 
 
-def test_a_bundle_is_told_without_a_test_and_with_evaluations_that_kept_no_curves(
+def test_a_bundle_is_told_without_a_test_and_with_evaluations_of_earlier_weights_only(
     given: Mapping[str, str], tmp_path: Path
 ) -> None:
     for evaluated, said, expected in (
         (False, "was not evaluated on test clips yet", ["The classifier", "Provenance"]),
-        (True, "without curves", ["The classifier", "The classifier on test clips", "Provenance"]),
+        (True, "of earlier weights", ["The classifier", "The classifier on test clips", "Provenance"]),
     ):
         copied = shutil.copytree(given["bundle"], tmp_path / f"bundle{evaluated}")
         metadata = json.loads((copied / "metadata.json").read_text(encoding="utf-8"))
-        metadata |= {"test": None} if evaluated else {"test": None, "test_evaluations": []}
+        earlier = [{**one, "weights": "0" * 64} for one in metadata["test_evaluations"]]
+        metadata |= {"test": None, "test_evaluations": earlier if evaluated else []}
         (copied / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
         out = tmp_path / f"{evaluated}.html"
         assert sections(report(out, {"bundle": str(copied)}, "bundle")) == expected

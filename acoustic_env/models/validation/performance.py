@@ -21,7 +21,14 @@ from acoustic_env.models.validation.reliability import (
 )
 from acoustic_env.models.validation.thresholds import Calls
 from acoustic_env.stats.intervals import Estimate, Floats, Statistic, Weights, of_metric, of_share
-from acoustic_env.stats.ranking import Curve, Ranking, mean_over_classes, precision_recall_curve, roc_curve
+from acoustic_env.stats.ranking import (
+    Curve,
+    Ranking,
+    finite_mean,
+    mean_over_classes,
+    precision_recall_curve,
+    roc_curve,
+)
 
 # What is kept of a curve: enough for a plot, whatever the number of clips.
 CURVE_POINTS: Final = 400
@@ -179,7 +186,9 @@ def performance(
         for pair in (before, after)
     )
     by_class = class_errors(truth, probabilities), class_errors(truth, calibrated)
-    errors = {f"class_ece_{when}": _mean(own) for when, own in zip(("before", "after"), by_class, strict=True)}
+    errors = {
+        f"class_ece_{when}": float(finite_mean(own)) for when, own in zip(("before", "after"), by_class, strict=True)
+    }
     errors["class_ece_classes"] = float(np.isfinite(by_class[1]).sum())
     if task != "multilabel":
         errors |= {"ece_before": diagrams[0].expected_error, "ece_after": diagrams[1].expected_error}
@@ -267,12 +276,6 @@ def _per_class(
         )
         for c, (name, ranking) in enumerate(zip(classes, rankings, strict=True))
     ]
-
-
-def _mean(values: Floats) -> float:
-    """Return the mean of the finite values; NaN without one."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _metrics(
