@@ -100,6 +100,26 @@ def test_what_a_killed_process_left_serves_the_next_and_goes_with_it(own_disk: P
     assert spools() == []
 
 
+def test_frames_collected_while_others_are_opened_do_not_wait_for_them(
+    own_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(own_disk / "store")
+    ids, y = generate(url, 40, 20)
+    first, second = examples(url, ids[:20], y[:20]), examples(url, ids, y)
+    first.x.load()
+    write = SpooledFrames._write
+
+    def collecting(self: SpooledFrames, place: Path) -> None:
+        nonlocal first
+        del first
+        write(self, place)
+
+    monkeypatch.setattr(SpooledFrames, "_write", collecting)
+    assert second.x.load().shape == (40, 10, 128)
+    del second
+    assert spools() == []
+
+
 def test_too_small_a_disk_is_named_with_what_is_needed(own_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = str(own_disk / "store")
     made = examples(url, *generate(url, 40, 20))

@@ -99,16 +99,19 @@ class SpooledFrames:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
     with (folder / LOCK).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, how)
         yield
 
 
 def _leave(folder: Path, file: IO[bytes]) -> None:
-    with contextlib.suppress(OSError), _alone(folder):
-        fcntl.flock(file, fcntl.LOCK_UN)
-        file.close()
+    """Close a file and remove what nobody uses, unless another is opening one, who removes it then.
+
+    Never waits: the garbage collector may come here in the middle of an opening of this process.
+    """
+    file.close()
+    with contextlib.suppress(OSError), _alone(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
         _remove_unused(folder)
 
 
