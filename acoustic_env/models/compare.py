@@ -145,7 +145,7 @@ def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFol
     """Return the rows of predictions, best first."""
     statistics = [main_score(y, predicted.probabilities) for *_, predicted in found]
     behind = behind_the_best(statistics, groups)
-    best = max(range(len(found)), key=lambda i: statistics[i](None))
+    best = max(range(len(found)), key=lambda i: np.nan_to_num(statistics[i](None), nan=-np.inf))
     done = [
         Row(
             variant.features,
@@ -160,7 +160,7 @@ def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFol
         )
         for i, (variant, name, inputs, predicted) in enumerate(found)
     ]
-    return sorted(done, key=lambda row: -row.score.value)
+    return sorted(done, key=lambda row: -np.nan_to_num(row.score.value, nan=-np.inf))
 
 
 def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:

@@ -264,7 +264,7 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
         "noise of it (paired on the same clips, with intervals that allow for the choice of the best among all: the "
         "truly best variant is the best here or within noise in 95 of 100 studies)."
     )
-    said = [f"{label} {row['score']:.3f}" for label, row in zip(labels, shown, strict=True)]
+    said = [f"{label} {study_score(row)}" for label, row in zip(labels, shown, strict=True)]
     alt = f"Scores with intervals, best first: {'; '.join(said[:-9:-1])}"
     data = pa.Table.from_pylist([dict(row) for row in rows])
     return Plot("study", "The study", "Which features separate the classes", sentence, alt, figure, data)
@@ -278,7 +278,7 @@ def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
         color, marker = style.OKABE_ITO[number % len(style.OKABE_ITO)], style.MARKERS[number % len(style.MARKERS)]
         seconds, (low, score, high) = [row["train_seconds"] for row in own], _ends(own)
         panel.vlines(seconds, low, high, color=color, lw=1.2, alpha=0.6)
-        panel.plot(seconds, score, marker, color=color, ms=7, label=model)
+        panel.plot(seconds, score, marker, color=color, ms=7, label=style.shortened(model))
     panel.set(
         xlabel="s to train once, mean over the folds", ylabel="out-of-fold score with 95 % interval", xscale="log"
     )
@@ -286,8 +286,8 @@ def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     figure.legend(loc="outside right upper")
     best, fastest = rows[0], min(rows, key=lambda row: row["train_seconds"])
     sentence = (
-        f"Best is {best['model']} on {best['features']}, {best['score']:.3f} after {best['train_seconds']:.2g} s of "
-        f"training; fastest is {fastest['model']} on {fastest['features']}, {fastest['score']:.3f} after "
+        f"Best is {best['model']} on {best['features']}, {study_score(best)} after {best['train_seconds']:.2g} s of "
+        f"training; fastest is {fastest['model']} on {fastest['features']}, {study_score(fastest)} after "
         f"{fastest['train_seconds']:.2g} s. Times are of this run on its machine, with whatever ran beside it."
     )
     columns = ("features", "signals", "model", "score", "score_low", "score_high", "train_seconds", "predict_seconds")

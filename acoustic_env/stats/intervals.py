@@ -218,8 +218,13 @@ def behind_the_best(statistics: Sequence[Statistic], groups: Groups) -> list[Est
     count = _codes(groups)[1]
     values, left_out = jackknife(statistics, groups)
     blocks = len(left_out)
-    if len(values) == 1:
-        return [Estimate(0.0, 0.0, 0.0, "alone")]
+    defined = np.isfinite(values)
+    if not defined.all():
+        undefined = no_interval(float("nan"), "0 groups that define it")
+        found = iter(behind_the_best([one for one, has in zip(statistics, defined, strict=True) if has], groups))
+        return [next(found) if has else undefined for has in defined]
+    if len(values) <= 1:
+        return [Estimate(0.0, 0.0, 0.0, "alone")] * len(values)
     if count < LEAST_GROUPS:
         return [no_interval(float(values.max() - value), _few(count)) for value in values]
     centered = (left_out - left_out.mean(axis=0)) * np.sqrt((blocks - 1) / blocks)
@@ -227,7 +232,7 @@ def behind_the_best(statistics: Sequence[Statistic], groups: Groups) -> list[Est
     # Normal deviates with the jackknife's covariance, over a chi that accounts for few groups: multivariate t.
     deviates = random.standard_normal((DEVIATES, blocks)) @ centered
     deviates /= np.sqrt(random.chisquare(blocks - 1, (DEVIATES, 1)) / (blocks - 1))
-    found = []
+    behind = []
     for own in range(len(values)):
         ahead = np.delete(values, own) - values[own]
         errors = np.sqrt(((np.delete(centered, own, axis=1) - centered[:, [own]]) ** 2).sum(axis=0))
@@ -235,8 +240,8 @@ def behind_the_best(statistics: Sequence[Statistic], groups: Groups) -> list[Est
         largest = np.divide(differences, errors, out=np.zeros_like(differences), where=errors > 0).max(axis=1)
         half = float(np.quantile(largest, LEVEL)) * errors
         low, value, high = (max(0.0, float(end.max())) for end in (ahead - half, ahead, ahead + half))
-        found.append(Estimate(value, low, high, "simultaneous with all others, jackknife over groups"))
-    return found
+        behind.append(Estimate(value, low, high, "simultaneous with all others, jackknife over groups"))
+    return behind
 
 
 def _codes(groups: Groups) -> tuple[Integers, int]:

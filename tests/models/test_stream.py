@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from sklearn.metrics import roc_auc_score
 
 from acoustic_env.config import classifier_settings
 from acoustic_env.errors import UsageError
+from acoustic_env.features import vggish_released
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.features.mel import LogMelFramesBlock
 from acoustic_env.io.retry import StoreError
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.frames import Sequences, load_sequences
 from acoustic_env.models.data.spooled_frames import SpooledFrames
-from acoustic_env.models.data.stored_frames import StoredFrames
+from acoustic_env.models.data.stored_frames import StoredFrames, find_frames
 from acoustic_env.models.estimators.fitting import make_estimator
 from acoustic_env.models.training.loop import LocalSession, TrainingSpec, train_network
 from acoustic_env.models.training.on_ray import train_on_ray
@@ -60,7 +62,7 @@ def test_rows_on_disk_are_those_in_memory(stored: Examples) -> None:
 
 def spools() -> list[Path]:
     """Return the files of frames that lie on this machine's disk."""
-    return [place for place in Path(tempfile.gettempdir()).glob("acoustic-env-frames-*/*") if place.name != "lock"]
+    return list(Path(tempfile.gettempdir()).glob("acoustic-env-frames-*/*"))
 
 
 @pytest.fixture
@@ -109,10 +111,10 @@ def test_frames_collected_while_others_are_opened_do_not_wait_for_them(
     first.x.load()
     write = SpooledFrames._write
 
-    def collecting(self: SpooledFrames, place: Path) -> None:
+    def collecting(self: SpooledFrames, file: Any) -> None:
         nonlocal first
         del first
-        write(self, place)
+        write(self, file)
 
     monkeypatch.setattr(SpooledFrames, "_write", collecting)
     assert second.x.load().shape == (40, 10, 128)
@@ -128,7 +130,7 @@ def test_too_small_a_disk_is_named_with_what_is_needed(own_disk: Path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UsageError, match=r"No space left on device: 0\.0 GiB needed for frames; set TMPDIR"):
+    with pytest.raises(UsageError, match=r"No space left on device: 0\.0 GiB needed for frames; set TMPDIR to a local"):
         made.x.load()
     assert spools() == []
 
@@ -152,6 +154,96 @@ def test_signals_stand_side_by_side_though_their_parts_differ(tmp_path: Path) ->
     assert there["original"].tolist() == [False] + [True] * 11
     np.testing.assert_array_equal(found.load(), expected[::-1])
     np.testing.assert_array_equal(Sequences(SpooledFrames(found.source)).load(), expected[::-1])
+
+
+def test_frames_of_a_store_that_was_made_anew_are_those_of_the_new_one(own_disk: Path) -> None:
+    url = str(own_disk / "store")
+    ids, y = generate(url, 40, 20)
+    old = examples(url, ids, y)
+    old.x.load()  # which stays in use
+    shutil.rmtree(url)
+    store = FeatureStore(url)
+    store.write_part(vggish_released.rows(ids, [np.full((10, 128), 7, np.uint8)] * 40))
+    expected = vggish_released.dequantized(np.full((40, 10, 128), 7, np.uint8))
+    np.testing.assert_array_equal(examples(url, ids, y).x.load(), expected)
+
+
+def test_a_relative_store_is_found_from_another_folder_and_is_not_one_of_the_same_name(
+    own_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name, seed in (("a", 0), ("b", 1)):
+        (own_disk / name).mkdir()
+        monkeypatch.chdir(own_disk / name)
+        ids, y = generate("features", 20, 20, seed)
+        found.append(examples("features", ids, y).x)
+    monkeypatch.chdir(own_disk)
+    assert not np.array_equal(found[0].load(), found[1].load())
+    np.testing.assert_array_equal(found[0].load(), vggish_released.dequantized(found[0].source.stored.read()))
+
+
+def test_a_folder_that_others_can_write_to_takes_no_frames(own_disk: Path) -> None:
+    folder = own_disk / f"acoustic-env-frames-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    made = examples(str(own_disk / "store"), *generate(str(own_disk / "store"), 20, 20))
+    with pytest.raises(UsageError, match=r"not a folder of this user alone.*set TMPDIR"):
+        made.x.load()
+    folder.rmdir()
+    folder.write_text("a file")
+    with pytest.raises(UsageError, match="set TMPDIR"):
+        made.x.load()
+
+
+def test_a_read_that_fails_leaves_nothing(own_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = examples(str(own_disk / "store"), *generate(str(own_disk / "store"), 40, 20))
+    next(iter((own_disk / "store/features").rglob("*.parquet"))).unlink()
+    with pytest.raises(StoreError, match="store verify"):
+        made.x.load()
+    assert spools() == []
+
+
+def test_processes_that_read_at_once_and_end_at_once_leave_nothing(own_disk: Path) -> None:
+    url = str(own_disk / "store")
+    ids, _ = generate(url, 40, 20)
+    code = "import sys; from tests.models.streams import *; ids = sys.argv[2].split()"
+    code += "; made = [examples(sys.argv[1], some, np.zeros(len(some))) for some in (ids, ids[:20])]"
+    code += "; print([one.x.load().sum() for one in made])"
+    environment = {**os.environ, "TMPDIR": str(own_disk)}
+    command = [sys.executable, "-c", code, url, " ".join(ids)]
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate()[0] for process in running]
+    assert {process.returncode for process in running} == {0}
+    assert len(set(said)) == 1
+    assert spools() == []
+
+
+def test_a_forked_child_neither_keeps_nor_removes_the_file(own_disk: Path) -> None:
+    made = examples(str(own_disk / "store"), *generate(str(own_disk / "store"), 20, 20))
+    made.x.load()
+    child = os.fork()
+    if not child:
+        time.sleep(0.5)
+        os._exit(0)
+    assert len(spools()) == 1
+    del made
+    assert spools() == []
+    os.waitpid(child, 0)
+
+
+def test_as_many_frames_as_one_likes_are_the_same_from_memory_disk_and_store(tmp_path: Path) -> None:
+    block = LogMelFramesBlock("fast", sample_rate=8_000, n_fft=256, hop_length=128, n_mels=6)
+    store, schema = FeatureStore(str(tmp_path)), table_schema(block, {}, ("raw",))
+    for name, samples in (("a", 4_000), ("b", 5_000), ("c", 4_000), ("d", 1_000)):
+        wave = np.random.default_rng(0).normal(size=(1, samples)).astype(np.float32)
+        store.write_part(to_table(schema, [name], ["raw"], block.compute(wave)))
+    stored, _ = find_frames(store, list("abcd"), block.name, store.resolve(block.name), 32)
+    for frames in (15, 32, 36, 70):
+        ways = [Sequences(one).of_frames(frames) for one in (stored.read(), SpooledFrames(stored), stored)]
+        assert {way.shape for way in ways} == {(4, frames, 6)}
+        for way in (*ways[1:], Sequences(stored).held().of_frames(frames), ways[2].held()):
+            np.testing.assert_array_equal(way.load(), ways[0].load())
+            assert way.digest() == ways[0].digest()
 
 
 def test_a_network_trained_from_disk_is_the_one_trained_from_memory(stored: Examples) -> None:

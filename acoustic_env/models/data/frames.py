@@ -44,6 +44,7 @@ class Sequences:
 
     ndim: Final = 3
     cut: Cut | None = None  # how a network cuts the clips into windows
+    _of: Integers | None = None  # frames of the source that a row has
     refitted: int = 0  # clips of the list that were cropped or repeated
 
     def __init__(self, source: npt.NDArray[Any] | SpooledFrames | StoredFrames) -> None:
@@ -78,14 +79,15 @@ class Sequences:
                 f"frames of clips and variants take {size / (1 << 30):.1f} GiB, which do not fit into memory; "
                 "leave `variants` out of the recipe, or augment in training (`model: augment`)"
             )
-        made = cls(np.concatenate([part.source[part._rows] for part in parts]))
+        made = cls(np.concatenate([part._stored(slice(None)) for part in parts]))
         made.cut = first.cut
         return made
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Clips, frames and bands."""
-        return (len(self._rows), self.source.shape[1], self.source.shape[2])
+        _, frames, bands = self.source.shape
+        return (len(self._rows), frames if self._of is None else len(self._of), bands)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -104,13 +106,8 @@ class Sequences:
         >>> clips.of_frames(5).load()[0, :, 0].tolist(), clips.of_frames(2).load()[1, :, 0].tolist()
         ([0.0, 1.0, 2.0, 0.0, 1.0], [3.0, 4.0])
         """
-        view, source, there = self[:], self.source, self.source.shape[1]
-        if frames == there:
-            return view
-        if isinstance(source, np.ndarray):
-            view.source = source[:, np.arange(frames) % there]
-        else:
-            view.source = source.of_frames(frames)
+        view = self[:]
+        view._of = None if frames == self.source.shape[1] else np.arange(frames) % self.source.shape[1]
         return view
 
     def held(self) -> Self:
@@ -123,8 +120,13 @@ class Sequences:
     def batches(self, batches: Sequence[Integers]) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the rows of each batch as float32 [n, frames, bands]."""
         for rows in batches:
-            found = self.source[self._rows[rows]]
+            found = self._stored(rows)
             yield dequantized(found) if found.dtype == np.uint8 else found.astype(np.float32, copy=False)
+
+    def _stored(self, rows: Any) -> npt.NDArray[Any]:
+        """Return some rows as they are stored."""
+        found = self.source[self._rows[rows]]
+        return found if self._of is None else found[:, self._of]
 
     def load(self, rows: Any = slice(None)) -> npt.NDArray[np.float32]:
         """Read rows at once as float32 [n, frames, bands]."""
@@ -134,7 +136,7 @@ class Sequences:
         """Return the SHA-256 of all rows in their order, as they are stored."""
         found, step = hashlib.sha256(), max(1, PIECE // (math.prod(self.source.shape[1:]) * self.source.dtype.itemsize))
         for start in range(0, len(self), step):
-            found.update(self.source[self._rows[start : start + step]].tobytes())
+            found.update(self._stored(slice(start, start + step)).tobytes())
         return found.digest()
 
 

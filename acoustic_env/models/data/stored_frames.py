@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from acoustic_env.errors import UsageError
 from acoustic_env.features.registry import IMPORTED
 from acoustic_env.io.filesystem import Entry
+from acoustic_env.io.location import local_path
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.feature_store import FeatureStore
@@ -32,7 +33,7 @@ class StoredFrames:
     """The frames of clips in a store, unread: signals side by side, as further bands.
 
     Attributes:
-        url: of the store.
+        url: of the store, absolute, since other processes are in other folders.
         columns: of a frame, side by side.
         shape: clips, frames and bands of all signals. Longer clips are cropped to their start, shorter ones repeated.
         dtype: uint8 for `vggish_released`, else float32.
@@ -66,10 +67,6 @@ class StoredFrames:
         part = self.part[rows]
         shape = (len(part), *self.shape[1:])
         return replace(self, shape=shape, part=part, first=self.first[rows], lengths=self.lengths[rows])
-
-    def of_frames(self, frames: int) -> StoredFrames:
-        """Return the clips with so many frames each."""
-        return replace(self, shape=(self.shape[0], frames, self.shape[2]))
 
     def __getitem__(self, rows: Any) -> npt.NDArray[Any]:
         """Read some clips (index, mask or slice) from the store."""
@@ -115,8 +112,9 @@ class StoredFrames:
         return np.concatenate([np.nan_to_num(as_matrix(part.table[name]))[rows] for name in self.columns], axis=-1)
 
     def digest(self) -> str:
-        """Return the SHA-256 of where clips are read; a part's name follows from its keys and their fingerprint."""
-        found = hashlib.sha256("\n".join([str(self.shape), self.url, *(part.path for part in self.parts)]).encode())
+        """Return the SHA-256 of where clips are read, and of when each part was written."""
+        parts = [f"{part.path} {part.size} {part.modified}" for part in self.parts]
+        found = hashlib.sha256("\n".join([str(self.shape), self.url, *parts]).encode())
         for places in (self.part, self.first):
             found.update(np.ascontiguousarray(places, "<i4").tobytes())
         return found.hexdigest()
@@ -182,7 +180,7 @@ def find_frames(
         array[clip[kept], signal[kept]] = values[kept]
     bands = released.SIZE if released else sum(_size(schema.field(name).type) for name in columns)
     found = StoredFrames(
-        url=store.url,
+        url=_absolute(store.url),
         columns=columns,
         shape=(len(clip_ids), frames or most_common, bands * len(versions)),
         dtype=np.dtype(np.uint8 if released else np.float32),
@@ -192,6 +190,11 @@ def find_frames(
         lengths=own_lengths,
     )
     return found, dict(zip(versions, (where >= 0).T, strict=True))
+
+
+def _absolute(url: str) -> str:
+    path = local_path(url)
+    return url if path is None else str(path.resolve())
 
 
 def frames_block(block: str) -> str:

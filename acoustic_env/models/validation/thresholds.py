@@ -163,4 +163,5 @@ def _best_cut(truth: Bools, probabilities: Floats, score: Callable[[Any, Any], A
     ranked = np.r_[probabilities[order], 0.0]
     last = np.flatnonzero(np.r_[ranked[1:-1] != ranked[:-2], True])
     best = last[np.argmax(score(np.cumsum(truth[order])[last], last + 1))]
-    return float((ranked[best] + ranked[best + 1]) / 2)
+    halfway = (ranked[best] + ranked[best + 1]) / 2
+    return float(halfway if halfway > ranked[best + 1] else ranked[best])
