@@ -320,6 +320,13 @@ class Recipe(Settings):
         return tuple(f"{signal}+{variant}" for variant in self.variants for signal in self.signals)
 
     @model_validator(mode="after")
+    def _two_classes(self) -> Self:
+        if self.task == "binary" and len(self.classes) > 2:
+            msg = f"task binary tells two classes apart, and classes names {len(self.classes)}; set task: multiclass"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _one_class_to_resample(self) -> Self:
         if self.task == "multilabel" and self.model.per_class is not None:
             msg = "model.per_class draws rows of one class each; a multilabel clip has several. Leave it out"

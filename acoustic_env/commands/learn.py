@@ -294,9 +294,9 @@ def run_predict(namespace: argparse.Namespace) -> None:
         raise UsageError("--windows is for audio files")
     only = namespace.files if len(namespace.files) == 1 else ()  # of several, one that is missing is left out
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=only)
-    from acoustic_env.io.files import check_place
+    from acoustic_env.clips.table import check_output
 
-    check_place(namespace.out)
+    check_output(namespace.out, namespace.files or [namespace.clips])
     bundle, rows = _predict_files(namespace) if namespace.files else _predict_list(namespace)
     count = rows // len(bundle.classes)
     level = "window" if namespace.windows else bundle.recipe.level

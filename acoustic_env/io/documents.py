@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -13,9 +13,19 @@ from acoustic_env.config import RECIPES, Recipe, from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_bytes, read_if_there
 
+MERGE: Final = "tag:yaml.org,2002:merge"
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, in which 1e-3 is a number, as it is in YAML 1.2 and JSON, and not a string."""
+    """YAML 1.1, in which 1e-3 is a number, as it is in YAML 1.2 and JSON, and a name that is there twice an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping as Python's."""
+        names = [self.construct_object(name, deep=True) for name, _ in node.value if name.tag != MERGE]
+        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice!r} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -22,7 +22,7 @@ from acoustic_env.models.learn import Log, Study
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.training.on_ray import one_group
 from acoustic_env.models.validation.cross_fitting import OutOfFold, out_of_fold
-from acoustic_env.models.validation.thresholds import main_score
+from acoustic_env.models.validation.thresholds import main_score, main_spread
 from acoustic_env.stats.intervals import Estimate, Floats, behind_the_best, of_metric, of_share
 
 ALL: Final = "all"
@@ -165,7 +165,8 @@ def _rows(y: Any, groups: Any, found: Sequence[tuple[Variant, str, int, OutOfFol
 
 def _score(y: Any, probabilities: Floats, groups: Any) -> Estimate:
     truth = y if y.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[y]
-    return of_metric(main_score(y, probabilities), groups, truth[:, truth.any(axis=0) & ~truth.all(axis=0)])
+    there = truth[:, truth.any(axis=0) & ~truth.all(axis=0)]
+    return of_metric(main_score(y, probabilities), groups, there, spread=main_spread(y, probabilities))
 
 
 def score_name(study: Study) -> str:

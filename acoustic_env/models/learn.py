@@ -36,6 +36,7 @@ Log = Callable[[str], None]
 
 # A study goes on without the few clips that failed in extraction, not without a block.
 MAX_ABSENT: Final = 0.05
+SHOWN: Final = 5  # names
 MEASURED_FILES: Final = 25  # whose length is read where the list has none
 
 
@@ -115,6 +116,7 @@ def prepare(
     targets = class_targets(kept, recipe, selection.classes if recipe.classes else None)
     parts = split(kept, recipe.split)
     _refuse_one_sided(recipe, targets, parts)
+    _tell_of_unlearned(targets, np.concatenate([parts.train, parts.validation]), log)
     if recipe.level == "recording":
         recording_targets(targets.y, kept["group"].to_pylist())
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
@@ -181,6 +183,15 @@ def _refuse_one_sided(recipe: Recipe, targets: Targets, parts: Split) -> None:
             raise UsageError(f"{msg}: add recordings of another, or name other `split: validation_folds`")
 
 
+def _tell_of_unlearned(targets: Targets, learning: npt.NDArray[np.int64], log: Log) -> None:
+    y = targets.y[learning]
+    carried = np.asarray(y.any(axis=0) if y.ndim == 2 else np.isin(np.arange(len(targets.classes)), y))
+    if lacking := [name for name, has in zip(targets.classes, carried, strict=True) if not has]:
+        more = ", ..." if len(lacking) > SHOWN else ""
+        shown = f"{', '.join(lacking[:SHOWN])}{more}"
+        log(f"{len(lacking):,} classes have no clip to learn from and are never predicted: {shown}; check their labels")
+
+
 def fit_preprocessor(study: Study) -> Preprocessor | KeepFrames:
     """Fit the preprocessing of a study on its training rows, never on test rows.
 
@@ -230,10 +241,10 @@ def train(
     classes, model = study.targets.classes, recipe.model
     members: dict[str, Any] = {"size": model.ensemble, "checkpoints": checkpoints}
     chosen = model if classifier is None else classifier
+    part, parts = predicted_parts(y, groups, folds, model.seed)  # too few groups for it are refused before the fit
     ensemble = fit_ensemble(
         chosen, len(classes), data, folds, recipe.split.validation_folds, seed=model.seed, **members
     )
-    part, parts = predicted_parts(y, groups, folds, model.seed)
     unseen = out_of_fold(
         study.examples(rows),
         chosen,

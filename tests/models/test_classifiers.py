@@ -361,7 +361,7 @@ def test_an_estimator_told_not_to_stop_early_is_given_no_rows_to_stop_on() -> No
 def test_all_rows_vote_where_there_are_fewer_than_neighbors(task: Task, weights: str, metric: str) -> None:
     made = classifier_settings({"kind": "knn", "weights": weights, "metric": metric})
     train, new = rows(task, 12), rows(task, seed=1)
-    with pytest.warns(UserWarning, match="fewer training rows than neighbors: all of them vote"):
+    with pytest.warns(UserWarning, match=r"knn: \d+ training rows for 25 neighbors: all of them vote"):
         model = fit(make_estimator(made, 5), train)
     assert model.n_neighbors == 25
     found = predict_proba(model, new.x, 2 if task == "binary" else 3)

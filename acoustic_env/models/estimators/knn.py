@@ -31,7 +31,8 @@ class KNNClassifier(KNeighborsClassifier):
         """Keep the rows; warn where they are fewer than `n_neighbors`."""
         super().fit(X, y)
         if self.n_samples_fit_ < self.n_neighbors:
-            warnings.warn("knn: fewer training rows than neighbors: all of them vote", stacklevel=2)
+            rows = f"{self.n_samples_fit_} training rows for {self.n_neighbors} neighbors"
+            warnings.warn(f"knn: {rows}: all of them vote", stacklevel=2)
         return self
 
     def _voting(self) -> KNNClassifier:

@@ -94,9 +94,10 @@ class Performance:
         undefined: classes without clips, or with all of them, which no mean AUC or mAP can contain.
         confusion: [classes, classes], rows given, columns predicted; None for multilabel.
         threshold: the decision's (binary); NaN otherwise, and where rows had their own.
-        calibration: name -> value, before and after calibration: `brier`; `class_ece`, the mean over the
-            `class_ece_classes` classes with enough positive clips; and `ece` of the positive class (binary) or of the
-            highest probability (multiclass), which hides what is wrong with rare classes.
+        calibration: name -> value, before and after calibration: `brier`, summed over the classes for multiclass;
+            `class_ece`, the mean over the `class_ece_classes` classes with enough positive clips; and `ece` of the
+            positive class (binary) or of the highest probability (multiclass), which hides what is wrong with rare
+            classes.
         reliability_before, reliability_after: the diagrams; of all pairs, in bins of equal positive mass, for
             multilabel.
         roc, precision_recall: the curves of calibrated probabilities, thinned to about 400 points: of the positive
@@ -192,6 +193,8 @@ def performance(
     errors["class_ece_classes"] = float(np.isfinite(by_class[1]).sum())
     if task != "multilabel":
         errors |= {"ece_before": diagrams[0].expected_error, "ece_after": diagrams[1].expected_error}
+    whole = ((truth, probabilities), (truth, calibrated)) if task == "multiclass" else (before, after)
+    squared = {f"brier_{when}": brier(*pair) for when, pair in zip(("before", "after"), whole, strict=True)}
     per_class = _per_class(classes, truth, called, rankings, calibrated, by_class[1])
     curves_shown = task != "binary" and len(classes) <= CURVE_CLASSES
     curves = [
@@ -210,7 +213,7 @@ def performance(
         undefined=[one.name for one in per_class if not np.isfinite(one.auc)],
         confusion=None if task == "multilabel" else truth.T.astype(np.float64) @ called,
         threshold=threshold,
-        calibration={**errors, "brier_before": brier(*before), "brier_after": brier(*after)},
+        calibration={**errors, **squared},
         reliability_before=diagrams[0],
         reliability_after=diagrams[1],
         roc=roc_curve(*pooled, CURVE_POINTS),

@@ -118,9 +118,16 @@ def class_errors(truth: npt.NDArray[np.bool_], probabilities: Floats) -> Floats:
 
 
 def brier(truth: npt.NDArray[Any], probabilities: Floats) -> float:
-    """Return the mean squared distance of probability from outcome.
+    """Return the mean squared distance of probability from outcome, of several classes summed over them.
 
+    Args:
+        truth: bool [n], or [n, classes].
+        probabilities: of the same shape.
+
+    >>> brier(np.eye(3)[:1], np.array([[0.5, 0.25, 0.25]]))
+    0.375
     >>> brier(np.array([True, False]), np.array([0.75, 0.25]))
     0.0625
     """
-    return float(np.mean((probabilities - truth) ** 2))
+    squares = (probabilities - truth) ** 2
+    return float((squares.sum(axis=1) if squares.ndim == 2 else squares).mean())

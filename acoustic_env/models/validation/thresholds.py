@@ -103,6 +103,14 @@ def main_score(y: npt.NDArray[Any], probabilities: Floats) -> Statistic:
     return Calls(classes[y], classes[probabilities.argmax(axis=1)]).macro_f1
 
 
+def main_spread(y: npt.NDArray[Any], probabilities: Floats) -> Statistic | None:
+    """Return the statistic whose spread `main_score` has (`Calls.less_certain`); None for its own."""
+    if y.ndim == 2 or probabilities.shape[1] == 2:
+        return None
+    classes = np.eye(probabilities.shape[1], dtype=bool)
+    return Calls.less_certain(classes[y], classes[probabilities.argmax(axis=1)]).macro_f1
+
+
 def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 

@@ -1,0 +1,83 @@
+"""What a new user and a reader broke in learning at the second attack; each test failed before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from acoustic_env.cli import main
+from acoustic_env.config import Recipe, from_mapping
+from acoustic_env.errors import UsageError
+from acoustic_env.io.documents import load_recipe
+from acoustic_env.models.compare import _score
+from acoustic_env.models.learn import prepare
+from acoustic_env.models.validation.performance import performance
+from acoustic_env.models.validation.thresholds import choose_f1_threshold
+from acoustic_env.stats.intervals import behind_the_best
+from tests.models.conftest import Disk
+from tests.models.test_learn_commands import refused, trained
+
+
+def test_predictions_do_not_replace_what_they_are_made_of(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, before = trained(disk, "--model", "logistic"), Path(disk.clips).read_bytes()
+    command = ["predict", "--bundle", bundle, "--clips", disk.clips, "--store", disk.store, "--out", disk.clips]
+    assert "would replace what it is made of" in refused(capsys, *command)
+    assert Path(disk.clips).read_bytes() == before
+    recording = disk.folder / "own.ogg"
+    recording.write_bytes(b"a recording")
+    for out in (recording, disk.folder / "other.ogg"):
+        assert main(["predict", "--bundle", bundle, str(recording), "--out", str(out)]) == 2
+    assert recording.read_bytes() == b"a recording"
+
+
+def test_a_binary_recipe_of_three_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match="task binary tells two classes apart, and classes names 3"):
+        from_mapping(Recipe, {"name": "r", "classes": {name: {"labels": [name]} for name in "abc"}}, "r.yaml")
+
+
+def test_a_class_that_is_named_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("name: r\nclasses:\n  dog: {labels: [Dog]}\n  dog: {labels: [Rain]}\n")
+    with pytest.raises(UsageError, match="line 3: 'dog' is there twice"):
+        load_recipe(str(file))
+
+
+def test_the_brier_score_of_several_classes_is_that_of_all_of_them() -> None:
+    random = np.random.default_rng(0)
+    y, p = random.integers(4, size=200), random.dirichlet(np.ones(4), size=200)
+    found = performance("multiclass", tuple("abcd"), y, p, np.arange(200), np.full(4, 0.25), p)
+    expected = metrics.brier_score_loss(y, p, labels=np.arange(4), scale_by_half=False)
+    assert found.calibration["brier_after"] == pytest.approx(expected)
+
+
+def test_study_and_train_give_one_interval_for_the_same_predictions() -> None:
+    y, p = np.tile(np.arange(4), 10), np.tile([0.4, 0.2, 0.2, 0.2], (40, 1))
+    found = performance("multiclass", tuple("abcd"), y, p, np.arange(40) // 2, np.full(4, 0.25), p)
+    assert str(_score(y, p, np.arange(40) // 2)) == str(found.metrics["macro_f1"])
+
+
+def test_classes_without_a_clip_to_learn_from_are_named(disk: Disk) -> None:
+    recipe = load_recipe(disk.recipe)
+    plain = recipe.as_json()
+    named = {**plain["classes"], "dog": {"labels": ["Dogg"]}}
+    other = from_mapping(Recipe, {**plain, "task": "multiclass", "classes": named}, "r.yaml")
+    lines: list[str] = []
+    prepare(disk.table(), disk.feature_store(), other, log=lines.append)
+    assert "1 classes have no clip to learn from and are never predicted: dog; check their labels" in lines
+
+
+def test_a_score_that_is_not_defined_does_not_hide_the_others() -> None:
+    right = np.random.default_rng(23).random((200, 2)) < [0.9, 0.6]
+    shares = [lambda weights, own=own: float(np.average(own, weights=weights)) for own in right.T]
+    alone = behind_the_best(shares, np.arange(200))
+    *beside, undefined = behind_the_best([*shares, lambda weights: float("nan")], np.arange(200))
+    assert beside == alone
+    assert undefined.withheld
+
+
+def test_a_threshold_between_two_neighbors_in_rounding_tells_them_apart() -> None:
+    low, high = 0.5, float(np.nextafter(0.5, 1))
+    assert low < choose_f1_threshold(np.array([True, False]), np.array([high, low])) <= high
