@@ -6,10 +6,13 @@ import argparse
 import errno
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
+from types import FrameType
 from typing import Final
 
 from acoustic_env import __version__
@@ -89,8 +92,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((word for word in given if not word.startswith("-")), "")
     namespace = build_parser(command).parse_args(given)
     namespace.resume = scrub(f"acoustic-env {shlex.join(given)}")
-    with _logs(getattr(namespace, "log_format", "text")):
+    with _logs(getattr(namespace, "log_format", "text")), _ended_by_termination():
         return _run(namespace)
+
+
+@contextmanager
+def _ended_by_termination() -> Iterator[None]:
+    """End like Ctrl-C on SIGTERM (a stopped job): leases are released and the way to resume is printed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _logs(form: str) -> AbstractContextManager[None]:

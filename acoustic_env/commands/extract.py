@@ -6,9 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import signal
 import sys
-from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from acoustic_env.commands.arguments import add_command, add_log_format, add_settings, check_inputs, given, url
@@ -61,7 +59,6 @@ def run(namespace: argparse.Namespace) -> None:
     folder = local_path(settings.store)
     if folder is not None and folder.is_file():
         raise UsageError(f"{settings.store}: is a file, not a feature store; --store is a folder or another URL")
-    previous = signal.signal(signal.SIGTERM, _terminate)
     too_many: TooManyFailures | None = None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where Ray tells what workers print and which node is lost
@@ -73,8 +70,6 @@ def run(namespace: argparse.Namespace) -> None:
     except Exception as error:
         error.add_note(f"stopped by an error; what is finished is kept. To resume: {namespace.resume}")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     if namespace.json:
         print(json.dumps(dataclasses.asdict(record), sort_keys=True), flush=True)
     elif not settings.dry_run:
@@ -122,8 +117,3 @@ def _log(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM (a stopped job) ends like Ctrl-C: the lease is released and the way to resume is printed."""
-    raise KeyboardInterrupt

@@ -222,7 +222,9 @@ def run_tune(namespace: argparse.Namespace) -> None:
     best = trials[0]
     if best.score is None:
         raise UsageError(f"every trial failed, the first with: {best.error}")
-    chosen = {"kind": recipe.model.kind, **best.chosen}
+    usual = {**type(recipe.model)(kind=recipe.model.kind).as_json(), "ensemble": 1}
+    given = {name: value for name, value in recipe.model.as_json().items() if value != usual[name]}
+    chosen = {"kind": recipe.model.kind, **given, **best.chosen}
     write_bytes(join(settings.out, "best.json"), json.dumps(chosen, indent=1).encode())
     line = f"best of {len(trials)} trials: validation score {best.score:.4f}"
     document = {"trials": len(trials), "score": best.score, "settings": chosen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,15 @@ class Entry(Captions):
 
 
 def write_index(folder: Path, entries: Sequence[Entry], about: dict[str, Any]) -> None:
-    """`explain.json`: what was explained, and every plot with its caption, alternative text and files."""
+    """Write `explain.json`: what was explained, and every plot with its caption, alternative text and files.
+
+    Plots of an index that was there before are removed, unless they were written anew.
+    """
+    with contextlib.suppress(UsageError):
+        earlier, _ = read_index(str(folder))
+        kept = {name for entry in entries for name in entry.files.values()}
+        for name in {name for entry in earlier for name in entry.files.values()} - kept:
+            (folder / Path(name).name).unlink(missing_ok=True)
     document = {"format": FORMAT, **about, "plots": [asdict(entry) for entry in entries]}
     (folder / INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,7 @@ from sklearn import metrics
 from acoustic_env.cli import main
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.errors import UsageError
+from acoustic_env.explain.plot import Entry, write_index
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.compare import _score
 from acoustic_env.models.learn import prepare
@@ -18,7 +24,7 @@ from acoustic_env.models.validation.performance import performance
 from acoustic_env.models.validation.thresholds import choose_f1_threshold
 from acoustic_env.stats.intervals import behind_the_best
 from tests.models.conftest import Disk
-from tests.models.test_learn_commands import refused, trained
+from tests.models.test_learn_commands import refused, study_options, trained
 
 
 def test_predictions_do_not_replace_what_they_are_made_of(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,3 +87,35 @@ def test_a_score_that_is_not_defined_does_not_hide_the_others() -> None:
 def test_a_threshold_between_two_neighbors_in_rounding_tells_them_apart() -> None:
     low, high = 0.5, float(np.nextafter(0.5, 1))
     assert low < choose_f1_threshold(np.array([True, False]), np.array([high, low])) <= high
+
+
+def test_plots_of_an_earlier_model_leave_the_folder_of_an_explanation(tmp_path: Path) -> None:
+    def entry(name: str) -> Entry:
+        (tmp_path / f"{name}.png").write_bytes(b"a plot")
+        return Entry(name, "", "", "", "", {"png": f"{name}.png"})
+
+    (tmp_path / "mine.png").write_bytes(b"a user's")
+    write_index(tmp_path, [entry("shap-0"), entry("shap-1")], {})
+    write_index(tmp_path, [entry("shap-0")], {})
+    assert {place.name for place in tmp_path.iterdir()} == {"explain.json", "mine.png", "shap-0.png"}
+
+
+def test_the_best_settings_have_what_the_search_left_as_it_was_given(disk: Disk) -> None:
+    settings, out = disk.folder / "fixed.json", disk.folder / "tuned"
+    settings.write_text('{"kind": "logistic", "per_class": 40}')
+    command = ["tune", *study_options(disk), "--settings", str(settings), "--trials", "1", "--out", str(out)]
+    assert main(command) == 0
+    assert json.loads((out / "best.json").read_text())["per_class"] == 40
+
+
+def test_a_terminated_command_ends_like_an_interrupted_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def terminated(namespace: argparse.Namespace) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("acoustic_env.commands.learn.run_train", terminated)
+        assert main(["train", "--clips", "c", "--store", "s", "--recipe", "urban-nature", "--out", "o"]) == 130
+    assert "interrupted; nothing finished is lost" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
