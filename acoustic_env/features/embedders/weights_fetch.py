@@ -6,7 +6,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features.embedders.contract import EmbedderBlock
 from acoustic_env.features.embedders.weights_cache import Record, WeightsCache
 from acoustic_env.features.embedders.weights_registry import WeightsSource, weights_source
-from acoustic_env.features.registry import make_block
+from acoustic_env.features.registry import make_block, names_where
 from acoustic_env.io.files import copy_to, files_below
 from acoustic_env.io.location import join
 
@@ -41,10 +41,10 @@ def fetch(source: WeightsSource, cache: WeightsCache, origin: str | None = None,
 def prepare(name: str) -> str | None:
     """Convert freshly fetched weights, so that workers need not; return what kept it from happening, if anything."""
     source = weights_source(name)
+    if not names_where("converts", [source.architecture]):
+        return None
     block = make_block(source.architecture, "fast", {"weights": name})
     assert isinstance(block, EmbedderBlock)
-    if not block.converts:
-        return None
     try:
         block.build()
     except UsageError as error:
