@@ -189,7 +189,7 @@ def _tell_of_unlearned(targets: Targets, learning: npt.NDArray[np.int64], log: L
     if lacking := [name for name, has in zip(targets.classes, carried, strict=True) if not has]:
         more = ", ..." if len(lacking) > SHOWN else ""
         shown = f"{', '.join(lacking[:SHOWN])}{more}"
-        log(f"{len(lacking):,} classes have no clip to learn from and are never predicted: {shown}; check their labels")
+        log(f"without a clip to learn from, so never predicted: {shown}; check the labels of these classes")
 
 
 def fit_preprocessor(study: Study) -> Preprocessor | KeepFrames:

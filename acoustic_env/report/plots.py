@@ -201,12 +201,14 @@ def _draw_calibration(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     of = ""
     if "ece_before" not in errors:
         of = f"as a mean over {int(errors['class_ece_classes']):,} classes with enough positive clips, "
+    known = any(bins["low"].notna().any() for bins in tables)
+    intervals = " with 95 % intervals" if known else " without intervals, since there are too few recordings"
     sentence = (
         "Calibration: the predicted probability differs from the observed share by "
         f"{missed} before calibration and by {repaired} after it, {of}on {clips.name} ({fitted})."
     )
     alt = (
-        "Observed share against predicted probability with 95 % intervals; mean error "
+        f"Observed share against predicted probability{intervals}; mean error "
         f"{missed} before calibration, {repaired} after."
     )
     data = table(pd.concat(tables)[["when", "predicted", "observed", "low", "high", "clips"]])

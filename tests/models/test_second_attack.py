@@ -72,7 +72,7 @@ def test_classes_without_a_clip_to_learn_from_are_named(disk: Disk) -> None:
     other = from_mapping(Recipe, {**plain, "task": "multiclass", "classes": named}, "r.yaml")
     lines: list[str] = []
     prepare(disk.table(), disk.feature_store(), other, log=lines.append)
-    assert "1 classes have no clip to learn from and are never predicted: dog; check their labels" in lines
+    assert "without a clip to learn from, so never predicted: dog; check the labels of these classes" in lines
 
 
 def test_a_score_that_is_not_defined_does_not_hide_the_others() -> None:

@@ -1,1 +1,1 @@
-"""Features of clips as arrays or streams of frames, with targets, groups and windows."""
+"""Features of clips as arrays or sequences of frames, with targets, groups and windows."""

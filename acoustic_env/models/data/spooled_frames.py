@@ -107,7 +107,7 @@ class SpooledFrames:
 
 
 def _own_folder() -> Path:
-    """Return a folder that nobody else can write to, in that of temporary files."""
+    """Return a folder that this user alone can write to, in that of temporary files."""
     folder = Path(tempfile.gettempdir(), f"acoustic-env-frames-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     about = folder.lstat()
@@ -123,7 +123,7 @@ def _is_at(file: IO[bytes], place: Path) -> bool:
 
 
 def _leave(file: IO[bytes], place: Path, opener: int) -> None:
-    """Remove a file that nobody else uses; in a forked child, which shares its parent's lock, do nothing."""
+    """Remove a file unless another process uses it; a forked child, which shares its parent's lock, does nothing."""
     if os.getpid() == opener:
         _remove_if_unused(file, place)
         file.close()

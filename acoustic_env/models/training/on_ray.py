@@ -266,8 +266,8 @@ def train_on_ray(
 
     Args:
         spec: what to train.
-        train, validation: rows; placed once in the object store, shared by the workers of a node. Each reads its own
-            share of streamed ones from the feature store, which every node must see.
+        train, validation: rows; placed once in the object store, shared by the workers of a node. Frames that do not
+            fit into memory are read from the feature store, which every node must see, onto the disk of each.
         storage: where checkpoints go, a folder or URL every node sees; None for memory alone.
         checkpoint_s: seconds between checkpoints.
 
