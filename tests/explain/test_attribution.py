@@ -11,7 +11,8 @@ from acoustic_env.explain.attribution import attribute, draw_backgrounds, expect
 from acoustic_env.explain.gradients import LogOdds
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.estimators.fitting import Ensemble, fit, make_estimator
-from acoustic_env.models.estimators.perceptron import MLPClassifier
+from acoustic_env.models.estimators.mlp import MLPSettings
+from acoustic_env.models.estimators.network_classifier import NetworkClassifier
 
 N, D = 120, 6
 
@@ -34,7 +35,7 @@ def fitted(kind: str, classes: int = 2) -> Ensemble:
     return Ensemble([model], classes)
 
 
-def random_mlp(task: Task, outputs: int, activation: str, seed: int = 1) -> MLPClassifier:
+def random_mlp(task: Task, outputs: int, activation: str, seed: int = 1) -> NetworkClassifier:
     random = np.random.default_rng(seed)
     arrays = {
         "1.weight": random.normal(size=(9, D)),
@@ -42,10 +43,10 @@ def random_mlp(task: Task, outputs: int, activation: str, seed: int = 1) -> MLPC
         "4.weight": random.normal(size=(outputs, 9)),
         "4.bias": random.normal(size=outputs),
     }
-    made = MLPClassifier(layers=(9,), activation=activation)
+    made = NetworkClassifier(MLPSettings(layers=(9,), activation=activation))
     made.weights_ = {name: array.astype(np.float32) for name, array in arrays.items()}
     made.task_, made.classes_, made.n_features_in_ = task, np.arange(max(outputs, 2)), D
-    made.shape_ = (D,)
+    made.shape_, made.cut_ = (D,), None
     return made
 
 

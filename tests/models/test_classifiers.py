@@ -26,7 +26,6 @@ from acoustic_env.models.estimators.fitting import (
 )
 from acoustic_env.models.estimators.logistic import LogisticClassifier, fit_weights
 from acoustic_env.models.estimators.mlp import MLPSettings
-from acoustic_env.models.estimators.perceptron import MLPClassifier
 from acoustic_env.models.estimators.storage import dump_estimator, load_estimator
 from acoustic_env.models.searched import SearchedClassifier
 from acoustic_env.models.training.loop import forward
@@ -173,12 +172,12 @@ def test_the_penalty_is_strong_for_noise_and_weak_for_clean_signal() -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_prediction_with_numpy_is_the_forward_pass_of_the_network(activation: Any) -> None:
+def test_prediction_is_the_forward_pass_of_the_network(activation: Any) -> None:
     import torch
 
     own = SMALL.replace(layers=(8, 5), activation=activation, max_epochs=2)
     data = rows("multiclass")
-    model: MLPClassifier = fit(make_estimator(own, 23), data, data)
+    model = fit(make_estimator(own, 23), data, data)
     network = own.network((6,), 3, "multiclass")
     network.load_state_dict({name: torch.from_numpy(array) for name, array in model.weights_.items()})
     np.testing.assert_allclose(model.logits(data.x), forward(network, data.x), atol=1e-5)

@@ -150,7 +150,7 @@ def test_explanations_differentiate_on_the_gpu_and_leave_the_network_as_it_was(k
     rows = np.random.default_rng(0).normal(size=(3, 6 if kind == "mlp" else 48)).astype(np.float32)
     assert function.value(rows).shape == (3,)
     assert function.gradient(rows).shape == rows.shape
-    assert next(model.network().parameters()).dtype == torch.float32
+    assert next(model.network().parameters()).dtype == getattr(torch, model.settings.predicts_in)
 
 
 @pytest.mark.parametrize("block", ["mn04", "panns"])

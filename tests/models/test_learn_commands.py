@@ -21,7 +21,8 @@ from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.compare import run_study, variants
-from acoustic_env.models.estimators.perceptron import MLPClassifier
+from acoustic_env.models.estimators.mlp import MLPSettings
+from acoustic_env.models.estimators.network_classifier import NetworkClassifier
 from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.predict import predict
 from tests.models.conftest import CLIPS, Disk, Generated, write_block
@@ -355,9 +356,12 @@ def test_an_own_estimator_is_trained_stored_and_loaded_with_its_types_trusted(di
 
 def test_an_own_estimator_of_the_packages_kinds_keeps_its_settings(disk: Disk) -> None:
     study = prepare(disk.table(), disk.feature_store(), load_recipe(disk.recipe), log=silent)
-    bundle, _ = train(study, silent, classifier=MLPClassifier(layers=(8,), activation="tanh", max_epochs=3))
+    bundle, _ = train(
+        study, silent, classifier=NetworkClassifier(MLPSettings(layers=(8,), activation="tanh", max_epochs=3))
+    )
     bundle.save(disk.folder / "own")
-    again = Bundle.load(disk.folder / "own", trusted=["acoustic_env.models.estimators.perceptron.MLPClassifier"])
+    types = ("mlp.MLPSettings", "network_classifier.NetworkClassifier")
+    again = Bundle.load(disk.folder / "own", trusted=[f"acoustic_env.models.estimators.{name}" for name in types])
     np.testing.assert_allclose(again.predict_proba(study.matrix), bundle.predict_proba(study.matrix), atol=1e-9)
 
 

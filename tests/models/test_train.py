@@ -23,7 +23,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.frames import Sequences
 from acoustic_env.models.estimators.mlp import MLPSettings
-from acoustic_env.models.estimators.perceptron import MLPClassifier
+from acoustic_env.models.estimators.network_classifier import NetworkClassifier
 from acoustic_env.models.training.loop import (
     Arrays,
     DistributedSession,
@@ -51,8 +51,9 @@ TRAIN, VALIDATION, NEW = rows(600, 0), rows(300, 1), rows(2000, 2)
 
 
 def auc(weights: Arrays) -> float:
-    model = MLPClassifier(layers=SETTINGS.layers)
-    model.weights_, model.task_, model.classes_, model.n_features_in_ = weights, "binary", np.arange(2), 8
+    model = NetworkClassifier(SETTINGS)
+    model.weights_, model.task_, model.classes_ = weights, "binary", np.arange(2)
+    model.n_features_in_, model.shape_, model.cut_ = 8, (8,), None
     return Ranking(NEW.y == 1, model.predict_proba(NEW.x)[:, 1]).auc()
 
 

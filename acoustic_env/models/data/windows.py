@@ -1,7 +1,7 @@
 """Overlapping windows inside clips for networks on sequences, and pooling of probabilities to clips and recordings.
 
 A network is trained on windows, each with the target and the weight of its clip. Everything else sees clips: a fitted
-`SequenceClassifier` answers with a row a clip, so folds, calibration, metrics and their intervals count clips, or
+`NetworkClassifier` answers with a row a clip, so folds, calibration, metrics and their intervals count clips, or
 recordings where the recipe says so (`at_level`). At the level `window` it answers with a row a window, those of a clip
 side by side; folds and intervals are of the clips' groups all the same.
 """

@@ -51,9 +51,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):
         train = Examples(X, coded, np.arange(len(X)) if groups is None else np.asarray(groups), weights)
         if X_val is None or not len(X_val):
             return train, None
-        held = np.asarray(y_val).astype(bool) if y.ndim == 2 else np.searchsorted(self.classes_, y_val)
         X_val = validate_data(self, X_val, dtype=np.float32, reset=False)
-        return train, Examples(X_val, held, np.arange(len(X_val)))
+        return train, Examples(X_val, self.codes(y_val), np.arange(len(X_val)))
 
     def code_targets(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Set `classes_` and `task_` and return int64 [n] class indices, or bool [n, classes].
@@ -69,6 +68,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"{type(self).__name__} needs rows of two classes, found one class: {self.classes_}")
         self.task_ = "binary" if len(self.classes_) == 2 else "multiclass"
         return coded
+
+    def codes(self, y: Any) -> npt.NDArray[Any]:
+        """Return targets of rows not trained on as `code_targets` codes those trained on."""
+        return np.asarray(y).astype(bool) if self.task_ == "multilabel" else np.searchsorted(self.classes_, y)
 
     def seed(self) -> int:
         """Return `random_state` as a number."""

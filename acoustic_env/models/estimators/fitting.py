@@ -109,9 +109,11 @@ def stops_on_rows(estimator: Any) -> bool:
     """Return whether training stops on held-out rows: its `fit` takes them, and patience is not None.
 
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from acoustic_env.models.estimators.perceptron import MLPClassifier
-    >>> [stops_on_rows(each) for each in (LogisticRegression(), MLPClassifier(), MLPClassifier(patience=None))]
-    [False, True, False]
+    >>> from acoustic_env.models.estimators.mlp import MLPSettings
+    >>> [stops_on_rows(MLPSettings(patience=patience).estimator(0)) for patience in (15, None)]
+    [True, False]
+    >>> stops_on_rows(LogisticRegression())
+    False
     """
     settings = getattr(estimator, "settings", estimator)
     stops = getattr(settings, "patience", 0) is not None and _early_stopping(estimator) is not False

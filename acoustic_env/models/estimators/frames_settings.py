@@ -27,6 +27,7 @@ class SequenceSettings(NetworkSettings):
 
     reads_sequences: ClassVar[bool] = True
     uses_gpu: ClassVar[bool] = True
+    predicts_in: ClassVar[str] = "float32"
 
     scale: Literal["bands", "clip", "all", "none"] = "bands"
     """Standardize each band by the training rows (bands), each clip by itself (clip), all cells alike by the training
@@ -175,10 +176,10 @@ class SequenceSettings(NetworkSettings):
         return None if self.class_weight is None else rarity(y)
 
     def estimator(self, random_state: int) -> Any:
-        """Return an unfitted `SequenceClassifier`."""
-        from acoustic_env.models.estimators.frames_classifier import SequenceClassifier
+        """Return an unfitted `NetworkClassifier`."""
+        from acoustic_env.models.estimators.network_classifier import NetworkClassifier
 
-        return SequenceClassifier(self, random_state=random_state)
+        return NetworkClassifier(self, random_state=random_state)
 
     @classmethod
     def search_space(cls, trial: Any, features: int) -> None:

@@ -1,4 +1,4 @@
-"""Settings of the multilayer perceptron; the estimator is `perceptron`, so that recipes load without scikit-learn."""
+"""The multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class MLPSettings(NetworkSettings):
     """Dropout on the input and after every hidden layer, in [0, 1)."""
 
     def estimator(self, random_state: int) -> Any:
-        """Return an unfitted `MLPClassifier`."""
-        from acoustic_env.models.estimators.perceptron import MLPClassifier
+        """Return an unfitted `NetworkClassifier`."""
+        from acoustic_env.models.estimators.network_classifier import NetworkClassifier
 
-        return MLPClassifier(**self.own(), random_state=random_state)
+        return NetworkClassifier(self, random_state=random_state)
 
     def network(self, shape: tuple[int, ...], outputs: int, task: Task) -> torch.nn.Module:
         """Build dropout, then (linear, activation, dropout) per hidden layer, then linear."""

@@ -329,18 +329,17 @@ def read_batches(x: Any, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[n
     return x.batches(batches) if isinstance(x, Sequences) else (x[rows] for rows in batches)
 
 
-def forward(network: torch.nn.Module, x: Any) -> npt.NDArray[np.float32]:
-    """Return logits [n, outputs] of rows, without dropout, on the network's device."""
+def forward(network: torch.nn.Module, x: Any) -> npt.NDArray[Any]:
+    """Return logits [n, outputs] of rows, without dropout, on the network's device and in its precision."""
     import torch
 
     network.eval()
-    device = next(network.parameters()).device
-    step = PREDICT_ROWS if x.ndim == 2 else max(1, PREDICT_CELLS[device.type] // math.prod(x.shape[1:]))
+    like = next(network.parameters())
+    step = PREDICT_ROWS if x.ndim == 2 else max(1, PREDICT_CELLS[like.device.type] // math.prod(x.shape[1:]))
     batches = [np.arange(start, min(start + step, len(x))) for start in range(0, len(x), step)]
     with torch.no_grad(), float32_products(tf32=False):
-        parts = [network(torch.from_numpy(rows).to(device)) for rows in read_batches(x, batches)]
-        logits: npt.NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-    return logits
+        parts = [network(torch.from_numpy(rows).to(like)) for rows in read_batches(x, batches)]
+        return np.asarray(torch.cat(parts).cpu().numpy())
 
 
 def validation_score(logits: npt.NDArray[np.float32], y: npt.NDArray[Any], task: Task) -> tuple[float, float]:
