@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -19,7 +20,7 @@ from safetensors.numpy import load, save
 
 from acoustic_env.config import Recipe, from_mapping
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import read_bytes, read_if_there, write_bytes
+from acoustic_env.io.files import read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import join
 from acoustic_env.models.data.matrix import FeatureMatrix
@@ -31,8 +32,9 @@ from acoustic_env.models.validation.calibration import Calibrator
 from acoustic_env.models.validation.performance import Performance
 from acoustic_env.stats.intervals import Floats
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 METADATA: Final = "metadata.json"
+EVALUATIONS: Final = "evaluations.json"
 PREPROCESSING: Final = "preprocessing.safetensors"
 TRAINED_ON: Final = "trained_on.safetensors"
 REFERENCES: Final = "references.safetensors"
@@ -41,7 +43,7 @@ LIBRARIES: Final = (
 )
 # Attributes of a bundle that are plain data, in its metadata as they are.
 PLAIN: Final = (
-    *("own_estimator", "classes", "fingerprints", "held_out", "training_hash", "versions", "weights_sha256", "test"),
+    *("own_estimator", "classes", "fingerprints", "held_out", "training_hash", "versions", "weights_sha256"),
     *("clip_s", "variants", "exponent"),
 )
 SHOWN: Final = 5
@@ -54,16 +56,14 @@ class TestEvaluation:
     Attributes:
         time: UTC, ISO 8601.
         clips_hash: `clips_hash` of the clips.
-        clips: how many.
-        metrics: name -> [value, low, high]; None where it is not defined, or has no interval.
         weights: SHA-256 of the weights that were evaluated; not the bundle's own after it was trained over.
+        found: everything that was found (`performance.Performance.as_json`).
     """
 
     time: str
     clips_hash: str
-    clips: int
-    metrics: Mapping[str, Sequence[float | None]]
-    weights: str = ""
+    weights: str
+    found: Mapping[str, Any]
 
 
 @dataclass
@@ -83,7 +83,6 @@ class Bundle:
         trained_groups: [clips, 2] `key` of every clip it has seen and of that clip's group, uint64 sorted.
         versions: library -> version it was trained with.
         test_evaluations: so far at the bundle's path, oldest first, those of weights since trained over too.
-        test: everything the last evaluation of these weights found (`performance.Performance.as_json`); None before it.
         weights_sha256: hash of what was learned; empty before the first save.
         own_estimator: whether the members are copies of a user's estimator, not of the recipe's kind.
         clip_s: median length of the clips it was trained on, in s; None where neither their list nor their
@@ -105,7 +104,6 @@ class Bundle:
     trained_groups: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 2), np.uint64))
     versions: dict[str, str] = field(default_factory=lambda: library_versions())
     test_evaluations: list[TestEvaluation] = field(default_factory=list)
-    test: dict[str, Any] | None = None
     weights_sha256: str = ""
     own_estimator: bool = False
     clip_s: float | None = None
@@ -117,6 +115,11 @@ class Bundle:
     def own_evaluations(self) -> list[TestEvaluation]:
         """Test evaluations of these weights."""
         return [one for one in self.test_evaluations if one.weights == self.weights_sha256]
+
+    @property
+    def test(self) -> Mapping[str, Any] | None:
+        """Everything that the last evaluation of these weights found; None before it."""
+        return self.own_evaluations[-1].found if self.own_evaluations else None
 
     def variant_lines(self) -> list[str]:
         """Return a line for each variant it was trained on, with its version."""
@@ -197,7 +200,8 @@ class Bundle:
         place, parts = str(folder), self._parts()
         if not self.weights_sha256:
             self.weights_sha256 = self._hash()
-        stale = self._carry_record(place) - set(parts)
+        self._keep_evaluations(place)
+        stale = _part_names(place) - set(parts)
         metadata = {
             "format": FORMAT,
             "recipe": self.recipe.as_json(),
@@ -205,7 +209,6 @@ class Bundle:
             **self.calibrator.as_json(),
             **{name: getattr(self, name) for name in PLAIN},
             "parts": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
-            "test_evaluations": [dataclasses.asdict(earlier) for earlier in self.test_evaluations],
         }
         # The parts first: metadata that name other parts than those there do not load.
         for name, data in parts.items():
@@ -233,24 +236,13 @@ class Bundle:
         learned = (self.preprocessor, members, self.calibrator)
         return hashlib.sha256(joblib.hash(learned).encode()).hexdigest()
 
-    def _carry_record(self, place: str) -> set[str]:
-        """Put the test evaluations of the bundle at `place` before the own ones; return the names of its files."""
-        data = read_if_there(join(place, METADATA))
-        if data is None:
-            return set()
-        try:
-            there = json.loads(data)
-            recorded = _recorded(there)
-            if there["weights_sha256"] == self.weights_sha256 and self.test is None:
-                self.test = there["test"]
-            parts = set(there["parts"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UsageError(
-                f"{join(place, METADATA)}: not readable, so its record of test evaluations would be lost: {error}; "
-                "move it away, or write the new bundle elsewhere"
-            ) from error
+    def _keep_evaluations(self, place: str) -> None:
+        """Put the test evaluations of the bundle at `place` before the own ones, and write all."""
+        recorded = _evaluations(place)
         self.test_evaluations = recorded + [own for own in self.test_evaluations if own not in recorded]
-        return parts
+        if self.test_evaluations != recorded:
+            plain = [dataclasses.asdict(one) for one in self.test_evaluations]
+            write_bytes(join(place, EVALUATIONS), json.dumps(plain, indent=1).encode())
 
     @classmethod
     def load(cls, folder: str | Path, trusted: Sequence[str] = ()) -> Bundle:
@@ -277,7 +269,7 @@ class Bundle:
             preprocessor=load_preprocessor(parts[PREPROCESSING], sequences=recipe.model.reads_sequences),
             classifier=Ensemble(members, len(metadata["classes"])),
             calibrator=Calibrator.from_json(recipe.task, metadata),
-            test_evaluations=_recorded(metadata),
+            test_evaluations=_evaluations(place),
             **{**plain, "classes": tuple(plain["classes"])},
             trained_on=arrays["trained_on"],
             trained_groups=arrays["trained_groups"],
@@ -285,19 +277,11 @@ class Bundle:
         )
 
     def record_evaluation(self, folder: str | Path, hash_of_clips: str, found: Performance) -> TestEvaluation:
-        """Note in the saved bundle that it was evaluated, and what was found."""
+        """Note beside the saved bundle that it was evaluated, and what was found."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        ends = {name: (e.value, e.low, e.high) for name, e in found.metrics.items()}
-        metrics = {name: [end if np.isfinite(end) else None for end in own] for name, own in ends.items()}
-        evaluation = TestEvaluation(now, hash_of_clips, found.clips, metrics, self.weights_sha256)
+        evaluation = TestEvaluation(now, hash_of_clips, self.weights_sha256, found.as_json())
         self.test_evaluations.append(evaluation)
-        self.test = found.as_json()
-        place = join(str(folder), METADATA)
-        metadata = json.loads(read_bytes(place))
-        metadata["test_evaluations"] = [dataclasses.asdict(one) for one in (*_recorded(metadata), evaluation)]
-        if metadata["weights_sha256"] == self.weights_sha256:  # else trained over while it was evaluated
-            metadata["test"] = self.test
-        write_bytes(place, json.dumps(metadata, indent=1).encode())
+        self._keep_evaluations(str(folder))
         return evaluation
 
 
@@ -309,9 +293,23 @@ def _refuse(differences: Sequence[str]) -> None:
         )
 
 
-def _recorded(metadata: Mapping[str, Any]) -> list[TestEvaluation]:
-    """Return the test evaluations on record."""
-    return [TestEvaluation(**one) for one in metadata["test_evaluations"]]
+def _evaluations(place: str) -> list[TestEvaluation]:
+    """Return the test evaluations on record at the path of a bundle."""
+    data = read_if_there(join(place, EVALUATIONS))
+    try:
+        return [TestEvaluation(**one) for one in json.loads(data or b"[]")]
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{join(place, EVALUATIONS)}: the record of test evaluations is not readable: {error}; "
+            "move it away, or write the new bundle elsewhere"
+        ) from error
+
+
+def _part_names(place: str) -> set[str]:
+    """Return the parts of the bundle that is there, if any."""
+    with contextlib.suppress(ValueError):
+        return set(json.loads(read_if_there(join(place, METADATA)) or b"{}").get("parts", ()))
+    return set()
 
 
 def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -327,8 +325,7 @@ def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     if metadata.get("format") != FORMAT:
         raise UsageError(
             f"{folder}: bundle of format {metadata.get('format')!r}, this version reads {FORMAT}; make it again: "
-            f"acoustic-env train --clips LIST --store URL --recipe R --out {folder} (its record of test evaluations "
-            "is kept)"
+            f"acoustic-env train --clips LIST --store URL --recipe R --out {folder}"
         )
     parts = {}
     for name, digest in metadata["parts"].items():

@@ -101,13 +101,13 @@ def test_section(bundle: Bundle) -> Section | None:
     evaluations = list(enumerate(bundle.test_evaluations, start=1))
     if not evaluations:
         return None
-    level, names = bundle.recipe.level, list(evaluations[-1][1].metrics)
+    level, names = bundle.recipe.level, list(evaluations[-1][1].found["metrics"])
     rows = []
     for number, one in evaluations:
         weights = "these" if one.weights == bundle.weights_sha256 else "earlier weights at this path"
-        estimates = (dict(zip(("value", "low", "high"), one.metrics.get(name) or (), strict=False)) for name in names)
+        estimates = (one.found["metrics"].get(name) for name in names)
         shown = (plots.interval_text(estimate) if estimate else None for estimate in estimates)
-        rows.append((number, one.time, weights, f"{one.clips:,}", Code(one.clips_hash), *shown))
+        rows.append((number, one.time, weights, f"{one.found['clips']:,}", Code(one.clips_hash), *shown))
     header = ("evaluation", "time", "weights", f"{level}s", "list", *map(plots.metric_name, names))
     section = Section(plots.TEST.section, [Table("Evaluations on test clips", header, rows)])
     if len(rows) > 1:

@@ -39,8 +39,8 @@ def test_training_over_a_bundle_keeps_the_record_of_test_evaluations_with_their_
     assert "1 test evaluation of earlier weights at this path is kept on record" in said
     kept = json.loads(Path(bundle, "metadata.json").read_text())
     assert kept["weights_sha256"] != first["weights_sha256"]
-    assert [one["weights"] for one in kept["test_evaluations"]] == [first["weights_sha256"]]
-    assert kept["test"] is None  # what the last evaluation found was of other weights
+    assert [one.weights for one in Bundle.load(bundle).test_evaluations] == [first["weights_sha256"]]
+    assert Bundle.load(bundle).test is None  # what the last evaluation found was of other weights
     assert evaluate(disk, bundle, "--json") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["test_evaluation"] == 2
@@ -56,10 +56,11 @@ def test_training_over_a_bundle_keeps_the_record_of_test_evaluations_with_their_
 def test_the_same_weights_trained_again_keep_what_was_found_with_them(disk: Disk) -> None:  # noqa: F811
     bundle = train(disk, "logistic")
     assert evaluate(disk, bundle) == 0
-    before = json.loads(Path(bundle, "metadata.json").read_text())
+    before = Bundle.load(bundle)
     train(disk, "logistic")
-    after = json.loads(Path(bundle, "metadata.json").read_text())
-    assert (after["test_evaluations"], after["test"]) == (before["test_evaluations"], before["test"])
+    after = Bundle.load(bundle)
+    assert before.test is not None
+    assert (after.test_evaluations, after.test) == (before.test_evaluations, before.test)
 
 
 def test_a_bundle_saved_twice_does_not_count_its_evaluations_twice(disk: Disk) -> None:  # noqa: F811
@@ -87,11 +88,11 @@ def test_a_record_that_cannot_be_read_is_not_overwritten(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle = train(disk, "logistic")
-    Path(bundle, "metadata.json").write_text('{"test_evaluations": [')
+    Path(bundle, "evaluations.json").write_text('[{"time": ')
     study = ["--clips", disk.clips, "--store", disk.store, "--recipe", disk.recipe]
     assert main(["train", *study, "--model", "logistic", "--out", bundle]) == 2
     said = capsys.readouterr().err
-    assert "metadata.json" in said
+    assert "evaluations.json" in said
     assert "test evaluations" in said
     assert "Traceback" not in said
 

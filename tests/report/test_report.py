@@ -183,8 +183,8 @@ def test_the_numbers_are_those_of_the_bundle(whole: tuple[Path, Page], given: Ma
     auc = bundle.held_out["metrics"]["auc"]
     text = whole[0].read_text(encoding="utf-8")
     assert f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f})" in text
-    tested = bundle.test_evaluations[0].metrics["auc"]
-    assert f"{tested[0]:.3f} ({tested[1]:.3f}–{tested[2]:.3f})" in text
+    tested = bundle.test_evaluations[0].found["metrics"]["auc"]
+    assert f"{tested['value']:.3f} ({tested['low']:.3f}–{tested['high']:.3f})" in text
     assert bundle.training_hash in text
     assert bundle.fingerprints["indices"]["raw"] in text
 
@@ -197,10 +197,9 @@ def test_a_bundle_is_told_without_a_test_and_with_evaluations_of_earlier_weights
         (True, "of earlier weights", ["The classifier", "The classifier on test clips", "Provenance"]),
     ):
         copied = shutil.copytree(given["bundle"], tmp_path / f"bundle{evaluated}")
-        metadata = json.loads((copied / "metadata.json").read_text(encoding="utf-8"))
-        earlier = [{**one, "weights": "0" * 64} for one in metadata["test_evaluations"]]
-        metadata |= {"test": None, "test_evaluations": earlier if evaluated else []}
-        (copied / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+        record = copied / "evaluations.json"
+        earlier = [{**one, "weights": "0" * 64} for one in json.loads(record.read_text(encoding="utf-8"))]
+        record.write_text(json.dumps(earlier if evaluated else []), encoding="utf-8")
         out = tmp_path / f"{evaluated}.html"
         assert sections(report(out, {"bundle": str(copied)}, "bundle")) == expected
         assert said in out.read_text(encoding="utf-8")
