@@ -18,7 +18,7 @@ from acoustic_env.models.data.folds import grouped_folds
 from acoustic_env.models.estimators.contract import TaskClassifier
 from acoustic_env.models.estimators.fitting import fit_ensemble
 from acoustic_env.models.training.loop import Diverged
-from acoustic_env.models.tune import sampler, score_settings, search_settings
+from acoustic_env.models.tune import optuna_study, sampler, score_settings, search_settings
 from acoustic_env.models.validation.cross_fitting import INNER_FOLDS
 from acoustic_env.stats.intervals import Floats
 
@@ -85,7 +85,6 @@ def search_in_process(
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     start = search_settings(base)
     found: list[tuple[float, dict[str, Any]]] = [(score_settings(start, rows, FOLDS, classes), {})]
 
@@ -98,8 +97,7 @@ def search_in_process(
         found.append((score, trial.params))
         return score
 
-    study = optuna.create_study(direction="maximize", sampler=sampler(base.seed, trials))
-    study.optimize(objective, n_trials=trials - 1)
+    optuna_study(sampler(base.seed, trials)).optimize(objective, n_trials=trials - 1)
     score, point = max(found, key=lambda one: one[0])
     log.info("%s: best of %d on %d inner folds: %s, score %.4f", base.kind, trials, FOLDS, point or "as it was", score)
     return (base.at(point) if point else base), score

@@ -73,8 +73,9 @@ def search_identity(study: Study, inner_folds: int | None = None) -> dict[str, s
     train, validation = study.split.train, study.split.validation
     model, matrix, targets = study.recipe.model, study.matrix, study.targets
     columns = [str(column) for column in matrix.columns]
-    space = _Recorder(model, len(columns)).ranges
-    searched = changed_settings(model, _Recorder(model, len(columns)).point)
+    example = optuna_study(sampler(model.seed, trials=1)).ask()
+    model.search_space(example, len(columns))
+    searched = changed_settings(model, example.params)
     fixed = {name: value for name, value in search_settings(model).as_json().items() if name not in searched}
 
     def clips(rows: npt.NDArray[Any]) -> str:
@@ -97,7 +98,7 @@ def search_identity(study: Study, inner_folds: int | None = None) -> dict[str, s
         "reduction": json.dumps(study.recipe.reduction.as_json(), sort_keys=True),
         **({"windows": study.recipe.windows.model_dump_json()} if study.recipe.windows else {}),
         "fixed settings": ", ".join(f"{name} {value}" for name, value in fixed.items()),
-        "search": ", ".join(f"{name} {values}" for name, values in space.items()),
+        "search": ", ".join(f"{name} {values}" for name, values in example.distributions.items()),
     }
 
 
@@ -133,27 +134,12 @@ def changed_settings(base: ClassifierSettings, point: Mapping[str, Any]) -> dict
     return {name: plain[name] for name in plain if name in point or name in nested}
 
 
-class _Recorder:
-    """An Optuna trial that takes the first value of each range and notes the ranges."""
+def optuna_study(sampler: Any = None, storage: Any = None) -> Any:
+    """Return an empty study of Optuna that maximizes, and have Optuna say no more than warnings."""
+    import optuna
 
-    def __init__(self, settings: ClassifierSettings, features: int) -> None:
-        self.ranges: dict[str, str] = {}
-        self.point: dict[str, Any] = {}
-        settings.search_space(self, features)
-
-    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        return int(self._note(name, f"{low} to {high}", high, options))
-
-    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        return float(self._note(name, f"{low} to {high}", low, options))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._note(name, f"one of {list(choices)}", choices[0], {})
-
-    def _note(self, name: str, text: str, value: Any, options: Mapping[str, Any]) -> Any:
-        self.ranges[name] = " ".join([text, *(f"{option} {of}" for option, of in options.items())])
-        self.point[name] = value
-        return value
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(study_name=STUDY, direction="maximize", sampler=sampler, storage=storage)
 
 
 def validation_score(found: Floats, y: npt.NDArray[Any]) -> float:
@@ -276,8 +262,7 @@ def _earlier_scores(space: Callable[[Any], None], trials: Sequence[Trial]) -> An
     import optuna
 
     storage = optuna.storages.InMemoryStorage()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize")
+    study = optuna_study(storage=storage)
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.score is None:
             continue
