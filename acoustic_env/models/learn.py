@@ -37,6 +37,7 @@ Log = Callable[[str], None]
 # A study goes on without the few clips that failed in extraction, not without a block.
 MAX_ABSENT: Final = 0.05
 SHOWN: Final = 5  # names
+TRIED: Final = 100  # training clips, to tell whether the classifier tells clips apart
 MEASURED_FILES: Final = 25  # whose length is read where the list has none
 
 
@@ -245,6 +246,9 @@ def train(
     ensemble = fit_ensemble(
         chosen, len(classes), data, folds, recipe.split.validation_folds, seed=model.seed, **members
     )
+    some = np.unique(np.linspace(0, len(rows) - 1, TRIED).astype(np.int64))
+    if not np.ptp(ensemble.predict_proba(data.x[some]), axis=0).any():
+        log(f"all clips get the same probabilities: {len(rows):,} clips are too few for it; logistic learns from fewer")
     unseen = out_of_fold(
         study.examples(rows),
         chosen,

@@ -357,11 +357,14 @@ def test_an_estimator_told_not_to_stop_early_is_given_no_rows_to_stop_on() -> No
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
-def test_all_rows_vote_where_there_are_fewer_than_neighbors(task: Task, weights: str, metric: str) -> None:
+def test_all_rows_vote_where_there_are_fewer_than_neighbors(
+    task: Task, weights: str, metric: str, caplog: pytest.LogCaptureFixture
+) -> None:
     made = classifier_settings({"kind": "knn", "weights": weights, "metric": metric})
     train, new = rows(task, 12), rows(task, seed=1)
-    with pytest.warns(UserWarning, match=r"knn: \d+ training rows for 25 neighbors: all of them vote"):
+    with caplog.at_level("WARNING"):
         model = fit(make_estimator(made, 5), train)
+    assert caplog.messages == ["knn: 12 training rows for 25 neighbors: all of them vote"]
     assert model.n_neighbors == 25
     found = predict_proba(model, new.x, 2 if task == "binary" else 3)
     twelve = fit(make_estimator(made.replace(neighbors=12), 5), train)

@@ -19,7 +19,7 @@ from acoustic_env.errors import UsageError
 from acoustic_env.explain.plot import Entry, write_index
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.compare import _score
-from acoustic_env.models.learn import prepare
+from acoustic_env.models.learn import prepare, train
 from acoustic_env.models.validation.performance import performance
 from acoustic_env.models.validation.thresholds import choose_f1_threshold
 from acoustic_env.stats.intervals import behind_the_best
@@ -119,3 +119,13 @@ def test_a_terminated_command_ends_like_an_interrupted_one(capsys: pytest.Captur
         assert main(["train", "--clips", "c", "--store", "s", "--recipe", "urban-nature", "--out", "o"]) == 130
     assert "interrupted; nothing finished is lost" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_classifier_that_tells_no_clips_apart_is_said_to(disk: Disk) -> None:
+    for kind, told in (("gradient_boosting", True), ("logistic", False)):
+        recipe = load_recipe(disk.write_recipe(model={"kind": kind}))
+        lines: list[str] = []
+        train(prepare(disk.table().slice(0, 40), disk.feature_store(), recipe, log=lines.append), lines.append)
+        assert (
+            any(line.startswith("all clips get the same probabilities: 32 clips are too few") for line in lines) == told
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
+import logging
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from acoustic_env.config import ClassifierSettings
 
+log = logging.getLogger("acoustic_env.models.estimators.knn")
+
 
 class KNNClassifier(KNeighborsClassifier):
     """`KNeighborsClassifier` in which all training rows vote where there are fewer than `n_neighbors`.
@@ -21,9 +23,7 @@ class KNNClassifier(KNeighborsClassifier):
     Distances are in double precision: in single precision those of a row differ with the rows beside it.
 
     >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([0, 0, 1])
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore")
-    ...     KNNClassifier(n_neighbors=25).fit(X, y).predict_proba([[1.0]]).round(2).tolist()
+    >>> KNNClassifier(n_neighbors=25).fit(X, y).predict_proba([[1.0]]).round(2).tolist()
     [[0.67, 0.33]]
     """
 
@@ -31,8 +31,8 @@ class KNNClassifier(KNeighborsClassifier):
         """Keep the rows; warn where they are fewer than `n_neighbors`."""
         super().fit(X, y)
         if self.n_samples_fit_ < self.n_neighbors:
-            rows = f"{self.n_samples_fit_} training rows for {self.n_neighbors} neighbors"
-            warnings.warn(f"knn: {rows}: all of them vote", stacklevel=2)
+            rows = self.n_samples_fit_
+            log.warning("knn: %d training rows for %d neighbors: all of them vote", rows, self.n_neighbors)
         return self
 
     def _voting(self) -> KNNClassifier:

@@ -144,7 +144,9 @@ class Performance:
             found.append(line + (f", calibration error {one.calibration_error:.3f}" if known else ""))
         if self.undefined:
             shown = ", ".join(self.undefined[:5]) + (", ..." if len(self.undefined) > 5 else "")
-            found.append(f"without a ranking (no clip of the class, or no other): {len(self.undefined)} ({shown})")
+            counted_as = "; macro f1 counts a class without clips as 0" if "macro_f1" in self.metrics else ""
+            undefined = f"{len(self.undefined)} ({shown}){counted_as}"
+            found.append(f"without a ranking (no clip of the class, or no other): {undefined}")
         return found
 
 
