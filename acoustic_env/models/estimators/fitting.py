@@ -27,7 +27,6 @@ from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.estimators.per_label import PerLabelClassifier
 from acoustic_env.stats.intervals import Floats, Integers
 
-PREDICTED_ROWS: Final = 8192
 
 
 def make_estimator(classifier: ClassifierSettings | Any, random_state: int, checkpoints: str | None = None) -> Any:
