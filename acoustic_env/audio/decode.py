@@ -105,9 +105,6 @@ class _Watched(io.RawIOBase, BinaryIO):
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return self._source.seek(offset, whence)
 
-    def tell(self) -> int:
-        return self._source.tell()
-
     def fileno(self) -> int:
         return self._source.fileno()
 

@@ -6,23 +6,35 @@ The forms of a clip's `uri`:
     s3://bucket/a.wav, https://..., gs://...  any URL fsspec opens
     tar://MEMBER::URL                         a member of an uncompressed tar file (WebDataset shard) at such a URL
     parquet://COLUMN/ROW::URL                 row ROW (from 0) of a Parquet column of bytes or struct<bytes, path>
+
+What fails is told apart: gone, forbidden or transient.
 """
 
 from __future__ import annotations
 
 import io
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acoustic_env.audio.transport import open_url
-from acoustic_env.errors import ClipError, UsageError
-from acoustic_env.io.location import local_path, split_shard
+from acoustic_env.errors import ClipError, ErrorCode, UsageError
+from acoustic_env.io.filesystem import BLOCK_BYTES, LocalFilesystem, open_filesystem
+from acoustic_env.io.location import local_path, scrub, split_shard
+from acoustic_env.io.ranged import RangedFile
+from acoustic_env.io.retry import StoreError
+
+TAIL_BYTES: Final = 64 * 2**10  # with the footer of a Parquet file
+# Wrong settings of this machine, by name (botocore's classes); `InvalidURL` (aiohttp) is a fault of the clip's URL.
+SETTINGS_CLASSES: Final = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError", "ConfigParseError"}
+)
 
 
 def open_source(uri: str) -> BinaryIO:
@@ -36,13 +48,100 @@ def open_source(uri: str) -> BinaryIO:
         ClipError: not_found, unreachable, access_denied, download_failed (after the tries of io.retry), or
             decode_failed when the tar or Parquet file around the clip is damaged.
     """
-    from acoustic_env.audio.shards import TAR_FORM, member_bytes, row_bytes, split_row, split_uri
+    from acoustic_env.audio.shards import member_bytes, row_bytes
 
     if uri.startswith("tar://"):
-        return io.BytesIO(member_bytes(*split_uri(uri, TAR_FORM)))
+        return io.BytesIO(member_bytes(uri))
     if uri.startswith("parquet://"):
-        return io.BytesIO(row_bytes(*split_row(uri)))
+        return io.BytesIO(row_bytes(uri))
     return open_url(uri)
+
+
+def open_url(url: str) -> BinaryIO:
+    """Open a local path or any fsspec URL for reading, seekable.
+
+    A remote file of fewer than `BLOCK_BYTES` is fetched by one request; a longer one is read in such blocks.
+
+    Raises:
+        ClipError: not_found, unreachable, access_denied, or download_failed after the tries of io.retry.
+    """
+    with _as_clip_error(url):
+        filesystem = open_filesystem(url)
+        if isinstance(filesystem, LocalFilesystem):
+            return filesystem.open("")
+        first = filesystem.read_first("", BLOCK_BYTES)
+        if len(first) != BLOCK_BYTES:
+            return io.BytesIO(first)
+        size = filesystem.size("")
+        return cast(BinaryIO, RangedFile(partial(read_range, url), size, known=first, block_bytes=BLOCK_BYTES))
+
+
+def open_within(url: str, size: int | None = None) -> BinaryIO:
+    """Open a file of which only some ranges are read, each by one request.
+
+    Args:
+        url: a local path or any fsspec URL.
+        size: bytes of the file, where known; else it is asked for, and the end is fetched with it.
+
+    Raises:
+        ClipError: as `open_url`.
+    """
+    with _as_clip_error(url):
+        filesystem = open_filesystem(url)
+        if isinstance(filesystem, LocalFilesystem):
+            return filesystem.open("")
+        end = filesystem.size("") if size is None else size
+        start = max(0, end - TAIL_BYTES)
+        tail = filesystem.read_range("", start, end) if size is None and end else b""
+        return cast(BinaryIO, RangedFile(partial(read_range, url), end, tail, start))
+
+
+def read_range(url: str, start: int, end: int) -> bytes:
+    """Read bytes [start, end) of a file; fewer when it ends before.
+
+    Raises:
+        ClipError: as `open_url`.
+    """
+    with _as_clip_error(url):
+        return open_filesystem(url).read_range("", start, end)
+
+
+@contextmanager
+def _as_clip_error(where: str) -> Iterator[None]:
+    try:
+        yield
+    except ClipError:
+        raise
+    except Exception as error:  # every filesystem raises its own kinds; each becomes a code
+        path = local_path(where)
+        if path is not None and "\0" in where:
+            raise ClipError("not_found", f"{where!r}: no file has such a name") from error
+        if isinstance(error, FileNotFoundError) and path is not None and not path.parent.is_dir():
+            msg = f"{path}: there is no folder {path.parent} on this machine; is its disk mounted?"
+            raise ClipError("unreachable", msg) from error
+        cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
+        named = str(error) if isinstance(error, StoreError) else f"{where}: {type(error).__name__}: {error}"
+        raise ClipError(failure_code(cause), scrub(named).removesuffix(": ")) from error
+
+
+def failure_code(error: BaseException) -> ErrorCode:
+    """Return what a filesystem's exception means for the clip; what is not clearly final is a failed transfer.
+
+    >>> failure_code(FileNotFoundError()), failure_code(TimeoutError())
+    ('not_found', 'download_failed')
+    """
+    status = getattr(error, "status", None)  # aiohttp
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or status in (404, 410):
+        return "not_found"
+    if "InvalidURL" in names:
+        return "not_found"
+    # A bad endpoint is a ValueError. It, a missing driver (`pip install gcsfs`) and missing credentials can be mended.
+    if isinstance(error, ValueError | ImportError) or names & SETTINGS_CLASSES:
+        return "unreachable"
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return "access_denied"
+    return "download_failed"
 
 
 def open_audio(audio: str | Path | npt.NDArray[Any], sample_rate: int | None = None) -> tuple[BinaryIO, str]:

@@ -1,4 +1,4 @@
-"""Signal `raw`: each clip without its mean, at an RMS of 0.1."""
+"""Signals `original`, each clip as decoded, and `raw`, without its mean at an RMS of 0.1."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ class RawSignal(Signal):
 
     def compute(self, needed: Mapping[str, Batch], sample_rate: int, engine: Engine) -> Batch:
         return rms_normalize(needed[DECODED])
+
+
+class OriginalSignal(Signal):
+    """The recording itself; full scale is 1.
+
+    >>> clips = np.array([[0.5, 0.75]], np.float32)
+    >>> OriginalSignal().compute({DECODED: clips}, 16_000, "fast").tolist()
+    [[0.5, 0.75]]
+    """
+
+    name = "original"
+    needs = (DECODED,)
+
+    def compute(self, needed: Mapping[str, Batch], sample_rate: int, engine: Engine) -> Batch:
+        return needed[DECODED]
 
 
 def rms_normalize(waveforms: Batch) -> Batch:

@@ -7,27 +7,27 @@ name and the row still decide which audio it is: where a member is not found at 
 
 from __future__ import annotations
 
+import bisect
 import io
 import itertools
+import re
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import BinaryIO, Final, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from acoustic_env.audio.transport import open_url, open_within, read_range
+from acoustic_env.audio.fetch import open_url, open_within, read_range
 from acoustic_env.errors import ClipError
 from acoustic_env.io.location import local_path
 
 SHARDS_INDEXED: Final = 64
 EXTENT_BYTES: Final = 4 * 2**20  # of neighbors fetched together, unless one clip alone is longer
 GAP_SHARE: Final = 1 / 20  # of the bytes before it: what lies between neighbors and is fetched in vain
-TAR_FORM: Final = "tar://MEMBER::URL"
-PARQUET_FORM: Final = "parquet://COLUMN/ROW::URL"
+FORM: Final = re.compile(r"tar://(.+?)::(.+)|parquet://((?:(?!::).)+)/([0-9]+)::(.+)", re.DOTALL)
 TAR_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError)  # the last two of headers with damaged numbers
 _READING: Final = threading.Lock()  # of an index, a footer or a row group: by one thread, the others find it
 
@@ -94,18 +94,17 @@ def fetch_together(places: Sequence[Place]) -> list[bytes | Exception]:
 
 
 def _member(place: Place, record: memoryview) -> bytes | Exception:
-    member, shard = split_uri(place.uri, TAR_FORM)
     try:
         with tarfile.open(fileobj=io.BytesIO(record), mode="r:") as archive:
             info = archive.next()
-        if info is not None and info.isfile() and info.name == member:
+        if info is not None and info.isfile() and info.name == _split(place.uri)[0]:
             data = bytes(record[info.offset_data : info.offset_data + info.size])
             if len(data) == info.size:
                 return data
     except TAR_ERRORS:
         pass  # the shard is another one than when the list was made, or cut short
     try:
-        return member_bytes(member, shard)
+        return member_bytes(place.uri)
     except ClipError as error:
         return error
 
@@ -114,48 +113,31 @@ def _rows_together(uris: Sequence[str]) -> list[bytes | Exception]:
     read, found = cache(_read_row_group), list[bytes | Exception]()
     for uri in uris:
         try:
-            column, row, url = split_row(uri)
-            found.append(_cell(column, row, url, read))
+            found.append(row_bytes(uri, read))
         except Exception as error:  # noqa: BLE001  whatever pyarrow does to one row stays with that clip
             found.append(error)
     return found
 
 
-def split_uri(uri: str, form: str) -> tuple[str, str]:
-    """Split `tar://MEMBER::URL` or `parquet://COLUMN/ROW::URL` into what is before and after the "::".
-
-    Raises:
-        ClipError: not_found; it is not of this form.
-
-    >>> split_uri("tar://a/1.flac::s3://bucket/train.tar", TAR_FORM)
-    ('a/1.flac', 's3://bucket/train.tar')
-    """
-    inner, _, url = uri.partition("://")[2].partition("::")
-    if not inner or not url:
-        raise ClipError("not_found", f"{uri}: not of the form {form}")
-    return inner, url
+def _split(uri: str) -> list[str]:
+    """Return member and URL of a tar shard's member, or column, row and URL of a Parquet file's row."""
+    found = FORM.fullmatch(uri)
+    if found is None:
+        raise ClipError("not_found", f"{uri}: neither of the form tar://MEMBER::URL nor parquet://COLUMN/ROW::URL")
+    return [part for part in found.groups() if part is not None]
 
 
-def split_row(uri: str) -> tuple[str, int, str]:
-    """Split `parquet://COLUMN/ROW::URL` into column, row and URL; raises as `split_uri`.
-
-    >>> split_row("parquet://audio/17::/data/train.parquet")
-    ('audio', 17, '/data/train.parquet')
-    """
-    place, url = split_uri(uri, PARQUET_FORM)
-    column, _, row = place.rpartition("/")
-    if not column or not row.isdecimal():
-        raise ClipError("not_found", f"{uri}: not of the form {PARQUET_FORM}")
-    return column, int(row), url
-
-
-def member_bytes(member: str, shard: str) -> bytes:
+def member_bytes(uri: str) -> bytes:
     """Read a member of an uncompressed tar file: the shard's index once per process, the member as one range.
 
+    Args:
+        uri: `tar://MEMBER::URL`.
+
     Raises:
-        ClipError: not_found for a missing shard or member; decode_failed for a damaged or compressed shard; the codes
-            of the transport.
+        ClipError: not_found for a missing shard or member, or another form; decode_failed for a damaged or compressed
+            shard; the codes of `fetch.open_url`.
     """
+    member, shard = _split(uri)
     with _READING:
         index = _tar_index(shard, _version(shard))
     if member not in index:
@@ -168,28 +150,28 @@ def member_bytes(member: str, shard: str) -> bytes:
     return data
 
 
-def row_bytes(column: str, row: int, url: str) -> bytes:
+def row_bytes(uri: str, read: Callable[..., pa.ChunkedArray] | None = None) -> bytes:
     """Read the audio file in a row (from 0) of a Parquet file's column of bytes or struct<bytes, path>.
 
+    Args:
+        uri: `parquet://COLUMN/ROW::URL`.
+        read: returns a row group; None for one that keeps the last one.
+
     Raises:
-        ClipError: not_found for a missing file, column, row or an empty cell; decode_failed for a damaged file; the
-            codes of the transport.
+        ClipError: not_found for a missing file, column, row or an empty cell, or another form; decode_failed for a
+            damaged file; the codes of `fetch.open_url`.
     """
-    return _cell(column, row, url, _kept_row_group)
-
-
-def _cell(column: str, row: int, url: str, read: Callable[..., pa.ChunkedArray]) -> bytes:
-    """Return the audio in a row, of the row group that `read` returns."""
-    version = _version(url)
+    column, number, url = _split(uri)
+    row, version = int(number), _version(url)
     with _READING:
-        groups = _row_groups(_footer(url, version)[0])
-    for group, (start, end) in enumerate(groups):
-        if start <= row < end:
-            cell = read(url, version, column, group)[row - start].as_py()
-            if cell is None:
-                raise ClipError("not_found", f"{url}: row {row:,} of column {column!r} holds no bytes")
-            return cast(bytes, cell)
-    raise ClipError("not_found", f"{url}: no row {row:,}; the file has {groups[-1][1] if groups else 0:,} rows")
+        ends = _footer(url, version).ends
+    group = bisect.bisect_right(ends, row)
+    if group == len(ends):
+        raise ClipError("not_found", f"{url}: no row {row:,}; the file has {ends[-1] if ends else 0:,} rows")
+    cell = (read or _kept_row_group)(url, version, column, group)[row - ends[group]].as_py()
+    if cell is None:
+        raise ClipError("not_found", f"{url}: row {row:,} of column {column!r} holds no bytes")
+    return cast(bytes, cell)
 
 
 def _version(url: str) -> tuple[int, int] | None:
@@ -215,17 +197,18 @@ def _tar_index(shard: str, version: tuple[int, int] | None) -> dict[str, tuple[i
     return index
 
 
-@lru_cache(maxsize=SHARDS_INDEXED)
-def _footer(url: str, version: tuple[int, int] | None) -> tuple[pq.FileMetaData, int]:
-    """Return a Parquet file's metadata and its size in bytes."""
-    with open_within(url) as source, _parquet(url, source) as file:
-        return file.metadata, source.seek(0, io.SEEK_END)
+class _Footer(NamedTuple):
+    metadata: pq.FileMetaData
+    size: int  # of the file, in bytes
+    ends: list[int]  # rows up to the end of each row group
 
 
 @lru_cache(maxsize=SHARDS_INDEXED)
-def _row_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
-    rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    return list(itertools.pairwise(itertools.accumulate(rows, initial=0)))
+def _footer(url: str, version: tuple[int, int] | None) -> _Footer:
+    with open_within(url) as source:
+        metadata = _parquet(url, source).metadata
+        rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        return _Footer(metadata, source.seek(0, io.SEEK_END), list(itertools.accumulate(rows)))
 
 
 def _kept_row_group(url: str, version: tuple[int, int] | None, column: str, group: int) -> pa.ChunkedArray:
@@ -235,8 +218,9 @@ def _kept_row_group(url: str, version: tuple[int, int] | None, column: str, grou
 
 def _read_row_group(url: str, version: tuple[int, int] | None, column: str, group: int) -> pa.ChunkedArray:
     """Return the audio files in a row group: binary[rows]."""
-    metadata, size = _footer(url, version)
-    with open_within(url, size) as source, _parquet(url, source, metadata) as file:
+    footer = _footer(url, version)
+    with open_within(url, footer.size) as source:
+        file = _parquet(url, source, footer.metadata)
         schema = file.schema_arrow
         if column not in schema.names:
             raise ClipError("not_found", f"{url}: no column {column!r}; expected one of: {', '.join(schema.names)}")
@@ -258,10 +242,8 @@ def _read_row_group(url: str, version: tuple[int, int] | None, column: str, grou
 _row_group: Final = lru_cache(maxsize=1)(_read_row_group)  # rows are asked for in order; one of audio is large
 
 
-@contextmanager
-def _parquet(url: str, source: BinaryIO, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+def _parquet(url: str, source: BinaryIO, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(source, metadata=metadata, pre_buffer=False)
+        return pq.ParquetFile(source, metadata=metadata, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise ClipError("decode_failed", f"{url}: not a readable Parquet file: {error}") from error
-    yield file

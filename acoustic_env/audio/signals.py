@@ -76,7 +76,7 @@ SIGNALS: Final[Registry[type[Signal]]] = Registry(
         "raw": "acoustic_env.audio.normalize:RawSignal",
         "fg": "acoustic_env.audio.separate:ForegroundSignal",
         "bg": "acoustic_env.audio.separate:BackgroundSignal",
-        "original": "acoustic_env.audio.original:OriginalSignal",
+        "original": "acoustic_env.audio.normalize:OriginalSignal",
     },
 )
 

@@ -85,15 +85,11 @@ def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[ValidationIss
     Returns:
         The issues of each list that contradicts an earlier one, by name.
     """
-    database, names = Database(), list(lists)
-    database.sql(
-        f"{MACROS} CREATE TABLE sources (clip_id VARCHAR, uri VARCHAR, start_s DOUBLE, end_s DOUBLE, "
-        "row BIGINT, list BIGINT)"
-    )
-    for number, table in enumerate(lists.values()):
-        database.sql("INSERT INTO sources SELECT *, ? FROM batch", number, batch=_sources(table))
+    names = list(lists)
+    tables = [_sources(table, number) for number, table in enumerate(lists.values())]
+    pairs = Database().sql(MACROS + CONTRADICTIONS, sources=pa.concat_tables(tables)).to_pylist()
     issues: dict[str, list[ValidationIssue]] = {}
-    for pair in database.sql(CONTRADICTIONS).to_pylist():
+    for pair in pairs:
         one, other = pair["one"], pair["other"]
         message = (
             f"{other['clip_id']!r} is {describe_source(other)} here, and in {names[one['list']]}, "
@@ -103,22 +99,20 @@ def compare_lists(lists: Mapping[str, pa.Table]) -> dict[str, list[ValidationIss
     return issues
 
 
-def _sources(table: pa.Table) -> pa.Table:
-    """Return the sources of the clips that have an id and a location, with their `row`."""
+def _sources(table: pa.Table, number: int) -> pa.Table:
+    """Return the sources of the clips that have an id and a location, with their `row` and the number of their list."""
     table = table.filter(pc.and_(pc.is_valid(table["clip_id"]), pc.is_valid(table["uri"])))
-    return listed_sources(table).append_column("row", table["row"])
+    return listed_sources(table).append_column("row", table["row"]).append_column("list", pa.repeat(number, len(table)))
 
 
 def _label_issues(clips: pa.Table, recipe: Recipe | None, ontology: Ontology) -> list[ValidationIssue]:
-    labels = pc.unique(pc.list_flatten(clips["labels"])).to_pylist()
-    known = set(ontology.names) | set(ontology.names.values())
+    labels = {*pc.unique(pc.list_flatten(clips["labels"])).to_pylist()} - {None, ""}
+    unknown, where = labels - {*ontology.names, *ontology.names.values()}, "not a known AudioSet id"
     if recipe is not None and recipe.classes:
-        known |= {label for of in recipe_labels(recipe, ontology).values() for label in of} | set(recipe.exclude.labels)
-        unknown = {label for label in labels if label and label not in known}
+        unknown -= set(recipe.exclude.labels).union(*recipe_labels(recipe, ontology).values())
         where = f"neither of recipe {recipe.name} nor of the AudioSet ontology"
     else:
-        unknown = {label for label in labels if label and AUDIOSET_ID.fullmatch(label) and label not in known}
-        where = "not a known AudioSet id"
+        unknown = set(filter(AUDIOSET_ID.fullmatch, unknown))
     if not unknown:
         return []
     return [

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_array
 
 from acoustic_env.clips.ontology import Ontology, audioset
 from acoustic_env.clips.sources import listed_sources
@@ -128,13 +129,8 @@ def class_targets(
     if recipe.task != "multilabel":
         return Targets(clip_ids, chosen, index)
     rows, shape = pc.list_parent_indices(column).to_numpy(zero_copy_only=False), (len(clips), len(chosen))
-    if sparse:
-        from scipy.sparse import csr_array
-
-        return Targets(clip_ids, chosen, csr_array((np.ones(len(rows), np.bool_), (rows, index)), shape))
-    y = np.zeros(shape, dtype=np.bool_)
-    y[rows, index] = True
-    return Targets(clip_ids, chosen, y)
+    y = csr_array((np.ones(len(rows), np.bool_), (rows, index)), shape)
+    return Targets(clip_ids, chosen, y if sparse else y.toarray())
 
 
 def recipe_labels(recipe: Recipe, ontology: Ontology) -> dict[str, frozenset[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,13 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.errors import UsageError
-from acoustic_env.io.location import FILE_SCHEME, SHARD_SCHEMES, local_path, split_shard, without_credentials
+from acoustic_env.io.location import local_path, split_shard, without_credentials
 
 SOURCE_COLUMNS: Final = ("uri", "start_s", "end_s")
 LISTED_SCHEMA: Final = pa.schema(
     [("clip_id", pa.string()), ("uri", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]
 )
 SAME_TIME_S: Final = 1e-6
+# Of absolute paths and URLs: in a shard, a path with "." or ".." or two slashes, a query, a fragment or a user.
+_SEVERAL_SPELLINGS: Final = r"^(tar|parquet|file)://|^(/.*)?/\.{0,2}(/|$)|[?#@]"
 # Whether two sources, locations in one spelling, are the same audio, in SQL. A start of null is 0 s; an end of null is
 # the end of the file and equals no time. A name without a place (audioset://<ytid>/<start in ms>, of AudioSet's
 # released embeddings) is the same audio as any place whose segment does not contradict it.
@@ -56,28 +60,30 @@ def canonical_uris(uris: pa.Array) -> pa.Array:
     >>> canonical_uris(pa.array(["/data/./a.wav", "s3://b/a.wav?X-Amz-Date=1&v=2"])).to_pylist()
     ['/data/a.wav', 's3://b/a.wav?v=2']
     """
-    path = pc.and_(pc.starts_with(uris, "/"), pc.invert(pc.match_substring_regex(uris, r"/(\.{0,2}/|\.{0,2}$)")))
-    own = [pc.starts_with(uris, prefix) for prefix in (*SHARD_SCHEMES, FILE_SCHEME)]
-    url = pc.and_(pc.match_substring(uris, "://"), pc.invert(pc.or_(pc.or_(own[0], own[1]), own[2])))
-    plain = pc.and_(pc.or_(path, url), pc.invert(pc.match_substring_regex(uris, "[?#@]")))
+    return respelled(uris, _canonical)
+
+
+def respelled(uris: pa.Array, spell: Callable[[str], str]) -> pa.Array:
+    """Return locations in another spelling; those that have one spelling anyway, as most have, stay.
+
+    Args:
+        uris: of clips.
+        spell: called with a location, or with that of the file around a member of a tar shard or a row.
+    """
+    plain = pc.and_not(pc.match_substring_regex(uris, "^/|://"), pc.match_substring_regex(uris, _SEVERAL_SPELLINGS))
     others = pc.fill_null(pc.invert(plain), False)
     if not pc.any(others).as_py():
         return uris
-    outer: dict[str, str] = {}
-    return pc.replace_with_mask(
-        uris, others, pa.array([_canonical(uri, outer) for uri in uris.filter(others).to_pylist()], pa.string())
-    )
+    spelled = functools.cache(spell)
+    changed = [f"{inner}{spelled(outer)}" for inner, outer in map(split_shard, uris.filter(others).to_pylist())]
+    return pc.replace_with_mask(uris, others, pa.array(changed, pa.string()))
 
 
-def _canonical(uri: str, known: dict[str, str]) -> str:
-    inner, outer = split_shard(uri)
-    if outer not in known:
-        path = local_path(outer)
-        if path is not None:
-            known[outer] = os.path.abspath(path) if outer else ""  # noqa: PTH100  Path.resolve follows links
-        else:
-            known[outer] = without_credentials(outer)
-    return f"{inner}{known[outer]}"
+def _canonical(outer: str) -> str:
+    path = local_path(outer)
+    if path is None:
+        return without_credentials(outer)
+    return os.path.abspath(path) if outer else ""  # noqa: PTH100  Path.resolve follows links
 
 
 def describe_source(row: dict[str, Any]) -> str:
@@ -111,9 +117,7 @@ def parse_relocation(text: str) -> Relocation:
     if not separator or not old or not new:
         msg = f"--relocated {text}: expected OLD=NEW, two prefixes of locations, such as /old/place=s3://bucket/place"
         raise UsageError(msg)
-    known: dict[str, str] = {}
-    places = [_canonical(place, known).rstrip("/") for place in (old, new)]
-    return Relocation(*places)
+    return Relocation(*(place.rstrip("/") for place in canonical_uris(pa.array([old, new])).to_pylist()))
 
 
 def suggest_relocation(old: str, new: str) -> Relocation | None:

@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acoustic_env.clips.records import read_blocks
+from acoustic_env.clips.sources import respelled
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import check_place, for_arrow, open_file, read_bytes, write_bytes
-from acoustic_env.io.location import same_place, split_shard
+from acoustic_env.io.location import same_place
 
 CLIP_SCHEMA: Final = pa.schema(
     [
@@ -264,31 +265,22 @@ def describe_clips(clips: pa.Table) -> str:
 
 def absolute_uris(table: pa.Table) -> pa.Table:
     """Make local paths absolute and resolve `..`, also in those of tar shards and Parquet files."""
-    uris = table["uri"].combine_chunks()
-    path = pc.and_not(pc.starts_with(uris, "/"), pc.match_substring_regex(uris, r"/\.{0,2}(/|$)"))
-    inside = pc.match_substring_regex(uris, "^(tar|parquet)://")
-    plain = pc.or_(path, pc.and_not(pc.match_substring(uris, "://"), inside))
-    others = pc.fill_null(pc.invert(plain), False)
-    if not pc.any(others).as_py():
-        return table
-    known: dict[str, str] = {}
-    changed = pa.array([_absolute(uri, known) for uri in uris.filter(others).to_pylist()], pa.string())
-    uris = pc.replace_with_mask(uris, others, changed)
-    return table.set_column(table.schema.get_field_index("uri"), CLIP_SCHEMA.field("uri"), uris)
 
-
-def _absolute(uri: str, known: dict[str, str]) -> str:
-    inner, outer = split_shard(uri)
-    if "://" in outer or not outer:
-        return uri
-    folder, _, name = outer.rpartition("/")
-    folder = f"{folder}/" if outer.startswith("/") else folder
-    if folder not in known:
+    @functools.cache
+    def real(folder: str) -> str:
         place = str(Path.cwd() / folder)
         plain = os.path.abspath(place)  # noqa: PTH100  without following links, unless ".." leaves one
         same = not Path(place).exists() or (Path(plain).exists() and Path(plain).samefile(place))
-        known[folder] = plain if same else os.path.realpath(place)
-    return f"{inner}{known[folder].rstrip('/')}/{name}"
+        return (plain if same else os.path.realpath(place)).rstrip("/")
+
+    def absolute(place: str) -> str:
+        if "://" in place or not place:
+            return place
+        folder, _, name = place.rpartition("/")
+        return f"{real(f'{folder}/' if place.startswith('/') else folder)}/{name}"
+
+    uris = respelled(table["uri"].combine_chunks(), absolute)
+    return table.set_column(table.schema.get_field_index("uri"), CLIP_SCHEMA.field("uri"), uris)
 
 
 def _value_issues(table: pa.Table) -> list[ValidationIssue]:

@@ -71,7 +71,7 @@ def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) ->
 
 
 def _conflicts(clips: pa.Table, found: Found) -> dict[str, list[Sequence[int]]]:
-    from acoustic_env.clips.duplicates.groups import disagreeing
+    from acoustic_env.clips.duplicates.search import disagreeing
 
     labels = [frozenset(names) or None for names in clips["labels"].to_pylist()]
     return {

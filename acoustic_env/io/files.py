@@ -57,7 +57,7 @@ def files_below(url: str) -> list[str] | None:
     if path is not None and not path.is_dir():
         return None
     with _usable(url, "listed"):
-        found = [entry.path for entry in open_filesystem(url).entries("") if entry.path]
+        found = [entry.path for entry in open_filesystem(url).entries("")]
     return found if found or path is not None else None
 
 

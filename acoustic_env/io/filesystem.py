@@ -38,7 +38,7 @@ BLOCK_BYTES: Final = 8 * 2**20  # of a remote file that is read piece by piece; 
 # Protocols whose paths may hold "::", which chains the others.
 UNCHAINED: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https"})
 # What can write under a condition, by fsspec's first name of the protocol.
-CONDITIONAL: Final = ("s3", "gs", "abfs", "memory")
+CONDITIONAL: Final = frozenset({"s3", "gs", "abfs", "memory"})
 CONFLICTS: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 UNSUPPORTED: Final = frozenset({"NotImplemented", "501"})
 SAFE: Final = (
@@ -127,18 +127,23 @@ class Filesystem:
 
     def entries(self, folder: str, prefix: str = "") -> list[Entry]:
         """List the files below a folder whose path in it starts with `prefix`, by path; none when it does not exist."""
+        skip, wanted = len(self.root) + 1, f"{folder}/{prefix}" if folder else prefix
+        found = self._infos(folder, prefix, deep=True)
+        listed = (Entry(info["name"][skip:], int(info.get("size") or 0), _modified(info)) for info in found)
+        named = (entry for entry in listed if entry.path.startswith(wanted) and not f"/{entry.path}".endswith("/"))
+        return sorted(named, key=lambda entry: entry.path)
 
-        def find() -> dict[str, dict[str, Any]]:
-            return cast(dict[str, dict[str, Any]], self.filesystem.find(self.full(folder), detail=True))
+    def _infos(self, folder: str, prefix: str = "", *, deep: bool) -> list[dict[str, Any]]:
+        """Return what fsspec tells of what is in a folder, or of all files below it."""
 
-        try:
-            found = retrying(find, self.place(folder), "listed")
-        except FileNotFoundError:
-            return []
-        skip = len(self.root) + 1
-        wanted = f"{folder}/{prefix}" if folder else prefix
-        listed = (Entry(name[skip:], int(info.get("size") or 0), _modified(info)) for name, info in found.items())
-        return sorted((entry for entry in listed if entry.path.startswith(wanted)), key=lambda entry: entry.path)
+        def ask() -> list[dict[str, Any]]:
+            if deep:
+                return [*self.filesystem.find(self.full(folder), detail=True).values()]
+            return cast(list[dict[str, Any]], self.filesystem.ls(self.full(folder), detail=True))
+
+        with suppress(FileNotFoundError):
+            return retrying(ask, self.place(folder), "listed")
+        return []
 
     def others(self) -> list[str]:
         """Return the paths of what is neither file nor folder, sorted: links to nothing, pipes, devices."""
@@ -146,15 +151,8 @@ class Filesystem:
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder, sorted; none when it does not exist."""
-
-        def find() -> list[dict[str, Any]]:
-            return cast(list[dict[str, Any]], self.filesystem.ls(self.full(folder), detail=True))
-
-        try:
-            found = retrying(find, self.place(folder), "listed")
-        except FileNotFoundError:
-            return []
-        return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
+        found = (info["name"] for info in self._infos(folder, deep=False) if info["type"] == "directory")
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def read(self, path: str) -> bytes:
         """Read a whole file.
@@ -251,37 +249,24 @@ class Filesystem:
             UsageError: such a filesystem cannot tell two writers apart.
             StoreError: it cannot be written.
         """
-        kind = self.conditions()
-        with _CREATING:  # the threads of a process that share a filesystem in memory
-            put = partial(self.filesystem.pipe_file, self.full(path), data, mode="create")
-            try:
-                created = self.conditional(path, put)
-                if created and kind == "s3" and not self.keeps_conditions:
-                    if self.conditional(path, put):
-                        raise UsageError(f"{self.place(path)}: this S3 server ignores conditions; {SAFE}")
-                    self.keeps_conditions = True
-                return created or self.read(path) == data  # ours, when only the answer to it was lost
-            except FileNotFoundError as error:
-                raise store_error(self.place(path), "written", error) from error
-
-    def conditions(self) -> str:
-        """Return which filesystem's conditional writes this one has, one of `CONDITIONAL`.
-
-        Raises:
-            UsageError: it has none.
-        """
         names = self.filesystem.protocol
-        found = set(CONDITIONAL).intersection([names] if isinstance(names, str) else names)
-        if not found:
+        kinds = CONDITIONAL.intersection([names] if isinstance(names, str) else names)
+        if not kinds:
             raise UsageError(f"{self.place('')}: two writers cannot be kept apart there; {SAFE}")
-        return found.pop()
+        with _CREATING:  # the threads of a process that share a filesystem in memory
+            created = self._create(path, data)
+            if created and "s3" in kinds and not self.keeps_conditions:
+                if self._create(path, data):
+                    raise UsageError(f"{self.place(path)}: this S3 server ignores conditions; {SAFE}")
+                self.keeps_conditions = True
+            return created or self.read(path) == data  # ours, when only the answer to it was lost
 
-    def conditional(self, path: str, put: Callable[[], Any]) -> bool:
-        """Call a conditional write; return whether its condition held. Raises FileNotFoundError and StoreError."""
+    def _create(self, path: str, data: bytes) -> bool:
+        """Write under the condition that there is no such file; return whether it held."""
 
-        def call() -> None:
+        def put() -> None:
             try:
-                put()
+                self.filesystem.pipe_file(self.full(path), data, mode="create")
             except Exception as error:
                 if s3_code(error) in UNSUPPORTED:
                     msg = f"{self.place(path)}: this S3 server knows no conditional writes; {SAFE}"
@@ -291,7 +276,7 @@ class Filesystem:
                 raise
 
         try:
-            retrying(call, self.place(path), "written")
+            self._put(path, put)
         except FileExistsError:
             return False
         return True
@@ -412,9 +397,8 @@ class LocalFilesystem(Filesystem):
         with ExitStack() as held:
             with self._errors(LOCK, "locked"):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                held.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                file = held.enter_context((self.folder / LOCK).open("ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
@@ -428,49 +412,28 @@ class LocalFilesystem(Filesystem):
 
 
 class S3Filesystem(Filesystem):
-    """S3 and what speaks its protocol."""
+    """S3 and what speaks its protocol. A page of a listing is tried again by itself: a long one does not start over."""
 
     def check(self) -> None:
-        bucket, _, prefix = self.root.partition("/")
-        self._page(bucket, prefix, {"MaxKeys": 1}, "")
+        self._page("", "", MaxKeys=1)
 
-    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
-        skip = len(self._key("")) + 1 if self._key("") else 0
-        found = [
-            Entry(item["Key"][skip:], int(item["Size"]), item["LastModified"].timestamp())
-            for page in self._pages(folder, prefix, {})
-            for item in page.get("Contents", [])
-            if not item["Key"].endswith("/")
-        ]
-        return sorted(found, key=lambda entry: entry.path)
-
-    def folders(self, folder: str) -> list[str]:
-        pages = self._pages(folder, "", {"Delimiter": "/"})
-        found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
-
-    def _key(self, folder: str) -> str:
-        return "/".join(name for name in (self.root.partition("/")[2], folder) if name)
-
-    def _pages(self, folder: str, prefix: str, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        bucket, below = self.root.partition("/")[0], self._key(folder)
-        token: dict[str, Any] = {}
+    def _infos(self, folder: str, prefix: str = "", *, deep: bool) -> list[dict[str, Any]]:
+        found, bucket = list[dict[str, Any]](), self.root.partition("/")[0]
+        settings = {} if deep else {"Delimiter": "/"}
         while True:
-            page = self._page(bucket, f"{below}/{prefix}" if below else prefix, settings | token, folder)
-            yield page
+            page = self._page(folder, prefix, **settings)
+            for item in page.get("Contents", []):
+                found.append({**item, "name": f"{bucket}/{item['Key']}", "size": item["Size"], "type": "file"})
+            found += [{"name": item["Prefix"], "type": "directory"} for item in page.get("CommonPrefixes", [])]
             if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+                return found
+            settings["ContinuationToken"] = page["NextContinuationToken"]
 
-    def _page(self, bucket: str, below: str, token: dict[str, Any], folder: str) -> dict[str, Any]:
-        """One request, tried again by itself: a long listing does not start over."""
-
-        def ask() -> dict[str, Any]:
-            answer = self.filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=below, **token)
-            return cast(dict[str, Any], answer)
-
+    def _page(self, folder: str, prefix: str, **settings: Any) -> dict[str, Any]:
+        bucket, _, below = f"{self.full(folder)}/{prefix}".partition("/")
+        ask = partial(self.filesystem.call_s3, "list_objects_v2", Bucket=bucket, Prefix=below, **settings)
         try:
-            return retrying(ask, self.place(folder), "listed")
+            return cast(dict[str, Any], retrying(ask, self.place(folder), "listed"))
         except FileNotFoundError as error:
             raise store_error(self.place(""), "opened", error) from error
 
@@ -551,7 +514,10 @@ def whole_file(path: Path, aside: Path | None = None) -> Iterator[Path]:
         with suppress(OSError):
             partial.chmod(stat.S_IMODE(target.stat().st_mode))
         partial.replace(target)
-        sync_folder(target.parent)
+        with suppress(OSError), ExitStack() as opened:  # some network filesystems cannot flush it, and need not
+            descriptor = os.open(target.parent, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
+            os.fsync(descriptor)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -567,16 +533,6 @@ def _leads_to(ask: Callable[[], bool]) -> bool:
         return ask()
     except OSError:
         return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a rename to the disk; some network filesystems cannot, and need not."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _modified(info: dict[str, Any]) -> float:

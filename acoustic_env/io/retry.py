@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.io.location import scrub
-
-if TYPE_CHECKING:
-    import tenacity
 
 T = TypeVar("T")
 
@@ -58,10 +56,9 @@ class _Service:
     answered: bool = False
     failing_since: float | None = None  # of time.monotonic; None: its last answer was no transient failure
 
-    def __call__(self, state: tenacity.RetryCallState) -> bool:
-        """Return whether a call that failed is given up (tenacity's `stop`)."""
-        waited = time.monotonic() - min(self.failing_since or state.start_time, state.start_time)
-        return state.attempt_number >= TRIES and (waited >= GIVE_UP_S or not self.answered)
+    def answers(self) -> None:
+        """Note an answer, be it a refusal."""
+        self.answered, self.failing_since = True, None
 
     def fails(self, error: BaseException) -> None:
         """Note a transient failure; one with a code or status is an answer of the service itself."""
@@ -88,43 +85,30 @@ def retrying(call: Callable[[], T], place: str, done: str) -> T:
         FileNotFoundError, FileExistsError: as they came, for the caller knows whether that is an answer.
         StoreError: the failure stays, or does not pass.
     """
-    import tenacity
-
-    service = _SERVICES["/".join(place.split("/", 3)[:3])]
-
-    def attempt() -> T:
+    service, began = _SERVICES["/".join(place.split("/", 3)[:3])], time.monotonic()
+    tries = 0
+    while True:
+        tries += 1
         try:
             result = call()
-        except Exception as error:
-            if transient(error):
-                service.fails(error)
-            else:
-                service.answered, service.failing_since = True, None
-            raise
-        service.answered, service.failing_since = True, None
-        return result
-
-    def announce(state: tenacity.RetryCallState) -> None:
+        except Exception as error:  # every filesystem has its own exceptions
+            if not transient(error):
+                service.answers()
+                if isinstance(error, FileNotFoundError | FileExistsError | AcousticEnvError):
+                    raise
+                raise store_error(place, done, error) from error
+            service.fails(error)
+            waited = time.monotonic() - min(service.failing_since or began, began)
+            if tries >= TRIES and (waited >= GIVE_UP_S or not service.answered):
+                raise store_error(place, done, error, tries) from error
+            if tries == TRIES:
+                msg = "%s: not yet %s (%s); trying again for up to %.0f s"
+                log.warning(msg, place, done, _said(error), GIVE_UP_S)
+        else:
+            service.answers()
+            return result
         _repeated.append(None)
-        if state.attempt_number == TRIES and state.outcome is not None:
-            reason = _said(state.outcome.exception() or Exception())
-            log.warning("%s: not yet %s (%s); trying again for up to %.0f s", place, done, reason, GIVE_UP_S)
-
-    policy = tenacity.Retrying(
-        stop=service,
-        wait=tenacity.wait_random_exponential(FIRST_PAUSE_S, MAX_PAUSE_S),
-        retry=tenacity.retry_if_exception(transient),
-        before_sleep=announce,
-        sleep=time.sleep,
-        reraise=True,
-    )
-    try:
-        return policy(attempt)
-    except (FileNotFoundError, FileExistsError, AcousticEnvError):
-        raise
-    except Exception as error:  # every filesystem has its own exceptions
-        tries = policy.statistics["attempt_number"] if transient(error) else None
-        raise store_error(place, done, error, tries=tries) from error
+        time.sleep(random.uniform(0.0, min(FIRST_PAUSE_S * 2.0 ** (tries - 1), MAX_PAUSE_S)))
 
 
 def take_repeats() -> int:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from acoustic_env.audio import transport
+from acoustic_env.audio import fetch
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.errors import ClipError
 from acoustic_env.io import filesystem, retry
@@ -105,7 +105,7 @@ def test_any_filesystem_of_fsspec_is_read() -> None:
 
 
 def test_a_long_remote_file_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(fetch, "BLOCK_BYTES", 1000)
     with fsspec.open("memory://clips/long.wav", "wb") as file:
         file.write(BYTES)
     with open_source("memory://clips/long.wav") as source:

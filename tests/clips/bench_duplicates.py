@@ -24,8 +24,8 @@ from acoustic_env.audio.decode import decode, resample
 from acoustic_env.audit.intervals import wilson
 from acoustic_env.clips.duplicates import matching
 from acoustic_env.clips.duplicates.matching import GAP, Pairs, Signatures
-from acoustic_env.clips.duplicates.search import Collected
-from acoustic_env.clips.duplicates.signature import LEVELS, PROBES, RATE, compute_signature
+from acoustic_env.clips.duplicates.search import collect
+from acoustic_env.clips.duplicates.signature import LEVELS, PROBES, RATE, Signature, compute_signature
 from tests.sounds import Sound
 
 Edit = Callable[[Sound, np.random.Generator], Sound]
@@ -164,17 +164,17 @@ def edits(folder: Path, count: int) -> None:
     clips = real_clips(folder, count)
     owner: list[int] = []
     made_by: list[str] = []
+    signed: list[Signature] = []
     with tempfile.TemporaryFile() as levels:
-        collected = Collected(levels)
         for number, sound in enumerate(clips.values()):
             for name, edit in {"": lambda one, _rng: one, **EDITS}.items():
                 edited = edit(sound, rng)
                 if len(edited) < 2 * RATE and name:
                     continue
-                collected.add(compute_signature(np.ascontiguousarray(edited, np.float32)))
+                signed.append(compute_signature(np.ascontiguousarray(edited, np.float32)))
                 owner.append(number)
                 made_by.append(name)
-        signatures = collected.signatures()
+        signatures = collect(signed, levels)
         candidates = matching.candidates(signatures)
         pairs = matching.confirm(signatures, candidates, threshold=0.0)
     total = Counter(made_by)

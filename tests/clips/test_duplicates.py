@@ -19,10 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acoustic_env.cli import main
-from acoustic_env.clips.duplicates import groups, matching, search
-from acoustic_env.clips.duplicates.groups import Link
+from acoustic_env.clips.duplicates import matching, search
 from acoustic_env.clips.duplicates.matching import Signatures
-from acoustic_env.clips.duplicates.search import Collected, find_duplicates
+from acoustic_env.clips.duplicates.search import Link, collect, find_duplicates
 from acoustic_env.clips.duplicates.signature import HOP_S, RATE, compute_signature
 from acoustic_env.clips.splits import assign_folds
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
@@ -40,10 +39,7 @@ def varied(seconds: float, seed: int) -> Sound:
 
 def signatures_of(*sounds: Sound) -> Signatures:
     with tempfile.TemporaryFile() as levels:
-        collected = Collected(levels)
-        for sound in sounds:
-            collected.add(compute_signature(sound))
-        return collected.signatures()
+        return collect(map(compute_signature, sounds), levels)
 
 
 def pairs_of(signatures: Signatures) -> dict[tuple[int, int], float]:
@@ -120,7 +116,7 @@ def test_many_copies_become_one_set_although_an_entry_is_crowded() -> None:
     rng = np.random.default_rng(0)
     copies = [sound[int(rng.integers(0, 4_000)) :] for _ in range(40)]
     pairs = list(pairs_of(signatures_of(*copies)))
-    assert len(set(groups.components(40, pairs).tolist())) == 1
+    assert len(set(search.components(40, pairs).tolist())) == 1
 
 
 @pytest.fixture(scope="module")
@@ -155,24 +151,24 @@ def test_groups_are_the_connected_components(data: st.DataObject) -> None:
         reach[a, b] = reach[b, a] = True
     for k in range(count):
         reach |= reach[:, k : k + 1] & reach[k : k + 1]
-    assert groups.components(count, links).tolist() == reach.argmax(axis=1).tolist()
+    assert search.components(count, links).tolist() == reach.argmax(axis=1).tolist()
     tied = [Link(min(a, b), max(a, b), "near", 0.0, 0.5) for a, b in links if a != b]
-    hangs = groups.spanning_links(tied)
+    hangs = search.spanning_links(tied)
     assert len(hangs) == count - len(set(reach.argmax(axis=1).tolist()))
     assert all(item in (link.first, link.second) for item, link in hangs.items())
 
 
 def test_links_join_groups_of_the_list() -> None:
-    assert groups.merged_groups(["a", "b", "a", "c", "d"], [(1, 2), (3, 4)]) == ["a", "a", "a", "c", "c"]
+    assert search.merged_groups(["a", "b", "a", "c", "d"], [(1, 2), (3, 4)]) == ["a", "a", "a", "c", "c"]
 
 
 def test_a_joined_group_goes_to_the_fold_of_most_of_its_clips() -> None:
-    assert groups.joined_folds(["a", "a", "a", "b", "b", "c"], [1, 2, 2, 3, 1, None]) == [2, 2, 2, 1, 1, None]
+    assert search.joined_folds(["a", "a", "a", "b", "b", "c"], [1, 2, 2, 3, 1, None]) == [2, 2, 2, 1, 1, None]
 
 
 def test_sets_that_disagree_are_listed_and_unknown_values_do_not() -> None:
     sets = [[0, 1], [2, 3], [4, 5]]
-    assert groups.disagreeing(sets, [1, 2, 3, 3, 4, None]) == [[0, 1]]
+    assert search.disagreeing(sets, [1, 2, 3, 3, 4, None]) == [[0, 1]]
 
 
 # ---- the command

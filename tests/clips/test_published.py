@@ -16,8 +16,8 @@ import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.clips.readers import published
+from acoustic_env.clips.readers.published import load_tag_rules
 from acoustic_env.clips.table import read_clips
-from acoustic_env.clips.tags import load_tag_rules
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]], delimiter: str = ",") -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.clips.ontology import audioset
-from acoustic_env.clips.readers.audioset import read_segments
+from acoustic_env.clips.readers.audioset import masked_crc32c, read_embeddings, read_segments
 from acoustic_env.clips.table import read_clips
-from acoustic_env.clips.tfrecord import masked_crc32c, read_embeddings
 from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.io.documents import load_recipe
@@ -96,11 +95,8 @@ def test_records_are_read_with_times_labels_and_frames(release: tuple[Path, Path
     assert (read[2].frames == some_frames(4, 2)).all()
 
 
-@pytest.mark.parametrize(
-    ("place", "expected"),
-    [(3, "checksum of a record's length"), (300, "record's checksum is wrong"), (None, "ends inside the record")],
-)
-def test_a_damaged_file_is_named_with_the_byte(release: tuple[Path, Path], place: int | None, expected: str) -> None:
+@pytest.mark.parametrize(("place", "at"), [(3, "0"), (300, "0"), (None, r"1,\d+"), (-6, r"1,\d+")])
+def test_a_damaged_file_is_named_with_the_byte(release: tuple[Path, Path], place: int | None, at: str) -> None:
     path = release[0] / "aa.tfrecord"
     data = bytearray(path.read_bytes())
     if place is None:
@@ -108,7 +104,7 @@ def test_a_damaged_file_is_named_with_the_byte(release: tuple[Path, Path], place
     else:
         data[place] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(UsageError, match=rf"aa\.tfrecord: .*at byte \d.*{expected}|{expected} at byte"):
+    with pytest.raises(UsageError, match=rf"aa\.tfrecord: damaged or cut short in the record at byte {at};"):
         list(read_embeddings(str(release[0]), audioset()))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from acoustic_env.audio import transport
+from acoustic_env.audio import fetch
 from acoustic_env.audio.fetch import open_source
 from acoustic_env.audio.shards import Place, fetch_together
 from acoustic_env.io import filesystem
@@ -62,7 +62,7 @@ def shard(path: Path, members: dict[str, bytes]) -> None:
 def test_members_of_a_shard_are_themselves(
     site: str, tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (filesystem, transport):
+    for module in (filesystem, fetch):
         monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
     members = {f"{number}.wav": bytes([number]) * 700 + BYTES for number in range(8)}
     shard(tmp_path / "s.tar", members)
@@ -77,7 +77,7 @@ def test_members_of_a_shard_are_themselves(
 
 
 def test_a_long_file_is_read_piece_by_piece(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (filesystem, transport):
+    for module in (filesystem, fetch):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
     (tmp_path / "long.wav").write_bytes(BYTES)
     with open_source(f"{site}/long.wav") as file:

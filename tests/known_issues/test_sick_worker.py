@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from acoustic_env.audio.fetch import open_source
-from acoustic_env.audio.transport import failure_code
+from acoustic_env.audio.fetch import failure_code, open_source
 from acoustic_env.errors import ClipError
 from acoustic_env.features.golden import check_decoders
 from acoustic_env.pipeline.guard import CrashIsolatedStage

@@ -22,10 +22,10 @@ _calls = 0
 
 def install() -> None:
     """Replace the decoder and the opening of local files by ones that obey the rule."""
-    from acoustic_env.audio import prepare, transport
+    from acoustic_env.audio import fetch, prepare
     from acoustic_env.errors import ClipError
 
-    decode_and_resample, open_filesystem = prepare.decode_and_resample, transport.open_filesystem
+    decode_and_resample, open_filesystem = prepare.decode_and_resample, fetch.open_filesystem
 
     def decode(*arguments: Any) -> Any:
         if _is_sick("decoder"):
@@ -40,7 +40,7 @@ def install() -> None:
         return open_filesystem(url)
 
     prepare.decode_and_resample = decode
-    transport.open_filesystem = opened
+    fetch.open_filesystem = opened
 
 
 def _is_sick(organ: str) -> bool:

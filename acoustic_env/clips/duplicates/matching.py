@@ -13,6 +13,7 @@ Everything here works on arrays that hold all clips end to end, and its cost gro
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,6 +50,8 @@ class Signatures:
     levels: npt.NDArray[np.uint8]  # uint8 [all frames, bands], log band energies; may lie on the disk (numpy.memmap)
     landmarks: Ints  # int64 [landmarks], frames worth looking up, ascending
     weakest: npt.NDArray[np.uint8]  # uint8 [landmarks, probes], positions of their least certain bits
+    exact: Sequence[bytes] = ()  # [clips], digests
+    scaled: Sequence[bytes] = ()
 
     def clip_of(self, frames: Ints) -> Ints:
         """Return the clip of each frame number."""

@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import maximum_filter1d
 
 from acoustic_env.audio.normalize import rms_normalize
 
@@ -106,10 +107,7 @@ def compute_signature(waveform: Waveform) -> Signature:
 
 def _peaks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Find entries above zero that none of the `_PEAK_FRAMES` on either side exceeds."""
-    if not len(values):
-        return np.zeros(0, np.int64)
-    padded = np.pad(values, _PEAK_FRAMES)
-    highest = np.lib.stride_tricks.sliding_window_view(padded, 2 * _PEAK_FRAMES + 1).max(axis=1)
+    highest = maximum_filter1d(values, 2 * _PEAK_FRAMES + 1, mode="constant")
     return np.flatnonzero((values >= highest) & (values > 0.0))
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
-from acoustic_env.clips.naming import require_unique, root_name
-from acoustic_env.clips.readers import Log
+from acoustic_env.clips.readers import Log, require_unique, root_name
 from acoustic_env.clips.records import read_rows
 from acoustic_env.clips.table import clip_table, further_name
-from acoustic_env.clips.tags import load_tag_rules
+from acoustic_env.config import Settings, from_mapping
 from acoustic_env.errors import UsageError
+from acoustic_env.io.documents import read_mapping
 from acoustic_env.io.files import files_below, read_bytes
 from acoustic_env.io.location import join, split, url
 
+BUILT_IN: Final = Path(__file__).parents[2] / "recipes" / "tags"
 SHOWN: Final = 5
 SPLITS: Final = {"train": 0, "val": 1}  # names of folds
 PARTIAL: Final = "Take what is there when rows or audio files are missing. Default: exit 2."
@@ -147,6 +148,37 @@ class UrbanSound8KReader(PublishedReader):
         "metadata/UrbanSound8K.csv", "audio/fold{fold}/{slice_file_name}", "{class_name}", "freesound/{fsID}", "{fold}",
         dict(enumerate((873, 888, 925, 990, 936, 823, 838, 806, 816, 837), start=1)),
     )}  # fmt: skip
+
+
+class TagRules(Settings):
+    """Rules that give a clip one class by its tags: the first class in order with any of the tags, else a catch-all."""
+
+    classes: Mapping[str, tuple[str, ...]]
+    """Class -> its tags; a tag matches whole and in lower case."""
+
+    other: str
+    """Class of a clip without any of the tags."""
+
+    def label(self, tags: Collection[str]) -> str:
+        """Return the class of a clip.
+
+        >>> rules = TagRules(classes={"animal": ("dog",), "music": ("guitar",)}, other="other")
+        >>> rules.label(["Guitar", "dog"]), rules.label(["hotdog"])
+        ('animal', 'other')
+        """
+        own = {tag.lower() for tag in tags}
+        return next((name for name, words in self.classes.items() if own & set(words)), self.other)
+
+
+def load_tag_rules(name: str) -> TagRules:
+    """Read rules by the name of a built-in set or from a YAML file.
+
+    Raises:
+        UsageError: no such file, not YAML, or not rules.
+    """
+    built_in = BUILT_IN / f"{name}.yaml"
+    place = str(built_in) if built_in.is_file() else name
+    return from_mapping(TagRules, read_mapping(place, "a set of rules"), place)
 
 
 class FSD50KReader(PublishedReader):
