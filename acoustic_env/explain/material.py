@@ -16,7 +16,7 @@ from acoustic_env.clips.splits import Split, split
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
 from acoustic_env.features.block import METADATA_PREFIX
-from acoustic_env.features.registry import IMPORTED
+from acoustic_env.features.registry import IMPORTED, names_where
 from acoustic_env.models.bundle import Bundle, clips_hash
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
@@ -231,7 +231,7 @@ def _frame_axes(schemas: Mapping[str, pa.Schema]) -> FrameAxes:
     hop_s = float(metadata[f"{METADATA_PREFIX}frame_hop_s".encode()])
     named = json.loads(metadata.get(f"{METADATA_PREFIX}parameters".encode(), b"{}"))
     first_s = -hop_s / 2 if "hop_length" in named else 0.0  # of the short-time blocks, whose frames are centered
-    if block != "logmel_frames":
+    if not names_where("mel_bands", [block]):
         return FrameAxes(hop_s, first_s, None, "none")
     highest = named["fmax"] or float(metadata[f"{METADATA_PREFIX}sample_rate".encode()]) / 2
     return FrameAxes(hop_s, first_s, mel_edges(named["n_mels"], named["fmin"], highest), named["log"])
