@@ -192,18 +192,6 @@ def levels_plot(clips: Clips) -> Plot:
     return Plot("clip-levels", SECTION, title, caption, f"Strips of levels by class: {said}.", figure, data)
 
 
-def _draw_counts(counts: pd.DataFrame) -> Any:
-    """Draw bars of the most frequent names, part after part in a row."""
-    shown = counts[:TAGS]
-    figure, panel = style.row_panels(list(shown.index), downwards=True)
-    left = np.zeros(len(shown))
-    for number, part in enumerate(shown):
-        panel.barh(range(len(shown)), shown[part], left=left, color=style.OKABE_ITO[number], label=part, height=0.7)
-        left += shown[part]
-    panel.set_xlabel("clips")
-    return figure
-
-
 def _count_clips(names: Mapping[str, Names]) -> pd.DataFrame:
     """Count the clips that have each name, most frequent first, a column for each part."""
     listed = [(part, name) for part, rows in names.items() for own in rows for name in dict.fromkeys(own)]
@@ -212,27 +200,24 @@ def _count_clips(names: Mapping[str, Names]) -> pd.DataFrame:
     return counts.sort_index().loc[counts.sum(axis=1).sort_index().sort_values(ascending=False, kind="stable").index]
 
 
-def labels_plot(labels: Mapping[str, Names]) -> Plot:
-    """Draw how many clips carry each label, by part of the split -> labels of each of its clips."""
-    counts = _count_clips(labels)
-    total = counts.sum(axis=1)
-    figure = _draw_counts(counts)
-    if len(labels) > 1:
-        style.legend_below(figure, len(labels))
-    which = f"the {TAGS} most frequent of {len(total):,} labels" if len(total) > TAGS else "all labels"
+def counts_plot(noun: str, names: Mapping[str, Names]) -> Plot:
+    """Draw how many clips carry each label or tag, by part of the split -> names of each of its clips."""
+    counts = _count_clips(names)
+    total, shown = counts.sum(axis=1), counts[:TAGS]
+    figure, panel = style.row_panels(list(shown.index), downwards=True)
+    left = np.zeros(len(shown))
+    for number, part in enumerate(shown):
+        panel.barh(range(len(shown)), shown[part], left=left, color=style.OKABE_ITO[number], label=part, height=0.7)
+        left += shown[part]
+    panel.set_xlabel("clips")
+    if len(names) > 1:
+        style.legend_below(figure, len(names))
+    which = f"the {TAGS} most frequent of {len(total):,} {noun}s" if len(total) > TAGS else f"all {noun}s"
     said = f"most frequent is {total.index[0]} ({total.iloc[0]:,}), rarest {total.index[-1]} ({total.iloc[-1]:,})"
-    caption = f"Clips of each label{' by part of the split' if len(labels) > 1 else ''} ({which}): {said}."
-    data = table(counts.rename_axis("label").reset_index())
-    return Plot("clip-labels", SECTION, "Counts of labels", caption, f"Bars of label counts: {said}.", figure, data)
-
-
-def tags_plot(tags: Names) -> Plot:
-    """Draw the most frequent tags."""
-    counts = _count_clips({"clips": tags})
-    said = f"{counts.index[0]} is the most frequent, on {counts['clips'].iloc[0]:,} of {len(tags):,} clips"
-    caption = f"The {len(counts[:TAGS])} most frequent of {len(counts):,} tags: {said}."
-    data, alt = table(counts.rename_axis("tag").reset_index()), f"Bars of tag counts: {said}."
-    return Plot("clip-tags", SECTION, "Tags", caption, alt, _draw_counts(counts), data)
+    clips = f"{' by part of the split' if len(names) > 1 else ''}, of {sum(map(len, names.values())):,} clips"
+    caption, alt = f"Clips of each {noun}{clips} ({which}): {said}.", f"Bars of {noun} counts: {said}."
+    data = table(counts.rename_axis(noun).reset_index())
+    return Plot(f"clip-{noun}s", SECTION, f"Counts of {noun}s", caption, alt, figure, data)
 
 
 def cooccurrence_plot(labels: Mapping[str, Names]) -> Plot | None:
@@ -278,8 +263,8 @@ def clip_section(clips: pa.Table, recipe: Recipe | None) -> Section | None:
     roles = roles or {"clips": range(len(names))}
     parts = {role: [names[row] for row in rows] for role, rows in roles.items() if rows}
     tags, together = tags_of(clips), cooccurrence_plot(parts)
-    further = [*([together] if together else []), *([tags_plot(tags)] if any(tags) else [])]
-    return Section("Clips", [labels_plot(parts), *further, *_sample(draw_clips(clips, names))])
+    further = [*([together] if together else []), *([counts_plot("tag", {"clips": tags})] if any(tags) else [])]
+    return Section("Clips", [counts_plot("label", parts), *further, *_sample(draw_clips(clips, names))])
 
 
 def split_rows(clips: pa.Table, recipe: Recipe) -> dict[str, Sequence[int]] | None:

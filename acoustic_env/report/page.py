@@ -7,7 +7,7 @@ import datetime
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -76,14 +76,10 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A plot with its caption and the links to its files."""
+class Picture(Entry):
+    """A plot on the page; its files are links relative to the page."""
 
-    title: str  # of the plot, as are caption and alt
-    caption: str
-    alt: str
     png: bytes  # content of the image
-    files: Mapping[str, str]  # kind -> link relative to the page
 
     @property
     def source(self) -> str:
@@ -204,7 +200,7 @@ def place(part: Part, folder: Path) -> Part:
     else:
         return part
     links = {kind: f"{folder.name}/{Path(url).name}" for kind, url in part.files.items()}
-    return Picture(part.title, part.caption, part.alt, (folder.parent / links["png"]).read_bytes(), links)
+    return Picture(**{**vars(part), "files": links}, png=(folder.parent / links["png"]).read_bytes())
 
 
 def render_page(title: str, lead: str, sections: Sequence[Section]) -> str:
