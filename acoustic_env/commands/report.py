@@ -39,7 +39,7 @@ def run(namespace: argparse.Namespace) -> None:
     folder, name = split(namespace.out)
     inputs = Inputs(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(Inputs)})
     with folder_of(folder, last=name) as here:
-        sections = write_report(here / name, inputs, namespace.title)
+        sections = write_report(here / name, inputs, namespace.title, log)
         size, plots = (here / name).stat().st_size, f"{Path(name).stem}_files"
     document = {"page": namespace.out, "bytes": size, "sections": sections}
     show(namespace, document, f"{namespace.out}: {size / 1e6:.1f} MB; {', '.join(sections)}")

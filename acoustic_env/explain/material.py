@@ -16,7 +16,7 @@ from acoustic_env.clips.splits import Split, split
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import class_name
 from acoustic_env.features.block import METADATA_PREFIX
-from acoustic_env.features.registry import IMPORTED
+from acoustic_env.features.registry import IMPORTED, names_where
 from acoustic_env.models.bundle import Bundle, clips_hash
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.matrix import FeatureColumn, FeatureMatrix
@@ -126,34 +126,40 @@ def gather(bundle: Bundle, clips: pa.Table, store: FeatureStore, log: Log) -> Ma
     fields = [(block, field) for block, schema in schemas.items() for field in schema]
     units = {(block, field.name): (field.metadata or {}).get(b"unit", b"1").decode() for block, field in fields}
     _, groups = np.unique(np.array(kept["group"].to_pylist(), object), return_inverse=True)
-    whole = Material(
-        bundle=bundle,
-        matrix=matrix,
-        targets=targets,
-        groups=groups.astype(np.int64),
-        folds=np.zeros(len(groups), np.int64),
-        scorers=[HeldOutScorer(np.arange(len(groups)), bundle.classifier)],
-        units=units,
-        maps=frozenset(block for block, schema in schemas.items() if MAP_SHAPE in (schema.metadata or {})),
-        clips=f"{len(groups):,} clips of a list the model was not trained on",
-        scored="clips of a list the model was not trained on",
-        test_clips=_evaluated(bundle, clips_hash(targets.clip_ids, targets.y)),
-        frames=_frame_axes(schemas) if bundle.recipe.model.reads_sequences else None,
-    )
+    seen = bundle.seen(targets.clip_ids, kept["group"].to_pylist())
+    taken, folds = np.ones(len(seen), bool), np.zeros(len(seen), np.int64)
+    clips_are = scored = "clips of a list the model was not trained on"
+    test_clips = UNRECORDED
     parts = _known_split(bundle, kept, targets)
     if parts is not None:
-        return _learned(whole, parts)
-    seen = bundle.seen(targets.clip_ids, kept["group"].to_pylist())
-    if not seen.any():
-        return whole
-    if bundle.recipe.model.reads_sequences and not seen.all():
+        taken, folds = np.isin(np.arange(len(seen)), [*parts.train, *parts.validation]), parts.folds.astype(np.int64)
+        clips_are, test_clips = "training and validation clips", LEARNED
+        scored = "clips held out from the model that scores them"
+    elif not seen.any():
+        test_clips = _evaluated(bundle, clips_hash(targets.clip_ids, targets.y))
+    elif bundle.recipe.model.reads_sequences and not seen.all():
         log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model and left out")
-        unseen = f"{(~seen).sum():,} clips of the list that the model was not trained on"
-        return _take(replace(whole, clips=unseen, test_clips=UNRECORDED), np.flatnonzero(~seen))
-    log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, and these are taken")
-    known = f"{seen.sum():,} clips the model learned from"
-    scored = "clips the model learned from, so scores are optimistic"
-    return _take(replace(whole, clips=known, scored=scored, test_clips=SEEN), np.flatnonzero(seen))
+        taken, clips_are = ~seen, "clips of the list that the model was not trained on"
+    else:
+        log(f"the list is not the one trained on; {seen.sum():,} of its clips are known to the model, which are taken")
+        taken, clips_are, test_clips = seen, "clips the model learned from", SEEN
+        scored = "clips the model learned from, so scores are optimistic"
+    rows = np.flatnonzero(taken)
+    found = Material(
+        bundle=bundle,
+        matrix=matrix.take(rows),
+        targets=replace(targets, clip_ids=[targets.clip_ids[row] for row in rows], y=targets.y[rows]),
+        groups=groups[rows].astype(np.int64),
+        folds=folds[rows],
+        scorers=[HeldOutScorer(np.arange(len(rows)), bundle.classifier)],
+        units=units,
+        maps=frozenset(block for block, schema in schemas.items() if MAP_SHAPE in (schema.metadata or {})),
+        clips=f"{len(rows):,} {clips_are}",
+        scored=scored,
+        test_clips=test_clips,
+        frames=_frame_axes(schemas) if bundle.recipe.model.reads_sequences else None,
+    )
+    return found if parts is None else replace(found, scorers=_scorers(found))
 
 
 def _evaluated(bundle: Bundle, hash_of_clips: str) -> str:
@@ -175,13 +181,6 @@ def _known_split(bundle: Bundle, clips: pa.Table, targets: Targets) -> Split | N
     rows = np.sort(np.concatenate([parts.train, parts.validation]))
     learned = clips_hash([targets.clip_ids[row] for row in rows], targets.y[rows])
     return parts if learned == bundle.training_hash else None
-
-
-def _learned(whole: Material, parts: Split) -> Material:
-    rows = np.sort(np.concatenate([parts.train, parts.validation]))
-    clips = f"{len(rows):,} training and validation clips"
-    learned = _take(replace(whole, folds=parts.folds.astype(np.int64), clips=clips, test_clips=LEARNED), rows)
-    return replace(learned, scorers=_scorers(learned), scored="clips held out from the model that scores them")
 
 
 def _scorers(learned: Material) -> list[HeldOutScorer]:
@@ -209,19 +208,6 @@ def _scorers(learned: Material) -> list[HeldOutScorer]:
     ]
 
 
-def _take(material: Material, rows: Rows) -> Material:
-    """Return some rows, predicted by the whole model."""
-    targets = material.targets
-    return replace(
-        material,
-        matrix=material.matrix.take(rows),
-        targets=replace(targets, clip_ids=[targets.clip_ids[row] for row in rows], y=targets.y[rows]),
-        groups=material.groups[rows],
-        folds=material.folds[rows],
-        scorers=[HeldOutScorer(np.arange(len(rows)), material.bundle.classifier)],
-    )
-
-
 def _frame_axes(schemas: Mapping[str, pa.Schema]) -> FrameAxes:
     """Return the axes that the stored frames' metadata describe."""
     ((block, schema),) = schemas.items()
@@ -231,7 +217,7 @@ def _frame_axes(schemas: Mapping[str, pa.Schema]) -> FrameAxes:
     hop_s = float(metadata[f"{METADATA_PREFIX}frame_hop_s".encode()])
     named = json.loads(metadata.get(f"{METADATA_PREFIX}parameters".encode(), b"{}"))
     first_s = -hop_s / 2 if "hop_length" in named else 0.0  # of the short-time blocks, whose frames are centered
-    if block != "logmel_frames":
+    if not names_where("mel_bands", [block]):
         return FrameAxes(hop_s, first_s, None, "none")
     highest = named["fmax"] or float(metadata[f"{METADATA_PREFIX}sample_rate".encode()]) / 2
     return FrameAxes(hop_s, first_s, mel_edges(named["n_mels"], named["fmin"], highest), named["log"])

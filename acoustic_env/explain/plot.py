@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,18 +33,19 @@ def table(columns: Mapping[str, Any] | pd.DataFrame) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Captions:
-    """What is said of a plot."""
+class Entry:
+    """A written plot, as the index lists it."""
 
     name: str  # stem of its files: letters, digits, hyphens
     section: str  # heading it belongs under
     title: str  # of the figure
     caption: str  # what it shows
     alt: str  # the figure in words, for those who cannot see it
+    files: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # png, svg, csv -> file name in the folder
 
 
 @dataclass(frozen=True)
-class Plot(Captions):
+class Plot(Entry):
     """A plot before it is written."""
 
     figure: Any  # `matplotlib.figure.Figure`
@@ -68,14 +69,7 @@ class Plot(Captions):
         self.figure.set_layout_engine("none")  # laid out already, which takes as long as drawing
         self.figure.savefig(folder / files["svg"], dpi=DPI, metadata={"Date": None})
         pa_csv.write_csv(self.data, folder / files["csv"])
-        return Entry(self.name, self.section, self.title, self.caption, self.alt, files)
-
-
-@dataclass(frozen=True)
-class Entry(Captions):
-    """A written plot, as the index lists it."""
-
-    files: dict[str, str]  # png, svg, csv -> file name in the folder
+        return Entry(self.name, self.section, self.title, self.caption, self.alt, files=files)
 
 
 def write_index(folder: Path, entries: Sequence[Entry], about: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ class FeatureBlock(ABC):
         architecture: the network the block runs, if any; blocks of one network share their workers and its output.
         bytes_per_s: memory that `compute` takes for each second of one waveform; it bounds the length of clips.
         handmade: computed without anything learned from sounds; the study shows it beside every embedder.
+        mel_bands: its rows are frames of a mel spectrogram, which its parameters n_mels, fmin, fmax and log describe.
         golden: whether golden.json has its numbers, which every node must reproduce.
     """
 
@@ -76,6 +77,7 @@ class FeatureBlock(ABC):
     architecture: ClassVar[str | None] = None
     handmade: ClassVar[bool] = False
     golden: ClassVar[bool] = False
+    mel_bands: ClassVar[bool] = False
     bytes_per_s: ClassVar[int] = 3 * 2**19  # measured: indices 0.5 MiB, mps 0.7, reference engines twice that
 
     @property

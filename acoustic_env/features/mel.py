@@ -167,6 +167,7 @@ class LogMelFramesBlock(ShortTimeFramesBlock, LogMelBlock):
     """
 
     name = "logmel_frames"
+    mel_bands = True
 
 
 class MfccFramesBlock(ShortTimeFramesBlock, MfccBlock):

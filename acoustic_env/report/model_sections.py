@@ -14,9 +14,9 @@ from acoustic_env.explain.style import class_name
 from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.compare import TIMES
+from acoustic_env.models.learn import Log
 from acoustic_env.report import plots
-from acoustic_env.report.page import Section
-from acoustic_env.report.parts import Code, Part, Table, Terms, Text, digits
+from acoustic_env.report.page import Code, Part, Section, Table, Terms, Text, digits
 
 CLASSES: Final = 30
 ROWS: Final = 40
@@ -191,14 +191,22 @@ def search_section(table: pa.Table) -> Section:
     return Section("The search", [plots.trials_plot(listed), shown])
 
 
-def explanation_sections(source: str) -> list[Section]:
-    """Show the plots of `acoustic-env explain` under their headings.
+def explanation_sections(source: str, bundle: Bundle | None, log: Log) -> list[Section]:
+    """Show the plots of `acoustic-env explain` under their headings; say and log that they are of another bundle.
 
     Raises:
         UsageError: the folder holds no such plots.
     """
     entries, about = read_index(source)
     sections = {entry.section: Section(entry.section) for entry in entries}
+    learned = about.get("training_hash")
+    if sections and bundle is not None and learned not in (None, bundle.training_hash):
+        text = (
+            f"{source} explains another bundle than the one of this page: it learned from other clips (hash {learned}, "
+            f"here {bundle.training_hash}). Run acoustic-env explain with this bundle."
+        )
+        log(text)
+        sections[entries[0].section].add(Text(text, "note", lead="Another bundle"))
     if sections and "which_clips" in about:
         known = about.get("test_clips", "whether test clips are among them is not on record")
         sections[entries[0].section].add(Text(f"Drawn from {about['which_clips']}; {known}.", "quiet"))

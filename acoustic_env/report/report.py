@@ -15,14 +15,20 @@ from acoustic_env.io.documents import load_recipe
 from acoustic_env.io.files import read_bytes, write_bytes
 from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
+from acoustic_env.models.learn import Log
 from acoustic_env.report import model_sections
 from acoustic_env.report.audit_section import audit_section
 from acoustic_env.report.clip_section import clip_section
-from acoustic_env.report.data_sections import clips_section, errors_section, runs_section, store_section
+from acoustic_env.report.data_sections import (
+    clips_section,
+    errors_section,
+    provenance_section,
+    runs_section,
+    store_section,
+)
 from acoustic_env.report.error_section import error_section
 from acoustic_env.report.inputs import Inputs
 from acoustic_env.report.page import Section, place, render_page
-from acoustic_env.report.provenance import provenance_section
 from acoustic_env.store.feature_store import FeatureStore
 
 HASHED: Final[tuple[str, ...]] = ("clips", "ranked", "sample", "annotations", "truth")
@@ -31,8 +37,10 @@ TRIALS: Final = "trials.csv"
 
 
 @drawn
-def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
+def write_report(path: Path, inputs: Inputs, title: str, log: Log) -> list[str]:
     """Write the page at `path` and the files of its plots beside it; return the titles of its sections.
+
+    Inputs that do not belong together are said on the page and to `log`.
 
     Raises:
         UsageError: nothing is given, or an input does not exist or is of the wrong kind.
@@ -46,7 +54,7 @@ def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
         raise UsageError(f"{inputs.labels}: no version of a labels table; make one with acoustic-env audit relabel")
     bundle = Bundle.load(inputs.bundle) if inputs.bundle else None
     folder, sections = path.with_name(f"{path.stem}_files"), []
-    for section in filter(None, _sections(inputs, bundle)):
+    for section in filter(None, _sections(inputs, bundle, log)):
         sections.append(Section(section.title, [place(part, folder) for part in section.parts]))
     classes = f" of {' and '.join(bundle.classes)}" if bundle is not None and len(bundle.classes) <= 3 else ""
     lead = f"Clips, features, a classifier{classes}, its explanations and the audit of its labels, as far as given."
@@ -54,7 +62,7 @@ def write_report(path: Path, inputs: Inputs, title: str) -> list[str]:
     return [section.title for section in sections]
 
 
-def _sections(inputs: Inputs, bundle: Bundle | None) -> Iterator[Section | None]:
+def _sections(inputs: Inputs, bundle: Bundle | None, log: Log) -> Iterator[Section | None]:
     store = FeatureStore.existing(inputs.store) if inputs.store else None
     clips = read_clips(inputs.clips) if inputs.clips else None
     recipe = load_recipe(inputs.recipe) if inputs.recipe else bundle.recipe if bundle is not None else None
@@ -76,7 +84,7 @@ def _sections(inputs: Inputs, bundle: Bundle | None) -> Iterator[Section | None]
     if inputs.tune:
         yield model_sections.search_section(read_table(join(inputs.tune, TRIALS)))
     if inputs.explain:
-        yield from model_sections.explanation_sections(inputs.explain)
+        yield from model_sections.explanation_sections(inputs.explain, bundle, log)
     yield audit_section(inputs, clips, bundle)
     given = inputs.given()
     files = {name: read_bytes(given[name]) for name in HASHED if name in given}

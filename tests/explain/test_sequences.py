@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import yaml
 
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table, read_clips, write_clips
-from acoustic_env.explain.material import Material, gather
+from acoustic_env.explain.material import Material, _frame_axes, gather
 from acoustic_env.explain.sequence_attribution import Patches, SequenceLogOdds, integrated_gradients, occlusion
 from acoustic_env.features.block import table_schema, to_table
-from acoustic_env.features.registry import make_block
+from acoustic_env.features.mel import LogMelFramesBlock
+from acoustic_env.features.registry import BLOCKS, make_block
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.data.cut import Cut
@@ -195,6 +197,21 @@ def test_of_another_list_the_clips_that_were_learned_from_are_left_out(networks:
     part = networks.material(length=CLIPS - 5)
     assert "not trained on" in part.clips
     assert not set(part.targets.clip_ids) & set(whole.targets.clip_ids)
+
+
+class OwnFrames(LogMelFramesBlock):
+    """A mel spectrogram of another package."""
+
+    name = "own_frames"
+
+
+def test_the_bands_of_any_block_that_says_so_have_mel_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BLOCKS._targets, "own_frames", EntryPoint("own_frames", f"{__name__}:OwnFrames", BLOCKS.group))
+    axes = _frame_axes({"own_frames": table_schema(OwnFrames("fast", n_mels=16, sample_rate=8_000), {})})
+    assert axes.edges_hz is not None
+    assert len(axes.edges_hz) == 17
+    assert axes.edges_hz[-1] < 4_000
+    assert _frame_axes({"mfcc_frames": table_schema(make_block("mfcc_frames", "fast"), {})}).edges_hz is None
 
 
 def _silent(_: str) -> None:

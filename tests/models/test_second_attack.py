@@ -92,7 +92,7 @@ def test_a_threshold_between_two_neighbors_in_rounding_tells_them_apart() -> Non
 def test_plots_of_an_earlier_model_leave_the_folder_of_an_explanation(tmp_path: Path) -> None:
     def entry(name: str) -> Entry:
         (tmp_path / f"{name}.png").write_bytes(b"a plot")
-        return Entry(name, "", "", "", "", {"png": f"{name}.png"})
+        return Entry(name, "", "", "", "", files={"png": f"{name}.png"})
 
     (tmp_path / "mine.png").write_bytes(b"a user's")
     write_index(tmp_path, [entry("shap-0"), entry("shap-1")], {})

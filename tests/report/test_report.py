@@ -15,8 +15,8 @@ import pytest
 from markupsafe import escape
 
 from acoustic_env.cli import main
-from acoustic_env.report.page import Section, render_page
-from acoustic_env.report.parts import Code, Table, Text
+from acoustic_env.models.bundle import Bundle
+from acoustic_env.report.page import Code, Section, Table, Text, render_page
 from tests.report.conftest import HOSTILE
 
 VOID = {"img", "meta", "link", "br", "hr", "col"}
@@ -177,8 +177,6 @@ def test_an_impossible_correction_is_rejected_with_its_reason(whole: tuple[Path,
 
 
 def test_the_numbers_are_those_of_the_bundle(whole: tuple[Path, Page], given: Mapping[str, str]) -> None:
-    from acoustic_env.models.bundle import Bundle
-
     bundle = Bundle.load(given["bundle"])
     auc = bundle.held_out["metrics"]["auc"]
     text = whole[0].read_text(encoding="utf-8")
@@ -203,6 +201,21 @@ def test_a_bundle_is_told_without_a_test_and_with_evaluations_of_earlier_weights
         out = tmp_path / f"{evaluated}.html"
         assert sections(report(out, {"bundle": str(copied)}, "bundle")) == expected
         assert said in out.read_text(encoding="utf-8")
+
+
+def test_an_explanation_of_another_bundle_is_told_on_the_page_and_in_the_log(
+    given: Mapping[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Bundle.load(given["bundle"]).training_hash
+    explained = shutil.copytree(given["explain"], tmp_path / "explain")
+    index = json.loads((explained / "explain.json").read_text(encoding="utf-8"))
+    for learned, is_told in ((own, False), ("f" * 64, True)):
+        (explained / "explain.json").write_text(json.dumps({**index, "training_hash": learned}), encoding="utf-8")
+        out = tmp_path / "r.html"
+        report(out, {**given, "explain": str(explained)}, "bundle", "explain")
+        for said in (out.read_text(encoding="utf-8"), capsys.readouterr().err):
+            assert ("explains another bundle" in said) == is_told
+            assert ("f" * 64 in said) == is_told
 
 
 @pytest.mark.parametrize(
