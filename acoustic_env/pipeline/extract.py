@@ -34,7 +34,7 @@ from acoustic_env.pipeline.pending import Pending, cut_tasks, stored
 from acoustic_env.pipeline.plan import Node, Plan, describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
-from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending, check_failures
+from acoustic_env.pipeline.watch import allowed_of_pending, check_failures, too_many_fail
 from acoustic_env.pipeline.work import BlockWork, resolve_blocks
 from acoustic_env.store.layout import run_path
 from acoustic_env.store.lease import LeaseLost, acquire_blocks
@@ -122,7 +122,6 @@ class _Run:
         settings, record = self.settings, self.record
         failed_before = 0 if settings.retry_errors else record.failed_on_list
         allowed = allowed_of_pending(settings.max_error_rate, record.clips, record.pending, failed_before)
-        watch = FailureWatch(allowed)
         with cluster(settings.address) as own, closing(Progress(record.pending, sys.stderr)) as progress:
             nodes = self._nodes(own)
             started = time.perf_counter()
@@ -130,7 +129,7 @@ class _Run:
                 while todo.clips and not record.stopped:
                     plan = self._settled_plan(todo, nodes, joined=own is None)
                     try:
-                        self._stream(todo, plan, watch, progress, elastic=own is None)
+                        self._stream(todo, plan, allowed, progress, elastic=own is None)
                         break
                     except SickWorkerError as error:
                         todo = self._left(error, progress)
@@ -186,9 +185,8 @@ class _Run:
             with stored(self.books.store, self.record.run_id, tables) as files:
                 yield files
 
-    def _stream(self, pending: Pending, plan: Plan, watch: FailureWatch, progress: Progress, *, elastic: bool) -> None:
+    def _stream(self, pending: Pending, plan: Plan, allowed: float, progress: Progress, *, elastic: bool) -> None:
         record = self.record
-        watch.in_work = plan.in_work
         record.pools = {pool.name: pool.workers for pool in plan.pools}
         metrics.PENDING.record(record.pending - record.finished)
         with self._tasks(pending, plan) as tasks:
@@ -198,11 +196,11 @@ class _Run:
                     record.count(written)
                     progress.show(record.finished, record.failed)
                     metrics.PENDING.record(record.pending - record.finished)
-                    watch.add(written.clips, written.failed)
-                    if watch.exceeded and record.finished < record.pending:
+                    stop = too_many_fail(allowed, record.finished, record.failed, plan.in_work)
+                    if stop and record.finished < record.pending:
                         record.stopped = (
-                            f"stopped after {record.finished} of {record.pending} clips: {record.failed} of them failed, more "
-                            f"than --max-error-rate {self.settings.max_error_rate:g} allows"
+                            f"stopped after {record.finished} of {record.pending} clips: {record.failed} failed, "
+                            f"more than --max-error-rate {self.settings.max_error_rate:g} allows"
                         )
                         break
 

@@ -89,7 +89,7 @@ def run(
     starting = [writer.ready.remote() for writer in free]  # beside the workers
     busy: dict[Any, Any] = {}  # reference to what comes back -> writer
     try:
-        with _ended(slices(data.iter_internal_ref_bundles())) as pieces:
+        with contextlib.closing(slices(data.iter_internal_ref_bundles())) as pieces:
             for piece in pieces:
                 if starting:
                     ray.get(starting, timeout=WAIT_S if elastic else None)
@@ -116,10 +116,11 @@ def run(
             ray.wait(list(busy), num_returns=len(busy), timeout=WRITE_S)
         busy.clear()  # the frame of an error that somebody keeps would keep the writers, too
         free.clear()
+        gc.collect()  # the slices held the last reference to Ray Data's execution, which ends before Ray is shut down
 
 
 def _write(busy: dict[Any, Any], free: list[Any], number: int, piece: Sequence[Any]) -> None:
-    writer = free.pop()
+    writer = free.pop()  # not a name of `run`, whose frame an error may keep
     busy[writer.__call__.remote(number, *piece)] = writer
 
 
@@ -209,16 +210,6 @@ def slices(bundles: Iterable[Any]) -> Generator[list[Any], None, None]:
             wait, tasks, since = min(2 * wait, LONGEST_WAIT_S), 2 * tasks, time.monotonic()
     if waiting:
         yield waiting
-
-
-@contextlib.contextmanager
-def _ended(pieces: Generator[list[Any], None, None]) -> Iterator[Iterator[list[Any]]]:
-    """The slices; Ray Data's execution ends with the block, and so before Ray may be shut down."""
-    try:
-        yield pieces
-    finally:
-        pieces.close()  # which holds the last reference to the execution
-        gc.collect()
 
 
 def _refusal(error: BaseException) -> AcousticEnvError | None:
