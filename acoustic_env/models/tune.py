@@ -31,7 +31,7 @@ from acoustic_env.models.estimators.fitting import fit_model, predict_proba
 from acoustic_env.models.search_state import SearchState
 from acoustic_env.models.validation.cross_fitting import out_of_fold
 from acoustic_env.models.validation.thresholds import main_score
-from acoustic_env.pipeline.pools import Node
+from acoustic_env.pipeline.plan import Node
 from acoustic_env.stats.intervals import Floats
 
 if TYPE_CHECKING:

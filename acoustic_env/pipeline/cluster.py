@@ -20,7 +20,7 @@ import psutil
 
 from acoustic_env.errors import UsageError
 from acoustic_env.memory import available_memory
-from acoustic_env.pipeline.pools import GIB, Node
+from acoustic_env.pipeline.plan import GIB, Node
 
 OBJECT_STORE_SHARE: Final = 0.25
 OBJECT_STORE_MOST: Final = 8 * GIB
@@ -158,18 +158,6 @@ def _shared_memory() -> int:
         return psutil.disk_usage("/dev/shm").free
     except OSError:
         return OBJECT_STORE_MOST
-
-
-def working_nodes() -> dict[str, dict[str, float]]:
-    """Return id -> resources of the nodes that can work: those with CPUs or GPUs, or all where none has any."""
-    import ray
-
-    alive = {
-        str(node["NodeID"]): node["Resources"]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    }
-    return {name: offered for name, offered in alive.items() if offered.get("CPU") or offered.get("GPU")} or alive
 
 
 def cluster_resources() -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from acoustic_env.pipeline.pools import Plan
+from acoustic_env.pipeline.plan import Plan
 
 ALIKE: Final = ("engine", "device")  # settings
 

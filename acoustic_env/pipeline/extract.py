@@ -1,7 +1,7 @@
 """The extraction job: compute the missing rows of a clip list and account for every clip.
 
     list - committed keys -> pending list -> workers: decode, prepare, compute -> writers -> parts, manifests, errors
-    `missing`                `pending`       `graph`: `guard`, `compute`           `sink`    `store`
+    `books`                  `pending`       `graph`: `guard`, `compute`           `sink`    `store`
 
 What may run where is planned first (`nodes`, `plan`). `books` keeps what the store has and lacks.
 """
@@ -26,16 +26,15 @@ from acoustic_env.io.location import join
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline import graph, metrics
 from acoustic_env.pipeline import nodes as cluster_nodes
-from acoustic_env.pipeline.books import Books, Lacking
-from acoustic_env.pipeline.cluster import cluster, joins, local_node, working_nodes
+from acoustic_env.pipeline.books import Books
+from acoustic_env.pipeline.cluster import cluster, joins, local_node
 from acoustic_env.pipeline.estimate import describe_estimate
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError, SickWorkerError
-from acoustic_env.pipeline.pending import Pending, cut_tasks, measure, pending_rows, stored
-from acoustic_env.pipeline.plan import make_plan
-from acoustic_env.pipeline.pools import Audio, Node, Plan, describe
+from acoustic_env.pipeline.pending import Pending, cut_tasks, stored
+from acoustic_env.pipeline.plan import Node, Plan, describe, make_plan
 from acoustic_env.pipeline.progress import Progress
 from acoustic_env.pipeline.record import RunRecord
-from acoustic_env.pipeline.watch import FailureWatch, allowed_of_pending, check_failures
+from acoustic_env.pipeline.watch import allowed_of_pending, check_failures, too_many_fail
 from acoustic_env.pipeline.work import BlockWork, resolve_blocks
 from acoustic_env.store.layout import run_path
 from acoustic_env.store.lease import LeaseLost, acquire_blocks
@@ -75,7 +74,7 @@ def extract(
         return record
     with acquire_blocks(settings.store, [work.spec.name for work in works], f"extract {record.run_id}") as leases:
         todo = books.open(leases)
-        if todo.need.any():
+        if todo.clips:
             try:
                 _Run(books, leases.tokens).all(todo)
             except NoHealthyWorkerError as error:
@@ -105,17 +104,16 @@ class _Run:
     def preview(self) -> None:
         """Log what a run would do."""
         self.books.admit()
-        todo = self.books.lacking()
-        if not todo.need.any():
+        pending, joined = self.books.lacking(), joins(self.settings.address)
+        if not pending.clips:
             return
-        pending, joined = measure(self.books.clips, todo.need, todo.errors), joins(self.settings.address)
         with cluster(self.settings.address) if joined else nullcontext():
             nodes = cluster_nodes.free_nodes() if joined else [local_node()]
             plan = self._plan(pending, nodes, elastic=joined)
             record = dataclasses.asdict(self.record)
             self.books.log(describe_estimate(self.books.store.runs(), record, plan, pending.clips, len(nodes)))
 
-    def all(self, todo: Lacking) -> None:
+    def all(self, todo: Pending) -> None:
         """Do what is missing.
 
         Raises:
@@ -124,17 +122,14 @@ class _Run:
         settings, record = self.settings, self.record
         failed_before = 0 if settings.retry_errors else record.failed_on_list
         allowed = allowed_of_pending(settings.max_error_rate, record.clips, record.pending, failed_before)
-        watch = FailureWatch(allowed)
         with cluster(settings.address) as own, closing(Progress(record.pending, sys.stderr)) as progress:
             nodes = self._nodes(own)
             started = time.perf_counter()
             try:
-                while todo.need.any() and not record.stopped:
-                    pending = measure(self.books.clips, todo.need, todo.errors)
-                    plan = self._settled_plan(pending, nodes, joined=own is None)
+                while todo.clips and not record.stopped:
+                    plan = self._settled_plan(todo, nodes, joined=own is None)
                     try:
-                        with self._tasks(pending, todo, plan) as tasks:
-                            self._stream(tasks, plan, self._active(pending), watch, progress, elastic=own is None)
+                        self._stream(todo, plan, allowed, progress, elastic=own is None)
                         break
                     except SickWorkerError as error:
                         todo = self._left(error, progress)
@@ -149,9 +144,8 @@ class _Run:
         return [work for work in self.books.works if pending.need & work.spec.mask]
 
     def _plan(self, pending: Pending, nodes: list[Node], *, elastic: bool) -> Plan:
-        audio = Audio(pending.clips, pending.seconds, pending.longest_s)
         most, device = self.settings.max_workers, self.settings.device
-        plan = make_plan(self._active(pending), audio, nodes, device, elastic=elastic, max_workers=most)
+        plan = make_plan(self._active(pending), pending, nodes, device, elastic=elastic, max_workers=most)
         if plan != self.planned:
             for line in describe(plan, nodes):
                 self.books.log(line)
@@ -180,52 +174,42 @@ class _Run:
         return self._plan(pending, nodes, elastic=False)
 
     @contextmanager
-    def _tasks(self, pending: Pending, todo: Lacking, plan: Plan) -> Iterator[graph.Tasks]:
+    def _tasks(self, pending: Pending, plan: Plan) -> Iterator[graph.Tasks]:
         """The pending list for the length of the block: files of the run, or in memory where URLs hold credentials."""
         import ray
 
-        rows = pending_rows(self.books.clips, todo.need, todo.errors)
-        tables = (cut_tasks(table, plan.task_s, plan.least_s) for table in rows)
+        tables = (cut_tasks(table, plan.task_s, plan.least_s) for table in pending.rows())
         if pending.secret:
             yield {ray.put(table): len(table) for table in tables}
         else:
             with stored(self.books.store, self.record.run_id, tables) as files:
                 yield files
 
-    def _stream(
-        self,
-        tasks: graph.Tasks,
-        plan: Plan,
-        works: list[BlockWork],
-        watch: FailureWatch,
-        progress: Progress,
-        *,
-        elastic: bool,
-    ) -> None:
+    def _stream(self, pending: Pending, plan: Plan, allowed: float, progress: Progress, *, elastic: bool) -> None:
         record = self.record
-        watch.in_work = plan.in_work
         record.pools = {pool.name: pool.workers for pool in plan.pools}
         metrics.PENDING.record(record.pending - record.finished)
-        job = graph.Job(self.settings.store, record.run_id, works, self.leases, tasks)
-        with closing(graph.run(job, plan, self.slices, self.health, elastic=elastic)) as slices:
-            for written in slices:
-                record.count(written)
-                progress.show(record.finished, record.failed)
-                metrics.PENDING.record(record.pending - record.finished)
-                watch.add(written.clips, written.failed)
-                if watch.exceeded and record.finished < record.pending:
-                    record.stopped = (
-                        f"stopped after {record.finished} of {record.pending} clips: {record.failed} of them failed, "
-                        f"more than --max-error-rate {self.settings.max_error_rate:g} allows"
-                    )
-                    break
+        with self._tasks(pending, plan) as tasks:
+            job = graph.Job(self.settings.store, record.run_id, self._active(pending), self.leases, tasks)
+            with closing(graph.run(job, plan, self.slices, self.health, elastic=elastic)) as slices:
+                for written in slices:
+                    record.count(written)
+                    progress.show(record.finished, record.failed)
+                    metrics.PENDING.record(record.pending - record.finished)
+                    stop = too_many_fail(allowed, record.finished, record.failed, plan.in_work)
+                    if stop and record.finished < record.pending:
+                        record.stopped = (
+                            f"stopped after {record.finished} of {record.pending} clips: {record.failed} failed, "
+                            f"more than --max-error-rate {self.settings.max_error_rate:g} allows"
+                        )
+                        break
 
-    def _left(self, error: SickWorkerError, progress: Progress) -> Lacking:
+    def _left(self, error: SickWorkerError, progress: Progress) -> Pending:
         """Return what is still to do after a worker was at fault."""
         todo, failed = self.books.left()
         progress.show(self.record.finished, self.record.failed)
         try:
-            fault = self.health.note(error, working_nodes(), failed)
+            fault = self.health.note(error, {node.node_id for node in cluster_nodes.joined_nodes()}, failed)
         finally:
             self.record.faults = [dataclasses.asdict(fault) for fault in self.health.faults]
         out = "the run goes on without this node" if fault.left_out else "new workers do its clips"

@@ -18,8 +18,7 @@ from acoustic_env.pipeline.compute import Compute, ComputeSettings
 from acoustic_env.pipeline.guard import CrashIsolatedStage
 from acoustic_env.pipeline.health import Health, NoHealthyWorkerError
 from acoustic_env.pipeline.nodes import WAIT_S, node_selector, not_started
-from acoustic_env.pipeline.plan import READ_CPUS
-from acoustic_env.pipeline.pools import GIB, Plan, Pool
+from acoustic_env.pipeline.plan import GIB, READ_CPUS, Plan, Pool
 from acoustic_env.pipeline.sink import Write, Written
 from acoustic_env.pipeline.work import BlockWork
 
@@ -90,10 +89,11 @@ def run(
     starting = [writer.ready.remote() for writer in free]  # beside the workers
     busy: dict[Any, Any] = {}  # reference to what comes back -> writer
     try:
-        with _ended(slices(data.iter_internal_ref_bundles())) as pieces:
+        with contextlib.closing(slices(data.iter_internal_ref_bundles())) as pieces:
             for piece in pieces:
                 if starting:
-                    _await(starting, plan.write, WAIT_S if elastic else None)
+                    ray.get(starting, timeout=WAIT_S if elastic else None)
+                    starting.clear()
                 if not free:
                     yield _written(busy, free)
                 _write(busy, free, next(numbers), piece)
@@ -104,7 +104,7 @@ def run(
     except (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError, TimeoutError) as error:
         raise NoHealthyWorkerError(
             f"a writer died {WRITER_DEATHS + 1} times, or took more than {WRITE_S:.0f} s for a slice: it is "
-            f"planned with {_needs(plan.write)}: {error}"
+            f"planned with {plan.write.cpus:g} CPUs and {plan.write.memory / GIB:.1f} GiB: {error}"
         ) from error
     except ray.exceptions.RayError as error:
         refusal = _refusal(error)
@@ -116,10 +116,11 @@ def run(
             ray.wait(list(busy), num_returns=len(busy), timeout=WRITE_S)
         busy.clear()  # the frame of an error that somebody keeps would keep the writers, too
         free.clear()
+        gc.collect()  # the slices held the last reference to Ray Data's execution, which ends before Ray is shut down
 
 
 def _write(busy: dict[Any, Any], free: list[Any], number: int, piece: Sequence[Any]) -> None:
-    writer = free.pop()
+    writer = free.pop()  # not a name of `run`, whose frame an error may keep
     busy[writer.__call__.remote(number, *piece)] = writer
 
 
@@ -188,24 +189,6 @@ def _writers(job: Job, pool: Pool, selector: dict[str, str] | None) -> list[Any]
     return [actor.remote(job.store_url, job.leases, job.works, job.run_id) for _ in range(pool.workers)]
 
 
-def _await(starting: list[Any], pool: Pool, wait_s: float | None) -> None:
-    """Wait until all writers have started, within `wait_s` (None for any time), and empty the list."""
-    import ray
-
-    started, missing = ray.wait(starting, num_returns=len(starting), timeout=wait_s)
-    if missing:
-        raise UsageError(
-            f"{len(missing)} of {pool.workers} writers did not start within {wait_s:.0f} s: each needs {_needs(pool)}; "
-            "add nodes, or wait for other jobs to end"
-        )
-    ray.get(started)
-    starting.clear()
-
-
-def _needs(pool: Pool) -> str:
-    return f"{pool.cpus:g} CPUs and {pool.memory / GIB:.1f} GiB"
-
-
 def slices(bundles: Iterable[Any]) -> Generator[list[Any], None, None]:
     """Join references to finished tasks to slices that are written at once.
 
@@ -227,16 +210,6 @@ def slices(bundles: Iterable[Any]) -> Generator[list[Any], None, None]:
             wait, tasks, since = min(2 * wait, LONGEST_WAIT_S), 2 * tasks, time.monotonic()
     if waiting:
         yield waiting
-
-
-@contextlib.contextmanager
-def _ended(pieces: Generator[list[Any], None, None]) -> Iterator[Iterator[list[Any]]]:
-    """The slices; Ray Data's execution ends with the block, and so before Ray may be shut down."""
-    try:
-        yield pieces
-    finally:
-        pieces.close()  # which holds the last reference to the execution
-        gc.collect()
 
 
 def _refusal(error: BaseException) -> AcousticEnvError | None:

@@ -9,13 +9,15 @@ are left: everywhere at first, then without the node. The clip that came first i
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from acoustic_env.audio.fetch import local_file
-from acoustic_env.errors import AcousticEnvError, ErrorCode
+from acoustic_env.audio.fetch import local_file, open_source
+from acoustic_env.errors import AcousticEnvError, ClipError, ErrorCode
 
 MAX_STRIKES: Final = 3  # of one node, before it is left out
 MAX_RESTARTS: Final = 20  # of one run
@@ -154,24 +156,29 @@ def read_elsewhere(uris: Sequence[str]) -> tuple[str, str] | None:
         A file and the name of a node that can open it; None where none can, or there is no other node.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not ray.is_initialized():
         return None
-    asked = nodes_to_ask(ray.nodes(), ray.get_runtime_context().get_node_id(), uris[0])  # type: ignore[no-untyped-call]
-    ask = ray.remote(num_cpus=0, max_retries=0)(_openable)
-    answers = [
-        (node, ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(uris))
-        for node in asked
-    ]
-    for node, answer in answers:
-        try:
-            opened = ray.get(answer, timeout=ASK_S)
-        except (ray.exceptions.RayError, TimeoutError):
-            continue  # it left, or is as sick
-        if opened:
-            return opened[0], str(node["NodeManagerHostname"])
-    return None
+    here, nodes = ray.get_runtime_context().get_node_id(), ray.nodes()  # type: ignore[no-untyped-call]
+    names = {str(node["NodeID"]): str(node["NodeManagerHostname"]) for node in nodes_to_ask(nodes, here, uris[0])}
+    answers = ask_nodes(list(names), ASK_S, _openable, uris)
+    return next(((opened[0], names[node]) for node, opened in answers if opened), None)
+
+
+def ask_nodes(
+    node_ids: Sequence[str], limit_s: float, question: Callable[..., Any], *arguments: Any
+) -> Iterator[tuple[str, Any]]:
+    """Call a function on nodes; yield their answers in order, without those that left, are busy, or as sick."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask = ray.remote(num_cpus=0, max_retries=0)(question)
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in node_ids]
+    answers = [ask.options(scheduling_strategy=place).remote(*arguments) for place in places]
+    deadline = time.monotonic() + limit_s
+    for node, answer in zip(node_ids, answers, strict=True):
+        with suppress(ray.exceptions.RayError, TimeoutError):
+            yield node, ray.get(answer, timeout=max(1.0, deadline - time.monotonic()))
 
 
 def nodes_to_ask(nodes: Sequence[dict[str, Any]], here: str, uri: str) -> list[dict[str, Any]]:
@@ -189,14 +196,9 @@ def nodes_to_ask(nodes: Sequence[dict[str, Any]], here: str, uri: str) -> list[d
 
 
 def _openable(uris: Sequence[str]) -> list[str]:
-    from acoustic_env.audio.fetch import open_source
-    from acoustic_env.errors import ClipError
-
     opened = []
     for uri in uris:
-        try:
+        with suppress(ClipError):
             open_source(uri).close()
-        except ClipError:
-            continue
-        opened.append(uri)
+            opened.append(uri)
     return opened

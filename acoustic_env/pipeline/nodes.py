@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,8 @@ from typing import Any, Final
 from acoustic_env.audio.fetch import local_file
 from acoustic_env.errors import AcousticEnvError, UsageError
 from acoustic_env.io.location import local_path
-from acoustic_env.pipeline.pools import GIB, Node, Plan
+from acoustic_env.pipeline.health import ask_nodes
+from acoustic_env.pipeline.plan import GIB, Node, Plan
 from acoustic_env.pipeline.work import BlockWork
 
 Log = Callable[[str], None]
@@ -85,19 +85,12 @@ def wait_for_nodes(count: int, log: Log, limit_s: float = WAIT_S) -> None:
     Raises:
         UsageError: fewer have joined within the limit.
     """
-    if len(joined_nodes()) >= count:
-        return
-    started = time.monotonic()
-    with _requested([{"CPU": 1.0}] * count, "STRICT_SPREAD") as group:
-        while (have := len(joined_nodes())) < count:
-            waited = time.monotonic() - started
-            if waited > limit_s:
-                raise UsageError(
-                    f"--wait-for-nodes {count}: {have} nodes with CPUs have joined within {limit_s:.0f} s; start more "
-                    "(ray start --address HEAD:PORT), or wait for fewer"
-                )
-            log(f"waiting   {have} of {count} nodes with CPUs have joined, {waited:.0f} s")
-            _wait(group, min(SAY_S, limit_s - waited), lambda: len(joined_nodes()) >= count)
+
+    def state() -> str:
+        return f"{len(joined_nodes())} of {count} nodes with CPUs have joined"
+
+    remedy = f"start more (ray start --address HEAD:PORT), or use a smaller --wait-for-nodes than {count}"
+    _wait([{"CPU": 1.0}] * count, "STRICT_SPREAD", lambda: len(joined_nodes()) >= count, state, remedy, log, limit_s)
 
 
 def wait_for_room(plan: Plan, log: Log, left_out: Collection[str] = (), limit_s: float = WAIT_S) -> bool:
@@ -114,74 +107,81 @@ def wait_for_room(plan: Plan, log: Log, left_out: Collection[str] = (), limit_s:
         for pool in plan.pools
         for _ in range(pool.workers)
     ]
-    planned, started = {node for node, workers in plan.placement.items() if workers}, time.monotonic()
+    planned = {node for node, workers in plan.placement.items() if workers}
 
     def node_left() -> bool:
         return not planned <= {node.node_id for node in joined_nodes()}
 
-    with _requested(bundles, "SPREAD", left_out) as group:
-        while not _wait(group, SAY_S, node_left):
-            if node_left():
-                return False
-            waited = time.monotonic() - started
-            if waited > limit_s:
-                raise UsageError(
-                    f"no room for the plan's workers within {limit_s:.0f} s: they need {_needed(plan)}; {_free()}. "
-                    "Wait for other jobs to end, add nodes, or use --max-workers"
-                )
-            log(f"waiting   for room for {len(bundles)} workers, {waited:.0f} s: they need {_needed(plan)}; {_free()}")
-    return True
+    def state() -> str:
+        return f"no room for {len(bundles)} workers: {_needed(plan)}"
+
+    remedy = "wait for other jobs to end, add nodes, or use --max-workers"
+    return _wait(bundles, "SPREAD", node_left, state, remedy, log, limit_s, left_out)
+
+
+def _wait(
+    bundles: Sequence[dict[str, float]],
+    strategy: str,
+    over: Callable[[], bool],
+    state: Callable[[], str],
+    remedy: str,
+    log: Log,
+    limit_s: float,
+    left_out: Collection[str] = (),
+) -> bool:
+    """Wait for a placement group, which Ray's autoscaler sees as demand; return False where it is `over` before.
+
+    It is waited for in steps, between which Ctrl-C is heard.
+
+    Raises:
+        UsageError: neither within the limit; names state and remedy.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    selectors: Any = [node_selector(left_out)] * len(bundles) if left_out else None
+    group = placement_group(list(bundles), strategy=strategy, bundle_label_selector=selectors)
+    started = said = time.monotonic()
+    try:
+        while not over():
+            if group.wait(1):
+                return True
+            now = time.monotonic()
+            if now - started > limit_s:
+                raise UsageError(f"{state()} after {limit_s:.0f} s; {remedy}")
+            if now - said >= SAY_S:
+                said = now
+                log(f"waiting   {now - started:.0f} s: {state()}")
+        return False
+    finally:
+        remove_placement_group(group)
 
 
 def not_started(plan: Plan) -> str:
     """Return the message of a run whose workers Ray has not started in time."""
     return (
-        f"the workers did not start within {WAIT_S:.0f} s: they need {_needed(plan)}; {_free()}. See the logs of Ray "
-        "(ray logs cluster), add nodes, or use --max-workers"
+        f"the workers did not start within {WAIT_S:.0f} s: {_needed(plan)}. See the logs of Ray (ray logs cluster), "
+        "add nodes, wait for other jobs to end, or use --max-workers"
     )
 
 
 def _needed(plan: Plan) -> str:
+    """What the plan's workers need, and what is free."""
+    import ray
+
     pools = ", ".join(f"{pool.workers} {pool.name}" for pool in plan.pools)
     cpus = sum(pool.workers * pool.cpus for pool in plan.pools)
     gpus = sum(pool.workers * pool.gpus for pool in plan.pools)
-    return f"{cpus:.2f} CPUs, {gpus:g} GPUs, {plan.memory / GIB:.1f} GiB ({pools})"
-
-
-def _free() -> str:
-    import ray
-
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     return (
-        f"{free.get('CPU', 0.0):.2f} CPUs, {free.get('GPU', 0.0):g} GPUs, {free.get('memory', 0.0) / GIB:.1f} GiB are "
-        f"free on {len(joined_nodes())} nodes"
+        f"they need {cpus:.2f} CPUs, {gpus:g} GPUs, {plan.memory / GIB:.1f} GiB ({pools}); {free.get('CPU', 0.0):.2f} "
+        f"CPUs, {free.get('GPU', 0.0):g} GPUs, {free.get('memory', 0.0) / GIB:.1f} GiB are free on "
+        f"{len(joined_nodes())} nodes"
     )
-
-
-@contextmanager
-def _requested(bundles: Sequence[dict[str, float]], strategy: str, left_out: Collection[str] = ()) -> Iterator[Any]:
-    """A placement group, which Ray's autoscaler sees as demand, for the length of the block."""
-    from ray.util import placement_group, remove_placement_group
-
-    selectors: Any = [node_selector(left_out)] * len(bundles) if left_out else None
-    group = placement_group(list(bundles), strategy=strategy, bundle_label_selector=selectors)
-    try:
-        yield group
-    finally:
-        remove_placement_group(group)
 
 
 def node_selector(left_out: Collection[str]) -> dict[str, str]:
     """Return the label selector of all nodes but those of these ids."""
     return {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"}
-
-
-def _wait(group: Any, seconds: float, done: Callable[[], bool]) -> bool:
-    """Wait in steps, between which Ctrl-C is heard; return whether the group is placed."""
-    deadline, placed = time.monotonic() + seconds, False
-    while time.monotonic() < deadline and not done() and not placed:
-        placed = bool(group.wait(1))
-    return placed
 
 
 def check_paths(
@@ -198,24 +198,15 @@ def check_paths(
     Raises:
         UsageError: names each node with what it cannot read.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     if len(nodes) < 2:
         return
     paths = [str(path.absolute()) for path in (local_path(marker), *_one_a_folder(uris)) if path is not None]
-    ask = ray.remote(num_cpus=0)(_unreadable)
-    answers = [
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(paths, works)
-        for node in nodes
+    labels = {node.node_id: node.label for node in nodes}
+    faults = [
+        f"node {labels[node]}: {reason}"
+        for node, lacks in ask_nodes(list(labels), limit_s, _unreadable, paths, works)
+        for reason in lacks  # of a node that does not answer, the golden clip of its workers decides
     ]
-    deadline, faults = time.monotonic() + limit_s, []
-    for node, answer in zip(nodes, answers, strict=True):
-        try:
-            lacks = ray.get(answer, timeout=max(1.0, deadline - time.monotonic()))
-        except (ray.exceptions.RayError, TimeoutError):
-            continue  # it left or is busy: the golden clip of its workers decides
-        faults += [f"node {node.label}: {reason}" for reason in lacks]
     if faults:
         raise UsageError(
             f"not every node can read what the run needs: {'; '.join(faults)}. Mount the same disk on every node, or "

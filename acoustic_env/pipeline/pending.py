@@ -13,6 +13,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -36,7 +37,7 @@ Need = npt.NDArray[np.int64]  # [clips of the list], a bit for each missing bloc
 
 @dataclass
 class Pending:
-    """What there is to do, in figures that a plan needs.
+    """What there is to do, with the figures that a plan needs.
 
     Attributes:
         clips: how many.
@@ -45,6 +46,7 @@ class Pending:
         need: bits that any clip lacks.
         uris: locations of the first clips.
         secret: whether any location holds credentials.
+        rows: yields the rows, `WORK_SCHEMA`, some at a time.
     """
 
     clips: int = 0
@@ -53,12 +55,18 @@ class Pending:
     need: int = 0
     uris: list[str] = field(default_factory=list)
     secret: bool = False
+    rows: Callable[[], Iterator[pa.Table]] = lambda: iter(())
+
+    @property
+    def mean_s(self) -> float:
+        """Seconds a clip."""
+        return self.seconds / self.clips
 
 
 def measure(listed: Listed, need: Need, errors: pa.Table) -> Pending:
-    """Return the figures of what the clips lack."""
-    found = Pending()
-    for rows in pending_rows(listed, need, errors):
+    """Return what the clips lack, and its figures."""
+    found = Pending(rows=partial(pending_rows, listed, need, errors))
+    for rows in found.rows():
         seconds = rows["seconds"]
         found.clips += len(rows)
         found.seconds += pc.sum(pc.fill_null(seconds, ASSUMED_S)).as_py()

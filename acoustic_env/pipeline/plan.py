@@ -11,18 +11,20 @@ places them the same way, so what it accepts can start.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from acoustic_env.errors import UsageError
-from acoustic_env.pipeline.pools import GIB, Audio, Node, Plan, Pool
+from acoustic_env.pipeline.pending import Pending
 from acoustic_env.pipeline.work import BlockWork
 
 Device = Literal["auto", "cpu", "cuda"]
 
+GIB: Final = 1 << 30
 WRITE_SHARE: Final = 0.05  # of all CPUs, for the sink
 SPARE_SHARE: Final = 0.05  # of all CPUs, unallocated: the pending list is read on them
 READ_CPUS: Final = 0.001
@@ -44,9 +46,88 @@ HOUR_S: Final = 3600.0  # in which rows of frames are all the rows there are
 TASKS_PER_WORKER: Final = 24  # progress, and work at hand for every worker
 
 
+@dataclass(frozen=True)
+class Node:
+    """What one node offers: logical CPUs, GPUs and bytes of memory that no other job holds.
+
+    Attributes:
+        node_id: Ray's.
+        name: of its machine.
+    """
+
+    node_id: str
+    name: str
+    cpus: float
+    gpus: float
+    memory: int
+
+    @property
+    def label(self) -> str:
+        """Its name and the start of its id: several nodes may share a machine."""
+        return f"{self.name} {self.node_id[:8]}".strip()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Workers of one stage.
+
+    Attributes:
+        name: the stage's name: cpu, gpu or write.
+        blocks: blocks it computes.
+        workers: how many start; no fewer while the run lasts.
+        cpus: logical CPUs each, a fraction.
+        gpus: GPUs each.
+        memory: bytes each is expected to need at most.
+        most: workers that it may grow to as nodes join.
+    """
+
+    name: str
+    blocks: tuple[BlockWork, ...]
+    workers: int
+    cpus: float
+    gpus: float
+    memory: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pools, and how clips are cut into tasks.
+
+    Attributes:
+        compute: in the order of the graph; the first decodes, normalizes and separates.
+        write: the sink.
+        task_s: seconds of audio a task, at most.
+        least_s: of a task that each clip takes at least, for its rows.
+        in_work: clips that may have been begun and not yet computed; Ray Data gives each worker two tasks at once.
+        longest_s: the longest clip that the workers have memory for, in s.
+        device: where blocks run that can run on either.
+        placement: node id -> pool -> workers, as Ray is expected to place them.
+    """
+
+    compute: tuple[Pool, ...]
+    write: Pool
+    task_s: float
+    least_s: float
+    in_work: int
+    longest_s: float
+    device: str
+    placement: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """All pools in the order of the graph."""
+        return (*self.compute, self.write)
+
+    @property
+    def memory(self) -> int:
+        """Bytes all workers together are expected to need at most."""
+        return sum(pool.workers * pool.memory for pool in self.pools)
+
+
 def make_plan(
     works: Sequence[BlockWork],
-    audio: Audio,
+    audio: Pending,
     nodes: Sequence[Node],
     device: Device,
     *,
@@ -102,7 +183,7 @@ def make_plan(
 
 def _wanted_pools(
     works: Sequence[BlockWork],
-    audio: Audio,
+    audio: Pending,
     nodes: Sequence[Node],
     gpu_blocks: tuple[BlockWork, ...],
     max_workers: int | None,
@@ -146,7 +227,7 @@ def _longest_s(works: Sequence[BlockWork], pools: Mapping[str, Pool], nodes: Seq
     return max(LEAST_LONGEST_S, (each - BASE_BYTES) / _bytes_per_s(works))
 
 
-def _task_s(works: Sequence[BlockWork], audio: Audio, workers: int, *, on_gpu: bool) -> float:
+def _task_s(works: Sequence[BlockWork], audio: Pending, workers: int, *, on_gpu: bool) -> float:
     """Seconds of audio a task: some tasks for each worker, but no more bytes than the object store and a GPU like."""
     task_s = max(audio.seconds / (TASKS_PER_WORKER * workers), min(MIN_TASK_S, audio.seconds / workers))
     limits = [MAX_TASK_S, MAX_TASK_BYTES * HOUR_S / sum(work.row_bytes(HOUR_S) for work in works)]
@@ -209,3 +290,33 @@ def _refusal(pool: Pool, nodes: Sequence[Node], cpus: Mapping[str, float], memor
 def _floor(share: float) -> float:
     """Ray counts resources in ten-thousandths; rounding down keeps the sum within the whole."""
     return math.floor(share * 1000) / 1000
+
+
+def describe(plan: Plan, nodes: Sequence[Node]) -> list[str]:
+    """Return the plan as human-readable lines."""
+    total = f"{sum(n.cpus for n in nodes):g} CPUs, {sum(n.gpus for n in nodes):g} GPUs"
+    lines = [
+        f"cluster   {len(nodes)} nodes, {total}, {sum(n.memory for n in nodes) / GIB:.1f} GiB",
+        f"tasks     {plan.task_s:.0f} s of audio each; clips of up to {plan.longest_s:,.0f} s",
+    ]
+    for pool in plan.pools:
+        blocks = ", ".join(work.spec.name for work in pool.blocks)
+        gpu = f" + {pool.gpus:g} GPU" if pool.gpus else ""
+        most = f", up to {pool.most} as nodes join" if pool.most > pool.workers else ""
+        each = f"({pool.cpus:g} CPU{gpu}, up to {pool.memory / GIB:.1f} GiB)"
+        lines.append(f"pool      {pool.name:<8} {pool.workers} x {each}{most}" + (f"  {blocks}" if blocks else ""))
+    if len(nodes) > 1:
+        lines += _placement_lines(plan, nodes)
+    lines.append(f"memory    up to {plan.memory / GIB:.1f} GiB expected in all workers")
+    return lines
+
+
+def _placement_lines(plan: Plan, nodes: Sequence[Node]) -> list[str]:
+    """One line for all nodes that get the same workers."""
+    shares = {node.label: tuple(sorted(plan.placement.get(node.node_id, {}).items())) for node in nodes}
+    lines = []
+    for share, same in itertools.groupby(sorted(shares, key=lambda label: shares[label]), key=shares.__getitem__):
+        labels = list(same)
+        which = labels[0] if len(labels) == 1 else f"{len(labels)} nodes, such as {labels[0]}"
+        lines.append(f"node      {which}: " + (", ".join(f"{count} {pool}" for pool, count in share) or "no worker"))
+    return lines

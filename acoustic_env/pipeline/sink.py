@@ -20,7 +20,7 @@ from acoustic_env.pipeline.task import WORK_SCHEMA, RowError, Task, unpack
 from acoustic_env.pipeline.work import BlockWork, lacking_pairs
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.layout import lease_path
-from acoustic_env.store.lease import check_all
+from acoustic_env.store.lease import check
 from acoustic_env.store.schema import ERROR_SCHEMA
 
 PREPARES: Final = "cpu"  # the pool that every clip passes
@@ -74,7 +74,7 @@ class Write:
         started = time.perf_counter()
         tasks = [task for table in packed for task in unpack(table)]
         name = f"{self.run_id}-{number:06d}"
-        check_all(self.store.url, self.leases)
+        check(self.store.url, self.leases)
         failures = self._rows([(task, i, error) for task in tasks for i, error in task.errors])
         errors = pa.concat_tables([failures, self._rows(self._resolved(tasks))])
         if errors.num_rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -17,42 +16,22 @@ MIN_FAILURES: Final = 25  # before a run is stopped, whatever the share allowed
 FACTOR: Final = 2.0  # of the allowed share, at which a run is stopped
 
 
-@dataclass
-class FailureWatch:
-    """Decide from the counts of finished and failed clips whether a run should stop.
+def too_many_fail(allowed: float, finished: int, failed: int, in_work: int = 0) -> bool:
+    """Return whether a run should stop, from the counts of its clips so far.
 
     It stops when `MIN_FAILURES` clips or more have failed, and more than `FACTOR` times the share allowed. At the share
     allowed that is rare: fewer than one run in a hundred.
 
-    Attributes:
+    >>> too_many_fail(0.05, finished=100, failed=30), too_many_fail(0.05, finished=1_000, failed=60)
+    (True, False)
+
+    Args:
         allowed: share of the pending clips that may fail, 0 to 1.
+        finished, failed: clips so far.
         in_work: clips that may be in work at once. A clip that fails is finished sooner than its neighbors, so all
             clips in work count as good.
-        finished, failed: clips so far.
     """
-
-    allowed: float
-    in_work: int = 0
-    finished: int = 0
-    failed: int = 0
-
-    def add(self, finished: int, failed: int) -> None:
-        """Count some more clips."""
-        self.finished += finished
-        self.failed += failed
-
-    @property
-    def exceeded(self) -> bool:
-        """Whether the run should stop.
-
-        >>> FailureWatch(0.05, finished=100, failed=30).exceeded
-        True
-        >>> FailureWatch(0.05, finished=1_000, failed=60).exceeded
-        False
-        """
-        if self.failed < MIN_FAILURES:
-            return False
-        return self.failed > FACTOR * self.allowed * (self.finished + self.in_work)
+    return failed >= MIN_FAILURES and failed > FACTOR * allowed * (finished + in_work)
 
 
 def allowed_of_pending(max_error_rate: float, clips: int, pending: int, failed_before: int) -> float:

@@ -20,11 +20,10 @@ from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout
-from acoustic_env.store.contents import ScannedPart
-from acoustic_env.store.feature_store import FeatureStore, new_part, put_part
+from acoustic_env.store.feature_store import FeatureStore, ScannedPart, new_part, put_part
 from acoustic_env.store.lease import BlockLeases, acquire_blocks
 from acoustic_env.store.manifest import Part
-from acoustic_env.store.parts import UnreadablePart, in_threads
+from acoustic_env.store.parts import UnreadablePart, in_threads, read_rows
 from acoustic_env.store.ranges import clip_bounds, each_key_once, sorted_ranges
 from acoustic_env.store.schema import DIGEST_DIGITS, ERROR_SCHEMA
 from acoustic_env.store.verify import contradictions, difference
@@ -89,7 +88,7 @@ def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_B
                 _take_over(store, block, fingerprint, leases)
         with acquire_blocks(store_url, [block], holder) as leases:
             for fingerprint in fingerprints:
-                done = _Compaction(store, block, fingerprint, part_bytes, leases).run()
+                done = _compact(store, block, fingerprint, part_bytes, leases)
                 if done is not None:
                     yield done
     _merge_errors(store)
@@ -116,77 +115,69 @@ def mergeable(parts: Sequence[AnyPart], largest: int) -> list[AnyPart]:
     return chosen if len(chosen) > 1 else []
 
 
-class _Compaction:
-    """The compaction of one version; nothing is replaced unless what was written is what was read."""
+def _compact(
+    store: FeatureStore, block: str, fingerprint: str, part_bytes: int, leases: BlockLeases
+) -> Compacted | None:
+    """Compact one version; nothing is replaced unless what was written is what was read."""
+    version, token = store.version(block, fingerprint), leases.tokens[layout.lease_path(block)]
+    parts = version.parts()
+    inputs = mergeable(parts, part_bytes // 2)
+    if not inputs:
+        return None
+    schema = _joint_schema(store, parts)
+    bounds = clip_bounds(store, inputs, schema, part_bytes)
+    names = "\n".join(sorted(part.path for part in inputs))
+    name = f"compacted-{token:08d}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+    pieces = (store.read_one(part, None).table.replace_schema_metadata(schema.metadata) for part in inputs)
+    read, outputs = 0, []
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-compact-") as work:
+        for number, table in enumerate(sorted_ranges(pieces, bounds, schema, Path(work))):
+            read += table.num_rows
+            outputs.append(_write(store, layout.part_path(version.folder, f"{name}-{number:06d}"), table))
+    if read != sum(part.rows for part in inputs):
+        msg = f"{store.filesystem.place(version.folder)}: the new parts have not the rows of the old ones"
+        raise StoreError(f"{msg}; nothing was replaced, report this")
+    leases.check()
+    replaced = set(inputs)
+    after = [*(part for part in parts if part not in replaced), *outputs]
+    version.begin(token, after)
+    rows, size = sum(part.rows for part in outputs), sum(part.size for part in inputs)
+    return Compacted(block, fingerprint, rows, read - rows, len(parts), len(after), size)
 
-    def __init__(self, store: FeatureStore, block: str, fingerprint: str, part_bytes: int, leases: BlockLeases) -> None:
-        self.store, self.part_bytes, self.leases = store, part_bytes, leases
-        self.block, self.fingerprint = block, fingerprint
-        self.version = store.version(block, fingerprint)
-        self.token = leases.tokens[layout.lease_path(block)]
-        self.duplicates = 0
 
-    def run(self) -> Compacted | None:
-        parts = self.version.parts()
-        inputs = mergeable(parts, self.part_bytes // 2)
-        self._inputs = hashlib.sha256("\n".join(sorted(part.path for part in inputs)).encode()).hexdigest()[:8]
-        if not inputs:
-            return None
-        schema = self._schema(parts)
-        bounds = clip_bounds(self.store, inputs, schema, self.part_bytes)
-        with tempfile.TemporaryDirectory(prefix="acoustic-env-compact-") as work:
-            ranges = sorted_ranges(self._read(inputs, schema), bounds, schema, Path(work))
-            outputs = [self._write(number, table) for number, table in enumerate(ranges)]
-        rows = sum(part.rows for part in outputs)
-        if rows + self.duplicates != sum(part.rows for part in inputs):
-            msg = f"{self.store.filesystem.place(self.version.folder)}: the new parts have not the rows of the old ones"
-            raise StoreError(f"{msg}; nothing was replaced, report this")
-        self.leases.check()
-        replaced = {part.path for part in inputs}
-        after = [*(part for part in parts if part.path not in replaced), *outputs]
-        self.version.begin(self.token, after)
-        read = sum(part.size for part in inputs)
-        return Compacted(self.block, self.fingerprint, rows, self.duplicates, len(parts), len(after), read)
+def _joint_schema(store: FeatureStore, parts: Sequence[Part]) -> pa.Schema:
+    """The columns of all parts; of metadata in which parts differ (library versions) the values side by side."""
+    first: ScannedPart | None = None
+    metadata: dict[bytes, list[bytes]] = {}
+    for part in in_threads(store.filesystem, parts, lambda part: store.read_one(part, [])):
+        first = first or part
+        if reason := difference(first, part):
+            raise _inconsistent(store, f"{part.entry.path}: {reason} as in {first.entry.path}")
+        for key, value in (part.schema.metadata or {}).items():
+            known = metadata.setdefault(key, [])
+            known += [one for one in ([value] if b"{" in value else value.split(b", ")) if one not in known]
+    assert first is not None
+    return first.schema.with_metadata({key: b", ".join(values) for key, values in metadata.items()})
 
-    def _schema(self, parts: Sequence[Part]) -> pa.Schema:
-        """The columns of all parts; of metadata in which parts differ (library versions) the values side by side."""
-        first: ScannedPart | None = None
-        metadata: dict[bytes, list[bytes]] = {}
-        for part in in_threads(self.store.filesystem, parts, lambda part: self.store.read_one(part, [])):
-            first = first or part
-            reason = difference(first, part)
-            if reason is not None:
-                raise self._inconsistent(f"{part.entry.path}: {reason} as in {first.entry.path}")
-            for key, value in (part.schema.metadata or {}).items():
-                known = metadata.setdefault(key, [])
-                known += [one for one in ([value] if b"{" in value else value.split(b", ")) if one not in known]
-        assert first is not None
-        return first.schema.with_metadata({key: b", ".join(values) for key, values in metadata.items()})
 
-    def _inconsistent(self, what: str) -> StoreInconsistentError:
-        return StoreInconsistentError(
-            f"{self.store.url}: {what}; nothing was replaced. See acoustic-env store verify {self.store.url}"
-        )
+def _inconsistent(store: FeatureStore, what: str) -> StoreInconsistentError:
+    return StoreInconsistentError(
+        f"{store.url}: {what}; nothing was replaced. See acoustic-env store verify {store.url}"
+    )
 
-    def _read(self, inputs: Sequence[Part], schema: pa.Schema) -> Iterator[pa.Table]:
-        for part in inputs:
-            yield self.store.read_one(part, None).table.replace_schema_metadata(schema.metadata)
 
-    def _write(self, number: int, table: pa.Table) -> Part:
-        """Write a part, each key once, and read it back."""
-        differing = contradictions(table)
-        if differing.num_rows:
-            key = differing.slice(0, 1).to_pylist()[0]
-            raise self._inconsistent(f"{self.version.folder}: the key {key} has two values")
-        kept = each_key_once(table)
-        self.duplicates += table.num_rows - kept.num_rows
-        name = f"compacted-{self.token:08d}-{self._inputs}-{number:06d}"
-        part = put_part(self.store.filesystem, layout.part_path(self.version.folder, name), kept)
-        found = self.store.scan_one(part, None)
-        if isinstance(found, UnreadablePart) or not found.table.equals(kept, check_metadata=True):
-            place = self.store.filesystem.place(part.path)
-            raise StoreError(f"{place}: does not read back as it was written; nothing was replaced")
-        return part
+def _write(store: FeatureStore, path: str, table: pa.Table) -> Part:
+    """Write rows sorted by key as a part, each key once, and read it back."""
+    differing = contradictions(table)
+    if differing.num_rows:
+        key = differing.slice(0, 1).to_pylist()[0]
+        raise _inconsistent(store, f"{path.rpartition('/')[0]}: the key {key} has two values")
+    kept = each_key_once(table)
+    part = put_part(store.filesystem, path, kept)
+    found = store.scan_one(part, None)
+    if isinstance(found, UnreadablePart) or not found.table.equals(kept, check_metadata=True):
+        raise StoreError(f"{store.filesystem.place(path)}: does not read back as it was written; nothing was replaced")
+    return part
 
 
 def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockLeases) -> None:
@@ -213,8 +204,8 @@ def _take_over(store: FeatureStore, block: str, fingerprint: str, leases: BlockL
 
 def _merge_errors(store: FeatureStore) -> None:
     """Merge small parts of the errors table into one; a reader between sees rows twice, and counts them once."""
-    chosen = mergeable(store.error_parts(), ERRORS_BYTES)
-    read = [(entry, store.read_errors_part(entry)) for entry in chosen]
+    chosen = mergeable(store.side_entries(layout.ERRORS), ERRORS_BYTES)
+    read = [(entry, read_rows(store.filesystem, entry, ERROR_SCHEMA)) for entry in chosen]
     whole = [(entry, table) for entry, table in read if not isinstance(table, UnreadablePart)]
     if len(whole) < 2:
         return

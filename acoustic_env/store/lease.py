@@ -29,7 +29,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -98,6 +98,7 @@ class Lease:
 
     Attributes:
         token: its fencing id.
+        lost: to whom, where a heartbeat found that another holds the lease now.
     """
 
     def __init__(self, store_url: str, path: str, record: LeaseRecord, ttl_s: float) -> None:
@@ -105,18 +106,13 @@ class Lease:
         self._url, self._path, self._record, self._ttl = store_url, path, record, ttl_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._lost: str | None = None
+        self.lost = ""
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
-    @property
-    def lost(self) -> bool:
-        """Whether a heartbeat found that another holds the lease now."""
-        return self._lost is not None
-
     def check(self) -> None:
         """Raise LeaseLost if the lease is another's now; asks the store."""
-        check(self._url, self.token, self._path)
+        check(self._url, {self._path: self.token})
 
     def release(self) -> None:
         """Release the lease; does nothing where it is released already, or another's."""
@@ -135,7 +131,7 @@ class Lease:
             except StoreError as error:
                 log.warning("the lease could not be renewed, trying again: %s", error)
             if self.lost:
-                log.warning("%s", self._lost)
+                log.warning("%s", self.lost)
                 return
 
     def _renew(self, record: LeaseRecord) -> None:
@@ -145,7 +141,7 @@ class Lease:
             filesystem.write(_file(self._path, self.token), _bytes(record))
             self._record = record
         else:
-            self._lost = f"{self._url}: the lease was lost to {now.describe()}"
+            self.lost = f"{self._url}: the lease was lost to {now.describe()}"
 
 
 class BlockLeases:
@@ -161,7 +157,7 @@ class BlockLeases:
 
     def check(self) -> None:
         """Raise LeaseLost if one of the leases is another's now; asks the store."""
-        check_all(self._url, self.tokens)
+        check(self._url, self.tokens)
 
     def others(self) -> list[str]:
         """Return who holds leases of other blocks now, as text."""
@@ -196,8 +192,7 @@ def acquire_blocks(store_url: str, blocks: Iterable[str], holder: str, ttl_s: fl
         yield BlockLeases(store_url, tokens)
 
 
-@contextmanager
-def acquire_sources(store_url: str, holder: str) -> Iterator[Lease]:
+def acquire_sources(store_url: str, holder: str) -> AbstractContextManager[Lease]:
     """Hold the lease of the table of sources, for the moment between comparing a list with it and adding to it.
 
     A writer of other blocks that has it is waited for, `SOURCES_WAIT_S` at most.
@@ -206,8 +201,7 @@ def acquire_sources(store_url: str, holder: str) -> Iterator[Lease]:
         LeaseHeld: it is still held then.
         StoreError: the store cannot be written.
     """
-    with acquire_lease(store_url, holder, path=f"{LEASES}/.{CLIPS}", wait_s=SOURCES_WAIT_S) as lease:
-        yield lease
+    return acquire_lease(store_url, holder, path=f"{LEASES}/.{CLIPS}", wait_s=SOURCES_WAIT_S)
 
 
 @contextmanager
@@ -244,27 +238,22 @@ def acquire_lease(
             log.warning("the lease could not be released and ends by itself in %.0f s: %s", ttl_s + SKEW_S, error)
 
 
-def check_all(store_url: str, tokens: Mapping[str, int]) -> None:
-    """Raise unless every lease (path -> fencing id) still holds; raises as `check`."""
-    for path, token in tokens.items():
-        check(store_url, token, path)
-
-
-def check(store_url: str, token: int, path: str = LEASE) -> None:
-    """Raise unless the lease with this fencing id still holds; called before a commit.
+def check(store_url: str, tokens: Mapping[str, int]) -> None:
+    """Raise unless every lease (path -> fencing id) still holds; called before a commit.
 
     Raises:
-        LeaseLost: another writer has taken the lease, or it was released.
+        LeaseLost: another writer has taken one, or it was released.
         StoreError: the store cannot be read.
     """
-    now = read_lease(store_url, path)
-    if now is not None and now.fencing_id == token and not now.released:
-        return
-    found = "its file is gone" if now is None else f"it is now held by {now.describe()}"
-    if now is not None and now.released:
-        found = f"it was released by {now.describe()}"
-    msg = f"{store_url}: this writer's lease ({path}, {token}) is lost: {found}; nothing more is written by this run"
-    raise LeaseLost(msg)
+    for path, token in tokens.items():
+        now = read_lease(store_url, path)
+        if now is not None and now.fencing_id == token and not now.released:
+            continue
+        how = "was released" if now is not None and now.released else "is now held"
+        raise LeaseLost(
+            f"{store_url}: this writer's lease ({path}, {token}) is lost: it "
+            f"{f'{how} by {now.describe()}' if now else 'has no file any more'}; nothing more is written by this run"
+        )
 
 
 def read_lease(store_url: str, path: str = LEASE) -> LeaseRecord | None:

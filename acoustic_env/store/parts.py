@@ -108,6 +108,15 @@ def read_part(
     return _reading(filesystem, entry, lambda: part.read(columns=columns, use_threads=False))
 
 
+def read_rows(filesystem: Filesystem, entry: Entry, schema: pa.Schema) -> pa.Table | UnreadablePart:
+    """Read a part of a table with one schema: of errors, or of sources; raises StoreError as `read_part`."""
+    try:
+        with open_part(filesystem, entry) as part:
+            return read_part(filesystem, entry, part, schema.names).cast(schema)
+    except (NotAPart, pa.ArrowInvalid) as error:
+        return UnreadablePart(entry, str(error))
+
+
 def _reading(filesystem: Filesystem, entry: Entry, call: Callable[[], T]) -> T:
     """Tell damaged content (pyarrow's errors, an unreadable disk block) from a filesystem that does not answer."""
     place = filesystem.place(entry.path)

@@ -17,11 +17,9 @@ from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source, parse_relocation, suggest_relocation
 from acoustic_env.clips.table import group_by, read_clips
 from acoustic_env.errors import StoreInconsistentError, UsageError
-from acoustic_env.io.filesystem import Entry
 from acoustic_env.store import layout
-from acoustic_env.store.contents import ScannedPart
-from acoustic_env.store.feature_store import FeatureStore
-from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, part_bytes, read_part
+from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.parts import UnreadablePart, part_bytes
 from acoustic_env.store.schema import SOURCE_SCHEMA, digest
 
 SHOWN: Final = 5
@@ -67,16 +65,8 @@ def compare(store: FeatureStore, listed: Listed) -> list[UnreadablePart]:
     """
     damaged: list[UnreadablePart] = []
 
-    def load(entry: Entry) -> pa.Table | UnreadablePart:
-        try:
-            with open_part(store.filesystem, entry) as file:
-                return read_part(store.filesystem, entry, file, SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
-        except (NotAPart, pa.ArrowInvalid) as error:
-            return UnreadablePart(entry, str(error))
-
     def parts() -> Iterator[pa.Table]:
-        entries = [entry for entry in store.filesystem.entries(layout.CLIPS) if layout.is_part(entry.path)]
-        for part in in_threads(store.filesystem, entries, load):
+        for part in store.side_parts(layout.CLIPS, SOURCE_SCHEMA):
             if isinstance(part, UnreadablePart):
                 damaged.append(part)
             else:

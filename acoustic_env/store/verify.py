@@ -14,7 +14,7 @@ that are not on the list, parts that no manifest names, temporary files, pending
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,9 +29,8 @@ from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
-from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
-from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.feature_store import FeatureStore, ScannedPart
 from acoustic_env.store.parts import UnreadablePart
 from acoustic_env.store.schema import KEY_SCHEMA, as_matrix, repeats, row_keys, sort_by_key
 from acoustic_env.store.sources import Pair, compare, differing, load_with_rows
@@ -166,12 +165,15 @@ def verify(
     """
     report = Report(store.url, None if clips is None else clips.num_rows)
     listed = None if clips is None else clips["clip_id"]
-    if listed is not None:
+    if clips is not None and listed is not None:
         twice = len(listed) - pc.count_distinct(listed).as_py()
         if twice:
             report.issues.append(f"the clip list holds {twice:,} ids more than once")
-    table = Listed([] if clips is None else [_first_of_each(clips)])
-    failures = _failures(store, report, None if clips is None else table)
+        clips = clips.take(pc.index_in(pc.unique(listed), value_set=listed.combine_chunks()))  # the first of each id
+    table = Listed([] if clips is None else [clips])
+    failures = Failures(store.errors(), None if clips is None else table)
+    lost = [part for path, part in store.unreadable.items() if path.startswith(f"{layout.ERRORS}/")]
+    report.issues += [f"{part.entry.path}: {part.reason}" for part in lost]
     versions = _versions(store, report)
     for (block, fingerprint), covered in versions.items():
         wanted = None if signals is None else [signal for signal in signals if signal in covered]
@@ -179,7 +181,10 @@ def verify(
             _verify_block(store, block, fingerprint, listed, wanted, covered, failures, report, read_all=read_all)
         )
     if listed is not None and signals is not None:
-        report.notes += _signals_without_rows(versions, signals)
+        there = {(block, signal) for (block, _), covered in versions.items() for signal in covered}
+        blocks = dict.fromkeys(block for block, _ in versions)
+        lacking = [f"{block} {name}" for block in blocks for name in signals if (block, name) not in there]
+        report.notes += [f"{one}: no row of any clip" for one in lacking]
     _check_sources(store, table, clips_url, report)
     report.notes += [f"{entry.path}: a temporary file" for entry in store.filesystem.entries(TMP)]
     return report
@@ -211,26 +216,6 @@ def _versions(store: FeatureStore, report: Report) -> dict[tuple[str, str], set[
             signals = set(part.described.signals) if part else of_runs.get((block, fingerprint))
             found[block, fingerprint] = signals or set(SIGNALS.names())
     return dict(sorted(found.items()))
-
-
-def _signals_without_rows(versions: Mapping[tuple[str, str], set[str]], signals: Sequence[str]) -> list[str]:
-    """A note for each block and wanted signal that no version covers."""
-    there: dict[str, set[str]] = {}
-    for (block, _), covered in versions.items():
-        there[block] = there.get(block, set()) | covered
-    return [f"{block} {name}: no row of any clip" for block in there for name in signals if name not in there[block]]
-
-
-def _failures(store: FeatureStore, report: Report, listed: Listed | None) -> Failures:
-    errors = store.errors()
-    lost = [part for path, part in store.unreadable.items() if path.startswith(f"{layout.ERRORS}/")]
-    report.issues += [f"{part.entry.path}: {part.reason}" for part in lost]
-    return Failures(errors, listed)
-
-
-def _first_of_each(clips: pa.Table) -> pa.Table:
-    """The list without repeated ids, which are another issue."""
-    return clips.take(pc.index_in(pc.unique(clips["clip_id"]), value_set=clips["clip_id"].combine_chunks()))
 
 
 def _check_sources(store: FeatureStore, listed: Listed, clips_url: str, report: Report) -> None:
@@ -303,10 +288,8 @@ def _verify_block(
             counts = _signal_counts(signal, listed, done, failures.in_force(block, fingerprint, signal))
             found.counts.append(counts)
             if counts.pending:
-                shown = ", ".join(counts.first_pending[:3])
-                report.notes.append(
-                    f"{block}/{fingerprint} {signal}: {counts.pending:,} clips pending, such as {shown}"
-                )
+                such = f"{counts.pending:,} clips pending, such as {', '.join(counts.first_pending[:3])}"
+                report.notes.append(f"{block}/{fingerprint} {signal}: {such}")
     return found
 
 
@@ -337,10 +320,8 @@ def difference(first: ScannedPart, part: ScannedPart) -> str | None:
     if not part.schema.equals(first.schema):
         return "its columns are not the same"
     one, other = first.described.settings(), part.described.settings()
-    if one != other:
-        name = next(name for name in one | other if one.get(name) != other.get(name))
-        return f"its setting {name} ({other.get(name)}) is not the same"
-    return None
+    differ = (name for name in one | other if one.get(name) != other.get(name))
+    return next((f"its setting {name} ({other.get(name)}) is not the same" for name in differ), None)
 
 
 def _compare_duplicates(store: FeatureStore, found: BlockCounts, repeated: pa.Table, report: Report) -> None:

@@ -22,7 +22,7 @@ from acoustic_env.errors import TooManyFailures
 from acoustic_env.options import ExtractSettings
 from acoustic_env.pipeline.extract import extract
 from acoustic_env.pipeline.record import RunRecord
-from acoustic_env.pipeline.watch import MIN_FAILURES, FailureWatch, allowed_of_pending, check_failures
+from acoustic_env.pipeline.watch import MIN_FAILURES, allowed_of_pending, check_failures, too_many_fail
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.schema import ERROR_SCHEMA
 
@@ -104,12 +104,7 @@ def test_a_list_that_fails_at_exactly_the_allowed_rate_is_stopped_early_in_at_mo
     stopped = 0
     for _ in range(runs):
         failures = np.cumsum(rng.random(clips) < allowed)[step - 1 :: step]
-        watch = FailureWatch(allowed)
-        for failed in np.diff(failures, prepend=0):
-            watch.add(step, int(failed))
-            if watch.exceeded:
-                stopped += 1
-                break
+        stopped += any(too_many_fail(allowed, step * i, int(failed)) for i, failed in enumerate(failures, 1))
     print(f"stopped early: {stopped} of {runs} runs at the allowed rate of {allowed:g}")
     assert stopped / runs <= 0.05
 
@@ -117,10 +112,10 @@ def test_a_list_that_fails_at_exactly_the_allowed_rate_is_stopped_early_in_at_mo
 @pytest.mark.parametrize(("rate", "latest"), [(1.0, 120), (0.5, 250), (0.2, 800)])
 def test_a_list_that_fails_far_more_often_than_allowed_is_stopped_soon(rate: float, latest: int) -> None:
     rng = np.random.default_rng(23)
-    watch = FailureWatch(0.05, in_work=100)
-    while not watch.exceeded:
-        watch.add(10, int(rng.binomial(10, rate)))
-    assert watch.finished <= latest
+    finished = failed = 0
+    while not too_many_fail(0.05, finished, failed, in_work=100):
+        finished, failed = finished + 10, failed + int(rng.binomial(10, rate))
+    assert finished <= latest
 
 
 def test_failures_of_earlier_runs_do_not_stop_the_clips_that_are_left() -> None:

@@ -26,8 +26,8 @@ from acoustic_env.errors import UsageError
 from acoustic_env.features import indices, modulation
 from acoustic_env.features.embedders import placeholder
 from acoustic_env.models.data.matrix import load_matrix
+from acoustic_env.pipeline.books import find_missing
 from acoustic_env.pipeline.compute import Compute, ComputeSettings
-from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.task import Task
 from acoustic_env.pipeline.work import BlockSpec, block_work

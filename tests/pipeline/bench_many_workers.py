@@ -25,7 +25,7 @@ from acoustic_env.features.block import to_table
 from acoustic_env.pipeline import graph
 from acoustic_env.pipeline.compute import ComputeSettings
 from acoustic_env.pipeline.pending import cut_tasks, stored
-from acoustic_env.pipeline.pools import Plan, Pool
+from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.pipeline.task import WORK_SCHEMA, RowError, Task
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store.feature_store import FeatureStore

@@ -9,7 +9,7 @@ import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.pipeline.estimate import describe_estimate
-from acoustic_env.pipeline.pools import Plan, Pool
+from acoustic_env.pipeline.plan import Plan, Pool
 from acoustic_env.store.feature_store import FeatureStore
 from tests.known_issues.test_exit_three import clips_of_which_fail
 

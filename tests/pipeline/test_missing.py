@@ -9,7 +9,7 @@ import pytest
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table
-from acoustic_env.pipeline.missing import find_missing
+from acoustic_env.pipeline.books import find_missing
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 from acoustic_env.store.feature_store import FeatureStore
 from tests.store.tables import SIGNALS, FakeBlock, fake_errors, fake_table

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acoustic_env.errors import UsageError
-from acoustic_env.pipeline.plan import Device, make_plan
-from acoustic_env.pipeline.pools import GIB, Audio, Node, Plan, describe
+from acoustic_env.pipeline.pending import Pending
+from acoustic_env.pipeline.plan import GIB, Device, Node, Plan, describe, make_plan
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 
 
@@ -38,7 +38,7 @@ def node(cpus: float, gpus: float = 0, memory: int = 0, name: str = "a") -> Node
 def plan_for(
     works: list[BlockWork], clips: int, nodes: Node | list[Node], device: Device = "auto", clip_s: float = 10.0
 ) -> Plan:
-    audio = Audio(clips, clip_s * clips, clip_s)
+    audio = Pending(clips, clip_s * clips, clip_s)
     return make_plan(works, audio, nodes if isinstance(nodes, list) else [nodes], device)
 
 
@@ -58,7 +58,7 @@ def test_an_accepted_plan_over_commits_no_node_and_leaves_no_pool_empty(
     nodes = [replace(one, node_id=str(number)) for number, one in enumerate(nodes)]
     works = [*DSP, *NETWORKS[:networks]]
     try:
-        plan = make_plan(works, Audio(clips, 10.0 * clips), nodes, "auto", elastic=elastic, max_workers=max_workers)
+        plan = make_plan(works, Pending(clips, 10.0 * clips), nodes, "auto", elastic=elastic, max_workers=max_workers)
     except UsageError as error:
         able = [one for one in nodes if one.cpus and one.gpus] or [one for one in nodes if one.cpus]
         roomy = any(one.memory >= (16 + 2 * one.cpus + 8 * one.gpus) * GIB for one in able)
@@ -174,7 +174,7 @@ def test_the_memory_of_workers_grows_with_the_longest_clip_until_the_machine_has
     assert short.compute[0].memory < long.compute[0].memory <= endless.compute[0].memory
     assert long.longest_s == endless.longest_s >= 2400
     assert [pool.workers for pool in endless.compute] == [4]
-    (one,) = make_plan(DSP, Audio(100, 8.64e6, 86_400.0), [machine], "auto", max_workers=1).compute
+    (one,) = make_plan(DSP, Pending(100, 8.64e6, 86_400.0), [machine], "auto", max_workers=1).compute
     assert one.memory > 3 * endless.compute[0].memory
 
 
@@ -196,10 +196,10 @@ def test_tasks_are_bounded_by_seconds_by_bytes_of_rows_and_by_what_waits_for_a_g
 
 def test_short_clips_beside_a_long_one_do_not_fill_a_task_with_rows() -> None:
     long, short = 14_400.0, 0.1
-    plan = make_plan(DSP, Audio(10**5 + 100, 10**5 * short + 100 * long, long), [node(16, 0, 64 * GIB)], "cpu")
+    plan = make_plan(DSP, Pending(10**5 + 100, 10**5 * short + 100 * long, long), [node(16, 0, 64 * GIB)], "cpu")
     assert plan.task_s / plan.least_s * sum(block.row_bytes(short) for block in DSP) <= GIB / 32 * 1.001
 
 
 def test_a_pool_never_grows_beyond_a_worker_a_clip() -> None:
-    plan = make_plan(DSP, Audio(6, 1e12, 1e12), [node(2, 0, 24 * GIB)], "cpu", elastic=True)
+    plan = make_plan(DSP, Pending(6, 1e12, 1e12), [node(2, 0, 24 * GIB)], "cpu", elastic=True)
     assert plan.compute[0].most == 6

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from acoustic_env.clips.listed import Listed
 from acoustic_env.features.block import METADATA_PREFIX
-from acoustic_env.pipeline.missing import find_missing
+from acoustic_env.pipeline.books import find_missing
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 from acoustic_env.store import layout
 from acoustic_env.store.feature_store import FeatureStore, new_part

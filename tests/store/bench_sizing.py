@@ -22,8 +22,8 @@ from acoustic_env.audio.prepare import decode_and_resample
 from acoustic_env.clips.listed import Listed
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.options import ExtractSettings
+from acoustic_env.pipeline.books import find_missing
 from acoustic_env.pipeline.compute import Compute, ComputeSettings
-from acoustic_env.pipeline.missing import find_missing
 from acoustic_env.pipeline.sink import Write
 from acoustic_env.pipeline.task import Task
 from acoustic_env.pipeline.work import resolve_blocks

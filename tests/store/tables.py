@@ -12,7 +12,7 @@ import pyarrow as pa
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table
 from acoustic_env.features.block import METADATA_PREFIX, Column, FeatureBlock, fingerprint, table_schema, to_table
-from acoustic_env.pipeline.missing import find_missing
+from acoustic_env.pipeline.books import find_missing
 from acoustic_env.pipeline.work import BlockSpec, BlockWork
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.layout import lease_path

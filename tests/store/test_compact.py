@@ -16,6 +16,7 @@ import pytest
 from acoustic_env.cli import main
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import LeaseHeld, StoreInconsistentError
+from acoustic_env.store import layout
 from acoustic_env.store.compact import compact
 from acoustic_env.store.export import export
 from acoustic_env.store.feature_store import FeatureStore
@@ -127,7 +128,7 @@ def test_the_errors_table_is_merged_too(tmp_path: Path) -> None:
         store.write_errors(fake_errors((f"bad {number}", "source", "not_audio", True, 1)), f"run-1-{number}")
     before = store.errors()
     list(compact(store.url))
-    assert len(store.error_parts()) == 1
+    assert len(store.side_entries(layout.ERRORS)) == 1
     assert store.errors().equals(before)
 
 

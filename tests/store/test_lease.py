@@ -17,6 +17,7 @@ import pytest
 from acoustic_env.errors import LeaseHeld
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import lease as lease_module
+from acoustic_env.store.layout import LEASE
 from acoustic_env.store.lease import (
     Lease,
     LeaseLost,
@@ -118,18 +119,18 @@ def test_the_second_writer_is_told_who_holds_it_and_until_when(url: str) -> None
 
 def test_fencing_ids_only_grow_and_an_old_one_is_refused(url: str) -> None:
     with acquire_lease(url, "first") as first:
-        check(url, first.token)
+        check(url, {LEASE: first.token})
         first.check()
     with pytest.raises(LeaseLost, match="was released"):
-        check(url, first.token)
+        check(url, {LEASE: first.token})
     with acquire_lease(url, "second") as second:
         assert second.token == first.token + 1
         with pytest.raises(LeaseLost, match="held by 'second'"):
-            check(url, first.token)
+            check(url, {LEASE: first.token})
     first.release()
     second.release()
     with pytest.raises(LeaseLost):
-        check(url, second.token)
+        check(url, {LEASE: second.token})
 
 
 def test_a_killed_holder_on_this_machine_is_followed_at_once(url: str, tmp_path: Path) -> None:

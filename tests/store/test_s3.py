@@ -10,6 +10,7 @@ from acoustic_env.errors import LeaseHeld, UsageError
 from acoustic_env.io import filesystem, retry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store.feature_store import FeatureStore
+from acoustic_env.store.layout import LEASE
 from acoustic_env.store.lease import LeaseLost, acquire_lease, check, read_lease
 from acoustic_env.store.verify import verify
 from tests.s3 import Fault, S3Server
@@ -42,7 +43,7 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(s3: S3Server, fault: Fau
     with acquire_lease(s3.url, "writer") as lease:
         for ids in (["a", "b"], ["c"], ["d"]):
             store.write_part(fake_table(ids))
-            check(s3.url, lease.token)
+            check(s3.url, {LEASE: lease.token})
     assert store.read("fake")["clip_id"].to_pylist() == [c for c in "abcd" for _ in SIGNALS]
     assert not verify(store).issues
     assert fault in s3.done
@@ -85,18 +86,18 @@ def test_a_lease_on_s3_is_fenced_and_given_back(s3: S3Server) -> None:
     with acquire_lease(s3.url, "first") as first:
         with pytest.raises(LeaseHeld, match="'first'"), acquire_lease(s3.url, "second"):
             pass
-        check(s3.url, first.token)
+        check(s3.url, {LEASE: first.token})
     with acquire_lease(s3.url, "second") as second:
         assert second.token == first.token + 1
         with pytest.raises(LeaseLost):
-            check(s3.url, first.token)
+            check(s3.url, {LEASE: first.token})
 
 
 def test_a_lease_whose_answer_was_lost_is_still_ours(s3: S3Server) -> None:
     s3.choose = lambda method, _path, _number: "drop_answer" if method == "PUT" and not s3.done else None
     with acquire_lease(s3.url, "first") as lease:
         assert s3.done == ["drop_answer"]
-        check(s3.url, lease.token)
+        check(s3.url, {LEASE: lease.token})
 
 
 def test_a_server_that_ignores_conditions_gets_no_lease(s3: S3Server) -> None:
