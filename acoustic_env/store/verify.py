@@ -269,7 +269,7 @@ def _verify_block(
     files = store.filesystem.entries(layout.block_folder(block, fingerprint), "part-")
     unnamed = sum(file.path not in named for file in files)
     if unnamed:
-        what = "replaced, or left by a writer that was killed; acoustic-env store gc removes them"
+        what = f"replaced, or left by a killed writer; acoustic-env store gc {store.url} removes them after a day"
         report.notes.append(f"{block}/{fingerprint}: {unnamed:,} parts that no manifest names ({what})")
     unique = keys.group_by(row_keys(keys.schema)).aggregate([("part", "count")])
     repeated = unique.filter(pc.greater(unique["part_count"], 1))

@@ -13,7 +13,7 @@ at once is fitted label by label (`per_label`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,6 @@ from acoustic_env.errors import UsageError
 from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.estimators.per_label import PerLabelClassifier
 from acoustic_env.stats.intervals import Floats, Integers
-
 
 
 def make_estimator(classifier: ClassifierSettings | Any, random_state: int, checkpoints: str | None = None) -> Any:
