@@ -129,7 +129,7 @@ def test_the_errors_that_a_run_points_to_are_shown_and_the_list_without_what_is_
     assert "not_found" in place.run(*advised(said, "store errors"))
     place.run(*advised(said, "clips check"))
     place.clips = place.folder / "NEW.parquet"
-    assert "1 clips" in place.extract("--max-error-rate", "0").replace("1 clip ", "1 clips ")
+    assert "1 on the list, 0 with something missing" in place.extract("--max-error-rate", "0")
 
 
 def test_audio_that_moved_is_known_again_by_the_advised_option(place: Place) -> None:
