@@ -87,7 +87,7 @@ def test_a_server_that_refuses_a_burst_of_64_readers_costs_none_of_them_a_clip(s
     files = open_filesystem(f"s3://{s3.bucket}")
     for number in range(64):
         files.write(f"{number}.wav", bytes([number]))
-    refuse = limited(per_second=40)
+    refuse = limited(per_second=15)
     s3.choose = lambda _method, _path, _number: refuse()
 
     def read(number: int) -> bytes:
