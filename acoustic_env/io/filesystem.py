@@ -259,7 +259,10 @@ class Filesystem:
                 if self._create(path, data):
                     raise UsageError(f"{self.place(path)}: this S3 server ignores conditions; {SAFE}")
                 self.keeps_conditions = True
-            return created or self.read(path) == data  # ours, when only the answer to it was lost
+            try:
+                return created or self.read(path) == data  # ours, when only the answer to it was lost
+            except FileNotFoundError as error:  # another writer's, removed meanwhile
+                raise store_error(self.place(path), "written", error) from error
 
     def _create(self, path: str, data: bytes) -> bool:
         """Write under the condition that there is no such file; return whether it held."""

@@ -241,8 +241,11 @@ class Bundle:
         recorded = _evaluations(place)
         self.test_evaluations = recorded + [own for own in self.test_evaluations if own not in recorded]
         if self.test_evaluations != recorded:
-            plain = [dataclasses.asdict(one) for one in self.test_evaluations]
-            write_bytes(join(place, EVALUATIONS), json.dumps(plain, indent=1).encode())
+            self._write_evaluations(place)
+
+    def _write_evaluations(self, place: str) -> None:
+        plain = [dataclasses.asdict(one) for one in self.test_evaluations]
+        write_bytes(join(place, EVALUATIONS), json.dumps(plain, indent=1).encode())
 
     @classmethod
     def load(cls, folder: str | Path, trusted: Sequence[str] = ()) -> Bundle:
@@ -280,8 +283,8 @@ class Bundle:
         """Note beside the saved bundle that it was evaluated, and what was found."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         evaluation = TestEvaluation(now, hash_of_clips, self.weights_sha256, found.as_json())
-        self.test_evaluations.append(evaluation)
-        self._keep_evaluations(str(folder))
+        self.test_evaluations = [*_evaluations(str(folder)), evaluation]
+        self._write_evaluations(str(folder))
         return evaluation
 
 
@@ -307,7 +310,7 @@ def _evaluations(place: str) -> list[TestEvaluation]:
 
 def _part_names(place: str) -> set[str]:
     """Return the parts of the bundle that is there, if any."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
         return set(json.loads(read_if_there(join(place, METADATA)) or b"{}").get("parts", ()))
     return set()
 
@@ -325,7 +328,8 @@ def _read(folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     if metadata.get("format") != FORMAT:
         raise UsageError(
             f"{folder}: bundle of format {metadata.get('format')!r}, this version reads {FORMAT}; make it again: "
-            f"acoustic-env train --clips LIST --store URL --recipe R --out {folder}"
+            f"acoustic-env train --clips LIST --store URL --recipe R --out {folder} (copy {METADATA} before, "
+            "if it records test evaluations: the new bundle does not)"
         )
     parts = {}
     for name, digest in metadata["parts"].items():

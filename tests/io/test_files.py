@@ -15,7 +15,9 @@ import pytest
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe, read_mapping
 from acoustic_env.io.files import check_place, files_below, folder_of, new_file, read_bytes, read_if_there, write_bytes
+from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import join, split
+from acoustic_env.io.retry import StoreError
 from tests.s3 import Fault, S3Server
 
 
@@ -126,3 +128,16 @@ def test_locations_are_joined_and_split() -> None:
         ("a", "x.html"),
         ("s3://b", "x.html"),
     ]
+
+
+def test_another_writers_file_that_vanishes_after_it_was_refused_is_an_error_with_advice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = open_filesystem("memory://vanishing/store")
+
+    def refused(path: str, data: bytes, mode: str) -> None:
+        raise FileExistsError(path)
+
+    monkeypatch.setattr(files.filesystem, "pipe_file", refused)
+    with pytest.raises(StoreError, match=r"memory://vanishing/store/a\.json: cannot be written"):
+        files.create("a.json", b"1")

@@ -27,7 +27,6 @@ class SequenceSettings(NetworkSettings):
 
     reads_sequences: ClassVar[bool] = True
     uses_gpu: ClassVar[bool] = True
-    predicts_in: ClassVar[str] = "float32"
 
     scale: Literal["bands", "clip", "all", "none"] = "bands"
     """Standardize each band by the training rows (bands), each clip by itself (clip), all cells alike by the training

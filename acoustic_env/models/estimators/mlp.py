@@ -23,6 +23,7 @@ class MLPSettings(NetworkSettings):
     """A multilayer perceptron, stopped on validation rows."""
 
     trial_settings: ClassVar[Mapping[str, Any]] = {"max_epochs": 50, "patience": 5}
+    predicts_in: ClassVar[str] = "float64"
 
     kind: Literal["mlp"] = "mlp"
 

@@ -42,8 +42,8 @@ class NetworkSettings(ClassifierSettings):
     uses_gpu: ClassVar[bool] = False
     """Whether a GPU is worth it where there is one."""
 
-    predicts_in: ClassVar[str] = "float64"
-    """Precision of predictions. In single precision those of a row differ by 1e-7 with the number of rows beside it."""
+    predicts_in: ClassVar[str] = "float32"
+    """Precision of predictions. In float32 those of a row may differ by 1e-7 with the number of rows beside it."""
 
     def network(self, shape: tuple[int, ...], outputs: int, task: Task) -> torch.nn.Module:
         """Build the network: rows [n, *shape] -> logits [n, outputs]."""
