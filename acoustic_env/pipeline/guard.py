@@ -109,7 +109,7 @@ class CrashIsolatedStage:
         """
         if self.refusal is not None:
             raise self.refusal
-        return pa.concat_tables([self._do(task).pack() for task in unpack(packed)])
+        return pa.concat_tables([self._do(task).pack() for task in unpack(packed)], promote_options="default")
 
     def _do(self, task: Task) -> Task:
         started, before = time.perf_counter(), dict(task.seconds)

@@ -1,13 +1,19 @@
 """A task: clips on their way through the graph, what of them is done, and prepared signals for a later pool.
 
-In a process it is tables and arrays; between processes one row of an Arrow table (`Task.pack`).
+In a process it is tables and arrays. Between processes it is one row of an Arrow table (`pack`), whose cells are Arrow
+streams that are read without copying:
+
+clips          the rows of the pending list, `WORK_SCHEMA`
+rows:<block>   finished rows, the block's own table
+signals        `SIGNALS_SCHEMA`, for a later pool
+notes          JSON: errors, seconds of each stage, and the workers that had the task
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
@@ -25,6 +31,11 @@ WORK_SCHEMA: Final = pa.schema(
     | {"byte_offset": pa.int64(), "byte_size": pa.int64(), "seconds": pa.float64()}  # the last null where not known
 )
 ASSUMED_S: Final = 30.0  # of a clip whose length is not known
+SIGNALS_SCHEMA: Final = pa.schema(
+    {"clips": pa.list_(pa.int32()), "need": pa.int64(), "rate": pa.int32(), "signal": TEXT}
+    | {"samples": pa.large_list(pa.float32())}
+)
+ROWS: Final = "rows:"
 MAX_MESSAGE: Final = 1000
 
 Waves = npt.NDArray[np.float32]  # [clips, samples]
@@ -127,14 +138,65 @@ class Task:
 
     def pack(self) -> pa.Table:
         """Return the task as one row."""
-        data = pa.py_buffer(pickle.dumps(self, protocol=5))
-        offsets = pa.py_buffer(np.array([0, data.size], np.int64))
-        return pa.table({"task": pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])})
+        notes = {"errors": self.errors, "seconds": self.seconds, "worked": self.worked}
+        cells = {"notes": pa.array([json.dumps(notes)], TEXT), "clips": _stream(self.clips)}
+        for block, pieces in self.rows.items():
+            cells[f"{ROWS}{block}"] = _stream(pa.concat_tables(pieces))
+        if self.groups:
+            cells["signals"] = _stream(_pack_signals(self.groups))
+        return pa.table(cells)
 
 
 def unpack(packed: pa.Table) -> list[Task]:
     """Return the tasks of the rows: of `Task.pack`, or of a pending list (`pending.TASK_SCHEMA`)."""
-    if "clips" in packed.column_names:
-        tables = [pa.Table.from_struct_array(clips.values) for clips in packed["clips"]]
-        return [Task(table.take(np.arange(len(table)))) for table in tables]  # of a slice, pickle would keep the whole
-    return [pickle.loads(task.as_buffer()) for task in packed["task"]]  # noqa: S301
+    if "notes" not in packed.column_names:
+        return [Task(pa.Table.from_struct_array(clips.values)) for clips in packed["clips"]]
+    return [_unpack(row) for i in range(len(packed)) for row in [packed.slice(i, 1)]]
+
+
+def _unpack(row: pa.Table) -> Task:
+    notes = json.loads(row["notes"][0].as_py())
+    found = {name: pa.ipc.open_stream(row[name][0].as_buffer()).read_all()
+             for name in row.column_names if name != "notes" and row[name][0].is_valid}  # fmt: skip
+    return Task(
+        found.pop("clips"),
+        [(position, RowError(*error)) for position, error in notes["errors"]],
+        groups=_unpack_signals(found.pop("signals", SIGNALS_SCHEMA.empty_table())),
+        rows={name.removeprefix(ROWS): [table] for name, table in found.items()},
+        seconds=notes["seconds"],
+        worked=[Worked(*worked) for worked in notes["worked"]],
+    )
+
+
+def _stream(table: pa.Table) -> pa.Array:
+    """Return a table as a cell, large_binary [1]."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    data = sink.getvalue()
+    offsets = pa.py_buffer(np.array([0, data.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+
+
+def _pack_signals(groups: Sequence[Group]) -> pa.Table:
+    """Return a row for each group, rate and signal."""
+    rows = [
+        (list(group.clips), group.need, rate, name, waves)
+        for group in groups
+        for rate, signals in group.waves.items()
+        for name, waves in signals.items()
+    ]
+    clips, need, rate, signal, waves = zip(*rows, strict=True)
+    offsets = np.cumsum([0, *(wave.size for wave in waves)], dtype=np.int64)
+    samples = pa.LargeListArray.from_arrays(offsets, np.concatenate([wave.ravel() for wave in waves]))
+    columns = [pa.array(clips, SIGNALS_SCHEMA.field("clips").type), need, rate, signal, samples]
+    return pa.table(columns, schema=SIGNALS_SCHEMA)
+
+
+def _unpack_signals(table: pa.Table) -> list[Group]:
+    groups: dict[tuple[tuple[int, ...], int], dict[int, dict[str, Waves]]] = {}
+    for i, row in enumerate(table.drop_columns("samples").to_pylist()):
+        clips = tuple(row["clips"])
+        waves = table["samples"][i].values.to_numpy().reshape(len(clips), -1)
+        groups.setdefault((clips, row["need"]), {}).setdefault(row["rate"], {})[row["signal"]] = waves
+    return [Group(clips, need, waves) for (clips, need), waves in groups.items()]

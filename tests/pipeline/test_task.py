@@ -31,7 +31,7 @@ def test_a_task_survives_packing_joining_and_slicing(sizes: list[tuple[int, int]
     task.rows["level"], task.groups = [ROWS, ROWS], groups
     task.spend("decode", 1.5)
     task.worked.append(Worked("cpu", "node 1", 2.5, 100))
-    joined = pa.concat_tables([named("c").pack(), task.pack()])
+    joined = pa.concat_tables([named("c").pack(), task.pack()], promote_options="default")
     for found in (unpack(joined.slice(1))[0], unpack(joined)[1]):
         assert found.clips.equals(task.clips)
         assert (found.errors, found.seconds, found.worked) == (task.errors, task.seconds, task.worked)
