@@ -36,7 +36,7 @@ _BUILT_IN: Final = {
     "fsd50k": ("acoustic_env.clips.readers.published:FSD50KReader", "FSD50K, by its labels or its tags"),
     "fsdkaggle2019": ("acoustic_env.clips.readers.published:FSDKaggle2019Reader", "FSDKaggle2019"),
     "tsv": ("acoustic_env.clips.readers.published:TSVReader", "a TSV file of audio names and labels"),
-    "huggingface": ("acoustic_env.clips.readers.parquet:HuggingFaceReader", "a Hugging Face audio data set"),
+    "huggingface": ("acoustic_env.clips.readers.huggingface:HuggingFaceReader", "a Hugging Face audio data set"),
 }
 READERS: Final[Registry[type[Reader]]] = Registry(
     "readers", "reader of clip lists", {name: target for name, (target, _) in _BUILT_IN.items()}

@@ -9,8 +9,8 @@ from typing import Final
 
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.attribution_plots import attribution_plots, importance_plots
-from acoustic_env.explain.contrasts import contrast_plots, correlation_plots
-from acoustic_env.explain.maps import map_plots
+from acoustic_env.explain.contrast_plots import contrast_plots, correlation_plots
+from acoustic_env.explain.map_plots import map_plots
 from acoustic_env.explain.material import Material
 from acoustic_env.explain.plot import Entry, Plot, write_index
 from acoustic_env.explain.sequence_plots import sequence_plots

@@ -19,8 +19,9 @@ from acoustic_env.pipeline.pending import Need, Pending, measure, remove_leftove
 from acoustic_env.pipeline.record import RunRecord
 from acoustic_env.pipeline.work import BlockWork
 from acoustic_env.store import sources
+from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.layout import lease_path
 from acoustic_env.store.lease import BlockLeases, acquire_sources
 from acoustic_env.store.schema import KEY_SCHEMA

@@ -86,11 +86,16 @@ def wait_for_nodes(count: int, log: Log, limit_s: float = WAIT_S) -> None:
         UsageError: fewer have joined within the limit.
     """
 
+    def all_there() -> bool:
+        return len(joined_nodes()) >= count
+
     def state() -> str:
         return f"{len(joined_nodes())} of {count} nodes with CPUs have joined"
 
     remedy = f"start more (ray start --address HEAD:PORT), or use a smaller --wait-for-nodes than {count}"
-    _wait([{"CPU": 1.0}] * count, "STRICT_SPREAD", lambda: len(joined_nodes()) >= count, state, remedy, log, limit_s)
+    if not all_there():
+        log(f"waiting   {state()}")
+        _wait([{"CPU": 1.0}] * count, "STRICT_SPREAD", all_there, state, remedy, log, limit_s)
 
 
 def wait_for_room(plan: Plan, log: Log, left_out: Collection[str] = (), limit_s: float = WAIT_S) -> bool:
@@ -168,7 +173,7 @@ def _needed(plan: Plan) -> str:
     """What the plan's workers need, and what is free."""
     import ray
 
-    pools = ", ".join(f"{pool.workers} {pool.name}" for pool in plan.pools)
+    pools = ", ".join(f"{pool.workers} {pool.name} of {pool.memory / GIB:.1f} GiB" for pool in plan.pools)
     cpus = sum(pool.workers * pool.cpus for pool in plan.pools)
     gpus = sum(pool.workers * pool.gpus for pool in plan.pools)
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]

@@ -21,9 +21,11 @@ from acoustic_env.explain.style import class_name
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import unseen_clips
 from acoustic_env.models.validation.performance import called_classes
+from acoustic_env.report.clip_plots import GALLERY, gallery_plot
 from acoustic_env.report.clip_sample import RATE, HeardClip, hear, seeded_order
-from acoustic_env.report.clip_section import GALLERY, gallery_plot, tags_of
-from acoustic_env.report.page import Part, Player, Players, Section, Table, Text, digits, in_turn
+from acoustic_env.report.clip_section import tags_of
+from acoustic_env.report.page import Section
+from acoustic_env.report.parts import Part, Player, Players, Table, Text, digits, in_turn
 from acoustic_env.stats.intervals import Estimate, of_share
 from acoustic_env.store.feature_store import FeatureStore
 

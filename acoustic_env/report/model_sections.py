@@ -16,7 +16,8 @@ from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.compare import TIMES
 from acoustic_env.models.learn import Log
 from acoustic_env.report import plots
-from acoustic_env.report.page import Code, Part, Section, Table, Terms, Text, digits
+from acoustic_env.report.page import Section
+from acoustic_env.report.parts import Code, Part, Table, Terms, Text, digits
 
 CLASSES: Final = 30
 ROWS: Final = 40

@@ -19,16 +19,11 @@ from acoustic_env.models.learn import Log
 from acoustic_env.report import model_sections
 from acoustic_env.report.audit_section import audit_section
 from acoustic_env.report.clip_section import clip_section
-from acoustic_env.report.data_sections import (
-    clips_section,
-    errors_section,
-    provenance_section,
-    runs_section,
-    store_section,
-)
+from acoustic_env.report.data_sections import clips_section, errors_section, runs_section, store_section
 from acoustic_env.report.error_section import error_section
 from acoustic_env.report.inputs import Inputs
 from acoustic_env.report.page import Section, place, render_page
+from acoustic_env.report.provenance import provenance_section
 from acoustic_env.store.feature_store import FeatureStore
 
 HASHED: Final[tuple[str, ...]] = ("clips", "ranked", "sample", "annotations", "truth")

@@ -20,7 +20,8 @@ from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.retry import StoreError
 from acoustic_env.store import layout
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart, new_part, put_part
+from acoustic_env.store.contents import ScannedPart
+from acoustic_env.store.feature_store import FeatureStore, new_part, put_part
 from acoustic_env.store.lease import BlockLeases, acquire_blocks
 from acoustic_env.store.manifest import Part
 from acoustic_env.store.parts import UnreadablePart, in_threads, read_rows

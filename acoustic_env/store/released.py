@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.ontology import audioset
 from acoustic_env.clips.readers import Log
-from acoustic_env.clips.readers.audioset import read_audioset, read_embeddings
+from acoustic_env.clips.readers.audioset import read_audioset
 from acoustic_env.clips.select import select
 from acoustic_env.clips.table import CLASS_COLUMN
+from acoustic_env.clips.tfrecord import read_embeddings
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released

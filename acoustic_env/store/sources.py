@@ -18,7 +18,8 @@ from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source, parse_re
 from acoustic_env.clips.table import group_by, read_clips
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.store import layout
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.contents import ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import UnreadablePart, part_bytes
 from acoustic_env.store.schema import SOURCE_SCHEMA, digest
 

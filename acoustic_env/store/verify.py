@@ -29,8 +29,9 @@ from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import TMP
 from acoustic_env.store import layout
+from acoustic_env.store.contents import ScannedPart
 from acoustic_env.store.failures import Failures
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import UnreadablePart
 from acoustic_env.store.schema import KEY_SCHEMA, as_matrix, repeats, row_keys, sort_by_key
 from acoustic_env.store.sources import Pair, compare, differing, load_with_rows

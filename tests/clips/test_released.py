@@ -11,8 +11,9 @@ import pytest
 
 from acoustic_env.cli import main
 from acoustic_env.clips.ontology import audioset
-from acoustic_env.clips.readers.audioset import masked_crc32c, read_embeddings, read_segments
+from acoustic_env.clips.readers.audioset import read_segments
 from acoustic_env.clips.table import read_clips
+from acoustic_env.clips.tfrecord import masked_crc32c, read_embeddings
 from acoustic_env.errors import UsageError
 from acoustic_env.features import vggish_released
 from acoustic_env.io.documents import load_recipe

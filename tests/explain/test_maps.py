@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acoustic_env.explain.maps import COLORED, OTHERS, _marker, clip_map, neighbor_agreement, stratified_rows
+from acoustic_env.explain.map_plots import COLORED, OTHERS, _marker
+from acoustic_env.explain.maps import clip_map, neighbor_agreement, stratified_rows
 
 
 def test_a_subsample_keeps_the_shares_of_the_classes() -> None:

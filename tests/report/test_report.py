@@ -16,7 +16,8 @@ from markupsafe import escape
 
 from acoustic_env.cli import main
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.report.page import Code, Section, Table, Text, render_page
+from acoustic_env.report.page import Section, render_page
+from acoustic_env.report.parts import Code, Table, Text
 from tests.report.conftest import HOSTILE
 
 VOID = {"img", "meta", "link", "br", "hr", "col"}

@@ -14,7 +14,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.audio.fetch import duration_of
-from acoustic_env.clips.readers import Log, require_unique, root_name, segment_id
+from acoustic_env.clips.naming import require_unique, root_name, segment_id
+from acoustic_env.clips.readers import Log
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, others_below

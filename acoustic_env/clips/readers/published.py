@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
-from acoustic_env.clips.readers import Log, require_unique, root_name
+from acoustic_env.clips.naming import require_unique, root_name
+from acoustic_env.clips.readers import Log
 from acoustic_env.clips.records import read_rows
 from acoustic_env.clips.table import clip_table, further_name
 from acoustic_env.config import Settings, from_mapping

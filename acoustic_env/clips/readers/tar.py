@@ -12,7 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from acoustic_env.audio.shards import TAR_ERRORS
-from acoustic_env.clips.readers import Log, require_unique, shard_name
+from acoustic_env.clips.naming import require_unique, shard_name
+from acoustic_env.clips.readers import Log
 from acoustic_env.clips.readers.folder import AUDIO_SUFFIXES, listable
 from acoustic_env.clips.table import clip_table, further_name
 from acoustic_env.errors import UsageError

@@ -17,7 +17,8 @@ from acoustic_env.features.registry import IMPORTED
 from acoustic_env.io.filesystem import Entry
 from acoustic_env.io.location import local_path
 from acoustic_env.io.retry import StoreError
-from acoustic_env.store.feature_store import FeatureStore, ScannedPart
+from acoustic_env.store.contents import ScannedPart
+from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.parts import in_threads
 from acoustic_env.store.schema import ROW_KEYS, as_matrix
 
