@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Final
 
 from acoustic_env import __version__
+from acoustic_env.commands.arguments import complete
 from acoustic_env.errors import AcousticEnvError
 from acoustic_env.io.location import scrub
 
@@ -23,6 +24,8 @@ from acoustic_env.io.location import scrub
 # imported: its add_parsers(subparsers) adds a parser per command, with set_defaults(run=function of the namespace).
 COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "demo": {"demo": "run every step on a small synthetic study"},
+    "config": {"config": "print the settings of a study, and where each comes from"},
+    "init": {"init": "make a study of a folder of audio or a clip list"},
     "clips": {"clips": "make and check clip lists, find duplicates"},
     "extract": {"extract": "compute feature tables for a clip list"},
     "store": {"store": "list, verify, export, compact and clean a feature store"},
@@ -30,7 +33,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "learn": {
         "train": "train a classifier",
         "tune": "search the classifier's settings",
-        "study": "compare blocks, signals and classifiers in one table",
+        "compare": "compare blocks, signals and classifiers in one table",
         "evaluate": "evaluate a classifier on test clips",
         "predict": "predict probabilities for clips or audio files",
     },
@@ -123,6 +126,7 @@ def _logs(form: str) -> AbstractContextManager[None]:
 
 def _run(namespace: argparse.Namespace) -> int:
     try:
+        complete(namespace)
         return int(namespace.run(namespace) or 0)
     except AcousticEnvError as error:
         _print_error(str(error), error)

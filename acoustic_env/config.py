@@ -354,6 +354,39 @@ class Recipe(Settings):
         return self.blocks.get(block) or self.blocks.get(block.removesuffix("_frames"), {})
 
 
+class StudyPaths(Settings):
+    """Where the parts of a study are: paths below the study's folder, or any path or URL (`paths` of study.yaml)."""
+
+    clips: str = "clips.parquet"
+    """Clip list."""
+
+    store: str = "features"
+    """Feature store."""
+
+    bundle: str = "bundle"
+    """Trained classifier."""
+
+    audit: str = "audit"
+    """Folder of the label audit."""
+
+
+# What a study has, each at its usual path below the folder.
+STUDY_LAYOUT: Final[Mapping[str, str]] = {
+    "recipe": "study.yaml",
+    **{name: str(field.default) for name, field in StudyPaths.model_fields.items()},
+    "duplicates": "duplicates.parquet",
+    "explain": "explain",
+    "tune": "tune",
+    "compare": "compare",
+    "predictions": "predictions.parquet",
+    "report": "report.html",
+    "ranked": "audit/ranked.parquet",
+    "sample": "audit/sample.parquet",
+    "annotations": "audit/annotations.parquet",
+    "labels": "audit/labels",
+}
+
+
 def from_mapping(kind: type[S], values: Mapping[str, Any], where: str, options: Collection[str] = ()) -> S:
     """Return settings made of plain data, every key, type and range checked.
 

@@ -62,7 +62,7 @@ class ExtractSettings(Settings):
     given more than once."""
 
 
-def _check_version(text: str) -> str:
+def _check_fingerprint(text: str) -> str:
     if not all(text.partition("=")):
         raise ValueError(f"{text!r} is not BLOCK=FINGERPRINT")
     return text
@@ -77,8 +77,9 @@ class StudySettings(Settings):
     store: str
     """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
 
-    recipe: str
-    """Recipe: a name or a YAML file."""
+    recipe: str | None = None
+    """Recipe: a name or a YAML file. Default: the list's labels are the classes, the store's blocks of clips the
+    features."""
 
     out: str
     """Folder of the results."""
@@ -92,7 +93,7 @@ class StudySettings(Settings):
     group_by: str | None = None
     """Column of the clip list whose values must not be split, such as site. Default: group."""
 
-    version: tuple[Annotated[str, AfterValidator(_check_version)], ...] = ()
+    fingerprint: tuple[Annotated[str, AfterValidator(_check_fingerprint)], ...] = ()
     """Version of a block that the store has in several. May be given more than once."""
 
 
@@ -144,7 +145,7 @@ class TuneSettings(StudySettings):
 
 
 class CompareSettings(StudySettings):
-    """One run of `study`."""
+    """One run of `compare`."""
 
     model: tuple[str, ...] = ()
     """Kinds of classifiers to compare. Default: the recipe's."""

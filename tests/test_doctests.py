@@ -38,6 +38,11 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--clips", folder / "clips.parquet", "--store", folder / "features", "--recipe", folder / "study.yaml"]
     assert main(["train", *map(str, arguments), "--model", "logistic", "--out", str(folder / "bundle")]) == 0
     (write_sounds(folder / "sounds") / "bundle").rename(folder / "sound-bundle")
+    study = folder / "study"
+    study.mkdir()
+    (study / "study.yaml").write_text(
+        (folder / "study.yaml").read_text() + "paths: {clips: ../clips.parquet, store: ../features}\n"
+    )
     quality = np.linspace(0.05, 0.95, CLIPS)
     own = {"clip_id": [f"clip{i:03d}" for i in range(CLIPS)], "label": ["urban", "natural"] * (CLIPS // 2)}
     ranked = pa.table({**own, "given": [True] * CLIPS, "quality": quality, "flagged": quality < 0.2})

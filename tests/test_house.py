@@ -32,7 +32,7 @@ ROOMS = (
     ),
     *("explain", "report", "web"),
 )
-DOORS = ("api", "commands", "cli")
+DOORS = ("api", "study", "commands", "cli")
 
 # A recipe's classifier is read by the settings of its kind, which `config` loads by name: a plug-in, as those of users.
 PLUG_INS = (("config", "acoustic_env.models.estimators"),)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from acoustic_env.errors import UsageError
@@ -16,18 +17,6 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from acoustic_env.config import S, Settings
-
-
-class RenamedOption(argparse.Action):
-    """An option under its old name: refused with its new one."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, const: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs="*", const=const, help=argparse.SUPPRESS)
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        parser.error(f"{option} is now {self.const}")
 
 
 def add_command(
@@ -50,6 +39,95 @@ def add_command(
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     return parser
+
+
+@dataclass(frozen=True)
+class StudyPath:
+    """A path option that the study gives where it is not given.
+
+    Attributes:
+        place: in the study, as `StudyFolder.place` names it.
+        shown: the option as it is typed.
+        required: whether the command cannot do without.
+        if_there: whether only what is there is taken.
+    """
+
+    place: str
+    shown: str
+    required: bool
+    if_there: bool
+
+
+def take_from_study(
+    parser: argparse.ArgumentParser,
+    *,
+    optional: Collection[str] = (),
+    if_there: Collection[str] = (),
+    **places: str,
+) -> None:
+    """Let path options take what is not given from the study.
+
+    Args:
+        parser: of the command, which gets `--study`.
+        optional: destinations that the command does without where there is no study.
+        if_there: destinations that it does without where the study has no such file yet, too.
+        **places: destination -> place in the study.
+    """
+    from acoustic_env.config import STUDY_LAYOUT
+
+    paths = {}
+    for action in parser._actions:
+        if place := places.get(action.dest):
+            action.required = False
+            if not action.option_strings:
+                action.nargs = "?"
+            there = ", if there" if action.dest in if_there else ""
+            action.help = f"{action.help} In a study: {STUDY_LAYOUT[place]}{there}."
+            shown = action.option_strings[-1] if action.option_strings else str(action.metavar)
+            required = action.dest not in (*optional, *if_there)
+            paths[action.dest] = StudyPath(place, shown, required, action.dest in if_there)
+    add_study(parser)
+    parser.set_defaults(paths=paths)
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Add --study."""
+    text = "Folder of the study, a path or URL. Default: that of ACOUSTIC_ENV_STUDY, else the current one if it is one."
+    parser.add_argument("--study", type=url, metavar="DIR", help=text)
+
+
+def complete(namespace: argparse.Namespace) -> None:
+    """Set the path options that were not given to those of the study, and `from_study` to their names.
+
+    Raises:
+        UsageError: a required one is not given and there is no study, or the study cannot be read.
+    """
+    namespace.from_study = set()
+    absent = {name: path for name, path in getattr(namespace, "paths", {}).items() if not getattr(namespace, name)}
+    if not absent:
+        return
+    from acoustic_env.io.study_folder import find_study
+
+    required = [path.shown for path in absent.values() if path.required]
+    try:
+        study = find_study(namespace.study)
+    except UsageError as error:
+        if required or namespace.study:
+            raise
+        log(f"without a study: {error}")
+        return
+    if study is None:
+        if required:
+            raise UsageError(
+                f"{', '.join(required)}: not given, and there is no study here to take it from; give it, or give "
+                "--study DIR, or make a study with acoustic-env init AUDIO_FOLDER"
+            )
+        return
+    for name, path in absent.items():
+        where = study.place_if_there(path.place) if path.if_there else study.place(path.place)
+        if where is not None:
+            setattr(namespace, name, where)
+            namespace.from_study.add(name)
 
 
 def show(namespace: argparse.Namespace, document: Any, *lines: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
-from acoustic_env.commands.arguments import RenamedOption, add_command, add_settings, settings_of, show, url
+from acoustic_env.commands.arguments import add_command, add_settings, settings_of, show, take_from_study, url
 from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import SampleSettings
 
@@ -46,28 +46,31 @@ def add_parsers(subparsers: Any) -> None:
     group = subparsers.add_parser("audit")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     audit_rank.add_parser(commands)
-    add = add_command(commands, "plan", plan_sample, PLAN, PLANS, line="how many clips to annotate").add_argument
+    parser = add_command(commands, "plan", plan_sample, PLAN, PLANS, line="how many clips to annotate")
+    add = parser.add_argument
     add("--half-width", type=float, required=True, metavar="H", help="Half-width of the 95 %% interval, such as 0.05.")
     add("--accuracy", type=float, default=0.74, metavar="P", help="Expected label accuracy. Default: %(default)s.")
     add("--ranked", type=url, metavar="FILE", help="Ranked table: plan for its rows and every design.")
+    take_from_study(parser, if_there=("ranked",), ranked="ranked")
     parser = add_command(commands, "sample", draw, SAMPLE, SAMPLES, line="draw a sample to annotate")
     add = parser.add_argument
-    add("--ranked", type=url, required=True, metavar="FILE", help="Ranked table.")
-    add("--out", type=url, required=True, metavar="FILE", help="Sample to write (Parquet).")
+    add("--ranked", type=url, metavar="FILE", help="Ranked table.")
+    add("--out", type=url, metavar="FILE", help="Sample to write (Parquet).")
     add("--gold", type=url, metavar="FILE", help="Known rows to mix in: clip_id, label, truth (right or wrong).")
     add_settings(parser, SampleSettings, n={"required": True}, repeat={"metavar": "SHARE"})
+    take_from_study(parser, ranked="ranked", out="sample")
     line = "label accuracy from an annotated sample"
-    add = add_command(commands, "estimate", estimate_accuracy, ESTIMATE, ESTIMATES, line=line).add_argument
-    add("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
-    add("--annotations", type=url, required=True, metavar="FILE", help="Answers written by `audit listen`.")
-    add("--verdicts", action=RenamedOption, const="--annotations")
+    parser = add_command(commands, "estimate", estimate_accuracy, ESTIMATE, ESTIMATES, line=line)
+    add = parser.add_argument
+    add("--sample", type=url, metavar="FILE", help="Sample of `audit sample`.")
+    add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen`.")
     add("--clips", type=url, metavar="LIST", help="Clip list: clips of one group count as dependent.")
+    take_from_study(parser, if_there=("clips",), sample="sample", annotations="annotations", clips="clips")
     line = "noise-adjusted metrics, or why not"
     add = add_command(commands, "adjust", adjust_metrics, ADJUST, ADJUSTED, line=line).add_argument
     add("--auc", type=float, metavar="AUC", help="AUC against given labels.")
     add("--rates", type=_pair, metavar="TPR,TNR", help="True positive and true negative rate against given labels.")
     add("--num-clips", type=_pair, required=True, metavar="P,N", help="Test clips given positive and negative.")
-    add("--clips", action=RenamedOption, const="--num-clips")
     counts = "Right answers and all answers about clips given {}, such as 42/50."
     for side in ("positive", "negative"):
         add(f"--{side}", type=_counts, required=True, metavar="K/N", help=counts.format(side))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import RenamedOption, add_command, add_settings, settings_of, show, url
+from acoustic_env.commands.arguments import add_command, add_settings, settings_of, show, take_from_study, url
 from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import RelabelSettings
 
@@ -37,29 +37,34 @@ RELABELED: Final = """\
 
 
 def add_parsers(commands: Any) -> None:
-    folder: dict[str, Any] = {"type": url, "required": True, "metavar": "LABELS", "help": "Folder of versions."}
+    folder: dict[str, Any] = {"type": url, "metavar": "LABELS", "help": "Folder of versions."}
     line = "write the next version of the labels"
     parser = add_command(commands, "relabel", relabel_clips, RELABEL, RELABELED, line=line)
     add = parser.add_argument
-    add("--ranked", type=url, required=True, metavar="FILE", help="Ranked table.")
+    add("--ranked", type=url, metavar="FILE", help="Ranked table.")
     add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen` (Parquet or CSV).")
-    add("--verdicts", action=RenamedOption, const="--annotations")
     sample = "The annotated sample; with it, the ranking may decide labels within --precision."
     add("--sample", type=url, metavar="FILE", help=sample)
     add("--labels", **folder)
     add_settings(parser, RelabelSettings, precision={"metavar": "P"})
+    places = {"ranked": "ranked", "annotations": "annotations", "sample": "sample", "labels": "labels"}
+    take_from_study(parser, if_there=("annotations", "sample"), **places)
     examples = "  acoustic-env audit diff --labels labels v0001 v0002 --json"
     line = "what changed between two versions"
-    add = add_command(commands, "diff", diff_labels, DIFF, examples, line=line).add_argument
+    parser = add_command(commands, "diff", diff_labels, DIFF, examples, line=line)
+    add = parser.add_argument
     add("--labels", **folder)
     add("old", metavar="OLD", help="Version, or `original` for the labels as given.")
     add("new", metavar="NEW", help="Version.")
+    take_from_study(parser, labels="labels")
     examples = "  acoustic-env audit export --labels labels --out segments.csv"
-    add = add_command(commands, "export", export, EXPORT, examples, line="labels as a segments list").add_argument
+    parser = add_command(commands, "export", export, EXPORT, examples, line="labels as a segments list")
+    add = parser.add_argument
     add("--labels", **folder)
-    add("--version", metavar="V", help="Version; the latest without it.")
+    add("version", nargs="?", metavar="V", help="Version. Default: the latest.")
     add("--clips", type=url, metavar="LIST", help="Clip list, for start and end of the clips.")
     add("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
+    take_from_study(parser, if_there=("clips",), labels="labels", clips="clips")
     examples = "  acoustic-env audit scorecard --labels AudioSet-R_eval.json --votes votes.csv"
     line = "a relabeling against human votes"
     add = add_command(commands, "scorecard", score_relabeling, SCORECARD, examples, line=line).add_argument

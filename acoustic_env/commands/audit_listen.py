@@ -6,7 +6,7 @@ import argparse
 import shlex
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import RenamedOption, add_command, show, url
+from acoustic_env.commands.arguments import add_command, show, take_from_study, url
 from acoustic_env.commands.serve import add_server, run_server
 
 LISTEN: Final = """\
@@ -25,13 +25,13 @@ EXAMPLES: Final = """\
 def add_parser(commands: Any) -> None:
     parser = add_command(commands, "listen", listen, LISTEN, EXAMPLES, line="annotate a sample in the browser")
     add = parser.add_argument
-    add("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
-    add("--clips", type=url, required=True, metavar="LIST", help="Clip list that holds its clips.")
+    add("--sample", type=url, metavar="FILE", help="Sample of `audit sample`.")
+    add("--clips", type=url, metavar="LIST", help="Clip list that holds its clips.")
     out = "Annotations to write, .parquet or .csv, and a journal."
-    add("--out", type=url, required=True, metavar="FILE", help=out)
+    add("--out", type=url, metavar="FILE", help=out)
     add_server(parser)
     add("--annotator", metavar="NAME", help="Name proposed on the first visit.")
-    add("--listener", action=RenamedOption, const="--annotator")
+    take_from_study(parser, sample="sample", clips="clips", out="annotations")
 
 
 def listen(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, Final
 
 from acoustic_env.audit.scorers import scorer_kinds
-from acoustic_env.commands.arguments import add_command, log, names, show, url
+from acoustic_env.commands.arguments import add_command, log, names, show, take_from_study, url
 
 SHOWN: Final = 10
 
@@ -21,17 +21,20 @@ EXAMPLE = "  acoustic-env audit rank --clips clips.parquet --store features --re
 
 def add_parser(commands: Any) -> None:
     line = "rank labels by quality, lowest first"
-    add = add_command(commands, "rank", rank_labels, RANK, EXAMPLE, line=line).add_argument
-    add("--clips", type=url, required=True, metavar="LIST", help="Clip list (Parquet or CSV).")
-    add("--store", type=url, required=True, metavar="URL", help="Feature store.")
-    add("--recipe", type=url, required=True, metavar="R", help="Recipe of the study, by name or file.")
-    add("--out", type=url, required=True, metavar="FILE", help="Ranked table to write (Parquet).")
+    parser = add_command(commands, "rank", rank_labels, RANK, EXAMPLE, line=line)
+    add = parser.add_argument
+    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV).")
+    add("--store", type=url, metavar="URL", help="Feature store.")
+    add("--recipe", type=url, metavar="R", help="Recipe of the study, by name or file.")
+    add("--out", type=url, metavar="FILE", help="Ranked table to write (Parquet).")
     add("--blocks", type=names, metavar="B,B,...", help="Blocks to learn from. Default: the recipe's.")
     add("--signals", type=names, metavar="S,S,...", help="Signals. Default: the recipe's.")
     known = ", ".join(scorer_kinds())
     add("--scorers", type=names, metavar="S,S,...", help=f"Some of {known}. Default: the recipe's.")
     add("--group-by", metavar="COLUMN", help="Column of what must not be split. Default: group.")
     add("--duplicates", type=url, metavar="FILE", help="Table of `clips duplicates`.")
+    places = {"clips": "clips", "store": "store", "recipe": "recipe", "duplicates": "duplicates", "out": "ranked"}
+    take_from_study(parser, optional=("recipe",), if_there=("duplicates",), **places)
 
 
 def rank_labels(arguments: argparse.Namespace) -> None:

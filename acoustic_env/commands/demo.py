@@ -7,7 +7,7 @@ import shlex
 import time
 from typing import Any
 
-from acoustic_env.commands.arguments import RenamedOption, log, positive, url
+from acoustic_env.commands.arguments import log, positive, url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem
@@ -16,7 +16,8 @@ from acoustic_env.io.location import join
 DESCRIPTION = """\
 Write synthetic urban and natural scenes, some with a wrong label on purpose, and run the full pipeline on them: check
 the list, extract features, verify the store, train, evaluate and explain a classifier, audit the labels, write the
-report. Each step is an ordinary command, printed before it runs, so that you can repeat it with your own clips."""
+report. The scenes become a study, and each step is an ordinary command, printed before it runs, so that you can repeat
+it with your own clips."""
 
 MARKER = ".acoustic-env-demo"
 
@@ -27,7 +28,6 @@ def add_parsers(subparsers: Any) -> None:
     add = parser.add_argument
     add("--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s.")
     add("--num-clips", type=positive, default=240, metavar="N", help="Synthetic clips. Default: %(default)s.")
-    add("--scenes", action=RenamedOption, const="--num-clips")
     add("--flip", type=float, default=0.1, metavar="SHARE", help="Share of wrong labels, 0 to 1. Default: %(default)s.")
     add("--seed", type=int, default=23, metavar="N", help="Seed of the scenes. Default: %(default)s.")
 
@@ -55,32 +55,27 @@ def run(namespace: argparse.Namespace) -> int:
 
 def learning(out: str) -> list[list[str]]:
     """Return the commands up to the sample for the annotators."""
-    clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
-    study = ["--clips", clips, "--store", store, "--recipe", "scenes"]
-    ranked = join(out, "ranked.parquet")
+    study = ["--study", out]
     return [
-        ["clips", "check", clips, "--recipe", "scenes", "--read"],
+        ["init", join(out, "scenes", "clips.parquet"), out, "--recipe", "scenes"],
+        ["clips", "check", join(out, "clips.parquet"), "--recipe", "scenes", "--read"],
         ["extract", *study],
-        ["store", "verify", store, "--clips", clips],
-        ["train", *study, "--out", bundle],
-        ["evaluate", "--bundle", bundle, "--clips", clips, "--store", store],
-        ["explain", "--bundle", bundle, "--clips", clips, "--store", store, "--out", join(out, "explain")],
-        ["audit", "rank", *study, "--out", ranked],
-        ["audit", "sample", "--ranked", ranked, "--n", "60", "--out", join(out, "sample.parquet")],
+        ["store", "verify", *study],
+        ["train", *study],
+        ["evaluate", *study],
+        ["explain", *study],
+        ["audit", "rank", *study],
+        ["audit", "sample", *study, "--n", "60"],
     ]
 
 
 def auditing(out: str) -> list[list[str]]:
     """Return the commands from the annotations to the report."""
-    clips, store, bundle = join(out, "scenes", "clips.parquet"), join(out, "features"), join(out, "bundle")
-    annotated = ["--sample", join(out, "sample.parquet"), "--annotations", join(out, "annotations.parquet")]
-    ranked, labels = ["--ranked", join(out, "ranked.parquet")], ["--labels", join(out, "labels")]
-    truth = ["--truth", join(out, "scenes", "truth.parquet")]
-    report = ["--clips", clips, "--store", store, "--bundle", bundle, "--explain", join(out, "explain")]
+    study = ["--study", out]
     return [
-        ["audit", "estimate", *annotated],
-        ["audit", "relabel", *ranked, *annotated, *labels],
-        ["report", *report, *ranked, *annotated, *labels, *truth, "--out", join(out, "report.html")],
+        ["audit", "estimate", *study],
+        ["audit", "relabel", *study],
+        ["report", *study, "--truth", join(out, "scenes", "truth.parquet")],
     ]
 
 
@@ -102,9 +97,9 @@ def _listen(out: str) -> None:
             "time_utc": row["order"],
             "role": row["role"],
         }
-        for row in read_table(join(out, "sample.parquet")).to_pylist()
+        for row in read_table(join(out, "audit", "sample.parquet")).to_pylist()
     ]
-    write_table(pa.Table.from_pylist(rows, ANNOTATION_SCHEMA), join(out, "annotations.parquet"))
+    write_table(pa.Table.from_pylist(rows, ANNOTATION_SCHEMA), join(out, "audit", "annotations.parquet"))
 
 
 def _step(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import add_command, check_inputs, log, show, url
+from acoustic_env.commands.arguments import add_command, check_inputs, log, show, take_from_study, url
 
 DESCRIPTION: Final = """\
 Draw what differs between the classes (Welch's t of the indices and of the modulation spectrum, with false-discovery
@@ -23,11 +23,13 @@ EXAMPLES: Final = "  acoustic-env explain --bundle bundle --clips clips.parquet 
 
 
 def add_parsers(subparsers: Any) -> None:
-    add = add_command(subparsers, "explain", run, DESCRIPTION, EXAMPLES).add_argument
-    add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", required=True, help="The clip list it was trained on.")
-    add("--store", type=url, metavar="URL", required=True, help="Feature store.")
-    add("--out", type=url, metavar="DIR", required=True, help="Folder of the plots.")
+    parser = add_command(subparsers, "explain", run, DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
+    add("--clips", type=url, metavar="LIST", help="The clip list it was trained on.")
+    add("--store", type=url, metavar="URL", help="Feature store.")
+    add("--out", type=url, metavar="DIR", help="Folder of the plots.")
+    take_from_study(parser, bundle="bundle", clips="clips", store="store", out="explain")
 
 
 def run(namespace: argparse.Namespace) -> None:

@@ -9,10 +9,16 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from acoustic_env.commands.arguments import add_command, add_log_format, add_settings, check_inputs, given, url
-from acoustic_env.config import from_mapping
+from acoustic_env.commands.arguments import (
+    add_command,
+    add_log_format,
+    add_settings,
+    check_inputs,
+    settings_of,
+    take_from_study,
+    url,
+)
 from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
-from acoustic_env.io.documents import read_mapping
 from acoustic_env.io.location import local_path
 from acoustic_env.options import ExtractSettings
 
@@ -36,8 +42,6 @@ EXAMPLES = """\
 
 def add_parsers(subparsers: Any) -> None:
     parser = add_command(subparsers, "extract", run, DESCRIPTION, EXAMPLES)
-    settings = "YAML or JSON file of these settings; options override it."
-    parser.add_argument("--settings", type=url, metavar="FILE", help=settings)
     add_settings(
         parser,
         ExtractSettings,
@@ -48,13 +52,14 @@ def add_parsers(subparsers: Any) -> None:
         relocated={"action": "append", "metavar": "OLD=NEW"},
     )
     add_log_format(parser)
+    take_from_study(parser, optional=("recipe",), clips="clips", store="store", recipe="recipe")
 
 
 def run(namespace: argparse.Namespace) -> None:
     """Run the job the options describe."""
     from acoustic_env.pipeline.extract import extract
 
-    settings = read_settings(namespace)
+    settings = settings_of(ExtractSettings, namespace)
     check_inputs(clips=settings.clips)
     folder = local_path(settings.store)
     if folder is not None and folder.is_file():
@@ -76,25 +81,6 @@ def run(namespace: argparse.Namespace) -> None:
         print(summary(record, settings.store), flush=True)
     if too_many is not None:  # the record comes first
         raise too_many
-
-
-def read_settings(namespace: argparse.Namespace) -> ExtractSettings:
-    """Settings from the file and the options; an option wins over the file.
-
-    Raises:
-        UsageError: the file cannot be read, or a setting is missing or wrong.
-    """
-    values: dict[str, Any] = {}
-    where = "command line"
-    if namespace.settings:
-        where = namespace.settings
-        values |= read_mapping(namespace.settings, "--settings")
-    options = given(namespace, ExtractSettings)
-    values |= options
-    for name in ("clips", "store"):
-        if not values.get(name):
-            raise UsageError(f"--{name} is missing (give it, or {name}: in the --settings file)")
-    return from_mapping(ExtractSettings, values, where, options)
 
 
 def summary(record: RunRecord, store: str) -> str:

@@ -1,4 +1,4 @@
-"""`acoustic-env train`, `tune`, `study`, `evaluate`, `predict`: from feature tables to a classifier and its answers."""
+"""`acoustic-env train`, `tune`, `compare`, `evaluate`, `predict`: from features to a classifier and its answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import json
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from acoustic_env.commands.arguments import add_command, add_settings, check_inputs, log, settings_of, show, url
+from acoustic_env.commands.arguments import (
+    add_command,
+    add_settings,
+    check_inputs,
+    log,
+    settings_of,
+    show,
+    take_from_study,
+    url,
+)
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import ClipError, UsageError
 from acoustic_env.options import CompareSettings, ServeSettings, StudySettings, TrainSettings, TuneSettings
@@ -41,14 +50,14 @@ Trials run in parallel, one per CPU, suggested by Optuna. Run the same command a
 with more --trials it runs only those that are missing. A search of other clips, features or settings in OUT is refused,
 since its scores are not comparable. Writes OUT/trials.csv, OUT/trials.png and OUT/best.json, which `train --settings`
 takes."""
-STUDY: Final = """\
+COMPARE: Final = """\
 Compare features: every block alone, every embedder beside indices and mps, and all blocks, for each signal and all
 signals together, predicted out of fold on training and validation clips. Test clips are not used, unless --every-fold
 asks for them: the protocol of data sets that were published with folds.
 
-Prints the table, best first, with 95 % intervals and the paired difference from the best; writes OUT/study.csv. The
+Prints the table, best first, with 95 % intervals and the paired difference from the best; writes OUT/compare.csv. The
 intervals of the differences allow for the choice of the best among all rows (multiple comparisons with the best): the
-truly best row is the first or "within noise" of it in at least 95 % of studies."""
+truly best row is the first or "within noise" of it in at least 95 % of comparisons."""
 EVALUATE: Final = """\
 Evaluate a bundle on clips it was not trained on. Clips it was trained on, or whose group it was, are left out.
 
@@ -67,43 +76,53 @@ def add_parsers(subparsers: Any) -> None:
     place = {"type": url, "metavar": "FILE"}
     train = add_command(subparsers, "train", run_train, TRAIN, TRAIN_EXAMPLES)
     out = {"metavar": "BUNDLE", "help": "Folder of the bundle."}
-    _add_study(
-        train, TrainSettings, out, model={"metavar": "KIND"}, settings=place, checkpoints=place | {"metavar": "URL"}
-    )
+    checkpoints = place | {"metavar": "URL"}
+    _add_study(train, TrainSettings, "bundle", out, model={"metavar": "KIND"}, settings=place, checkpoints=checkpoints)
     tune = add_command(subparsers, "tune", run_tune, TUNE)
     out = {"metavar": "DIR", "help": "Folder of the search and its table."}
-    _add_study(tune, TuneSettings, out, model={"metavar": "KIND"}, settings=place)
-    study = add_command(subparsers, "study", run_study_command, STUDY)
-    _add_study(
-        study, CompareSettings, {"metavar": "DIR", "help": "Folder of the table."}, model={"metavar": "KIND,KIND"}
-    )
+    _add_study(tune, TuneSettings, "tune", out, model={"metavar": "KIND"}, settings=place)
+    compare = add_command(subparsers, "compare", run_compare, COMPARE)
+    out = {"metavar": "DIR", "help": "Folder of the table."}
+    _add_study(compare, CompareSettings, "compare", out, model={"metavar": "KIND,KIND"})
 
-    add = add_command(subparsers, "evaluate", run_evaluate, EVALUATE).add_argument
-    add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", required=True, help="Clip list with labels.")
-    add("--store", type=url, metavar="URL", required=True, help="Feature store.")
+    parser = add_command(subparsers, "evaluate", run_evaluate, EVALUATE)
+    add = parser.add_argument
+    add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
+    add("--clips", type=url, metavar="LIST", help="Clip list with labels.")
+    add("--store", type=url, metavar="URL", help="Feature store.")
+    take_from_study(parser, bundle="bundle", clips="clips", store="store")
 
-    add = add_command(subparsers, "predict", run_predict, PREDICT, PREDICT_EXAMPLES).add_argument
-    add("--out", type=url, metavar="FILE.parquet", required=True, help="Table to write.")
-    add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
+    parser = add_command(subparsers, "predict", run_predict, PREDICT, PREDICT_EXAMPLES)
+    add = parser.add_argument
+    add("--out", type=url, metavar="FILE.parquet", help="Table to write.")
+    add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
     add("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
     add("--store", type=url, metavar="URL", help="Feature store.")
     add("--windows", action="store_true", help="Predict each window of the files, as long as the training clips.")
     add("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
+    places = {"out": "predictions", "bundle": "bundle", "clips": "clips", "store": "store"}
+    take_from_study(parser, optional=("clips", "store"), **places)
 
 
-def _add_study(parser: Any, kind: type[StudySettings], out: dict[str, Any], **others: dict[str, Any]) -> None:
-    required: dict[str, Any] = {"type": url, "required": True}
+def _add_study(
+    parser: argparse.ArgumentParser,
+    kind: type[StudySettings],
+    result: str,
+    out: dict[str, Any],
+    **others: dict[str, Any],
+) -> None:
+    place: dict[str, Any] = {"type": url}
     add_settings(
         parser,
         kind,
-        clips=required | {"metavar": "LIST"},
-        store=required | {"metavar": "URL"},
-        recipe=required | {"metavar": "R"},
-        out=required | out,
-        version={"action": "append", "metavar": "BLOCK=FINGERPRINT"},
+        clips=place | {"metavar": "LIST"},
+        store=place | {"metavar": "URL"},
+        recipe=place | {"metavar": "R"},
+        out=place | out,
+        fingerprint={"action": "append", "metavar": "BLOCK=F"},
         **others,
     )
+    take_from_study(parser, optional=("recipe",), clips="clips", store="store", recipe="recipe", out=result)
 
 
 def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:
@@ -112,7 +131,7 @@ def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:
 
     settings = settings_of(kind, namespace)
     check_inputs(clips=settings.clips, store=settings.store, recipe=settings.recipe)
-    recipe = load_recipe(settings.recipe)
+    recipe = load_recipe(settings.recipe) if settings.recipe else _without_recipe(settings)
     if isinstance(settings, CompareSettings):
         return settings, recipe
     file = namespace.settings
@@ -120,6 +139,31 @@ def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:
     options = {"kind": namespace.model} | {name: getattr(settings, name, None) for name in ("ensemble", "workers")}
     changes |= {name: value for name, value in options.items() if value is not None}
     return settings, recipe.replace(model=_with_changes(recipe, changes, file or "options"))
+
+
+def _without_recipe(settings: StudySettings) -> Recipe:
+    """Return the recipe of the labels of the list and the blocks of clips in the store."""
+    from acoustic_env.clips.default_recipe import default_recipe
+    from acoustic_env.clips.table import read_clips
+
+    store = _store(settings.store)
+    signals = {name: store.resolve(name, chosen=_fingerprints(settings).get(name, ())) for name in store.blocks()}
+    of_clips = {name: of for name, of in signals.items() if "frame" not in store.joint_schema(name, of).names}
+    if not of_clips:
+        raise UsageError(f"{settings.store}: holds no features of clips; give a --recipe that learns from frames")
+    shared = [one for one in next(iter(of_clips.values())) if all(one in of for of in of_clips.values())]
+    recipe = default_recipe("study", read_clips(settings.clips), {name: {} for name in of_clips}, shared)
+    log(f"without a recipe: {recipe.task}, blocks {', '.join(recipe.blocks)}, signals {', '.join(recipe.signals)}")
+    return recipe
+
+
+def _fingerprints(settings: StudySettings) -> dict[str, list[str]]:
+    """Return block -> the fingerprints that are given."""
+    found: dict[str, list[str]] = {}
+    for text in settings.fingerprint:
+        block, _, fingerprint = text.partition("=")
+        found.setdefault(block, []).append(fingerprint)
+    return found
 
 
 def _with_changes(recipe: Recipe, changes: dict[str, Any], where: str) -> ClassifierSettings:
@@ -135,17 +179,13 @@ def _study(settings: StudySettings, recipe: Recipe) -> Study:
     from acoustic_env.store.sources import read_clips_of
 
     store = _store(settings.store)
-    versions: dict[str, list[str]] = {}
-    for text in settings.version:
-        block, _, fingerprint = text.partition("=")
-        versions.setdefault(block, []).append(fingerprint)
     return prepare(
         read_clips_of(store, settings.clips, log, settings.group_by),
         store,
         recipe,
         blocks=settings.blocks,
         signals=settings.signals,
-        fingerprints=versions,
+        fingerprints=_fingerprints(settings),
         log=log,
     )
 
@@ -160,8 +200,8 @@ def run_train(namespace: argparse.Namespace) -> int:
     """Train and save a bundle."""
     settings, recipe = _read(namespace, TrainSettings)
     from acoustic_env.io.files import check_place
-    from acoustic_env.io.location import join
-    from acoustic_env.models.bundle import METADATA
+    from acoustic_env.io.location import join, without_credentials
+    from acoustic_env.models.bundle import METADATA, keep_previous
     from acoustic_env.models.learn import train
     from acoustic_env.pipeline.cluster import cluster
 
@@ -171,6 +211,9 @@ def run_train(namespace: argparse.Namespace) -> int:
     study = _study(settings, recipe)
     with cluster(settings.address) if getattr(recipe.model, "workers", 0) else nullcontext():
         bundle, found = train(study, log, checkpoints=settings.checkpoints)
+    bundle.learned_from = without_credentials(settings.clips)
+    if previous := keep_previous(settings.out):
+        log(f"the bundle that was there: {previous}")
     bundle.save(settings.out)
     if earlier := len(bundle.test_evaluations) - len(bundle.own_evaluations):
         kept = "test evaluation of earlier weights at this path is" if earlier == 1 else "test evaluations are"
@@ -232,22 +275,22 @@ def run_tune(namespace: argparse.Namespace) -> None:
     log(f"{settings.out}: trials.csv, trials.png and best.json (for train --settings)")
 
 
-def run_study_command(namespace: argparse.Namespace) -> None:
-    """Run the study and write its table."""
+def run_compare(namespace: argparse.Namespace) -> None:
+    """Compare and write the table."""
     settings, recipe = _read(namespace, CompareSettings)
     from acoustic_env.audit.table import write_table
     from acoustic_env.io.files import check_place
     from acoustic_env.io.location import join
-    from acoustic_env.models.compare import run_study, score_name, study_lines, study_table
+    from acoustic_env.models.compare import compare, comparison_lines, comparison_table, score_name
 
-    place = join(settings.out, "study.csv")
+    place = join(settings.out, "compare.csv")
     check_place(place)
     models = _compared(settings, recipe)  # before the features are read
     study = _study(settings, recipe)
-    rows = run_study(study, models, log, every_fold=settings.every_fold, trials=settings.trials)
-    table = study_table(rows)
+    rows = compare(study, models, log, every_fold=settings.every_fold, trials=settings.trials)
+    table = comparison_table(rows)
     write_table(table, place)
-    show(namespace, table.to_pylist(), *study_lines(rows, score_name(study)))
+    show(namespace, table.to_pylist(), *comparison_lines(rows, score_name(study)))
     log(place)
 
 
@@ -259,7 +302,7 @@ def _compared(settings: CompareSettings, recipe: Recipe) -> dict[str, Classifier
     for file in settings.settings:
         name = file.rpartition("/")[2].rpartition(".")[0]
         if name in models:
-            raise UsageError(f"{file}: the study has a classifier {name} already; rename the file")
+            raise UsageError(f"{file}: the comparison has a classifier {name} already; rename the file")
         models[name] = _with_changes(recipe, read_mapping(file, "--settings"), file)
     return models
 
@@ -290,6 +333,8 @@ def run_evaluate(namespace: argparse.Namespace) -> None:
 
 def run_predict(namespace: argparse.Namespace) -> None:
     """Predict a list or files."""
+    if namespace.files and "clips" in namespace.from_study:
+        namespace.clips = None
     if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):
         raise UsageError("predict takes either --clips with --store, or audio files")
     if namespace.windows and not namespace.files:

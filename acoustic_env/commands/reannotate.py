@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 from acoustic_env.commands.arguments import (
-    RenamedOption,
     add_command,
     add_log_format,
     add_settings,
     check_inputs,
     log,
     settings_of,
+    take_from_study,
     url,
 )
 from acoustic_env.options import ReannotateSettings
@@ -39,13 +39,14 @@ def add_parsers(subparsers: Any) -> None:
     add_settings(
         parser,
         ReannotateSettings,
-        **{name: {"type": url, "metavar": metavar, "required": True} for name, metavar in files.items()},
+        **{name: {"type": url, "metavar": metavar, "required": name == "clips"} for name, metavar in files.items()},
         annotations={"type": url, "metavar": "FILE"},
         approve={"metavar": "NAME"},
         max_error_rate={"metavar": "SHARE"},
     )
-    parser.add_argument("--verdicts", action=RenamedOption, const="--annotations")
     add_log_format(parser)
+    places = {"store": "store", "bundle": "bundle", "labels": "labels", "annotations": "annotations"}
+    take_from_study(parser, if_there=("annotations",), **places)
 
 
 def run(namespace: argparse.Namespace) -> None:

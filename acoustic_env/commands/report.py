@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
-from acoustic_env.commands.arguments import RenamedOption, add_command, log, show, url
+from acoustic_env.commands.arguments import add_command, log, show, take_from_study, url
 from acoustic_env.report.inputs import Inputs
 
 DESCRIPTION: Final = """\
@@ -21,13 +21,21 @@ EXAMPLES: Final = """\
     --out audit.html"""
 
 
+REPORTED: Final = (
+    *("store", "clips", "recipe", "bundle", "explain", "compare", "tune"),
+    *("ranked", "sample", "annotations", "labels"),
+)
+
+
 def add_parsers(subparsers: Any) -> None:
-    add = add_command(subparsers, "report", run, DESCRIPTION, EXAMPLES).add_argument
-    add("--out", type=url, metavar="FILE.html", required=True, help="Page to write.")
+    parser = add_command(subparsers, "report", run, DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add("--out", type=url, metavar="FILE.html", help="Page to write.")
     add("--title", default="acoustic-env report", metavar="TEXT", help="Title of the page.")
     for field in dataclasses.fields(Inputs):
         add(f"--{field.name}", type=url, **field.metadata)
-    add("--verdicts", action=RenamedOption, const="--annotations")
+    parts = {name: name for name in REPORTED}
+    take_from_study(parser, if_there=tuple(parts), out="report", **parts)
 
 
 def run(namespace: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import add_settings, check_inputs, given, log, url
+from acoustic_env.commands.arguments import add_settings, check_inputs, given, log, take_from_study, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.options import RayServeSettings, ReplicaSettings, ServeSettings
@@ -46,7 +46,7 @@ def add_parsers(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=serve)
-    parser.add_argument("--bundle", type=url, required=True, metavar="BUNDLE", help="Trained classifier.")
+    parser.add_argument("--bundle", type=url, metavar="BUNDLE", help="Trained classifier.")
     add_server(parser)
     window = "Length of the windows in seconds. Default: that of the training clips."
     parser.add_argument("--window", type=float, metavar="S", help=window)
@@ -54,6 +54,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--ray", action="store_true", help="Serve from replicas on Ray Serve.")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster to join, with --ray.")
     add_settings(parser, ReplicaSettings)
+    take_from_study(parser, bundle="bundle")
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:

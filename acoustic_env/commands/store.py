@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import add_command, log, names, show, url
+from acoustic_env.commands.arguments import add_command, log, names, show, take_from_study, url
 from acoustic_env.errors import AcousticEnvError, StoreInconsistentError
 
 if TYPE_CHECKING:
@@ -66,13 +66,17 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
 }
 
+CLIPS: Final[Mapping[str, str]] = {
+    "verify": "Clip list (Parquet or CSV) to account for.",
+    "export": "Only clips of this list, with its columns.",
+}
+
 
 def add_parsers(subparsers: Any) -> None:
     group = subparsers.add_parser("store")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "ls", list_store, "what a store holds", LS)
     add = _add(commands, "verify", verify_store, "prove that nothing was lost", VERIFY)
-    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) to account for.")
     signals = "Signals that each clip should have. Default: those found."
     add("--signals", type=names, metavar="raw,fg,bg", help=signals)
     add("--read", action="store_true", help="Decode every column of every part.")
@@ -87,7 +91,6 @@ def add_parsers(subparsers: Any) -> None:
     add("--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one.")
     add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
     add("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
-    add("--clips", type=url, metavar="LIST", help="Only clips of this list, with its columns.")
     add("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
     add = _add(commands, "compact", compact_store, "few large parts, sorted by clip", COMPACT)
     add("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
@@ -104,6 +107,9 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], li
     """Add a command on a store; return what adds its own options."""
     parser = add_command(commands, name, run, description, EXAMPLES[name], line=line)
     parser.add_argument("store", type=url, metavar="URL", help="Feature store: a folder or s3://bucket/prefix.")
+    if name in ("verify", "export"):
+        parser.add_argument("--clips", type=url, metavar="LIST", help=CLIPS[name])
+    take_from_study(parser, if_there=("clips",), store="store", clips="clips")
     return parser.add_argument
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from acoustic_env.errors import UsageError
@@ -62,3 +63,23 @@ def make_block(name: str, engine: Engine, options: Mapping[str, Json] | None = N
         return BLOCKS.load(name)(engine, **dict(options or {}))
     except TypeError as error:
         raise UsageError(f"block {name}: {error}; check the recipe's options for it") from error
+
+
+def networks_at_hand() -> dict[str, dict[str, Json]]:
+    """Return the networks of whole clips whose weights are in the cache, with the options that name other weights."""
+    from acoustic_env.features.embedders.weights_cache import WeightsCache
+    from acoustic_env.features.embedders.weights_registry import WEIGHTS
+
+    cache, held = WeightsCache(), dict[str, list[str]]()
+    for source in WEIGHTS.values():
+        with suppress(UsageError):  # not there, or not whole
+            for needed in filter(None, (source.name, source.class_list)):
+                cache.record(WEIGHTS[needed])
+            held.setdefault(source.architecture, []).append(source.name)
+    found = dict[str, dict[str, Json]]()
+    for name in BLOCKS:
+        block = BLOCKS.load(name)
+        usual, own = getattr(block, "default_weights", None), held.get(getattr(block, "architecture", ""), [])
+        if usual is not None and own and not getattr(block, "keeps_frames", False):
+            found[name] = {} if usual in own else {"weights": own[0]}
+    return found

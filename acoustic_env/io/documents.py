@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 import yaml
 
-from acoustic_env.config import RECIPES, Recipe, from_mapping
+from acoustic_env.config import RECIPES, Recipe, StudyPaths, from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import read_bytes, read_if_there
 
@@ -64,7 +65,7 @@ def _parse(data: bytes, url: str, what: str) -> dict[str, Any]:
 
 
 def load_recipe(name_or_url: str) -> Recipe:
-    """Read a recipe of the package by name, or from a YAML file at any location.
+    """Read a recipe of the package by name, or from a YAML file at any location, a study's too.
 
     >>> load_recipe("urban-nature").task
     'binary'
@@ -72,10 +73,39 @@ def load_recipe(name_or_url: str) -> Recipe:
     Raises:
         UsageError: no such recipe or file, not YAML, or a key or value that is wrong (named with its place).
     """
+    url, data = _recipe_file(name_or_url)
+    return recipe_and_paths(_parse(data, url, "a recipe"), url)[0]
+
+
+def recipe_text(name_or_url: str) -> str:
+    """Return the text of a recipe's file, comments included; raises as `load_recipe`."""
+    url, data = _recipe_file(name_or_url)
+    if url.lower().endswith(".json"):
+        return yaml.safe_dump(_parse(data, url, "a recipe"), sort_keys=False, allow_unicode=True)
+    return data.decode("utf-8-sig")
+
+
+def _recipe_file(name_or_url: str) -> tuple[str, bytes]:
     names = sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
     url = str(RECIPES / f"{name_or_url}.yaml") if name_or_url in names else name_or_url
     data = read_if_there(url)
     if data is None:
         raise UsageError(f"no recipe {name_or_url!r}: neither a file nor one of {', '.join(names)}")
-    document = _parse(data, url, "a recipe")
-    return from_mapping(Recipe, {"name": PurePosixPath(url).stem, **document}, url)
+    return url, data
+
+
+def recipe_and_paths(document: Mapping[str, Any], url: str) -> tuple[Recipe, StudyPaths]:
+    """Return what a recipe's file says; in that of a study, `paths` says where its parts are.
+
+    Raises:
+        UsageError: a key or value that is wrong, named with its place.
+
+    >>> recipe, paths = recipe_and_paths({"task": "multiclass", "paths": {"store": "s3://b/features"}}, "study.yaml")
+    >>> recipe.name, paths.store, paths.clips
+    ('study', 's3://b/features', 'clips.parquet')
+    """
+    own = {"name": PurePosixPath(url).stem} | {key: value for key, value in document.items() if key != "paths"}
+    paths = document.get("paths", {})
+    if not isinstance(paths, Mapping):
+        raise UsageError(f"{url}: paths: expected {', '.join(StudyPaths.model_fields)} with a path each")
+    return from_mapping(Recipe, own, url), from_mapping(StudyPaths, paths, f"{url}: paths")

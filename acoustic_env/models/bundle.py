@@ -44,7 +44,7 @@ LIBRARIES: Final = (
 # Attributes of a bundle that are plain data, in its metadata as they are.
 PLAIN: Final = (
     *("own_estimator", "classes", "fingerprints", "held_out", "training_hash", "versions", "weights_sha256"),
-    *("clip_s", "variants", "exponent"),
+    *("clip_s", "variants", "exponent", "learned_from"),
 )
 SHOWN: Final = 5
 
@@ -90,6 +90,7 @@ class Bundle:
         variants: block -> variant of a signal -> the version trained on; empty without variants.
         novelty: what tells clips unlike the training clips; None where they are of one group.
         exponent: of learned pooling of recordings (`windows.learn_recordings`); None without.
+        learned_from: the clip list whose labels it has learned, a path or URL.
     """
 
     recipe: Recipe
@@ -110,6 +111,7 @@ class Bundle:
     variants: dict[str, dict[str, str]] = field(default_factory=dict)
     novelty: Novelty | None = None
     exponent: float | None = None
+    learned_from: str = ""
 
     @property
     def own_evaluations(self) -> list[TestEvaluation]:
@@ -286,6 +288,26 @@ class Bundle:
         self.test_evaluations = [*_evaluations(str(folder)), evaluation]
         self._write_evaluations(str(folder))
         return evaluation
+
+
+def keep_previous(folder: str) -> str | None:
+    """Copy the bundle that is at a path, if any, to that path with `.previous` behind it, and return this one.
+
+    Raises:
+        UsageError: it cannot be read or written.
+    """
+    metadata = read_if_there(join(folder, METADATA))
+    if metadata is None:
+        return None
+    previous = f"{folder.rstrip('/')}.previous"
+    kept = {name: read_if_there(join(folder, name)) for name in (*sorted(_part_names(folder)), EVALUATIONS)}
+    stale = (_part_names(previous) | {EVALUATIONS}) - {name for name, data in kept.items() if data is not None}
+    for name, data in (*kept.items(), (METADATA, metadata)):  # metadata last: parts that are not theirs do not load
+        if data is not None:
+            write_bytes(join(previous, Path(name).name), data)
+    for name in stale:
+        open_filesystem(previous).remove(Path(name).name)
+    return previous
 
 
 def _refuse(differences: Sequence[str]) -> None:

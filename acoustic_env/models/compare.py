@@ -1,4 +1,4 @@
-"""The study: which features tell the classes apart, and which differences are more than noise.
+"""The comparison: which features tell the classes apart, and which differences are more than noise.
 
 Every variant is evaluated on out-of-fold predictions for training and validation clips, so that all of them count and
 the test clips are not used, unless every fold is asked for: the protocol of data sets published with folds.
@@ -31,7 +31,7 @@ TIMES: Final = ("train_seconds", "predict_seconds")
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the study before the models.
+    """One row of the comparison before the models.
 
     Attributes:
         features: blocks joined by `+`.
@@ -46,12 +46,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the study.
+    """One row of the comparison.
 
     Attributes:
         features, signals, model: what was evaluated.
         inputs: features before reduction.
-        score: the study's metric: AUC (binary), macro F1 (multiclass), mAP (multilabel).
+        score: its metric: AUC (binary), macro F1 (multiclass), mAP (multilabel).
         accuracy: share of clips called right (argmax); None for multilabel.
         behind: the best score minus this one's, paired on the same clips, with an interval that allows for the choice
             of the best (`stats.intervals.behind_the_best`); None for the best.
@@ -93,7 +93,7 @@ def variants(blocks: Sequence[str], signals: Sequence[str]) -> list[Variant]:
 
 
 @one_group()
-def run_study(
+def compare(
     study: Study,
     models: Mapping[str, ClassifierSettings],
     log: Log = print,
@@ -174,8 +174,8 @@ def score_name(study: Study) -> str:
     return {"binary": "AUC", "multiclass": "macro F1", "multilabel": "mAP"}[study.recipe.task]
 
 
-def study_table(rows: Sequence[Row]) -> pa.Table:
-    """Return the study as a table, scores with their intervals in columns of their own."""
+def comparison_table(rows: Sequence[Row]) -> pa.Table:
+    """Return the comparison as a table, scores with their intervals in columns of their own."""
 
     def column(take: Callable[[Row], Estimate | None], part: str) -> list[float | None]:
         found = [getattr(estimate, part) if (estimate := take(row)) else None for row in rows]
@@ -193,8 +193,8 @@ def study_table(rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def study_lines(rows: Sequence[Row], name: str) -> list[str]:
-    """Return the study, human-readable, a line per row."""
+def comparison_lines(rows: Sequence[Row], name: str) -> list[str]:
+    """Return the comparison, human-readable, a line per row."""
     wide, names = (max(len(text) for text in texts) for texts in ([r.features for r in rows], [r.model for r in rows]))
     heading = f"{'features':<{wide}}  signal  {'model':<{names}}  {name:<21}  {'accuracy':<21}"
     lines = [f"{heading}  {'training':>10}  {'1,000 clips':>11}  behind the best"]

@@ -1,4 +1,4 @@
-"""From a clip list, a store and a recipe to a bundle: what `train`, `tune` and `study` share."""
+"""From a clip list, a store and a recipe to a bundle: what `train`, `tune` and `compare` share."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def optuna_study(sampler: Any = None, storage: Any = None) -> Any:
 
 
 def validation_score(found: Floats, y: npt.NDArray[Any]) -> float:
-    """Return AUC (binary), macro F1 (multiclass) or mAP (multilabel) of probabilities, as `study` compares them.
+    """Return AUC (binary), macro F1 (multiclass) or mAP (multilabel) of probabilities, as `compare` does them.
 
     Rows of one class only have no AUC; their score is minus the log loss.
 

@@ -19,7 +19,7 @@ class Inputs:
     recipe: str | None = _option("R", "Recipe of the study; default: that of the bundle.")
     bundle: str | None = _option("BUNDLE", "Folder of the classifier.")
     explain: str | None = _option("DIR", "Folder of `acoustic-env explain`.")
-    study: str | None = _option("DIR", "Folder of `acoustic-env study`.")
+    compare: str | None = _option("DIR", "Folder of `acoustic-env compare`.")
     tune: str | None = _option("DIR", "Folder of `acoustic-env tune`.")
     ranked: str | None = _option("FILE", "Table of `audit rank`.")
     sample: str | None = _option("FILE", "Table of `audit sample`; needs --annotations.")

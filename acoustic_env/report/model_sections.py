@@ -1,4 +1,4 @@
-"""The page's sections on the classifier: its metrics, the study, the search, and the explanations."""
+"""The page's sections on the classifier: its metrics, the comparison, the search, and the explanations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CALLED: Final = {
     "multiclass": "A clip is called the class whose probability is the largest multiple of its threshold: classes that "
     "training balanced are called as balanced, and their probabilities are those of the clips as they are.",
 }
-STUDY: Final = (
+COMPARISON: Final = (
     "Every block alone, every embedder with the indices and the modulation spectrum, and all blocks; each clip is "
     "predicted by a model of the other folds. Differences are paired: the same clips, the same folds. Their intervals "
     "hold for all variants together and account for choosing the best by its score; the best score itself is slightly "
@@ -163,22 +163,22 @@ def _judged(bundle: Bundle, metrics: Mapping[str, Any], clips: plots.EvaluatedCl
     return [*found, *plots.performance_plots(metrics, clips)]
 
 
-def study_section(table: pa.Table) -> Section:
-    """Show the study's plots and table."""
+def comparison_section(table: pa.Table) -> Section:
+    """Show the comparison's plots and table."""
     listed = table.to_pylist()
     timed = [name for name in TIMES if name in table.column_names]  # those of earlier versions have none
     rows = []
     for row in listed[:ROWS]:
-        accuracy = None if row["accuracy"] is None else plots.study_score(row, "accuracy")
-        behind = "best" if row["behind"] is None else plots.study_score(row, "behind")
+        accuracy = None if row["accuracy"] is None else plots.comparison_score(row, "accuracy")
+        behind = "best" if row["behind"] is None else plots.comparison_score(row, "behind")
         named = (row[name] for name in ("features", "signals", "model", "inputs"))
         times = (f"{row[name]:.3g}" for name in timed)
-        rows.append((*named, plots.study_score(row), accuracy, behind, row["within_noise"], *times))
+        rows.append((*named, plots.comparison_score(row), accuracy, behind, row["within_noise"], *times))
     header = ("features", "signals", "model", "inputs", "score", "accuracy", "behind the best", "within noise")
     units = dict(zip(TIMES, ("training, s", "1,000 clips, s"), strict=True))
-    drawn = [plots.study_plot(listed), *([plots.study_times_plot(listed)] if timed else [])]
+    drawn = [plots.comparison_plot(listed), *([plots.comparison_times_plot(listed)] if timed else [])]
     shown = Table("Variants, best first", (*header, *(units[name] for name in timed)), rows)
-    return Section("The study", [Text(STUDY), *drawn, shown])
+    return Section("The comparison", [Text(COMPARISON), *drawn, shown])
 
 
 def search_section(table: pa.Table) -> Section:

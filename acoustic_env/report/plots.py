@@ -1,4 +1,4 @@
-"""Plots of a classifier's metrics, of the study and of the search, drawn from recorded values."""
+"""Plots of a classifier's metrics, of the comparison and of the search, drawn from recorded values."""
 
 from __future__ import annotations
 
@@ -235,8 +235,8 @@ def _draw_classes(metrics: Metrics, clips: EvaluatedClips) -> Plot:
     return _plot(clips, "classes", "Each class", sentence, alt, figure, data)
 
 
-def study_score(row: Mapping[str, Any], name: str = "score") -> str:
-    """Return a number of a study's row with its interval."""
+def comparison_score(row: Mapping[str, Any], name: str = "score") -> str:
+    """Return a number of a comparison's row with its interval."""
     return interval_text({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
 
 
@@ -247,8 +247,8 @@ def _ends(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [scores[name].where(known, scores["score"]) for name in scores]
 
 
-def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Draw the study's rows (of study.csv), best first, with intervals; mark those within noise of the best."""
+def comparison_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """Draw the comparison's rows (of compare.csv), best first, with intervals; mark those within noise of the best."""
     shown = list(rows[:SHOWN_ROWS])[::-1]
     several = len({row["model"] for row in rows}) > 1
     labels = [f"{row['features']}, {row['signals']}" + (f", {row['model']}" if several else "") for row in shown]
@@ -262,18 +262,18 @@ def study_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     best, others = rows[0], sum(bool(row["within_noise"]) for row in rows) - 1
     sentence = (
         f"{best['features']} ({best['signals']}, {best['model']}) scores best, "
-        f"{study_score(best)}; {others} of the other {len(rows) - 1} variants are within "
+        f"{comparison_score(best)}; {others} of the other {len(rows) - 1} variants are within "
         "noise of it (paired on the same clips, with intervals that allow for the choice of the best among all: the "
         "truly best variant is the best here or within noise in 95 of 100 studies)."
     )
-    said = [f"{label} {study_score(row)}" for label, row in zip(labels, shown, strict=True)]
+    said = [f"{label} {comparison_score(row)}" for label, row in zip(labels, shown, strict=True)]
     alt = f"Scores with intervals, best first: {'; '.join(said[:-9:-1])}"
     data = pa.Table.from_pylist([dict(row) for row in rows])
-    return Plot("study", "The study", "Which features separate the classes", sentence, alt, figure, data)
+    return Plot("comparison", "The comparison", "Which features separate the classes", sentence, alt, figure, data)
 
 
-def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Draw the score of each row of a study against its training time, a marker and color for each model."""
+def comparison_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """Draw the score of each row of a comparison against its training time, a marker and color for each model."""
     figure, panel = style.new_panels(9, 4)
     for number, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
         own = [row for row in rows if row["model"] == model]
@@ -288,13 +288,13 @@ def study_times_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     figure.legend(loc="outside right upper")
     best, fastest = rows[0], min(rows, key=lambda row: row["train_seconds"])
     sentence = (
-        f"Best is {best['model']} on {best['features']}, {study_score(best)} after {best['train_seconds']:.2g} s of "
-        f"training; fastest is {fastest['model']} on {fastest['features']}, {study_score(fastest)} after "
+        f"Best is {best['model']} on {best['features']}, {comparison_score(best)} after {best['train_seconds']:.2g} s "
+        f"of training; fastest is {fastest['model']} on {fastest['features']}, {comparison_score(fastest)} after "
         f"{fastest['train_seconds']:.2g} s. Times are of this run on its machine, with whatever ran beside it."
     )
     columns = ("features", "signals", "model", "score", "score_low", "score_high", "train_seconds", "predict_seconds")
     data = pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows])
-    return Plot("study-times", "The study", "Score against training time", sentence, sentence, figure, data)
+    return Plot("comparison-times", "The comparison", "Score against training time", sentence, sentence, figure, data)
 
 
 def history_plot(histories: Sequence[Sequence[Mapping[str, float]]]) -> Plot:

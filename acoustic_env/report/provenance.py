@@ -35,7 +35,8 @@ def provenance_section(
 
 
 def _hashes(bundle: Bundle) -> list[tuple[str, Code]]:
-    hashes = [("weights, SHA-256", bundle.weights_sha256), ("training and validation clips", bundle.training_hash)]
+    hashes = [("clip list it learned from", bundle.learned_from)] if bundle.learned_from else []
+    hashes += [("weights, SHA-256", bundle.weights_sha256), ("training and validation clips", bundle.training_hash)]
     for trained in (bundle.fingerprints, bundle.variants):
         for block, versions in trained.items():
             hashes += [(f"features {block}, {signal}", fingerprint) for signal, fingerprint in versions.items()]

@@ -27,7 +27,7 @@ from acoustic_env.report.provenance import provenance_section
 from acoustic_env.store.feature_store import FeatureStore
 
 HASHED: Final[tuple[str, ...]] = ("clips", "ranked", "sample", "annotations", "truth")
-STUDY: Final = "study.csv"
+COMPARED: Final = "compare.csv"
 TRIALS: Final = "trials.csv"
 
 
@@ -41,7 +41,7 @@ def write_report(path: Path, inputs: Inputs, title: str, log: Log) -> list[str]:
         UsageError: nothing is given, or an input does not exist or is of the wrong kind.
     """
     if not inputs.given():
-        msg = "nothing to report on: give --store, --clips, --bundle, --explain, --study, --tune, --ranked or --labels"
+        msg = "nothing to report on: give --store, --clips, --bundle, --explain, --compare, --tune, --ranked, --labels"
         raise UsageError(msg)
     if (inputs.sample is None) != (inputs.annotations is None):
         raise UsageError("--sample and --annotations belong together: give the annotations with the sample they answer")
@@ -74,8 +74,8 @@ def _sections(inputs: Inputs, bundle: Bundle | None, log: Log) -> Iterator[Secti
         yield model_sections.test_section(bundle)
     if bundle is not None and store is not None and clips is not None:
         yield error_section(bundle, clips, store)
-    if inputs.study:
-        yield model_sections.study_section(read_table(join(inputs.study, STUDY)))
+    if inputs.compare:
+        yield model_sections.comparison_section(read_table(join(inputs.compare, COMPARED)))
     if inputs.tune:
         yield model_sections.search_section(read_table(join(inputs.tune, TRIALS)))
     if inputs.explain:

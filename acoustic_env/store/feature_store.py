@@ -165,7 +165,7 @@ class FeatureStore(StoreContents):
             if len(found[signal]) > 1:
                 raise UsageError(
                     f"{self.url}: block {block} is there in several versions for signal {signal}; "
-                    f"name a fingerprint (`study`, `train`: --version {block}=FINGERPRINT):\n{self._described(block)}"
+                    f"name one (`compare`, `train`: --fingerprint {block}=FINGERPRINT):\n{self._described(block)}"
                 )
         return {signal: found[signal][0] for signal in wanted}
 

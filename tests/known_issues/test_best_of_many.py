@@ -1,4 +1,4 @@
-"""`study` compared every variant with the best of the data as if that one had been named beforehand.
+"""`compare` compared every variant with the best of the data as if that one had been named beforehand.
 
 Of many equal variants one comes out best by chance, and an interval of the difference from it that ignores the choice
 leaves the others out too often: "within noise of the best" did not hold the truly best variant in 95 % of studies.

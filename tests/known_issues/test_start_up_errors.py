@@ -164,7 +164,10 @@ MISTAKES = {
         "there is no store",
     ),
     "tune list": (["tune", "--clips", "no.csv", "--store", "s", "--recipe", "esc10", "--out", "o"], "no such file"),
-    "study list": (["study", "--clips", "no.csv", "--store", "s", "--recipe", "esc10", "--out", "o"], "no such file"),
+    "compare list": (
+        ["compare", "--clips", "no.csv", "--store", "s", "--recipe", "esc10", "--out", "o"],
+        "no such file",
+    ),
     "evaluate bundle": (["evaluate", "--bundle", "nob", "--clips", "{clips}", "--store", "s"], "nob: no bundle"),
     "rank list": (["audit", "rank", "--clips", "no", "--store", "s", "--recipe", "esc10", "--out", "o"], "no such"),
     "reannotate": (["reannotate", "--clips", "no", "--store", "s", "--bundle", "nob", "--labels", "l"], "no: no such"),

@@ -92,7 +92,7 @@ def test_a_search_goes_on_with_more_trials_and_only_with_its_own_study(
     versions = [path.name for path in Path(disk.store, "features", "yamnet").iterdir() if path.is_dir()]
     there = json.loads((out / "search.json").read_text())["identity"]["blocks"]
     other = next(version for version in versions if version not in there)
-    assert tune(disk, out, 3, "--version", f"yamnet={other}") == 2
+    assert tune(disk, out, 3, "--fingerprint", f"yamnet={other}") == 2
     assert f"{other} now" in capsys.readouterr().err
     assert trials_of(out) == more
 

@@ -87,7 +87,7 @@ store compact @/store
 store gc @/store
 weights fetch yamnet-classes --from @/weights --sha256 {CLASSES_SHA256}
 train {STUDY} --settings @/model.json --out @/bundle
-study {STUDY} --model logistic --out @/study
+compare {STUDY} --model logistic --out @/compare
 evaluate {DONE}
 explain {DONE} --out @/explained
 predict {DONE} --out @/predictions.parquet
@@ -107,7 +107,7 @@ audit scorecard --labels @/labels --votes @/votes.csv
 reannotate {DONE} --labels @/weekly --json
 reannotate {DONE} --labels @/weekly --json
 reannotate {DONE} --labels @/weekly --annotations @/weekly.parquet --json
-report {DONE} {ANNOTATED} --recipe @/recipe.yaml --explain @/explained --study @/study --ranked @/ranked.parquet \
+report {DONE} {ANNOTATED} --recipe @/recipe.yaml --explain @/explained --compare @/compare --ranked @/ranked.parquet \
     --labels @/labels --truth @/truth.csv --out @/page/report.html
 """
 SLOW: Final = f"""
@@ -300,7 +300,7 @@ def read_back(base: str) -> None:
     drawn, answered = (read_table(f"{base}/{name}.parquet").num_rows for name in ("sample", "annotations"))
     assert answered == drawn, "an answer of the first session was lost"
     assert len(Bundle.load(f"{base}/bundle").test_evaluations) == 1
-    assert read_table(f"{base}/study/study.csv").num_rows == 1
+    assert read_table(f"{base}/compare/compare.csv").num_rows == 1
     assert versions(f"{base}/labels") == versions(f"{base}/weekly")[:1] == ["v0001"]
     explained = files_below(f"{base}/explained") or []
     assert {name.rpartition(".")[2] for name in explained} == {"png", "svg", "csv", "json"}

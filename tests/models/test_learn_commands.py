@@ -20,7 +20,7 @@ from acoustic_env.config import CLASSIFIERS
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
 from acoustic_env.models.bundle import Bundle
-from acoustic_env.models.compare import run_study, variants
+from acoustic_env.models.compare import compare, variants
 from acoustic_env.models.estimators.mlp import MLPSettings
 from acoustic_env.models.estimators.network_classifier import NetworkClassifier
 from acoustic_env.models.learn import prepare, train
@@ -151,8 +151,8 @@ def test_the_study_ranks_every_block_and_signal_with_paired_differences(
     disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = disk.folder / "study"
-    assert main(["study", *study_options(disk), "--model", "logistic", "--out", str(out)]) == 0
-    table = pa_csv.read_csv(out / "study.csv")
+    assert main(["compare", *study_options(disk), "--model", "logistic", "--out", str(out)]) == 0
+    table = pa_csv.read_csv(out / "compare.csv")
     shown = {(row["features"], row["signals"]) for row in table.to_pylist()}
     assert shown == {(f, s) for f in ("indices", "yamnet", "indices+yamnet") for s in ("raw", "fg", "all")}
     assert table["features"][0].as_py() == "indices+yamnet"
@@ -185,18 +185,18 @@ def test_the_study_looks_at_test_clips_only_when_every_fold_is_asked_for(disk: D
     spoiled = replace(study, matrix=replace(study.matrix, values=study.matrix.values.copy()))
     spoiled.matrix.values[study.split.test] = 1e6
     models = {"logistic": study.recipe.model.of_kind("logistic")}
-    scores = [run_study(one, models, silent)[0].score.value for one in (study, spoiled)]
+    scores = [compare(one, models, silent)[0].score.value for one in (study, spoiled)]
     assert scores[0] == scores[1]
-    scores = [run_study(one, models, silent, every_fold=True)[0].score.value for one in (study, spoiled)]
+    scores = [compare(one, models, silent, every_fold=True)[0].score.value for one in (study, spoiled)]
     assert scores[0] > scores[1]
 
 
 def test_the_study_compares_files_of_settings_with_kinds_and_says_what_training_took(disk: Disk) -> None:
     (disk.folder / "lasso.yaml").write_text("{kind: logistic, l1_ratio: 1.0, penalty: 0.02}")
     files = ["--settings", str(disk.folder / "lasso.yaml")]
-    command = ["study", *study_options(disk), "--blocks", "indices", "--signals", "raw", "--model", "knn,svm", *files]
+    command = ["compare", *study_options(disk), "--blocks", "indices", "--signals", "raw", "--model", "knn,svm", *files]
     assert main([*command, "--trials", "2", "--out", str(disk.folder / "study")]) == 0
-    rows = pa_csv.read_csv(disk.folder / "study/study.csv").to_pylist()
+    rows = pa_csv.read_csv(disk.folder / "study/compare.csv").to_pylist()
     assert sorted(row["model"] for row in rows) == ["knn", "lasso", "svm"]
     assert all(row["train_seconds"] > 0 and row["predict_seconds"] > 0 for row in rows)
 
@@ -206,7 +206,7 @@ def test_a_file_of_settings_named_as_a_kind_in_the_study_is_refused(
 ) -> None:
     (disk.folder / "knn.yaml").write_text("{kind: knn, neighbors: 3}")
     files = ["--model", "knn", "--settings", str(disk.folder / "knn.yaml")]
-    assert main(["study", *study_options(disk), *files, "--out", str(disk.folder / "study")]) == 2
+    assert main(["compare", *study_options(disk), *files, "--out", str(disk.folder / "study")]) == 2
     assert "the study has a classifier knn already; rename the file" in capsys.readouterr().err
 
 

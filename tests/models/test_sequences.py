@@ -298,9 +298,9 @@ def test_a_network_is_trained_evaluated_and_predicts_through_the_commands(
     assert "Training history" in page.read_text()
     assert re.search(r"Layers, [\d,]+ parameters", page.read_text())
     into = ["--out", str(tmp_path / "study")]
-    assert main(["study", *options(study), *into, "--json"]) == 0
+    assert main(["compare", *options(study), *into, "--json"]) == 0
     assert "logmel_frames" in capsys.readouterr().out
-    assert main(["study", *options(study), *into, "--model", "cnn,mlp"]) == 2
+    assert main(["compare", *options(study), *into, "--model", "cnn,mlp"]) == 2
     assert "do not read the same" in capsys.readouterr().err
 
 

@@ -325,7 +325,7 @@ def test_commands_count_what_the_recipe_asks_for(
     assert table.column_names == ["clip_id" if level == "clip" else "group", "label", "posterior"]
     assert table.num_rows == test_rows * 5 * 2
     if level == "recording":
-        assert main(["study", *options, "--out", str(tmp_path / "table")]) == 0
+        assert main(["compare", *options, "--out", str(tmp_path / "table")]) == 0
 
 
 def test_windows_count_where_the_recipe_asks_for_them_with_intervals_by_group(
@@ -342,7 +342,7 @@ def test_windows_count_where_the_recipe_asks_for_them_with_intervals_by_group(
     assert Bundle.load(by_clip).training_hash == Bundle.load(bundle).training_hash
     assert main(["evaluate", "--bundle", by_clip, *options[:4], "--json"]) == 0
     assert found["clips_hash"] == json.loads(capsys.readouterr().out.splitlines()[-1])["clips_hash"]
-    assert main(["study", *study({"level": "window"}), "--out", str(tmp_path / "table")]) == 0
+    assert main(["compare", *study({"level": "window"}), "--out", str(tmp_path / "table")]) == 0
     out = str(tmp_path / "predictions.parquet")
     assert main(["predict", "--bundle", bundle, *options[:4], "--out", out]) == 0
     table = pq.read_table(out)

@@ -224,7 +224,6 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
             ["--clips", "{clips}", "--store", "s", "--max-error-rate", "5"],
             "--max-error-rate: 5.0: input should be less than or equal to 1",
         ),
-        (["--settings", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
 def test_wrong_usage_names_what_is_wrong_and_exits_2(
@@ -236,19 +235,6 @@ def test_wrong_usage_names_what_is_wrong_and_exits_2(
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
-
-
-def test_settings_come_from_a_file_and_options_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clips = write_noise(tmp_path / "audio", 2)
-    file = tmp_path / "job.yaml"
-    file.write_text(f"clips: {clips}\nstore: {tmp_path / 'store'}\nblocks: [indices]\nlimit: 2\ndry_run: true\n")
-    assert main(["extract", "--settings", str(file), "--limit", "1", "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["pending"] == 1
-    assert list(record["fingerprints"]) == ["indices"]
-    file.write_text("clips: a\nstore: b\nblock: [indices]\n")
-    assert main(["extract", "--settings", str(file)]) == 2
-    assert "unknown setting 'block'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from acoustic_env.explain.plot import Plot, write_index
 from acoustic_env.explain.style import new_figure
 from acoustic_env.features.block import table_schema, to_table
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.models.compare import Row, study_table
+from acoustic_env.models.compare import Row, comparison_table
 from acoustic_env.models.learn import evaluate_bundle, prepare, train
 from acoustic_env.models.tune import Trial, trial_table
 from acoustic_env.options import RelabelSettings, SampleSettings
@@ -50,7 +50,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     pq.write_table(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), folder / "clips.parquet")
     truth = np.where(random.random(CLIPS) < 0.1, 1 - y, y)
     pq.write_table(pa.table({"clip_id": ids, "label": names[truth]}), folder / "truth.parquet")
-    places = {name: str(folder / name) for name in ("store", "bundle", "explain", "study", "tune", "labels")}
+    places = {name: str(folder / name) for name in ("store", "bundle", "explain", "compare", "tune", "labels")}
     places |= {name: str(folder / f"{name}.parquet") for name in ("clips", "truth", "ranked", "sample", "annotations")}
     _store(places["store"], ids, truth)
     _bundle(folder, places, names.tolist())
@@ -130,8 +130,8 @@ def _study_and_search(folder: Path) -> None:
         )
         for i in range(4)
     ]
-    (folder / "study").mkdir()
-    pa_csv.write_csv(study_table(rows), folder / "study" / "study.csv")
+    (folder / "compare").mkdir()
+    pa_csv.write_csv(comparison_table(rows), folder / "compare" / "compare.csv")
     scores = [0.71, 0.78, None, 0.75]
     trials = [
         Trial(i, {}, {"layers": [240], "dropout": 0.5}, score, 1.0, "" if score else HOSTILE)

@@ -15,8 +15,8 @@ from acoustic_env.report.plots import (
     HELD_OUT,
     TEST,
     EvaluatedClips,
+    comparison_plot,
     performance_plots,
-    study_plot,
     trials_plot,
 )
 
@@ -109,7 +109,7 @@ def test_the_study_marks_what_is_within_noise_and_the_search_survives_failed_tri
         {**row, "features": "b", "score": 0.79, "within_noise": True, "behind": 0.01},
         {**row, "features": "c", "score": 0.7, "within_noise": False, "behind": 0.1},
     ]
-    assert "1 of the other 2 variants" in study_plot(rows).caption
+    assert "1 of the other 2 variants" in comparison_plot(rows).caption
     failed = {"trial": 0, "score": None, "layers": "16", "activation": "relu", "dropout": 0.1, "learning_rate": 1e-3}
     assert "no trial succeeded" in trials_plot([failed]).caption
     assert "reached 0.810" in trials_plot([failed, {**failed, "trial": 1, "score": 0.81}]).caption

@@ -16,6 +16,7 @@ import pyarrow as pa
 from acoustic_env.audio.fetch import duration_of
 from acoustic_env.clips.naming import require_unique, root_name, segment_id
 from acoustic_env.clips.readers import Log
+from acoustic_env.clips.recordings import matched
 from acoustic_env.clips.table import clip_table
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, others_below
@@ -173,7 +174,7 @@ def listable(names: Iterable[str], where: str, log: Log) -> list[str]:
 
 
 def _named(relative: str, recording: str, patterns: Mapping[str, str | None]) -> dict[str, Any]:
-    found = {column: _matched(pattern, relative, column) for column, pattern in patterns.items() if pattern}
+    found = {column: matched(pattern, relative, column) for column, pattern in patterns.items() if pattern}
     fold = found.get("fold")
     if fold is not None and not fold.isdecimal():
         raise UsageError(f"{relative}: the fold pattern {patterns['fold']!r} finds {fold!r}, not a whole number")
@@ -182,14 +183,3 @@ def _named(relative: str, recording: str, patterns: Mapping[str, str | None]) ->
         "group": found.get("group", recording),
         "fold": None if fold is None else int(fold),
     }
-
-
-def _matched(pattern: str, relative: str, what: str) -> str:
-    try:
-        match = re.search(pattern, relative)
-    except re.error as error:
-        raise UsageError(f"the {what} pattern {pattern!r} is no regular expression: {error}") from error
-    if match is None or not match.groups() or match.group(1) is None:
-        msg = f"{relative}: the {what} pattern {pattern!r} does not match (the value is what the first (...) matches)"
-        raise UsageError(msg)
-    return match.group(1)
