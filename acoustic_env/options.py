@@ -147,11 +147,9 @@ class TuneSettings(StudySettings):
 class CompareSettings(StudySettings):
     """One run of `compare`."""
 
-    model: tuple[str, ...] = ()
-    """Kinds of classifiers to compare. Default: the recipe's."""
-
-    settings: tuple[str, ...] = ()
-    """Files of classifier settings (YAML or JSON) to compare besides, each named by its file."""
+    models: tuple[str, ...] = ()
+    """Classifiers to compare: kinds, and files of settings (.yaml or .json), each named by its file. Default: the
+    recipe's."""
 
     trials: int | None = Field(None, ge=1)
     """Search each classifier's settings, so many trials on five inner folds of each training part (nested
@@ -201,7 +199,7 @@ class ReannotateSettings(Settings):
     bundle: str
     """Folder of the trained classifier."""
 
-    labels: str
+    versions: str
     """LABELS, the folder of versions of the labels."""
 
     annotations: str | None = None

@@ -86,7 +86,7 @@ def read_version(url: str, version: str | None = None) -> pa.Table:
     """
     there = versions(url)
     if version is None and not there:
-        raise UsageError(f"{url}: no version of a labels table; make one: audit relabel --ranked ... --labels {url}")
+        raise UsageError(f"{url}: no version of a labels table; make one: audit relabel --ranked ... --versions {url}")
     chosen = version or there[-1]
     return pa.concat_tables(StoredVersion(url, chosen).tables())
 

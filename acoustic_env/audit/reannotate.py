@@ -83,19 +83,19 @@ def reannotate(settings: ReannotateSettings, log: Log) -> dict[str, Any]:
     """
     bundle = Bundle.load(settings.bundle)
     clips = select(read_clips_of(FeatureStore(settings.store), settings.clips, log), bundle.recipe).clips
-    with acquire_lease(settings.labels, f"reannotate {settings.clips}"):
+    with acquire_lease(settings.versions, f"reannotate {settings.clips}"):
         annotations, samples = read_answers(settings)
         failure, extracted = _extract(settings, bundle, clips, log)
         ranked = score(bundle, clips, FeatureStore(settings.store), log)
         evaluated = evaluate_frames(samples, annotations)
-        last = versions(settings.labels)
-        before = StoredVersion(settings.labels, last[-1]) if last else None
+        last = versions(settings.versions)
+        before = StoredVersion(settings.versions, last[-1]) if last else None
         decided = Decided(before, ranked, _answered_frames(settings, annotations, samples), annotations, samples)
         origin = {"clips": settings.clips, "bundle": settings.bundle}
-        written = write_version(settings.labels, decided.tables(), origin)
+        written = write_version(settings.versions, decided.tables(), origin)
         if written.new:
             changes = chain([DIFF_SCHEMA.empty_table()], decided.changes.tables())
-            write_stream(changes, f"{settings.labels.rstrip('/')}/diffs/{written.version}.parquet")
+            write_stream(changes, f"{settings.versions.rstrip('/')}/diffs/{written.version}.parquet")
         published = _publish(settings, evaluated, written.version)
         places = _keep_list(settings, clips.drop_columns([CLASS_COLUMN]))
         sample, sample_clips = _sample(settings, written.version, samples, published["version"], places)
@@ -278,7 +278,7 @@ def _answered_frames(
         if annotations is None or (new.num_rows and not pc.any(of_rows(new, annotations)).as_py()):
             break
         held = info.version
-    return None if held is None else StoredVersion(settings.labels, held)
+    return None if held is None else StoredVersion(settings.versions, held)
 
 
 def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
@@ -286,7 +286,7 @@ def _keep_list(settings: ReannotateSettings, clips: pa.Table) -> pa.Table:
 
     A later sample may hold clips of this list, whose file may have changed by then.
     """
-    root, filesystem = settings.labels.rstrip("/"), open_filesystem(settings.labels)
+    root, filesystem = settings.versions.rstrip("/"), open_filesystem(settings.versions)
     files = sorted((entry.path for entry in filesystem.entries("clips")), reverse=True)
     earlier = join_lists([CLIP_SCHEMA.empty_table(), *(read_table(f"{root}/{path}") for path in files)])
     places, held = (
@@ -313,11 +313,11 @@ def _sample(
         return None, None
     held = max(known, key=lambda info: info.number).version if known else None
     info = FrameInfo(len(known) + 1, settings.clips, version, published)
-    parts = _frame_parts(settings.labels, version, published, held, clips)
+    parts = _frame_parts(settings.versions, version, published, held, clips)
     drawn = draw_frame(parts, samples, info, settings.budget, settings.seed)
     if drawn is None:
         return None, None
-    root, name = settings.labels.rstrip("/"), f"{info.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
+    root, name = settings.versions.rstrip("/"), f"{info.number:04d}-{drawn['frame_hash'][0].as_py()}.parquet"
     listed, url = f"{root}/sample_clips/{name}", f"{root}/samples/{name}"
     write_table(clips.filter(of_clips(clips, drawn)), listed)
     write_table(drawn, url)
@@ -341,8 +341,8 @@ def _frame_parts(
 
 def read_answers(settings: ReannotateSettings) -> tuple[pa.Table | None, list[pa.Table]]:
     """Return all annotations, those of earlier runs if none are given now, and all samples drawn so far."""
-    root = settings.labels.rstrip("/")
-    filesystem = open_filesystem(settings.labels)
+    root = settings.versions.rstrip("/")
+    filesystem = open_filesystem(settings.versions)
     samples = [read_table(f"{root}/{entry.path}") for entry in filesystem.entries("samples")]
     kept = f"{root}/{ANNOTATIONS}"
     given = settings.annotations
@@ -373,7 +373,7 @@ def _together(samples: list[pa.Table]) -> pa.Table | None:
 
 def _publish(settings: ReannotateSettings, evaluated: Sequence[FrameEvaluation], new: str) -> dict[str, Any]:
     """Publish the approved version, or one shown to be better; return the published version and the reason."""
-    filesystem = open_filesystem(settings.labels)
+    filesystem = open_filesystem(settings.versions)
     try:
         current: str | None = json.loads(filesystem.read(PUBLISHED))["version"]
     except FileNotFoundError:

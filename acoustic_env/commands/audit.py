@@ -1,4 +1,4 @@
-"""`acoustic-env audit`: rank labels, plan and draw samples, annotate, estimate, adjust, relabel, score."""
+"""`acoustic-env audit`: rank labels, plan and draw samples, annotate, estimate, relabel."""
 
 from __future__ import annotations
 
@@ -21,15 +21,6 @@ ESTIMATE: Final = """\
 Estimate label accuracy from an annotated sample, overall and per class, with intervals valid for its design; report the
 agreement of the annotators and precision and recall of the ranking."""
 
-ADJUST: Final = """\
-Compute what an AUC or accuracy against noisy labels would be against true ones, only where the assumption behind the
-correction holds: an impossible value is refused with the reason. Dividing by a label accuracy is never right.
-
-With gold clips (test clips whose truth is known) the assumption itself is tested: that predictions and label errors are
-independent given the truth. A corrected value is refused when the test rejects it at 5 %, and the metric on the gold
-clips themselves, which assumes nothing, is printed with it. The gold table has a row for each clip: predicted, given
-and truth (0 or 1), and, where known, score, inclusion_probability and group."""
-
 PLANS: Final = """\
   acoustic-env audit plan --half-width 0.05
   acoustic-env audit plan --half-width 0.05 --ranked ranked.parquet --json"""
@@ -37,9 +28,6 @@ SAMPLES: Final = """\
   acoustic-env audit sample --ranked ranked.parquet --n 200 --design stratified --out sample.parquet"""
 ESTIMATES: Final = """\
   acoustic-env audit estimate --sample sample.parquet --annotations annotations.parquet"""
-ADJUSTED: Final = """\
-  acoustic-env audit adjust --auc 0.766 --rates 0.721,0.721 --num-clips 122,121 --positive 42/50 --negative 32/50
-  acoustic-env audit adjust --auc 0.766 --num-clips 122,121 --positive 42/50 --negative 32/50 --gold gold.csv --json"""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -66,15 +54,6 @@ def add_parsers(subparsers: Any) -> None:
     add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen`.")
     add("--clips", type=url, metavar="LIST", help="Clip list: clips of one group count as dependent.")
     take_from_study(parser, if_there=("clips",), sample="sample", annotations="annotations", clips="clips")
-    line = "noise-adjusted metrics, or why not"
-    add = add_command(commands, "adjust", adjust_metrics, ADJUST, ADJUSTED, line=line).add_argument
-    add("--auc", type=float, metavar="AUC", help="AUC against given labels.")
-    add("--rates", type=_pair, metavar="TPR,TNR", help="True positive and true negative rate against given labels.")
-    add("--num-clips", type=_pair, required=True, metavar="P,N", help="Test clips given positive and negative.")
-    counts = "Right answers and all answers about clips given {}, such as 42/50."
-    for side in ("positive", "negative"):
-        add(f"--{side}", type=_counts, required=True, metavar="K/N", help=counts.format(side))
-    add("--gold", type=url, metavar="FILE", help="Test clips whose truth is known; tests the assumption.")
     audit_listen.add_parser(commands)
     audit_labels.add_parsers(commands)
 
@@ -140,44 +119,3 @@ def _describe(found: dict[str, Any]) -> list[str]:
     for part, quality in found["ranking"].items():
         lines.append(f"ranking, {part}: precision {quality['precision']}; recall {quality['recall']}")
     return lines
-
-
-def adjust_metrics(arguments: argparse.Namespace) -> None:
-    """Print noise-adjusted metrics, or why not; see ADJUST."""
-    from acoustic_env.audit import adjusted as a
-    from acoustic_env.audit.table import read_table
-    from acoustic_env.errors import UsageError
-
-    if arguments.auc is None and arguments.rates is None:
-        raise UsageError("nothing to adjust: give --auc or --rates")
-    gold = a.read_gold(read_table(arguments.gold), arguments.gold) if arguments.gold else None
-    tested = None if gold is None else a.independence_test(gold.predicted, gold.given, gold.truth)
-    positive, negative = a.AnnotatedCounts(*arguments.positive), a.AnnotatedCounts(*arguments.negative)
-    clips = (int(arguments.num_clips[0]), int(arguments.num_clips[1]))
-    found = []
-    if arguments.auc is not None:
-        direct = None
-        if gold is not None and gold.score is not None:
-            direct = a.gold_auc(gold.score, gold.truth, gold.inclusion, gold.groups, seed=23)
-        found.append(a.adjusted_auc(arguments.auc, clips, positive, negative, independence_p=tested, gold=direct))
-    if arguments.rates is not None:
-        direct = None if gold is None else a.gold_balanced_accuracy(gold)
-        found.append(
-            a.adjusted_balanced_accuracy(arguments.rates, clips, positive, negative, independence_p=tested, gold=direct)
-        )
-    show(arguments, plain([asdict(one) for one in found]), *map(str, found))
-
-
-def _pair(text: str) -> tuple[float, float]:
-    first, _, second = text.partition(",")
-    try:
-        return float(first), float(second)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers with a comma between them") from error
-
-
-def _counts(text: str) -> tuple[int, int]:
-    right, _, answers = text.partition("/")
-    if not (right.isdigit() and answers.isdigit() and 0 <= int(right) <= int(answers) and int(answers) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected right answers / answers, such as 42/50")
-    return int(right), int(answers)

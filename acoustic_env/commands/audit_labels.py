@@ -1,10 +1,8 @@
-"""`acoustic-env audit relabel | diff | export | scorecard`: versions of the labels, and how good a relabeling is."""
+"""`acoustic-env audit relabel | diff | export`: versions of the labels."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -26,14 +24,10 @@ Print what changed between two versions: rows whose action, or whether the label
 EXPORT: Final = """\
 Write a version of the labels as an AudioSet segments list (YTID, start_seconds, end_seconds, positive_labels)."""
 
-SCORECARD: Final = """\
-Measure whether a relabeling keeps, adds and removes what people would: discrimination against human votes, with
-intervals. The votes file is a table with columns clip_id, label, yes, no and, if the labels do not hold it, given."""
-
 RELABELED: Final = """\
-  acoustic-env audit relabel --ranked ranked.parquet --labels labels
+  acoustic-env audit relabel --ranked ranked.parquet --versions labels
   acoustic-env audit relabel --ranked ranked.parquet --annotations annotations.parquet --sample sample.parquet \\
-      --labels labels"""
+      --versions labels"""
 
 
 def add_parsers(commands: Any) -> None:
@@ -45,32 +39,26 @@ def add_parsers(commands: Any) -> None:
     add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen` (Parquet or CSV).")
     sample = "The annotated sample; with it, the ranking may decide labels within --precision."
     add("--sample", type=url, metavar="FILE", help=sample)
-    add("--labels", **folder)
+    add("--versions", **folder)
     add_settings(parser, RelabelSettings, precision={"metavar": "P"})
-    places = {"ranked": "ranked", "annotations": "annotations", "sample": "sample", "labels": "labels"}
+    places = {"ranked": "ranked", "annotations": "annotations", "sample": "sample", "versions": "labels"}
     take_from_study(parser, if_there=("annotations", "sample"), **places)
-    examples = "  acoustic-env audit diff --labels labels v0001 v0002 --json"
+    examples = "  acoustic-env audit diff --versions labels v0001 v0002 --json"
     line = "what changed between two versions"
     parser = add_command(commands, "diff", diff_labels, DIFF, examples, line=line)
     add = parser.add_argument
-    add("--labels", **folder)
+    add("--versions", **folder)
     add("old", metavar="OLD", help="Version, or `original` for the labels as given.")
     add("new", metavar="NEW", help="Version.")
-    take_from_study(parser, labels="labels")
-    examples = "  acoustic-env audit export --labels labels --out segments.csv"
+    take_from_study(parser, versions="labels")
+    examples = "  acoustic-env audit export --versions labels --out segments.csv"
     parser = add_command(commands, "export", export, EXPORT, examples, line="labels as a segments list")
     add = parser.add_argument
-    add("--labels", **folder)
+    add("--versions", **folder)
     add("version", nargs="?", metavar="V", help="Version. Default: the latest.")
     add("--clips", type=url, metavar="LIST", help="Clip list, for start and end of the clips.")
     add("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
-    take_from_study(parser, if_there=("clips",), labels="labels", clips="clips")
-    examples = "  acoustic-env audit scorecard --labels AudioSet-R_eval.json --votes votes.csv"
-    line = "a relabeling against human votes"
-    add = add_command(commands, "scorecard", score_relabeling, SCORECARD, examples, line=line).add_argument
-    source = "labels.parquet, LABELS folder, or AudioSet-R JSON."
-    add("--labels", type=url, required=True, metavar="FILE", help=source)
-    add("--votes", type=url, required=True, metavar="FILE", help="Table of human votes.")
+    take_from_study(parser, if_there=("clips",), versions="labels", clips="clips")
 
 
 def relabel_clips(arguments: argparse.Namespace) -> None:
@@ -88,16 +76,16 @@ def relabel_clips(arguments: argparse.Namespace) -> None:
     )
     sample = read_table(arguments.sample) if arguments.sample else None
     origin = {name: getattr(arguments, name) for name in ("ranked", "annotations", "sample")} | settings.as_json()
-    with acquire_lease(arguments.labels, "audit relabel"):
-        before = read_version(arguments.labels) if versions(arguments.labels) else None
+    with acquire_lease(arguments.versions, "audit relabel"):
+        before = read_version(arguments.versions) if versions(arguments.versions) else None
         relabeled = decide(ranked, annotations, sample, settings, before)
-        written = write_version(arguments.labels, [merge(before, relabeled.labels)], origin)
-    manifest = read_manifest(arguments.labels, written.version)
+        written = write_version(arguments.versions, [merge(before, relabeled.labels)], origin)
+    manifest = read_manifest(arguments.versions, written.version)
     counted = {"actions": manifest["actions"], "rows": manifest["rows"]}
     document = asdict(written) | counted | {"rules": plain([asdict(rule) for rule in relabeled.rules])}
     counts = ", ".join(f"{action} {n:,}" for action, n in manifest["actions"].items())
     state = "written" if written.new else "unchanged: no new version"
-    line = f"{arguments.labels}/{written.version} {state}; {manifest['rows']:,} rows: {counts}"
+    line = f"{arguments.versions}/{written.version} {state}; {manifest['rows']:,} rows: {counts}"
     show(arguments, document, line, *(f"  {rule}" for rule in relabeled.rules))
 
 
@@ -105,8 +93,8 @@ def diff_labels(arguments: argparse.Namespace) -> None:
     """Print what changed between two versions; see DIFF."""
     from acoustic_env.audit.labels import diff, original, read_version
 
-    new = read_version(arguments.labels, arguments.new)
-    old = original(new) if arguments.old == "original" else read_version(arguments.labels, arguments.old)
+    new = read_version(arguments.versions, arguments.new)
+    old = original(new) if arguments.old == "original" else read_version(arguments.versions, arguments.old)
     changed = diff(old, new).to_pylist()
     lines = [f"{arguments.old} -> {arguments.new}: {len(changed):,} rows differ"]
     for row in changed:
@@ -120,7 +108,7 @@ def export(arguments: argparse.Namespace) -> None:
     from acoustic_env.clips.table import read_clips
     from acoustic_env.io.files import write_bytes
 
-    labels = read_version(arguments.labels, arguments.version)
+    labels = read_version(arguments.versions, arguments.version)
     clips = read_clips(arguments.clips) if arguments.clips else None
     text, left_out = segments_csv(labels, clips, _spelling())
     write_bytes(arguments.out, text.encode())
@@ -128,46 +116,6 @@ def export(arguments: argparse.Namespace) -> None:
     document = {"out": arguments.out, "segments": segments, "without_label": left_out}
     line = f"{arguments.out}: {segments:,} segments; {left_out:,} clips left out because no label applies"
     show(arguments, document, line)
-
-
-def score_relabeling(arguments: argparse.Namespace) -> None:
-    """Print a relabeling against human votes; see SCORECARD."""
-    from acoustic_env.audit.scorecard import pair_up, scorecard
-    from acoustic_env.audit.table import read_table
-
-    spelling = _spelling()
-    now, given = _relabeling(arguments.labels, spelling)
-    pairs = pair_up(read_table(arguments.votes), arguments.votes, now, given, spelling)
-    found = scorecard(pairs)
-    counts = {"pairs": len(pairs.clip), "tied": pairs.tied, "uncovered": pairs.uncovered}
-    line = f"{counts['pairs']:,} pairs; {pairs.tied:,} tied and {pairs.uncovered:,} uncovered left out"
-    show(arguments, counts | plain(found), line, *(f"  {name:<29} {interval}" for name, interval in found.items()))
-
-
-def _relabeling(url: str, spelling: Mapping[str, str]) -> tuple[dict[str, set[str]], dict[str, set[str]] | None]:
-    """Return the labels of each clip now and, where the file holds them, originally."""
-    import numpy as np
-
-    from acoustic_env.audit.labels import read_version
-    from acoustic_env.audit.relabel import applies
-    from acoustic_env.audit.scorecard import audioset_r, by_clip
-    from acoustic_env.audit.table import read_table
-    from acoustic_env.errors import UsageError
-    from acoustic_env.io.files import read_bytes
-
-    if url.lower().endswith(".json"):
-        try:
-            return audioset_r(json.loads(read_bytes(url)), url), None
-        except ValueError as error:
-            raise UsageError(f"{url}: not a JSON file: {error}") from error
-    table = read_table(url) if url.lower().endswith(".parquet") else read_version(url)
-    missing = {"clip_id", "label", "given", "action"} - set(table.column_names)
-    if missing:
-        msg = f"{url}: no column {min(missing)!r}; give labels.parquet of `audit relabel`, or AudioSet-R's JSON"
-        raise UsageError(msg)
-    ids, labels = table.column("clip_id").to_pylist(), table.column("label").to_pylist()
-    given = np.asarray(table.column("given"))
-    return by_clip(ids, labels, applies(table), spelling), by_clip(ids, labels, given, spelling)
 
 
 def _spelling() -> dict[str, str]:

@@ -20,6 +20,8 @@ report. The scenes become a study, and each step is an ordinary command, printed
 it with your own clips."""
 
 MARKER = ".acoustic-env-demo"
+FLIPPED = 0.1  # share of labels that are wrong on purpose
+SEED = 23
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -28,8 +30,6 @@ def add_parsers(subparsers: Any) -> None:
     add = parser.add_argument
     add("--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s.")
     add("--num-clips", type=positive, default=240, metavar="N", help="Synthetic clips. Default: %(default)s.")
-    add("--flip", type=float, default=0.1, metavar="SHARE", help="Share of wrong labels, 0 to 1. Default: %(default)s.")
-    add("--seed", type=int, default=23, metavar="N", help="Seed of the scenes. Default: %(default)s.")
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -39,8 +39,8 @@ def run(namespace: argparse.Namespace) -> int:
     started = time.monotonic()
     out = _fresh_folder(namespace.out)
     scenes = join(out, "scenes")
-    log(f"writing {namespace.num_clips} synthetic scenes to {scenes} ({namespace.flip:.0%} of labels wrong)")
-    write_scenes(scenes, namespace.num_clips, namespace.seed, namespace.flip)
+    log(f"writing {namespace.num_clips} synthetic scenes to {scenes} ({FLIPPED:.0%} of labels wrong)")
+    write_scenes(scenes, namespace.num_clips, SEED, FLIPPED)
     for step in learning(out):
         if code := _step(step):
             return code

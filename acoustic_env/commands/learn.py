@@ -69,7 +69,7 @@ first. Writes a table with clip_id, label, posterior: a row per clip and class."
 PREDICT_EXAMPLES: Final = """\
   acoustic-env predict --bundle bundle --clips new.parquet --store features --out predictions.parquet
   acoustic-env predict --bundle bundle park.wav street.flac --out predictions.parquet
-  acoustic-env predict --bundle bundle --windows night.wav --out windows.parquet"""
+  acoustic-env predict --bundle bundle --each-window night.wav --out windows.parquet"""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -83,7 +83,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_study(tune, TuneSettings, "tune", out, model={"metavar": "KIND"}, settings=place)
     compare = add_command(subparsers, "compare", run_compare, COMPARE)
     out = {"metavar": "DIR", "help": "Folder of the table."}
-    _add_study(compare, CompareSettings, "compare", out, model={"metavar": "KIND,KIND"})
+    _add_study(compare, CompareSettings, "compare", out, models={"metavar": "KIND,FILE"})
 
     parser = add_command(subparsers, "evaluate", run_evaluate, EVALUATE)
     add = parser.add_argument
@@ -98,7 +98,7 @@ def add_parsers(subparsers: Any) -> None:
     add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
     add("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
     add("--store", type=url, metavar="URL", help="Feature store.")
-    add("--windows", action="store_true", help="Predict each window of the files, as long as the training clips.")
+    add("--each-window", action="store_true", help="Predict each window of the files, as long as the training clips.")
     add("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
     places = {"out": "predictions", "bundle": "bundle", "clips": "clips", "store": "store"}
     take_from_study(parser, optional=("clips", "store"), **places)
@@ -298,12 +298,15 @@ def _compared(settings: CompareSettings, recipe: Recipe) -> dict[str, Classifier
     """Return the classifiers to compare by name: kinds, and files of settings by their stems."""
     from acoustic_env.io.documents import read_mapping
 
-    models = {kind: recipe.model.of_kind(kind) for kind in settings.model or (recipe.model.kind,)}
-    for file in settings.settings:
-        name = file.rpartition("/")[2].rpartition(".")[0]
+    models: dict[str, ClassifierSettings] = {}
+    for given in settings.models or (recipe.model.kind,):
+        stem, dot, ending = given.rpartition("/")[2].rpartition(".")
+        of_file = bool(dot) and ending.lower() in ("yaml", "yml", "json")
+        name = stem if of_file else given
         if name in models:
-            raise UsageError(f"{file}: the comparison has a classifier {name} already; rename the file")
-        models[name] = _with_changes(recipe, read_mapping(file, "--settings"), file)
+            raise UsageError(f"--models {given}: the comparison has a classifier {name} already; rename the file")
+        changes = read_mapping(given, "--models") if of_file else {"kind": given}
+        models[name] = _with_changes(recipe, changes, given)
     return models
 
 
@@ -337,8 +340,8 @@ def run_predict(namespace: argparse.Namespace) -> None:
         namespace.clips = None
     if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):
         raise UsageError("predict takes either --clips with --store, or audio files")
-    if namespace.windows and not namespace.files:
-        raise UsageError("--windows is for audio files")
+    if namespace.each_window and not namespace.files:
+        raise UsageError("--each-window is for audio files")
     only = namespace.files if len(namespace.files) == 1 else ()  # of several, one that is missing is left out
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle, files=only)
     from acoustic_env.clips.table import check_output
@@ -346,7 +349,7 @@ def run_predict(namespace: argparse.Namespace) -> None:
     check_output(namespace.out, namespace.files or [namespace.clips])
     bundle, rows = _predict_files(namespace) if namespace.files else _predict_list(namespace)
     count = rows // len(bundle.classes)
-    level = "window" if namespace.windows else bundle.recipe.level
+    level = "window" if namespace.each_window else bundle.recipe.level
     document = {"predictions": namespace.out, f"{level}s": count, "classes": list(bundle.classes)}
     show(namespace, document, f"{count:,} {level}s x {len(bundle.classes):,} classes: {namespace.out}")
 
@@ -382,7 +385,9 @@ def _predict_files(namespace: argparse.Namespace) -> tuple[Bundle, int]:
         from acoustic_env.models.predict import predict_files
 
         bundle = Bundle.load(namespace.bundle)
-        table = predict_files(bundle, namespace.files, failed.append, windows=namespace.windows, decoder=decoder.decode)
+        table = predict_files(
+            bundle, namespace.files, failed.append, windows=namespace.each_window, decoder=decoder.decode
+        )
     for error in failed:
         log(f"without prediction: {error}")
     return bundle, write_stream([table], namespace.out)

@@ -27,15 +27,16 @@ one on the same rows, or that --approve names an approver for.
 A second run with the same list changes nothing; a killed run is completed by the next. One run at a time (exit 4)."""
 
 EXAMPLES = """\
-  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels --json
-  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels \\
+  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels --json
+  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels \\
       --annotations annotations.parquet
-  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --labels labels --approve "A. Person\""""
+  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels \\
+      --approve "A. Person\""""
 
 
 def add_parsers(subparsers: Any) -> None:
     parser = add_command(subparsers, "reannotate", run, DESCRIPTION, EXAMPLES)
-    files = {"clips": "LIST", "store": "URL", "bundle": "DIR", "labels": "LABELS"}
+    files = {"clips": "LIST", "store": "URL", "bundle": "DIR", "versions": "LABELS"}
     add_settings(
         parser,
         ReannotateSettings,
@@ -45,7 +46,7 @@ def add_parsers(subparsers: Any) -> None:
         max_error_rate={"metavar": "SHARE"},
     )
     add_log_format(parser)
-    places = {"store": "store", "bundle": "bundle", "labels": "labels", "annotations": "annotations"}
+    places = {"store": "store", "bundle": "bundle", "versions": "labels", "annotations": "annotations"}
     take_from_study(parser, if_there=("annotations",), **places)
 
 

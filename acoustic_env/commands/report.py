@@ -23,7 +23,7 @@ EXAMPLES: Final = """\
 
 REPORTED: Final = (
     *("store", "clips", "recipe", "bundle", "explain", "compare", "tune"),
-    *("ranked", "sample", "annotations", "labels"),
+    *("ranked", "sample", "annotations"),
 )
 
 
@@ -34,7 +34,7 @@ def add_parsers(subparsers: Any) -> None:
     add("--title", default="acoustic-env report", metavar="TEXT", help="Title of the page.")
     for field in dataclasses.fields(Inputs):
         add(f"--{field.name}", type=url, **field.metadata)
-    parts = {name: name for name in REPORTED}
+    parts = {name: name for name in REPORTED} | {"versions": "labels"}
     take_from_study(parser, if_there=tuple(parts), out="report", **parts)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import add_settings, check_inputs, given, log, take_from_study, url
+from acoustic_env.commands.arguments import check_inputs, log, take_from_study, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.options import RayServeSettings, ReplicaSettings, ServeSettings
@@ -35,8 +36,8 @@ RAY_ADDRESS, else on this machine. Limits then count for each replica of the pag
 EXAMPLES: Final = """\
 examples:
   acoustic-env serve --bundle bundle
-  acoustic-env serve --bundle bundle --port 8765 --max-seconds 600 --concurrency 4
-  acoustic-env serve --bundle bundle --ray --replicas 2 --port 8000
+  acoustic-env serve --bundle bundle --port 8765 --set max_seconds=600 --set concurrency=4
+  acoustic-env serve --bundle bundle --ray --set replicas=2 --port 8000
   curl -F file=@bark.ogg http://127.0.0.1:8765/api/v1/predict"""
 
 
@@ -50,10 +51,11 @@ def add_parsers(commands: Any) -> None:
     add_server(parser)
     window = "Length of the windows in seconds. Default: that of the training clips."
     parser.add_argument("--window", type=float, metavar="S", help=window)
-    add_settings(parser, ServeSettings)
+    limits, of_ray = (", ".join(kind.model_fields) for kind in (ServeSettings, ReplicaSettings))
+    text = f"A limit ({limits}), or with --ray {of_ray}; docs/serve.md has them. May be repeated."
+    parser.add_argument("--set", action="append", default=[], dest="values", metavar="NAME=VALUE", help=text)
     parser.add_argument("--ray", action="store_true", help="Serve from replicas on Ray Serve.")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster to join, with --ray.")
-    add_settings(parser, ReplicaSettings)
     take_from_study(parser, bundle="bundle")
 
 
@@ -66,17 +68,30 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def serve(arguments: argparse.Namespace) -> None:
     """Serve the classification page until interrupted; see SERVE."""
-    settings = from_mapping(ServeSettings, given(arguments, ServeSettings), "options of serve")
-    replicas = from_mapping(ReplicaSettings, given(arguments, ReplicaSettings), "options of serve")
-    if not arguments.ray and (arguments.address or replicas != ReplicaSettings()):
-        msg = "--address, --replicas, --page-replicas, --batch and --batch-wait-ms are options of Ray Serve: add --ray"
-        raise UsageError(msg)
+    values = _values(arguments.values)
+    of_ray = {name: value for name, value in values.items() if name in ReplicaSettings.model_fields}
+    if not arguments.ray and (arguments.address or of_ray):
+        raise UsageError(f"--address, {', '.join(ReplicaSettings.model_fields)} are of Ray Serve: add --ray")
+    limits = {name: value for name, value in values.items() if name not in of_ray}
+    settings, replicas = from_mapping(ServeSettings, limits, "--set"), from_mapping(ReplicaSettings, of_ray, "--set")
     if arguments.window is not None and not 0.1 <= arguments.window <= settings.max_seconds:
-        msg = f"--window {arguments.window:g}: expected 0.1 to --max-seconds {settings.max_seconds:g} seconds"
+        msg = f"--window {arguments.window:g}: expected 0.1 to max_seconds, {settings.max_seconds:g} seconds"
         raise UsageError(msg)
     check_inputs(bundle=arguments.bundle)
     with _on_ray(arguments, settings, replicas) if arguments.ray else _here(arguments, settings) as server:
         run_server(server, "classification page", "no recording is kept", browser=arguments.open)
+
+
+def _values(texts: Sequence[str]) -> dict[str, Any]:
+    """Return name -> value of settings given as NAME=VALUE."""
+    values = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            values[name.strip()] = json.loads(value)
+        except ValueError as error:
+            raise UsageError(f"--set {text}: expected NAME=NUMBER, such as max_seconds=600") from error
+    return values
 
 
 @contextmanager

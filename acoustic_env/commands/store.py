@@ -62,7 +62,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
     "export": "  acoustic-env store export features --block indices --wide --out indices.csv\n"
     "  acoustic-env store export features --block mps --signals raw --out mps.npz",
-    "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --block mps",
+    "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --blocks mps",
     "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
 }
 
@@ -93,7 +93,7 @@ def add_parsers(subparsers: Any) -> None:
     add("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
     add("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
     add = _add(commands, "compact", compact_store, "few large parts, sorted by clip", COMPACT)
-    add("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
+    add("--blocks", type=names, metavar="B,B", help="Only these. Default: all.")
     add = _add(commands, "gc", collect, "remove what a compaction replaced", GC)
     age = (
         "Only files replaced or written at least so many hours ago, 0 or more. Readers that began before a compaction "
@@ -281,7 +281,7 @@ def compact_store(namespace: argparse.Namespace) -> None:
     from acoustic_env.store.compact import compact
 
     done = []
-    for version in compact(namespace.store, namespace.block or ()):
+    for version in compact(namespace.store, namespace.blocks or ()):
         done.append(dataclasses.asdict(version))
         if not namespace.json:
             repeated = f", {version.duplicates:,} repeated rows left out" if version.duplicates else ""

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from acoustic_env.audit.adjusted import Adjusted, AnnotatedCounts, adjusted_auc
 from acoustic_env.audit.annotations import check_annotations
 from acoustic_env.audit.estimate import estimate
-from acoustic_env.audit.intervals import Interval, wilson, z_value
+from acoustic_env.audit.intervals import Interval, wilson
 from acoustic_env.audit.labels import read_manifest, read_version, versions
 from acoustic_env.audit.rank import NOT_A_RATE
 from acoustic_env.audit.ranking import check_ranked, quality_of, scorer_names
@@ -67,8 +66,8 @@ def audit_section(inputs: Inputs, clips: pa.Table | None, bundle: Bundle | None)
         annotations = check_annotations(read_table(inputs.annotations), inputs.annotations)
         found = estimate(read_table(inputs.sample), annotations, inputs.sample, groups or None)
         section.add(*_estimates(found, accuracy, bundle))
-    if inputs.labels is not None:
-        section.add(*_versions(inputs.labels, truth))
+    if inputs.versions is not None:
+        section.add(*_versions(inputs.versions, truth))
     return section if section.parts else None
 
 
@@ -121,8 +120,7 @@ def _estimates(found: Mapping[str, Any], truth: Mapping[str | None, float], bund
     if ranking:
         header = ("rows", "precision: share wrong", "recall: share of all wrong")
         parts.append(Table("How good the ranking is, from annotations", header, ranking))
-    adjusted = _adjusted(bundle, labels)
-    return parts if adjusted is None else [*parts, Heading("AUC against true labels"), _correction(adjusted)]
+    return parts
 
 
 def _cells(interval: Interval) -> tuple[str | None, str, int]:
@@ -132,38 +130,6 @@ def _cells(interval: Interval) -> tuple[str | None, str, int]:
 def _text(interval: Interval) -> str:
     estimate = digits(interval.estimate, 2)
     return "no answers" if estimate is None else f"{estimate} ({interval.low:.2f}–{interval.high:.2f})"
-
-
-def _adjusted(bundle: Bundle | None, labels: Mapping[str, Interval]) -> Adjusted | None:
-    """Correct the held-out AUC of a binary bundle for wrong labels, if the accuracy of both labels is estimated."""
-    if bundle is None or bundle.recipe.task != "binary" or set(bundle.classes) - set(labels):
-        return None
-    auc = bundle.held_out["metrics"]["auc"]["value"]
-    negative, positive = (labels[name] for name in bundle.classes)
-    if auc is None or not all(np.isfinite(one.estimate) and one.n for one in (positive, negative)):
-        return None
-    support = {row["name"]: row["support"] for row in bundle.held_out["per_class"]}
-    clips = (support[bundle.classes[1]], support[bundle.classes[0]])
-    return adjusted_auc(auc, clips, _counts(positive), _counts(negative))
-
-
-def _counts(interval: Interval) -> AnnotatedCounts:
-    """Return the counts of a simple random sample whose interval is as wide as this one."""
-    spread = interval.estimate * (1 - interval.estimate)
-    half = max(interval.half_width, 1e-6)
-    answers = max(1, round(spread * (z_value(0.95) / half) ** 2)) if spread > 0 else interval.n
-    return AnnotatedCounts(round(interval.estimate * answers), answers)
-
-
-def _correction(adjusted: Adjusted) -> Text:
-    refused = adjusted.status == "refused"
-    low, high = adjusted.interval
-    value = "" if refused else f" Corrected value: {adjusted.corrected:.3f} ({low:.3f}–{high:.3f})."
-    text = (
-        f"{adjusted.reason}.{value} Against the given labels it is {adjusted.observed:.3f}; the probability that "
-        f"the correction is impossible is {adjusted.impossible:.2f}. Dividing by a label accuracy is never right."
-    )
-    return Text(text, "note", "Refused" if refused else "Not refuted, which is not confirmed")
 
 
 def _versions(url: str, truth: Labels | None) -> list[Part]:

@@ -24,7 +24,7 @@ class Inputs:
     ranked: str | None = _option("FILE", "Table of `audit rank`.")
     sample: str | None = _option("FILE", "Table of `audit sample`; needs --annotations.")
     annotations: str | None = _option("FILE", "Answers of the annotators; needs --sample.")
-    labels: str | None = _option("LABELS", "Folder of versions of the labels.")
+    versions: str | None = _option("LABELS", "Folder of versions of the labels.")
     truth: str | None = _option("FILE", "Table of clip_id and label with the true labels, as of synthetic scenes.")
 
     def given(self) -> dict[str, str]:

@@ -41,12 +41,12 @@ def write_report(path: Path, inputs: Inputs, title: str, log: Log) -> list[str]:
         UsageError: nothing is given, or an input does not exist or is of the wrong kind.
     """
     if not inputs.given():
-        msg = "nothing to report on: give --store, --clips, --bundle, --explain, --compare, --tune, --ranked, --labels"
-        raise UsageError(msg)
+        options = ", ".join(f"--{name}" for name in vars(inputs))
+        raise UsageError(f"nothing to report on: give some of {options}")
     if (inputs.sample is None) != (inputs.annotations is None):
         raise UsageError("--sample and --annotations belong together: give the annotations with the sample they answer")
-    if inputs.labels and not versions(inputs.labels):
-        raise UsageError(f"{inputs.labels}: no version of a labels table; make one with acoustic-env audit relabel")
+    if inputs.versions and not versions(inputs.versions):
+        raise UsageError(f"{inputs.versions}: no version of a labels table; make one with acoustic-env audit relabel")
     bundle = Bundle.load(inputs.bundle) if inputs.bundle else None
     folder, sections = path.with_name(f"{path.stem}_files"), []
     for section in filter(None, _sections(inputs, bundle, log)):

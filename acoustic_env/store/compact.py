@@ -82,7 +82,7 @@ def compact(store_url: str, blocks: Sequence[str] = (), part_bytes: int = PART_B
     if unknown:
         raise UsageError(f"{store_url}: holds no block {unknown[0]!r} (there: {', '.join(there) or 'none'})")
     for block in sorted(set(blocks)) or there:
-        holder = f"store compact --block {block}"
+        holder = f"store compact --blocks {block}"
         fingerprints = there[block]
         with acquire_blocks(store_url, [block], holder) as leases:
             for fingerprint in fingerprints:

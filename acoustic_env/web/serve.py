@@ -183,7 +183,7 @@ class RayServer:
             needed = settings.replicas + settings.page_replicas
             if offered.cpus < needed:
                 raise UsageError(
-                    f"--replicas {settings.replicas} --page-replicas {settings.page_replicas}: one CPU each, and the "
+                    f"replicas={settings.replicas}, page_replicas={settings.page_replicas}: one CPU each, and the "
                     f"cluster has {offered.cpus:g}; take fewer, or add nodes"
                 )
             if running := serve.status().applications:

@@ -112,7 +112,7 @@ def measure(folder: Path, command: str) -> dict[str, float]:
         write_clips(clips.slice(0, clips.num_rows // 2), f"{folder}/half.parquet")
         found, version = {}, folder / "labels" / "v0002" / "labels.parquet"
         for name in ("half", "clips"):
-            bundle = ["--bundle", folder / "bundle", "--labels", folder / "labels"]
+            bundle = ["--bundle", folder / "bundle", "--versions", folder / "labels"]
             found = run("reannotate", "--clips", folder / f"{name}.parquet", *store, *bundle)
         return found | {"table": version.stat().st_size}
     if command == "predict":

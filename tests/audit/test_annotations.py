@@ -12,7 +12,6 @@ from acoustic_env.audit.annotations import ANNOTATION_SCHEMA, check_annotations
 from acoustic_env.audit.listen import Session
 from acoustic_env.audit.reannotate import read_answers
 from acoustic_env.audit.table import read_table, write_table
-from acoustic_env.cli import main
 from acoustic_env.options import ReannotateSettings
 from tests.audit.generated import listen
 from tests.audit.test_listen import ROWS, SAMPLE, SAMPLE_ID, answer
@@ -57,22 +56,3 @@ def test_a_labels_folder_with_verdicts_is_read_and_then_superseded(
     assert kept.column_names == ANNOTATION_SCHEMA.names
     assert read_answers(settings)[0] == NEW
     assert not capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("audit estimate --sample s --verdicts v", "--verdicts is now --annotations"),
-        ("audit relabel --ranked r --labels l --verdicts v", "--verdicts is now --annotations"),
-        ("reannotate --clips c --store s --bundle b --labels l --verdicts v", "--verdicts is now --annotations"),
-        ("report --out r.html --verdicts v", "--verdicts is now --annotations"),
-        ("audit listen --sample s --clips c --out o --listener Ada", "--listener is now --annotator"),
-    ],
-)
-def test_an_option_under_its_old_name_is_refused_with_the_new_one(
-    command: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(command.split())
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err

@@ -53,15 +53,15 @@ def test_from_plan_to_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -
         "--sample",
         "sample.parquet",
     )
-    first = answer(capsys, *relabel, "--labels", "labels")
+    first = answer(capsys, *relabel, "--versions", "labels")
     assert (first["version"], first["new"]) == ("v0001", True)  # type: ignore[index]
-    second = answer(capsys, *relabel, "--labels", "labels")
+    second = answer(capsys, *relabel, "--versions", "labels")
     assert (second["version"], second["new"]) == ("v0001", False)  # type: ignore[index]
-    changed = answer(capsys, "diff", "--labels", "labels", "original", "v0001")
+    changed = answer(capsys, "diff", "--versions", "labels", "original", "v0001")
     assert {row["action"] for row in changed} <= {"drop", "abstain"}  # type: ignore[union-attr]
     clips = {"clip_id": RANKED.column("clip_id"), "uri": RANKED.column("clip_id"), "start_s": pa.array([1.5] * 1200)}
     pq.write_table(pa.table(clips), "clips.parquet")
-    exported = answer(capsys, "export", "--labels", "labels", "--clips", "clips.parquet", "--out", "s.csv")
+    exported = answer(capsys, "export", "--versions", "labels", "--clips", "clips.parquet", "--out", "s.csv")
     assert exported["segments"] + exported["without_label"] == 1200  # type: ignore[index]
 
 
@@ -75,26 +75,6 @@ def test_the_annotations_may_be_a_csv(folder: Path, capsys: pytest.CaptureFixtur
     assert found["answered"] == 100  # type: ignore[index]
 
 
-def test_the_source_systems_numbers_are_refused_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--auc", "0.766", "--rates", "0.721,0.721", "--num-clips", "122,121"]
-    (auc, balanced) = answer(capsys, "adjust", *arguments, "--positive", "42/50", "--negative", "32/50")  # type: ignore[misc]
-    assert (auc["status"], balanced["status"]) == ("refused", "refused")
-    assert auc["corrected"] == pytest.approx(1.054, abs=5e-4)
-
-
-def test_a_scorecard_of_votes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(0)
-    main(["audit", "relabel", "--ranked", "ranked.parquet", "--labels", "labels"])
-    rows = [
-        f"clip{i:05d},{RANKED.column('label')[i].as_py()},{rng.integers(3, 6)},{rng.integers(0, 3)}" for i in range(50)
-    ]
-    Path("votes.csv").write_text("clip_id,label,yes,no\n" + "\n".join(rows) + "\n")
-    capsys.readouterr()
-    found = answer(capsys, "scorecard", "--labels", "labels", "--votes", "votes.csv")
-    assert found["pairs"] == 50  # type: ignore[index]
-    assert found["keep of confirmed"]["estimate"] == 1.0  # type: ignore[index]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -102,8 +82,7 @@ def test_a_scorecard_of_votes(folder: Path, capsys: pytest.CaptureFixture[str]) 
         (["sample", "--ranked", "nothing.parquet", "--n", "5", "--out", "s"], "nothing.parquet: no such file"),
         (["sample", "--ranked", "ranked.parquet", "--n", "5000", "--out", "s"], "expected 1 to 1200"),
         (["estimate", "--sample", "ranked.parquet", "--annotations", "ranked.parquet"], "no column 'annotator'"),
-        (["diff", "--labels", "empty", "v0001", "v0002"], "no version 'v0002'"),
-        (["adjust", "--num-clips", "1,1", "--positive", "1/2", "--negative", "1/2"], "give --auc or --rates"),
+        (["diff", "--versions", "empty", "v0001", "v0002"], "no version 'v0002'"),
     ],
 )
 def test_wrong_use_is_named_without_a_traceback(

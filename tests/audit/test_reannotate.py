@@ -63,7 +63,7 @@ def test_a_list_twice_then_longer_then_killed_then_annotated(tmp_path: Path, mon
     study = ["--clips", first, "--store", store, "--recipe", str(recipe)]
     assert main(["extract", *study]) == 0
     assert main(["train", *study, "--out", bundle]) == 0
-    settings = ReannotateSettings(clips=first, store=store, bundle=bundle, labels=str(tmp_path / "labels"), budget=20)
+    settings = ReannotateSettings(clips=first, store=store, bundle=bundle, versions=str(tmp_path / "labels"), budget=20)
     said: list[str] = []
 
     once = reannotate(settings, said.append)
@@ -71,7 +71,7 @@ def test_a_list_twice_then_longer_then_killed_then_annotated(tmp_path: Path, mon
     assert once["published"]["version"] is None
     again = reannotate(settings, said.append)
     assert (again["extracted"], again["version"], again["new_version"], again["changed"]) == (0, "v0001", False, 0)
-    assert versions(settings.labels) == ["v0001"]
+    assert versions(settings.versions) == ["v0001"]
 
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
@@ -81,14 +81,14 @@ def test_a_list_twice_then_longer_then_killed_then_annotated(tmp_path: Path, mon
         patched.setattr(room, "write_version", kill)
         with pytest.raises(KeyboardInterrupt):
             reannotate(grown, said.append)
-    assert versions(settings.labels) == ["v0001"]
+    assert versions(settings.versions) == ["v0001"]
     completed = reannotate(grown, said.append)
     assert (completed["extracted"], completed["version"], completed["new_clips"]) == (0, "v0002", 40)
     assert completed["drift"] is not None
     assert completed["sample"] is not None
-    labels = read_version(settings.labels)
+    labels = read_version(settings.versions)
     assert labels.num_rows == 2 * 88
-    changes = read_table(f"{settings.labels}/diffs/v0002.parquet")
+    changes = read_table(f"{settings.versions}/diffs/v0002.parquet")
     assert set(changes["clip_id"].to_pylist()) == set(clips["clip_id"].to_pylist()[48:])
 
     annotations = str(tmp_path / "annotations.parquet")
@@ -153,7 +153,7 @@ def test_annotations_before_any_sample_are_refused(tmp_path: Path) -> None:
         clips="c",
         store="s",
         bundle="b",
-        labels=str(tmp_path / "labels"),
+        versions=str(tmp_path / "labels"),
         annotations=str(tmp_path / "annotations.parquet"),
     )
     with pytest.raises(UsageError, match="no sample has been drawn"):

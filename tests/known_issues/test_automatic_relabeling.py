@@ -126,7 +126,7 @@ def test_the_command_says_how_many_more_answers_it_would_take(
         pq.write_table(sample, "sample.parquet")
         pq.write_table(answered(sample, truth), "answers.parquet")
         files = ["--ranked", "ranked.parquet", "--annotations", "answers.parquet", "--sample", "sample.parquet"]
-        assert main(["audit", "relabel", *files, "--labels", name]) == 0
+        assert main(["audit", "relabel", *files, "--versions", name]) == 0
         drop = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  drop: "))
         assert said in drop
 
@@ -136,5 +136,5 @@ def test_a_promise_that_cannot_be_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     pq.write_table(planted(20, 0.2, 0.9, "uniform", 1)[0], "ranked.parquet")
-    assert main(["audit", "relabel", "--ranked", "ranked.parquet", "--labels", "l", "--precision", "1"]) == 2
+    assert main(["audit", "relabel", "--ranked", "ranked.parquet", "--versions", "l", "--precision", "1"]) == 2
     assert "--precision: 1.0: input should be less than 1" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def write_list(name: str, seed: int, n: int = 0) -> pa.Table:
 
 def relabel(name: str, with_answers: bool) -> None:
     files = ["--annotations", f"{name}-answers.parquet", "--sample", f"{name}-sample.parquet"] if with_answers else []
-    assert main(["audit", "relabel", "--ranked", f"{name}.parquet", "--labels", "labels", *files]) == 0
+    assert main(["audit", "relabel", "--ranked", f"{name}.parquet", "--versions", "labels", *files]) == 0
 
 
 def decisions(table: pa.Table, prefix: str) -> dict[str, tuple[object, ...]]:

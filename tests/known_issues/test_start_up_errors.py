@@ -170,7 +170,10 @@ MISTAKES = {
     ),
     "evaluate bundle": (["evaluate", "--bundle", "nob", "--clips", "{clips}", "--store", "s"], "nob: no bundle"),
     "rank list": (["audit", "rank", "--clips", "no", "--store", "s", "--recipe", "esc10", "--out", "o"], "no such"),
-    "reannotate": (["reannotate", "--clips", "no", "--store", "s", "--bundle", "nob", "--labels", "l"], "no: no such"),
+    "reannotate": (
+        ["reannotate", "--clips", "no", "--store", "s", "--bundle", "nob", "--versions", "l"],
+        "no: no such",
+    ),
     "explain": (["explain", "--bundle", "nob", "--clips", "{clips}", "--store", "s", "--out", "o"], "nob: no bundle"),
 }
 

@@ -132,7 +132,7 @@ def test_the_command_prints_what_the_samples_say_and_publishes_what_they_show(
     for week, size in enumerate((500, 900, 300, 200), start=1):
         week_list, truly = write_recordings(tmp_path, f"week{week}", size, 1, seed=10 + week, wrong=0.3, apart=2.0)
         truth |= truly
-        run = ["reannotate", "--clips", week_list, "--store", store, "--bundle", bundle, "--labels", labels]
+        run = ["reannotate", "--clips", week_list, "--store", store, "--bundle", bundle, "--versions", labels]
         run += ["--budget", "200"]
         if told:
             pq.write_table(pa.concat_tables(told), tmp_path / "answers.parquet")

@@ -87,7 +87,7 @@ store compact @/store
 store gc @/store
 weights fetch yamnet-classes --from @/weights --sha256 {CLASSES_SHA256}
 train {STUDY} --settings @/model.json --out @/bundle
-compare {STUDY} --model logistic --out @/compare
+compare {STUDY} --models logistic --out @/compare
 evaluate {DONE}
 explain {DONE} --out @/explained
 predict {DONE} --out @/predictions.parquet
@@ -99,16 +99,14 @@ audit sample --ranked @/ranked.parquet --n 20 --gold @/gold.csv --out @/sample.p
 {LISTEN}
 {LISTEN}
 audit estimate {ANNOTATED} --clips @/clips.parquet
-audit relabel {ANNOTATED} --ranked @/ranked.parquet --labels @/labels
-audit diff --labels @/labels original v0001
-audit export --labels @/labels --clips @/timed.parquet --out @/segments-out.csv
-audit adjust --auc 0.766 --num-clips 122,121 --positive 42/50 --negative 32/50 --gold @/tested.csv
-audit scorecard --labels @/labels --votes @/votes.csv
-reannotate {DONE} --labels @/weekly --json
-reannotate {DONE} --labels @/weekly --json
-reannotate {DONE} --labels @/weekly --annotations @/weekly.parquet --json
+audit relabel {ANNOTATED} --ranked @/ranked.parquet --versions @/labels
+audit diff --versions @/labels original v0001
+audit export --versions @/labels --clips @/timed.parquet --out @/segments-out.csv
+reannotate {DONE} --versions @/weekly --json
+reannotate {DONE} --versions @/weekly --json
+reannotate {DONE} --versions @/weekly --annotations @/weekly.parquet --json
 report {DONE} {ANNOTATED} --recipe @/recipe.yaml --explain @/explained --compare @/compare --ranked @/ranked.parquet \
-    --labels @/labels --truth @/truth.csv --out @/page/report.html
+    --versions @/labels --truth @/truth.csv --out @/page/report.html
 """
 SLOW: Final = f"""
 train {NETWORK_STUDY} --workers 2 --checkpoints @/checkpoints --out @/network
@@ -217,7 +215,7 @@ def _shard(clips: list[dict[str, Any]], sounds: dict[str, bytes]) -> bytes:
 
 
 def derive(base: str) -> None:
-    """Write what people would make of the clip list: gold rows, votes, the truth; and the times of the clips."""
+    """Write what people would make of the clip list: gold rows, the truth; and the times of the clips."""
     clips = read_clips(f"{base}/clips.parquet").to_pylist()
     write_clips(clip_table([{**clip, "start_s": 0.0, "end_s": 1.0} for clip in clips]), f"{base}/timed.parquet")
     rows = [(clip["clip_id"], clip["labels"][0]) for clip in clips]
@@ -226,10 +224,6 @@ def derive(base: str) -> None:
     write_bytes(
         f"{base}/gold.csv", "\n".join(["clip_id,label,truth", *(f"{line},right" for line in lines[:2])]).encode()
     )
-    tested = [f"{predicted},{given},{truth}" for predicted in (0, 1) for given in (0, 1) for truth in (0, 1)]
-    write_bytes(f"{base}/tested.csv", "\n".join(["predicted,given,truth", *tested]).encode())
-    votes = [f"{line},{3 * (i % 2)},{3 * (1 - i % 2)}" for i, line in enumerate(lines)]
-    write_bytes(f"{base}/votes.csv", "\n".join(["clip_id,label,yes,no", *votes]).encode())
 
 
 def answer_weekly(base: str) -> None:

@@ -151,7 +151,7 @@ def test_the_study_ranks_every_block_and_signal_with_paired_differences(
     disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = disk.folder / "study"
-    assert main(["compare", *study_options(disk), "--model", "logistic", "--out", str(out)]) == 0
+    assert main(["compare", *study_options(disk), "--models", "logistic", "--out", str(out)]) == 0
     table = pa_csv.read_csv(out / "compare.csv")
     shown = {(row["features"], row["signals"]) for row in table.to_pylist()}
     assert shown == {(f, s) for f in ("indices", "yamnet", "indices+yamnet") for s in ("raw", "fg", "all")}
@@ -193,8 +193,8 @@ def test_the_study_looks_at_test_clips_only_when_every_fold_is_asked_for(disk: D
 
 def test_the_study_compares_files_of_settings_with_kinds_and_says_what_training_took(disk: Disk) -> None:
     (disk.folder / "lasso.yaml").write_text("{kind: logistic, l1_ratio: 1.0, penalty: 0.02}")
-    files = ["--settings", str(disk.folder / "lasso.yaml")]
-    command = ["compare", *study_options(disk), "--blocks", "indices", "--signals", "raw", "--model", "knn,svm", *files]
+    models = f"knn,svm,{disk.folder / 'lasso.yaml'}"
+    command = ["compare", *study_options(disk), "--blocks", "indices", "--signals", "raw", "--models", models]
     assert main([*command, "--trials", "2", "--out", str(disk.folder / "study")]) == 0
     rows = pa_csv.read_csv(disk.folder / "study/compare.csv").to_pylist()
     assert sorted(row["model"] for row in rows) == ["knn", "lasso", "svm"]
@@ -205,9 +205,9 @@ def test_a_file_of_settings_named_as_a_kind_in_the_study_is_refused(
     disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (disk.folder / "knn.yaml").write_text("{kind: knn, neighbors: 3}")
-    files = ["--model", "knn", "--settings", str(disk.folder / "knn.yaml")]
-    assert main(["compare", *study_options(disk), *files, "--out", str(disk.folder / "study")]) == 2
-    assert "the study has a classifier knn already; rename the file" in capsys.readouterr().err
+    models = ["--models", f"knn,{disk.folder / 'knn.yaml'}"]
+    assert main(["compare", *study_options(disk), *models, "--out", str(disk.folder / "study")]) == 2
+    assert "the comparison has a classifier knn already; rename the file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -186,7 +186,7 @@ def test_a_last_window_of_less_than_half_is_left_out_unless_it_is_the_only_one(
 
 def test_the_command_writes_a_row_for_each_window_and_class(made: Path) -> None:
     (made / "long.wav").write_bytes(sounds.encode(sounds.noise(5.0).astype(np.float32), 16_000, "WAV", "FLOAT"))
-    command = ["predict", "--bundle", f"{made}/bundle", "--windows", "--out", f"{made}/windows.parquet"]
+    command = ["predict", "--bundle", f"{made}/bundle", "--each-window", "--out", f"{made}/windows.parquet"]
     assert main([*command, f"{made}/long.wav"]) == 0
     table = pq.read_table(made / "windows.parquet")
     assert table.column_names == ["clip_id", "start_s", "end_s", "unlike", "label", "posterior"]

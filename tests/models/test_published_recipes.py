@@ -64,7 +64,7 @@ def test_urbansound8k_is_predicted_fold_by_fold(tmp_path: Path, monkeypatch: pyt
     assert main(["clips", "from-urbansound8k", str(root), "--out", out]) == 0
     store = write_features(tmp_path, read_clips(out), "urbansound8k")
     options = ["--clips", out, "--store", store, "--recipe", "urbansound8k", "--out", str(tmp_path / "study")]
-    assert main(["compare", *options, "--model", "knn,mlp", "--every-fold"]) == 0
+    assert main(["compare", *options, "--models", "knn,mlp", "--every-fold"]) == 0
     found = {row["model"]: row["accuracy"] for row in pa_csv.read_csv(tmp_path / "study/compare.csv").to_pylist()}
     assert found["knn"] > 0.8
     assert set(found) == {"knn", "mlp"}
@@ -91,7 +91,7 @@ def test_household_8_compares_seven_classifiers_in_one_table(tmp_path: Path) -> 
         "--recipe",
         str(tmp_path / "household.yaml"),
     ]
-    assert main(["compare", *options, "--model", SEVEN, "--out", str(tmp_path / "study")]) == 0
+    assert main(["compare", *options, "--models", SEVEN, "--out", str(tmp_path / "study")]) == 0
     rows = pa_csv.read_csv(tmp_path / "study/compare.csv").to_pylist()
     assert sorted(row["model"] for row in rows) == sorted(SEVEN.split(","))
     assert all(row["score"] > 0.5 for row in rows)

@@ -300,7 +300,7 @@ def test_a_network_is_trained_evaluated_and_predicts_through_the_commands(
     into = ["--out", str(tmp_path / "study")]
     assert main(["compare", *options(study), *into, "--json"]) == 0
     assert "logmel_frames" in capsys.readouterr().out
-    assert main(["compare", *options(study), *into, "--model", "cnn,mlp"]) == 2
+    assert main(["compare", *options(study), *into, "--models", "cnn,mlp"]) == 2
     assert "do not read the same" in capsys.readouterr().err
 
 

@@ -69,7 +69,7 @@ def test_a_head_alone_refuses_a_job_and_two_nodes_do_every_one_that_ray_job_subm
         rank = together.submit(submit, "jobs/audit_labels.py", *study, "--out", ranked)
         submit("jobs/train_classifier.py", *study, "--out", bundle)
     said = submit(
-        "jobs/reannotate.py", "--clips", every, "--store", store, "--bundle", bundle, "--labels", labels, "--json"
+        "jobs/reannotate.py", "--clips", every, "--store", store, "--bundle", bundle, "--versions", labels, "--json"
     )
     assert "no worker node has joined" in refused.value.output
     assert "failed" in refused.value.output

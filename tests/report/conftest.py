@@ -50,7 +50,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     pq.write_table(pa.Table.from_pylist(rows, schema=CLIP_SCHEMA), folder / "clips.parquet")
     truth = np.where(random.random(CLIPS) < 0.1, 1 - y, y)
     pq.write_table(pa.table({"clip_id": ids, "label": names[truth]}), folder / "truth.parquet")
-    places = {name: str(folder / name) for name in ("store", "bundle", "explain", "compare", "tune", "labels")}
+    places = {name: str(folder / name) for name in ("store", "bundle", "explain", "compare", "tune", "versions")}
     places |= {name: str(folder / f"{name}.parquet") for name in ("clips", "truth", "ranked", "sample", "annotations")}
     _store(places["store"], ids, truth)
     _bundle(folder, places, names.tolist())
@@ -177,7 +177,7 @@ def _audit(
     ]
     answered = pa.Table.from_pylist(annotations, schema=ANNOTATION_SCHEMA)
     pq.write_table(answered, places["annotations"])
-    write_version(places["labels"], [relabel(ranked, answered, sample, RelabelSettings())], {"ranked": "ranked"})
+    write_version(places["versions"], [relabel(ranked, answered, sample, RelabelSettings())], {"ranked": "ranked"})
 
 
 def _silent(_: str) -> None:

@@ -170,13 +170,6 @@ def test_figures_of_the_truth_appear_only_where_it_is_known(given: Mapping[str, 
     assert "truth" not in (tmp_path / "a.html").read_text().replace("_files", "")
 
 
-def test_an_impossible_correction_is_rejected_with_its_reason(whole: tuple[Path, Page]) -> None:
-    text = whole[0].read_text(encoding="utf-8")
-    assert "AUC against true labels" in text
-    assert re.search(r"Refused: </strong>.{0,80}(impossible|independent)", text)
-    assert "Corrected value" not in text
-
-
 def test_the_numbers_are_those_of_the_bundle(whole: tuple[Path, Page], given: Mapping[str, str]) -> None:
     bundle = Bundle.load(given["bundle"])
     auc = bundle.held_out["metrics"]["auc"]
@@ -229,7 +222,7 @@ def test_an_explanation_of_another_bundle_is_told_on_the_page_and_in_the_log(
         (["--compare", "nowhere"], "compare.csv"),
         (["--ranked", "nowhere.parquet"], "nowhere.parquet"),
         (["--store", "nowhere"], "there is no store"),
-        (["--labels", "nowhere"], "audit relabel"),
+        (["--versions", "nowhere"], "audit relabel"),
     ],
 )
 def test_what_is_not_there_is_named_with_a_remedy(

@@ -105,7 +105,7 @@ def test_old_parts_stay_for_a_day_and_gc_says_what_it_removes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = fill(str(tmp_path))
-    assert main(["store", "compact", store.url, "--block", "fake"]) == 0
+    assert main(["store", "compact", store.url, "--blocks", "fake"]) == 0
     assert f"fake/{FP}: 7 parts -> 1, 60 rows" in capsys.readouterr().out
     assert main(["store", "compact", store.url]) == 0
     assert "nothing to compact" in capsys.readouterr().out

@@ -51,8 +51,8 @@ REQUESTS: Final = 80  # for each number of clients
 WARM_UP: Final = 16
 SERVERS: Final[dict[str, tuple[str, ...]]] = {
     "one process": (),
-    "Ray Serve, 1 replica": ("--ray", "--replicas", "1"),
-    "Ray Serve, 2 replicas": ("--ray", "--replicas", "2"),
+    "Ray Serve, 1 replica": ("--ray", "--set", "replicas=1"),
+    "Ray Serve, 2 replicas": ("--ray", "--set", "replicas=2"),
 }
 SOUNDS: Final = 20  # of each class
 _RECIPE: Final = {
@@ -200,7 +200,7 @@ def _post(address: str, body: bytes) -> None:
 @contextmanager
 def _server(*options: str) -> Iterator[str]:
     """Run `acoustic-env serve`; yield host and port."""
-    command = [sys.executable, "-m", "acoustic_env.cli", "serve", "--per-minute", "1000000", *options]
+    command = [sys.executable, "-m", "acoustic_env.cli", "serve", "--set", "per_minute=1000000", *options]
     # A session of its own: Ctrl-C in the terminal reaches it once, from here.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:

@@ -99,7 +99,7 @@ def test_a_replica_killed_under_load_loses_no_request_and_numbers_are_those_of_t
     sounds = [rng.normal(scale=0.1, size=RATE * seconds).astype(np.float32) for seconds in (5, 2, 3, 4)]
     forms = [form(wav(sound, kind="FLAC")) for sound in sounds]
     with (
-        job("--bundle", str(bundle), "--replicas", "2", "--per-minute", "10000") as (address, metrics, driver),
+        job("--bundle", str(bundle), "--set", "replicas=2", "--set", "per_minute=10000") as (address, metrics, driver),
         ThreadPoolExecutor(CLIENTS) as threads,
     ):
         sent: list[Future[tuple[int, Any]]] = []
@@ -129,7 +129,7 @@ def test_a_replica_killed_under_load_loses_no_request_and_numbers_are_those_of_t
 
 
 def test_the_options_of_replicas_need_ray(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--bundle", "bundle", "--replicas", "2"]) == 2
+    assert main(["serve", "--bundle", "bundle", "--set", "replicas=2"]) == 2
     assert "add --ray" in capsys.readouterr().err
 
 
