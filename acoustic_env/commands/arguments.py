@@ -80,7 +80,7 @@ def take_from_study(
         if place := places.get(action.dest):
             action.required = False
             if not action.option_strings:
-                action.nargs = "?"
+                action.nargs = "*" if action.nargs == "+" else "?"
             there = ", if there" if action.dest in if_there else ""
             action.help = f"{action.help} In a study: {STUDY_LAYOUT[place]}{there}."
             shown = action.option_strings[-1] if action.option_strings else str(action.metavar)
@@ -126,7 +126,7 @@ def complete(namespace: argparse.Namespace) -> None:
     for name, path in absent.items():
         where = study.place_if_there(path.place) if path.if_there else study.place(path.place)
         if where is not None:
-            setattr(namespace, name, where)
+            setattr(namespace, name, [where] if getattr(namespace, name) == [] else where)
             namespace.from_study.add(name)
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands import clips_duplicates
-from acoustic_env.commands.arguments import add_command, log, show, url
+from acoustic_env.commands.arguments import add_command, log, show, take_from_study, url
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
@@ -91,12 +91,14 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         summary = _BUILT_IN[name][1] if name in _BUILT_IN else f"what the reader {name} of another package reads"
         parser = commands.add_parser(f"from-{name}", help=f"make a clip list of {summary}", formatter_class=raw)
         parser.fill = partial(_fill_reader, parser, name)
-    add = add_command(commands, "check", _check, "Validate clip lists.", CHECK, line="validate clip lists").add_argument
+    check = add_command(commands, "check", _check, "Validate clip lists.", CHECK, line="validate clip lists")
+    add = check.add_argument
     add("lists", type=url, nargs="+", metavar="LIST", help="Clip lists, Parquet or CSV.")
     add("--recipe", type=url, metavar="R", help="Also check the labels against this study.")
     drop = "First write the list without the clips whose audio does not exist, and check that one."
     add("--drop-missing", type=url, metavar="OUT", help=drop)
     add("--read", action="store_true", help="Also open and decode every clip.")
+    take_from_study(check, lists="clips")
     clips_duplicates.add_parser(commands, _progress)
 
 
