@@ -175,17 +175,22 @@ def write_clips(table: pa.Table, url: str) -> None:
     write_bytes(url, buffer.getvalue())
 
 
-def check_output(url: str, inputs: Iterable[str]) -> None:
+def check_output(url: str, inputs: Iterable[str], endings: Sequence[str] = (".parquet", ".csv")) -> str:
     """Check before long work that a table can be written to a place, and that this is none of the files it is made of.
 
+    Returns:
+        The ending that says the format; of a name without one, .parquet.
+
     Raises:
-        UsageError: it is an input, a folder, has an ending other than .parquet and .csv, or cannot be written.
+        UsageError: it is an input, a folder, has another ending, or cannot be written.
     """
     if any(same_place(url, place) for place in inputs):
         raise UsageError(f"{url}: would replace what it is made of; give another file")
-    if PurePosixPath(url).suffix.lower() not in ("", ".csv", ".parquet"):
-        raise UsageError(f"{url}: tables are written as Parquet or CSV; give a name that ends in .parquet or .csv")
+    ending = PurePosixPath(url).suffix.lower() or ".parquet"
+    if ending not in endings:
+        raise UsageError(f"{url}: the ending says the format; give a name that ends in {' or '.join(endings)}")
     check_place(url, folder=False)
+    return ending
 
 
 def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -253,12 +254,13 @@ def list_errors(namespace: argparse.Namespace) -> None:
 
 
 def export_block(namespace: argparse.Namespace) -> None:
-    from acoustic_env.store.export import export
+    from acoustic_env.clips.table import check_output
+    from acoustic_env.store.export import FORMATS, export
     from acoustic_env.store.sources import read_clips_of
 
+    check_output(namespace.out, [namespace.clips] if namespace.clips else [], FORMATS)
     store = _open(namespace.store)
-    clips = read_clips_of(store, namespace.clips, log) if namespace.clips else None
-    rows = export(
+    done = export(
         store,
         namespace.block,
         namespace.out,
@@ -266,9 +268,15 @@ def export_block(namespace: argparse.Namespace) -> None:
         namespace.signals,
         namespace.columns,
         "wide" if namespace.wide else "long",
-        clips,
+        read_clips_of(store, namespace.clips, log) if namespace.clips else None,
     )
-    show(namespace, {"out": namespace.out, "rows": rows}, f"{namespace.out}: {rows:,} rows")
+    for column, name in done.renamed.items():
+        log(f"{namespace.clips}: its column {column} is {name} in {namespace.out}: the block has a column {column}")
+    if done.without_rows:
+        verify = f"acoustic-env store verify {shlex.quote(store.url)} --clips {shlex.quote(namespace.clips)}"
+        log(f"{namespace.clips}: {done.without_rows:,} clips have no rows and are left out; {verify} says why")
+    document = {"out": namespace.out, **dataclasses.asdict(done)}
+    show(namespace, document, f"{namespace.out}: {done.rows:,} rows")
 
 
 def compact_store(namespace: argparse.Namespace) -> None:

@@ -177,7 +177,7 @@ def test_export_writes_the_same_rows_in_every_format(
     assert parquet[v].to_pylist() == arrays[v].tolist()
     assert csv[f"{v}_2"].to_pylist() == [row[2] for row in parquet[v].to_pylist()]
     if not wide:
-        assert parquet.equals(FeatureStore(url).read("fake"))
+        assert parquet.drop_columns(["uri", "start_s", "end_s"]).equals(FeatureStore(url).read("fake"))
 
 
 def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
@@ -193,7 +193,7 @@ def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
         store.write_part(fake_table(ids[:3]))  # keys that stand twice
         for suffix in ("csv", "npz"):
             out = tmp_path / f"{cut}.{suffix}"
-            assert export_module.export(store, "fake", str(out)) == 202
+            assert export_module.export(store, "fake", str(out)).rows == 202
         files.append([(tmp_path / f"{cut}.{suffix}").read_bytes() for suffix in ("csv", "npz")])
     assert files[0] == files[1]
     assert [line.split(",")[0] for line in files[0][0].decode().split("\n")[1:-1]] == sorted(f'"{i}"' for i in ids * 2)
@@ -202,7 +202,7 @@ def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--block", "fake", "--out", "x.xlsx"], "one of .parquet, .csv, .npz"),
+        (["--block", "fake", "--out", "x.xlsx"], "give a name that ends in .parquet or .csv or .npz"),
         (["--block", "none", "--out", "x.csv"], "holds no block 'none' (there: fake)"),
         (["--block", "fake", "--signals", "bg", "--out", "x.csv"], "holds no signal 'bg'; expected one of: raw, fg"),
         (["--block", "fake", "--columns", "q", "--out", "x.csv"], "no column 'q'"),
