@@ -15,7 +15,7 @@ class ExtractSettings(Settings):
     """One run of the extraction job."""
 
     clips: str
-    """Clip list, Parquet or CSV, at any fsspec URL."""
+    """Clip list (Parquet or CSV) or folder of audio, at any fsspec URL."""
 
     store: str
     """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
@@ -72,7 +72,7 @@ class StudySettings(Settings):
     """The data of a study, for training, search and comparison."""
 
     clips: str
-    """Clip list, Parquet or CSV, at any fsspec URL."""
+    """Clip list (Parquet or CSV) or folder of audio, at any fsspec URL."""
 
     store: str
     """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
@@ -192,7 +192,7 @@ class ReannotateSettings(Settings):
     """One run of the re-annotation job."""
 
     clips: str
-    """The new clip list."""
+    """The new clip list (Parquet or CSV) or folder of audio."""
 
     store: str
     """Feature store."""

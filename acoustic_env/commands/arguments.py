@@ -76,8 +76,11 @@ def check_inputs(
     Raises:
         UsageError: an input is missing or of the wrong kind; the message names it.
     """
-    for file in (*files, *([clips] if clips else [])):
+    for file in files:
         _check_file(file)
+    path = local_path(clips) if clips else None
+    if path is not None and not path.exists():
+        raise UsageError(f"{clips}: no such file or folder")
     folder = local_path(bundle) if bundle else None
     if folder is not None and not (folder / "metadata.json").is_file():
         raise UsageError(f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train")
@@ -97,8 +100,7 @@ def _check_file(url: str) -> None:
     if path is None or path.is_file():
         return
     if path.is_dir():
-        msg = f"{url}: is a folder, not a file; make a list of its audio with acoustic-env clips from-folder"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: is a folder, not a file; a folder of audio is given with --clips and --store")
     if not path.exists():  # a pipe is neither
         raise UsageError(f"{url}: no such file")
 
