@@ -135,7 +135,8 @@ def load_clips(url: str) -> tuple[pa.Table, Rows, list[ValidationIssue]]:
         The table, the row of each clip in the file (the table lacks rows with a wrong number of cells), the issues.
 
     Raises:
-        UsageError: the file or folder is missing, damaged or without clips, lacks a column, or has lines that are no CSV record.
+        UsageError: the file or folder is missing, damaged or without clips, lacks a column, or has lines that are no
+            CSV record.
     """
     if is_folder(url):
         from acoustic_env.clips.readers.folder import clips_of_folder

@@ -61,7 +61,9 @@ def add_parsers(subparsers: Any) -> None:
     add("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
     add("--annotations", type=url, required=True, metavar="FILE", help="Answers written by `audit listen`.")
     add("--verdicts", action=RenamedOption, const="--annotations")
-    add("--clips", type=url, metavar="LIST", help="Clip list: clips of one group count as dependent.")
+    add(
+        "--clips", type=url, metavar="LIST", help="Clip list or folder of audio: clips of one group count as dependent."
+    )
     line = "noise-adjusted metrics, or why not"
     add = add_command(commands, "adjust", adjust_metrics, ADJUST, ADJUSTED, line=line).add_argument
     add("--auc", type=float, metavar="AUC", help="AUC against given labels.")

@@ -58,7 +58,7 @@ def add_parsers(commands: Any) -> None:
     add = add_command(commands, "export", export, EXPORT, examples, line="labels as a segments list").add_argument
     add("--labels", **folder)
     add("--version", metavar="V", help="Version; the latest without it.")
-    add("--clips", type=url, metavar="LIST", help="Clip list, for start and end of the clips.")
+    add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio, for start and end of the clips.")
     add("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
     examples = "  acoustic-env audit scorecard --labels AudioSet-R_eval.json --votes votes.csv"
     line = "a relabeling against human votes"

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(commands, "listen", listen, LISTEN, EXAMPLES, line="annotate a sample in the browser")
     add = parser.add_argument
     add("--sample", type=url, required=True, metavar="FILE", help="Sample of `audit sample`.")
-    add("--clips", type=url, required=True, metavar="LIST", help="Clip list that holds its clips.")
+    add("--clips", type=url, required=True, metavar="LIST", help="Clip list (or folder of audio) that holds its clips.")
     out = "Annotations to write, .parquet or .csv, and a journal."
     add("--out", type=url, required=True, metavar="FILE", help=out)
     add_server(parser)

@@ -22,7 +22,7 @@ EXAMPLE = "  acoustic-env audit rank --clips clips.parquet --store features --re
 def add_parser(commands: Any) -> None:
     line = "rank labels by quality, lowest first"
     add = add_command(commands, "rank", rank_labels, RANK, EXAMPLE, line=line).add_argument
-    add("--clips", type=url, required=True, metavar="LIST", help="Clip list (Parquet or CSV).")
+    add("--clips", type=url, required=True, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
     add("--store", type=url, required=True, metavar="URL", help="Feature store.")
     add("--recipe", type=url, required=True, metavar="R", help="Recipe of the study, by name or file.")
     add("--out", type=url, required=True, metavar="FILE", help="Ranked table to write (Parquet).")

@@ -39,7 +39,7 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
     """Add the `duplicates` command; `progress` shows how many clips of how many are read."""
     line, run = "find the same recording listed more than once", partial(find, progress=progress)
     add = add_command(commands, "duplicates", run, DUPLICATES, EXAMPLES, line=line).add_argument
-    add("--clips", type=url, required=True, metavar="LIST", help="Clip list, Parquet or CSV.")
+    add("--clips", type=url, required=True, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
     add("--out", type=url, required=True, metavar="FILE", help="Groups to write, .parquet or .csv.")
     add("--apply", type=url, metavar="LIST", help="Also write the clip list with these groups, each in one fold.")
 

@@ -80,13 +80,13 @@ def add_parsers(subparsers: Any) -> None:
 
     add = add_command(subparsers, "evaluate", run_evaluate, EVALUATE).add_argument
     add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", required=True, help="Clip list with labels.")
+    add("--clips", type=url, metavar="LIST", required=True, help="Clip list with labels, or folder of audio.")
     add("--store", type=url, metavar="URL", required=True, help="Feature store.")
 
     add = add_command(subparsers, "predict", run_predict, PREDICT, PREDICT_EXAMPLES).add_argument
     add("--out", type=url, metavar="FILE.parquet", required=True, help="Table to write.")
     add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
+    add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio; needs --store.")
     add("--store", type=url, metavar="URL", help="Feature store.")
     add("--windows", action="store_true", help="Predict each window of the files, as long as the training clips.")
     add("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")

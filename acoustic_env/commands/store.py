@@ -41,8 +41,12 @@ What failed and has not been resolved since: counts by block and code, then the 
 extract --retry-errors; the others are tried again by the next run."""
 
 EXPORT = """\
-A block as one file for other programs, rows in the order of clip and signal, the same file however the work was cut.
---wide gives a row for each clip with columns <signal>.<column>. In CSV and npz a null is an empty cell or NaN."""
+A block as one file for other programs, the same file however the work was cut: the keys of a row, what is known of its
+clip, its features. Without --clips these are all clips by id, with uri, start_s and end_s as the store has recorded
+them; with it the list's clips in its order, with its columns. --wide gives a row for each clip with columns
+<signal>.<column>. A column of the list that the block has too is list_<column>. The ending of --out says the format. In
+CSV and npz a null is an empty cell or NaN, and labels are comma-separated as in a clip list in CSV; ids are text, so
+read them as text."""
 
 COMPACT = """\
 Merge small parts of each block into large ones, sorted by clip, each key once, and those of the errors table. Parts
@@ -61,7 +65,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "verify": "  acoustic-env store verify features --clips clips.parquet\n"
     "  acoustic-env store verify s3://bucket/features --read --json",
     "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
-    "export": "  acoustic-env store export features --block indices --wide --out indices.csv\n"
+    "export": "  acoustic-env store export features --block indices --clips clips.parquet --wide --out indices.csv\n"
     "  acoustic-env store export features --block mps --signals raw --out mps.npz",
     "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --block mps",
     "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
@@ -73,7 +77,7 @@ def add_parsers(subparsers: Any) -> None:
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "ls", list_store, "what a store holds", LS)
     add = _add(commands, "verify", verify_store, "prove that nothing was lost", VERIFY)
-    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) to account for.")
+    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio to account for.")
     signals = "Signals that each clip should have. Default: those found."
     add("--signals", type=names, metavar="raw,fg,bg", help=signals)
     add("--read", action="store_true", help="Decode every column of every part.")
@@ -84,11 +88,11 @@ def add_parsers(subparsers: Any) -> None:
     add("--all", action="store_true", help="List every attempt, resolved ones included.")
     add = _add(commands, "export", export_block, "a block as one file", EXPORT)
     add("--block", required=True, metavar="B", help="Block to export.")
-    add("--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz file, at any URL.")
+    add("--out", type=url, required=True, metavar="FILE", help="File that ends in .parquet, .csv or .npz, at any URL.")
     add("--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one.")
     add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
-    add("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
-    add("--clips", type=url, metavar="LIST", help="Only clips of this list, with its columns.")
+    add("--columns", type=names, metavar="C,C,...", help="Only these, of the list and of the block. Default: all.")
+    add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio, whose clips and columns are written.")
     add("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
     add = _add(commands, "compact", compact_store, "few large parts, sorted by clip", COMPACT)
     add("--block", type=names, metavar="B[,B]", help="Only these blocks. Default: all.")
