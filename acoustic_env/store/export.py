@@ -22,7 +22,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from acoustic_env.audio.signals import signal_order
-from acoustic_env.clips.sources import LISTED_SCHEMA, canonical_uris
+from acoustic_env.clips.sources import canonical_uris
 from acoustic_env.clips.table import check_output, join_labels
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import put_file
@@ -92,28 +92,28 @@ def export(
     if shape == "wide" and "frame" in schema.names:
         msg = f"block {block} has several rows (frames) for each clip and signal; export it in the long shape"
         raise UsageError(msg)
-    layout = _choose_columns(
-        schema, LISTED_SCHEMA if clips is None else clips.schema, list(versions) if shape == "wide" else [], columns,
-        store.url,
-    )  # fmt: skip
     counts = rows_of_clips(store.pieces(block, versions, KEY_SCHEMA))
     listed = recorded_sources(store, counts["clip_id"].combine_chunks()) if clips is None else _without_secrets(clips)
+    wide = list(versions) if shape == "wide" else []
+    listed, renamed = _renamed(listed, schema, wide)
+    read, written = _choose_columns(schema, listed.schema, wide, columns, store.url)
     rows = counts["rows"].take(pc.index_in(listed["clip_id"], value_set=counts["clip_id"].combine_chunks()))
-    known = listed.select(["clip_id", *layout.listed.values()]).filter(rows.is_valid()).combine_chunks()
+    known = listed.select([name for name in written.names if name in listed.schema.names])
+    known = known.filter(rows.is_valid()).combine_chunks()
     parts = [part for version in dict.fromkeys(versions.values()) for part in store.parts(block, version)]
-    size = RANGE_BYTES / row_bytes(store, parts, layout.read)
+    size = RANGE_BYTES / row_bytes(store, parts, read)
     bounds = range_ends(rows.drop_null().to_numpy(), size).tolist()
-    placed = store.placed(block, versions, layout.read, known["clip_id"])
+    placed = store.placed(block, versions, read, known["clip_id"])
     pieces = (table.set_column(0, PLACE, pa.array(places)) for table, places in placed)
-    with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as name:
-        work = Path(name)
-        ranges = map(each_key_once, sorted_ranges(pieces, bounds, layout.read.set(0, PLACE), work))
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as folder:
+        work = Path(folder)
+        ranges = map(each_key_once, sorted_ranges(pieces, bounds, read.set(0, PLACE), work))
         finished = work / f"finished{ending}"
         writers = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}
-        written = writers[ending](map(partial(layout.table, clips=known), ranges), layout.written, finished)
+        tables = map(partial(_table, clips=known, schema=written, signals=wide), ranges)
+        count = writers[ending](tables, written, finished)
         put_file(finished, out)
-    renamed = {of: name for name, of in layout.listed.items() if of != name}
-    return Exported(written, len(listed) - len(known), renamed)
+    return Exported(count, len(listed) - len(known), renamed)
 
 
 def choose_versions(
@@ -132,77 +132,55 @@ def choose_versions(
     return versions
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns are read, and which are written.
+def _without_secrets(clips: pa.Table) -> pa.Table:
+    uris = canonical_uris(clips["uri"].combine_chunks())
+    return clips.set_column(clips.schema.get_field_index("uri"), "uri", uris)
 
-    Attributes:
-        read: of the block's rows.
-        listed: name in the file -> in the list, of the list's columns.
-        written: in the file.
-        signals: of the wide shape; none for the long one.
-    """
 
-    read: pa.Schema
-    listed: Mapping[str, str]
-    written: pa.Schema
-    signals: Sequence[str]
-
-    def table(self, rows: pa.Table, clips: pa.Table) -> pa.Table:
-        """Return the table to write of rows whose `clip_id` is a place in the list."""
-        if self.signals:
-            rows = _widen(rows, self.signals)
-        names = {"clip_id": "clip_id", **self.listed}
-        columns = [
-            clips[names[field.name]].take(rows["clip_id"]) if field.name in names else rows[field.name]
-            for field in self.written
-        ]
-        return pa.table(columns, schema=self.written)
+def _renamed(listed: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+    """Return the list with other names for what the block has too, and these: old -> new."""
+    of_block = {*schema.names, *(name for field in _in_file(schema, signals) for name in _flat_names(field))}
+    new: dict[str, str] = {}
+    for field in listed.schema.remove(listed.schema.get_field_index("clip_id")):
+        name = field.name
+        while of_block & {name, *_flat_names(field.with_name(name))} or (
+            name != field.name and name in listed.schema.names
+        ):
+            name = f"list_{name}"
+        if name != field.name:
+            new[field.name] = name
+    return listed.rename_columns([new.get(name, name) for name in listed.column_names]), new
 
 
 def _choose_columns(
     schema: pa.Schema, listed: pa.Schema, signals: Sequence[str], columns: Sequence[str] | None, url: str
-) -> _Columns:
+) -> tuple[pa.Schema, pa.Schema]:
+    """Return what is read of the block's rows, and what is written: keys, columns of the list, features."""
     keys = row_keys(schema)
-    features = [field for field in schema if field.name not in keys]
-    of_list = _of_list(listed, {*schema.names, *(n for one in _of_block(features, signals) for n in _flat_names(one))})
-    known = [*keys, *(field.name for field in of_list.values()), *(field.name for field in features)]
+    known = dict.fromkeys([*keys, *listed.names, *schema.names])
     unknown = [name for name in columns or () if name not in known]
     if unknown:
         raise UsageError(f"{url}: no column {unknown[0]!r}; expected one of: {', '.join(known)}")
-    chosen = dict.fromkeys(known if columns is None else columns)  # in the order asked for
-    features = [schema.field(name) for name in chosen if name in schema.names and name not in keys]
-    named = {field.name: name for name, field in of_list.items() if field.name in chosen}
-    fields = [of_list[named[name]] for name in chosen if name in named]
-    written = [schema.field(name) for name in keys if not signals or name == "clip_id"]
-    return _Columns(
-        wanted_schema(schema, [field.name for field in features], url),
-        named,
-        pa.schema([*written, *fields, *_of_block(features, signals)], metadata=schema.metadata),
-        signals,
-    )
+    chosen = [name for name in dict.fromkeys(known if columns is None else columns) if name not in keys]
+    read = wanted_schema(schema, [name for name in chosen if name in schema.names], url)
+    fields = [schema.field(name) for name in keys if not signals or name == "clip_id"]
+    fields += [listed.field(name).with_nullable(True) for name in chosen if name in listed.names]
+    return read, pa.schema([*fields, *_in_file(read, signals)], metadata=schema.metadata)
 
 
-def _of_list(listed: pa.Schema, taken: set[str]) -> dict[str, pa.Field]:
-    """The list's columns by name, as they are called in the file: none like one of the block there."""
-    fields = {}
-    for field in listed:
-        new = field.with_nullable(True)
-        while taken & {new.name, *_flat_names(new)} or (new.name != field.name and new.name in listed.names):
-            new = new.with_name(f"list_{new.name}")
-        fields[field.name] = new
-    return {name: field for name, field in fields.items() if name != "clip_id"}
-
-
-def _of_block(features: Sequence[pa.Field], signals: Sequence[str]) -> list[pa.Field]:
-    """The features' columns in the file: of the wide shape for each signal, null where a clip lacks it."""
+def _in_file(schema: pa.Schema, signals: Sequence[str]) -> list[pa.Field]:
+    """The features as the file has them: in the wide shape one for each signal, null where a clip lacks it."""
+    features = [field for field in schema if field.name not in row_keys(schema)]
     wide = [field.with_name(f"{signal}.{field.name}") for signal in signals for field in features]
-    return [field.with_nullable(True) for field in wide] if signals else [*features]
+    return [field.with_nullable(True) for field in wide] if signals else features
 
 
-def _without_secrets(clips: pa.Table) -> pa.Table:
-    uris = canonical_uris(clips["uri"].combine_chunks())
-    return clips.set_column(clips.schema.get_field_index("uri"), "uri", uris)
+def _table(rows: pa.Table, clips: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Table:
+    """The table to write of rows whose `clip_id` is a place in the list."""
+    rows = _widen(rows, signals) if signals else rows
+    listed, place = clips.column_names, rows["clip_id"]
+    columns = [clips[name].take(place) if name in listed else rows[name] for name in schema.names]
+    return pa.table(columns, schema=schema)
 
 
 def _widen(table: pa.Table, signals: Sequence[str]) -> pa.Table:
@@ -254,8 +232,8 @@ def _flat_names(field: pa.Field) -> list[str]:
 
 
 def _as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """The labels as in a clip list in CSV, another column of lists as JSON; any other as it is."""
-    if not pa.types.is_nested(column.type):
+    """The labels as in a clip list in CSV, another column of lists or bytes as JSON; any other as it is."""
+    if not (pa.types.is_nested(column.type) or pa.types.is_binary(column.type)):
         return column
     write = join_labels if name == "labels" else partial(json.dumps, default=str)
     return pa.chunked_array([[None if cell is None else write(cell) for cell in column.to_pylist()]], pa.string())

@@ -13,8 +13,11 @@ import soundfile
 from acoustic_env.cli import main
 from acoustic_env.clips.listed import Listed
 from acoustic_env.clips.table import clip_table, read_clip_batches, read_clips, write_clips
+from acoustic_env.errors import UsageError
+from acoustic_env.io.files import write_bytes
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.sources import admit, record
+from tests.s3 import S3Server
 from tests.store.tables import fake_table
 
 Captured = pytest.CaptureFixture[str]
@@ -40,6 +43,21 @@ def test_a_folder_gives_the_clips_that_from_folder_writes(folder: Path, caplog: 
         assert next(read_clip_batches(place)).equals(clips), place
     assert "wavs: as clips from-folder lists it, 3 clips in 3 groups, 2 labels" in caplog.text
     assert "1 files are passed over by their names: .txt 1" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_folder_of_a_bucket_is_listed_with_the_same_ids(folder: Path, s3: S3Server, ending: str) -> None:
+    for file in ("dog/000123.wav", "dog/b.flac", "rain/c.wav"):
+        write_bytes(f"s3://{s3.bucket}/wavs/{file}", (folder / file).read_bytes())
+    place = f"s3://{s3.bucket}/wavs{ending}"
+    assert main(["clips", "check", place]) == 0
+    assert read_clips(place)["clip_id"].to_pylist() == read_clips(str(folder))["clip_id"].to_pylist()
+    write_clips(read_clips(place), f"s3://{s3.bucket}/clips.parquet")
+    assert next(read_clip_batches(f"s3://{s3.bucket}/clips.parquet"))["uri"][0].as_py() == (
+        f"s3://{s3.bucket}/wavs/dog/000123.wav"
+    )
+    with pytest.raises(UsageError, match="nothing: no such file"):
+        read_clips(f"s3://{s3.bucket}/nothing")
 
 
 @pytest.mark.parametrize("place", ["memory://folder-as-list/wavs", "memory://folder-as-list/wavs/"])

@@ -24,7 +24,8 @@ from tests.store.tables import FakeBlock, fake_table
 Captured = pytest.CaptureFixture[str]
 
 LISTED = [
-    {"clip_id": "c", "uri": "/c.wav", "labels": ["dog", "rain, heavy"], "site": "dune", "tags": ["x"], "n": 1},
+    {"clip_id": "c", "uri": "/c.wav", "labels": ["dog", "rain, heavy"], "site": "dune", "tags": ["x"], "n": 1,
+     "raw": b"\xff"},
     {"clip_id": "a", "uri": "s3://b/a.wav?v=2&X-Amz-Signature=secret", "start_s": 5.0, "end_s": 10.0, "group": "video",
      "site": "heath", "tags": [], "n": 2},
 ]  # fmt: skip
