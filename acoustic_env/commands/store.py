@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import add_command, log, names, show, url
-from acoustic_env.errors import AcousticEnvError, StoreInconsistentError
+from acoustic_env.errors import AcousticEnvError, StoreInconsistentError, UsageError
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
@@ -87,7 +87,7 @@ def add_parsers(subparsers: Any) -> None:
     add("--block", metavar="B", help="Only errors of this block.")
     add("--all", action="store_true", help="List every attempt, resolved ones included.")
     add = _add(commands, "export", export_block, "a block as one file", EXPORT)
-    add("--block", required=True, metavar="B", help="Block to export.")
+    add("--block", metavar="B", help="Block to export. Default: the only one.")
     add("--out", type=url, required=True, metavar="FILE", help="File that ends in .parquet, .csv or .npz, at any URL.")
     add("--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one.")
     add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
@@ -237,7 +237,8 @@ def list_errors(namespace: argparse.Namespace) -> None:
         if wanted is not None:
             errors = errors.filter(pc.equal(errors[column], wanted))
     counts = count_failures(errors)
-    lines = [] if counts else [f"{store.url}: no open errors"]
+    asked = [f"{option} {text}" for option, text in (("--code", namespace.code), ("--block", namespace.block)) if text]
+    lines = [] if counts else [" ".join([f"{store.url}: no {'' if namespace.all else 'open '}errors", *asked])]
     for count in counts:
         kind = "permanent" if count.permanent == count.clips else f"{count.permanent:,} permanent"
         lines.append(f"{count.block or 'source':<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
@@ -264,9 +265,12 @@ def export_block(namespace: argparse.Namespace) -> None:
 
     check_output(namespace.out, [namespace.clips] if namespace.clips else [], FORMATS)
     store = _open(namespace.store)
+    blocks = [namespace.block] if namespace.block else [*store.blocks()]
+    if len(blocks) != 1:
+        raise UsageError(f"{store.url}: name one block with --block; there: {', '.join(blocks) or 'none'}")
     done = export(
         store,
-        namespace.block,
+        blocks[0],
         namespace.out,
         namespace.fingerprint or (),
         namespace.signals,

@@ -217,6 +217,39 @@ def test_wrong_options_of_export_say_what_there_is(
     assert said in err
 
 
+def test_a_path_beside_the_store_is_said_to_be_one(
+    url: str, listed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    FeatureStore(url).filesystem.write(f"clips/part-{'0' * 32}.parquet", b"")
+    study.mkdir()
+    Path(url).rename(study / "features")
+    inside = f"{study}/features"
+    for place, said in (
+        (str(study), f"holds a store; give {inside}"),
+        (f"{inside}/features", f"is a part of a store; give {inside}"),
+        (f"{inside}/features/fake/", f"is a part of a store; give {inside}"),
+        (listed, "is a file, not a feature store"),
+    ):
+        for command in ("ls", "verify", "errors", "export", "compact", "gc"):
+            options = ["--block", "fake", "--out", str(tmp_path / "o.csv")] if command == "export" else []
+            code, _, err = run(capsys, command, place, *options)
+            assert (code, said in err) == (2, True), (command, err)
+    assert run(capsys, "ls", inside)[0] == 0
+
+
+def test_the_only_block_needs_no_name(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "export", url, "--out", str(tmp_path / "fake.csv"))[0] == 0
+    FeatureStore(url).write_part(fake_table(["a"], block=FakeBlock(name="other")))
+    code, _, err = run(capsys, "export", url, "--out", str(tmp_path / "fake.csv"))
+    assert code == 2
+    assert "name one block with --block; there: fake, other" in err
+
+
+def test_errors_that_are_not_there_are_said_with_what_was_asked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no open errors --code nope" in run(capsys, "errors", url, "--code", "nope")[1]
+
+
 def test_a_column_named_twice_is_written_once(url: str, tmp_path: Path) -> None:
     out = tmp_path / "fake.csv"
     assert main(["store", "export", url, "--block", "fake", "--columns", "x,x", "--out", str(out)]) == 0
