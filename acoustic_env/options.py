@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from acoustic_env.config import Settings
 
@@ -15,7 +15,7 @@ class ExtractSettings(Settings):
     """One run of the extraction job."""
 
     clips: str
-    """Clip list, Parquet or CSV, at any fsspec URL."""
+    """Clip list (Parquet or CSV) or folder of audio, at any fsspec URL."""
 
     store: str
     """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
@@ -62,17 +62,11 @@ class ExtractSettings(Settings):
     given more than once."""
 
 
-def _check_fingerprint(text: str) -> str:
-    if not all(text.partition("=")):
-        raise ValueError(f"{text!r} is not BLOCK=FINGERPRINT")
-    return text
-
-
 class StudySettings(Settings):
     """The data of a study, for training, search and comparison."""
 
     clips: str
-    """Clip list, Parquet or CSV, at any fsspec URL."""
+    """Clip list (Parquet or CSV) or folder of audio, at any fsspec URL."""
 
     store: str
     """Feature store: a folder, s3://bucket/prefix or another fsspec URL."""
@@ -93,7 +87,7 @@ class StudySettings(Settings):
     group_by: str | None = None
     """Column of the clip list whose values must not be split, such as site. Default: group."""
 
-    fingerprint: tuple[Annotated[str, AfterValidator(_check_fingerprint)], ...] = ()
+    fingerprint: tuple[str, ...] = ()
     """Version of a block that the store has in several. May be given more than once."""
 
 
@@ -191,7 +185,7 @@ class ReannotateSettings(Settings):
     """One run of the re-annotation job."""
 
     clips: str
-    """The new clip list."""
+    """The new clip list (Parquet or CSV) or folder of audio."""
 
     store: str
     """Feature store."""

@@ -29,7 +29,7 @@ def root_name(folder: str, name: str | None = None) -> str:
         return _checked(name)
     parts = _parts(folder)
     if not parts:
-        raise UsageError(f"{folder}: has no name for the ids of its clips; give one with --name")
+        raise UsageError(f"{folder}: has no name for the ids of its clips; give one with clips from-... --name")
     return parts[-1]
 
 

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from acoustic_env.clips.records import read_blocks
 from acoustic_env.clips.sources import respelled
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import check_place, for_arrow, open_file, read_bytes, write_bytes
+from acoustic_env.io.files import check_place, for_arrow, is_folder, open_file, read_bytes, write_bytes
 from acoustic_env.io.location import same_place
 
 CLIP_SCHEMA: Final = pa.schema(
@@ -91,7 +91,8 @@ def read_clips(url: str) -> pa.Table:
     """Read and validate a clip list.
 
     Args:
-        url: CSV or Parquet, told apart by content. `clip_id` and `uri` must be there; a missing `labels`, `start_s`,
+        url: a folder of audio, listed as `clips from-folder` does (labels from its subfolders), or a file, CSV or
+            Parquet, told apart by content. `clip_id` and `uri` must be there; a missing `labels`, `start_s`,
             `end_s`, `fold` or `source` column is filled with empty values, a missing or empty `group` with the clip's
             id. In CSV a line is a clip, blanks around cells do not count, and the labels of a clip are
             comma-separated in one quoted cell; a label that itself holds a comma is quoted once more inside the cell.
@@ -118,6 +119,9 @@ def read_clip_batches(url: str) -> Iterator[pa.Table]:
     Raises:
         UsageError: as `read_clips`; names the issues of the first batch that has any.
     """
+    if is_folder(url):
+        yield read_clips(url)
+        return
     with open_file(url) as file:
         for table, rows, issues in _batches(file, url, (*CLIP_SCHEMA.names, *KNOWN_SCHEMA.names)):
             raise_issues(url, issues + duplicate_issues(table["clip_id"], rows))
@@ -131,8 +135,14 @@ def load_clips(url: str) -> tuple[pa.Table, Rows, list[ValidationIssue]]:
         The table, the row of each clip in the file (the table lacks rows with a wrong number of cells), the issues.
 
     Raises:
-        UsageError: the file is missing, damaged or without clips, lacks a column, or has lines that are no CSV record.
+        UsageError: the file or folder is missing, damaged or without clips, lacks a column, or has lines that are no
+            CSV record.
     """
+    if is_folder(url):
+        from acoustic_env.clips.readers.folder import clips_of_folder
+
+        clips = clips_of_folder(url)
+        return clips, np.arange(1, len(clips) + 1), []
     data = read_bytes(url)
     file = for_arrow(data) if data.startswith(PARQUET_MAGIC) else io.BytesIO(data)
     tables, numbers, issues = [], [], list[ValidationIssue]()
@@ -175,17 +185,22 @@ def write_clips(table: pa.Table, url: str) -> None:
     write_bytes(url, buffer.getvalue())
 
 
-def check_output(url: str, inputs: Iterable[str]) -> None:
+def check_output(url: str, inputs: Iterable[str], endings: Sequence[str] = (".parquet", ".csv")) -> str:
     """Check before long work that a table can be written to a place, and that this is none of the files it is made of.
 
+    Returns:
+        The ending that says the format; of a name without one, .parquet.
+
     Raises:
-        UsageError: it is an input, a folder, has an ending other than .parquet and .csv, or cannot be written.
+        UsageError: it is an input, a folder, has another ending, or cannot be written.
     """
     if any(same_place(url, place) for place in inputs):
         raise UsageError(f"{url}: would replace what it is made of; give another file")
-    if PurePosixPath(url).suffix.lower() not in ("", ".csv", ".parquet"):
-        raise UsageError(f"{url}: tables are written as Parquet or CSV; give a name that ends in .parquet or .csv")
+    ending = PurePosixPath(url).suffix.lower() or ".parquet"
+    if ending not in endings:
+        raise UsageError(f"{url}: the ending says the format; give a name that ends in {' or '.join(endings)}")
     check_place(url, folder=False)
+    return ending
 
 
 def clip_table(rows: Iterable[dict[str, Any]]) -> pa.Table:

@@ -154,8 +154,11 @@ def check_inputs(
     Raises:
         UsageError: an input is missing or of the wrong kind; the message names it.
     """
-    for file in (*files, *([clips] if clips else [])):
+    for file in files:
         _check_file(file)
+    path = local_path(clips) if clips else None
+    if path is not None and not path.exists():
+        raise UsageError(f"{clips}: no such file or folder")
     folder = local_path(bundle) if bundle else None
     if folder is not None and not (folder / "metadata.json").is_file():
         raise UsageError(f"{bundle}: no bundle: metadata.json is not there; make one with acoustic-env train")
@@ -175,8 +178,7 @@ def _check_file(url: str) -> None:
     if path is None or path.is_file():
         return
     if path.is_dir():
-        msg = f"{url}: is a folder, not a file; make a list of its audio with acoustic-env clips from-folder"
-        raise UsageError(msg)
+        raise UsageError(f"{url}: is a folder, not a file; a folder of audio is given with --clips and --store")
     if not path.exists():  # a pipe is neither
         raise UsageError(f"{url}: no such file")
 
@@ -190,6 +192,21 @@ def names(text: str) -> tuple[str, ...]:
     found = tuple(name.strip() for name in text.split(","))
     if not all(found):
         raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list")
+    return found
+
+
+def by_block(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return block -> fingerprints of texts such as indices=0f3a.
+
+    Raises:
+        UsageError: a text of another form.
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        block, _, fingerprint = text.partition("=")
+        if not block or not fingerprint:
+            raise UsageError(f"--fingerprint {text}: expected BLOCK=FINGERPRINT, as acoustic-env store ls has them")
+        found.setdefault(block, []).append(fingerprint)
     return found
 
 

@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     line = "rank labels by quality, lowest first"
     parser = add_command(commands, "rank", rank_labels, RANK, EXAMPLE, line=line)
     add = parser.add_argument
-    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV).")
+    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
     add("--store", type=url, metavar="URL", help="Feature store.")
     add("--recipe", type=url, metavar="R", help="Recipe of the study, by name or file.")
     add("--out", type=url, metavar="FILE", help="Ranked table to write (Parquet).")

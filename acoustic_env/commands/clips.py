@@ -52,10 +52,12 @@ A clip list is a table (CSV or Parquet) with a row for each clip:
   group     what must not be split between training and test: a video, a recording (empty: the clip itself)
   fold      a given fold, or empty
   source    where the row comes from
+A folder of audio may stand in place of a list: its files, with subfolders as labels, as clips from-folder lists them.
 """
 CHECK: Final = """\
   acoustic-env clips check clips.csv                              columns, ids, times, labels, local files
   acoustic-env clips check clips.parquet --recipe urban-nature    and what the recipe makes of the list
+  acoustic-env clips check recordings/                            what clips from-folder would make of a folder
   acoustic-env clips check clips.parquet --read                   and open and decode every clip
   acoustic-env clips check clips.csv --drop-missing there.csv     write the list without the clips whose audio is gone
   acoustic-env clips check 2023.parquet 2024.parquet              and that no id has other audio in another list
@@ -93,7 +95,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         parser.fill = partial(_fill_reader, parser, name)
     check = add_command(commands, "check", _check, "Validate clip lists.", CHECK, line="validate clip lists")
     add = check.add_argument
-    add("lists", type=url, nargs="+", metavar="LIST", help="Clip lists, Parquet or CSV.")
+    add("lists", type=url, nargs="+", metavar="LIST", help="Clip lists (Parquet or CSV) or folders of audio.")
     add("--recipe", type=url, metavar="R", help="Also check the labels against this study.")
     drop = "First write the list without the clips whose audio does not exist, and check that one."
     add("--drop-missing", type=url, metavar="OUT", help=drop)

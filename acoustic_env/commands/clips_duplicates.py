@@ -40,7 +40,7 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
     line, run = "find the same recording listed more than once", partial(find, progress=progress)
     parser = add_command(commands, "duplicates", run, DUPLICATES, EXAMPLES, line=line)
     add = parser.add_argument
-    add("--clips", type=url, metavar="LIST", help="Clip list, Parquet or CSV.")
+    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
     add("--out", type=url, metavar="FILE", help="Groups to write, .parquet or .csv.")
     add("--apply", type=url, metavar="LIST", help="Also write the clip list with these groups, each in one fold.")
     take_from_study(parser, clips="clips", out="duplicates")

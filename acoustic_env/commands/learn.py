@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from acoustic_env.commands.arguments import (
     add_command,
     add_settings,
+    by_block,
     check_inputs,
     log,
     settings_of,
@@ -88,7 +89,7 @@ def add_parsers(subparsers: Any) -> None:
     parser = add_command(subparsers, "evaluate", run_evaluate, EVALUATE)
     add = parser.add_argument
     add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", help="Clip list with labels.")
+    add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio, with labels.")
     add("--store", type=url, metavar="URL", help="Feature store.")
     take_from_study(parser, bundle="bundle", clips="clips", store="store")
 
@@ -96,7 +97,7 @@ def add_parsers(subparsers: Any) -> None:
     add = parser.add_argument
     add("--out", type=url, metavar="FILE.parquet", help="Table to write.")
     add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", help="Clip list; needs --store.")
+    add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio; needs --store.")
     add("--store", type=url, metavar="URL", help="Feature store.")
     add("--each-window", action="store_true", help="Predict each window of the files, as long as the training clips.")
     add("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
@@ -146,8 +147,8 @@ def _without_recipe(settings: StudySettings) -> Recipe:
     from acoustic_env.clips.default_recipe import default_recipe
     from acoustic_env.clips.table import read_clips
 
-    store = _store(settings.store)
-    signals = {name: store.resolve(name, chosen=_fingerprints(settings).get(name, ())) for name in store.blocks()}
+    store, chosen = _store(settings.store), by_block(settings.fingerprint)
+    signals = {name: store.resolve(name, chosen=chosen.get(name, ())) for name in store.blocks()}
     of_clips = {name: of for name, of in signals.items() if "frame" not in store.joint_schema(name, of).names}
     if not of_clips:
         raise UsageError(f"{settings.store}: holds no features of clips; give a --recipe that learns from frames")
@@ -155,15 +156,6 @@ def _without_recipe(settings: StudySettings) -> Recipe:
     recipe = default_recipe("study", read_clips(settings.clips), {name: {} for name in of_clips}, shared)
     log(f"without a recipe: {recipe.task}, blocks {', '.join(recipe.blocks)}, signals {', '.join(recipe.signals)}")
     return recipe
-
-
-def _fingerprints(settings: StudySettings) -> dict[str, list[str]]:
-    """Return block -> the fingerprints that are given."""
-    found: dict[str, list[str]] = {}
-    for text in settings.fingerprint:
-        block, _, fingerprint = text.partition("=")
-        found.setdefault(block, []).append(fingerprint)
-    return found
 
 
 def _with_changes(recipe: Recipe, changes: dict[str, Any], where: str) -> ClassifierSettings:
@@ -185,7 +177,7 @@ def _study(settings: StudySettings, recipe: Recipe) -> Study:
         recipe,
         blocks=settings.blocks,
         signals=settings.signals,
-        fingerprints=_fingerprints(settings),
+        fingerprints=by_block(settings.fingerprint),
         log=log,
     )
 

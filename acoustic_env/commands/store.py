@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import add_command, log, names, show, take_from_study, url
-from acoustic_env.errors import AcousticEnvError, StoreInconsistentError
+from acoustic_env.errors import AcousticEnvError, StoreInconsistentError, UsageError
 
 if TYPE_CHECKING:
     from acoustic_env.store.feature_store import FeatureStore
@@ -40,8 +41,12 @@ What failed and has not been resolved since: counts by block and code, then the 
 extract --retry-errors; the others are tried again by the next run."""
 
 EXPORT = """\
-A block as one file for other programs, rows in the order of clip and signal, the same file however the work was cut.
---wide gives a row for each clip with columns <signal>.<column>. In CSV and npz a null is an empty cell or NaN."""
+A block as one file for other programs, the same file however the work was cut: the keys of a row, what is known of its
+clip, its features. Without --clips these are all clips by id, with uri, start_s and end_s as the store has recorded
+them; with it the list's clips in its order, with its columns. --wide gives a row for each clip with columns
+<signal>.<column>. A column of the list that the block has too is list_<column>. The ending of --out says the format. In
+CSV and npz a null is an empty cell or NaN, and labels are comma-separated as in a clip list in CSV; ids are text, so
+read them as text."""
 
 COMPACT = """\
 Merge small parts of each block into large ones, sorted by clip, each key once, and those of the errors table. Parts
@@ -60,15 +65,15 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "verify": "  acoustic-env store verify features --clips clips.parquet\n"
     "  acoustic-env store verify s3://bucket/features --read --json",
     "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
-    "export": "  acoustic-env store export features --block indices --wide --out indices.csv\n"
+    "export": "  acoustic-env store export features --block indices --clips clips.parquet --wide --out indices.csv\n"
     "  acoustic-env store export features --block mps --signals raw --out mps.npz",
     "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --blocks mps",
     "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
 }
 
 CLIPS: Final[Mapping[str, str]] = {
-    "verify": "Clip list (Parquet or CSV) to account for.",
-    "export": "Only clips of this list, with its columns.",
+    "verify": "Clip list (Parquet or CSV) or folder of audio to account for.",
+    "export": "Clip list or folder of audio, whose clips and columns are written.",
 }
 
 
@@ -86,11 +91,12 @@ def add_parsers(subparsers: Any) -> None:
     add("--block", metavar="B", help="Only errors of this block.")
     add("--all", action="store_true", help="List every attempt, resolved ones included.")
     add = _add(commands, "export", export_block, "a block as one file", EXPORT)
-    add("--block", required=True, metavar="B", help="Block to export.")
-    add("--out", type=url, required=True, metavar="FILE", help=".parquet, .csv or .npz file, at any URL.")
-    add("--fingerprint", type=names, metavar="F[,F]", help="Version or its first digits. Default: the only one.")
+    add("--block", metavar="B", help="Block to export. Default: the only one.")
+    add("--out", type=url, required=True, metavar="FILE", help="File that ends in .parquet, .csv or .npz, at any URL.")
+    version = "Version of the block that the store has in several, or its first digits. May be given more than once."
+    add("--fingerprint", action="append", default=[], metavar="BLOCK=F", help=version)
     add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
-    add("--columns", type=names, metavar="C,C,...", help="Only these. Default: all.")
+    add("--columns", type=names, metavar="C,C,...", help="Only these, of the list and of the block. Default: all.")
     add("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
     add = _add(commands, "compact", compact_store, "few large parts, sorted by clip", COMPACT)
     add("--blocks", type=names, metavar="B,B", help="Only these. Default: all.")
@@ -238,7 +244,8 @@ def list_errors(namespace: argparse.Namespace) -> None:
         if wanted is not None:
             errors = errors.filter(pc.equal(errors[column], wanted))
     counts = count_failures(errors)
-    lines = [] if counts else [f"{store.url}: no open errors"]
+    asked = [f"{option} {text}" for option, text in (("--code", namespace.code), ("--block", namespace.block)) if text]
+    lines = [] if counts else [" ".join([f"{store.url}: no {'' if namespace.all else 'open '}errors", *asked])]
     for count in counts:
         kind = "permanent" if count.permanent == count.clips else f"{count.permanent:,} permanent"
         lines.append(f"{count.block or 'source':<10} {count.code:<16} {count.clips:>9,} clips  {kind}")
@@ -259,22 +266,32 @@ def list_errors(namespace: argparse.Namespace) -> None:
 
 
 def export_block(namespace: argparse.Namespace) -> None:
-    from acoustic_env.store.export import export
+    from acoustic_env.clips.table import check_output
+    from acoustic_env.store.export import FORMATS, export
     from acoustic_env.store.sources import read_clips_of
 
+    check_output(namespace.out, [namespace.clips] if namespace.clips else [], FORMATS)
     store = _open(namespace.store)
-    clips = read_clips_of(store, namespace.clips, log) if namespace.clips else None
-    rows = export(
+    blocks = [namespace.block] if namespace.block else [*store.blocks()]
+    if len(blocks) != 1:
+        raise UsageError(f"{store.url}: name one block with --block; there: {', '.join(blocks) or 'none'}")
+    done = export(
         store,
-        namespace.block,
+        blocks[0],
         namespace.out,
-        namespace.fingerprint or (),
+        by_block(namespace.fingerprint).get(blocks[0], ()),
         namespace.signals,
         namespace.columns,
         "wide" if namespace.wide else "long",
-        clips,
+        read_clips_of(store, namespace.clips, log) if namespace.clips else None,
     )
-    show(namespace, {"out": namespace.out, "rows": rows}, f"{namespace.out}: {rows:,} rows")
+    for column, name in done.renamed.items():
+        log(f"{namespace.clips}: its column {column} is {name} in {namespace.out}: the block has a column {column}")
+    if done.without_rows:
+        verify = f"acoustic-env store verify {shlex.quote(store.url)} --clips {shlex.quote(namespace.clips)}"
+        log(f"{namespace.clips}: {done.without_rows:,} clips have no rows and are left out; {verify} says why")
+    document = {"out": namespace.out, **dataclasses.asdict(done)}
+    show(namespace, document, f"{namespace.out}: {done.rows:,} rows")
 
 
 def compact_store(namespace: argparse.Namespace) -> None:

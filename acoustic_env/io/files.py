@@ -61,6 +61,17 @@ def files_below(url: str) -> list[str] | None:
     return found if found or path is not None else None
 
 
+def is_folder(url: str) -> bool:
+    """Return whether a location is a folder: there is one, or a URL ends with a slash.
+
+    Raises:
+        UsageError: it may not be read.
+    """
+    with _usable(url, "read"):
+        filesystem = open_filesystem(url)
+        return (local_path(url) is None and url.endswith("/")) or filesystem.is_folder()
+
+
 def others_below(url: str) -> list[str]:
     """Return the paths below a folder of what is neither file nor folder, sorted: links to nothing, pipes, devices."""
     return open_filesystem(url).others()

@@ -154,6 +154,13 @@ class Filesystem:
         found = (info["name"] for info in self._infos(folder, deep=False) if info["type"] == "directory")
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
+    def is_folder(self) -> bool:
+        """Return whether the root is a folder, as far as the store knows folders."""
+        with suppress(FileNotFoundError):
+            about = retrying(lambda: self.filesystem.info(self.full("")), self.place(""), "read")
+            return cast(str, about["type"]) == "directory"
+        return False
+
     def read(self, path: str) -> bytes:
         """Read a whole file.
 
@@ -330,6 +337,9 @@ class LocalFilesystem(Filesystem):
             if not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
+    def is_folder(self) -> bool:
+        return self.folder.is_dir()
+
     def entries(self, folder: str, prefix: str = "") -> list[Entry]:
         wanted = f"{folder}/{prefix}" if folder else prefix
         found = []
@@ -447,6 +457,9 @@ class HttpFilesystem(Filesystem):
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
         super().__init__(url, filesystem, root)
         self._whole: dict[str, BinaryIO] = {}
+
+    def is_folder(self) -> bool:
+        return self.url.endswith("/")
 
     def _cat(self, path: str, start: int, end: int) -> bytes:
         from fsspec.asyn import sync

@@ -15,7 +15,7 @@ class Inputs:
     """Files and folders to report on, None for what is not given; the help texts describe each."""
 
     store: str | None = _option("URL", "Feature store: runs, blocks, errors.")
-    clips: str | None = _option("LIST", "Clip list: data, exclusions.")
+    clips: str | None = _option("LIST", "Clip list or folder of audio: data, exclusions.")
     recipe: str | None = _option("R", "Recipe of the study; default: that of the bundle.")
     bundle: str | None = _option("BUNDLE", "Folder of the classifier.")
     explain: str | None = _option("DIR", "Folder of `acoustic-env explain`.")

@@ -12,7 +12,7 @@ from acoustic_env.clips.table import read_clips
 from acoustic_env.errors import UsageError
 from acoustic_env.explain.style import drawn
 from acoustic_env.io.documents import load_recipe
-from acoustic_env.io.files import read_bytes, write_bytes
+from acoustic_env.io.files import is_folder, read_bytes, write_bytes
 from acoustic_env.io.location import join
 from acoustic_env.models.bundle import Bundle
 from acoustic_env.models.learn import Log
@@ -82,5 +82,5 @@ def _sections(inputs: Inputs, bundle: Bundle | None, log: Log) -> Iterator[Secti
         yield from model_sections.explanation_sections(inputs.explain, bundle, log)
     yield audit_section(inputs, clips, bundle)
     given = inputs.given()
-    files = {name: read_bytes(given[name]) for name in HASHED if name in given}
+    files = {name: read_bytes(given[name]) for name in HASHED if name in given and not is_folder(given[name])}
     yield provenance_section(given, files, store, bundle)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from acoustic_env.audio.signals import signal_order
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.io.filesystem import Entry, open_filesystem
+from acoustic_env.io.location import join, local_path
 from acoustic_env.store import layout
 from acoustic_env.store.manifest import Part, Version
 from acoustic_env.store.parts import NotAPart, UnreadablePart, in_threads, open_part, read_part, read_rows
@@ -73,13 +74,22 @@ class StoreContents:
         """Open a store to read from.
 
         Raises:
-            UsageError: there is no store at the URL.
+            UsageError: there is no store at the URL, a file, or a folder around or inside a store.
         """
+        path = local_path(url)
+        if path is not None and path.is_file():
+            raise UsageError(f"{url}: is a file, not a feature store, which is a folder")
         store = cls(url)
-        if not {layout.FEATURES, layout.CLIPS, layout.ERRORS, layout.RUNS} & set(store.filesystem.folders("")):
-            msg = f"{url}: there is no store; check the URL, or make one with acoustic-env extract --store {url}"
-            raise UsageError(msg)
-        return store
+        folders = layout.FOLDERS & set(store.filesystem.folders(""))
+        if layout.FEATURES in folders and {layout.CLIPS, layout.RUNS} <= set(store.filesystem.folders(layout.FEATURES)):
+            raise UsageError(f"{url}: holds a store; give {join(url, layout.FEATURES)}")
+        if folders:
+            return store
+        around, inside, _ = url.rpartition(f"/{layout.FEATURES}")
+        if inside and around and layout.FOLDERS & set(open_filesystem(around).folders("")):
+            raise UsageError(f"{url}: is a part of a store; give {around}")
+        msg = f"{url}: there is no store; check the URL, or make one with acoustic-env extract --store {url}"
+        raise UsageError(msg)
 
     def versions(self) -> dict[str, list[str]]:
         """Return block -> fingerprints with a folder, both sorted."""

@@ -1,7 +1,7 @@
-"""A block as one file for other programs: Parquet, CSV or NumPy's npz, rows in the order of their keys.
+"""A block as one file for other programs: Parquet, CSV or NumPy's npz, with what is known of each clip beside its rows.
 
-However the parts were cut (one run or ten, killed or not), the same rows give the same file. Memory holds one range of
-clips at a time (`store.ranges`).
+However the parts were cut (one run or ten, killed or not), the same rows give the same file. Memory holds the clip list
+and one range of its clips at a time (`store.ranges`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,16 +22,34 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from acoustic_env.audio.signals import signal_order
-from acoustic_env.clips.table import join_labels
+from acoustic_env.clips.sources import canonical_uris
+from acoustic_env.clips.table import check_output, join_labels
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import check_place, put_file
+from acoustic_env.io.files import put_file
 from acoustic_env.store.feature_store import FeatureStore, wanted_schema
-from acoustic_env.store.ranges import clip_bounds, each_key_once, sorted_ranges
-from acoustic_env.store.schema import as_matrix, row_keys
+from acoustic_env.store.ranges import each_key_once, range_ends, row_bytes, rows_of_clips, sorted_ranges
+from acoustic_env.store.schema import KEY_SCHEMA, as_matrix, row_keys
+from acoustic_env.store.sources import recorded_sources
 
 Shape = Literal["long", "wide"]
 FORMATS: Final = (".parquet", ".csv", ".npz")
 RANGE_BYTES: Final = 64 * 2**20  # of rows in memory, before sorting copies them
+PLACE: Final = pa.field("clip_id", pa.int32(), nullable=False)  # in the list, in place of the id while rows are sorted
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, and what it could not.
+
+    Attributes:
+        rows: written.
+        without_rows: clips of the list that have none.
+        renamed: columns of the list, by name, that a column of the block has too -> their names in the file.
+    """
+
+    rows: int
+    without_rows: int
+    renamed: Mapping[str, str]
 
 
 def export(
@@ -42,8 +61,8 @@ def export(
     columns: Sequence[str] | None = None,
     shape: Shape = "long",
     clips: pa.Table | None = None,
-) -> int:
-    """Write a block's rows to one file.
+) -> Exported:
+    """Write a block's rows to one file: their keys, the columns of the clip list, the features.
 
     Args:
         store: the store.
@@ -51,15 +70,15 @@ def export(
         out: a .parquet, .csv or .npz file, at any URL; written whole or not at all.
         fingerprints: which versions; empty for the only one of each signal.
         signals: only these; None for all.
-        columns: only these (and the keys); None for all.
+        columns: only these (and the keys), of the list and of the block; None for all.
         shape: long, a row for each (clip, signal); wide, a row for each clip and columns `<signal>.<column>`, null
             where a clip lacks a signal.
-        clips: a clip list; only its clips are written, with its columns. None for all clips, without.
+        clips: a clip list; its clips are written, in its order. None for all clips by id, with `uri`, `start_s` and
+            `end_s` as the store has recorded them.
 
-    In CSV and npz a null is an empty cell or NaN, and in CSV a vector column becomes `<column>_<position>` columns.
-
-    Returns:
-        Rows written.
+    Locations are written without credentials. A column of the list with the name of one of the block is `list_<name>`.
+    In CSV and npz a null is an empty cell or NaN, labels are written as in a clip list in CSV, other lists as JSON, and
+    in CSV a vector column becomes `<column>_<position>` columns.
 
     Raises:
         UsageError: the file's ending or name, no such block, column or signal, wide for a per-frame table, or the file
@@ -67,33 +86,34 @@ def export(
         StoreInconsistentError: a part is gone or damaged.
         StoreError: the store cannot be read.
     """
-    suffix = next((suffix for suffix in FORMATS if out.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise UsageError(f"--out {out}: expected a name that ends with one of {', '.join(FORMATS)}")
-    check_place(out)
+    ending = check_output(out, (), FORMATS)
     versions = choose_versions(store, block, fingerprints, signals)
-    schema = wanted_schema(store.joint_schema(block, versions), columns, store.url)
+    schema = store.joint_schema(block, versions)
     if shape == "wide" and "frame" in schema.names:
         msg = f"block {block} has several rows (frames) for each clip and signal; export it in the long shape"
         raise UsageError(msg)
-    with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as name:
-        work = Path(name)
-        present = list(versions)
-        parts = [part for version in dict.fromkeys(versions.values()) for part in store.parts(block, version)]
-        bounds = clip_bounds(store, parts, schema, RANGE_BYTES)
-        ranges = map(each_key_once, sorted_ranges(store.pieces(block, versions, schema), bounds, schema, work))
-        if shape == "wide":
-            ranges = map(partial(_widen, schema=schema, signals=present), ranges)
-            schema = _wide_schema(schema, present)
-        if clips is not None:
-            clips = _without_lists(clips) if suffix != ".parquet" else clips
-            schema = _with_fields(schema, clips.schema, store.url)
-            ranges = map(partial(_join, clips=clips, schema=schema), ranges)
-        finished = work / f"finished{suffix}"
+    counts = rows_of_clips(store.pieces(block, versions, KEY_SCHEMA))
+    listed = recorded_sources(store, counts["clip_id"].combine_chunks()) if clips is None else _without_secrets(clips)
+    wide = list(versions) if shape == "wide" else []
+    listed, renamed = _renamed(listed, schema, wide)
+    read, written = _choose_columns(schema, listed.schema, wide, columns, store.url)
+    rows = counts["rows"].take(pc.index_in(listed["clip_id"], value_set=counts["clip_id"].combine_chunks()))
+    known = listed.select([name for name in written.names if name in listed.schema.names])
+    known = known.filter(rows.is_valid()).combine_chunks()
+    parts = [part for version in dict.fromkeys(versions.values()) for part in store.parts(block, version)]
+    size = RANGE_BYTES / row_bytes(store, parts, read)
+    bounds = range_ends(rows.drop_null().to_numpy(), size).tolist()
+    placed = store.placed(block, versions, read, known["clip_id"])
+    pieces = (table.set_column(0, PLACE, pa.array(places)) for table, places in placed)
+    with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as folder:
+        work = Path(folder)
+        ranges = map(each_key_once, sorted_ranges(pieces, bounds, read.set(0, PLACE), work))
+        finished = work / f"finished{ending}"
         writers = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}
-        rows = writers[suffix](ranges, schema, finished)
+        tables = map(partial(_table, clips=known, schema=written, signals=wide), ranges)
+        count = writers[ending](tables, written, finished)
         put_file(finished, out)
-    return rows
+    return Exported(count, len(listed) - len(known), renamed)
 
 
 def choose_versions(
@@ -112,48 +132,67 @@ def choose_versions(
     return versions
 
 
-def _wide_schema(schema: pa.Schema, signals: Sequence[str]) -> pa.Schema:
-    values = [field for field in schema if field.name not in row_keys(schema)]
-    named = [field.with_name(f"{signal}.{field.name}").with_nullable(True) for signal in signals for field in values]
-    return pa.schema([schema.field("clip_id"), *named], metadata=schema.metadata)
+def _without_secrets(clips: pa.Table) -> pa.Table:
+    uris = canonical_uris(clips["uri"].combine_chunks())
+    return clips.set_column(clips.schema.get_field_index("uri"), "uri", uris)
 
 
-def _widen(table: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Table:
-    """One row a clip out of one row for each (clip, signal)."""
+def _renamed(listed: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+    """Return the list with other names for what the block has too, and these: old -> new."""
+    of_block = {*schema.names, *(name for field in _in_file(schema, signals) for name in _flat_names(field))}
+    new: dict[str, str] = {}
+    for field in listed.schema.remove(listed.schema.get_field_index("clip_id")):
+        name = field.name
+        while of_block & {name, *_flat_names(field.with_name(name))} or (
+            name != field.name and name in listed.schema.names
+        ):
+            name = f"list_{name}"
+        if name != field.name:
+            new[field.name] = name
+    return listed.rename_columns([new.get(name, name) for name in listed.column_names]), new
+
+
+def _choose_columns(
+    schema: pa.Schema, listed: pa.Schema, signals: Sequence[str], columns: Sequence[str] | None, url: str
+) -> tuple[pa.Schema, pa.Schema]:
+    """Return what is read of the block's rows, and what is written: keys, columns of the list, features."""
+    keys = row_keys(schema)
+    known = dict.fromkeys([*keys, *listed.names, *schema.names])
+    unknown = [name for name in columns or () if name not in known]
+    if unknown:
+        raise UsageError(f"{url}: no column {unknown[0]!r}; expected one of: {', '.join(known)}")
+    chosen = [name for name in dict.fromkeys(known if columns is None else columns) if name not in keys]
+    read = wanted_schema(schema, [name for name in chosen if name in schema.names], url)
+    fields = [schema.field(name) for name in keys if not signals or name == "clip_id"]
+    fields += [listed.field(name).with_nullable(True) for name in chosen if name in listed.names]
+    return read, pa.schema([*fields, *_in_file(read, signals)], metadata=schema.metadata)
+
+
+def _in_file(schema: pa.Schema, signals: Sequence[str]) -> list[pa.Field]:
+    """The features as the file has them: in the wide shape one for each signal, null where a clip lacks it."""
+    features = [field for field in schema if field.name not in row_keys(schema)]
+    wide = [field.with_name(f"{signal}.{field.name}") for signal in signals for field in features]
+    return [field.with_nullable(True) for field in wide] if signals else features
+
+
+def _table(rows: pa.Table, clips: pa.Table, schema: pa.Schema, signals: Sequence[str]) -> pa.Table:
+    """The table to write of rows whose `clip_id` is a place in the list."""
+    rows = _widen(rows, signals) if signals else rows
+    listed, place = clips.column_names, rows["clip_id"]
+    columns = [clips[name].take(place) if name in listed else rows[name] for name in schema.names]
+    return pa.table(columns, schema=schema)
+
+
+def _widen(table: pa.Table, signals: Sequence[str]) -> pa.Table:
+    """One row a clip, with columns `<signal>.<column>`, out of one row for each (clip, signal)."""
     ids = pc.unique(table["clip_id"])
-    columns: list[Any] = [ids]
+    columns = {"clip_id": ids}
     for signal in signals:
         rows = table.filter(pc.equal(table["signal"], signal)).combine_chunks()
-        position = pc.index_in(ids, value_set=rows["clip_id"])
-        columns += [rows[name].take(position) for name in schema.names if name not in row_keys(schema)]
-    return pa.table(columns, schema=_wide_schema(schema, signals))
-
-
-def _without_lists(clips: pa.Table) -> pa.Table:
-    """The labels as in a clip list in CSV, other nested columns as JSON."""
-    for number, field in enumerate(clips.schema):
-        if pa.types.is_nested(field.type):
-            write = join_labels if field.name == "labels" else partial(json.dumps, default=str)
-            texts = [None if cell is None else write(cell) for cell in clips[field.name].to_pylist()]
-            clips = clips.set_column(number, field.name, pa.array(texts, pa.string()))
-    return clips
-
-
-def _with_fields(schema: pa.Schema, listed: pa.Schema, where: str) -> pa.Schema:
-    both = sorted({*schema.names} & {*listed.names} - {"clip_id"})
-    if both:
-        msg = f"--clips: its column {both[0]!r} is also one of the block in {where}; give it another name, or omit it"
-        raise UsageError(msg)
-    fields = [*schema, *(field.with_nullable(True) for field in listed if field.name != "clip_id")]
-    return pa.schema(fields, metadata=schema.metadata)
-
-
-def _join(table: pa.Table, clips: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows of listed clips, with the columns of the list."""
-    position = pc.index_in(table["clip_id"], value_set=clips["clip_id"].combine_chunks())
-    table, found = table.filter(pc.is_valid(position)), clips.take(position.drop_null())
-    columns = [table[name] if name in table.column_names else found[name] for name in schema.names]
-    return pa.table(columns, schema=schema)
+        position = pc.index_in(ids, value_set=rows["clip_id"].combine_chunks())
+        values = [name for name in table.column_names if name not in row_keys(table.schema)]
+        columns |= {f"{signal}.{name}": rows[name].take(position) for name in values}
+    return pa.table(columns)
 
 
 def _write_parquet(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
@@ -175,15 +214,29 @@ def _write_all(writer: pq.ParquetWriter | pcsv.CSVWriter, ranges: Iterator[pa.Ta
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """Vector columns as one column for each position."""
+    """Vector columns as one column for each position, other lists as text."""
     columns: dict[str, Any] = {}
     for field in table.schema:
         if not pa.types.is_fixed_size_list(field.type):
-            columns[field.name] = table[field.name]
+            columns[field.name] = _as_text(table[field.name], field.name)
             continue
-        for position in range(field.type.list_size):
-            columns[f"{field.name}_{position}"] = pc.list_element(table[field.name], position)
+        for position, name in enumerate(_flat_names(field)):
+            columns[name] = pc.list_element(table[field.name], position)
     return pa.table(columns)
+
+
+def _flat_names(field: pa.Field) -> list[str]:
+    """The columns of a column in CSV."""
+    vector = pa.types.is_fixed_size_list(field.type)
+    return [f"{field.name}_{position}" for position in range(field.type.list_size)] if vector else [field.name]
+
+
+def _as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """The labels as in a clip list in CSV, another column of lists or bytes as JSON; any other as it is."""
+    if not (pa.types.is_nested(column.type) or pa.types.is_binary(column.type)):
+        return column
+    write = join_labels if name == "labels" else partial(json.dumps, default=str)
+    return pa.chunked_array([[None if cell is None else write(cell) for cell in column.to_pylist()]], pa.string())
 
 
 def _write_npz(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int:
@@ -194,7 +247,7 @@ def _write_npz(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int
         rows += table.num_rows
         for column, name in enumerate(schema.names):
             piece = file.parent / f"column-{column}-{number}.npy"
-            np.save(piece, _array(table[name]), allow_pickle=False)
+            np.save(piece, _array(table[name], name), allow_pickle=False)
             pieces[name].append(piece)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, parts in pieces.items():
@@ -209,7 +262,7 @@ def _write_npz(ranges: Iterator[pa.Table], schema: pa.Schema, file: Path) -> int
     return rows
 
 
-def _array(column: pa.ChunkedArray) -> Any:
+def _array(column: pa.ChunkedArray, name: str) -> Any:
     """A column as an array [rows] or [rows, size], null as NaN; what is no number as fixed-width Unicode."""
     if pa.types.is_fixed_size_list(column.type):
         return as_matrix(column)
@@ -217,4 +270,4 @@ def _array(column: pa.ChunkedArray) -> Any:
         column = column.cast(pa.uint8())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
         return column.to_numpy(zero_copy_only=False)
-    return np.array(["" if cell is None else str(cell) for cell in column.to_pylist()], dtype=np.str_)
+    return np.array(["" if cell is None else str(cell) for cell in _as_text(column, name).to_pylist()], dtype=np.str_)

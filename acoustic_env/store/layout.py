@@ -21,6 +21,7 @@ FEATURES: Final = "features"
 CLIPS: Final = "clips"
 ERRORS: Final = "errors"
 RUNS: Final = "runs"
+FOLDERS: Final = frozenset({FEATURES, CLIPS, ERRORS, RUNS})
 LEASE: Final = "lease"
 LEASES: Final = "leases"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,30 +33,47 @@ def clip_bounds(store: FeatureStore, parts: Sequence[Part], schema: pa.Schema, r
     Raises:
         StoreInconsistentError: a part is gone or damaged.
     """
-    ids, counts = [], [np.zeros(0, np.int64)]
-    for part in in_threads(store.filesystem, parts, lambda part: store.read_one(part, ["clip_id"])):
-        found = part.table["clip_id"].value_counts()
-        ids.append(found.field("values"))
-        counts.append(found.field("counts").to_numpy())
-    smallest = min(parts, key=lambda part: part.size, default=None)
-    first = store.read_one(smallest, schema.names).table if smallest else schema.empty_table()
-    row_bytes = first.nbytes / max(1, first.num_rows)
-    clips = pa.table({"clip_id": pa.chunked_array(ids, pa.string()), "rows": np.concatenate(counts)})
-    clips = clips.group_by("clip_id").aggregate([("rows", "sum")]).sort_by("clip_id")
-    number = (np.cumsum(clips["rows_sum"].to_numpy()) * row_bytes / range_bytes).astype(np.int64)
-    last = np.flatnonzero(number[1:] > number[:-1])  # of its range
+    read = in_threads(store.filesystem, parts, lambda part: store.read_one(part, ["clip_id"]).table)
+    clips = rows_of_clips(read)
+    last = range_ends(clips["rows"].to_numpy(), range_bytes / row_bytes(store, parts, schema))
     bounds: list[str] = clips["clip_id"].take(pa.array(last)).to_pylist()
     return bounds
 
 
+def rows_of_clips(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return the ids in some tables, sorted, with the number of `rows` of each."""
+    counts = [pa.Table.from_struct_array(table["clip_id"].value_counts()) for table in tables]
+    empty = pa.table({"values": pa.array([], pa.string()), "counts": pa.array([], pa.int64())})
+    clips = pa.concat_tables([empty, *counts]).group_by("values").aggregate([("counts", "sum")])
+    return clips.rename_columns(["clip_id", "rows"]).sort_by("clip_id").combine_chunks()
+
+
+def range_ends(rows: npt.NDArray[np.int64], range_rows: float) -> npt.NDArray[np.int64]:
+    """Return the last clip of each range of about `range_rows`, without that of the last range.
+
+    >>> range_ends(np.array([3, 3, 3, 3]), 6.0)
+    array([0, 2])
+    """
+    number = (np.cumsum(rows) / range_rows).astype(np.int64)
+    return np.flatnonzero(number[1:] > number[:-1])
+
+
+def row_bytes(store: FeatureStore, parts: Sequence[Part], schema: pa.Schema) -> float:
+    """Return the bytes of a row in memory, uncompressed, as the smallest part has them."""
+    smallest = min(parts, key=lambda part: part.size, default=None)
+    table = store.read_one(smallest, schema.names).table if smallest else schema.empty_table()
+    size: int = table.nbytes
+    return max(1.0, size / max(1, int(table.num_rows)))
+
+
 def sorted_ranges(
-    pieces: Iterable[pa.Table], bounds: Sequence[str], schema: pa.Schema, work: Path
+    pieces: Iterable[pa.Table], bounds: Sequence[Any], schema: pa.Schema, work: Path
 ) -> Iterator[pa.Table]:
     """Yield the rows of all pieces range by range, each sorted by key; a key of two pieces comes twice.
 
     Args:
         pieces: tables of the schema, in any order.
-        bounds: of `clip_bounds`.
+        bounds: of `clip_bounds`, or of other keys than ids in the column `clip_id`.
         schema: of the rows.
         work: a folder on the local disk with room for all rows, uncompressed.
     """
@@ -66,7 +84,7 @@ def sorted_ranges(
         for table in _joined(pieces):
             table = sort_by_key(table)
             ids = table["clip_id"].to_numpy()
-            cuts = [0, *np.searchsorted(ids, np.array(bounds, object), side="right").tolist(), len(ids)]
+            cuts = [0, *np.searchsorted(ids, np.array(bounds, ids.dtype), side="right").tolist(), len(ids)]
             for place, start, stop in zip(places, cuts[:-1], cuts[1:], strict=True):
                 if stop > start:
                     sink.write_batch(table.slice(start, stop - start).to_batches()[0])

@@ -12,9 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from acoustic_env.clips.listed import Listed
-from acoustic_env.clips.sources import SOURCE_COLUMNS, describe_source, parse_relocation, suggest_relocation
+from acoustic_env.clips.sources import (
+    LISTED_SCHEMA,
+    SOURCE_COLUMNS,
+    describe_source,
+    parse_relocation,
+    suggest_relocation,
+)
 from acoustic_env.clips.table import group_by, read_clips
 from acoustic_env.errors import StoreInconsistentError, UsageError
 from acoustic_env.store import layout
@@ -78,6 +85,26 @@ def compare(store: FeatureStore, listed: Listed) -> list[UnreadablePart]:
     listed.sql(CURRENT)
     listed.sql(UNLIKE)
     return damaged
+
+
+def recorded_sources(store: FeatureStore, ids: pa.Array) -> pa.Table:
+    """Return clip_id, uri, start_s and end_s of some ids as the store has recorded them, null where it has not.
+
+    Raises:
+        StoreInconsistentError: a part of the table is gone or damaged.
+        StoreError: the store cannot be read.
+    """
+    found = [SOURCE_SCHEMA.empty_table()]
+    for part in store.side_parts(layout.CLIPS, SOURCE_SCHEMA):
+        if isinstance(part, UnreadablePart):
+            raise StoreInconsistentError(
+                f"{store.filesystem.place(part.entry.path)}: {part.reason}, so what ids mean is lost; acoustic-env "
+                "extract records it again, --clips LIST takes it from a clip list"
+            )
+        found.append(part.filter(pc.is_in(part["clip_id"], value_set=ids)))
+    newest_first = pa.concat_tables(found).sort_by([("revision", "descending"), ("uri", "ascending")]).combine_chunks()
+    first = pc.index_in(ids, value_set=newest_first["clip_id"].combine_chunks())
+    return newest_first.select(LISTED_SCHEMA.names).take(first).set_column(0, LISTED_SCHEMA.field(0), ids)
 
 
 def differing(listed: Listed, condition: str, limit: int | None = None) -> list[Pair]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import tarfile
@@ -93,39 +92,6 @@ def store(tmp_path: Path) -> FeatureStore:
     ]
     write_clips(clip_table(rows), str(tmp_path / "list.parquet"))
     return made
-
-
-@pytest.mark.parametrize("shape", ["long", "wide"])
-def test_features_are_exported_with_the_columns_of_the_list(
-    store: FeatureStore, tmp_path: Path, shape: str, capsys: Captured
-) -> None:
-    out, wide = str(tmp_path / "out.parquet"), ["--wide"] if shape == "wide" else []
-    arguments = ["store", "export", store.url, "--block", "fake", "--clips", str(tmp_path / "list.parquet")]
-    assert main([*arguments, "--out", out, *wide]) == 0
-    table = pq.read_table(out)
-    assert dict(zip(table["clip_id"].to_pylist(), table["site"].to_pylist(), strict=True)) == {
-        "a": "heath",
-        "c": "dune",
-    }
-    assert table["labels"].to_pylist()[-1] == ["dog", "rain, heavy"]
-    plain = pq.read_table(out).drop_columns(["uri", "site", "tags", "n", "labels", "group", "fold", "source"])
-    assert plain.num_columns == table.num_columns - 8
-    assert main([*arguments, "--out", str(tmp_path / "out.csv"), *wide]) == 0
-    last = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))[-1]
-    assert (last["site"], last["labels"], last["tags"]) == ("dune", 'dog,"rain, heavy"', '["x"]')
-    assert main([*arguments, "--out", str(tmp_path / "out.npz"), *wide]) == 0
-    with np.load(tmp_path / "out.npz") as arrays:
-        assert set(arrays["site"]) == {"dune", "heath"}
-
-
-def test_a_column_of_the_list_with_the_name_of_a_feature_is_refused(
-    store: FeatureStore, tmp_path: Path, capsys: Captured
-) -> None:
-    path = str(tmp_path / "list.parquet")
-    write_clips(read_clips(path).append_column("signal", pa.array(["x", "y"])), path)
-    out = str(tmp_path / "out.csv")
-    assert main(["store", "export", store.url, "--block", "fake", "--clips", path, "--out", out]) == 2
-    assert "'signal'" in capsys.readouterr().err
 
 
 def test_any_plain_column_can_be_the_group(store: FeatureStore, tmp_path: Path) -> None:

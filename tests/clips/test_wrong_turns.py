@@ -224,7 +224,7 @@ def test_a_list_comes_through_a_pipe() -> None:
 
 
 def test_a_folder_in_place_of_a_file_is_called_one(capsys: Captured) -> None:
-    for arguments in ("check audio", "from-tar audio --out c.csv", "from-folder audio --recipe audio --out c.csv"):
+    for arguments in ("from-tar audio --out c.csv", "from-folder audio --recipe audio --out c.csv"):
         said = refused(capsys, *arguments.split())
         assert "audio: cannot be read: it is a folder, not a file" in said
 

@@ -211,7 +211,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     [
         (["--store", "s"], "--clips is missing"),
         (["--clips", "nowhere.parquet", "--store", "s"], "nowhere.parquet"),
-        (["--clips", "{folder}", "--store", "s"], "make a list of its audio with acoustic-env clips from-folder"),
+        (["--clips", "{folder}/empty", "--store", "s"], "no audio files below it"),
         (["--clips", "{clips}", "--store", "{clips}"], "is a file, not a feature store"),
         (["--clips", "{clips}", "--store", "s", "--blocks", "indexes"], "no feature block named 'indexes'"),
         (["--clips", "{clips}", "--store", "s", "--signals", "raw,foreground"], "foreground"),
@@ -230,6 +230,7 @@ def test_wrong_usage_names_what_is_wrong_and_exits_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     clips = write_noise(tmp_path / "audio", 1)
+    (tmp_path / "empty").mkdir()
     given = [argument.format(clips=clips, folder=tmp_path) for argument in arguments]
     assert main(["extract", *given]) == 2
     captured = capsys.readouterr()

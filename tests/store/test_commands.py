@@ -177,7 +177,7 @@ def test_export_writes_the_same_rows_in_every_format(
     assert parquet[v].to_pylist() == arrays[v].tolist()
     assert csv[f"{v}_2"].to_pylist() == [row[2] for row in parquet[v].to_pylist()]
     if not wide:
-        assert parquet.equals(FeatureStore(url).read("fake"))
+        assert parquet.drop_columns(["uri", "start_s", "end_s"]).equals(FeatureStore(url).read("fake"))
 
 
 def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
@@ -193,7 +193,7 @@ def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
         store.write_part(fake_table(ids[:3]))  # keys that stand twice
         for suffix in ("csv", "npz"):
             out = tmp_path / f"{cut}.{suffix}"
-            assert export_module.export(store, "fake", str(out)) == 202
+            assert export_module.export(store, "fake", str(out)).rows == 202
         files.append([(tmp_path / f"{cut}.{suffix}").read_bytes() for suffix in ("csv", "npz")])
     assert files[0] == files[1]
     assert [line.split(",")[0] for line in files[0][0].decode().split("\n")[1:-1]] == sorted(f'"{i}"' for i in ids * 2)
@@ -202,11 +202,11 @@ def test_an_export_in_many_ranges_is_the_same_file_however_the_parts_were_cut(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--block", "fake", "--out", "x.xlsx"], "one of .parquet, .csv, .npz"),
+        (["--block", "fake", "--out", "x.xlsx"], "give a name that ends in .parquet or .csv or .npz"),
         (["--block", "none", "--out", "x.csv"], "holds no block 'none' (there: fake)"),
         (["--block", "fake", "--signals", "bg", "--out", "x.csv"], "holds no signal 'bg'; expected one of: raw, fg"),
         (["--block", "fake", "--columns", "q", "--out", "x.csv"], "no column 'q'"),
-        (["--block", "fake", "--fingerprint", "zz", "--out", "x.csv"], "has no fingerprint 'zz'"),
+        (["--block", "fake", "--fingerprint", "fake=zz", "--out", "x.csv"], "has no fingerprint 'zz'"),
     ],
 )
 def test_wrong_options_of_export_say_what_there_is(
@@ -215,6 +215,39 @@ def test_wrong_options_of_export_say_what_there_is(
     code, _, err = run(capsys, "export", url, *arguments)
     assert code == 2
     assert said in err
+
+
+def test_a_path_beside_the_store_is_said_to_be_one(
+    url: str, listed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    FeatureStore(url).filesystem.write(f"clips/part-{'0' * 32}.parquet", b"")
+    study.mkdir()
+    Path(url).rename(study / "features")
+    inside = f"{study}/features"
+    for place, said in (
+        (str(study), f"holds a store; give {inside}"),
+        (f"{inside}/features", f"is a part of a store; give {inside}"),
+        (f"{inside}/features/fake/", f"is a part of a store; give {inside}"),
+        (listed, "is a file, not a feature store"),
+    ):
+        for command in ("ls", "verify", "errors", "export", "compact", "gc"):
+            options = ["--block", "fake", "--out", str(tmp_path / "o.csv")] if command == "export" else []
+            code, _, err = run(capsys, command, place, *options)
+            assert (code, said in err) == (2, True), (command, err)
+    assert run(capsys, "ls", inside)[0] == 0
+
+
+def test_the_only_block_needs_no_name(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "export", url, "--out", str(tmp_path / "fake.csv"))[0] == 0
+    FeatureStore(url).write_part(fake_table(["a"], block=FakeBlock(name="other")))
+    code, _, err = run(capsys, "export", url, "--out", str(tmp_path / "fake.csv"))
+    assert code == 2
+    assert "name one block with --block; there: fake, other" in err
+
+
+def test_errors_that_are_not_there_are_said_with_what_was_asked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no open errors --code nope" in run(capsys, "errors", url, "--code", "nope")[1]
 
 
 def test_a_column_named_twice_is_written_once(url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import re
 import shlex
@@ -17,10 +18,12 @@ from acoustic_env.audio.fetch import duration_of
 from acoustic_env.clips.naming import require_unique, root_name, segment_id
 from acoustic_env.clips.readers import Log
 from acoustic_env.clips.recordings import matched
-from acoustic_env.clips.table import clip_table
+from acoustic_env.clips.table import clip_table, describe_clips
 from acoustic_env.errors import UsageError
-from acoustic_env.io.files import files_below, others_below
-from acoustic_env.io.location import join, local_path, url
+from acoustic_env.io.files import files_below, others_below, read_if_there
+from acoustic_env.io.location import join, local_path, scrub, url
+
+logger = logging.getLogger("acoustic_env.clips")
 
 AUDIO_SUFFIXES: Final = frozenset({
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma",
@@ -128,12 +131,29 @@ def read_folder(
             segment = {"start_s": start, "end_s": end, "duration_s": window_s}
             rows.append({"clip_id": segment_id(recording, start, end), **segment, **row})
     if not rows:
-        raise UsageError(f"{folder}: no audio files below it; known are {' '.join(sorted(AUDIO_SUFFIXES))}")
+        known = " ".join(sorted(AUDIO_SUFFIXES))
+        other = "take files of other names with clips from-folder --glob, or give a clip list (Parquet or CSV)"
+        raise UsageError(f"{folder}: no audio files below it; known are {known}; {other}")
     if unreadable:
         log("\n".join([f"{len(unreadable):,} files of unknown length are listed as whole files:", *unreadable[:5]]))
     if dropped_s >= 0.1:
         log(f"{dropped_s:,.1f} s dropped: shorter than one window")
     return require_unique(clip_table(rows), folder)
+
+
+def clips_of_folder(folder: str) -> pa.Table:
+    """Return the clips of a folder that stands in place of a clip list, as `clips from-folder` makes them by default.
+
+    What was found and passed over is logged.
+
+    Raises:
+        UsageError: as `read_folder`, or the folder is a study, which has a list.
+    """
+    if (read_if_there(of_study := join(folder, "clips.parquet"))) is not None:
+        raise UsageError(f"{folder}: holds a clip list; give {of_study} itself")
+    clips = read_folder(folder, log=lambda note: logger.warning("%s", scrub(note)))
+    logger.warning("%s: as clips from-folder lists it, %s", scrub(folder), describe_clips(clips))
+    return clips
 
 
 def _audio_files(folder: str, globs: Sequence[str], log: Log) -> list[str]:
