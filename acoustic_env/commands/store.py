@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import add_command, log, names, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, by_block, log, names, show, take_from_study, url
 from acoustic_env.errors import AcousticEnvError, StoreInconsistentError, UsageError
 
 if TYPE_CHECKING:

@@ -114,8 +114,8 @@ model: {kind: logistic}
 """
 
 
-def test_a_study_at_an_s3_url_needs_no_local_file(tmp_path: Path, s3_server: S3Server) -> None:
-    shell, bucket = Shell(tmp_path), s3_server.url
+def test_a_study_at_an_s3_url_needs_no_local_file(tmp_path: Path, s3: S3Server) -> None:
+    shell, bucket = Shell(tmp_path), s3.url
     write_bytes(f"{bucket}/small.yaml", RECIPE.encode())
     for file in sorted(scenes(tmp_path.with_name("made"), clips=12).rglob("*.wav")):
         write_bytes(f"{bucket}/audio/{file.parent.name}/{file.name}", file.read_bytes())
