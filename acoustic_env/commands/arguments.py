@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,12 +24,16 @@ def add_command(
     commands: Any,
     name: str,
     run: Callable[[argparse.Namespace], int | None],
-    description: str,
-    examples: str = "",
     *,
     line: str | None = None,
+    json: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command with its examples and `--json`; with a `line`, it is in the list of commands."""
+    """Add a command, with `--json` unless it has no result; the docstring of `run` is its description, with examples
+    under "Examples:".
+
+    With a `line`, it is in the list of commands.
+    """
+    description, _, examples = (inspect.getdoc(getattr(run, "func", run)) or "").partition("\nExamples:\n")
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         description=description,
@@ -37,7 +42,8 @@ def add_command(
         **({"help": line} if line else {}),
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    if json:
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     return parser
 
 

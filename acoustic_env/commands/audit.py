@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
 from acoustic_env.commands.arguments import add_command, add_settings, settings_of, show, take_from_study, url
 from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import SampleSettings
 
-PLAN: Final = "Compute how many clip-label rows to annotate for an interval of a wanted half-width, by design."
-
-SAMPLE: Final = """\
-Draw a probability sample of ranked rows to annotate. Every inclusion probability is stored, the frame is hashed, gold
-and repeated clips are mixed in, and the same seed draws the same sample."""
-
-ESTIMATE: Final = """\
-Estimate label accuracy from an annotated sample, overall and per class, with intervals valid for its design; report the
-agreement of the annotators and precision and recall of the ranking."""
-
-PLANS: Final = """\
-  acoustic-env audit plan --half-width 0.05
-  acoustic-env audit plan --half-width 0.05 --ranked ranked.parquet --json"""
-SAMPLES: Final = """\
-  acoustic-env audit sample --ranked ranked.parquet --n 200 --design stratified --out sample.parquet"""
-ESTIMATES: Final = """\
-  acoustic-env audit estimate --sample sample.parquet --annotations annotations.parquet"""
-
 
 def add_parsers(subparsers: Any) -> None:
     group = subparsers.add_parser("audit")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
     audit_rank.add_parser(commands)
-    parser = add_command(commands, "plan", plan_sample, PLAN, PLANS, line="how many clips to annotate")
+    parser = add_command(commands, "plan", plan_sample, line="how many clips to annotate")
     add = parser.add_argument
     add("--half-width", type=float, required=True, metavar="H", help="Half-width of the 95 %% interval, such as 0.05.")
     add("--accuracy", type=float, default=0.74, metavar="P", help="Expected label accuracy. Default: %(default)s.")
     add("--ranked", type=url, metavar="FILE", help="Ranked table: plan for its rows and every design.")
     take_from_study(parser, if_there=("ranked",), ranked="ranked")
-    parser = add_command(commands, "sample", draw, SAMPLE, SAMPLES, line="draw a sample to annotate")
+    parser = add_command(commands, "sample", draw, line="draw a sample to annotate")
     add = parser.add_argument
     add("--ranked", type=url, metavar="FILE", help="Ranked table.")
     add("--out", type=url, metavar="FILE", help="Sample to write (Parquet).")
@@ -48,7 +30,7 @@ def add_parsers(subparsers: Any) -> None:
     add_settings(parser, SampleSettings, n={"required": True}, repeat={"metavar": "SHARE"})
     take_from_study(parser, ranked="ranked", out="sample")
     line = "label accuracy from an annotated sample"
-    parser = add_command(commands, "estimate", estimate_accuracy, ESTIMATE, ESTIMATES, line=line)
+    parser = add_command(commands, "estimate", estimate_accuracy, line=line)
     add = parser.add_argument
     add("--sample", type=url, metavar="FILE", help="Sample of `audit sample`.")
     add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen`.")
@@ -59,7 +41,12 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def plan_sample(arguments: argparse.Namespace) -> None:
-    """Print how many rows to annotate; see PLAN."""
+    """Compute how many clip-label rows to annotate for an interval of a wanted half-width, by design.
+
+    Examples:
+        acoustic-env audit plan --half-width 0.05
+        acoustic-env audit plan --half-width 0.05 --ranked ranked.parquet --json
+    """
     from acoustic_env.audit.plan import plan
 
     ranked = ranked_table(arguments.ranked) if arguments.ranked else None
@@ -72,7 +59,12 @@ def plan_sample(arguments: argparse.Namespace) -> None:
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Draw a sample to annotate; see SAMPLE."""
+    """Draw a probability sample of ranked rows to annotate. Every inclusion probability is stored, the frame is hashed,
+    gold and repeated clips are mixed in, and the same seed draws the same sample.
+
+    Examples:
+        acoustic-env audit sample --ranked ranked.parquet --n 200 --design stratified --out sample.parquet
+    """
     from acoustic_env.audit.sample import draw_sample
     from acoustic_env.audit.table import read_table, write_table
 
@@ -89,7 +81,12 @@ def draw(arguments: argparse.Namespace) -> None:
 
 
 def estimate_accuracy(arguments: argparse.Namespace) -> None:
-    """Print label accuracy from an annotated sample; see ESTIMATE."""
+    """Estimate label accuracy from an annotated sample, overall and per class, with intervals valid for its design;
+    report the agreement of the annotators and precision and recall of the ranking.
+
+    Examples:
+        acoustic-env audit estimate --sample sample.parquet --annotations annotations.parquet
+    """
     from acoustic_env.api import estimate
 
     found = estimate(arguments.sample, arguments.annotations, arguments.clips)

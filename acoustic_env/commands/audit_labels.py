@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from acoustic_env.commands.arguments import add_command, add_settings, settings_of, show, take_from_study, url
 from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import RelabelSettings
 
-RELABEL: Final = """\
-Write the next version of the labels table. Answers decide first. The ranking decides a label without an answer only
-where the answers to the sample prove, with 95 % confidence, that at least the share --precision of such decisions is
-right; the rest abstains, and the command prints how many more answers it would take. Labels of other lists and
-decisions by people stay as the last version has them. Nothing is written when no decision changed. The original labels
-stay in the column `given`."""
-
-DIFF: Final = """\
-Print what changed between two versions: rows whose action, or whether the label applies, differs. OLD may be
-`original`."""
-
-EXPORT: Final = """\
-Write a version of the labels as an AudioSet segments list (YTID, start_seconds, end_seconds, positive_labels)."""
-
-RELABELED: Final = """\
-  acoustic-env audit relabel --ranked ranked.parquet --versions labels
-  acoustic-env audit relabel --ranked ranked.parquet --annotations annotations.parquet --sample sample.parquet \\
-      --versions labels"""
-
 
 def add_parsers(commands: Any) -> None:
     folder: dict[str, Any] = {"type": url, "metavar": "LABELS", "help": "Folder of versions."}
     line = "write the next version of the labels"
-    parser = add_command(commands, "relabel", relabel_clips, RELABEL, RELABELED, line=line)
+    parser = add_command(commands, "relabel", relabel_clips, line=line)
     add = parser.add_argument
     add("--ranked", type=url, metavar="FILE", help="Ranked table.")
     add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen` (Parquet or CSV).")
@@ -43,16 +24,14 @@ def add_parsers(commands: Any) -> None:
     add_settings(parser, RelabelSettings, precision={"metavar": "P"})
     places = {"ranked": "ranked", "annotations": "annotations", "sample": "sample", "versions": "labels"}
     take_from_study(parser, if_there=("annotations", "sample"), **places)
-    examples = "  acoustic-env audit diff --versions labels v0001 v0002 --json"
     line = "what changed between two versions"
-    parser = add_command(commands, "diff", diff_labels, DIFF, examples, line=line)
+    parser = add_command(commands, "diff", diff_labels, line=line)
     add = parser.add_argument
     add("--versions", **folder)
     add("old", metavar="OLD", help="Version, or `original` for the labels as given.")
     add("new", metavar="NEW", help="Version.")
     take_from_study(parser, versions="labels")
-    examples = "  acoustic-env audit export --versions labels --out segments.csv"
-    parser = add_command(commands, "export", export, EXPORT, examples, line="labels as a segments list")
+    parser = add_command(commands, "export", export, line="labels as a segments list")
     add = parser.add_argument
     add("--versions", **folder)
     add("version", nargs="?", metavar="V", help="Version. Default: the latest.")
@@ -62,7 +41,17 @@ def add_parsers(commands: Any) -> None:
 
 
 def relabel_clips(arguments: argparse.Namespace) -> None:
-    """Write the next version of the labels; see RELABEL."""
+    r"""Write the next version of the labels table. Answers decide first. The ranking decides a label without an answer
+    only where the answers to the sample prove, with 95 % confidence, that at least the share --precision of such
+    decisions is right; the rest abstains, and the command prints how many more answers it would take. Labels of other
+    lists and decisions by people stay as the last version has them. Nothing is written when no decision changed. The
+    original labels stay in the column `given`.
+
+    Examples:
+        acoustic-env audit relabel --ranked ranked.parquet --versions labels
+        acoustic-env audit relabel --ranked ranked.parquet --annotations annotations.parquet --sample sample.parquet \
+            --versions labels
+    """
     from acoustic_env.audit.annotations import check_annotations
     from acoustic_env.audit.labels import merge, read_manifest, read_version, versions, write_version
     from acoustic_env.audit.relabel import decide
@@ -90,7 +79,12 @@ def relabel_clips(arguments: argparse.Namespace) -> None:
 
 
 def diff_labels(arguments: argparse.Namespace) -> None:
-    """Print what changed between two versions; see DIFF."""
+    """Print what changed between two versions: rows whose action, or whether the label applies, differs. OLD may be
+    `original`.
+
+    Examples:
+        acoustic-env audit diff --versions labels v0001 v0002 --json
+    """
     from acoustic_env.audit.labels import diff, original, read_version
 
     new = read_version(arguments.versions, arguments.new)
@@ -103,7 +97,11 @@ def diff_labels(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Write a version as an AudioSet segments list; see EXPORT."""
+    """Write a version of the labels as an AudioSet segments list (YTID, start_seconds, end_seconds, positive_labels).
+
+    Examples:
+        acoustic-env audit export --versions labels --out segments.csv
+    """
     from acoustic_env.audit.labels import read_version, segments_csv
     from acoustic_env.clips.table import read_clips
     from acoustic_env.io.files import write_bytes

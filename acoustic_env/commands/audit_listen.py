@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import Any, Final
+from typing import Any
 
 from acoustic_env.commands.arguments import add_command, show, take_from_study, url
 from acoustic_env.commands.serve import add_server, run_server
 
-LISTEN: Final = """\
-Serve a local web page that plays the clips of a sample and asks whether the label applies. It shows neither scores nor
-strata nor whether the label is a given one. Each annotator gets the clips in an order of their own; every answer is
-stored before the page goes on, and the same command resumes. Ctrl-C ends it.
-
-Only this machine can open the page. For annotators elsewhere forward the port (ssh -L 8765:127.0.0.1:8765 HOST) or
-give --host: the traffic is then not encrypted, and whoever has the address with its token can answer."""
-
-EXAMPLES: Final = """\
-  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out annotations.parquet
-  acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out a.csv --port 8765 --annotator Ada"""
-
 
 def add_parser(commands: Any) -> None:
-    parser = add_command(commands, "listen", listen, LISTEN, EXAMPLES, line="annotate a sample in the browser")
+    parser = add_command(commands, "listen", listen, line="annotate a sample in the browser")
     add = parser.add_argument
     add("--sample", type=url, metavar="FILE", help="Sample of `audit sample`.")
     add("--clips", type=url, metavar="LIST", help="Clip list that holds its clips.")
@@ -35,7 +23,17 @@ def add_parser(commands: Any) -> None:
 
 
 def listen(arguments: argparse.Namespace) -> None:
-    """Serve the annotation page until interrupted; see LISTEN."""
+    """Serve a local web page that plays the clips of a sample and asks whether the label applies. It shows neither
+    scores nor strata nor whether the label is a given one. Each annotator gets the clips in an order of their own;
+    every answer is stored before the page goes on, and the same command resumes. Ctrl-C ends it.
+
+    Only this machine can open the page. For annotators elsewhere forward the port (ssh -L 8765:127.0.0.1:8765 HOST) or
+    give --host: the traffic is then not encrypted, and whoever has the address with its token can answer.
+
+    Examples:
+        acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out annotations.parquet
+        acoustic-env audit listen --sample sample.parquet --clips clips.parquet --out a.csv --port 8765 --annotator Ada
+    """
     from acoustic_env.audit.listen import InvalidAnswerError, Session, clean_name, read_rows
     from acoustic_env.audit.listen_audio import ClipCache, places
     from acoustic_env.audit.table import read_table

@@ -11,17 +11,10 @@ from acoustic_env.commands.arguments import add_command, log, names, show, take_
 
 SHOWN: Final = 10
 
-RANK = """\
-Rank every label of a study by quality, lowest first: classifiers that never saw the clip, its neighbors, tag scores of
-embedders where the store has them, and duplicates with contradicting labels. It is a ranking, not an error rate: listen
-to a sample for that."""
-
-EXAMPLE = "  acoustic-env audit rank --clips clips.parquet --store features --recipe urban-nature --out ranked.parquet"
-
 
 def add_parser(commands: Any) -> None:
     line = "rank labels by quality, lowest first"
-    parser = add_command(commands, "rank", rank_labels, RANK, EXAMPLE, line=line)
+    parser = add_command(commands, "rank", rank_labels, line=line)
     add = parser.add_argument
     add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
     add("--store", type=url, metavar="URL", help="Feature store.")
@@ -38,7 +31,13 @@ def add_parser(commands: Any) -> None:
 
 
 def rank_labels(arguments: argparse.Namespace) -> None:
-    """Rank the labels of a study; see RANK."""
+    """Rank every label of a study by quality, lowest first: classifiers that never saw the clip, its neighbors, tag
+    scores of embedders where the store has them, and duplicates with contradicting labels. It is a ranking, not an
+    error rate: listen to a sample for that.
+
+    Examples:
+        acoustic-env audit rank --clips clips.parquet --store features --recipe urban-nature --out ranked.parquet
+    """
     from acoustic_env.audit.rank import NOT_A_RATE, rank_study
     from acoustic_env.audit.table import read_table, streamed
     from acoustic_env.clips.ontology import audioset

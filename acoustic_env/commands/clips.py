@@ -54,16 +54,6 @@ A clip list is a table (CSV or Parquet) with a row for each clip:
   source    where the row comes from
 A folder of audio may stand in place of a list: its files, with subfolders as labels, as clips from-folder lists them.
 """
-CHECK: Final = """\
-  acoustic-env clips check clips.csv                              columns, ids, times, labels, local files
-  acoustic-env clips check clips.parquet --recipe urban-nature    and what the recipe makes of the list
-  acoustic-env clips check recordings/                            what clips from-folder would make of a folder
-  acoustic-env clips check clips.parquet --read                   and open and decode every clip
-  acoustic-env clips check clips.csv --drop-missing there.csv     write the list without the clips whose audio is gone
-  acoustic-env clips check 2023.parquet 2024.parquet              and that no id has other audio in another list
-
-Every issue names file, row (from 1, a header not counted) and column. Exit code 2 when there is one.
-"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,7 +83,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         summary = _BUILT_IN[name][1] if name in _BUILT_IN else f"what the reader {name} of another package reads"
         parser = commands.add_parser(f"from-{name}", help=f"make a clip list of {summary}", formatter_class=raw)
         parser.fill = partial(_fill_reader, parser, name)
-    check = add_command(commands, "check", _check, "Validate clip lists.", CHECK, line="validate clip lists")
+    check = add_command(commands, "check", _check, line="validate clip lists")
     add = check.add_argument
     add("lists", type=url, nargs="+", metavar="LIST", help="Clip lists (Parquet or CSV) or folders of audio.")
     add("--recipe", type=url, metavar="R", help="Also check the labels against this study.")
@@ -168,6 +158,18 @@ def label_summary(clips: pa.Table) -> list[str]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    """Validate clip lists.
+
+    Every issue names file, row (from 1, a header not counted) and column. Exit code 2 when there is one.
+
+    Examples:
+        acoustic-env clips check clips.csv                             columns, ids, times, labels, local files
+        acoustic-env clips check clips.parquet --recipe urban-nature   and what the recipe makes of the list
+        acoustic-env clips check recordings/                           what clips from-folder would make of a folder
+        acoustic-env clips check clips.parquet --read                  and open and decode every clip
+        acoustic-env clips check clips.csv --drop-missing there.csv    without the clips whose audio is gone
+        acoustic-env clips check 2023.parquet 2024.parquet             and that no id has other audio in another list
+    """
     from acoustic_env.clips.check import check_clips, compare_lists
     from acoustic_env.clips.table import ValidationIssue, describe_issues
 

@@ -16,29 +16,12 @@ if TYPE_CHECKING:
     from acoustic_env.clips.duplicates.search import Found
 
 SHOWN: Final = 10
-DUPLICATES: Final = """\
-Find clips that are the same recording: the same samples (exact), the same up to gain and silence around them (scaled),
-or the same sound shifted, trimmed, coded or louder, sharing at least one audible second (near). Writes, for every clip:
-  clip_id, group    the list's groups, joined where duplicates link them
-  duplicate_of      the clip it was confirmed against; empty for the first of its set
-  kind              exact, scaled, near
-  lag_s             second of duplicate_of at which this clip starts
-  correlation       of the two spectrograms at that lag, band and frame means removed
-Lists on standard output the sets that span several folds or sources, and those whose labels differ. Silent clips are
-excluded from matching."""
-
-EXAMPLES: Final = """\
-  acoustic-env clips duplicates --clips clips.parquet --out groups.parquet
-
-  # and the list with the joined groups, so that no splitter tears duplicates apart
-  acoustic-env clips duplicates --clips clips.parquet --out groups.parquet --apply grouped.parquet
-"""
 
 
 def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
     """Add the `duplicates` command; `progress` shows how many clips of how many are read."""
     line, run = "find the same recording listed more than once", partial(find, progress=progress)
-    parser = add_command(commands, "duplicates", run, DUPLICATES, EXAMPLES, line=line)
+    parser = add_command(commands, "duplicates", run, line=line)
     add = parser.add_argument
     add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
     add("--out", type=url, metavar="FILE", help="Groups to write, .parquet or .csv.")
@@ -47,7 +30,23 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
 
 
 def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> None:
-    """Find duplicates; see DUPLICATES."""
+    """Find clips that are the same recording: the same samples (exact), the same up to gain and silence around them
+    (scaled), or the same sound shifted, trimmed, coded or louder, sharing at least one audible second (near). Writes,
+    for every clip:
+      clip_id, group    the list's groups, joined where duplicates link them
+      duplicate_of      the clip it was confirmed against; empty for the first of its set
+      kind              exact, scaled, near
+      lag_s             second of duplicate_of at which this clip starts
+      correlation       of the two spectrograms at that lag, band and frame means removed
+    Lists on standard output the sets that span several folds or sources, and those whose labels differ. Silent clips
+    are excluded from matching.
+
+    Examples:
+        acoustic-env clips duplicates --clips clips.parquet --out groups.parquet
+
+        # and the list with the joined groups, so that no splitter tears duplicates apart
+        acoustic-env clips duplicates --clips clips.parquet --out groups.parquet --apply grouped.parquet
+    """
     from acoustic_env.audit.table import write_table
     from acoustic_env.clips.duplicates.search import apply_groups, find_duplicates
     from acoustic_env.clips.table import check_output, read_clips, write_clips

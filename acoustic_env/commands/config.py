@@ -11,23 +11,21 @@ from typing import Any, Final
 from acoustic_env.commands.arguments import add_command, add_study, show
 from acoustic_env.errors import UsageError
 
-DESCRIPTION: Final = """\
-Print every setting of the study, what its parts are resolved to, and where each value comes from: study.yaml, the
-program's default, or a variable of the environment."""
-
-EXAMPLES: Final = """\
-  acoustic-env config
-  acoustic-env config --study s3://bucket/my-study --json"""
-
 VARIABLES: Final = ("ACOUSTIC_ENV_STUDY", "ACOUSTIC_ENV_WEIGHTS", "RAY_ADDRESS")
 
 
 def add_parsers(subparsers: Any) -> None:
-    add_study(add_command(subparsers, "config", run, DESCRIPTION, EXAMPLES))
+    add_study(add_command(subparsers, "config", run))
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Print a line a setting."""
+    """Print every setting of the study, what its parts are resolved to, and where each value comes from: study.yaml,
+    the program's default, or a variable of the environment.
+
+    Examples:
+        acoustic-env config
+        acoustic-env config --study s3://bucket/my-study --json
+    """
     from acoustic_env.io.study_folder import find_study, study_file
 
     study = find_study(namespace.study)

@@ -7,17 +7,11 @@ import shlex
 import time
 from typing import Any
 
-from acoustic_env.commands.arguments import log, positive, url
+from acoustic_env.commands.arguments import add_command, log, positive, url
 from acoustic_env.errors import UsageError
 from acoustic_env.io.files import files_below, read_if_there, write_bytes
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.io.location import join
-
-DESCRIPTION = """\
-Write synthetic urban and natural scenes, some with a wrong label on purpose, and run the full pipeline on them: check
-the list, extract features, verify the store, train, evaluate and explain a classifier, audit the labels, write the
-report. The scenes become a study, and each step is an ordinary command, printed before it runs, so that you can repeat
-it with your own clips."""
 
 MARKER = ".acoustic-env-demo"
 FLIPPED = 0.1  # share of labels that are wrong on purpose
@@ -25,15 +19,17 @@ SEED = 23
 
 
 def add_parsers(subparsers: Any) -> None:
-    parser = subparsers.add_parser("demo", description=DESCRIPTION)
-    parser.set_defaults(run=run)
-    add = parser.add_argument
+    add = add_command(subparsers, "demo", run, json=False).add_argument
     add("--out", type=url, default="demo-out", metavar="DIR", help="Folder of all results. Default: %(default)s.")
     add("--num-clips", type=positive, default=240, metavar="N", help="Synthetic clips. Default: %(default)s.")
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Run every step; a step that fails ends the demo with its exit code."""
+    """Write synthetic urban and natural scenes, some with a wrong label on purpose, and run the full pipeline on them:
+    check the list, extract features, verify the store, train, evaluate and explain a classifier, audit the labels,
+    write the report. The scenes become a study, and each step is an ordinary command, printed before it runs, so that
+    you can repeat it with your own clips.
+    """
     from acoustic_env.clips.scenes import write_scenes
 
     started = time.monotonic()

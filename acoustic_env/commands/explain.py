@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Final
+from typing import Any
 
 from acoustic_env.commands.arguments import add_command, check_inputs, log, show, take_from_study, url
 
-DESCRIPTION: Final = """\
-Draw what differs between the classes (Welch's t of the indices and of the modulation spectrum, with false-discovery
-control and effect sizes), maps of the clips, correlations of the indices, and what the classifier relies on (SHAP
-values over 40 backgrounds with rank intervals, the leading components in terms of the original features, permutation
-importance).
-
-Of the list that the bundle was trained on, only training and validation clips are used; of another list, those it
-learned from, or all if there are none. The captions say which, and what is known of test clips among them.
-
-Every plot is written as PNG, SVG and CSV; OUT/explain.json lists them with their captions.
-`acoustic-env report --explain OUT` puts them on its page."""
-
-EXAMPLES: Final = "  acoustic-env explain --bundle bundle --clips clips.parquet --store features --out explained"
-
 
 def add_parsers(subparsers: Any) -> None:
-    parser = add_command(subparsers, "explain", run, DESCRIPTION, EXAMPLES)
+    parser = add_command(subparsers, "explain", run)
     add = parser.add_argument
     add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
     add("--clips", type=url, metavar="LIST", help="The clip list it was trained on.")
@@ -33,7 +19,20 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Draw and write."""
+    """Draw what differs between the classes (Welch's t of the indices and of the modulation spectrum, with
+    false-discovery control and effect sizes), maps of the clips, correlations of the indices, and what the classifier
+    relies on (SHAP values over 40 backgrounds with rank intervals, the leading components in terms of the original
+    features, permutation importance).
+
+    Of the list that the bundle was trained on, only training and validation clips are used; of another list, those it
+    learned from, or all if there are none. The captions say which, and what is known of test clips among them.
+
+    Every plot is written as PNG, SVG and CSV; OUT/explain.json lists them with their captions. `acoustic-env report
+    --explain OUT` puts them on its page.
+
+    Examples:
+        acoustic-env explain --bundle bundle --clips clips.parquet --store features --out explained
+    """
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
     from dataclasses import asdict
 

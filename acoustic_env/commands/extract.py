@@ -25,23 +25,9 @@ from acoustic_env.options import ExtractSettings
 if TYPE_CHECKING:
     from acoustic_env.pipeline.record import RunRecord
 
-DESCRIPTION = """\
-Compute feature blocks for every clip of a list, into a feature store.
-
-What is in the store already is not computed again: run the same command after a crash, a Ctrl-C or with a longer list,
-and only what is missing is done. A clip that cannot be read becomes a row of the store's errors table, never a stopped
-job. An id means one piece of audio: the same id with another file or segment than the rows in the store is refused,
-unless --relocated says that the files moved. Without --address (and without RAY_ADDRESS) Ray starts on this machine and
-uses what it has."""
-
-EXAMPLES = """\
-  acoustic-env extract --clips clips.parquet --store features --dry-run
-  acoustic-env extract --clips clips.parquet --store features --blocks indices,mps --signals raw,fg,bg
-  acoustic-env extract --clips s3://bucket/clips.parquet --store s3://bucket/features --recipe urban-nature"""
-
 
 def add_parsers(subparsers: Any) -> None:
-    parser = add_command(subparsers, "extract", run, DESCRIPTION, EXAMPLES)
+    parser = add_command(subparsers, "extract", run)
     add_settings(
         parser,
         ExtractSettings,
@@ -56,7 +42,19 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Run the job the options describe."""
+    """Compute feature blocks for every clip of a list, into a feature store.
+
+    What is in the store already is not computed again: run the same command after a crash, a Ctrl-C or with a longer
+    list, and only what is missing is done. A clip that cannot be read becomes a row of the store's errors table, never
+    a stopped job. An id means one piece of audio: the same id with another file or segment than the rows in the store
+    is refused, unless --relocated says that the files moved. Without --address (and without RAY_ADDRESS) Ray starts on
+    this machine and uses what it has.
+
+    Examples:
+        acoustic-env extract --clips clips.parquet --store features --dry-run
+        acoustic-env extract --clips clips.parquet --store features --blocks indices,mps --signals raw,fg,bg
+        acoustic-env extract --clips s3://bucket/clips.parquet --store s3://bucket/features --recipe urban-nature
+    """
     from acoustic_env.pipeline.extract import extract
 
     settings = settings_of(ExtractSettings, namespace)

@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
     from acoustic_env.config import Recipe
 
-DESCRIPTION: Final = """\
-Make a study: a folder with study.yaml, the recipe and where things are, and clips.parquet, the clip list. Every command
-that runs in this folder (or is given --study DIR, or ACOUSTIC_ENV_STUDY) takes its paths from it.
-
-Labels are the folders below AUDIO, or those of --labels. Without --recipe the labels are the classes, and the blocks
-are the networks whose weights are at hand (acoustic-env weights ls), else soundscape indices and modulation spectrum.
-A folder that holds a study, or another clips.parquet, is never overwritten."""
-
-EXAMPLES: Final = """\
-  acoustic-env init recordings/                                      here; recordings/rain/a.wav has the label rain
-  acoustic-env init recordings/ --labels labels.csv                  labels of a table with the columns file and label
-  acoustic-env init recordings/ --group-from '/([^/]+)_[0-9]+[.]'    recordings cut into numbered files stay together
-  acoustic-env init clips.parquet s3://bucket/study --recipe urban-nature"""
 
 HEAD: Final = """\
 # The study {name}, made by acoustic-env init. Edit it freely: every command that runs in this folder reads it.
@@ -45,7 +32,7 @@ PATHS: Final = """
 
 
 def add_parsers(subparsers: Any) -> None:
-    add = add_command(subparsers, "init", run, DESCRIPTION, EXAMPLES).add_argument
+    add = add_command(subparsers, "init", run).add_argument
     add("audio", type=url, metavar="AUDIO", help="Folder of audio, or a clip list (Parquet or CSV).")
     add("folder", type=url, nargs="?", default=".", metavar="DIR", help="Folder of the study. Default: this one.")
     add("--labels", type=url, metavar="FILE", help="Table (CSV, TSV) of files and labels, in place of the folders.")
@@ -55,7 +42,19 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Write the list, then study.yaml."""
+    """Make a study: a folder with study.yaml, the recipe and where things are, and clips.parquet, the clip list. Every
+    command that runs in this folder (or is given --study DIR, or ACOUSTIC_ENV_STUDY) takes its paths from it.
+
+    Labels are the folders below AUDIO, or those of --labels. Without --recipe the labels are the classes, and the
+    blocks are the networks whose weights are at hand (acoustic-env weights ls), else soundscape indices and modulation
+    spectrum. A folder that holds a study, or another clips.parquet, is never overwritten.
+
+    Examples:
+        acoustic-env init recordings/                                     recordings/rain/a.wav has the label rain
+        acoustic-env init recordings/ --labels labels.csv                 a table with the columns file and label
+        acoustic-env init recordings/ --group-from '/([^/]+)_[0-9]+[.]'   numbered files are of one recording
+        acoustic-env init clips.parquet s3://bucket/study --recipe urban-nature
+    """
     from acoustic_env.clips.select import select
     from acoustic_env.clips.table import write_clips
     from acoustic_env.io.files import check_place, read_if_there, write_bytes

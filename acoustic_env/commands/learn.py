@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from acoustic_env.commands.arguments import (
     add_command,
@@ -30,70 +30,28 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=StudySettings)
 
-TRAIN: Final = """\
-Train a classifier on the clips of a list with the features of a store, by a recipe.
-
-Folds given in the list are kept; other clips are split by class with groups kept whole. Preprocessing, stopping,
-threshold and calibration use training and validation folds only. Test folds are left for `acoustic-env evaluate`.
-
-Calibration, thresholds and the metrics printed are of the whole ensemble that is shipped: it is trained again without
-each of up to five parts of the clips, which it then predicts. This takes up to four times the bundle's training."""
-TRAIN_EXAMPLES: Final = """\
-  acoustic-env train --clips clips.parquet --store features --recipe urban-nature --out bundle
-  acoustic-env train --clips clips.parquet --store features --recipe urban-nature --model logistic --out baseline
-  acoustic-env train --clips clips.parquet --store features --recipe urban-nature --settings tuned/best.json --out best
-  acoustic-env train --clips clips.parquet --store s3://bucket/features --recipe urban-nature --workers 4 \\
-      --checkpoints s3://bucket/checkpoints --out bundle"""
-TUNE: Final = """\
-Search the settings of a classifier for the best validation score, in the search space of its kind.
-
-Trials run in parallel, one per CPU, suggested by Optuna. Run the same command again to resume after an interruption;
-with more --trials it runs only those that are missing. A search of other clips, features or settings in OUT is refused,
-since its scores are not comparable. Writes OUT/trials.csv, OUT/trials.png and OUT/best.json, which `train --settings`
-takes."""
-COMPARE: Final = """\
-Compare features: every block alone, every embedder beside indices and mps, and all blocks, for each signal and all
-signals together, predicted out of fold on training and validation clips. Test clips are not used, unless --every-fold
-asks for them: the protocol of data sets that were published with folds.
-
-Prints the table, best first, with 95 % intervals and the paired difference from the best; writes OUT/compare.csv. The
-intervals of the differences allow for the choice of the best among all rows (multiple comparisons with the best): the
-truly best row is the first or "within noise" of it in at least 95 % of comparisons."""
-EVALUATE: Final = """\
-Evaluate a bundle on clips it was not trained on. Clips it was trained on, or whose group it was, are left out.
-
-Evaluate a test set only once: choosing between models by a second evaluation makes it a validation set. The bundle
-records every test evaluation, and a second one is marked as such. `train --out` over the bundle keeps the record."""
-PREDICT: Final = """\
-Predict calibrated probabilities of every class, for the clips of a list or for audio files whose features are computed
-first. Writes a table with clip_id, label, posterior: a row per clip and class."""
-PREDICT_EXAMPLES: Final = """\
-  acoustic-env predict --bundle bundle --clips new.parquet --store features --out predictions.parquet
-  acoustic-env predict --bundle bundle park.wav street.flac --out predictions.parquet
-  acoustic-env predict --bundle bundle --each-window night.wav --out windows.parquet"""
-
 
 def add_parsers(subparsers: Any) -> None:
     place = {"type": url, "metavar": "FILE"}
-    train = add_command(subparsers, "train", run_train, TRAIN, TRAIN_EXAMPLES)
+    train = add_command(subparsers, "train", run_train)
     out = {"metavar": "BUNDLE", "help": "Folder of the bundle."}
     checkpoints = place | {"metavar": "URL"}
     _add_study(train, TrainSettings, "bundle", out, model={"metavar": "KIND"}, settings=place, checkpoints=checkpoints)
-    tune = add_command(subparsers, "tune", run_tune, TUNE)
+    tune = add_command(subparsers, "tune", run_tune)
     out = {"metavar": "DIR", "help": "Folder of the search and its table."}
     _add_study(tune, TuneSettings, "tune", out, model={"metavar": "KIND"}, settings=place)
-    compare = add_command(subparsers, "compare", run_compare, COMPARE)
+    compare = add_command(subparsers, "compare", run_compare)
     out = {"metavar": "DIR", "help": "Folder of the table."}
     _add_study(compare, CompareSettings, "compare", out, models={"metavar": "KIND,FILE"})
 
-    parser = add_command(subparsers, "evaluate", run_evaluate, EVALUATE)
+    parser = add_command(subparsers, "evaluate", run_evaluate)
     add = parser.add_argument
     add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
     add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio, with labels.")
     add("--store", type=url, metavar="URL", help="Feature store.")
     take_from_study(parser, bundle="bundle", clips="clips", store="store")
 
-    parser = add_command(subparsers, "predict", run_predict, PREDICT, PREDICT_EXAMPLES)
+    parser = add_command(subparsers, "predict", run_predict)
     add = parser.add_argument
     add("--out", type=url, metavar="FILE.parquet", help="Table to write.")
     add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
@@ -189,7 +147,22 @@ def _store(url: str) -> FeatureStore:
 
 
 def run_train(namespace: argparse.Namespace) -> int:
-    """Train and save a bundle."""
+    r"""Train a classifier on the clips of a list with the features of a store, by a recipe.
+
+    Folds given in the list are kept; other clips are split by class with groups kept whole. Preprocessing, stopping,
+    threshold and calibration use training and validation folds only. Test folds are left for `acoustic-env evaluate`.
+
+    Calibration, thresholds and the metrics printed are of the whole ensemble that is shipped: it is trained again
+    without each of up to five parts of the clips, which it then predicts. This takes up to four times the bundle's
+    training.
+
+    Examples:
+        acoustic-env train --clips clips.parquet --store features --recipe urban-nature --out bundle
+        acoustic-env train --model logistic --out baseline
+        acoustic-env train --settings tune/best.json --out best
+        acoustic-env train --clips clips.parquet --store s3://bucket/features --recipe urban-nature --workers 4 \
+            --checkpoints s3://bucket/checkpoints --out bundle
+    """
     settings, recipe = _read(namespace, TrainSettings)
     from acoustic_env.io.files import check_place
     from acoustic_env.io.location import join, without_credentials
@@ -232,7 +205,13 @@ def _run_overfit(namespace: argparse.Namespace, study: Study, batches: int) -> i
 
 
 def run_tune(namespace: argparse.Namespace) -> None:
-    """Search, then write the table, the plot and the best settings."""
+    """Search the settings of a classifier for the best validation score, in the search space of its kind.
+
+    Trials run in parallel, one per CPU, suggested by Optuna. Run the same command again to resume after an
+    interruption; with more --trials it runs only those that are missing. A search of other clips, features or settings
+    in OUT is refused, since its scores are not comparable. Writes OUT/trials.csv, OUT/trials.png and OUT/best.json,
+    which `train --settings` takes.
+    """
     settings, recipe = _read(namespace, TuneSettings)
     from acoustic_env.audit.table import write_table
     from acoustic_env.io.files import check_place, write_bytes
@@ -268,7 +247,14 @@ def run_tune(namespace: argparse.Namespace) -> None:
 
 
 def run_compare(namespace: argparse.Namespace) -> None:
-    """Compare and write the table."""
+    """Compare features: every block alone, every embedder beside indices and mps, and all blocks, for each signal and
+    all signals together, predicted out of fold on training and validation clips. Test clips are not used, unless
+    --every-fold asks for them: the protocol of data sets that were published with folds.
+
+    Prints the table, best first, with 95 % intervals and the paired difference from the best; writes OUT/compare.csv.
+    The intervals of the differences allow for the choice of the best among all rows (multiple comparisons with the
+    best): the truly best row is the first or "within noise" of it in at least 95 % of comparisons.
+    """
     settings, recipe = _read(namespace, CompareSettings)
     from acoustic_env.audit.table import write_table
     from acoustic_env.io.files import check_place
@@ -303,7 +289,11 @@ def _compared(settings: CompareSettings, recipe: Recipe) -> dict[str, Classifier
 
 
 def run_evaluate(namespace: argparse.Namespace) -> None:
-    """Evaluate, record the evaluation, print."""
+    """Evaluate a bundle on clips it was not trained on. Clips it was trained on, or whose group it was, are left out.
+
+    Evaluate a test set only once: choosing between models by a second evaluation makes it a validation set. The bundle
+    records every test evaluation, and a second one is marked as such. `train --out` over the bundle keeps the record.
+    """
     check_inputs(clips=namespace.clips, store=namespace.store, bundle=namespace.bundle)
     from acoustic_env.models.bundle import Bundle
     from acoustic_env.models.learn import evaluate_bundle
@@ -327,7 +317,14 @@ def run_evaluate(namespace: argparse.Namespace) -> None:
 
 
 def run_predict(namespace: argparse.Namespace) -> None:
-    """Predict a list or files."""
+    """Predict calibrated probabilities of every class, for the clips of a list or for audio files whose features are
+    computed first. Writes a table with clip_id, label, posterior: a row per clip and class.
+
+    Examples:
+        acoustic-env predict --bundle bundle --clips new.parquet --store features --out predictions.parquet
+        acoustic-env predict --bundle bundle park.wav street.flac --out predictions.parquet
+        acoustic-env predict --bundle bundle --each-window night.wav --out windows.parquet
+    """
     if namespace.files and "clips" in namespace.from_study:
         namespace.clips = None
     if bool(namespace.files) == bool(namespace.clips) or (namespace.clips and not namespace.store):

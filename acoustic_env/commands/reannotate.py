@@ -18,24 +18,9 @@ from acoustic_env.commands.arguments import (
 )
 from acoustic_env.options import ReannotateSettings
 
-DESCRIPTION = """\
-Add a new clip list to a labels table: extract the missing features, score the clips with a classifier, test for drift
-against its training data, write a new version of the labels and its differences (nothing if no decision changed), draw
-a sample that evaluates this version, and publish only a version that its sample shows to be better than the published
-one on the same rows, or that --approve names an approver for.
-
-A second run with the same list changes nothing; a killed run is completed by the next. One run at a time (exit 4)."""
-
-EXAMPLES = """\
-  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels --json
-  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels \\
-      --annotations annotations.parquet
-  acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels \\
-      --approve "A. Person\""""
-
 
 def add_parsers(subparsers: Any) -> None:
-    parser = add_command(subparsers, "reannotate", run, DESCRIPTION, EXAMPLES)
+    parser = add_command(subparsers, "reannotate", run)
     files = {"clips": "LIST", "store": "URL", "bundle": "DIR", "versions": "LABELS"}
     add_settings(
         parser,
@@ -51,7 +36,20 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Run once and print the summary."""
+    r"""Add a new clip list to a labels table: extract the missing features, score the clips with a classifier, test for
+    drift against its training data, write a new version of the labels and its differences (nothing if no decision
+    changed), draw a sample that evaluates this version, and publish only a version that its sample shows to be better
+    than the published one on the same rows, or that --approve names an approver for.
+
+    A second run with the same list changes nothing; a killed run is completed by the next. One run at a time (exit 4).
+
+    Examples:
+        acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels --json
+        acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels \
+            --annotations annotations.parquet
+        acoustic-env reannotate --clips new.parquet --store features --bundle bundle --versions labels \
+            --approve "A. Person"
+    """
     settings = settings_of(ReannotateSettings, namespace)
     check_inputs(clips=settings.clips, bundle=settings.bundle)
     from acoustic_env.audit.reannotate import reannotate

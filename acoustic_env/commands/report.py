@@ -10,17 +10,6 @@ from typing import Any, Final
 from acoustic_env.commands.arguments import add_command, log, show, take_from_study, url
 from acoustic_env.report.inputs import Inputs
 
-DESCRIPTION: Final = """\
-Write one HTML page that needs no network and no other file: what was run, the data and the exclusions, errors, the
-classifier with intervals, every plot with a caption, the label audit, and the provenance of it all. Sections appear for
-what is given. The plots also lie beside the page as PNG, SVG and CSV."""
-
-EXAMPLES: Final = """\
-  acoustic-env report --store features --clips clips.parquet --bundle bundle --explain explained --out report.html
-  acoustic-env report --ranked ranked.parquet --sample sample.parquet --annotations annotations.parquet \\
-    --out audit.html"""
-
-
 REPORTED: Final = (
     *("store", "clips", "recipe", "bundle", "explain", "compare", "tune"),
     *("ranked", "sample", "annotations"),
@@ -28,7 +17,7 @@ REPORTED: Final = (
 
 
 def add_parsers(subparsers: Any) -> None:
-    parser = add_command(subparsers, "report", run, DESCRIPTION, EXAMPLES)
+    parser = add_command(subparsers, "report", run)
     add = parser.add_argument
     add("--out", type=url, metavar="FILE.html", help="Page to write.")
     add("--title", default="acoustic-env report", metavar="TEXT", help="Title of the page.")
@@ -39,7 +28,15 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run(namespace: argparse.Namespace) -> None:
-    """Write the page."""
+    r"""Write one HTML page that needs no network and no other file: what was run, the data and the exclusions, errors,
+    the classifier with intervals, every plot with a caption, the label audit, and the provenance of it all. Sections
+    appear for what is given. The plots also lie beside the page as PNG, SVG and CSV.
+
+    Examples:
+        acoustic-env report --store features --clips clips.parquet --bundle bundle --explain explained --out report.html
+        acoustic-env report --ranked ranked.parquet --sample sample.parquet --annotations annotations.parquet \
+          --out audit.html
+    """
     from acoustic_env.io.files import folder_of
     from acoustic_env.io.location import join, split
     from acoustic_env.report.report import write_report

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from acoustic_env.commands.arguments import check_inputs, log, take_from_study, url
+from acoustic_env.commands.arguments import add_command, check_inputs, log, take_from_study, url
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.options import RayServeSettings, ReplicaSettings, ServeSettings
@@ -20,33 +20,9 @@ if TYPE_CHECKING:
     from acoustic_env.web.app import Server
     from acoustic_env.web.serve import RayServer
 
-SERVE: Final = """\
-Serve a page that classifies what the microphone hears or a file that is dropped on it, and an HTTP API. A recording is
-answered window by window as soon as each is known, then as a whole. No recording is kept. Ctrl-C ends it.
-
-  POST /api/v1/predict         a multipart form with the recording as `file` (wav, flac, ogg, mp3, m4a, webm)
-  POST /api/v1/predict/stream  the same, a JSON line for each window as soon as it is known
-  GET  /api/v1/model, /healthz, /metrics, /openapi.json
-
-Only this machine can use it. With another --host, whoever reaches the port can, and the traffic is not encrypted.
-
-With --ray, the same application runs on Ray Serve (pip install 'acoustic-env[serve]'): on the cluster of --address or
-RAY_ADDRESS, else on this machine. Limits then count for each replica of the page."""
-
-EXAMPLES: Final = """\
-examples:
-  acoustic-env serve --bundle bundle
-  acoustic-env serve --bundle bundle --port 8765 --set max_seconds=600 --set concurrency=4
-  acoustic-env serve --bundle bundle --ray --set replicas=2 --port 8000
-  curl -F file=@bark.ogg http://127.0.0.1:8765/api/v1/predict"""
-
 
 def add_parsers(commands: Any) -> None:
-    parser = commands.add_parser(
-        "serve", help="serve the page that classifies, and its HTTP API", description=SERVE, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(run=serve)
+    parser = add_command(commands, "serve", serve, json=False)
     parser.add_argument("--bundle", type=url, metavar="BUNDLE", help="Trained classifier.")
     add_server(parser)
     window = "Length of the windows in seconds. Default: that of the training clips."
@@ -67,7 +43,25 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    """Serve the classification page until interrupted; see SERVE."""
+    """Serve a page that classifies what the microphone hears or a file that is dropped on it, and an HTTP API. A
+    recording is answered window by window as soon as each is known, then as a whole. No recording is kept. Ctrl-C ends
+    it.
+
+      POST /api/v1/predict         a multipart form with the recording as `file` (wav, flac, ogg, mp3, m4a, webm)
+      POST /api/v1/predict/stream  the same, a JSON line for each window as soon as it is known
+      GET  /api/v1/model, /healthz, /metrics, /openapi.json
+
+    Only this machine can use it. With another --host, whoever reaches the port can, and the traffic is not encrypted.
+
+    With --ray, the same application runs on Ray Serve (pip install 'acoustic-env[serve]'): on the cluster of --address
+    or RAY_ADDRESS, else on this machine. Limits then count for each replica of the page.
+
+    Examples:
+        acoustic-env serve --bundle bundle
+        acoustic-env serve --bundle bundle --port 8765 --set max_seconds=600 --set concurrency=4
+        acoustic-env serve --bundle bundle --ray --set replicas=2 --port 8000
+        curl -F file=@bark.ogg http://127.0.0.1:8765/api/v1/predict
+    """
     values = _values(arguments.values)
     of_ray = {name: value for name, value in values.items() if name in ReplicaSettings.model_fields}
     if not arguments.ray and (arguments.address or of_ray):

@@ -18,58 +18,6 @@ if TYPE_CHECKING:
 
 SHOWN_ERRORS: Final = 20
 
-LS = """\
-What a store holds, as its manifests name it: each version (fingerprint) of each block with its rows, signals, parts and
-size, what it was made with, and where two versions of a block and signal differ. Then the last runs, and who may write
-now. Reads no rows: acoustic-env store verify does."""
-
-VERIFY = """\
-Prove that nothing was lost: every part that a manifest names is there, can be read and is what its folder names, and no
-key is in two parts with different values. With --clips every clip must be accounted for, for each block and signal, by
-id:
-
-    clips on the list = clips with rows + clips with a permanent error + pending clips
-
-and every id must mean one piece of audio: the source recorded for it (file, start, end) is the list's.
-
-Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicates (readers give them once), parts that
-no manifest names and temporary files are reported; --strict lets them fail, too. --read decodes every column."""
-
-ERRORS = """\
-What failed and has not been resolved since: counts by block and code, then the clips. An error is of a clip's source
-(its bytes cannot be read or decoded), or of one block and signal of it. Permanent errors are final until acoustic-env
-extract --retry-errors; the others are tried again by the next run."""
-
-EXPORT = """\
-A block as one file for other programs, the same file however the work was cut: the keys of a row, what is known of its
-clip, its features. Without --clips these are all clips by id, with uri, start_s and end_s as the store has recorded
-them; with it the list's clips in its order, with its columns. --wide gives a row for each clip with columns
-<signal>.<column>. A column of the list that the block has too is list_<column>. The ending of --out says the format. In
-CSV and npz a null is an empty cell or NaN, and labels are comma-separated as in a clip list in CSV; ids are text, so
-read them as text."""
-
-COMPACT = """\
-Merge small parts of each block into large ones, sorted by clip, each key once, and those of the errors table. Parts
-that are large beside what was added stay as they are. Readers may go on meanwhile: they see the old parts until all new
-ones are written and read back, then the new ones. The old files stay until acoustic-env store gc. Holds the lease of
-one block at a time; exit code 4 if another writer has it. Killed at any point, the same command does it again. Needs
-room for the rows that it merges in the temporary folder (TMPDIR)."""
-
-GC = """\
-Remove what no reader sees and that is older than --older-than: parts and manifests that were replaced, parts that no
-manifest names, temporary files of killed writers (these after a day at least). Blocks that another writer holds are
-left out and named."""
-
-EXAMPLES: Final[Mapping[str, str]] = {
-    "ls": "  acoustic-env store ls features\n  acoustic-env store ls s3://bucket/features --json",
-    "verify": "  acoustic-env store verify features --clips clips.parquet\n"
-    "  acoustic-env store verify s3://bucket/features --read --json",
-    "errors": "  acoustic-env store errors features\n  acoustic-env store errors features --code not_audio --json",
-    "export": "  acoustic-env store export features --block indices --clips clips.parquet --wide --out indices.csv\n"
-    "  acoustic-env store export features --block mps --signals raw --out mps.npz",
-    "compact": "  acoustic-env store compact features\n  acoustic-env store compact s3://bucket/features --blocks mps",
-    "gc": "  acoustic-env store gc features --dry-run\n  acoustic-env store gc s3://bucket/features --older-than 48",
-}
 
 CLIPS: Final[Mapping[str, str]] = {
     "verify": "Clip list (Parquet or CSV) or folder of audio to account for.",
@@ -80,17 +28,17 @@ CLIPS: Final[Mapping[str, str]] = {
 def add_parsers(subparsers: Any) -> None:
     group = subparsers.add_parser("store")
     commands = group.add_subparsers(metavar="COMMAND", required=True)
-    _add(commands, "ls", list_store, "what a store holds", LS)
-    add = _add(commands, "verify", verify_store, "prove that nothing was lost", VERIFY)
+    _add(commands, "ls", list_store, "what a store holds")
+    add = _add(commands, "verify", verify_store, "prove that nothing was lost")
     signals = "Signals that each clip should have. Default: those found."
     add("--signals", type=names, metavar="raw,fg,bg", help=signals)
     add("--read", action="store_true", help="Decode every column of every part.")
     add("--strict", action="store_true", help="Fail on pending clips and other notes, too.")
-    add = _add(commands, "errors", list_errors, "which clips failed, and why", ERRORS)
+    add = _add(commands, "errors", list_errors, "which clips failed, and why")
     add("--code", metavar="CODE", help="Only this code (not_found, decode_failed, ...).")
     add("--block", metavar="B", help="Only errors of this block.")
     add("--all", action="store_true", help="List every attempt, resolved ones included.")
-    add = _add(commands, "export", export_block, "a block as one file", EXPORT)
+    add = _add(commands, "export", export_block, "a block as one file")
     add("--block", metavar="B", help="Block to export. Default: the only one.")
     add("--out", type=url, required=True, metavar="FILE", help="File that ends in .parquet, .csv or .npz, at any URL.")
     version = "Version of the block that the store has in several, or its first digits. May be given more than once."
@@ -98,9 +46,9 @@ def add_parsers(subparsers: Any) -> None:
     add("--signals", type=names, metavar="raw,fg,bg", help="Only these. Default: all.")
     add("--columns", type=names, metavar="C,C,...", help="Only these, of the list and of the block. Default: all.")
     add("--wide", action="store_true", help="Write one row per clip instead of per clip and signal.")
-    add = _add(commands, "compact", compact_store, "few large parts, sorted by clip", COMPACT)
+    add = _add(commands, "compact", compact_store, "few large parts, sorted by clip")
     add("--blocks", type=names, metavar="B,B", help="Only these. Default: all.")
-    add = _add(commands, "gc", collect, "remove what a compaction replaced", GC)
+    add = _add(commands, "gc", collect, "remove what a compaction replaced")
     age = (
         "Only files replaced or written at least so many hours ago, 0 or more. Readers that began before a compaction "
         "may take so long. Default: 24."
@@ -109,9 +57,9 @@ def add_parsers(subparsers: Any) -> None:
     add("--dry-run", action="store_true", help="Print what would be removed.")
 
 
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], line: str, description: str) -> Any:
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], line: str) -> Any:
     """Add a command on a store; return what adds its own options."""
-    parser = add_command(commands, name, run, description, EXAMPLES[name], line=line)
+    parser = add_command(commands, name, run, line=line)
     parser.add_argument("store", type=url, metavar="URL", help="Feature store: a folder or s3://bucket/prefix.")
     if name in ("verify", "export"):
         parser.add_argument("--clips", type=url, metavar="LIST", help=CLIPS[name])
@@ -120,6 +68,14 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], li
 
 
 def list_store(namespace: argparse.Namespace) -> None:
+    """What a store holds, as its manifests name it: each version (fingerprint) of each block with its rows, signals,
+    parts and size, what it was made with, and where two versions of a block and signal differ. Then the last runs, and
+    who may write now. Reads no rows: acoustic-env store verify does.
+
+    Examples:
+        acoustic-env store ls features
+        acoustic-env store ls s3://bucket/features --json
+    """
     from acoustic_env.store.lease import held_leases
 
     store = _open(namespace.store)
@@ -195,6 +151,21 @@ def _describe_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def verify_store(namespace: argparse.Namespace) -> None:
+    """Prove that nothing was lost: every part that a manifest names is there, can be read and is what its folder names,
+    and no key is in two parts with different values. With --clips every clip must be accounted for, for each block and
+    signal, by id:
+
+        clips on the list = clips with rows + clips with a permanent error + pending clips
+
+    and every id must mean one piece of audio: the source recorded for it (file, start, end) is the list's.
+
+    Exit code 5 if not. Pending clips, rows of clips not on the list, equal duplicates (readers give them once), parts
+    that no manifest names and temporary files are reported; --strict lets them fail, too. --read decodes every column.
+
+    Examples:
+        acoustic-env store verify features --clips clips.parquet
+        acoustic-env store verify s3://bucket/features --read --json
+    """
     from acoustic_env.clips.table import read_clips
     from acoustic_env.store.verify import verify
 
@@ -233,6 +204,14 @@ def _describe_report(report: Report) -> list[str]:
 
 
 def list_errors(namespace: argparse.Namespace) -> None:
+    """What failed and has not been resolved since: counts by block and code, then the clips. An error is of a clip's
+    source (its bytes cannot be read or decoded), or of one block and signal of it. Permanent errors are final until
+    acoustic-env extract --retry-errors; the others are tried again by the next run.
+
+    Examples:
+        acoustic-env store errors features
+        acoustic-env store errors features --code not_audio --json
+    """
     import pyarrow.compute as pc
 
     from acoustic_env.store.failures import Failures, count_failures
@@ -266,6 +245,17 @@ def list_errors(namespace: argparse.Namespace) -> None:
 
 
 def export_block(namespace: argparse.Namespace) -> None:
+    """A block as one file for other programs, the same file however the work was cut: the keys of a row, what is known
+    of its clip, its features. Without --clips these are all clips by id, with uri, start_s and end_s as the store has
+    recorded them; with it the list's clips in its order, with its columns. --wide gives a row for each clip with
+    columns <signal>.<column>. A column of the list that the block has too is list_<column>. The ending of --out says
+    the format. In CSV and npz a null is an empty cell or NaN, and labels are comma-separated as in a clip list in CSV;
+    ids are text, so read them as text.
+
+    Examples:
+        acoustic-env store export features --block indices --clips clips.parquet --wide --out indices.csv
+        acoustic-env store export features --block mps --signals raw --out mps.npz
+    """
     from acoustic_env.clips.table import check_output
     from acoustic_env.store.export import FORMATS, export
     from acoustic_env.store.sources import read_clips_of
@@ -295,6 +285,16 @@ def export_block(namespace: argparse.Namespace) -> None:
 
 
 def compact_store(namespace: argparse.Namespace) -> None:
+    """Merge small parts of each block into large ones, sorted by clip, each key once, and those of the errors table.
+    Parts that are large beside what was added stay as they are. Readers may go on meanwhile: they see the old parts
+    until all new ones are written and read back, then the new ones. The old files stay until acoustic-env store gc.
+    Holds the lease of one block at a time; exit code 4 if another writer has it. Killed at any point, the same command
+    does it again. Needs room for the rows that it merges in the temporary folder (TMPDIR).
+
+    Examples:
+        acoustic-env store compact features
+        acoustic-env store compact s3://bucket/features --blocks mps
+    """
     from acoustic_env.store.compact import compact
 
     done = []
@@ -311,6 +311,14 @@ def compact_store(namespace: argparse.Namespace) -> None:
 
 
 def collect(namespace: argparse.Namespace) -> None:
+    """Remove what no reader sees and that is older than --older-than: parts and manifests that were replaced, parts
+    that no manifest names, temporary files of killed writers (these after a day at least). Blocks that another writer
+    holds are left out and named.
+
+    Examples:
+        acoustic-env store gc features --dry-run
+        acoustic-env store gc s3://bucket/features --older-than 48
+    """
     from acoustic_env.store.gc import collect_garbage
 
     found = collect_garbage(namespace.store, 3600.0 * namespace.older_than, dry_run=namespace.dry_run)

@@ -19,10 +19,10 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     weights = subparsers.add_parser("weights", help="list, fetch and verify the weights of the embedders")
     actions = weights.add_subparsers(metavar="ACTION", required=True)
 
-    add_command(actions, "ls", _ls, "", line="list the weights, and which of them are in the cache")
+    add_command(actions, "ls", _ls, line="list the weights, and which of them are in the cache")
 
     line = "download weights into the cache that ACOUSTIC_ENV_WEIGHTS names"
-    add = add_command(actions, "fetch", _fetch, "", line=line).add_argument
+    add = add_command(actions, "fetch", _fetch, line=line).add_argument
     add("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all).")
     origin = "File, or folder with files, instead of the network."
     add("--from", type=url, dest="origin", metavar="FILE", help=origin)
@@ -30,11 +30,12 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     add("--force", action="store_true", help="Fetch again what is in the cache already.")
 
     line = "compute the checksums of what is in the cache"
-    add = add_command(actions, "verify", _verify, "", line=line).add_argument
+    add = add_command(actions, "verify", _verify, line=line).add_argument
     add("names", nargs="*", metavar="NAME", help="As `weights ls` calls them (default: all in it).")
 
 
 def _ls(options: argparse.Namespace) -> None:
+    """List the weights with their origin and license, and which of them are in the cache."""
     from acoustic_env.features.embedders.weights_cache import WeightsCache
     from acoustic_env.features.embedders.weights_registry import WEIGHTS
 
@@ -66,6 +67,12 @@ def _row(source: WeightsSource, cache: WeightsCache) -> dict[str, Any]:
 
 
 def _fetch(options: argparse.Namespace) -> None:
+    """Download weights into the cache that ACOUSTIC_ENV_WEIGHTS names, checked against their published checksum.
+
+    Examples:
+        acoustic-env weights fetch mn04
+        acoustic-env weights fetch yamnet-tflite --from yamnet.tflite
+    """
     from acoustic_env.features.embedders.weights_cache import WeightsCache
     from acoustic_env.features.embedders.weights_fetch import fetch, prepare
     from acoustic_env.features.embedders.weights_registry import weights_source
@@ -114,6 +121,7 @@ def _wanted(names: list[str], origin: str | None) -> list[str]:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    """Compute the checksums of the weights in the cache again."""
     from acoustic_env.features.embedders.weights_cache import WeightsCache
     from acoustic_env.features.embedders.weights_registry import WEIGHTS, weights_source
 
