@@ -25,13 +25,7 @@ EXAMPLES: Final = "  acoustic-env explain --bundle bundle --clips clips.parquet 
 def add_parsers(subparsers: Any) -> None:
     add = add_command(subparsers, "explain", run, DESCRIPTION, EXAMPLES).add_argument
     add("--bundle", type=url, metavar="BUNDLE", required=True, help="Folder of the classifier.")
-    add(
-        "--clips",
-        type=url,
-        metavar="LIST",
-        required=True,
-        help="Clip list (or folder of audio) that it was trained on.",
-    )
+    add("--clips", type=url, metavar="LIST", required=True, help="Clip list or audio folder it was trained on.")
     add("--store", type=url, metavar="URL", required=True, help="Feature store.")
     add("--out", type=url, metavar="DIR", required=True, help="Folder of the plots.")
 
