@@ -99,10 +99,12 @@ def export(
     read, written = _choose_columns(schema, listed.schema, wide, columns, store.url)
     rows = counts["rows"].take(pc.index_in(listed["clip_id"], value_set=counts["clip_id"].combine_chunks()))
     known = listed.select([name for name in written.names if name in listed.schema.names])
-    known = known.filter(rows.is_valid()).combine_chunks()
+    known = (known.filter(rows.is_valid()) if rows.null_count else known).combine_chunks()
+    without_rows = rows.null_count
     parts = [part for version in dict.fromkeys(versions.values()) for part in store.parts(block, version)]
     size = RANGE_BYTES / row_bytes(store, parts, read)
     bounds = range_ends(rows.drop_null().to_numpy(), size).tolist()
+    del listed, counts, rows
     placed = store.placed(block, versions, read, known["clip_id"])
     pieces = (table.set_column(0, PLACE, pa.array(places)) for table, places in placed)
     with tempfile.TemporaryDirectory(prefix="acoustic-env-export-") as folder:
@@ -113,7 +115,7 @@ def export(
         tables = map(partial(_table, clips=known, schema=written, signals=wide), ranges)
         count = writers[ending](tables, written, finished)
         put_file(finished, out)
-    return Exported(count, len(listed) - len(known), renamed)
+    return Exported(count, without_rows, renamed)
 
 
 def choose_versions(

@@ -102,9 +102,10 @@ def recorded_sources(store: FeatureStore, ids: pa.Array) -> pa.Table:
                 "extract records it again, --clips LIST takes it from a clip list"
             )
         found.append(part.filter(pc.is_in(part["clip_id"], value_set=ids)))
-    newest_first = pa.concat_tables(found).sort_by([("revision", "descending"), ("uri", "ascending")]).combine_chunks()
-    first = pc.index_in(ids, value_set=newest_first["clip_id"].combine_chunks())
-    return newest_first.select(LISTED_SCHEMA.names).take(first).set_column(0, LISTED_SCHEMA.field(0), ids)
+    sources = pa.concat_tables(found)
+    order = pc.sort_indices(sources, [("revision", "descending"), ("uri", "ascending")])
+    first = pc.index_in(ids, value_set=sources["clip_id"].take(order).combine_chunks())  # of an id the newest
+    return sources.select(LISTED_SCHEMA.names).take(order.take(first)).set_column(0, LISTED_SCHEMA.field(0), ids)
 
 
 def differing(listed: Listed, condition: str, limit: int | None = None) -> list[Pair]:
