@@ -12,7 +12,7 @@ def add_parsers(subparsers: Any) -> None:
     parser = add_command(subparsers, "explain", run)
     add = parser.add_argument
     add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", help="The clip list it was trained on.")
+    add("--clips", type=url, metavar="LIST", help="Clip list (or folder of audio) that it was trained on.")
     add("--store", type=url, metavar="URL", help="Feature store.")
     add("--out", type=url, metavar="DIR", help="Folder of the plots.")
     take_from_study(parser, bundle="bundle", clips="clips", store="store", out="explain")
