@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from acoustic_env.config import ClassSettings, Recipe, SplitSettings, Task
 
@@ -56,3 +57,40 @@ def _split(clips: pa.Table) -> SplitSettings:
         return SplitSettings(folds=len(given), validation_folds=(given[-2],), test_folds=(given[-1],))
     folds = min(5, max(3, pc.count_distinct(clips["group"]).as_py()))
     return SplitSettings(folds=folds, validation_folds=(folds - 2,), test_folds=(folds - 1,))
+
+
+def commented(recipe: Recipe) -> str:
+    """Return what a default recipe says, as YAML with comments."""
+    split, model = recipe.split, recipe.model.as_json()
+    comments = {
+        "task": "binary, multiclass (one label a clip) or multilabel",
+        "signals": "raw, fg (foreground), bg (background), ...",
+        "split": "folds of whole groups; the rest trains",
+        "model": "the classifier; acoustic-env train --help lists the kinds",
+    }
+    document: dict[str, Any] = {"name": recipe.name, "task": recipe.task}
+    if recipe.classes:
+        document["classes"] = {label: {"labels": list(of.labels)} for label, of in recipe.classes.items()}
+    document["signals"] = list(recipe.signals)
+    document["blocks"] = {block: dict(options) for block, options in recipe.blocks.items()}
+    document["split"] = {
+        "folds": split.folds,
+        "validation_folds": list(split.validation_folds),
+        "test_folds": list(split.test_folds),
+    }
+    document["model"] = {key: model[key] for key in ("kind", "batch_size")}
+    lines = []
+    for key, value in document.items():
+        if key in comments:
+            lines.append(f"# {comments[key]}")
+        if key in ("classes", "blocks"):
+            lines += [f"{key}:", *(f"  {_flow(name)}: {_flow(of)}" for name, of in value.items())]
+        else:
+            lines.append(f"{key}: {_flow(value)}")
+    return "\n".join(lines)
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")

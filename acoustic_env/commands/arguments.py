@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from acoustic_env.errors import UsageError
 from acoustic_env.io.location import local_path, scrub
@@ -47,6 +47,24 @@ def add_command(
     return parser
 
 
+# Options that name a path, the same in every command: metavar and help.
+PATHS: Final[Mapping[str, tuple[str, str]]] = {
+    "clips": ("LIST", "Clip list (Parquet or CSV) or folder of audio."),
+    "store": ("URL", "Feature store: a folder or s3://bucket/prefix."),
+    "recipe": ("R", "Recipe of the study, a name or a file."),
+    "bundle": ("BUNDLE", "Folder of the classifier."),
+    "explain": ("DIR", "Folder of `acoustic-env explain`."),
+    "compare": ("DIR", "Folder of `acoustic-env compare`."),
+    "tune": ("DIR", "Folder of `acoustic-env tune`."),
+    "duplicates": ("FILE", "Table of `clips duplicates`."),
+    "ranked": ("FILE", "Table of `audit rank`."),
+    "sample": ("FILE", "Table of `audit sample`."),
+    "annotations": ("FILE", "Answers written by `audit listen` (Parquet or CSV)."),
+    "versions": ("DIR", "Folder of versions of the labels."),
+    "out": ("", "Result to write."),
+}
+
+
 @dataclass(frozen=True)
 class StudyPath:
     """A path option that the study gives where it is not given.
@@ -64,34 +82,38 @@ class StudyPath:
     if_there: bool
 
 
-def take_from_study(
+def add_paths(
     parser: argparse.ArgumentParser,
-    *,
+    *names: str,
     optional: Collection[str] = (),
     if_there: Collection[str] = (),
     **places: str,
 ) -> None:
-    """Let path options take what is not given from the study.
+    """Add path options, and let those that are not given be taken from the study; adds `--study`.
 
     Args:
-        parser: of the command, which gets `--study`.
-        optional: destinations that the command does without where there is no study.
-        if_there: destinations that it does without where the study has no such file yet, too.
-        **places: destination -> place in the study.
+        parser: of the command.
+        *names: of `PATHS`, each also its place in the study. An option that is there already only gets its place.
+        optional: those that the command does without where there is no study.
+        if_there: those that it does without where the study has no such file yet, too.
+        **places: options of other names than their place in the study, such as out="explain".
     """
     from acoustic_env.config import STUDY_LAYOUT
 
-    paths = {}
-    for action in parser._actions:
-        if place := places.get(action.dest):
-            action.required = False
-            if not action.option_strings:
-                action.nargs = "*" if action.nargs == "+" else "?"
-            there = ", if there" if action.dest in if_there else ""
-            action.help = f"{action.help} In a study: {STUDY_LAYOUT[place]}{there}."
-            shown = action.option_strings[-1] if action.option_strings else str(action.metavar)
-            required = action.dest not in (*optional, *if_there)
-            paths[action.dest] = StudyPath(place, shown, required, action.dest in if_there)
+    paths, actions = {}, {action.dest: action for action in parser._actions}
+    for name, place in {**{name: name for name in names}, **places}.items():
+        if name not in actions:
+            metavar, text = PATHS[name]
+            metavar = metavar or ("FILE" if "." in STUDY_LAYOUT[place] else "DIR")
+            actions[name] = parser.add_argument(f"--{name}", type=url, metavar=metavar, help=text)
+        action = actions[name]
+        action.required = False
+        if not action.option_strings:
+            action.nargs = "*" if action.nargs == "+" else "?"
+        there = ", if there" if name in if_there else ""
+        action.help = f"{action.help} In a study: {STUDY_LAYOUT[place]}{there}."
+        shown = action.option_strings[-1] if action.option_strings else str(action.metavar)
+        paths[name] = StudyPath(place, shown, name not in (*optional, *if_there), name in if_there)
     add_study(parser)
     parser.set_defaults(paths=paths)
 
@@ -259,6 +281,8 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overri
         else:
             kinds = {int: "N", float: "X", str: name.upper()}
             options |= {"type": annotations[0], "metavar": kinds[annotations[0]]}
+        if name in PATHS:
+            options |= {"type": url, "metavar": PATHS[name][0] or "DIR"}
         if "action" in override:
             options.pop("type", None)
         parser.add_argument(f"--{name.replace('_', '-')}", **{**options, **override})

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from acoustic_env.commands import audit_labels, audit_listen, audit_rank
-from acoustic_env.commands.arguments import add_command, add_settings, settings_of, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, add_settings, settings_of, show, url
 from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import SampleSettings
 
@@ -20,22 +20,15 @@ def add_parsers(subparsers: Any) -> None:
     add = parser.add_argument
     add("--half-width", type=float, required=True, metavar="H", help="Half-width of the 95 %% interval, such as 0.05.")
     add("--accuracy", type=float, default=0.74, metavar="P", help="Expected label accuracy. Default: %(default)s.")
-    add("--ranked", type=url, metavar="FILE", help="Ranked table: plan for its rows and every design.")
-    take_from_study(parser, if_there=("ranked",), ranked="ranked")
+    add_paths(parser, "ranked", if_there=("ranked",))
     parser = add_command(commands, "sample", draw, line="draw a sample to annotate")
     add = parser.add_argument
-    add("--ranked", type=url, metavar="FILE", help="Ranked table.")
-    add("--out", type=url, metavar="FILE", help="Sample to write (Parquet).")
     add("--gold", type=url, metavar="FILE", help="Known rows to mix in: clip_id, label, truth (right or wrong).")
     add_settings(parser, SampleSettings, n={"required": True}, repeat={"metavar": "SHARE"})
-    take_from_study(parser, ranked="ranked", out="sample")
+    add_paths(parser, "ranked", out="sample")
     line = "label accuracy from an annotated sample"
     parser = add_command(commands, "estimate", estimate_accuracy, line=line)
-    add = parser.add_argument
-    add("--sample", type=url, metavar="FILE", help="Sample of `audit sample`.")
-    add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen`.")
-    add("--clips", type=url, metavar="LIST", help="Clip list: clips of one group count as dependent.")
-    take_from_study(parser, if_there=("clips",), sample="sample", annotations="annotations", clips="clips")
+    add_paths(parser, "sample", "annotations", "clips", if_there=("clips",))
     audit_listen.add_parser(commands)
     audit_labels.add_parsers(commands)
 

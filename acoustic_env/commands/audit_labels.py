@@ -6,38 +6,23 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from acoustic_env.commands.arguments import add_command, add_settings, settings_of, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, add_settings, settings_of, show, url
 from acoustic_env.commands.audit_form import plain, ranked_table
 from acoustic_env.options import RelabelSettings
 
 
 def add_parsers(commands: Any) -> None:
-    folder: dict[str, Any] = {"type": url, "metavar": "LABELS", "help": "Folder of versions."}
-    line = "write the next version of the labels"
-    parser = add_command(commands, "relabel", relabel_clips, line=line)
-    add = parser.add_argument
-    add("--ranked", type=url, metavar="FILE", help="Ranked table.")
-    add("--annotations", type=url, metavar="FILE", help="Answers written by `audit listen` (Parquet or CSV).")
-    sample = "The annotated sample; with it, the ranking may decide labels within --precision."
-    add("--sample", type=url, metavar="FILE", help=sample)
-    add("--versions", **folder)
+    parser = add_command(commands, "relabel", relabel_clips, line="write the next version of the labels")
     add_settings(parser, RelabelSettings, precision={"metavar": "P"})
-    places = {"ranked": "ranked", "annotations": "annotations", "sample": "sample", "versions": "labels"}
-    take_from_study(parser, if_there=("annotations", "sample"), **places)
-    line = "what changed between two versions"
-    parser = add_command(commands, "diff", diff_labels, line=line)
-    add = parser.add_argument
-    add("--versions", **folder)
-    add("old", metavar="OLD", help="Version, or `original` for the labels as given.")
-    add("new", metavar="NEW", help="Version.")
-    take_from_study(parser, versions="labels")
+    add_paths(parser, "ranked", "annotations", "sample", versions="labels", if_there=("annotations", "sample"))
+    parser = add_command(commands, "diff", diff_labels, line="what changed between two versions")
+    parser.add_argument("old", metavar="OLD", help="Version, or `original` for the labels as given.")
+    parser.add_argument("new", metavar="NEW", help="Version.")
+    add_paths(parser, versions="labels")
     parser = add_command(commands, "export", export, line="labels as a segments list")
-    add = parser.add_argument
-    add("--versions", **folder)
-    add("version", nargs="?", metavar="V", help="Version. Default: the latest.")
-    add("--clips", type=url, metavar="LIST", help="Clip list, for start and end of the clips.")
-    add("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
-    take_from_study(parser, if_there=("clips",), versions="labels", clips="clips")
+    parser.add_argument("version", nargs="?", metavar="V", help="Version. Default: the latest.")
+    parser.add_argument("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
+    add_paths(parser, "clips", versions="labels", if_there=("clips",))
 
 
 def relabel_clips(arguments: argparse.Namespace) -> None:

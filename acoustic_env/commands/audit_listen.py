@@ -6,20 +6,18 @@ import argparse
 import shlex
 from typing import Any
 
-from acoustic_env.commands.arguments import add_command, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, show, url
 from acoustic_env.commands.serve import add_server, run_server
 
 
 def add_parser(commands: Any) -> None:
     parser = add_command(commands, "listen", listen, line="annotate a sample in the browser")
     add = parser.add_argument
-    add("--sample", type=url, metavar="FILE", help="Sample of `audit sample`.")
-    add("--clips", type=url, metavar="LIST", help="Clip list that holds its clips.")
     out = "Annotations to write, .parquet or .csv, and a journal."
     add("--out", type=url, metavar="FILE", help=out)
     add_server(parser)
     add("--annotator", metavar="NAME", help="Name proposed on the first visit.")
-    take_from_study(parser, sample="sample", clips="clips", out="annotations")
+    add_paths(parser, "sample", "clips", out="annotations")
 
 
 def listen(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, Final
 
 from acoustic_env.audit.scorers import scorer_kinds
-from acoustic_env.commands.arguments import add_command, log, names, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, log, names, show
 
 SHOWN: Final = 10
 
@@ -16,18 +16,12 @@ def add_parser(commands: Any) -> None:
     line = "rank labels by quality, lowest first"
     parser = add_command(commands, "rank", rank_labels, line=line)
     add = parser.add_argument
-    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
-    add("--store", type=url, metavar="URL", help="Feature store.")
-    add("--recipe", type=url, metavar="R", help="Recipe of the study, by name or file.")
-    add("--out", type=url, metavar="FILE", help="Ranked table to write (Parquet).")
     add("--blocks", type=names, metavar="B,B,...", help="Blocks to learn from. Default: the recipe's.")
     add("--signals", type=names, metavar="S,S,...", help="Signals. Default: the recipe's.")
     known = ", ".join(scorer_kinds())
     add("--scorers", type=names, metavar="S,S,...", help=f"Some of {known}. Default: the recipe's.")
     add("--group-by", metavar="COLUMN", help="Column of what must not be split. Default: group.")
-    add("--duplicates", type=url, metavar="FILE", help="Table of `clips duplicates`.")
-    places = {"clips": "clips", "store": "store", "recipe": "recipe", "duplicates": "duplicates", "out": "ranked"}
-    take_from_study(parser, optional=("recipe",), if_there=("duplicates",), **places)
+    add_paths(parser, "clips", "store", "recipe", "duplicates", out="ranked", if_there=("duplicates",))
 
 
 def rank_labels(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands import clips_duplicates
-from acoustic_env.commands.arguments import add_command, log, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, log, show, url
 from acoustic_env.config import Recipe
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import load_recipe
@@ -90,7 +90,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     drop = "First write the list without the clips whose audio does not exist, and check that one."
     add("--drop-missing", type=url, metavar="OUT", help=drop)
     add("--read", action="store_true", help="Also open and decode every clip.")
-    take_from_study(check, lists="clips")
+    add_paths(check, lists="clips")
     clips_duplicates.add_parser(commands, _progress)
 
 

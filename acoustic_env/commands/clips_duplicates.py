@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import add_command, log, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, log, show, url
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,10 +23,8 @@ def add_parser(commands: Any, progress: Callable[[int, int], None]) -> None:
     line, run = "find the same recording listed more than once", partial(find, progress=progress)
     parser = add_command(commands, "duplicates", run, line=line)
     add = parser.add_argument
-    add("--clips", type=url, metavar="LIST", help="Clip list (Parquet or CSV) or folder of audio.")
-    add("--out", type=url, metavar="FILE", help="Groups to write, .parquet or .csv.")
     add("--apply", type=url, metavar="LIST", help="Also write the clip list with these groups, each in one fold.")
-    take_from_study(parser, clips="clips", out="duplicates")
+    add_paths(parser, "clips", out="duplicates")
 
 
 def find(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> None:

@@ -5,17 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from acoustic_env.commands.arguments import add_command, check_inputs, log, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, check_inputs, log, show
 
 
 def add_parsers(subparsers: Any) -> None:
-    parser = add_command(subparsers, "explain", run)
-    add = parser.add_argument
-    add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", help="Clip list (or folder of audio) that it was trained on.")
-    add("--store", type=url, metavar="URL", help="Feature store.")
-    add("--out", type=url, metavar="DIR", help="Folder of the plots.")
-    take_from_study(parser, bundle="bundle", clips="clips", store="store", out="explain")
+    add_paths(add_command(subparsers, "explain", run), "bundle", "clips", "store", out="explain")
 
 
 def run(namespace: argparse.Namespace) -> None:

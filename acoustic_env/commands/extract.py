@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 from acoustic_env.commands.arguments import (
     add_command,
     add_log_format,
+    add_paths,
     add_settings,
     check_inputs,
     settings_of,
-    take_from_study,
-    url,
 )
 from acoustic_env.errors import LeaseHeld, TooManyFailures, UsageError
 from acoustic_env.io.location import local_path
@@ -31,14 +30,11 @@ def add_parsers(subparsers: Any) -> None:
     add_settings(
         parser,
         ExtractSettings,
-        clips={"type": url, "metavar": "LIST"},
-        store={"type": url, "metavar": "URL"},
-        recipe={"type": url, "metavar": "R"},
         max_error_rate={"metavar": "SHARE"},
         relocated={"action": "append", "metavar": "OLD=NEW"},
     )
     add_log_format(parser)
-    take_from_study(parser, optional=("recipe",), clips="clips", store="store", recipe="recipe")
+    add_paths(parser, "clips", "store", "recipe", optional=("recipe",))
 
 
 def run(namespace: argparse.Namespace) -> None:

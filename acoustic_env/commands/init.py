@@ -6,8 +6,6 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
 from acoustic_env.commands.arguments import add_command, log, show, url
 from acoustic_env.errors import UsageError
 
@@ -138,7 +136,7 @@ def _name(folder: str) -> str:
 
 def _recipe(name: str, clips: pa.Table, given: str | None) -> tuple[Recipe, str]:
     """Return the recipe of the study and its text."""
-    from acoustic_env.clips.default_recipe import default_recipe
+    from acoustic_env.clips.default_recipe import commented, default_recipe
     from acoustic_env.features.registry import networks_at_hand
     from acoustic_env.io.documents import load_recipe, recipe_text
 
@@ -148,41 +146,4 @@ def _recipe(name: str, clips: pa.Table, given: str | None) -> tuple[Recipe, str]
         return recipe, f"\n{text}" if named else f"name: {recipe.name}\n\n{text}"
     networks = networks_at_hand()
     recipe = default_recipe(name, clips, networks or None, ["raw"] if networks else ())
-    return recipe, _text(recipe)
-
-
-def _text(recipe: Recipe) -> str:
-    """Return a recipe that was not given, with comments."""
-    split, model = recipe.split, recipe.model.as_json()
-    comments = {
-        "task": "binary, multiclass (one label a clip) or multilabel",
-        "signals": "raw, fg (foreground), bg (background), ...",
-        "split": "folds of whole groups; the rest trains",
-        "model": "the classifier; acoustic-env train --help lists the kinds",
-    }
-    document: dict[str, Any] = {"name": recipe.name, "task": recipe.task}
-    if recipe.classes:
-        document["classes"] = {label: {"labels": list(of.labels)} for label, of in recipe.classes.items()}
-    document["signals"] = list(recipe.signals)
-    document["blocks"] = {block: dict(options) for block, options in recipe.blocks.items()}
-    document["split"] = {
-        "folds": split.folds,
-        "validation_folds": list(split.validation_folds),
-        "test_folds": list(split.test_folds),
-    }
-    document["model"] = {key: model[key] for key in ("kind", "batch_size")}
-    lines = []
-    for key, value in document.items():
-        if key in comments:
-            lines.append(f"# {comments[key]}")
-        if key in ("classes", "blocks"):
-            lines += [f"{key}:", *(f"  {_flow(name)}: {_flow(of)}" for name, of in value.items())]
-        else:
-            lines.append(f"{key}: {_flow(value)}")
-    return "\n".join(lines)
-
-
-def _flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return recipe, commented(recipe)

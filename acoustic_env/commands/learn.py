@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from acoustic_env.commands.arguments import (
     add_command,
+    add_paths,
     add_settings,
     by_block,
     check_inputs,
     log,
     settings_of,
     show,
-    take_from_study,
     url,
 )
 from acoustic_env.config import from_mapping
@@ -33,55 +33,25 @@ S = TypeVar("S", bound=StudySettings)
 
 def add_parsers(subparsers: Any) -> None:
     place = {"type": url, "metavar": "FILE"}
+    settings: dict[str, dict[str, Any]] = {"model": {"metavar": "KIND"}, "settings": place}
     train = add_command(subparsers, "train", run_train)
-    out = {"metavar": "BUNDLE", "help": "Folder of the bundle."}
-    checkpoints = place | {"metavar": "URL"}
-    _add_study(train, TrainSettings, "bundle", out, model={"metavar": "KIND"}, settings=place, checkpoints=checkpoints)
-    tune = add_command(subparsers, "tune", run_tune)
-    out = {"metavar": "DIR", "help": "Folder of the search and its table."}
-    _add_study(tune, TuneSettings, "tune", out, model={"metavar": "KIND"}, settings=place)
+    _add_study(train, TrainSettings, "bundle", **settings, checkpoints=place | {"metavar": "URL"})
+    _add_study(add_command(subparsers, "tune", run_tune), TuneSettings, "tune", **settings)
     compare = add_command(subparsers, "compare", run_compare)
-    out = {"metavar": "DIR", "help": "Folder of the table."}
-    _add_study(compare, CompareSettings, "compare", out, models={"metavar": "KIND,FILE"})
-
-    parser = add_command(subparsers, "evaluate", run_evaluate)
-    add = parser.add_argument
-    add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio, with labels.")
-    add("--store", type=url, metavar="URL", help="Feature store.")
-    take_from_study(parser, bundle="bundle", clips="clips", store="store")
-
+    _add_study(compare, CompareSettings, "compare", models={"metavar": "KIND,FILE"})
+    add_paths(add_command(subparsers, "evaluate", run_evaluate), "bundle", "clips", "store")
     parser = add_command(subparsers, "predict", run_predict)
     add = parser.add_argument
-    add("--out", type=url, metavar="FILE.parquet", help="Table to write.")
-    add("--bundle", type=url, metavar="BUNDLE", help="Folder of the classifier.")
-    add("--clips", type=url, metavar="LIST", help="Clip list or folder of audio; needs --store.")
-    add("--store", type=url, metavar="URL", help="Feature store.")
     add("--each-window", action="store_true", help="Predict each window of the files, as long as the training clips.")
     add("files", type=url, nargs="*", metavar="FILE", help="Audio files instead of a list.")
-    places = {"out": "predictions", "bundle": "bundle", "clips": "clips", "store": "store"}
-    take_from_study(parser, optional=("clips", "store"), **places)
+    add_paths(parser, "bundle", "clips", "store", out="predictions", optional=("clips", "store"))
 
 
 def _add_study(
-    parser: argparse.ArgumentParser,
-    kind: type[StudySettings],
-    result: str,
-    out: dict[str, Any],
-    **others: dict[str, Any],
+    parser: argparse.ArgumentParser, kind: type[StudySettings], out: str, **overrides: dict[str, Any]
 ) -> None:
-    place: dict[str, Any] = {"type": url}
-    add_settings(
-        parser,
-        kind,
-        clips=place | {"metavar": "LIST"},
-        store=place | {"metavar": "URL"},
-        recipe=place | {"metavar": "R"},
-        out=place | out,
-        fingerprint={"action": "append", "metavar": "BLOCK=F"},
-        **others,
-    )
-    take_from_study(parser, optional=("recipe",), clips="clips", store="store", recipe="recipe", out=result)
+    add_settings(parser, kind, fingerprint={"action": "append", "metavar": "BLOCK=F"}, **overrides)
+    add_paths(parser, "clips", "store", "recipe", out=out, optional=("recipe",))
 
 
 def _read(namespace: argparse.Namespace, kind: type[S]) -> tuple[S, Recipe]:

@@ -9,30 +9,26 @@ from typing import Any
 from acoustic_env.commands.arguments import (
     add_command,
     add_log_format,
+    add_paths,
     add_settings,
     check_inputs,
     log,
     settings_of,
-    take_from_study,
-    url,
 )
 from acoustic_env.options import ReannotateSettings
 
 
 def add_parsers(subparsers: Any) -> None:
     parser = add_command(subparsers, "reannotate", run)
-    files = {"clips": "LIST", "store": "URL", "bundle": "DIR", "versions": "LABELS"}
     add_settings(
         parser,
         ReannotateSettings,
-        **{name: {"type": url, "metavar": metavar, "required": name == "clips"} for name, metavar in files.items()},
-        annotations={"type": url, "metavar": "FILE"},
+        clips={"required": True},
         approve={"metavar": "NAME"},
         max_error_rate={"metavar": "SHARE"},
     )
     add_log_format(parser)
-    places = {"store": "store", "bundle": "bundle", "versions": "labels", "annotations": "annotations"}
-    take_from_study(parser, if_there=("annotations",), **places)
+    add_paths(parser, "store", "bundle", "annotations", versions="labels", if_there=("annotations",))
 
 
 def run(namespace: argparse.Namespace) -> None:

@@ -5,26 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from acoustic_env.commands.arguments import add_command, log, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, log, show, url
 from acoustic_env.report.inputs import Inputs
-
-REPORTED: Final = (
-    *("store", "clips", "recipe", "bundle", "explain", "compare", "tune"),
-    *("ranked", "sample", "annotations"),
-)
 
 
 def add_parsers(subparsers: Any) -> None:
     parser = add_command(subparsers, "report", run)
     add = parser.add_argument
-    add("--out", type=url, metavar="FILE.html", help="Page to write.")
     add("--title", default="acoustic-env report", metavar="TEXT", help="Title of the page.")
-    for field in dataclasses.fields(Inputs):
-        add(f"--{field.name}", type=url, **field.metadata)
-    parts = {name: name for name in REPORTED} | {"versions": "labels"}
-    take_from_study(parser, if_there=tuple(parts), out="report", **parts)
+    truth = "Table of clip_id and label with the true labels, as of synthetic scenes."
+    add("--truth", type=url, metavar="FILE", help=truth)
+    parts = [field.name for field in dataclasses.fields(Inputs) if field.name not in ("truth", "versions")]
+    add_paths(parser, *parts, versions="labels", out="report", if_there=(*parts, "versions"))
 
 
 def run(namespace: argparse.Namespace) -> None:

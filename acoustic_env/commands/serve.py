@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from acoustic_env.commands.arguments import add_command, check_inputs, log, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, check_inputs, log
 from acoustic_env.config import from_mapping
 from acoustic_env.errors import UsageError
 from acoustic_env.options import RayServeSettings, ReplicaSettings, ServeSettings
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 def add_parsers(commands: Any) -> None:
     parser = add_command(commands, "serve", serve, json=False)
-    parser.add_argument("--bundle", type=url, metavar="BUNDLE", help="Trained classifier.")
     add_server(parser)
     window = "Length of the windows in seconds. Default: that of the training clips."
     parser.add_argument("--window", type=float, metavar="S", help=window)
@@ -32,7 +31,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--set", action="append", default=[], dest="values", metavar="NAME=VALUE", help=text)
     parser.add_argument("--ray", action="store_true", help="Serve from replicas on Ray Serve.")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster to join, with --ray.")
-    take_from_study(parser, bundle="bundle")
+    add_paths(parser, "bundle")
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:

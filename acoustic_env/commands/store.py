@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from acoustic_env.commands.arguments import add_command, by_block, log, names, show, take_from_study, url
+from acoustic_env.commands.arguments import add_command, add_paths, by_block, log, names, show, url
 from acoustic_env.errors import AcousticEnvError, StoreInconsistentError, UsageError
 
 if TYPE_CHECKING:
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from acoustic_env.store.verify import Report
 
 SHOWN_ERRORS: Final = 20
-
-
-CLIPS: Final[Mapping[str, str]] = {
-    "verify": "Clip list (Parquet or CSV) or folder of audio to account for.",
-    "export": "Clip list or folder of audio, whose clips and columns are written.",
-}
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -61,9 +55,7 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], li
     """Add a command on a store; return what adds its own options."""
     parser = add_command(commands, name, run, line=line)
     parser.add_argument("store", type=url, metavar="URL", help="Feature store: a folder or s3://bucket/prefix.")
-    if name in ("verify", "export"):
-        parser.add_argument("--clips", type=url, metavar="LIST", help=CLIPS[name])
-    take_from_study(parser, if_there=("clips",), store="store", clips="clips")
+    add_paths(parser, "store", *(["clips"] if name in ("verify", "export") else []), if_there=("clips",))
     return parser.add_argument
 
 

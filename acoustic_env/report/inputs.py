@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
-
-def _option(metavar: str, help_text: str) -> Any:
-    return field(default=None, metadata={"metavar": metavar, "help": help_text})
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files and folders to report on, None for what is not given; the help texts describe each."""
+    """Files and folders to report on, by the names of the options; None for what is not given.
 
-    store: str | None = _option("URL", "Feature store: runs, blocks, errors.")
-    clips: str | None = _option("LIST", "Clip list or folder of audio: data, exclusions.")
-    recipe: str | None = _option("R", "Recipe of the study; default: that of the bundle.")
-    bundle: str | None = _option("BUNDLE", "Folder of the classifier.")
-    explain: str | None = _option("DIR", "Folder of `acoustic-env explain`.")
-    compare: str | None = _option("DIR", "Folder of `acoustic-env compare`.")
-    tune: str | None = _option("DIR", "Folder of `acoustic-env tune`.")
-    ranked: str | None = _option("FILE", "Table of `audit rank`.")
-    sample: str | None = _option("FILE", "Table of `audit sample`; needs --annotations.")
-    annotations: str | None = _option("FILE", "Answers of the annotators; needs --sample.")
-    versions: str | None = _option("LABELS", "Folder of versions of the labels.")
-    truth: str | None = _option("FILE", "Table of clip_id and label with the true labels, as of synthetic scenes.")
+    Without a `recipe` that of the bundle counts; `sample` and `annotations` belong together.
+    """
+
+    store: str | None = None
+    clips: str | None = None
+    recipe: str | None = None
+    bundle: str | None = None
+    explain: str | None = None
+    compare: str | None = None
+    tune: str | None = None
+    ranked: str | None = None
+    sample: str | None = None
+    annotations: str | None = None
+    versions: str | None = None
+    truth: str | None = None
 
     def given(self) -> dict[str, str]:
         """Return option -> value of what is given."""
