@@ -182,3 +182,20 @@ def test_a_list_whose_windows_could_be_torn_apart_is_warned_of(audio: Path, caps
     write_clips(clip_table(rows), "list.csv")
     assert main(["init", "list.csv", "study"]) == 0
     assert "warning: 1 files have clips in several groups" in capsys.readouterr().err
+
+
+def test_what_belongs_to_a_given_path_is_not_taken_from_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text("task: multiclass\n")
+    Path("audit").mkdir()
+    for name in ("clips.parquet", "audit/sample.parquet", "audit/annotations.parquet", "duplicates.parquet"):
+        Path(name).touch()
+    assert completed("store verify").clips == "clips.parquet"
+    assert completed("store verify other").clips is None
+    assert completed("audit rank").duplicates == "duplicates.parquet"
+    assert completed("audit rank --clips other.csv").duplicates is None
+    assert completed("audit relabel --versions elsewhere").sample == "audit/sample.parquet"
+    assert completed("audit relabel --ranked other.parquet").sample is None
+    assert completed("report --bundle baseline").sample == "audit/sample.parquet"

@@ -74,19 +74,21 @@ class StudyPath:
         shown: the option as it is typed.
         required: whether the command cannot do without.
         if_there: whether only what is there is taken.
+        beside: the option that must be of the study, too; empty for none.
     """
 
     place: str
     shown: str
     required: bool
     if_there: bool
+    beside: str
 
 
 def add_paths(
     parser: argparse.ArgumentParser,
     *names: str,
     optional: Collection[str] = (),
-    if_there: Collection[str] = (),
+    if_there: Mapping[str, str] | None = None,
     **places: str,
 ) -> None:
     """Add path options, and let those that are not given be taken from the study; adds `--study`.
@@ -95,12 +97,13 @@ def add_paths(
         parser: of the command.
         *names: of `PATHS`, each also its place in the study. An option that is there already only gets its place.
         optional: those that the command does without where there is no study.
-        if_there: those that it does without where the study has no such file yet, too.
+        if_there: those that it does without where the study has no such file yet, too, each with the option that must
+            be of the study as well (another store is not verified by the study's clips); empty for none.
         **places: options of other names than their place in the study, such as out="explain".
     """
     from acoustic_env.config import STUDY_LAYOUT
 
-    paths, actions = {}, {action.dest: action for action in parser._actions}
+    paths, actions, beside = {}, {action.dest: action for action in parser._actions}, if_there or {}
     for name, place in {**{name: name for name in names}, **places}.items():
         if name not in actions:
             metavar, text = PATHS[name]
@@ -110,10 +113,11 @@ def add_paths(
         action.required = False
         if not action.option_strings:
             action.nargs = "*" if action.nargs == "+" else "?"
-        there = ", if there" if name in if_there else ""
+        there = ", if there" if name in beside else ""
         action.help = f"{action.help} In a study: {STUDY_LAYOUT[place]}{there}."
         shown = action.option_strings[-1] if action.option_strings else str(action.metavar)
-        paths[name] = StudyPath(place, shown, name not in (*optional, *if_there), name in if_there)
+        required = name not in (*optional, *beside)
+        paths[name] = StudyPath(place, shown, required, name in beside, beside.get(name, ""))
     add_study(parser)
     parser.set_defaults(paths=paths)
 
@@ -152,6 +156,8 @@ def complete(namespace: argparse.Namespace) -> None:
             )
         return
     for name, path in absent.items():
+        if path.beside and path.beside not in absent:
+            continue
         where = study.place_if_there(path.place) if path.if_there else study.place(path.place)
         if where is not None:
             setattr(namespace, name, [where] if getattr(namespace, name) == [] else where)

@@ -20,7 +20,7 @@ def add_parsers(subparsers: Any) -> None:
     add = parser.add_argument
     add("--half-width", type=float, required=True, metavar="H", help="Half-width of the 95 %% interval, such as 0.05.")
     add("--accuracy", type=float, default=0.74, metavar="P", help="Expected label accuracy. Default: %(default)s.")
-    add_paths(parser, "ranked", if_there=("ranked",))
+    add_paths(parser, "ranked", if_there={"ranked": ""})
     parser = add_command(commands, "sample", draw, line="draw a sample to annotate")
     add = parser.add_argument
     add("--gold", type=url, metavar="FILE", help="Known rows to mix in: clip_id, label, truth (right or wrong).")
@@ -28,7 +28,7 @@ def add_parsers(subparsers: Any) -> None:
     add_paths(parser, "ranked", out="sample")
     line = "label accuracy from an annotated sample"
     parser = add_command(commands, "estimate", estimate_accuracy, line=line)
-    add_paths(parser, "sample", "annotations", "clips", if_there=("clips",))
+    add_paths(parser, "sample", "annotations", "clips", if_there={"clips": "sample"})
     audit_listen.add_parser(commands)
     audit_labels.add_parsers(commands)
 

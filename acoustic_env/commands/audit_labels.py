@@ -14,7 +14,8 @@ from acoustic_env.options import RelabelSettings
 def add_parsers(commands: Any) -> None:
     parser = add_command(commands, "relabel", relabel_clips, line="write the next version of the labels")
     add_settings(parser, RelabelSettings, precision={"metavar": "P"})
-    add_paths(parser, "ranked", "annotations", "sample", versions="labels", if_there=("annotations", "sample"))
+    beside = {"annotations": "ranked", "sample": "ranked"}
+    add_paths(parser, "ranked", "annotations", "sample", versions="labels", if_there=beside)
     parser = add_command(commands, "diff", diff_labels, line="what changed between two versions")
     parser.add_argument("old", metavar="OLD", help="Version, or `original` for the labels as given.")
     parser.add_argument("new", metavar="NEW", help="Version.")
@@ -22,7 +23,7 @@ def add_parsers(commands: Any) -> None:
     parser = add_command(commands, "export", export, line="labels as a segments list")
     parser.add_argument("version", nargs="?", metavar="V", help="Version. Default: the latest.")
     parser.add_argument("--out", type=url, required=True, metavar="FILE", help="Segments CSV to write.")
-    add_paths(parser, "clips", versions="labels", if_there=("clips",))
+    add_paths(parser, "clips", versions="labels", if_there={"clips": "versions"})
 
 
 def relabel_clips(arguments: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
     known = ", ".join(scorer_kinds())
     add("--scorers", type=names, metavar="S,S,...", help=f"Some of {known}. Default: the recipe's.")
     add("--group-by", metavar="COLUMN", help="Column of what must not be split. Default: group.")
-    add_paths(parser, "clips", "store", "recipe", "duplicates", out="ranked", if_there=("duplicates",))
+    add_paths(parser, "clips", "store", "recipe", "duplicates", out="ranked", if_there={"duplicates": "clips"})
 
 
 def rank_labels(arguments: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def add_parsers(subparsers: Any) -> None:
         max_error_rate={"metavar": "SHARE"},
     )
     add_log_format(parser)
-    add_paths(parser, "store", "bundle", "annotations", versions="labels", if_there=("annotations",))
+    add_paths(parser, "store", "bundle", "annotations", versions="labels", if_there={"annotations": "versions"})
 
 
 def run(namespace: argparse.Namespace) -> None:

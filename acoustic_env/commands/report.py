@@ -18,7 +18,7 @@ def add_parsers(subparsers: Any) -> None:
     truth = "Table of clip_id and label with the true labels, as of synthetic scenes."
     add("--truth", type=url, metavar="FILE", help=truth)
     parts = [field.name for field in dataclasses.fields(Inputs) if field.name not in ("truth", "versions")]
-    add_paths(parser, *parts, versions="labels", out="report", if_there=(*parts, "versions"))
+    add_paths(parser, *parts, versions="labels", out="report", if_there=dict.fromkeys((*parts, "versions"), ""))
 
 
 def run(namespace: argparse.Namespace) -> None:

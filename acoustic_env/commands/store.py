@@ -55,7 +55,7 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], li
     """Add a command on a store; return what adds its own options."""
     parser = add_command(commands, name, run, line=line)
     parser.add_argument("store", type=url, metavar="URL", help="Feature store: a folder or s3://bucket/prefix.")
-    add_paths(parser, "store", *(["clips"] if name in ("verify", "export") else []), if_there=("clips",))
+    add_paths(parser, "store", *(["clips"] if name in ("verify", "export") else []), if_there={"clips": "store"})
     return parser.add_argument
 
 
