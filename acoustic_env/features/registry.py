@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Final
 
 from acoustic_env.errors import UsageError
@@ -35,6 +36,8 @@ BLOCKS: Final[Registry[Callable[..., FeatureBlock]]] = Registry(
     },
 )
 
+REFERENCE: Final = ("maad", "noisereduce", "soundsig")  # modules of the extra `reference`
+
 # Read from published files, never computed from waveforms: of a clip a list of frames.
 IMPORTED: Final = {vggish_released.NAME: vggish_released}
 
@@ -52,13 +55,18 @@ def make_block(name: str, engine: Engine, options: Mapping[str, Json] | None = N
     """Build the named block, not yet loaded.
 
     Raises:
-        UsageError: no such block, or an option it does not know.
+        UsageError: no such block, an option it does not know, or libraries of the reference engine are missing.
 
     >>> make_block("indices", "fast").sample_rate
     16000
     """
     if name in IMPORTED:
         raise UsageError(f"block {name} is not computed from audio: {IMPORTED[name].WRITTEN_BY}")
+    if engine == "reference" and (missing := [library for library in REFERENCE if find_spec(library) is None]):
+        raise UsageError(
+            f"the reference engine runs published libraries, of which {', '.join(missing)} are not installed: "
+            "pip install 'acoustic-env[reference]'"
+        )
     try:
         return BLOCKS.load(name)(engine, **dict(options or {}))
     except TypeError as error:

@@ -10,7 +10,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -387,4 +387,11 @@ def clips_hash(clip_ids: Sequence[str], y: npt.NDArray[Any]) -> str:
 
 def library_versions() -> dict[str, str]:
     """Return versions of what a result may depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # the build without CUDA has a name of its own
+        return version(f"{name}-cpu")
