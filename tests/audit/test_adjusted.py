@@ -111,7 +111,7 @@ def test_the_gold_auc_covers_and_weights_undo_unequal_sampling() -> None:
     assert plain.high < roc_auc_score(truth, score)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_gold_auc_covers_thoroughly() -> None:
     assert 0.93 <= coverage(draw_gold_auc, 1500, seed=5) <= 0.97
 

@@ -49,7 +49,7 @@ def test_scorecard_intervals_cover() -> None:
     assert all(0.92 <= share <= 0.98 for share in held.values()), held
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_scorecard_intervals_cover_thoroughly() -> None:
     held = card_coverage(1500, seed=2)
     assert all(0.93 <= share <= 0.97 for share in held.values()), held
