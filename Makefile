@@ -28,7 +28,7 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(IN_TWO) -m slow --timeout 1800
 
-# The whole grids of simulated promises, an hour on two cores; prints a line a cell.
+# The whole grids of simulated promises, more than an hour on two cores; prints a line a cell.
 test-simulations: $(VENV)/.dev
 	$(BIN)/python -m pytest $(IN_TWO) -m simulation --timeout 3600 -rP
 

@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # workers at Ray's 15 starve 
 
 
 # Tests with one of these fixtures share a process of pytest-xdist: it is made once.
-COSTLY = ("ray_cluster", "trained", "given")
+COSTLY = ("ray_cluster", "trained", "given", "savedmodel_cache")
 # Tests with one of these run TensorFlow, in the slow tier.
 SLOW = ("savedmodel_cache", "savedmodels")
 

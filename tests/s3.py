@@ -9,6 +9,7 @@ import http.client
 import logging
 import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,6 +149,7 @@ def serve() -> Iterator[S3Server]:
     proxy.daemon_threads = True
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     server.endpoint = f"http://127.0.0.1:{proxy.server_port}"
+    urllib.request.urlopen(f"{server.endpoint}/moto-api/data.json", timeout=300).read()  # it loads what it needs now
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
@@ -164,9 +166,10 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """A fresh bucket, no faults yet, and a client that gives up waiting after a second."""
     from acoustic_env.io import filesystem, retry
 
-    monkeypatch.setattr(filesystem, "READ_TIMEOUT_S", 1)
-    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.02)
     s3_server.reset()
     filesystem.remote_filesystem.cache_clear()
     filesystem.remote_filesystem(f"s3://{s3_server.bucket}").filesystem.mkdir(s3_server.bucket)
+    filesystem.remote_filesystem.cache_clear()
+    monkeypatch.setattr(filesystem, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.02)
     return s3_server

@@ -143,13 +143,13 @@ def test_no_correction_is_made_up_without_gold_or_skill() -> None:
     assert (guessing.low, guessing.high) == (0.0, 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("draw", [draw_share, draw_fallible])
 def test_vote_intervals_cover_thoroughly(draw) -> None:
     assert 0.93 <= coverage(draw, 1500, seed=2) <= 0.97
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_agreement_intervals_cover_thoroughly() -> None:
     held = agreement_coverage(2000, 600, seed=1)
     assert all(0.93 <= share <= 0.97 for share in held.values()), held

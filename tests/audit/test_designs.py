@@ -91,7 +91,7 @@ def test_designed_samples_cover(design: str) -> None:
     assert 0.93 <= coverage(draw(design), 400, seed=6) <= 0.97
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("design", DESIGNS)
 def test_designed_samples_cover_thoroughly(design: str) -> None:
     assert 0.93 <= coverage(draw(design), 4000, seed=1) <= 0.97

@@ -83,13 +83,13 @@ def test_the_design_effect_follows_the_intra_class_correlation() -> None:
     assert intervals.design_effect(values[:100], np.arange(100)) == 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("share", [0.5, 0.64, 0.74, 0.84])
 def test_binomial_intervals_cover_thoroughly(form: str, share: float) -> None:
     assert 0.93 <= coverage(draw_binomial(form, 300, share), 20_000, seed=1) <= 0.97
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_interval_with_a_design_effect_covers_thoroughly() -> None:
     assert 0.93 <= coverage(draw_clustered, 10_000, seed=3) <= 0.97

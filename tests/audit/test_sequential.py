@@ -56,20 +56,22 @@ def test_lists_of_unequal_size_that_react_to_the_answers_are_covered_at_every_lo
     assert lists_always_covered(60, 7, 0.5) >= 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_lists_that_react_are_covered_thoroughly() -> None:
     assert lists_always_covered(200, 8, 0.95, weeks=20) >= 0.95
     assert lists_always_covered(200, 9, 0.5, weeks=20) >= 0.5  # far below 95 %, so that a sequence too narrow shows
 
 
-@pytest.mark.slow
-def test_the_sequence_covers_thoroughly_looked_at_after_every_answer() -> None:
+@pytest.mark.parametrize(
+    "repeats", [pytest.param(20, marks=pytest.mark.slow), pytest.param(150, marks=pytest.mark.simulation)]
+)
+def test_the_sequence_covers_looked_at_after_every_answer(repeats: int) -> None:
     rng = np.random.default_rng(5)
     held = 0
-    for _ in range(150):
+    for _ in range(repeats):
         answers = rng.permutation(np.arange(600) < 420)[:300]
         held += all(i.low <= 0.7 <= i.high for i in (one_list(answers[:n], 600, 300) for n in range(1, 301, 3)))
-    assert held / 150 >= 0.95
+    assert held / repeats >= 0.95
 
 
 def test_the_price_of_looking_is_bounded() -> None:

@@ -27,10 +27,12 @@ def data(classes: int = 2, seed: int = 0) -> Examples:
     return Examples(x, y.astype(np.int64), np.arange(N))
 
 
+SMALL = {"mlp": {"layers": [16], "max_epochs": 60, "learning_rate": 0.01}, "random_forest": {"n_estimators": 20}}
+
+
 def fitted(kind: str, classes: int = 2) -> Ensemble:
-    small = {"mlp": {"layers": [16], "max_epochs": 60, "learning_rate": 0.01}, "random_forest": {"n_estimators": 20}}
     examples = data(classes)
-    made = make_estimator(classifier_settings({"kind": kind, **small.get(kind, {})}), 23)
+    made = make_estimator(classifier_settings({"kind": kind, **SMALL.get(kind, {})}), 23)
     model = fit(made, examples.take(np.arange(80)), examples.take(np.arange(80, N)))
     return Ensemble([model], classes)
 
@@ -181,7 +183,7 @@ def test_every_kind_and_any_estimator_is_explained_and_the_feature_that_decides_
 def test_every_kind_of_a_multilabel_study_is_explained(kind: str) -> None:
     examples = data()
     y = np.stack([examples.y == 1, examples.x[:, 3] > 0], axis=1)
-    made = make_estimator(classifier_settings({"kind": kind}), 23)
+    made = make_estimator(classifier_settings({"kind": kind, **SMALL.get(kind, {})}), 23)
     model = Ensemble([fit(made, Examples(examples.x, y, np.arange(N)))], 2)
     found = attribute(model, 1, examples.x, y[:, 1].astype(np.int64), np.arange(10), count=5)
     assert np.abs(found.phi).mean(axis=0).argmax() == 3

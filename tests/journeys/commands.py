@@ -50,7 +50,7 @@ class Shell:
             env=environment,
             capture_output=True,
             check=False,
-            timeout=300,
+            timeout=600,
         )
         said = Said(done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
         print(f"$ {command}\n{said.out}{said.err}")

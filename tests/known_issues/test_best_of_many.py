@@ -70,7 +70,7 @@ def test_the_comparison_with_a_leader_named_by_the_data_did_not_keep_it() -> Non
     assert naive_share(0, EQUAL, 120) < 0.92
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("means", [EQUAL, ONE_BEST], ids=["equal", "one best"])
 def test_the_truly_best_variant_is_within_noise_of_the_best_in_1500_studies(means: Any) -> None:
     assert share_of_studies_that_keep(0, means, 1500) >= 0.945

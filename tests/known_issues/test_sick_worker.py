@@ -7,9 +7,9 @@ did a wrong endpoint or missing credentials anywhere.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from acoustic_env.pipeline.health import (
     nodes_to_ask,
 )
 from acoustic_env.pipeline.task import RowError, Task, unpack
+from tests.pipeline.raylets import environment
+from tests.pipeline.sick import VARIABLE
 from tests.pipeline.tasks import errors_of, named
 from tests.pipeline.test_extract import write_noise
 
-ROOT = Path(__file__).parents[2]
+CLIPS = 40
 
 
 class FallibleStage:
@@ -181,14 +183,14 @@ from acoustic_env.store.feature_store import FeatureStore
 
 folder, clips, rule = Path(sys.argv[1]), sys.argv[2], Path(os.environ["ACOUSTIC_ENV_TEST_SICK"])
 rule.write_text("none")
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=cluster.address, log_to_driver=False,
          runtime_env={"worker_process_setup_hook": "tests.pipeline.sick.install"})
 sick = nodes[0].node_id
 rules = {"decoder-node": f"decoder:node {sick}", "disk-node": f"disk:node {sick}",
          "decoder-once": f"decoder:once {folder}/marker", "decoder-all": "decoder:all"}
-for name in sys.argv[3:]:
+for name in rules:
     rule.write_text(rules[name])
     print(f"=== {name}", file=sys.stderr, flush=True)
     code = main(["extract", "--clips", clips, "--store", f"{folder}/{name}", "--blocks", "placeholder",
@@ -203,62 +205,78 @@ cluster.shutdown()
 """
 
 
-def run_on_two_nodes(folder: Path, *scenarios: str) -> tuple[dict[str, dict[str, Any]], str]:
-    """Run `extract` over 40 clips for each scenario: name -> what came of it, and what was said."""
-    clips = write_noise(folder / "audio", 40, seconds=0.5)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "ACOUSTIC_ENV_TEST_SICK": str(folder / "rule"),
-        "RAY_worker_niceness": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
+Scenarios = Callable[[str], tuple[dict[str, Any], str]]
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenarios:
+    """What came of a scenario, and what `extract` said; all run on one cluster of two nodes, one after the other."""
+    folder = tmp_path_factory.mktemp("sick")
+    clips = write_noise(folder / "audio", CLIPS, seconds=0.5)
     run = subprocess.run(
-        [sys.executable, "-c", SCENARIOS, str(folder), str(clips), *scenarios],
-        env=environment,
+        [sys.executable, "-c", SCENARIOS, str(folder), str(clips)],
+        env=environment(**{VARIABLE: str(folder / "rule")}),
         capture_output=True,
         text=True,
-        timeout=390,
+        timeout=1140,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
-    found = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-    return {result["name"]: result for result in found}, run.stderr
+    found = {
+        result["name"]: result
+        for line in run.stdout.splitlines()
+        if line.startswith("{")
+        for result in [json.loads(line)]
+    }
+    said = {part.partition("\n")[0]: part for part in run.stderr.split("=== ")[1:]}
+
+    def named(name: str) -> tuple[dict[str, Any], str]:
+        assert name in found, run.stderr[-6000:]
+        return found[name], said[name]
+
+    return named
 
 
-def assert_all_done(result: dict[str, Any]) -> None:
-    assert (result["code"], result["rows"], result["errors"]) == (0, 40, 0)
-    assert (result["finished"], result["left"]) == (40, 0)
+def assert_all_done(result: dict[str, Any], said: str) -> None:
+    assert (result["code"], result["rows"], result["errors"]) == (0, CLIPS, 0)
+    assert (result["finished"], result["left"]) == (CLIPS, 0)
     assert result["faults"]
+    assert "Traceback" not in said
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.slow
-def test_a_sick_node_costs_no_clip_and_a_run_without_a_sound_node_stops_and_says_why(tmp_path: Path) -> None:
-    results, said = run_on_two_nodes(tmp_path, "decoder-node", "decoder-all")
-    result = results["decoder-node"]
-    assert_all_done(result)
+@pytest.mark.timeout(1200)
+def test_a_sick_node_costs_no_clip(scenario: Scenarios) -> None:
+    result, said = scenario("decoder-node")
+    assert_all_done(result, said)
     assert {fault["node"] for fault in result["faults"]} == {result["sick"]}
     assert result["faults"][-1]["left_out"]
 
-    stopped = results["decoder-all"]
-    assert (stopped["code"], stopped["rows"], stopped["errors"], stopped["left"]) == (1, 0, 0, 40)
-    _, _, last = said.partition("=== decoder-all")
-    assert "no worker is left" in last
-    assert "libsndfile.so.1" in last
-    assert "To resume: acoustic-env extract" in last
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_without_a_sound_node_stops_and_says_why(scenario: Scenarios) -> None:
+    result, said = scenario("decoder-all")
+    assert (result["code"], result["rows"], result["errors"], result["left"]) == (1, 0, 0, CLIPS)
+    assert "no worker is left" in said
+    assert "libsndfile.so.1" in said
+    assert "To resume: acoustic-env extract" in said
     assert "Traceback" not in said
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_node_without_the_disk_is_left_out_and_a_worker_that_falls_sick_is_replaced(tmp_path: Path) -> None:
-    results, said = run_on_two_nodes(tmp_path, "disk-node", "decoder-once")
-    for result in results.values():
-        assert_all_done(result)
-    (fault,) = results["disk-node"]["faults"]
-    assert fault["node"] == results["disk-node"]["sick"]
+@pytest.mark.timeout(1200)
+def test_a_node_without_the_disk_is_left_out(scenario: Scenarios) -> None:
+    result, said = scenario("disk-node")
+    assert_all_done(result, said)
+    (fault,) = result["faults"]
+    assert fault["node"] == result["sick"]
     assert fault["left_out"]
     assert f"which {fault['host']} can" in fault["reason"]
-    assert not results["decoder-once"]["faults"][-1]["left_out"]
-    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_worker_that_falls_sick_is_replaced(scenario: Scenarios) -> None:
+    result, said = scenario("decoder-once")
+    assert_all_done(result, said)
+    assert not result["faults"][-1]["left_out"]

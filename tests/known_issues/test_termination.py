@@ -29,11 +29,11 @@ def test_a_terminated_run_releases_its_leases_and_says_how_to_resume(tmp_path: P
     with said.open("wb") as file:
         run = subprocess.Popen([sys.executable, "-m", "acoustic_env.cli", *arguments], stderr=file, env=environment)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while "memory " not in said.read_text() and time.monotonic() < end:
             time.sleep(0.2)
         run.send_signal(signal.SIGTERM)
-        assert run.wait(60) == 130
+        assert run.wait(200) == 130
     finally:
         run.kill()
     text = said.read_text()

@@ -182,7 +182,7 @@ def test_weekly_looks_at_unequal_lists_and_changing_models_keep_their_promises()
     assert sum(one.published for one in found) >= 6, "a version that is clearly better is published"
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("error", [0.02, 0.05, 0.1, 0.2, 0.3])
 def test_twenty_weeks_keep_their_promises(error: float) -> None:
     # 24 runs of a true 95 % hold between 0.83 and 1 of the time; the sequences are wider than they must be

@@ -113,7 +113,7 @@ train {NETWORK_STUDY} --workers 2 --checkpoints @/checkpoints --out @/network
 tune {NETWORK_STUDY} --settings @/model.json --trials 1 --out @/tuned
 tune {NETWORK_STUDY} --settings @/model.json --trials 1 --out @/tuned
 report --tune @/tuned --out @/tuned.html
-demo --num-clips 80 --out @/demo
+demo --num-clips 60 --out @/demo
 """
 
 

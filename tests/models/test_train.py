@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +20,7 @@ from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.data.frames import Sequences
 from acoustic_env.models.estimators.mlp import MLPSettings
 from acoustic_env.models.estimators.network_classifier import NetworkClassifier
+from acoustic_env.models.training import on_ray
 from acoustic_env.models.training.loop import (
     Arrays,
     DistributedSession,
@@ -205,54 +202,17 @@ def _train_workers() -> list[psutil.Process]:
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(tmp_path: Path) -> None:
-    # Long enough to be killed in the middle.
-    settings = SETTINGS.replace(workers=1, max_epochs=1000, patience=1000)
-    killed: list[int] = []
-
-    def kill_after_a_checkpoint() -> None:
-        deadline = time.monotonic() + 200
-        while not killed and time.monotonic() < deadline:
-            time.sleep(0.05)
-            if list(tmp_path.glob("mlp-*/progress.safetensors")):
-                for worker in _train_workers():
-                    os.kill(worker.pid, signal.SIGKILL)
-                    killed.append(worker.pid)
-
-    killer = threading.Thread(target=kill_after_a_checkpoint)
-    killer.start()
-    weights = train_on_ray(
-        TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, str(tmp_path), checkpoint_s=0.5
-    ).best_weights
-    killer.join()
-    assert killed
-    expected = train_network(TrainingSpec(settings, "binary", 2), TRAIN, VALIDATION, LocalSession()).best_weights
-    for name, array in expected.items():
-        np.testing.assert_allclose(weights[name], array, atol=1e-5)
-    assert auc(weights) == pytest.approx(auc(expected), abs=1e-4)
-
-
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.slow
-def test_two_workers_train_as_good_a_model_as_one(tmp_path: Path) -> None:
-    both = train_on_ray(TrainingSpec(SETTINGS.replace(workers=2), "binary", 2), TRAIN, VALIDATION, str(tmp_path))
-    one = train_network(TrainingSpec(SETTINGS, "binary", 2), TRAIN, VALIDATION, LocalSession())
-    assert auc(both.best_weights) == pytest.approx(auc(one.best_weights), abs=0.02)
-
-
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.slow
-def test_networks_of_a_run_share_their_workers_and_are_not_trained_again(tmp_path: Path) -> None:
-    spec = TrainingSpec(SETTINGS.replace(workers=2, max_epochs=2), "binary", 2)
+def test_networks_of_a_run_share_their_workers_are_as_good_as_of_one_process_and_are_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TrainingSpec(SETTINGS.replace(workers=2), "binary", 2)
     seen = []
     with one_group():
         for seed in (1, 2):
             own = replace(spec, settings=spec.settings.replace(seed=seed))
             trained = train_on_ray(own, TRAIN, VALIDATION, str(tmp_path))
             expected = train_network(own, TRAIN, VALIDATION, LocalSession())
-            np.testing.assert_allclose(
-                trained.history[0]["validation_loss"], expected.history[0]["validation_loss"], rtol=1
-            )
+            assert auc(trained.best_weights) == pytest.approx(auc(expected.best_weights), abs=0.02)
             seen.append({worker.pid for worker in _train_workers()})
         with pytest.raises(Diverged, match="the mlp diverged in epoch 1"):
             train_on_ray(replace(own, settings=own.settings.replace(learning_rate=1e30)), TRAIN, VALIDATION)
@@ -260,9 +220,8 @@ def test_networks_of_a_run_share_their_workers_and_are_not_trained_again(tmp_pat
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[0]) == 2
     assert len(list(tmp_path.glob("mlp-*/progress.safetensors"))) == 2
-    started = time.monotonic()
-    again = train_on_ray(own, TRAIN, VALIDATION, str(tmp_path))  # by what is stored: no worker starts
-    assert time.monotonic() - started < 2
+    monkeypatch.setattr(on_ray, "Group", None)  # by what is stored: no worker starts
+    again = train_on_ray(own, TRAIN, VALIDATION, str(tmp_path))
     assert again.history == list(trained.history)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from acoustic_env.audit.table import read_table, write_table
 from acoustic_env.config import CLASSIFIERS, classifier_settings
@@ -22,7 +23,16 @@ from acoustic_env.models.data.examples import Examples
 from acoustic_env.models.estimators.mlp import MLPSettings
 from acoustic_env.models.search_state import SearchState
 from acoustic_env.models.training.loop import Diverged
-from acoustic_env.models.tune import Trial, search, trial_table
+from acoustic_env.models.tune import (
+    Trial,
+    changed_settings,
+    optuna_study,
+    sampler,
+    score_settings,
+    search,
+    search_settings,
+    trial_table,
+)
 
 BASE = MLPSettings(batch_size=64)
 
@@ -87,15 +97,25 @@ def test_trials_stay_inside_the_source_systems_space_and_the_best_comes_first(tm
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_kind_that_is_no_network_is_searched_alike(tmp_path: Path) -> None:
+    trials = run(2, tmp_path, "xgboost")
+    assert [trial.error for trial in trials] == ["", ""]
+    assert all(trial.score is not None and trial.score > 0.6 for trial in trials)
+
+
 @pytest.mark.parametrize(
     "kind", [kind for kind in CLASSIFIERS.names() if kind != "mlp" and not CLASSIFIERS.load(kind).reads_sequences]
 )
-def test_every_kind_is_searched_in_its_own_space(kind: str, tmp_path: Path) -> None:
-    trials = run(2, tmp_path, kind)
-    assert [trial.error for trial in trials] == ["", ""]
-    assert all(trial.score is not None and trial.score > 0.6 for trial in trials)
-    base = classifier_settings({"kind": kind})
-    assert all(set(trial.chosen) <= set(type(base).model_fields) and trial.chosen for trial in trials)
+def test_every_kind_is_searched_in_its_own_space(kind: str) -> None:
+    base = search_settings(classifier_settings({"kind": kind, "seed": 23}))
+    study = optuna_study(sampler(base.seed, 2))
+    for _ in range(2):
+        trial = study.ask()
+        base.search_space(trial, 6)
+        chosen = changed_settings(base, trial.params)
+        assert chosen
+        assert set(chosen) <= set(type(base).model_fields)
+        assert score_settings(base.at(trial.params), rows(200, 0), rows(150, 1), 2) > 0.6
 
 
 def test_a_search_passes_over_settings_that_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +142,7 @@ import sys
 from pathlib import Path
 import ray
 from tests.models.test_tune import run
-ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+ray.init(address=sys.argv[3], logging_level="error", log_to_driver=False)
 trials = run(int(sys.argv[1]), Path(sys.argv[2]))
 assert sorted(trial.number for trial in trials) == list(range(len(trials)))
 print(len(trials))
@@ -135,13 +155,17 @@ def _recorded(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_search_whose_driver_is_interrupted_then_killed_goes_on_with_the_trials_it_had(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, "6", str(tmp_path)]
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", SCRIPT, "6", str(tmp_path), address]
     before: list[dict[str, Any]] = []
     for how in (signal.SIGINT, signal.SIGKILL):
         driver = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and len(_recorded(tmp_path)) < len(before) + 1:
+        deadline = time.monotonic() + 400
+        while len(_recorded(tmp_path)) < len(before) + 1:
+            assert driver.poll() is None, "the search ended before it could be disturbed"
+            assert time.monotonic() < deadline, "no trial ended in 400 s"
             time.sleep(0.05)
         os.killpg(driver.pid, how)
         assert driver.wait() != 0

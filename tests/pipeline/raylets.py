@@ -42,7 +42,8 @@ HEALTH = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "5",
 }
-GATE = "ACOUSTIC_ENV_TEST_GATE"  # names the folder where workers wait before their second task for the file `open`
+GATE = "ACOUSTIC_ENV_TEST_GATE"  # names the folder where workers wait for the file `open`
+GATE_AFTER = "ACOUSTIC_ENV_TEST_GATE_AFTER"  # how many tasks they do before; 1 where it is not set
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Driver:
     printed: Path
     said: Path
 
-    def end(self, limit_s: float = 150.0) -> tuple[int, str]:
+    def end(self, limit_s: float = 600.0) -> tuple[int, str]:
         """Wait for it; return its exit code and what it said."""
         return self.process.wait(limit_s), self.said.read_text(encoding="utf-8")
 
@@ -165,14 +166,14 @@ class Machine:
 
     def run(self, *words: str) -> None:
         """Run a command on this machine; raises CalledProcessError where it fails."""
-        subprocess.run(self.inside(*words), check=True, capture_output=True, timeout=60)
+        subprocess.run(self.inside(*words), check=True, capture_output=True, timeout=240)
 
     def ray(self, *words: str) -> None:
         """Start Ray on this machine; it ends with the machine."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, f"--node-ip-address={self.address}"]
         command += ["--object-store-memory=100000000"]
         variables = environment(TMPDIR="/srv", **HEALTH, **{GATE: str(self.gate)})
-        subprocess.run(self.inside(*command), env=variables, check=True, capture_output=True, timeout=150)
+        subprocess.run(self.inside(*command), env=variables, check=True, capture_output=True, timeout=400)
 
     def lead(self, *words: str) -> None:
         """Start Ray on this machine as a head without CPUs."""
@@ -266,9 +267,10 @@ def take_time() -> None:
     if GATE not in os.environ:
         return
     gate, call, tasks = Path(os.environ[GATE]), CrashIsolatedStage.__call__, count()
+    after = int(os.environ.get(GATE_AFTER, "1"))
 
     def wait(*arguments: Any) -> Any:
-        if next(tasks) == 1:
+        if next(tasks) == after:
             (gate / f"{platform.node()} {os.getpid()}").touch()
             while not (gate / "open").exists():
                 time.sleep(0.05)

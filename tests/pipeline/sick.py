@@ -15,7 +15,7 @@ from typing import Any
 
 VARIABLE = "ACOUSTIC_ENV_TEST_SICK"
 HEALTHY_CALLS = 8
-PATIENCE_S = 120
+PATIENCE_S = 400
 
 _calls = 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +23,7 @@ from acoustic_env.errors import ClipError, LeaseHeld
 from acoustic_env.io.filesystem import open_filesystem
 from acoustic_env.store.feature_store import FeatureStore
 from acoustic_env.store.lease import acquire_blocks
-from tests.pipeline.raylets import Driver, Machine, driver, join_all, raylets
+from tests.pipeline.raylets import Driver, Machine, Raylets, driver, join_all, raylets
 from tests.pipeline.test_extract import BLOCKS, rows, write_noise
 from tests.s3 import Fault, S3Server
 
@@ -30,7 +31,15 @@ CLIPS = 160
 BAD = {"gone": "not_found", "text": "not_audio"}  # clip -> the code of its error
 FEATURES = ("--blocks", "placeholder", "--signals", "raw", "--max-error-rate", "0.1")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# Waits until a cluster has no more than so many nodes.
+LOST = """
+import sys, time, ray
+ray.init(address=sys.argv[1], logging_level="error", log_to_driver=False)
+while sum(node["Alive"] for node in ray.nodes()) > int(sys.argv[2]):
+    time.sleep(0.2)
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def write_list(folder: Path) -> Path:
@@ -96,13 +105,21 @@ def parts(store: str) -> int:
     return sum(entry.path.endswith(".parquet") for entry in open_filesystem(store).entries("features"))
 
 
-def wait_until(what: Callable[[], bool], run: Driver, limit_s: float = 120.0) -> None:
+def wait_until(what: Callable[[], bool], run: Driver, limit_s: float = 400.0) -> None:
     deadline = time.monotonic() + limit_s
     while not what():
         if run.process.poll() is not None:
             pytest.fail(f"the run ended before it could be disturbed: {run.end()}")
-        assert time.monotonic() < deadline, f"nothing after {limit_s:.0f} s"
+        assert time.monotonic() < deadline, f"nothing after {limit_s:.0f} s: {run.said.read_text()}"
         time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[Raylets, str, list[str]]]:
+    """A head and two nodes, its address and the numbers of its nodes; the tests share it until one kills its head."""
+    with raylets() as found:
+        address = found.tell("start")
+        yield found, address, [found.tell("add") for _ in range(2)]
 
 
 class FaultyServer:
@@ -119,57 +136,55 @@ class FaultyServer:
 
 
 def test_nodes_killed_and_added_while_s3_throttles_and_drops_cost_no_clip(
-    clips: Path, undisturbed: pa.Table, s3: S3Server, tmp_path: Path
+    cluster: tuple[Raylets, str, list[str]],
+    clips: Path,
+    undisturbed: pa.Table,
+    s3: S3Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    listed, random, server = upload(s3, clips), Random(17), FaultyServer()
+    (nodes, address, alive), random, server = cluster, Random(17), FaultyServer()
+    listed = upload(s3, clips)
     s3.choose = server
     arguments = ("--clips", listed, "--store", s3.url, *FEATURES, "--json")
-    with raylets() as cluster:
-        address = cluster.tell("start")
-        alive = [cluster.tell("add") for _ in range(2)]
-        with driver(address, tmp_path, *arguments) as run:
-            wait_until(lambda: parts(s3.url) > 0, run)
-            for _ in range(2):
-                victim = random.choice(alive)
-                alive.remove(victim)
-                cluster.tell("kill", victim)
-                server.away_until = time.monotonic() + random.uniform(1, 3)
-                alive.append(cluster.tell("add"))
-            code, said = run.end()
-        assert code == 0, said
-        record = record_of(run)
-        assert (record["finished"], record["failed"], record["left"]) == (CLIPS + 2, 2, 1)
-        assert s3.done
-        s3.choose = lambda _method, _path, _number: None
-        with driver(address, tmp_path, *arguments) as again:
-            code, said = again.end()
-        assert record_of(again)["pending"] == 1, said
+    with driver(address, tmp_path, *arguments) as run:
+        wait_until(lambda: parts(s3.url) > 0, run)
+        for _ in range(2):
+            victim = random.choice(alive)
+            alive.remove(victim)
+            nodes.tell("kill", victim)
+            server.away_until = time.monotonic() + random.uniform(1, 3)
+            alive.append(nodes.tell("add"))
+        code, said = run.end()
+    assert code == 0, said
+    record = record_of(run)
+    assert (record["finished"], record["failed"], record["left"]) == (CLIPS + 2, 2, 1)
+    assert s3.done
+    s3.choose = lambda _method, _path, _number: None
+    assert main(["extract", *arguments, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["pending"] == 1
     assert_undisturbed(s3.url, listed, undisturbed)
 
 
 def test_a_driver_killed_and_a_head_lost_leave_work_that_a_later_driver_ends_whatever_their_clocks_say(
-    clips: Path, undisturbed: pa.Table, tmp_path: Path
+    cluster: tuple[Raylets, str, list[str]], clips: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
-    store, hours = str(tmp_path / "store"), 5 * 3600.0
+    (nodes, address, _), store, hours = cluster, str(tmp_path / "store"), 5 * 3600.0
     arguments = ("--clips", str(clips), "--store", store, *FEATURES, "--json")
-    with raylets() as cluster:
-        address = cluster.tell("start")
+    with driver(address, tmp_path, *arguments, clock_s=hours) as ahead:
+        wait_until(lambda: parts(store) > 0, ahead)
+    found = parts(store)
+    with driver(address, tmp_path, *arguments, clock_s=-hours) as behind:
+        wait_until(lambda: parts(store) > found, behind)
+        with pytest.raises(LeaseHeld, match=f"host clock -{hours:g}"), acquire_blocks(store, ["placeholder"], "me"):
+            pass
+        nodes.tell("kill", "head")
+        code, said = behind.end()
+        assert code not in (0, 2, 3, 4, 5), said
+    with raylets() as later:
+        address = later.tell("start")
         for _ in range(2):
-            cluster.tell("add")
-        with driver(address, tmp_path, *arguments, clock_s=hours) as ahead:
-            wait_until(lambda: parts(store) > 0, ahead)
-        found = parts(store)
-        with driver(address, tmp_path, *arguments, clock_s=-hours) as behind:
-            wait_until(lambda: parts(store) > found, behind)
-            with pytest.raises(LeaseHeld, match=f"host clock -{hours:g}"), acquire_blocks(store, ["placeholder"], "me"):
-                pass
-            cluster.tell("kill", "head")
-            code, said = behind.end()
-            assert code not in (0, 2, 3, 4, 5), said
-    with raylets() as cluster:
-        address = cluster.tell("start")
-        for _ in range(2):
-            cluster.tell("add")
+            later.tell("add")
         with driver(address, tmp_path, *arguments) as last:
             code, said = last.end()
         assert code == 0, said
@@ -191,7 +206,7 @@ def test_a_node_cut_off_and_back_and_a_node_whose_disk_is_full_cost_no_clip(
     with driver(address, tmp_path, "--clips", str(clips), "--store", store, *FEATURES, "--json", on=head) as run:
         wait_until(lambda: waiting("node2") + waiting("node3") == 2, run)
         head.run("ip", "link", "set", f"cable{third.number}", "down")
-        time.sleep(15)  # a node that does not answer for 10 s is dead
+        head.run(sys.executable, "-c", LOST, address, "2")
         head.run("ip", "link", "set", f"cable{third.number}", "up")
         third.run("sh", "-c", "while pgrep -x raylet; do sleep 0.2; done")  # it finds that it is dead, and ends
         third.join(head)

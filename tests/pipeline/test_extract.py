@@ -54,10 +54,10 @@ def command(clips: Path, store: Path, *more: str) -> list[str]:
 
 
 def wait_for_parts(store: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 400
     while len(list(store.glob("features/*/*/part-*.parquet"))) < count:
         assert process.poll() is None, "the run ended before it could be disturbed"
-        assert time.monotonic() < deadline, "no part after 90 s"
+        assert time.monotonic() < deadline, "no part after 400 s"
         time.sleep(0.05)
 
 
@@ -129,7 +129,7 @@ class TestOnOneCluster:
         killed: list[int] = []
 
         def kill_one() -> None:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not killed and time.monotonic() < deadline:
                 for process in psutil.Process().children(recursive=True):
                     with contextlib.suppress(psutil.NoSuchProcess):
@@ -239,6 +239,7 @@ def test_wrong_usage_names_what_is_wrong_and_exits_2(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_run_interrupted_then_killed_then_repeated_gives_the_undisturbed_table(tmp_path: Path) -> None:
     clips = write_noise(tmp_path / "audio", 300, seconds=1.0)
     store, undisturbed = tmp_path / "store", tmp_path / "undisturbed"
@@ -246,16 +247,14 @@ def test_a_run_interrupted_then_killed_then_repeated_gives_the_undisturbed_table
         process = subprocess.Popen(command(clips, store), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         wait_for_parts(store, parts, process)
         process.send_signal(disturbance)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
         if disturbance == signal.SIGINT:
             assert process.returncode == 130, stderr
             assert "To resume: acoustic-env extract" in stderr
             assert "Traceback" not in stderr
         assert 0 < rows(store).num_rows < 900, "the run was not disturbed in the middle"
-    finished = subprocess.run(command(clips, store), capture_output=True, text=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stderr
-    whole = subprocess.run(command(clips, undisturbed), capture_output=True, text=True, timeout=120, check=False)
-    assert whole.returncode == 0, whole.stderr
+    for place in (store, undisturbed):  # on the tests' cluster, which saves two starts of Ray
+        extract(ExtractSettings(clips=str(clips), store=str(place), blocks=BLOCKS))
     assert rows(store).equals(rows(undisturbed))
     assert main(["store", "verify", str(store), "--clips", str(clips)]) == 0
 
@@ -264,7 +263,7 @@ def test_a_run_interrupted_then_killed_then_repeated_gives_the_undisturbed_table
 def test_one_cpu_is_enough(tmp_path: Path) -> None:
     clips = write_noise(tmp_path / "audio", 6)
     pinned = ["taskset", "-c", "0", *command(clips, tmp_path / "store", "--json")]
-    done = subprocess.run(pinned, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(pinned, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"] == 6
     assert "1 CPUs" in done.stderr

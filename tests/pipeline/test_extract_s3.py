@@ -63,7 +63,7 @@ def test_an_outage_of_every_request_costs_no_clip(s3: S3Server, tmp_path: Path) 
         return "throttle" if began and time.monotonic() - began[0] < outage_s else None
 
     s3.choose = away
-    run = subprocess.run(command(s3, clips), capture_output=True, text=True, timeout=240, check=False)
+    run = subprocess.run(command(s3, clips), capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr
     record = json.loads(run.stdout)
     assert len(s3.done) >= CLIPS // 2

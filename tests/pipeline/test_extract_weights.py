@@ -31,7 +31,7 @@ def run(clips: Path, store: Path, cache: Path, limit: int) -> dict[str, Any]:
     arguments = [*command(clips, store), "--signals", "raw", "--json", "--limit", str(limit)]
     arguments[arguments.index("--blocks") + 1] = "placeholder,mn04"
     environment = {**os.environ, ENVIRONMENT: str(cache)}
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=240, check=True)
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=900, check=True)
     record: dict[str, Any] = json.loads(done.stdout)
     return record
 
@@ -51,14 +51,14 @@ def test_changed_weights_recompute_their_block_alone_and_never_mix_with_the_old_
 
     first = run(clips, store, tmp_path / "old", limit=2)
     assert first["rows"] == {"placeholder": 2, "mn04": 2}
-    second = run(clips, store, tmp_path / "old", limit=3)
-    assert second["rows"] == {"placeholder": 1, "mn04": 1}
-    third = run(clips, store, tmp_path / "new", limit=3)
-    assert third["rows"] == {"mn04": 3}, "the block without weights has nothing to do"
+    second = run(clips, store, tmp_path / "new", limit=3)
+    assert second["rows"] == {"placeholder": 1, "mn04": 3}, "the block without weights lacks the new clip alone"
 
     tables = FeatureStore(str(store))
-    old, new = first["fingerprints"]["mn04"]["raw"], third["fingerprints"]["mn04"]["raw"]
+    old, new = first["fingerprints"]["mn04"]["raw"], second["fingerprints"]["mn04"]["raw"]
     assert {version.fingerprint for version in tables.fingerprints("mn04")} == {old, new}
-    values = [np.stack(tables.read("mn04", version)["embedding"].to_numpy()) for version in (old, new)]
-    assert values[0].shape == values[1].shape == (3, 384)
-    assert not np.isclose(values[0], values[1]).all(axis=1).any()
+    values = [
+        np.stack(tables.read("mn04", version).sort_by("clip_id")["embedding"].to_numpy()) for version in (old, new)
+    ]
+    assert [table.shape for table in values] == [(2, 384), (3, 384)]
+    assert not np.isclose(values[0], values[1][:2]).all(axis=1).any()

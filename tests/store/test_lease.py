@@ -221,12 +221,13 @@ def test_a_holder_that_proc_hides_from_other_users_keeps_its_lease(url: str, mon
 
 def test_the_heartbeat_moves_the_expiry_on(url: str) -> None:
     with acquire_lease(url, "long", ttl_s=0.4) as lease:
-        first = read_lease(url)
-        time.sleep(0.9)
-        later = read_lease(url)
+        first = later = read_lease(url)
         assert first is not None
-        assert later is not None
-        assert later.expires > first.expires + 0.3
+        deadline = time.monotonic() + 60
+        while later is None or later.expires <= first.expires + 0.3:
+            assert time.monotonic() < deadline, "no heartbeat in 60 s"
+            time.sleep(0.05)
+            later = read_lease(url)
         assert (later.fencing_id, later.nonce) == (lease.token, first.nonce)
 
 
@@ -243,7 +244,7 @@ def test_a_holder_whose_lease_was_taken_finds_out_and_leaves_it_alone(url: str) 
 
 
 def wait_until_lost(lease: Lease) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not lease.lost:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -291,7 +292,7 @@ def test_the_table_of_sources_is_waited_for(url: str, monkeypatch: pytest.Monkey
         thread.start()
         time.sleep(0.2)
         order.append("first")
-    thread.join(timeout=10)
+    thread.join(timeout=100)
     assert order == ["first", "second"]
 
 
