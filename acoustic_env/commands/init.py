@@ -65,6 +65,8 @@ def run(namespace: argparse.Namespace) -> None:
     if read_if_there(file) is not None:
         raise UsageError(f"{file}: there is a study already; edit it, or give another DIR")
     own = same_place(namespace.audio, listed)
+    if own and (namespace.labels or namespace.group_from):
+        raise UsageError(f"{listed}: --labels and --group-from would change the list itself; give another DIR")
     if not own and read_if_there(listed) is not None:
         raise UsageError(
             f"{listed}: there already; acoustic-env init {listed} makes a study of it, or give another DIR"
@@ -77,7 +79,7 @@ def run(namespace: argparse.Namespace) -> None:
     selection = select(clips, recipe) if _labeled(clips) else None
     log("\n".join(selection.summary() if selection else ["no clip has a label: train needs some (--labels FILE)"]))
     log(f"blocks {', '.join(recipe.blocks)} of signals {', '.join(recipe.signals)}")
-    if not own or namespace.labels or namespace.group_from:
+    if not own:
         write_clips(clips, listed)
     write_bytes(file, f"{HEAD.format(name=name)}{text.rstrip()}\n{PATHS}".encode())
     document = {"study": folder, "clips": clips.num_rows, "task": recipe.task, "blocks": list(recipe.blocks)}
