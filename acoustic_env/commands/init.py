@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from acoustic_env.commands.arguments import add_command, log, show, url
@@ -69,7 +70,7 @@ def run(namespace: argparse.Namespace) -> None:
         raise UsageError(f"{listed}: --labels and --group-from would change the list itself; give another DIR")
     if not own and read_if_there(listed) is not None:
         raise UsageError(
-            f"{listed}: there already; acoustic-env init {listed} makes a study of it, or give another DIR"
+            f"{listed}: there already; acoustic-env init {shlex.quote(listed)} makes a study of it, or give another DIR"
         )
     check_place(file)
     clips = _clips(namespace)
@@ -83,7 +84,7 @@ def run(namespace: argparse.Namespace) -> None:
         write_clips(clips, listed)
     write_bytes(file, f"{HEAD.format(name=name)}{text.rstrip()}\n{PATHS}".encode())
     document = {"study": folder, "clips": clips.num_rows, "task": recipe.task, "blocks": list(recipe.blocks)}
-    where = "" if folder == "." else f" --study {folder}"
+    where = "" if folder == "." else f" --study {shlex.quote(folder)}"
     log(f"next: acoustic-env extract{where}")
     show(namespace, document, f"{file}: {recipe.task}, {clips.num_rows:,} clips in {listed}")
 
