@@ -163,12 +163,12 @@ def _check(arguments: argparse.Namespace) -> int:
     Every issue names file, row (from 1, a header not counted) and column. Exit code 2 when there is one.
 
     Examples:
-        acoustic-env clips check clips.csv                             columns, ids, times, labels, local files
-        acoustic-env clips check clips.parquet --recipe urban-nature   and what the recipe makes of the list
-        acoustic-env clips check recordings/                           what clips from-folder would make of a folder
-        acoustic-env clips check clips.parquet --read                  and open and decode every clip
-        acoustic-env clips check clips.csv --drop-missing there.csv    without the clips whose audio is gone
-        acoustic-env clips check 2023.parquet 2024.parquet             and that no id has other audio in another list
+        acoustic-env clips check clips.csv                              columns, ids, times, labels, local files
+        acoustic-env clips check clips.parquet --recipe urban-nature    and what the recipe makes of the list
+        acoustic-env clips check recordings/                            what clips from-folder would make of a folder
+        acoustic-env clips check clips.parquet --read                   and open and decode every clip
+        acoustic-env clips check clips.csv --drop-missing there.csv     without the clips whose audio is gone
+        acoustic-env clips check 2023.parquet 2024.parquet              and that no id has other audio in another list
     """
     from acoustic_env.clips.check import check_clips, compare_lists
     from acoustic_env.clips.table import ValidationIssue, describe_issues

@@ -47,7 +47,7 @@ def test_a_journal_with_old_names_goes_on_under_new_ones(tmp_path: Path, capsys:
 def test_a_labels_folder_with_verdicts_is_read_and_then_superseded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ReannotateSettings(clips="clips", store="store", bundle="bundle", labels=str(tmp_path))
+    settings = ReannotateSettings(clips="clips", store="store", bundle="bundle", versions=str(tmp_path))
     write_table(SAMPLE, str(tmp_path / "samples" / "0001-x.parquet"))
     write_table(OLD, str(tmp_path / "verdicts.parquet"))
     assert read_answers(settings)[0] == NEW

@@ -115,7 +115,10 @@ def test_bad_input_ends_with_a_message_and_exit_code_2(arguments: list[str], cap
 def test_every_example_in_the_help_is_a_command_the_parser_takes() -> None:
     from acoustic_env.cli import build_parser
 
-    texts = [command.CHECK, *(inspect.getdoc(command.READERS.load(name)) for name in command.READERS.names())]
+    texts = [
+        inspect.getdoc(command._check),
+        *(inspect.getdoc(command.READERS.load(name)) for name in command.READERS.names()),
+    ]
     joined = "\n".join(texts).replace("\\\n", " ")
     examples = re.findall(r"^ +acoustic-env (clips .*)$", joined, re.MULTILINE)
     assert len(examples) >= 10

@@ -75,7 +75,7 @@ def test_drift_counts_a_recording_once_on_both_sides(tmp_path: Path) -> None:
     study = ["--clips", trained, "--store", store, "--recipe", str(tmp_path / "recipe.yaml")]
     assert main(["train", *study, "--out", bundle]) == 0
     found = reannotate(
-        ReannotateSettings(clips=listed, store=store, bundle=bundle, labels=str(tmp_path / "labels")),
+        ReannotateSettings(clips=listed, store=store, bundle=bundle, versions=str(tmp_path / "labels")),
         lambda _line: None,
     )
     assert tuple(found["drift"]["clips"]) == (40, 30)

@@ -181,7 +181,7 @@ def test_after_a_change_of_the_separator_fg_and_bg_are_computed_and_raw_is_found
     old = store.read("placeholder")
     assert old.num_rows == 6
     assert json.loads(old.schema.metadata[b"acoustic_env.fingerprints"]) == before
-    assert export(store, "placeholder", str(tmp_path / "wide.csv"), shape="wide") == 2
+    assert export(store, "placeholder", str(tmp_path / "wide.csv"), shape="wide").rows == 2
     assert load_matrix(store, ["a"], ["placeholder"], SIGNALS).fingerprints == {"placeholder": before}
 
     monkeypatch.setitem(separate.GATE, "prop_decrease", 0.5)

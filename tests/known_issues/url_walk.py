@@ -78,7 +78,9 @@ clips from-audioset-embeddings @/tfrecords --segments @/segments.csv --recipe @/
     --out @/released.parquet
 clips check @/clips.parquet --recipe @/recipe.yaml --read --drop-missing @/there.parquet
 clips duplicates --clips @/clips.parquet --out @/groups.parquet --apply @/grouped.parquet
-extract --settings @/job.yaml --dry-run
+init @/recordings @/study --recipe @/recipe.yaml --labels @/labels.csv
+config --study @/study
+extract --study @/study --limit 2 --dry-run
 store ls @/store
 store verify @/store --clips @/clips.parquet --read
 store errors @/store
@@ -149,7 +151,9 @@ def prepare(base: str) -> None:
         "network.yaml": NETWORK,
         "segments.csv": SEGMENTS,
         "tags.yaml": TAGS,
-        "job.yaml": f"{{clips: {base}/clips.parquet, store: {base}/store, recipe: {base}/recipe.yaml}}".encode(),
+        "labels.csv": "".join(
+            ["file,label\n", *(f"{c['group']}_{c['clip_id']},{c['labels'][0]}\n" for c in clips)]
+        ).encode(),
         "model.json": b'{"seed": 5}',
         "weights/yamnet_class_map.csv": CLASSES,
     }.items():

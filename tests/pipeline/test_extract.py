@@ -209,7 +209,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--store", "s"], "--clips is missing"),
+        (["--store", "s"], "--clips: not given"),
         (["--clips", "nowhere.parquet", "--store", "s"], "nowhere.parquet"),
         (["--clips", "{folder}/empty", "--store", "s"], "no audio files below it"),
         (["--clips", "{clips}", "--store", "{clips}"], "is a file, not a feature store"),

@@ -153,7 +153,7 @@ def test_everything_given_is_told_in_a_readers_order(whole: tuple[Path, Page]) -
         (["store"], ["What was run", "Feature tables", "Errors", "Provenance"]),
         (["explain"], ["What differs between the classes", "Provenance"]),
         (["compare", "tune"], ["The comparison", "The search", "Provenance"]),
-        (["labels"], ["The label audit", "Provenance"]),
+        (["versions"], ["The label audit", "Provenance"]),
     ],
 )
 def test_sections_appear_only_for_what_is_given(
