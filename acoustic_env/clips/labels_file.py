@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -36,9 +38,10 @@ def with_labels(clips: pa.Table, url: str, log: Log) -> pa.Table:
     rows = read_rows(url)
     file, label = _columns(list(rows[0]), url)
     found, strange = dict[int, dict[str, Any]](), list[str]()
-    places = _places(clips)
-    for row in rows:
-        of = places.get(row[file].replace("\\", "/").removeprefix("./"), ())
+    called = [row[file].replace("\\", "/").removeprefix("./") for row in rows]
+    places = _places(clips, set(called))
+    for row, name in zip(rows, called, strict=True):
+        of = places.get(name, ())
         if len(of) > 1 and len({clips["uri"][number].as_py() for number in of}) > 1:
             names = ", ".join(clips["clip_id"][number].as_py() for number in of[:SHOWN])
             raise UsageError(f"{url}: {row[file]!r} is the name of several clips ({names}); write more of the path")
@@ -46,7 +49,7 @@ def with_labels(clips: pa.Table, url: str, log: Log) -> pa.Table:
             strange.append(row[file])
         for number in of:
             entry = found.setdefault(number, {"labels": {}})
-            entry["labels"] |= dict.fromkeys(split_labels(row[label]))
+            entry["labels"] |= dict.fromkeys(_labels(row[label], url))
             entry |= {name: row[name] for name in ("group", "fold") if row.get(name)}
     if not found:
         raise UsageError(f"{url}: none of its {len(rows):,} files is in the list, the first: {rows[0][file]!r}")
@@ -68,13 +71,25 @@ def _columns(names: Sequence[str], url: str) -> tuple[str, str]:
     raise UsageError(f"{url}: which column is the file, which the label? Name them file and label; found {names}")
 
 
-def _places(clips: pa.Table) -> Mapping[str, list[int]]:
-    """Return what a row may call a clip -> rows of the list: its id, its place, ends of its path, without endings."""
+def _labels(cell: str, url: str) -> list[str]:
+    try:
+        return split_labels(cell)
+    except csv.Error as error:
+        raise UsageError(f"{url}: the labels {cell!r} have a stray quote ({error})") from error
+
+
+def _places(clips: pa.Table, wanted: AbstractSet[str]) -> Mapping[str, list[int]]:
+    """Return the wanted names of clips -> rows of the list.
+
+    A name is the clip's id, its place, the last parts of its path, or these without the ending.
+    """
     places = dict[str, list[int]]()
     for number, (clip_id, uri) in enumerate(zip(clips["clip_id"].to_pylist(), clips["uri"].to_pylist(), strict=True)):
         parts = PurePosixPath(uri.rpartition("://")[2]).parts
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
-        for name in {clip_id, uri, *ends, *(str(PurePosixPath(end).with_suffix("")) for end in ends if end.strip("/"))}:
+        endings = len(PurePosixPath(parts[-1]).suffix) if parts else 0
+        own = {clip_id, uri, *ends}
+        for name in (own | {one[: len(one) - endings] for one in own}) & wanted:
             places.setdefault(name, []).append(number)
     return places
 

@@ -72,6 +72,18 @@ def is_folder(url: str) -> bool:
         return (local_path(url) is None and url.endswith("/")) or filesystem.is_folder()
 
 
+def is_there(url: str) -> bool:
+    """Return whether a location is a file or a folder.
+
+    Raises:
+        UsageError: it may not be read.
+    """
+    with suppress(MissingFileError), _usable(url, "read"):
+        filesystem = open_filesystem(url)
+        return filesystem.is_folder() or filesystem.size("") >= 0
+    return False
+
+
 def others_below(url: str) -> list[str]:
     """Return the paths below a folder of what is neither file nor folder, sorted: links to nothing, pipes, devices."""
     return open_filesystem(url).others()

@@ -11,7 +11,7 @@ from typing import Any, Final
 from acoustic_env.config import STUDY_LAYOUT, Recipe, StudyPaths
 from acoustic_env.errors import UsageError
 from acoustic_env.io.documents import read_mapping, recipe_and_paths
-from acoustic_env.io.files import MissingFileError, files_below, read_if_there
+from acoustic_env.io.files import MissingFileError, is_there
 from acoustic_env.io.location import join, local_path
 
 STUDY_FILE: Final = STUDY_LAYOUT["recipe"]
@@ -44,12 +44,10 @@ class StudyFolder:
     def place_if_there(self, name: str) -> str | None:
         """Return where a part or result is, None where there is none yet."""
         where = self.place(name)
-        path = local_path(where)
-        if path is not None:
-            return where if path.exists() else None
-        return where if files_below(where) or read_if_there(where) is not None else None
+        return where if is_there(where) else None
 
     def _below(self, place: str) -> str:
+        place = str(Path(place).expanduser()) if place.startswith("~") else place
         path = local_path(place)
         if path is None or path.is_absolute() or self.folder == ".":
             return place
@@ -85,5 +83,5 @@ def find_study(given: str | None = None) -> StudyFolder | None:
     """
     folder = given or os.environ.get(VARIABLE)
     if folder:
-        return read_study(folder.removesuffix(f"/{STUDY_FILE}"))
+        return read_study("." if folder == STUDY_FILE else folder.removesuffix(f"/{STUDY_FILE}"))
     return read_study(".") if Path(STUDY_FILE).is_file() else None
