@@ -87,9 +87,9 @@ def _places(clips: pa.Table, wanted: AbstractSet[str]) -> Mapping[str, list[int]
     for number, (clip_id, uri) in enumerate(zip(clips["clip_id"].to_pylist(), clips["uri"].to_pylist(), strict=True)):
         parts = PurePosixPath(uri.rpartition("://")[2]).parts
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
-        endings = len(PurePosixPath(parts[-1]).suffix) if parts else 0
+        ending = PurePosixPath(parts[-1]).suffix if parts else ""
         own = {clip_id, uri, *ends}
-        for name in (own | {one[: len(one) - endings] for one in own}) & wanted:
+        for name in (own | {one.removesuffix(ending) for one in own}) & wanted:
             places.setdefault(name, []).append(number)
     return places
 
