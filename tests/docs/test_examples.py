@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,13 @@ import pytest
 from acoustic_env.cli import build_parser
 from tests.docs.pages import DEMO, NOT_RUN, PAGES, ROOT, RUN, SHOWN, Block, blocks, normalized
 
-CLUSTER = """
-import sys, ray
-ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
-print("address", ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
-"""
-
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def run(block: Block, folder: Path, **variables: str) -> str:
-    """Run a block, with more environment variables, and return what it printed."""
+def run(block: Block, folder: Path) -> str:
+    """Run a block and return what it printed."""
     command = [sys.executable, "-c", block.text] if block.language == "python" else ["bash", "-euc", block.script()]
     environment = {
         **os.environ,
@@ -36,7 +28,6 @@ def run(block: Block, folder: Path, **variables: str) -> str:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "example_package"), str(folder)]),
         "ACOUSTIC_ENV_WEIGHTS": str(folder / "weights"),
         "COLUMNS": "120",
-        **variables,
     }
     done = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -51,18 +42,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
     printed = run(Block("bash", "", f"{DEMO} --num-clips 96"), folder)
     return folder / "demo-out", printed
-
-
-@pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """A Ray cluster of two CPUs that the commands of all pages join: each would start one of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as cluster:
-        assert cluster.stdout is not None
-        lines = iter(cluster.stdout.readline, "")
-        yield next(line.removeprefix("address ").strip() for line in lines if line.startswith("address "))
-        cluster.communicate()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -105,7 +84,7 @@ def test_the_first_screen_of_the_readme_names_what_runs_on_a_fresh_machine_and_c
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", [p for p in PAGES if any(block.runs for block in blocks(p))], ids=name)
-def test_the_examples_of_a_page_run_as_shown(page: Path, tmp_path: Path, demo: tuple[Path, str], address: str) -> None:
+def test_the_examples_of_a_page_run_as_shown(page: Path, tmp_path: Path, demo: tuple[Path, str]) -> None:
     left, printed = demo
     shutil.copytree(left, tmp_path / "demo-out")
     for block in blocks(page):
@@ -114,7 +93,7 @@ def test_the_examples_of_a_page_run_as_shown(page: Path, tmp_path: Path, demo: t
             (tmp_path / block.file).write_text(block.text)
         if not block.runs:
             continue
-        output = printed if block.script().strip() == DEMO else run(block, tmp_path, RAY_ADDRESS=address)
+        output = printed if block.script().strip() == DEMO else run(block, tmp_path)
         lines = {normalized(line) for line in output.splitlines()}
         missing = (
             [line for line in block.output() if normalized(line) not in lines] if block.language == "console" else []
