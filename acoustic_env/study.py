@@ -103,7 +103,7 @@ class Study:
     def predict(self, files: str | Path | Sequence[str | Path] = (), **options: Any) -> pd.DataFrame:
         """Predict the study's clips, or audio files; return clip_id, label and posterior, a row a clip and class."""
         given = [files] if isinstance(files, (str, Path)) else files
-        return _read(self._command("predict", options, *map(str, given))["predictions"])
+        return _read_table(self._command("predict", options, *map(str, given))["predictions"])
 
     def explain(self, **options: Any) -> pd.DataFrame:
         """Draw what the classifier relies on; return the plots with their captions and files."""
@@ -111,7 +111,7 @@ class Study:
 
     def rank(self, **options: Any) -> pd.DataFrame:
         """Rank every label by quality, lowest first; return clip_id, label, given, quality and the scorers' scores."""
-        return _read(self._command("audit rank", options)["out"])
+        return _read_table(self._command("audit rank", options)["out"])
 
     def report(self, **options: Any) -> str:
         """Write the page with everything there is; return its path."""
@@ -152,7 +152,7 @@ def _table(rows: Any) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _read(place: str) -> pd.DataFrame:
+def _read_table(place: str) -> pd.DataFrame:
     from acoustic_env.audit.table import read_table
 
     table: pd.DataFrame = read_table(place).to_pandas()

@@ -269,10 +269,10 @@ def add_log_format(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], **overrides: Mapping[str, Any]) -> None:
     """Add an option for each field of a settings class.
 
-    The option is the field's name with dashes, its help the field's docstring and default. An option that was not given
-    is None in the namespace, so that the value of a --settings file, then the field's own default, counts; `given`
+    The option is the field's name with dashes, its help the field's docstring and default; a field of `PATHS` is a
+    path. An option that was not given is None in the namespace, so that the field's own default counts; `given`
     collects the others. Overrides replace or complete the arguments of `add_argument` of a field, such as
-    `type=url, metavar="LIST"`; fields with nested settings need one.
+    `metavar="SHARE"`; fields with nested settings need one.
     """
     for name, field in kind.model_fields.items():
         override = overrides.get(name, {})

@@ -11,7 +11,7 @@ from typing import Any, Final
 from acoustic_env.commands.arguments import add_command, add_study, show
 from acoustic_env.errors import UsageError
 
-VARIABLES: Final = ("ACOUSTIC_ENV_STUDY", "ACOUSTIC_ENV_WEIGHTS", "RAY_ADDRESS")
+VARIABLES: Final = ("ACOUSTIC_ENV_WEIGHTS", "RAY_ADDRESS")
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -26,13 +26,14 @@ def run(namespace: argparse.Namespace) -> None:
         acoustic-env config
         acoustic-env config --study s3://bucket/my-study --json
     """
-    from acoustic_env.io.study_folder import find_study, study_file
+    from acoustic_env.io.study_folder import STUDY_FILE, VARIABLE, find_study, in_folder
 
     study = find_study(namespace.study)
     if study is None:
         raise UsageError("no study here; give --study DIR, or make one with acoustic-env init AUDIO_FOLDER")
-    file = study_file(study.folder)
-    rows = [("study", study.folder, "ACOUSTIC_ENV_STUDY" if _by_variable(namespace) else "command line or folder")]
+    file = in_folder(study.folder, STUDY_FILE)
+    found = "--study" if namespace.study else VARIABLE if os.environ.get(VARIABLE) else "the current folder"
+    rows = [("study", study.folder, found)]
     given = study.document.get("paths") or {}
     rows += [(f"paths.{name}", study.place(name), file if name in given else "default") for name in dict(study.paths)]
     for path, value in _leaves(study.recipe.as_json(), ()):
@@ -42,10 +43,6 @@ def run(namespace: argparse.Namespace) -> None:
     widths[1] = min(widths[1], 60)
     lines = (f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}".rstrip() for name, value, origin in rows)
     show(namespace, [dict(zip(("setting", "value", "from"), row, strict=True)) for row in rows], *lines)
-
-
-def _by_variable(namespace: argparse.Namespace) -> bool:
-    return not namespace.study and bool(os.environ.get("ACOUSTIC_ENV_STUDY"))
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -23,10 +23,6 @@ HEAD: Final = """\
 PATHS: Final = """
 # Where the parts are when they are not in this folder: any path or URL (s3://bucket/features).
 # paths:
-#   clips: clips.parquet
-#   store: features
-#   bundle: bundle
-#   audit: audit
 """
 
 
@@ -56,19 +52,19 @@ def run(namespace: argparse.Namespace) -> None:
     """
     from acoustic_env.clips.select import select
     from acoustic_env.clips.table import write_clips
-    from acoustic_env.io.files import check_place, read_if_there, write_bytes
-    from acoustic_env.io.location import join, same_place
-    from acoustic_env.io.study_folder import study_file
+    from acoustic_env.config import STUDY_LAYOUT, StudyPaths
+    from acoustic_env.io.files import check_place, is_there, write_bytes
+    from acoustic_env.io.location import same_place
+    from acoustic_env.io.study_folder import in_folder
 
     folder = namespace.folder.rstrip("/") or "/"
-    file = study_file(folder)
-    listed = "clips.parquet" if folder == "." else join(folder, "clips.parquet")
-    if read_if_there(file) is not None:
+    file, listed = (in_folder(folder, STUDY_LAYOUT[name]) for name in ("recipe", "clips"))
+    if is_there(file):
         raise UsageError(f"{file}: there is a study already; edit it, or give another DIR")
     own = same_place(namespace.audio, listed)
     if own and (namespace.labels or namespace.group_from):
         raise UsageError(f"{listed}: --labels and --group-from would change the list itself; give another DIR")
-    if not own and read_if_there(listed) is not None:
+    if not own and is_there(listed):
         raise UsageError(
             f"{listed}: there already; acoustic-env init {shlex.quote(listed)} makes a study of it, or give another DIR"
         )
@@ -82,7 +78,8 @@ def run(namespace: argparse.Namespace) -> None:
     log(f"blocks {', '.join(recipe.blocks)} of signals {', '.join(recipe.signals)}")
     if not own:
         write_clips(clips, listed)
-    write_bytes(file, f"{HEAD.format(name=name)}{text.rstrip()}\n{PATHS}".encode())
+    paths = "".join(f"#   {name}: {STUDY_LAYOUT[name]}\n" for name in StudyPaths.model_fields)
+    write_bytes(file, f"{HEAD.format(name=name)}{text.rstrip()}\n{PATHS}{paths}".encode())
     document = {"study": folder, "clips": clips.num_rows, "task": recipe.task, "blocks": list(recipe.blocks)}
     where = "" if folder == "." else f" --study {shlex.quote(folder)}"
     log(f"next: acoustic-env extract{where}")
@@ -92,15 +89,10 @@ def run(namespace: argparse.Namespace) -> None:
 def _clips(namespace: argparse.Namespace) -> pa.Table:
     """Return the clips with their labels and groups."""
     from acoustic_env.clips.labels_file import with_labels
-    from acoustic_env.clips.readers.folder import read_folder
     from acoustic_env.clips.recordings import grouped
-    from acoustic_env.clips.table import absolute_uris, read_clips
-    from acoustic_env.io.files import files_below
+    from acoustic_env.clips.table import read_clips
 
-    if files_below(namespace.audio) is None:
-        clips = read_clips(namespace.audio)
-    else:
-        clips = absolute_uris(read_folder(namespace.audio, log=log))
+    clips = read_clips(namespace.audio)
     if namespace.group_from:
         clips = grouped(clips, namespace.group_from)
     return with_labels(clips, namespace.labels, log) if namespace.labels else clips

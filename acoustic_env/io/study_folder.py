@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,7 @@ class StudyFolder:
     def _below(self, place: str) -> str:
         place = str(Path(place).expanduser()) if place.startswith("~") else place
         path = local_path(place)
-        if path is None or path.is_absolute() or self.folder == ".":
-            return place
-        return join(self.folder, place)
+        return place if path is None or path.is_absolute() else in_folder(self.folder, place)
 
 
 def read_study(folder: str) -> StudyFolder:
@@ -60,19 +59,19 @@ def read_study(folder: str) -> StudyFolder:
     Raises:
         UsageError: there is none, or its study.yaml is damaged or another program's.
     """
-    file = study_file(folder)
+    file = in_folder(folder, STUDY_FILE)
     try:
         document = read_mapping(file, "a study")
     except MissingFileError as error:
-        msg = f"{file}: no such file, so {folder} is no study; make one with acoustic-env init AUDIO_FOLDER {folder}"
-        raise UsageError(msg) from error
+        make = f"acoustic-env init AUDIO_FOLDER {shlex.quote(folder)}"
+        raise UsageError(f"{file}: no such file, so {folder} is no study; make one with {make}") from error
     recipe, paths = recipe_and_paths(document, file)
     return StudyFolder(folder, document, recipe, paths)
 
 
-def study_file(folder: str) -> str:
-    """Return the place of a study's settings."""
-    return STUDY_FILE if folder == "." else join(folder, STUDY_FILE)
+def in_folder(folder: str, path: str) -> str:
+    """Return the place of a path below a folder, of the current one as it is."""
+    return path if folder == "." else join(folder, path)
 
 
 def find_study(given: str | None = None) -> StudyFolder | None:
